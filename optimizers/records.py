@@ -1,0 +1,117 @@
+"""What flows through a run, one frozen record a step.
+
+    Query -> Candidate -> Rollout -> SFTExample | PreferencePair -> Checkpoint
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from sgt_modules.kinds import Supplement
+
+Category = Literal["inter", "intra"]
+"""`inter`: chosen and rejected are of different kinds (teach which kind); `intra`: of one kind (teach quality)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reward:
+    """The actor's outcome: a score in [0, 1], and the metric's words about it (empty when it has none)."""
+
+    score: float
+    feedback: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One place where a supplement is wanted: one predictor of the program on one example.
+
+    `id` names the place whatever the run (a hash of the example's fields and the predictor's name); `index` is the
+    example's position in its split; `prompt` is what the generator reads, naming no kind.
+    """
+
+    id: str
+    index: int
+    predictor: str
+    prompt: str
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A supplement proposed for a query, before the actor has seen it.
+
+    `source` is the pool it comes from (`predefined`, `free`, `ood`, `concat`, `direct`, `none`); `logprob` is the mean
+    log-probability of its tokens under the generator that wrote it (0.0 where none wrote it).
+    """
+
+    query: Query
+    supplement: Supplement
+    source: str
+    logprob: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One run of the frozen actor on (example, supplement).
+
+    `reward` is None when the run failed for a reason that says nothing about the supplement (a provider's error): such
+    a rollout is neither a success nor a failure. `output` holds the program's output fields as text. Tokens are the
+    actor's own, as its provider counts them; `seconds` is wall time.
+    """
+
+    query: Query
+    stage: str
+    source: str
+    supplement: Supplement
+    reward: Reward | None
+    output: Mapping[str, str] = field(default_factory=dict)
+    error: str = ""
+    logprob: float = 0.0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    seconds: float = 0.0
+
+    def won(self, threshold: float = 1.0) -> bool:
+        """Whether the actor succeeded, i.e. was rewarded with at least `threshold`."""
+        return self.reward is not None and self.reward.score >= threshold
+
+    def lost(self, threshold: float = 1.0) -> bool:
+        """Whether the actor answered and did not succeed."""
+        return self.reward is not None and self.reward.score < threshold
+
+
+@dataclass(frozen=True, slots=True)
+class SFTExample:
+    """A supplement that worked, as a training row: the prompt that names no kind, and the tagged supplement."""
+
+    query: str
+    kind: str
+    prompt: str
+    completion: str
+
+
+@dataclass(frozen=True, slots=True)
+class PreferencePair:
+    """Of one query, a supplement that worked and one that did not, as the generator would write them."""
+
+    query: str
+    category: Category
+    prompt: str
+    chosen: str
+    rejected: str
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Trained weights on disk: a PEFT adapter's folder, or a whole model's with full fine-tuning.
+
+    `fingerprint` is the sha256 (hex) of the weight file; `metrics` holds what the trainer measured (loss, rows,
+    tokens, seconds, dropped rows).
+    """
+
+    stage: str
+    path: Path
+    fingerprint: str
+    metrics: Mapping[str, float] = field(default_factory=dict)

@@ -1,0 +1,65 @@
+"""Every exception of this package.
+
+    SGTError
+    ├── SetupError                 found before the first paid call (also a ValueError)
+    │   ├── EmptyTrainsetError     nothing to learn from
+    │   ├── OverlappingSplitsError an example stands in two splits
+    │   ├── ExampleError           an example has no inputs, or lacks a field the program reads
+    │   ├── MetricError            the metric raises, or returns something that is no reward in [0, 1]
+    │   ├── NoActorError           no LM is set for a predictor
+    │   ├── NoPredictorError       the program has nothing that could read a supplement
+    │   ├── GeneratorNotFoundError no model at that hub id or path
+    │   └── RunFolderError         the run folder belongs to another run, or cannot be read
+    └── TrainingError              a stage of training cannot be done
+        └── NoPreferencePairsError every supplement won, or every one lost
+
+Each message says what was expected, what came, and what to do.
+"""
+
+
+class SGTError(Exception):
+    """The root: catch it to catch everything this package raises on purpose."""
+
+
+class SetupError(SGTError, ValueError):
+    """Something is wrong with what was passed in; nothing has been paid for yet."""
+
+
+class EmptyTrainsetError(SetupError):
+    """The training set has no examples."""
+
+
+class OverlappingSplitsError(SetupError):
+    """The same example stands in two splits."""
+
+
+class ExampleError(SetupError):
+    """An example has no inputs, or is no `dspy.Example`."""
+
+
+class MetricError(SetupError):
+    """The metric raises, or returns something that is no reward in [0, 1]."""
+
+
+class NoActorError(SetupError):
+    """A predictor has no LM, and none is configured."""
+
+
+class NoPredictorError(SetupError):
+    """The program has no predictor that could read a supplement."""
+
+
+class GeneratorNotFoundError(SetupError):
+    """No generator model can be loaded from the given hub id or path."""
+
+
+class RunFolderError(SetupError):
+    """The run folder belongs to another run, or cannot be read."""
+
+
+class TrainingError(SGTError):
+    """A stage of training cannot be done."""
+
+
+class NoPreferencePairsError(TrainingError):
+    """No query has both a winner and a loser, so there is nothing to prefer."""

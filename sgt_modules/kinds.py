@@ -1,0 +1,97 @@
+"""The supplement kinds as a table of data, and the one text form of a supplement: `[kind] text`.
+
+Source of the kinds: SGT (arXiv 2604.20727); the instructions are ours.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+FREE = "free"
+"""The kind of a reply that names none, and of the exploration prompt that leaves the choice open."""
+
+NONE = "none"
+"""The kind of no supplement at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One way to help: its name, and what the generator is asked to write.
+
+    >>> KINDS["pairs"].name
+    'pairs'
+    """
+
+    name: str
+    instruction: str
+
+
+def _table(*rows: tuple[str, str]) -> Mapping[str, Kind]:
+    return MappingProxyType({name: Kind(name, instruction) for name, instruction in rows})
+
+
+KINDS: Mapping[str, Kind] = _table(
+    ("answer", "Propose an answer."),
+    ("background", "State the background knowledge that the task needs."),
+    ("cot", "Think step by step towards the answer."),
+    ("rephrase", "Say the task again in clearer words."),
+    ("summary", "Sum up what matters in the input."),
+    ("mistakes", "Name the likely mistakes and how to avoid them."),
+    ("one_shot", "Give one worked example of a similar task."),
+    ("pairs", "Give a right and a wrong answer and say why."),
+)
+"""The eight predefined kinds by name, in the paper's order. Read-only; a user may pass a table of their own."""
+
+_TAG = re.compile(r"\A\s*\[([A-Za-z][A-Za-z0-9_ -]{0,30})\]\s*")
+
+
+@dataclass(frozen=True, slots=True)
+class Supplement:
+    """A supplement: its kind and its text, without the bracketed tag.
+
+    >>> Supplement("pairs", "right: 4; wrong: 5").render()
+    '[pairs] right: 4; wrong: 5'
+    >>> bool(Supplement("none", ""))
+    False
+    """
+
+    kind: str
+    text: str
+
+    def __bool__(self) -> bool:
+        """False for a supplement that says nothing."""
+        return bool(self.text.strip())
+
+    def render(self) -> str:
+        """The one text form: `[kind] text`; text alone for kind `free`, and nothing at all for an empty one."""
+        if not self:
+            return ""
+        return self.text if self.kind == FREE else f"[{self.kind}] {self.text}"
+
+
+SILENCE = Supplement(NONE, "")
+"""No supplement: the actor then reads exactly what the unwrapped program would have sent."""
+
+
+def parse(reply: str) -> Supplement:
+    """Read a generator's reply; never fails.
+
+    A reply begins with its kind in brackets; one without is kind `free`, an empty one is `SILENCE`. Names are folded to
+    lower case with underscores.
+
+    >>> parse("[One-Shot] Q: 2+2? A: 4")
+    Supplement(kind='one_shot', text='Q: 2+2? A: 4')
+    >>> parse("Mind the units.")
+    Supplement(kind='free', text='Mind the units.')
+    >>> parse("  ")
+    Supplement(kind='none', text='')
+    """
+    tag = _TAG.match(reply)
+    text = reply[tag.end() :].strip() if tag else reply.strip()
+    if not text:
+        return SILENCE
+    kind = re.sub(r"[ -]+", "_", tag.group(1).strip()).lower() if tag else FREE
+    return Supplement(FREE if kind == NONE else kind, text)
