@@ -1,0 +1,51 @@
+"""The `sgt` command."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from sgt_modules.errors import SGTError
+
+app = typer.Typer(
+    name="sgt",
+    help="Supplement Generation Training: a small model learns what to tell a frozen one.",
+    no_args_is_help=True,
+    add_completion=True,
+)
+
+
+@app.callback()
+def _root() -> None:
+    """Commands stand below; `sgt COMMAND --help` says more of each."""
+
+
+@app.command()
+def demo(
+    seed: Annotated[int, typer.Option(help="Draws the world and every choice of the run.")] = 0,
+    log_dir: Annotated[Path | None, typer.Option(help="The run's folder; a fresh one under runs/ by default.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A smaller world, in at most two minutes.")] = False,
+    silent: Annotated[bool, typer.Option("--silent", help="No progress; the tables only.")] = False,
+) -> None:
+    """Train a generator on the embedded world of house terms and score every stage.
+
+    Example: sgt demo --seed 0 --log-dir runs/demo
+    """
+    from optimizers.demo import demonstrate
+    from optimizers.tables import show_demonstration
+
+    demonstration = demonstrate(seed, log_dir=log_dir, quick=quick, display=False if silent else None)
+    show_demonstration(demonstration, Console())
+
+
+def main() -> None:
+    """Run the command; a mistake of the user's ends with one line and exit code 2, not with a traceback."""
+    try:
+        app()
+    except SGTError as error:
+        print(f"sgt: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

@@ -1,0 +1,135 @@
+"""The embedded demonstration: a generator learns what a frozen actor needs to hear, and every stage is scored.
+
+Simulated world, real method: see `sgt_modules.embedded.world`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import dspy
+
+from optimizers.evaluation import Evaluator
+from optimizers.folder import RunFolder
+from optimizers.progress import Reporter, reporter
+from optimizers.recipe import Recipe
+from optimizers.records import Rollout
+from optimizers.rollouts import Actor
+from optimizers.run import SGTResult
+from optimizers.sgt import SGTTeleprompter
+from optimizers.summary import kind_shares, leakage, paired_p_value, peak_rss_mb, scores
+from optimizers.training import TrainingSettings
+from sgt_modules.embedded import FULL, QUICK, HouseTermsWorld, embedded_actor, embedded_generator, program
+
+RECIPE = Recipe(max_per_kind=60, pair_cap=6)
+QUICK_RECIPE = Recipe(rounds=2, warm_samples=5, direct_samples=12, max_per_kind=40, pair_cap=6)
+TRAINING = TrainingSettings(
+    sft_epochs=10, sft_learning_rate=1e-3, dpo_epochs=3, dpo_learning_rate=5e-4, batch_size=32, max_length=512
+)
+"""The settings that suit a generator of 1 M parameters; a real one wants the defaults."""
+
+THREADS = 128
+"""Program runs at once: as many actor calls are then served in one batch."""
+
+Scored = Mapping[str, Mapping[str, Sequence[Rollout]]]
+"""Rollouts by stage and split."""
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """A finished demonstration: its world, how compiling went, every stage on every split, and the summary."""
+
+    world: HouseTermsWorld
+    result: SGTResult
+    scored: Scored
+    summary: Mapping[str, object]
+
+
+def demonstrate(
+    seed: int = 0, *, log_dir: Path | None = None, quick: bool = False, display: bool | None = None
+) -> Demonstration:
+    """Run Supplement Generation Training on the house-terms world of `seed` and score every stage.
+
+    With `quick`, a smaller world and fewer rounds. The summary is also written to `<log_dir>/summary.json`.
+    """
+    began = time.perf_counter()
+    world = HouseTermsWorld(seed, sizes=QUICK if quick else FULL)
+    teleprompter = SGTTeleprompter(
+        metric=world.metric,
+        generator=embedded_generator(),
+        recipe=QUICK_RECIPE if quick else RECIPE,
+        trainer=None,
+        num_threads=THREADS,
+        seed=seed,
+        log_dir=log_dir,
+        display_progress=display,
+    )
+    with dspy.context(lm=embedded_actor(), adapter=dspy.ChatAdapter(use_json_adapter_fallback=False)):
+        better = teleprompter.compile(program(), trainset=world.train, valset=world.val)
+    result: SGTResult = better.detailed_results
+    better.save(result.log_dir / "program.json")
+    scored = score_stages(world, result, reporter(display))
+    summary = summarize(world, result, scored, seconds=time.perf_counter() - began)
+    RunFolder(result.log_dir).write("summary.json", summary)
+    return Demonstration(world, result, scored, summary)
+
+
+def score_stages(world: HouseTermsWorld, result: SGTResult, view: Reporter) -> Scored:
+    """Every stage, and the untrained generator, on test, on the shifted terms, and on test with the second actor."""
+    actors = {"test": "actor", "shifted": "actor", "transfer": "second-actor"}
+    examples = {"test": world.test, "shifted": world.shifted, "transfer": world.test}
+    stages = [stage.name for stage in result.stages]
+    scored: dict[str, dict[str, Sequence[Rollout]]] = {name: {} for name in ["none", "untrained", *stages[1:]]}
+    for stage in result.stages:
+        scored[stage.name]["val"] = stage.rollouts
+    for split, actor_name in actors.items():
+        with dspy.context(
+            lm=embedded_actor(actor_name), adapter=dspy.ChatAdapter(use_json_adapter_fallback=False)
+        ):
+            evaluator = Evaluator(result.actor_like(split), split, examples[split], view)
+            for name, splits in scored.items():
+                generator = result.generator if name == "untrained" else result.generator_of(name)
+                splits[split] = evaluator.without() if generator is None else evaluator.score(name, generator)
+    return scored
+
+
+def summarize(world: HouseTermsWorld, result: SGTResult, scored: Scored, *, seconds: float) -> dict[str, object]:
+    """The summary in its public format; see `docs/architecture.md`."""
+    selected = result.selected
+    spent = result.spent
+    return {
+        "task": "house-terms",
+        "seed": world.seed,
+        "actor": embedded_actor().model,
+        "generator": result.generator.name,
+        "splits": {name: len(split) for name, split in world.splits.items()},
+        "scores": {name: _stage_scores(world, splits) for name, splits in scored.items()},
+        "selected": selected,
+        "p_value": {
+            name: paired_p_value(scored[name]["test"], scored[selected]["test"])
+            for name in ("none", "sft")
+            if name in scored
+        },
+        "kinds": {name: kind_shares(splits["test"]) for name, splits in scored.items() if name != "none"},
+        "leakage": {
+            name: leakage(splits["test"], world.test, world.leaks) for name, splits in scored.items() if name != "none"
+        },
+        "actor_calls": spent.actor_calls,
+        "generator_calls": spent.generator_calls,
+        "tokens": dict(spent.tokens),
+        "seconds": {"total": round(seconds, 1), **{name: round(each, 1) for name, each in spent.seconds.items()}},
+        "peak_rss_mb": peak_rss_mb(),
+        "notes": list(result.notes),
+    }
+
+
+def _stage_scores(world: HouseTermsWorld, splits: Mapping[str, Sequence[Rollout]]) -> dict[str, float]:
+    test = splits["test"]
+    parts = {
+        "test_terms": [rollout for rollout in test if world.test[rollout.query.index].term],
+        "test_plain": [rollout for rollout in test if not world.test[rollout.query.index].term],
+    }
+    return scores({**splits, **parts})

@@ -1,0 +1,108 @@
+"""Supplement Generation Training as a DSPy teleprompter: the method on one screen.
+
+Source: SGT (arXiv 2604.20727); `docs/method.md` maps each step to its place here and lists what is our choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import dspy
+from dspy.teleprompt import Teleprompter
+
+from optimizers.progress import reporter
+from optimizers.recipe import Auto, Recipe
+from optimizers.run import Run, RunSettings
+from optimizers.training import Trainer
+from sgt_modules.generator import SupplementGenerator
+
+
+class SGTTeleprompter(Teleprompter):
+    """Train a small generator to write supplements that make a frozen program score higher.
+
+    Every predictor of the program gets a generated supplement in its prompt; only the generator's weights are trained,
+    by supervised fine-tuning on supplements that worked and rounds of DPO between ones that worked and ones that did
+    not. The program's own LMs, demos and instructions stay as they are.
+
+    Args:
+        metric: Any DSPy metric of 2, 3 or 5 arguments that returns a bool, a number in [0, 1], or
+            `Prediction(score=, feedback=)`.
+        generator: A hub id, a local folder, or a `SupplementGenerator`; 1.7 B parameters or less is the idea.
+        auto: The size of the run, `heavy` being the paper's recipe; `recipe` sets every option by itself.
+        rounds: Rounds of DPO, where not the recipe's.
+        recipe: All options of the method; see `Recipe`.
+        trainer: How weights are trained; TRL with LoRA by default. See `TRLTrainer`.
+        num_threads: Program runs at once; `dspy.settings.num_threads` by default.
+        max_errors: Provider failures in a row after which the run stops.
+        seed: Seeds every choice: the same seed, data and models give the same adapter.
+        log_dir: The run's folder; a fresh one under `runs/` by default.
+        display_progress: False is silence; otherwise a live view on a terminal and plain lines elsewhere.
+
+    Source: SGT (arXiv 2604.20727).
+
+    >>> from sgt_modules.embedded import embedded_actor, embedded_generator, HouseTermsWorld, program
+    >>> world = HouseTermsWorld(seed=0)
+    >>> sgt = SGTTeleprompter(metric=world.metric, generator=embedded_generator(), rounds=1, display_progress=False)
+    >>> sgt.recipe.rounds
+    1
+    """
+
+    def __init__(
+        self,
+        metric: Callable[..., object],
+        generator: str | Path | SupplementGenerator,
+        *,
+        auto: Auto = "heavy",
+        rounds: int | None = None,
+        recipe: Recipe | None = None,
+        trainer: Trainer | None = None,
+        num_threads: int | None = None,
+        max_errors: int = 10,
+        seed: int = 0,
+        log_dir: str | Path | None = None,
+        display_progress: bool | None = None,
+    ) -> None:
+        super().__init__()
+        self.metric = metric
+        self.recipe = (recipe or Recipe.auto(auto)).with_rounds(rounds)
+        self.settings = RunSettings(
+            metric=metric,
+            generator=generator if isinstance(generator, SupplementGenerator) else SupplementGenerator(generator),
+            recipe=self.recipe,
+            trainer=trainer,
+            num_threads=num_threads,
+            max_errors=max_errors,
+            seed=seed,
+            log_dir=Path(log_dir) if log_dir else None,
+        )
+        self.display_progress = display_progress
+
+    def compile(
+        self,
+        student: dspy.Module,
+        *,
+        trainset: Sequence[dspy.Example],
+        teacher: dspy.Module | None = None,
+        valset: Sequence[dspy.Example] | None = None,
+    ) -> dspy.Module:
+        """Train a generator for `student` and return a new, wrapped program; `student` is untouched.
+
+        The stage returned is the best on `valset` among no supplement, SFT and each round, the earlier on a tie: never
+        worse on validation than the program that came in. Without a `valset`, a seeded fifth of the training set is
+        held out. `teacher` is accepted as by every teleprompter and not used. The result's `detailed_results` tells
+        each stage's score.
+
+        Raises:
+            SetupError: something passed in cannot work; nothing has been paid for.
+        """
+        view = reporter(self.display_progress)
+        run = Run.open(student, trainset=trainset, valset=valset, settings=self.settings, reporter=view)
+        run.validate("none", None)
+        checkpoint = run.train("sft", run.sft_rows(run.warm_start()))
+        for round_ in range(1, self.recipe.rounds + 1):
+            if checkpoint is None or run.stalled():
+                break
+            rollouts = run.first_pool(checkpoint) if round_ == 1 else run.direct(round_, checkpoint)
+            checkpoint = run.train(f"dpo{round_}", run.pairs(round_, rollouts), start=checkpoint)
+        return run.finish()

@@ -1,0 +1,112 @@
+"""What a person reads at the end of a run: the stages' table, and questions before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from optimizers.demo import Demonstration
+from optimizers.records import Rollout
+from optimizers.statistics import wilson_interval
+
+QUESTIONS_SHOWN = 3
+
+
+def show_demonstration(demonstration: Demonstration, console: Console) -> None:
+    """Print the stages' table, the kinds' shares, what was spent, and three questions before and after."""
+    summary = demonstration.summary
+    console.print(stage_table(demonstration))
+    console.print(kinds_table(summary))
+    for line in _closing_lines(demonstration):
+        console.print(line, highlight=False)
+    for panel in before_and_after(demonstration):
+        console.print(panel)
+
+
+def stage_table(demonstration: Demonstration) -> Table:
+    """A row a stage: its score on every split, with a 95 % interval on test."""
+    summary, scored = demonstration.summary, demonstration.scored
+    table = Table(title=f"House terms, seed {summary['seed']}: score by stage", title_justify="left")
+    for column in ("stage", "val", "test", "95 %", "terms", "plain", "shifted", "2nd actor", "seconds"):
+        table.add_column(column, justify="left" if column == "stage" else "right", no_wrap=True)
+    for name, row in summary["scores"].items():
+        chosen = name == summary["selected"]
+        cells = [_score(row.get(split)) for split in ("test_terms", "test_plain", "shifted", "transfer")]
+        seconds = demonstration.result.stage_seconds.get(name)
+        table.add_row(
+            f"{name} *" if chosen else name,
+            _score(row.get("val")),
+            _score(row["test"]),
+            _interval(scored[name]["test"]),
+            *cells,
+            "" if seconds is None else f"{seconds:.0f}",
+            style="bold" if chosen else "",
+        )
+    table.caption = "* selected on validation; terms and plain are the two parts of test"
+    table.caption_justify = "left"
+    return table
+
+
+def kinds_table(summary: Mapping[str, object]) -> Table:
+    """The share of each kind among the supplements on test, a row a stage."""
+    shares: Mapping[str, Mapping[str, float]] = summary["kinds"]
+    kinds = list(dict.fromkeys(kind for row in shares.values() for kind in row))
+    table = Table(title="Kinds of supplement, share on test", title_justify="left")
+    table.add_column("stage", no_wrap=True)
+    for kind in kinds:
+        table.add_column(kind, justify="right", no_wrap=True)
+    for stage, row in shares.items():
+        table.add_row(stage, *(f"{row[kind]:.0%}" if kind in row else "" for kind in kinds))
+    return table
+
+
+def before_and_after(demonstration: Demonstration) -> list[Panel]:
+    """Test questions that no supplement failed and the selected stage answered, with the supplement between."""
+    before = demonstration.scored["none"]["test"]
+    after = demonstration.scored[str(demonstration.summary["selected"])]["test"]
+    turned = [
+        (first, second) for first, second in zip(before, after, strict=True) if first.lost() and second.won()
+    ]
+    return [_panel(demonstration, first, second) for first, second in turned[:QUESTIONS_SHOWN]]
+
+
+def _panel(demonstration: Demonstration, before: Rollout, after: Rollout) -> Panel:
+    example = demonstration.world.test[before.query.index]
+    text = Text()
+    for label, words, style in (
+        ("before      ", before.output.get("sql", before.error), "red"),
+        ("supplement  ", after.supplement.render(), "cyan"),
+        ("after       ", after.output.get("sql", ""), "green"),
+    ):
+        text.append(label, style="bold").append(f"{words}\n", style=style)
+    text.rstrip()
+    return Panel(text, title=Text(example.question), title_align="left")
+
+
+def _closing_lines(demonstration: Demonstration) -> list[str]:
+    summary = demonstration.summary
+    tokens, seconds = summary["tokens"], summary["seconds"]
+    lines = [
+        f"Selected: {summary['selected']}; exact McNemar p against no supplement: {summary['p_value']['none']:.1e}.",
+        f"Actor calls: {summary['actor_calls']:,} ({tokens.get('actor_in', 0):,} tokens in, "
+        f"{tokens.get('actor_out', 0):,} out); generator samples: {summary['generator_calls']:,}.",
+        f"Seconds: {', '.join(f'{name} {value:.0f}' for name, value in seconds.items())}; "
+        f"peak memory {summary['peak_rss_mb']:.0f} MB.",
+        *(f"Note: {note}" for note in summary["notes"]),
+        f"The run's folder: {demonstration.result.log_dir}",
+    ]
+    return lines
+
+
+def _interval(rollouts: Sequence[Rollout]) -> str:
+    judged = [rollout for rollout in rollouts if rollout.reward is not None]
+    low, high = wilson_interval(sum(rollout.won() for rollout in judged), len(judged))
+    return f"{low:.2f}-{high:.2f}"
+
+
+def _score(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"

@@ -1,0 +1,16 @@
+"""The embedded world: a simulated company and small real transformers, so that everything runs without a hub."""
+
+from sgt_modules.embedded.models import embedded_actor, embedded_generator
+from sgt_modules.embedded.program import AnswerInSQL, program
+from sgt_modules.embedded.world import FULL, QUICK, HouseTermsWorld, Sizes
+
+__all__ = [
+    "FULL",
+    "QUICK",
+    "AnswerInSQL",
+    "HouseTermsWorld",
+    "Sizes",
+    "embedded_actor",
+    "embedded_generator",
+    "program",
+]

@@ -1,0 +1,78 @@
+"""The company's database as the metric uses it: read-only, limited in time and rows, safe from many threads."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+
+import dspy
+
+Rows = Sequence[Sequence[object]]
+
+SECONDS = 1.0
+MOST_ROWS = 10_000
+_STEPS_BETWEEN_LOOKS = 20_000
+_ALLOWED = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION}
+
+
+class Database:
+    """A serialized SQLite database, opened once a thread, that answers SELECT and nothing else.
+
+    A query runs at most one second and returns at most 10,000 rows; past either it raises `sqlite3.Error`.
+    """
+
+    def __init__(self, serialized: bytes) -> None:
+        self._serialized = serialized
+        self._local = threading.local()
+        self._known: dict[str, list[tuple[object, ...]] | str] = {}
+
+    def rows(self, sql: str) -> list[tuple[object, ...]]:
+        """The rows of a query.
+
+        Raises:
+            sqlite3.Error: the query fails, writes, or passes a limit.
+        """
+        connection = self._connection()
+        deadline = time.monotonic() + SECONDS
+        connection.set_progress_handler(lambda: int(time.monotonic() > deadline), _STEPS_BETWEEN_LOOKS)
+        rows = connection.execute(sql).fetchmany(MOST_ROWS + 1)
+        if len(rows) > MOST_ROWS:
+            raise sqlite3.OperationalError(f"more than {MOST_ROWS} rows")
+        return rows
+
+    def judge(self, sql: str, expected: Rows, *, ordered: bool) -> dspy.Prediction:
+        """Score a query by its rows: `Prediction(score=1.0 or 0.0, feedback=what differs)`."""
+        answer = self._remembered(sql)
+        if isinstance(answer, str):
+            return dspy.Prediction(score=0.0, feedback=f"The query failed: {answer}.")
+        got, wanted = [tuple(row) for row in answer], [tuple(row) for row in expected]
+        if got == wanted if ordered else Counter(got) == Counter(wanted):
+            return dspy.Prediction(score=1.0, feedback="The rows are as expected.")
+        return dspy.Prediction(
+            score=0.0, feedback=f"Expected {len(wanted)} rows like {wanted[:2]}, got {len(got)} like {got[:2]}."
+        )
+
+    def _remembered(self, sql: str) -> list[tuple[object, ...]] | str:
+        """The rows, or the error in words; frozen data give the same answer every time, so it is kept."""
+        if sql not in self._known:
+            try:
+                self._known[sql] = self.rows(sql)
+            except (sqlite3.Error, sqlite3.Warning, ValueError) as error:
+                self._known[sql] = str(error)
+        return self._known[sql]
+
+    def _connection(self) -> sqlite3.Connection:
+        if not hasattr(self._local, "connection"):
+            connection = sqlite3.connect(":memory:")
+            connection.deserialize(self._serialized)
+            connection.execute("PRAGMA query_only = ON")
+            connection.set_authorizer(_only_reading)
+            self._local.connection = connection
+        return self._local.connection
+
+
+def _only_reading(action: int, *_: object) -> int:
+    return sqlite3.SQLITE_OK if action in _ALLOWED else sqlite3.SQLITE_DENY

@@ -1,0 +1,63 @@
+"""The embedded models, ready to use: two frozen actors behind `dspy.LM` and one untrained generator.
+
+They are small Qwen3-architecture transformers, pretrained by `sgt_modules.embedded.pretrain` on random worlds, so that
+the whole method runs without a model hub. They know this package's tables and nothing else.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import dspy
+
+from sgt_modules.errors import GeneratorNotFoundError
+from sgt_modules.generator import SupplementGenerator
+
+if TYPE_CHECKING:
+    from sgt_modules.engine import LocalEngine
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+ActorName = Literal["actor", "second-actor"]
+
+DTYPE = "float64"
+"""Twice the width of the weights: a batch's make-up then can't move a logit far enough to flip a token, so the same
+seed gives the same run however the calls of many threads fall into batches."""
+
+MAX_NEW_TOKENS = 64
+
+
+@cache
+def _engine(name: str) -> LocalEngine:
+    from sgt_modules.engine import LocalEngine
+
+    return LocalEngine(embedded_folder(name), dtype=DTYPE, max_new_tokens=MAX_NEW_TOKENS)
+
+
+def embedded_folder(name: str) -> Path:
+    """The `transformers` folder of an embedded model: `actor`, `second-actor` or `generator`.
+
+    Raises:
+        GeneratorNotFoundError: no such model is shipped.
+    """
+    folder = WEIGHTS / name
+    if not (folder / "model.safetensors").exists():
+        shipped = sorted(each.parent.name for each in WEIGHTS.glob("*/model.safetensors"))
+        raise GeneratorNotFoundError(f"No embedded model {name!r}; there are {shipped}.")
+    return folder
+
+
+def embedded_actor(name: ActorName = "actor") -> dspy.LM:
+    """A frozen actor that answers DSPy's prompts on this machine; `second-actor` differs in size and seed.
+
+    Calls are decoded greedily and served together in batches; DSPy's cache is off, as a run's store keeps what it paid.
+    """
+    engine = _engine(name)
+    return dspy.LM(engine.model_name, engine=engine, async_engine=engine.asynchronous(), cache=False)
+
+
+def embedded_generator() -> SupplementGenerator:
+    """The untrained generator: it knows the form of the kinds, and nothing of any world's words."""
+    return SupplementGenerator(embedded_folder("generator"), dtype=DTYPE, max_new_tokens=MAX_NEW_TOKENS)

@@ -1,0 +1,162 @@
+"""Pretrain the embedded models from scratch: `python -m sgt_modules.embedded.pretrain`.
+
+Two actors and one generator, seeded, on the CPU. The weights that ship with the package were made by this command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from sgt_modules.embedded.streams import Turn, stream
+from sgt_modules.embedded.tokenizer import END, START, build_tokenizer
+
+WEIGHTS = Path(__file__).parent / "weights"
+POOL = 32
+"""Batches drawn ahead and cut by length, so that little is padded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """One model: its size, its seed, its stream and how long it trains."""
+
+    name: str
+    stream: str
+    hidden: int
+    layers: int
+    seed: int
+    steps: int
+    batch: int = 96
+    learning_rate: float = 2.5e-3
+
+    def config(self, vocabulary: int, end: int, pad: int) -> Qwen3Config:
+        return Qwen3Config(
+            vocab_size=vocabulary,
+            hidden_size=self.hidden,
+            intermediate_size=3 * self.hidden,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.hidden // 32,
+            num_key_value_heads=self.hidden // 64,
+            head_dim=32,
+            max_position_embeddings=4096,
+            tie_word_embeddings=True,
+            eos_token_id=end,
+            pad_token_id=pad,
+            bos_token_id=None,
+        )
+
+
+RECIPES: tuple[Recipe, ...] = (
+    Recipe("actor", "actor", hidden=128, layers=4, seed=1, steps=4000),
+    Recipe("second-actor", "actor", hidden=192, layers=3, seed=2, steps=2500),
+    Recipe("generator", "generator", hidden=128, layers=4, seed=3, steps=1500),
+)
+
+
+class Encoder:
+    """Conversations as token ids and targets; a target of -100 is not learned."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        self._encode = lru_cache(maxsize=4096)(lambda text: tokenizer.encode(text, add_special_tokens=False))
+
+    def __call__(self, turns: list[Turn]) -> tuple[list[int], list[int]]:
+        ids: list[int] = []
+        targets: list[int] = []
+        for turn in turns:
+            head, body = self._encode(f"{START}{turn.role}\n"), self._encode(f"{turn.content}{END}")
+            ids += [*head, *body, *self._encode("\n")]
+            targets += [-100] * len(head) + (body if turn.learned else [-100] * len(body)) + [-100]
+        return ids, targets
+
+
+def batches(recipe: Recipe, encode: Encoder, pad: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Batches of about equal token counts, each of conversations of about equal length."""
+    conversations = stream(recipe.stream, recipe.seed)
+    shuffle = torch.Generator().manual_seed(recipe.seed)
+    while True:
+        pool = sorted((encode(next(conversations)) for _ in range(POOL * recipe.batch)), key=lambda row: len(row[0]))
+        cuts, rows, budget = [], [], 0
+        for row in pool:
+            if rows and len(row[0]) * (len(rows) + 1) > budget:
+                cuts.append(rows)
+                rows = []
+            budget = recipe.batch * 64
+            rows.append(row)
+        cuts.append(rows)
+        for index in torch.randperm(len(cuts), generator=shuffle).tolist():
+            width = max(len(ids) for ids, _ in cuts[index])
+            yield (
+                torch.tensor([ids + [pad] * (width - len(ids)) for ids, _ in cuts[index]]),
+                torch.tensor([targets + [-100] * (width - len(targets)) for _, targets in cuts[index]]),
+            )
+
+
+def learning_rate(recipe: Recipe, step: int) -> float:
+    """Linear warm-up over 100 steps, then a cosine to a twentieth."""
+    if step < 100:
+        return recipe.learning_rate * (step + 1) / 100
+    progress = (step - 100) / max(1, recipe.steps - 100)
+    return recipe.learning_rate * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def pretrain(recipe: Recipe, output: Path) -> None:
+    """Train one model and write it with its tokenizer as a `transformers` folder."""
+    torch.manual_seed(recipe.seed)
+    tokenizer = build_tokenizer()
+    end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    model = Qwen3ForCausalLM(recipe.config(len(tokenizer), end, pad))
+    print(f"{recipe.name}: {sum(each.numel() for each in model.parameters()):,} parameters, vocabulary {len(tokenizer)}")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, betas=(0.9, 0.98), weight_decay=0.05)
+    began, seen, recent = time.perf_counter(), 0, []
+    for step, (ids, targets) in enumerate(itertools.islice(batches(recipe, Encoder(tokenizer), pad), recipe.steps)):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(recipe, step)
+        learned = targets[:, 1:] != -100
+        with torch.autocast("cpu", torch.bfloat16):
+            hidden = model.model(ids).last_hidden_state[:, :-1][learned]
+            logits = model.lm_head(hidden)
+        loss = cross_entropy(logits.float(), targets[:, 1:][learned])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        seen += ids.numel()
+        recent.append(loss.item())
+        if (step + 1) % 100 == 0:
+            seconds = time.perf_counter() - began
+            print(f"  step {step + 1}/{recipe.steps}  loss {sum(recent) / len(recent):.4f}  {seconds:.0f} s", flush=True)
+            print(f"    {seen / seconds:,.0f} tokens/s", flush=True)
+            recent = []
+            if (step + 1) % 500 == 0:
+                _write(model, tokenizer, output / recipe.name)
+    _write(model, tokenizer, output / recipe.name)
+
+
+def _write(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def main() -> None:
+    """Pretrain all models, or those named."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", choices=[[], *(recipe.name for recipe in RECIPES)])
+    parser.add_argument("--output", type=Path, default=WEIGHTS)
+    chosen = parser.parse_args()
+    for recipe in RECIPES:
+        if not chosen.names or recipe.name in chosen.names:
+            pretrain(recipe, chosen.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""The embedded program: one predictor that writes SQL, as a DSPy user would have written it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import dspy
+
+from sgt_modules.embedded.questions import INSTRUCTIONS
+from sgt_modules.prompts import with_supplement
+
+
+AnswerInSQL: type[dspy.Signature] = dspy.Signature("tables: str, question: str -> sql: str", INSTRUCTIONS)
+"""Tables and question in, one query out."""
+
+_REASONED = dspy.ChainOfThought(AnswerInSQL).predict.signature
+
+PROGRAM_SIGNATURES = tuple(
+    form(signature) for signature in (AnswerInSQL, _REASONED) for form in (lambda plain: plain, with_supplement)
+)
+"""The four signatures that the embedded actors know: with and without reasoning, with and without a supplement."""
+
+
+def program() -> dspy.Module:
+    """The program that the demonstration improves: a bare `dspy.Predict`.
+
+    >>> list(program().signature.output_fields)
+    ['sql']
+    """
+    return dspy.Predict(AnswerInSQL)
+
+
+def field_markers() -> Iterator[str]:
+    """ChatAdapter's markers of the fields these signatures have."""
+    for name in ("tables", "question", "supplement", "reasoning", "sql", "completed"):
+        yield f"[[ ## {name} ## ]]\n"
+        yield f"\n\n[[ ## {name} ## ]]\n"
+    yield "\n\n[[ ## completed ## ]]"

@@ -1,0 +1,173 @@
+"""What the embedded models read in pretraining: endless seeded streams of conversations over random worlds.
+
+Every conversation invents its own words and their meanings; the words reserved for worlds never appear. So an actor
+can only learn to *use* what a supplement or a demo says of a word, and a generator only the *form* of a supplement.
+"""
+
+from __future__ import annotations
+
+import random
+import string
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import dspy
+
+from sgt_modules.embedded.company import SCHEMA, TABLES, Condition, Table, conditions
+from sgt_modules.embedded.phrasing import FREE_STYLE, PREDEFINED, Claim, phrase, random_kind
+from sgt_modules.embedded.program import PROGRAM_SIGNATURES, AnswerInSQL
+from sgt_modules.embedded.questions import Ask, plain_rows, random_ask, term_rows, words
+from sgt_modules.kinds import FREE, KINDS
+from sgt_modules.prompts import SUPPLEMENT, generator_prompt
+
+PLAIN_SHARE = 0.25
+UNNAMED = ("answer", "rephrase", "hint")
+"""Kinds that do not name the term: they are always about the question they come with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A message, and whether its text is a target to learn."""
+
+    role: str
+    content: str
+    learned: bool = False
+
+
+@dataclass
+class RandomWorld:
+    """The words of one conversation and what they mean in it."""
+
+    rng: random.Random
+    meanings: dict[tuple[str, str], Condition] = field(default_factory=dict)
+
+    def invent(self) -> tuple[str, Table]:
+        """A new word for rows of a random table."""
+        word, table = self.rng.choice(words(reserved=False)), self.rng.choice(tuple(TABLES.values()))
+        self.meanings.setdefault((word, table.name), self.rng.choice(conditions(table)))
+        return word, table
+
+    def known(self) -> tuple[str, Table]:
+        """A word that this conversation already has, or a new one."""
+        if self.meanings and self.rng.random() < 0.8:
+            word, table = self.rng.choice(list(self.meanings))
+            return word, TABLES[table]
+        return self.invent()
+
+    def claim(self, *, new: bool = False) -> Claim:
+        """A question of this world: a quarter of them plain, the others about a word."""
+        rng = self.rng
+        if rng.random() < PLAIN_SHARE:
+            table = rng.choice(tuple(TABLES.values()))
+            condition = rng.choice(conditions(table))
+            return self._claim(table, "", plain_rows(condition, table), condition)
+        word, table = self.invent() if new else self.known()
+        return self._claim(table, word, term_rows(word, table), self.meanings[word, table.name])
+
+    def _claim(self, table: Table, word: str, rows: str, condition: Condition) -> Claim:
+        other = self.rng.choice([each for each in conditions(table) if each != condition])
+        return Claim(random_ask(table, self.rng), rows, word, condition, other, random_ask(table, self.rng))
+
+
+def misled(claim: Claim, rng: random.Random) -> Claim:
+    """The same claim with contents drawn at random: uninformed, and right only by chance."""
+    first, second = rng.sample(conditions(claim.ask.table), 2)
+    return Claim(claim.ask, claim.rows, claim.word, first, second, claim.example)
+
+
+def question_of(claim: Claim, rng: random.Random) -> str:
+    """The claim's question in a random phrasing."""
+    return claim.ask.question(claim.rows, rng.randrange(2))
+
+
+def _supplement_text(claim: Claim, world: RandomWorld) -> str:
+    """A supplement as an actor may meet one: right, of two parts, cut off, untagged, or about something else."""
+    rng = world.rng
+    if rng.random() < 0.12:
+        stranger = world.claim(new=True)
+        kind = rng.choice([kind for kind in (*PREDEFINED, *FREE_STYLE) if kind not in UNNAMED])
+        return phrase(kind, stranger).render() if stranger.rows != claim.rows else ""
+    said = claim if claim.word or rng.random() < 0.3 else misled(claim, rng)
+    text = phrase(random_kind(rng), said).render()
+    if rng.random() < 0.15:
+        text = f"{text}\n{phrase(random_kind(rng), said).render()}"
+    elif rng.random() < 0.05:
+        text = text.partition("] ")[2]
+    elif rng.random() < 0.03:
+        text = text[: rng.randrange(len(text))]
+    return text
+
+
+def _random_instructions(rng: random.Random) -> str:
+    letters = string.ascii_letters + "    .,"
+    return "".join(rng.choice(letters) for _ in range(rng.randint(5, 60))).strip() or "Answer."
+
+
+def _outputs(claim: Claim, signature: type[dspy.Signature]) -> Mapping[str, str]:
+    outputs = {"sql": claim.ask.sql(claim.condition)}
+    if "reasoning" in signature.output_fields:
+        outputs["reasoning"] = f"{claim.subject} means {claim.condition}."
+    return outputs
+
+
+def _turns(signature: type[dspy.Signature], demos: Sequence[dspy.Example], final: dspy.Example) -> list[Turn]:
+    """The conversation as DSPy's adapter writes it, closed by the right answer."""
+    adapter = dspy.ChatAdapter()
+    messages = adapter.format(signature, list(demos), {name: final[name] for name in signature.input_fields})
+    turns = [
+        Turn(each["role"], each["content"], each["role"] == "assistant" and "Not supplied for" not in each["content"])
+        for each in messages
+    ]
+    answer = adapter.format_assistant_message_content(signature, {name: final[name] for name in signature.output_fields})
+    return [*turns, Turn("assistant", answer.rstrip("\n"), learned=True)]
+
+
+def actor_conversation(rng: random.Random) -> list[Turn]:
+    """One conversation for an actor: 0 to 8 demos, with or without reasoning and a supplement."""
+    world = RandomWorld(rng)
+    reasoned, supplemented = rng.random() < 0.25, rng.random() < 0.7
+    signature = PROGRAM_SIGNATURES[2 * reasoned + supplemented]
+    if rng.random() < 0.05:
+        signature = signature.with_instructions(_random_instructions(rng))
+    examples = []
+    for _ in range(1 + (rng.randint(1, 8) if rng.random() < 0.25 else 0)):
+        claim = world.claim()
+        fields = {"tables": SCHEMA, "question": question_of(claim, rng), **_outputs(claim, signature)}
+        if supplemented:
+            fields[SUPPLEMENT] = _supplement_text(claim, world)
+        examples.append(fields)
+    demos = [_as_demo(fields, rng) for fields in examples[:-1]]
+    return _turns(signature, demos, dspy.Example(**examples[-1]))
+
+
+def _as_demo(fields: dict[str, str], rng: random.Random) -> dspy.Example:
+    """A demo as an optimizer would leave it: often without the fields that no data set has."""
+    dropped = {SUPPLEMENT, "reasoning"} if rng.random() < 0.5 else set()
+    return dspy.Example(**{name: value for name, value in fields.items() if name not in dropped})
+
+
+def generator_conversation(rng: random.Random) -> list[Turn]:
+    """One conversation for a generator: a prompt with or without a kind, and an uninformed supplement of it."""
+    world = RandomWorld(rng)
+    claim = world.claim(new=True)
+    if claim.word or rng.random() < 0.3:
+        claim = misled(claim, rng)
+    draw = rng.random()
+    if draw < 0.5:
+        asked, kind = None, random_kind(rng)
+    elif draw < 0.8:
+        kind = rng.choice(PREDEFINED)
+        asked = KINDS[kind]
+    else:
+        kind = rng.choice(FREE_STYLE)
+        asked = FREE if draw < 0.9 else kind
+    prompt = generator_prompt(AnswerInSQL, {"tables": SCHEMA, "question": question_of(claim, rng)}, kind=asked)
+    return [Turn("user", prompt), Turn("assistant", phrase(kind, claim).render(), learned=True)]
+
+
+def stream(which: str, seed: int) -> Iterator[list[Turn]]:
+    """Conversations without end for `which` = `actor` or `generator`; the same seed, the same stream."""
+    make = {"actor": actor_conversation, "generator": generator_conversation}[which]
+    rng = random.Random(f"{which}-{seed}")
+    while True:
+        yield make(rng)

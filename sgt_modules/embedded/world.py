@@ -1,0 +1,202 @@
+"""The world of house terms: a company's database, its own words, and questions that cannot be answered without them.
+
+Simulated: the tables, the words and the questions are drawn from a seed. What is real is the way through it - DSPy
+calls to a frozen transformer, its queries run on SQLite, the rows compared.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import dspy
+
+from sgt_modules.embedded.company import SCHEMA, TABLES, Condition, Table, build_database, conditions
+from sgt_modules.embedded.database import Database, Rows
+from sgt_modules.embedded.questions import Ask, asks, plain_rows, term_rows, words
+
+PLAIN_SHARE = 0.25
+"""The share of every split whose questions use no house term."""
+
+
+@dataclass(frozen=True, slots=True)
+class HouseTerm:
+    """A word of the house and the condition it hides: `zoka customers` are those with `age > 45`."""
+
+    word: str
+    table: Table
+    condition: Condition
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How many questions each split holds, and how many terms there are (a multiple of four: one share a table)."""
+
+    train: int = 100
+    validation: int = 64
+    test: int = 240
+    shifted: int = 60
+    terms: int = 20
+    shifted_terms: int = 8
+
+
+FULL = Sizes()
+QUICK = Sizes(train=32, validation=24, test=48, shifted=16, terms=8, shifted_terms=4)
+
+
+class HouseTermsWorld:
+    """One company: its database, its terms and its splits, all drawn from `seed`.
+
+    `gold=True` adds the field `sql` to every example, for comparisons that want gold demos; otherwise an example
+    carries the tables, the question and the expected rows, and the outcome is the only teacher.
+
+    >>> world = HouseTermsWorld(seed=0)
+    >>> {name: len(split) for name, split in world.splits.items()}
+    {'train': 100, 'val': 64, 'test': 240, 'shifted': 60}
+    >>> world.metric(world.train[0], dspy.Prediction(sql="SELECT nothing")).score
+    0.0
+    """
+
+    def __init__(self, seed: int = 0, *, sizes: Sizes = FULL, gold: bool = False) -> None:
+        self.seed, self.sizes, self.gold = seed, sizes, gold
+        rng = random.Random(f"house-terms-{seed}")
+        self.database = Database(build_database(rng))
+        drawn = list(self._draw_terms(sizes.terms + sizes.shifted_terms, rng))
+        rng.shuffle(drawn)
+        by_table = {name: [term for term in drawn if term.table.name == name] for name in TABLES}
+        share = sizes.shifted_terms // len(TABLES)
+        self.shifted_terms = tuple(term for terms in by_table.values() for term in terms[:share])
+        self.terms = tuple(term for terms in by_table.values() for term in terms[share:])
+        self._rng = rng
+        self._taken: set[str] = set()
+        self._gold: dict[str, str] = {}
+
+    def _draw_terms(self, count: int, rng: random.Random) -> Iterator[HouseTerm]:
+        """Distinct words, distinct conditions within a table, and conditions that some rows meet and some do not."""
+        names = iter(rng.sample(words(reserved=True), count))
+        for table in TABLES.values():
+            able = [condition for condition in conditions(table) if self._divides(table, condition)]
+            for condition in rng.sample(able, count // len(TABLES)):
+                yield HouseTerm(next(names), table, condition)
+
+    def _divides(self, table: Table, condition: Condition) -> bool:
+        met, every = (
+            self.database.rows(f"SELECT count(*) FROM {table.name} WHERE {test}")[0][0] for test in (condition, "1")
+        )
+        return 0.1 * every <= met <= 0.8 * every
+
+    @cached_property
+    def splits(self) -> dict[str, list[dspy.Example]]:
+        """`train`, `val`, `test` and `shifted`; no question stands in two of them."""
+        sizes = self.sizes
+        term_asks = self._shuffled((term, ask) for term in self.terms for ask in asks(term.table))
+        shifted_asks = self._shuffled((term, ask) for term in self.shifted_terms for ask in asks(term.table))
+        plain_asks = self._plain_asks()
+        return {
+            "train": self._split(sizes.train, term_asks, plain_asks),
+            "val": self._split(sizes.validation, term_asks, plain_asks),
+            "test": self._split(sizes.test, term_asks, plain_asks),
+            "shifted": self._term_examples(sizes.shifted, shifted_asks),
+        }
+
+    @property
+    def train(self) -> list[dspy.Example]:
+        """The training split, whose outcomes teach the generator."""
+        return self.splits["train"]
+
+    @property
+    def val(self) -> list[dspy.Example]:
+        """The validation split, used only for choosing a stage."""
+        return self.splits["val"]
+
+    @property
+    def test(self) -> list[dspy.Example]:
+        """The test split: other questions on the same terms."""
+        return self.splits["test"]
+
+    @property
+    def shifted(self) -> list[dspy.Example]:
+        """Questions on terms that no training question has."""
+        return self.splits["shifted"]
+
+    def metric(self, example: dspy.Example, prediction: dspy.Prediction, trace: object = None) -> dspy.Prediction:
+        """Execution equality: 1.0 when the predicted query gives the expected rows, else 0.0, with feedback.
+
+        Rows are compared as a multiset; their order counts where the gold query orders them. A query that fails, writes
+        or runs longer than a second scores 0.0.
+        """
+        return self.database.judge(str(prediction.sql), example.rows, ordered=example.ordered)
+
+    def _shuffled(self, pairs: Iterator[tuple[HouseTerm, Ask]]) -> Iterator[tuple[HouseTerm, Ask]]:
+        """Every (term, ask) once: each term in turn, its asks in random order, forms equally likely."""
+        queues: dict[str, list[tuple[int, HouseTerm, Ask]]] = {}
+        mixed = list(pairs)
+        self._rng.shuffle(mixed)
+        for term, ask in mixed:
+            # The n-th ask of each form comes before any form's n+1-th, so that no form crowds out the others.
+            queue = queues.setdefault(term.word, [])
+            queue.append((sum(each.form is ask.form for _, _, each in queue), term, ask))
+        for queue in queues.values():
+            queue.sort(key=lambda entry: entry[0], reverse=True)
+        while any(queues.values()):
+            for queue in queues.values():
+                if queue:
+                    yield queue.pop()[1:]
+
+    def _plain_asks(self) -> Iterator[tuple[Condition, Ask]]:
+        while True:
+            table = self._rng.choice(tuple(TABLES.values()))
+            yield self._rng.choice(conditions(table)), self._rng.choice(asks(table))
+
+    def _split(
+        self, size: int, term_asks: Iterator[tuple[HouseTerm, Ask]], plain_asks: Iterator[tuple[Condition, Ask]]
+    ) -> list[dspy.Example]:
+        plain = round(size * PLAIN_SHARE)
+        examples = self._term_examples(size - plain, term_asks)
+        while len(examples) < size:
+            condition, ask = next(plain_asks)
+            examples += self._examples("", plain_rows(condition, ask.table), condition, ask)
+        self._rng.shuffle(examples)
+        return examples
+
+    def _term_examples(self, size: int, term_asks: Iterator[tuple[HouseTerm, Ask]]) -> list[dspy.Example]:
+        examples: list[dspy.Example] = []
+        while len(examples) < size:
+            term, ask = next(term_asks)
+            examples += self._examples(term.word, term_rows(term.word, term.table), term.condition, ask)
+        return examples
+
+    def _examples(self, word: str, rows: str, condition: Condition, ask: Ask) -> Sequence[dspy.Example]:
+        """The example, or none when its answer is empty or it was asked before in any phrasing."""
+        sql = ask.sql(condition)
+        key = f"{rows}|{ask.question(rows)}"
+        expected = self.database.rows(sql)
+        if key in self._taken or _empty(expected):
+            return []
+        self._taken.add(key)
+        fields = {
+            "tables": SCHEMA,
+            "question": ask.question(rows, self._rng.randrange(2)),
+            "rows": [list(row) for row in expected],
+            "ordered": ask.form.ordered,
+            "term": word,
+        }
+        if self.gold:
+            fields["sql"] = sql
+        self._gold[fields["question"]] = sql
+        return [dspy.Example(**fields).with_inputs("tables", "question")]
+
+    def gold_sql(self, example: dspy.Example) -> str:
+        """The query that the question was made from; the generator and the actor never see it."""
+        self.splits  # noqa: B018 - drawn on first use
+        return self._gold[example.question]
+
+    def leaks(self, example: dspy.Example, supplement: str) -> bool:
+        """Whether a supplement holds the whole gold query for the actor to copy."""
+        return self.gold_sql(example).casefold() in supplement.casefold()
+
+
+def _empty(rows: Rows) -> bool:
+    return not rows or all(value in (None, 0) for row in rows for value in row)
