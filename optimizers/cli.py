@@ -35,10 +35,11 @@ def demo(
 
     Example: sgt demo --seed 0 --log-dir runs/demo
     """
-    from optimizers.demo import demonstrate
+    from optimizers.demo import FULL_SCALE, QUICK_SCALE, demonstrate
     from optimizers.tables import show_demonstration
 
-    demonstration = demonstrate(seed, log_dir=log_dir, quick=quick, display=False if silent else None)
+    scale = QUICK_SCALE if quick else FULL_SCALE
+    demonstration = demonstrate(seed, log_dir=log_dir, scale=scale, display=False if silent else None)
     show_demonstration(demonstration, Console())
 
 

@@ -18,14 +18,28 @@ from optimizers.progress import Reporter, reporter
 from optimizers.recipe import Recipe
 from optimizers.records import Rollout
 from optimizers.rollouts import Actor
-from optimizers.run import SGTResult
+from optimizers.run import SGTResult, scope_of
 from optimizers.sgt import SGTTeleprompter
 from optimizers.summary import kind_shares, leakage, paired_p_value, peak_rss_mb, scores
 from optimizers.training import TrainingSettings
-from sgt_modules.embedded import FULL, QUICK, HouseTermsWorld, embedded_actor, embedded_generator, program
+from optimizers.trl_trainer import TRLTrainer
+from sgt_modules.embedded import FULL, QUICK, HouseTermsWorld, Sizes, embedded_actor, embedded_generator, program
+from sgt_modules.embedded.models import embedded_folder
 
-RECIPE = Recipe(max_per_kind=60, pair_cap=6)
-QUICK_RECIPE = Recipe(rounds=2, warm_samples=5, direct_samples=12, max_per_kind=40, pair_cap=6)
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How large a demonstration is: the world's sizes and the method's options."""
+
+    sizes: Sizes
+    recipe: Recipe
+
+
+FULL_SCALE = Scale(FULL, Recipe(max_per_kind=60, pair_cap=6))
+QUICK_SCALE = Scale(
+    QUICK, Recipe(rounds=2, warm_samples=5, direct_samples=12, max_per_kind=40, pair_cap=6)
+)
+
 TRAINING = TrainingSettings(
     sft_epochs=10, sft_learning_rate=1e-3, dpo_epochs=3, dpo_learning_rate=5e-4, batch_size=32, max_length=512
 )
@@ -49,19 +63,19 @@ class Demonstration:
 
 
 def demonstrate(
-    seed: int = 0, *, log_dir: Path | None = None, quick: bool = False, display: bool | None = None
+    seed: int = 0, *, log_dir: Path | None = None, scale: Scale = FULL_SCALE, display: bool | None = None
 ) -> Demonstration:
     """Run Supplement Generation Training on the house-terms world of `seed` and score every stage.
 
-    With `quick`, a smaller world and fewer rounds. The summary is also written to `<log_dir>/summary.json`.
+    The summary is also written to `<log_dir>/summary.json`; `display=False` is silence.
     """
     began = time.perf_counter()
-    world = HouseTermsWorld(seed, sizes=QUICK if quick else FULL)
+    world = HouseTermsWorld(seed, sizes=scale.sizes)
     teleprompter = SGTTeleprompter(
         metric=world.metric,
         generator=embedded_generator(),
-        recipe=QUICK_RECIPE if quick else RECIPE,
-        trainer=None,
+        recipe=scale.recipe,
+        trainer=TRLTrainer(embedded_folder("generator"), TRAINING),
         num_threads=THREADS,
         seed=seed,
         log_dir=log_dir,
@@ -89,7 +103,14 @@ def score_stages(world: HouseTermsWorld, result: SGTResult, view: Reporter) -> S
         with dspy.context(
             lm=embedded_actor(actor_name), adapter=dspy.ChatAdapter(use_json_adapter_fallback=False)
         ):
-            evaluator = Evaluator(result.actor_like(split), split, examples[split], view)
+            actor = Actor(
+                result.actor.program,
+                result.actor.scorer,
+                result.actor.store,
+                scope_of(result.actor.program, world.metric),
+                num_threads=THREADS,
+            )
+            evaluator = Evaluator(actor, split, examples[split], view)
             for name, splits in scored.items():
                 generator = result.generator if name == "untrained" else result.generator_of(name)
                 splits[split] = evaluator.without() if generator is None else evaluator.score(name, generator)

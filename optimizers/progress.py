@@ -20,8 +20,8 @@ class Stage(Protocol):
     def advance(self, rollout: Rollout | None = None) -> None:
         """One more unit is done; a rollout among them counts towards the success rate."""
 
-    def move_to(self, done: int) -> None:
-        """`done` units are done in all."""
+    def move_to(self, done: int, total: int) -> None:
+        """`done` of `total` units are done."""
 
 
 class Reporter(Protocol):
@@ -72,7 +72,7 @@ class _SilentStage:
     def advance(self, rollout: Rollout | None = None) -> None:
         """Count nothing."""
 
-    def move_to(self, done: int) -> None:
+    def move_to(self, done: int, total: int) -> None:
         """Count nothing."""
 
 
@@ -98,7 +98,7 @@ class Lines:
         view = _LineStage(_Count(name, total), self)
         yield view
         count = view.count
-        self.say(f"{name}: {count.done}/{total}  {count.success}  {time.monotonic() - count.began:.0f} s".rstrip())
+        self.say(f"{name}: {count.done}/{count.total}  {count.success}  {time.monotonic() - count.began:.0f} s".rstrip())
 
     def say(self, text: str) -> None:
         """Print one line."""
@@ -118,8 +118,8 @@ class _LineStage:
         self.count.add(rollout)
         self._maybe_say()
 
-    def move_to(self, done: int) -> None:
-        self.count.done = done
+    def move_to(self, done: int, total: int) -> None:
+        self.count.done, self.count.total = done, total
         self._maybe_say()
 
     def _maybe_say(self) -> None:
@@ -149,7 +149,7 @@ class Live:
         with Progress(*columns, console=self._console, refresh_per_second=4) as bars:
             task = bars.add_task(f"{name:<22}", total=total, success="")
             count = _Count(name, total)
-            yield _LiveStage(count, lambda: bars.update(task, completed=count.done, success=count.success))
+            yield _LiveStage(count, lambda: bars.update(task, completed=count.done, total=count.total, success=count.success))
 
     def say(self, text: str) -> None:
         """Print one line above the live ones."""
@@ -164,8 +164,8 @@ class _LiveStage:
         self.count.add(rollout)
         self._redraw()
 
-    def move_to(self, done: int) -> None:
-        self.count.done = done
+    def move_to(self, done: int, total: int) -> None:
+        self.count.done, self.count.total = done, total
         self._redraw()
 
 

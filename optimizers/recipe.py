@@ -19,8 +19,8 @@ class Recipe:
     query); `pool_samples` samples a kind in round 1; `ood_kinds` how many new kinds join it; `concat` concatenations a
     query; `direct_samples` samples a query in rounds 2 and later. `threshold` is the reward in [0, 1] that counts as a
     success; with `margin` set, pairs are made by a reward gap of at least `margin` instead. `max_per_kind` bounds the
-    SFT rows of a kind, `pair_cap` the pairs of a query and category. `temperature` and `max_new_tokens` belong to
-    exploration; at inference the generator decodes greedily. `patience` stops after that many rounds without a better
+    SFT rows of a kind, `pair_cap` the pairs of a query and category. `temperature` is exploration's; at inference the
+    generator decodes as it is set to (greedily by default). `patience` stops after that many rounds without a better
     validation score (None: never).
 
     >>> Recipe.auto("heavy").rounds
@@ -38,7 +38,6 @@ class Recipe:
     max_per_kind: int = 200
     pair_cap: int = 20
     temperature: float = 1.0
-    max_new_tokens: int = 512
     patience: int | None = None
     kinds: Mapping[str, Kind] = field(default_factory=lambda: KINDS)
 

@@ -6,12 +6,13 @@ the store, the folder and the clock.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import dspy
@@ -19,17 +20,23 @@ import dspy
 from optimizers import sources
 from optimizers.evaluation import Evaluator, mean_score
 from optimizers.folder import RunFolder
-from optimizers.pairs import preference_pairs
+from optimizers.pairs import preference_pairs, why_no_pairs
 from optimizers.progress import Reporter
 from optimizers.recipe import Recipe
-from optimizers.records import Candidate, Checkpoint, PreferencePair, Rollout, SFTExample
+from optimizers.records import Candidate, Checkpoint, PreferencePair, Query, Rollout, SFTExample
+from optimizers.reward import Scorer, check_metric
 from optimizers.rollouts import Actor
 from optimizers.selection import balance_kinds
+from optimizers.store import RolloutStore
 from optimizers.training import Trainer
-from optimizers.validation import check_program, check_splits, hold_out
-from sgt_modules.errors import NoPreferencePairsError
+from optimizers.validation import check_program, check_splits
+from sgt_modules.errors import EmptyTrainsetError
 from sgt_modules.generator import SupplementGenerator
-from sgt_modules.wrapping import supplement, with_generator
+from sgt_modules.kinds import Kind
+from sgt_modules.prompts import exploring
+from sgt_modules.wrapping import supplement, supplemented, with_generator
+SAMPLED_AT_ONCE = 1024
+"""Prompts handed to the generator together: enough to fill its batches, few enough to show progress."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +55,16 @@ class RunSettings:
 
 @dataclass(frozen=True, slots=True)
 class StageResult:
-    """One stage on the validation set: its score in [0, 1], its rollouts in the examples' order, its weights."""
+    """One stage on the validation set: its score in [0, 1], its rollouts in the examples' order, its weights.
+
+    `seconds` is what the stage took from the end of the one before: sampling, acting, training and validating.
+    """
 
     name: str
     score: float
     rollouts: Sequence[Rollout]
     checkpoint: Checkpoint | None = None
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +87,7 @@ class SGTResult:
     notes: Sequence[str]
     log_dir: Path
     generator: SupplementGenerator
+    actor: Actor
 
     @property
     def best(self) -> StageResult:
@@ -93,18 +105,22 @@ class SGTResult:
 class Run:
     """The state of one compile. Made by `Run.open`, which validates everything before the first paid call."""
 
-    def __init__(self, settings: RunSettings, student: dspy.Module, train: Evaluator, validation: Evaluator) -> None:
-        self._settings, self._recipe, self._student = settings, settings.recipe, student
-        self._train, self._validation = train, validation
-        self._trainer = settings.trainer or _default_trainer(settings.generator)
-        self._folder = RunFolder.create(settings.log_dir, _recorded(settings))
+    def __init__(
+        self, settings: RunSettings, student: dspy.Module, folder: RunFolder, actor: Actor, reporter: Reporter
+    ) -> None:
+        self._settings, self._recipe, self._folder = settings, settings.recipe, folder
+        self._student, self._actor, self._reporter = student, actor, reporter
+        self._trainer = settings.trainer or default_trainer(settings.generator)
         self._stages: list[StageResult] = []
         self._warm: list[Rollout] = []
         self._notes: list[str] = []
-        self._calls = {"actor": 0, "generator": 0}
+        self._seconds = {"sampling": 0.0, "acting": 0.0, "training": 0.0}
+        self._stage_began = time.perf_counter()
+        self._sampled = {"generator_calls": 0, "generator_in": 0, "generator_out": 0}
 
-    @staticmethod
+    @classmethod
     def open(
+        cls,
         student: dspy.Module,
         *,
         trainset: Sequence[dspy.Example],
@@ -112,4 +128,260 @@ class Run:
         settings: RunSettings,
         reporter: Reporter,
     ) -> Run:
-        ...
+        """Check everything that was passed in, make the folder, and wrap a copy of the student.
+
+        Raises:
+            SetupError: something passed in cannot work.
+        """
+        check_splits(trainset, valset)
+        if valset is None:
+            trainset, valset = hold_out(trainset, random.Random(f"{settings.seed}-validation"))
+        check_program(student)
+        check_metric(settings.metric, trainset[0], output_fields(student))
+        settings.generator.check()
+        wrapped = supplement(student, generator=settings.generator)
+        folder = RunFolder.create(settings.log_dir, _recorded(settings, trainset, valset))
+        actor = Actor(
+            wrapped,
+            Scorer(settings.metric),
+            RolloutStore(folder.store),
+            scope=scope_of(wrapped, settings.metric),
+            num_threads=settings.num_threads,
+            max_errors=settings.max_errors,
+        )
+        run = cls(settings, student, folder, actor, reporter)
+        run._train = Evaluator(actor, "train", trainset, reporter)
+        run._validation = Evaluator(actor, "val", valset, reporter)
+        return run
+
+    def rng(self, purpose: str) -> random.Random:
+        """The run's own randomness for one purpose; never the global one."""
+        return random.Random(f"{self._settings.seed}-{purpose}")
+
+    def validate(self, stage: str, checkpoint: Checkpoint | None) -> None:
+        """Score a stage on the validation set; without a checkpoint, the program as it came in."""
+        with self._timed("acting"):
+            if checkpoint is None:
+                rollouts = self._validation.without()
+            else:
+                rollouts = self._validation.score(stage, self._settings.generator.with_checkpoint(checkpoint.path))
+        now = time.perf_counter()
+        self._stages.append(StageResult(stage, mean_score(rollouts), rollouts, checkpoint, now - self._stage_began))
+        self._stage_began = now
+
+    def warm_start(self) -> list[Rollout]:
+        """Nine prompts a query, the actor run on each sample."""
+        with self._timed("acting"):
+            self._train.without()
+        wishes = sources.warm_start(
+            self._train.queries,
+            prompt_for=_prompt_for,
+            rng=self.rng("warm"),
+            kinds=self._recipe.kinds,
+            samples=self._recipe.warm_samples,
+        )
+        self._warm = self._explore("warm", wishes, self._settings.generator)
+        return self._warm
+
+    def first_pool(self, checkpoint: Checkpoint) -> list[Rollout]:
+        """Round 1: predefined kinds, the generator's own new kinds, and concatenations of two winners."""
+        recipe, queries = self._recipe, self._train.queries
+        names = sources.ood_names(self._warm, kinds=recipe.kinds, count=recipe.ood_kinds)
+        rng = self.rng("round-1")
+        asked = {"prompt_for": _prompt_for, "rng": rng, "samples": recipe.pool_samples}
+        wishes = sources.predefined(queries, kinds=recipe.kinds, **asked) + sources.ood(queries, names, **asked)
+        joins = sources.concat(self._warm, rng=rng, per_query=recipe.concat, threshold=recipe.threshold)
+        return self._explore("round 1", wishes, self._generator_at(checkpoint), joins)
+
+    def direct(self, round_: int, checkpoint: Checkpoint) -> list[Rollout]:
+        """Rounds 2 and later: samples of the current model for the prompt that names no kind."""
+        wishes = sources.direct(
+            self._train.queries, rng=self.rng(f"round-{round_}"), samples=self._recipe.direct_samples
+        )
+        return self._explore(f"round {round_}", wishes, self._generator_at(checkpoint))
+
+    def sft_rows(self, rollouts: Sequence[Rollout]) -> list[SFTExample]:
+        """What worked, balanced by kind; says so when nothing did."""
+        recipe = self._recipe
+        rows = balance_kinds(
+            rollouts, max_per_kind=recipe.max_per_kind, threshold=recipe.threshold, rng=self.rng("selection")
+        )
+        if not rows:
+            self._notes.append(f"SFT learned nothing. {why_no_pairs(rollouts, threshold=recipe.threshold)}")
+        return rows
+
+    def pairs(self, round_: int, rollouts: Sequence[Rollout]) -> list[PreferencePair]:
+        """Winners against losers of the same query; says so when there are none."""
+        recipe = self._recipe
+        pairs = preference_pairs(
+            rollouts,
+            cap=recipe.pair_cap,
+            threshold=recipe.threshold,
+            margin=recipe.margin,
+            rng=self.rng(f"pairs-{round_}"),
+        )
+        if not pairs:
+            reason = why_no_pairs(rollouts, threshold=recipe.threshold)
+            self._notes.append(f"Round {round_} learned nothing, so the rounds end here. {reason}")
+        return pairs
+
+    def train(
+        self, stage: str, rows: Sequence[SFTExample] | Sequence[PreferencePair], start: Checkpoint | None = None
+    ) -> Checkpoint | None:
+        """One stage of training, scored on validation; without rows there is no stage."""
+        if not rows:
+            return None
+        fit = self._trainer.sft if stage == "sft" else self._trainer.dpo
+        with self._timed("training"), self._reporter.stage(f"{stage}: training", 1) as view:
+            checkpoint = fit(
+                rows,
+                start=start,
+                output=self._folder.checkpoint(stage),
+                seed=self._settings.seed,
+                on_step=lambda step, total, _loss: view.move_to(step, total),
+            )
+        self.validate(stage, checkpoint)
+        return checkpoint
+
+    def stalled(self) -> bool:
+        """Whether validation has not risen for `patience` rounds."""
+        patience, scores = self._recipe.patience, [stage.score for stage in self._stages]
+        return patience is not None and len(scores) > patience + 1 and max(scores[-patience:]) <= max(scores[:-patience])
+
+    def finish(self) -> dspy.Module:
+        """The best stage's program, the earlier on a tie: a new one, with `detailed_results`."""
+        best = max(self._stages, key=lambda stage: stage.score)
+        result = SGTResult(
+            stages=tuple(self._stages),
+            selected=best.name,
+            spent=self._spent(),
+            notes=tuple(self._notes),
+            log_dir=self._folder.path,
+            generator=self._settings.generator,
+            actor=self._actor,
+        )
+        for note in self._notes:
+            self._reporter.say(note)
+        if best.checkpoint is None:
+            program = self._student.deepcopy()
+        else:
+            program = with_generator(self._actor.program, self._generator_at(best.checkpoint))
+        program.detailed_results = result
+        program._compiled = True
+        return program
+
+    def _explore(
+        self,
+        stage: str,
+        wishes: Sequence[sources.Wish],
+        generator: SupplementGenerator,
+        joins: Sequence[Candidate] = (),
+    ) -> list[Rollout]:
+        """Sample the wishes, then run the actor on each distinct supplement."""
+        with self._timed("sampling"), self._reporter.stage(f"{stage}: sampling", len(wishes)) as view:
+            replies = []
+            for start in range(0, len(wishes), SAMPLED_AT_ONCE):
+                asked = wishes[start : start + SAMPLED_AT_ONCE]
+                replies += generator.sample(
+                    [wish.prompt for wish in asked],
+                    seeds=[wish.seed for wish in asked],
+                    temperature=self._recipe.temperature,
+                )
+                view.move_to(len(replies), len(wishes))
+        self._sampled["generator_calls"] += len(replies)
+        self._sampled["generator_in"] += sum(reply.prompt_tokens for reply in replies)
+        self._sampled["generator_out"] += sum(reply.tokens for reply in replies)
+        pool = sources.distinct([*sources.candidates(wishes, replies), *joins])
+        with self._timed("acting"), self._reporter.stage(f"{stage}: acting", len(pool)) as view:
+            return self._actor.run(pool, self._train.examples, stage=stage, on_done=view.advance)
+
+    def _generator_at(self, checkpoint: Checkpoint) -> SupplementGenerator:
+        return self._settings.generator.with_checkpoint(checkpoint.path)
+
+    def _spent(self) -> Spent:
+        meter = self._actor.meter
+        return Spent(
+            actor_calls=meter.calls,
+            generator_calls=self._sampled["generator_calls"],
+            tokens={
+                "actor_in": meter.tokens_in,
+                "actor_out": meter.tokens_out,
+                "generator_in": self._sampled["generator_in"],
+                "generator_out": self._sampled["generator_out"],
+            },
+            seconds=dict(self._seconds),
+        )
+
+    @contextmanager
+    def _timed(self, what: str) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[what] += time.perf_counter() - began
+
+
+def hold_out(
+    trainset: Sequence[dspy.Example], rng: random.Random, share: float = 0.2
+) -> tuple[list[dspy.Example], list[dspy.Example]]:
+    """A training set in two: what trains, and a seeded share (at least one example) that validates.
+
+    Raises:
+        EmptyTrainsetError: fewer than two examples cannot be in two sets.
+    """
+    if len(trainset) < 2:
+        raise EmptyTrainsetError(
+            f"Without a valset a fifth of the training set is held out, but it has {len(trainset)} example. "
+            "Pass a valset, or more training examples."
+        )
+    shuffled = rng.sample(list(trainset), len(trainset))
+    cut = max(1, round(len(shuffled) * share))
+    return shuffled[cut:], shuffled[:cut]
+
+
+def output_fields(program: dspy.Module) -> list[str]:
+    """The names of every output field of the program's predictors, each once."""
+    return list(dict.fromkeys(name for predictor in program.predictors() for name in predictor.signature.output_fields))
+
+
+def default_trainer(generator: SupplementGenerator) -> Trainer:
+    """TRL on the generator's own base model; imported here, as it brings torch."""
+    from optimizers.trl_trainer import TRLTrainer
+
+    return TRLTrainer(generator.engine.model)
+
+
+def _prompt_for(query: Query, kind: Kind | str | None) -> str:
+    return query.prompt if kind is None else exploring(query.prompt, kind)
+
+
+def scope_of(program: dspy.Module, metric: Callable[..., object]) -> str:
+    """What a reward depends on besides query and supplement: the program with its LMs, and the metric."""
+    lms = [getattr(predictor.lm or dspy.settings.lm, "model", "") for _, predictor in supplemented(program)]
+    state = {name: predictor.dump_state() for name, predictor in program.named_predictors()}
+    for each in state.values():
+        each.pop("generator", None)
+    adapter = type(dspy.settings.adapter).__name__
+    name = f"{metric.__module__}.{metric.__qualname__}" if hasattr(metric, "__qualname__") else type(metric).__name__
+    content = json.dumps([lms, state, adapter, name], sort_keys=True, default=str)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def _recorded(
+    settings: RunSettings, trainset: Sequence[dspy.Example], valset: Sequence[dspy.Example]
+) -> dict[str, object]:
+    """What `run.json` remembers of a run's settings: enough to tell whether a folder may be taken up again."""
+    recipe = {each.name: getattr(settings.recipe, each.name) for each in fields(Recipe)}
+    recipe["kinds"] = {name: kind.instruction for name, kind in settings.recipe.kinds.items()}
+    return {
+        "recipe": recipe,
+        "seed": settings.seed,
+        "generator": settings.generator.name,
+        "train": _fingerprint(trainset),
+        "val": _fingerprint(valset),
+    }
+
+
+def _fingerprint(examples: Sequence[dspy.Example]) -> str:
+    content = json.dumps([dict(example.items()) for example in examples], sort_keys=True, default=str)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]

@@ -36,7 +36,7 @@ def stage_table(demonstration: Demonstration) -> Table:
     for name, row in summary["scores"].items():
         chosen = name == summary["selected"]
         cells = [_score(row.get(split)) for split in ("test_terms", "test_plain", "shifted", "transfer")]
-        seconds = demonstration.result.stage_seconds.get(name)
+        seconds = next((stage.seconds for stage in demonstration.result.stages if stage.name == name), None)
         table.add_row(
             f"{name} *" if chosen else name,
             _score(row.get("val")),

@@ -1,23 +1,34 @@
 """A causal language model that continues many prompts at once, each from its own seed. The runtime's only use of torch.
 
-A continuation depends on its prompt, seed and temperature, and not on what else is in the batch: the draws come from one
-stream of uniform numbers a row, and a token is the first whose cumulated probability exceeds the number.
+A continuation depends on its prompt, seed and temperature, and not on what else is in the batch: the draws come from
+one stream of uniform numbers a row, and a token is the first whose cumulated probability exceeds the number.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import (
+    AutoModelForCausalLM,
+    DynamicCache,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+)
+from transformers.cache_utils import DynamicLayer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_BLOCK = 2048
+"""Prompt tokens that are read at a time on a CPU, so that activations stay in its cache: twice as fast as 25,000."""
 
 _DTYPES = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -68,16 +79,15 @@ class Decoder:
     """The weights in memory. Not thread-safe: one `decode` at a time."""
 
     def __init__(
-        self, folder: Path, adapter: Path | None, tokenizer: PreTrainedTokenizerBase, *, dtype: str, device: str
+        self, folders: Sequence[Path], tokenizer: PreTrainedTokenizerBase, *, dtype: str = "auto", device: str = "auto"
     ) -> None:
+        """`folders`: the model's, then the adapters' on top of it."""
         self.device = _device(device)
         self._tokenizer = tokenizer
-        self._model = _load(folder, adapter, _dtype(dtype, self.device)).to(self.device).eval()
+        self._model = _load(folders, _dtype(dtype, self.device), self.device).eval()
         ends = self._model.generation_config.eos_token_id
-        ends = tokenizer.eos_token_id if ends is None else ends
-        self._ends: list[int] = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
-        pad = tokenizer.pad_token_id
-        self._pad: int = pad if pad is not None else next(iter(self._ends), 0)
+        self._ends = _ids(tokenizer.eos_token_id if ends is None else ends)
+        self._pad = next(iter((*_ids(tokenizer.pad_token_id), *self._ends)), 0)
         # A model's own file may ask for sampling, penalties or top-k; every draw here is ours.
         self._model.generation_config = GenerationConfig(
             eos_token_id=self._ends or None, pad_token_id=self._pad, do_sample=False
@@ -92,20 +102,52 @@ class Decoder:
         return done
 
     def _decode(self, jobs: Sequence[Job]) -> list[Decoded]:
-        width = max(len(job.ids) for job in jobs)
-        ids = np.full((len(jobs), width), self._pad)
-        mask = np.zeros((len(jobs), width), dtype=np.int64)
-        for row, job in enumerate(jobs):
-            ids[row, width - len(job.ids) :] = job.ids
-            mask[row, width - len(job.ids) :] = 1
+        prompts = list(dict.fromkeys(job.ids for job in jobs))
+        ids, mask, shared = _aligned(prompts, self._pad, self.device)
+        place = {prompt: row for row, prompt in enumerate(prompts)}
+        rows = torch.tensor([place[job.ids] for job in jobs], device=self.device)
         draw = _Draw(jobs, self._ends, self._pad, self.device)
-        output = self._model.generate(
-            torch.from_numpy(ids).to(self.device),
-            attention_mask=torch.from_numpy(mask).to(self.device),
+        output = cast("Any", self._model).generate(
+            ids[rows],
+            attention_mask=mask[rows],
+            past_key_values=self._remember(ids, mask, shared, rows),
             max_new_tokens=max(job.limit for job in jobs),
             logits_processor=LogitsProcessorList([draw]),
         )
-        return self._read(output[:, width:].tolist(), draw)
+        return self._read(output[:, ids.shape[1] :].tolist(), draw)
+
+    def _remember(self, ids: torch.Tensor, mask: torch.Tensor, shared: int, rows: torch.Tensor) -> DynamicCache | None:
+        """The cache of `rows` of the prompts up to the last token: what they share is read once, and each prompt once.
+
+        None for a model whose cache is of another shape; `generate` then reads every row by itself.
+        """
+        last = ids.shape[1] - 1
+        start = DynamicCache(config=self._model.config)
+        if last == 0 or any(type(layer) is not DynamicLayer for layer in start.layers):
+            return None
+        read = cast("torch.nn.Module", self._model.get_decoder())
+        if shared:
+            read(ids[:1, :shared], past_key_values=start, use_cache=True)
+        positions = mask.cumsum(-1).sub_(1).clamp_(min=0)
+        block = max(1, (_BLOCK if self.device.type == "cpu" else _BLOCK * 32) // ids.shape[1])
+        caches = []
+        for first in range(0, len(ids), block):
+            part = slice(first, first + block)
+            cache = copy.deepcopy(start)
+            cache.batch_repeat_interleave(len(ids[part]))
+            if shared < last:
+                read(
+                    ids[part, shared:last],
+                    attention_mask=mask[part, :last],
+                    position_ids=positions[part, shared:last],
+                    past_key_values=cache,
+                    use_cache=True,
+                )
+            caches.append(cache)
+        for layer, *others in zip(*(cache.layers for cache in caches), strict=True):
+            layer.keys = _rows([layer.keys, *(other.keys for other in others)], rows)
+            layer.values = _rows([layer.values, *(other.values for other in others)], rows)
+        return caches[0]
 
     def _read(self, rows: list[list[int]], draw: _Draw) -> list[Decoded]:
         counts, totals, ended = draw.counts.tolist(), draw.totals.tolist(), (~draw.open).tolist()
@@ -115,6 +157,32 @@ class Decoder:
             Decoded(text, count, total / count, end)
             for text, count, total, end in zip(texts, counts, totals, ended, strict=True)
         ]
+
+
+def _rows(blocks: list[torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
+    whole = torch.cat(blocks) if len(blocks) > 1 else blocks[0]
+    return whole if torch.equal(rows, torch.arange(len(whole), device=rows.device)) else whole[rows]
+
+
+def _aligned(
+    prompts: Sequence[tuple[int, ...]], pad: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """Token ids and attention mask of distinct prompts, and how many first tokens they share (not the last one).
+
+    Padding stands between what they share and what they do not, so that every row ends in the last column.
+    """
+    low, high = min(prompts), max(prompts)
+    most = min(map(len, prompts)) - 1
+    shared = next((place for place in range(most) if low[place] != high[place]), most)
+    width = max(map(len, prompts))
+    ids = np.full((len(prompts), width), pad, dtype=np.int64)
+    mask = np.zeros_like(ids)
+    ids[:, :shared] = low[:shared]
+    mask[:, :shared] = 1
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt) + shared :] = prompt[shared:]
+        mask[row, width - len(prompt) + shared :] = 1
+    return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device), shared
 
 
 class _Draw(LogitsProcessor):
@@ -180,6 +248,13 @@ def _salt(seed: int) -> bytes:
     return (seed % 2**64).to_bytes(8, "little")
 
 
+def _ids(token: object) -> list[int]:
+    """Token ids as configurations give them: none, one or several."""
+    if token is None:
+        return []
+    return [token] if isinstance(token, int) else [int(each) for each in cast("list[int]", token)]
+
+
 def _device(name: str) -> torch.device:
     if name != "auto":
         return torch.device(name)
@@ -196,14 +271,14 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
     return _DTYPES[name]
 
 
-def _load(folder: Path, adapter: Path | None, dtype: torch.dtype) -> PreTrainedModel:
+def _load(folders: Sequence[Path], dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
     model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True
+        folders[0], dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True
     )
-    if adapter is None:
-        return model
-    from peft import PeftModel
+    for adapter in folders[1:]:
+        from peft import PeftModel
 
-    adapted = PeftModel.from_pretrained(model, str(adapter))
-    # Merged weights are faster, but half precision would round a small adapter away.
-    return adapted.merge_and_unload() if dtype in (torch.float32, torch.float64) else adapted
+        # Merged weights are faster, but half precision would round a small adapter away.
+        adapted = PeftModel.from_pretrained(model, str(adapter))
+        model = adapted.merge_and_unload() if dtype in (torch.float32, torch.float64) else adapted
+    return cast("PreTrainedModel", cast("torch.nn.Module", model).to(device))

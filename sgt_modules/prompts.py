@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import dspy
 from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
 
 from sgt_modules.kinds import FREE, Kind
 
@@ -27,7 +28,7 @@ def with_supplement(signature: type[dspy.Signature]) -> type[dspy.Signature]:
     """
     if SUPPLEMENT in signature.input_fields:
         return signature
-    return signature.append(SUPPLEMENT, dspy.InputField(desc=SUPPLEMENT_DESC), str)
+    return _keeping_instructions(signature, signature.append(SUPPLEMENT, dspy.InputField(desc=SUPPLEMENT_DESC), str))
 
 
 def without_supplement(signature: type[dspy.Signature]) -> type[dspy.Signature]:
@@ -36,7 +37,9 @@ def without_supplement(signature: type[dspy.Signature]) -> type[dspy.Signature]:
     >>> without_supplement(with_supplement(dspy.Signature("question -> answer"))).signature
     'question -> answer'
     """
-    return signature.delete(SUPPLEMENT) if SUPPLEMENT in signature.input_fields else signature
+    if SUPPLEMENT not in signature.input_fields:
+        return signature
+    return _keeping_instructions(signature, signature.delete(SUPPLEMENT))
 
 
 def generator_prompt(
@@ -46,7 +49,8 @@ def generator_prompt(
 
     Only exploration names a kind: a `Kind` with its instruction, `FREE` for one of the generator's own choice, or the
     bare name of a kind that is not in the table. Training rows and inference name none. An input that is not there
-    reads as empty; the supplement field itself is never shown. The embedded models are trained on exactly this text.
+    reads as its default or as empty; the supplement field itself is never shown. The embedded models are trained on
+    exactly this text.
 
     >>> print(generator_prompt(dspy.Signature("question -> answer", "Answer."), {"question": "2+2?"}, kind="free"))
     Write a supplement that helps another model with this task.
@@ -55,16 +59,29 @@ def generator_prompt(
     Kind: a new one of your choice.
     """
     lines = [_OPENING, f"Task: {signature.instructions}"]
-    lines += [f"{name}: {_text(inputs.get(name, ''))}" for name in signature.input_fields if name != SUPPLEMENT]
-    if kind is not None:
-        lines.append(_kind_line(kind))
-    return "\n".join(lines)
+    for name, field in signature.input_fields.items():
+        if name != SUPPLEMENT:
+            absent = "" if field.default is PydanticUndefined else field.default
+            lines.append(f"{name}: {_text(inputs.get(name, absent))}")
+    prompt = "\n".join(lines)
+    return prompt if kind is None else exploring(prompt, kind)
 
 
-def _kind_line(kind: Kind | str) -> str:
+def exploring(prompt: str, kind: Kind | str) -> str:
+    """A prompt that names no kind, turned into one that asks for a kind.
+
+    >>> exploring("Task: Answer.", "checklist")
+    'Task: Answer.\\nKind: checklist.'
+    """
     if isinstance(kind, Kind):
-        return f"Kind: {kind.name}. {kind.instruction}"
-    return "Kind: a new one of your choice." if kind == FREE else f"Kind: {kind}."
+        return f"{prompt}\nKind: {kind.name}. {kind.instruction}"
+    return f"{prompt}\nKind: {'a new one of your choice' if kind == FREE else kind}."
+
+
+def _keeping_instructions(old: type[dspy.Signature], new: type[dspy.Signature]) -> type[dspy.Signature]:
+    """DSPy writes instructions of its own, which name every field, where the old ones are empty."""
+    new.instructions = old.instructions
+    return new
 
 
 def _text(value: object) -> str:

@@ -58,8 +58,8 @@ class Recipe:
 
 RECIPES: tuple[Recipe, ...] = (
     Recipe("actor", "actor", hidden=128, layers=4, seed=1, steps=4000),
-    Recipe("second-actor", "actor", hidden=192, layers=3, seed=2, steps=2500),
-    Recipe("generator", "generator", hidden=128, layers=4, seed=3, steps=1500),
+    Recipe("second-actor", "actor", hidden=192, layers=3, seed=2, steps=1800),
+    Recipe("generator", "generator", hidden=128, layers=4, seed=3, steps=600),
 )
 
 

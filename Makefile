@@ -1,0 +1,58 @@
+# make demo    the whole method on the embedded world
+# make test    the tests, without the network
+# make check   format, lint, types, layers, doctests, documentation
+# make bench   the benchmarks
+# Each sets up .venv on its first call and installs nothing on the next.
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+BENCHMARKS := $(sort $(wildcard benchmarks/bench_*.py))
+
+# No command below needs a model hub, a telemetry server or a price list from the network.
+export HF_HUB_OFFLINE := 1
+export HF_DATASETS_OFFLINE := 1
+export TRANSFORMERS_OFFLINE := 1
+export HF_HUB_DISABLE_TELEMETRY := 1
+export LITELLM_LOCAL_MODEL_COST_MAP := True
+export TOKENIZERS_PARALLELISM := false
+export NO_MKDOCS_2_WARNING := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check format bench clean
+
+help:
+	@sed -n 's/^# make/make/p' Makefile
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/sgt demo --log-dir runs/demo
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest --doctest-modules sgt_modules optimizers
+	$(BIN)/mkdocs build --strict
+
+format: $(INSTALLED)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(INSTALLED)
+	@test -n "$(BENCHMARKS)" || echo "benchmarks/ holds no bench_*.py yet."
+	@set -e; for each in $(BENCHMARKS); do echo "$$each"; $(BIN)/python $$each; done
+
+clean:
+	rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache dist site

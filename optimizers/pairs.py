@@ -1,0 +1,131 @@
+"""Rollouts -> preference pairs of one query: which kind to write (inter), and how well (intra). Pure and seeded."""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+
+from optimizers.records import Category, PreferencePair, Rollout
+from sgt_modules.errors import NoPreferencePairsError
+
+_Couple = tuple[Rollout, Rollout]
+
+
+def preference_pairs(
+    rollouts: Iterable[Rollout],
+    *,
+    cap: int = 20,
+    threshold: float = 1.0,
+    margin: float | None = None,
+    rng: random.Random,
+) -> list[PreferencePair]:
+    """Pairs of a winner and a loser of the same query, at most `cap` a category a query.
+
+    `inter` pairs differ in kind, `intra` pairs share it. A winner has a reward of at least `threshold`; with `margin`
+    (above 0) any two of a query make a pair whose rewards lie at least that far apart. A rollout without a reward or
+    without a supplement is in none. The cap is spread over winners and losers: nobody is used again while another
+    stands ready. The result depends on the seed and the set of rollouts, not on their order.
+    """
+    if margin is not None and margin <= 0:
+        raise ValueError(f"margin must be above 0, got {margin}. Pass None to pair winners with losers.")
+    base = rng.getrandbits(64)
+    pairs: list[PreferencePair] = []
+    for query, rated in _rated(rollouts).items():
+        couples = _couples(rated, threshold, margin)
+        own = random.Random(f"{base}/{query}")
+        for category in ("inter", "intra"):
+            ready = [couple for couple in couples if _category(couple) == category]
+            pairs += [_pair(couple, category) for couple in _spread(ready, cap, own)]
+    return pairs
+
+
+def _rated(rollouts: Iterable[Rollout]) -> dict[str, list[Rollout]]:
+    """Of each query, its rewarded rollouts, each supplement once (its lowest reward if runs disagree), sorted."""
+    once: dict[tuple[str, str], Rollout] = {}
+    for rollout in sorted((r for r in rollouts if r.reward is not None and r.supplement), key=_order):
+        once.setdefault((rollout.query.id, rollout.supplement.render()), rollout)
+    by_query: dict[str, list[Rollout]] = defaultdict(list)
+    for rollout in once.values():
+        by_query[rollout.query.id].append(rollout)
+    return by_query
+
+
+def _order(rollout: Rollout) -> tuple[str, str, float, str, str]:
+    query, supplement = rollout.query, rollout.supplement
+    return query.id, supplement.render(), _reward(rollout), supplement.kind, query.prompt
+
+
+def _reward(rollout: Rollout) -> float:
+    assert rollout.reward is not None
+    return rollout.reward.score
+
+
+def _couples(rated: Sequence[Rollout], threshold: float, margin: float | None) -> list[_Couple]:
+    if margin is None:
+        losers = [r for r in rated if r.lost(threshold)]
+        return [(winner, loser) for winner in rated if winner.won(threshold) for loser in losers]
+    return [(a, b) for a in rated for b in rated if _reward(a) - _reward(b) >= margin]
+
+
+def _category(couple: _Couple) -> Category:
+    chosen, rejected = couple
+    return "intra" if chosen.supplement.kind == rejected.supplement.kind else "inter"
+
+
+def _spread(couples: Sequence[_Couple], cap: int, rng: random.Random) -> list[_Couple]:
+    """At most `cap` couples: always the one whose two sides were used least so far, ties by lot."""
+    used: Counter[tuple[str, str]] = Counter()
+    taken: list[_Couple] = []
+    heap = [(0, rng.random(), number) for number in range(len(couples))]
+    heapq.heapify(heap)
+    while heap and len(taken) < cap:
+        load, lot, number = heap[0]
+        sides = [(side, rollout.supplement.render()) for side, rollout in zip("+-", couples[number], strict=True)]
+        now = sum(used[side] for side in sides)
+        if now > load:
+            heapq.heapreplace(heap, (now, lot, number))
+        else:
+            heapq.heappop(heap)
+            used.update(sides)
+            taken.append(couples[number])
+    return taken
+
+
+def _pair(couple: _Couple, category: Category) -> PreferencePair:
+    chosen, rejected = couple
+    query = chosen.query
+    return PreferencePair(query.id, category, query.prompt, chosen.supplement.render(), rejected.supplement.render())
+
+
+def why_no_pairs(rollouts: Iterable[Rollout], *, threshold: float = 1.0) -> str:
+    """In words, why these rollouts give no pair, and what to do.
+
+    >>> why_no_pairs([])
+    'No supplement was tried, so there is nothing to prefer. Use examples the program can run on.'
+    """
+    rated = [r for of_query in _rated(rollouts).values() for r in of_query]
+    won = sum(r.won(threshold) for r in rated)
+    if not rated:
+        return "No supplement was tried, so there is nothing to prefer. Use examples the program can run on."
+    if won == len(rated):
+        return f"All {won} supplements won, so there is nothing to prefer. Use harder examples or a stricter threshold."
+    if won == 0:
+        return (
+            f"All {len(rated)} supplements lost, so there is nothing to prefer. "
+            "Use easier examples, a metric with partial credit and a lower threshold, or a stronger actor."
+        )
+    return (
+        f"{won} of {len(rated)} supplements won, but winners and losers never share a query, so there is nothing to "
+        "prefer. Sample more supplements a query, or use examples of middling difficulty."
+    )
+
+
+def require_pairs(
+    pairs: Sequence[PreferencePair], rollouts: Iterable[Rollout], *, threshold: float = 1.0
+) -> Sequence[PreferencePair]:
+    """The pairs themselves; raises `NoPreferencePairsError` with the reason when there is none."""
+    if not pairs:
+        raise NoPreferencePairsError(why_no_pairs(rollouts, threshold=threshold))
+    return pairs

@@ -1,0 +1,151 @@
+"""Training without side effects: no half-written folder, no changed random states, no noise, no reports."""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Sampler
+from transformers import (
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.utils import logging as transformers_logging
+
+from optimizers.training import LengthGrouped, OnStep
+from sgt_modules.errors import TrainingError
+
+_LIBRARIES = ("transformers", "trl", "peft", "accelerate")
+
+
+@contextmanager
+def replacing(output: Path) -> Iterator[Path]:
+    """A scratch folder beside `output`, whose subfolder `weights` takes `output`'s place at the end, in one rename.
+
+    After an error `output` is as it was before.
+    """
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as scratch:
+        yield Path(scratch)
+        if output.exists():
+            shutil.rmtree(output)
+        (Path(scratch) / "weights").rename(output)
+
+
+@contextmanager
+def random_states_kept() -> Iterator[None]:
+    """The global generators of Python, NumPy and torch, which TRL seeds, are given back as they were.
+
+    >>> random.seed(1)
+    >>> with random_states_kept():
+    ...     random.seed(2)
+    >>> random.random() == random.Random(1).random()
+    True
+    """
+    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(cpu)
+        if devices:
+            torch.cuda.set_rng_state_all(devices)
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """No progress bars and no notes of the training libraries; their errors still come through."""
+    loggers = [logging.getLogger(name) for name in _LIBRARIES]
+    levels = [logger.level for logger in loggers]
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            # TRL 1.16 and PEFT 0.21 still read the old name of transformers' `is_activation_checkpointing`.
+            old_name = "`is_gradient_checkpointing` is deprecated"
+            warnings.filterwarnings("ignore", message=old_name, category=FutureWarning)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+class Steps(TrainerCallback):
+    """Keeps each step's loss, tells it to the caller, and stops with `TrainingError` at one that is no number."""
+
+    def __init__(self, on_step: OnStep | None) -> None:
+        self.losses: list[float] = []
+        self._on_step = on_step
+        self._pending: list[Tensor] = []
+
+    def add(self, loss: Tensor) -> None:
+        """A micro-batch's share of the step's loss."""
+        self._pending.append(loss)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        """Close the step."""
+        loss = float(sum(self._pending))
+        self._pending = []
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"Expected a finite loss, got {loss} at step {state.global_step} of {state.max_steps} with learning "
+                f"rate {args.learning_rate:g}. Lower the learning rate, or set bf16=False."
+            )
+        self.losses.append(loss)
+        if self._on_step is not None:
+            self._on_step(state.global_step, state.max_steps, loss)
+
+
+class QuietTrainer(Trainer):
+    """A base for TRL's trainers that reports to `Steps` alone and groups rows by length."""
+
+    _steps: Steps
+    _lengths: Sequence[int]
+
+    def observe(self, steps: Steps, lengths: Sequence[int]) -> None:
+        """Report to `steps`, group rows by their `lengths` in tokens, and print nothing."""
+        self._steps, self._lengths = steps, lengths
+        self.remove_callback(PrinterCallback)
+        self.add_callback(steps)
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """As in `Trainer`, whose loss is this micro-batch's share of the step's."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self._steps.add(loss)
+        return loss
+
+    def floating_point_ops(self, inputs: Mapping[str, Tensor]) -> int:
+        """Not counted: it would walk over all parameters at every step."""
+        return 0
+
+    def _get_train_sampler(self, train_dataset: object = None) -> Sampler[int]:
+        order = LengthGrouped(self._lengths, self.args.train_batch_size, random.Random(self.args.seed))
+        return cast("Sampler[int]", order)  # it iterates and has a length, which is all a sampler needs
+
+    def _send_telemetry(self) -> None:
+        """Nothing about a run leaves the machine."""

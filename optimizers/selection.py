@@ -1,0 +1,53 @@
+"""Rollouts -> SFT rows: what worked, balanced over the kinds and spread over the queries. Pure and seeded."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Iterable
+
+from optimizers.records import Rollout, SFTExample
+
+
+def balance_kinds(
+    rollouts: Iterable[Rollout], *, max_per_kind: int, threshold: float = 1.0, rng: random.Random
+) -> list[SFTExample]:
+    """The successful supplements as training rows, at most `max_per_kind` of a kind, in a shuffled order.
+
+    Each (query, supplement) stands once. Inside a kind the queries take turns in a seeded order, so none crowds out
+    the others. The prompt names no kind: the model is to learn which one to write. The result depends on the seed and
+    the set of rollouts, not on their order.
+    """
+    rows = {
+        SFTExample(r.query.id, r.supplement.kind, r.query.prompt, r.supplement.render())
+        for r in rollouts
+        if r.supplement and r.won(threshold)
+    }
+    strata: dict[str, list[SFTExample]] = defaultdict(list)
+    for row in _once_each(rows):
+        strata[row.kind].append(row)
+    base = rng.getrandbits(64)
+    chosen: list[SFTExample] = []
+    for kind in sorted(strata):
+        chosen += _taking_turns(strata[kind], random.Random(f"{base}/{kind}"))[:max_per_kind]
+    rng.shuffle(chosen)
+    return chosen
+
+
+def _once_each(rows: Iterable[SFTExample]) -> list[SFTExample]:
+    """One row for each query and completion, sorted."""
+    ordered = sorted(rows, key=lambda row: (row.query, row.completion, row.kind, row.prompt))
+    return list({(row.query, row.completion): row for row in reversed(ordered)}.values())[::-1]
+
+
+def _taking_turns(rows: Iterable[SFTExample], rng: random.Random) -> list[SFTExample]:
+    """The rows so ordered that every query gives its first before any gives its second."""
+    by_query: dict[str, list[SFTExample]] = defaultdict(list)
+    for row in rows:
+        by_query[row.query].append(row)
+    queues = list(by_query.values())
+    rng.shuffle(queues)
+    for queue in queues:
+        rng.shuffle(queue)
+    longest = max(map(len, queues), default=0)
+    return [queue[turn] for turn in range(longest) for queue in queues if turn < len(queue)]

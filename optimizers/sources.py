@@ -1,0 +1,184 @@
+"""Where candidate supplements come from: predefined kinds, free style, new kinds, concatenations, direct samples.
+
+Pure: builders say what to ask the generator (`Wish`); the generator's replies come back as `Candidate`s.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from optimizers.records import Candidate, Query, Rollout
+from sgt_modules.kinds import FREE, KINDS, NONE, Kind, Supplement
+
+PromptFor = Callable[[Query, Kind | str | None], str]
+"""The generator's prompt for a query that asks for a kind: a `Kind`, `FREE`, another kind's bare name, or none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A sample to be asked from the generator: its prompt, the pool it is for, and its own seed.
+
+    `kind` is the name the prompt asks for, empty where the prompt names none; the reply may be of another.
+    """
+
+    query: Query
+    prompt: str
+    source: str
+    kind: str
+    seed: int
+
+
+class Reply(Protocol):
+    """What the generator answers to one wish."""
+
+    @property
+    def supplement(self) -> Supplement:
+        """The reply, read as a supplement; empty when it says nothing."""
+        ...
+
+    @property
+    def logprob(self) -> float:
+        """The mean log-probability of its tokens (natural, untempered)."""
+        ...
+
+
+def warm_start(
+    queries: Sequence[Query],
+    *,
+    prompt_for: PromptFor,
+    rng: random.Random,
+    kinds: Mapping[str, Kind] = KINDS,
+    samples: int = 5,
+) -> list[Wish]:
+    """The warm start's pool: a prompt for each kind and one free in style, `samples` of each (9 x 5 a query).
+
+    >>> query = Query("q", 0, "self", "2+2?")
+    >>> wishes = warm_start([query], prompt_for=lambda query, kind: query.prompt, rng=random.Random(0))
+    >>> len(wishes), wishes[0].kind, wishes[-1].source
+    (45, 'answer', 'free')
+    """
+    asks: list[tuple[str, Kind | str]] = [("predefined", kind) for kind in kinds.values()]
+    return _wishes(queries, [*asks, ("free", FREE)], samples, prompt_for, rng)
+
+
+def predefined(
+    queries: Sequence[Query],
+    *,
+    prompt_for: PromptFor,
+    rng: random.Random,
+    kinds: Mapping[str, Kind] = KINDS,
+    samples: int = 2,
+) -> list[Wish]:
+    """Round 1's first pool: a prompt for each kind of the table."""
+    return _wishes(queries, [("predefined", kind) for kind in kinds.values()], samples, prompt_for, rng)
+
+
+def ood(
+    queries: Sequence[Query],
+    names: Sequence[str],
+    *,
+    prompt_for: PromptFor,
+    rng: random.Random,
+    samples: int = 2,
+) -> list[Wish]:
+    """Round 1's second pool: a prompt for each of the generator's own kinds (see `ood_names`)."""
+    return _wishes(queries, [("ood", name) for name in names], samples, prompt_for, rng)
+
+
+def direct(queries: Sequence[Query], *, rng: random.Random, samples: int = 20) -> list[Wish]:
+    """The later rounds' pool: samples for the prompt that names no kind, as at inference."""
+    return [Wish(query, query.prompt, "direct", "", rng.getrandbits(32)) for query in queries for _ in range(samples)]
+
+
+def _wishes(
+    queries: Sequence[Query],
+    asks: Sequence[tuple[str, Kind | str]],
+    samples: int,
+    prompt_for: PromptFor,
+    rng: random.Random,
+) -> list[Wish]:
+    return [
+        Wish(query, prompt, source, kind.name if isinstance(kind, Kind) else kind, rng.getrandbits(32))
+        for query in queries
+        for source, kind in asks
+        for prompt in [prompt_for(query, kind)]
+        for _ in range(samples)
+    ]
+
+
+def candidates(wishes: Sequence[Wish], replies: Sequence[Reply]) -> list[Candidate]:
+    """The generator's replies, in the wishes' order, as candidates; replies that say nothing are dropped."""
+    return [
+        Candidate(wish.query, reply.supplement, wish.source, reply.logprob)
+        for wish, reply in zip(wishes, replies, strict=True)
+        if reply.supplement
+    ]
+
+
+def distinct(proposed: Iterable[Candidate]) -> list[Candidate]:
+    """Each supplement once a query, compared as the actor would read it; the first one wins."""
+    first: dict[tuple[str, str], Candidate] = {}
+    for candidate in proposed:
+        first.setdefault((candidate.query.id, candidate.supplement.render()), candidate)
+    return list(first.values())
+
+
+def ood_names(rollouts: Iterable[Rollout], *, kinds: Mapping[str, Kind] = KINDS, count: int = 3) -> list[str]:
+    """The kinds the generator made up: the most frequent names in its free-style replies that are not in the table.
+
+    At most `count`; ties go to the higher mean log-probability, then to the alphabet.
+    """
+    logprobs: dict[str, list[float]] = defaultdict(list)
+    for rollout in rollouts:
+        name = rollout.supplement.kind
+        if rollout.source == "free" and name not in kinds and name not in (FREE, NONE):
+            logprobs[name].append(rollout.logprob)
+    ranked = sorted((-len(found), -sum(sorted(found)) / len(found), name) for name, found in logprobs.items())
+    return [name for _, _, name in ranked[:count]]
+
+
+def concat(
+    rollouts: Iterable[Rollout], *, rng: random.Random, per_query: int = 3, threshold: float = 1.0
+) -> list[Candidate]:
+    """Joins of two winners of one query, of two different kinds, in a seeded order: at most `per_query` a query.
+
+    A join is one supplement: of the first's kind, with the second in its text. A query whose winners are all of one
+    kind gives none. The result does not depend on the order of the rollouts.
+    """
+    winners: dict[Query, set[Supplement]] = defaultdict(set)
+    for rollout in rollouts:
+        if rollout.supplement and rollout.won(threshold):
+            winners[rollout.query].add(rollout.supplement)
+    base = rng.getrandbits(64)
+    joins: list[Candidate] = []
+    for query in sorted(winners, key=lambda query: (query.index, query.id, query.prompt)):
+        own = random.Random(f"{base}/{query.id}")
+        joins += _joins(query, winners[query], own)[:per_query]
+    return joins
+
+
+def _joins(query: Query, winners: set[Supplement], rng: random.Random) -> list[Candidate]:
+    couples = [
+        couple
+        for couple in itertools.combinations(
+            sorted(winners, key=lambda supplement: (supplement.kind, supplement.text)), 2
+        )
+        if couple[0].kind != couple[1].kind
+    ]
+    rng.shuffle(couples)
+    joins = [Candidate(query, join(*rng.sample(couple, 2)), "concat") for couple in couples]
+    return distinct(joins)
+
+
+def join(first: Supplement, second: Supplement) -> Supplement:
+    """Two supplements as one: the first, and under it the second as it would be rendered.
+
+    >>> join(Supplement("cot", "Add them."), Supplement("answer", "4")).render()
+    '[cot] Add them.\\n[answer] 4'
+    """
+    return Supplement(first.kind, f"{first.text}\n{second.render()}")

@@ -1,0 +1,308 @@
+"""Training with TRL and PEFT: the only file that imports them.
+
+    rows -> token ids (encoding.py) -> TRL's trainer with our loss (losses.py) -> the weights alone, renamed into place
+
+TRL's loops, collators and reference bookkeeping are used as they are. What is ours: rows come tokenised, so that no
+token crosses the end of a prompt; the loss of a preference round; an output head that sees only what is trained on;
+batches of similar length; and no metrics a step, which cost a small model more time than they are worth. One process,
+one device.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import file_digest, sha256
+from pathlib import Path
+from typing import TypeVar, cast
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig, PeftModel
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from trl.trainer.dpo_config import DPOConfig
+from trl.trainer.dpo_trainer import DPOTrainer
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
+
+from optimizers.encoding import Row, Texts, encode, end_of_turn, fitting
+from optimizers.losses import IGNORED, dpo_loss, score_labels_only, sequence_nll
+from optimizers.quiet import QuietTrainer, Steps, random_states_kept, replacing, silence
+from optimizers.records import Checkpoint, PreferencePair, SFTExample
+from optimizers.training import OnStep, TrainingSettings
+from sgt_modules.errors import NoPreferencePairsError, TrainingError
+from sgt_modules.weights import ADAPTER, WHOLE_MODEL, resolve
+
+Config = TypeVar("Config", SFTConfig, DPOConfig)
+
+
+class TRLTrainer:
+    """Trains a generator with TRL: LoRA adapters or, with `settings.lora=None`, all weights.
+
+    `model` is a hub id or a folder, the same as the generator's. Runs on CUDA if there is one and else on the CPU. The
+    caller's random states are left as they were.
+
+    >>> TRLTrainer("Qwen/Qwen3-1.7B").settings.beta
+    0.1
+    """
+
+    def __init__(self, model: str | Path, settings: TrainingSettings | None = None) -> None:
+        self.model = model
+        self.settings = settings or TrainingSettings()
+
+    def sft(
+        self,
+        rows: Sequence[SFTExample],
+        *,
+        start: Checkpoint | None,
+        output: Path,
+        seed: int,
+        on_step: OnStep | None = None,
+    ) -> Checkpoint:
+        """Cross-entropy on the supplement and its end token, averaged over the tokens of a step.
+
+        Raises `TrainingError` without rows, or when the loss is no number.
+        """
+        if not rows:
+            raise TrainingError(
+                "Expected supplements that worked, got none, so there is nothing to imitate. "
+                "Sample more, use easier examples, or lower the threshold."
+            )
+        texts = [(row.prompt, (row.completion,)) for row in rows]
+        return self._train(_SFT, texts, start, output, seed, Steps(on_step))
+
+    def dpo(
+        self,
+        pairs: Sequence[PreferencePair],
+        *,
+        start: Checkpoint | None,
+        output: Path,
+        seed: int,
+        on_step: OnStep | None = None,
+    ) -> Checkpoint:
+        """L_DPO + alpha * L_NLL. The reference is the model at `start`; its log-probabilities are computed once.
+
+        Raises `NoPreferencePairsError` without pairs, `TrainingError` when the loss is no number.
+        """
+        if not pairs:
+            raise NoPreferencePairsError(
+                "Expected preference pairs, got none: no query has both a winner and a loser. "
+                "Sample more, or use harder (or easier) examples."
+            )
+        texts = [(pair.prompt, (pair.chosen, pair.rejected)) for pair in pairs]
+        return self._train(_DPO, texts, start, output, seed, Steps(on_step))
+
+    def _train(
+        self,
+        kind: type[_SFT] | type[_DPO],
+        texts: Texts,
+        start: Checkpoint | None,
+        output: Path,
+        seed: int,
+        steps: Steps,
+    ) -> Checkpoint:
+        began = time.perf_counter()
+        with silence(), random_states_kept(), replacing(output) as scratch:
+            tokenizer = AutoTokenizer.from_pretrained(resolve(self.model), trust_remote_code=False)
+            model = self._load(start)
+            end = end_of_turn(model.generation_config.eos_token_id, tokenizer)
+            rows = fitting(encode(texts, tokenizer, end), self.settings.max_length)
+            trainer = kind.of(_Job(model, tokenizer, rows, self.settings, scratch, seed))
+            trainer.observe(steps, [row.length for row in rows])
+            trainer.train()
+            _save(_model(trainer), tokenizer, scratch / "weights")
+        metrics = {
+            "rows": len(rows),
+            "dropped": len(texts) - len(rows),
+            "loss": sum(steps.losses) / len(steps.losses),
+            "tokens": trainer.args.num_train_epochs * sum(row.tokens for row in rows),
+            "seconds": time.perf_counter() - began,
+            "steps": len(steps.losses),
+        }
+        return Checkpoint(output.name, output, _fingerprint(output), metrics)
+
+    def _load(self, start: Checkpoint | None) -> PreTrainedModel | PeftModel:
+        """The model to go on with: the base, the base with the checkpoint's adapter, or the checkpoint's weights."""
+        lora = self.settings.lora is not None
+        source = resolve(self.model)
+        if start is not None and not (start.path / (ADAPTER if lora else WHOLE_MODEL)).is_file():
+            wanted = "an adapter's folder" if lora else "a whole model's folder, as lora=None trains all weights"
+            raise TrainingError(
+                f"Expected the checkpoint {start.stage!r} to be {wanted}, got {str(start.path)!r}. "
+                "Go on with the settings it was trained with, or begin with start=None."
+            )
+        if start is not None and not lora:
+            source = start.path
+        # Frozen weights may rest in the precision they are used in; trained ones would lose small updates.
+        half = lora and torch.cuda.is_available() and _mixed(self.settings)
+        base = AutoModelForCausalLM.from_pretrained(
+            source, dtype=torch.bfloat16 if half else torch.float32, use_safetensors=True, trust_remote_code=False
+        )
+        return PeftModel.from_pretrained(base, start.path, is_trainable=True) if start is not None and lora else base
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What one stage of training needs."""
+
+    model: PreTrainedModel | PeftModel
+    tokenizer: PreTrainedTokenizerBase
+    rows: Sequence[Row]
+    settings: TrainingSettings
+    folder: Path
+    seed: int
+
+    def config(self, kind: type[Config], epochs: int, learning_rate: float) -> Config:
+        """TRL's arguments: no evaluation, no reports, no files, and no limit of length (long rows are gone by now)."""
+        settings, cuda = self.settings, torch.cuda.is_available()
+        return kind(
+            output_dir=str(self.folder / "trainer"),
+            num_train_epochs=epochs,
+            learning_rate=learning_rate,
+            per_device_train_batch_size=settings.batch_size,
+            gradient_accumulation_steps=settings.gradient_accumulation,
+            lr_scheduler_type=settings.schedule,
+            warmup_steps=settings.warmup,
+            max_grad_norm=settings.max_grad_norm,
+            activation_checkpointing=settings.gradient_checkpointing,
+            bf16=_mixed(settings),
+            use_cpu=not cuda,
+            dataloader_pin_memory=cuda,
+            max_length=None,
+            seed=self.seed,
+            save_strategy="no",
+            logging_strategy="no",
+            logging_nan_inf_filter=False,
+            report_to="none",
+            disable_tqdm=True,
+        )
+
+    def adapter(self) -> LoraConfig | None:
+        """A fresh adapter, unless the model has one already or all weights are trained."""
+        lora = self.settings.lora
+        if lora is None or isinstance(self.model, PeftModel):
+            return None
+        return LoraConfig(
+            r=lora.rank,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules=lora.targets if isinstance(lora.targets, str) else list(lora.targets),
+            task_type="CAUSAL_LM",
+        )
+
+
+class _SFT(QuietTrainer, SFTTrainer):
+    """TRL's supervised trainer on rows that are tokenised already."""
+
+    @classmethod
+    def of(cls, job: _Job) -> _SFT:
+        config = job.config(SFTConfig, job.settings.sft_epochs, job.settings.sft_learning_rate)
+        config.dataset_kwargs = {"skip_prepare_dataset": True}
+        columns = {
+            "input_ids": [row.prompt + row.completions[0] for row in job.rows],
+            "labels": [[IGNORED] * len(row.prompt) + row.completions[0] for row in job.rows],
+        }
+        rows = Dataset.from_dict(columns)
+        trainer = cls(job.model, config, train_dataset=rows, processing_class=job.tokenizer, peft_config=job.adapter())
+        score_labels_only(_bare(_model(trainer)))
+        return trainer
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        log_probs = model(**inputs, use_cache=False, fused_lm_head=True).log_probs
+        count = (inputs["labels"] != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
+        return -log_probs.sum() / count
+
+
+class _DPO(QuietTrainer, DPOTrainer):
+    """TRL's preference trainer on rows that are tokenised already, with the method's loss."""
+
+    alpha: float
+
+    @classmethod
+    def of(cls, job: _Job) -> _DPO:
+        config = job.config(DPOConfig, job.settings.dpo_epochs, job.settings.dpo_learning_rate)
+        config.beta, config.precompute_ref_log_probs = job.settings.beta, True
+        columns = {
+            "prompt_ids": [row.prompt for row in job.rows],
+            "chosen_ids": [row.completions[0] for row in job.rows],
+            "rejected_ids": [row.completions[1] for row in job.rows],
+        }
+        rows = Dataset.from_dict(columns)
+        trainer = cls(
+            job.model, args=config, train_dataset=rows, processing_class=job.tokenizer, peft_config=job.adapter()
+        )
+        trainer.alpha = job.settings.alpha
+        score_labels_only(_bare(_model(trainer)))
+        trainer.train_dataset = trainer._with_reference(rows, [row.length for row in job.rows])
+        return trainer
+
+    def _prepare_dataset(  # pyright: ignore[reportIncompatibleMethodOverride]  (TRL streams too; we do not)
+        self, dataset: Dataset, processing_class: object, args: object, dataset_name: str
+    ) -> Dataset:
+        return dataset
+
+    def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
+        """Left to `_with_reference`, which writes no cache file and pads less."""
+        return dataset
+
+    def _with_reference(self, rows: Dataset, lengths: Sequence[int]) -> Dataset:
+        """The rows with the log-probabilities of their completions under the model as it is now."""
+        scores = [(0.0, 0.0)] * len(lengths)
+        order = sorted(range(len(lengths)), key=lengths.__getitem__)
+        for first in range(0, len(order), self.args.train_batch_size):
+            batch = order[first : first + self.args.train_batch_size]
+            inputs = self._prepare_inputs(self.data_collator([rows[index] for index in batch]))
+            chosen, rejected = self.compute_ref_log_probs(self.model, inputs)
+            for index, pair in zip(batch, zip(chosen.tolist(), rejected.tolist(), strict=True), strict=True):
+                scores[index] = pair
+        rows = rows.add_column("ref_chosen_logps", [chosen for chosen, _ in scores])
+        return rows.add_column("ref_rejected_logps", [rejected for _, rejected in scores])
+
+    def _compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool) -> Tensor:
+        ids, mask, completion = inputs["input_ids"], inputs["attention_mask"], inputs["completion_mask"]
+        labels = ids.masked_fill(completion == 0, IGNORED)
+        outputs = model(input_ids=ids, attention_mask=mask, labels=labels, use_cache=False, fused_lm_head=True)
+        chosen, rejected = outputs.log_probs.sum(1).chunk(2)
+        lengths = completion.sum(1)[: len(chosen)]
+        loss = dpo_loss(chosen, rejected, inputs["ref_chosen_logps"], inputs["ref_rejected_logps"], self.beta)
+        return loss + self.alpha * sequence_nll(chosen, lengths)
+
+
+def _model(trainer: QuietTrainer) -> PreTrainedModel | PeftModel:
+    return cast("PreTrainedModel | PeftModel", trainer.model)
+
+
+def _bare(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    """The model under its adapter."""
+    return cast("PreTrainedModel", model.base_model.model) if isinstance(model, PeftModel) else model
+
+
+def _mixed(settings: TrainingSettings) -> bool:
+    return torch.cuda.is_available() if settings.bf16 is None else settings.bf16
+
+
+def _save(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """The adapter alone (without TRL's copy of it, `ref`), or the whole model with its tokenizer."""
+    if isinstance(model, PeftModel):
+        model.save_pretrained(str(folder), selected_adapters=["default"], save_embedding_layers=False)
+        (folder / "README.md").unlink(missing_ok=True)
+    else:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+def _fingerprint(folder: Path) -> str:
+    """sha256 (hex) of the weight file; of all of them in order where a large model has several."""
+    digest = sha256()
+    for file in sorted(folder.glob("*.safetensors")):
+        with file.open("rb") as stream:
+            file_digest(stream, lambda: digest)
+    return digest.hexdigest()

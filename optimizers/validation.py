@@ -1,0 +1,167 @@
+"""What is checked before the first paid call: the examples, their splits, and the program."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import random
+from collections.abc import Sequence
+from typing import cast
+
+import dspy
+
+from sgt_modules.errors import (
+    EmptyTrainsetError,
+    ExampleError,
+    NoActorError,
+    NoPredictorError,
+    OverlappingSplitsError,
+    SetupError,
+)
+
+_SHOWN = 5
+
+
+def check_splits(
+    trainset: Sequence[dspy.Example],
+    valset: Sequence[dspy.Example],
+    testset: Sequence[dspy.Example] | None = None,
+) -> None:
+    """Check that every split has examples with inputs, and that no inputs stand in two splits.
+
+    Raises `EmptyTrainsetError`, `SetupError` (another split is empty), `ExampleError` or `OverlappingSplitsError`.
+
+    >>> one, two = (dspy.Example(question=q).with_inputs("question") for q in ("2+2?", "2+3?"))
+    >>> check_splits([one], [two])
+    >>> check_splits([one], [two, one])
+    Traceback (most recent call last):
+    sgt_modules.errors.OverlappingSplitsError: 1 example has the same inputs in two splits: trainset[0] = valset[1]. \
+A score on seen examples means nothing: give each split its own.
+    """
+    splits = {"trainset": trainset, "valset": valset} | ({} if testset is None else {"testset": testset})
+    first: dict[str, tuple[str, int]] = {}
+    shared: list[str] = []
+    for name, examples in splits.items():
+        check_examples(examples, name)
+        for index, example in enumerate(examples):
+            split, other = first.setdefault(_inputs_of(example), (name, index))
+            if split != name:
+                shared.append(f"{split}[{other}] = {name}[{index}]")
+    if shared:
+        told = ", ".join(shared[:_SHOWN]) + (", ..." if len(shared) > _SHOWN else "")
+        count = "1 example has" if len(shared) == 1 else f"{len(shared)} examples have"
+        raise OverlappingSplitsError(
+            f"{count} the same inputs in two splits: {told}. A score on seen examples means nothing: give each split "
+            "its own."
+        )
+
+
+def check_examples(examples: Sequence[dspy.Example], name: str = "trainset") -> None:
+    """Check that a split holds examples, and that each names its inputs and has them."""
+    if not examples:
+        if name == "trainset":
+            raise EmptyTrainsetError("The trainset is empty, so there is nothing to learn from. Pass some examples.")
+        raise SetupError(f"The {name} is empty. Pass some examples, or leave it out.")
+    for index, example in enumerate(examples):
+        if not isinstance(example, dspy.Example):
+            raise ExampleError(
+                f"{name}[{index}] must be a dspy.Example, but a {type(example).__name__} came. "
+                "Write dspy.Example(**fields).with_inputs(...)."
+            )
+        try:
+            inputs = example.inputs().keys()
+        except (ValueError, AttributeError) as problem:  # no with_inputs(), or a Prediction, which cannot have any
+            raise ExampleError(
+                f"{name}[{index}] does not say which fields are its inputs ({', '.join(example.keys())}). "
+                "Call .with_inputs(...) with their names."
+            ) from problem
+        if not inputs:
+            raise ExampleError(
+                f"{name}[{index}] has none of the fields it names as inputs; "
+                f"it has {', '.join(example.keys()) or 'no field'}. Call .with_inputs(...) with names of fields."
+            )
+
+
+def hold_out(
+    trainset: Sequence[dspy.Example], *, rng: random.Random, share: float = 0.3
+) -> tuple[list[dspy.Example], list[dspy.Example]]:
+    """Split a training set into one to learn from and one to select on, for a caller who has no validation set.
+
+    `share` (above 0, below 1) of the distinct inputs go to the second, at least one; examples with equal inputs stay
+    together; both keep the examples' order. Raises `EmptyTrainsetError` when there are no two to part.
+
+    >>> examples = [dspy.Example(question=str(n)).with_inputs("question") for n in range(10)]
+    >>> [len(part) for part in hold_out(examples, rng=random.Random(0))]
+    [7, 3]
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"share must lie between 0 and 1, got {share}.")
+    check_examples(trainset)
+    places = list(dict.fromkeys(_inputs_of(example) for example in trainset))
+    if len(places) < 2:
+        raise EmptyTrainsetError(
+            "A single example cannot be parted into training and validation. Pass more examples, or a valset."
+        )
+    held = set(rng.sample(places, min(len(places) - 1, max(1, round(share * len(places))))))
+    kept, selected = ([e for e in trainset if (_inputs_of(e) in held) is chosen] for chosen in (False, True))
+    return kept, selected
+
+
+def _inputs_of(example: dspy.Example) -> str:
+    return json.dumps(dict(example.inputs().items()), sort_keys=True, default=str)
+
+
+def check_program(student: dspy.Module, examples: Sequence[dspy.Example] = ()) -> None:
+    """Check that the program has predictors, that each has an actor, and that it can be called with the examples.
+
+    Raises `NoPredictorError`, `NoActorError` or `ExampleError`.
+
+    >>> check_program(dspy.Module())
+    Traceback (most recent call last):
+    sgt_modules.errors.NoPredictorError: The program Module has no dspy.Predict that could read a supplement. \
+Assign its predictors to attributes; the ones inside a compiled child are frozen (child._compiled = False thaws them).
+    """
+    if not isinstance(student, dspy.Module):
+        raise NoPredictorError(
+            f"Expected a dspy.Module to train a generator for, but a {type(student).__name__} came. "
+            "Pass an instance of your program, such as dspy.ChainOfThought('question -> answer')."
+        )
+    predictors = student.named_predictors()
+    if not predictors:
+        raise NoPredictorError(
+            f"The program {type(student).__name__} has no dspy.Predict that could read a supplement. "
+            "Assign its predictors to attributes; the ones inside a compiled child are frozen "
+            "(child._compiled = False thaws them)."
+        )
+    for name, predictor in predictors:
+        actor = predictor.lm or dspy.settings.lm
+        if actor is None or isinstance(actor, str):
+            came = "none is configured" if actor is None else f"the text {actor!r} came"
+            raise NoActorError(
+                f"The predictor {name!r} needs an LM to act, but {came}. "
+                "Call dspy.configure(lm=dspy.LM('provider/model')), or set_lm() on the program."
+            )
+    for index, example in enumerate(examples):
+        _check_call(student, example, index)
+
+
+def _check_call(student: dspy.Module, example: dspy.Example, index: int) -> None:
+    inputs = dict(example.inputs().items())
+    if isinstance(student, dspy.Predict):
+        missing = [
+            name
+            for name, field in cast("type[dspy.Signature]", student.signature).input_fields.items()
+            if name not in inputs and field.is_required()
+        ]
+        problem = f"missing {', '.join(missing)}" if missing else ""
+    else:
+        try:
+            inspect.signature(student.forward).bind(**inputs)
+            problem = ""
+        except TypeError as refusal:
+            problem = str(refusal)
+    if problem:
+        raise ExampleError(
+            f"The program cannot be called with the inputs of example {index} ({', '.join(inputs)}): {problem}. "
+            "Name the program's own inputs in with_inputs(...)."
+        )

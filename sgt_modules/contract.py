@@ -1,0 +1,68 @@
+"""Between DSPy's requests and responses and plain chat messages. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dspy.lm15 import Message, Request, Response, TextPart, UnsupportedFeatureError, Usage
+
+_REFUSED = ("top_p", "top_k", "response_format", "tool_choice", "frequency_penalty", "presence_penalty", "logprobs")
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A reply: its text, the tokens read and written (the end token counts), the mean log-probability of those written
+    (natural, untempered), and whether the model ended it by itself (else the token limit did)."""
+
+    text: str
+    prompt_tokens: int
+    tokens: int
+    logprob: float
+    ended: bool = True
+
+
+def chat(request: Request) -> list[dict[str, str]]:
+    """A request's messages as `role` and `content`, the system text first.
+
+    Raises `dspy.lm15.UnsupportedFeatureError` for anything but text, and for settings that the engine cannot honour:
+    they are refused rather than dropped.
+
+    >>> chat(Request(model="m", messages=(Message.user("Hi"),), system="Be brief."))
+    [{'role': 'system', 'content': 'Be brief.'}, {'role': 'user', 'content': 'Hi'}]
+    """
+    refused = [f"config.{name}" for name in _REFUSED if getattr(request.config, name) is not None]
+    if refused or request.tools:
+        feature = [*refused, "tools"][0]
+        raise UnsupportedFeatureError(
+            f"Expected temperature, max_tokens, seed and stop, got {feature}. Leave it out for a local engine.",
+            feature=feature,
+        )
+    turns = [] if request.system is None else [{"role": "system", "content": _system(request.system)}]
+    for message in request.messages:
+        if message.role == "tool" or message.text is None:
+            raise UnsupportedFeatureError(f"Expected text, got a {message.role} message of {message.parts}.")
+        turns.append({"role": "system" if message.role == "developer" else message.role, "content": message.text})
+    return turns
+
+
+def answer(request: Request, completion: Completion) -> Response:
+    """A reply as DSPy's response: cut at the first stop text, with its tokens counted.
+
+    >>> answer(Request(model="m", messages=(Message.user("Hi"),)), Completion("Hello", 3, 2, -0.5)).finish_reason
+    'stop'
+    """
+    text = completion.text
+    cuts = [place for place in (text.find(stop) for stop in request.config.stop) if place >= 0]
+    return Response(
+        id=None,
+        model=request.model,
+        message=Message.assistant([TextPart(text[: min(cuts)] if cuts else text)]),
+        finish_reason="stop" if cuts or completion.ended else "length",
+        usage=Usage(input_tokens=completion.prompt_tokens, output_tokens=completion.tokens),
+    )
+
+
+def _system(system: str | Sequence[object]) -> str:
+    parts = [system] if isinstance(system, str) else [part.text for part in system if isinstance(part, TextPart)]
+    return "\n".join(parts)

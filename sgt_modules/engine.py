@@ -1,0 +1,298 @@
+"""LocalEngine: a local model behind DSPy's engine contract, which serves its many callers together.
+
+    many threads -> complete(), ask() -> one queue -> one worker -> Decoder (torch)
+    one caller   -> sample() ------------------------------------^  (a lock: never both at once)
+
+Torch is imported when the model is first loaded, not before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import weakref
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
+
+from dspy.lm15 import ContextLengthError, Request, Response, response_to_events
+
+from sgt_modules.contract import Completion, answer, chat
+from sgt_modules.errors import GeneratorNotFoundError
+from sgt_modules.serving import Asked, Queue, serve
+from sgt_modules.weights import EngineState, Weights
+
+if TYPE_CHECKING:
+    from dspy._vendor.lm15.types import StreamEvent
+    from transformers import PreTrainedTokenizerBase
+
+    from sgt_modules.decoding import Decoded, Decoder, Job
+
+
+def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]]) -> str:
+    """Messages (`role`, `content`) as the text after which the model writes its reply, thinking off.
+
+    Training and inference both go through here, so that they see the same tokens. Raises `GeneratorNotFoundError` for a
+    tokenizer without a chat template.
+    """
+    if not tokenizer.chat_template:
+        raise GeneratorNotFoundError(
+            f"Expected a model with a chat template, got {tokenizer.name_or_path!r} without one. "
+            "Use an instruction-tuned model."
+        )
+    text = tokenizer.apply_chat_template(
+        [dict(message) for message in messages], tokenize=False, add_generation_prompt=True, enable_thinking=False
+    )
+    return str(text)
+
+
+class LocalEngine:
+    """A causal LM (hub id or folder, safetensors only) with an optional PEFT adapter, for `dspy.LM(engine=...)`.
+
+    Loads at first use and raises `GeneratorNotFoundError` then. Equal (prompt, seed, temperature) give equal replies,
+    whatever else is in the batch; exactly so in `float64`. `max_batch_tokens` bounds rows x (longest prompt + new
+    tokens) of a batch, `max_new_tokens` a reply. With `sha256`, weights of another fingerprint are refused.
+
+        engine = LocalEngine("Qwen/Qwen3-1.7B")
+        lm = dspy.LM(engine.model_name, engine=engine, async_engine=engine.asynchronous())
+
+    >>> LocalEngine("some/model").model
+    'some/model'
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        adapter: str | Path | None = None,
+        dtype: str = "auto",
+        device: str = "auto",
+        max_batch_tokens: int = 16384,
+        max_new_tokens: int = 512,
+        sha256: str | None = None,
+    ) -> None:
+        if max_batch_tokens < 1 or max_new_tokens < 1:
+            raise ValueError(f"Expected positive token limits, got {max_batch_tokens=} and {max_new_tokens=}.")
+        self.weights = Weights(model, adapter, sha256)
+        self.dtype, self.device = dtype, device
+        self.max_batch_tokens, self.max_new_tokens = max_batch_tokens, max_new_tokens
+        self._loading, self._decoding, self._encoding = threading.RLock(), threading.Lock(), threading.Lock()
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._decoder: Decoder | None = None
+        self._unseeded: Counter[tuple[int, ...]] = Counter()
+        self._queue: Queue | None = None
+
+    def sample(
+        self,
+        prompts: Sequence[str],
+        *,
+        seeds: Sequence[int],
+        temperature: float = 1.0,
+        max_new_tokens: int | None = None,
+    ) -> list[Completion]:
+        """One reply to each prompt (the user message's text), in order; `temperature` 0 takes the likeliest tokens.
+
+        Equal (prompt, seed) are computed once. Raises `dspy.lm15.ContextLengthError` if a prompt is too long.
+        """
+        if len(seeds) != len(prompts):
+            raise ValueError(f"Expected one seed a prompt, got {len(seeds)} seeds for {len(prompts)} prompts.")
+        encoded = {prompt: self._encode([{"role": "user", "content": prompt}]) for prompt in dict.fromkeys(prompts)}
+        jobs = [
+            self._job(encoded[prompt], seed, temperature, max_new_tokens)
+            for prompt, seed in zip(prompts, seeds, strict=True)
+        ]
+        decoded = self._decode(jobs)
+        return [_completion(job, decoded[job]) for job in jobs]
+
+    def ask(
+        self, prompt: str, *, seed: int = 0, temperature: float = 0.0, max_new_tokens: int | None = None
+    ) -> Completion:
+        """One reply to one prompt, decoded together with whatever other threads ask at that moment."""
+        job = self._job(self._encode([{"role": "user", "content": prompt}]), seed, temperature, max_new_tokens)
+        return _completion(job, self._submit(job).result())
+
+    def complete(self, request: Request) -> Response:
+        """DSPy's engine contract; many threads at once are served together.
+
+        Honours temperature (default 0), max_tokens (default `max_new_tokens`), seed and stop. Without a seed the k-th
+        request of the same prompt draws the k-th sample. Raises `dspy.lm15` errors.
+        """
+        job = self._requested(request)
+        return answer(request, _completion(job, self._submit(job).result()))
+
+    def stream(self, request: Request) -> Iterator[StreamEvent]:
+        """The finished reply as a stream's events."""
+        return iter(response_to_events(self.complete(request)))
+
+    def close(self) -> None:
+        """Nothing to close: the worker ends with the engine, and the engine with its last user."""
+
+    def asynchronous(self) -> AsyncLocalEngine:
+        """The same model for `dspy.LM(async_engine=...)`; both share one queue."""
+        return AsyncLocalEngine(self)
+
+    def with_adapter(self, path: str | Path | None) -> LocalEngine:
+        """The same base and settings with another adapter, or with none."""
+        return LocalEngine(**self._reference(self.model, path, None))
+
+    def with_model(self, path: str | Path) -> LocalEngine:
+        """The same settings with another model, and no adapter."""
+        return LocalEngine(**self._reference(path, None, None))
+
+    @property
+    def model(self) -> str:
+        """The hub id or path, as it was given."""
+        return self.weights.model
+
+    @property
+    def adapter(self) -> Path | None:
+        """The adapter's folder."""
+        return self.weights.adapter
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 (hex) of the weight files, adapter included."""
+        return self.weights.fingerprint
+
+    @property
+    def model_name(self) -> str:
+        """The name for `dspy.LM`: DSPy's cache knows a model by its name only, so it carries the fingerprint."""
+        return f"sgt/{Path(self.model).resolve().name}-{self.fingerprint[:12]}"
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The model's tokenizer (loaded at first use)."""
+        with self._loading:
+            tokenizer = self._tokenizer
+            if tokenizer is None:
+                from transformers import AutoTokenizer
+
+                tokenizer = AutoTokenizer.from_pretrained(self.weights.folders[0], trust_remote_code=False)
+                self._tokenizer = tokenizer
+            return tokenizer
+
+    def check(self) -> None:
+        """Raise `GeneratorNotFoundError` now if the files are missing, or are not those that were saved."""
+        self.weights.check()
+
+    def dump_state(self) -> EngineState:
+        """A reference for a saved program; no weights."""
+        return self._reference(self.model, self.adapter, self.fingerprint)
+
+    @classmethod
+    def load_state(cls, state: EngineState) -> LocalEngine:
+        """The engine of a saved reference; loads nothing yet."""
+        return cls(**state)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> LocalEngine:
+        return self
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return LocalEngine.load_state, (self.dump_state(),)
+
+    def __repr__(self) -> str:
+        return f"LocalEngine({self.model!r}, adapter={None if self.adapter is None else str(self.adapter)!r})"
+
+    def _reference(self, model: str | Path, adapter: str | Path | None, sha256: str | None) -> EngineState:
+        return EngineState(
+            model=str(model),
+            adapter=None if adapter is None else str(adapter),
+            dtype=self.dtype,
+            device=self.device,
+            max_batch_tokens=self.max_batch_tokens,
+            max_new_tokens=self.max_new_tokens,
+            sha256=sha256,
+        )
+
+    def _encode(self, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
+        """Messages as token ids; `ContextLengthError` if they leave no room for a reply."""
+        text = render_chat(self.tokenizer, messages)
+        with self._encoding:
+            ids = tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        if len(ids) >= self.weights.context:
+            raise ContextLengthError(f"Expected a prompt of fewer than {self.weights.context} tokens, got {len(ids)}.")
+        return ids
+
+    def _job(self, ids: tuple[int, ...], seed: int, temperature: float, max_new_tokens: int | None) -> Job:
+        from sgt_modules.decoding import Job
+
+        limit = min(max_new_tokens or self.max_new_tokens, self.weights.context - len(ids))
+        return Job(ids, seed if temperature > 0 else 0, temperature, limit)
+
+    def _requested(self, request: Request) -> Job:
+        ids = self._encode(chat(request))
+        temperature, seed = request.config.temperature or 0.0, request.config.seed
+        if seed is None and temperature > 0:
+            with self._loading:
+                seed = self._unseeded[ids]
+                self._unseeded[ids] += 1
+        return self._job(ids, seed or 0, temperature, request.config.max_tokens)
+
+    def _submit(self, job: Job) -> Future[Decoded]:
+        """Put a job in the queue; the first one starts the worker."""
+        with self._loading:
+            if self._queue is None:
+                self._queue = SimpleQueue()
+                weakref.finalize(self, self._queue.put, None)
+                work = (self._queue, weakref.WeakMethod(self._decode), self.max_batch_tokens)
+                threading.Thread(target=serve, args=work, name="sgt-engine", daemon=True).start()
+            asked = Asked(job, Future())
+            self._queue.put(asked)
+        return asked.answer
+
+    def _decode(self, jobs: Iterable[Job]) -> Mapping[Job, Decoded]:
+        with self._decoding:
+            return self._loaded().decode(jobs, self.max_batch_tokens)
+
+    def _loaded(self) -> Decoder:
+        with self._loading:
+            if self._decoder is None:
+                from sgt_modules.decoding import Decoder
+
+                self.check()
+                self._decoder = Decoder(self.weights.folders, self.tokenizer, dtype=self.dtype, device=self.device)
+            return self._decoder
+
+
+class AsyncLocalEngine:
+    """A `LocalEngine` for `dspy.LM(async_engine=...)`: coroutines wait in the same queue as threads.
+
+    >>> AsyncLocalEngine(LocalEngine("some/model")).engine.model
+    'some/model'
+    """
+
+    def __init__(self, engine: LocalEngine) -> None:
+        self.engine = engine
+
+    async def complete(self, request: Request) -> Response:
+        """As `LocalEngine.complete`."""
+        job = await asyncio.to_thread(self.engine._requested, request)
+        decoded = await asyncio.wrap_future(self.engine._submit(job))
+        return answer(request, _completion(job, decoded))
+
+    async def stream(self, request: Request) -> AsyncIterator[StreamEvent]:
+        """The finished reply as a stream's events."""
+        for event in response_to_events(await self.complete(request)):
+            yield event
+
+    async def aclose(self) -> None:
+        """Nothing to close."""
+
+    def dump_state(self) -> EngineState:
+        """As `LocalEngine.dump_state`."""
+        return self.engine.dump_state()
+
+    @classmethod
+    def load_state(cls, state: EngineState) -> AsyncLocalEngine:
+        """As `LocalEngine.load_state`."""
+        return cls(LocalEngine.load_state(state))
+
+    def __deepcopy__(self, memo: dict[int, object]) -> AsyncLocalEngine:
+        return self
+
+
+def _completion(job: Job, decoded: Decoded) -> Completion:
+    return Completion(decoded.text, len(job.ids), decoded.tokens, decoded.logprob, decoded.ended)

@@ -1,0 +1,162 @@
+"""SupplementGenerator: which small model writes the supplements, with which adapter; saved as a reference."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypedDict
+from weakref import WeakValueDictionary
+
+import dspy
+from dspy.predict.parameter import Parameter
+
+from sgt_modules.contract import Completion
+from sgt_modules.engine import LocalEngine
+from sgt_modules.kinds import Supplement, parse
+from sgt_modules.weights import ADAPTER
+
+
+class GeneratorState(TypedDict):
+    """A generator as a saved program keeps it: where its weights are and their sha256, never the weights."""
+
+    model: str
+    adapter: str | None
+    dtype: str
+    sha256: str
+    temperature: float
+    max_new_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """A supplement as it was drawn: with the mean log-probability of its tokens (natural, untempered), and the tokens
+    read and written."""
+
+    supplement: Supplement
+    logprob: float
+    prompt_tokens: int
+    tokens: int
+
+
+class SupplementGenerator(Parameter):
+    """A small model that writes supplements. It is a DSPy parameter and no module: `set_lm` and `get_lm` pass it by.
+
+    `model` is a hub id, a folder, or a `LocalEngine` that is there already; `adapter` a PEFT folder. Nothing is loaded
+    before the first supplement, or `check()`. Copies of a program share their generator.
+
+    >>> SupplementGenerator("Qwen/Qwen3-1.7B").name
+    'Qwen3-1.7B'
+    """
+
+    def __init__(
+        self,
+        model: str | Path | LocalEngine,
+        *,
+        adapter: Path | None = None,
+        temperature: float = 0.0,
+        max_new_tokens: int = 512,
+        dtype: str = "auto",
+        device: str = "auto",
+    ) -> None:
+        self.temperature = temperature
+        self.max_new_tokens = max_new_tokens
+        if not isinstance(model, LocalEngine):
+            model = LocalEngine(model, adapter=adapter, dtype=dtype, device=device, max_new_tokens=max_new_tokens)
+        elif adapter is not None:
+            model = model.with_adapter(adapter)
+        self.engine = model
+
+    @property
+    def name(self) -> str:
+        """The base model's short name, then the adapter folder's if there is one."""
+        base = Path(self.engine.model).name
+        return base if self.engine.adapter is None else f"{base}+{self.engine.adapter.name}"
+
+    def sample(self, prompts: Sequence[str], *, seeds: Sequence[int], temperature: float = 1.0) -> list[Sampled]:
+        """One supplement to each prompt, in order. Equal (prompt, seed, temperature) give equal supplements."""
+        drawn = self.engine.sample(prompts, seeds=seeds, temperature=temperature, max_new_tokens=self.max_new_tokens)
+        return [Sampled(parse(each.text), each.logprob, each.prompt_tokens, each.tokens) for each in drawn]
+
+    def write(self, prompt: str) -> Supplement:
+        """The supplement for one prompt; many threads at once are served together.
+
+        Stays out of the user's stream, history and cache; its tokens count in `track_usage` under `name`.
+        """
+        reply = self.engine.ask(prompt, seed=0, temperature=self.temperature, max_new_tokens=self.max_new_tokens)
+        self._account(reply)
+        return parse(reply.text)
+
+    async def awrite(self, prompt: str) -> Supplement:
+        """As `write`, for coroutines."""
+        return await asyncio.to_thread(self.write, prompt)
+
+    def with_checkpoint(self, path: Path) -> SupplementGenerator:
+        """The same generator with trained weights: a PEFT adapter's folder, or a whole model's."""
+        adapted = (path / ADAPTER).is_file()
+        engine = self.engine.with_adapter(path) if adapted else self.engine.with_model(path)
+        return SupplementGenerator(engine, temperature=self.temperature, max_new_tokens=self.max_new_tokens)
+
+    def check(self) -> None:
+        """Raise `GeneratorNotFoundError` unless the model's files are there, and are those that were saved."""
+        self.engine.check()
+
+    def reset(self) -> None:
+        """Nothing: `reset_copy()` calls this on generators that the original program shares."""
+
+    def dump_state(self, json_mode: bool = True) -> GeneratorState:
+        """The reference that a saved program keeps."""
+        engine = self.engine
+        return GeneratorState(
+            model=engine.model,
+            adapter=None if engine.adapter is None else str(engine.adapter),
+            dtype=engine.dtype,
+            sha256=engine.fingerprint,
+            temperature=self.temperature,
+            max_new_tokens=self.max_new_tokens,
+        )
+
+    def load_state(self, state: GeneratorState) -> None:
+        """Become the generator of a saved reference; weights are loaded, and compared with the sha256, at first use."""
+        loaded = SupplementGenerator.from_state(state)
+        self.engine, self.temperature, self.max_new_tokens = loaded.engine, loaded.temperature, loaded.max_new_tokens
+
+    @classmethod
+    def from_state(cls, state: GeneratorState) -> SupplementGenerator:
+        """The generator of a saved reference; while one is in use, the same one again, so that weights load once."""
+        key = json.dumps(state, sort_keys=True)
+        with _SHARING:
+            generator = _SHARED.get(key)
+            if generator is None:
+                engine = LocalEngine(
+                    state["model"],
+                    adapter=state["adapter"],
+                    dtype=state["dtype"],
+                    max_new_tokens=state["max_new_tokens"],
+                    sha256=state["sha256"],
+                )
+                generator = cls(engine, temperature=state["temperature"], max_new_tokens=state["max_new_tokens"])
+                _SHARED[key] = generator
+            return generator
+
+    def __deepcopy__(self, memo: dict[int, object]) -> SupplementGenerator:
+        return self
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return SupplementGenerator.from_state, (self.dump_state(),)
+
+    def __repr__(self) -> str:
+        return f"SupplementGenerator({self.name!r})"
+
+    def _account(self, reply: Completion) -> None:
+        if tracker := dspy.settings.usage_tracker:
+            usage = {"prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.tokens}
+            tracker.add_usage(self.name, {**usage, "total_tokens": sum(usage.values())})
+
+
+_SHARING = threading.Lock()
+_SHARED: WeakValueDictionary[str, SupplementGenerator] = WeakValueDictionary()
+"""Loaded generators by their state: the predictors of one program share one."""

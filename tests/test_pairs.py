@@ -1,0 +1,137 @@
+"""The laws of preference pairs: one query, a winner over a loser, capped, spread, and no two alike."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scripted import query, rollout, winners_and_losers
+
+from optimizers.pairs import preference_pairs, require_pairs, why_no_pairs
+from optimizers.records import PreferencePair, Rollout
+from sgt_modules.errors import NoPreferencePairsError
+
+
+def pairs_of(
+    rollouts: list[Rollout], *, cap: int = 20, margin: float | None = None, seed: int = 0
+) -> list[PreferencePair]:
+    return preference_pairs(rollouts, cap=cap, margin=margin, rng=random.Random(seed))
+
+
+def test_a_pair_is_two_tagged_texts_under_the_prompt_that_names_no_kind() -> None:
+    rollouts = [rollout(1.0, kind="pairs", text="not 5 but 4"), rollout(0.0, kind="cot", text="guess")]
+    assert pairs_of(rollouts) == [PreferencePair("q", "inter", "Help with q.", "[pairs] not 5 but 4", "[cot] guess")]
+
+
+def test_a_pair_of_one_kind_teaches_quality() -> None:
+    [pair] = pairs_of([rollout(1.0, text="good"), rollout(0.0, text="bad")])
+    assert (pair.category, pair.chosen, pair.rejected) == ("intra", "[cot] good", "[cot] bad")
+
+
+def test_a_winner_is_paired_only_with_losers_of_its_own_query() -> None:
+    won, lost = rollout(1.0, of=query("a", 0)), rollout(0.0, of=query("b", 1), text="other")
+    assert pairs_of([won, lost]) == []
+
+
+def test_a_rollout_without_reward_or_without_words_is_in_no_pair() -> None:
+    won = rollout(1.0, text="good")
+    assert pairs_of([won, rollout(None, text="failed"), rollout(0.0, kind="none", text="")]) == []
+
+
+@settings(deadline=None)
+@given(winners_and_losers(), st.integers(1, 6), st.integers(0, 9))
+def test_winner_and_loser_share_the_query_and_caps_hold(rollouts: list[Rollout], cap: int, seed: int) -> None:
+    pairs = pairs_of(rollouts, cap=cap, seed=seed)
+    won = {(r.query.id, r.supplement.render()): r for r in rollouts if r.won()}
+    lost = {(r.query.id, r.supplement.render()): r for r in rollouts if r.lost()}
+    assert len(set(pairs)) == len(pairs)
+    assert all(count <= cap for count in Counter((pair.query, pair.category) for pair in pairs).values())
+    for pair in pairs:
+        winner, loser = won[pair.query, pair.chosen], lost[pair.query, pair.rejected]
+        assert (pair.category == "intra") == (winner.supplement.kind == loser.supplement.kind)
+        assert pair.prompt == winner.query.prompt == loser.query.prompt
+
+
+@settings(deadline=None)
+@given(winners_and_losers(), st.integers(0, 9))
+def test_nothing_is_left_out_while_the_cap_has_room(rollouts: list[Rollout], seed: int) -> None:
+    lost = {(r.query.id, r.supplement.render()) for r in rollouts if r.lost() and r.supplement}
+    won = {(r.query.id, r.supplement.render()) for r in rollouts if r.won() and r.supplement} - lost
+    expected = {(name, good, bad) for name, good in won for other, bad in lost if name == other}
+    found = {(pair.query, pair.chosen, pair.rejected) for pair in pairs_of(rollouts, cap=1000, seed=seed)}
+    assert found == expected
+
+
+@settings(deadline=None)
+@given(winners_and_losers(), st.randoms(use_true_random=False), st.integers(0, 9))
+def test_the_same_seed_gives_the_same_pairs_whatever_the_order_of_the_rollouts(
+    rollouts: list[Rollout], shuffler: random.Random, seed: int
+) -> None:
+    shuffled = rollouts.copy()
+    shuffler.shuffle(shuffled)
+    assert pairs_of(rollouts, cap=3, seed=seed) == pairs_of(shuffled, cap=3, seed=seed)
+
+
+def test_one_query_s_pairs_do_not_depend_on_the_other_queries() -> None:
+    own = [rollout(float(n % 2), text=str(n)) for n in range(20)]
+    others = [rollout(float(n % 2), of=query("a", 1), text=str(n)) for n in range(20)]
+    assert pairs_of(own, cap=5) == [pair for pair in pairs_of([*others, *own], cap=5) if pair.query == "q"]
+
+
+@settings(deadline=None)
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 20))
+def test_the_cap_is_spread_over_winners_and_losers(winners: int, losers: int, cap: int) -> None:
+    rollouts = [rollout(1.0, text=f"good {n}") for n in range(winners)]
+    rollouts += [rollout(0.0, text=f"bad {n}") for n in range(losers)]
+    pairs = pairs_of(rollouts, cap=cap)
+    assert len(pairs) == min(cap, winners * losers)
+    for side, count in (
+        (Counter(pair.chosen for pair in pairs), winners),
+        (Counter(p.rejected for p in pairs), losers),
+    ):
+        assert len(side) == min(count, len(pairs))
+        assert max(side.values()) <= len(pairs) / count + 2
+
+
+def test_a_margin_pairs_by_the_reward_s_gap() -> None:
+    rollouts = [rollout(score, text=str(score)) for score in (0.1, 0.4, 0.5, 0.9)]
+    pairs = {(pair.chosen, pair.rejected) for pair in pairs_of(rollouts, margin=0.4)}
+    assert pairs == {
+        ("[cot] 0.5", "[cot] 0.1"),
+        ("[cot] 0.9", "[cot] 0.1"),
+        ("[cot] 0.9", "[cot] 0.4"),
+        ("[cot] 0.9", "[cot] 0.5"),
+    }
+
+
+def test_a_margin_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="margin must be above 0, got 0"):
+        pairs_of([rollout(1.0)], margin=0)
+
+
+def test_a_supplement_that_both_won_and_lost_counts_as_lost() -> None:
+    unsure = [rollout(1.0, text="unsure"), rollout(0.0, text="unsure")]
+    [pair] = pairs_of([*unsure, rollout(1.0, text="sure")])
+    assert (pair.chosen, pair.rejected) == ("[cot] sure", "[cot] unsure")
+
+
+def test_why_there_is_nothing_to_prefer_is_said_in_words() -> None:
+    won = [rollout(1.0, text=str(n)) for n in range(640)]
+    lost = [rollout(0.0, text=str(n)) for n in range(3)]
+    apart = [rollout(1.0, of=query("a", 0)), rollout(0.0, of=query("b", 1))]
+    assert why_no_pairs(won) == (
+        "All 640 supplements won, so there is nothing to prefer. Use harder examples or a stricter threshold."
+    )
+    assert why_no_pairs(lost).startswith("All 3 supplements lost, so there is nothing to prefer. Use easier examples")
+    assert "winners and losers never share a query" in why_no_pairs(apart)
+    assert why_no_pairs([rollout(None)]).startswith("No supplement was tried")
+
+
+def test_requiring_pairs_raises_the_reason_and_else_hands_them_on() -> None:
+    won, lost = rollout(1.0, text="good"), rollout(0.0, text="bad")
+    with pytest.raises(NoPreferencePairsError, match="All 1 supplements won"):
+        require_pairs([], [won])
+    assert len(require_pairs(pairs_of([won, lost]), [won, lost])) == 1

@@ -1,0 +1,351 @@
+"""The actor's runs: in order, durable, paid once, and a failure is a record."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import dspy
+import pytest
+from dspy.lm15 import RateLimitError
+from scripted import Script, ScriptedEngine, ScriptedGenerator, reply
+
+from optimizers.records import Candidate, Reward, Rollout
+from optimizers.reward import Metric, Scorer
+from optimizers.rollouts import Actor, Meter, query_id
+from optimizers.store import RolloutStore
+from sgt_modules.errors import SGTError
+from sgt_modules.kinds import SILENCE, Supplement
+from sgt_modules.wrapping import supplement
+
+EXAMPLES = [dspy.Example(question=f"{n}+1?", answer=str(n + 1)).with_inputs("question") for n in range(6)]
+HINT = Supplement("answer", "Add one.")
+
+
+class Workbench:
+    """A wrapped program, its scripted engine and a store in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.store = RolloutStore(folder / "rollouts.sqlite")
+
+    def actor(
+        self, script: Script, *, program: dspy.Module | None = None, metric: Metric | None = None, threads: int = 8
+    ) -> tuple[Actor, ScriptedEngine]:
+        engine = ScriptedEngine(script)
+        wrapped = supplement(
+            program or dspy.Predict("question -> answer"), generator=ScriptedGenerator(lambda prompt: HINT)
+        )
+        wrapped.set_lm(engine.lm())
+        scorer = Scorer(metric or (lambda example, prediction: example.answer == prediction.answer))
+        return Actor(wrapped, scorer, self.store, "scope", num_threads=threads, max_errors=5), engine
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Workbench]:
+    workbench = Workbench(tmp_path)
+    yield workbench
+    workbench.store.close()
+
+
+def needs_a_hint(text: str) -> str:
+    """An actor that can add only when it is told to."""
+    if "Add one." not in text:
+        return reply(answer="?")
+    number = text.split("+1?")[0].split()[-1]
+    return reply(answer=str(int(number) + 1))
+
+
+def hinted(actor: Actor, *texts: str) -> list[Candidate]:
+    """A candidate for each text on each example; an empty one says what helps."""
+    queries = actor.probe(EXAMPLES).queries
+    return [
+        Candidate(query, Supplement("answer", text or "Add one."), "free", logprob=-1.0)
+        for query in queries
+        for text in texts
+    ]
+
+
+def test_a_probe_runs_the_program_as_it_came_in_and_finds_its_queries(bench: Workbench) -> None:
+    actor, engine = bench.actor(needs_a_hint)
+    rollouts, queries = actor.probe(EXAMPLES)
+    plain = ScriptedEngine(needs_a_hint)
+    unwrapped = dspy.Predict("question -> answer")
+    for example in EXAMPLES:
+        unwrapped(**example.inputs(), lm=plain.lm())
+    assert sorted(engine.asked) == sorted(plain.asked)
+    assert [r.reward for r in rollouts] == [Reward(0.0)] * 6
+    assert [(r.stage, r.source, r.supplement, r.output) for r in rollouts] == [
+        ("none", "none", SILENCE, {"answer": "?"})
+    ] * 6
+    assert [(q.index, q.predictor) for q in queries] == [(n, "self") for n in range(6)]
+    assert [q.id for q in queries] == [query_id(example, "self") for example in EXAMPLES]
+    assert queries[2].prompt.endswith("question: 2+1?")
+
+
+def test_rollouts_come_in_the_candidates_order_whichever_thread_is_first(bench: Workbench) -> None:
+    def slow_at_first(text: str) -> str:
+        time.sleep(0.05 if "0+1?" in text else 0.0)
+        return needs_a_hint(text)
+
+    actor, _ = bench.actor(slow_at_first)
+    candidates = hinted(actor, "", "Guess.")
+    rollouts = actor.run(candidates, EXAMPLES, "sft")
+    assert [(r.query, r.supplement, r.source, r.logprob, r.stage) for r in rollouts] == [
+        (c.query, c.supplement, "free", -1.0, "sft") for c in candidates
+    ]
+    assert [r.won() for r in rollouts] == [True, False] * 6
+
+
+def test_the_same_supplement_on_the_same_query_is_paid_once(bench: Workbench) -> None:
+    actor, engine = bench.actor(needs_a_hint)
+    candidates = hinted(actor, "", "Guess.", "Guess.")
+    first = actor.run(candidates, EXAMPLES, "sft")
+    assert len(engine.asked) == 6 + 12
+    again = actor.run([replace(c, source="direct") for c in candidates], EXAMPLES, "dpo1")
+    assert len(engine.asked) == 6 + 12
+    assert again == [replace(r, stage="dpo1", source="direct") for r in first]
+    assert len(bench.store.rollouts(stage="dpo1")) == 12
+
+
+def test_a_second_actor_on_the_same_store_pays_nothing_and_reads_the_same(bench: Workbench) -> None:
+    first, _ = bench.actor(needs_a_hint)
+    second, engine = bench.actor(needs_a_hint)
+    candidates = hinted(first, "")
+    assert first.run(candidates, EXAMPLES, "sft") == second.run(candidates, EXAMPLES, "sft")
+    assert first.probe(EXAMPLES) == second.probe(EXAMPLES)
+    assert engine.asked == []
+
+
+def test_the_same_example_twice_in_a_split_is_probed_once(bench: Workbench) -> None:
+    actor, engine = bench.actor(needs_a_hint)
+    rollouts, queries = actor.probe([EXAMPLES[0], EXAMPLES[0]])
+    assert len(engine.asked) == 1
+    assert [r.query.index for r in rollouts] == [q.index for q in queries] == [0, 1]
+
+
+def test_each_rollout_is_stored_before_anyone_hears_of_it_and_heard_one_at_a_time(bench: Workbench) -> None:
+    actor, _ = bench.actor(needs_a_hint)
+    candidates = hinted(actor, "")
+    busy = threading.Lock()
+    heard: list[Rollout] = []
+
+    def on_done(rollout: Rollout) -> None:
+        assert busy.acquire(blocking=False)
+        time.sleep(0.01)
+        assert bench.store.get("scope", rollout.query.id, rollout.supplement) is not None
+        heard.append(rollout)
+        busy.release()
+
+    rollouts = actor.run(candidates, EXAMPLES, "sft", on_done=on_done)
+    assert sorted(heard, key=lambda r: r.query.index) == rollouts
+
+
+def test_what_a_listener_raises_stops_the_rest_and_reaches_the_caller(bench: Workbench) -> None:
+    def on_done(rollout: Rollout) -> None:
+        raise RuntimeError("enough")
+
+    actor, engine = bench.actor(needs_a_hint, threads=1)
+    candidates = hinted(actor, "")
+    with pytest.raises(RuntimeError, match="enough"):
+        actor.run(candidates, EXAMPLES, "sft", on_done=on_done)
+    assert len(engine.asked) == 6 + 1
+
+
+def test_a_provider_s_error_is_no_reward_and_is_tried_again(bench: Workbench) -> None:
+    down = True
+
+    def flaky(text: str) -> str:
+        if down and "3+1?" in text and "Add one." in text:
+            raise RateLimitError("slow down")
+        return needs_a_hint(text)
+
+    actor, _ = bench.actor(flaky)
+    candidates = hinted(actor, "")
+    failed = actor.run(candidates, EXAMPLES, "sft")[3]
+    assert failed.reward is None
+    assert failed.error.startswith("LMRateLimitError: [scripted/actor] slow down")
+    down = False
+    assert actor.run(candidates, EXAMPLES, "sft")[3].reward == Reward(1.0)
+    assert bench.store.count() == 12
+
+
+@pytest.mark.parametrize("threads", [1, 8])
+def test_too_many_failures_in_a_row_stop_the_run_before_everything_is_tried(bench: Workbench, threads: int) -> None:
+    def down(text: str) -> str:
+        if "Add one." in text:
+            raise RateLimitError("quota")
+        return needs_a_hint(text)
+
+    actor, engine = bench.actor(down, threads=threads)
+    candidates = hinted(actor, *(f"Add one. {n}" for n in range(20)))
+    with pytest.raises(
+        SGTError, match=r"5 runs of the actor in a row gave no reward; the last: .*quota.*Check the provider"
+    ):
+        actor.run(candidates, EXAMPLES, "sft")
+    assert len(engine.asked) < 6 + 5 + 3 * threads
+    assert sum(r.reward is None for r in bench.store.rollouts(stage="sft")) >= 5
+
+
+def test_an_answer_that_cannot_be_read_is_the_actor_s_failure(bench: Workbench) -> None:
+    actor, _ = bench.actor(lambda text: "I would rather not.")
+    rollouts, queries = actor.probe(EXAMPLES[:1])
+    assert rollouts[0].reward == Reward(0.0)
+    assert rollouts[0].error.startswith("AdapterParseError")
+    assert len(queries) == 1
+
+
+class Doubling(dspy.Module):
+    """A program that itself trips over what the actor answers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.solve = dspy.Predict("question -> answer")
+
+    def forward(self, question: str) -> dspy.Prediction:
+        if question == "5+1?":
+            raise LookupError("no such question")
+        return dspy.Prediction(answer=str(2 * int(self.solve(question=question).answer)))
+
+
+def test_a_program_that_trips_over_an_answer_lost_and_one_that_never_asked_says_nothing(bench: Workbench) -> None:
+    actor, _ = bench.actor(needs_a_hint, program=Doubling())
+    rollouts, queries = actor.probe(EXAMPLES)
+    assert [r.reward for r in rollouts] == [Reward(0.0)] * 5 + [None]
+    assert rollouts[0].error.startswith("ValueError")
+    assert rollouts[5].error == "LookupError: no such question"
+    assert [(q.index, q.predictor) for q in queries] == [(n, "solve") for n in range(5)]
+
+
+def test_a_metric_that_raises_on_one_example_leaves_it_without_a_reward(bench: Workbench) -> None:
+    def picky(example: dspy.Example, prediction: dspy.Prediction) -> bool:
+        if example.question == "1+1?":
+            raise LookupError("no gold rows")
+        return True
+
+    actor, _ = bench.actor(needs_a_hint, metric=picky)
+    rollouts = actor.probe(EXAMPLES).rollouts
+    assert [r.reward is None for r in rollouts] == [False, True, False, False, False, False]
+    assert "picky raised LookupError: no gold rows" in rollouts[1].error
+    assert rollouts[1].output == {"answer": "?"}
+
+
+def test_tokens_are_the_actor_s_own_and_the_meter_counts_only_what_was_paid(bench: Workbench) -> None:
+    actor, engine = bench.actor(needs_a_hint)
+    candidates = hinted(actor, "")
+    rollouts = actor.run(candidates, EXAMPLES, "sft")
+    sent = {text: len(text.split()) for text in engine.asked if "Add one." in text}
+    assert sorted(r.tokens_in for r in rollouts) == sorted(sent.values())
+    assert {r.tokens_out for r in rollouts} == {len(reply(answer="1").split())}
+    paid = actor.meter
+    assert (paid.runs, paid.calls) == (12, 12)
+    assert paid.tokens_in == sum(len(text.split()) for text in engine.asked)
+    actor.run(candidates, EXAMPLES, "dpo1")
+    assert actor.meter == paid
+    assert Meter() + paid == paid
+
+
+class PlanAndSolve(dspy.Module):
+    """Two predictors, the first asked twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.plan = dspy.Predict("question -> plan")
+        self.solve = dspy.Predict("question, plan -> answer")
+
+    def forward(self, question: str) -> dspy.Prediction:
+        self.plan(question=question)
+        return self.solve(question=question, plan=self.plan(question=f"Again: {question}").plan)
+
+
+def both(text: str) -> str:
+    """Answers either predictor; which supplements it was shown stands in the answer."""
+    shown = "hinted" if "Add one." in text else "plain"
+    return reply(plan=shown, answer=shown)
+
+
+def test_a_program_of_several_predictors_has_a_query_for_each_with_its_first_prompt(bench: Workbench) -> None:
+    actor, _ = bench.actor(both, program=PlanAndSolve())
+    rollouts, queries = actor.probe(EXAMPLES[:2])
+    assert [(q.index, q.predictor) for q in queries] == [(0, "plan"), (0, "solve"), (1, "plan"), (1, "solve")]
+    assert "Again" not in queries[0].prompt
+    assert len({q.id for q in queries}) == 4
+    assert [r.query.index for r in rollouts] == [0, 1]
+    assert not actor.single_call
+    assert actor.probe(EXAMPLES[:2]) == (rollouts, queries)
+
+
+def test_a_supplement_reaches_its_own_predictor_and_the_others_get_none(bench: Workbench) -> None:
+    actor, engine = bench.actor(both, program=PlanAndSolve())
+    queries = actor.probe(EXAMPLES[:1]).queries
+    engine.asked.clear()
+    [rollout] = actor.run([Candidate(queries[0], HINT, "free")], EXAMPLES, "sft")
+    assert ["Add one." in text for text in engine.asked] == [True, True, False]
+    assert rollout.output == {"answer": "plain"}
+
+
+def test_a_provider_that_fails_half_way_says_nothing_of_the_supplement(bench: Workbench) -> None:
+    def down_at_the_end(text: str) -> str:
+        if "[[ ## plan ## ]]\nplain" in text:
+            raise RateLimitError("slow down")
+        return both(text)
+
+    actor, _ = bench.actor(down_at_the_end, program=PlanAndSolve())
+    rollouts, queries = actor.probe(EXAMPLES[:1])
+    assert rollouts[0].reward is None
+    assert [q.predictor for q in queries] == ["plan", "solve"]
+
+
+def test_a_live_program_writes_its_own_supplements_and_is_paid_each_time(bench: Workbench) -> None:
+    actor, engine = bench.actor(both, program=PlanAndSolve())
+    first, second = (actor.live(EXAMPLES[:2], actor.program, stage) for stage in ("sft/val", "dpo1/val"))
+    assert len(engine.asked) == 12
+    assert [r.query.index for r in first] == [0, 1]
+    assert [r.supplement.render() for r in first] == ["[answer] Add one.\n[answer] Add one.\n[answer] Add one."] * 2
+    assert {r.output["answer"] for r in first} == {"hinted"}
+    assert sum(r.tokens_in for r in [*first, *second]) == sum(len(text.split()) for text in engine.asked)
+    stored = bench.store.rollouts(stage="dpo1/val")
+    assert sorted(stored, key=lambda r: r.query.index) == second
+    assert not actor.single_call
+
+
+def test_a_program_that_asks_once_can_have_its_supplements_written_beforehand(bench: Workbench) -> None:
+    actor, _ = bench.actor(needs_a_hint)
+    actor.run(hinted(actor, ""), EXAMPLES, "sft")
+    assert actor.single_call
+
+
+def test_as_many_runs_are_under_way_as_there_are_threads(bench: Workbench) -> None:
+    together = threading.Barrier(6, timeout=10)
+
+    def wait_for_the_others(text: str) -> str:
+        together.wait()
+        return needs_a_hint(text)
+
+    actor, _ = bench.actor(wait_for_the_others, threads=6)
+    assert len(actor.probe(EXAMPLES).rollouts) == 6
+
+
+def test_runs_leave_no_history_and_no_trace_behind(bench: Workbench) -> None:
+    actor, _ = bench.actor(needs_a_hint)
+    lm = actor.program.get_lm()
+    with dspy.context(trace=[]):
+        actor.probe(EXAMPLES)
+        assert dspy.settings.trace == []
+    assert lm.history == []
+
+
+def test_the_threads_see_the_caller_s_settings(bench: Workbench) -> None:
+    seen: Counter[object] = Counter()
+
+    def metric(example: dspy.Example, prediction: dspy.Prediction) -> bool:
+        seen[dspy.settings.get("provide_traceback")] += 1
+        return True
+
+    actor, _ = bench.actor(needs_a_hint, metric=metric)
+    with dspy.context(provide_traceback="ours"):
+        actor.probe(EXAMPLES)
+    assert seen == {"ours": 6}

@@ -1,0 +1,162 @@
+"""The store keeps every rollout at once, pays none twice, and reads no file that is not its own."""
+
+from __future__ import annotations
+
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from scripted import query, rollout
+
+from optimizers.records import Query, Reward, Rollout
+from optimizers.store import SCHEMA, RolloutStore
+from sgt_modules.errors import RunFolderError
+from sgt_modules.kinds import SILENCE, Supplement
+
+FULL = Rollout(
+    query=Query("a1", 3, "solve.predict", "Help.\nPlease."),
+    stage="sft",
+    source="free",
+    supplement=Supplement("hint", "Ünits\nmatter"),
+    reward=Reward(0.25, "a quarter"),
+    output={"answer": "4", "reasoning": "Ünits"},
+    error="half read",
+    logprob=-1.5,
+    tokens_in=12,
+    tokens_out=7,
+    seconds=0.5,
+)
+
+
+@pytest.fixture
+def store(tmp_path: Path):
+    with RolloutStore(tmp_path / "run" / "rollouts.sqlite") as opened:
+        yield opened
+
+
+def test_a_rollout_comes_back_field_for_field(store: RolloutStore) -> None:
+    store.add(FULL, "scope")
+    assert store.get("scope", "a1", FULL.supplement) == FULL
+    assert store.rollouts() == [FULL]
+
+
+def test_another_scope_query_or_supplement_is_another_run(store: RolloutStore) -> None:
+    store.add(FULL, "scope")
+    assert store.get("other", "a1", FULL.supplement) is None
+    assert store.get("scope", "a2", FULL.supplement) is None
+    assert store.get("scope", "a1", SILENCE) is None
+
+
+def test_a_failure_is_kept_but_never_answers_and_a_retry_takes_its_place(store: RolloutStore) -> None:
+    failed = replace(FULL, reward=None, error="timeout")
+    store.add(failed, "scope")
+    assert store.get("scope", "a1", FULL.supplement) is None
+    assert store.rollouts() == [failed]
+    store.add(FULL, "scope")
+    assert store.get("scope", "a1", FULL.supplement) == FULL
+    assert store.count() == 1
+
+
+def test_a_failure_does_not_hide_a_reward(store: RolloutStore) -> None:
+    store.add(FULL, "scope")
+    store.add(replace(FULL, reward=None, stage="dpo1"), "scope")
+    assert store.get("scope", "a1", FULL.supplement) == FULL
+
+
+def test_a_supplement_of_several_stages_is_listed_with_each_and_counted_once(store: RolloutStore) -> None:
+    store.add(FULL, "scope")
+    again = replace(FULL, stage="dpo1", source="direct", logprob=-0.5)
+    store.meet(again, "scope")
+    store.meet(again, "scope")
+    store.add(rollout(1.0), "other")
+    assert store.rollouts(stage="sft", scope="scope") == [FULL]
+    assert store.rollouts(stage="dpo1") == [again]
+    assert [r.stage for r in store.rollouts(scope="scope")] == ["sft", "dpo1"]
+    assert store.count() == 2
+
+
+def test_a_live_run_is_listed_with_its_stage_and_never_answers(store: RolloutStore) -> None:
+    live = replace(FULL, stage="dpo1/val")
+    store.add(live, "scope", live=True, asked=3)
+    store.add(replace(live, stage="dpo2/val", reward=Reward(1.0)), "scope", live=True)
+    assert store.get("scope", "a1", FULL.supplement) is None
+    assert store.rollouts(stage="dpo1/val") == [live]
+    assert store.count() == 2
+
+
+def test_the_most_supplements_that_a_run_asked_for_is_remembered(store: RolloutStore) -> None:
+    assert store.most_asked("scope") == 0
+    store.add(FULL, "scope", asked=1)
+    store.add(rollout(1.0), "scope", asked=3)
+    assert (store.most_asked("scope"), store.most_asked("other")) == (3, 0)
+
+
+def test_what_was_added_is_on_disk_when_add_returns(tmp_path: Path) -> None:
+    path = tmp_path / "rollouts.sqlite"
+    with RolloutStore(path) as writer, RolloutStore(path) as reader:
+        writer.add(FULL, "scope")
+        assert reader.get("scope", "a1", FULL.supplement) == FULL
+    with RolloutStore(path) as reopened:
+        assert reopened.rollouts() == [FULL]
+
+
+def test_many_threads_may_add_at_once(store: RolloutStore) -> None:
+    rollouts = [rollout(1.0, of=query(f"q{n}", n)) for n in range(200)]
+    with ThreadPoolExecutor(16) as threads:
+        list(threads.map(lambda each: store.add(each, "scope"), rollouts))
+    assert store.count() == 200
+    assert sorted(r.query.index for r in store.rollouts()) == list(range(200))
+
+
+def test_the_rollouts_of_one_run_are_saved_together_or_not_at_all(store: RolloutStore) -> None:
+    unreadable = replace(rollout(1.0, of=query("b", 1)), output={"answer": object()})  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError):
+        store.add_all([rollout(1.0), unreadable], "scope")
+    assert store.count() == 0
+
+
+def test_the_time_of_a_run_is_the_clock_s(tmp_path: Path) -> None:
+    path = tmp_path / "rollouts.sqlite"
+    with RolloutStore(path, clock=lambda: 1234.5) as store:
+        store.add(FULL, "scope")
+    assert sqlite_says(path, "SELECT created FROM rollouts") == 1234.5
+
+
+def test_a_file_of_another_program_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "other.sqlite"
+    sqlite_says(path, "CREATE TABLE accounts (id)")
+    with pytest.raises(RunFolderError, match=r"another program's database. Choose another run folder"):
+        RolloutStore(path)
+    assert sqlite_says(path, "SELECT count(*) FROM sqlite_master") == 1
+
+
+def test_a_newer_store_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "rollouts.sqlite"
+    RolloutStore(path).close()
+    sqlite_says(path, f"PRAGMA user_version={SCHEMA + 1}")
+    with pytest.raises(RunFolderError, match=f"of version {SCHEMA + 1}, and this package reads version {SCHEMA}"):
+        RolloutStore(path)
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "rollouts.sqlite"
+    path.write_text("not a database, but long enough to be looked at as one " * 20)
+    with pytest.raises(RunFolderError, match="cannot be opened as a store of rollouts"):
+        RolloutStore(path)
+
+
+def test_a_folder_in_the_file_s_place_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match="cannot be opened"):
+        RolloutStore(tmp_path)
+
+
+def sqlite_says(path: Path, statement: str) -> object:
+    connection = sqlite3.connect(path)
+    try:
+        row = connection.execute(statement).fetchone()
+        connection.commit()
+        return row[0] if row else None
+    finally:
+        connection.close()
