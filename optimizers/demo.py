@@ -17,8 +17,9 @@ from optimizers.folder import RunFolder
 from optimizers.progress import Reporter, reporter
 from optimizers.recipe import Recipe
 from optimizers.records import Rollout
+from optimizers.result import SGTResult
 from optimizers.rollouts import Actor
-from optimizers.run import SGTResult, scope_of
+from optimizers.run import scope_of
 from optimizers.sgt import SGTTeleprompter
 from optimizers.summary import kind_shares, leakage, paired_p_value, peak_rss_mb, scores
 from optimizers.training import TrainingSettings
@@ -36,9 +37,7 @@ class Scale:
 
 
 FULL_SCALE = Scale(FULL, Recipe(max_per_kind=60, pair_cap=6))
-QUICK_SCALE = Scale(
-    QUICK, Recipe(rounds=2, warm_samples=5, direct_samples=12, max_per_kind=40, pair_cap=6)
-)
+QUICK_SCALE = Scale(QUICK, Recipe(rounds=2, warm_samples=5, direct_samples=12, max_per_kind=40, pair_cap=6))
 
 TRAINING = TrainingSettings(
     sft_epochs=10, sft_learning_rate=1e-3, dpo_epochs=3, dpo_learning_rate=5e-4, batch_size=32, max_length=512
@@ -100,9 +99,7 @@ def score_stages(world: HouseTermsWorld, result: SGTResult, view: Reporter) -> S
     for stage in result.stages:
         scored[stage.name]["val"] = stage.rollouts
     for split, actor_name in actors.items():
-        with dspy.context(
-            lm=embedded_actor(actor_name), adapter=dspy.ChatAdapter(use_json_adapter_fallback=False)
-        ):
+        with dspy.context(lm=embedded_actor(actor_name), adapter=dspy.ChatAdapter(use_json_adapter_fallback=False)):
             actor = Actor(
                 result.actor.program,
                 result.actor.scorer,

@@ -62,6 +62,7 @@ class Silent:
 
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Stage]:
+        """Count nothing."""
         yield _SilentStage()
 
     def say(self, text: str) -> None:
@@ -95,10 +96,13 @@ class Lines:
 
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Stage]:
+        """A line now and then, and one at the end."""
         view = _LineStage(_Count(name, total), self)
         yield view
         count = view.count
-        self.say(f"{name}: {count.done}/{count.total}  {count.success}  {time.monotonic() - count.began:.0f} s".rstrip())
+        self.say(
+            f"{name}: {count.done}/{count.total}  {count.success}  {time.monotonic() - count.began:.0f} s".rstrip()
+        )
 
     def say(self, text: str) -> None:
         """Print one line."""
@@ -138,6 +142,7 @@ class Live:
 
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Stage]:
+        """A bar with its count, success rate and time left."""
         columns = (
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -149,7 +154,9 @@ class Live:
         with Progress(*columns, console=self._console, refresh_per_second=4) as bars:
             task = bars.add_task(f"{name:<22}", total=total, success="")
             count = _Count(name, total)
-            yield _LiveStage(count, lambda: bars.update(task, completed=count.done, total=count.total, success=count.success))
+            yield _LiveStage(
+                count, lambda: bars.update(task, completed=count.done, total=count.total, success=count.success)
+            )
 
     def say(self, text: str) -> None:
         """Print one line above the live ones."""

@@ -1,6 +1,6 @@
 """What flows through a run, one frozen record a step.
 
-    Query -> Candidate -> Rollout -> SFTExample | PreferencePair -> Checkpoint
+Query -> Candidate -> Rollout -> SFTExample | PreferencePair -> Checkpoint
 """
 
 from __future__ import annotations

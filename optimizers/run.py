@@ -10,9 +10,9 @@ import hashlib
 import json
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import dspy
@@ -24,17 +24,18 @@ from optimizers.pairs import preference_pairs, why_no_pairs
 from optimizers.progress import Reporter
 from optimizers.recipe import Recipe
 from optimizers.records import Candidate, Checkpoint, PreferencePair, Query, Rollout, SFTExample
+from optimizers.result import SGTResult, Spent, StageResult
 from optimizers.reward import Scorer, check_metric
 from optimizers.rollouts import Actor
 from optimizers.selection import balance_kinds
 from optimizers.store import RolloutStore
 from optimizers.training import Trainer
-from optimizers.validation import check_program, check_splits
-from sgt_modules.errors import EmptyTrainsetError
+from optimizers.validation import check_program, check_splits, hold_out
 from sgt_modules.generator import SupplementGenerator
 from sgt_modules.kinds import Kind
 from sgt_modules.prompts import exploring
 from sgt_modules.wrapping import supplement, supplemented, with_generator
+
 SAMPLED_AT_ONCE = 1024
 """Prompts handed to the generator together: enough to fill its batches, few enough to show progress."""
 
@@ -51,55 +52,6 @@ class RunSettings:
     max_errors: int
     seed: int
     log_dir: Path | None
-
-
-@dataclass(frozen=True, slots=True)
-class StageResult:
-    """One stage on the validation set: its score in [0, 1], its rollouts in the examples' order, its weights.
-
-    `seconds` is what the stage took from the end of the one before: sampling, acting, training and validating.
-    """
-
-    name: str
-    score: float
-    rollouts: Sequence[Rollout]
-    checkpoint: Checkpoint | None = None
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Spent:
-    """What a run has paid: calls of both models, their tokens, and seconds by what they went into."""
-
-    actor_calls: int = 0
-    generator_calls: int = 0
-    tokens: Mapping[str, int] = field(default_factory=dict)
-    seconds: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class SGTResult:
-    """How a compile went: every stage, the selected one, what was spent, and why anything was left undone."""
-
-    stages: Sequence[StageResult]
-    selected: str
-    spent: Spent
-    notes: Sequence[str]
-    log_dir: Path
-    generator: SupplementGenerator
-    actor: Actor
-
-    @property
-    def best(self) -> StageResult:
-        """The selected stage."""
-        return next(stage for stage in self.stages if stage.name == self.selected)
-
-    def generator_of(self, stage: str) -> SupplementGenerator | None:
-        """The generator as it was after a stage; None for `none`."""
-        if stage == "none":
-            return None
-        checkpoint = next(each for each in self.stages if each.name == stage).checkpoint
-        return self.generator if checkpoint is None else self.generator.with_checkpoint(checkpoint.path)
 
 
 class Run:
@@ -135,8 +87,8 @@ class Run:
         """
         check_splits(trainset, valset)
         if valset is None:
-            trainset, valset = hold_out(trainset, random.Random(f"{settings.seed}-validation"))
-        check_program(student)
+            trainset, valset = hold_out(trainset, rng=random.Random(f"{settings.seed}-validation"))
+        check_program(student, trainset)
         check_metric(settings.metric, trainset[0], output_fields(student))
         settings.generator.check()
         wrapped = supplement(student, generator=settings.generator)
@@ -246,7 +198,9 @@ class Run:
     def stalled(self) -> bool:
         """Whether validation has not risen for `patience` rounds."""
         patience, scores = self._recipe.patience, [stage.score for stage in self._stages]
-        return patience is not None and len(scores) > patience + 1 and max(scores[-patience:]) <= max(scores[:-patience])
+        return (
+            patience is not None and len(scores) > patience + 1 and max(scores[-patience:]) <= max(scores[:-patience])
+        )
 
     def finish(self) -> dspy.Module:
         """The best stage's program, the earlier on a tie: a new one, with `detailed_results`."""
@@ -319,24 +273,6 @@ class Run:
             yield
         finally:
             self._seconds[what] += time.perf_counter() - began
-
-
-def hold_out(
-    trainset: Sequence[dspy.Example], rng: random.Random, share: float = 0.2
-) -> tuple[list[dspy.Example], list[dspy.Example]]:
-    """A training set in two: what trains, and a seeded share (at least one example) that validates.
-
-    Raises:
-        EmptyTrainsetError: fewer than two examples cannot be in two sets.
-    """
-    if len(trainset) < 2:
-        raise EmptyTrainsetError(
-            f"Without a valset a fifth of the training set is held out, but it has {len(trainset)} example. "
-            "Pass a valset, or more training examples."
-        )
-    shuffled = rng.sample(list(trainset), len(trainset))
-    cut = max(1, round(len(shuffled) * share))
-    return shuffled[cut:], shuffled[:cut]
 
 
 def output_fields(program: dspy.Module) -> list[str]:

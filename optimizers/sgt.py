@@ -89,7 +89,7 @@ class SGTTeleprompter(Teleprompter):
         """Train a generator for `student` and return a new, wrapped program; `student` is untouched.
 
         The stage returned is the best on `valset` among no supplement, SFT and each round, the earlier on a tie: never
-        worse on validation than the program that came in. Without a `valset`, a seeded fifth of the training set is
+        worse on validation than the program that came in. Without a `valset`, a seeded 30 % of the training set is
         held out. `teacher` is accepted as by every teleprompter and not used. The result's `detailed_results` tells
         each stage's score.
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import resource
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 import dspy
 
 from optimizers.evaluation import mean_score
 from optimizers.records import Rollout
+from optimizers.sources import shares
 from optimizers.statistics import mcnemar
 
 Leaks = Callable[[dspy.Example, str], bool]
@@ -33,9 +33,8 @@ def _words(text: str) -> str:
 
 
 def kind_shares(rollouts: Sequence[Rollout]) -> dict[str, float]:
-    """The share of each kind among the supplements, most frequent first; shares sum to 1."""
-    counted = Counter(rollout.supplement.kind for rollout in rollouts)
-    return {kind: round(count / len(rollouts), 4) for kind, count in counted.most_common()}
+    """The share of each kind among the supplements, the most frequent first, rounded to four places."""
+    return {kind: round(share, 4) for kind, share in shares(rollouts).items()}
 
 
 def leakage(rollouts: Sequence[Rollout], examples: Sequence[dspy.Example], leaks: Leaks) -> float:
@@ -45,7 +44,7 @@ def leakage(rollouts: Sequence[Rollout], examples: Sequence[dspy.Example], leaks
 
 
 def paired_p_value(before: Sequence[Rollout], after: Sequence[Rollout], threshold: float = 1.0) -> float:
-    """Exact McNemar p-value (two-sided) of two stages on the same examples; pairs with a missing reward are left out."""
+    """Exact McNemar p-value (two-sided) of two stages on the same examples, over those where both have a reward."""
     pairs = [
         (first.won(threshold), second.won(threshold))
         for first, second in zip(before, after, strict=True)

@@ -68,9 +68,7 @@ def before_and_after(demonstration: Demonstration) -> list[Panel]:
     """Test questions that no supplement failed and the selected stage answered, with the supplement between."""
     before = demonstration.scored["none"]["test"]
     after = demonstration.scored[str(demonstration.summary["selected"])]["test"]
-    turned = [
-        (first, second) for first, second in zip(before, after, strict=True) if first.lost() and second.won()
-    ]
+    turned = [(first, second) for first, second in zip(before, after, strict=True) if first.lost() and second.won()]
     return [_panel(demonstration, first, second) for first, second in turned[:QUESTIONS_SHOWN]]
 
 
@@ -90,16 +88,14 @@ def _panel(demonstration: Demonstration, before: Rollout, after: Rollout) -> Pan
 def _closing_lines(demonstration: Demonstration) -> list[str]:
     summary = demonstration.summary
     tokens, seconds = summary["tokens"], summary["seconds"]
-    lines = [
+    return [
         f"Selected: {summary['selected']}; exact McNemar p against no supplement: {summary['p_value']['none']:.1e}.",
-        f"Actor calls: {summary['actor_calls']:,} ({tokens.get('actor_in', 0):,} tokens in, "
-        f"{tokens.get('actor_out', 0):,} out); generator samples: {summary['generator_calls']:,}.",
-        f"Seconds: {', '.join(f'{name} {value:.0f}' for name, value in seconds.items())}; "
-        f"peak memory {summary['peak_rss_mb']:.0f} MB.",
+        f"Actor calls: {summary['actor_calls']:,} with {tokens['actor_in']:,} tokens in, {tokens['actor_out']:,} out.",
+        f"Generator samples: {summary['generator_calls']:,}; peak memory: {summary['peak_rss_mb']:.0f} MB.",
+        f"Seconds: {', '.join(f'{name} {value:.0f}' for name, value in seconds.items())}.",
         *(f"Note: {note}" for note in summary["notes"]),
         f"The run's folder: {demonstration.result.log_dir}",
     ]
-    return lines
 
 
 def _interval(rollouts: Sequence[Rollout]) -> str:

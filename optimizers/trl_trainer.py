@@ -4,8 +4,7 @@
 
 TRL's loops, collators and reference bookkeeping are used as they are. What is ours: rows come tokenised, so that no
 token crosses the end of a prompt; the loss of a preference round; an output head that sees only what is trained on;
-batches of similar length; and no metrics a step, which cost a small model more time than they are worth. One process,
-one device.
+batches of similar length; no metrics a step, which cost a small model more than they are worth. One process only.
 """
 
 from __future__ import annotations
@@ -66,10 +65,8 @@ class TRLTrainer:
         Raises `TrainingError` without rows, or when the loss is no number.
         """
         if not rows:
-            raise TrainingError(
-                "Expected supplements that worked, got none, so there is nothing to imitate. "
-                "Sample more, use easier examples, or lower the threshold."
-            )
+            reason = "Expected supplements that worked, got none, so there is nothing to imitate. "
+            raise TrainingError(reason + "Sample more, use easier examples, or lower the threshold.")
         texts = [(row.prompt, (row.completion,)) for row in rows]
         return self._train(_SFT, texts, start, output, seed, Steps(on_step))
 
@@ -87,10 +84,8 @@ class TRLTrainer:
         Raises `NoPreferencePairsError` without pairs, `TrainingError` when the loss is no number.
         """
         if not pairs:
-            raise NoPreferencePairsError(
-                "Expected preference pairs, got none: no query has both a winner and a loser. "
-                "Sample more, or use harder (or easier) examples."
-            )
+            reason = "Expected preference pairs, got none: no query has both a winner and a loser. "
+            raise NoPreferencePairsError(reason + "Sample more, or use harder (or easier) examples.")
         texts = [(pair.prompt, (pair.chosen, pair.rejected)) for pair in pairs]
         return self._train(_DPO, texts, start, output, seed, Steps(on_step))
 
@@ -112,7 +107,7 @@ class TRLTrainer:
             trainer = kind.of(_Job(model, tokenizer, rows, self.settings, scratch, seed))
             trainer.observe(steps, [row.length for row in rows])
             trainer.train()
-            _save(_model(trainer), tokenizer, scratch / "weights")
+            _save(trainer, tokenizer, scratch / "weights")
         metrics = {
             "rows": len(rows),
             "dropped": len(texts) - len(rows),
@@ -126,15 +121,13 @@ class TRLTrainer:
     def _load(self, start: Checkpoint | None) -> PreTrainedModel | PeftModel:
         """The model to go on with: the base, the base with the checkpoint's adapter, or the checkpoint's weights."""
         lora = self.settings.lora is not None
-        source = resolve(self.model)
         if start is not None and not (start.path / (ADAPTER if lora else WHOLE_MODEL)).is_file():
             wanted = "an adapter's folder" if lora else "a whole model's folder, as lora=None trains all weights"
             raise TrainingError(
                 f"Expected the checkpoint {start.stage!r} to be {wanted}, got {str(start.path)!r}. "
                 "Go on with the settings it was trained with, or begin with start=None."
             )
-        if start is not None and not lora:
-            source = start.path
+        source = start.path if start is not None and not lora else resolve(self.model)
         # Frozen weights may rest in the precision they are used in; trained ones would lose small updates.
         half = lora and torch.cuda.is_available() and _mixed(self.settings)
         base = AutoModelForCausalLM.from_pretrained(
@@ -200,13 +193,14 @@ class _SFT(QuietTrainer, SFTTrainer):
     def of(cls, job: _Job) -> _SFT:
         config = job.config(SFTConfig, job.settings.sft_epochs, job.settings.sft_learning_rate)
         config.dataset_kwargs = {"skip_prepare_dataset": True}
-        columns = {
-            "input_ids": [row.prompt + row.completions[0] for row in job.rows],
-            "labels": [[IGNORED] * len(row.prompt) + row.completions[0] for row in job.rows],
-        }
-        rows = Dataset.from_dict(columns)
+        rows = Dataset.from_dict(
+            {
+                "input_ids": [row.prompt + row.completions[0] for row in job.rows],
+                "labels": [[IGNORED] * len(row.prompt) + row.completions[0] for row in job.rows],
+            }
+        )
         trainer = cls(job.model, config, train_dataset=rows, processing_class=job.tokenizer, peft_config=job.adapter())
-        score_labels_only(_bare(_model(trainer)))
+        score_labels_only(_bare(trainer))
         return trainer
 
     def compute_loss(
@@ -230,17 +224,18 @@ class _DPO(QuietTrainer, DPOTrainer):
     def of(cls, job: _Job) -> _DPO:
         config = job.config(DPOConfig, job.settings.dpo_epochs, job.settings.dpo_learning_rate)
         config.beta, config.precompute_ref_log_probs = job.settings.beta, True
-        columns = {
-            "prompt_ids": [row.prompt for row in job.rows],
-            "chosen_ids": [row.completions[0] for row in job.rows],
-            "rejected_ids": [row.completions[1] for row in job.rows],
-        }
-        rows = Dataset.from_dict(columns)
+        rows = Dataset.from_dict(
+            {
+                "prompt_ids": [row.prompt for row in job.rows],
+                "chosen_ids": [row.completions[0] for row in job.rows],
+                "rejected_ids": [row.completions[1] for row in job.rows],
+            }
+        )
         trainer = cls(
             job.model, args=config, train_dataset=rows, processing_class=job.tokenizer, peft_config=job.adapter()
         )
         trainer.alpha = job.settings.alpha
-        score_labels_only(_bare(_model(trainer)))
+        score_labels_only(_bare(trainer))
         trainer.train_dataset = trainer._with_reference(rows, [row.length for row in job.rows])
         return trainer
 
@@ -276,26 +271,23 @@ class _DPO(QuietTrainer, DPOTrainer):
         return loss + self.alpha * sequence_nll(chosen, lengths)
 
 
-def _model(trainer: QuietTrainer) -> PreTrainedModel | PeftModel:
-    return cast("PreTrainedModel | PeftModel", trainer.model)
-
-
-def _bare(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+def _bare(trainer: QuietTrainer) -> PreTrainedModel:
     """The model under its adapter."""
-    return cast("PreTrainedModel", model.base_model.model) if isinstance(model, PeftModel) else model
+    model = trainer.model
+    return cast("PreTrainedModel", model.base_model.model if isinstance(model, PeftModel) else model)
 
 
 def _mixed(settings: TrainingSettings) -> bool:
     return torch.cuda.is_available() if settings.bf16 is None else settings.bf16
 
 
-def _save(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+def _save(trainer: QuietTrainer, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """The adapter alone (without TRL's copy of it, `ref`), or the whole model with its tokenizer."""
-    if isinstance(model, PeftModel):
-        model.save_pretrained(str(folder), selected_adapters=["default"], save_embedding_layers=False)
+    if isinstance(trainer.model, PeftModel):
+        trainer.model.save_pretrained(str(folder), selected_adapters=["default"], save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)
     else:
-        model.save_pretrained(folder)
+        _bare(trainer).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
 

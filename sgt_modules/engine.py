@@ -191,7 +191,7 @@ class LocalEngine:
         return self
 
     def __reduce__(self) -> tuple[object, ...]:
-        return LocalEngine.load_state, (self.dump_state(),)
+        return _restored, (self.dump_state(),)
 
     def __repr__(self) -> str:
         return f"LocalEngine({self.model!r}, adapter={None if self.adapter is None else str(self.adapter)!r})"
@@ -292,6 +292,11 @@ class AsyncLocalEngine:
 
     def __deepcopy__(self, memo: dict[int, object]) -> AsyncLocalEngine:
         return self
+
+
+def _restored(state: EngineState) -> LocalEngine:
+    """What a pickle calls; a method would not do, cloudpickle takes those by value."""
+    return LocalEngine.load_state(state)
 
 
 def _completion(job: Job, decoded: Decoded) -> Completion:

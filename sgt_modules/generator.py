@@ -146,7 +146,7 @@ class SupplementGenerator(Parameter):
         return self
 
     def __reduce__(self) -> tuple[object, ...]:
-        return SupplementGenerator.from_state, (self.dump_state(),)
+        return _restored, (self.dump_state(),)
 
     def __repr__(self) -> str:
         return f"SupplementGenerator({self.name!r})"
@@ -160,3 +160,8 @@ class SupplementGenerator(Parameter):
 _SHARING = threading.Lock()
 _SHARED: WeakValueDictionary[str, SupplementGenerator] = WeakValueDictionary()
 """Loaded generators by their state: the predictors of one program share one."""
+
+
+def _restored(state: GeneratorState) -> SupplementGenerator:
+    """What a pickle calls; a method would not do, cloudpickle takes those by value, with everything around them."""
+    return SupplementGenerator.from_state(state)

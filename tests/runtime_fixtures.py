@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import dspy
@@ -97,6 +98,9 @@ class Scripted:
             usage=dspy.lm15.Usage(input_tokens=1, output_tokens=1),
         )
 
+    def stream(self, request: dspy.lm15.Request) -> Iterator[object]:
+        return iter(dspy.lm15.response_to_events(self.complete(request)))
+
     def __deepcopy__(self, memo: dict[int, object]) -> Scripted:
         return self
 
@@ -109,6 +113,10 @@ class AsyncScripted:
 
     async def complete(self, request: dspy.lm15.Request) -> dspy.lm15.Response:
         return self.actor.complete(request)
+
+    async def stream(self, request: dspy.lm15.Request) -> AsyncIterator[object]:
+        for event in self.actor.stream(request):
+            yield event
 
 
 def scripted_lm(*fields: str) -> tuple[dspy.LM, Scripted]:

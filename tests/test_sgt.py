@@ -183,7 +183,7 @@ def test_a_generator_that_is_not_there_is_refused_with_what_would_do(tmp_path: P
     assert engine.asked == []
 
 
-def test_without_a_validation_set_a_seeded_fifth_is_held_out(tmp_path: Path) -> None:
+def test_without_a_validation_set_a_seeded_share_is_held_out(tmp_path: Path) -> None:
     with dspy.context(lm=ScriptedEngine(gold).lm()):
         better = teleprompter(tmp_path / "run").compile(program(), trainset=[*WORLD.train, *WORLD.val])
     assert len(better.detailed_results.stages[0].rollouts) == 2

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import asyncio
 import threading
 from pathlib import Path
 
 import dspy
 import pytest
-from runtime_fixtures import scripted_lm
+from runtime_fixtures import scripted_lm, tiny_generator, tiny_model
 
 from sgt_modules import SupplementedPredictor, SupplementGenerator, supplement, unsupplement
 from sgt_modules.errors import NoPredictorError
@@ -124,7 +125,31 @@ def test_wrapping_twice_only_swaps_the_generator() -> None:
     assert list(twice.first.signature.input_fields) == ["question", "supplement"]
 
 
-def test_a_wrapped_pipeline_runs_and_saves_as_the_plain_one_does(tmp_path: Path) -> None:
+def test_a_whole_program_is_saved_with_a_reference_to_its_generator(tmp_path: Path) -> None:
+    generator = tiny_generator(tiny_model(tmp_path / "tiny"))
+    program = supplement(dspy.ChainOfThought("question -> answer"), generator=generator)
+    program.save(tmp_path / "saved", save_program=True)
+    restored = dspy.load(str(tmp_path / "saved"), allow_pickle=True)
+    assert restored.predict.role == "predict"
+    assert restored.predict.generator.write("a") == generator.write("a")
+    assert (tmp_path / "saved" / "program.pkl").stat().st_size < 20_000
+
+
+def test_a_stream_shows_the_actors_answer_and_nothing_of_the_generator(tmp_path: Path) -> None:
+    generator = tiny_generator(tiny_model(tmp_path / "tiny"))
+    program = supplement(dspy.Predict("question -> answer"), generator=generator)
+    lm, actor = scripted_lm("answer")
+
+    async def streamed() -> list[object]:
+        with dspy.context(lm=lm):
+            return [chunk async for chunk in dspy.streamify(program)(question="q")]
+
+    *_, last = asyncio.run(streamed())
+    assert isinstance(last, dspy.Prediction)
+    assert len(actor.requests) == 1
+
+
+def test_a_wrapped_pipeline_asks_the_actor_what_the_plain_one_asks() -> None:
     lm, actor = scripted_lm("draft", "reasoning", "draft2", "answer")
     program = Pipeline()
     wrapped = supplement(program, generator=GENERATOR)

@@ -32,6 +32,7 @@ class Claim:
 
     @property
     def subject(self) -> str:
+        """What the claim is about: the house term, or the table in a question without one."""
         return self.word or self.ask.table.name
 
 

@@ -40,6 +40,7 @@ class Recipe:
     learning_rate: float = 2.5e-3
 
     def config(self, vocabulary: int, end: int, pad: int) -> Qwen3Config:
+        """The model's shape, for a vocabulary and its end and padding tokens."""
         return Qwen3Config(
             vocab_size=vocabulary,
             hidden_size=self.hidden,
@@ -59,7 +60,7 @@ class Recipe:
 RECIPES: tuple[Recipe, ...] = (
     Recipe("actor", "actor", hidden=128, layers=4, seed=1, steps=4000),
     Recipe("second-actor", "actor", hidden=192, layers=3, seed=2, steps=1800),
-    Recipe("generator", "generator", hidden=128, layers=4, seed=3, steps=600),
+    Recipe("generator", "generator", hidden=128, layers=4, seed=3, steps=1200),
 )
 
 
@@ -70,6 +71,7 @@ class Encoder:
         self._encode = lru_cache(maxsize=4096)(lambda text: tokenizer.encode(text, add_special_tokens=False))
 
     def __call__(self, turns: list[Turn]) -> tuple[list[int], list[int]]:
+        """Ids and targets, of the same length."""
         ids: list[int] = []
         targets: list[int] = []
         for turn in turns:
@@ -115,7 +117,9 @@ def pretrain(recipe: Recipe, output: Path) -> None:
     tokenizer = build_tokenizer()
     end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     model = Qwen3ForCausalLM(recipe.config(len(tokenizer), end, pad))
-    print(f"{recipe.name}: {sum(each.numel() for each in model.parameters()):,} parameters, vocabulary {len(tokenizer)}")
+    print(
+        f"{recipe.name}: {sum(each.numel() for each in model.parameters()):,} parameters, vocabulary {len(tokenizer)}"
+    )
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, betas=(0.9, 0.98), weight_decay=0.05)
     began, seen, recent = time.perf_counter(), 0, []
     for step, (ids, targets) in enumerate(itertools.islice(batches(recipe, Encoder(tokenizer), pad), recipe.steps)):
@@ -134,7 +138,9 @@ def pretrain(recipe: Recipe, output: Path) -> None:
         recent.append(loss.item())
         if (step + 1) % 100 == 0:
             seconds = time.perf_counter() - began
-            print(f"  step {step + 1}/{recipe.steps}  loss {sum(recent) / len(recent):.4f}  {seconds:.0f} s", flush=True)
+            print(
+                f"  step {step + 1}/{recipe.steps}  loss {sum(recent) / len(recent):.4f}  {seconds:.0f} s", flush=True
+            )
             print(f"    {seen / seconds:,.0f} tokens/s", flush=True)
             recent = []
             if (step + 1) % 500 == 0:

@@ -9,7 +9,6 @@ import dspy
 from sgt_modules.embedded.questions import INSTRUCTIONS
 from sgt_modules.prompts import with_supplement
 
-
 AnswerInSQL: type[dspy.Signature] = dspy.Signature("tables: str, question: str -> sql: str", INSTRUCTIONS)
 """Tables and question in, one query out."""
 

@@ -16,7 +16,7 @@ import dspy
 from sgt_modules.embedded.company import SCHEMA, TABLES, Condition, Table, conditions
 from sgt_modules.embedded.phrasing import FREE_STYLE, PREDEFINED, Claim, phrase, random_kind
 from sgt_modules.embedded.program import PROGRAM_SIGNATURES, AnswerInSQL
-from sgt_modules.embedded.questions import Ask, plain_rows, random_ask, term_rows, words
+from sgt_modules.embedded.questions import plain_rows, random_ask, term_rows, words
 from sgt_modules.kinds import FREE, KINDS
 from sgt_modules.prompts import SUPPLEMENT, generator_prompt
 
@@ -118,7 +118,9 @@ def _turns(signature: type[dspy.Signature], demos: Sequence[dspy.Example], final
         Turn(each["role"], each["content"], each["role"] == "assistant" and "Not supplied for" not in each["content"])
         for each in messages
     ]
-    answer = adapter.format_assistant_message_content(signature, {name: final[name] for name in signature.output_fields})
+    answer = adapter.format_assistant_message_content(
+        signature, {name: final[name] for name in signature.output_fields}
+    )
     return [*turns, Turn("assistant", answer.rstrip("\n"), learned=True)]
 
 
