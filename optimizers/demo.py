@@ -40,7 +40,14 @@ FULL_SCALE = Scale(FULL, Recipe(max_per_kind=60, pair_cap=6))
 QUICK_SCALE = Scale(QUICK, Recipe(rounds=2, warm_samples=5, direct_samples=12, max_per_kind=40, pair_cap=6))
 
 TRAINING = TrainingSettings(
-    sft_epochs=10, sft_learning_rate=1e-3, dpo_epochs=3, dpo_learning_rate=5e-4, batch_size=32, max_length=512
+    sft_epochs=10,
+    sft_learning_rate=1e-3,
+    dpo_epochs=3,
+    dpo_learning_rate=5e-4,
+    batch_size=32,
+    gradient_accumulation=1,
+    max_length=512,
+    gradient_checkpointing=False,
 )
 """The settings that suit a generator of 1 M parameters; a real one wants the defaults."""
 

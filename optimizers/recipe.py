@@ -43,7 +43,7 @@ class Recipe:
 
     @staticmethod
     def auto(size: Auto) -> Recipe:
-        """A recipe by DSPy's word for its size: `heavy` is the paper's, `light` about a fifth of its actor calls."""
+        """A recipe by DSPy's word for its size: `heavy` is the paper's, `light` about a quarter of its actor calls."""
         sizes = {
             "heavy": Recipe(),
             "medium": Recipe(rounds=3, warm_samples=3, direct_samples=12),

@@ -66,7 +66,7 @@ class Rollout:
     source: str
     supplement: Supplement
     reward: Reward | None
-    output: Mapping[str, str] = field(default_factory=dict)
+    output: Mapping[str, str] = field(default_factory=dict[str, str])
     error: str = ""
     logprob: float = 0.0
     tokens_in: int = 0
@@ -114,4 +114,4 @@ class Checkpoint:
     stage: str
     path: Path
     fingerprint: str
-    metrics: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict[str, float])

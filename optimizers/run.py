@@ -85,9 +85,9 @@ class Run:
         Raises:
             SetupError: something passed in cannot work.
         """
-        check_splits(trainset, valset)
         if valset is None:
             trainset, valset = hold_out(trainset, rng=random.Random(f"{settings.seed}-validation"))
+        check_splits(trainset, valset)
         check_program(student, trainset)
         check_metric(settings.metric, trainset[0], output_fields(student))
         settings.generator.check()

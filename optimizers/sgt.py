@@ -68,7 +68,7 @@ class SGTTeleprompter(Teleprompter):
         self.recipe = (recipe or Recipe.auto(auto)).with_rounds(rounds)
         self.settings = RunSettings(
             metric=metric,
-            generator=generator if isinstance(generator, SupplementGenerator) else SupplementGenerator(generator),
+            generator=SupplementGenerator.of(generator),
             recipe=self.recipe,
             trainer=trainer,
             num_threads=num_threads,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import resource
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 import dspy
 
 from optimizers.evaluation import mean_score
 from optimizers.records import Rollout
-from optimizers.sources import shares
 from optimizers.statistics import mcnemar
 
 Leaks = Callable[[dspy.Example, str], bool]
@@ -34,7 +34,8 @@ def _words(text: str) -> str:
 
 def kind_shares(rollouts: Sequence[Rollout]) -> dict[str, float]:
     """The share of each kind among the supplements, the most frequent first, rounded to four places."""
-    return {kind: round(share, 4) for kind, share in shares(rollouts).items()}
+    counted = Counter(rollout.supplement.kind for rollout in rollouts)
+    return {kind: round(count / len(rollouts), 4) for kind, count in counted.most_common()}
 
 
 def leakage(rollouts: Sequence[Rollout], examples: Sequence[dspy.Example], leaks: Leaks) -> float:

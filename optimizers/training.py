@@ -131,7 +131,7 @@ class LengthGrouped:
     no batch come last.
 
     >>> list(LengthGrouped([9, 1, 8, 2, 1], batch_size=2, rng=random.Random(0)))
-    [4, 3, 2, 0, 1]
+    [4, 1, 3, 0, 2]
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, rng: random.Random) -> None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -23,6 +25,7 @@ from transformers import (
     LogitsProcessorList,
 )
 from transformers.cache_utils import DynamicLayer
+from transformers.utils import logging as transformers_logging
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -272,13 +275,30 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def _load(folders: Sequence[Path], dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
-    model = AutoModelForCausalLM.from_pretrained(
-        folders[0], dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True
-    )
-    for adapter in folders[1:]:
-        from peft import PeftModel
+    with _quietly():
+        model = AutoModelForCausalLM.from_pretrained(
+            folders[0], dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True
+        )
+        for adapter in folders[1:]:
+            from peft import PeftModel
 
-        # Merged weights are faster, but half precision would round a small adapter away.
-        adapted = PeftModel.from_pretrained(model, str(adapter))
-        model = adapted.merge_and_unload() if dtype in (torch.float32, torch.float64) else adapted
+            # Merged weights are faster, but half precision would round a small adapter away.
+            adapted = PeftModel.from_pretrained(model, str(adapter))
+            model = adapted.merge_and_unload() if dtype in (torch.float32, torch.float64) else adapted
     return cast("PreTrainedModel", cast("torch.nn.Module", model).to(device))
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """No progress bar a model: a run loads one for each stage."""
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            # PEFT 0.21 asks a model for the old name of a property when it loads an adapter.
+            old_name = "`is_gradient_checkpointing` is deprecated"
+            warnings.filterwarnings("ignore", message=old_name, category=FutureWarning)
+            yield
+    finally:
+        if bars:
+            transformers_logging.enable_progress_bar()

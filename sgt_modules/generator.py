@@ -70,6 +70,15 @@ class SupplementGenerator(Parameter):
             model = model.with_adapter(adapter)
         self.engine = model
 
+    @classmethod
+    def of(cls, model: str | Path | LocalEngine | SupplementGenerator) -> SupplementGenerator:
+        """A generator from whatever names one; a generator is given back as it is.
+
+        >>> SupplementGenerator.of(SupplementGenerator.of("Qwen/Qwen3-1.7B")).name
+        'Qwen3-1.7B'
+        """
+        return model if isinstance(model, SupplementGenerator) else cls(model)
+
     @property
     def name(self) -> str:
         """The base model's short name, then the adapter folder's if there is one."""

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar, cast
 
@@ -63,7 +64,7 @@ class SupplementedPredictor(dspy.Predict):
     It keeps the name, the trace and the state of the predictor it stands for. When the supplement is empty, the actor
     reads exactly what the plain predictor would have sent. A `supplement=` among the inputs is used as it is.
 
-    >>> predictor = SupplementedPredictor("question -> answer", generator=SupplementGenerator("some/model"))
+    >>> predictor = SupplementedPredictor("question -> answer", generator="Qwen/Qwen3-1.7B")
     >>> list(predictor.signature.input_fields)
     ['question', 'supplement']
     """
@@ -72,13 +73,13 @@ class SupplementedPredictor(dspy.Predict):
         self,
         signature: str | type[dspy.Signature],
         *,
-        generator: SupplementGenerator,
+        generator: SupplementGenerator | str | Path,
         role: str = "",
         **config: Any,
     ) -> None:
-        """`role`: its name in the program; `config`: settings of the actor, as in `dspy.Predict`."""
+        """`generator`: one, or a hub id or folder; `role`: its name in the program; `config`: as in `dspy.Predict`."""
         super().__init__(with_supplement(_free_of_supplement(signature)), **config)
-        self.generator = generator
+        self.generator = SupplementGenerator.of(generator)
         self.role = role
 
     @classmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import dspy
 
@@ -13,17 +14,20 @@ from sgt_modules.predictor import SupplementedPredictor
 
 
 def supplement(
-    program: dspy.Module, *, generator: SupplementGenerator, only: Sequence[str] | None = None
+    program: dspy.Module, *, generator: SupplementGenerator | str | Path, only: Sequence[str] | None = None
 ) -> dspy.Module:
     """A copy of the program whose predictors (or those named in `only`) read supplements.
+
+    `generator` is one, or the hub id or folder of one; all predictors share it.
 
     A predictor's role is its name in `program.named_predictors()`. A predictor that is used in several places is
     wrapped once; frozen (compiled) parts stay as they are. Raises `NoPredictorError`.
 
-    >>> program = supplement(dspy.ChainOfThought("question -> answer"), generator=SupplementGenerator("some/model"))
+    >>> program = supplement(dspy.ChainOfThought("question -> answer"), generator="Qwen/Qwen3-1.7B")
     >>> [name for name, _ in supplemented(program)]
     ['predict']
     """
+    generator = SupplementGenerator.of(generator)
     named = dict(program.named_predictors())
     unknown = set(only or ()) - set(named)
     if unknown or not named or (only is not None and not only):

@@ -28,7 +28,11 @@ POOL = 32
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """One model: its size, its seed, its stream and how long it trains."""
+    """One model: its size, its seed, its stream and how long it trains.
+
+    With `start`, it goes on from that model's weights, which must be of the same size: a generator then need not learn
+    anew to copy words.
+    """
 
     name: str
     stream: str
@@ -38,6 +42,7 @@ class Recipe:
     steps: int
     batch: int = 96
     learning_rate: float = 2.5e-3
+    start: str = ""
 
     def config(self, vocabulary: int, end: int, pad: int) -> Qwen3Config:
         """The model's shape, for a vocabulary and its end and padding tokens."""
@@ -60,7 +65,7 @@ class Recipe:
 RECIPES: tuple[Recipe, ...] = (
     Recipe("actor", "actor", hidden=128, layers=4, seed=1, steps=4000),
     Recipe("second-actor", "actor", hidden=192, layers=3, seed=2, steps=1800),
-    Recipe("generator", "generator", hidden=128, layers=4, seed=3, steps=1200),
+    Recipe("generator", "generator", hidden=128, layers=4, seed=3, steps=400, learning_rate=1.5e-3, start="actor"),
 )
 
 
@@ -116,7 +121,10 @@ def pretrain(recipe: Recipe, output: Path) -> None:
     torch.manual_seed(recipe.seed)
     tokenizer = build_tokenizer()
     end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
-    model = Qwen3ForCausalLM(recipe.config(len(tokenizer), end, pad))
+    if recipe.start:
+        model = Qwen3ForCausalLM.from_pretrained(output / recipe.start, use_safetensors=True)
+    else:
+        model = Qwen3ForCausalLM(recipe.config(len(tokenizer), end, pad))
     print(
         f"{recipe.name}: {sum(each.numel() for each in model.parameters()):,} parameters, vocabulary {len(tokenizer)}"
     )
