@@ -6,7 +6,8 @@ Simulated world, real method: see `sgt_modules.embedded.world`.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from optimizers.summary import kind_shares, leakage, paired_p_value, peak_rss_mb
 from optimizers.training import TrainingSettings
 from optimizers.trl_trainer import TRLTrainer
 from sgt_modules.embedded import FULL, QUICK, HouseTermsWorld, Sizes, embedded_actor, embedded_generator, program
-from sgt_modules.embedded.models import embedded_folder
+from sgt_modules.embedded.models import ActorName, embedded_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ def demonstrate(
         log_dir=log_dir,
         display_progress=display,
     )
-    with dspy.context(lm=embedded_actor(), adapter=dspy.ChatAdapter(use_json_adapter_fallback=False)):
+    with acting():
         better = teleprompter.compile(program(), trainset=world.train, valset=world.val)
     result: SGTResult = better.detailed_results
     better.save(result.log_dir / "program.json")
@@ -99,26 +100,38 @@ def demonstrate(
 
 def score_stages(world: HouseTermsWorld, result: SGTResult, view: Reporter) -> Scored:
     """Every stage, and the untrained generator, on test, on the shifted terms, and on test with the second actor."""
-    actors = {"test": "actor", "shifted": "actor", "transfer": "second-actor"}
-    examples = {"test": world.test, "shifted": world.shifted, "transfer": world.test}
-    stages = [stage.name for stage in result.stages]
-    scored: dict[str, dict[str, Sequence[Rollout]]] = {name: {} for name in ["none", "untrained", *stages[1:]]}
+    generators = {"none": None, "untrained": result.generator}
+    generators |= {stage.name: result.generator_of(stage.name) for stage in result.stages}
+    scored: dict[str, dict[str, Sequence[Rollout]]] = {name: {} for name in generators}
     for stage in result.stages:
         scored[stage.name]["val"] = stage.rollouts
-    for split, actor_name in actors.items():
-        with dspy.context(lm=embedded_actor(actor_name), adapter=dspy.ChatAdapter(use_json_adapter_fallback=False)):
-            actor = Actor(
-                result.actor.program,
-                result.actor.scorer,
-                result.actor.store,
-                scope_of(result.actor.program, world.metric),
-                num_threads=THREADS,
-            )
-            evaluator = Evaluator(actor, split, examples[split], view)
-            for name, splits in scored.items():
-                generator = result.generator if name == "untrained" else result.generator_of(name)
-                splits[split] = evaluator.without() if generator is None else evaluator.score(name, generator)
+    places: list[tuple[str, ActorName, list[dspy.Example]]] = [
+        ("val", "actor", world.val),
+        ("test", "actor", world.test),
+        ("shifted", "actor", world.shifted),
+        ("transfer", "second-actor", world.test),
+    ]
+    for split, actor_name, examples in places:
+        with acting(actor_name):
+            evaluator = Evaluator(_actor_like(result.actor), split, examples, view)
+            for name, generator in generators.items():
+                if split not in scored[name]:
+                    rollouts = evaluator.without() if generator is None else evaluator.score(name, generator)
+                    scored[name][split] = rollouts
     return scored
+
+
+@contextmanager
+def acting(name: ActorName = "actor") -> Iterator[None]:
+    """Inside, an embedded actor is DSPy's LM; an answer that cannot be read is not asked for again in JSON."""
+    with dspy.context(lm=embedded_actor(name), adapter=dspy.ChatAdapter(use_json_adapter_fallback=False)):
+        yield
+
+
+def _actor_like(actor: Actor) -> Actor:
+    """The same program, metric and store under the LM of now."""
+    scope = scope_of(actor.program, actor.scorer.metric)
+    return Actor(actor.program, actor.scorer, actor.store, scope, num_threads=THREADS)
 
 
 def summarize(world: HouseTermsWorld, result: SGTResult, scored: Scored, *, seconds: float) -> dict[str, object]:
@@ -144,7 +157,7 @@ def summarize(world: HouseTermsWorld, result: SGTResult, scored: Scored, *, seco
         },
         "actor_calls": spent.actor_calls,
         "generator_calls": spent.generator_calls,
-        "tokens": dict(spent.tokens),
+        "tokens": spent.tokens,
         "seconds": {"total": round(seconds, 1), **{name: round(each, 1) for name, each in spent.seconds.items()}},
         "peak_rss_mb": peak_rss_mb(),
         "notes": list(result.notes),

@@ -23,15 +23,15 @@ class Evaluator:
     """
 
     def __init__(self, actor: Actor, split: str, examples: Sequence[dspy.Example], reporter: Reporter) -> None:
-        self._actor, self._split, self._reporter = actor, split, reporter
+        self.actor, self._split, self.reporter = actor, split, reporter
         self.examples = list(examples)
         self.unaided: list[Rollout] = []
         self.queries: list[Query] = []
 
     def without(self) -> list[Rollout]:
         """The rollouts of the program as it came in; also learns where it would ask for supplements."""
-        with self._reporter.stage(f"none: {self._split}", len(self.examples)) as stage:
-            probe = self._actor.probe(self.examples, stage=f"none/{self._split}", on_done=stage.advance)
+        with self.reporter.stage(f"none: {self._split}", len(self.examples)) as stage:
+            probe = self.actor.probe(self.examples, stage=f"none/{self._split}", on_done=stage.advance)
             self.unaided, self.queries = probe.rollouts, probe.queries
         return self.unaided
 
@@ -40,10 +40,10 @@ class Evaluator:
         if not self.unaided:
             self.without()
         name = f"{stage}/{self._split}"
-        with self._reporter.stage(f"{stage}: {self._split}", len(self.examples)) as view:
+        with self.reporter.stage(f"{stage}: {self._split}", len(self.examples)) as view:
             if not self._once_an_example():
-                program = with_generator(self._actor.program, generator)
-                return self._actor.live(self.examples, program=program, stage=name, on_done=view.advance)
+                program = with_generator(self.actor.program, generator)
+                return self.actor.live(self.examples, program=program, stage=name, on_done=view.advance)
             sampled = generator.sample(
                 [query.prompt for query in self.queries],
                 seeds=[0] * len(self.queries),
@@ -53,10 +53,10 @@ class Evaluator:
                 Candidate(query, each.supplement, "direct", each.logprob)
                 for query, each in zip(self.queries, sampled, strict=True)
             ]
-            return self._actor.run(candidates, self.examples, stage=name, on_done=view.advance)
+            return self.actor.run(candidates, self.examples, stage=name, on_done=view.advance)
 
     def _once_an_example(self) -> bool:
-        return self._actor.single_call and [query.index for query in self.queries] == list(range(len(self.examples)))
+        return self.actor.single_call and [query.index for query in self.queries] == list(range(len(self.examples)))
 
 
 def mean_score(rollouts: Sequence[Rollout]) -> float:

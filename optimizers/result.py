@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from optimizers.records import Checkpoint, Rollout
@@ -27,17 +27,42 @@ class StageResult:
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What a run has paid: calls of both models, their tokens, and seconds by what they went into."""
+    """What a run has spent: calls of the actor's LM and samples of the generator, their tokens, and seconds of work.
+
+    >>> (Spent(actor_calls=2, acting=1.5) + Spent(actor_calls=1)).actor_calls
+    3
+    """
 
     actor_calls: int = 0
+    actor_in: int = 0
+    actor_out: int = 0
     generator_calls: int = 0
-    tokens: Mapping[str, int] = field(default_factory=dict)
-    seconds: Mapping[str, float] = field(default_factory=dict)
+    generator_in: int = 0
+    generator_out: int = 0
+    sampling: float = 0.0
+    acting: float = 0.0
+    training: float = 0.0
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
+
+    @property
+    def tokens(self) -> dict[str, int]:
+        """Tokens read (`in`) and written (`out`) by both models."""
+        return {name: getattr(self, name) for name in ("actor_in", "actor_out", "generator_in", "generator_out")}
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds by what they went into; what lies between is missing."""
+        return {name: getattr(self, name) for name in ("sampling", "acting", "training")}
 
 
 @dataclass(frozen=True, slots=True)
 class SGTResult:
-    """How a compile went: every stage, the selected one, what was spent, and why anything was left undone."""
+    """How a compile went: every stage, the selected one, what was spent, and why anything was left undone.
+
+    `spent` covers every session of the run's folder, up to each one's last finished stage.
+    """
 
     stages: Sequence[StageResult]
     selected: str

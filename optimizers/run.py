@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Literal
 
 import dspy
 
@@ -58,17 +59,18 @@ class Run:
     """The state of one compile. Made by `Run.open`, which validates everything before the first paid call."""
 
     def __init__(
-        self, settings: RunSettings, student: dspy.Module, folder: RunFolder, actor: Actor, reporter: Reporter
+        self, settings: RunSettings, student: dspy.Module, folder: RunFolder, train: Evaluator, validation: Evaluator
     ) -> None:
         self._settings, self._recipe, self._folder = settings, settings.recipe, folder
-        self._student, self._actor, self._reporter = student, actor, reporter
+        self._student, self._train, self._validation = student, train, validation
+        self._actor, self._reporter = train.actor, train.reporter
         self._trainer = settings.trainer or default_trainer(settings.generator)
         self._stages: list[StageResult] = []
         self._warm: list[Rollout] = []
         self._notes: list[str] = []
-        self._seconds = {"sampling": 0.0, "acting": 0.0, "training": 0.0}
+        self._spent_before = Spent(**(folder.read("spent.json") or {}))
+        self._spent_now = Spent()
         self._stage_began = time.perf_counter()
-        self._sampled = {"generator_calls": 0, "generator_in": 0, "generator_out": 0}
 
     @classmethod
     def open(
@@ -101,10 +103,8 @@ class Run:
             num_threads=settings.num_threads,
             max_errors=settings.max_errors,
         )
-        run = cls(settings, student, folder, actor, reporter)
-        run._train = Evaluator(actor, "train", trainset, reporter)
-        run._validation = Evaluator(actor, "val", valset, reporter)
-        return run
+        splits = (Evaluator(actor, name, split, reporter) for name, split in (("train", trainset), ("val", valset)))
+        return cls(settings, student, folder, *splits)
 
     def rng(self, purpose: str) -> random.Random:
         """The run's own randomness for one purpose; never the global one."""
@@ -120,6 +120,7 @@ class Run:
         now = time.perf_counter()
         self._stages.append(StageResult(stage, mean_score(rollouts), rollouts, checkpoint, now - self._stage_began))
         self._stage_began = now
+        self._folder.write("spent.json", asdict(self._spent()))
 
     def warm_start(self) -> list[Rollout]:
         """Nine prompts a query, the actor run on each sample."""
@@ -242,9 +243,11 @@ class Run:
                     temperature=self._recipe.temperature,
                 )
                 view.move_to(len(replies), len(wishes))
-        self._sampled["generator_calls"] += len(replies)
-        self._sampled["generator_in"] += sum(reply.prompt_tokens for reply in replies)
-        self._sampled["generator_out"] += sum(reply.tokens for reply in replies)
+        self._spent_now += Spent(
+            generator_calls=len(replies),
+            generator_in=sum(reply.prompt_tokens for reply in replies),
+            generator_out=sum(reply.tokens for reply in replies),
+        )
         pool = sources.distinct([*sources.candidates(wishes, replies), *joins])
         with self._timed("acting"), self._reporter.stage(f"{stage}: acting", len(pool)) as view:
             return self._actor.run(pool, self._train.examples, stage=stage, on_done=view.advance)
@@ -253,26 +256,17 @@ class Run:
         return self._settings.generator.with_checkpoint(checkpoint.path)
 
     def _spent(self) -> Spent:
-        meter = self._actor.meter
-        return Spent(
-            actor_calls=meter.calls,
-            generator_calls=self._sampled["generator_calls"],
-            tokens={
-                "actor_in": meter.tokens_in,
-                "actor_out": meter.tokens_out,
-                "generator_in": self._sampled["generator_in"],
-                "generator_out": self._sampled["generator_out"],
-            },
-            seconds=dict(self._seconds),
-        )
+        paid = self._actor.meter
+        actor = Spent(actor_calls=paid.calls, actor_in=paid.tokens_in, actor_out=paid.tokens_out)
+        return self._spent_before + self._spent_now + actor
 
     @contextmanager
-    def _timed(self, what: str) -> Iterator[None]:
+    def _timed(self, what: Literal["sampling", "acting", "training"]) -> Iterator[None]:
         began = time.perf_counter()
         try:
             yield
         finally:
-            self._seconds[what] += time.perf_counter() - began
+            self._spent_now += Spent(**{what: time.perf_counter() - began})
 
 
 def output_fields(program: dspy.Module) -> list[str]:
