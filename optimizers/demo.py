@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import dspy
 
@@ -37,14 +38,17 @@ class Scale:
     recipe: Recipe
 
 
-FULL_SCALE = Scale(FULL, Recipe(max_per_kind=60, pair_cap=6))
-QUICK_SCALE = Scale(QUICK, Recipe(rounds=2, warm_samples=5, direct_samples=12, max_per_kind=40, pair_cap=6))
+FULL_SCALE = Scale(FULL, Recipe())
+"""A hundred training questions, and the method's own options."""
+
+QUICK_SCALE = Scale(QUICK, Recipe(rounds=2, direct_samples=12))
+"""A world of eight terms and two rounds."""
 
 TRAINING = TrainingSettings(
     sft_epochs=10,
-    sft_learning_rate=1e-3,
+    sft_learning_rate=3e-3,
     dpo_epochs=3,
-    dpo_learning_rate=5e-4,
+    dpo_learning_rate=2e-3,
     batch_size=32,
     gradient_accumulation=1,
     max_length=512,
@@ -66,7 +70,7 @@ class Demonstration:
     world: HouseTermsWorld
     result: SGTResult
     scored: Scored
-    summary: Mapping[str, object]
+    summary: Mapping[str, Any]
 
 
 def demonstrate(
@@ -134,7 +138,7 @@ def _actor_like(actor: Actor) -> Actor:
     return Actor(actor.program, actor.scorer, actor.store, scope, num_threads=THREADS)
 
 
-def summarize(world: HouseTermsWorld, result: SGTResult, scored: Scored, *, seconds: float) -> dict[str, object]:
+def summarize(world: HouseTermsWorld, result: SGTResult, scored: Scored, *, seconds: float) -> dict[str, Any]:
     """The summary in its public format; see `docs/architecture.md`."""
     selected = result.selected
     spent = result.spent

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
@@ -14,6 +16,8 @@ from optimizers.records import Rollout
 from optimizers.statistics import wilson_interval
 
 QUESTIONS_SHOWN = 3
+SMALLEST = 0.02
+"""The smallest share of a kind that is worth a place in the table."""
 
 
 def show_demonstration(demonstration: Demonstration, console: Console) -> None:
@@ -28,22 +32,21 @@ def show_demonstration(demonstration: Demonstration, console: Console) -> None:
 
 
 def stage_table(demonstration: Demonstration) -> Table:
-    """A row a stage: its score on every split, with a 95 % interval on test."""
+    """A row a stage: its score on every split, with a 95 % interval on test; fits 80 columns."""
     summary, scored = demonstration.summary, demonstration.scored
-    table = Table(title=f"House terms, seed {summary['seed']}: score by stage", title_justify="left")
+    seconds = {stage.name: f"{stage.seconds:.0f}" for stage in demonstration.result.stages}
+    table = Table(title=f"House terms, seed {summary['seed']}: score by stage", title_justify="left", box=SIMPLE)
     for column in ("stage", "val", "test", "95 %", "terms", "plain", "shifted", "2nd actor", "seconds"):
         table.add_column(column, justify="left" if column == "stage" else "right", no_wrap=True)
     for name, row in summary["scores"].items():
         chosen = name == summary["selected"]
-        cells = [_score(row.get(split)) for split in ("test_terms", "test_plain", "shifted", "transfer")]
-        seconds = next((stage.seconds for stage in demonstration.result.stages if stage.name == name), None)
         table.add_row(
             f"{name} *" if chosen else name,
-            _score(row.get("val")),
+            _score(row["val"]),
             _score(row["test"]),
             _interval(scored[name]["test"]),
-            *cells,
-            "" if seconds is None else f"{seconds:.0f}",
+            *(_score(row[split]) for split in ("test_terms", "test_plain", "shifted", "transfer")),
+            seconds.get(name, ""),
             style="bold" if chosen else "",
         )
     table.caption = "* selected on validation; terms and plain are the two parts of test"
@@ -51,16 +54,13 @@ def stage_table(demonstration: Demonstration) -> Table:
     return table
 
 
-def kinds_table(summary: Mapping[str, object]) -> Table:
-    """The share of each kind among the supplements on test, a row a stage."""
-    shares: Mapping[str, Mapping[str, float]] = summary["kinds"]
-    kinds = list(dict.fromkeys(kind for row in shares.values() for kind in row))
-    table = Table(title="Kinds of supplement, share on test", title_justify="left")
+def kinds_table(summary: Mapping[str, Any]) -> Table:
+    """The kinds of the supplements on test by their share, a row a stage."""
+    table = Table(title="Kinds of supplement on test", title_justify="left", box=SIMPLE)
     table.add_column("stage", no_wrap=True)
-    for kind in kinds:
-        table.add_column(kind, justify="right", no_wrap=True)
-    for stage, row in shares.items():
-        table.add_row(stage, *(f"{row[kind]:.0%}" if kind in row else "" for kind in kinds))
+    table.add_column("share of each kind")
+    for stage, shares in summary["kinds"].items():
+        table.add_row(stage, ", ".join(f"{kind} {share:.0%}" for kind, share in shares.items() if share >= SMALLEST))
     return table
 
 
@@ -101,8 +101,10 @@ def _closing_lines(demonstration: Demonstration) -> list[str]:
 def _interval(rollouts: Sequence[Rollout]) -> str:
     judged = [rollout for rollout in rollouts if rollout.reward is not None]
     low, high = wilson_interval(sum(rollout.won() for rollout in judged), len(judged))
-    return f"{low:.2f}-{high:.2f}"
+    return f"{_score(low, 2)}-{_score(high, 2)}"
 
 
-def _score(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
+def _score(value: float, places: int = 3) -> str:
+    """A score as papers print it: `.375`."""
+    text = f"{value:.{places}f}"
+    return text if value >= 1 else text.lstrip("0")

@@ -187,3 +187,30 @@ def test_without_a_validation_set_a_seeded_share_is_held_out(tmp_path: Path) -> 
     with dspy.context(lm=ScriptedEngine(gold).lm()):
         better = teleprompter(tmp_path / "run").compile(program(), trainset=[*WORLD.train, *WORLD.val])
     assert len(better.detailed_results.stages[0].rollouts) == 2
+
+
+class TwoSteps(dspy.Module):
+    """A program of two predictors: the first names the table, the second writes the query."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.choose = dspy.Predict("question -> table")
+        self.write = dspy.Predict("tables, question, table -> sql")
+
+    def forward(self, tables: str, question: str) -> dspy.Prediction:
+        table = self.choose(question=question).table
+        return self.write(tables=tables, question=question, table=table)
+
+
+def test_a_program_of_two_predictors_is_trained_and_comes_back_with_both_supplemented(tmp_path: Path) -> None:
+    def script(text: str) -> str:
+        return reply(table="staff") if "[[ ## table ## ]]" not in text.partition("Respond")[0] else helped(text)
+
+    student = TwoSteps()
+    with dspy.context(lm=ScriptedEngine(script).lm()):
+        better = teleprompter(tmp_path / "run").compile(student, trainset=WORLD.train, valset=WORLD.val)
+    result = better.detailed_results
+    assert [name for name, _ in better.named_predictors()] == ["choose", "write"]
+    asked = {rollout.query.predictor for rollout in result.actor.store.rollouts(stage="warm")}
+    assert asked == {"choose", "write"}
+    assert result.best.score == max(stage.score for stage in result.stages)

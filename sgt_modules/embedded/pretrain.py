@@ -162,11 +162,14 @@ def _write(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: 
 
 
 def main() -> None:
-    """Pretrain all models, or those named."""
+    """Pretrain all models, or those named, in the table's order: the generator goes on from the actor."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[[], *(recipe.name for recipe in RECIPES)])
-    parser.add_argument("--output", type=Path, default=WEIGHTS)
+    known = [recipe.name for recipe in RECIPES]
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(known)}; all by default")
+    parser.add_argument("--output", type=Path, default=WEIGHTS, help="where each model's folder goes")
     chosen = parser.parse_args()
+    if unknown := set(chosen.names) - set(known):
+        parser.error(f"no model {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     for recipe in RECIPES:
         if not chosen.names or recipe.name in chosen.names:
             pretrain(recipe, chosen.output)

@@ -1,0 +1,55 @@
+"""The README's table from finished demonstrations: `python benchmarks/readme_table.py runs/seed-0 runs/seed-1 ...`.
+
+Reads each folder's `summary.json`, so it trains nothing; prints Markdown.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+COLUMNS = {
+    "test": "test",
+    "test_terms": "term questions",
+    "test_plain": "plain questions",
+    "shifted": "unseen terms",
+    "transfer": "second actor, test",
+}
+
+
+def row(label: str, scores: list[dict[str, float]]) -> str:
+    """One stage: the mean over the runs, and the runs themselves for the term questions."""
+    cells = [f"{mean(each[split] for each in scores):.3f}" for split in COLUMNS]
+    parts = " / ".join(f"{each['test_terms']:.3f}" for each in scores)
+    return f"| {label} | {' | '.join(cells)} | {parts} |"
+
+
+def table(runs: list[dict[str, Any]]) -> str:
+    """A row a stage that all runs have, and one for the stage that each selected."""
+    seeds = " / ".join(str(run["seed"]) for run in runs)
+    lines = [f"| stage | {' | '.join(COLUMNS.values())} | term questions, seeds {seeds} |", "|---" * 7 + "|"]
+    lines += [row(stage, [run["scores"][stage] for run in runs]) for stage in runs[0]["scores"]]
+    return "\n".join([*lines, row("**selected**", [run["scores"][run["selected"]] for run in runs])])
+
+
+def main() -> None:
+    """Print the table, and what the runs cost."""
+    runs = [json.loads((Path(folder) / "summary.json").read_text()) for folder in sys.argv[1:]]
+    if not runs:
+        raise SystemExit("Name the folders of finished demonstrations, such as runs/demo.")
+    print(table(runs))
+    print()
+    for run in runs:
+        calls, seconds = run["actor_calls"], run["seconds"]
+        print(
+            f"Seed {run['seed']}: selected {run['selected']}, McNemar p {run['p_value']['none']:.1e} against no "
+            f"supplement, {calls:,} actor calls, {seconds['total']:.0f} s (sampling {seconds['sampling']:.0f}, acting "
+            f"{seconds['acting']:.0f}, training {seconds['training']:.0f}), peak {run['peak_rss_mb']:.0f} MB."
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""The demonstration at the smallest scale: what it writes, what it prints, and that a seed fixes all of it."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from optimizers import Recipe
+from optimizers.cli import app
+from optimizers.demo import Demonstration, Scale, acting, demonstrate
+from optimizers.tables import show_demonstration
+from sgt_modules import supplement
+from sgt_modules.embedded import Sizes, embedded_generator, program
+
+TINY = Scale(
+    Sizes(train=16, validation=8, test=16, shifted=8, terms=4, shifted_terms=4),
+    Recipe(rounds=2, warm_samples=2, pool_samples=1, direct_samples=6, concat=1, max_per_kind=10, pair_cap=4),
+)
+
+
+@pytest.fixture(scope="module")
+def demonstration(tmp_path_factory: pytest.TempPathFactory) -> Demonstration:
+    return demonstrate(0, log_dir=tmp_path_factory.mktemp("demo") / "run", scale=TINY, display=False)
+
+
+def test_the_summary_has_the_public_format(demonstration: Demonstration) -> None:
+    written = json.loads((demonstration.result.log_dir / "summary.json").read_text())
+    assert written == json.loads(json.dumps(demonstration.summary))
+    assert {"task", "seed", "actor", "generator", "splits", "scores", "selected", "p_value"} <= set(written)
+    assert {"kinds", "leakage", "actor_calls", "generator_calls", "tokens", "seconds", "peak_rss_mb"} <= set(written)
+    assert written["splits"] == {"train": 16, "val": 8, "test": 16, "shifted": 8}
+    assert list(written["scores"]) == ["none", "untrained", "sft", "dpo1", "dpo2"]
+    for row in written["scores"].values():
+        assert set(row) == {"val", "test", "test_terms", "test_plain", "shifted", "transfer"}
+        assert all(0 <= score <= 1 for score in row.values())
+    assert set(written["p_value"]) == {"none", "sft"}
+    assert set(written["tokens"]) == {"actor_in", "actor_out", "generator_in", "generator_out"}
+    assert set(written["seconds"]) == {"total", "sampling", "acting", "training"}
+    for shares in written["kinds"].values():
+        assert sum(shares.values()) == pytest.approx(1, abs=1e-3)
+
+
+def test_the_same_seed_gives_the_same_scores_kinds_and_adapters(demonstration: Demonstration, tmp_path: Path) -> None:
+    again = demonstrate(0, log_dir=tmp_path / "run", scale=TINY, display=False)
+    same = ("scores", "selected", "p_value", "kinds", "leakage", "actor_calls", "generator_calls", "tokens")
+    assert {key: again.summary[key] for key in same} == {key: demonstration.summary[key] for key in same}
+    prints = [
+        [stage.checkpoint.fingerprint for stage in each.result.stages if stage.checkpoint]
+        for each in (demonstration, again)
+    ]
+    assert prints[0] == prints[1]
+    assert len(set(prints[0])) == 3
+
+
+def test_the_tables_fit_eighty_columns_and_show_questions_before_and_after(demonstration: Demonstration) -> None:
+    console = Console(width=80, record=True, file=io.StringIO())
+    show_demonstration(demonstration, console)
+    text = console.export_text()
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
+    assert "…" not in text.split("Selected:")[0]
+    assert f"{demonstration.summary['selected']} *" in text
+    for stage in demonstration.summary["scores"]:
+        assert stage in text
+
+
+def test_the_saved_program_answers_the_same_when_it_is_loaded_again(demonstration: Demonstration) -> None:
+    result = demonstration.result
+    fresh = program() if result.selected == "none" else supplement(program(), generator=embedded_generator())
+    fresh.load(result.log_dir / "program.json")
+    after = demonstration.scored[result.selected]["test"]
+    with acting():
+        answers = [fresh(**example.inputs()).sql for example in demonstration.world.test]
+    assert answers == [rollout.output["sql"] for rollout in after]
+
+
+def test_the_command_tells_its_options_without_loading_a_model() -> None:
+    from typer.testing import CliRunner
+
+    shown = CliRunner().invoke(app, ["demo", "--help"])
+    assert shown.exit_code == 0
+    for option in ("--seed", "--log-dir", "--quick", "--silent"):
+        assert option in shown.output

@@ -1,0 +1,57 @@
+"""What a person sees during a run: lines in a pipe, a live view on a terminal, nothing when asked."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+from scripted import rollout
+
+from optimizers.progress import Lines, Live, Reporter, Silent, reporter
+
+
+def played(view: Reporter) -> None:
+    """A stage of three rollouts: one won, one lost, one without a reward."""
+    with view.stage("warm: acting", 3) as stage:
+        for score in (1.0, 0.0, None):
+            stage.advance(rollout(score))
+
+
+def test_a_pipe_gets_one_line_at_the_end_of_a_short_stage_with_its_success_rate() -> None:
+    out = io.StringIO()
+    played(Lines(out))
+    assert out.getvalue() == "warm: acting: 3/3  50% won  0 s\n"
+
+
+def test_a_long_stage_says_how_far_it_is_and_how_long_it_will_take() -> None:
+    out = io.StringIO()
+    played(Lines(out, every=0.0))
+    first = out.getvalue().splitlines()[0]
+    assert first.startswith("warm: acting: 1/3  100% won")
+    assert first.endswith("s left")
+
+
+def test_training_moves_by_steps_of_a_total_that_is_known_later() -> None:
+    out = io.StringIO()
+    with Lines(out).stage("sft: training", 1) as stage:
+        stage.move_to(20, 40)
+        stage.move_to(40, 40)
+    assert out.getvalue().startswith("sft: training: 40/40")
+
+
+def test_a_terminal_gets_a_live_bar_with_the_same_numbers() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=100, record=True)
+    played(Live(console))
+    text = console.export_text()
+    assert "warm: acting" in text
+    assert "3/3" in text
+    assert "50% won" in text
+
+
+def test_silence_says_nothing(capsys: object) -> None:
+    played(Silent())
+    assert isinstance(reporter(False), Silent)
+
+
+def test_without_a_terminal_the_view_is_lines() -> None:
+    assert isinstance(reporter(), Lines)
