@@ -15,13 +15,13 @@ from typing import Any
 import dspy
 
 from optimizers.evaluation import Evaluator
+from optimizers.fingerprints import scope_of
 from optimizers.folder import RunFolder
 from optimizers.progress import Reporter, reporter
 from optimizers.recipe import Recipe
 from optimizers.records import Rollout
 from optimizers.result import SGTResult
 from optimizers.rollouts import Actor
-from optimizers.run import scope_of
 from optimizers.sgt import SGTTeleprompter
 from optimizers.summary import kind_shares, leakage, paired_p_value, peak_rss_mb, scores
 from optimizers.training import TrainingSettings

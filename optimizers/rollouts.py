@@ -10,17 +10,18 @@ import json
 import threading
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import dspy
 from dspy.utils.exceptions import AdapterParseError, LMError
 from dspy.utils.parallelizer import ParallelExecutor
 
+from optimizers.ledger import Ledger, Meter
 from optimizers.records import Candidate, Query, Reward, Rollout
 from optimizers.reward import Scorer
 from optimizers.store import RolloutStore
-from sgt_modules.errors import MetricError, SGTError
+from sgt_modules.errors import MetricError
 from sgt_modules.kinds import SILENCE, Supplement
 from sgt_modules.predictor import Episode, episode
 from sgt_modules.wrapping import supplemented
@@ -37,23 +38,6 @@ class Probe(NamedTuple):
 
     rollouts: list[Rollout]
     queries: list[Query]
-
-
-@dataclass(frozen=True, slots=True)
-class Meter:
-    """What an actor has paid: runs of the program, calls of its LM, their tokens, and seconds summed over threads.
-
-    Calls and tokens are what the provider reports: an answer from DSPy's own cache counts as none.
-    """
-
-    runs: int = 0
-    calls: int = 0
-    tokens_in: int = 0
-    tokens_out: int = 0
-    seconds: float = 0.0
-
-    def __add__(self, other: Meter) -> Meter:
-        return Meter(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
 
 
 class _Run(NamedTuple):
@@ -90,7 +74,7 @@ class Actor:
         self.scope = scope
         self.num_threads = num_threads
         self.max_errors = max_errors
-        self._ledger = _Ledger(max_errors)
+        self._ledger = Ledger(max_errors)
         self._telling = threading.Lock()
 
     @property
@@ -195,7 +179,7 @@ class Actor:
         """Store one run's rollouts; raises `SGTError` when it is one failure in a row too many."""
         asked = sum(len(prompts) for prompts in run.episode.prompts.values())
         self.store.add_all(rollouts, self.scope, live=live, asked=asked)
-        self._ledger.enter(run)
+        self._ledger.enter(run.rollout, run.meter)
 
     def _in_parallel(
         self, work: Callable[[int], Rollout], keys: Sequence[Hashable], on_done: OnDone | None
@@ -240,31 +224,6 @@ class Actor:
         if on_done is not None:
             with self._telling:
                 on_done(rollout)
-
-
-class _Ledger:
-    """What was paid and how many runs in a row had no reward, counted from many threads."""
-
-    def __init__(self, max_errors: int) -> None:
-        self._lock = threading.Lock()
-        self._max_errors = max_errors
-        self._in_a_row = 0
-        self.paid = Meter()
-
-    def enter(self, run: _Run) -> None:
-        """Count a run; raises `SGTError` when it is one failure in a row too many."""
-        with self._lock:
-            self.paid = self.paid + run.meter
-            self._in_a_row = self._in_a_row + 1 if run.rollout.reward is None else 0
-            if self._in_a_row < self._max_errors:
-                return
-            failed, self._in_a_row = self._in_a_row, 0
-        last = run.rollout.error.partition("\n")[0]
-        raise SGTError(
-            f"{failed} runs of the actor in a row gave no reward; the last: {last}. Everything finished before is "
-            "saved. Check the provider (key, quota, network) or the metric and start again with the same log_dir, "
-            "or raise max_errors."
-        )
 
 
 def query_id(example: dspy.Example, predictor: str) -> str:

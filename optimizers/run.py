@@ -6,8 +6,6 @@ the store, the folder and the clock.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +18,7 @@ import dspy
 
 from optimizers import sources
 from optimizers.evaluation import Evaluator, mean_score
+from optimizers.fingerprints import fingerprint, scope_of
 from optimizers.folder import RunFolder
 from optimizers.pairs import preference_pairs, why_no_pairs
 from optimizers.progress import Reporter
@@ -35,7 +34,7 @@ from optimizers.validation import check_program, check_splits, hold_out
 from sgt_modules.generator import SupplementGenerator
 from sgt_modules.kinds import Kind
 from sgt_modules.prompts import exploring
-from sgt_modules.wrapping import supplement, supplemented, with_generator
+from sgt_modules.wrapping import supplement, with_generator
 
 SAMPLED_AT_ONCE = 1024
 """Prompts handed to the generator together: enough to fill its batches, few enough to show progress."""
@@ -285,18 +284,6 @@ def _prompt_for(query: Query, kind: Kind | str | None) -> str:
     return query.prompt if kind is None else exploring(query.prompt, kind)
 
 
-def scope_of(program: dspy.Module, metric: Callable[..., object]) -> str:
-    """What a reward depends on besides query and supplement: the program with its LMs, and the metric."""
-    lms = [getattr(predictor.lm or dspy.settings.lm, "model", "") for _, predictor in supplemented(program)]
-    state = {name: predictor.dump_state() for name, predictor in program.named_predictors()}
-    for each in state.values():
-        each.pop("generator", None)
-    adapter = type(dspy.settings.adapter).__name__
-    name = f"{metric.__module__}.{metric.__qualname__}" if hasattr(metric, "__qualname__") else type(metric).__name__
-    content = json.dumps([lms, state, adapter, name], sort_keys=True, default=str)
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
-
-
 def _recorded(
     settings: RunSettings, trainset: Sequence[dspy.Example], valset: Sequence[dspy.Example]
 ) -> dict[str, object]:
@@ -307,11 +294,6 @@ def _recorded(
         "recipe": recipe,
         "seed": settings.seed,
         "generator": settings.generator.name,
-        "train": _fingerprint(trainset),
-        "val": _fingerprint(valset),
+        "train": fingerprint(trainset),
+        "val": fingerprint(valset),
     }
-
-
-def _fingerprint(examples: Sequence[dspy.Example]) -> str:
-    content = json.dumps([dict(example.items()) for example in examples], sort_keys=True, default=str)
-    return hashlib.sha256(content.encode()).hexdigest()[:16]

@@ -14,9 +14,10 @@ import pytest
 from dspy.lm15 import RateLimitError
 from scripted import Script, ScriptedEngine, ScriptedGenerator, reply
 
+from optimizers.ledger import Meter
 from optimizers.records import Candidate, Reward, Rollout
 from optimizers.reward import Metric, Scorer
-from optimizers.rollouts import Actor, Meter, query_id
+from optimizers.rollouts import Actor, query_id
 from optimizers.store import RolloutStore
 from sgt_modules.errors import SGTError
 from sgt_modules.kinds import SILENCE, Supplement

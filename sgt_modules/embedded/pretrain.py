@@ -9,7 +9,7 @@ import argparse
 import itertools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -24,6 +24,12 @@ from sgt_modules.embedded.tokenizer import END, START, build_tokenizer
 WEIGHTS = Path(__file__).parent / "weights"
 POOL = 32
 """Batches drawn ahead and cut by length, so that little is padded."""
+
+TOKENS_A_ROW = 64
+"""A batch holds about `batch` times as many tokens."""
+
+SAID_EVERY = 100
+"""Steps between two lines of progress."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +75,17 @@ RECIPES: tuple[Recipe, ...] = (
 )
 
 
+Row = tuple[list[int], list[int]]
+"""A conversation's token ids and targets."""
+
+
 class Encoder:
     """Conversations as token ids and targets; a target of -100 is not learned."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self._encode = lru_cache(maxsize=4096)(lambda text: tokenizer.encode(text, add_special_tokens=False))
 
-    def __call__(self, turns: list[Turn]) -> tuple[list[int], list[int]]:
+    def __call__(self, turns: list[Turn]) -> Row:
         """Ids and targets, of the same length."""
         ids: list[int] = []
         targets: list[int] = []
@@ -87,25 +97,29 @@ class Encoder:
 
 
 def batches(recipe: Recipe, encode: Encoder, pad: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Batches of about equal token counts, each of conversations of about equal length."""
+    """Ids and targets, each [rows, width]: batches of about equal token counts, each of about equally long rows."""
     conversations = stream(recipe.stream, recipe.seed)
     shuffle = torch.Generator().manual_seed(recipe.seed)
     while True:
         pool = sorted((encode(next(conversations)) for _ in range(POOL * recipe.batch)), key=lambda row: len(row[0]))
-        cuts, rows, budget = [], [], 0
-        for row in pool:
-            if rows and len(row[0]) * (len(rows) + 1) > budget:
-                cuts.append(rows)
-                rows = []
-            budget = recipe.batch * 64
-            rows.append(row)
-        cuts.append(rows)
+        cuts = list(_cut(pool, recipe.batch * TOKENS_A_ROW))
         for index in torch.randperm(len(cuts), generator=shuffle).tolist():
-            width = max(len(ids) for ids, _ in cuts[index])
+            width = len(cuts[index][-1][0])
             yield (
                 torch.tensor([ids + [pad] * (width - len(ids)) for ids, _ in cuts[index]]),
                 torch.tensor([targets + [-100] * (width - len(targets)) for _, targets in cuts[index]]),
             )
+
+
+def _cut(pool: Sequence[Row], budget: int) -> Iterator[list[Row]]:
+    """Rows sorted by length, in runs that hold at most `budget` tokens when padded to their longest."""
+    rows: list[Row] = []
+    for row in pool:
+        if rows and len(row[0]) * (len(rows) + 1) > budget:
+            yield rows
+            rows = []
+        rows.append(row)
+    yield rows
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
@@ -125,35 +139,32 @@ def pretrain(recipe: Recipe, output: Path) -> None:
         model = Qwen3ForCausalLM.from_pretrained(output / recipe.start, use_safetensors=True)
     else:
         model = Qwen3ForCausalLM(recipe.config(len(tokenizer), end, pad))
-    print(
-        f"{recipe.name}: {sum(each.numel() for each in model.parameters()):,} parameters, vocabulary {len(tokenizer)}"
-    )
+    size = sum(each.numel() for each in model.parameters())
+    print(f"{recipe.name}: {size:,} parameters, vocabulary {len(tokenizer)}", flush=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, betas=(0.9, 0.98), weight_decay=0.05)
-    began, seen, recent = time.perf_counter(), 0, []
+    began, recent = time.perf_counter(), []
     for step, (ids, targets) in enumerate(itertools.islice(batches(recipe, Encoder(tokenizer), pad), recipe.steps)):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(recipe, step)
-        learned = targets[:, 1:] != -100
-        with torch.autocast("cpu", torch.bfloat16):
-            hidden = model.model(ids).last_hidden_state[:, :-1][learned]
-            logits = model.lm_head(hidden)
-        loss = cross_entropy(logits.float(), targets[:, 1:][learned])
+        loss = _loss(model, ids, targets)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        seen += ids.numel()
         recent.append(loss.item())
-        if (step + 1) % 100 == 0:
-            seconds = time.perf_counter() - began
-            print(
-                f"  step {step + 1}/{recipe.steps}  loss {sum(recent) / len(recent):.4f}  {seconds:.0f} s", flush=True
-            )
-            print(f"    {seen / seconds:,.0f} tokens/s", flush=True)
+        if (step + 1) % SAID_EVERY == 0:
+            mean, seconds = sum(recent) / len(recent), time.perf_counter() - began
+            print(f"  step {step + 1}/{recipe.steps}  loss {mean:.4f}  {seconds:.0f} s", flush=True)
             recent = []
-            if (step + 1) % 500 == 0:
-                _write(model, tokenizer, output / recipe.name)
     _write(model, tokenizer, output / recipe.name)
+
+
+def _loss(model: Qwen3ForCausalLM, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy over the learned tokens; only they go through the output head."""
+    learned = targets[:, 1:] != -100
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model.lm_head(model.model(ids).last_hidden_state[:, :-1][learned])
+    return cross_entropy(logits.float(), targets[:, 1:][learned])
 
 
 def _write(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:

@@ -1,0 +1,51 @@
+"""What an actor has paid, and how many of its runs in a row have failed; counted from many threads."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, fields
+
+from optimizers.records import Rollout
+from sgt_modules.errors import SGTError
+
+
+@dataclass(frozen=True, slots=True)
+class Meter:
+    """What an actor has paid: runs of the program, calls of its LM, their tokens, and seconds summed over threads.
+
+    Calls and tokens are what the provider reports: an answer from DSPy's own cache counts as none.
+    """
+
+    runs: int = 0
+    calls: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    seconds: float = 0.0
+
+    def __add__(self, other: Meter) -> Meter:
+        return Meter(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
+
+
+class Ledger:
+    """What was paid and how many runs in a row had no reward, counted from many threads."""
+
+    def __init__(self, max_errors: int) -> None:
+        self._lock = threading.Lock()
+        self._max_errors = max_errors
+        self._in_a_row = 0
+        self.paid = Meter()
+
+    def enter(self, rollout: Rollout, cost: Meter) -> None:
+        """Count a run and its cost; raises `SGTError` when it is one failure in a row too many."""
+        with self._lock:
+            self.paid = self.paid + cost
+            self._in_a_row = self._in_a_row + 1 if rollout.reward is None else 0
+            if self._in_a_row < self._max_errors:
+                return
+            failed, self._in_a_row = self._in_a_row, 0
+        last = rollout.error.partition("\n")[0]
+        raise SGTError(
+            f"{failed} runs of the actor in a row gave no reward; the last: {last}. Everything finished before is "
+            "saved. Check the provider (key, quota, network) or the metric and start again with the same log_dir, "
+            "or raise max_errors."
+        )
