@@ -4,23 +4,35 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import dspy
 
-from sgt_modules.wrapping import supplemented
-
 
 def scope_of(program: dspy.Module, metric: Callable[..., object]) -> str:
-    """What a reward depends on besides query and supplement: the program with its LMs, and the metric."""
-    lms = [getattr(predictor.lm or dspy.settings.lm, "model", "") for _, predictor in supplemented(program)]
-    state = {name: predictor.dump_state() for name, predictor in program.named_predictors()}
-    for each in state.values():
-        each.pop("generator", None)
+    """What a reward depends on besides query and supplement, as 16 hex digits: the program, its LMs, and the metric.
+
+    An LM counts by its name and settings, without keys and addresses: another key is not another actor.
+    """
+    predictors = [
+        [
+            name,
+            predictor.signature.dump_state(),
+            predictor.demos,
+            predictor.config,
+            _lm(predictor.lm or dspy.settings.lm),
+        ]
+        for name, predictor in program.named_predictors()
+    ]
     adapter = type(dspy.settings.adapter).__name__
-    name = f"{metric.__module__}.{metric.__qualname__}" if hasattr(metric, "__qualname__") else type(metric).__name__
-    content = json.dumps([lms, state, adapter, name], sort_keys=True, default=str)
-    return _short(content)
+    judge = getattr(metric, "__qualname__", type(metric).__qualname__)
+    return _short(json.dumps([predictors, adapter, metric.__module__, judge], sort_keys=True, default=str))
+
+
+def _lm(lm: object) -> list[object]:
+    settings: Mapping[str, object] = getattr(lm, "kwargs", {})
+    kept = {name: value for name, value in settings.items() if not name.startswith(("api_", "base_"))}
+    return [getattr(lm, "model", ""), kept]
 
 
 def fingerprint(examples: Sequence[dspy.Example]) -> str:
