@@ -22,7 +22,7 @@ def main() -> dspy.Module:
     student = program()  # yours: any dspy.Module
     actor = embedded_actor()  # yours: dspy.LM("openai/gpt-4.1-mini")
     generator = embedded_generator()  # yours: "Qwen/Qwen3-1.7B"
-    recipe = Recipe(rounds=2, max_per_kind=40, pair_cap=6, direct_samples=12)  # yours: auto="light" instead
+    recipe = Recipe(rounds=2, direct_samples=12)  # yours: auto="light" instead
     trainer = TRLTrainer(generator.engine.model, TRAINING)  # yours: nothing, the defaults suit 1.7 B parameters
     sgt = SGTTeleprompter(world.metric, generator, recipe=recipe, trainer=trainer)
     with dspy.context(lm=actor):  # yours: dspy.configure(lm=...), once
