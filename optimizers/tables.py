@@ -35,8 +35,8 @@ def stage_table(demonstration: Demonstration) -> Table:
     """A row a stage: its score on every split, with a 95 % interval on test; fits 80 columns."""
     summary, scored = demonstration.summary, demonstration.scored
     seconds = {stage.name: f"{stage.seconds:.0f}" for stage in demonstration.result.stages}
-    table = Table(title=f"House terms, seed {summary['seed']}: score by stage", title_justify="left", box=SIMPLE)
-    for column in ("stage", "val", "test", "95 %", "terms", "plain", "shifted", "2nd actor", "seconds"):
+    table = _table(f"House terms, seed {summary['seed']}: score by stage")
+    for column in ("stage", "val", "test", "95 %", "terms", "plain", "shifted", "actor 2", "seconds"):
         table.add_column(column, justify="left" if column == "stage" else "right", no_wrap=True)
     for name, row in summary["scores"].items():
         chosen = name == summary["selected"]
@@ -54,9 +54,13 @@ def stage_table(demonstration: Demonstration) -> Table:
     return table
 
 
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+
+
 def kinds_table(summary: Mapping[str, Any]) -> Table:
     """The kinds of the supplements on test by their share, a row a stage."""
-    table = Table(title="Kinds of supplement on test", title_justify="left", box=SIMPLE)
+    table = _table("Kinds of supplement on test")
     table.add_column("stage", no_wrap=True)
     table.add_column("share of each kind")
     for stage, shares in summary["kinds"].items():

@@ -98,15 +98,15 @@ def demo(example: dspy.Example) -> dspy.Example:
     return dspy.Example(tables=SCHEMA, question=told.example.question(told.rows), sql=told.example.sql(told.condition))
 
 
-@pytest.mark.parametrize("strangers", [0, 3, 7])
-def test_an_actor_learns_a_term_from_a_demo_among_others(actor: ActorName, strangers: int) -> None:
+@pytest.mark.parametrize(("strangers", "least"), [(0, 0.9), (3, 0.7), (7, 0.5)])
+def test_an_actor_learns_a_term_from_a_demo_among_others(actor: ActorName, strangers: int, least: float) -> None:
     right = 0
     for index, example in enumerate(ASKED[:20]):
         others = [each for each in ASKED if each.term != example.term]
         few_shot = program()
         few_shot.demos = [*(demo(others[(index + n) % len(others)]) for n in range(strangers)), demo(example)]
         right += WORLD.metric(example, few_shot(**example.inputs())).score
-    assert right / 20 >= 0.7
+    assert right / 20 >= least
 
 
 def test_an_actor_reasons_in_the_reasoning_field_when_the_program_has_one(actor: ActorName) -> None:

@@ -71,7 +71,7 @@ class Recipe:
 RECIPES: tuple[Recipe, ...] = (
     Recipe("actor", "actor", hidden=128, layers=4, seed=1, steps=4000),
     Recipe("second-actor", "actor", hidden=192, layers=3, seed=2, steps=1800),
-    Recipe("generator", "generator", hidden=128, layers=4, seed=3, steps=400, learning_rate=1.5e-3, start="actor"),
+    Recipe("generator", "generator", hidden=128, layers=4, seed=3, steps=800, learning_rate=2e-3, start="actor"),
 )
 
 
