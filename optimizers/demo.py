@@ -20,12 +20,15 @@ from optimizers.folder import RunFolder
 from optimizers.progress import Reporter, reporter
 from optimizers.recipe import Recipe
 from optimizers.records import Rollout
-from optimizers.result import SGTResult
+from optimizers.result import SGTResult, result_of
+from optimizers.reward import Scorer
 from optimizers.rollouts import Actor
 from optimizers.sgt import SGTTeleprompter
+from optimizers.store import RolloutStore
 from optimizers.summary import kind_shares, leakage, paired_p_value, peak_rss_mb, scores
 from optimizers.training import TrainingSettings
 from optimizers.trl_trainer import TRLTrainer
+from sgt_modules import supplement
 from sgt_modules.embedded import FULL, QUICK, HouseTermsWorld, Sizes, embedded_actor, embedded_generator, program
 from sgt_modules.embedded.models import ActorName, embedded_folder
 
@@ -94,7 +97,7 @@ def demonstrate(
     )
     with acting():
         better = teleprompter.compile(program(), trainset=world.train, valset=world.val)
-    result: SGTResult = better.detailed_results
+    result = result_of(better)
     better.save(result.log_dir / "program.json")
     scored = score_stages(world, result, reporter(display))
     summary = summarize(world, result, scored, seconds=time.perf_counter() - began)
@@ -117,7 +120,7 @@ def score_stages(world: HouseTermsWorld, result: SGTResult, view: Reporter) -> S
     ]
     for split, actor_name, examples in places:
         with acting(actor_name):
-            evaluator = Evaluator(_actor_like(result.actor), split, examples, view)
+            evaluator = Evaluator(_actor(world, result), split, examples, view)
             for name, generator in generators.items():
                 if split not in scored[name]:
                     rollouts = evaluator.without() if generator is None else evaluator.score(name, generator)
@@ -132,10 +135,11 @@ def acting(name: ActorName = "actor") -> Iterator[None]:
         yield
 
 
-def _actor_like(actor: Actor) -> Actor:
-    """The same program, metric and store under the LM of now."""
-    scope = scope_of(actor.program, actor.scorer.metric)
-    return Actor(actor.program, actor.scorer, actor.store, scope, num_threads=THREADS)
+def _actor(world: HouseTermsWorld, result: SGTResult) -> Actor:
+    """The wrapped program under the LM of now, with the run's store."""
+    wrapped = supplement(program(), generator=result.generator)
+    store = RolloutStore(RunFolder(result.log_dir).store)
+    return Actor(wrapped, Scorer(world.metric), store, scope_of(wrapped, world.metric), num_threads=THREADS)
 
 
 def summarize(world: HouseTermsWorld, result: SGTResult, scored: Scored, *, seconds: float) -> dict[str, Any]:

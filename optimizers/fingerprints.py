@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
 import dspy
 
@@ -15,14 +16,8 @@ def scope_of(program: dspy.Module, metric: Callable[..., object]) -> str:
     An LM counts by its name and settings, without keys and addresses: another key is not another actor.
     """
     predictors = [
-        [
-            name,
-            predictor.signature.dump_state(),
-            predictor.demos,
-            predictor.config,
-            _lm(predictor.lm or dspy.settings.lm),
-        ]
-        for name, predictor in program.named_predictors()
+        [name, cast("Any", each.signature).dump_state(), each.demos, each.config, _lm(each.lm or dspy.settings.lm)]
+        for name, each in program.named_predictors()
     ]
     adapter = type(dspy.settings.adapter).__name__
     judge = getattr(metric, "__qualname__", type(metric).__qualname__)

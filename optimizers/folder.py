@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any, cast
 
 from sgt_modules.errors import RunFolderError
 
@@ -58,7 +59,7 @@ class RunFolder:
         """The weights after a stage."""
         return self.path / "checkpoints" / stage
 
-    def read(self, name: str) -> dict[str, object] | None:
+    def read(self, name: str) -> dict[str, Any] | None:
         """A JSON file of the run; None where there is none.
 
         Raises:
@@ -73,7 +74,7 @@ class RunFolder:
             raise RunFolderError(f"{file} is no JSON ({error}). Move it away to start the run anew.") from error
         if not isinstance(content, dict):
             raise RunFolderError(f"{file} should hold a JSON object, not a {type(content).__name__}.")
-        return content
+        return cast("dict[str, Any]", content)
 
     def write(self, name: str, content: Mapping[str, object]) -> Path:
         """Write a JSON file whole: a reader sees the old one or the new one."""

@@ -29,6 +29,7 @@ class Reporter(Protocol):
 
     def stage(self, name: str, total: int) -> AbstractContextManager[Stage]:
         """A context manager for one stage of `total` units."""
+        ...
 
     def say(self, text: str) -> None:
         """One line about the run."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any, cast
+
+import dspy
 
 from optimizers.records import Checkpoint, Rollout
-from optimizers.rollouts import Actor
 from sgt_modules.generator import SupplementGenerator
 
 
@@ -43,6 +45,11 @@ class Spent:
     acting: float = 0.0
     training: float = 0.0
 
+    @staticmethod
+    def read(content: Mapping[str, Any]) -> Spent:
+        """What `spent.json` holds; what it lacks is 0."""
+        return Spent(**{each.name: content.get(each.name, 0) for each in fields(Spent)})
+
     def __add__(self, other: Spent) -> Spent:
         return Spent(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
 
@@ -70,7 +77,6 @@ class SGTResult:
     notes: Sequence[str]
     log_dir: Path
     generator: SupplementGenerator
-    actor: Actor
 
     @property
     def best(self) -> StageResult:
@@ -83,3 +89,16 @@ class SGTResult:
             return None
         checkpoint = next(each for each in self.stages if each.name == stage).checkpoint
         return self.generator if checkpoint is None else self.generator.with_checkpoint(checkpoint.path)
+
+
+def compiled(program: dspy.Module, result: SGTResult) -> dspy.Module:
+    """The program itself, marked as compiled and with its result as `detailed_results`, as DSPy's optimizers do."""
+    marked = cast("Any", program)
+    marked.detailed_results = result
+    marked._compiled = True
+    return program
+
+
+def result_of(program: dspy.Module) -> SGTResult:
+    """What `SGTTeleprompter.compile` left on a program; raises `AttributeError` on any other program."""
+    return cast("SGTResult", cast("Any", program).detailed_results)

@@ -10,9 +10,9 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import dspy
 
@@ -24,12 +24,12 @@ from optimizers.pairs import preference_pairs, why_no_pairs
 from optimizers.progress import Reporter
 from optimizers.recipe import Recipe
 from optimizers.records import Candidate, Checkpoint, PreferencePair, Query, Rollout, SFTExample
-from optimizers.result import SGTResult, Spent, StageResult
+from optimizers.result import SGTResult, Spent, StageResult, compiled
 from optimizers.reward import Scorer, check_metric
 from optimizers.rollouts import Actor
 from optimizers.selection import balance_kinds
 from optimizers.store import RolloutStore
-from optimizers.training import Trainer
+from optimizers.training import Fit, Row, Trainer
 from optimizers.validation import check_program, check_splits, hold_out
 from sgt_modules.generator import SupplementGenerator
 from sgt_modules.kinds import Kind
@@ -67,7 +67,7 @@ class Run:
         self._stages: list[StageResult] = []
         self._warm: list[Rollout] = []
         self._notes: list[str] = []
-        self._spent_before = Spent(**(folder.read("spent.json") or {}))
+        self._spent_before = Spent.read(folder.read("spent.json") or {})
         self._spent_now = Spent()
         self._stage_began = time.perf_counter()
 
@@ -140,8 +140,11 @@ class Run:
         recipe, queries = self._recipe, self._train.queries
         names = sources.ood_names(self._warm, kinds=recipe.kinds, count=recipe.ood_kinds)
         rng = self.rng("round-1")
-        asked = {"prompt_for": _prompt_for, "rng": rng, "samples": recipe.pool_samples}
-        wishes = sources.predefined(queries, kinds=recipe.kinds, **asked) + sources.ood(queries, names, **asked)
+        samples = recipe.pool_samples
+        wishes = [
+            *sources.predefined(queries, prompt_for=_prompt_for, rng=rng, kinds=recipe.kinds, samples=samples),
+            *sources.ood(queries, names, prompt_for=_prompt_for, rng=rng, samples=samples),
+        ]
         joins = sources.concat(self._warm, rng=rng, per_query=recipe.concat, threshold=recipe.threshold)
         return self._explore("round 1", wishes, self._generator_at(checkpoint), joins)
 
@@ -177,13 +180,17 @@ class Run:
             self._notes.append(f"Round {round_} learned nothing, so the rounds end here. {reason}")
         return pairs
 
-    def train(
-        self, stage: str, rows: Sequence[SFTExample] | Sequence[PreferencePair], start: Checkpoint | None = None
-    ) -> Checkpoint | None:
-        """One stage of training, scored on validation; without rows there is no stage."""
+    def sft(self, rows: Sequence[SFTExample]) -> Checkpoint | None:
+        """Supervised fine-tuning, scored on validation; without rows there is no stage."""
+        return self._trained("sft", rows, None, self._trainer.sft)
+
+    def dpo(self, round_: int, pairs: Sequence[PreferencePair], start: Checkpoint) -> Checkpoint | None:
+        """One round of DPO, scored on validation; without pairs there is no stage."""
+        return self._trained(f"dpo{round_}", pairs, start, self._trainer.dpo)
+
+    def _trained(self, stage: str, rows: Sequence[Row], start: Checkpoint | None, fit: Fit[Row]) -> Checkpoint | None:
         if not rows:
             return None
-        fit = self._trainer.sft if stage == "sft" else self._trainer.dpo
         with self._timed("training"), self._reporter.stage(f"{stage}: training", 1) as view:
             checkpoint = fit(
                 rows,
@@ -212,7 +219,6 @@ class Run:
             notes=tuple(self._notes),
             log_dir=self._folder.path,
             generator=self._settings.generator,
-            actor=self._actor,
         )
         for note in self._notes:
             self._reporter.say(note)
@@ -220,9 +226,7 @@ class Run:
             program = self._student.deepcopy()
         else:
             program = with_generator(self._actor.program, self._generator_at(best.checkpoint))
-        program.detailed_results = result
-        program._compiled = True
-        return program
+        return compiled(program, result)
 
     def _explore(
         self,
@@ -265,12 +269,15 @@ class Run:
         try:
             yield
         finally:
-            self._spent_now += Spent(**{what: time.perf_counter() - began})
+            self._spent_now = replace(
+                self._spent_now, **{what: getattr(self._spent_now, what) + time.perf_counter() - began}
+            )
 
 
 def output_fields(program: dspy.Module) -> list[str]:
     """The names of every output field of the program's predictors, each once."""
-    return list(dict.fromkeys(name for predictor in program.predictors() for name in predictor.signature.output_fields))
+    signatures = [cast("type[dspy.Signature]", predictor.signature) for predictor in program.predictors()]
+    return list(dict.fromkeys(name for signature in signatures for name in signature.output_fields))
 
 
 def default_trainer(generator: SupplementGenerator) -> Trainer:

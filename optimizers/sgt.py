@@ -78,7 +78,7 @@ class SGTTeleprompter(Teleprompter):
         )
         self.display_progress = display_progress
 
-    def compile(
+    def compile(  # pyright: ignore[reportIncompatibleMethodOverride]  (no **kwargs: a misspelt argument is an error)
         self,
         student: dspy.Module,
         *,
@@ -99,10 +99,10 @@ class SGTTeleprompter(Teleprompter):
         view = reporter(self.display_progress)
         run = Run.open(student, trainset=trainset, valset=valset, settings=self.settings, reporter=view)
         run.validate("none", None)
-        checkpoint = run.train("sft", run.sft_rows(run.warm_start()))
+        checkpoint = run.sft(run.sft_rows(run.warm_start()))
         for round_ in range(1, self.recipe.rounds + 1):
             if checkpoint is None or run.stalled():
                 break
             rollouts = run.first_pool(checkpoint) if round_ == 1 else run.direct(round_, checkpoint)
-            checkpoint = run.train(f"dpo{round_}", run.pairs(round_, rollouts), start=checkpoint)
+            checkpoint = run.dpo(round_, run.pairs(round_, rollouts), start=checkpoint)
         return run.finish()

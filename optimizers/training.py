@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 from optimizers.records import Checkpoint, PreferencePair, SFTExample
 from sgt_modules.errors import SetupError
@@ -54,6 +54,19 @@ class Trainer(Protocol):
         on_step: OnStep | None = None,
     ) -> Checkpoint:
         """L_DPO + alpha * L_NLL against the model as it is at the start of this round. Raises `TrainingError`."""
+        ...
+
+
+Row = TypeVar("Row", SFTExample, PreferencePair, contravariant=True)
+
+
+class Fit(Protocol[Row]):
+    """One of a trainer's two methods."""
+
+    def __call__(
+        self, rows: Sequence[Row], /, *, start: Checkpoint | None, output: Path, seed: int, on_step: OnStep | None
+    ) -> Checkpoint:
+        """Train on the rows and write the weights to `output`."""
         ...
 
 

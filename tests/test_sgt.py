@@ -11,6 +11,7 @@ import pytest
 from scripted import ScriptedEngine, reply
 
 from optimizers import Recipe, SGTTeleprompter, TrainingSettings
+from optimizers.store import RolloutStore
 from optimizers.trl_trainer import TRLTrainer
 from sgt_modules import SupplementedPredictor, SupplementGenerator, errors
 from sgt_modules.embedded import HouseTermsWorld, Sizes, embedded_generator, program
@@ -211,6 +212,8 @@ def test_a_program_of_two_predictors_is_trained_and_comes_back_with_both_supplem
         better = teleprompter(tmp_path / "run").compile(student, trainset=WORLD.train, valset=WORLD.val)
     result = better.detailed_results
     assert [name for name, _ in better.named_predictors()] == ["choose", "write"]
-    asked = {rollout.query.predictor for rollout in result.actor.store.rollouts(stage="warm")}
+    asked = {
+        rollout.query.predictor for rollout in RolloutStore(tmp_path / "run" / "rollouts.sqlite").rollouts(stage="warm")
+    }
     assert asked == {"choose", "write"}
     assert result.best.score == max(stage.score for stage in result.stages)

@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from sgt_modules.embedded.streams import Turn, stream
-from sgt_modules.embedded.tokenizer import END, START, build_tokenizer
+from sgt_modules.embedded.tokenizer import END, PAD, START, build_tokenizer
 
 WEIGHTS = Path(__file__).parent / "weights"
 POOL = 32
@@ -134,7 +134,7 @@ def pretrain(recipe: Recipe, output: Path) -> None:
     """Train one model and write it with its tokenizer as a `transformers` folder."""
     torch.manual_seed(recipe.seed)
     tokenizer = build_tokenizer()
-    end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    end, pad = (int(tokenizer.vocab[token]) for token in (END, PAD))
     if recipe.start:
         model = Qwen3ForCausalLM.from_pretrained(output / recipe.start, use_safetensors=True)
     else:

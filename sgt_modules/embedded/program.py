@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import cast
 
 import dspy
+from dspy.signatures.signature import make_signature
 
 from sgt_modules.embedded.questions import INSTRUCTIONS
 from sgt_modules.prompts import with_supplement
 
-AnswerInSQL: type[dspy.Signature] = dspy.Signature("tables: str, question: str -> sql: str", INSTRUCTIONS)
+AnswerInSQL = make_signature("tables: str, question: str -> sql: str", INSTRUCTIONS)
 """Tables and question in, one query out."""
 
-_REASONED = dspy.ChainOfThought(AnswerInSQL).predict.signature
+_REASONED = cast("type[dspy.Signature]", dspy.ChainOfThought(AnswerInSQL).predict.signature)
 
 PROGRAM_SIGNATURES = tuple(
     form(signature) for signature in (AnswerInSQL, _REASONED) for form in (lambda plain: plain, with_supplement)

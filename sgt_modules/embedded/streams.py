@@ -10,6 +10,7 @@ import random
 import string
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 import dspy
 
@@ -113,7 +114,8 @@ def _outputs(claim: Claim, signature: type[dspy.Signature]) -> Mapping[str, str]
 def _turns(signature: type[dspy.Signature], demos: Sequence[dspy.Example], final: dspy.Example) -> list[Turn]:
     """The conversation as DSPy's adapter writes it, closed by the right answer."""
     adapter = dspy.ChatAdapter()
-    messages = adapter.format(signature, list(demos), {name: final[name] for name in signature.input_fields})
+    inputs = {name: final[name] for name in signature.input_fields}
+    messages = adapter.format(signature, cast("Any", list(demos)), inputs)
     turns = [
         Turn(each["role"], each["content"], each["role"] == "assistant" and "Not supplied for" not in each["content"])
         for each in messages

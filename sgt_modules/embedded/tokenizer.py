@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import dspy
 
@@ -43,7 +43,7 @@ def _adapter_pieces() -> Iterator[str]:
         inputs = dict.fromkeys(signature.input_fields, HOLE)
         full = dspy.Example(**inputs, **dict.fromkeys(signature.output_fields, HOLE))
         partial = dspy.Example(tables=HOLE, question=HOLE, sql=HOLE)
-        for message in adapter.format(signature, [full, partial], inputs):
+        for message in adapter.format(signature, cast("Any", [full, partial]), inputs):
             content = message["content"].replace(signature.instructions, HOLE)
             for part in content.split(HOLE):
                 yield part

@@ -13,7 +13,7 @@ from functools import cached_property
 
 import dspy
 
-from sgt_modules.embedded.company import SCHEMA, TABLES, Condition, Table, build_database, conditions
+from sgt_modules.embedded.company import ROWS_PER_TABLE, SCHEMA, TABLES, Condition, Table, build_database, conditions
 from sgt_modules.embedded.database import Database, Rows
 from sgt_modules.embedded.questions import Ask, asks, plain_rows, term_rows, words
 
@@ -82,10 +82,8 @@ class HouseTermsWorld:
                 yield HouseTerm(next(names), table, condition)
 
     def _divides(self, table: Table, condition: Condition) -> bool:
-        met, every = (
-            self.database.rows(f"SELECT count(*) FROM {table.name} WHERE {test}")[0][0] for test in (condition, "1")
-        )
-        return 0.1 * every <= met <= 0.8 * every
+        met = len(self.database.rows(f"SELECT id FROM {table.name} WHERE {condition}"))
+        return 0.1 * ROWS_PER_TABLE <= met <= 0.8 * ROWS_PER_TABLE
 
     @cached_property
     def splits(self) -> dict[str, list[dspy.Example]]:
@@ -176,16 +174,17 @@ class HouseTermsWorld:
         if key in self._taken or _empty(expected):
             return []
         self._taken.add(key)
-        fields = {
+        question = ask.question(rows, self._rng.randrange(2))
+        fields: dict[str, object] = {
             "tables": SCHEMA,
-            "question": ask.question(rows, self._rng.randrange(2)),
+            "question": question,
             "rows": [list(row) for row in expected],
             "ordered": ask.form.ordered,
             "term": word,
         }
         if self.gold:
             fields["sql"] = sql
-        self._gold[fields["question"]] = sql
+        self._gold[question] = sql
         return [dspy.Example(**fields).with_inputs("tables", "question")]
 
     def gold_sql(self, example: dspy.Example) -> str:
