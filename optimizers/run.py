@@ -301,6 +301,7 @@ def _recorded(
         "recipe": recipe,
         "seed": settings.seed,
         "generator": settings.generator.name,
+        "training": str(getattr(settings.trainer, "settings", type(settings.trainer).__qualname__)),
         "train": fingerprint(trainset),
         "val": fingerprint(valset),
     }

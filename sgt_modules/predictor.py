@@ -17,6 +17,7 @@ from sgt_modules.errors import SetupError
 from sgt_modules.generator import SupplementGenerator
 from sgt_modules.kinds import SILENCE, Supplement
 from sgt_modules.prompts import SUPPLEMENT, generator_prompt, with_supplement, without_supplement
+from sgt_modules.safety import harmless
 
 _P = TypeVar("_P", bound=dspy.Predict)
 
@@ -159,7 +160,9 @@ class SupplementedPredictor(dspy.Predict):
         running = dspy.settings.get(_EPISODE)
         if running is not None and SUPPLEMENT not in kwargs:
             running.record(self.role, prompt, supplement)
-        text = supplement.render() if isinstance(supplement, Supplement) else supplement
+        text = supplement
+        if isinstance(text, Supplement):
+            text = harmless(text.render(), signature.fields)
         plain = {name: value for name, value in kwargs.items() if name != SUPPLEMENT}
         if not text.strip():
             return {**plain, "signature": without_supplement(signature)}

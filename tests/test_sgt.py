@@ -107,6 +107,13 @@ def test_a_folder_of_other_settings_is_refused_with_what_changed(tmp_path: Path)
         compiled(gold, tmp_path / "run", seed=1)
 
 
+def test_other_training_settings_are_another_run(tmp_path: Path) -> None:
+    compiled(gold, tmp_path / "run")
+    trainer = TRLTrainer(embedded_folder("generator"), TrainingSettings(sft_epochs=2, batch_size=8))
+    with pytest.raises(errors.RunFolderError, match="training changed"):
+        compiled(gold, tmp_path / "run", trainer=trainer)
+
+
 def test_the_run_folder_holds_settings_rollouts_and_checkpoints(tmp_path: Path) -> None:
     compiled(helped, tmp_path / "run")
     assert (tmp_path / "run" / "run.json").is_file()

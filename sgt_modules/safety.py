@@ -1,0 +1,49 @@
+"""A supplement made harmless before it stands in another model's prompt. Pure.
+
+A supplement is text from a model. It must not forge the markers by which an adapter parts its fields, close a tag, or
+start a turn of the chat. Where something looks like that, a space is put into it: it reads the same to a person and to
+a language model, and is no marker any more. Everything else is left as it is.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+
+_KEPT = "\n\t"
+_DIRECTION = re.compile("[\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""Marks that make text read in another order than it is written."""
+
+_SPACED = (
+    re.compile(r"\[(?=\[\s*##)"),  # [[ ## field ## ]], as ChatAdapter and JSONAdapter write it
+    re.compile(r"<(?=[|\uff5c])"),  # <|im_start|>, <|eot_id|>
+    re.compile(r"[|\uff5c](?=>)"),
+    re.compile(r"<(?=/?(?:s|bos|eos|think|start_of_turn|end_of_turn|SYS)>|<SYS>)", re.IGNORECASE),
+    re.compile(r"\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS)\])", re.IGNORECASE),
+)
+"""Where a space goes right behind the match."""
+
+_TURN = re.compile(r"^(\s*)(system|user|human|assistant|model|developer|tool)(?=\s*:)", re.IGNORECASE | re.MULTILINE)
+
+
+def harmless(text: str, fields: Iterable[str]) -> str:
+    """The text without control characters, and with a space in whatever could be taken for a marker, tag or turn.
+
+    `fields` are the names of the signature's fields: only their tags and headings are touched, so that other markup and
+    code stay as they are.
+
+    >>> harmless("[[ ## sql ## ]] SELECT 1", ["sql"])
+    '[ [ ## sql ## ]] SELECT 1'
+    >>> harmless("</question><b>bold</b>", ["question"])
+    '< /question><b>bold</b>'
+    >>> harmless("Right: 4; wrong: 5.", ["answer"])
+    'Right: 4; wrong: 5.'
+    """
+    text = _DIRECTION.sub("", "".join(each for each in text if each in _KEPT or unicodedata.category(each) != "Cc"))
+    for marker in _SPACED:
+        text = marker.sub(lambda found: f"{found[0]} ", text)
+    text = _TURN.sub(r"\1\2 ", text)
+    names = "|".join(re.escape(name) for name in (*fields, "completed"))
+    text = re.sub(rf"<(?=/?\s*(?:{names})\b)", "< ", text, flags=re.IGNORECASE)
+    return re.sub(rf"^(?=(?:{names})\s*:)", "- ", text, flags=re.MULTILINE)
