@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from optimizers import Recipe
-from optimizers.cli import app
+from optimizers.cli import app, main
 from optimizers.demo import Demonstration, Scale, acting, demonstrate
 from optimizers.tables import show_demonstration
 from sgt_modules import supplement
@@ -84,3 +84,16 @@ def test_the_command_tells_its_options_without_loading_a_model() -> None:
     assert shown.exit_code == 0
     for option in ("--seed", "--log-dir", "--quick", "--silent"):
         assert option in shown.output
+
+
+def test_a_users_mistake_ends_with_one_line_and_exit_code_two(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    monkeypatch.setattr("sys.argv", ["sgt", "demo", "--silent", "--log-dir", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("sgt: ")
+    assert "Choose an empty folder" in line
