@@ -13,6 +13,7 @@ from sgt_modules.errors import SetupError
 from sgt_modules.kinds import SILENCE, Supplement
 from sgt_modules.predictor import episode
 from sgt_modules.prompts import generator_prompt, with_supplement
+from sgt_modules.safety import harmless
 
 HINT = Supplement("mistakes", "Mind the units.")
 
@@ -36,7 +37,8 @@ def test_the_actor_reads_the_generators_supplement(predictor: SupplementedPredic
     with dspy.context(lm=lm):
         assert predictor(question="2+2?").answer == "ok"
     prompt = generator_prompt(predictor.signature, {"question": "2+2?"})
-    assert predictor.generator.write(prompt).render() in (actor.requests[0].messages[-1].text or "")
+    written = predictor.generator.write(prompt).render()
+    assert harmless(written, predictor.signature.fields) in (actor.requests[0].messages[-1].text or "")
 
 
 @pytest.mark.parametrize("demos", [[], [dspy.Example(question="1+1?", answer="2").with_inputs("question")]])
