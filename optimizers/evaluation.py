@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import dspy
 
@@ -11,8 +11,6 @@ from optimizers.records import Candidate, Query, Rollout
 from optimizers.rollouts import Actor
 from sgt_modules.generator import SupplementGenerator
 from sgt_modules.wrapping import with_generator
-
-Say = Callable[[Rollout], None]
 
 
 class Evaluator:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from sgt_modules.embedded.company import Condition, Table
+from sgt_modules.embedded.company import TABLES, Condition, Table
 
 INSTRUCTIONS = "Write one SQLite query that answers the question."
 """The instructions of the embedded program's signature."""
@@ -133,8 +133,6 @@ class Ask:
 
 @cache
 def _asks(name: str) -> tuple[Ask, ...]:
-    from sgt_modules.embedded.company import TABLES
-
     table = TABLES[name]
     slots: dict[str, Sequence[tuple[str, str]]] = {
         "": [("", "")],
