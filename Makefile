@@ -2,6 +2,7 @@
 # make test    the tests, without the network
 # make check   format, lint, types, layers, doctests, documentation
 # make bench   the benchmarks
+# make compatibility   run what the page of what works with DSPy lists, and write the page
 # Each sets up .venv on its first call and installs nothing on the next.
 
 PYTHON ?= python3.11
@@ -20,7 +21,7 @@ export TOKENIZERS_PARALLELISM := false
 export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format bench clean
+.PHONY: help install demo test check format bench compatibility clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -53,6 +54,9 @@ format: $(INSTALLED)
 bench: $(INSTALLED)
 	@test -n "$(BENCHMARKS)" || echo "benchmarks/ holds no bench_*.py yet."
 	@set -e; for each in $(BENCHMARKS); do echo "$$each"; $(BIN)/python $$each; done
+
+compatibility: $(INSTALLED)
+	$(BIN)/python -m pytest tests --compatibility docs/compatibility.md
 
 clean:
 	rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache dist site

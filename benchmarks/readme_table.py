@@ -20,19 +20,30 @@ COLUMNS = {
 }
 
 
-def row(label: str, scores: list[dict[str, float]]) -> str:
+def row(label: str, scores: list[dict[str, float]], lengths: list[float]) -> str:
     """One stage: the mean over the runs, and the runs themselves for the term questions."""
     cells = [f"{mean(each[split] for each in scores):.3f}" for split in COLUMNS]
     parts = " / ".join(f"{each['test_terms']:.3f}" for each in scores)
-    return f"| {label} | {' | '.join(cells)} | {parts} |"
+    return f"| {label} | {' | '.join(cells)} | {mean(lengths):.0f} | {parts} |"
 
 
 def table(runs: list[dict[str, Any]]) -> str:
     """A row a stage that all runs have, and one for the stage that each selected."""
     seeds = " / ".join(str(run["seed"]) for run in runs)
-    lines = [f"| stage | {' | '.join(COLUMNS.values())} | term questions, seeds {seeds} |", "|---" * 7 + "|"]
-    lines += [row(stage, [run["scores"][stage] for run in runs]) for stage in runs[0]["scores"]]
-    return "\n".join([*lines, row("**selected**", [run["scores"][run["selected"]] for run in runs])])
+    head = " | ".join(COLUMNS.values())
+    lines = [f"| stage | {head} | supplement, characters | term questions, seeds {seeds} |", "|---" * 8 + "|"]
+    shared = [stage for stage in runs[0]["scores"] if all(stage in run["scores"] for run in runs)]
+    lines += [of_stages(stage, [(run, stage) for run in runs]) for stage in shared]
+    return "\n".join([*lines, of_stages("**selected**", [(run, run["selected"]) for run in runs])])
+
+
+def of_stages(label: str, stages: list[tuple[dict[str, Any], str]]) -> str:
+    """A row of one stage of each run."""
+    return row(
+        label,
+        [run["scores"][stage] for run, stage in stages],
+        [run["lengths"].get(stage, 0.0) for run, stage in stages],
+    )
 
 
 def main() -> None:

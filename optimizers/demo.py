@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from optimizers.reward import Scorer
 from optimizers.rollouts import Actor
 from optimizers.sgt import SGTTeleprompter
 from optimizers.store import RolloutStore
-from optimizers.summary import kind_shares, leakage, paired_p_value, peak_rss_mb, scores
+from optimizers.summary import gated_share, kind_shares, leakage, mean_length, paired_p_value, peak_rss_mb, scores
 from optimizers.training import TrainingSettings
 from optimizers.trl_trainer import TRLTrainer
 from sgt_modules import supplement
@@ -41,10 +41,13 @@ class Scale:
     recipe: Recipe
 
 
-FULL_SCALE = Scale(FULL, Recipe())
-"""A hundred training questions, and the method's own options."""
+FULL_SCALE = Scale(FULL, Recipe(length_preference=0.25, gate=True))
+"""A hundred training questions and the method's own options, with a generator that may keep silent."""
 
-QUICK_SCALE = Scale(QUICK, Recipe(rounds=2, direct_samples=12))
+LOUD_SCALE = Scale(FULL, Recipe(silence=False))
+"""The same, with a generator that always speaks: what silence is measured against."""
+
+QUICK_SCALE = Scale(QUICK, replace(FULL_SCALE.recipe, rounds=2, direct_samples=12))
 """A world of eight terms and two rounds."""
 
 TRAINING = TrainingSettings(
@@ -62,7 +65,7 @@ TRAINING = TrainingSettings(
 THREADS = 128
 """Program runs at once: as many actor calls are then served in one batch."""
 
-Scored = Mapping[str, Mapping[str, Sequence[Rollout]]]
+Stages = Mapping[str, Mapping[str, Sequence[Rollout]]]
 """Rollouts by stage and split."""
 
 
@@ -72,7 +75,7 @@ class Demonstration:
 
     world: HouseTermsWorld
     result: SGTResult
-    scored: Scored
+    scored: Stages
     summary: Mapping[str, Any]
 
 
@@ -105,10 +108,11 @@ def demonstrate(
     return Demonstration(world, result, scored, summary)
 
 
-def score_stages(world: HouseTermsWorld, result: SGTResult, view: Reporter) -> Scored:
+def score_stages(world: HouseTermsWorld, result: SGTResult, view: Reporter) -> Stages:
     """Every stage, and the untrained generator, on test, on the shifted terms, and on test with the second actor."""
     generators = {"none": None, "untrained": result.generator}
     generators |= {stage.name: result.generator_of(stage.name) for stage in result.stages}
+    gates = {stage.name: stage.gate for stage in result.stages}
     scored: dict[str, dict[str, Sequence[Rollout]]] = {name: {} for name in generators}
     for stage in result.stages:
         scored[stage.name]["val"] = stage.rollouts
@@ -123,8 +127,10 @@ def score_stages(world: HouseTermsWorld, result: SGTResult, view: Reporter) -> S
             evaluator = Evaluator(_actor(world, result), split, examples, view)
             for name, generator in generators.items():
                 if split not in scored[name]:
-                    rollouts = evaluator.without() if generator is None else evaluator.score(name, generator)
-                    scored[name][split] = rollouts
+                    if generator is None:
+                        scored[name][split] = evaluator.without()
+                    else:
+                        scored[name][split] = evaluator.score(name, generator, gates.get(name)).rollouts
     return scored
 
 
@@ -142,7 +148,7 @@ def _actor(world: HouseTermsWorld, result: SGTResult) -> Actor:
     return Actor(wrapped, Scorer(world.metric), store, scope_of(wrapped, world.metric), num_threads=THREADS)
 
 
-def summarize(world: HouseTermsWorld, result: SGTResult, scored: Scored, *, seconds: float) -> dict[str, Any]:
+def summarize(world: HouseTermsWorld, result: SGTResult, scored: Stages, *, seconds: float) -> dict[str, Any]:
     """The summary in its public format; see `docs/architecture.md`."""
     selected = result.selected
     spent = result.spent
@@ -163,6 +169,8 @@ def summarize(world: HouseTermsWorld, result: SGTResult, scored: Scored, *, seco
         "leakage": {
             name: leakage(splits["test"], world.test, world.leaks) for name, splits in scored.items() if name != "none"
         },
+        "lengths": {name: mean_length(splits["test"]) for name, splits in scored.items() if name != "none"},
+        "gated": {split: gated_share(rollouts) for split, rollouts in scored[selected].items()},
         "actor_calls": spent.actor_calls,
         "generator_calls": spent.generator_calls,
         "tokens": spent.tokens,

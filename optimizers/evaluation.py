@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import dspy
 
 from optimizers.progress import Reporter
 from optimizers.records import Candidate, Query, Rollout
-from optimizers.rollouts import Actor
-from sgt_modules.generator import SupplementGenerator
+from optimizers.rollouts import Actor, LiveRun
+from sgt_modules.episode import Call
+from sgt_modules.gate import Gate
+from sgt_modules.generator import Sampled, SupplementGenerator
+from sgt_modules.kinds import SILENCE
 from sgt_modules.wrapping import with_generator
+
+
+class Scored(NamedTuple):
+    """A stage on a split: one rollout an example in the examples' order, and the calls in which each was helped."""
+
+    rollouts: Sequence[Rollout]
+    calls: Sequence[Sequence[Call]]
+
+    @property
+    def gated(self) -> float:
+        """The share of examples in which a gate dropped a supplement."""
+        dropped = [any(call.gated for call in calls) for calls in self.calls]
+        return sum(dropped) / len(dropped) if dropped else 0.0
 
 
 class Evaluator:
@@ -26,6 +43,11 @@ class Evaluator:
         self.unaided: list[Rollout] = []
         self.queries: list[Query] = []
 
+    @property
+    def once_an_example(self) -> bool:
+        """Whether the program asks for one supplement an example; known after `without`."""
+        return self.actor.single_call and [query.index for query in self.queries] == list(range(len(self.examples)))
+
     def without(self) -> list[Rollout]:
         """The rollouts of the program as it came in; also learns where it would ask for supplements."""
         with self.reporter.stage(f"none: {self._split}", len(self.examples)) as stage:
@@ -33,28 +55,38 @@ class Evaluator:
             self.unaided, self.queries = probe.rollouts, probe.queries
         return self.unaided
 
-    def score(self, stage: str, generator: SupplementGenerator) -> list[Rollout]:
+    def score(self, stage: str, generator: SupplementGenerator, gate: Gate | None = None) -> Scored:
         """One rollout an example, in the examples' order, with the generator decoding as it does at inference."""
         if not self.unaided:
             self.without()
-        name = f"{stage}/{self._split}"
+        if not self.once_an_example:
+            runs = self.live(stage, with_generator(self.actor.program, generator, gate))
+            return Scored([run.rollout for run in runs], [run.calls for run in runs])
+        sampled = generator.sample(
+            [query.prompt for query in self.queries],
+            seeds=[0] * len(self.queries),
+            temperature=generator.temperature,
+        )
+        calls = [_call(query, each, gate) for query, each in zip(self.queries, sampled, strict=True)]
+        candidates = [
+            Candidate(query, call.supplement, "gated" if call.gated else "direct", call.logprob)
+            for query, call in zip(self.queries, calls, strict=True)
+        ]
         with self.reporter.stage(f"{stage}: {self._split}", len(self.examples)) as view:
-            if not self._once_an_example():
-                program = with_generator(self.actor.program, generator)
-                return self.actor.live(self.examples, program=program, stage=name, on_done=view.advance)
-            sampled = generator.sample(
-                [query.prompt for query in self.queries],
-                seeds=[0] * len(self.queries),
-                temperature=generator.temperature,
-            )
-            candidates = [
-                Candidate(query, each.supplement, "direct", each.logprob)
-                for query, each in zip(self.queries, sampled, strict=True)
-            ]
-            return self.actor.run(candidates, self.examples, stage=name, on_done=view.advance)
+            rollouts = self.actor.run(candidates, self.examples, stage=f"{stage}/{self._split}", on_done=view.advance)
+        return Scored(rollouts, [[call] for call in calls])
 
-    def _once_an_example(self) -> bool:
-        return self.actor.single_call and [query.index for query in self.queries] == list(range(len(self.examples)))
+    def live(self, stage: str, program: dspy.Module) -> list[LiveRun]:
+        """One run an example of a program that writes its own supplements."""
+        with self.reporter.stage(f"{stage}: {self._split}", len(self.examples)) as view:
+            return self.actor.live(self.examples, program, f"{stage}/{self._split}", on_done=view.advance)
+
+
+def _call(query: Query, drawn: Sampled, gate: Gate | None) -> Call:
+    """What a predictor would have read at a query."""
+    shut = gate is not None and not (gate.familiar(query.prompt) and gate.sure(drawn.logprob))
+    gated = shut and bool(drawn.supplement)
+    return Call(query.place, query.prompt, SILENCE if gated else drawn.supplement, drawn.logprob, gated)
 
 
 def mean_score(rollouts: Sequence[Rollout]) -> float:

@@ -1,4 +1,4 @@
-"""Rollouts -> preference pairs of one query: which kind to write (inter), and how well (intra). Pure and seeded."""
+"""Rollouts -> preference pairs of one query: which kind (inter), how well (intra), how short. Pure and seeded."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from collections.abc import Iterable, Sequence
 from optimizers.records import Category, PreferencePair, Rollout
 from sgt_modules.errors import NoPreferencePairsError
 
+NEEDLESS = 0.8
+"""The share of supplements, right and wrong ones, that must have won for a query to need none."""
+
 _Couple = tuple[Rollout, Rollout]
 
 
@@ -19,32 +22,45 @@ def preference_pairs(
     cap: int = 20,
     threshold: float = 1.0,
     margin: float | None = None,
+    length_preference: float | None = None,
+    tried: Iterable[Rollout] = (),
     rng: random.Random,
 ) -> list[PreferencePair]:
     """Pairs of a winner and a loser of the same query, at most `cap` a category a query.
 
     `inter` pairs differ in kind, `intra` pairs share it. A winner has a reward of at least `threshold`; with `margin`
-    (above 0) any two of a query make a pair whose rewards lie at least that far apart. A rollout without a reward or
-    without a supplement is in none. The cap is spread over winners and losers: nobody is used again while another
-    stands ready. The result depends on the seed and the set of rollouts, not on their order.
+    (above 0) any two of a query make a pair whose rewards lie at least that far apart. With `length_preference`, in
+    (0, 1], the shortest winner makes a `shorter` pair with each winner of the same reward than which it is shorter by
+    at least that share of characters, at most `cap` / 4 a query. No supplement at all is the shortest, and stands there
+    only for queries that hardly need one: `NEEDLESS` or more of the supplements `tried` for them so far (these
+    rollouts, where nothing is given) have won. Elsewhere it won by luck. A rollout without a reward is in no pair. The
+    cap is spread over winners and losers: nobody is used again while another stands ready. The result depends on the
+    seed and the set of rollouts, not on their order.
     """
     if margin is not None and margin <= 0:
         raise ValueError(f"margin must be above 0, got {margin}. Pass None to pair winners with losers.")
+    if length_preference is not None and not 0 < length_preference <= 1:
+        raise ValueError(f"length_preference must be in (0, 1], got {length_preference}. Pass None for no preference.")
     base = rng.getrandbits(64)
     pairs: list[PreferencePair] = []
+    rollouts = list(rollouts)
+    needless = _needless(tried or rollouts, threshold)
     for query, rated in _rated(rollouts).items():
         couples = _couples(rated, threshold, margin)
         own = random.Random(f"{base}/{query}")
         for category in ("inter", "intra"):
             ready = [couple for couple in couples if _category(couple) == category]
             pairs += [_pair(couple, category) for couple in _spread(ready, cap, own)]
+        if length_preference is not None:
+            ties = _ties([each for each in rated if each.supplement or query in needless], threshold, length_preference)
+            pairs += [_pair(couple, "shorter") for couple in _spread(ties, -(-cap // 4), own)]
     return pairs
 
 
 def _rated(rollouts: Iterable[Rollout]) -> dict[str, list[Rollout]]:
     """Of each query, its rewarded rollouts, each supplement once (its lowest reward if runs disagree), sorted."""
     once: dict[tuple[str, str], Rollout] = {}
-    for rollout in sorted((r for r in rollouts if r.reward is not None and r.supplement), key=_order):
+    for rollout in sorted((r for r in rollouts if r.reward is not None), key=_order):
         once.setdefault((rollout.query.id, rollout.supplement.render()), rollout)
     by_query: dict[str, list[Rollout]] = defaultdict(list)
     for rollout in once.values():
@@ -67,6 +83,26 @@ def _couples(rated: Sequence[Rollout], threshold: float, margin: float | None) -
         losers = [r for r in rated if r.lost(threshold)]
         return [(winner, loser) for winner in rated if winner.won(threshold) for loser in losers]
     return [(a, b) for a in rated for b in rated if _reward(a) - _reward(b) >= margin]
+
+
+def _ties(rated: Sequence[Rollout], threshold: float, share: float) -> list[_Couple]:
+    """The shortest winner before each winner of its reward, where it saves at least `share` of the other's length."""
+    winners = sorted((r for r in rated if r.won(threshold)), key=lambda r: len(r.supplement.render()))
+    return [
+        (winners[0], wordy)
+        for wordy in winners[1:]
+        if _reward(winners[0]) == _reward(wordy)
+        and len(winners[0].supplement.render()) <= (1 - share) * len(wordy.supplement.render())
+    ]
+
+
+def _needless(tried: Iterable[Rollout], threshold: float) -> set[str]:
+    """The queries that nearly every supplement won."""
+    won: dict[str, list[bool]] = defaultdict(list)
+    for rollout in tried:
+        if rollout.reward is not None and rollout.supplement:
+            won[rollout.query.id].append(rollout.won(threshold))
+    return {query for query, outcomes in won.items() if sum(outcomes) >= NEEDLESS * len(outcomes)}
 
 
 def _category(couple: _Couple) -> Category:
@@ -96,7 +132,7 @@ def _spread(couples: Sequence[_Couple], cap: int, rng: random.Random) -> list[_C
 def _pair(couple: _Couple, category: Category) -> PreferencePair:
     chosen, rejected = couple
     query = chosen.query
-    return PreferencePair(query.id, category, query.prompt, chosen.supplement.render(), rejected.supplement.render())
+    return PreferencePair(query.id, category, query.prompt, chosen.supplement.reply(), rejected.supplement.reply())
 
 
 def why_no_pairs(rollouts: Iterable[Rollout], *, threshold: float = 1.0) -> str:

@@ -19,9 +19,12 @@ class Recipe:
     query); `pool_samples` samples a kind in round 1; `ood_kinds` how many new kinds join it; `concat` concatenations a
     query; `direct_samples` samples a query in rounds 2 and later. `threshold` is the reward in [0, 1] that counts as a
     success; with `margin` set, pairs are made by a reward gap of at least `margin` instead. `max_per_kind` bounds the
-    SFT rows of a kind, `pair_cap` the pairs of a query and category. `temperature` is exploration's; at inference the
-    generator decodes as it is set to (greedily by default). `patience` stops after that many rounds without a better
-    validation score (None: never).
+    SFT rows of a kind, `pair_cap` the pairs of a query and category. `silence` lets the generator choose the kind
+    `none` from round 1 on. `length_preference`, in (0, 1], prefers of two winners the one that is shorter by at least
+    that share (None: no preference). `gate` drops supplements at inference where the input is unlike the training
+    inputs or the generator is unsure, with thresholds set on validation. `temperature` is exploration's; at inference
+    the generator decodes as it is set to (greedily by default). `patience` stops after that many rounds without a
+    better validation score (None: never).
 
     >>> Recipe.auto("heavy").rounds
     5
@@ -39,6 +42,9 @@ class Recipe:
     pair_cap: int = 20
     temperature: float = 1.0
     patience: int | None = None
+    silence: bool = True
+    length_preference: float | None = None
+    gate: bool = False
     kinds: Mapping[str, Kind] = field(default_factory=lambda: KINDS)
 
     @staticmethod

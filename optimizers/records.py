@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from sgt_modules.episode import Place
 from sgt_modules.kinds import Supplement
 
-Category = Literal["inter", "intra"]
-"""`inter`: chosen and rejected are of different kinds (teach which kind); `intra`: of one kind (teach quality)."""
+Category = Literal["inter", "intra", "shorter"]
+"""`inter`: chosen and rejected are of different kinds (teach which kind); `intra`: of one kind (teach quality);
+`shorter`: both worked equally well and the chosen one is shorter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,24 +28,34 @@ class Reward:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One place where a supplement is wanted: one predictor of the program on one example.
+    """One place where a supplement is wanted: one call of one predictor of the program on one example.
 
-    `id` names the place whatever the run (a hash of the example's fields and the predictor's name); `index` is the
-    example's position in its split; `prompt` is what the generator reads, naming no kind.
+    `id` names it whatever the run (a hash of the example's fields, the place, and what the others read); `index` is the
+    example's position in its split; `predictor` is its role; `prompt` is what the generator reads, naming no kind;
+    `turn` counts the predictor's calls in a run, from 0. `others` are the supplements that every other place reads
+    meanwhile; a place that it lacks reads none.
     """
 
     id: str
     index: int
     predictor: str
     prompt: str
+    turn: int = 0
+    others: tuple[tuple[Place, Supplement], ...] = ()
+
+    @property
+    def place(self) -> Place:
+        """Where in a run of the program it stands."""
+        return Place(self.predictor, self.turn)
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """A supplement proposed for a query, before the actor has seen it.
 
-    `source` is the pool it comes from (`predefined`, `free`, `ood`, `concat`, `direct`, `none`); `logprob` is the mean
-    log-probability of its tokens under the generator that wrote it (0.0 where none wrote it).
+    `source` is the pool it comes from (`predefined`, `free`, `ood`, `concat`, `direct`, `none`; `gated` where a gate
+    dropped what the generator wrote); `logprob` is the mean log-probability of its tokens under the generator that
+    wrote it (0.0 where none wrote it).
     """
 
     query: Query

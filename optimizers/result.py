@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, cast
 
 import dspy
 
 from optimizers.records import Checkpoint, Rollout
+from sgt_modules.gate import Gate
 from sgt_modules.generator import SupplementGenerator
-
-
-@dataclass(frozen=True, slots=True)
-class StageResult:
-    """One stage on the validation set: its score in [0, 1], its rollouts in the examples' order, its weights.
-
-    `seconds` is what the stage took from the end of the one before: sampling, acting, training and validating.
-    """
-
-    name: str
-    score: float
-    rollouts: Sequence[Rollout]
-    checkpoint: Checkpoint | None = None
-    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +52,24 @@ class Spent:
 
 
 @dataclass(frozen=True, slots=True)
+class StageResult:
+    """One stage on the validation set: its score in [0, 1], its rollouts in the examples' order, its weights and gate.
+
+    `seconds` is what the stage took from the end of the one before: sampling, acting, training and validating; `gated`
+    is the share of examples in which the gate dropped a supplement; `spent` is what the run had spent by its end.
+    """
+
+    name: str
+    score: float
+    rollouts: Sequence[Rollout]
+    checkpoint: Checkpoint | None = None
+    seconds: float = 0.0
+    gate: Gate | None = None
+    gated: float = 0.0
+    spent: Spent = field(default_factory=Spent)
+
+
+@dataclass(frozen=True, slots=True)
 class SGTResult:
     """How a compile went: every stage, the selected one, what was spent, and why anything was left undone.
 
@@ -81,13 +86,17 @@ class SGTResult:
     @property
     def best(self) -> StageResult:
         """The selected stage."""
-        return next(stage for stage in self.stages if stage.name == self.selected)
+        return self.stage(self.selected)
+
+    def stage(self, name: str) -> StageResult:
+        """A stage by its name."""
+        return next(stage for stage in self.stages if stage.name == name)
 
     def generator_of(self, stage: str) -> SupplementGenerator | None:
         """The generator as it was after a stage; None for `none`."""
         if stage == "none":
             return None
-        checkpoint = next(each for each in self.stages if each.name == stage).checkpoint
+        checkpoint = self.stage(stage).checkpoint
         return self.generator if checkpoint is None else self.generator.with_checkpoint(checkpoint.path)
 
 

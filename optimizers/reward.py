@@ -109,15 +109,30 @@ def _arguments(metric: Metric) -> int:
     return 3 if required == 3 or named or (variadic and len(parameters) < 3) else 2
 
 
-def check_metric(metric: Metric, example: dspy.Example, output_fields: Sequence[str]) -> Reward:
+class _Trial(dspy.Prediction):
+    """A prediction of fields that nobody knows yet: whatever is asked of it is an empty text."""
+
+    def __getattr__(self, key: str) -> object:
+        try:
+            return super().__getattr__(key)
+        except AttributeError:
+            if key.startswith("_"):
+                raise
+            return ""
+
+
+def check_metric(
+    metric: Metric, example: dspy.Example, output_fields: Sequence[str], *, more_fields: bool = False
+) -> Reward:
     """Try the metric once before anything is paid; raises `MetricError` when it would not do.
 
     The trial prediction is built from the example's own labels where an output field has the same name, else from "".
+    With `more_fields` it may have any others too, which then read "": a program's own `forward` returns what it likes.
     A metric that asks a judge model pays for this one call.
 
     >>> example = dspy.Example(question="2+2?", answer="4").with_inputs("question")
     >>> check_metric(lambda example, prediction: example.answer == prediction.answer, example, ["reasoning", "answer"])
     Reward(score=1.0, feedback='')
     """
-    trial = dspy.Prediction(**{name: example.get(name, "") for name in output_fields})
+    trial = (_Trial if more_fields else dspy.Prediction)(**{name: example.get(name, "") for name in output_fields})
     return Scorer(metric)(example, trial)

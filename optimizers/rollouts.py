@@ -6,6 +6,7 @@ Every rollout is in the store before anyone hears of it, and what the store know
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import threading
 import time
@@ -21,9 +22,9 @@ from optimizers.ledger import Ledger, Meter
 from optimizers.records import Candidate, Query, Reward, Rollout
 from optimizers.reward import Scorer
 from optimizers.store import RolloutStore
+from sgt_modules.episode import Call, Chooser, Episode, Given, Place, episode
 from sgt_modules.errors import MetricError
 from sgt_modules.kinds import SILENCE, Supplement
-from sgt_modules.predictor import Episode, episode
 from sgt_modules.wrapping import supplemented
 
 OnDone = Callable[[Rollout], None]
@@ -33,11 +34,18 @@ OnDone = Callable[[Rollout], None]
 class Probe(NamedTuple):
     """The program without supplements: one rollout an example in the examples' order, and the queries it met.
 
-    A query for each wrapped predictor that was asked, ordered by example and then by first call.
+    A query for each call of a wrapped predictor, ordered by example, predictor and turn.
     """
 
     rollouts: list[Rollout]
     queries: list[Query]
+
+
+class LiveRun(NamedTuple):
+    """A run whose supplements were written as it ran: its rollout, and each call in the order they were made."""
+
+    rollout: Rollout
+    calls: Sequence[Call]
 
 
 class _Run(NamedTuple):
@@ -125,21 +133,64 @@ class Actor:
         program: dspy.Module,
         stage: str,
         on_done: OnDone | None = None,
-    ) -> list[Rollout]:
-        """One rollout an example of a program whose own generator writes as it runs, in the examples' order.
+    ) -> list[LiveRun]:
+        """One run an example of a program whose own generator writes as it runs, in the examples' order.
 
         For programs that ask for several supplements; the rollout's supplement is all of them, joined by newlines.
         Saved under the stage, and paid each time.
         """
+        calls: dict[int, Sequence[Call]] = {}
 
         def work(index: int) -> Rollout:
             run = _run(program, examples[index], index, None, self.scorer)
-            written = [each for of_role in run.episode.supplements.values() for each in of_role if each]
+            calls[index] = run.episode.ordered
+            written = [call.supplement for call in calls[index] if call.supplement]
             rollout = _as_proposed(run.rollout, Candidate(run.rollout.query, _joined(written), "direct"), stage)
-            self._save([rollout], run, live=True)
+            self._save([rollout], run, live=stage)
             return rollout
 
-        return self._in_parallel(work, range(len(examples)), on_done)
+        rollouts = self._in_parallel(work, range(len(examples)), on_done)
+        return [LiveRun(rollout, calls[index]) for index, rollout in enumerate(rollouts)]
+
+    def together(
+        self,
+        examples: Sequence[dspy.Example],
+        choosers: Sequence[tuple[int, Chooser]],
+        stage: str,
+        on_done: OnDone | None = None,
+    ) -> list[Rollout]:
+        """Runs in which every place's supplement is chosen as the program runs: a rollout for each call, run by run.
+
+        A chooser is called with the place and the generator's prompt there; the number beside it picks its example.
+        All rollouts of a run have its reward. Saved under the stage, and paid each time.
+        """
+        of_run: dict[int, list[Rollout]] = {}
+
+        def work(position: int) -> Rollout:
+            index, choose = choosers[position]
+            run = _run(self.program, examples[index], index, choose, self.scorer)
+            free = replace(run.rollout, tokens_in=0, tokens_out=0, seconds=0.0)
+            rollouts = [
+                _as_proposed(
+                    free if n else run.rollout, Candidate(query, call.supplement, "joint", call.logprob), stage
+                )
+                for n, call in enumerate(run.episode.ordered)
+                for query in [_query_of(call, examples[index], index, joint=True)]
+            ]
+            of_run[position] = rollouts
+            self._save(rollouts or [replace(run.rollout, stage=stage)], run, live=f"{stage}/{position}")
+            return run.rollout
+
+        self._in_parallel(work, range(len(choosers)), on_done)
+        return [rollout for position in range(len(choosers)) for rollout in of_run[position]]
+
+    def contexts(self, runs: Sequence[LiveRun], examples: Sequence[dspy.Example]) -> list[Query]:
+        """The queries of live runs: each call, while every other place reads what it read in that run."""
+        return [
+            _query_of(call, examples[run.rollout.query.index], run.rollout.query.index, run.calls)
+            for run in runs
+            for call in run.calls
+        ]
 
     def _rollout(self, candidate: Candidate, example: dspy.Example, stage: str) -> Rollout:
         query = candidate.query
@@ -148,23 +199,30 @@ class Actor:
             rollout = _as_proposed(known, candidate, stage)
             self.store.meet(rollout, self.scope)
             return rollout
-        run = _run(self.program, example, query.index, {query.predictor: candidate.supplement}, self.scorer)
+        given = {**dict(query.others), query.place: candidate.supplement}
+        run = _run(self.program, example, query.index, given, self.scorer)
         rollout = _as_proposed(run.rollout, candidate, stage)
         self._save([rollout], run)
         return rollout
 
     def _known_probe(self, example: dspy.Example, index: int, stage: str) -> list[Rollout]:
-        """What the store knows of an example without supplements: nothing, or a rollout for each predictor asked."""
-        known = [self.store.get(self.scope, query_id(example, name), SILENCE) for name in self._roles()]
-        own = [replace(each, query=replace(each.query, index=index), stage=stage) for each in known if each is not None]
+        """What the store knows of an example without supplements: nothing, or a rollout for each call."""
+        own: list[Rollout] = []
+        for role in self._roles():
+            for turn in itertools.count():
+                known = self.store.get(self.scope, query_id(example, role, turn), SILENCE)
+                if known is None:
+                    break
+                own.append(replace(known, query=replace(known.query, index=index), stage=stage))
         for rollout in own:
             self.store.meet(rollout, self.scope)
         return own
 
     def _probe(self, example: dspy.Example, index: int, stage: str) -> list[Rollout]:
         run = _run(self.program, example, index, {}, self.scorer)
-        asked = {name: run.episode.prompts[name][0] for name in self._roles() if run.episode.prompts.get(name)}
-        queries = [Query(query_id(example, name), index, name, prompt) for name, prompt in asked.items()]
+        roles = self._roles()
+        calls = sorted(run.episode.calls, key=lambda call: (roles.index(call.place.role), call.place.turn))
+        queries = [_query_of(call, example, index) for call in calls]
         whole = replace(run.rollout, stage=stage)
         free = replace(whole, tokens_in=0, tokens_out=0, seconds=0.0)  # the cost of a run stands in its first rollout
         rollouts = [replace(free if n else whole, query=query) for n, query in enumerate(queries)] or [whole]
@@ -175,10 +233,9 @@ class Actor:
         """The wrapped predictors' roles, and the empty one of a run that asked none of them."""
         return [*dict.fromkeys(each.role for _, each in supplemented(self.program)), ""]
 
-    def _save(self, rollouts: Sequence[Rollout], run: _Run, *, live: bool = False) -> None:
+    def _save(self, rollouts: Sequence[Rollout], run: _Run, *, live: str = "") -> None:
         """Store one run's rollouts; raises `SGTError` when it is one failure in a row too many."""
-        asked = sum(len(prompts) for prompts in run.episode.prompts.values())
-        self.store.add_all(rollouts, self.scope, live=live, asked=asked)
+        self.store.add_all(rollouts, self.scope, live=live, asked=len(run.episode.calls))
         self._ledger.enter(run.rollout, run.meter)
 
     def _in_parallel(
@@ -226,19 +283,35 @@ class Actor:
                 on_done(rollout)
 
 
-def query_id(example: dspy.Example, predictor: str) -> str:
-    """The name of a place whatever the run: 16 hex digits over the example's fields and the predictor's name.
+def query_id(
+    example: dspy.Example, predictor: str, turn: int = 0, others: Sequence[tuple[Place, Supplement]] = ()
+) -> str:
+    """The name of a query whatever the run: 16 hex digits over the example's fields, the place, and what others read.
 
     >>> query_id(dspy.Example(question="2+2?", answer="4"), "self")
     'cc48eb025a90996b'
     """
     content = json.dumps(dict(example.items()), sort_keys=True, default=str)
-    return hashlib.sha256(f"{content}\n{predictor}".encode()).hexdigest()[:16]
+    read = [[*place, supplement.render()] for place, supplement in others if supplement]
+    beyond = f"\n{turn}\n{json.dumps(read)}" if turn or read else ""
+    return hashlib.sha256(f"{content}\n{predictor}{beyond}".encode()).hexdigest()[:16]
 
 
-def _run(
-    program: dspy.Module, example: dspy.Example, index: int, given: Mapping[str, Supplement] | None, scorer: Scorer
-) -> _Run:
+def _query_of(
+    call: Call, example: dspy.Example, index: int, calls: Sequence[Call] = (), *, joint: bool = False
+) -> Query:
+    """A call as a query, with what the other `calls` of its run read; `joint`: whatever they read, but for one prompt.
+
+    Runs that vary everything at once may show a place another prompt each time, and pairs share theirs.
+    """
+    place, others = call.place, tuple((each.place, each.supplement) for each in calls if each.place != call.place)
+    name = query_id(example, place.role, place.turn, others)
+    if joint:
+        name = hashlib.sha256(f"{name}\n{call.prompt}".encode()).hexdigest()[:16]
+    return Query(name, index, place.role, call.prompt, place.turn, others)
+
+
+def _run(program: dspy.Module, example: dspy.Example, index: int, given: Given, scorer: Scorer) -> _Run:
     """Run the program on an example under the given supplements (None: its own generator's) and judge it."""
     began = time.perf_counter()
     prediction: object = None
@@ -254,7 +327,8 @@ def _run(
             reward = scorer(example, prediction)
         except MetricError as problem:
             error = f"{type(problem).__name__}: {problem}"
-    writers = {each.generator.name for _, each in supplemented(program)} if given is None else set()
+    chosen = isinstance(given, Mapping)
+    writers = set() if chosen else {each.generator.name for _, each in supplemented(program)}
     entries = [entry for name, of_model in usage.usage_data.items() if name not in writers for entry in of_model]
     read, wrote = (sum(entry.get(name) or 0 for entry in entries) for name in ("prompt_tokens", "completion_tokens"))
     query = Query(query_id(example, ""), index, "", "")

@@ -8,36 +8,35 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
 import dspy
 
-from optimizers import sources
-from optimizers.evaluation import Evaluator, mean_score
+from optimizers.evaluation import Evaluator, Scored, mean_score
+from optimizers.exploration import Credit, Explorer, Setting, explorer
 from optimizers.fingerprints import fingerprint, scope_of
 from optimizers.folder import RunFolder
+from optimizers.gating import fitted, judged
 from optimizers.pairs import preference_pairs, why_no_pairs
 from optimizers.progress import Reporter
 from optimizers.recipe import Recipe
-from optimizers.records import Candidate, Checkpoint, PreferencePair, Query, Rollout, SFTExample
+from optimizers.records import Checkpoint, PreferencePair, Rollout, SFTExample
 from optimizers.result import SGTResult, Spent, StageResult, compiled
 from optimizers.reward import Scorer, check_metric
 from optimizers.rollouts import Actor
 from optimizers.selection import balance_kinds
+from optimizers.spending import Spending
 from optimizers.store import RolloutStore
 from optimizers.training import Fit, Row, Trainer
 from optimizers.validation import check_program, check_splits, hold_out
+from sgt_modules.gate import Gate
 from sgt_modules.generator import SupplementGenerator
-from sgt_modules.kinds import Kind
-from sgt_modules.prompts import exploring
-from sgt_modules.wrapping import supplement, with_generator
-
-SAMPLED_AT_ONCE = 1024
-"""Prompts handed to the generator together: enough to fill its batches, few enough to show progress."""
+from sgt_modules.predictor import Scope
+from sgt_modules.prompts import Template
+from sgt_modules.wrapping import supplement, supplemented, unsupplement, with_generator
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +51,10 @@ class RunSettings:
     max_errors: int
     seed: int
     log_dir: Path | None
+    credit: Credit = "isolate"
+    only: Sequence[str] | None = None
+    scope: Scope | None = None
+    template: Template | None = None
 
 
 class Run:
@@ -65,10 +68,13 @@ class Run:
         self._actor, self._reporter = train.actor, train.reporter
         self._trainer = settings.trainer or default_trainer(settings.generator)
         self._stages: list[StageResult] = []
-        self._warm: list[Rollout] = []
+        self._scored: dict[str, Scored] = {}
+        self._tried: list[Rollout] = []
         self._notes: list[str] = []
         self._spent_before = Spent.read(folder.read("spent.json") or {})
-        self._spent_now = Spent()
+        self._spending = Spending()
+        self._setting = Setting(settings.recipe, train, train.reporter, self._spending, settings.seed)
+        self._explorer: Explorer = explorer("isolate", self._setting)
         self._stage_began = time.perf_counter()
 
     @classmethod
@@ -90,9 +96,16 @@ class Run:
             trainset, valset = hold_out(trainset, rng=random.Random(f"{settings.seed}-validation"))
         check_splits(trainset, valset)
         check_program(student, trainset)
-        check_metric(settings.metric, trainset[0], output_fields(student))
+        own_forward = not type(student).__module__.startswith("dspy.")
+        check_metric(settings.metric, trainset[0], output_fields(student), more_fields=own_forward)
         settings.generator.check()
-        wrapped = supplement(student, generator=settings.generator)
+        wrapped = supplement(
+            student,
+            generator=settings.generator,
+            only=settings.only,
+            scope=settings.scope,
+            template=settings.template,
+        )
         folder = RunFolder.create(settings.log_dir, _recorded(settings, trainset, valset))
         actor = Actor(
             wrapped,
@@ -109,51 +122,37 @@ class Run:
         """The run's own randomness for one purpose; never the global one."""
         return random.Random(f"{self._settings.seed}-{purpose}")
 
-    def validate(self, stage: str, checkpoint: Checkpoint | None) -> None:
-        """Score a stage on the validation set; without a checkpoint, the program as it came in."""
-        with self._timed("acting"):
-            if checkpoint is None:
-                rollouts = self._validation.without()
-            else:
-                rollouts = self._validation.score(stage, self._settings.generator.with_checkpoint(checkpoint.path))
-        now = time.perf_counter()
-        self._stages.append(StageResult(stage, mean_score(rollouts), rollouts, checkpoint, now - self._stage_began))
-        self._stage_began = now
-        self._folder.write("spent.json", asdict(self._spent()))
+    def validate_student(self) -> None:
+        """Score the program without supplements, and as it came in where it reads some already."""
+        with self._spending.timed("acting"):
+            self._enter("none", Scored(self._validation.without(), []), None)
+            if supplemented(self._student):
+                runs = self._validation.live("student", self._student)
+                self._enter("student", Scored([run.rollout for run in runs], [run.calls for run in runs]), None)
+
+    def validate(self, stage: str, checkpoint: Checkpoint) -> None:
+        """Score a stage on the validation set."""
+        with self._spending.timed("acting"):
+            scored = self._validation.score(stage, self._generator_at(checkpoint))
+        self._enter(stage, scored, checkpoint)
 
     def warm_start(self) -> list[Rollout]:
         """Nine prompts a query, the actor run on each sample."""
-        with self._timed("acting"):
+        with self._spending.timed("acting"):
             self._train.without()
-        wishes = sources.warm_start(
-            self._train.queries,
-            prompt_for=_prompt_for,
-            rng=self.rng("warm"),
-            kinds=self._recipe.kinds,
-            samples=self._recipe.warm_samples,
-        )
-        self._warm = self._explore("warm", wishes, self._settings.generator)
-        return self._warm
+        self._explorer = explorer(self._settings.credit, self._setting)
+        self._tried = self._explorer.warm_start(self._settings.generator)
+        return self._tried
 
-    def first_pool(self, checkpoint: Checkpoint) -> list[Rollout]:
-        """Round 1: predefined kinds, the generator's own new kinds, and concatenations of two winners."""
-        recipe, queries = self._recipe, self._train.queries
-        names = sources.ood_names(self._warm, kinds=recipe.kinds, count=recipe.ood_kinds)
-        rng = self.rng("round-1")
-        samples = recipe.pool_samples
-        wishes = [
-            *sources.predefined(queries, prompt_for=_prompt_for, rng=rng, kinds=recipe.kinds, samples=samples),
-            *sources.ood(queries, names, prompt_for=_prompt_for, rng=rng, samples=samples),
-        ]
-        joins = sources.concat(self._warm, rng=rng, per_query=recipe.concat, threshold=recipe.threshold)
-        return self._explore("round 1", wishes, self._generator_at(checkpoint), joins)
-
-    def direct(self, round_: int, checkpoint: Checkpoint) -> list[Rollout]:
-        """Rounds 2 and later: samples of the current model for the prompt that names no kind."""
-        wishes = sources.direct(
-            self._train.queries, rng=self.rng(f"round-{round_}"), samples=self._recipe.direct_samples
-        )
-        return self._explore(f"round {round_}", wishes, self._generator_at(checkpoint))
+    def explore(self, round_: int, checkpoint: Checkpoint) -> list[Rollout]:
+        """A round's pool: in the first, of many kinds; later, samples of the current model as it would write."""
+        generator = self._generator_at(checkpoint)
+        if round_ == 1:
+            rollouts = self._explorer.first_pool(self._tried, generator)
+        else:
+            rollouts = self._explorer.direct(round_, generator)
+        self._tried = [*self._tried, *rollouts]
+        return rollouts
 
     def sft_rows(self, rollouts: Sequence[Rollout]) -> list[SFTExample]:
         """What worked, balanced by kind; says so when nothing did."""
@@ -173,6 +172,8 @@ class Run:
             cap=recipe.pair_cap,
             threshold=recipe.threshold,
             margin=recipe.margin,
+            length_preference=recipe.length_preference,
+            tried=self._tried,
             rng=self.rng(f"pairs-{round_}"),
         )
         if not pairs:
@@ -191,7 +192,7 @@ class Run:
     def _trained(self, stage: str, rows: Sequence[Row], start: Checkpoint | None, fit: Fit[Row]) -> Checkpoint | None:
         if not rows:
             return None
-        with self._timed("training"), self._reporter.stage(f"{stage}: training", 1) as view:
+        with self._spending.timed("training"), self._reporter.stage(f"{stage}: training", 1) as view:
             checkpoint = fit(
                 rows,
                 start=start,
@@ -209,9 +210,24 @@ class Run:
             patience is not None and len(scores) > patience + 1 and max(scores[-patience:]) <= max(scores[:-patience])
         )
 
+    def gate(self) -> None:
+        """The best stage behind a gate, as a stage of its own, where the recipe wants one."""
+        best = self._best()
+        if not self._recipe.gate or best.checkpoint is None:
+            return
+        texts = [
+            *(rollout.query.prompt for rollout in self._tried),
+            *(each.supplement.render() for each in self._tried),
+        ]
+        known = Gate.of(sorted(set(texts)))
+        gate = fitted(known, judged(known, self._scored[best.name], self._validation.unaided))
+        with self._spending.timed("acting"):
+            scored = self._validation.score("gated", self._generator_at(best.checkpoint), gate)
+        self._enter("gated", scored, best.checkpoint, gate)
+
     def finish(self) -> dspy.Module:
-        """The best stage's program, the earlier on a tie: a new one, with `detailed_results`."""
-        best = max(self._stages, key=lambda stage: stage.score)
+        """The best stage's program: a new one, with `detailed_results`."""
+        best = self._best()
         result = SGTResult(
             stages=tuple(self._stages),
             selected=best.name,
@@ -222,38 +238,27 @@ class Run:
         )
         for note in self._notes:
             self._reporter.say(note)
-        if best.checkpoint is None:
+        if best.name == "student":
             program = self._student.deepcopy()
+        elif best.checkpoint is None:
+            program = unsupplement(self._student)
         else:
-            program = with_generator(self._actor.program, self._generator_at(best.checkpoint))
+            program = with_generator(self._actor.program, self._generator_at(best.checkpoint), best.gate)
         return compiled(program, result)
 
-    def _explore(
-        self,
-        stage: str,
-        wishes: Sequence[sources.Wish],
-        generator: SupplementGenerator,
-        joins: Sequence[Candidate] = (),
-    ) -> list[Rollout]:
-        """Sample the wishes, then run the actor on each distinct supplement."""
-        with self._timed("sampling"), self._reporter.stage(f"{stage}: sampling", len(wishes)) as view:
-            replies = []
-            for start in range(0, len(wishes), SAMPLED_AT_ONCE):
-                asked = wishes[start : start + SAMPLED_AT_ONCE]
-                replies += generator.sample(
-                    [wish.prompt for wish in asked],
-                    seeds=[wish.seed for wish in asked],
-                    temperature=self._recipe.temperature,
-                )
-                view.move_to(len(replies), len(wishes))
-        self._spent_now += Spent(
-            generator_calls=len(replies),
-            generator_in=sum(reply.prompt_tokens for reply in replies),
-            generator_out=sum(reply.tokens for reply in replies),
-        )
-        pool = sources.distinct([*sources.candidates(wishes, replies), *joins])
-        with self._timed("acting"), self._reporter.stage(f"{stage}: acting", len(pool)) as view:
-            return self._actor.run(pool, self._train.examples, stage=stage, on_done=view.advance)
+    def _best(self) -> StageResult:
+        """The stage of the highest score: the gated one where it is among them, else the earliest."""
+        return max(self._stages, key=lambda stage: (stage.score, stage.gate is not None))
+
+    def _enter(self, name: str, scored: Scored, checkpoint: Checkpoint | None, gate: Gate | None = None) -> None:
+        """Note a finished stage, and what was spent until now."""
+        now = time.perf_counter()
+        score, rollouts, spent = mean_score(scored.rollouts), scored.rollouts, self._spent()
+        seconds, gated = now - self._stage_began, scored.gated
+        self._stages.append(StageResult(name, score, rollouts, checkpoint, seconds, gate, gated, spent))
+        self._scored[name] = scored
+        self._stage_began = now
+        self._folder.write("spent.json", asdict(spent))
 
     def _generator_at(self, checkpoint: Checkpoint) -> SupplementGenerator:
         return self._settings.generator.with_checkpoint(checkpoint.path)
@@ -261,17 +266,7 @@ class Run:
     def _spent(self) -> Spent:
         paid = self._actor.meter
         actor = Spent(actor_calls=paid.calls, actor_in=paid.tokens_in, actor_out=paid.tokens_out)
-        return self._spent_before + self._spent_now + actor
-
-    @contextmanager
-    def _timed(self, what: Literal["sampling", "acting", "training"]) -> Iterator[None]:
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._spent_now = replace(
-                self._spent_now, **{what: getattr(self._spent_now, what) + time.perf_counter() - began}
-            )
+        return self._spent_before + self._spending.so_far + actor
 
 
 def output_fields(program: dspy.Module) -> list[str]:
@@ -284,11 +279,7 @@ def default_trainer(generator: SupplementGenerator) -> Trainer:
     """TRL on the generator's own base model; imported here, as it brings torch."""
     from optimizers.trl_trainer import TRLTrainer
 
-    return TRLTrainer(generator.engine.model)
-
-
-def _prompt_for(query: Query, kind: Kind | str | None) -> str:
-    return query.prompt if kind is None else exploring(query.prompt, kind)
+    return TRLTrainer(generator.engine.weights.folders[0])
 
 
 def _recorded(
@@ -301,6 +292,10 @@ def _recorded(
         "recipe": recipe,
         "seed": settings.seed,
         "generator": settings.generator.name,
+        "credit": settings.credit,
+        "only": None if settings.only is None else sorted(settings.only),
+        "scope": settings.scope,
+        "template": None if settings.template is None else asdict(settings.template),
         "training": str(getattr(settings.trainer, "settings", type(settings.trainer).__qualname__)),
         "train": fingerprint(trainset),
         "val": fingerprint(valset),

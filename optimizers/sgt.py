@@ -11,11 +11,14 @@ from pathlib import Path
 import dspy
 from dspy.teleprompt import Teleprompter
 
+from optimizers.exploration import Credit, check_credit
 from optimizers.progress import reporter
 from optimizers.recipe import Auto, Recipe
 from optimizers.run import Run, RunSettings
 from optimizers.training import Trainer
 from sgt_modules.generator import SupplementGenerator
+from sgt_modules.predictor import Scope
+from sgt_modules.prompts import Template, check_template
 
 
 class SGTTeleprompter(Teleprompter):
@@ -33,6 +36,13 @@ class SGTTeleprompter(Teleprompter):
         rounds: Rounds of DPO, where not the recipe's.
         recipe: All options of the method; see `Recipe`.
         trainer: How weights are trained; TRL with LoRA by default. See `TRLTrainer`.
+        credit: In a program of several predictors (or of one that is called several times), `isolate` varies one
+            place's supplement while the others stay fixed, so that a pair differs in one place; `joint` varies all at
+            once and gives the program's outcome to each.
+        only: The names of the predictors that read supplements; all by default.
+        scope: Whether each call gets a supplement (`turn`) or each run of the program (`episode`); by default as the
+            student has it, else `turn`. See `supplement`.
+        template: How the actor is shown a supplement; by default as the student has it.
         num_threads: Program runs at once; `dspy.settings.num_threads` by default.
         max_errors: Provider failures in a row after which the run stops.
         seed: Seeds every choice: the same seed, data and models give the same adapter.
@@ -57,6 +67,10 @@ class SGTTeleprompter(Teleprompter):
         rounds: int | None = None,
         recipe: Recipe | None = None,
         trainer: Trainer | None = None,
+        credit: Credit = "isolate",
+        only: Sequence[str] | None = None,
+        scope: Scope | None = None,
+        template: Template | None = None,
         num_threads: int | None = None,
         max_errors: int = 10,
         seed: int = 0,
@@ -75,6 +89,10 @@ class SGTTeleprompter(Teleprompter):
             max_errors=max_errors,
             seed=seed,
             log_dir=Path(log_dir) if log_dir else None,
+            credit=check_credit(credit),
+            only=only,
+            scope=scope,
+            template=None if template is None else check_template(template),
         )
         self.display_progress = display_progress
 
@@ -89,7 +107,8 @@ class SGTTeleprompter(Teleprompter):
         """Train a generator for `student` and return a new, wrapped program; `student` is untouched.
 
         The stage returned is the best on `valset` among no supplement, SFT and each round, the earlier on a tie: never
-        worse on validation than the program that came in. Without a `valset`, a seeded 30 % of the training set is
+        worse on validation than the program that came in. A student that reads supplements already is a stage too, as
+        `student`. Without a `valset`, a seeded 30 % of the training set is
         held out. `teacher` is accepted as by every teleprompter and not used. The result's `detailed_results` tells
         each stage's score.
 
@@ -98,11 +117,11 @@ class SGTTeleprompter(Teleprompter):
         """
         view = reporter(self.display_progress)
         run = Run.open(student, trainset=trainset, valset=valset, settings=self.settings, reporter=view)
-        run.validate("none", None)
+        run.validate_student()
         checkpoint = run.sft(run.sft_rows(run.warm_start()))
         for round_ in range(1, self.recipe.rounds + 1):
             if checkpoint is None or run.stalled():
                 break
-            rollouts = run.first_pool(checkpoint) if round_ == 1 else run.direct(round_, checkpoint)
-            checkpoint = run.dpo(round_, run.pairs(round_, rollouts), start=checkpoint)
+            checkpoint = run.dpo(round_, run.pairs(round_, run.explore(round_, checkpoint)), start=checkpoint)
+        run.gate()
         return run.finish()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from optimizers.records import Candidate, Query, Rollout
-from sgt_modules.kinds import FREE, KINDS, NONE, Kind, Supplement
+from sgt_modules.kinds import FREE, KINDS, NONE, SILENCE, Kind, Supplement
 
 PromptFor = Callable[[Query, Kind | str | None], str]
 """The generator's prompt for a query that asks for a kind: a `Kind`, `FREE`, another kind's bare name, or none."""
@@ -112,12 +112,20 @@ def _wishes(
 
 
 def candidates(wishes: Sequence[Wish], replies: Sequence[Reply]) -> list[Candidate]:
-    """The generator's replies, in the wishes' order, as candidates; replies that say nothing are dropped."""
+    """The generator's replies, in the wishes' order, as candidates; replies that say nothing are dropped.
+
+    Silence has a pool of its own: see `silence`.
+    """
     return [
         Candidate(wish.query, reply.supplement, wish.source, reply.logprob)
         for wish, reply in zip(wishes, replies, strict=True)
         if reply.supplement
     ]
+
+
+def silence(queries: Sequence[Query]) -> list[Candidate]:
+    """The kind `none`: for each query, no supplement at all. Its outcome is mostly known, and then costs nothing."""
+    return [Candidate(query, SILENCE, "none") for query in queries]
 
 
 def distinct(proposed: Iterable[Candidate]) -> list[Candidate]:

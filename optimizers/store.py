@@ -20,10 +20,11 @@ from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import DatabaseError
 
 from optimizers.records import Query, Reward, Rollout
+from sgt_modules.episode import Place
 from sgt_modules.errors import RunFolderError
 from sgt_modules.kinds import Supplement
 
-SCHEMA = 1
+SCHEMA = 2
 """The version of the tables, kept in `PRAGMA user_version`."""
 
 _APPLICATION = 0x53475431  # "SGT1", kept in `PRAGMA application_id`: tells our files from other people's
@@ -35,9 +36,11 @@ _ROLLOUTS = sa.Table(
     sa.Column("scope", sa.String, nullable=False),
     sa.Column("query", sa.String, nullable=False),
     sa.Column("supplement", sa.String, nullable=False),  # as the actor reads it
-    sa.Column("live", sa.String, nullable=False),  # the stage of a live run, which is never answered from the store
+    sa.Column("live", sa.String, nullable=False),  # the name of a live run, which is never answered from the store
     sa.Column("position", sa.Integer, nullable=False),
     sa.Column("predictor", sa.String, nullable=False),
+    sa.Column("turn", sa.Integer, nullable=False),
+    sa.Column("others", sa.String, nullable=False),  # JSON: what every other place read, as [role, turn, kind, text]
     sa.Column("prompt", sa.String, nullable=False),
     sa.Column("kind", sa.String, nullable=False),
     sa.Column("text", sa.String, nullable=False),
@@ -122,16 +125,16 @@ class RolloutStore:
             self.close()
             raise
 
-    def add(self, rollout: Rollout, scope: str, *, live: bool = False, asked: int = 1) -> None:
+    def add(self, rollout: Rollout, scope: str, *, live: str = "", asked: int = 1) -> None:
         """Save a rollout and that its stage met it; committed when this returns.
 
-        A rollout that is known already gives way, except that one without a reward never replaces one with. `live`:
-        a run whose supplements nobody chose beforehand; it is listed with its stage and never answered by `get`.
+        A rollout that is known already gives way, except that one without a reward never replaces one with. `live`
+        names a run whose supplements nobody chose beforehand; it is listed with its stage and never answered by `get`.
         `asked`: how many supplements the program asked for in that run.
         """
         self.add_all([rollout], scope, live=live, asked=asked)
 
-    def add_all(self, rollouts: Sequence[Rollout], scope: str, *, live: bool = False, asked: int = 1) -> None:
+    def add_all(self, rollouts: Sequence[Rollout], scope: str, *, live: str = "", asked: int = 1) -> None:
         """Save the rollouts of one run together: all of them, or after a crash none."""
         with self._lock, self._connection.begin():
             for rollout in rollouts:
@@ -142,9 +145,9 @@ class RolloutStore:
     def meet(self, rollout: Rollout, scope: str) -> None:
         """Note that another stage met a stored rollout, as `rollout` says (its stage, source and log-probability)."""
         with self._lock, self._connection.begin():
-            self._meet(rollout, scope, live=False)
+            self._meet(rollout, scope, live="")
 
-    def _meet(self, rollout: Rollout, scope: str, live: bool) -> None:
+    def _meet(self, rollout: Rollout, scope: str, live: str) -> None:
         number = self._connection.execute(_FIND, _key(rollout, scope, live)).scalar_one()
         met = {"stage": rollout.stage, "source": rollout.source, "logprob": rollout.logprob}
         self._connection.execute(_SEE, {"rollout": number, **met})
@@ -221,10 +224,9 @@ def _prepare(connection: sa.Connection, path: Path) -> None:
         connection.exec_driver_sql(f"PRAGMA user_version={SCHEMA}")
 
 
-def _key(rollout: Rollout, scope: str, live: bool) -> dict[str, str]:
-    """What makes a run distinct; only a live one is another in each stage."""
-    supplement = rollout.supplement.render()
-    return {"scope": scope, "query": rollout.query.id, "supplement": supplement, "live": rollout.stage if live else ""}
+def _key(rollout: Rollout, scope: str, live: str) -> dict[str, str]:
+    """What makes a run distinct; a live one by its name."""
+    return {"scope": scope, "query": rollout.query.id, "supplement": rollout.supplement.render(), "live": live}
 
 
 def _row(rollout: Rollout) -> dict[str, object]:
@@ -232,6 +234,8 @@ def _row(rollout: Rollout) -> dict[str, object]:
     return {
         "position": query.index,
         "predictor": query.predictor,
+        "turn": query.turn,
+        "others": json.dumps([[*place, each.kind, each.text] for place, each in query.others], ensure_ascii=False),
         "prompt": query.prompt,
         "kind": supplement.kind,
         "text": supplement.text,
@@ -247,8 +251,11 @@ def _row(rollout: Rollout) -> dict[str, object]:
 
 def _rollout(row: sa.RowMapping) -> Rollout:
     values: dict[str, Any] = dict(row)
+    others = tuple(
+        (Place(role, turn), Supplement(kind, text)) for role, turn, kind, text in json.loads(values["others"])
+    )
     return Rollout(
-        query=Query(values["query"], values["position"], values["predictor"], values["prompt"]),
+        query=Query(values["query"], values["position"], values["predictor"], values["prompt"], values["turn"], others),
         stage=values["stage"],
         source=values["source"],
         supplement=Supplement(values["kind"], values["text"]),

@@ -38,6 +38,16 @@ def kind_shares(rollouts: Sequence[Rollout]) -> dict[str, float]:
     return {kind: round(count / len(rollouts), 4) for kind, count in counted.most_common()}
 
 
+def mean_length(rollouts: Sequence[Rollout]) -> float:
+    """The mean length of the supplements as the actor reads them, in characters; an empty one counts as 0."""
+    return round(sum(len(each.supplement.render()) for each in rollouts) / len(rollouts), 1) if rollouts else 0.0
+
+
+def gated_share(rollouts: Sequence[Rollout]) -> float:
+    """The share of examples whose supplement a gate dropped."""
+    return round(sum(each.source == "gated" for each in rollouts) / len(rollouts), 4) if rollouts else 0.0
+
+
 def leakage(rollouts: Sequence[Rollout], examples: Sequence[dspy.Example], leaks: Leaks) -> float:
     """The share of supplements that hold their example's gold answer."""
     held = [leaks(examples[rollout.query.index], rollout.supplement.render()) for rollout in rollouts]

@@ -12,7 +12,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -32,7 +31,7 @@ from optimizers.quiet import QuietTrainer, Steps, random_states_kept, replacing,
 from optimizers.records import Checkpoint, PreferencePair, SFTExample
 from optimizers.training import OnStep, TrainingSettings
 from sgt_modules.errors import NoPreferencePairsError, TrainingError
-from sgt_modules.weights import ADAPTER, WHOLE_MODEL, resolve
+from sgt_modules.weights import ADAPTER, WHOLE_MODEL, fingerprint_of, record_base, resolve
 
 Config = TypeVar("Config", SFTConfig, DPOConfig)
 
@@ -108,6 +107,7 @@ class TRLTrainer:
             trainer.observe(steps, [row.length for row in rows])
             trainer.train()
             _save(trainer, tokenizer, scratch / "weights")
+            record_base(scratch / "weights", self.model)
         metrics = {
             "rows": len(rows),
             "dropped": len(texts) - len(rows),
@@ -116,7 +116,7 @@ class TRLTrainer:
             "seconds": time.perf_counter() - began,
             "steps": len(steps.losses),
         }
-        return Checkpoint(output.name, output, _fingerprint(output), metrics)
+        return Checkpoint(output.name, output, fingerprint_of(output), metrics)
 
     def _load(self, start: Checkpoint | None) -> PreTrainedModel | PeftModel:
         """The model to go on with: the base, the base with the checkpoint's adapter, or the checkpoint's weights."""
@@ -289,12 +289,3 @@ def _save(trainer: QuietTrainer, tokenizer: PreTrainedTokenizerBase, folder: Pat
     else:
         _bare(trainer).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-
-
-def _fingerprint(folder: Path) -> str:
-    """sha256 (hex) of the weight file; of all of them in order where a large model has several."""
-    digest = sha256()
-    for file in sorted(folder.glob("*.safetensors")):
-        with file.open("rb") as stream:
-            file_digest(stream, lambda: digest)
-    return digest.hexdigest()

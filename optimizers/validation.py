@@ -18,6 +18,7 @@ from sgt_modules.errors import (
     OverlappingSplitsError,
     SetupError,
 )
+from sgt_modules.prompts import SUPPLEMENT
 
 _SHOWN = 5
 
@@ -151,7 +152,7 @@ def _check_call(student: dspy.Module, example: dspy.Example, index: int) -> None
         missing = [
             name
             for name, field in cast("type[dspy.Signature]", student.signature).input_fields.items()
-            if name not in inputs and field.is_required()
+            if name not in inputs and name != SUPPLEMENT and field.is_required()
         ]
         problem = f"missing {', '.join(missing)}" if missing else ""
     else:

@@ -16,20 +16,33 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from dspy.lm15 import ContextLengthError, Request, Response, response_to_events
 
 from sgt_modules.contract import Completion, answer, chat
 from sgt_modules.errors import GeneratorNotFoundError
 from sgt_modules.serving import Asked, Queue, serve
-from sgt_modules.weights import EngineState, Weights
+from sgt_modules.weights import Reference, Weights, located
 
 if TYPE_CHECKING:
     from dspy._vendor.lm15.types import StreamEvent
     from transformers import PreTrainedTokenizerBase
 
     from sgt_modules.decoding import Decoded, Decoder, Job
+
+
+class EngineSettings(TypedDict):
+    """How an engine runs whatever weights it has."""
+
+    dtype: str
+    device: str
+    max_batch_tokens: int
+    max_new_tokens: int
+
+
+class EngineState(Reference, EngineSettings):
+    """An engine as a saved program keeps it: no weights."""
 
 
 def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]]) -> str:
@@ -54,7 +67,8 @@ class LocalEngine:
 
     Loads at first use and raises `GeneratorNotFoundError` then. Equal (prompt, seed, temperature) give equal replies,
     whatever else is in the batch; exactly so in `float64`. `max_batch_tokens` bounds rows x (longest prompt + new
-    tokens) of a batch, `max_new_tokens` a reply. With `sha256`, weights of another fingerprint are refused.
+    tokens) of a batch, `max_new_tokens` a reply. With `sha256` or `adapter_sha256`, weights of another fingerprint are
+    refused; with a `revision`, `model` is a hub id.
 
         engine = LocalEngine("Qwen/Qwen3-1.7B")
         lm = dspy.LM(engine.model_name, engine=engine, async_engine=engine.asynchronous())
@@ -72,11 +86,13 @@ class LocalEngine:
         device: str = "auto",
         max_batch_tokens: int = 16384,
         max_new_tokens: int = 512,
+        revision: str | None = None,
         sha256: str | None = None,
+        adapter_sha256: str | None = None,
     ) -> None:
         if max_batch_tokens < 1 or max_new_tokens < 1:
             raise ValueError(f"Expected positive token limits, got {max_batch_tokens=} and {max_new_tokens=}.")
-        self.weights = Weights(model, adapter, sha256)
+        self.weights = Weights(model, adapter, revision=revision, sha256=sha256, adapter_sha256=adapter_sha256)
         self.dtype, self.device = dtype, device
         self.max_batch_tokens, self.max_new_tokens = max_batch_tokens, max_new_tokens
         self._loading, self._decoding, self._encoding = threading.RLock(), threading.Lock(), threading.Lock()
@@ -136,11 +152,11 @@ class LocalEngine:
 
     def with_adapter(self, path: str | Path | None) -> LocalEngine:
         """The same base and settings with another adapter, or with none."""
-        return LocalEngine(**self._reference(self.model, path, None))
+        return LocalEngine(self.model, adapter=path, revision=self.weights.revision, **self._settings())
 
     def with_model(self, path: str | Path) -> LocalEngine:
         """The same settings with another model, and no adapter."""
-        return LocalEngine(**self._reference(path, None, None))
+        return LocalEngine(path, **self._settings())
 
     @property
     def model(self) -> str:
@@ -180,12 +196,17 @@ class LocalEngine:
 
     def dump_state(self) -> EngineState:
         """A reference for a saved program; no weights."""
-        return self._reference(self.model, self.adapter, self.fingerprint)
+        return EngineState(**self.weights.reference(), **self._settings())
 
     @classmethod
     def load_state(cls, state: EngineState) -> LocalEngine:
-        """The engine of a saved reference; loads nothing yet."""
-        return cls(**state)
+        """The engine of a saved reference; loads nothing yet. Raises `SavedStateError` for one that leads astray."""
+        model, adapter = located(state["model"], state["adapter"])
+        followed: EngineState = {**state, "model": model, "adapter": adapter}
+        return cls(**followed)
+
+    def __copy__(self) -> LocalEngine:
+        return self
 
     def __deepcopy__(self, memo: dict[int, object]) -> LocalEngine:
         return self
@@ -196,15 +217,12 @@ class LocalEngine:
     def __repr__(self) -> str:
         return f"LocalEngine({self.model!r}, adapter={None if self.adapter is None else str(self.adapter)!r})"
 
-    def _reference(self, model: str | Path, adapter: str | Path | None, sha256: str | None) -> EngineState:
-        return EngineState(
-            model=str(model),
-            adapter=None if adapter is None else str(adapter),
+    def _settings(self) -> EngineSettings:
+        return EngineSettings(
             dtype=self.dtype,
             device=self.device,
             max_batch_tokens=self.max_batch_tokens,
             max_new_tokens=self.max_new_tokens,
-            sha256=sha256,
         )
 
     def _encode(self, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:

@@ -8,7 +8,8 @@
     │   ├── MetricError            the metric raises, or returns something that is no reward in [0, 1]
     │   ├── NoActorError           no LM is set for a predictor
     │   ├── NoPredictorError       the program has nothing that could read a supplement
-    │   ├── GeneratorNotFoundError no model at that hub id or path
+    │   ├── GeneratorNotFoundError no model at that hub id or path, or not the one that was meant
+    │   ├── SavedStateError        a saved program refers to weights in a way that cannot be followed
     │   └── RunFolderError         the run folder belongs to another run, or cannot be read
     └── TrainingError              a stage of training cannot be done
         └── NoPreferencePairsError every supplement won, or every one lost
@@ -50,7 +51,11 @@ class NoPredictorError(SetupError):
 
 
 class GeneratorNotFoundError(SetupError):
-    """No generator model can be loaded from the given hub id or path."""
+    """No generator model can be loaded from the given hub id or path, or it is not the one that was meant."""
+
+
+class SavedStateError(SetupError):
+    """A saved program refers to its weights in a way that cannot be followed."""
 
 
 class RunFolderError(SetupError):

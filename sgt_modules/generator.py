@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
 from weakref import WeakValueDictionary
 
 import dspy
+from dspy.lm15 import ContextLengthError
 from dspy.predict.parameter import Parameter
 
 from sgt_modules.contract import Completion
 from sgt_modules.engine import LocalEngine
-from sgt_modules.kinds import Supplement, parse
-from sgt_modules.weights import ADAPTER
+from sgt_modules.errors import SavedStateError
+from sgt_modules.kinds import SILENCE, Supplement, parse
+from sgt_modules.weights import ADAPTER, Reference, located
+
+logger = logging.getLogger(__name__)
 
 
-class GeneratorState(TypedDict):
+class GeneratorState(Reference):
     """A generator as a saved program keeps it: where its weights are and their sha256, never the weights."""
 
-    model: str
-    adapter: str | None
     dtype: str
-    sha256: str
     temperature: float
     max_new_tokens: int
 
@@ -45,8 +46,8 @@ class Sampled:
 class SupplementGenerator(Parameter):
     """A small model that writes supplements. It is a DSPy parameter and no module: `set_lm` and `get_lm` pass it by.
 
-    `model` is a hub id, a folder, or a `LocalEngine` that is there already; `adapter` a PEFT folder. Nothing is loaded
-    before the first supplement, or `check()`. Copies of a program share their generator.
+    `model` is a hub id (at a `revision`), a folder, or a `LocalEngine` that is there already; `adapter` a PEFT folder.
+    Nothing is loaded before the first supplement, or `check()`. Copies of a program share their generator.
 
     >>> SupplementGenerator("Qwen/Qwen3-1.7B").name
     'Qwen3-1.7B'
@@ -57,6 +58,7 @@ class SupplementGenerator(Parameter):
         model: str | Path | LocalEngine,
         *,
         adapter: Path | None = None,
+        revision: str | None = None,
         temperature: float = 0.0,
         max_new_tokens: int = 512,
         dtype: str = "auto",
@@ -65,7 +67,14 @@ class SupplementGenerator(Parameter):
         self.temperature = temperature
         self.max_new_tokens = max_new_tokens
         if not isinstance(model, LocalEngine):
-            model = LocalEngine(model, adapter=adapter, dtype=dtype, device=device, max_new_tokens=max_new_tokens)
+            model = LocalEngine(
+                model,
+                adapter=adapter,
+                revision=revision,
+                dtype=dtype,
+                device=device,
+                max_new_tokens=max_new_tokens,
+            )
         elif adapter is not None:
             model = model.with_adapter(adapter)
         self.engine = model
@@ -88,20 +97,30 @@ class SupplementGenerator(Parameter):
     def sample(self, prompts: Sequence[str], *, seeds: Sequence[int], temperature: float = 1.0) -> list[Sampled]:
         """One supplement to each prompt, in order. Equal (prompt, seed, temperature) give equal supplements."""
         drawn = self.engine.sample(prompts, seeds=seeds, temperature=temperature, max_new_tokens=self.max_new_tokens)
-        return [Sampled(parse(each.text), each.logprob, each.prompt_tokens, each.tokens) for each in drawn]
+        return [_sampled(each) for each in drawn]
+
+    def draw(self, prompt: str, *, seed: int = 0, temperature: float | None = None) -> Sampled:
+        """One supplement for one prompt, decoded together with whatever other threads ask at that moment.
+
+        `temperature` is the generator's own by default. Stays out of the user's stream, history and cache; its tokens
+        count in `track_usage` under `name`. A prompt that is too long for the model gets no supplement, and a warning.
+        """
+        heat = self.temperature if temperature is None else temperature
+        try:
+            reply = self.engine.ask(prompt, seed=seed, temperature=heat, max_new_tokens=self.max_new_tokens)
+        except ContextLengthError as error:
+            logger.warning("No supplement, as the input does not fit %s: %s", self.name, error)
+            return Sampled(SILENCE, 0.0, 0, 0)
+        self._account(reply)
+        return _sampled(reply)
+
+    async def adraw(self, prompt: str) -> Sampled:
+        """As `draw`, for coroutines."""
+        return await asyncio.to_thread(self.draw, prompt)
 
     def write(self, prompt: str) -> Supplement:
-        """The supplement for one prompt; many threads at once are served together.
-
-        Stays out of the user's stream, history and cache; its tokens count in `track_usage` under `name`.
-        """
-        reply = self.engine.ask(prompt, seed=0, temperature=self.temperature, max_new_tokens=self.max_new_tokens)
-        self._account(reply)
-        return parse(reply.text)
-
-    async def awrite(self, prompt: str) -> Supplement:
-        """As `write`, for coroutines."""
-        return await asyncio.to_thread(self.write, prompt)
+        """The supplement for one prompt, as a program reads it; see `draw`."""
+        return self.draw(prompt).supplement
 
     def with_checkpoint(self, path: Path) -> SupplementGenerator:
         """The same generator with trained weights: a PEFT adapter's folder, or a whole model's."""
@@ -117,13 +136,10 @@ class SupplementGenerator(Parameter):
         """Nothing: `reset_copy()` calls this on generators that the original program shares."""
 
     def dump_state(self, json_mode: bool = True) -> GeneratorState:
-        """The reference that a saved program keeps."""
-        engine = self.engine
+        """The reference that a saved program keeps; an adapter's folder moves with the file it is saved to."""
         return GeneratorState(
-            model=engine.model,
-            adapter=None if engine.adapter is None else str(engine.adapter),
-            dtype=engine.dtype,
-            sha256=engine.fingerprint,
+            **self.engine.weights.reference(),
+            dtype=self.engine.dtype,
             temperature=self.temperature,
             max_new_tokens=self.max_new_tokens,
         )
@@ -135,21 +151,35 @@ class SupplementGenerator(Parameter):
 
     @classmethod
     def from_state(cls, state: GeneratorState) -> SupplementGenerator:
-        """The generator of a saved reference; while one is in use, the same one again, so that weights load once."""
-        key = json.dumps(state, sort_keys=True)
+        """The generator of a saved reference; while one is in use, the same one again, so that weights load once.
+
+        Raises `SavedStateError` for a state of another form, or one whose adapter is not the file's own.
+        """
+        if missing := sorted(GeneratorState.__required_keys__ - state.keys()):
+            raise SavedStateError(
+                f"Expected a generator's saved state, got one without {missing}. If an earlier version wrote it, save "
+                "the program again."
+            )
+        model, adapter = located(state["model"], state["adapter"])
+        key = json.dumps({**state, "model": model, "adapter": adapter}, sort_keys=True)
         with _SHARING:
             generator = _SHARED.get(key)
             if generator is None:
                 engine = LocalEngine(
-                    state["model"],
-                    adapter=state["adapter"],
+                    model,
+                    adapter=adapter,
+                    revision=state["revision"],
                     dtype=state["dtype"],
                     max_new_tokens=state["max_new_tokens"],
                     sha256=state["sha256"],
+                    adapter_sha256=state["adapter_sha256"],
                 )
                 generator = cls(engine, temperature=state["temperature"], max_new_tokens=state["max_new_tokens"])
                 _SHARED[key] = generator
             return generator
+
+    def __copy__(self) -> SupplementGenerator:
+        return self
 
     def __deepcopy__(self, memo: dict[int, object]) -> SupplementGenerator:
         return self
@@ -164,6 +194,10 @@ class SupplementGenerator(Parameter):
         if tracker := dspy.settings.usage_tracker:
             usage = {"prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.tokens}
             tracker.add_usage(self.name, {**usage, "total_tokens": sum(usage.values())})
+
+
+def _sampled(reply: Completion) -> Sampled:
+    return Sampled(parse(reply.text), reply.logprob, reply.prompt_tokens, reply.tokens)
 
 
 _SHARING = threading.Lock()

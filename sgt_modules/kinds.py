@@ -14,7 +14,7 @@ FREE = "free"
 """The kind of a reply that names none, and of the exploration prompt that leaves the choice open."""
 
 NONE = "none"
-"""The kind of no supplement at all."""
+"""The kind of no supplement at all: the generator writes `[none]` to stay silent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +71,14 @@ class Supplement:
             return ""
         return self.text if self.kind == FREE else f"[{self.kind}] {self.text}"
 
+    def reply(self) -> str:
+        """What the generator writes for it, which `parse` reads back: as rendered, and `[none]` for an empty one.
+
+        >>> SILENCE.reply()
+        '[none]'
+        """
+        return self.render() or f"[{NONE}]"
+
 
 SILENCE = Supplement(NONE, "")
 """No supplement: the actor then reads exactly what the unwrapped program would have sent."""
@@ -79,8 +87,8 @@ SILENCE = Supplement(NONE, "")
 def parse(reply: str) -> Supplement:
     """Read a generator's reply; never fails.
 
-    A reply begins with its kind in brackets; one without is kind `free`, an empty one is `SILENCE`. Names are folded to
-    lower case with underscores.
+    A reply begins with its kind in brackets; one without is kind `free`. An empty one, and one of kind `none` whatever
+    follows, is `SILENCE`. Names are folded to lower case with underscores.
 
     >>> parse("[One-Shot] Q: 2+2? A: 4")
     Supplement(kind='one_shot', text='Q: 2+2? A: 4')
@@ -91,7 +99,5 @@ def parse(reply: str) -> Supplement:
     """
     tag = _TAG.match(reply)
     text = reply[tag.end() :].strip() if tag else reply.strip()
-    if not text:
-        return SILENCE
     kind = re.sub(r"[ -]+", "_", tag.group(1).strip()).lower() if tag else FREE
-    return Supplement(FREE if kind == NONE else kind, text)
+    return Supplement(kind, text) if text and kind != NONE else SILENCE

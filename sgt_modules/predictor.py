@@ -3,60 +3,48 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from threading import Lock
-from typing import Any, TypeVar, cast
+from types import MethodType
+from typing import Any, Literal, TypeVar, cast
 
 import dspy
 from dspy.signatures.signature import ensure_signature
 
+from sgt_modules.episode import Call, Place, running_episode, running_memory
 from sgt_modules.errors import SetupError
-from sgt_modules.generator import SupplementGenerator
+from sgt_modules.gate import Gate
+from sgt_modules.generator import Sampled, SupplementGenerator
 from sgt_modules.kinds import SILENCE, Supplement
-from sgt_modules.prompts import SUPPLEMENT, generator_prompt, with_supplement, without_supplement
+from sgt_modules.prompts import ADVICE, SUPPLEMENT, Template, generator_prompt, with_supplement, without_supplement
 from sgt_modules.safety import harmless
+
+Scope = Literal["turn", "episode"]
+"""How long a supplement holds: for one call, or for every call of its predictor within a run of the program."""
+
+SUPPLEMENTING = ("generator", "template", "gate")
+"""What a saved state holds of a supplemented predictor that a plain one's lacks."""
 
 _P = TypeVar("_P", bound=dspy.Predict)
 
-_EPISODE = "sgt_episode"
-"""The key of the running episode among DSPy's settings: those reach every thread that DSPy starts."""
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """One call: its inputs, the effective signature, what the generator reads, and the supplement once it is there.
 
-@dataclass
-class Episode:
-    """One run of a program with supplements that somebody chose, or a recording of those that the generator chose.
-
-    `prompts` and `supplements` fill as the program runs: by role, in the order of the calls.
+    `fresh` says that the supplement is this call's own, and neither the caller's nor an earlier call's.
     """
 
-    given: Mapping[str, Supplement] | None
-    prompts: dict[str, list[str]] = field(default_factory=dict)
-    supplements: dict[str, list[Supplement]] = field(default_factory=dict)
-    _lock: Lock = field(default_factory=Lock, repr=False)
-
-    def record(self, role: str, prompt: str, supplement: Supplement) -> None:
-        """Note one call of a predictor."""
-        with self._lock:
-            self.prompts.setdefault(role, []).append(prompt)
-            self.supplements.setdefault(role, []).append(supplement)
-
-
-@contextmanager
-def episode(given: Mapping[str, Supplement] | None) -> Iterator[Episode]:
-    """Inside, a role in `given` reads that supplement and every other role none; with None the generator writes.
-
-    Reaches the threads and coroutines that DSPy starts inside; the innermost episode counts.
-
-    >>> with episode({"self": Supplement("free", "Count twice.")}) as run:
-    ...     run.prompts
-    {}
-    """
-    running = Episode(given)
-    with dspy.context(**{_EPISODE: running}):
-        yield running
+    inputs: Mapping[str, object]
+    signature: type[dspy.Signature]
+    prompt: str
+    place: Place | None = None
+    supplement: Supplement | str | None = None
+    fresh: bool = True
+    logprob: float = 0.0
+    gated: bool = False
 
 
 class SupplementedPredictor(dspy.Predict):
@@ -76,19 +64,34 @@ class SupplementedPredictor(dspy.Predict):
         *,
         generator: SupplementGenerator | str | Path,
         role: str = "",
+        scope: Scope = "turn",
+        template: Template = ADVICE,
+        gate: Gate | None = None,
         **config: Any,
     ) -> None:
-        """`generator`: one, or a hub id or folder; `role`: its name in the program; `config`: as in `dspy.Predict`."""
-        super().__init__(with_supplement(_free_of_supplement(signature)), **config)
+        """`generator`: one, or a hub id or folder; `role`: its name in the program; `config`: as in `dspy.Predict`.
+
+        `scope`, `template` and `gate` as in `supplement()`.
+        """
+        super().__init__(with_supplement(_free_of_supplement(signature), template), **config)
         self.generator = SupplementGenerator.of(generator)
-        self.role = role
+        self.role, self.scope, self.template, self.gate = role, check_scope(scope), template, gate
 
     @classmethod
-    def wrap(cls, predict: dspy.Predict, generator: SupplementGenerator, role: str) -> SupplementedPredictor:
+    def wrap(
+        cls,
+        predict: dspy.Predict,
+        generator: SupplementGenerator,
+        role: str,
+        *,
+        scope: Scope = "turn",
+        template: Template = ADVICE,
+        gate: Gate | None = None,
+    ) -> SupplementedPredictor:
         """The supplemented form of a predictor, with its demos, config, LM, callbacks; the given one is left alone.
 
-        A predictor that is supplemented already gets the generator and role. Raises `SetupError` for a subclass of
-        `dspy.Predict`, whose own behaviour would be lost, and for a signature with a field of that name.
+        A predictor that is supplemented already gets the generator, role and so on. Raises `SetupError` for a subclass
+        of `dspy.Predict`, whose own behaviour would be lost, and for a signature with a field of that name.
         """
         if type(predict) not in (dspy.Predict, cls):
             raise SetupError(
@@ -96,78 +99,147 @@ class SupplementedPredictor(dspy.Predict):
                 "be lost. Name the predictors to supplement with only=[...]."
             )
         new = _twin(predict, cls)
-        if not isinstance(predict, SupplementedPredictor):
-            new.signature = with_supplement(_free_of_supplement(_class(predict.signature)))
-        new.generator, new.role = generator, role
+        plain = _class(predict.signature)
+        plain = without_supplement(plain) if isinstance(predict, cls) else _free_of_supplement(plain)
+        new.signature = with_supplement(plain, template)
+        new.generator, new.role, new.scope, new.template, new.gate = generator, role, scope, template, gate
+        return new
+
+    def with_generator(self, generator: SupplementGenerator, gate: Gate | None = None) -> SupplementedPredictor:
+        """The same predictor with another generator, and with this gate or none; the given one is left alone."""
+        new = _twin(self, SupplementedPredictor)
+        new.generator, new.gate = generator, gate
         return new
 
     def unwrap(self) -> dspy.Predict:
         """The plain predictor again, with what was learned since; this one is left alone."""
         plain = _twin(self, dspy.Predict)
         plain.signature = without_supplement(_class(self.signature))
-        del vars(plain)["generator"], vars(plain)["role"]
+        for name in ("role", "scope", *SUPPLEMENTING):
+            del vars(plain)[name]
         return plain
 
     def forward(self, **kwargs: object) -> dspy.Prediction:
         """Answer with the help of a supplement: the caller's, else the episode's, else the generator's."""
-        signature, prompt = self._asked(kwargs)
-        supplement = self._chosen(kwargs)
-        if supplement is None:
-            supplement = self.generator.write(prompt)
-        return super().forward(**self._supplemented(kwargs, signature, prompt, supplement))
+        asked = self._asked(kwargs)
+        if asked.supplement is None:
+            asked = self._told(asked, self.generator.draw(asked.prompt))
+        return super().forward(**self._supplemented(asked))
 
     async def aforward(self, **kwargs: object) -> dspy.Prediction:
         """As `forward`."""
-        signature, prompt = self._asked(kwargs)
-        supplement = self._chosen(kwargs)
-        if supplement is None:
-            supplement = await self.generator.awrite(prompt)
-        return await super().aforward(**self._supplemented(kwargs, signature, prompt, supplement))
+        asked = self._asked(kwargs)
+        if asked.supplement is None:
+            asked = self._told(asked, await self.generator.adraw(asked.prompt))
+        return await super().aforward(**self._supplemented(asked))
 
     def dump_state(self, json_mode: bool = True) -> dict[str, object]:
-        """The predictor's state, with a reference to its generator."""
-        return {**super().dump_state(json_mode), "generator": self.generator.dump_state()}
+        """The predictor's state, with a reference to its generator, the template and the gate."""
+        return {
+            **super().dump_state(json_mode),
+            "generator": self.generator.dump_state(),
+            "template": asdict(self.template),
+            "gate": None if self.gate is None else self.gate.dump_state(),
+        }
 
     def load_state(self, state: dict[str, Any], *, allow_unsafe_lm_state: bool = False) -> SupplementedPredictor:
         """Restore a saved state; the generator's weights are loaded, and compared, at first use."""
         if "generator" not in state:
             raise SetupError(
-                "Expected the state of a supplemented predictor, got one without a generator. "
-                "Load it into the plain program, then call supplement() on that."
+                "Expected the state of a supplemented predictor, got one without a generator: it was saved before "
+                "supplement(). Load it with program.load_state(fitting_state(program, state))."
             )
-        plain = {name: value for name, value in state.items() if name != "generator"}
+        plain = {name: value for name, value in state.items() if name not in SUPPLEMENTING}
         super().load_state(plain, allow_unsafe_lm_state=allow_unsafe_lm_state)
         self.generator = SupplementGenerator.from_state(state["generator"])
+        self.template = Template(**state.get("template") or {})
+        self.gate = None if state.get("gate") is None else Gate.load_state(state["gate"])
         return self
 
-    def _asked(self, kwargs: Mapping[str, object]) -> tuple[type[dspy.Signature], str]:
-        """The effective signature, and what the generator reads."""
-        signature = with_supplement(_class(kwargs.get("signature", self.signature)))
-        return signature, generator_prompt(signature, kwargs)
-
-    def _chosen(self, kwargs: Mapping[str, object]) -> Supplement | str | None:
-        """The supplement that the caller or the episode gives; None: ask the generator."""
+    def _asked(self, kwargs: Mapping[str, object]) -> _Asked:
+        """A call as it begins: with a supplement where the caller, this run or the episode has one, or a shut gate."""
+        signature = with_supplement(_class(kwargs.get("signature", self.signature)), self.template)
+        asked = _Asked(kwargs, signature, generator_prompt(signature, kwargs, role=self.role))
         if SUPPLEMENT in kwargs:
             given = kwargs[SUPPLEMENT]
-            return given if isinstance(given, Supplement | str) else SILENCE
-        running = dspy.settings.get(_EPISODE)
-        return None if running is None or running.given is None else running.given.get(self.role, SILENCE)
+            return replace(asked, supplement=given if isinstance(given, Supplement | str) else SILENCE, fresh=False)
+        memory = running_memory()
+        if memory is not None and (self.scope == "episode" or _goes_on(asked)) and (kept := memory.recall(self)):
+            return replace(asked, supplement=kept.supplement, fresh=False)
+        if running := running_episode():
+            enter = partial(running.enter, self.role)
+            place = memory.place(self, enter) if memory is not None and self.scope == "episode" else enter()
+            asked = replace(asked, place=place, supplement=running.choose(place, asked.prompt))
+        if asked.supplement is None and self.gate is not None and not self.gate.familiar(asked.prompt):
+            asked = replace(asked, supplement=SILENCE, gated=True)
+        return asked
 
-    def _supplemented(
-        self, kwargs: Mapping[str, object], signature: type[dspy.Signature], prompt: str, supplement: Supplement | str
-    ) -> dict[str, object]:
+    def _told(self, asked: _Asked, drawn: Sampled) -> _Asked:
+        """The call with what the generator wrote, or with silence where it is unsure."""
+        gated = bool(drawn.supplement) and self.gate is not None and not self.gate.sure(drawn.logprob)
+        supplement = SILENCE if gated else drawn.supplement
+        return replace(asked, supplement=supplement, logprob=drawn.logprob, gated=gated)
+
+    def _supplemented(self, asked: _Asked) -> dict[str, object]:
         """What the plain predictor is called with. An empty supplement leaves no trace in it."""
-        running = dspy.settings.get(_EPISODE)
-        if running is not None and SUPPLEMENT not in kwargs:
-            running.record(self.role, prompt, supplement)
-        text = supplement
-        if isinstance(text, Supplement):
-            text = harmless(text.render(), signature.fields)
-        plain = {name: value for name, value in kwargs.items() if name != SUPPLEMENT}
-        if not text.strip():
-            return {**plain, "signature": without_supplement(signature)}
-        effective = {} if signature is self.signature else {"signature": signature}
-        return {**plain, **effective, SUPPLEMENT: text}
+        supplement, inputs = asked.supplement, asked.inputs
+        if isinstance(supplement, Supplement):
+            if asked.fresh:
+                supplement = self._noted(asked, supplement)
+            supplement = self.template.shown(harmless(supplement.render(), asked.signature.fields))
+        plain = {name: value for name, value in inputs.items() if name != SUPPLEMENT}
+        if not supplement or not supplement.strip():
+            return {**plain, "signature": _silenced(asked.signature)}
+        effective = {} if asked.signature is self.signature else {"signature": asked.signature}
+        return {**plain, **effective, SUPPLEMENT: supplement}
+
+    def _noted(self, asked: _Asked, supplement: Supplement) -> Supplement:
+        """The supplement that holds: remembered for the rest of the run, and recorded in the episode."""
+        held = supplement
+        if memory := running_memory():
+            held = memory.keep(self, supplement, first=self.scope == "episode")
+        if held is supplement and (running := running_episode()) and asked.place:
+            running.record(Call(asked.place, asked.prompt, supplement, asked.logprob, asked.gated))
+        return held
+
+
+def check_scope(scope: str) -> Scope:
+    """The scope itself; raises `SetupError` for a word that is none."""
+    if scope not in ("turn", "episode"):
+        raise SetupError(f"Expected scope 'turn' or 'episode', got {scope!r}. See supplement().")
+    return scope
+
+
+def _goes_on(asked: _Asked) -> bool:
+    """Whether a call brings a history and none of the task's own inputs, as ReActV2's does from its second turn."""
+    given = {name: asked.inputs[name] for name in asked.signature.input_fields if name in asked.inputs}
+    carried = [value for value in given.values() if isinstance(value, dspy.History) or _tools(value)]
+    missing = set(asked.signature.input_fields) - {SUPPLEMENT, *given}
+    has_history = any(isinstance(value, dspy.History) for value in carried)
+    return has_history and len(carried) == len(given) and bool(missing)
+
+
+def _silenced(signature: type[dspy.Signature]) -> type[dspy.Signature]:
+    """The signature without its supplement field, which Refine, GEPA and their like still know as the predictor's own.
+
+    They look for the predictor whose signature equals that of a call, to give it its advice or to learn of its errors.
+    """
+    plain = without_supplement(signature)
+    own: Any = type(plain)
+
+    class Silenced(own):
+        def __hash__(self) -> int:
+            return hash(signature)
+
+        def __eq__(self, other: object) -> bool:
+            return other is self or other is signature
+
+    cast("Any", plain).__class__ = Silenced
+    return plain
+
+
+def _tools(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(each, dspy.Tool) for each in cast("list[object]", value))
 
 
 def _class(signature: object) -> type[dspy.Signature]:
@@ -187,10 +259,12 @@ def _free_of_supplement(signature: type[dspy.Signature] | str) -> type[dspy.Sign
 def _twin(predict: dspy.Predict, cls: type[_P]) -> _P:
     """A predictor of another class with the same attributes: its lists are its own, its LM and callbacks are shared.
 
-    Not through `__init__`, which draws from the global random generator.
+    Not through `__init__`, which draws from the global random generator. Methods stay behind: DSPy's tracing leaves
+    a predictor's `forward` on it, which would go on calling the old one.
     """
     new = cls.__new__(cls)
-    for name, value in vars(predict).items():
+    kept = {name: value for name, value in vars(predict).items() if not isinstance(value, MethodType)}
+    for name, value in kept.items():
         setattr(new, name, copy.copy(value) if isinstance(value, list | dict) else value)
     new.history = []
     return new

@@ -5,23 +5,41 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MethodType
+from typing import Any, cast
 
 import dspy
 
+from sgt_modules.episode import one_run
 from sgt_modules.errors import NoPredictorError
+from sgt_modules.gate import Gate
 from sgt_modules.generator import SupplementGenerator
-from sgt_modules.predictor import SupplementedPredictor
+from sgt_modules.predictor import SUPPLEMENTING, Scope, SupplementedPredictor, check_scope
+from sgt_modules.prompts import ADVICE, SUPPLEMENT, Template, check_template
 
 
 def supplement(
-    program: dspy.Module, *, generator: SupplementGenerator | str | Path, only: Sequence[str] | None = None
+    program: dspy.Module,
+    *,
+    generator: SupplementGenerator | str | Path,
+    only: Sequence[str] | None = None,
+    scope: Scope | None = None,
+    template: Template | None = None,
+    gate: Gate | None = None,
 ) -> dspy.Module:
     """A copy of the program whose predictors (or those named in `only`) read supplements.
 
-    `generator` is one, or the hub id or folder of one; all predictors share it.
+    `generator` is one, or the hub id or folder of one; all predictors share it. With `scope="turn"`, the default, each
+    call of a predictor gets its own supplement, with `"episode"` all calls in one run of the program share that of the
+    first (an agent then keeps its advice from turn to turn). A call that brings a history and none of the task's own
+    inputs, as ReActV2's does from its second turn, keeps the one before in either. `template` is how the actor is shown
+    it, `gate` when it is dropped.
+
+    Of a program that is supplemented already, the same predictors get the new generator, and keep their scope and
+    template where none is given.
 
     A predictor's role is its name in `program.named_predictors()`. A predictor that is used in several places is
-    wrapped once; frozen (compiled) parts stay as they are. Raises `NoPredictorError`.
+    wrapped once; frozen (compiled) parts stay as they are. Raises `SetupError`, `NoPredictorError`.
 
     >>> program = supplement(dspy.ChainOfThought("question -> answer"), generator="Qwen/Qwen3-1.7B")
     >>> [name for name, _ in supplemented(program)]
@@ -29,6 +47,8 @@ def supplement(
     """
     generator = SupplementGenerator.of(generator)
     named = dict(program.named_predictors())
+    if only is None and (already := supplemented(program)):
+        only = [name for name, _ in already]
     unknown = set(only or ()) - set(named)
     if unknown or not named or (only is not None and not only):
         raise NoPredictorError(
@@ -36,19 +56,30 @@ def supplement(
             f"{type(program).__name__} with {sorted(named) or 'none'}. Build it from dspy.Predict or "
             "dspy.ChainOfThought, and name its predictors as named_predictors() does."
         )
-    return _rebuilt(
-        program,
-        {
-            id(predict): SupplementedPredictor.wrap(predict, generator, name)
-            for name, predict in named.items()
-            if only is None or name in only
-        },
-    )
+    wrapped = {
+        id(predict): SupplementedPredictor.wrap(
+            predict,
+            generator,
+            name,
+            scope=check_scope(scope or getattr(predict, "scope", "turn")),
+            template=check_template(template or getattr(predict, "template", ADVICE)),
+            gate=gate,
+        )
+        for name, predict in named.items()
+        if only is None or name in only
+    }
+    return _remembering(_rebuilt(program, wrapped))
 
 
 def unsupplement(program: dspy.Module) -> dspy.Module:
     """A copy of the program without supplements, with everything else that was learned."""
-    return _rebuilt(program, {id(each): each.unwrap() for _, each in supplemented(program)})
+    plain = _rebuilt(program, {id(each): each.unwrap() for _, each in supplemented(program)})
+    for module in _modules(plain).values():
+        for name in _FORWARDS:
+            if isinstance(vars(module).get(name), _OneRun):
+                delattr(module, name)
+                delattr(module, _kept(name))
+    return plain
 
 
 def supplemented(program: dspy.Module) -> list[tuple[str, SupplementedPredictor]]:
@@ -56,12 +87,47 @@ def supplemented(program: dspy.Module) -> list[tuple[str, SupplementedPredictor]
     return [(name, each) for name, each in program.named_predictors() if isinstance(each, SupplementedPredictor)]
 
 
-def with_generator(program: dspy.Module, generator: SupplementGenerator) -> dspy.Module:
-    """A copy of the program whose supplements another generator writes."""
-    return _rebuilt(
-        program,
-        {id(each): SupplementedPredictor.wrap(each, generator, each.role) for _, each in supplemented(program)},
-    )
+def with_generator(program: dspy.Module, generator: SupplementGenerator, gate: Gate | None = None) -> dspy.Module:
+    """A copy of the program whose supplements another generator writes, behind this gate or none."""
+    return _rebuilt(program, {id(each): each.with_generator(generator, gate) for _, each in supplemented(program)})
+
+
+def fitting_state(program: dspy.Module, state: Mapping[str, Any]) -> dict[str, Any]:
+    """A saved state as this program can load it, whether either of them is from before `supplement()` or after it.
+
+    `state` is what `dump_state()` gave or a state file holds. Where it lacks supplements that the program has, the
+    program's own are kept; where it has some that the program lacks, they are left out. What was learned - demos,
+    instructions, field descriptions, LMs - goes over in both directions.
+
+    >>> plain = dspy.Predict("question -> answer")
+    >>> wrapped = supplement(plain, generator="some/generator")
+    >>> plain.load_state(fitting_state(plain, {**plain.dump_state(), "demos": [{"question": "2+2?", "answer": "4"}]}))
+    >>> len(plain.demos)
+    1
+    """
+    predictors = dict(program.named_predictors())
+    if set(predictors) == {"self"} and "signature" in state:
+        return _fitting(predictors["self"], state)
+    return {name: _fitting(predictors[name], each) if name in predictors else each for name, each in state.items()}
+
+
+def _fitting(predictor: dspy.Predict, state: Mapping[str, Any]) -> dict[str, Any]:
+    """One predictor's state, with or without a supplement as the predictor is."""
+    if isinstance(predictor, SupplementedPredictor) == ("generator" in state):
+        return dict(state)
+    names = list(cast("type[dspy.Signature]", predictor.signature).fields)
+    fields = list(state["signature"]["fields"])
+    if isinstance(predictor, SupplementedPredictor):
+        own = predictor.dump_state()
+        saved = cast("Any", own["signature"])["fields"][names.index(SUPPLEMENT)]
+        fields.insert(names.index(SUPPLEMENT), saved)
+        ours = {name: own[name] for name in SUPPLEMENTING}
+    else:
+        inputs = len(cast("type[dspy.Signature]", predictor.signature).input_fields)
+        del fields[inputs]
+        ours = {}
+    kept = {name: value for name, value in state.items() if name not in SUPPLEMENTING}
+    return {**kept, "signature": {**state["signature"], "fields": fields}, **ours}
 
 
 def _rebuilt(program: dspy.Module, replaced: Mapping[int, dspy.Predict]) -> dspy.Module:
@@ -72,12 +138,76 @@ def _rebuilt(program: dspy.Module, replaced: Mapping[int, dspy.Predict]) -> dspy
     """
     memo: dict[int, object] = dict(replaced)
     for module in _modules(program).values():
-        memo.update((id(value), value) for value in _shared(vars(module)))
+        held = {name: value for name, value in vars(module).items() if name not in _FORWARDS}
+        memo.update((id(value), value) for value in _shared(held))
+        memo.update((id(value), None) for name in _FORWARDS if isinstance(value := vars(module).get(name), MethodType))
     new = copy.deepcopy(program, memo)
     copies = _modules(new)
     for name, module in _modules(program).items():
         copies[name].callbacks = list(module.callbacks)
+        for forward in _FORWARDS:
+            _rebind(forward, module, copies[name])
     return new
+
+
+def _rebind(name: str, module: dspy.Module, copied: dspy.Module) -> None:
+    """A method that was put on a module, put on its copy; the class's own, which DSPy's tracing leaves, is dropped."""
+    method = vars(module).get(name)
+    if isinstance(method, MethodType):
+        vars(copied).pop(name, None)
+        if method.__func__ is not getattr(type(module), name, None):
+            setattr(copied, name, MethodType(method.__func__, copied))
+
+
+_FORWARDS = ("forward", "aforward")
+
+
+class _OneRun:
+    """A program's own `forward` or `aforward` with a memory around it: each call of the program is one run.
+
+    It stands on the program itself, as DSPy knows no other place that every call goes through and every copy keeps.
+    """
+
+    def __init__(self, program: dspy.Module, name: str) -> None:
+        self._program, self._name = program, name
+
+    def __call__(self, *args: object, **kwargs: object) -> object:
+        return (self._awaited if self._name == "aforward" else self._returned)(*args, **kwargs)
+
+    def _returned(self, *args: object, **kwargs: object) -> object:
+        program = self._called()
+        with one_run():
+            return getattr(type(program), self._name)(program, *args, **kwargs)
+
+    async def _awaited(self, *args: object, **kwargs: object) -> object:
+        program = self._called()
+        with one_run():
+            return await getattr(type(program), self._name)(program, *args, **kwargs)
+
+    def _called(self) -> dspy.Module:
+        """The program that is called: where DSPy copied it attribute by attribute, not the one this was made for."""
+        calling = cast("list[dspy.Module]", dspy.settings.caller_modules or [])
+        return calling[-1] if calling and vars(calling[-1]).get(_kept(self._name)) is self else self._program
+
+    def __deepcopy__(self, memo: dict[int, object]) -> _OneRun:
+        copied = memo.get(id(self._program))
+        return self if copied is None else _OneRun(cast("dspy.Module", copied), self._name)
+
+
+def _kept(name: str) -> str:
+    """Where a program keeps its `_OneRun` as well, as DSPy's tracing puts a method of its own in the first place."""
+    return f"_one_run_of_{name}"
+
+
+def _remembering(program: dspy.Module) -> dspy.Module:
+    """The program itself, with a memory around each of its runs; a bare predictor needs none."""
+    if not isinstance(program, dspy.Predict):
+        for name in _FORWARDS:
+            if hasattr(type(program), name):
+                run = _OneRun(program, name)
+                setattr(program, name, run)
+                setattr(program, _kept(name), run)
+    return program
 
 
 def _modules(program: dspy.Module) -> dict[str, dspy.Module]:

@@ -6,16 +6,18 @@ The model is a real `dspy.LM` over a real engine; only the network is missing.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import dspy
 from dspy.lm15 import Message, Request, Response, Usage
 from hypothesis import strategies as st
 
-from optimizers.records import Query, Reward, Rollout
+from optimizers.records import Checkpoint, PreferencePair, Query, Reward, Rollout, SFTExample
+from optimizers.training import OnStep
 from sgt_modules.contract import Completion
-from sgt_modules.generator import SupplementGenerator
-from sgt_modules.kinds import Supplement
+from sgt_modules.generator import Sampled, SupplementGenerator
+from sgt_modules.kinds import NONE, Supplement
 
 Script = Callable[[str], str]
 """What the model answers to a request's text; it may raise, as a provider would (`dspy.lm15.RateLimitError`)."""
@@ -55,26 +57,97 @@ class ScriptedEngine:
         )
 
     def lm(self, model: str = "scripted/actor") -> dspy.LM:
-        """A `dspy.LM` over this engine, that neither caches nor retries."""
-        return dspy.LM(model, engine=self, cache=False, num_retries=0)
+        """A `dspy.LM` over this engine, for calls and for coroutines, that neither caches nor retries."""
+        return dspy.LM(model, engine=self, async_engine=_Awaited(self), cache=False, num_retries=0)
+
+
+class _Awaited:
+    """The same engine for coroutines."""
+
+    def __init__(self, engine: ScriptedEngine) -> None:
+        self._engine = engine
+
+    async def complete(self, request: Request) -> Response:
+        return self._engine.complete(request)
 
 
 class ScriptedGenerator(SupplementGenerator):
-    """A generator that writes by script; it holds no model.
+    """A generator that writes by script; it holds no model, and remembers what it read.
+
+    `logprob` tells how sure it is of what it writes for a prompt. With trained weights it is `trained`, itself if that
+    is not given. Safe from many threads.
 
     >>> ScriptedGenerator(lambda prompt: Supplement("cot", f"Think of: {prompt}")).write("2+2?").render()
     '[cot] Think of: 2+2?'
     """
 
-    def __init__(self, script: Callable[[str], Supplement]) -> None:
-        super().__init__("scripted/generator")
-        self._script = script
+    def __init__(
+        self,
+        script: Callable[[str], Supplement],
+        *,
+        logprob: Callable[[str], float] = lambda _: 0.0,
+        trained: ScriptedGenerator | None = None,
+        model: str = "scripted/generator",
+    ) -> None:
+        super().__init__(model)
+        self._script, self._logprob, self._trained = script, logprob, trained
+        self.asked: list[str] = []
 
-    def write(self, prompt: str) -> Supplement:
+    def draw(self, prompt: str, *, seed: int = 0, temperature: float | None = None) -> Sampled:
         """What the script says to a prompt; its tokens count as any generator's do."""
-        supplement = self._script(prompt)
-        self._account(Completion(supplement.render(), len(prompt.split()), len(supplement.text.split()), 0.0))
-        return supplement
+        self.asked.append(prompt)
+        supplement = self.said(prompt, seed)
+        read, wrote = len(prompt.split()), len(supplement.text.split())
+        self._account(Completion(supplement.render(), read, wrote, 0.0))
+        return Sampled(supplement, self._logprob(prompt), read, wrote)
+
+    def said(self, prompt: str, seed: int) -> Supplement:
+        """What it writes; the seed makes no difference to a script."""
+        return self._script(prompt)
+
+    def sample(self, prompts: Sequence[str], *, seeds: Sequence[int], temperature: float = 1.0) -> list[Sampled]:
+        """What the script says to each prompt."""
+        return [self.draw(prompt, seed=seed) for prompt, seed in zip(prompts, seeds, strict=True)]
+
+    def with_checkpoint(self, path: Path) -> ScriptedGenerator:
+        """The generator it becomes by training, whatever the weights."""
+        return self._trained or self
+
+    def check(self) -> None:
+        """Nothing to look for."""
+
+
+class ScriptedTrainer:
+    """A trainer that trains nothing, and remembers the rows of each stage."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, list[SFTExample] | list[PreferencePair]] = {}
+
+    def sft(
+        self,
+        rows: Sequence[SFTExample],
+        *,
+        start: Checkpoint | None,
+        output: Path,
+        seed: int,
+        on_step: OnStep | None = None,
+    ) -> Checkpoint:
+        """As `Trainer`."""
+        self.rows[output.name] = list(rows)
+        return Checkpoint(output.name, output, "scripted")
+
+    def dpo(
+        self,
+        pairs: Sequence[PreferencePair],
+        *,
+        start: Checkpoint | None,
+        output: Path,
+        seed: int,
+        on_step: OnStep | None = None,
+    ) -> Checkpoint:
+        """As `Trainer`."""
+        self.rows[output.name] = list(pairs)
+        return Checkpoint(output.name, output, "scripted")
 
 
 def reply(**fields: str) -> str:
@@ -109,10 +182,12 @@ def rollout(
 
 
 def winners_and_losers(kinds: tuple[str, ...] = ("cot", "pairs", "free")) -> st.SearchStrategy[list[Rollout]]:
-    """Rollouts of up to three queries, of few kinds and texts (so that repeats happen), some without a reward."""
+    """Rollouts of up to three queries, of few kinds and texts (so that repeats happen), some silent or unrewarded."""
     return st.lists(
         st.builds(
-            lambda score, number, kind, text: rollout(score, of=query(f"q{number}", number), kind=kind, text=text),
+            lambda score, number, kind, text: rollout(
+                score, of=query(f"q{number}", number), kind=kind if text else NONE, text=text
+            ),
             st.sampled_from([1.0, 1.0, 0.5, 0.0, 0.0, None]),
             st.integers(0, 2),
             st.sampled_from(kinds),

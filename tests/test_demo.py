@@ -18,7 +18,9 @@ from sgt_modules.embedded import Sizes, embedded_generator, program
 
 TINY = Scale(
     Sizes(train=16, validation=8, test=16, shifted=8, terms=4, shifted_terms=4),
-    Recipe(rounds=2, warm_samples=2, pool_samples=1, direct_samples=6, concat=1, max_per_kind=10, pair_cap=4),
+    Recipe(
+        rounds=2, warm_samples=2, pool_samples=1, direct_samples=6, concat=1, max_per_kind=10, pair_cap=4, gate=True
+    ),
 )
 
 
@@ -31,9 +33,12 @@ def test_the_summary_has_the_public_format(demonstration: Demonstration) -> None
     written = json.loads((demonstration.result.log_dir / "summary.json").read_text())
     assert written == json.loads(json.dumps(demonstration.summary))
     assert {"task", "seed", "actor", "generator", "splits", "scores", "selected", "p_value"} <= set(written)
-    assert {"kinds", "leakage", "actor_calls", "generator_calls", "tokens", "seconds", "peak_rss_mb"} <= set(written)
+    assert {"kinds", "leakage", "lengths", "gated", "actor_calls", "generator_calls"} <= set(written)
+    assert {"tokens", "seconds", "peak_rss_mb"} <= set(written)
     assert written["splits"] == {"train": 16, "val": 8, "test": 16, "shifted": 8}
-    assert list(written["scores"]) == ["none", "untrained", "sft", "dpo1", "dpo2"]
+    stages = list(written["scores"])
+    assert stages[:5] == ["none", "untrained", "sft", "dpo1", "dpo2"]
+    assert stages[5:] == [stage.name for stage in demonstration.result.stages if stage.gate]
     for row in written["scores"].values():
         assert set(row) == {"val", "test", "test_terms", "test_plain", "shifted", "transfer"}
         assert all(0 <= score <= 1 for score in row.values())
@@ -42,11 +47,26 @@ def test_the_summary_has_the_public_format(demonstration: Demonstration) -> None
     assert set(written["seconds"]) == {"total", "sampling", "acting", "training"}
     for shares in written["kinds"].values():
         assert sum(shares.values()) == pytest.approx(1, abs=1e-3)
+    assert set(written["lengths"]) == set(written["kinds"]) == set(stages) - {"none"}
+    assert all(length >= 0 for length in written["lengths"].values())
+    assert set(written["gated"]) == {"val", "test", "shifted", "transfer"}
+    assert all(0 <= share <= 1 for share in written["gated"].values())
 
 
 def test_the_same_seed_gives_the_same_scores_kinds_and_adapters(demonstration: Demonstration, tmp_path: Path) -> None:
     again = demonstrate(0, log_dir=tmp_path / "run", scale=TINY, display=False)
-    same = ("scores", "selected", "p_value", "kinds", "leakage", "actor_calls", "generator_calls", "tokens")
+    same = (
+        "generator_calls",
+        "scores",
+        "selected",
+        "p_value",
+        "kinds",
+        "leakage",
+        "lengths",
+        "gated",
+        "actor_calls",
+        "tokens",
+    )
     assert {key: again.summary[key] for key in same} == {key: demonstration.summary[key] for key in same}
     prints = [
         [stage.checkpoint.fingerprint for stage in each.result.stages if stage.checkpoint]

@@ -77,7 +77,10 @@ def test_nothing_is_looked_for_before_the_first_use(tmp_path: Path) -> None:
 def test_a_saved_generator_is_a_small_reference_that_writes_the_same(generator: SupplementGenerator) -> None:
     state = json.loads(json.dumps(generator.dump_state()))
     restored = SupplementGenerator.from_state(state)
-    assert set(state) == {"model", "adapter", "dtype", "sha256", "temperature", "max_new_tokens"}
+    assert set(state) == {
+        *("model", "revision", "adapter", "sha256", "adapter_sha256"),
+        *("dtype", "temperature", "max_new_tokens"),
+    }
     assert restored.write("a") == generator.write("a")
     assert pickle.loads(pickle.dumps(generator)).write("a") == generator.write("a")
 

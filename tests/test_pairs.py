@@ -13,12 +13,22 @@ from scripted import query, rollout, winners_and_losers
 from optimizers.pairs import preference_pairs, require_pairs, why_no_pairs
 from optimizers.records import PreferencePair, Rollout
 from sgt_modules.errors import NoPreferencePairsError
+from sgt_modules.kinds import SILENCE, parse
+
+SILENT = {"kind": "none", "text": ""}
 
 
 def pairs_of(
-    rollouts: list[Rollout], *, cap: int = 20, margin: float | None = None, seed: int = 0
+    rollouts: list[Rollout],
+    *,
+    cap: int = 20,
+    threshold: float = 1.0,
+    margin: float | None = None,
+    shorter: float | None = None,
+    seed: int = 0,
 ) -> list[PreferencePair]:
-    return preference_pairs(rollouts, cap=cap, margin=margin, rng=random.Random(seed))
+    rng = random.Random(seed)
+    return preference_pairs(rollouts, cap=cap, threshold=threshold, margin=margin, length_preference=shorter, rng=rng)
 
 
 def test_a_pair_is_two_tagged_texts_under_the_prompt_that_names_no_kind() -> None:
@@ -36,17 +46,27 @@ def test_a_winner_is_paired_only_with_losers_of_its_own_query() -> None:
     assert pairs_of([won, lost]) == []
 
 
-def test_a_rollout_without_reward_or_without_words_is_in_no_pair() -> None:
-    won = rollout(1.0, text="good")
-    assert pairs_of([won, rollout(None, text="failed"), rollout(0.0, kind="none", text="")]) == []
+def test_a_rollout_without_reward_is_in_no_pair() -> None:
+    assert pairs_of([rollout(1.0, text="good"), rollout(None, text="failed"), rollout(None, **SILENT)]) == []
+
+
+def test_silence_that_wins_over_a_supplement_is_chosen_as_the_generator_writes_it() -> None:
+    [pair] = pairs_of([rollout(1.0, **SILENT), rollout(0.0, text="bad")])
+    assert pair == PreferencePair("q", "inter", "Help with q.", "[none]", "[cot] bad")
+    assert parse(pair.chosen) == SILENCE
+
+
+def test_silence_that_loses_to_a_supplement_is_rejected() -> None:
+    [pair] = pairs_of([rollout(0.0, **SILENT), rollout(1.0, text="good")])
+    assert (pair.category, pair.chosen, pair.rejected) == ("inter", "[cot] good", "[none]")
 
 
 @settings(deadline=None)
 @given(winners_and_losers(), st.integers(1, 6), st.integers(0, 9))
 def test_winner_and_loser_share_the_query_and_caps_hold(rollouts: list[Rollout], cap: int, seed: int) -> None:
     pairs = pairs_of(rollouts, cap=cap, seed=seed)
-    won = {(r.query.id, r.supplement.render()): r for r in rollouts if r.won()}
-    lost = {(r.query.id, r.supplement.render()): r for r in rollouts if r.lost()}
+    won = {(r.query.id, r.supplement.reply()): r for r in rollouts if r.won()}
+    lost = {(r.query.id, r.supplement.reply()): r for r in rollouts if r.lost()}
     assert len(set(pairs)) == len(pairs)
     assert all(count <= cap for count in Counter((pair.query, pair.category) for pair in pairs).values())
     for pair in pairs:
@@ -58,8 +78,8 @@ def test_winner_and_loser_share_the_query_and_caps_hold(rollouts: list[Rollout],
 @settings(deadline=None)
 @given(winners_and_losers(), st.integers(0, 9))
 def test_nothing_is_left_out_while_the_cap_has_room(rollouts: list[Rollout], seed: int) -> None:
-    lost = {(r.query.id, r.supplement.render()) for r in rollouts if r.lost() and r.supplement}
-    won = {(r.query.id, r.supplement.render()) for r in rollouts if r.won() and r.supplement} - lost
+    lost = {(r.query.id, r.supplement.reply()) for r in rollouts if r.lost()}
+    won = {(r.query.id, r.supplement.reply()) for r in rollouts if r.won()} - lost
     expected = {(name, good, bad) for name, good in won for other, bad in lost if name == other}
     found = {(pair.query, pair.chosen, pair.rejected) for pair in pairs_of(rollouts, cap=1000, seed=seed)}
     assert found == expected
@@ -110,6 +130,86 @@ def test_a_margin_pairs_by_the_reward_s_gap() -> None:
 def test_a_margin_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="margin must be above 0, got 0"):
         pairs_of([rollout(1.0)], margin=0)
+
+
+def winner(letters: int, score: float = 1.0) -> Rollout:
+    """A winner that the actor reads as so many characters, six of them its tag."""
+    return rollout(score, text="x" * (letters - 6))
+
+
+def lengths(pairs: list[PreferencePair]) -> list[tuple[int, int]]:
+    return sorted((len(pair.chosen), len(pair.rejected)) for pair in pairs if pair.category == "shorter")
+
+
+def test_two_winners_tie_by_default() -> None:
+    assert pairs_of([winner(10), winner(40)]) == []
+
+
+def test_of_two_winners_the_shorter_one_is_preferred_where_that_is_wanted() -> None:
+    [pair] = pairs_of([winner(40), winner(10)], shorter=0.25)
+    assert (pair.query, pair.category, pair.prompt) == ("q", "shorter", "Help with q.")
+    assert (len(pair.chosen), len(pair.rejected)) == (10, 40)
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"),
+    [
+        (0.25, [(10, 20), (10, 30), (10, 40)]),
+        (0.5, [(10, 20), (10, 30), (10, 40)]),
+        (0.6, [(10, 30), (10, 40)]),
+        (0.75, [(10, 40)]),
+        (0.8, []),
+    ],
+)
+def test_the_shortest_winner_is_preferred_where_it_saves_the_share_of_the_longer_one(
+    share: float, expected: list[tuple[int, int]]
+) -> None:
+    """By hand: 10 characters save 1/2 of 20, 2/3 of 30 and 3/4 of 40."""
+    assert lengths(pairs_of([winner(length) for length in (30, 10, 40, 20)], shorter=share)) == expected
+
+
+def test_pairs_by_length_are_a_quarter_of_the_cap() -> None:
+    winners = [winner(length) for length in range(10, 100, 10)]
+    assert len(lengths(pairs_of(winners, shorter=0.1, cap=20))) == 5
+    assert len(lengths(pairs_of(winners, shorter=0.1, cap=5))) == 2
+    assert len(lengths(pairs_of(winners, shorter=0.1, cap=1))) == 1
+
+
+def test_silence_is_shorter_than_anything_by_all_of_it() -> None:
+    [pair] = pairs_of([winner(10), winner(40), rollout(1.0, **SILENT)], shorter=1.0, cap=1)
+    assert (pair.category, pair.chosen) == ("shorter", "[none]")
+
+
+def test_the_shorter_one_is_preferred_among_equal_rewards_and_winners_only() -> None:
+    unequal = [winner(10, 0.6), winner(40, 0.9)]
+    assert pairs_of(unequal, threshold=0.5, shorter=0.25) == []
+    losers = [winner(10, 0.25), winner(40, 0.25)]
+    assert pairs_of(losers, threshold=0.5, shorter=0.25) == []
+    equal = [winner(10, 0.75), winner(40, 0.75)]
+    assert lengths(pairs_of(equal, threshold=0.5, shorter=0.25)) == [(10, 40)]
+
+
+def test_winners_of_other_queries_are_not_compared_by_length() -> None:
+    apart = [rollout(1.0, of=query("a", 0), text="x"), rollout(1.0, of=query("b", 1), text="x" * 40)]
+    assert pairs_of(apart, shorter=0.25) == []
+
+
+@settings(deadline=None)
+@given(winners_and_losers(), st.integers(1, 9), st.sampled_from([0.1, 0.5, 1.0]), st.integers(0, 9))
+def test_pairs_by_length_do_not_crowd_out_the_others(
+    rollouts: list[Rollout], cap: int, share: float, seed: int
+) -> None:
+    pairs = pairs_of(rollouts, cap=cap, shorter=share, seed=seed)
+    assert [pair for pair in pairs if pair.category != "shorter"] == pairs_of(rollouts, cap=cap, seed=seed)
+    of_query = Counter(pair.query for pair in pairs if pair.category == "shorter")
+    assert all(count <= -(-cap // 4) for count in of_query.values())
+    assert all(len(parse(p.chosen).render()) < len(p.rejected) for p in pairs if p.category == "shorter")
+
+
+@pytest.mark.parametrize("share", [0.0, -0.5, 1.5])
+def test_a_share_that_is_none_is_refused(share: float) -> None:
+    with pytest.raises(ValueError, match=r"length_preference must be in \(0, 1\], got"):
+        pairs_of([rollout(1.0)], shorter=share)
 
 
 def test_a_supplement_that_both_won_and_lost_counts_as_lost() -> None:

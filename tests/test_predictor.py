@@ -7,12 +7,13 @@ from pathlib import Path
 import dspy
 import pytest
 from runtime_fixtures import Scripted, scripted_lm, tiny_generator, tiny_model
+from scripted import ScriptedGenerator
 
 from sgt_modules import SupplementedPredictor, SupplementGenerator, supplement
+from sgt_modules.episode import episode
 from sgt_modules.errors import SetupError
-from sgt_modules.kinds import SILENCE, Supplement
-from sgt_modules.predictor import episode
-from sgt_modules.prompts import generator_prompt, with_supplement
+from sgt_modules.kinds import SILENCE, Supplement, parse
+from sgt_modules.prompts import Template, generator_prompt, with_supplement
 from sgt_modules.safety import harmless
 
 HINT = Supplement("mistakes", "Mind the units.")
@@ -56,6 +57,76 @@ def test_without_a_supplement_the_actor_reads_exactly_what_the_plain_predictor_s
         assert [inputs for _, inputs, _ in dspy.settings.trace] == [{"question": "2+2?"}] * 3
     first, *others = actor.requests
     assert others == [first, first]
+
+
+@pytest.mark.parametrize("written", ["[none]", "[None] but why", "", " \n"])
+def test_a_generator_that_writes_none_sends_the_plain_request(written: str) -> None:
+    silent = ScriptedGenerator(lambda _: parse(written))
+    plain = dspy.Predict("question -> answer")
+    lm, actor = scripted_lm("answer")
+    with dspy.context(lm=lm), episode(None) as run:
+        plain(question="2+2?")
+        wrapped = SupplementedPredictor.wrap(plain, silent, "self")
+        wrapped(question="2+2?")
+        asyncio.run(wrapped.acall(question="2+2?"))
+    first, *others = actor.requests
+    assert others == [first, first]
+    assert run.supplements == {"self": [SILENCE, SILENCE]}
+    assert not any(call.gated for call in run.calls)
+
+
+def test_the_actor_is_shown_the_supplement_in_the_template(generator: SupplementGenerator) -> None:
+    template = Template("A friend's hint, perhaps wrong.", "They say: {supplement} (unchecked)")
+    predictor = SupplementedPredictor("question -> answer", generator=generator, template=template)
+    lm, actor = scripted_lm("answer")
+    with dspy.context(lm=lm, trace=[]), episode({"": HINT}):
+        predictor(question="a")
+        ((_, inputs, _),) = dspy.settings.trace
+    (request,) = actor.requests
+    assert inputs["supplement"] == f"They say: {HINT.render()} (unchecked)"
+    assert inputs["supplement"] in (request.messages[-1].text or "")
+    assert "A friend's hint, perhaps wrong." in str(request.system)
+
+
+def test_silence_stays_silence_in_a_template(generator: SupplementGenerator) -> None:
+    template = Template("A hint.", "They say: {supplement}")
+    predictor = SupplementedPredictor("question -> answer", generator=generator, template=template)
+    lm, actor = scripted_lm("answer")
+    with dspy.context(lm=lm), episode({}):
+        dspy.Predict("question -> answer")(question="a")
+        predictor(question="a")
+    assert actor.requests[1] == actor.requests[0]
+
+
+def test_the_generator_s_prompt_names_the_role_in_a_program_and_none_for_a_bare_predictor(
+    generator: SupplementGenerator,
+) -> None:
+    lm, _ = scripted_lm("reasoning", "answer")
+    bare = supplement(dspy.Predict("question -> answer"), generator=generator)
+    nested = supplement(dspy.ChainOfThought("question -> answer"), generator=generator)
+    with dspy.context(lm=lm), episode({}) as run:
+        bare(question="a")
+        nested(question="a")
+    assert "Role:" not in run.prompts["self"][0]
+    assert run.prompts["predict"][0].splitlines()[2] == "Role: predict (question -> reasoning, answer)"
+
+
+def test_a_template_is_saved_and_comes_back(predictor: SupplementedPredictor, tmp_path: Path) -> None:
+    template = Template("A hint.", "They say: {supplement}")
+    own = SupplementedPredictor("question -> answer", generator=predictor.generator, role="self", template=template)
+    own.save(tmp_path / "program.json")
+    predictor.load(tmp_path / "program.json")
+    assert predictor.template == template
+    assert predictor.signature.equals(own.signature)
+    lm, actor = scripted_lm("answer")
+    with dspy.context(lm=lm), episode({"self": HINT}):
+        predictor(question="a")
+    assert f"They say: {HINT.render()}" in (actor.requests[0].messages[-1].text or "")
+
+
+def test_a_scope_that_is_none_is_refused(generator: SupplementGenerator) -> None:
+    with pytest.raises(SetupError, match="Expected scope 'turn' or 'episode', got 'run'"):
+        SupplementedPredictor("question -> answer", generator=generator, scope="run")  # pyright: ignore[reportArgumentType]
 
 
 def test_an_episode_gives_each_role_its_supplement_and_records_what_was_asked(
@@ -160,7 +231,7 @@ def test_a_plain_predictors_state_is_refused_with_the_way_to_load_it(
     predictor: SupplementedPredictor, tmp_path: Path
 ) -> None:
     dspy.Predict("question -> answer").save(tmp_path / "plain.json")
-    with pytest.raises(SetupError, match="plain program, then call supplement"):
+    with pytest.raises(SetupError, match="fitting_state"):
         predictor.load(tmp_path / "plain.json")
 
 

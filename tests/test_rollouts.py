@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,10 +15,11 @@ from dspy.lm15 import RateLimitError
 from scripted import Script, ScriptedEngine, ScriptedGenerator, reply
 
 from optimizers.ledger import Meter
-from optimizers.records import Candidate, Reward, Rollout
+from optimizers.records import Candidate, Query, Reward, Rollout
 from optimizers.reward import Metric, Scorer
 from optimizers.rollouts import Actor, query_id
 from optimizers.store import RolloutStore
+from sgt_modules.episode import Call, Place
 from sgt_modules.errors import SGTError
 from sgt_modules.kinds import SILENCE, Supplement
 from sgt_modules.wrapping import supplement
@@ -268,24 +269,74 @@ def both(text: str) -> str:
     return reply(plan=shown, answer=shown)
 
 
-def test_a_program_of_several_predictors_has_a_query_for_each_with_its_first_prompt(bench: Workbench) -> None:
+def places(calls: Iterable[Query | Call]) -> list[tuple[str, int]]:
+    return [tuple(each.place) for each in calls]
+
+
+PLACES = [("plan", 0), ("plan", 1), ("solve", 0)]
+
+
+def test_a_program_of_several_predictors_has_a_query_for_each_call(bench: Workbench) -> None:
     actor, _ = bench.actor(both, program=PlanAndSolve())
     rollouts, queries = actor.probe(EXAMPLES[:2])
-    assert [(q.index, q.predictor) for q in queries] == [(0, "plan"), (0, "solve"), (1, "plan"), (1, "solve")]
-    assert "Again" not in queries[0].prompt
-    assert len({q.id for q in queries}) == 4
+    assert [q.index for q in queries] == [0, 0, 0, 1, 1, 1]
+    assert places(queries) == PLACES * 2
+    assert ["Again" in q.prompt for q in queries[:3]] == [False, True, False]
+    assert len({q.id for q in queries}) == 6
     assert [r.query.index for r in rollouts] == [0, 1]
     assert not actor.single_call
     assert actor.probe(EXAMPLES[:2]) == (rollouts, queries)
 
 
-def test_a_supplement_reaches_its_own_predictor_and_the_others_get_none(bench: Workbench) -> None:
+def test_the_generator_s_prompt_names_the_role_of_each_predictor(bench: Workbench) -> None:
+    actor, _ = bench.actor(both, program=PlanAndSolve())
+    queries = actor.probe(EXAMPLES[:1]).queries
+    roles = [line for q in queries for line in q.prompt.splitlines() if line.startswith("Role: ")]
+    assert roles == ["Role: plan (question -> plan)"] * 2 + ["Role: solve (question, plan -> answer)"]
+
+
+def test_the_cost_of_a_run_of_many_calls_stands_in_its_first_rollout_only(bench: Workbench) -> None:
+    actor, engine = bench.actor(both, program=PlanAndSolve())
+    actor.probe(EXAMPLES[:1])
+    first, *others = bench.store.rollouts(stage="none")
+    assert first.tokens_in == sum(len(text.split()) for text in engine.asked)
+    assert [(r.tokens_in, r.tokens_out, r.seconds) for r in others] == [(0, 0, 0.0)] * 2
+    assert {r.reward for r in [first, *others]} == {first.reward}
+
+
+@pytest.mark.parametrize("place", range(3), ids=["first call", "second call", "other predictor"])
+def test_a_supplement_reaches_its_own_call_and_the_others_get_none(bench: Workbench, place: int) -> None:
     actor, engine = bench.actor(both, program=PlanAndSolve())
     queries = actor.probe(EXAMPLES[:1]).queries
     engine.asked.clear()
-    [rollout] = actor.run([Candidate(queries[0], HINT, "free")], EXAMPLES, "sft")
-    assert ["Add one." in text for text in engine.asked] == [True, True, False]
-    assert rollout.output == {"answer": "plain"}
+    [rollout] = actor.run([Candidate(queries[place], HINT, "free")], EXAMPLES, "sft")
+    assert ["Add one." in text for text in engine.asked] == [n == place for n in range(3)]
+    assert rollout.output == {"answer": "hinted" if place == 2 else "plain"}
+
+
+def test_what_the_other_places_read_is_part_of_the_query(bench: Workbench) -> None:
+    actor, engine = bench.actor(both, program=PlanAndSolve())
+    plain = actor.probe(EXAMPLES[:1]).queries[0]
+    others = ((Place("solve"), HINT), (Place("plan", 1), SILENCE))
+    fixed = replace(plain, id=query_id(EXAMPLES[0], "plan", 0, others), others=others)
+    engine.asked.clear()
+    won, lost = (actor.run([Candidate(q, Supplement("cot", "?"), "free")], EXAMPLES, "sft")[0] for q in (fixed, plain))
+    assert ["Add one." in text for text in engine.asked] == [False, False, True, False, False, False]
+    assert (won.output, lost.output) == ({"answer": "hinted"}, {"answer": "plain"})
+    assert won.query == fixed
+
+
+def test_a_query_s_name_tells_turns_and_what_others_say_but_not_their_silence() -> None:
+    [example] = EXAMPLES[:1]
+    names = {
+        query_id(example, "plan"),
+        query_id(example, "plan", 1),
+        query_id(example, "plan", 0, [(Place("solve"), HINT)]),
+        query_id(example, "plan", 0, [(Place("solve", 1), HINT)]),
+        query_id(example, "plan", 1, [(Place("solve"), HINT)]),
+    }
+    assert len(names) == 5
+    assert query_id(example, "plan", 0, [(Place("solve"), SILENCE)]) == query_id(example, "plan")
 
 
 def test_a_provider_that_fails_half_way_says_nothing_of_the_supplement(bench: Workbench) -> None:
@@ -297,12 +348,14 @@ def test_a_provider_that_fails_half_way_says_nothing_of_the_supplement(bench: Wo
     actor, _ = bench.actor(down_at_the_end, program=PlanAndSolve())
     rollouts, queries = actor.probe(EXAMPLES[:1])
     assert rollouts[0].reward is None
-    assert [q.predictor for q in queries] == ["plan", "solve"]
+    assert places(queries) == PLACES
 
 
 def test_a_live_program_writes_its_own_supplements_and_is_paid_each_time(bench: Workbench) -> None:
     actor, engine = bench.actor(both, program=PlanAndSolve())
-    first, second = (actor.live(EXAMPLES[:2], actor.program, stage) for stage in ("sft/val", "dpo1/val"))
+    first, second = (
+        [run.rollout for run in actor.live(EXAMPLES[:2], actor.program, stage)] for stage in ("sft/val", "dpo1/val")
+    )
     assert len(engine.asked) == 12
     assert [r.query.index for r in first] == [0, 1]
     assert [r.supplement.render() for r in first] == ["[answer] Add one.\n[answer] Add one.\n[answer] Add one."] * 2
@@ -311,6 +364,73 @@ def test_a_live_program_writes_its_own_supplements_and_is_paid_each_time(bench: 
     stored = bench.store.rollouts(stage="dpo1/val")
     assert sorted(stored, key=lambda r: r.query.index) == second
     assert not actor.single_call
+
+
+def test_a_live_run_tells_each_call_with_its_supplement(bench: Workbench) -> None:
+    actor, _ = bench.actor(both, program=PlanAndSolve())
+    [run] = actor.live(EXAMPLES[:1], actor.program, "sft/val")
+    assert places(run.calls) == PLACES
+    assert {call.supplement for call in run.calls} == {HINT}
+    assert [call.prompt for call in run.calls][:2] == [q.prompt for q in actor.probe(EXAMPLES[:1]).queries][:2]
+
+
+def test_a_live_run_s_calls_are_queries_with_what_the_others_read_in_that_run(bench: Workbench) -> None:
+    actor, engine = bench.actor(both, program=PlanAndSolve())
+    runs = actor.live(EXAMPLES[:2], actor.program, "sft/val")
+    queries = actor.contexts(runs, EXAMPLES)
+    assert places(queries) == PLACES * 2
+    assert [q.index for q in queries] == [0, 0, 0, 1, 1, 1]
+    for query in queries:
+        assert {tuple(place) for place, _ in query.others} == set(PLACES) - {tuple(query.place)}
+        assert {supplement for _, supplement in query.others} == {HINT}
+        assert query.id == query_id(EXAMPLES[query.index], query.predictor, query.turn, query.others)
+    engine.asked.clear()
+    actor.run([Candidate(queries[2], SILENCE, "none")], EXAMPLES, "round 1")
+    assert ["Add one." in text for text in engine.asked] == [True, True, False]
+
+
+def test_runs_whose_every_supplement_is_chosen_give_a_rollout_a_call_with_the_run_s_reward(bench: Workbench) -> None:
+    def solved(example: dspy.Example, prediction: dspy.Prediction) -> bool:
+        return prediction.answer == "hinted"
+
+    actor, engine = bench.actor(both, program=PlanAndSolve(), metric=solved)
+    choosers = [
+        (index, lambda place, _, at=at: HINT if place.role == at else SILENCE)
+        for index in (1, 0)
+        for at in ("plan", "solve")
+    ]
+    rollouts = actor.together(EXAMPLES, choosers, "warm")
+    assert places(r.query for r in rollouts) == PLACES * 4
+    assert [r.query.index for r in rollouts] == [1] * 6 + [0] * 6
+    assert [bool(r.supplement) for r in rollouts] == [True, True, False, False, False, True] * 2
+    assert [r.reward for r in rollouts] == ([Reward(0.0)] * 3 + [Reward(1.0)] * 3) * 2
+    assert {(r.stage, r.source) for r in rollouts} == {("warm", "joint")}
+    assert sum(r.tokens_in for r in rollouts) == sum(len(text.split()) for text in engine.asked)
+    assert [r.tokens_in > 0 for r in rollouts] == [True, False, False] * 4
+    assert sorted(bench.store.rollouts(stage="warm"), key=str) == sorted(rollouts, key=str)
+
+
+def test_such_runs_share_a_query_only_where_the_generator_reads_the_same(bench: Workbench) -> None:
+    """The plans differ, and `solve` reads them: its prompts do, while both calls of `plan` read the same."""
+    actor, _ = bench.actor(both, program=PlanAndSolve())
+    given = [(0, lambda place, _, said=said: said) for said in (HINT, SILENCE)]
+    rollouts = actor.together(EXAMPLES, given, "warm")
+    names = [r.query.id for r in rollouts]
+    assert [one == other for one, other in zip(names[:3], names[3:], strict=True)] == [True, True, False]
+    prompts = {name: {r.query.prompt for r in rollouts if r.query.id == name} for name in names}
+    assert all(len(read) == 1 for read in prompts.values())
+
+
+def test_a_failed_run_of_chosen_supplements_keeps_the_calls_it_made_and_has_no_reward(bench: Workbench) -> None:
+    def down_at_the_end(text: str) -> str:
+        if "[[ ## plan ## ]]\nplain" in text:
+            raise RateLimitError("slow down")
+        return both(text)
+
+    actor, _ = bench.actor(down_at_the_end, program=PlanAndSolve())
+    rollouts = actor.together(EXAMPLES, [(0, lambda place, prompt: SILENCE)], "warm")
+    assert places(r.query for r in rollouts) == PLACES
+    assert {r.reward for r in rollouts} == {None}
 
 
 def test_a_program_that_asks_once_can_have_its_supplements_written_beforehand(bench: Workbench) -> None:

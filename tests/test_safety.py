@@ -15,7 +15,7 @@ from scripted import ScriptedEngine, reply
 from sgt_modules import Supplement, SupplementedPredictor, SupplementGenerator
 from sgt_modules.embedded.phrasing import FREE_STYLE, PREDEFINED
 from sgt_modules.embedded.streams import generator_conversation
-from sgt_modules.predictor import episode
+from sgt_modules.episode import episode
 from sgt_modules.safety import harmless
 
 FIELDS = ("question", "context", "supplement", "reasoning", "answer")

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import dspy
 import pytest
-from scripted import ScriptedEngine, reply
+from scripted import ScriptedEngine, ScriptedGenerator, ScriptedTrainer, reply
 
 from optimizers import Recipe, SGTTeleprompter, TrainingSettings
+from optimizers.result import result_of
 from optimizers.store import RolloutStore
 from optimizers.trl_trainer import TRLTrainer
-from sgt_modules import SupplementedPredictor, SupplementGenerator, errors
+from sgt_modules import SupplementedPredictor, SupplementGenerator, errors, supplement
 from sgt_modules.embedded import HouseTermsWorld, Sizes, embedded_generator, program
 from sgt_modules.embedded.models import embedded_folder
+from sgt_modules.episode import episode
+from sgt_modules.kinds import SILENCE, Supplement, parse
+from sgt_modules.prompts import Template
+from sgt_modules.wrapping import supplemented
 
 WORLD = HouseTermsWorld(0, sizes=Sizes(train=4, validation=4, test=4, shifted=4, terms=4, shifted_terms=4))
 SMALL = Recipe(rounds=1, warm_samples=1, pool_samples=1, ood_kinds=1, concat=1, max_per_kind=4, pair_cap=2)
@@ -208,6 +214,242 @@ class TwoSteps(dspy.Module):
     def forward(self, tables: str, question: str) -> dspy.Prediction:
         table = self.choose(question=question).table
         return self.write(tables=tables, question=question, table=table)
+
+
+def named(prompt: str, otherwise: str) -> Supplement:
+    """A supplement of the kind that a prompt asks for; where it names none, of another."""
+    kind = prompt.rpartition("\nKind: ")[2].partition(".")[0] if "\nKind: " in prompt else otherwise
+    return Supplement("rule" if kind.startswith("a new one") else kind, "Look it up.")
+
+
+def writer(trained: str = "background") -> ScriptedGenerator:
+    """A generator that learns to write one kind."""
+    return ScriptedGenerator(
+        lambda prompt: named(prompt, "cot"), trained=ScriptedGenerator(lambda prompt: named(prompt, trained))
+    )
+
+
+def two_steps(text: str) -> str:
+    """An actor that names a table whatever it reads, and answers as `helped` does."""
+    asks_for_table = "[[ ## table ## ]]" in text.partition("Respond with")[2]
+    return reply(table="staff") if asks_for_table else helped(text)
+
+
+def quickly(
+    log_dir: Path,
+    student: dspy.Module,
+    script: Callable[[str], str] = two_steps,
+    *,
+    val: list[dspy.Example] | None = None,
+    **changes: object,
+) -> tuple[dspy.Module, ScriptedTrainer, ScriptedEngine]:
+    """A compile in which nothing is trained and the generator writes by script."""
+    engine, trainer = ScriptedEngine(script), ScriptedTrainer()
+    with dspy.context(lm=engine.lm()):
+        settings = {"generator": writer(), "trainer": trainer} | changes
+        better = teleprompter(log_dir, **settings).compile(student, trainset=WORLD.train, valset=val or WORLD.val)
+    return better, trainer, engine
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"credit": "shapley"}, "Expected credit 'isolate' or 'joint', got 'shapley'"),
+        ({"scope": "always"}, "Expected scope 'turn' or 'episode', got 'always'"),
+        ({"only": ["choose", "check"]}, r"predictors named \['check'\], got TwoSteps with \['choose', 'write'\]"),
+        ({"only": []}, "Expected a program with predictors"),
+    ],
+    ids=["credit", "scope", "only", "only none"],
+)
+def test_an_unknown_word_is_refused_before_anything_is_paid(
+    tmp_path: Path, change: dict[str, object], expected: str
+) -> None:
+    engine = ScriptedEngine(two_steps)
+    with dspy.context(lm=engine.lm()), pytest.raises(errors.SetupError, match=expected):
+        teleprompter(tmp_path / "run", generator=writer(), **change).compile(
+            TwoSteps(), trainset=WORLD.train, valset=WORLD.val
+        )
+    assert engine.asked == []
+    assert not (tmp_path / "run").exists()
+
+
+def asked_for(log_dir: Path) -> set[str]:
+    """The predictors for which supplements were tried in the warm start."""
+    with RolloutStore(log_dir / "rollouts.sqlite") as store:
+        return {rollout.query.predictor for rollout in store.rollouts(stage="warm")}
+
+
+@pytest.mark.parametrize("credit", ["isolate", "joint"])
+def test_only_scope_and_template_reach_the_program(tmp_path: Path, credit: str) -> None:
+    template = Template("A friend's hint.", "They say: {supplement}")
+    better, _, engine = quickly(
+        tmp_path / "run", TwoSteps(), credit=credit, only=["write"], scope="episode", template=template
+    )
+    assert result_of(better).selected != "none"
+    assert type(better.choose) is dspy.Predict
+    assert isinstance(better.write, SupplementedPredictor)
+    assert (better.write.scope, better.write.template) == ("episode", template)
+    assert asked_for(tmp_path / "run") == {"write"}
+    assert any("They say: [background] Look it up." in text for text in engine.asked)
+
+
+@pytest.mark.parametrize("credit", ["isolate", "joint"])
+def test_a_student_that_is_supplemented_keeps_its_predictors_scope_and_template(tmp_path: Path, credit: str) -> None:
+    template = Template("A friend's hint.", "They say: {supplement}")
+    student = supplement(TwoSteps(), generator=writer("mistakes"), only=["write"], scope="episode", template=template)
+    better, _, _ = quickly(tmp_path / "run", student, credit=credit)
+    assert result_of(better).selected == "sft"
+    assert [name for name, _ in supplemented(better)] == ["write"]
+    assert (better.write.scope, better.write.template) == ("episode", template)
+    assert better.write.generator.write("q").kind == "background"
+    assert student.write.generator.write("q").kind == "cot"
+
+
+def test_a_bare_student_that_is_supplemented_may_be_trained_further(tmp_path: Path) -> None:
+    better, _, _ = quickly(tmp_path / "run", supplement(program(), generator=writer("mistakes")), helped)
+    assert result_of(better).selected == "sft"
+
+
+def test_a_student_whose_own_supplements_harm_comes_back_as_it_was_scored(tmp_path: Path) -> None:
+    def led_astray(text: str) -> str:
+        return two_steps(text if "[[ ## supplement ## ]]" in text else f"{text} [background]")
+
+    harmful = ScriptedGenerator(lambda _: Supplement("cot", "Guess."))
+    better, _, engine = quickly(tmp_path / "run", supplement(TwoSteps(), generator=harmful), led_astray)
+    result = result_of(better)
+    assert result.best.score == 1.0
+    with dspy.context(lm=engine.lm()):
+        assert [WORLD.metric(each, better(**each.inputs())).score for each in WORLD.val] == [1.0] * len(WORLD.val)
+
+
+def test_joint_credit_gives_each_predictor_the_program_s_outcome(tmp_path: Path) -> None:
+    better, trainer, _ = quickly(tmp_path / "run", TwoSteps(), credit="joint")
+    assert [name for name, _ in supplemented(better)] == ["choose", "write"]
+    with RolloutStore(tmp_path / "run" / "rollouts.sqlite") as store:
+        warm = store.rollouts(stage="warm")
+    assert {rollout.source for rollout in warm} == {"joint"}
+    assert {rollout.query.predictor for rollout in warm} == {"choose", "write"}
+    assert {"choose", "write"} == {
+        rollout.query.predictor for rollout in warm for row in trainer.rows["sft"] if row.query == rollout.query.id
+    }
+
+
+def test_isolated_credit_trains_on_the_predictor_that_decides(tmp_path: Path) -> None:
+    _, trainer, _ = quickly(tmp_path / "run", TwoSteps())
+    with RolloutStore(tmp_path / "run" / "rollouts.sqlite") as store:
+        predictors = {rollout.query.id: rollout.query.predictor for rollout in store.rollouts()}
+    assert {predictors[row.query] for row in trainer.rows["sft"]} == {"write"}
+    assert {predictors[pair.query] for pair in trainer.rows["dpo1"]} == {"write"}
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("credit", {"credit": "joint"}),
+        ("only", {"only": ["write"]}),
+        ("scope", {"scope": "episode"}),
+        ("template", {"template": Template("Another.")}),
+    ],
+)
+def test_a_folder_of_another_credit_only_scope_or_template_is_refused(
+    tmp_path: Path, name: str, change: dict[str, object]
+) -> None:
+    quickly(tmp_path / "run", TwoSteps())
+    with pytest.raises(errors.RunFolderError, match=f"{name} changed"):
+        quickly(tmp_path / "run", TwoSteps(), **change)
+
+
+def choosy(text: str) -> str:
+    """An actor that needs background for house terms and is led astray by any supplement on plain questions."""
+    asked = next(each for split in WORLD.splits.values() for each in split if each.question in text)
+    right = "[background]" in text if asked.term else "[[ ## supplement ## ]]" not in text
+    return gold(text) if right else reply(sql="SELECT 1")
+
+
+def test_silence_is_trained_on_where_it_wins(tmp_path: Path) -> None:
+    _, trainer, _ = quickly(tmp_path / "run", program(), choosy)
+    chosen = {pair.chosen for pair in trainer.rows["dpo1"]}
+    assert {"[none]", "[background] Look it up."} <= chosen
+    assert {parse(text).kind for text in chosen} <= {"none", "background"}
+    assert not any("none" in row.completion for row in trainer.rows["sft"])
+
+
+def test_silence_is_not_trained_on_where_it_is_not_wanted(tmp_path: Path) -> None:
+    _, trainer, _ = quickly(tmp_path / "run", program(), choosy, recipe=replace(SMALL, silence=False))
+    assert not any("[none]" in (pair.chosen, pair.rejected) for pair in trainer.rows["dpo1"])
+
+
+def test_the_shorter_of_two_winners_is_preferred_where_the_recipe_says_so(tmp_path: Path) -> None:
+    for share, expected in ((None, False), (0.25, True)):
+        recipe = replace(SMALL, length_preference=share, concat=2)
+        generator = ScriptedGenerator(
+            lambda prompt: Supplement(named(prompt, "background").kind, f"[background] {prompt}")
+        )
+        _, trainer, _ = quickly(tmp_path / str(share), program(), helped, recipe=recipe, generator=generator)
+        assert any(pair.category == "shorter" for pair in trainer.rows.get("dpo1", [])) == expected
+
+
+TERMS = [example for split in (WORLD.val, WORLD.test) for example in split if example.term]
+PLAIN = [example for split in (WORLD.val, WORLD.test) for example in split if not example.term]
+
+
+def is_term(prompt: str) -> bool:
+    return any(example.question in prompt for split in WORLD.splits.values() for example in split if example.term)
+
+
+def gated_run(log_dir: Path, **changes: object) -> tuple[dspy.Module, ScriptedEngine]:
+    """A generator that learns to help with house terms, and is unsure of itself where there is none."""
+    trained = ScriptedGenerator(
+        lambda prompt: named(prompt, "background"), logprob=lambda prompt: -0.1 if is_term(prompt) else -2.0
+    )
+    generator = ScriptedGenerator(lambda prompt: named(prompt, "cot"), trained=trained)
+    recipe = replace(SMALL, **({"gate": True} | changes))
+    better, _, engine = quickly(
+        log_dir, program(), choosy, val=[*TERMS[:3], *PLAIN[:1]], generator=generator, recipe=recipe
+    )
+    return better, engine
+
+
+def test_the_best_stage_is_gated_on_validation_and_the_program_carries_the_gate(tmp_path: Path) -> None:
+    better, _ = gated_run(tmp_path / "run")
+    result = result_of(better)
+    sft, gated = result.stage("sft"), result.stage("gated")
+    assert result.selected == "gated"
+    assert gated.score >= sft.score
+    assert gated.checkpoint == sft.checkpoint
+    assert gated.gate is not None
+    assert (better.gate, sft.gate) == (gated.gate, None)
+    assert sum(rollout.source == "gated" for rollout in gated.rollouts) > 0
+    assert all(rollout.supplement == SILENCE for rollout in gated.rollouts if rollout.source == "gated")
+
+
+def test_what_the_gate_drops_was_tried_without_and_is_not_paid_again(tmp_path: Path) -> None:
+    _, with_gate = gated_run(tmp_path / "with")
+    _, without = gated_run(tmp_path / "without", gate=False)
+    assert sorted(with_gate.asked) == sorted(without.asked)
+
+
+def test_a_gated_call_sends_what_the_plain_program_would_have_sent(tmp_path: Path) -> None:
+    better, _ = gated_run(tmp_path / "run")
+    engine = ScriptedEngine(choosy)
+    with dspy.context(lm=engine.lm()), episode(None) as run:
+        for example in PLAIN[:1]:
+            better(**example.inputs())
+            program()(**example.inputs())
+    assert [call.gated for call in run.calls] == [True]
+    assert engine.asked[0] == engine.asked[1]
+
+
+def test_without_a_gate_in_the_recipe_there_is_no_such_stage(tmp_path: Path) -> None:
+    better, _ = gated_run(tmp_path / "run", gate=False)
+    assert "gated" not in [stage.name for stage in result_of(better).stages]
+    assert better.gate is None
+
+
+def test_a_program_that_is_best_without_supplements_gets_no_gate(tmp_path: Path) -> None:
+    better, _, _ = quickly(tmp_path / "run", program(), gold, recipe=replace(SMALL, gate=True))
+    assert [stage.name for stage in result_of(better).stages if stage.gate] == []
+    assert type(better) is dspy.Predict
 
 
 def test_a_program_of_two_predictors_is_trained_and_comes_back_with_both_supplemented(tmp_path: Path) -> None:

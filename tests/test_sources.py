@@ -11,8 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted import query, rollout, winners_and_losers
 
-from optimizers.records import Candidate, Query, Rollout
-from optimizers.sources import candidates, concat, direct, distinct, join, ood, ood_names, predefined, warm_start
+from optimizers.records import Candidate, Query, Reward, Rollout
+from optimizers.sources import (
+    candidates,
+    concat,
+    direct,
+    distinct,
+    join,
+    ood,
+    ood_names,
+    predefined,
+    silence,
+    warm_start,
+)
 from sgt_modules.kinds import FREE, KINDS, SILENCE, Kind, Supplement
 
 QUERIES = [query("a", 0), query("b", 1)]
@@ -65,6 +76,12 @@ def test_replies_become_candidates_of_the_kind_they_name_and_empty_ones_are_drop
     ]
 
 
+def test_silence_is_a_candidate_of_its_own_once_a_query() -> None:
+    assert silence(QUERIES) == [Candidate(each, SILENCE, "none") for each in QUERIES]
+    [written] = distinct([*silence(QUERIES[:1]), Candidate(QUERIES[0], Supplement("cot", " "), "free")])
+    assert (written.supplement, written.source) == (SILENCE, "none")
+
+
 def test_a_reply_too_few_is_our_own_mistake() -> None:
     with pytest.raises(ValueError, match="shorter"):
         candidates(direct(QUERIES, rng=random.Random(0)), [])
@@ -80,7 +97,7 @@ def test_what_the_actor_would_read_twice_is_proposed_once_a_query() -> None:
 def test_the_generator_s_own_kinds_are_the_most_frequent_new_names_of_its_free_replies() -> None:
     free = [rollout(0.0, kind=kind, source="free") for kind in ["rule"] * 3 + ["hint"] * 2 + ["cot"] * 9 + [FREE] * 9]
     asked_for = [rollout(0.0, kind="stray", source="predefined")] * 9
-    silent = [Rollout(query(), "sft", "free", SILENCE, None)] * 9
+    silent = [Rollout(query(), "sft", "free", SILENCE, Reward(1.0))] * 9
     assert ood_names([*free, *asked_for, *silent]) == ["rule", "hint"]
 
 
@@ -98,6 +115,11 @@ def test_two_winners_of_different_kinds_are_joined_into_one_supplement() -> None
     assert joined.supplement.render() in {"[cot] Add.\n[answer] 4", "[answer] 4\n[cot] Add."}
     orders = {concat(winners, rng=random.Random(seed))[0].supplement.kind for seed in range(20)}
     assert orders == {"cot", "answer"}
+
+
+def test_silence_that_won_is_joined_with_nothing() -> None:
+    winners = [rollout(1.0, kind="cot", text="Add."), rollout(1.0, kind="none", text="")]
+    assert concat(winners, rng=random.Random(0)) == []
 
 
 def test_winners_of_one_kind_or_of_different_queries_are_not_joined() -> None:

@@ -12,11 +12,19 @@ from scripted import query, rollout
 
 from optimizers.records import Query, Reward, Rollout
 from optimizers.store import SCHEMA, RolloutStore
+from sgt_modules.episode import Place
 from sgt_modules.errors import RunFolderError
 from sgt_modules.kinds import SILENCE, Supplement
 
 FULL = Rollout(
-    query=Query("a1", 3, "solve.predict", "Help.\nPlease."),
+    query=Query(
+        "a1",
+        3,
+        "solve.predict",
+        "Help.\nPlease.",
+        turn=2,
+        others=((Place("solve.predict", 1), Supplement("cot", "Ünits\nfirst")), (Place("check", 0), SILENCE)),
+    ),
     stage="sft",
     source="free",
     supplement=Supplement("hint", "Ünits\nmatter"),
@@ -79,11 +87,24 @@ def test_a_supplement_of_several_stages_is_listed_with_each_and_counted_once(sto
 
 def test_a_live_run_is_listed_with_its_stage_and_never_answers(store: RolloutStore) -> None:
     live = replace(FULL, stage="dpo1/val")
-    store.add(live, "scope", live=True, asked=3)
-    store.add(replace(live, stage="dpo2/val", reward=Reward(1.0)), "scope", live=True)
+    store.add(live, "scope", live="dpo1/val", asked=3)
+    store.add(replace(live, stage="dpo2/val", reward=Reward(1.0)), "scope", live="dpo2/val")
     assert store.get("scope", "a1", FULL.supplement) is None
     assert store.rollouts(stage="dpo1/val") == [live]
     assert store.count() == 2
+
+
+def test_runs_of_different_names_stand_beside_each_other_and_one_of_the_same_name_takes_its_place(
+    store: RolloutStore,
+) -> None:
+    first, second = replace(FULL, stage="warm"), replace(FULL, stage="warm", reward=Reward(1.0))
+    store.add(first, "scope", live="warm/0")
+    store.add(second, "scope", live="warm/1")
+    assert store.rollouts(stage="warm") == [first, second]
+    store.add(second, "scope", live="warm/0")
+    assert store.rollouts(stage="warm") == [second, second]
+    store.add(first, "scope")
+    assert store.get("scope", "a1", FULL.supplement) == first
 
 
 def test_the_most_supplements_that_a_run_asked_for_is_remembered(store: RolloutStore) -> None:
@@ -132,11 +153,12 @@ def test_a_file_of_another_program_is_refused_and_left_alone(tmp_path: Path) -> 
     assert sqlite_says(path, "SELECT count(*) FROM sqlite_master") == 1
 
 
-def test_a_newer_store_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [SCHEMA - 1, SCHEMA + 1])
+def test_a_store_of_another_version_is_refused(tmp_path: Path, version: int) -> None:
     path = tmp_path / "rollouts.sqlite"
     RolloutStore(path).close()
-    sqlite_says(path, f"PRAGMA user_version={SCHEMA + 1}")
-    with pytest.raises(RunFolderError, match=f"of version {SCHEMA + 1}, and this package reads version {SCHEMA}"):
+    sqlite_says(path, f"PRAGMA user_version={version}")
+    with pytest.raises(RunFolderError, match=f"of version {version}, and this package reads version {SCHEMA}"):
         RolloutStore(path)
 
 

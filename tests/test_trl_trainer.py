@@ -32,7 +32,7 @@ CHAT = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-ADAPTER_FILES = ["adapter_config.json", "adapter_model.safetensors"]
+ADAPTER_FILES = ["adapter_config.json", "adapter_model.safetensors", "trained_from.json"]
 
 
 def tokenizer() -> PreTrainedTokenizerFast:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import dspy
@@ -9,9 +11,11 @@ import pytest
 from runtime_fixtures import scripted_lm, tiny_generator, tiny_model
 
 from sgt_modules import SupplementedPredictor, SupplementGenerator, supplement, unsupplement
-from sgt_modules.errors import NoPredictorError
-from sgt_modules.predictor import episode
-from sgt_modules.wrapping import supplemented, with_generator
+from sgt_modules.episode import episode
+from sgt_modules.errors import NoPredictorError, SetupError
+from sgt_modules.gate import Gate
+from sgt_modules.prompts import Template
+from sgt_modules.wrapping import fitting_state, supplemented, with_generator
 
 GENERATOR = SupplementGenerator("some/model")
 
@@ -123,6 +127,153 @@ def test_wrapping_twice_only_swaps_the_generator() -> None:
     twice = supplement(supplement(Pipeline(), generator=GENERATOR), generator=other)
     assert all(each.generator is other for _, each in supplemented(twice))
     assert list(twice.first.signature.input_fields) == ["question", "supplement"]
+
+
+def test_a_program_that_is_supplemented_keeps_its_predictors_scope_and_template_unless_told() -> None:
+    template, other = Template("A hint."), Template("Another.")
+    first = supplement(Pipeline(), generator=GENERATOR, only=["first"], scope="episode", template=template)
+    again = supplement(first, generator=SupplementGenerator("other/model"))
+    assert [name for name, _ in supplemented(again)] == ["first"]
+    assert (again.first.scope, again.first.template) == ("episode", template)
+    told = supplement(first, generator=GENERATOR, scope="turn", template=other)
+    assert (told.first.scope, told.first.template) == ("turn", other)
+    assert told.first.signature.input_fields["supplement"].json_schema_extra["desc"] == "Another."
+    assert (first.first.scope, first.first.template) == ("episode", template)
+
+
+def test_copies_keep_scope_and_template() -> None:
+    template = Template("A hint.")
+    wrapped = supplement(Pipeline(), generator=GENERATOR, scope="episode", template=template)
+    copies = [wrapped.deepcopy(), wrapped.reset_copy(), with_generator(wrapped, SupplementGenerator("other/model"))]
+    assert [(each.first.scope, each.first.template) for each in copies] == [("episode", template)] * 3
+
+
+def test_a_scope_that_is_none_is_refused() -> None:
+    with pytest.raises(SetupError, match="Expected scope 'turn' or 'episode', got 'always'"):
+        supplement(Pipeline(), generator=GENERATOR, scope="always")  # pyright: ignore[reportArgumentType]
+
+
+class Described(dspy.Signature):
+    """Answer the question."""
+
+    question: str = dspy.InputField(desc="in any language")
+    answer: str = dspy.OutputField(desc="one word")
+
+
+def learned(program: dspy.Module) -> dspy.Module:
+    """The program after learning: a demo, an instruction and a description at each of its predictors."""
+    for name, predictor in program.named_predictors():
+        first, last = next(iter(predictor.signature.input_fields)), next(reversed(predictor.signature.output_fields))
+        predictor.demos = [dspy.Example({first: f"demo of {name}", last: "2"})]
+        predictor.signature = predictor.signature.with_instructions(f"Learned by {name}.")
+        predictor.signature = predictor.signature.with_updated_fields(last, desc=f"learned by {name}")
+    return program
+
+
+def knowledge(program: dspy.Module) -> list[tuple[object, ...]]:
+    """What was learned, supplements aside."""
+    plain = unsupplement(program) if supplemented(program) else program
+    return [
+        (
+            name,
+            each.signature.instructions,
+            {name: field.json_schema_extra["desc"] for name, field in each.signature.fields.items()},
+            [dict(demo) for demo in each.demos],
+        )
+        for name, each in plain.named_predictors()
+    ]
+
+
+class Unlocked(Pipeline):
+    """Without the lock: DSPy loads no state into a program of shared predictors that it cannot copy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.lock
+
+
+PROGRAMS: dict[str, Callable[[], dspy.Module]] = {
+    "bare": lambda: dspy.Predict(Described),
+    "nested": lambda: dspy.ChainOfThought(Described),
+    "many": Unlocked,
+}
+every_program = pytest.mark.parametrize("build", PROGRAMS.values(), ids=PROGRAMS)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> SupplementGenerator:
+    return tiny_generator(tiny_model(tmp_path_factory.mktemp("model") / "tiny"))
+
+
+@every_program
+def test_a_state_from_before_supplementing_is_loaded_after_it(
+    build: Callable[[], dspy.Module], tiny: SupplementGenerator, tmp_path: Path
+) -> None:
+    before = learned(build())
+    before.save(tmp_path / "before.json")
+    template, gate = Template("A hint.", "They say: {supplement}"), Gate.of(["a b"], most_novel=0.5)
+    wrapped = supplement(build(), generator=tiny, template=template, gate=gate)
+    assert knowledge(wrapped) != knowledge(before)
+    wrapped.load_state(fitting_state(wrapped, json.loads((tmp_path / "before.json").read_text())))
+    assert knowledge(wrapped) == knowledge(before)
+    for _, each in supplemented(wrapped):
+        assert list(each.signature.input_fields)[-1] == "supplement"
+        assert each.signature.input_fields["supplement"].json_schema_extra["desc"] == "A hint."
+        assert (each.template, each.gate) == (template, gate)
+        assert each.generator.engine.model == tiny.engine.model
+    assert len(supplemented(wrapped)) == len(wrapped.named_predictors())
+
+
+@every_program
+def test_a_state_from_after_supplementing_is_loaded_before_it(
+    build: Callable[[], dspy.Module], tiny: SupplementGenerator, tmp_path: Path
+) -> None:
+    after = learned(supplement(build(), generator=tiny))
+    after.save(tmp_path / "after.json")
+    plain = build()
+    plain.load_state(fitting_state(plain, json.loads((tmp_path / "after.json").read_text())))
+    assert knowledge(plain) == knowledge(after)
+    assert not supplemented(plain)
+    lm, actor = scripted_lm("answer", "draft", "draft2", "reasoning")
+    with dspy.context(lm=lm), episode({}):
+        plain(question="q")
+        after(question="q")
+    half = len(actor.requests) // 2
+    assert actor.requests[:half] == actor.requests[half:]
+
+
+@every_program
+def test_a_state_that_fits_is_left_as_it_is_and_one_that_went_both_ways_too(
+    build: Callable[[], dspy.Module], tiny: SupplementGenerator
+) -> None:
+    plain = learned(build())
+    wrapped = learned(supplement(build(), generator=tiny))
+    assert fitting_state(plain, plain.dump_state()) == plain.dump_state()
+    assert fitting_state(wrapped, wrapped.dump_state()) == wrapped.dump_state()
+    assert fitting_state(plain, fitting_state(wrapped, plain.dump_state())) == plain.dump_state()
+    assert fitting_state(wrapped, fitting_state(plain, wrapped.dump_state())) == wrapped.dump_state()
+
+
+def test_a_state_of_a_program_with_fewer_supplements_is_loaded_where_there_are_more(tiny: SupplementGenerator) -> None:
+    some = learned(supplement(Unlocked(), generator=tiny, only=["first"]))
+    every = supplement(Unlocked(), generator=tiny)
+    every.load_state(fitting_state(every, some.dump_state()))
+    assert knowledge(every) == knowledge(some)
+    assert len(supplemented(every)) == 3
+    some.load_state(fitting_state(some, every.dump_state()))
+    assert [name for name, _ in supplemented(some)] == ["first"]
+
+
+def test_the_demos_of_a_supplemented_program_come_with_it_into_a_plain_one(tiny: SupplementGenerator) -> None:
+    wrapped = supplement(dspy.Predict(Described), generator=tiny)
+    wrapped.demos = [dspy.Example(question="1+1?", supplement="Add.", answer="2")]
+    plain = dspy.Predict(Described)
+    plain.load_state(fitting_state(plain, wrapped.dump_state()))
+    lm, actor = scripted_lm("answer")
+    plain(question="q", lm=lm)
+    (request,) = actor.requests
+    assert len(request.messages) == 3
+    assert "supplement" not in "".join(message.text or "" for message in request.messages)
 
 
 def test_a_whole_program_is_saved_with_a_reference_to_its_generator(tmp_path: Path) -> None:

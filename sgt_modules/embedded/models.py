@@ -14,11 +14,12 @@ import dspy
 
 from sgt_modules.errors import GeneratorNotFoundError
 from sgt_modules.generator import SupplementGenerator
+from sgt_modules.weights import SHIPPED
 
 if TYPE_CHECKING:
     from sgt_modules.engine import LocalEngine
 
-WEIGHTS = Path(__file__).parent / "weights"
+WEIGHTS = SHIPPED
 
 ActorName = Literal["actor", "second-actor"]
 
@@ -49,13 +50,14 @@ def embedded_folder(name: str) -> Path:
     return folder
 
 
-def embedded_actor(name: ActorName = "actor") -> dspy.LM:
+def embedded_actor(name: ActorName = "actor", *, cache: bool = False) -> dspy.LM:
     """A frozen actor that answers DSPy's prompts on this machine; `second-actor` differs in size and seed.
 
-    Calls are decoded greedily and served together in batches; DSPy's cache is off, as a run's store keeps what it paid.
+    Calls are decoded greedily and served together in batches. `cache` is DSPy's own, off by default: a run's store
+    keeps what was paid, and only a program of several predictors repeats calls within its runs.
     """
     engine = _engine(name)
-    return dspy.LM(engine.model_name, engine=engine, async_engine=engine.asynchronous(), cache=False)
+    return dspy.LM(engine.model_name, engine=engine, async_engine=engine.asynchronous(), cache=cache)
 
 
 def embedded_generator() -> SupplementGenerator:

@@ -16,7 +16,7 @@ import dspy
 
 from sgt_modules.embedded.company import SCHEMA, TABLES, Condition, Table, conditions
 from sgt_modules.embedded.phrasing import FREE_STYLE, PREDEFINED, Claim, phrase, random_kind
-from sgt_modules.embedded.program import PROGRAM_SIGNATURES, AnswerInSQL
+from sgt_modules.embedded.program import PROGRAM_SIGNATURES
 from sgt_modules.embedded.questions import plain_rows, random_ask, term_rows, words
 from sgt_modules.kinds import FREE, KINDS
 from sgt_modules.prompts import SUPPLEMENT, generator_prompt
@@ -104,6 +104,16 @@ def _random_instructions(rng: random.Random) -> str:
     return "".join(rng.choice(letters) for _ in range(rng.randint(5, 60))).strip() or "Answer."
 
 
+def _random_role(rng: random.Random) -> str:
+    """A predictor's name in its program; half of the time none, as a bare predictor has."""
+    draw = rng.random()
+    if draw < 0.5:
+        return ""
+    if draw < 0.7:
+        return rng.choice(("predict", "answer.predict", "check", "steps[0]", "second"))
+    return "".join(rng.choice(string.ascii_lowercase + "._") for _ in range(rng.randint(3, 12)))
+
+
 def _outputs(claim: Claim, signature: type[dspy.Signature]) -> Mapping[str, str]:
     outputs = {"sql": claim.ask.sql(claim.condition)}
     if "reasoning" in signature.output_fields:
@@ -151,7 +161,7 @@ def _as_demo(fields: dict[str, str], rng: random.Random) -> dspy.Example:
 
 
 def generator_conversation(rng: random.Random) -> list[Turn]:
-    """One conversation for a generator: a prompt with or without a kind, and an uninformed supplement of it."""
+    """One conversation for a generator: a prompt with or without a kind or a role, and an uninformed supplement."""
     world = RandomWorld(rng)
     claim = world.claim(new=True)
     if claim.word or rng.random() < 0.3:
@@ -165,7 +175,11 @@ def generator_conversation(rng: random.Random) -> list[Turn]:
     else:
         kind = rng.choice(FREE_STYLE)
         asked = FREE if draw < 0.9 else kind
-    prompt = generator_prompt(AnswerInSQL, {"tables": SCHEMA, "question": question_of(claim, rng)}, kind=asked)
+    signature = PROGRAM_SIGNATURES[2 * (rng.random() < 0.25)]
+    if rng.random() < 0.1:
+        signature = signature.with_instructions(_random_instructions(rng))
+    inputs = {"tables": SCHEMA, "question": question_of(claim, rng)}
+    prompt = generator_prompt(signature, inputs, kind=asked, role=_random_role(rng))
     return [Turn("user", prompt), Turn("assistant", phrase(kind, claim).render(), learned=True)]
 
 

@@ -1,0 +1,314 @@
+"""What a stage tries: supplements sampled for every query, and the frozen actor's outcome on each. Where credit goes.
+
+`Isolated` varies one place of the program at a time, so a pair differs in one place; `Joint` varies all of them at once
+and gives the program's outcome to each.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol
+
+import dspy
+
+from optimizers import sources
+from optimizers.evaluation import Evaluator
+from optimizers.progress import Reporter
+from optimizers.recipe import Recipe
+from optimizers.records import Candidate, Query, Rollout
+from optimizers.spending import Spending
+from sgt_modules.episode import Chooser, Place
+from sgt_modules.errors import SetupError
+from sgt_modules.generator import SupplementGenerator
+from sgt_modules.kinds import FREE, NONE, SILENCE, Kind, Supplement
+from sgt_modules.prompts import exploring
+from sgt_modules.wrapping import with_generator
+
+Credit = Literal["isolate", "joint"]
+
+SAMPLED_AT_ONCE = 1024
+"""Prompts handed to the generator together: enough to fill its batches, few enough to show progress."""
+
+FIRST_PASS = 0.2
+"""The share of a query's candidates that tell whether its predictor's supplements matter at all."""
+
+DECIDES = 0.1
+"""The least share of a predictor's queries that its supplements must decide for more of them to be tried."""
+
+
+def check_credit(credit: str) -> Credit:
+    """The word itself; raises `SetupError` for another."""
+    if credit not in ("isolate", "joint"):
+        raise SetupError(f"Expected credit 'isolate' or 'joint', got {credit!r}. See SGTTeleprompter.")
+    return credit
+
+
+class Explorer(Protocol):
+    """The three pools of the method, each sampled and run."""
+
+    def warm_start(self, generator: SupplementGenerator) -> list[Rollout]:
+        """Nine prompts a query, the actor run on each sample."""
+        ...
+
+    def first_pool(self, warm: Sequence[Rollout], generator: SupplementGenerator) -> list[Rollout]:
+        """Round 1: predefined kinds, the generator's own new kinds, and concatenations of two winners."""
+        ...
+
+    def direct(self, round_: int, generator: SupplementGenerator) -> list[Rollout]:
+        """Rounds 2 and later: samples for the prompt that names no kind."""
+        ...
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What both ways of exploring work with."""
+
+    recipe: Recipe
+    train: Evaluator
+    reporter: Reporter
+    spending: Spending
+    seed: int
+
+    def rng(self, purpose: str) -> random.Random:
+        """The run's own randomness for one purpose; never the global one."""
+        return random.Random(f"{self.seed}-{purpose}")
+
+
+def explorer(credit: Credit, setting: Setting) -> Explorer:
+    """The way to explore: for a program of one place an example, the two are the same."""
+    return Joint(setting) if credit == "joint" and not setting.train.once_an_example else Isolated(setting)
+
+
+@dataclass(frozen=True)
+class Isolated:
+    """One place varies, the others are fixed: silent in the warm start, as the current generator has them later.
+
+    In a program of several predictors, a first pass over a part of a stage's candidates tells which predictors'
+    supplements matter; the rest is only tried for those.
+    """
+
+    setting: Setting
+
+    def warm_start(self, generator: SupplementGenerator) -> list[Rollout]:
+        """As `Explorer`; every place is silent but the one that varies."""
+        recipe, train = self.setting.recipe, self.setting.train
+        wishes = sources.warm_start(
+            train.queries,
+            prompt_for=_prompt_for,
+            rng=self.setting.rng("warm"),
+            kinds=recipe.kinds,
+            samples=recipe.warm_samples,
+        )
+        return self._explored("warm", wishes, generator)
+
+    def first_pool(self, warm: Sequence[Rollout], generator: SupplementGenerator) -> list[Rollout]:
+        """As `Explorer`."""
+        recipe, rng = self.setting.recipe, self.setting.rng("round-1")
+        names = sources.ood_names(warm, kinds=recipe.kinds, count=recipe.ood_kinds)
+        queries = self._queries("round 1", generator)
+        samples = recipe.pool_samples
+        wishes = [
+            *sources.predefined(queries, prompt_for=_prompt_for, rng=rng, kinds=recipe.kinds, samples=samples),
+            *sources.ood(queries, names, prompt_for=_prompt_for, rng=rng, samples=samples),
+        ]
+        joins = sources.concat(warm, rng=rng, per_query=recipe.concat, threshold=recipe.threshold)
+        return self._explored("round 1", wishes, generator, [*self._silence(queries), *_moved(joins, queries)])
+
+    def direct(self, round_: int, generator: SupplementGenerator) -> list[Rollout]:
+        """As `Explorer`."""
+        stage = f"round {round_}"
+        queries = self._queries(stage, generator)
+        rng = self.setting.rng(f"round-{round_}")
+        wishes = sources.direct(queries, rng=rng, samples=self.setting.recipe.direct_samples)
+        return self._explored(stage, wishes, generator, self._silence(queries))
+
+    def _queries(self, stage: str, generator: SupplementGenerator) -> list[Query]:
+        """Where supplements are wanted; in a program of several places, while the others read the generator's own."""
+        train = self.setting.train
+        if train.once_an_example:
+            return train.queries
+        with self.setting.spending.timed("acting"):
+            runs = train.live(f"{stage}: others", with_generator(train.actor.program, generator))
+        return train.actor.contexts(runs, train.examples)
+
+    def _silence(self, queries: Sequence[Query]) -> list[Candidate]:
+        return sources.silence(queries) if self.setting.recipe.silence else []
+
+    def _explored(
+        self,
+        stage: str,
+        wishes: Sequence[sources.Wish],
+        generator: SupplementGenerator,
+        added: Sequence[Candidate] = (),
+    ) -> list[Rollout]:
+        """Sample the wishes, then run the actor on each distinct supplement that may tell something."""
+        replies = _sampled(stage, wishes, generator, self.setting)
+        pool = sources.distinct([*added, *sources.candidates(wishes, replies)])
+        if len({query.predictor for query in self.setting.train.queries}) < 2:
+            return self._run(stage, pool)
+        first, rest = _passes(pool)
+        tried = self._run(f"{stage}, first pass", first)
+        telling = deciding_predictors(tried, self.setting.recipe.threshold, self.setting.recipe.margin)
+        return [*tried, *self._run(stage, [each for each in rest if each.query.predictor in telling])]
+
+    def _run(self, stage: str, pool: Sequence[Candidate]) -> list[Rollout]:
+        train = self.setting.train
+        with self.setting.spending.timed("acting"), self.setting.reporter.stage(f"{stage}: acting", len(pool)) as view:
+            return train.actor.run(pool, train.examples, stage=stage.partition(",")[0], on_done=view.advance)
+
+
+def deciding_predictors(rollouts: Iterable[Rollout], threshold: float, margin: float | None = None) -> set[str]:
+    """The predictors whose supplements matter: `DECIDES` or more of their queries have both a winner and a loser.
+
+    With a `margin`, as where pairs are made by one, rewards that lie at least that far apart.
+    """
+    rewards: dict[Query, list[float]] = defaultdict(list)
+    for rollout in rollouts:
+        if rollout.reward is not None:
+            rewards[rollout.query].append(rollout.reward.score)
+    of_predictor: dict[str, list[bool]] = defaultdict(list)
+    for query, found in rewards.items():
+        worst, best = min(found), max(found)
+        decided = worst < threshold <= best if margin is None else best - worst >= margin
+        of_predictor[query.predictor].append(decided)
+    return {predictor for predictor, mixed in of_predictor.items() if sum(mixed) >= DECIDES * len(mixed)}
+
+
+def _passes(pool: Sequence[Candidate]) -> tuple[list[Candidate], list[Candidate]]:
+    """A few candidates of each query (at least two), and the others.
+
+    They are spread over the pool, which is ordered by kind, and start elsewhere from query to query: each kind gets its
+    turn at each place.
+    """
+    of_query: dict[Query, list[Candidate]] = defaultdict(list)
+    for candidate in pool:
+        of_query[candidate.query].append(candidate)
+    first: list[Candidate] = []
+    rest: list[Candidate] = []
+    met: Counter[Place] = Counter()
+    for query, candidates in of_query.items():
+        cut = max(2, round(FIRST_PASS * len(candidates)))
+        step = max(1, len(candidates) // cut)
+        chosen = set(range(met[query.place] % step, len(candidates), step))
+        met[query.place] += 1
+        first += [each for number, each in enumerate(candidates) if number in chosen]
+        rest += [each for number, each in enumerate(candidates) if number not in chosen]
+    return first, rest
+
+
+def _moved(joins: Sequence[Candidate], queries: Sequence[Query]) -> list[Candidate]:
+    """Candidates for the same places in another context; those whose place is gone are left out."""
+    at = {(query.index, query.place): query for query in queries}
+    found = [(join, at.get((join.query.index, join.query.place))) for join in joins]
+    return [Candidate(query, join.supplement, join.source, join.logprob) for join, query in found if query is not None]
+
+
+@dataclass
+class Joint:
+    """All places vary at once; each supplement is credited with the whole program's outcome."""
+
+    setting: Setting
+    _joins: dict[tuple[int, Place], list[Supplement]] = field(default_factory=dict[tuple[int, Place], list[Supplement]])
+
+    def warm_start(self, generator: SupplementGenerator) -> list[Rollout]:
+        """As `Explorer`."""
+        recipe = self.setting.recipe
+        return self._explored("warm", [*recipe.kinds.values(), FREE], recipe.warm_samples, generator)
+
+    def first_pool(self, warm: Sequence[Rollout], generator: SupplementGenerator) -> list[Rollout]:
+        """As `Explorer`."""
+        recipe = self.setting.recipe
+        free = [replace(rollout, source="free") for rollout in warm]  # where a place met which ask is not noted
+        names = sources.ood_names(free, kinds=recipe.kinds, count=recipe.ood_kinds)
+        rng = self.setting.rng("round-1-joins")
+        self._joins.clear()
+        for join in sources.concat(warm, rng=rng, per_query=recipe.concat, threshold=recipe.threshold):
+            self._joins.setdefault((join.query.index, join.query.place), []).append(join.supplement)
+        silence = [NONE] if recipe.silence else []
+        asks = [*recipe.kinds.values(), *names, *silence]
+        return self._explored("round 1", asks, recipe.pool_samples, generator, joins=recipe.concat)
+
+    def direct(self, round_: int, generator: SupplementGenerator) -> list[Rollout]:
+        """As `Explorer`."""
+        silence = [NONE] if self.setting.recipe.silence else []
+        samples = self.setting.recipe.direct_samples
+        return self._explored(f"round {round_}", [*[None] * samples, *silence], 1, generator)
+
+    def _explored(
+        self,
+        stage: str,
+        asks: Sequence[Kind | str | None],
+        samples: int,
+        generator: SupplementGenerator,
+        *,
+        joins: int = 0,
+    ) -> list[Rollout]:
+        """As many runs an example as one place would have candidates, each place's kinds in an order of its own."""
+        train = self.setting.train
+        runs = len(asks) * samples
+        choosers = [
+            (index, self._chooser(stage, index, number, asks, samples, generator))
+            for index in range(len(train.examples))
+            for number in range(runs + min(joins, self._most_joins(index)))
+        ]
+        with self.setting.spending.timed("acting"), self.setting.reporter.stage(f"{stage}: acting", len(choosers)) as v:
+            rollouts = train.actor.together(train.examples, choosers, stage, on_done=v.advance)
+        return [rollout for rollout in rollouts if rollout.supplement or self.setting.recipe.silence]
+
+    def _most_joins(self, index: int) -> int:
+        return max((len(found) for (example, _), found in self._joins.items() if example == index), default=0)
+
+    def _chooser(
+        self,
+        stage: str,
+        index: int,
+        number: int,
+        asks: Sequence[Kind | str | None],
+        samples: int,
+        generator: SupplementGenerator,
+    ) -> Chooser:
+        """What one run reads: at each place a sample of the kind whose turn it is there, or a join."""
+        runs = len(asks) * samples
+
+        def choose(place: Place, prompt: str) -> Supplement:
+            if number >= runs:
+                joins = self._joins.get((index, place), [])
+                return joins[(number - runs) % len(joins)] if joins else SILENCE
+            order = list(range(runs))
+            self.setting.rng(f"{stage}-{index}-{place.role}-{place.turn}").shuffle(order)
+            ask = asks[order[number] % len(asks)]
+            if ask == NONE:
+                return SILENCE
+            seed = self.setting.rng(f"{stage}-{index}-{place.role}-{place.turn}-{number}").getrandbits(32)
+            asked = prompt if ask is None else exploring(prompt, ask)
+            with dspy.context(usage_tracker=None):  # else its tokens would count as the actor's
+                drawn = generator.draw(asked, seed=seed, temperature=self.setting.recipe.temperature)
+            self.setting.spending.sampled([drawn])
+            return drawn.supplement
+
+        return choose
+
+
+def _sampled(
+    stage: str, wishes: Sequence[sources.Wish], generator: SupplementGenerator, setting: Setting
+) -> Sequence[sources.Reply]:
+    with setting.spending.timed("sampling"), setting.reporter.stage(f"{stage}: sampling", len(wishes)) as view:
+        replies: list[sources.Reply] = []
+        for start in range(0, len(wishes), SAMPLED_AT_ONCE):
+            asked = wishes[start : start + SAMPLED_AT_ONCE]
+            drawn = generator.sample(
+                [wish.prompt for wish in asked],
+                seeds=[wish.seed for wish in asked],
+                temperature=setting.recipe.temperature,
+            )
+            setting.spending.sampled(drawn)
+            replies += drawn
+            view.move_to(len(replies), len(wishes))
+    return replies
+
+
+def _prompt_for(query: Query, kind: Kind | str | None) -> str:
+    return query.prompt if kind is None else exploring(query.prompt, kind)

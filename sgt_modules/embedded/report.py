@@ -1,0 +1,64 @@
+"""A program of two predictors on the house-terms world, of which only the first needs help.
+
+Simulated as the world is: each example asks one question that may use a house term, and a plain one on the side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import dspy
+
+from sgt_modules.embedded.database import Database
+from sgt_modules.embedded.program import AnswerInSQL
+
+
+class Report(dspy.Module):
+    """Answers `question` and the plain `aside`, each by a predictor of its own.
+
+    >>> [name for name, _ in Report().named_predictors()]
+    ['main', 'side']
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.main = dspy.Predict(AnswerInSQL)
+        self.side = dspy.Predict(AnswerInSQL)
+
+    def forward(self, tables: str, question: str, aside: str) -> dspy.Prediction:
+        """Both queries, as `sql` and `aside_sql`."""
+        main = self.main(tables=tables, question=question)
+        side = self.side(tables=tables, question=aside)
+        return dspy.Prediction(sql=main.sql, aside_sql=side.sql)
+
+
+def report_examples(split: Sequence[dspy.Example]) -> list[dspy.Example]:
+    """A split's examples, each with one of its plain questions beside it, in turn.
+
+    >>> from sgt_modules.embedded import HouseTermsWorld
+    >>> example = report_examples(HouseTermsWorld(seed=0).train)[0]
+    >>> sorted(example.inputs().keys())
+    ['aside', 'question', 'tables']
+    """
+    plain = [example for example in split if not example.term]
+    asides = [plain[number % len(plain)] for number in range(len(split))]
+    return [
+        example.copy(aside=aside.question, aside_rows=aside.rows, aside_ordered=aside.ordered).with_inputs(
+            "tables", "question", "aside"
+        )
+        for example, aside in zip(split, asides, strict=True)
+    ]
+
+
+class ReportMetric:
+    """1.0 when both queries give their expected rows, else 0.0; feedback on the ones that do not."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def __call__(self, example: dspy.Example, prediction: dspy.Prediction, trace: object = None) -> dspy.Prediction:
+        """As any DSPy metric."""
+        main = self._database.judge(str(prediction.sql), example.rows, ordered=example.ordered)
+        side = self._database.judge(str(prediction.aside_sql), example.aside_rows, ordered=example.aside_ordered)
+        wrong = [each.feedback for each in (main, side) if each.score < 1]
+        return dspy.Prediction(score=float(not wrong), feedback=" ".join(wrong) or "Both are right.")

@@ -1,0 +1,176 @@
+"""One run of a program: whose supplements are read in it, which were, and what its predictors remember until it ends.
+
+Kept among DSPy's settings, which reach every thread and coroutine that DSPy starts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import NamedTuple, cast
+
+import dspy
+
+from sgt_modules.kinds import SILENCE, Supplement
+
+_EPISODE = "sgt_episode"
+_MEMORY = "sgt_memory"
+
+
+class Place(NamedTuple):
+    """One call of a predictor within a run of its program: the predictor's role, and which of its calls (from 0)."""
+
+    role: str
+    turn: int = 0
+
+
+Chooser = Callable[[Place, str], Supplement | None]
+"""The supplement for a place and the prompt that the generator would read there; None leaves it to the generator."""
+
+Given = Mapping[Place, Supplement] | Mapping[str, Supplement] | Chooser | None
+"""Whose supplements a run reads: by place, by role (every turn the same), as something decides, or the generator's."""
+
+
+class Call(NamedTuple):
+    """One call of a predictor as it was: where, what the generator read or would have read, and the supplement.
+
+    `logprob` is the mean log-probability of its tokens where a generator wrote it; `gated` says that a gate dropped
+    what it wrote, or did not let it write.
+    """
+
+    place: Place
+    prompt: str
+    supplement: Supplement
+    logprob: float = 0.0
+    gated: bool = False
+
+
+@dataclass
+class Episode:
+    """One run of a program with supplements that somebody chose, or a recording of those that the generator chose.
+
+    `calls` fills as the program runs, in the order in which its predictors finish choosing.
+    """
+
+    given: Given
+    calls: list[Call] = field(default_factory=list[Call])
+    _begun: Counter[str] = field(default_factory=Counter[str], repr=False)
+    _lock: Lock = field(default_factory=Lock, repr=False)
+
+    def enter(self, role: str) -> Place:
+        """The place of a predictor's next call."""
+        with self._lock:
+            self._begun[role] += 1
+            return Place(role, self._begun[role] - 1)
+
+    def choose(self, place: Place, prompt: str) -> Supplement | None:
+        """The supplement that is given for a place; None: the generator's. What a mapping does not name is silent."""
+        if self.given is None:
+            return None
+        if not isinstance(self.given, Mapping):
+            return self.given(place, prompt)
+        given = cast("Mapping[Place | str, Supplement]", self.given)
+        return given.get(place, given.get(place.role, SILENCE))
+
+    def record(self, call: Call) -> None:
+        """Note one call of a predictor."""
+        with self._lock:
+            self.calls.append(call)
+
+    @property
+    def ordered(self) -> list[Call]:
+        """The calls so far by place: roles in the order of their first calls, then turns."""
+        roles = list(dict.fromkeys(call.place.role for call in self.calls))
+        return sorted(self.calls, key=lambda call: (roles.index(call.place.role), call.place.turn))
+
+    @property
+    def prompts(self) -> dict[str, list[str]]:
+        """What the generator read or would have read, by role, in the order of the calls."""
+        return {role: [call.prompt for call in calls] for role, calls in self._by_role().items()}
+
+    @property
+    def supplements(self) -> dict[str, list[Supplement]]:
+        """The supplements by role, in the order of the calls."""
+        return {role: [call.supplement for call in calls] for role, calls in self._by_role().items()}
+
+    def _by_role(self) -> dict[str, list[Call]]:
+        roles: dict[str, list[Call]] = {}
+        for call in self.ordered:
+            roles.setdefault(call.place.role, []).append(call)
+        return roles
+
+
+@contextmanager
+def episode(given: Given) -> Iterator[Episode]:
+    """Inside, a predictor reads the supplement that `given` has for its place, else none; with None the generator's.
+
+    The innermost episode counts.
+
+    >>> with episode({"self": Supplement("free", "Count twice.")}) as run:
+    ...     run.prompts
+    {}
+    """
+    running = Episode(given)
+    with dspy.context(**{_EPISODE: running}):
+        yield running
+
+
+def running_episode() -> Episode | None:
+    """The innermost episode around this call, if any."""
+    return cast("Episode | None", dspy.settings.get(_EPISODE))
+
+
+class Kept(NamedTuple):
+    """What a predictor remembers, and the predictor itself: while it is held, no other object gets its id."""
+
+    predictor: object
+    supplement: Supplement
+
+
+class Memory:
+    """What the predictors of one run remember of their supplements. Safe from many threads."""
+
+    def __init__(self) -> None:
+        self._kept: dict[int, Kept] = {}
+        self._places: dict[int, Place] = {}
+        self._lock = Lock()
+
+    def place(self, predictor: object, enter: Callable[[], Place]) -> Place:
+        """The one place that all calls of a predictor share, entered by its first one."""
+        with self._lock:
+            if id(predictor) not in self._places:
+                self._places[id(predictor)] = enter()
+            return self._places[id(predictor)]
+
+    def recall(self, predictor: object) -> Kept | None:
+        """What a predictor kept in this run."""
+        with self._lock:
+            return self._kept.get(id(predictor))
+
+    def keep(self, predictor: object, supplement: Supplement, *, first: bool = False) -> Supplement:
+        """Remember a predictor's supplement until the run ends, and give back the one that holds.
+
+        `first`: the earliest holds, even where several threads had theirs written at once; else the latest.
+        """
+        with self._lock:
+            kept = Kept(predictor, supplement)
+            if first:
+                return self._kept.setdefault(id(predictor), kept).supplement
+            self._kept[id(predictor)] = kept
+            return supplement
+
+
+@contextmanager
+def one_run() -> Iterator[Memory]:
+    """Inside, predictors remember; the innermost run counts."""
+    memory = Memory()
+    with dspy.context(**{_MEMORY: memory}):
+        yield memory
+
+
+def running_memory() -> Memory | None:
+    """The memory of the innermost run around this call, if any."""
+    return cast("Memory | None", dspy.settings.get(_MEMORY))

@@ -1,0 +1,89 @@
+"""Gate: when not to speak. An input unlike the training inputs, or an unsure generator, gets no supplement. Pure."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TypedDict
+
+_WORD = re.compile(r"\w+")
+_ANY = -1e9
+"""What a saved gate has for minus infinity, which JSON does not know."""
+
+
+class GateState(TypedDict):
+    """A gate as a saved program keeps it."""
+
+    seen: dict[str, int]
+    inputs: int
+    most_novel: float
+    least_sure: float
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """Lets a supplement through when its input is like the training inputs and the generator is sure of it.
+
+    `seen` counts in how many of the `inputs` training inputs (the generator's prompts) each word stands. Inputs of a
+    `novelty` above `most_novel` get no supplement, and neither do supplements whose mean log-probability a token lies
+    under `least_sure`. The default thresholds let everything through; `optimizers.gating` sets them on validation.
+
+    >>> gate = Gate.of(["how many red cars", "how many red boats"], most_novel=0.4)
+    >>> gate.familiar("how many red boats"), gate.familiar("how many green goats")
+    (True, False)
+    """
+
+    seen: Mapping[str, int]
+    inputs: int
+    most_novel: float = 1.0
+    least_sure: float = -math.inf
+
+    @classmethod
+    def of(cls, prompts: Iterable[str], *, most_novel: float = 1.0, least_sure: float = -math.inf) -> Gate:
+        """A gate that knows these training inputs."""
+        prompts = list(prompts)
+        seen = Counter(word for prompt in prompts for word in _words(prompt))
+        return cls(dict(sorted(seen.items())), len(prompts), most_novel, least_sure)
+
+    def novelty(self, prompt: str) -> float:
+        """How much of an input the training inputs do not hold: in [0, 1], 0.0 when every word was seen.
+
+        The share of unseen words, each weighed by its inverse document frequency, so that words which stand in every
+        input weigh little and unseen ones most.
+        """
+        weights = {word: math.log((1 + self.inputs) / (1 + self.seen.get(word, 0))) for word in sorted(_words(prompt))}
+        total = sum(weights.values())
+        return sum(weight for word, weight in weights.items() if word not in self.seen) / total if total else 0.0
+
+    def familiar(self, prompt: str) -> bool:
+        """Whether an input is enough like the training inputs to ask the generator at all."""
+        return self.novelty(prompt) <= self.most_novel
+
+    def sure(self, logprob: float) -> bool:
+        """Whether a supplement of this mean log-probability is let through."""
+        return logprob >= self.least_sure
+
+    def dump_state(self) -> GateState:
+        """The gate as JSON."""
+        return GateState(
+            seen=dict(self.seen),
+            inputs=self.inputs,
+            most_novel=self.most_novel,
+            least_sure=max(self.least_sure, _ANY),
+        )
+
+    @classmethod
+    def load_state(cls, state: GateState) -> Gate:
+        """The gate of a saved program."""
+        least_sure = state["least_sure"]
+        return cls(state["seen"], state["inputs"], state["most_novel"], least_sure if least_sure > _ANY else -math.inf)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Gate:
+        return self
+
+
+def _words(text: str) -> set[str]:
+    return set(_WORD.findall(text.casefold()))

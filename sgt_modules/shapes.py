@@ -1,0 +1,114 @@
+"""Whether an adapter fits a model, told from the shapes in their files' headers; no weight is read.
+
+A safetensors file begins with eight bytes that say how long its JSON header is; the header names each tensor's shape.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple, TypedDict, cast
+
+from sgt_modules.errors import GeneratorNotFoundError
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+_LONGEST_HEADER = 100_000_000
+"""In bytes; the format allows no more."""
+
+_OVER_THE_BASE = "base_model.model."
+"""How PEFT's names begin; the rest is the name in the base model."""
+
+_FLOATING = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
+
+
+class Linear(NamedTuple):
+    """The sides of a layer that an adapter changes."""
+
+    reads: int
+    writes: int
+
+
+class _Entry(TypedDict):
+    dtype: str
+    shape: list[int]
+
+
+def shapes_of(files: Iterable[Path]) -> dict[str, tuple[int, ...]]:
+    """The shape of each floating-point tensor in safetensors files, by name; packed (quantised) ones say nothing.
+
+    Raises `GeneratorNotFoundError` for a file that only has the name of safetensors.
+    """
+    return {
+        name: tuple(entry["shape"])
+        for file in files
+        for name, entry in _header(file).items()
+        if name != "__metadata__" and entry["dtype"] in _FLOATING
+    }
+
+
+def misfit(adapter: Shapes, base: Shapes) -> str | None:
+    """What of a LoRA adapter cannot lie over a model, in words; None if nothing contradicts it.
+
+    Layers are compared from their number on, since the names before it differ between a file and a model in memory. A
+    layer of unknown name is let pass, as some models are put together anew while they load, but not if all are unknown.
+
+    >>> base = {"model.layers.0.q_proj.weight": (8, 4)}
+    >>> name = "base_model.model.model.layers.{}.q_proj.lora_{}.weight"
+    >>> misfit({name.format(0, "A"): (2, 4), name.format(0, "B"): (8, 2)}, base)
+    >>> misfit({name.format(0, "A"): (2, 6), name.format(0, "B"): (8, 2)}, base)
+    'model.layers.0.q_proj is 6 to 8 in the adapter, 4 to 8 in the model'
+    >>> misfit({name.format(7, "A"): (2, 4), name.format(7, "B"): (8, 2)}, base)
+    'the model has no model.layers.7.q_proj'
+    """
+    layers = _adapted(adapter)
+    matrices = {name.removesuffix(".weight"): shape for name, shape in base.items() if len(shape) == 2}
+    known: dict[str, set[Linear]] = {}
+    for name, (rows, columns) in matrices.items():
+        known.setdefault(_tail(name), set()).add(Linear(reads=columns, writes=rows))
+    kinds = {_kind(name) for name in matrices}
+    unknown = {name for name in layers if _tail(name) not in known}
+    for name, layer in layers.items():
+        there = known.get(_tail(name), set())
+        if not there and _kind(name) in kinds:
+            return f"the model has no {name}"
+        if there and not any(sorted(layer) == sorted(each) for each in there):  # some models keep them transposed
+            own = min(there)
+            return f"{name} is {layer.reads} to {layer.writes} in the adapter, {own.reads} to {own.writes} in the model"
+    return f"the model has none of its layers, such as {min(unknown)}" if layers and unknown == set(layers) else None
+
+
+def _adapted(adapter: Shapes) -> dict[str, Linear]:
+    """The layers that a LoRA adapter changes: A is rank x reads, B is writes x rank."""
+    found: dict[str, Linear] = {}
+    for name, shape in adapter.items():
+        other = name.replace(".lora_A.", ".lora_B.")
+        if other != name and len(shape) == 2 and len(adapter.get(other, ())) == 2:
+            layer = name.partition(".lora_A.")[0].removeprefix(_OVER_THE_BASE)
+            found[layer] = Linear(reads=shape[1], writes=adapter[other][0])
+    return found
+
+
+def _tail(name: str) -> str:
+    """A layer's name from its number on; the last word of one without a number."""
+    words = name.split(".")
+    numbers = [place for place, word in enumerate(words) if word.isdigit()]
+    return ".".join(words[numbers[0] :]) if numbers else words[-1]
+
+
+def _kind(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _header(file: Path) -> dict[str, _Entry]:
+    try:
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            text = stream.read(length) if length <= min(_LONGEST_HEADER, file.stat().st_size) else b""
+        return cast("dict[str, _Entry]", json.loads(text))
+    except ValueError as error:
+        raise GeneratorNotFoundError(
+            f"Expected weights in safetensors, got {str(file)!r}, which is damaged or in another format. "
+            "Restore the file, or save the model again with save_pretrained()."
+        ) from error
