@@ -5,25 +5,22 @@ Every rollout is in the store before anyone hears of it, and what the store know
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 import threading
-import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 import dspy
-from dspy.utils.exceptions import AdapterParseError, LMError
 from dspy.utils.parallelizer import ParallelExecutor
 
+from optimizers.judging import JudgedRun, judged_run
 from optimizers.ledger import Ledger, Meter
-from optimizers.records import Candidate, Query, Reward, Rollout
+from optimizers.queries import query_id, query_of
+from optimizers.records import Candidate, Query, Rollout
 from optimizers.reward import Scorer
 from optimizers.store import RolloutStore
-from sgt_modules.episode import Call, Chooser, Episode, Given, Place, episode
-from sgt_modules.errors import MetricError
+from sgt_modules.episode import Call, Chooser
 from sgt_modules.kinds import SILENCE, Supplement
 from sgt_modules.wrapping import supplemented
 
@@ -46,14 +43,6 @@ class LiveRun(NamedTuple):
 
     rollout: Rollout
     calls: Sequence[Call]
-
-
-class _Run(NamedTuple):
-    """One finished run: its rollout (not yet any stage's), what its predictors asked and read, and its cost."""
-
-    rollout: Rollout
-    episode: Episode
-    meter: Meter
 
 
 class Actor:
@@ -142,7 +131,7 @@ class Actor:
         calls: dict[int, Sequence[Call]] = {}
 
         def work(index: int) -> Rollout:
-            run = _run(program, examples[index], index, None, self.scorer)
+            run = judged_run(program, examples[index], index, None, self.scorer)
             calls[index] = run.episode.ordered
             written = [call.supplement for call in calls[index] if call.supplement]
             rollout = _as_proposed(run.rollout, Candidate(run.rollout.query, _joined(written), "direct"), stage)
@@ -168,14 +157,14 @@ class Actor:
 
         def work(position: int) -> Rollout:
             index, choose = choosers[position]
-            run = _run(self.program, examples[index], index, choose, self.scorer)
+            run = judged_run(self.program, examples[index], index, choose, self.scorer)
             free = replace(run.rollout, tokens_in=0, tokens_out=0, seconds=0.0)
             rollouts = [
                 _as_proposed(
                     free if n else run.rollout, Candidate(query, call.supplement, "joint", call.logprob), stage
                 )
                 for n, call in enumerate(run.episode.ordered)
-                for query in [_query_of(call, examples[index], index, joint=True)]
+                for query in [query_of(call, examples[index], index, joint=True)]
             ]
             of_run[position] = rollouts
             self._save(rollouts or [replace(run.rollout, stage=stage)], run, live=f"{stage}/{position}")
@@ -187,7 +176,7 @@ class Actor:
     def contexts(self, runs: Sequence[LiveRun], examples: Sequence[dspy.Example]) -> list[Query]:
         """The queries of live runs: each call, while every other place reads what it read in that run."""
         return [
-            _query_of(call, examples[run.rollout.query.index], run.rollout.query.index, run.calls)
+            query_of(call, examples[run.rollout.query.index], run.rollout.query.index, run.calls)
             for run in runs
             for call in run.calls
         ]
@@ -200,7 +189,7 @@ class Actor:
             self.store.meet(rollout, self.scope)
             return rollout
         given = {**dict(query.others), query.place: candidate.supplement}
-        run = _run(self.program, example, query.index, given, self.scorer)
+        run = judged_run(self.program, example, query.index, given, self.scorer)
         rollout = _as_proposed(run.rollout, candidate, stage)
         self._save([rollout], run)
         return rollout
@@ -219,10 +208,10 @@ class Actor:
         return own
 
     def _probe(self, example: dspy.Example, index: int, stage: str) -> list[Rollout]:
-        run = _run(self.program, example, index, {}, self.scorer)
+        run = judged_run(self.program, example, index, {}, self.scorer)
         roles = self._roles()
         calls = sorted(run.episode.calls, key=lambda call: (roles.index(call.place.role), call.place.turn))
-        queries = [_query_of(call, example, index) for call in calls]
+        queries = [query_of(call, example, index) for call in calls]
         whole = replace(run.rollout, stage=stage)
         free = replace(whole, tokens_in=0, tokens_out=0, seconds=0.0)  # the cost of a run stands in its first rollout
         rollouts = [replace(free if n else whole, query=query) for n, query in enumerate(queries)] or [whole]
@@ -233,7 +222,7 @@ class Actor:
         """The wrapped predictors' roles, and the empty one of a run that asked none of them."""
         return [*dict.fromkeys(each.role for _, each in supplemented(self.program)), ""]
 
-    def _save(self, rollouts: Sequence[Rollout], run: _Run, *, live: str = "") -> None:
+    def _save(self, rollouts: Sequence[Rollout], run: JudgedRun, *, live: str = "") -> None:
         """Store one run's rollouts; raises `SGTError` when it is one failure in a row too many."""
         self.store.add_all(rollouts, self.scope, live=live, asked=len(run.episode.calls))
         self._ledger.enter(run.rollout, run.meter)
@@ -281,68 +270,6 @@ class Actor:
         if on_done is not None:
             with self._telling:
                 on_done(rollout)
-
-
-def query_id(
-    example: dspy.Example, predictor: str, turn: int = 0, others: Sequence[tuple[Place, Supplement]] = ()
-) -> str:
-    """The name of a query whatever the run: 16 hex digits over the example's fields, the place, and what others read.
-
-    >>> query_id(dspy.Example(question="2+2?", answer="4"), "self")
-    'cc48eb025a90996b'
-    """
-    content = json.dumps(dict(example.items()), sort_keys=True, default=str)
-    read = [[*place, supplement.render()] for place, supplement in others if supplement]
-    beyond = f"\n{turn}\n{json.dumps(read)}" if turn or read else ""
-    return hashlib.sha256(f"{content}\n{predictor}{beyond}".encode()).hexdigest()[:16]
-
-
-def _query_of(
-    call: Call, example: dspy.Example, index: int, calls: Sequence[Call] = (), *, joint: bool = False
-) -> Query:
-    """A call as a query, with what the other `calls` of its run read; `joint`: whatever they read, but for one prompt.
-
-    Runs that vary everything at once may show a place another prompt each time, and pairs share theirs.
-    """
-    place, others = call.place, tuple((each.place, each.supplement) for each in calls if each.place != call.place)
-    name = query_id(example, place.role, place.turn, others)
-    if joint:
-        name = hashlib.sha256(f"{name}\n{call.prompt}".encode()).hexdigest()[:16]
-    return Query(name, index, place.role, call.prompt, place.turn, others)
-
-
-def _run(program: dspy.Module, example: dspy.Example, index: int, given: Given, scorer: Scorer) -> _Run:
-    """Run the program on an example under the given supplements (None: its own generator's) and judge it."""
-    began = time.perf_counter()
-    prediction: object = None
-    reward, error = None, ""
-    with dspy.context(trace=[], disable_history=True), dspy.track_usage() as usage, episode(given) as asked:
-        try:
-            prediction = program(**example.inputs())
-        except Exception as problem:  # noqa: BLE001 - whatever a user's program raises is a record
-            reward, error = _verdict(problem), f"{type(problem).__name__}: {problem}"
-    seconds = time.perf_counter() - began
-    if not error:
-        try:
-            reward = scorer(example, prediction)
-        except MetricError as problem:
-            error = f"{type(problem).__name__}: {problem}"
-    chosen = isinstance(given, Mapping)
-    writers = set() if chosen else {each.generator.name for _, each in supplemented(program)}
-    entries = [entry for name, of_model in usage.usage_data.items() if name not in writers for entry in of_model]
-    read, wrote = (sum(entry.get(name) or 0 for entry in entries) for name in ("prompt_tokens", "completion_tokens"))
-    query = Query(query_id(example, ""), index, "", "")
-    output = {name: str(value) for name, value in prediction.items()} if isinstance(prediction, dspy.Example) else {}
-    rollout = Rollout(query, "", "none", SILENCE, reward, output, error, 0.0, read, wrote, seconds)
-    return _Run(rollout, asked, Meter(1, len(entries), read, wrote, seconds))
-
-
-def _verdict(problem: Exception) -> Reward | None:
-    """What an exception of the program says of the supplement: a failure once the actor has answered, else nothing."""
-    if isinstance(problem, LMError):
-        return None
-    answered = isinstance(problem, AdapterParseError) or bool(dspy.settings.trace)
-    return Reward(0.0) if answered else None
 
 
 def _as_proposed(rollout: Rollout, candidate: Candidate, stage: str) -> Rollout:

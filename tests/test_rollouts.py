@@ -15,9 +15,10 @@ from dspy.lm15 import RateLimitError
 from scripted import Script, ScriptedEngine, ScriptedGenerator, reply
 
 from optimizers.ledger import Meter
+from optimizers.queries import query_id
 from optimizers.records import Candidate, Query, Reward, Rollout
 from optimizers.reward import Metric, Scorer
-from optimizers.rollouts import Actor, query_id
+from optimizers.rollouts import Actor
 from optimizers.store import RolloutStore
 from sgt_modules.episode import Call, Place
 from sgt_modules.errors import SGTError

@@ -1,0 +1,61 @@
+"""One run of a program on an example under given supplements, judged by the metric. Whatever it raises is a record."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import dspy
+from dspy.utils.exceptions import AdapterParseError, LMError
+
+from optimizers.ledger import Meter
+from optimizers.queries import query_id
+from optimizers.records import Query, Reward, Rollout
+from optimizers.reward import Scorer
+from sgt_modules.episode import Episode, Given, episode
+from sgt_modules.errors import MetricError
+from sgt_modules.kinds import SILENCE
+from sgt_modules.wrapping import supplemented
+
+
+class JudgedRun(NamedTuple):
+    """One finished run: its rollout (not yet any stage's), what its predictors asked and read, and its cost."""
+
+    rollout: Rollout
+    episode: Episode
+    meter: Meter
+
+
+def judged_run(program: dspy.Module, example: dspy.Example, index: int, given: Given, scorer: Scorer) -> JudgedRun:
+    """Run the program on an example under the given supplements (None: its own generator's) and judge it."""
+    began = time.perf_counter()
+    prediction: object = None
+    reward, error = None, ""
+    with dspy.context(trace=[], disable_history=True), dspy.track_usage() as usage, episode(given) as asked:
+        try:
+            prediction = program(**example.inputs())
+        except Exception as problem:  # noqa: BLE001 - whatever a user's program raises is a record
+            reward, error = _verdict(problem), f"{type(problem).__name__}: {problem}"
+    seconds = time.perf_counter() - began
+    if not error:
+        try:
+            reward = scorer(example, prediction)
+        except MetricError as problem:
+            error = f"{type(problem).__name__}: {problem}"
+    chosen = isinstance(given, Mapping)
+    writers = set() if chosen else {each.generator.name for _, each in supplemented(program)}
+    entries = [entry for name, of_model in usage.usage_data.items() if name not in writers for entry in of_model]
+    read, wrote = (sum(entry.get(name) or 0 for entry in entries) for name in ("prompt_tokens", "completion_tokens"))
+    query = Query(query_id(example, ""), index, "", "")
+    output = {name: str(value) for name, value in prediction.items()} if isinstance(prediction, dspy.Example) else {}
+    rollout = Rollout(query, "", "none", SILENCE, reward, output, error, 0.0, read, wrote, seconds)
+    return JudgedRun(rollout, asked, Meter(1, len(entries), read, wrote, seconds))
+
+
+def _verdict(problem: Exception) -> Reward | None:
+    """What an exception of the program says of the supplement: a failure once the actor has answered, else nothing."""
+    if isinstance(problem, LMError):
+        return None
+    answered = isinstance(problem, AdapterParseError) or bool(dspy.settings.trace)
+    return Reward(0.0) if answered else None
