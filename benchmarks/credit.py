@@ -1,6 +1,6 @@
 """Credit in a program of two predictors of which one needs help: `isolate` against `joint`, on the embedded world.
 
-    python benchmarks/credit.py            # seeds 0, 1 and 2: about twenty minutes on two CPU cores
+    python benchmarks/credit.py            # seeds 0, 1 and 2: about half an hour on two CPU cores
     python benchmarks/credit.py --seeds 0
 
 Prints, for each seed and way of giving credit, the actor's calls and the validation score after each stage, the test
