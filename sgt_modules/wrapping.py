@@ -99,11 +99,13 @@ def fitting_state(program: dspy.Module, state: Mapping[str, Any]) -> dict[str, A
     program's own are kept; where it has some that the program lacks, they are left out. What was learned - demos,
     instructions, field descriptions, LMs - goes over in both directions.
 
+    >>> from sgt_modules.embedded import embedded_generator
     >>> plain = dspy.Predict("question -> answer")
-    >>> wrapped = supplement(plain, generator="some/generator")
-    >>> plain.load_state(fitting_state(plain, {**plain.dump_state(), "demos": [{"question": "2+2?", "answer": "4"}]}))
-    >>> len(plain.demos)
-    1
+    >>> plain.demos = [dspy.Example(question="2+2?", answer="4")]
+    >>> wrapped = supplement(dspy.Predict("question -> answer"), generator=embedded_generator())
+    >>> loaded = wrapped.load_state(fitting_state(wrapped, plain.dump_state()))
+    >>> [demo["answer"] for demo in loaded.demos]
+    ['4']
     """
     predictors = dict(program.named_predictors())
     if set(predictors) == {"self"} and "signature" in state:
