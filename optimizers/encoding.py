@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from sgt_modules.engine import render_chat
 from sgt_modules.errors import TrainingError
+from sgt_modules.reading import render_chat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

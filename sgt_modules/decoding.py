@@ -7,150 +7,73 @@ one stream of uniform numbers a row, and a token is the first whose cumulated pr
 from __future__ import annotations
 
 import copy
+import gc
 import hashlib
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+import inspect
+import sys
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    DynamicCache,
-    GenerationConfig,
-    LogitsProcessor,
-    LogitsProcessorList,
-)
-from transformers.cache_utils import DynamicLayer
-from transformers.utils import logging as transformers_logging
+from transformers import DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from sgt_modules.batching import Decoded, Job, within_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from sgt_modules.loading import Loaded
+
 _BLOCK = 2048
 """Prompt tokens that are read at a time on a CPU, so that activations stay in its cache: twice as fast as 25,000."""
 
-_DTYPES = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One prompt to continue: its token ids, the seed of its draws, the temperature (0 = the likeliest token), the most
-    new tokens (at least 1)."""
-
-    ids: tuple[int, ...]
-    seed: int
-    temperature: float
-    limit: int
-
-
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """What a job became: its text, its number of tokens with the end token, their mean log-probability (natural,
-    untempered), and whether the model ended it by itself."""
-
-    text: str
-    tokens: int
-    logprob: float
-    ended: bool
-
-
-def batches(jobs: Iterable[Job], max_tokens: int) -> list[list[Job]]:
-    """Jobs in order of length, cut so that rows x (longest prompt + most new tokens) stays within `max_tokens`.
-
-    A job that is larger than that by itself is a batch of its own.
-
-    >>> short, long = Job((1,), 0, 0.0, 3), Job((1, 2, 3), 0, 0.0, 3)
-    >>> [len(batch) for batch in batches([long, short, short], 8)]
-    [2, 1]
-    """
-    cut: list[list[Job]] = []
-    most = 0
-    for job in sorted(jobs, key=lambda job: (len(job.ids), job.limit)):
-        most = max(most, job.limit)
-        if not cut or (len(job.ids) + most) * (len(cut[-1]) + 1) > max_tokens:
-            cut.append([])
-            most = job.limit
-        cut[-1].append(job)
-    return cut
-
 
 class Decoder:
-    """The weights in memory. Not thread-safe: one `decode` at a time."""
+    """A model at work. Safe for many threads: each batch waits for its turn at the model."""
 
-    def __init__(
-        self, folders: Sequence[Path], tokenizer: PreTrainedTokenizerBase, *, dtype: str = "auto", device: str = "auto"
-    ) -> None:
-        """`folders`: the model's, then the adapters' on top of it."""
-        self.device = _device(device)
-        self._tokenizer = tokenizer
-        self._model = _load(folders, _dtype(dtype, self.device), self.device).eval()
-        ends = self._model.generation_config.eos_token_id
-        self._ends = _ids(tokenizer.eos_token_id if ends is None else ends)
-        self._pad = next(iter((*_ids(tokenizer.pad_token_id), *self._ends)), 0)
-        # A model's own file may ask for sampling, penalties or top-k; every draw here is ours.
-        self._model.generation_config = GenerationConfig(
-            eos_token_id=self._ends or None, pad_token_id=self._pad, do_sample=False
-        )
+    def __init__(self, loaded: Loaded, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.device = loaded.device
+        self._loaded, self._tokenizer = loaded, tokenizer
+        with loaded.model() as model:
+            ends = model.generation_config.eos_token_id
+            self._ends = _ids(tokenizer.eos_token_id if ends is None else ends)
+            self._pad = next(iter((*_ids(tokenizer.pad_token_id), *self._ends)), 0)
+            self._window = _window(model)
+            # A model's own file may ask for sampling, penalties or top-k; every draw here is ours.
+            model.generation_config = GenerationConfig(
+                eos_token_id=self._ends or None, pad_token_id=self._pad, do_sample=False
+            )
+        self._fits = sys.maxsize
 
     def decode(self, jobs: Iterable[Job], max_batch_tokens: int) -> dict[Job, Decoded]:
-        """Continue every job; equal jobs once. `max_batch_tokens` bounds memory, as `batches` does."""
-        done: dict[Job, Decoded] = {}
-        with torch.inference_mode():
-            for batch in batches(dict.fromkeys(jobs), max_batch_tokens):
-                done.update(zip(batch, self._decode(batch), strict=True))
+        """Continue every job; equal jobs once. `max_batch_tokens` bounds memory, as `batches` does; where that is too
+        much for this machine, it halves from there on."""
+        budget = min(max_batch_tokens, self._fits)
+        done, held = within_memory(jobs, budget, self._decode, alike=self._window is None, release=_release)
+        if held < budget:
+            self._fits = held
         return done
 
     def _decode(self, jobs: Sequence[Job]) -> list[Decoded]:
         prompts = list(dict.fromkeys(job.ids for job in jobs))
-        ids, mask, shared = _aligned(prompts, self._pad, self.device)
+        longest, limit = max(map(len, prompts)), max(job.limit for job in jobs)
+        shares = self._window is not None and longest + limit <= self._window
+        remembers = self._window is not None and len(jobs) > 1
+        ids, mask, shared = _aligned(prompts, self._pad, self.device, share=shares)
         place = {prompt: row for row, prompt in enumerate(prompts)}
         rows = torch.tensor([place[job.ids] for job in jobs], device=self.device)
         draw = _Draw(jobs, self._ends, self._pad, self.device)
-        output = cast("Any", self._model).generate(
-            ids[rows],
-            attention_mask=mask[rows],
-            past_key_values=self._remember(ids, mask, shared, rows),
-            max_new_tokens=max(job.limit for job in jobs),
-            logits_processor=LogitsProcessorList([draw]),
-        )
-        return self._read(output[:, ids.shape[1] :].tolist(), draw)
-
-    def _remember(self, ids: torch.Tensor, mask: torch.Tensor, shared: int, rows: torch.Tensor) -> DynamicCache | None:
-        """The cache of `rows` of the prompts up to the last token: what they share is read once, and each prompt once.
-
-        None for a model whose cache is of another shape; `generate` then reads every row by itself.
-        """
-        last = ids.shape[1] - 1
-        start = DynamicCache(config=self._model.config)
-        if last == 0 or any(type(layer) is not DynamicLayer for layer in start.layers):
-            return None
-        read = cast("torch.nn.Module", self._model.get_decoder())
-        if shared:
-            read(ids[:1, :shared], past_key_values=start, use_cache=True)
-        positions = mask.cumsum(-1).sub_(1).clamp_(min=0)
-        block = max(1, (_BLOCK if self.device.type == "cpu" else _BLOCK * 32) // ids.shape[1])
-        caches = []
-        for first in range(0, len(ids), block):
-            part = slice(first, first + block)
-            cache = copy.deepcopy(start)
-            cache.batch_repeat_interleave(len(ids[part]))
-            if shared < last:
-                read(
-                    ids[part, shared:last],
-                    attention_mask=mask[part, :last],
-                    position_ids=positions[part, shared:last],
-                    past_key_values=cache,
-                    use_cache=True,
-                )
-            caches.append(cache)
-        for layer, *others in zip(*(cache.layers for cache in caches), strict=True):
-            layer.keys = _rows([layer.keys, *(other.keys for other in others)], rows)
-            layer.values = _rows([layer.values, *(other.values for other in others)], rows)
-        return caches[0]
+        with self._loaded.model() as model, torch.inference_mode():
+            output = cast("Any", model).generate(
+                ids[rows],
+                attention_mask=mask[rows],
+                past_key_values=_remember(model, ids, mask, shared, rows) if remembers else None,
+                max_new_tokens=limit,
+                logits_processor=LogitsProcessorList([draw]),
+            )
+            return self._read(output[:, ids.shape[1] :].tolist(), draw)
 
     def _read(self, rows: list[list[int]], draw: _Draw) -> list[Decoded]:
         counts, totals, ended = draw.counts.tolist(), draw.totals.tolist(), (~draw.open).tolist()
@@ -162,20 +85,80 @@ class Decoder:
         ]
 
 
+def _remember(
+    model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, shared: int, rows: torch.Tensor
+) -> DynamicCache | None:
+    """The cache of `rows` of the prompts up to the last token: what they share is read once, and each prompt once."""
+    last = ids.shape[1] - 1
+    if last == 0:
+        return None
+    start = DynamicCache(config=model.config)
+    read = cast("torch.nn.Module", model.get_decoder())
+    if shared:
+        read(ids[:1, :shared], past_key_values=start, use_cache=True)
+    positions = mask.cumsum(-1).sub_(1).clamp_(min=0)
+    block = max(1, (_BLOCK if ids.device.type == "cpu" else _BLOCK * 32) // ids.shape[1])
+    caches: list[DynamicCache] = []
+    for first in range(0, len(ids), block):
+        part = slice(first, first + block)
+        cache = copy.deepcopy(start)
+        if shared:
+            cache.batch_repeat_interleave(len(ids[part]))
+        if shared < last:
+            read(
+                ids[part, shared:last],
+                attention_mask=mask[part, :last],
+                position_ids=positions[part, shared:last],
+                past_key_values=cache,
+                use_cache=True,
+            )
+        caches.append(cache)
+    for layer, *others in zip(*(cache.layers for cache in caches), strict=True):
+        layer.keys = _rows([layer.keys, *(other.keys for other in others)], rows)
+        layer.values = _rows([layer.values, *(other.values for other in others)], rows)
+    return caches[0]
+
+
+def _window(model: PreTrainedModel) -> int | None:
+    """The most tokens, padding included, over which attention is the same wherever padding stands among them: how far
+    sliding windows reach.
+
+    None for a model whose memory of its tokens is no plain cache of keys and values (recurrent, convolutional,
+    chunked), or that counts places by itself: there each row is read by itself, and never padded. Nor is it where
+    transformers' own attention rounds double precision's mask to minus infinity, and a padded row to no number.
+    """
+    config = model.config.get_text_config(decoder=True)
+    layers = DynamicCache(config=model.config).layers
+    placed = "position_ids" in inspect.signature(cast("Any", model.get_decoder()).forward).parameters
+    plain = all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
+    rounds = model.dtype == torch.float64 and config._attn_implementation == "eager"
+    if rounds or not (placed and plain and layers) or getattr(config, "attention_chunk_size", None):
+        return None
+    windows = [layer.sliding_window for layer in layers if isinstance(layer, DynamicSlidingWindowLayer)]
+    return min(windows, default=sys.maxsize)
+
+
+def _release() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def _rows(blocks: list[torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
     whole = torch.cat(blocks) if len(blocks) > 1 else blocks[0]
     return whole if torch.equal(rows, torch.arange(len(whole), device=rows.device)) else whole[rows]
 
 
 def _aligned(
-    prompts: Sequence[tuple[int, ...]], pad: int, device: torch.device
+    prompts: Sequence[tuple[int, ...]], pad: int, device: torch.device, *, share: bool
 ) -> tuple[torch.Tensor, torch.Tensor, int]:
     """Token ids and attention mask of distinct prompts, and how many first tokens they share (not the last one).
 
-    Padding stands between what they share and what they do not, so that every row ends in the last column.
+    Padding stands between what they share and what they do not, so that every row ends in the last column. Without
+    `share` it stands on the left, where a sliding window does not count it.
     """
     low, high = min(prompts), max(prompts)
-    most = min(map(len, prompts)) - 1
+    most = min(map(len, prompts)) - 1 if share else 0
     shared = next((place for place in range(most) if low[place] != high[place]), most)
     width = max(map(len, prompts))
     ids = np.full((len(prompts), width), pad, dtype=np.int64)
@@ -256,49 +239,3 @@ def _ids(token: object) -> list[int]:
     if token is None:
         return []
     return [token] if isinstance(token, int) else [int(each) for each in cast("list[int]", token)]
-
-
-def _device(name: str) -> torch.device:
-    if name != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def _dtype(name: str, device: torch.device) -> torch.dtype:
-    if name == "auto":
-        return {"cuda": torch.bfloat16, "mps": torch.float16}.get(device.type, torch.float32)
-    if name not in _DTYPES:
-        raise ValueError(f"Expected dtype 'auto' or one of {sorted(_DTYPES)}, got {name!r}.")
-    return _DTYPES[name]
-
-
-def _load(folders: Sequence[Path], dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
-    with _quietly():
-        model = AutoModelForCausalLM.from_pretrained(
-            folders[0], dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True
-        )
-        for adapter in folders[1:]:
-            from peft import PeftModel
-
-            # Merged weights are faster, but half precision would round a small adapter away.
-            adapted = PeftModel.from_pretrained(model, str(adapter))
-            model = adapted.merge_and_unload() if dtype in (torch.float32, torch.float64) else adapted
-    return cast("PreTrainedModel", cast("torch.nn.Module", model).to(device))
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """No progress bar a model: a run loads one for each stage."""
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            # PEFT 0.21 asks a model for the old name of a property when it loads an adapter.
-            old_name = "`is_gradient_checkpointing` is deprecated"
-            warnings.filterwarnings("ignore", message=old_name, category=FutureWarning)
-            yield
-    finally:
-        if bars:
-            transformers_logging.enable_progress_bar()

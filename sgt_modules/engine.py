@@ -1,7 +1,7 @@
 """LocalEngine: a local model behind DSPy's engine contract, which serves its many callers together.
 
-    many threads -> complete(), ask() -> one queue -> one worker -> Decoder (torch)
-    one caller   -> sample() ------------------------------------^  (a lock: never both at once)
+    many threads -> complete(), ask() -> one queue -> one worker -> Decoder -> the base's weights (torch)
+    one caller   -> sample() ---------------------------------------^   (shared; one batch at a time)
 
 Torch is imported when the model is first loaded, not before.
 """
@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, TypedDict
 
 from dspy.lm15 import ContextLengthError, Request, Response, response_to_events
 
+from sgt_modules.batching import Job
 from sgt_modules.contract import Completion, answer, chat
-from sgt_modules.errors import GeneratorNotFoundError
+from sgt_modules.reading import Reader
 from sgt_modules.serving import Asked, Queue, serve
 from sgt_modules.weights import Reference, Weights, located
 
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     from dspy._vendor.lm15.types import StreamEvent
     from transformers import PreTrainedTokenizerBase
 
-    from sgt_modules.decoding import Decoded, Decoder, Job
+    from sgt_modules.batching import Decoded
+    from sgt_modules.decoding import Decoder
 
 
 class EngineSettings(TypedDict):
@@ -45,30 +47,15 @@ class EngineState(Reference, EngineSettings):
     """An engine as a saved program keeps it: no weights."""
 
 
-def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]]) -> str:
-    """Messages (`role`, `content`) as the text after which the model writes its reply, thinking off.
-
-    Training and inference both go through here, so that they see the same tokens. Raises `GeneratorNotFoundError` for a
-    tokenizer without a chat template.
-    """
-    if not tokenizer.chat_template:
-        raise GeneratorNotFoundError(
-            f"Expected a model with a chat template, got {tokenizer.name_or_path!r} without one. "
-            "Use an instruction-tuned model."
-        )
-    text = tokenizer.apply_chat_template(
-        [dict(message) for message in messages], tokenize=False, add_generation_prompt=True, enable_thinking=False
-    )
-    return str(text)
-
-
 class LocalEngine:
     """A causal LM (hub id or folder, safetensors only) with an optional PEFT adapter, for `dspy.LM(engine=...)`.
 
     Loads at first use and raises `GeneratorNotFoundError` then. Equal (prompt, seed, temperature) give equal replies,
     whatever else is in the batch; exactly so in `float64`. `max_batch_tokens` bounds rows x (longest prompt + new
     tokens) of a batch, `max_new_tokens` a reply. With `sha256` or `adapter_sha256`, weights of another fingerprint are
-    refused; with a `revision`, `model` is a hub id.
+    refused; with a `revision`, `model` is a hub id. `dtype` and `device` are by default a GPU's bfloat16, else
+    Apple's float16, else a CPU's float32. Engines of one base, dtype and device share its weights in memory. Code that
+    a model brings along runs with `trust_remote_code` only.
 
         engine = LocalEngine("Qwen/Qwen3-1.7B")
         lm = dspy.LM(engine.model_name, engine=engine, async_engine=engine.asynchronous())
@@ -84,6 +71,7 @@ class LocalEngine:
         adapter: str | Path | None = None,
         dtype: str = "auto",
         device: str = "auto",
+        trust_remote_code: bool = False,
         max_batch_tokens: int = 16384,
         max_new_tokens: int = 512,
         revision: str | None = None,
@@ -92,11 +80,18 @@ class LocalEngine:
     ) -> None:
         if max_batch_tokens < 1 or max_new_tokens < 1:
             raise ValueError(f"Expected positive token limits, got {max_batch_tokens=} and {max_new_tokens=}.")
-        self.weights = Weights(model, adapter, revision=revision, sha256=sha256, adapter_sha256=adapter_sha256)
-        self.dtype, self.device = dtype, device
+        self.weights = Weights(
+            model,
+            adapter,
+            revision=revision,
+            sha256=sha256,
+            adapter_sha256=adapter_sha256,
+            code=trust_remote_code,
+        )
+        self.dtype, self.device, self.trust_remote_code = dtype, device, trust_remote_code
         self.max_batch_tokens, self.max_new_tokens = max_batch_tokens, max_new_tokens
-        self._loading, self._decoding, self._encoding = threading.RLock(), threading.Lock(), threading.Lock()
-        self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._loading = threading.RLock()
+        self._reader = Reader(trust_remote_code=trust_remote_code)
         self._decoder: Decoder | None = None
         self._unseeded: Counter[tuple[int, ...]] = Counter()
         self._queue: Queue | None = None
@@ -151,12 +146,15 @@ class LocalEngine:
         return AsyncLocalEngine(self)
 
     def with_adapter(self, path: str | Path | None) -> LocalEngine:
-        """The same base and settings with another adapter, or with none."""
-        return LocalEngine(self.model, adapter=path, revision=self.weights.revision, **self._settings())
+        """The same base and settings with another adapter, or with none; costs the adapter's memory, no more."""
+        trusting = self.trust_remote_code
+        engine = LocalEngine(self.model, trust_remote_code=trusting, **self._settings())
+        engine.weights, engine._reader = self.weights.with_adapter(path), self._reader
+        return engine
 
     def with_model(self, path: str | Path) -> LocalEngine:
         """The same settings with another model, and no adapter."""
-        return LocalEngine(path, **self._settings())
+        return LocalEngine(path, trust_remote_code=self.trust_remote_code, **self._settings())
 
     @property
     def model(self) -> str:
@@ -181,14 +179,7 @@ class LocalEngine:
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The model's tokenizer (loaded at first use)."""
-        with self._loading:
-            tokenizer = self._tokenizer
-            if tokenizer is None:
-                from transformers import AutoTokenizer
-
-                tokenizer = AutoTokenizer.from_pretrained(self.weights.folders[0], trust_remote_code=False)
-                self._tokenizer = tokenizer
-            return tokenizer
+        return self._reader.tokenizer(self.weights.folders[0])
 
     def check(self) -> None:
         """Raise `GeneratorNotFoundError` now if the files are missing, or are not those that were saved."""
@@ -199,11 +190,14 @@ class LocalEngine:
         return EngineState(**self.weights.reference(), **self._settings())
 
     @classmethod
-    def load_state(cls, state: EngineState) -> LocalEngine:
-        """The engine of a saved reference; loads nothing yet. Raises `SavedStateError` for one that leads astray."""
+    def load_state(cls, state: EngineState, *, trust_remote_code: bool = False) -> LocalEngine:
+        """The engine of a saved reference; loads nothing yet. Raises `SavedStateError` for one that leads astray.
+
+        Trust is no part of a state: a file that someone else wrote cannot ask for it.
+        """
         model, adapter = located(state["model"], state["adapter"])
         followed: EngineState = {**state, "model": model, "adapter": adapter}
-        return cls(**followed)
+        return cls(**followed, trust_remote_code=trust_remote_code)
 
     def __copy__(self) -> LocalEngine:
         return self
@@ -212,7 +206,7 @@ class LocalEngine:
         return self
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _restored, (self.dump_state(),)
+        return _restored, (self.dump_state(), self.trust_remote_code)
 
     def __repr__(self) -> str:
         return f"LocalEngine({self.model!r}, adapter={None if self.adapter is None else str(self.adapter)!r})"
@@ -227,16 +221,12 @@ class LocalEngine:
 
     def _encode(self, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
         """Messages as token ids; `ContextLengthError` if they leave no room for a reply."""
-        text = render_chat(self.tokenizer, messages)
-        with self._encoding:
-            ids = tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        ids = self._reader.encode(self.weights.folders[0], messages)
         if len(ids) >= self.weights.context:
             raise ContextLengthError(f"Expected a prompt of fewer than {self.weights.context} tokens, got {len(ids)}.")
         return ids
 
     def _job(self, ids: tuple[int, ...], seed: int, temperature: float, max_new_tokens: int | None) -> Job:
-        from sgt_modules.decoding import Job
-
         limit = min(max_new_tokens or self.max_new_tokens, self.weights.context - len(ids))
         return Job(ids, seed if temperature > 0 else 0, temperature, limit)
 
@@ -262,16 +252,18 @@ class LocalEngine:
         return asked.answer
 
     def _decode(self, jobs: Iterable[Job]) -> Mapping[Job, Decoded]:
-        with self._decoding:
-            return self._loaded().decode(jobs, self.max_batch_tokens)
+        return self._loaded().decode(jobs, self.max_batch_tokens)
 
     def _loaded(self) -> Decoder:
         with self._loading:
             if self._decoder is None:
                 from sgt_modules.decoding import Decoder
+                from sgt_modules.loading import Loaded
 
                 self.check()
-                self._decoder = Decoder(self.weights.folders, self.tokenizer, dtype=self.dtype, device=self.device)
+                trusting = self.trust_remote_code
+                loaded = Loaded(self.weights.folders, device=self.device, dtype=self.dtype, trust_remote_code=trusting)
+                self._decoder = Decoder(loaded, self.tokenizer)
             return self._decoder
 
 
@@ -312,9 +304,9 @@ class AsyncLocalEngine:
         return self
 
 
-def _restored(state: EngineState) -> LocalEngine:
+def _restored(state: EngineState, trust_remote_code: bool = False) -> LocalEngine:
     """What a pickle calls; a method would not do, cloudpickle takes those by value."""
-    return LocalEngine.load_state(state)
+    return LocalEngine.load_state(state, trust_remote_code=trust_remote_code)
 
 
 def _completion(job: Job, decoded: Decoded) -> Completion:

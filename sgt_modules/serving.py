@@ -15,7 +15,7 @@ from dspy.lm15 import LM15Error, ProviderError
 from sgt_modules.errors import SGTError
 
 if TYPE_CHECKING:
-    from sgt_modules.decoding import Decoded, Job
+    from sgt_modules.batching import Decoded, Job
 
 GAP = 0.002, 1 / 40
 """A batch is closed after this many seconds without a new request, or after this share of the last batch's seconds:
@@ -42,11 +42,17 @@ Decode = Callable[[Iterable["Job"]], Mapping["Job", "Decoded"]]
 def serve(queue: Queue, decode: ReferenceType[Decode], full: int) -> None:
     """Answer until the queue says None or the model is gone; requests of `full` tokens together wait for no more.
 
-    Holds the model only while it decodes, so that an engine nobody uses can be collected.
+    A caller who comes to an idle model, and had the last batch to himself, does not wait for company. Holds the model
+    only while it decodes, so that an engine nobody uses can be collected.
     """
-    took = 0.0
-    while (first := queue.get()) is not None:
-        asked, open_ = _gather(queue, first, took, full)
+    took, single = 0.0, False
+    while True:
+        idle = queue.empty()
+        first = queue.get()
+        if first is None:
+            return
+        asked, open_ = _gather(queue, first, took, full, waits=not (idle and single))
+        single = len(asked) == 1
         began = time.monotonic()
         _answer(asked, decode())
         took = time.monotonic() - began
@@ -55,15 +61,16 @@ def serve(queue: Queue, decode: ReferenceType[Decode], full: int) -> None:
             return
 
 
-def _gather(queue: Queue, first: Asked, took: float, full: int) -> tuple[list[Asked], bool]:
-    """All that waits, and what still arrives while it keeps arriving; and whether the queue is still open."""
+def _gather(queue: Queue, first: Asked, took: float, full: int, *, waits: bool) -> tuple[list[Asked], bool]:
+    """All that is there and, if it `waits`, what keeps arriving; and whether the queue is still open."""
     asked = [first]
     gap, patience = (max(least, share * took) for least, share in (GAP, PATIENCE))
-    until = time.monotonic() + patience
+    until = time.monotonic() + (patience if waits else 0.0)
     tokens = _tokens(first)
-    while tokens < full and (left := until - time.monotonic()) > 0:
+    while tokens < full:
+        left = min(gap, until - time.monotonic())
         try:
-            more = queue.get(timeout=min(gap, left))
+            more = queue.get(timeout=left) if left > 0 else queue.get_nowait()
         except Empty:
             break
         if more is None:

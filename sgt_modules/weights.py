@@ -50,7 +50,8 @@ class Weights:
     """The files of a model and its adapter, looked up when first asked for.
 
     With `sha256` or `adapter_sha256`, files of another fingerprint are refused by `check`. With a `revision` (a commit,
-    branch or tag), `model` is a hub id. A path must exist by then; nothing is fetched before.
+    branch or tag), `model` is a hub id; with `code`, its Python files are fetched too. A path must exist by then;
+    nothing is fetched before.
 
     >>> Weights("some/model").adapter is None
     True
@@ -64,23 +65,26 @@ class Weights:
         revision: str | None = None,
         sha256: str | None = None,
         adapter_sha256: str | None = None,
+        code: bool = False,
     ) -> None:
         shipped = _SHIPPED_NAME.fullmatch(str(model))
         self.model = str(SHIPPED / shipped[1]) if shipped else str(model)
         self.adapter = None if adapter is None else Path(adapter)
         self.revision = revision
         self._expected = (sha256, adapter_sha256)
+        self._code = code
+        self._known: dict[Path, str] = {}
 
     @cached_property
     def folders(self) -> tuple[Path, ...]:
         """The model's folder, then the adapter's if there is one. Raises `GeneratorNotFoundError`."""
         adapters = () if self.adapter is None else (check_adapter(self.adapter),)
-        return (resolve(self.model, self.revision), *adapters)
+        return (resolve(self.model, self.revision, code=self._code), *adapters)
 
     @cached_property
     def fingerprints(self) -> tuple[str, ...]:
         """sha256 (hex) of the weights in each of the folders."""
-        return tuple(fingerprint_of(folder) for folder in self.folders)
+        return tuple(self._known.get(folder) or fingerprint_of(folder) for folder in self.folders)
 
     @property
     def fingerprint(self) -> str:
@@ -92,6 +96,13 @@ class Weights:
     def context(self) -> int:
         """The most tokens that prompt and reply may have together."""
         return context_of(self.folders[0])
+
+    def with_adapter(self, adapter: str | Path | None) -> Weights:
+        """The same model with another adapter, or with none; its fingerprint is not computed again."""
+        other = Weights(self.model, adapter, revision=self.revision, code=self._code)
+        if "fingerprints" in vars(self):
+            other._known = {self.folders[0]: self.fingerprints[0]}
+        return other
 
     def check(self) -> None:
         """Raise `GeneratorNotFoundError` if files are missing, are not those that were saved, or don't fit together."""
@@ -170,8 +181,9 @@ def located(model: str, adapter: str | None) -> tuple[str, str | None]:
     return model, adapter
 
 
-def resolve(model: str | Path, revision: str | None = None) -> Path:
-    """The folder of a model's files: a path as it is, a hub id as its snapshot in the hub's cache (fetched if need be).
+def resolve(model: str | Path, revision: str | None = None, *, code: bool = False) -> Path:
+    """The folder of a model's files: a path as it is, a hub id as its snapshot in the hub's cache (fetched if need be,
+    with the model's own Python files if `code`).
 
     Raises `GeneratorNotFoundError` when there is no such folder, no such model, or no weights in safetensors.
 
@@ -181,7 +193,7 @@ def resolve(model: str | Path, revision: str | None = None) -> Path:
     """
     folder = Path(model).expanduser()
     if revision is not None or not folder.is_dir():
-        folder = _snapshot(str(model), revision)
+        folder = _snapshot(str(model), revision, code=code)
     _refuse_pickles(folder)
     if not (folder / WHOLE_MODEL).is_file() or not _weights(folder):
         raise GeneratorNotFoundError(
@@ -273,7 +285,7 @@ def _refuse_pickles(folder: Path) -> None:
         )
 
 
-def _snapshot(hub_id: str, revision: str | None) -> Path:
+def _snapshot(hub_id: str, revision: str | None, *, code: bool) -> Path:
     expected = (
         f"Expected a folder with {WHOLE_MODEL} and {_SAFE}, or a hub id such as 'Qwen/Qwen3-1.7B', got {hub_id!r}"
     )
@@ -286,7 +298,8 @@ def _snapshot(hub_id: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
-    fetch = partial(snapshot_download, hub_id, revision=revision, allow_patterns=list(_WANTED))
+    wanted = [*_WANTED, "*.py"] if code else [*_WANTED]
+    fetch = partial(snapshot_download, hub_id, revision=revision, allow_patterns=wanted)
     try:
         try:
             return Path(fetch())
@@ -296,5 +309,7 @@ def _snapshot(hub_id: str, revision: str | None) -> Path:
         at = "" if revision is None else f" at revision {revision!r}"
         raise GeneratorNotFoundError(
             f"{expected}{at}, which is no folder here and could not be had from the hub "
-            f"({type(error).__name__}). Check the name and the network, or pass a local path."
+            f"({type(error).__name__}). Check the name and the network; without a network, fetch it elsewhere with "
+            f"`hf download {hub_id} --local-dir FOLDER` and pass that folder: it needs {WHOLE_MODEL}, {_SAFE} and the "
+            "tokenizer's files."
         ) from error

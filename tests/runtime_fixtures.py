@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Literal
 
 import dspy
 import torch
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from sgt_modules import SupplementGenerator
 from sgt_modules.engine import LocalEngine
@@ -58,15 +59,15 @@ def tiny_model(folder: Path, *, seed: int = 0, window: int = 512) -> Path:
     return folder
 
 
-def tiny_adapter(model: Path, folder: Path, *, seed: int = 0) -> Path:
+def tiny_adapter(model: Path, folder: Path, *, seed: int = 0, bias: Literal["none", "all"] = "none") -> Path:
     """A random LoRA adapter for a tiny model, as a PEFT folder."""
     from peft import LoraConfig, get_peft_model
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         adapted = get_peft_model(
-            Qwen3ForCausalLM.from_pretrained(model),
-            LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM"),
+            AutoModelForCausalLM.from_pretrained(model),
+            LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM", bias=bias),
         )
     adapted.save_pretrained(folder)
     return folder

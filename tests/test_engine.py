@@ -19,9 +19,10 @@ from dspy.lm15 import Config, ContextLengthError, Message, Request, UnsupportedF
 from runtime_fixtures import tiny_adapter, tiny_engine, tiny_model
 from transformers import AutoModelForCausalLM
 
-from sgt_modules.decoding import Job, batches
-from sgt_modules.engine import LocalEngine, render_chat
+from sgt_modules.batching import Job, batches
+from sgt_modules.engine import LocalEngine
 from sgt_modules.errors import GeneratorNotFoundError
+from sgt_modules.reading import render_chat
 
 # PEFT 0.21 asks transformers 5.23 by a deprecated name.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")

@@ -25,8 +25,9 @@ from optimizers.quiet import silence
 from optimizers.records import Checkpoint, PreferencePair, SFTExample
 from optimizers.training import LoRASettings, TrainingSettings
 from optimizers.trl_trainer import TRLTrainer
-from sgt_modules.engine import LocalEngine, render_chat
+from sgt_modules.engine import LocalEngine
 from sgt_modules.errors import NoPreferencePairsError, TrainingError
+from sgt_modules.reading import render_chat
 
 CHAT = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"

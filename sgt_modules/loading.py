@@ -1,0 +1,221 @@
+"""Models in memory: one base for all that use it, which wears an adapter for as long as a batch takes.
+
+Loaded ──> Base (weights, lock) <── Loaded          each Loaded brings at most an adapter along
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+import warnings
+import weakref
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import torch
+from transformers import AutoModelForCausalLM
+from transformers.utils import logging as transformers_logging
+
+from sgt_modules.errors import GeneratorNotFoundError
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from peft.tuners.tuners_utils import BaseTuner
+    from transformers import PreTrainedModel
+
+_DTYPES = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_Key = tuple[object, ...]
+
+
+def choose_device(name: str, *, cuda: bool, mps: bool) -> str:
+    """Where to compute: `name`, or for `auto` the best of what is there. Raises `ValueError` for what is not.
+
+    >>> choose_device("auto", cuda=False, mps=True), choose_device("cpu", cuda=True, mps=False)
+    ('mps', 'cpu')
+    """
+    here = [kind for kind, present in (("cuda", cuda), ("mps", mps), ("cpu", True)) if present]
+    if name == "auto":
+        return here[0]
+    kind = name.partition(":")[0]
+    if kind in ("cuda", "mps") and kind not in here:
+        raise ValueError(f"Expected a device of this machine ({', '.join(here)}), got {name!r}. Use device='auto'.")
+    return name
+
+
+def choose_dtype(name: str, device: str, *, bfloat16: bool = True) -> str:
+    """The precision: `name`, or for `auto` what the device computes well; `bfloat16` says whether a GPU can do that.
+
+    >>> [choose_dtype("auto", device) for device in ("cuda:1", "mps", "cpu")]
+    ['bfloat16', 'float16', 'float32']
+    """
+    kind = device.partition(":")[0]
+    if name == "auto":
+        return {"cuda": "bfloat16" if bfloat16 else "float16", "mps": "float16"}.get(kind, "float32")
+    if name not in _DTYPES:
+        raise ValueError(f"Expected dtype 'auto' or one of {sorted(_DTYPES)}, got {name!r}.")
+    if (kind, name) == ("mps", "float64"):
+        raise ValueError("Expected a dtype that device 'mps' has, got 'float64'. Use 'float32', or device='cpu'.")
+    return name
+
+
+def place(device: str, dtype: str) -> tuple[torch.device, torch.dtype]:
+    """Both choices on this machine."""
+    cuda = torch.cuda.is_available()
+    where = choose_device(device, cuda=cuda, mps=torch.backends.mps.is_available())
+    able = not cuda or torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.device(where), _DTYPES[choose_dtype(dtype, where, bfloat16=able)]
+
+
+class Base:
+    """A model without adapters, and those it can put on. One user at a time: `wearing` waits for its turn."""
+
+    def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype, *, trust_remote_code: bool) -> None:
+        self._model = _load(folder, device, dtype, trust_remote_code=trust_remote_code)
+        self._device, self._dtype = device, dtype
+        self._turn = threading.RLock()
+        self._adapted: PeftModel | None = None
+        self._worn: str | None = None
+        self._names = (f"adapter{number}" for number in itertools.count())
+        self._stale: deque[str] = deque()
+
+    def add(self, folder: Path) -> str:
+        """Load an adapter; its name here."""
+        from peft import PeftModel
+
+        with self._turn, quietly():
+            name, where = next(self._names), str(self._device)
+            if self._adapted is None:
+                self._adapted = PeftModel.from_pretrained(self._model, str(folder), name, torch_device=where)
+            else:
+                self._adapted.load_adapter(str(folder), name, torch_device=where)
+            if self._dtype == torch.float64:  # PEFT widens an adapter's weights to single precision, and no further
+                cast("torch.nn.Module", self._model).to(self._dtype)
+            self._model.eval()
+            self._wear(name)
+            return name
+
+    def drop(self, name: str) -> None:
+        """Forget an adapter before the next use. May be called from any thread, at any time."""
+        self._stale.append(name)
+
+    @contextmanager
+    def wearing(self, name: str | None) -> Iterator[PreTrainedModel]:
+        """The model with that adapter, or with none, while the block runs."""
+        with self._turn:
+            self._clear()
+            if name != self._worn:
+                self._wear(name)
+            yield self._model
+
+    def _wear(self, name: str | None) -> None:
+        if self._adapted is not None:
+            tuner = cast("BaseTuner", self._adapted.base_model)
+            if name is None:
+                tuner.disable_adapter_layers()
+            else:
+                tuner.enable_adapter_layers()
+                self._adapted.set_adapter(name)
+        self._worn = name
+
+    def _clear(self) -> None:
+        while self._stale and self._adapted is not None:
+            name = self._stale.popleft()
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=".*was active which is now deleted")
+                self._adapted.delete_adapter(name)
+            self._wear(None)  # PEFT may have put on another one
+
+
+class Loaded:
+    """A base with at most one adapter, ready for use; the base is shared with whoever loads the same.
+
+    An adapter that changes the base's own weights gets a base for itself.
+    """
+
+    def __init__(
+        self, folders: Sequence[Path], *, device: str = "auto", dtype: str = "auto", trust_remote_code: bool = False
+    ) -> None:
+        """`folders`: the model's, then the adapter's if there is one."""
+        self.device, self.dtype = place(device, dtype)
+        folder, *adapters = folders
+        alone = not all(map(_only_adds, adapters))
+        self._base = _base(folder, self.device, self.dtype, trust_remote_code=trust_remote_code, alone=alone)
+        self._adapter = self._base.add(adapters[0]) if adapters else None
+        if self._adapter is not None:
+            weakref.finalize(self, self._base.drop, self._adapter).atexit = False
+
+    @contextmanager
+    def model(self) -> Iterator[PreTrainedModel]:
+        """The model, for this user alone while the block runs."""
+        with self._base.wearing(self._adapter) as model:
+            yield model
+
+
+_BASES: weakref.WeakValueDictionary[_Key, Base] = weakref.WeakValueDictionary()
+_LOADING = threading.Lock()
+
+
+def _base(folder: Path, device: torch.device, dtype: torch.dtype, *, trust_remote_code: bool, alone: bool) -> Base:
+    """The base of these files: the one in memory, unless they have changed since or it is to be `alone`."""
+    found = sorted((*folder.resolve().glob("*.safetensors"), *folder.resolve().glob("*.json")))
+    files = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in found]
+    key = (*files, device, dtype, trust_remote_code)
+    with _LOADING:
+        base = None if alone else _BASES.get(key)
+        if base is None:
+            base = Base(folder, device, dtype, trust_remote_code=trust_remote_code)
+            if not alone:
+                _BASES[key] = base
+        return base
+
+
+def _only_adds(adapter: Path) -> bool:
+    """Whether an adapter leaves the base's own weights as they are, so that it can be taken off again."""
+    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    return (
+        config.get("peft_type") == "LORA"
+        and config.get("bias", "none") == "none"
+        and not config.get("layer_replication")
+        and config.get("init_lora_weights") in (None, True, False, "gaussian")  # others move part of the base
+    )
+
+
+def _load(folder: Path, device: torch.device, dtype: torch.dtype, *, trust_remote_code: bool) -> PreTrainedModel:
+    with quietly():
+        try:
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code, local_files_only=True
+            )
+        except ValueError as error:
+            if "trust_remote_code" not in str(error):
+                raise
+            raise GeneratorNotFoundError(untrusted(folder)) from error
+    return cast("PreTrainedModel", cast("torch.nn.Module", model).to(device).eval())
+
+
+def untrusted(folder: Path) -> str:
+    """What to say of a model that only runs with its own code."""
+    return (
+        f"Expected a model that transformers knows, got {str(folder)!r}, which brings code of its own. Read that code, "
+        "and if you trust it pass LocalEngine(..., trust_remote_code=True)."
+    )
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """No progress bar a model: a run loads one for each stage."""
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            # PEFT 0.21 asks a model for the old name of a property when it loads an adapter.
+            old_name = "`is_gradient_checkpointing` is deprecated"
+            warnings.filterwarnings("ignore", message=old_name, category=FutureWarning)
+            yield
+    finally:
+        if bars:
+            transformers_logging.enable_progress_bar()

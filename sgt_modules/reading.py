@@ -1,0 +1,127 @@
+"""Chat messages as the model reads them: through its own chat template, the same on every day and in training."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from sgt_modules.errors import GeneratorNotFoundError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Messages = Sequence[Mapping[str, str]]
+"""Each with its `role` (`system`, `user`, `assistant`) and its `content`."""
+
+_ONE_DAY = (
+    "{% macro strftime_now(form) %}{{ form | replace('%d', '26') | replace('%B', 'July') | replace('%b', 'Jul')"
+    " | replace('%m', '07') | replace('%Y', '2024') | replace('%y', '24') }}{% endmacro %}"
+)
+"""What stands before a template that asks for today's date: it is always the 26th of July 2024, which Llama's own
+template falls back to, as a prompt must not change overnight."""
+
+
+def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> str:
+    """Messages as the text after which the model writes its reply, thinking off.
+
+    Training and inference both go through here, so that they see the same tokens. A system text moves into the first
+    user message where the template refuses the role or leaves it out, and neighbours of one role become one message
+    where it wants roles to alternate. Raises `GeneratorNotFoundError` for a tokenizer without a chat template, or with
+    one that takes none of this.
+    """
+    from jinja2 import TemplateError
+
+    if not tokenizer.chat_template:
+        raise GeneratorNotFoundError(
+            f"Expected a model with a chat template, got {tokenizer.name_or_path!r} without one. "
+            "Use an instruction-tuned model."
+        )
+    try:
+        text = _applied(tokenizer, messages)
+        if all(message["content"].strip() in text for message in messages if message["role"] == "system"):
+            return text
+    except TemplateError:
+        pass
+    try:
+        return _applied(tokenizer, alternating(messages))
+    except TemplateError as error:
+        raise GeneratorNotFoundError(
+            f"Expected a chat template that takes the roles {[each['role'] for each in messages]}, got that of "
+            f"{tokenizer.name_or_path!r}, which says: {error}. Use a model made for chat."
+        ) from error
+
+
+def alternating(messages: Messages) -> list[dict[str, str]]:
+    """The same conversation without system messages: user and assistant in turns, beginning with the user.
+
+    >>> alternating([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}])
+    [{'role': 'user', 'content': 'Be brief.\\n\\nHi'}]
+    """
+    turns: list[dict[str, str]] = []
+    for message in messages:
+        role = "user" if message["role"] == "system" else message["role"]
+        if turns and turns[-1]["role"] == role:
+            turns[-1]["content"] += f"\n\n{message['content']}"
+        else:
+            turns.append({"role": role, "content": message["content"]})
+    return turns
+
+
+class Reader:
+    """A model's tokenizer, loaded at first use; engines of one base share it. Safe for many threads.
+
+    >>> Reader(trust_remote_code=False).loaded
+    False
+    """
+
+    def __init__(self, *, trust_remote_code: bool) -> None:
+        self._trust = trust_remote_code
+        self._loading, self._encoding = threading.Lock(), threading.Lock()
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the tokenizer is in memory."""
+        return self._tokenizer is not None
+
+    def tokenizer(self, folder: Path) -> PreTrainedTokenizerBase:
+        """The tokenizer in a model's folder; a folder's is read once. Raises `GeneratorNotFoundError`."""
+        with self._loading:
+            tokenizer = self._tokenizer
+            if tokenizer is None:
+                from transformers import AutoTokenizer
+
+                try:
+                    tokenizer = cast(
+                        "PreTrainedTokenizerBase",
+                        AutoTokenizer.from_pretrained(folder, trust_remote_code=self._trust, local_files_only=True),
+                    )
+                except ValueError as error:
+                    raise GeneratorNotFoundError(
+                        f"Expected a tokenizer in {str(folder)!r}, got {type(error).__name__}: {error} Save it there "
+                        "with save_pretrained(); if it is code of the model's own that you trust, pass "
+                        "LocalEngine(..., trust_remote_code=True)."
+                    ) from error
+                self._tokenizer = tokenizer
+            return tokenizer
+
+    def encode(self, folder: Path, messages: Messages) -> tuple[int, ...]:
+        """Messages as token ids."""
+        tokenizer = self.tokenizer(folder)
+        text = render_chat(tokenizer, messages)
+        with self._encoding:
+            return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _applied(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> str:
+    template = tokenizer.get_chat_template()
+    text = tokenizer.apply_chat_template(
+        [dict(message) for message in messages],
+        chat_template=f"{_ONE_DAY}{template}" if "strftime_now" in template else template,
+        tokenize=False,
+        add_generation_prompt=True,
+        enable_thinking=False,
+    )
+    return str(text)

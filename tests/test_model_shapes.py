@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import dspy
+import pytest
+import torch
+from dspy.lm15 import Config, Message, Request
+from families import FAMILIES, Family, family_model, family_tokenizer
+from runtime_fixtures import tiny_adapter
+from transformers import AutoModelForCausalLM
+
+from optimizers.encoding import encode, end_of_turn
+from sgt_modules.engine import LocalEngine
+from sgt_modules.errors import GeneratorNotFoundError
+from sgt_modules.reading import render_chat
+
+# PEFT 0.21 asks transformers 5.23 by a deprecated name.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+
+PROMPTS = ["one", "two words", "the first of two long ones, past any window", "the first of two long ones", "one"]
+
+
+@dataclass(frozen=True)
+class Shape:
+    family: Family
+    folder: Path
+    engine: LocalEngine
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def shape(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Shape:
+    family = FAMILIES[request.param]
+    folder = family_model(family, tmp_path_factory.mktemp("family") / "model")
+    return Shape(family, folder, LocalEngine(folder, dtype="float64", device="cpu", max_new_tokens=16))
+
+
+def likeliest(folder: Path, ids: list[int], ends: tuple[int, ...], limit: int) -> list[int]:
+    """The likeliest tokens, each from a whole pass without a cache; the first end token is the last of them."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
+    chosen: list[int] = []
+    while len(chosen) < limit and not set(chosen) & set(ends):
+        with torch.no_grad():
+            logits = model(torch.tensor([[*ids, *chosen]]), use_cache=False).logits
+        chosen.append(int(logits[0, -1].argmax()))
+    return chosen
+
+
+def test_a_model_of_each_family_says_what_it_would_say_without_any_cache_or_batch(shape: Shape) -> None:
+    tokenizer = shape.engine.tokenizer
+    ends = tuple(tokenizer.convert_tokens_to_ids(list(shape.family.ends)))
+    replies = shape.engine.sample(PROMPTS, seeds=range(5), temperature=0.0)
+    for prompt, reply in zip(PROMPTS, replies, strict=True):
+        text = render_chat(tokenizer, [{"role": "user", "content": prompt}])
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        expected = likeliest(shape.folder, ids, ends, 16)
+        assert reply.text == tokenizer.decode(expected, skip_special_tokens=True)
+        assert reply.tokens == len(expected)
+
+
+@pytest.mark.parametrize("budget", [100_000, 250])
+def test_a_sample_does_not_depend_on_its_batch(shape: Shape, budget: int) -> None:
+    engine = LocalEngine(shape.folder, dtype="float64", device="cpu", max_batch_tokens=budget, max_new_tokens=16)
+    prompts, seeds = PROMPTS * 3, range(15)
+    together = engine.sample(prompts, seeds=seeds)
+    alone = [engine.sample([prompt], seeds=[seed])[0] for prompt, seed in zip(prompts, seeds, strict=True)]
+    assert [each.text for each in together] == [each.text for each in alone]
+    assert [each.logprob for each in together] == pytest.approx([each.logprob for each in alone])
+    assert len({each.text for each in together}) > 10
+
+
+def test_an_adapter_changes_what_it_says_and_can_be_taken_off(shape: Shape, tmp_path: Path) -> None:
+    plain = shape.engine.sample(PROMPTS, seeds=range(5))
+    adapted = shape.engine.with_adapter(tiny_adapter(shape.folder, tmp_path / "adapter"))
+    assert adapted.sample(PROMPTS, seeds=range(5)) != plain
+    assert shape.engine.sample(PROMPTS, seeds=range(5)) == plain
+
+
+def test_training_reads_the_tokens_that_inference_reads(shape: Shape) -> None:
+    tokenizer = shape.engine.tokenizer
+    end = end_of_turn(AutoModelForCausalLM.from_pretrained(shape.folder).generation_config.eos_token_id, tokenizer)
+    (row,) = encode([("Which of them?", ("[plan] Look.",))], tokenizer, end)
+    job = shape.engine._requested(Request(model="m", messages=(Message.user("Which of them?"),)))
+    assert tuple(row.prompt) == job.ids
+    if shape.family.begin is not None:
+        assert row.prompt.count(tokenizer.bos_token_id) == 1
+    assert tokenizer.decode(row.completions[0]) == f"[plan] Look.{tokenizer.decode([end])}"
+
+
+def test_a_system_text_is_read_once_whether_or_not_the_family_has_the_role(shape: Shape) -> None:
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "one"}]
+    text = render_chat(shape.engine.tokenizer, messages)
+    assert text.count("Be brief.") == 1
+    assert ("Be brief.\n\none" in text) != shape.family.takes_system
+    assert text.index("Be brief.") < text.index("one")
+
+
+def test_demonstrations_and_neighbours_of_one_role_are_all_read(shape: Shape) -> None:
+    said = [("system", "rule"), ("user", "q1"), ("assistant", "a1"), ("user", "q2"), ("user", "q3")]
+    text = render_chat(shape.engine.tokenizer, [{"role": role, "content": content} for role, content in said])
+    places = [text.index(content) for _, content in said]
+    assert places == sorted(places)
+
+
+def test_thinking_is_off(shape: Shape) -> None:
+    text = render_chat(shape.engine.tokenizer, [{"role": "user", "content": "one"}])
+    if "<think>" in shape.family.template:
+        assert text.endswith("<think>\n\n</think>\n\n")
+    assert "/think\n" not in text
+
+
+def test_a_prompt_is_the_same_every_day(shape: Shape) -> None:
+    text = render_chat(shape.engine.tokenizer, [{"role": "user", "content": "one"}])
+    assert ("26 Jul" in text) == shape.family.tells_date
+
+
+def test_dspy_talks_to_it(shape: Shape) -> None:
+    lm = dspy.LM(shape.engine.model_name, engine=shape.engine, cache=False)
+    config = Config(max_tokens=4)
+    request = Request(model=lm.model, system="Be brief.", messages=(Message.user("one"),), config=config)
+    assert lm(request).text == shape.engine.complete(request).text
+    assert lm("one", max_tokens=4) == [shape.engine.ask("one", max_new_tokens=4).text]
+
+
+def test_single_precision_agrees_with_double(shape: Shape) -> None:
+    single = LocalEngine(shape.folder, dtype="float32", device="cpu", max_new_tokens=1)
+    double = [each.logprob for each in shape.engine.sample(PROMPTS, seeds=range(5), temperature=0.0, max_new_tokens=1)]
+    replies = single.sample(PROMPTS, seeds=range(5), temperature=0.0)
+    assert [each.logprob for each in replies] == pytest.approx(double, abs=1e-3)
+
+
+def test_a_template_that_takes_no_user_is_refused_with_its_own_words() -> None:
+    tokenizer = family_tokenizer(FAMILIES["Mistral"])
+    with pytest.raises(GeneratorNotFoundError, match="Roles must alternate"):
+        render_chat(tokenizer, [{"role": "assistant", "content": "one"}])
