@@ -14,7 +14,7 @@ from transformers.utils.generic import ModelOutput
 IGNORED = -100
 """The label of a token that is not trained on."""
 
-_RESCALING = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
+RESCALING = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
 """What a model's config may name that changes the logits after the output head."""
 
 
@@ -52,6 +52,16 @@ def sequence_nll(logps: Tensor, lengths: Tensor) -> Tensor:
     return -(logps / lengths).mean()
 
 
+def token_logps(states: Tensor, targets: Tensor, project: Callable[[Tensor], Tensor]) -> Tensor:
+    """The log-probability of each target under the output head at its state: shape (tokens,), in single precision.
+
+    >>> import torch
+    >>> round(token_logps(torch.zeros(1, 2), torch.tensor([1]), lambda states: states).item(), 4)
+    -0.6931
+    """
+    return -functional.cross_entropy(project(states).float(), targets, reduction="none")
+
+
 def label_logps(hidden: Tensor, labels: Tensor, project: Callable[[Tensor], Tensor]) -> Tensor:
     """The log-probability of each next label: shape (rows, tokens - 1), 0.0 where the label is `IGNORED`.
 
@@ -65,14 +75,13 @@ def label_logps(hidden: Tensor, labels: Tensor, project: Callable[[Tensor], Tens
     """
     following = labels[:, 1:]
     wanted = following != IGNORED
-    logits = project(hidden[:, :-1][wanted]).float()
-    found = -functional.cross_entropy(logits, following[wanted], reduction="none")
+    found = token_logps(hidden[:, :-1][wanted], following[wanted], project)
     return found.new_zeros(wanted.shape).masked_scatter(wanted, found)
 
 
 @dataclass
 class Scored(ModelOutput):
-    """What a model returns after `score_labels_only`."""
+    """What a model returns instead of logits: log-probabilities, of each token or of each completion."""
 
     log_probs: Tensor | None = None
 
@@ -84,7 +93,7 @@ def score_labels_only(model: PreTrainedModel) -> None:
     model's step. Left as it is on CUDA, and for models that change the logits after the head.
     """
     config = model.config.get_text_config()
-    if model.device.type == "cuda" or any(getattr(config, name, None) not in (None, 1.0) for name in _RESCALING):
+    if model.device.type == "cuda" or any(getattr(config, name, None) not in (None, 1.0) for name in RESCALING):
         return
 
     def forward(*, labels: Tensor, fused_lm_head: bool, **inputs: Tensor) -> Scored:  # noqa: ARG001

@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar, get_args
 
 from optimizers.records import Checkpoint, PreferencePair, SFTExample
 from sgt_modules.errors import SetupError
@@ -20,6 +20,9 @@ OnStep = Callable[[int, int, float], None]
 
 Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 """How the learning rate goes on after the warm-up."""
+
+Forward = Literal["shared", "pairwise"]
+"""What a preference round reads: each distinct completion once a step, or each pair by itself."""
 
 POOL = 16
 """Batches that are sorted by length together: few enough to keep the order random, enough to save the padding."""
@@ -100,7 +103,8 @@ class TrainingSettings:
     `alpha` the weight of the chosen supplement's length-normalised NLL. Rows of more than `max_length` tokens, prompt,
     supplement and end together, are left out and counted. `bf16` is mixed precision: None means on CUDA only.
     `gradient_checkpointing` saves memory at about a fifth more time; small models do not need it. `lora=None` trains
-    all weights.
+    all weights. `dpo_forward="shared"` fills the steps of a DPO round with pairs of the same prompts and reads each
+    prompt and completion of a step once; `"pairwise"` is TRL's way, which reads all that a pair has with every pair.
 
     >>> TrainingSettings(lora=None, batch_size=32).beta
     0.1
@@ -124,6 +128,7 @@ class TrainingSettings:
     max_length: int = 4096
     gradient_checkpointing: bool = True
     bf16: bool | None = None
+    dpo_forward: Forward = "pairwise"
 
     def __post_init__(self) -> None:
         least = {"sft_epochs": 1, "dpo_epochs": 1, "batch_size": 1, "gradient_accumulation": 1, "max_length": 2}
@@ -133,6 +138,8 @@ class TrainingSettings:
         for name in ("sft_learning_rate", "dpo_learning_rate", "beta", "max_grad_norm"):
             if not getattr(self, name) > 0:
                 raise SetupError(f"Expected {name} above 0, got {getattr(self, name)}.")
+        if self.dpo_forward not in get_args(Forward):
+            raise SetupError(f"Expected dpo_forward to be one of {get_args(Forward)}, got {self.dpo_forward!r}.")
         if not (0 <= self.warmup < 1 and self.alpha >= 0):
             raise SetupError(f"Expected 0 <= warmup < 1 and alpha >= 0, got {self.warmup} and {self.alpha}.")
 

@@ -17,9 +17,9 @@ from typing import TypeVar, cast
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 from trl.trainer.sft_config import SFTConfig
@@ -29,6 +29,8 @@ from optimizers.encoding import Row, Texts, encode, end_of_turn, fitting
 from optimizers.losses import IGNORED, dpo_loss, score_labels_only, sequence_nll
 from optimizers.quiet import QuietTrainer, Steps, random_states_kept, replacing, silence
 from optimizers.records import Checkpoint, PreferencePair, SFTExample
+from optimizers.shared_dpo import SharedTrainer
+from optimizers.sharing import distinct
 from optimizers.training import OnStep, TrainingSettings
 from sgt_modules.errors import NoPreferencePairsError, TrainingError
 from sgt_modules.weights import ADAPTER, WHOLE_MODEL, fingerprint_of, record_base, resolve
@@ -86,11 +88,12 @@ class TRLTrainer:
             reason = "Expected preference pairs, got none: no query has both a winner and a loser. "
             raise NoPreferencePairsError(reason + "Sample more, or use harder (or easier) examples.")
         texts = [(pair.prompt, (pair.chosen, pair.rejected)) for pair in pairs]
-        return self._train(_DPO, texts, start, output, seed, Steps(on_step))
+        kind = _SharedDPO if self.settings.dpo_forward == "shared" else _DPO
+        return self._train(kind, texts, start, output, seed, Steps(on_step))
 
     def _train(
         self,
-        kind: type[_SFT] | type[_DPO],
+        kind: type[_SFT | _DPO | _SharedDPO],
         texts: Texts,
         start: Checkpoint | None,
         output: Path,
@@ -200,7 +203,7 @@ class _SFT(QuietTrainer, SFTTrainer):
             }
         )
         trainer = cls(job.model, config, train_dataset=rows, processing_class=job.tokenizer, peft_config=job.adapter())
-        score_labels_only(_bare(trainer))
+        score_labels_only(_bare(trainer.model))
         return trainer
 
     def compute_loss(
@@ -235,7 +238,7 @@ class _DPO(QuietTrainer, DPOTrainer):
             job.model, args=config, train_dataset=rows, processing_class=job.tokenizer, peft_config=job.adapter()
         )
         trainer.alpha = job.settings.alpha
-        score_labels_only(_bare(trainer))
+        score_labels_only(_bare(trainer.model))
         trainer.train_dataset = trainer._with_reference(rows, [row.length for row in job.rows])
         return trainer
 
@@ -271,9 +274,25 @@ class _DPO(QuietTrainer, DPOTrainer):
         return loss + self.alpha * sequence_nll(chosen, lengths)
 
 
-def _bare(trainer: QuietTrainer) -> PreTrainedModel:
+class _SharedDPO(SharedTrainer):
+    """The same loss with each distinct completion of a step read once; none of it is TRL's but the arguments."""
+
+    @classmethod
+    def of(cls, job: _Job) -> _SharedDPO:
+        settings, adapter = job.settings, job.adapter()
+        config = job.config(DPOConfig, settings.dpo_epochs, settings.dpo_learning_rate)
+        config.per_device_train_batch_size = settings.batch_size * settings.gradient_accumulation
+        config.gradient_accumulation_steps, config.remove_unused_columns = 1, False
+        set_seed(job.seed)
+        model = job.model if adapter is None else get_peft_model(cast("PreTrainedModel", job.model), adapter)
+        if isinstance(model, PeftModel) and settings.gradient_checkpointing:
+            model.enable_input_require_grads()
+        padding = cast("int | None", job.tokenizer.pad_token_id) or 0
+        return cls(model, config, bare=_bare(model), pairs=distinct(job.rows), settings=settings, padding=padding)
+
+
+def _bare(model: object) -> PreTrainedModel:
     """The model under its adapter."""
-    model = trainer.model
     return cast("PreTrainedModel", model.base_model.model if isinstance(model, PeftModel) else model)
 
 
@@ -287,5 +306,5 @@ def _save(trainer: QuietTrainer, tokenizer: PreTrainedTokenizerBase, folder: Pat
         trainer.model.save_pretrained(str(folder), selected_adapters=["default"], save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)
     else:
-        _bare(trainer).save_pretrained(folder)
+        _bare(trainer.model).save_pretrained(folder)
         tokenizer.save_pretrained(folder)

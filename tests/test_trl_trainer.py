@@ -177,13 +177,14 @@ def test_a_reply_ends_with_the_token_that_stops_generation():
         end_of_turn(None, made)
 
 
+@pytest.mark.parametrize("forward", ["shared", "pairwise"])
 @pytest.mark.parametrize(("alpha", "types"), [(0.0, ["sigmoid"]), (1.0, ["sigmoid", "sft"])])
 def test_the_loss_is_trls_where_both_mean_the_same(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alpha: float, types: list[str]
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alpha: float, types: list[str], forward: str
 ):
     """All pairs in each step, and all chosen of one length, where a mean over tokens is one over sequences."""
     losses = Losses()
-    TRLTrainer(model, settings(batch_size=6, dpo_epochs=3, alpha=alpha)).dpo(
+    TRLTrainer(model, settings(batch_size=6, dpo_epochs=3, alpha=alpha, dpo_forward=forward)).dpo(
         PAIRS, start=None, output=tmp_path / "dpo", seed=3, on_step=losses
     )
     monkeypatch.setenv("CI", "1")  # TRL sends no telemetry then
@@ -224,9 +225,11 @@ def test_the_loss_is_trls_where_both_mean_the_same(
     assert losses == [pytest.approx(each, rel=1e-5) for each in seen]
 
 
-def test_the_reference_of_every_round_is_the_model_at_its_start(model: Path, tmp_path: Path):
+@pytest.mark.parametrize("forward", ["shared", "pairwise"])
+def test_the_reference_of_every_round_is_the_model_at_its_start(model: Path, tmp_path: Path, forward: str):
     """With alpha = 0 the first loss of a round is log 2, and the last is not: so the base is not the reference."""
-    trainer, start = TRLTrainer(model, settings(alpha=0.0, batch_size=6, dpo_epochs=6, dpo_learning_rate=3e-3)), None
+    chosen = settings(alpha=0.0, batch_size=6, dpo_epochs=6, dpo_learning_rate=3e-3, dpo_forward=forward)
+    trainer, start = TRLTrainer(model, chosen), None
     for round_ in (1, 2, 3):
         losses = Losses()
         start = trainer.dpo(PAIRS, start=start, output=tmp_path / f"dpo{round_}", seed=round_, on_step=losses)
@@ -243,8 +246,9 @@ def test_a_round_goes_on_from_the_weights_of_its_start(model: Path, tmp_path: Pa
     assert dpo.fingerprint == sft.fingerprint
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others(model: Path, tmp_path: Path):
-    trainer = TRLTrainer(model, settings(dpo_epochs=1))
+@pytest.mark.parametrize("forward", ["shared", "pairwise"])
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(model: Path, tmp_path: Path, forward: str):
+    trainer = TRLTrainer(model, settings(dpo_epochs=1, dpo_forward=forward))
     found = []
     for run, seed in enumerate((0, 0, 1)):
         random.random()

@@ -1,0 +1,128 @@
+"""A preference round in which each distinct completion is read once a step, and each prompt once with all of its own.
+
+The objective of a step is the mean over its pairs, as if each pair had been read by itself: pairs index the
+log-probabilities of their completions. A step is read in parts of at most twice `batch_size` completions, as many as
+that many pairs would have, and their gradients add up.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset, Sampler
+from transformers import PreTrainedModel, TrainingArguments
+
+from optimizers.losses import dpo_loss, sequence_nll
+from optimizers.quiet import QuietTrainer
+from optimizers.shared_forward import laid_out, score_completions, shares_prompts
+from optimizers.sharing import Couple, Distinct, PromptGrouped, blocks, parts
+from optimizers.training import TrainingSettings
+
+_MODEL = ("input_ids", "position_ids", "segments", "sources", "targets")
+Part = dict[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers(Dataset[int]):
+    """The numbers below `size`, as a data set: what a batch holds is looked up when it is put together."""
+
+    size: int
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+
+class SharedTrainer(QuietTrainer):
+    """Trains `model`, with its adapter if it has one, on `pairs`; `bare` is the model under the adapter.
+
+    A batch of `arguments` is a step: accumulation happens inside it.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        arguments: TrainingArguments,
+        *,
+        bare: PreTrainedModel,
+        pairs: Distinct,
+        settings: TrainingSettings,
+        padding: int,
+    ) -> None:
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0  # as TRL does: dropout would make the policy differ from its reference at the start
+        super().__init__(model, arguments, train_dataset=Numbers(len(pairs.pairs)), data_collator=self._collate)
+        self._pairs, self._settings, self._padding = pairs, settings, padding
+        self._longest = settings.max_length if shares_prompts(bare) else 0
+        score_completions(bare)
+        self._reference = self._scored()
+
+    def step_of(self, indices: Sequence[int]) -> list[Part]:
+        """The inputs of a step over the pairs of these indices, in parts that fit in memory."""
+        couples = [self._pairs.pairs[index] for index in indices]
+        return [self._part(part, len(couples)) for part in parts(couples, 2 * self._settings.batch_size)]
+
+    def _part(self, couples: Sequence[Couple], of: int) -> Part:
+        rows, order = blocks(self._pairs, {number for couple in couples for number in couple}, self._longest)
+        place = {number: at for at, number in enumerate(order)}
+        return {
+            **laid_out(rows, self._padding),
+            "pairs": torch.tensor([[place[number] for number in couple] for couple in couples]),
+            "reference": self._reference[torch.tensor(order)],
+            "share": torch.tensor(len(couples) / of),
+        }
+
+    def _collate(self, indices: list[int]) -> dict[str, list[Part]]:
+        return {"parts": self.step_of(indices)}
+
+    def training_step(
+        self, model: nn.Module, inputs: Mapping[str, object], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """The step's loss; the gradients of its parts add up."""
+        steps = super().training_step
+        losses = [steps(model, part) for part in cast("list[Part]", inputs["parts"])]
+        return torch.stack(losses).sum()
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Part,
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """The part's share of the step's mean over pairs."""
+        logps = model(**{name: inputs[name] for name in _MODEL}).log_probs
+        (chosen, rejected), reference = inputs["pairs"].T, inputs["reference"]
+        lengths = (inputs["targets"] >= 0).sum(1)[chosen]
+        margin = dpo_loss(logps[chosen], logps[rejected], reference[chosen], reference[rejected], self._settings.beta)
+        return inputs["share"] * (margin + self._settings.alpha * sequence_nll(logps[chosen], lengths))
+
+    def _scored(self) -> Tensor:
+        """The log-probability of each completion under the model as it is now, before training: the reference."""
+        found, size = torch.zeros(len(self._pairs.completions)), 2 * self._settings.batch_size
+        model = cast("nn.Module", self.model)
+        order = sorted(range(len(found)), key=self._sort_key)
+        with torch.no_grad(), self.accelerator.autocast():
+            model.eval()
+            for first in range(0, len(order), size):
+                rows, numbers = blocks(self._pairs, order[first : first + size], self._longest)
+                inputs = cast("Part", self._prepare_inputs(laid_out(rows, self._padding)))
+                found[torch.tensor(numbers)] = model(**inputs).log_probs.float().cpu()
+        return found
+
+    def _sort_key(self, number: int) -> tuple[int, int]:
+        """Completions of a prompt together, prompts of a length side by side."""
+        prompt = self._pairs.completions[number].prompt
+        return len(self._pairs.prompts[prompt]), prompt
+
+    def _get_train_sampler(self, train_dataset: object = None) -> Sampler[int]:
+        order = PromptGrouped(self._pairs, random.Random(self.args.seed))
+        return cast("Sampler[int]", order)  # it iterates and has a length, which is all a sampler needs

@@ -1,0 +1,178 @@
+"""Reading each completion once changes nothing but the time: against TRL's pairwise trainer, on a tiny random Qwen3."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig, PeftModel, get_peft_model
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, Trainer, TrainingArguments
+from trl.trainer.dpo_config import DPOConfig
+from trl.trainer.dpo_trainer import DPOTrainer
+
+from optimizers.encoding import Row
+from optimizers.quiet import silence
+from optimizers.shared_dpo import SharedTrainer
+from optimizers.shared_forward import laid_out, score_completions, shares_prompts
+from optimizers.sharing import Block, distinct
+from optimizers.training import TrainingSettings
+
+LORA = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
+def tiny(attention: str = "sdpa", **changes: object) -> Qwen3ForCausalLM:
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=40, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=16, initializer_range=0.2, pad_token_id=0, eos_token_id=1, bos_token_id=None,
+        attn_implementation=attention, **changes,
+    )  # fmt: skip
+    return Qwen3ForCausalLM(config)
+
+
+def sample(alike: bool = False) -> list[Row]:
+    """14 pairs of 3 prompts with 5 completions each, of several lengths; `alike`: each chosen one has three tokens."""
+    rng, rows = random.Random(0), []
+    for length in (4, 9, 6):
+        prompt = [rng.randrange(2, 40) for _ in range(length)]
+        winners = [[rng.randrange(2, 40) for _ in range(3 if alike else 1 + size * 2)] for size in range(2)]
+        losers = [[rng.randrange(2, 40) for _ in range(2 + size)] for size in range(3)]
+        rows += [Row(prompt, (winner, loser)) for winner in winners for loser in losers]
+    return rows[:14]
+
+
+def arguments(kind: type[TrainingArguments], folder: Path, bf16: bool, **more: object) -> TrainingArguments:
+    return kind(
+        output_dir=str(folder), use_cpu=True, bf16=bf16, report_to="none", save_strategy="no", disable_tqdm=True,
+        remove_unused_columns=False, dataloader_pin_memory=False, per_device_train_batch_size=14, **more,
+    )  # fmt: skip
+
+
+def ours(folder: Path, rows: list[Row], lora: bool, bf16: bool = False, **changes: object) -> SharedTrainer:
+    bare = tiny()
+    model = get_peft_model(bare, LORA) if lora else bare
+    settings = TrainingSettings(**{"batch_size": 14, "gradient_accumulation": 1, **changes})
+    with silence():
+        return SharedTrainer(
+            model,
+            arguments(TrainingArguments, folder, bf16),
+            bare=bare,
+            pairs=distinct(rows),
+            settings=settings,
+            padding=0,
+        )
+
+
+def theirs(folder: Path, lora: bool, bf16: bool, types: list[str]) -> DPOTrainer:
+    """TRL's trainer; it wants texts, and is given token ids later."""
+    words = Tokenizer(WordLevel({"<pad>": 0, "<end>": 1}, unk_token="<pad>"))
+    made = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<end>")
+    config = arguments(
+        DPOConfig, folder, bf16, loss_type=types, beta=0.1, max_length=None, activation_checkpointing=False
+    )
+    text = {"prompt": "a", "chosen": "b", "rejected": "c"}
+    with silence():
+        return DPOTrainer(
+            tiny(), None if lora else tiny(), config, train_dataset=Dataset.from_list([text]), processing_class=made,
+            peft_config=LORA if lora else None,
+        )  # fmt: skip
+
+
+def moved(trainer: Trainer) -> Trainer:
+    """A trainer's model as if it had been trained for a while: the same for all that have the same weights."""
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for name, weights in sorted(trainer.model.named_parameters()):
+            if weights.requires_grad:
+                size = 0.2 if "lora" in name else 0.01
+                weights.copy_(
+                    size * torch.randn(weights.shape, generator=generator) + (0 if "lora" in name else weights)
+                )
+    return trainer
+
+
+def gradient(trainer: Trainer, loss: Callable[[], Tensor]) -> tuple[float, Tensor]:
+    """A loss and its gradient, over all trained weights in the order of their names."""
+    trainer.model.train()
+    with trainer.accelerator.autocast():
+        value = loss()
+    value.backward()
+    trained = [weights for _, weights in sorted(trainer.model.named_parameters()) if weights.requires_grad]
+    return value.item(), torch.cat([weights.grad.flatten().float() for weights in trained])
+
+
+def of_step(trainer: SharedTrainer, size: int = 14) -> Tensor:
+    return torch.stack([trainer.compute_loss(trainer.model, part) for part in trainer.step_of(range(size))]).sum()
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["prompt shared", "prompt read anew"])
+@pytest.mark.parametrize(("bf16", "within"), [(False, 1e-5), (True, 1e-2)], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("lora", [True, False], ids=["lora", "all weights"])
+@pytest.mark.parametrize(("alpha", "types"), [(0.0, ["sigmoid"]), (1.0, ["sigmoid", "sft"])], ids=["dpo", "dpo+nll"])
+def test_loss_and_gradient_are_those_of_trls_pairwise_trainer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alpha: float, types: list[str], lora: bool, bf16: bool,
+    within: float, shared: bool,
+):  # fmt: skip
+    """TRL's `sft` term is a mean over tokens: it is ours where all chosen completions have one length."""
+    monkeypatch.setenv("CI", "1")  # TRL sends no telemetry then
+    rows = sample(alike=alpha > 0)
+    one = moved(ours(tmp_path, rows, lora, bf16, alpha=alpha, max_length=4096 if shared else 2))
+    other = moved(theirs(tmp_path, lora, bf16, types))
+    inputs = other.data_collator(
+        [
+            {"prompt_ids": row.prompt, "chosen_ids": row.completions[0], "rejected_ids": row.completions[1]}
+            for row in rows
+        ]
+    )
+    loss, slope = gradient(one, lambda: of_step(one))
+    expected, wanted = gradient(other, lambda: other.compute_loss(other.model, inputs))
+    assert loss == pytest.approx(expected, rel=within)
+    assert len(slope) == len(wanted)
+    assert (slope - wanted).norm() <= within * wanted.norm()
+
+
+def test_a_step_reads_each_distinct_completion_once_and_each_prompt_once(tmp_path: Path):
+    (part,) = ours(tmp_path, sample(), lora=False).step_of(range(14))
+    assert part["input_ids"].shape[0] == 3
+    assert part["targets"].shape[0] == 5 + 5 + 3
+    assert part["pairs"].shape == (14, 2)
+
+
+def test_a_step_in_parts_has_the_loss_and_the_gradient_of_the_whole(tmp_path: Path):
+    whole, cut = (moved(ours(tmp_path, sample(), lora=False, batch_size=size)) for size in (14, 2))
+    assert len(cut.step_of(range(14))) > 3
+    loss, slope = gradient(whole, lambda: of_step(whole))
+    in_parts, slope_in_parts = gradient(cut, lambda: of_step(cut))
+    assert in_parts == pytest.approx(loss, rel=1e-5)
+    assert (slope - slope_in_parts).norm() <= 1e-5 * slope.norm()
+
+
+def test_a_completion_has_one_log_probability_whatever_else_is_in_its_block():
+    model = tiny()
+    alone = [model(torch.tensor([[5, 6, 7, *ids]])).logits.log_softmax(-1)[0] for ids in ([8], [9, 10, 1])]
+    expected = [alone[0][2, 8], alone[1][2, 9] + alone[1][3, 10] + alone[1][4, 1]]
+    score_completions(model)
+    blocks = [Block([5, 6, 7], ([8], [9, 10, 1])), Block([5], ([6],))]
+    found = model(**laid_out(blocks, padding=0)).log_probs
+    torch.testing.assert_close(found[:2], torch.stack(expected))
+
+
+def test_a_prompt_is_shared_only_where_attention_takes_a_block_mask_in_every_layer():
+    windows = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}
+    assert shares_prompts(tiny())
+    assert not shares_prompts(tiny("eager"))
+    assert not shares_prompts(tiny(**windows))
+
+
+def test_a_base_model_under_an_adapter_is_scored_through_the_adapter(tmp_path: Path):
+    trainer = ours(tmp_path, sample(), lora=True)
+    assert isinstance(trainer.model, PeftModel)
+    before = of_step(trainer).item()
+    assert of_step(moved(trainer)).item() != pytest.approx(before, rel=1e-3)

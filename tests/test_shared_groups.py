@@ -1,0 +1,95 @@
+"""Which completions are read once, and together; on lists of token ids."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from optimizers.encoding import Row
+from optimizers.sharing import Completion, Distinct, PromptGrouped, blocks, distinct, parts
+
+TOKENS = st.lists(st.integers(1, 3), min_size=1, max_size=3)
+ROWS = st.lists(st.builds(Row, TOKENS, st.tuples(TOKENS, TOKENS)), min_size=1, max_size=30)
+
+
+@given(ROWS)
+def test_every_row_can_be_read_back_from_its_distinct_completions(rows: list[Row]):
+    pairs = distinct(rows)
+    read = [
+        Row(
+            pairs.prompts[pairs.completions[chosen].prompt],
+            (pairs.completions[chosen].ids, pairs.completions[other].ids),
+        )
+        for chosen, other in pairs.pairs
+    ]
+    assert read == rows
+    met = {(tuple(row.prompt), tuple(ids)) for row in rows for ids in row.completions}
+    assert len(pairs.completions) == len(met)
+
+
+@given(ROWS, st.integers(1, 8), st.integers(0, 99))
+def test_an_epoch_meets_every_pair_once_and_every_epoch_has_an_order_of_its_own_seed(
+    rows: list[Row], size: int, seed: int
+):
+    order = PromptGrouped(distinct(rows), size, random.Random(seed))
+    again = PromptGrouped(distinct(rows), size, random.Random(seed))
+    assert sorted(order) == list(range(len(rows)))
+    next(iter(again), None)
+    assert list(PromptGrouped(distinct(rows), size, random.Random(seed))) == list(
+        PromptGrouped(distinct(rows), size, random.Random(seed))
+    )
+
+
+def every_pair(prompts: int, winners: int, losers: int) -> list[Row]:
+    return [
+        Row([prompt + 1], ([10 + winner], [20 + loser]))
+        for winner in range(winners)
+        for loser in range(losers)
+        for prompt in range(prompts)
+    ]
+
+
+def test_a_step_holds_pairs_of_one_prompt_that_share_completions():
+    """Read pair by pair, 8 pairs would be 16 completions."""
+    pairs = distinct(every_pair(prompts=6, winners=4, losers=4))
+    order = list(PromptGrouped(pairs, 8, random.Random(0)))
+    for at in range(0, len(order), 8):
+        sides = {number for index in order[at : at + 8] for number in pairs.pairs[index]}
+        assert len({pairs.completions[number].prompt for number in sides}) == 1
+        assert len(sides) <= 8
+
+
+def test_what_fills_no_step_by_itself_is_put_together_and_the_last_step_alone_is_short():
+    pairs = distinct(every_pair(prompts=3, winners=1, losers=3))
+    order = list(PromptGrouped(pairs, 4, random.Random(0)))
+    assert sorted(order) == list(range(9))
+    assert Counter(len(order[at : at + 4]) for at in range(0, 9, 4)) == {4: 2, 1: 1}
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(10, 19)), min_size=1), st.integers(2, 12))
+def test_parts_keep_the_pairs_in_order_and_hold_no_more_completions_than_allowed(
+    couples: list[tuple[int, int]], most: int
+):
+    found = parts(couples, most)
+    assert [couple for part in found for couple in part] == couples
+    assert all(len({number for couple in part for number in couple}) <= most for part in found)
+
+
+@given(ROWS, st.integers(0, 12))
+def test_blocks_hold_each_wanted_completion_once_behind_its_own_prompt_and_within_the_length(
+    rows: list[Row], longest: int
+):
+    pairs = distinct(rows)
+    found, order = blocks(pairs, range(len(pairs.completions)), longest)
+    read = [(block.prompt, ids) for block in found for ids in block.completions]
+    assert read == [(pairs.prompts[pairs.completions[at].prompt], pairs.completions[at].ids) for at in order]
+    assert sorted(order) == list(range(len(pairs.completions)))
+    assert all(block.length <= longest or len(block.completions) == 1 for block in found)
+
+
+def test_without_a_length_every_completion_has_a_block_of_its_own():
+    pairs = Distinct([[1]], [Completion(0, [2]), Completion(0, [3])], [(0, 1)])
+    assert [block.completions for block in blocks(pairs, [0, 1], 0)[0]] == [([2],), ([3],)]
