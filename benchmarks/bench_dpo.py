@@ -1,7 +1,7 @@
 """A DPO round of 1,000 pairs, 20 samples a query, on the embedded generator: ours against TRL's trainer.
 
-Both train a LoRA adapter for one epoch on the same pairs, from the same weights, with the same learning rate and batches
-of 8 pairs, in single precision; everything else of TRL's is its default. Ours is timed from texts to the saved
+Both train a LoRA adapter for one epoch on the same pairs, from the same weights, with the same learning rate and
+batches of 8 pairs, in single precision; everything else of TRL's is its default. Ours is timed from texts to the saved
 adapter, and so is TRL's. The rule that makes the pairs is one that can be learned: the shorter half of a query's
 supplements is preferred. The evaluation loss is of 200 pairs of other queries. Interleaved repeats, one seed each; the
 ratio of the medians, and the last line as JSON.
@@ -51,7 +51,7 @@ LEARNING_RATE, BATCH = 1e-3, 8
 FOLDER = embedded_folder("generator")
 SETTINGS = TrainingSettings(
     lora=LoRASettings(), dpo_learning_rate=LEARNING_RATE, alpha=0.0, batch_size=BATCH, gradient_accumulation=1,
-    warmup=0.0, schedule="linear", gradient_checkpointing=False, bf16=False,
+    warmup=0.0, schedule="linear", gradient_checkpointing=False, bf16=False, dpo_forward="shared",
 )  # fmt: skip
 
 

@@ -72,7 +72,7 @@ still meets several prompts. Steps of a single prompt learn markedly worse (see 
 
 
 class PromptGrouped:
-    """A sampler of pairs: at each iteration all indices, in an order in which pairs that share completions come together.
+    """A sampler of pairs: each iteration gives all indices, those that share completions together.
 
     A prompt's pairs are cut into groups of at most `size`, and the groups of all prompts are shuffled.
 
