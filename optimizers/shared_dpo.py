@@ -1,4 +1,4 @@
-"""A preference round in which each distinct completion is read once a step, and each prompt once with all of its own.
+"""A preference round in which each distinct completion is read once a step, and each prompt once for all of its own.
 
 The objective of a step is the mean over its pairs, as if each pair had been read by itself: pairs index the
 log-probabilities of their completions. A step is read in parts of at most twice `batch_size` completions, as many as
@@ -124,5 +124,5 @@ class SharedTrainer(QuietTrainer):
         return len(self._pairs.prompts[prompt]), prompt
 
     def _get_train_sampler(self, train_dataset: object = None) -> Sampler[int]:
-        order = PromptGrouped(self._pairs, random.Random(self.args.seed))
+        order = PromptGrouped(self._pairs, self.args.train_batch_size, random.Random(self.args.seed))
         return cast("Sampler[int]", order)  # it iterates and has a length, which is all a sampler needs

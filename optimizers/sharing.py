@@ -66,23 +66,22 @@ def distinct(rows: Sequence[Row]) -> Distinct:
     return Distinct([list(ids) for ids in prompts], [Completion(of, list(ids)) for of, ids in completions], pairs)
 
 
-GROUP = 4
-"""Pairs of one prompt that come one after the other: enough to share most of what they read, few enough that a step
-still meets several prompts. Steps of a single prompt learn markedly worse (see `docs/log.md`)."""
+PROMPTS = 4
+"""Prompts that a step meets at least: with fewer the held-out loss varied more from seed to seed."""
 
 
 class PromptGrouped:
-    """A sampler of pairs: each iteration gives all indices, those that share completions together.
+    """A sampler of pairs: at each iteration all indices, in an order in which pairs with completions in common meet.
 
-    A prompt's pairs are cut into groups of at most `size`, and the groups of all prompts are shuffled.
+    A prompt's pairs are cut into groups of a quarter of a `step`, and the groups of all prompts are shuffled.
 
     >>> pairs = distinct([Row([prompt], ([2], [3 + loser])) for loser in range(2) for prompt in range(2)])
-    >>> list(PromptGrouped(pairs, rng=random.Random(0)))
+    >>> list(PromptGrouped(pairs, step=8, rng=random.Random(0)))
     [2, 0, 1, 3]
     """
 
-    def __init__(self, pairs: Distinct, rng: random.Random, size: int = GROUP) -> None:
-        self._pairs, self._rng, self._size = pairs, rng, size
+    def __init__(self, pairs: Distinct, step: int, rng: random.Random) -> None:
+        self._pairs, self._size, self._rng = pairs, max(1, step // PROMPTS), rng
 
     def __len__(self) -> int:
         return len(self._pairs.pairs)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,17 +29,13 @@ def test_every_row_can_be_read_back_from_its_distinct_completions(rows: list[Row
     assert len(pairs.completions) == len(met)
 
 
-@given(ROWS, st.integers(1, 8), st.integers(0, 99))
-def test_an_epoch_meets_every_pair_once_and_every_epoch_has_an_order_of_its_own_seed(
-    rows: list[Row], size: int, seed: int
-):
-    order = PromptGrouped(distinct(rows), size, random.Random(seed))
-    again = PromptGrouped(distinct(rows), size, random.Random(seed))
-    assert sorted(order) == list(range(len(rows)))
-    next(iter(again), None)
-    assert list(PromptGrouped(distinct(rows), size, random.Random(seed))) == list(
-        PromptGrouped(distinct(rows), size, random.Random(seed))
-    )
+@given(ROWS, st.integers(1, 32), st.integers(0, 99))
+def test_every_epoch_meets_every_pair_once_in_an_order_that_the_seed_decides(rows: list[Row], step: int, seed: int):
+    one, other = (PromptGrouped(distinct(rows), step, random.Random(seed)) for _ in range(2))
+    for _ in range(2):
+        order = list(one)
+        assert sorted(order) == list(range(len(rows)))
+        assert order == list(other)
 
 
 def every_pair(prompts: int, winners: int, losers: int) -> list[Row]:
@@ -52,21 +47,18 @@ def every_pair(prompts: int, winners: int, losers: int) -> list[Row]:
     ]
 
 
-def test_a_step_holds_pairs_of_one_prompt_that_share_completions():
-    """Read pair by pair, 8 pairs would be 16 completions."""
+def test_pairs_that_come_together_are_of_one_prompt_and_share_completions():
+    """Four pairs read alone would be 8 completions."""
     pairs = distinct(every_pair(prompts=6, winners=4, losers=4))
-    order = list(PromptGrouped(pairs, 8, random.Random(0)))
-    for at in range(0, len(order), 8):
-        sides = {number for index in order[at : at + 8] for number in pairs.pairs[index]}
-        assert len({pairs.completions[number].prompt for number in sides}) == 1
-        assert len(sides) <= 8
+    order = list(PromptGrouped(pairs, 16, random.Random(0)))
+    groups = [{number for index in order[at : at + 4] for number in pairs.pairs[index]} for at in range(0, 96, 4)]
+    assert all(len({pairs.completions[number].prompt for number in sides}) == 1 for sides in groups)
+    assert sum(map(len, groups)) / len(groups) < 6.5
 
 
-def test_what_fills_no_step_by_itself_is_put_together_and_the_last_step_alone_is_short():
-    pairs = distinct(every_pair(prompts=3, winners=1, losers=3))
-    order = list(PromptGrouped(pairs, 4, random.Random(0)))
-    assert sorted(order) == list(range(9))
-    assert Counter(len(order[at : at + 4]) for at in range(0, 9, 4)) == {4: 2, 1: 1}
+def test_another_seed_gives_another_order():
+    pairs = distinct(every_pair(prompts=3, winners=2, losers=3))
+    assert list(PromptGrouped(pairs, 16, random.Random(0))) != list(PromptGrouped(pairs, 16, random.Random(1)))
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(10, 19)), min_size=1), st.integers(2, 12))
