@@ -124,10 +124,11 @@ class QuietTrainer(Trainer):
 
     _steps: Steps
     _lengths: Sequence[int]
+    _group: int
 
-    def observe(self, steps: Steps, lengths: Sequence[int]) -> None:
-        """Report to `steps`, group rows by their `lengths` in tokens, and print nothing."""
-        self._steps, self._lengths = steps, lengths
+    def observe(self, steps: Steps, lengths: Sequence[int], group: int) -> None:
+        """Report to `steps`, group rows by their `lengths` in tokens, `group` of them together, and print nothing."""
+        self._steps, self._lengths, self._group = steps, lengths, group
         self.remove_callback(PrinterCallback)
         self.add_callback(steps)
 
@@ -144,7 +145,7 @@ class QuietTrainer(Trainer):
         return 0
 
     def _get_train_sampler(self, train_dataset: object = None) -> Sampler[int]:
-        order = LengthGrouped(self._lengths, self.args.train_batch_size, random.Random(self.args.seed))
+        order = LengthGrouped(self._lengths, self._group, random.Random(self.args.seed))
         return cast("Sampler[int]", order)  # it iterates and has a length, which is all a sampler needs
 
     def _send_telemetry(self) -> None:
