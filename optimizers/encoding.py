@@ -105,7 +105,8 @@ def said_of_length(rows: Sequence[Row], max_length: int) -> list[str]:
     count = sum(length > max_length for length in lengths)
     if not count:
         return []
-    return [
-        f"{count} of {len(rows)} rows had more than max_length={max_length} tokens (the longest {max(lengths)}) and took"
-        + " no part in training; none was cut. Raise max_length, or shorten the inputs."
-    ]
+    said = (
+        f"{count} of {len(rows)} rows had more than max_length={max_length} tokens (the longest {max(lengths)}) and "
+        "took no part in training; none was cut. Raise max_length, or shorten the inputs."
+    )
+    return [said]

@@ -53,9 +53,9 @@ def until_it_fits(
         smaller = halved(settings)
         if smaller is None:
             raise TrainingError(
-                f"Expected memory for one row at a time, of at most max_length={settings.max_length} tokens, but it ran "
-                f"out ({reason}). Lower max_length, set gradient_checkpointing=True, or lower the rank of "
-                "LoRASettings (lora=None needs most); on a GPU leave bf16 on."
+                f"Expected memory for one row at a time, of at most max_length={settings.max_length} tokens, got: "
+                f"{reason} Lower max_length, set gradient_checkpointing=True, or lower the rank of LoRASettings "
+                "(lora=None needs most); on a GPU leave bf16 on."
             )
         rows = (settings.batch_size, smaller.batch_size)
         logger.warning("Out of memory with micro-batches of %d rows; the stage begins anew with %d.", *rows)
@@ -70,8 +70,9 @@ def said_of_memory(asked: TrainingSettings, used: TrainingSettings) -> list[str]
     """
     if asked.batch_size == used.batch_size:
         return []
-    return [
-        f"Memory ran out with micro-batches of {asked.batch_size} rows. The stage began anew and took the same steps in "
-        + f"more parts. To begin there, set batch_size={used.batch_size} and "
-        + f"gradient_accumulation={used.gradient_accumulation}."
-    ]
+    said = (
+        f"Memory ran out with micro-batches of {asked.batch_size} rows. The stage began anew and took the same steps "
+        f"in more parts. To begin there, set batch_size={used.batch_size}, "
+        f"gradient_accumulation={used.gradient_accumulation}."
+    )
+    return [said]
