@@ -70,6 +70,10 @@ class SharedTrainer(QuietTrainer):
         couples = [self._pairs.pairs[index] for index in indices]
         return [self._part(part, len(couples)) for part in parts(couples, 2 * self._settings.batch_size)]
 
+    def heaviest(self) -> Part:
+        """The inputs of a part with the longest pairs."""
+        return self.step_of(self.longest(self._settings.batch_size))[0]
+
     def _part(self, couples: Sequence[Couple], of: int) -> Part:
         rows, order = blocks(self._pairs, {number for couple in couples for number in couple}, self._longest)
         place = {number: at for at, number in enumerate(order)}

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,25 @@ def room_for(rows: int) -> Iterator[list[int]]:
         if isinstance(module, torch.nn.Embedding):
             seen.append(len(inputs[0]))
             if len(inputs[0]) > rows:
+                raise torch.OutOfMemoryError(FULL)
+
+    hook = register_module_forward_pre_hook(limited)
+    try:
+        yield seen
+    finally:
+        hook.remove()
+
+
+@contextmanager
+def room_for_tokens(most: int = 10**9) -> Iterator[list[int]]:
+    """A machine on which every model runs out of memory in a backward pass over more tokens, padding included; how many
+    each such pass had."""
+    seen: list[int] = []
+
+    def limited(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        if isinstance(module, torch.nn.Embedding) and torch.is_grad_enabled():
+            seen.append(inputs[0].numel())
+            if seen[-1] > most:
                 raise torch.OutOfMemoryError(FULL)
 
     hook = register_module_forward_pre_hook(limited)
@@ -88,9 +108,13 @@ def test_supervised_training_that_runs_out_of_memory_takes_the_same_steps_in_par
     whole = TRLTrainer(folder, settings()).sft(ROWS, start=None, output=tmp_path / "whole", seed=0)
     with room_for(1) as seen, caplog.at_level(logging.WARNING, "optimizers.microbatches"):
         parts = TRLTrainer(folder, settings()).sft(
-            ROWS, start=None, output=tmp_path / "parts", seed=0, on_step=lambda step, steps, _: told.append((step, steps))
+            ROWS,
+            start=None,
+            output=tmp_path / "parts",
+            seed=0,
+            on_step=lambda step, steps, _: told.append((step, steps)),
         )
-    assert seen[:2] == [4, 2]
+    assert seen[:2] == [4, 2], "the rehearsal of each attempt"
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert parts.metrics["loss"] == pytest.approx(whole.metrics["loss"], rel=1e-4)
     assert distance(parts, whole) < 1e-3
@@ -115,6 +139,26 @@ def test_a_preference_round_that_runs_out_of_memory_takes_the_same_steps_in_part
     assert distance(parts, whole) < 1e-3
 
 
+@pytest.mark.parametrize("forward", ["shared", "pairwise"])
+def test_the_longest_rows_run_out_of_memory_before_the_first_step(
+    folder: Path, tmp_path: Path, forward: Forward
+) -> None:
+    """One pair of 20 is much longer than the others, and stands somewhere in the middle of the steps."""
+    rows = [*PAIRS, *PAIRS, replace(PAIRS[0], chosen="so " * 40), *PAIRS[:3]]
+    small, large = (settings(dpo_forward=forward, batch_size=2 // n, gradient_accumulation=n) for n in (2, 1))
+    with room_for_tokens() as seen:
+        TRLTrainer(folder, replace(small, dpo_epochs=1)).dpo(rows, start=None, output=tmp_path / "dpo", seed=1)
+    assert seen[0] == max(seen)
+    told: list[int] = []
+    with room_for_tokens(seen[0]) as tried:
+        found = TRLTrainer(folder, replace(large, dpo_epochs=1)).dpo(
+            rows, start=None, output=tmp_path / "dpo", seed=1, on_step=lambda step, steps, loss: told.append(step)
+        )
+    assert tried[0] == max(tried) > tried[1]
+    assert found.metrics["batch_size"] == 1
+    assert told == list(range(1, 11))
+
+
 def test_a_checkpoint_says_with_what_it_fitted_in_memory(folder: Path, tmp_path: Path) -> None:
     trainer = TRLTrainer(folder, settings())
     assert not trainer.sft(ROWS, start=None, output=tmp_path / "sft", seed=0).notes
@@ -131,7 +175,10 @@ def test_a_checkpoint_says_with_what_it_fitted_in_memory(folder: Path, tmp_path:
 
 
 def test_one_row_that_does_not_fit_is_an_error_that_says_what_to_lower(folder: Path, tmp_path: Path) -> None:
-    with room_for(0), pytest.raises(TrainingError, match=r"one row at a time.*Tried to.*max_length.*checkpointing.*rank"):
+    with (
+        room_for(0),
+        pytest.raises(TrainingError, match=r"one row at a time.*Tried to.*max_length.*checkpointing.*rank"),
+    ):
         TRLTrainer(folder, settings()).sft(ROWS, start=None, output=tmp_path / "sft", seed=0)
     assert list(tmp_path.iterdir()) == []
 
