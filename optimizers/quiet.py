@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -170,7 +170,7 @@ class QuietTrainer(Trainer):
 
     def heaviest(self) -> dict[str, Tensor]:
         """A micro-batch of the longest rows."""
-        data = cast("Dataset[object]", self.train_dataset)
+        data = cast("Dataset[dict[str, Any]]", self.train_dataset)
         return self.data_collator([data[index] for index in self.longest(self.args.train_batch_size)])
 
     def longest(self, count: int) -> list[int]:

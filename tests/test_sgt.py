@@ -406,7 +406,8 @@ class ShortTrainer(ScriptedTrainer):
 def test_rows_that_training_left_out_are_told_at_once_and_stand_in_the_result(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    better, trainer, _ = quickly(tmp_path / "run", program(), helped, trainer=ShortTrainer(), display_progress=None)
+    trainer = ShortTrainer()
+    better, _, _ = quickly(tmp_path / "run", program(), helped, trainer=trainer, display_progress=None)
     result, count = result_of(better), len(trainer.rows["sft"])
     assert count > 1
     said = f"sft: {count - 1} of {count} rows took no part in training."
