@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -35,32 +35,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def room_for(rows: int) -> Iterator[list[int]]:
-    """A machine on which every model runs out of memory with more rows than that; how many rows each pass had."""
-    seen: list[int] = []
-
-    def limited(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        if isinstance(module, torch.nn.Embedding):
-            seen.append(len(inputs[0]))
-            if len(inputs[0]) > rows:
-                raise torch.OutOfMemoryError(FULL)
-
-    hook = register_module_forward_pre_hook(limited)
-    try:
-        yield seen
-    finally:
-        hook.remove()
-
-
-@contextmanager
-def room_for_tokens(most: int = 10**9) -> Iterator[list[int]]:
-    """A machine on which every model runs out of memory in a backward pass over more tokens, padding included; how many
-    each such pass had."""
+def room_for(most: int = 10**9, size: Callable[[torch.Tensor], int] = len) -> Iterator[list[int]]:
+    """A machine on which every pass that keeps something for a backward pass runs out of memory above a size (rows, or
+    with `torch.numel` tokens, padding included); the size of each."""
     seen: list[int] = []
 
     def limited(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         if isinstance(module, torch.nn.Embedding) and torch.is_grad_enabled():
-            seen.append(inputs[0].numel())
+            seen.append(size(inputs[0]))
             if seen[-1] > most:
                 raise torch.OutOfMemoryError(FULL)
 
@@ -146,11 +128,11 @@ def test_the_longest_rows_run_out_of_memory_before_the_first_step(
     """One pair of 20 is much longer than the others, and stands somewhere in the middle of the steps."""
     rows = [*PAIRS, *PAIRS, replace(PAIRS[0], chosen="so " * 40), *PAIRS[:3]]
     small, large = (settings(dpo_forward=forward, batch_size=2 // n, gradient_accumulation=n) for n in (2, 1))
-    with room_for_tokens() as seen:
+    with room_for(size=torch.numel) as seen:
         TRLTrainer(folder, replace(small, dpo_epochs=1)).dpo(rows, start=None, output=tmp_path / "dpo", seed=1)
     assert seen[0] == max(seen)
     told: list[int] = []
-    with room_for_tokens(seen[0]) as tried:
+    with room_for(seen[0], torch.numel) as tried:
         found = TRLTrainer(folder, replace(large, dpo_epochs=1)).dpo(
             rows, start=None, output=tmp_path / "dpo", seed=1, on_step=lambda step, steps, loss: told.append(step)
         )
