@@ -16,7 +16,7 @@ import dspy
 import pytest
 import ray
 from paid_calls import PayingEngine, right
-from scripted import ScriptedTrainer
+from scripted import ScriptedGenerator, ScriptedTrainer
 
 from optimizers import Recipe, SGTTeleprompter
 from optimizers.pickling import packed
@@ -247,12 +247,21 @@ def test_a_compile_stops_at_a_metric_that_cannot_travel_before_it_is_tried(tmp_p
     assert not (tmp_path / "run").exists()
 
 
+class StaysHere(ScriptedGenerator):
+    """A generator by script; in the workers, which never ask it, the embedded one stands for it."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return embedded_generator, ()
+
+
 def test_a_whole_compile_meets_the_same_rollouts_on_a_cluster_as_in_threads(tmp_path: Path, runner: RayRunner) -> None:
+    trained = StaysHere(lambda prompt: Supplement("cot", "Add one."))
+    generator = StaysHere(lambda prompt: Supplement("cot", "Add one." if "cot" in prompt else "?"), trained=trained)
     met: dict[str, list[str]] = {}
     for name, chosen in (("here", "threads"), ("there", runner)):
         sgt = SGTTeleprompter(
             right,
-            embedded_generator(),
+            generator,
             recipe=Recipe(rounds=1, warm_samples=1),
             trainer=ScriptedTrainer(),
             runner=chosen,
@@ -263,11 +272,10 @@ def test_a_whole_compile_meets_the_same_rollouts_on_a_cluster_as_in_threads(tmp_
         engine = PayingEngine(tmp_path / f"{name}.txt")
         with dspy.context(lm=engine.lm()):
             better = sgt.compile(dspy.Predict("question -> answer"), trainset=EXAMPLES[:4], valset=EXAMPLES[4:])
-        assert better.detailed_results.selected == "none"
+        assert [(stage.name, stage.score) for stage in better.detailed_results.stages][:2] == [("none", 0), ("sft", 1)]
         assert (os.getpid() in {call.process for call in engine.paid()}) == (name == "here")
         with RolloutStore(tmp_path / name / "rollouts.sqlite") as store:
             met[name] = sorted(map(str, timeless(store.rollouts())))
-    assert len(met["here"]) > len(EXAMPLES)
     assert met["there"] == met["here"]
 
 
