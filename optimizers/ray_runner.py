@@ -125,8 +125,7 @@ class RayRunner:
 
     def _started(self, at_once: int) -> _Pool:
         if not self._ray.is_initialized():
-            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-            self._ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+            _join_or_start(self._ray)
             self._started_ray = True
         workers = self._workers or min(at_once, int(self._ray.cluster_resources().get("CPU", 1))) or 1
         return _Pool(self._ray, workers, threads=at_once, num_gpus=self._num_gpus)
@@ -281,6 +280,19 @@ class _Judging:
                     del self._tasks[next(iter(self._tasks))]
                 self._tasks[reference] = unpacked(pickled)
             return self._tasks[reference]
+
+
+def _join_or_start(ray: Any) -> None:
+    """Connect to the cluster of `RAY_ADDRESS`, or start one here that tells nobody."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, RuntimeError, ValueError) as problem:
+        address = os.environ.get("RAY_ADDRESS")
+        raise SetupError(
+            f"Ray could not be {f'reached at RAY_ADDRESS={address}' if address else 'started on this machine'}: "
+            f"{problem}. Set RAY_ADDRESS to a running cluster, or to 'local' to start one here."
+        ) from problem
 
 
 def installed_ray() -> Any:

@@ -33,9 +33,6 @@ from sgt_modules.errors import SetupError, SGTError
 from sgt_modules.kinds import Supplement
 from sgt_modules.wrapping import supplement
 
-# Ray leaves the pipes and sockets of the processes it started to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-
 EXAMPLES = [dspy.Example(question=f"{n}+1?", answer=str(n + 1)).with_inputs("question") for n in range(8)]
 TEXTS = ("Add one.", "Guess.", "Think.", "Wait.", "Guess.")
 THREADS = 4
@@ -109,6 +106,14 @@ def test_a_runner_that_starts_ray_stops_it_and_loses_no_run_that_is_under_way(
     probing.join()
     assert stopped == ["This RayRunner is closed and works no more runs. Make a new one."]
     assert bench.store.count() == len(bench.engine.paid()) == THREADS
+    assert not ray.is_initialized()
+
+
+def test_a_cluster_that_cannot_be_reached_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also before Ray is started for the rest."""
+    monkeypatch.setenv("RAY_ADDRESS", "nowhere")
+    with RayRunner() as runner, pytest.raises(SetupError, match="Ray could not be reached at RAY_ADDRESS=nowhere"):
+        Bench(tmp_path, runner).actor.probe(EXAMPLES)
     assert not ray.is_initialized()
 
 
