@@ -64,7 +64,7 @@ def main(port: int, reply: str) -> None:
         await asyncio.sleep(LATENCY)
         return web.json_response(body)
 
-    async def models(request: web.Request) -> web.Response:
+    async def models(_: web.Request) -> web.Response:
         return web.json_response({"object": "list", "data": [{"id": MODEL, "object": "model"}]})
 
     app = web.Application()

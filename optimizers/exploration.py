@@ -35,7 +35,8 @@ SAMPLED_AT_ONCE = 1024
 """Prompts that a local generator decodes together: enough to fill its batches with prompts of a like length."""
 
 SAMPLED_AHEAD = 256
-"""As many where the actor already runs on what was sampled: few enough for it to begin soon."""
+"""As many where the actor already runs on what was sampled, and an eighth of a small stage: fewer cost the sampling
+time, and of more the actor runs on the last ones alone."""
 
 FIRST_PASS = 0.2
 """The share of a query's candidates that tell whether its predictor's supplements matter at all."""
@@ -156,7 +157,7 @@ class Isolated:
         """
         single = len({query.predictor for query in self.setting.train.queries}) < 2
         overlaps = single and not (self.setting.train.actor.in_process and generator.in_process)
-        at_once = SAMPLED_AHEAD if overlaps else SAMPLED_AT_ONCE
+        at_once = min(SAMPLED_AHEAD, max(1, len(wishes) // 8)) if overlaps else SAMPLED_AT_ONCE
         pool = _pool(stage, wishes, generator, self.setting, added, at_once)
         if overlaps:
             with made_ahead(pool) as candidates:

@@ -146,7 +146,7 @@ class _LineStage:
 
 
 class Live:
-    """A live line a stage on a terminal, redrawn at most four times a second; stages under way at once stand together."""
+    """A live line a stage on a terminal, redrawn at most four times a second; those under way stand together."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True)

@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from sgt_modules.decoding import Decoder
 
 
+FIRST = 64
+"""How many prompts `samples` decodes before it gives the first reply; each time twice as many follow."""
+
+
 class EngineSettings(TypedDict):
     """How an engine runs whatever weights it has."""
 
@@ -133,12 +137,16 @@ class LocalEngine:
         max_new_tokens: int | None = None,
         at_once: int = 1024,
     ) -> Iterator[Completion]:
-        """As `sample`, `at_once` prompts after the other: fewer come sooner, more fill batches of a like length."""
-        for first in range(0, len(prompts), at_once):
-            part = slice(first, first + at_once)
+        """As `sample`, some prompts after the others: few at first, so that a reply comes soon, then up to `at_once`,
+        as more fill batches of a like length.
+        """
+        first, size = 0, min(FIRST, at_once)
+        while first < len(prompts):
+            part = slice(first, first + size)
             yield from self.sample(
                 prompts[part], seeds=seeds[part], temperature=temperature, max_new_tokens=max_new_tokens
             )
+            first, size = first + size, min(2 * size, at_once)
 
     def ask(
         self, prompt: str, *, seed: int = 0, temperature: float = 0.0, max_new_tokens: int | None = None

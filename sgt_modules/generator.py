@@ -108,7 +108,7 @@ class SupplementGenerator(Parameter):
 
     @property
     def name(self) -> str:
-        """The base model's short name, then the adapter folder's if there is one; of an endpoint, what it asks where."""
+        """The base model's short name and the adapter folder's if there is one; of an endpoint, what it asks where."""
         return self.engine.name
 
     @property
