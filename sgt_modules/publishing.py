@@ -72,6 +72,10 @@ class ServedFolder:
     in which the files of `base` (a hub id or folder) and of the adapter stand together, as links where the system has
     them. Its name carries the weights' sha256, as the server keeps a folder in memory once it is loaded.
 
+    `transformers serve` samples only if the base's `generation_config.json` has `"do_sample": true` (Qwen3's does),
+    takes `"top_k"` from there too, and seeds one random stream for all requests: with `Endpoint(concurrency=1)` equal
+    seeds give equal samples.
+
         lm = dspy.LM("openai//models/qwen3", api_base="http://localhost:8000/v1", api_key="none")
         generator = Endpoint(lm, publish=ServedFolder("/models/qwen3"))
     """
