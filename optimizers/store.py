@@ -104,7 +104,7 @@ class _Spelled(NamedTuple):
     @classmethod
     def of(cls, statement: sa.ClauseElement) -> _Spelled:
         compiled = statement.compile(dialect=sqlite.dialect(paramstyle="named"))
-        return cls(str(compiled), {name: value for name, value in compiled.params.items() if value is not None})
+        return cls(str(compiled), {name: value for name, value in (compiled.params or {}).items() if value is not None})
 
     def run(self, connection: sa.Connection, values: Mapping[str, object]) -> sa.CursorResult[Any]:
         return connection.exec_driver_sql(self.text, {**self.own, **values})
