@@ -15,6 +15,7 @@ from optimizers.exploration import Credit, check_credit
 from optimizers.progress import reporter
 from optimizers.recipe import Auto, Recipe
 from optimizers.run import Run, RunSettings
+from optimizers.runners import Runner, RunnerName, check_runner, opened
 from optimizers.training import Trainer
 from sgt_modules.generator import GeneratorLike, SupplementGenerator
 from sgt_modules.predictor import Scope
@@ -44,7 +45,9 @@ class SGTTeleprompter(Teleprompter):
         scope: Whether each call gets a supplement (`turn`) or each run of the program (`episode`); by default as the
             student has it, else `turn`. See `supplement`.
         template: How the actor is shown a supplement; by default as the student has it.
-        num_threads: Program runs at once; `dspy.settings.num_threads` by default.
+        runner: Where program runs are worked: `threads` here, `ray` on a cluster (needs `dspy-sgt[ray]`), or an object
+            such as `RayRunner(workers=64)`.
+        num_threads: Program runs at once, wherever they are worked; `dspy.settings.num_threads` by default.
         max_errors: Provider failures in a row after which the run stops.
         seed: Seeds every choice: the same seed, data and models give the same adapter.
         log_dir: The run's folder; a fresh one under `runs/` by default.
@@ -72,6 +75,7 @@ class SGTTeleprompter(Teleprompter):
         only: Sequence[str] | None = None,
         scope: Scope | None = None,
         template: Template | None = None,
+        runner: RunnerName | Runner = "threads",
         num_threads: int | None = None,
         max_errors: int = 10,
         seed: int = 0,
@@ -95,6 +99,7 @@ class SGTTeleprompter(Teleprompter):
             scope=scope,
             template=None if template is None else check_template(template),
         )
+        self.runner: RunnerName | Runner = check_runner(runner)
         self.display_progress = display_progress
 
     def compile(  # pyright: ignore[reportIncompatibleMethodOverride]  (no **kwargs: a misspelt argument is an error)
@@ -117,12 +122,15 @@ class SGTTeleprompter(Teleprompter):
             SetupError: something passed in cannot work; nothing has been paid for.
         """
         view = reporter(self.display_progress)
-        run = Run.open(student, trainset=trainset, valset=valset, settings=self.settings, reporter=view)
-        run.validate_student()
-        checkpoint = run.sft(run.sft_rows(run.warm_start()))
-        for round_ in range(1, self.recipe.rounds + 1):
-            if checkpoint is None or run.stalled():
-                break
-            checkpoint = run.dpo(round_, run.pairs(round_, run.explore(round_, checkpoint)), start=checkpoint)
-        run.gate()
-        return run.finish()
+        with opened(self.runner) as runner:
+            run = Run.open(
+                student, trainset=trainset, valset=valset, settings=self.settings, reporter=view, runner=runner
+            )
+            run.validate_student()
+            checkpoint = run.sft(run.sft_rows(run.warm_start()))
+            for round_ in range(1, self.recipe.rounds + 1):
+                if checkpoint is None or run.stalled():
+                    break
+                checkpoint = run.dpo(round_, run.pairs(round_, run.explore(round_, checkpoint)), start=checkpoint)
+            run.gate()
+            return run.finish()

@@ -23,6 +23,9 @@ from optimizers.shared_forward import laid_out, score_completions, shares_prompt
 from optimizers.sharing import Couple, Distinct, PromptGrouped, blocks, parts
 from optimizers.training import TrainingSettings
 
+UNTRAINED = 8
+"""How much more a pass reads at once that keeps nothing for a backward pass."""
+
 _MODEL = ("input_ids", "position_ids", "segments", "sources", "targets")
 Part = dict[str, Tensor]
 
@@ -107,7 +110,7 @@ class SharedTrainer(QuietTrainer):
 
     def _scored(self) -> Tensor:
         """The log-probability of each completion under the model as it is now, before training: the reference."""
-        found, size = torch.zeros(len(self._pairs.completions)), 2 * self._settings.batch_size
+        found, size = torch.zeros(len(self._pairs.completions)), UNTRAINED * 2 * self._settings.batch_size
         model = cast("nn.Module", self.model)
         order = sorted(range(len(found)), key=self._sort_key)
         with torch.no_grad(), self.accelerator.autocast():
