@@ -136,7 +136,8 @@ class Bench:
         if dropped := checkpoint.metrics["dropped"]:
             raise RuntimeError(f"Expected pairs of at most {prompt + reply} tokens, but {dropped} are longer.")
         reads = [read for read in noted if read.tokens > read.rows * prompt]  # the rest tries what the model can
-        turn = next(read.began for read in reads if read.trained)
+        rehearsal = reads.pop(next(place for place, read in enumerate(reads) if read.trained))
+        turn = rehearsal.began  # its time counts as training, its tokens do not
         return Trained(checkpoint, reads, turn - reads[0].began, steps[-1] - turn, ended - began)
 
 

@@ -39,6 +39,7 @@ from rich.table import Table
 from optimizers.training import TrainingSettings
 from sgt_modules.contract import Completion
 from sgt_modules.engine import LocalEngine
+from sgt_modules.errors import TrainingError
 
 FEW_NEW = 16
 """Tokens written to see whether a batch fits; the prompts are longer by what they lack."""
@@ -204,7 +205,7 @@ def micro_batch(bench: Bench) -> Iterator[Figure]:
         settings = TrainingSettings(batch_size=count, gradient_accumulation=1, dpo_forward="pairwise")
         try:
             rows = bench.train(pairs[:count], settings).micro_batch
-        except torch.OutOfMemoryError:
+        except TrainingError:  # not even one fits
             rows = 0
         held[count] = memory.most()
         return rows == 2 * count

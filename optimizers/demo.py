@@ -17,6 +17,7 @@ import dspy
 from optimizers.evaluation import Evaluator
 from optimizers.fingerprints import scope_of
 from optimizers.folder import RunFolder
+from optimizers.memory import MARK
 from optimizers.progress import Reporter, reporter
 from optimizers.recipe import Recipe
 from optimizers.records import Rollout
@@ -25,7 +26,7 @@ from optimizers.reward import Scorer
 from optimizers.rollouts import Actor
 from optimizers.sgt import SGTTeleprompter
 from optimizers.store import RolloutStore
-from optimizers.summary import gated_share, kind_shares, leakage, mean_length, paired_p_value, peak_rss_mb, scores
+from optimizers.summary import gated_share, kind_shares, leakage, mean_length, paired_p_value, peak_memory, scores
 from optimizers.training import TrainingSettings
 from optimizers.trl_trainer import TRLTrainer
 from sgt_modules import supplement
@@ -175,7 +176,8 @@ def summarize(world: HouseTermsWorld, result: SGTResult, scored: Stages, *, seco
         "generator_calls": spent.generator_calls,
         "tokens": spent.tokens,
         "seconds": {"total": round(seconds, 1), **{name: round(each, 1) for name, each in spent.seconds.items()}},
-        "peak_rss_mb": peak_rss_mb(),
+        "peak_rss_mb": MARK.highest,
+        "peak_mb": peak_memory(result.stages),
         "notes": list(result.notes),
     }
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 Texts = Sequence[tuple[str, tuple[str, ...]]]
 """Of each row, the user message and the reply to it: one in SFT, chosen and rejected in DPO."""
 
+_REPLY = "This is the reply."
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -51,8 +53,11 @@ def encode(texts: Texts, tokenizer: PreTrainedTokenizerBase, end: int) -> list[R
 
 
 def end_of_turn(stops: int | Sequence[int] | None, tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token that ends a reply: the tokenizer's end token, unless generation stops at others only (`stops`, the
-    generation config's `eos_token_id`). Raises `TrainingError` where there is none.
+    """The token that ends a reply: of those that stop generation (`stops`, the generation config's `eos_token_id`; the
+    tokenizer's own end token where it names none), the one that the chat template writes after an assistant's turn.
+
+    Where the template writes none of them, it is the tokenizer's own, or the first that stops. Raises `TrainingError`
+    where nothing would.
     """
     ends = [] if stops is None else [stops] if isinstance(stops, int) else list(stops)
     own = cast("int | None", tokenizer.eos_token_id)
@@ -61,7 +66,18 @@ def end_of_turn(stops: int | Sequence[int] | None, tokenizer: PreTrainedTokenize
             f"Expected a model with an end token, got {tokenizer.name_or_path!r} without one, which could never learn "
             "to stop. Set eos_token in its tokenizer."
         )
+    if len(ends) > 1:
+        written = next((token for token in _after_a_reply(tokenizer) if token in ends), None)
+        if written is not None:
+            return written
     return own if own is not None and (own in ends or not ends) else ends[0]
+
+
+def _after_a_reply(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """What the chat template writes after an assistant's turn in a conversation that goes on, as tokens."""
+    said = [("user", "Question?"), ("assistant", _REPLY), ("user", "Question?")]
+    text = render_chat(tokenizer, [{"role": role, "content": content} for role, content in said])
+    return list(tokenizer(text.rpartition(_REPLY)[2], add_special_tokens=False)["input_ids"])
 
 
 def fitting(rows: Sequence[Row], max_length: int) -> list[Row]:
@@ -77,3 +93,20 @@ def fitting(rows: Sequence[Row], max_length: int) -> list[Row]:
             f"shortest {min(row.length for row in rows)}. Raise max_length, or shorten the inputs."
         )
     return kept
+
+
+def said_of_length(rows: Sequence[Row], max_length: int) -> list[str]:
+    """A sentence on the rows that `fitting` leaves out, none if it keeps all.
+
+    >>> said_of_length([Row([1], ([2],)), Row([1, 2, 3], ([4],))], max_length=3)[0][:84]
+    '1 of 2 rows had more than max_length=3 tokens (the longest 4) and took no part in tr'
+    """
+    lengths = [row.length for row in rows]
+    count = sum(length > max_length for length in lengths)
+    if not count:
+        return []
+    said = (
+        f"{count} of {len(rows)} rows had more than max_length={max_length} tokens (the longest {max(lengths)}) and "
+        "took no part in training; none was cut. Raise max_length, or shorten the inputs."
+    )
+    return [said]

@@ -11,12 +11,12 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Sampler
+from torch.utils.data import Dataset, Sampler
 from transformers import (
     PrinterCallback,
     Trainer,
@@ -119,17 +119,35 @@ class Steps(TrainerCallback):
             self._on_step(state.global_step, state.max_steps, loss)
 
 
+class Rehearsal(TrainerCallback):
+    """Has a trainer try its longest rows before its first step; not where several processes train together, as those
+    that have memory left would wait for the one that has not.
+    """
+
+    def __init__(self, trainer: QuietTrainer) -> None:
+        self._trainer = trainer
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        """Everything is in its place by now: adapter, precision, checkpointing."""
+        if args.world_size == 1:
+            self._trainer.rehearse()
+
+
 class QuietTrainer(Trainer):
     """A base for TRL's trainers that reports to `Steps` alone and groups rows by length."""
 
     _steps: Steps
     _lengths: Sequence[int]
+    _group: int
 
-    def observe(self, steps: Steps, lengths: Sequence[int]) -> None:
-        """Report to `steps`, group rows by their `lengths` in tokens, and print nothing."""
-        self._steps, self._lengths = steps, lengths
+    def observe(self, steps: Steps, lengths: Sequence[int], group: int) -> None:
+        """Report to `steps`, group rows by their `lengths` in tokens, `group` of them together, and print nothing."""
+        self._steps, self._lengths, self._group = steps, lengths, group
         self.remove_callback(PrinterCallback)
         self.add_callback(steps)
+        self.add_callback(Rehearsal(self))
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Tensor | int | None = None
@@ -139,12 +157,32 @@ class QuietTrainer(Trainer):
         self._steps.add(loss)
         return loss
 
+    def rehearse(self) -> None:
+        """The longest rows forwards and backwards once, and nothing kept of it: where that much does not fit in memory,
+        it shows before the first step and not hours later.
+        """
+        model = cast("nn.Module", self.model_wrapped)
+        model.train()
+        with random_states_kept():
+            inputs = cast("dict[str, Tensor]", self._prepare_inputs(self.heaviest()))
+            self.accelerator.backward(cast("Tensor", self.compute_loss(model, inputs)))
+        model.zero_grad()
+
+    def heaviest(self) -> dict[str, Tensor]:
+        """A micro-batch of the longest rows."""
+        data = cast("Dataset[dict[str, Any]]", self.train_dataset)
+        return self.data_collator([data[index] for index in self.longest(self.args.train_batch_size)])
+
+    def longest(self, count: int) -> list[int]:
+        """The indices of the longest rows."""
+        return sorted(range(len(self._lengths)), key=self._lengths.__getitem__)[-count:]
+
     def floating_point_ops(self, inputs: Mapping[str, Tensor]) -> int:
         """Not counted: it would walk over all parameters at every step."""
         return 0
 
     def _get_train_sampler(self, train_dataset: object = None) -> Sampler[int]:
-        order = LengthGrouped(self._lengths, self.args.train_batch_size, random.Random(self.args.seed))
+        order = LengthGrouped(self._lengths, self._group, random.Random(self.args.seed))
         return cast("Sampler[int]", order)  # it iterates and has a length, which is all a sampler needs
 
     def _send_telemetry(self) -> None:

@@ -5,7 +5,7 @@ Query -> Candidate -> Rollout -> SFTExample | PreferencePair -> Checkpoint
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -120,10 +120,11 @@ class Checkpoint:
     """Trained weights on disk: a PEFT adapter's folder, or a whole model's with full fine-tuning.
 
     `fingerprint` is the sha256 (hex) of the weight file; `metrics` holds what the trainer measured (loss, rows,
-    tokens, seconds, dropped rows).
+    tokens, seconds, dropped rows); `notes` are sentences on what a person should know, such as rows left out.
     """
 
     stage: str
     path: Path
     fingerprint: str
     metrics: Mapping[str, float] = field(default_factory=dict[str, float])
+    notes: Sequence[str] = ()

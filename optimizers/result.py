@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import dspy
 
+from optimizers.memory import Peak
 from optimizers.records import Checkpoint, Rollout
 from sgt_modules.gate import Gate
 from sgt_modules.generator import SupplementGenerator
@@ -56,7 +57,8 @@ class StageResult:
     """One stage on the validation set: its score in [0, 1], its rollouts in the examples' order, its weights and gate.
 
     `seconds` is what the stage took from the end of the one before: sampling, acting, training and validating; `gated`
-    is the share of examples in which the gate dropped a supplement; `spent` is what the run had spent by its end.
+    is the share of examples in which the gate dropped a supplement; `spent` is what the run had spent by its end;
+    `memory` is the most that was held within those seconds.
     """
 
     name: str
@@ -67,6 +69,12 @@ class StageResult:
     gate: Gate | None = None
     gated: float = 0.0
     spent: Spent = field(default_factory=Spent)
+    memory: Peak = field(default_factory=Peak)
+
+    @property
+    def dropped(self) -> int:
+        """Training rows that were left out, as they were longer than the trainer's `max_length`."""
+        return 0 if self.checkpoint is None else int(self.checkpoint.metrics.get("dropped", 0))
 
 
 @dataclass(frozen=True, slots=True)

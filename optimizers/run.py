@@ -20,6 +20,7 @@ from optimizers.exploration import Credit, Explorer, Setting, explorer
 from optimizers.fingerprints import fingerprint, scope_of
 from optimizers.folder import RunFolder
 from optimizers.gating import fitted, judged
+from optimizers.memory import MARK
 from optimizers.pairs import preference_pairs, why_no_pairs
 from optimizers.progress import Reporter
 from optimizers.recipe import Recipe
@@ -79,6 +80,7 @@ class Run:
         self._setting = Setting(settings.recipe, train, train.reporter, self._spending, settings.seed)
         self._explorer: Explorer = explorer("isolate", self._setting)
         self._stage_began = time.perf_counter()
+        MARK.restart()
 
     @classmethod
     def open(
@@ -168,7 +170,7 @@ class Run:
             rollouts, max_per_kind=recipe.max_per_kind, threshold=recipe.threshold, rng=self.rng("selection")
         )
         if not rows:
-            self._notes.append(f"SFT learned nothing. {why_no_pairs(rollouts, threshold=recipe.threshold)}")
+            self._note(f"SFT learned nothing. {why_no_pairs(rollouts, threshold=recipe.threshold)}")
         return rows
 
     def pairs(self, round_: int, rollouts: Sequence[Rollout]) -> list[PreferencePair]:
@@ -185,7 +187,7 @@ class Run:
         )
         if not pairs:
             reason = why_no_pairs(rollouts, threshold=recipe.threshold)
-            self._notes.append(f"Round {round_} learned nothing, so the rounds end here. {reason}")
+            self._note(f"Round {round_} learned nothing, so the rounds end here. {reason}")
         return pairs
 
     def sft(self, rows: Sequence[SFTExample]) -> Checkpoint | None:
@@ -207,8 +209,15 @@ class Run:
                 seed=self._settings.seed,
                 on_step=lambda step, total, _loss: view.move_to(step, total),
             )
+        for note in checkpoint.notes:
+            self._note(f"{stage}: {note}")
         self.validate(stage, checkpoint)
         return checkpoint
+
+    def _note(self, text: str) -> None:
+        """Say something that a person should know, and keep it for the result."""
+        self._notes.append(text)
+        self._reporter.say(text)
 
     def stalled(self) -> bool:
         """Whether validation has not risen for `patience` rounds."""
@@ -243,8 +252,6 @@ class Run:
             log_dir=self._folder.path,
             generator=self._settings.generator,
         )
-        for note in self._notes:
-            self._reporter.say(note)
         if best.name == "student":
             program = self._student.deepcopy()
         elif best.checkpoint is None:
@@ -262,9 +269,11 @@ class Run:
         now = time.perf_counter()
         score, rollouts, spent = mean_score(scored.rollouts), scored.rollouts, self._spent()
         seconds, gated = now - self._stage_began, scored.gated
-        self._stages.append(StageResult(name, score, rollouts, checkpoint, seconds, gate, gated, spent))
+        stage = StageResult(name, score, rollouts, checkpoint, seconds, gate, gated, spent, MARK.peak())
+        self._stages.append(stage)
         self._scored[name] = scored
         self._stage_began = now
+        MARK.restart()
         self._folder.write("spent.json", asdict(spent))
 
     def _generator_at(self, checkpoint: Checkpoint) -> SupplementGenerator:
@@ -294,7 +303,8 @@ def default_trainer(generator: SupplementGenerator) -> Trainer:
         )
     from optimizers.trl_trainer import TRLTrainer
 
-    return TRLTrainer(generator.engine.weights.folders[0])
+    engine = generator.engine
+    return TRLTrainer(engine.weights.folders[0], trust_remote_code=engine.trust_remote_code)
 
 
 def check_trainable(settings: RunSettings) -> None:

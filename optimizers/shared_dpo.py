@@ -23,6 +23,10 @@ from optimizers.shared_forward import laid_out, score_completions, shares_prompt
 from optimizers.sharing import Couple, Distinct, PromptGrouped, blocks, parts
 from optimizers.training import TrainingSettings
 
+BLOCK = 4096
+"""Tokens of a prompt and its completions that are read as one sequence at least: attention and mask grow with the
+square, and prompts of a thousand tokens leave room for all completions of a query."""
+
 UNTRAINED = 8
 """How much more a pass reads at once that keeps nothing for a backward pass."""
 
@@ -64,7 +68,7 @@ class SharedTrainer(QuietTrainer):
                 module.p = 0.0  # as TRL does: dropout would make the policy differ from its reference at the start
         super().__init__(model, arguments, train_dataset=Numbers(len(pairs.pairs)), data_collator=self._collate)
         self._pairs, self._settings, self._padding = pairs, settings, padding
-        self._longest = settings.max_length if shares_prompts(bare) else 0
+        self._longest = max(BLOCK, settings.max_length) if shares_prompts(bare) else 0
         score_completions(bare)
         self._reference = self._scored()
 
@@ -72,6 +76,10 @@ class SharedTrainer(QuietTrainer):
         """The inputs of a step over the pairs of these indices, in parts that fit in memory."""
         couples = [self._pairs.pairs[index] for index in indices]
         return [self._part(part, len(couples)) for part in parts(couples, 2 * self._settings.batch_size)]
+
+    def heaviest(self) -> Part:
+        """The inputs of a part with the longest pairs."""
+        return self.step_of(self.longest(self._settings.batch_size))[0]
 
     def _part(self, couples: Sequence[Couple], of: int) -> Part:
         rows, order = blocks(self._pairs, {number for couple in couples for number in couple}, self._longest)

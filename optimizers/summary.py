@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
@@ -10,6 +9,7 @@ import dspy
 
 from optimizers.evaluation import mean_score
 from optimizers.records import Rollout
+from optimizers.result import StageResult
 from optimizers.statistics import mcnemar
 
 Leaks = Callable[[dspy.Example, str], bool]
@@ -71,6 +71,8 @@ def scores(splits: Mapping[str, Sequence[Rollout]]) -> dict[str, float]:
     return {split: round(mean_score(rollouts), 4) for split, rollouts in splits.items()}
 
 
-def peak_rss_mb() -> float:
-    """The most memory this process has held, in megabytes."""
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
+def peak_memory(stages: Sequence[StageResult]) -> dict[str, dict[str, float]]:
+    """The most megabytes each stage held: of the process in RAM, and of the GPU that held most where one was used."""
+    found = {stage.name: stage.memory for stage in stages}
+    cuda = {name: peak.cuda_mb for name, peak in found.items() if peak.cuda_mb is not None}
+    return {"rss": {name: peak.rss_mb for name, peak in found.items()}, **({"cuda": cuda} if cuda else {})}

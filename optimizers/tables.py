@@ -96,11 +96,20 @@ def _closing_lines(demonstration: Demonstration) -> list[str]:
         f"Selected: {summary['selected']}; exact McNemar p against no supplement: {summary['p_value']['none']:.1e}.",
         f"Actor calls: {summary['actor_calls']:,} with {tokens['actor_in']:,} tokens in, {tokens['actor_out']:,} out.",
         f"Generator samples: {summary['generator_calls']:,}; peak memory: {summary['peak_rss_mb']:.0f} MB.",
+        *_memory_lines(summary["peak_mb"]),
         f"Supplements on test: {summary['lengths'].get(summary['selected'], 0):.0f} characters on average.",
         f"Dropped by the gate: {', '.join(f'{split} {share:.0%}' for split, share in summary['gated'].items())}.",
         f"Seconds: {', '.join(f'{name} {value:.0f}' for name, value in seconds.items())}.",
         *(f"Note: {note}" for note in summary["notes"]),
         f"The run's folder: {demonstration.result.log_dir}",
+    ]
+
+
+def _memory_lines(peaks: Mapping[str, Mapping[str, float]]) -> list[str]:
+    names = {"rss": "RAM", "cuda": "GPU"}
+    return [
+        f"Peak {names[kind]} by stage: {', '.join(f'{stage} {mb:.0f}' for stage, mb in stages.items())} MB."
+        for kind, stages in peaks.items()
     ]
 
 

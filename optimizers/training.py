@@ -24,6 +24,10 @@ Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 Forward = Literal["shared", "pairwise"]
 """What a preference round reads: each distinct completion once a step, or each pair by itself."""
 
+CHECKPOINTED = 200_000_000
+"""Parameters from which on activations, not weights, are what a step's memory is full of: with 28 layers of 2048, about
+2 MB a token in half precision, 60 GB for 8 rows of 4096."""
+
 POOL = 16
 """Batches that are sorted by length together: few enough to keep the order random, enough to save the padding."""
 
@@ -101,10 +105,14 @@ class TrainingSettings:
     An optimizer step sees `batch_size * gradient_accumulation` rows (in DPO a row is a pair, so twice as many
     sequences). `warmup` is the share of the steps, in [0, 1), over which the learning rate rises. `beta` is DPO's,
     `alpha` the weight of the chosen supplement's length-normalised NLL. Rows of more than `max_length` tokens, prompt,
-    supplement and end together, are left out and counted. `bf16` is mixed precision: None means on CUDA only.
-    `gradient_checkpointing` saves memory at about a fifth more time; small models do not need it. `lora=None` trains
-    all weights. `dpo_forward="shared"` fills the steps of a DPO round with pairs of the same prompts and reads each
-    prompt and completion of a step once; `"pairwise"` is TRL's way, which reads all that a pair has with every pair.
+    supplement and end together, are left out and counted. `lora=None` trains all weights. `dpo_forward="shared"` fills
+    the steps of a DPO round with pairs of the same prompts and reads each prompt and completion of a step once;
+    `"pairwise"` is TRL's way, which reads all that a pair has with every pair.
+
+    What fits in memory: `bf16` is mixed precision, None meaning on GPUs that compute it. `gradient_checkpointing` saves
+    memory at about a fifth more time; None means for models of at least `CHECKPOINTED` parameters. Where memory runs
+    out all the same, the stage begins anew with half of `batch_size` and twice the `gradient_accumulation`, which its
+    checkpoint says.
 
     >>> TrainingSettings(lora=None, batch_size=32).beta
     0.1
@@ -126,7 +134,7 @@ class TrainingSettings:
     schedule: Schedule = "cosine"
     max_grad_norm: float = 1.0
     max_length: int = 4096
-    gradient_checkpointing: bool = True
+    gradient_checkpointing: bool | None = None
     bf16: bool | None = None
     dpo_forward: Forward = "pairwise"
 
@@ -142,6 +150,14 @@ class TrainingSettings:
             raise SetupError(f"Expected dpo_forward to be one of {get_args(Forward)}, got {self.dpo_forward!r}.")
         if not (0 <= self.warmup < 1 and self.alpha >= 0):
             raise SetupError(f"Expected 0 <= warmup < 1 and alpha >= 0, got {self.warmup} and {self.alpha}.")
+
+    def checkpoints(self, parameters: int) -> bool:
+        """Whether a model of so many parameters is trained with gradient checkpointing.
+
+        >>> [TrainingSettings().checkpoints(size) for size in (135_000_000, 1_700_000_000)]
+        [False, True]
+        """
+        return parameters >= CHECKPOINTED if self.gradient_checkpointing is None else self.gradient_checkpointing
 
 
 class LengthGrouped:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -19,21 +19,24 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
-from optimizers.encoding import Row, Texts, encode, end_of_turn, fitting
+from optimizers.encoding import Row, Texts, encode, end_of_turn, fitting, said_of_length
+from optimizers.lineage import lineage
 from optimizers.losses import IGNORED, dpo_loss, score_labels_only, sequence_nll
+from optimizers.microbatches import said_of_memory, until_it_fits
 from optimizers.quiet import QuietTrainer, Steps, random_states_kept, replacing, silence
 from optimizers.records import Checkpoint, PreferencePair, SFTExample
 from optimizers.shared_dpo import SharedTrainer
 from optimizers.sharing import distinct
 from optimizers.training import OnStep, TrainingSettings
 from sgt_modules.errors import NoPreferencePairsError, TrainingError
-from sgt_modules.weights import ADAPTER, WHOLE_MODEL, fingerprint_of, record_base, resolve
+from sgt_modules.loading import Base, base_of, load_model, place, release
+from sgt_modules.weights import ADAPTER, WHOLE_MODEL, fingerprint_of, origin_of, record_base, resolve
 
 Config = TypeVar("Config", SFTConfig, DPOConfig)
 
@@ -42,15 +45,22 @@ class TRLTrainer:
     """Trains a generator with TRL: LoRA adapters or, with `settings.lora=None`, all weights.
 
     `model` is a hub id or a folder, the same as the generator's. Runs on CUDA if there is one and else on the CPU. The
-    caller's random states are left as they were.
+    caller's random states are left as they were. A model that brings code of its own needs `trust_remote_code=True`.
+
+    With LoRA the frozen base is the one in memory that engines of the same files sample from, where both are on one
+    device in one precision: bfloat16 on a GPU (single with `bf16=False`), single on a CPU. So it is by default; an
+    engine in another precision (the embedded generator samples in double) or on another device keeps its own copy.
 
     >>> TRLTrainer("Qwen/Qwen3-1.7B").settings.beta
     0.1
     """
 
-    def __init__(self, model: str | Path, settings: TrainingSettings | None = None) -> None:
+    def __init__(
+        self, model: str | Path, settings: TrainingSettings | None = None, *, trust_remote_code: bool = False
+    ) -> None:
         self.model = model
         self.settings = settings or TrainingSettings()
+        self.trust_remote_code = trust_remote_code
 
     def sft(
         self,
@@ -69,7 +79,7 @@ class TRLTrainer:
             reason = "Expected supplements that worked, got none, so there is nothing to imitate. "
             raise TrainingError(reason + "Sample more, use easier examples, or lower the threshold.")
         texts = [(row.prompt, (row.completion,)) for row in rows]
-        return self._train(_SFT, texts, start, output, seed, Steps(on_step))
+        return self._train(_Stage(_SFT, texts, start, seed, on_step), output)
 
     def dpo(
         self,
@@ -89,40 +99,41 @@ class TRLTrainer:
             raise NoPreferencePairsError(reason + "Sample more, or use harder (or easier) examples.")
         texts = [(pair.prompt, (pair.chosen, pair.rejected)) for pair in pairs]
         kind = _SharedDPO if self.settings.dpo_forward == "shared" else _DPO
-        return self._train(kind, texts, start, output, seed, Steps(on_step))
+        return self._train(_Stage(kind, texts, start, seed, on_step), output)
 
-    def _train(
-        self,
-        kind: type[_SFT | _DPO | _SharedDPO],
-        texts: Texts,
-        start: Checkpoint | None,
-        output: Path,
-        seed: int,
-        steps: Steps,
-    ) -> Checkpoint:
-        began = time.perf_counter()
+    def _train(self, stage: _Stage, output: Path) -> Checkpoint:
+        began, asked = time.perf_counter(), self.settings
+        self._check(stage.start)
+        folder = resolve(self.model, code=self.trust_remote_code)
         with silence(), random_states_kept(), replacing(output) as scratch:
-            tokenizer = AutoTokenizer.from_pretrained(resolve(self.model), trust_remote_code=False)
-            model = self._load(start)
-            end = end_of_turn(model.generation_config.eos_token_id, tokenizer)
-            rows = fitting(encode(texts, tokenizer, end), self.settings.max_length)
-            trainer = kind.of(_Job(model, tokenizer, rows, self.settings, scratch, seed))
-            trainer.observe(steps, [row.length for row in rows])
-            trainer.train()
-            _save(trainer, tokenizer, scratch / "weights")
-            record_base(scratch / "weights", self.model)
-        metrics = {
-            "rows": len(rows),
-            "dropped": len(texts) - len(rows),
-            "loss": sum(steps.losses) / len(steps.losses),
-            "tokens": trainer.args.num_train_epochs * sum(row.tokens for row in rows),
-            "seconds": time.perf_counter() - began,
-            "steps": len(steps.losses),
-        }
-        return Checkpoint(output.name, output, fingerprint_of(output), metrics)
+            base = self._base(folder)  # held here: an attempt that runs out of memory need not load it again
+            trained, used = until_it_fits(
+                asked, lambda settings: self._fit(stage, base, folder, settings, scratch), release=release
+            )
+            record = lineage(output.name, stage.texts, trained.settings, start=stage.start, seed=stage.seed)
+            record_base(scratch / "weights", folder, record)
+        release()
+        notes = [*said_of_length(trained.rows, asked.max_length), *said_of_memory(asked, used)]
+        metrics = {**trained.metrics, "seconds": time.perf_counter() - began}
+        return Checkpoint(output.name, output, fingerprint_of(output), metrics, notes)
 
-    def _load(self, start: Checkpoint | None) -> PreTrainedModel | PeftModel:
-        """The model to go on with: the base, the base with the checkpoint's adapter, or the checkpoint's weights."""
+    def _fit(
+        self, stage: _Stage, base: Base | None, folder: Path, settings: TrainingSettings, scratch: Path
+    ) -> _Trained:
+        """Train once, with these micro-batches, and save the weights in the scratch folder."""
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=self.trust_remote_code)
+        model, steps = self._model(base, folder, stage.start), Steps(stage.on_step)
+        settings = replace(settings, gradient_checkpointing=settings.checkpoints(_size(model)))
+        encoded = encode(stage.texts, tokenizer, end_of_turn(model.generation_config.eos_token_id, tokenizer))
+        rows = fitting(encoded, settings.max_length)
+        trainer = stage.kind.of(_Job(model, tokenizer, rows, settings, scratch, stage.seed))
+        trainer.observe(steps, [row.length for row in rows], group=self.settings.batch_size)
+        trainer.train()
+        _save(trainer, tokenizer, scratch / "weights", origin_of(folder))
+        return _Trained(settings, encoded, steps.losses, int(trainer.args.num_train_epochs))
+
+    def _check(self, start: Checkpoint | None) -> None:
+        """Raise `TrainingError` for a checkpoint of the other sort."""
         lora = self.settings.lora is not None
         if start is not None and not (start.path / (ADAPTER if lora else WHOLE_MODEL)).is_file():
             wanted = "an adapter's folder" if lora else "a whole model's folder, as lora=None trains all weights"
@@ -130,13 +141,59 @@ class TRLTrainer:
                 f"Expected the checkpoint {start.stage!r} to be {wanted}, got {str(start.path)!r}. "
                 "Go on with the settings it was trained with, or begin with start=None."
             )
-        source = start.path if start is not None and not lora else resolve(self.model)
+
+    def _base(self, folder: Path) -> Base | None:
+        """The frozen base, shared with who samples from it; None where all weights are trained."""
+        if self.settings.lora is None:
+            return None
         # Frozen weights may rest in the precision they are used in; trained ones would lose small updates.
-        half = lora and torch.cuda.is_available() and _mixed(self.settings)
-        base = AutoModelForCausalLM.from_pretrained(
-            source, dtype=torch.bfloat16 if half else torch.float32, use_safetensors=True, trust_remote_code=False
-        )
-        return PeftModel.from_pretrained(base, start.path, is_trainable=True) if start is not None and lora else base
+        half = torch.cuda.is_available() and _mixed(self.settings)
+        device, dtype = place(_device(), "bfloat16" if half else "float32")
+        return base_of(folder, device, dtype, trust_remote_code=self.trust_remote_code)
+
+    def _model(self, base: Base | None, folder: Path, start: Checkpoint | None) -> PreTrainedModel | PeftModel:
+        """The model to go on with: the base, the base with the checkpoint's adapter, or the checkpoint's weights."""
+        if base is not None:
+            twin = base.twin()
+            return twin if start is None else PeftModel.from_pretrained(twin, start.path, is_trainable=True)
+        device, dtype = place(_device(), "float32")
+        source = folder if start is None else start.path
+        return load_model(source, device, dtype, trust_remote_code=self.trust_remote_code)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stage:
+    """One stage of training as it was asked for."""
+
+    kind: type[_SFT | _DPO | _SharedDPO]
+    texts: Texts
+    start: Checkpoint | None
+    seed: int
+    on_step: OnStep | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Trained:
+    """How a stage went: the settings it fitted in memory with, all its rows, each step's loss."""
+
+    settings: TrainingSettings
+    rows: Sequence[Row]
+    losses: Sequence[float]
+    epochs: int
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        kept = fitting(self.rows, self.settings.max_length)
+        return {
+            "rows": len(kept),
+            "dropped": len(self.rows) - len(kept),
+            "longest": max(row.length for row in self.rows),
+            "loss": sum(self.losses) / len(self.losses),
+            "tokens": self.epochs * sum(row.tokens for row in kept),
+            "steps": len(self.losses),
+            "batch_size": self.settings.batch_size,
+            "gradient_accumulation": self.settings.gradient_accumulation,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +219,7 @@ class _Job:
             lr_scheduler_type=settings.schedule,
             warmup_steps=settings.warmup,
             max_grad_norm=settings.max_grad_norm,
-            activation_checkpointing=settings.gradient_checkpointing,
+            activation_checkpointing=settings.gradient_checkpointing is True,
             bf16=_mixed(settings),
             use_cpu=not cuda,
             dataloader_pin_memory=cuda,
@@ -296,13 +353,35 @@ def _bare(model: object) -> PreTrainedModel:
     return cast("PreTrainedModel", model.base_model.model if isinstance(model, PeftModel) else model)
 
 
+def _size(model: PreTrainedModel | PeftModel) -> int:
+    return sum(each.numel() for each in cast("nn.Module", model).parameters())
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def _mixed(settings: TrainingSettings) -> bool:
-    return torch.cuda.is_available() if settings.bf16 is None else settings.bf16
+    if settings.bf16 is None:
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return settings.bf16
 
 
-def _save(trainer: QuietTrainer, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """The adapter alone (without TRL's copy of it, `ref`), or the whole model with its tokenizer."""
+def _save(
+    trainer: QuietTrainer,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    origin: tuple[str | None, str | None],
+) -> None:
+    """The adapter alone (without TRL's copy of it, `ref`), or the whole model with its tokenizer.
+
+    `origin` is the base's hub id and commit, by which an adapter names it; another one is named by its folder.
+    """
     if isinstance(trainer.model, PeftModel):
+        name, commit = origin
+        if commit is not None:
+            config = trainer.model.peft_config["default"]
+            config.base_model_name_or_path, config.revision = name, commit
         trainer.model.save_pretrained(str(folder), selected_adapters=["default"], save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)
     else:

@@ -85,7 +85,7 @@ def within_memory(
             try:
                 results = run(batch)
             except (RuntimeError, MemoryError) as error:
-                if len(batch) == 1 or not _exhausted(error):
+                if len(batch) == 1 or not exhausted(error):
                     raise
                 results = None
             if results is None:  # past the handler, so that the error's frames no longer hold the batch's tensors
@@ -99,5 +99,10 @@ def within_memory(
     return done, max_tokens
 
 
-def _exhausted(error: Exception) -> bool:
+def exhausted(error: Exception) -> bool:
+    """Whether an error says that memory ran out.
+
+    >>> exhausted(RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.")), exhausted(RuntimeError("shapes"))
+    (True, False)
+    """
     return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in _EXHAUSTED)

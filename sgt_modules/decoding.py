@@ -7,7 +7,6 @@ one stream of uniform numbers a row, and a token is the first whose cumulated pr
 from __future__ import annotations
 
 import copy
-import gc
 import hashlib
 import inspect
 import sys
@@ -20,6 +19,7 @@ from transformers import DynamicCache, GenerationConfig, LogitsProcessor, Logits
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from sgt_modules.batching import Decoded, Job, within_memory
+from sgt_modules.loading import release
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -51,7 +51,7 @@ class Decoder:
         """Continue every job; equal jobs once. `max_batch_tokens` bounds memory, as `batches` does; where that is too
         much for this machine, it halves from there on."""
         budget = min(max_batch_tokens, self._fits)
-        done, held = within_memory(jobs, budget, self._decode, alike=self._window is None, release=_release)
+        done, held = within_memory(jobs, budget, self._decode, alike=self._window is None, release=release)
         if held < budget:
             self._fits = held
         return done
@@ -136,12 +136,6 @@ def _window(model: PreTrainedModel) -> int | None:
         return None
     windows = [layer.sliding_window for layer in layers if isinstance(layer, DynamicSlidingWindowLayer)]
     return min(windows, default=sys.maxsize)
-
-
-def _release() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def _rows(blocks: list[torch.Tensor], rows: torch.Tensor) -> torch.Tensor:

@@ -1,10 +1,13 @@
 """Models in memory: one base for all that use it, which wears an adapter for as long as a batch takes.
 
 Loaded ──> Base (weights, lock) <── Loaded          each Loaded brings at most an adapter along
+             └─> twin                               the same weights for training, which changes nothing here
 """
 
 from __future__ import annotations
 
+import copy
+import gc
 import itertools
 import json
 import threading
@@ -63,24 +66,33 @@ def choose_dtype(name: str, device: str, *, bfloat16: bool = True) -> str:
 
 
 def place(device: str, dtype: str) -> tuple[torch.device, torch.dtype]:
-    """Both choices on this machine."""
+    """Both choices on this machine; a GPU with its number."""
     cuda = torch.cuda.is_available()
-    where = choose_device(device, cuda=cuda, mps=torch.backends.mps.is_available())
+    chosen = torch.device(choose_device(device, cuda=cuda, mps=torch.backends.mps.is_available()))
+    where = torch.device("cuda", torch.cuda.current_device()) if str(chosen) == "cuda" else chosen
     able = not cuda or torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.device(where), _DTYPES[choose_dtype(dtype, where, bfloat16=able)]
+    return where, _DTYPES[choose_dtype(dtype, where.type, bfloat16=able)]
 
 
 class Base:
     """A model without adapters, and those it can put on. One user at a time: `wearing` waits for its turn."""
 
     def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype, *, trust_remote_code: bool) -> None:
-        self._model = _load(folder, device, dtype, trust_remote_code=trust_remote_code)
+        self._model = load_model(folder, device, dtype, trust_remote_code=trust_remote_code)
+        cast("torch.nn.Module", self._model).requires_grad_(False)
+        self._untouched = _twin(self._model)  # adapters change the model's modules, its users their settings
         self._device, self._dtype = device, dtype
         self._turn = threading.RLock()
         self._adapted: PeftModel | None = None
         self._worn: str | None = None
         self._names = (f"adapter{number}" for number in itertools.count())
         self._stale: deque[str] = deque()
+
+    def twin(self) -> PreTrainedModel:
+        """The base's own weights, frozen, in modules apart: adapters, hooks, flags and whatever else a training run
+        leaves on a model are the twin's alone, and go with it. Whoever samples from the base need not wait.
+        """
+        return _twin(self._untouched)
 
     def add(self, folder: Path) -> str:
         """Load an adapter; its name here."""
@@ -143,7 +155,7 @@ class Loaded:
         self.device, self.dtype = place(device, dtype)
         folder, *adapters = folders
         alone = not all(map(_only_adds, adapters))
-        self._base = _base(folder, self.device, self.dtype, trust_remote_code=trust_remote_code, alone=alone)
+        self._base = base_of(folder, self.device, self.dtype, trust_remote_code=trust_remote_code, alone=alone)
         self._adapter = self._base.add(adapters[0]) if adapters else None
         if self._adapter is not None:
             weakref.finalize(self, self._base.drop, self._adapter).atexit = False
@@ -159,8 +171,13 @@ _BASES: weakref.WeakValueDictionary[_Key, Base] = weakref.WeakValueDictionary()
 _LOADING = threading.Lock()
 
 
-def _base(folder: Path, device: torch.device, dtype: torch.dtype, *, trust_remote_code: bool, alone: bool) -> Base:
-    """The base of these files: the one in memory, unless they have changed since or it is to be `alone`."""
+def base_of(
+    folder: Path, device: torch.device, dtype: torch.dtype, *, trust_remote_code: bool, alone: bool = False
+) -> Base:
+    """The base of these files: the one in memory, unless they have changed since or it is to be `alone`.
+
+    It stays in memory for as long as anyone holds it.
+    """
     found = sorted((*folder.resolve().glob("*.safetensors"), *folder.resolve().glob("*.json")))
     files = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in found]
     key = (*files, device, dtype, trust_remote_code)
@@ -184,7 +201,8 @@ def _only_adds(adapter: Path) -> bool:
     )
 
 
-def _load(folder: Path, device: torch.device, dtype: torch.dtype, *, trust_remote_code: bool) -> PreTrainedModel:
+def load_model(folder: Path, device: torch.device, dtype: torch.dtype, *, trust_remote_code: bool) -> PreTrainedModel:
+    """A copy of its own of a model, whose weights can be trained."""
     with quietly():
         try:
             model = AutoModelForCausalLM.from_pretrained(
@@ -195,6 +213,19 @@ def _load(folder: Path, device: torch.device, dtype: torch.dtype, *, trust_remot
                 raise
             raise GeneratorNotFoundError(untrusted(folder)) from error
     return cast("PreTrainedModel", cast("torch.nn.Module", model).to(device).eval())
+
+
+def _twin(model: PreTrainedModel) -> PreTrainedModel:
+    module = cast("torch.nn.Module", model)
+    shared = {id(each): each for each in (*module.parameters(), *module.buffers())}
+    return copy.deepcopy(model, cast("dict[int, object]", shared))
+
+
+def release() -> None:
+    """Give back what nobody holds any more: cycles of objects with tensors in them, and the GPU's cached blocks."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def untrusted(folder: Path) -> str:

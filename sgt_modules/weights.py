@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 import shutil
+from collections.abc import Mapping
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TypedDict
@@ -21,10 +22,13 @@ WHOLE_MODEL = "config.json"
 ADAPTER = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 TRAINED_FROM = "trained_from.json"
-"""Stands beside weights that training wrote, and names the base model they belong to."""
+"""Stands beside weights that training wrote: which base model they belong to, and how they came about."""
 
 SHIPPED = Path(__file__).parent / "embedded" / "weights"
 """The models inside this package; `sgt:generator` names one of them, wherever the package is installed."""
+
+_SNAPSHOT = re.compile(r"models--(?P<owner>[^/]+?)--(?P<name>[^/]+)/snapshots/(?P<commit>[^/]+)$")
+"""A model's folder in the hub's cache, from its hub id and its commit."""
 
 _SHIPPED_NAME = re.compile(r"sgt:([\w-]+)")
 _SAFE = "*.safetensors"
@@ -226,12 +230,29 @@ def fingerprint_of(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def record_base(folder: Path, base: str | Path) -> None:
-    """Write beside trained weights which model they were trained from.
+def origin_of(folder: Path) -> tuple[str | None, str | None]:
+    """Where a model's folder came from: its hub id and commit, `sgt:<name>`, or nothing known.
 
-    Weights with this record move with a saved program, and an adapter with it is refused by any other model.
+    >>> origin_of(Path("hub/models--Qwen--Qwen3-1.7B/snapshots/70d244cc"))
+    ('Qwen/Qwen3-1.7B', '70d244cc')
+    >>> origin_of(SHIPPED / "generator"), origin_of(Path("mine/model"))
+    (('sgt:generator', None), (None, None))
     """
-    record = {"base": Path(base).name, "sha256": fingerprint_of(resolve(base))}
+    found = _SNAPSHOT.search(folder.as_posix())
+    if found is not None:
+        return f"{found['owner']}/{found['name']}", found["commit"]
+    return (f"sgt:{folder.name}" if folder.resolve().parent == SHIPPED.resolve() else None), None
+
+
+def record_base(folder: Path, base: str | Path, lineage: Mapping[str, object] | None = None) -> None:
+    """Write beside trained weights which model they were trained from, and what else is known of how (as JSON).
+
+    Weights with this record move with a saved program, and an adapter with it is refused by any other model. Only the
+    base's `sha256` is ever asked for: a record without the rest, as earlier versions wrote it, will do.
+    """
+    source = resolve(base)
+    name, revision = origin_of(source)
+    record = {"base": name or source.name, "revision": revision, "sha256": fingerprint_of(source), **(lineage or {})}
     (folder / TRAINED_FROM).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 

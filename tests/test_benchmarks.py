@@ -10,4 +10,5 @@ BENCHMARKS = sorted((Path(__file__).parent.parent / "benchmarks").glob("*.py"))
 
 @pytest.mark.parametrize("file", BENCHMARKS, ids=lambda file: file.stem)
 def test_a_benchmark_finds_all_that_it_uses(file: Path) -> None:
-    assert callable(runpy.run_path(str(file))["main"])
+    found = runpy.run_path(str(file))
+    assert "main" in found or not file.stem.startswith("bench_")

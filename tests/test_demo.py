@@ -34,7 +34,10 @@ def test_the_summary_has_the_public_format(demonstration: Demonstration) -> None
     assert written == json.loads(json.dumps(demonstration.summary))
     assert {"task", "seed", "actor", "generator", "splits", "scores", "selected", "p_value"} <= set(written)
     assert {"kinds", "leakage", "lengths", "gated", "actor_calls", "generator_calls"} <= set(written)
-    assert {"tokens", "seconds", "peak_rss_mb"} <= set(written)
+    assert {"tokens", "seconds", "peak_rss_mb", "peak_mb"} <= set(written)
+    peaks = written["peak_mb"]["rss"]
+    assert list(peaks) == [stage.name for stage in demonstration.result.stages]
+    assert 0 < max(peaks.values()) <= written["peak_rss_mb"]
     assert written["splits"] == {"train": 16, "val": 8, "test": 16, "shifted": 8}
     stages = list(written["scores"])
     assert stages[:5] == ["none", "untrained", "sft", "dpo1", "dpo2"]

@@ -11,7 +11,12 @@ from families import FAMILIES, Family, family_model, family_tokenizer
 from runtime_fixtures import tiny_adapter
 from transformers import AutoModelForCausalLM
 
-from optimizers.encoding import encode, end_of_turn
+from optimizers.encoding import Row, Texts, encode, end_of_turn
+from optimizers.losses import IGNORED
+from optimizers.quiet import random_states_kept, silence
+from optimizers.records import SFTExample
+from optimizers.training import LoRASettings, TrainingSettings
+from optimizers.trl_trainer import _DPO, _SFT, TRLTrainer, _Job, _SharedDPO
 from sgt_modules.engine import LocalEngine
 from sgt_modules.errors import GeneratorNotFoundError
 from sgt_modules.reading import render_chat
@@ -77,15 +82,69 @@ def test_an_adapter_changes_what_it_says_and_can_be_taken_off(shape: Shape, tmp_
     assert shape.engine.sample(PROMPTS, seeds=range(5)) == plain
 
 
-def test_training_reads_the_tokens_that_inference_reads(shape: Shape) -> None:
+TURNS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "</s>")
+"""What the families' templates write after a reply, one each."""
+
+
+def trained_on(shape: Shape, texts: Texts, kind: type[_SFT | _DPO | _SharedDPO], room: Path) -> list[Row]:
+    """The token ids that a trainer's rows hold."""
+    tokenizer, bare = shape.engine.tokenizer, AutoModelForCausalLM.from_pretrained(shape.folder)
+    rows = encode(texts, tokenizer, end_of_turn(bare.generation_config.eos_token_id, tokenizer))
+    settings = TrainingSettings(lora=LoRASettings(rank=2), batch_size=2, gradient_checkpointing=False)
+    with silence(), random_states_kept():
+        trainer = kind.of(_Job(bare, tokenizer, rows, settings, room, seed=0))
+    if isinstance(trainer, _SharedDPO):
+        pairs = trainer._pairs
+        sides = [[pairs.completions[number] for number in couple] for couple in pairs.pairs]
+        return [Row(pairs.prompts[one.prompt], (one.ids, other.ids)) for one, other in sides]
+    held = list(trainer.train_dataset)
+    if kind is _DPO:
+        return [Row(row["prompt_ids"], (row["chosen_ids"], row["rejected_ids"])) for row in held]
+    ends = [row["labels"].count(IGNORED) for row in held]
+    assert [row["labels"][end:] for row, end in zip(held, ends, strict=True)] == [
+        row["input_ids"][end:] for row, end in zip(held, ends, strict=True)
+    ]
+    return [Row(row["input_ids"][:end], (row["input_ids"][end:],)) for row, end in zip(held, ends, strict=True)]
+
+
+@pytest.mark.parametrize("kind", [_SFT, _DPO, _SharedDPO])
+def test_training_reads_the_tokens_that_inference_reads(
+    shape: Shape, kind: type[_SFT | _DPO | _SharedDPO], tmp_path: Path
+) -> None:
+    """Each trainer's own rows, token for token what the engine decodes from, and then the reply with its end."""
+    prompts, replies = ["Which of them?", "And\n\nhow  many? "], ["[plan] Look.", "[cot] Count."]
+    tokenizer, count = shape.engine.tokenizer, 1 if kind is _SFT else 2
+    rows = trained_on(shape, [(prompt, tuple(replies[:count])) for prompt in prompts], kind, tmp_path)
+    (end,) = [mark for mark in shape.family.ends if mark in TURNS]
+    for prompt, row in zip(prompts, rows, strict=True):
+        job = shape.engine._requested(Request(model="m", messages=(Message.user(prompt),)))
+        assert tuple(row.prompt) == job.ids
+        if shape.family.begin is not None:
+            assert row.prompt.count(tokenizer.bos_token_id) == 1
+        assert [tokenizer.decode(ids) for ids in row.completions] == [f"{reply}{end}" for reply in replies[:count]]
+
+
+def test_a_reply_learns_to_end_as_the_chat_template_ends_it(shape: Shape) -> None:
+    """So the conversation goes on as the model met it before; the end is also one that stops the engine."""
     tokenizer = shape.engine.tokenizer
-    end = end_of_turn(AutoModelForCausalLM.from_pretrained(shape.folder).generation_config.eos_token_id, tokenizer)
-    (row,) = encode([("Which of them?", ("[plan] Look.",))], tokenizer, end)
-    job = shape.engine._requested(Request(model="m", messages=(Message.user("Which of them?"),)))
-    assert tuple(row.prompt) == job.ids
-    if shape.family.begin is not None:
-        assert row.prompt.count(tokenizer.bos_token_id) == 1
-    assert tokenizer.decode(row.completions[0]) == f"[plan] Look.{tokenizer.decode([end])}"
+    stops = AutoModelForCausalLM.from_pretrained(shape.folder).generation_config.eos_token_id
+    end = end_of_turn(stops, tokenizer)
+    said = [("user", "one"), ("assistant", "two"), ("user", "three")]
+    text = render_chat(tokenizer, [{"role": role, "content": content} for role, content in said])
+    assert text.partition("two")[2].startswith(tokenizer.decode([end]))
+    assert end in stops
+
+
+def test_an_adapter_trained_on_any_family_is_worn_by_the_engine(shape: Shape, tmp_path: Path) -> None:
+    """One word learned by heart: said, and ended."""
+    settings = TrainingSettings(
+        lora=LoRASettings(rank=8, alpha=32), batch_size=4, gradient_accumulation=1, sft_epochs=12,
+        sft_learning_rate=1e-2, schedule="constant",
+    )  # fmt: skip
+    rows = [SFTExample("q", "free", "Say it.", "ok")] * 8
+    sft = TRLTrainer(shape.folder, settings).sft(rows, start=None, output=tmp_path / "sft", seed=0)
+    (reply,) = shape.engine.with_adapter(sft.path).sample(["Say it."], seeds=[0], temperature=0.0)
+    assert (reply.text, reply.tokens, reply.ended) == ("ok", 3, True)
 
 
 def test_a_system_text_is_read_once_whether_or_not_the_family_has_the_role(shape: Shape) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import dspy
 import pytest
 from scripted import ScriptedEngine, ScriptedGenerator, ScriptedTrainer, reply
 
 from optimizers import Recipe, SGTTeleprompter, TrainingSettings
+from optimizers.records import Checkpoint, SFTExample
 from optimizers.result import result_of
 from optimizers.store import RolloutStore
 from optimizers.trl_trainer import TRLTrainer
@@ -391,6 +393,34 @@ def test_the_shorter_of_two_winners_is_preferred_where_the_recipe_says_so(tmp_pa
 
 TERMS = [example for split in (WORLD.val, WORLD.test) for example in split if example.term]
 PLAIN = [example for split in (WORLD.val, WORLD.test) for example in split if not example.term]
+
+
+class ShortTrainer(ScriptedTrainer):
+    """A trainer that reads no row but the first."""
+
+    def sft(self, rows: Sequence[SFTExample], **given: Any) -> Checkpoint:
+        note = f"{len(rows) - 1} of {len(rows)} rows took no part in training."
+        return replace(super().sft(rows, **given), metrics={"dropped": len(rows) - 1}, notes=[note])
+
+
+def test_rows_that_training_left_out_are_told_at_once_and_stand_in_the_result(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = ShortTrainer()
+    better, _, _ = quickly(tmp_path / "run", program(), helped, trainer=trainer, display_progress=None)
+    result, count = result_of(better), len(trainer.rows["sft"])
+    assert count > 1
+    said = f"sft: {count - 1} of {count} rows took no part in training."
+    assert result.notes[0] == said
+    assert result.stage("sft").dropped == count - 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines.count(said) == 1
+    assert lines.index(said) < next(place for place, line in enumerate(lines) if line.startswith("sft: val"))
+
+
+def test_every_stage_tells_the_most_memory_it_held(tmp_path: Path) -> None:
+    better, _, _ = quickly(tmp_path / "run", program(), helped)
+    assert all(stage.memory.rss_mb > 64 for stage in result_of(better).stages)
 
 
 def is_term(prompt: str) -> bool:

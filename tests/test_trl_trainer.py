@@ -306,6 +306,11 @@ def test_rows_that_are_too_long_are_counted_and_left_out(model: Path, tmp_path: 
     long = SFTExample("q", "cot", "Short.", "x" * 100)
     checkpoint = trainer.sft([*ROWS, long, long], start=None, output=tmp_path / "sft", seed=0)
     assert (checkpoint.metrics["rows"], checkpoint.metrics["dropped"]) == (6, 2)
+    (note,) = checkpoint.notes
+    longest = int(checkpoint.metrics["longest"])
+    assert longest > 100
+    assert note.startswith(f"2 of 8 rows had more than max_length=100 tokens (the longest {longest})")
+    assert not trainer.sft(ROWS, start=None, output=tmp_path / "sft", seed=0).notes
     with pytest.raises(TrainingError, match=r"at most max_length=100 tokens, got 1 .* the shortest \d+\. Raise"):
         trainer.sft([long], start=None, output=tmp_path / "none", seed=0)
     assert [each.name for each in tmp_path.iterdir()] == ["sft"]
