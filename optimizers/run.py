@@ -34,6 +34,8 @@ from optimizers.spending import Spending
 from optimizers.store import RolloutStore
 from optimizers.training import Fit, Row, Trainer
 from optimizers.validation import check_program, check_splits, hold_out
+from sgt_modules.engine import LocalEngine
+from sgt_modules.errors import SetupError
 from sgt_modules.gate import Gate
 from sgt_modules.generator import SupplementGenerator
 from sgt_modules.predictor import Scope
@@ -103,6 +105,7 @@ class Run:
         runner.check(student, Scorer(settings.metric), [*trainset, *valset])
         own_forward = not type(student).__module__.startswith("dspy.")
         check_metric(settings.metric, trainset[0], output_fields(student), more_fields=own_forward)
+        check_trainable(settings)
         settings.generator.check()
         wrapped = supplement(
             student,
@@ -289,11 +292,26 @@ def output_fields(program: dspy.Module) -> list[str]:
 
 
 def default_trainer(generator: SupplementGenerator) -> Trainer:
-    """TRL on the generator's own base model; imported here, as it brings torch."""
+    """TRL on the generator's own base model; imported here, as it brings torch.
+
+    Raises `SetupError` for a generator whose model is behind a server.
+    """
+    if not isinstance(generator.engine, LocalEngine):
+        raise SetupError(
+            f"Expected a trainer for {generator.name}, whose weights are behind a server, got none. Pass "
+            "trainer=TRLTrainer(base) with the hub id or folder of the model that is served."
+        )
     from optimizers.trl_trainer import TRLTrainer
 
     engine = generator.engine
     return TRLTrainer(engine.weights.folders[0], trust_remote_code=engine.trust_remote_code)
+
+
+def check_trainable(settings: RunSettings) -> None:
+    """Raise `SetupError` unless something trains the generator, and it can be had with what was trained."""
+    settings.generator.check_trainable()
+    if settings.trainer is None and not settings.generator.in_process:
+        default_trainer(settings.generator)
 
 
 def _recorded(
@@ -305,7 +323,7 @@ def _recorded(
     return {
         "recipe": recipe,
         "seed": settings.seed,
-        "generator": settings.generator.name,
+        "generator": settings.generator.identity,
         "credit": settings.credit,
         "only": None if settings.only is None else sorted(settings.only),
         "scope": settings.scope,
