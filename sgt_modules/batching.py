@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 logger = logging.getLogger(__name__)
 
+ROOM = 16384
+"""Tokens of a batch where memory is not the question: more are no faster on a CPU."""
+
 _EXHAUSTED = ("out of memory", "can't allocate memory", "not enough memory")
 """How allocators complain: CUDA's and MPS's, PyTorch's own for CPUs on Unix, and on Windows."""
 
@@ -55,6 +58,17 @@ def batches(jobs: Iterable[Job], max_tokens: int, *, alike: bool = False) -> lis
             most = job.limit
         cut[-1].append(job)
     return cut
+
+
+def roomy(free: int, token: int) -> int:
+    """The tokens of a batch that half of a GPU's `free` bytes hold, a token's keys and values taking `token` bytes.
+
+    The other half is for activations and logits. With 40 GB free and Qwen3-1.7B in bfloat16:
+
+    >>> roomy(40 * 2**30, 2 * 28 * 8 * 128 * 2)
+    187245
+    """
+    return max(ROOM, free // 2 // max(1, token))
 
 
 def room_of(jobs: Sequence[Job]) -> int:

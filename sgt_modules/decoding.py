@@ -18,7 +18,7 @@ import torch
 from transformers import DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from sgt_modules.batching import Decoded, Job, within_memory
+from sgt_modules.batching import ROOM, Decoded, Job, roomy, within_memory
 from sgt_modules.loading import release
 
 if TYPE_CHECKING:
@@ -45,12 +45,13 @@ class Decoder:
             model.generation_config = GenerationConfig(
                 eos_token_id=self._ends or None, pad_token_id=self._pad, do_sample=False
             )
+            self._room = _room(model, loaded.device)
         self._fits = sys.maxsize
 
-    def decode(self, jobs: Iterable[Job], max_batch_tokens: int) -> dict[Job, Decoded]:
-        """Continue every job; equal jobs once. `max_batch_tokens` bounds memory, as `batches` does; where that is too
-        much for this machine, it halves from there on."""
-        budget = min(max_batch_tokens, self._fits)
+    def decode(self, jobs: Iterable[Job], max_batch_tokens: int | None) -> dict[Job, Decoded]:
+        """Continue every job; equal jobs once. `max_batch_tokens` bounds memory, as `batches` does, and None is what
+        the device seems to hold; where that is too much for this machine, it halves from there on."""
+        budget = min(max_batch_tokens or self._room, self._fits)
         done, held = within_memory(jobs, budget, self._decode, alike=self._window is None, release=release)
         if held < budget:
             self._fits = held
@@ -136,6 +137,17 @@ def _window(model: PreTrainedModel) -> int | None:
         return None
     windows = [layer.sliding_window for layer in layers if isinstance(layer, DynamicSlidingWindowLayer)]
     return min(windows, default=sys.maxsize)
+
+
+def _room(model: PreTrainedModel, device: torch.device) -> int:
+    """The tokens of a batch by default: many on a GPU, as it is idle with few, and as it holds them."""
+    if device.type != "cuda":
+        return ROOM
+    config = model.config.get_text_config(decoder=True)
+    heads = config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    values = 2 * config.num_hidden_layers * (getattr(config, "num_key_value_heads", None) or heads) * width
+    return roomy(torch.cuda.mem_get_info(device)[0], values * model.dtype.itemsize)
 
 
 def _rows(blocks: list[torch.Tensor], rows: torch.Tensor) -> torch.Tensor:

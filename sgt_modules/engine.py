@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 from dspy.lm15 import ContextLengthError, Request, Response, response_to_events
 
-from sgt_modules.batching import Job
+from sgt_modules.batching import ROOM, Job
 from sgt_modules.contract import Completion, answer, chat
 from sgt_modules.reading import Reader
 from sgt_modules.serving import Asked, Queue, serve
@@ -38,12 +38,16 @@ FIRST = 64
 """How many prompts `samples` decodes before it gives the first reply; each time twice as many follow."""
 
 
+_WAITING = 16 * ROOM
+"""Tokens of requests that are taken from the queue together, where a batch's size is left to the device."""
+
+
 class EngineSettings(TypedDict):
     """How an engine runs whatever weights it has."""
 
     dtype: str
     device: str
-    max_batch_tokens: int
+    max_batch_tokens: int | None
     max_new_tokens: int
 
 
@@ -62,10 +66,11 @@ class LocalEngine:
 
     Loads at first use and raises `GeneratorNotFoundError` then. Equal (prompt, seed, temperature) give equal replies,
     whatever else is in the batch; exactly so in `float64`. `max_batch_tokens` bounds rows x (longest prompt + new
-    tokens) of a batch, `max_new_tokens` a reply. With `sha256` or `adapter_sha256`, weights of another fingerprint are
-    refused; with a `revision`, `model` is a hub id. `dtype` and `device` are by default a GPU's bfloat16, else
-    Apple's float16, else a CPU's float32. Engines of one base, dtype and device share its weights in memory. Code that
-    a model brings along runs with `trust_remote_code` only.
+    tokens) of a batch, by default to 16,384 tokens, or on a GPU to what half of its free memory holds;
+    `max_new_tokens` bounds a reply. With `sha256` or `adapter_sha256`, weights of another fingerprint are refused; with
+    a `revision`, `model` is a hub id. `dtype` and `device` are by default a GPU's bfloat16, else Apple's float16, else
+    a CPU's float32. Engines of one base, dtype and device share its weights in memory. Code that a model brings along
+    runs with `trust_remote_code` only.
 
         engine = LocalEngine("Qwen/Qwen3-1.7B")
         lm = dspy.LM(engine.model_name, engine=engine, async_engine=engine.asynchronous())
@@ -82,13 +87,13 @@ class LocalEngine:
         dtype: str = "auto",
         device: str = "auto",
         trust_remote_code: bool = False,
-        max_batch_tokens: int = 16384,
+        max_batch_tokens: int | None = None,
         max_new_tokens: int = 512,
         revision: str | None = None,
         sha256: str | None = None,
         adapter_sha256: str | None = None,
     ) -> None:
-        if max_batch_tokens < 1 or max_new_tokens < 1:
+        if (max_batch_tokens is not None and max_batch_tokens < 1) or max_new_tokens < 1:
             raise ValueError(f"Expected positive token limits, got {max_batch_tokens=} and {max_new_tokens=}.")
         self.weights = Weights(
             model,
@@ -305,7 +310,7 @@ class LocalEngine:
             if self._queue is None:
                 self._queue = SimpleQueue()
                 weakref.finalize(self, self._queue.put, None)
-                work = (self._queue, weakref.WeakMethod(self._decode), self.max_batch_tokens)
+                work = (self._queue, weakref.WeakMethod(self._decode), self.max_batch_tokens or _WAITING)
                 threading.Thread(target=serve, args=work, name="sgt-engine", daemon=True).start()
             asked = Asked(job, Future())
             self._queue.put(asked)

@@ -17,11 +17,11 @@ from sgt_modules.errors import SGTError
 if TYPE_CHECKING:
     from sgt_modules.batching import Decoded, Job
 
-GAP = 0.002, 1 / 40
+GAP = 0.002, 1 / 10
 """A batch is closed after this many seconds without a new request, or after this share of the last batch's seconds:
 threads that were answered together come back together, but not at once."""
 
-PATIENCE = 0.02, 1 / 4
+PATIENCE = 0.02, 1 / 2
 """A batch waits no longer than this for company, in the same two units."""
 
 
