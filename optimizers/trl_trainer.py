@@ -4,13 +4,14 @@
 
 TRL's loops, collators and reference bookkeeping are used as they are. What is ours: rows come tokenised, so that no
 token crosses the end of a prompt; the loss of a preference round; an output head that sees only what is trained on;
-batches of similar length; no metrics a step, which cost a small model more than they are worth. One process only.
+batches of similar length; no metrics a step, which cost a small model more than they are worth; a loss that is a mean
+over the whole step, so that several processes (`accelerate launch`) take the steps that one would.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar, cast
@@ -25,9 +26,11 @@ from trl.trainer.dpo_trainer import DPOTrainer
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
+from optimizers.dealing import Portion
 from optimizers.encoding import Row, Texts, encode, end_of_turn, fitting
 from optimizers.losses import IGNORED, dpo_loss, score_labels_only, sequence_nll
-from optimizers.quiet import QuietTrainer, Steps, random_states_kept, replacing, silence
+from optimizers.processes import gathered
+from optimizers.quiet import QuietTrainer, StepMean, Steps, random_states_kept, replacing, silence
 from optimizers.records import Checkpoint, PreferencePair, SFTExample
 from optimizers.shared_dpo import SharedTrainer
 from optimizers.sharing import distinct
@@ -42,7 +45,8 @@ class TRLTrainer:
     """Trains a generator with TRL: LoRA adapters or, with `settings.lora=None`, all weights.
 
     `model` is a hub id or a folder, the same as the generator's. Runs on CUDA if there is one and else on the CPU. The
-    caller's random states are left as they were.
+    caller's random states are left as they were. Where several processes were launched, each of them makes the same
+    calls: the rows of a step are dealt out, the main process alone writes, and every process returns the checkpoint.
 
     >>> TRLTrainer("Qwen/Qwen3-1.7B").settings.beta
     0.1
@@ -100,17 +104,19 @@ class TRLTrainer:
         seed: int,
         steps: Steps,
     ) -> Checkpoint:
-        began = time.perf_counter()
-        with silence(), random_states_kept(), replacing(output) as scratch:
+        began, team = time.perf_counter(), gathered()
+        with team.leading(), silence(), random_states_kept(), replacing(output, write=team.main) as scratch:
             tokenizer = AutoTokenizer.from_pretrained(resolve(self.model), trust_remote_code=False)
             model = self._load(start)
             end = end_of_turn(model.generation_config.eos_token_id, tokenizer)
             rows = fitting(encode(texts, tokenizer, end), self.settings.max_length)
-            trainer = kind.of(_Job(model, tokenizer, rows, self.settings, scratch, seed))
-            trainer.observe(steps, [row.length for row in rows])
+            job = _Job(model, tokenizer, rows, self.settings, scratch, seed, team.size)
+            trainer = kind.of(job)
+            trainer.observe(steps, [row.length for row in rows], self.settings.batch_size, job.portion)
             trainer.train()
-            _save(trainer, tokenizer, scratch / "weights")
-            record_base(scratch / "weights", self.model)
+            if team.main:
+                _save(trainer, tokenizer, scratch / "weights")
+                record_base(scratch / "weights", self.model)
         metrics = {
             "rows": len(rows),
             "dropped": len(texts) - len(rows),
@@ -119,7 +125,7 @@ class TRLTrainer:
             "seconds": time.perf_counter() - began,
             "steps": len(steps.losses),
         }
-        return Checkpoint(output.name, output, fingerprint_of(output), metrics)
+        return team.once(lambda: Checkpoint(output.name, output, fingerprint_of(output), metrics))
 
     def _load(self, start: Checkpoint | None) -> PreTrainedModel | PeftModel:
         """The model to go on with: the base, the base with the checkpoint's adapter, or the checkpoint's weights."""
@@ -149,16 +155,29 @@ class _Job:
     settings: TrainingSettings
     folder: Path
     seed: int
+    processes: int = 1
+
+    @property
+    def portion(self) -> Portion:
+        """What one process reads of a step."""
+        settings = self.settings
+        step = settings.batch_size * settings.gradient_accumulation
+        return Portion.of(step, most=settings.batch_size, processes=self.processes)
+
+    @property
+    def blank(self) -> list[Row]:
+        """A row without a completion, last of the rows, where processes may need one: see `dealing`."""
+        return [Row(min((row.prompt for row in self.rows), key=len), ([], []))] if self.processes > 1 else []
 
     def config(self, kind: type[Config], epochs: int, learning_rate: float) -> Config:
         """TRL's arguments: no evaluation, no reports, no files, and no limit of length (long rows are gone by now)."""
         settings, cuda = self.settings, torch.cuda.is_available()
-        return kind(
+        config = kind(
             output_dir=str(self.folder / "trainer"),
             num_train_epochs=epochs,
             learning_rate=learning_rate,
-            per_device_train_batch_size=settings.batch_size,
-            gradient_accumulation_steps=settings.gradient_accumulation,
+            per_device_train_batch_size=self.portion.batch,
+            gradient_accumulation_steps=self.portion.times,
             lr_scheduler_type=settings.schedule,
             warmup_steps=settings.warmup,
             max_grad_norm=settings.max_grad_norm,
@@ -173,7 +192,10 @@ class _Job:
             logging_nan_inf_filter=False,
             report_to="none",
             disable_tqdm=True,
+            ddp_find_unused_parameters=False,
         )
+        config._n_gpu = min(config.n_gpu, 1)  # one process, one GPU: no DataParallel, which TRL refuses
+        return config
 
     def adapter(self) -> LoraConfig | None:
         """A fresh adapter, unless the model has one already or all weights are trained."""
@@ -189,36 +211,40 @@ class _Job:
         )
 
 
-class _SFT(QuietTrainer, SFTTrainer):
+class _SFT(StepMean, SFTTrainer):
     """TRL's supervised trainer on rows that are tokenised already."""
 
     @classmethod
     def of(cls, job: _Job) -> _SFT:
         config = job.config(SFTConfig, job.settings.sft_epochs, job.settings.sft_learning_rate)
         config.dataset_kwargs = {"skip_prepare_dataset": True}
+        every = [*job.rows, *job.blank]
         rows = Dataset.from_dict(
             {
-                "input_ids": [row.prompt + row.completions[0] for row in job.rows],
-                "labels": [[IGNORED] * len(row.prompt) + row.completions[0] for row in job.rows],
+                "input_ids": [row.prompt + row.completions[0] for row in every],
+                "labels": [[IGNORED] * len(row.prompt) + row.completions[0] for row in every],
             }
         )
         trainer = cls(job.model, config, train_dataset=rows, processing_class=job.tokenizer, peft_config=job.adapter())
         score_labels_only(_bare(trainer.model))
         return trainer
 
+    def items(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Tokens that are trained on."""
+        return (batch["labels"] != IGNORED).sum()
+
     def compute_loss(
         self,
         model: nn.Module,
         inputs: dict[str, Tensor],
         return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
+        num_items_in_batch: Tensor | int = 1,
     ) -> Tensor:
         log_probs = model(**inputs, use_cache=False, fused_lm_head=True).log_probs
-        count = (inputs["labels"] != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
-        return -log_probs.sum() / count
+        return -log_probs.sum() / num_items_in_batch * self.args.world_size
 
 
-class _DPO(QuietTrainer, DPOTrainer):
+class _DPO(StepMean, DPOTrainer):
     """TRL's preference trainer on rows that are tokenised already, with the method's loss."""
 
     alpha: float
@@ -227,11 +253,12 @@ class _DPO(QuietTrainer, DPOTrainer):
     def of(cls, job: _Job) -> _DPO:
         config = job.config(DPOConfig, job.settings.dpo_epochs, job.settings.dpo_learning_rate)
         config.beta, config.precompute_ref_log_probs = job.settings.beta, True
+        every = [*job.rows, *job.blank]
         rows = Dataset.from_dict(
             {
-                "prompt_ids": [row.prompt for row in job.rows],
-                "chosen_ids": [row.completions[0] for row in job.rows],
-                "rejected_ids": [row.completions[1] for row in job.rows],
+                "prompt_ids": [row.prompt for row in every],
+                "chosen_ids": [row.completions[0] for row in every],
+                "rejected_ids": [row.completions[1] for row in every],
             }
         )
         trainer = cls(
@@ -239,7 +266,7 @@ class _DPO(QuietTrainer, DPOTrainer):
         )
         trainer.alpha = job.settings.alpha
         score_labels_only(_bare(trainer.model))
-        trainer.train_dataset = trainer._with_reference(rows, [row.length for row in job.rows])
+        trainer.train_dataset = trainer._with_reference(rows, [row.length for row in every])
         return trainer
 
     def _prepare_dataset(  # pyright: ignore[reportIncompatibleMethodOverride]  (TRL streams too; we do not)
@@ -252,26 +279,44 @@ class _DPO(QuietTrainer, DPOTrainer):
         return dataset
 
     def _with_reference(self, rows: Dataset, lengths: Sequence[int]) -> Dataset:
-        """The rows with the log-probabilities of their completions under the model as it is now."""
-        scores = [(0.0, 0.0)] * len(lengths)
+        """The rows with the log-probabilities of their completions under the model as it is now; each process computes
+        those of some batches.
+        """
+        size, processes = self.args.train_batch_size, self.args.world_size
+        scores = torch.zeros(len(lengths), 2, device=self.args.device)
         order = sorted(range(len(lengths)), key=lengths.__getitem__)
-        for first in range(0, len(order), self.args.train_batch_size):
-            batch = order[first : first + self.args.train_batch_size]
+        batches = [order[first : first + size] for first in range(0, len(order), size)]
+        for batch in batches[self.args.process_index :: processes]:
             inputs = self._prepare_inputs(self.data_collator([rows[index] for index in batch]))
-            chosen, rejected = self.compute_ref_log_probs(self.model, inputs)
-            for index, pair in zip(batch, zip(chosen.tolist(), rejected.tolist(), strict=True), strict=True):
-                scores[index] = pair
-        rows = rows.add_column("ref_chosen_logps", [chosen for chosen, _ in scores])
-        return rows.add_column("ref_rejected_logps", [rejected for _, rejected in scores])
+            scores[batch] = torch.stack(self.compute_ref_log_probs(self.model, inputs), dim=1).float()
+        if processes > 1:
+            scores = cast("Tensor", self.accelerator.reduce(scores, reduction="sum"))
+        chosen, rejected = scores.T.tolist()
+        return rows.add_column("ref_chosen_logps", chosen).add_column("ref_rejected_logps", rejected)
 
-    def _compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool) -> Tensor:
+    def items(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Pairs, without blank ones."""
+        return batch["completion_mask"].any(1).chunk(2)[0].sum()
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int = 1,
+    ) -> Tensor:
         ids, mask, completion = inputs["input_ids"], inputs["attention_mask"], inputs["completion_mask"]
         labels = ids.masked_fill(completion == 0, IGNORED)
         outputs = model(input_ids=ids, attention_mask=mask, labels=labels, use_cache=False, fused_lm_head=True)
         chosen, rejected = outputs.log_probs.sum(1).chunk(2)
         lengths = completion.sum(1)[: len(chosen)]
-        loss = dpo_loss(chosen, rejected, inputs["ref_chosen_logps"], inputs["ref_rejected_logps"], self.beta)
-        return loss + self.alpha * sequence_nll(chosen, lengths)
+        real = lengths > 0
+        if not real.any():
+            return 0.0 * chosen.sum()
+        reference = inputs["ref_chosen_logps"][real], inputs["ref_rejected_logps"][real]
+        loss = dpo_loss(chosen[real], rejected[real], *reference, self.beta)
+        loss = loss + self.alpha * sequence_nll(chosen[real], lengths[real])
+        return loss * real.sum() / num_items_in_batch * self.args.world_size
 
 
 class _SharedDPO(SharedTrainer):
