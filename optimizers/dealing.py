@@ -11,7 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
-from typing import Protocol
+from typing import Protocol, TypeVar
+
+T = TypeVar("T")
+
 
 class Order(Iterable[int], Protocol):
     """Numbers of rows, in a new order at each iteration."""
@@ -95,7 +98,7 @@ class Dealt:
             yield from self._portion.dealt(step, len(self._order))
 
 
-def own_part(rows: Sequence[int], rank: int, processes: int) -> Sequence[int]:
+def own_part(rows: Sequence[T], rank: int, processes: int) -> Sequence[T]:
     """The part of a step's rows that a process reads: neighbours, so that what they share stays together.
 
     >>> [own_part([5, 3, 1], rank, processes=2) for rank in range(2)]

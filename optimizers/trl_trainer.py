@@ -238,8 +238,9 @@ class _SFT(StepMean, SFTTrainer):
         model: nn.Module,
         inputs: dict[str, Tensor],
         return_outputs: bool = False,
-        num_items_in_batch: Tensor | int = 1,
+        num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
+        assert num_items_in_batch is not None
         log_probs = model(**inputs, use_cache=False, fused_lm_head=True).log_probs
         return -log_probs.sum() / num_items_in_batch * self.args.world_size
 
@@ -303,8 +304,9 @@ class _DPO(StepMean, DPOTrainer):
         model: nn.Module,
         inputs: dict[str, Tensor],
         return_outputs: bool = False,
-        num_items_in_batch: Tensor | int = 1,
+        num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
+        assert num_items_in_batch is not None
         ids, mask, completion = inputs["input_ids"], inputs["attention_mask"], inputs["completion_mask"]
         labels = ids.masked_fill(completion == 0, IGNORED)
         outputs = model(input_ids=ids, attention_mask=mask, labels=labels, use_cache=False, fused_lm_head=True)

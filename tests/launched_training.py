@@ -29,11 +29,11 @@ ROWS = [
     SFTExample("q", "cot", f"What is {n} + 1?", f"[cot] It is {n + 1}" + ", as one says" * (n % 3)) for n in range(21)
 ]
 PAIRS = [
-    PreferencePair(f"q{n}", "inter", f"What is {n} + 1?", f"[cot] It is {n + 1}" + " for sure" * winner, "[cot] no" * loser)
-    for n in range(4)
+    PreferencePair(f"q{n}", "inter", row.prompt, f"{row.completion}{' for sure' * winner}", "[cot] no" * loser)
+    for n, row in enumerate(ROWS[:4])
     for winner in range(2)
     for loser in range(1, 4)
-][:19]  # fmt: skip
+][:19]
 
 
 class Told(list[float]):
