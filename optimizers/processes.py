@@ -14,18 +14,31 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
-from typing import TYPE_CHECKING, Final, TypeVar, cast
+from typing import Final, Protocol, TypeVar, cast
 
 from sgt_modules.errors import MainProcessError, SGTError
-
-if TYPE_CHECKING:
-    from torch.distributed import Store
 
 T = TypeVar("T")
 
 _SIZES: Final = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 _CHUNK: Final = 4 * 1024 * 1024  # PyTorch's store takes values of at most 8 MB
 _PAUSE: Final = 0.05
+
+
+class Store(Protocol):
+    """What all processes can write to and read from, as PyTorch's stores are."""
+
+    def set(self, key: str, value: str | bytes, /) -> None:
+        """Write a value."""
+        ...
+
+    def get(self, key: str, /) -> bytes:
+        """A value that was written."""
+        ...
+
+    def check(self, keys: list[str], /) -> bool:
+        """Whether all of these have been written."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +77,7 @@ class Team:
         message, key = pickle.dumps(value), self._key()
         parts = [message[start : start + _CHUNK] for start in range(0, len(message), _CHUNK)]
         for number, part in enumerate(parts):
-            self.store.set(f"{key}/{number}", cast("str", part))  # it takes bytes too, whatever its stub says
+            self.store.set(f"{key}/{number}", part)
         self.store.set(key, str(len(parts)))
 
     def hear(self) -> object:
@@ -113,13 +126,15 @@ def gathered() -> Team:
         return Team()
     import torch
     from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
     from torch.distributed.distributed_c10d import _get_default_store
 
-    state = PartialState(cpu=not torch.cuda.is_available())
+    state = PartialState(cpu=not torch.cuda.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU"))
     if state.num_processes == 1:
         return Team()
     store, rank = _get_default_store(), state.process_index
-    return Team(rank, state.num_processes, store, session=store.add(f"sgt/sessions/{rank}", 1))
+    session = store.add(f"sgt/sessions/{rank}", 1)
+    return Team(rank, state.num_processes, cast("Store", store), session)
 
 
 def launched(environment: Mapping[str, str]) -> bool:
@@ -129,6 +144,15 @@ def launched(environment: Mapping[str, str]) -> bool:
     (True, False)
     """
     return any(environment.get(name, "").isdecimal() and int(environment[name]) > 1 for name in _SIZES)
+
+
+def sharded(environment: Mapping[str, str]) -> bool:
+    """Whether the environment tells of weights that are sharded over the processes: `accelerate launch --use_fsdp`.
+
+    >>> sharded({"ACCELERATE_USE_FSDP": "true"}), sharded({})
+    (True, False)
+    """
+    return environment.get("ACCELERATE_USE_FSDP", "").lower() == "true"
 
 
 def _portable(error: BaseException) -> BaseException:

@@ -154,6 +154,12 @@ class QuietTrainer(Trainer):
         self._steps.add(loss)
         return loss
 
+    def gathered_weights(self) -> dict[str, Tensor] | None:
+        """All weights, if each process holds a part of them (FSDP); every process has to ask."""
+        if not self.is_fsdp_enabled:
+            return None
+        return cast("dict[str, Tensor]", self.accelerator.get_state_dict(cast("nn.Module", self.model)))
+
     def floating_point_ops(self, inputs: Mapping[str, Tensor]) -> int:
         """Not counted: it would walk over all parameters at every step."""
         return 0

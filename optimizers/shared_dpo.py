@@ -65,7 +65,8 @@ class SharedTrainer(QuietTrainer):
         self._pairs, self._settings, self._padding = pairs, settings, padding
         self._longest = settings.max_length if shares_prompts(bare) else 0
         score_completions(bare)
-        self._reference = self._scored()
+        # Sharded weights are in no process before training starts: the first step finds the reference.
+        self._reference: Tensor | None = None if self.is_fsdp_enabled else self._scored()
 
     def step_of(self, indices: Sequence[int]) -> list[Part]:
         """This process's inputs of a step over the pairs of these indices, in parts that fit in memory.
@@ -73,6 +74,8 @@ class SharedTrainer(QuietTrainer):
         Each process has as many parts as the others, some of them without a share in the loss: gradients are averaged
         over processes part by part.
         """
+        if self._reference is None:
+            self._reference = self._scored()
         couples = [self._pairs.pairs[index] for index in indices if index < len(self._pairs.pairs)]
         rank, processes, most = self.args.process_index, self.args.world_size, 2 * self._settings.batch_size
         cut = [parts(own_part(couples, each, processes), most) for each in range(processes)]
@@ -126,10 +129,13 @@ class SharedTrainer(QuietTrainer):
         batches = [order[first : first + size] for first in range(0, len(order), size)]
         with torch.no_grad(), self.accelerator.autocast():
             model.eval()
-            for batch in batches[self.args.process_index :: self.args.world_size]:
-                rows, numbers = blocks(self._pairs, batch, self._longest)
+            for first in range(0, len(batches), self.args.world_size):  # as many passes in each process: see FSDP
+                at = first + self.args.process_index
+                rows, numbers = blocks(self._pairs, batches[min(at, len(batches) - 1)], self._longest)
                 inputs = cast("Part", self._prepare_inputs(laid_out(rows, self._padding)))
-                found[torch.tensor(numbers)] = model(**inputs).log_probs.float()
+                logps = model(**inputs).log_probs.float()
+                if at < len(batches):
+                    found[torch.tensor(numbers)] = logps
         if self.args.world_size > 1:
             found = cast("Tensor", self.accelerator.reduce(found, reduction="sum"))
         return found.cpu()

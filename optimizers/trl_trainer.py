@@ -10,6 +10,7 @@ over the whole step, so that several processes (`accelerate launch`) take the st
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 from optimizers.dealing import Portion
 from optimizers.encoding import Row, Texts, encode, end_of_turn, fitting
 from optimizers.losses import IGNORED, dpo_loss, score_labels_only, sequence_nll
-from optimizers.processes import gathered
+from optimizers.processes import gathered, sharded
 from optimizers.quiet import QuietTrainer, StepMean, Steps, random_states_kept, replacing, silence
 from optimizers.records import Checkpoint, PreferencePair, SFTExample
 from optimizers.shared_dpo import SharedTrainer
@@ -114,8 +115,9 @@ class TRLTrainer:
             trainer = kind.of(job)
             trainer.observe(steps, [row.length for row in rows], self.settings.batch_size, job.portion)
             trainer.train()
+            weights = trainer.gathered_weights()
             if team.main:
-                _save(trainer, tokenizer, scratch / "weights")
+                _save(trainer, tokenizer, scratch / "weights", weights)
                 record_base(scratch / "weights", self.model)
         metrics = {
             "rows": len(rows),
@@ -253,7 +255,8 @@ class _DPO(StepMean, DPOTrainer):
     @classmethod
     def of(cls, job: _Job) -> _DPO:
         config = job.config(DPOConfig, job.settings.dpo_epochs, job.settings.dpo_learning_rate)
-        config.beta, config.precompute_ref_log_probs = job.settings.beta, True
+        # Sharded weights are in no process before training starts: their reference is computed step by step.
+        config.beta, config.precompute_ref_log_probs = job.settings.beta, not sharded(os.environ)
         every = [*job.rows, *job.blank]
         rows = Dataset.from_dict(
             {
@@ -267,7 +270,8 @@ class _DPO(StepMean, DPOTrainer):
         )
         trainer.alpha = job.settings.alpha
         score_labels_only(_bare(trainer.model))
-        trainer.train_dataset = trainer._with_reference(rows, [row.length for row in every])
+        if config.precompute_ref_log_probs:
+            trainer.train_dataset = trainer._with_reference(rows, [row.length for row in every])
         return trainer
 
     def _prepare_dataset(  # pyright: ignore[reportIncompatibleMethodOverride]  (TRL streams too; we do not)
@@ -309,14 +313,18 @@ class _DPO(StepMean, DPOTrainer):
         assert num_items_in_batch is not None
         ids, mask, completion = inputs["input_ids"], inputs["attention_mask"], inputs["completion_mask"]
         labels = ids.masked_fill(completion == 0, IGNORED)
+        if "ref_chosen_logps" in inputs:
+            reference = inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]
+        else:
+            reference = self.compute_ref_log_probs(self.ref_model or model, inputs)
         outputs = model(input_ids=ids, attention_mask=mask, labels=labels, use_cache=False, fused_lm_head=True)
         chosen, rejected = outputs.log_probs.sum(1).chunk(2)
         lengths = completion.sum(1)[: len(chosen)]
         real = lengths > 0
         if not real.any():
             return 0.0 * chosen.sum()
-        reference = inputs["ref_chosen_logps"][real], inputs["ref_rejected_logps"][real]
-        loss = dpo_loss(chosen[real], rejected[real], *reference, self.beta)
+        better, worse = reference[0][real], reference[1][real]
+        loss = dpo_loss(chosen[real], rejected[real], better, worse, self.beta)
         loss = loss + self.alpha * sequence_nll(chosen[real], lengths[real])
         return loss * real.sum() / num_items_in_batch * self.args.world_size
 
@@ -347,11 +355,21 @@ def _mixed(settings: TrainingSettings) -> bool:
     return torch.cuda.is_available() if settings.bf16 is None else settings.bf16
 
 
-def _save(trainer: QuietTrainer, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """The adapter alone (without TRL's copy of it, `ref`), or the whole model with its tokenizer."""
-    if isinstance(trainer.model, PeftModel):
-        trainer.model.save_pretrained(str(folder), selected_adapters=["default"], save_embedding_layers=False)
+def _save(
+    trainer: QuietTrainer, tokenizer: PreTrainedTokenizerBase, folder: Path, weights: dict[str, Tensor] | None
+) -> None:
+    """The adapter alone (without TRL's copy of it, `ref`), or the whole model with its tokenizer. `weights` are the
+    model's, where it does not hold all of them itself.
+    """
+    model = trainer.accelerator.unwrap_model(cast("nn.Module", trainer.model))
+    if isinstance(model, PeftModel):
+        model.save_pretrained(
+            str(folder), selected_adapters=["default"], save_embedding_layers=False, state_dict=weights
+        )
         (folder / "README.md").unlink(missing_ok=True)
     else:
-        _bare(trainer.model).save_pretrained(folder)
+        bare = _bare(model)
+        if weights is not None:
+            weights = {name: each for name, each in weights.items() if name not in bare.all_tied_weights_keys}
+        bare.save_pretrained(folder, state_dict=weights)
         tokenizer.save_pretrained(folder)

@@ -1,4 +1,6 @@
-"""A script that trains fixed rows with each loss, in however many processes it is started: `python FILE OUTPUT`.
+"""A script that trains fixed rows with each loss, in however many processes it is started.
+
+    python FILE OUTPUT STAGE...
 
 Each process writes what its trainer told it to `OUTPUT/<rank>.json`.
 """
@@ -8,9 +10,10 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from optimizers.records import PreferencePair, SFTExample
+from optimizers.records import Checkpoint, PreferencePair, SFTExample
 from optimizers.training import LoRASettings, TrainingSettings
 from optimizers.trl_trainer import TRLTrainer
 from sgt_modules.embedded.models import embedded_folder
@@ -25,6 +28,13 @@ SETTINGS = {
     "dpo_learning_rate": 1e-3,
     "gradient_checkpointing": False,
 }
+STAGES = {
+    "sft": {},
+    "whole": {"lora": None, "batch_size": 3},
+    "pairwise": {"dpo_forward": "pairwise"},
+    "shared": {"dpo_forward": "shared", "gradient_checkpointing": True},
+}
+# Neither number is a multiple of a step's 8, so that the last step of an epoch is short in every stage.
 ROWS = [
     SFTExample("q", "cot", f"What is {n} + 1?", f"[cot] It is {n + 1}" + ", as one says" * (n % 3)) for n in range(21)
 ]
@@ -43,26 +53,23 @@ class Told(list[float]):
         self.append(loss)
 
 
-def main(output: Path) -> None:
+def main(output: Path, stages: Sequence[str]) -> None:
+    """Train the stages in order; preferences go on from `sft` where that is among them."""
     told: dict[str, object] = {}
-    start = None
-    for name, changes in (
-        ("sft", {}),
-        ("pairwise", {"dpo_forward": "pairwise"}),
-        ("shared", {"dpo_forward": "shared", "gradient_checkpointing": True}),
-        ("whole", {"lora": None, "batch_size": 3}),
-    ):
-        trainer, losses = TRLTrainer(embedded_folder("generator"), TrainingSettings(**{**SETTINGS, **changes})), Told()
-        where = {"output": output / name, "seed": 0, "on_step": losses}
+    start: Checkpoint | None = None
+    for name in stages:
+        trainer, losses = (
+            TRLTrainer(embedded_folder("generator"), TrainingSettings(**(SETTINGS | STAGES[name]))),
+            Told(),
+        )
         if name in ("sft", "whole"):
-            found = trainer.sft(ROWS, start=None, **where)
-            start = start or found
+            found = trainer.sft(ROWS, start=None, output=output / name, seed=0, on_step=losses)
+            start = found if name == "sft" else start
         else:
-            found = trainer.dpo(PAIRS, start=start, **where)
+            found = trainer.dpo(PAIRS, start=start, output=output / name, seed=0, on_step=losses)
         told[name] = {"losses": losses, "loss": found.metrics["loss"], "fingerprint": found.fingerprint}
-    rank = os.environ.get("RANK", "0")
-    (output / f"{rank}.json").write_text(json.dumps(told))
+    (output / f"{os.environ.get('RANK', '0')}.json").write_text(json.dumps(told))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:])
