@@ -43,8 +43,8 @@ from optimizers.trl_trainer import TRLTrainer
 from sgt_modules.embedded import HouseTermsWorld, embedded_generator
 from sgt_modules.embedded.models import embedded_folder
 from sgt_modules.embedded.program import AnswerInSQL
-from sgt_modules.engine import render_chat
 from sgt_modules.prompts import exploring, generator_prompt
+from sgt_modules.reading import render_chat
 
 BAR = 3.0
 ALIKE = 0.02

@@ -24,6 +24,9 @@ from optimizers.shared_forward import laid_out, score_completions, shares_prompt
 from optimizers.sharing import Couple, Distinct, PromptGrouped, blocks, parts
 from optimizers.training import TrainingSettings
 
+UNTRAINED = 8
+"""How much more a pass reads at once that keeps nothing for a backward pass."""
+
 _MODEL = ("input_ids", "position_ids", "segments", "sources", "targets")
 Part = dict[str, Tensor]
 
@@ -65,17 +68,21 @@ class SharedTrainer(QuietTrainer):
         self._pairs, self._settings, self._padding = pairs, settings, padding
         self._longest = settings.max_length if shares_prompts(bare) else 0
         score_completions(bare)
-        # Sharded weights are in no process before training starts: the first step finds the reference.
-        self._reference: Tensor | None = None if self.is_fsdp_enabled else self._scored()
+        # Sharded weights are in no process before training starts: the first step asks for the reference.
+        self._scores: Tensor | None = None if self.is_fsdp_enabled else self._scored()
+
+    @property
+    def _reference(self) -> Tensor:
+        if self._scores is None:
+            self._scores = self._scored()
+        return self._scores
 
     def step_of(self, indices: Sequence[int]) -> list[Part]:
         """This process's inputs of a step over the pairs of these indices, in parts that fit in memory.
 
-        Each process has as many parts as the others, some of them without a share in the loss: gradients are averaged
-        over processes part by part.
+        Each process has as many parts as the others, some of them without a share in the loss: where weights are
+        sharded, no process reads its part without the others.
         """
-        if self._reference is None:
-            self._reference = self._scored()
         couples = [self._pairs.pairs[index] for index in indices if index < len(self._pairs.pairs)]
         rank, processes, most = self.args.process_index, self.args.world_size, 2 * self._settings.batch_size
         cut = [parts(own_part(couples, each, processes), most) for each in range(processes)]
@@ -124,12 +131,12 @@ class SharedTrainer(QuietTrainer):
     def _scored(self) -> Tensor:
         """The log-probability of each completion under the model as it is now, before training: the reference."""
         found = torch.zeros(len(self._pairs.completions), device=self.args.device)
-        model, size = cast("nn.Module", self.model), 2 * self._settings.batch_size
+        model, size = cast("nn.Module", self.model), UNTRAINED * 2 * self._settings.batch_size
         order = sorted(range(len(found)), key=self._sort_key)
         batches = [order[first : first + size] for first in range(0, len(order), size)]
         with torch.no_grad(), self.accelerator.autocast():
             model.eval()
-            for first in range(0, len(batches), self.args.world_size):  # as many passes in each process: see FSDP
+            for first in range(0, len(batches), self.args.world_size):  # as many passes in each process
                 at = first + self.args.process_index
                 rows, numbers = blocks(self._pairs, batches[min(at, len(batches) - 1)], self._longest)
                 inputs = cast("Part", self._prepare_inputs(laid_out(rows, self._padding)))

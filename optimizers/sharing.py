@@ -69,11 +69,15 @@ def distinct(rows: Sequence[Row]) -> Distinct:
 PROMPTS = 4
 """Prompts that a step meets at least: with fewer the held-out loss varied more from seed to seed."""
 
+COMPANY = 4
+"""Pairs of a prompt that come together at most: more would save little, and a step would know fewer prompts."""
+
 
 class PromptGrouped:
     """A sampler of pairs: at each iteration all indices, in an order in which pairs with completions in common meet.
 
-    A prompt's pairs are cut into groups of a quarter of a `step`, and the groups of all prompts are shuffled.
+    A prompt's pairs are cut into groups of `COMPANY`, or of a quarter of a small `step`, and the groups of all prompts
+    are shuffled.
 
     >>> pairs = distinct([Row([prompt], ([2], [3 + loser])) for loser in range(2) for prompt in range(2)])
     >>> list(PromptGrouped(pairs, step=8, rng=random.Random(0)))
@@ -81,7 +85,7 @@ class PromptGrouped:
     """
 
     def __init__(self, pairs: Distinct, step: int, rng: random.Random) -> None:
-        self._pairs, self._size, self._rng = pairs, max(1, step // PROMPTS), rng
+        self._pairs, self._size, self._rng = pairs, max(1, min(COMPANY, step // PROMPTS)), rng
 
     def __len__(self) -> int:
         return len(self._pairs.pairs)

@@ -1,0 +1,13 @@
+"""Each benchmark can at least be imported; what it measures takes too long for a test."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = sorted((Path(__file__).parent.parent / "benchmarks").glob("*.py"))
+
+
+@pytest.mark.parametrize("file", BENCHMARKS, ids=lambda file: file.stem)
+def test_a_benchmark_finds_all_that_it_uses(file: Path) -> None:
+    assert callable(runpy.run_path(str(file))["main"])
