@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import dspy
@@ -13,17 +13,17 @@ from optimizers.ledger import Meter
 from optimizers.queries import query_id
 from optimizers.records import Query, Reward, Rollout
 from optimizers.reward import Scorer
-from sgt_modules.episode import Episode, Given, episode
+from sgt_modules.episode import Call, Given, episode
 from sgt_modules.errors import MetricError
 from sgt_modules.kinds import SILENCE
 from sgt_modules.wrapping import supplemented
 
 
 class JudgedRun(NamedTuple):
-    """One finished run: its rollout (not yet any stage's), what its predictors asked and read, and its cost."""
+    """One finished run: its rollout (not yet any stage's), its predictors' calls by role and turn, and its cost."""
 
     rollout: Rollout
-    episode: Episode
+    calls: Sequence[Call]
     meter: Meter
 
 
@@ -47,10 +47,19 @@ def judged_run(program: dspy.Module, example: dspy.Example, index: int, given: G
     writers = set() if chosen else {each.generator.name for _, each in supplemented(program)}
     entries = [entry for name, of_model in usage.usage_data.items() if name not in writers for entry in of_model]
     read, wrote = (sum(entry.get(name) or 0 for entry in entries) for name in ("prompt_tokens", "completion_tokens"))
-    query = Query(query_id(example, ""), index, "", "")
     output = {name: str(value) for name, value in prediction.items()} if isinstance(prediction, dspy.Example) else {}
-    rollout = Rollout(query, "", "none", SILENCE, reward, output, error, 0.0, read, wrote, seconds)
-    return JudgedRun(rollout, asked, Meter(1, len(entries), read, wrote, seconds))
+    rollout = Rollout(_whole(example, index), "", "none", SILENCE, reward, output, error, 0.0, read, wrote, seconds)
+    return JudgedRun(rollout, asked.ordered, Meter(1, len(entries), read, wrote, seconds))
+
+
+def failed_run(example: dspy.Example, index: int, error: str) -> JudgedRun:
+    """A run of which nothing came back but the reason: no reward, and what it cost is not known."""
+    return JudgedRun(Rollout(_whole(example, index), "", "none", SILENCE, None, error=error), [], Meter(runs=1))
+
+
+def _whole(example: dspy.Example, index: int) -> Query:
+    """A run as a whole stands at no predictor."""
+    return Query(query_id(example, ""), index, "", "")
 
 
 def _verdict(problem: Exception) -> Reward | None:

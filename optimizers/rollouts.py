@@ -19,6 +19,7 @@ from optimizers.ledger import Ledger, Meter
 from optimizers.queries import query_id, query_of
 from optimizers.records import Candidate, Query, Rollout
 from optimizers.reward import Scorer
+from optimizers.runners import Judge, Runner, ThreadRunner
 from optimizers.store import RolloutStore
 from sgt_modules.episode import Call, Chooser
 from sgt_modules.kinds import SILENCE, Supplement
@@ -50,6 +51,8 @@ class Actor:
 
     `scope` names program, actor and metric (see `RolloutStore`). `num_threads` defaults to DSPy's own setting;
     `max_errors` is how many runs in a row may fail without a reward before everything stops with an `SGTError`.
+    `runner` says where the runs of `probe` and `run` are worked. `live` and `together` are always worked in threads
+    here, beside the generator that writes as they run and answers its callers in batches.
 
     A provider's error or a metric that raises gives a rollout without a reward. An answer that cannot be read, by the
     adapter or by the program itself, is the actor's failure: reward 0.0, with the error's text.
@@ -64,6 +67,7 @@ class Actor:
         *,
         num_threads: int | None = None,
         max_errors: int = 10,
+        runner: Runner | None = None,
     ) -> None:
         self.program = program
         self.scorer = scorer
@@ -71,6 +75,7 @@ class Actor:
         self.scope = scope
         self.num_threads = num_threads
         self.max_errors = max_errors
+        self.runner = runner or ThreadRunner()
         self._ledger = Ledger(max_errors)
         self._telling = threading.Lock()
 
@@ -87,10 +92,11 @@ class Actor:
     def probe(self, examples: Sequence[dspy.Example], stage: str = "none", on_done: OnDone | None = None) -> Probe:
         """Run the program as it came in, with no supplement; also tells where it would ask for one."""
         found: dict[int, list[Rollout]] = {}
+        judge = self._judge(examples)
 
         def work(index: int) -> Rollout:
             example = examples[index]
-            found[index] = self._known_probe(example, index, stage) or self._probe(example, index, stage)
+            found[index] = self._known_probe(example, index, stage) or self._probe(example, index, stage, judge)
             return found[index][0]
 
         rollouts = self._in_parallel(work, [query_id(example, "") for example in examples], on_done)
@@ -108,10 +114,10 @@ class Actor:
 
         Each distinct (query, supplement) is run once, and not at all if the store has its reward.
         """
+        judge = self._judge(examples)
 
         def work(position: int) -> Rollout:
-            candidate = candidates[position]
-            return self._rollout(candidate, examples[candidate.query.index], stage)
+            return self._rollout(candidates[position], stage, judge)
 
         keys = [(candidate.query.id, candidate.supplement.render()) for candidate in candidates]
         return self._in_parallel(work, keys, on_done)
@@ -132,7 +138,7 @@ class Actor:
 
         def work(index: int) -> Rollout:
             run = judged_run(program, examples[index], index, None, self.scorer)
-            calls[index] = run.episode.ordered
+            calls[index] = run.calls
             written = [call.supplement for call in calls[index] if call.supplement]
             rollout = _as_proposed(run.rollout, Candidate(run.rollout.query, _joined(written), "direct"), stage)
             self._save([rollout], run, live=stage)
@@ -163,7 +169,7 @@ class Actor:
                 _as_proposed(
                     free if n else run.rollout, Candidate(query, call.supplement, "joint", call.logprob), stage
                 )
-                for n, call in enumerate(run.episode.ordered)
+                for n, call in enumerate(run.calls)
                 for query in [query_of(call, examples[index], index, joint=True)]
             ]
             of_run[position] = rollouts
@@ -181,7 +187,14 @@ class Actor:
             for call in run.calls
         ]
 
-    def _rollout(self, candidate: Candidate, example: dspy.Example, stage: str) -> Rollout:
+    def _judge(self, examples: Sequence[dspy.Example]) -> Judge:
+        return self.runner.judge(self.program, self.scorer, examples, at_once=self._threads)
+
+    @property
+    def _threads(self) -> int:
+        return self.num_threads or dspy.settings.num_threads
+
+    def _rollout(self, candidate: Candidate, stage: str, judge: Judge) -> Rollout:
         query = candidate.query
         known = self.store.get(self.scope, query.id, candidate.supplement)
         if known is not None:
@@ -189,7 +202,7 @@ class Actor:
             self.store.meet(rollout, self.scope)
             return rollout
         given = {**dict(query.others), query.place: candidate.supplement}
-        run = judged_run(self.program, example, query.index, given, self.scorer)
+        run = judge(query.index, given)
         rollout = _as_proposed(run.rollout, candidate, stage)
         self._save([rollout], run)
         return rollout
@@ -207,10 +220,10 @@ class Actor:
             self.store.meet(rollout, self.scope)
         return own
 
-    def _probe(self, example: dspy.Example, index: int, stage: str) -> list[Rollout]:
-        run = judged_run(self.program, example, index, {}, self.scorer)
+    def _probe(self, example: dspy.Example, index: int, stage: str, judge: Judge) -> list[Rollout]:
+        run = judge(index, {})
         roles = self._roles()
-        calls = sorted(run.episode.calls, key=lambda call: (roles.index(call.place.role), call.place.turn))
+        calls = sorted(run.calls, key=lambda call: (roles.index(call.place.role), call.place.turn))
         queries = [query_of(call, example, index) for call in calls]
         whole = replace(run.rollout, stage=stage)
         free = replace(whole, tokens_in=0, tokens_out=0, seconds=0.0)  # the cost of a run stands in its first rollout
@@ -224,7 +237,7 @@ class Actor:
 
     def _save(self, rollouts: Sequence[Rollout], run: JudgedRun, *, live: str = "") -> None:
         """Store one run's rollouts; raises `SGTError` when it is one failure in a row too many."""
-        self.store.add_all(rollouts, self.scope, live=live, asked=len(run.episode.calls))
+        self.store.add_all(rollouts, self.scope, live=live, asked=len(run.calls))
         self._ledger.enter(run.rollout, run.meter)
 
     def _in_parallel(
@@ -256,7 +269,7 @@ class Actor:
                 problems.append(problem)
                 stop.set()
 
-        threads = self.num_threads or dspy.settings.num_threads
+        threads = self._threads
         executor = ParallelExecutor(num_threads=threads, max_errors=1, timeout=0, disable_progress_bar=True)
         try:
             executor.execute(drain, range(min(threads, len(groups))))

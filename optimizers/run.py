@@ -28,6 +28,7 @@ from optimizers.records import Checkpoint, PreferencePair, Rollout, SFTExample
 from optimizers.result import SGTResult, Spent, StageResult, selected_program
 from optimizers.reward import Scorer, check_metric
 from optimizers.rollouts import Actor
+from optimizers.runners import Runner
 from optimizers.selection import balance_kinds
 from optimizers.spending import Spending
 from optimizers.store import RolloutStore
@@ -107,6 +108,7 @@ class Run:
         valset: Sequence[dspy.Example] | None,
         settings: RunSettings,
         reporter: Reporter,
+        runner: Runner,
         team: Team,
     ) -> Run:
         """Check everything that was passed in, make the folder, and wrap a copy of the student. The `team` trains.
@@ -118,6 +120,7 @@ class Run:
             trainset, valset = hold_out(trainset, rng=random.Random(f"{settings.seed}-validation"))
         check_splits(trainset, valset)
         check_program(student, trainset)
+        runner.check(student, Scorer(settings.metric), [*trainset, *valset])
         own_forward = not type(student).__module__.startswith("dspy.")
         check_metric(settings.metric, trainset[0], output_fields(student), more_fields=own_forward)
         settings.generator.check()
@@ -130,6 +133,7 @@ class Run:
             scope=scope_of(wrapped, settings.metric),
             num_threads=settings.num_threads,
             max_errors=settings.max_errors,
+            runner=runner,
         )
         splits = (Evaluator(actor, name, split, reporter) for name, split in (("train", trainset), ("val", valset)))
         return cls(settings, student, folder, *splits, team=team)

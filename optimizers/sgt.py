@@ -17,6 +17,7 @@ from optimizers.progress import reporter
 from optimizers.recipe import Auto, Recipe
 from optimizers.result import result_of
 from optimizers.run import Run, RunSettings, follow
+from optimizers.runners import Runner, RunnerName, check_runner, opened
 from optimizers.training import Trainer
 from sgt_modules.generator import SupplementGenerator
 from sgt_modules.predictor import Scope
@@ -45,7 +46,9 @@ class SGTTeleprompter(Teleprompter):
         scope: Whether each call gets a supplement (`turn`) or each run of the program (`episode`); by default as the
             student has it, else `turn`. See `supplement`.
         template: How the actor is shown a supplement; by default as the student has it.
-        num_threads: Program runs at once; `dspy.settings.num_threads` by default.
+        runner: Where program runs are worked: `threads` here, `ray` on a cluster (needs `dspy-sgt[ray]`), or an object
+            such as `RayRunner(workers=64)`.
+        num_threads: Program runs at once, wherever they are worked; `dspy.settings.num_threads` by default.
         max_errors: Provider failures in a row after which the run stops.
         seed: Seeds every choice: the same seed, data and models give the same adapter.
         log_dir: The run's folder; a fresh one under `runs/` by default.
@@ -73,6 +76,7 @@ class SGTTeleprompter(Teleprompter):
         only: Sequence[str] | None = None,
         scope: Scope | None = None,
         template: Template | None = None,
+        runner: RunnerName | Runner = "threads",
         num_threads: int | None = None,
         max_errors: int = 10,
         seed: int = 0,
@@ -96,6 +100,7 @@ class SGTTeleprompter(Teleprompter):
             scope=scope,
             template=None if template is None else check_template(template),
         )
+        self.runner: RunnerName | Runner = check_runner(runner)
         self.display_progress = display_progress
 
     def compile(  # pyright: ignore[reportIncompatibleMethodOverride]  (no **kwargs: a misspelt argument is an error)
@@ -124,9 +129,11 @@ class SGTTeleprompter(Teleprompter):
         team = gathered()
         if not team.main:
             return follow(student, self.settings, team)
-        with team.leading():
-            view = reporter(self.display_progress)
-            run = Run.open(student, trainset=trainset, valset=valset, settings=self.settings, reporter=view, team=team)
+        view, settings = reporter(self.display_progress), self.settings
+        with team.leading(), opened(self.runner) as runner:
+            run = Run.open(
+                student, trainset=trainset, valset=valset, settings=settings, reporter=view, runner=runner, team=team
+            )
             run.validate_student()
             checkpoint = run.sft(run.sft_rows(run.warm_start()))
             for round_ in range(1, self.recipe.rounds + 1):

@@ -55,6 +55,9 @@ class Database:
             score=0.0, feedback=f"Expected {len(wanted)} rows like {wanted[:2]}, got {len(got)} like {got[:2]}."
         )
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return Database, (self._serialized,)
+
     def _remembered(self, sql: str) -> list[tuple[object, ...]] | str:
         """The rows, or the error in words; frozen data give the same answer every time, so it is kept."""
         if sql not in self._known:
