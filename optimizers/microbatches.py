@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
+from optimizers.dealing import Portion
 from optimizers.training import TrainingSettings
 from sgt_modules.batching import exhausted
 from sgt_modules.errors import TrainingError
@@ -36,11 +37,13 @@ def until_it_fits(
     train: Callable[[TrainingSettings], Trained],
     *,
     release: Callable[[], None] = lambda: None,
+    processes: int = 1,
 ) -> tuple[Trained, TrainingSettings]:
     """What `train` gives, and the settings that it fitted in memory with.
 
     Where memory runs out, `release` is called and `train` begins anew with smaller micro-batches: the same steps of the
-    same rows, only slower. Raises `TrainingError` where one row at a time is still too much.
+    same rows, only slower. Raises `TrainingError` where one row at a time is still too much; and at once where several
+    `processes` train together, as the others would wait for ever for the one that begins anew.
     """
     while True:
         try:
@@ -50,6 +53,8 @@ def until_it_fits(
                 raise
             reason = str(error).partition("\n")[0]
         release()  # past the handler, so that the error's frames no longer hold the batch's tensors
+        if processes > 1:
+            raise TrainingError(_too_much_for_one(settings, processes, reason))
         smaller = halved(settings)
         if smaller is None:
             raise TrainingError(
@@ -60,6 +65,15 @@ def until_it_fits(
         rows = (settings.batch_size, smaller.batch_size)
         logger.warning("Out of memory with micro-batches of %d rows; the stage begins anew with %d.", *rows)
         settings = smaller
+
+
+def _too_much_for_one(settings: TrainingSettings, processes: int, reason: str) -> str:
+    step = settings.batch_size * settings.gradient_accumulation
+    rows = Portion.of(step, most=settings.batch_size, processes=processes).batch
+    expected = f"Expected memory for micro-batches of {rows} rows in each of {processes} processes, got: {reason} "
+    if rows == 1:
+        return f"{expected}Lower max_length, or set gradient_checkpointing=True."
+    return f"{expected}Set batch_size={rows // 2}, and gradient_accumulation to keep a step's {step} rows."
 
 
 def said_of_memory(asked: TrainingSettings, used: TrainingSettings) -> list[str]:
