@@ -1,48 +1,38 @@
-"""Training with TRL and PEFT: the only file that imports them.
+"""Training with TRL and PEFT: rows and settings in, a checkpoint on disk out.
 
-    rows -> token ids (encoding.py) -> TRL's trainer with our loss (losses.py) -> the weights alone, renamed into place
+    rows -> token ids (encoding.py) -> a stage's trainer (trl_stages.py) -> the weights alone, renamed into place
 
-TRL's loops, collators and reference bookkeeping are used as they are. What is ours: rows come tokenised, so that no
-token crosses the end of a prompt; the loss of a preference round; an output head that sees only what is trained on;
-batches of similar length; no metrics a step, which cost a small model more than they are worth; a loss that is a mean
-over the whole step, so that several processes (`accelerate launch`) take the steps that one would.
+Around TRL's loops: the base shared with the engine that samples; batches of similar length; no metrics a step, which
+cost a small model more than they are worth; a loss that is a mean over the whole step, so that several processes
+(`accelerate launch`) take the steps that one would; an attempt with less at a time where memory runs out.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import cast
 
 import torch
-from datasets import Dataset
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
-from trl.trainer.dpo_config import DPOConfig
-from trl.trainer.dpo_trainer import DPOTrainer
-from trl.trainer.sft_config import SFTConfig
-from trl.trainer.sft_trainer import SFTTrainer
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from optimizers.dealing import Portion
 from optimizers.encoding import Row, Texts, encode, end_of_turn, fitting, said_of_length
 from optimizers.lineage import lineage
-from optimizers.losses import IGNORED, dpo_loss, score_labels_only, sequence_nll
 from optimizers.microbatches import said_of_memory, until_it_fits
 from optimizers.processes import Team, gathered, sharded
-from optimizers.quiet import QuietTrainer, StepMean, Steps, random_states_kept, replacing, silence
+from optimizers.quiet import QuietTrainer, Steps, random_states_kept, replacing, silence
 from optimizers.records import Checkpoint, PreferencePair, SFTExample
-from optimizers.shared_dpo import SharedTrainer
-from optimizers.sharing import distinct
 from optimizers.training import OnStep, TrainingSettings
+from optimizers.trl_arguments import Job, mixed, unadapted
+from optimizers.trl_stages import SFT, PairwiseDPO, SharedDPO
 from sgt_modules.errors import NoPreferencePairsError, TrainingError
 from sgt_modules.loading import Base, base_of, load_model, place, release
 from sgt_modules.weights import ADAPTER, WHOLE_MODEL, fingerprint_of, origin_of, record_base, resolve
-
-Config = TypeVar("Config", SFTConfig, DPOConfig)
 
 
 class TRLTrainer:
@@ -86,7 +76,7 @@ class TRLTrainer:
             reason = "Expected supplements that worked, got none, so there is nothing to imitate. "
             raise TrainingError(reason + "Sample more, use easier examples, or lower the threshold.")
         texts = [(row.prompt, (row.completion,)) for row in rows]
-        return self._train(_Stage(_SFT, texts, start, seed, on_step), output)
+        return self._train(_Stage(SFT, texts, start, seed, on_step), output)
 
     def dpo(
         self,
@@ -105,7 +95,7 @@ class TRLTrainer:
             reason = "Expected preference pairs, got none: no query has both a winner and a loser. "
             raise NoPreferencePairsError(reason + "Sample more, or use harder (or easier) examples.")
         texts = [(pair.prompt, (pair.chosen, pair.rejected)) for pair in pairs]
-        kind = _SharedDPO if self.settings.dpo_forward == "shared" else _DPO
+        kind = SharedDPO if self.settings.dpo_forward == "shared" else PairwiseDPO
         return self._train(_Stage(kind, texts, start, seed, on_step), output)
 
     def _train(self, stage: _Stage, output: Path) -> Checkpoint:
@@ -137,7 +127,7 @@ class TRLTrainer:
         settings = replace(settings, gradient_checkpointing=settings.checkpoints(_size(model)))
         encoded = encode(stage.texts, tokenizer, end_of_turn(model.generation_config.eos_token_id, tokenizer))
         rows = fitting(encoded, settings.max_length)
-        job = _Job(model, tokenizer, rows, settings, scratch, stage.seed, team.size)
+        job = Job(model, tokenizer, rows, settings, scratch, stage.seed, team.size)
         trainer = stage.kind.of(job)
         trainer.observe(steps, [row.length for row in rows], self.settings.batch_size, job.portion)
         trainer.train()
@@ -178,7 +168,7 @@ class TRLTrainer:
 
     def _place(self) -> tuple[torch.device, torch.dtype]:
         """Frozen weights may rest in the precision they are used in; trained ones would lose small updates."""
-        half = self.settings.lora is not None and torch.cuda.is_available() and _mixed(self.settings)
+        half = self.settings.lora is not None and torch.cuda.is_available() and mixed(self.settings)
         return place(_device(), "bfloat16" if half else "float32")
 
 
@@ -186,7 +176,7 @@ class TRLTrainer:
 class _Stage:
     """One stage of training as it was asked for."""
 
-    kind: type[_SFT | _DPO | _SharedDPO]
+    kind: type[SFT | PairwiseDPO | SharedDPO]
     texts: Texts
     start: Checkpoint | None
     seed: int
@@ -217,222 +207,12 @@ class _Trained:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """What one stage of training needs."""
-
-    model: PreTrainedModel | PeftModel
-    tokenizer: PreTrainedTokenizerBase
-    rows: Sequence[Row]
-    settings: TrainingSettings
-    folder: Path
-    seed: int
-    processes: int = 1
-
-    @property
-    def portion(self) -> Portion:
-        """What one process reads of a step."""
-        settings = self.settings
-        step = settings.batch_size * settings.gradient_accumulation
-        return Portion.of(step, most=settings.batch_size, processes=self.processes)
-
-    @property
-    def blank(self) -> list[Row]:
-        """A row without a completion, last of the rows, where processes may need one: see `dealing`."""
-        return [Row(min((row.prompt for row in self.rows), key=len), ([], []))] if self.processes > 1 else []
-
-    def config(self, kind: type[Config], epochs: int, learning_rate: float) -> Config:
-        """TRL's arguments: no evaluation, no reports, no files, and no limit of length (long rows are gone by now)."""
-        settings, cuda = self.settings, torch.cuda.is_available()
-        config = kind(
-            output_dir=str(self.folder / "trainer"),
-            num_train_epochs=epochs,
-            learning_rate=learning_rate,
-            per_device_train_batch_size=self.portion.batch,
-            gradient_accumulation_steps=self.portion.times,
-            lr_scheduler_type=settings.schedule,
-            warmup_steps=settings.warmup,
-            max_grad_norm=settings.max_grad_norm,
-            activation_checkpointing=settings.gradient_checkpointing is True,
-            bf16=_mixed(settings),
-            use_cpu=not cuda,
-            dataloader_pin_memory=cuda,
-            max_length=None,
-            seed=self.seed,
-            save_strategy="no",
-            logging_strategy="no",
-            logging_nan_inf_filter=False,
-            report_to="none",
-            disable_tqdm=True,
-            ddp_find_unused_parameters=False,
-        )
-        config._n_gpu = min(config.n_gpu, 1)  # one process, one GPU: no DataParallel, which TRL refuses
-        return config
-
-    def adapter(self) -> LoraConfig | None:
-        """A fresh adapter, unless the model has one already or all weights are trained."""
-        lora = self.settings.lora
-        if lora is None or isinstance(self.model, PeftModel):
-            return None
-        return LoraConfig(
-            r=lora.rank,
-            lora_alpha=lora.alpha,
-            lora_dropout=lora.dropout,
-            target_modules=lora.targets if isinstance(lora.targets, str) else list(lora.targets),
-            task_type="CAUSAL_LM",
-        )
-
-
-class _SFT(StepMean, SFTTrainer):
-    """TRL's supervised trainer on rows that are tokenised already."""
-
-    @classmethod
-    def of(cls, job: _Job) -> _SFT:
-        config = job.config(SFTConfig, job.settings.sft_epochs, job.settings.sft_learning_rate)
-        config.dataset_kwargs = {"skip_prepare_dataset": True}
-        every = [*job.rows, *job.blank]
-        rows = Dataset.from_dict(
-            {
-                "input_ids": [row.prompt + row.completions[0] for row in every],
-                "labels": [[IGNORED] * len(row.prompt) + row.completions[0] for row in every],
-            }
-        )
-        trainer = cls(job.model, config, train_dataset=rows, processing_class=job.tokenizer, peft_config=job.adapter())
-        score_labels_only(_bare(trainer.model))
-        return trainer
-
-    def items(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Tokens that are trained on."""
-        return (batch["labels"] != IGNORED).sum()
-
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Tensor],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Tensor:
-        assert num_items_in_batch is not None
-        log_probs = model(**inputs, use_cache=False, fused_lm_head=True).log_probs
-        return -log_probs.sum() / num_items_in_batch * self.args.world_size
-
-
-class _DPO(StepMean, DPOTrainer):
-    """TRL's preference trainer on rows that are tokenised already, with the method's loss."""
-
-    alpha: float
-
-    @classmethod
-    def of(cls, job: _Job) -> _DPO:
-        config = job.config(DPOConfig, job.settings.dpo_epochs, job.settings.dpo_learning_rate)
-        # Sharded weights are in no process before training starts: their reference is computed step by step.
-        config.beta, config.precompute_ref_log_probs = job.settings.beta, not sharded(os.environ)
-        every = [*job.rows, *job.blank]
-        rows = Dataset.from_dict(
-            {
-                "prompt_ids": [row.prompt for row in every],
-                "chosen_ids": [row.completions[0] for row in every],
-                "rejected_ids": [row.completions[1] for row in every],
-            }
-        )
-        trainer = cls(
-            job.model, args=config, train_dataset=rows, processing_class=job.tokenizer, peft_config=job.adapter()
-        )
-        trainer.alpha = job.settings.alpha
-        score_labels_only(_bare(trainer.model))
-        if config.precompute_ref_log_probs:
-            trainer.train_dataset = trainer._with_reference(rows, [row.length for row in every])
-        return trainer
-
-    def _prepare_dataset(  # pyright: ignore[reportIncompatibleMethodOverride]  (TRL streams too; we do not)
-        self, dataset: Dataset, processing_class: object, args: object, dataset_name: str
-    ) -> Dataset:
-        return dataset
-
-    def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
-        """Left to `_with_reference`, which writes no cache file and pads less."""
-        return dataset
-
-    def _with_reference(self, rows: Dataset, lengths: Sequence[int]) -> Dataset:
-        """The rows with the log-probabilities of their completions under the model as it is now; each process computes
-        those of some batches.
-        """
-        size, processes = self.args.train_batch_size, self.args.world_size
-        scores = torch.zeros(len(lengths), 2, device=self.args.device)
-        order = sorted(range(len(lengths)), key=lengths.__getitem__)
-        batches = [order[first : first + size] for first in range(0, len(order), size)]
-        for batch in batches[self.args.process_index :: processes]:
-            inputs = self._prepare_inputs(self.data_collator([rows[index] for index in batch]))
-            scores[batch] = torch.stack(self.compute_ref_log_probs(self.model, inputs), dim=1).float()
-        if processes > 1:
-            scores = cast("Tensor", self.accelerator.reduce(scores, reduction="sum"))
-        chosen, rejected = scores.T.tolist()
-        return rows.add_column("ref_chosen_logps", chosen).add_column("ref_rejected_logps", rejected)
-
-    def items(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Pairs, without blank ones."""
-        return batch["completion_mask"].any(1).chunk(2)[0].sum()
-
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Tensor],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Tensor:
-        assert num_items_in_batch is not None
-        ids, mask, completion = inputs["input_ids"], inputs["attention_mask"], inputs["completion_mask"]
-        labels = ids.masked_fill(completion == 0, IGNORED)
-        if "ref_chosen_logps" in inputs:
-            reference = inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]
-        else:
-            reference = self.compute_ref_log_probs(self.ref_model or model, inputs)
-        outputs = model(input_ids=ids, attention_mask=mask, labels=labels, use_cache=False, fused_lm_head=True)
-        chosen, rejected = outputs.log_probs.sum(1).chunk(2)
-        lengths = completion.sum(1)[: len(chosen)]
-        real = lengths > 0
-        if not real.any():
-            return 0.0 * chosen.sum()
-        better, worse = reference[0][real], reference[1][real]
-        loss = dpo_loss(chosen[real], rejected[real], better, worse, self.beta)
-        loss = loss + self.alpha * sequence_nll(chosen[real], lengths[real])
-        return loss * real.sum() / num_items_in_batch * self.args.world_size
-
-
-class _SharedDPO(SharedTrainer):
-    """The same loss with each distinct completion of a step read once; none of it is TRL's but the arguments."""
-
-    @classmethod
-    def of(cls, job: _Job) -> _SharedDPO:
-        settings, adapter = job.settings, job.adapter()
-        config = job.config(DPOConfig, settings.dpo_epochs, settings.dpo_learning_rate)
-        config.per_device_train_batch_size = settings.batch_size * settings.gradient_accumulation
-        config.gradient_accumulation_steps, config.remove_unused_columns = 1, False
-        set_seed(job.seed)
-        model = job.model if adapter is None else get_peft_model(cast("PreTrainedModel", job.model), adapter)
-        if isinstance(model, PeftModel) and settings.gradient_checkpointing:
-            model.enable_input_require_grads()
-        padding = cast("int | None", job.tokenizer.pad_token_id) or 0
-        return cls(model, config, bare=_bare(model), pairs=distinct(job.rows), settings=settings, padding=padding)
-
-
-def _bare(model: object) -> PreTrainedModel:
-    """The model under its adapter."""
-    return cast("PreTrainedModel", model.base_model.model if isinstance(model, PeftModel) else model)
-
-
 def _size(model: PreTrainedModel | PeftModel) -> int:
     return sum(each.numel() for each in cast("nn.Module", model).parameters())
 
 
 def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _mixed(settings: TrainingSettings) -> bool:
-    if settings.bf16 is None:
-        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-    return settings.bf16
 
 
 def _save(
@@ -458,7 +238,7 @@ def _save(
         )
         (folder / "README.md").unlink(missing_ok=True)
     else:
-        bare = _bare(model)
+        bare = unadapted(model)
         if weights is not None:
             weights = {name: each for name, each in weights.items() if name not in bare.all_tied_weights_keys}
         bare.save_pretrained(folder, state_dict=weights)
