@@ -27,8 +27,12 @@ def halved(settings: TrainingSettings) -> TrainingSettings | None:
     >>> smaller.batch_size, smaller.gradient_accumulation
     (2, 7)
     """
+    return _with_rows(settings, settings.batch_size // 2)
+
+
+def _with_rows(settings: TrainingSettings, most: int) -> TrainingSettings | None:
     step = settings.batch_size * settings.gradient_accumulation
-    rows = next((rows for rows in range(settings.batch_size // 2, 0, -1) if step % rows == 0), None)
+    rows = next((rows for rows in range(most, 0, -1) if step % rows == 0), None)
     return None if rows is None else replace(settings, batch_size=rows, gradient_accumulation=step // rows)
 
 
@@ -54,7 +58,7 @@ def until_it_fits(
             reason = str(error).partition("\n")[0]
         release()  # past the handler, so that the error's frames no longer hold the batch's tensors
         if processes > 1:
-            raise TrainingError(_too_much_for_one(settings, processes, reason))
+            raise TrainingError(_too_much_for_one_of(processes, settings, reason))
         smaller = halved(settings)
         if smaller is None:
             raise TrainingError(
@@ -67,13 +71,15 @@ def until_it_fits(
         settings = smaller
 
 
-def _too_much_for_one(settings: TrainingSettings, processes: int, reason: str) -> str:
+def _too_much_for_one_of(processes: int, settings: TrainingSettings, reason: str) -> str:
     step = settings.batch_size * settings.gradient_accumulation
     rows = Portion.of(step, most=settings.batch_size, processes=processes).batch
-    expected = f"Expected memory for micro-batches of {rows} rows in each of {processes} processes, got: {reason} "
-    if rows == 1:
-        return f"{expected}Lower max_length, or set gradient_checkpointing=True."
-    return f"{expected}Set batch_size={rows // 2}, and gradient_accumulation to keep a step's {step} rows."
+    smaller = _with_rows(settings, rows // 2)
+    cure = "Lower max_length, or set gradient_checkpointing=True."
+    if smaller is not None:
+        less = f"batch_size={smaller.batch_size}, gradient_accumulation={smaller.gradient_accumulation}"
+        cure = f"Set {less}, which takes the same steps."
+    return f"Expected memory for {rows} rows at a time in each of {processes} processes, got: {reason} {cure}"
 
 
 def said_of_memory(asked: TrainingSettings, used: TrainingSettings) -> list[str]:

@@ -167,9 +167,12 @@ class TRLTrainer:
         return PeftModel.from_pretrained(model, start.path, is_trainable=True)
 
     def _place(self) -> tuple[torch.device, torch.dtype]:
-        """Frozen weights may rest in the precision they are used in; trained ones would lose small updates."""
+        """Where the model is trained, or where it waits to be sharded; and in which precision: frozen weights may rest
+        in the one they are used in, trained ones would lose small updates.
+        """
         half = self.settings.lora is not None and torch.cuda.is_available() and mixed(self.settings)
-        return place(_device(), "bfloat16" if half else "float32")
+        gpu = torch.cuda.is_available() and not sharded(os.environ)
+        return place("cuda" if gpu else "cpu", "bfloat16" if half else "float32")
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,10 +212,6 @@ class _Trained:
 
 def _size(model: PreTrainedModel | PeftModel) -> int:
     return sum(each.numel() for each in cast("nn.Module", model).parameters())
-
-
-def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _save(

@@ -2,7 +2,8 @@
 
     python FILE OUTPUT STAGE...
 
-Each process writes what its trainer told it to `OUTPUT/<rank>.json`.
+Each process writes what its trainer told it to `OUTPUT/<rank>.json`, and whether an engine of the same base, held
+meanwhile, goes on writing what it wrote.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from optimizers.records import Checkpoint, PreferencePair, SFTExample
 from optimizers.training import LoRASettings, TrainingSettings
 from optimizers.trl_trainer import TRLTrainer
 from sgt_modules.embedded.models import embedded_folder
+from sgt_modules.engine import LocalEngine
 
 SETTINGS = {
     "lora": LoRASettings(rank=4, alpha=8),
@@ -53,10 +55,18 @@ class Told(list[float]):
         self.append(loss)
 
 
+def draws(engine: LocalEngine) -> list[tuple[str, float]]:
+    """What an engine writes to fixed seeds, and how likely it finds that."""
+    replies = engine.sample([row.prompt for row in ROWS[:3]], seeds=range(3))
+    return [(each.text, each.logprob) for each in replies]
+
+
 def main(output: Path, stages: Sequence[str]) -> None:
     """Train the stages in order; preferences go on from `sft` where that is among them."""
     told: dict[str, object] = {}
     start: Checkpoint | None = None
+    engine = LocalEngine(embedded_folder("generator"), dtype="float32", device="cpu", max_new_tokens=8)
+    before = draws(engine)
     for name in stages:
         trainer, losses = (
             TRLTrainer(embedded_folder("generator"), TrainingSettings(**(SETTINGS | STAGES[name]))),
@@ -67,7 +77,12 @@ def main(output: Path, stages: Sequence[str]) -> None:
             start = found if name == "sft" else start
         else:
             found = trainer.dpo(PAIRS, start=start, output=output / name, seed=0, on_step=losses)
-        told[name] = {"losses": losses, "loss": found.metrics["loss"], "fingerprint": found.fingerprint}
+        told[name] = {
+            "losses": losses,
+            "loss": found.metrics["loss"],
+            "fingerprint": found.fingerprint,
+            "undisturbed": draws(engine) == before,
+        }
     (output / f"{os.environ.get('RANK', '0')}.json").write_text(json.dumps(told))
 
 

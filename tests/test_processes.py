@@ -76,6 +76,7 @@ def assert_trained_alike(alone: Path, output: Path, said: str) -> None:
         assert found["losses"] == pytest.approx(one[stage]["losses"], abs=1e-4)
         assert found["losses"][0] != pytest.approx(found["losses"][-1], abs=1e-2)
         assert distance(alone / stage, output / stage) < 1e-3
+        assert found["undisturbed"], "an engine of the same base never sees the training"
         assert not list(output.glob(".*")), "no scratch folder is left"
 
 
@@ -116,6 +117,15 @@ def test_a_compile_in_two_processes_is_that_of_one(tmp_path: Path):
     assert first["judged"] == one["judged"]
     assert second["judged"] == 0, "only the main process asks the actor"
     assert second["refused"] == first["refused"] == one["refused"] != "", "the mistake is one in every process"
+
+
+def test_processes_end_when_one_of_them_runs_out_of_memory(tmp_path: Path):
+    """It does not begin anew alone, which would leave the other in a collective for ever."""
+    said = launched(tmp_path / "two", "launched_exhausted.py")
+    assert (tmp_path / "two" / "status").read_text() != "0"
+    assert "Expected memory for 4 rows at a time in each of 2 processes, got: CUDA out of memory." in said
+    assert "Set batch_size=2, gradient_accumulation=4, which takes the same steps." in said
+    assert not (tmp_path / "two" / "sft").exists()
 
 
 def test_processes_end_when_the_main_one_is_killed_even_without_a_launcher(tmp_path: Path):
