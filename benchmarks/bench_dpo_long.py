@@ -28,12 +28,12 @@ OFTEN = 0.6
 rest."""
 
 FOUR_LAYERS = Shape(
-    hidden_size=128,
+    hidden_size=64,
     num_hidden_layers=4,
-    num_attention_heads=4,
-    num_key_value_heads=2,
+    num_attention_heads=2,
+    num_key_value_heads=1,
     head_dim=32,
-    intermediate_size=384,
+    intermediate_size=192,
     vocab_size=2048,
     max_position_embeddings=2048,
 )

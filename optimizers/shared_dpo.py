@@ -24,6 +24,10 @@ from optimizers.shared_forward import laid_out, score_completions, shares_prompt
 from optimizers.sharing import Couple, Distinct, PromptGrouped, blocks, parts
 from optimizers.training import TrainingSettings
 
+BLOCK = 4096
+"""Tokens of a prompt and its completions that are read as one sequence at least: attention and mask grow with the
+square, and prompts of a thousand tokens leave room for all completions of a query."""
+
 UNTRAINED = 8
 """How much more a pass reads at once that keeps nothing for a backward pass."""
 
@@ -66,7 +70,7 @@ class SharedTrainer(QuietTrainer):
         numbers = Numbers(len(pairs.pairs) + (arguments.world_size > 1))  # the last stands for no pair: see `Whole`
         super().__init__(model, arguments, train_dataset=numbers, data_collator=self._collate)
         self._pairs, self._settings, self._padding = pairs, settings, padding
-        self._longest = settings.max_length if shares_prompts(bare) else 0
+        self._longest = max(BLOCK, settings.max_length) if shares_prompts(bare) else 0
         score_completions(bare)
         # Sharded weights are in no process before training starts: the first step asks for the reference.
         self._scores: Tensor | None = None if self.is_fsdp_enabled else self._scored()
