@@ -1,8 +1,9 @@
 """A DPO round of 1,000 pairs, 20 samples a query, of 1,000 prompt and 100 completion tokens: ours against TRL's.
 
-The model is a Qwen3 of four layers with random weights, the texts are random, too. Chosen completions draw three of
-five words from one half of the vocabulary, rejected ones two of five. See `preference_rounds.py` for what is the same
-on both sides. TRL takes minutes, so there is one repeat; the last line is JSON.
+The model is a Qwen3 of four layers with random weights, and the texts are random. Completions are made of sixteen
+words: chosen ones take three fifths of theirs from the first eight, rejected ones two fifths. See
+`preference_rounds.py` for what is the same on both sides. TRL takes minutes, so there is one repeat; the last line is
+JSON.
 """
 
 from __future__ import annotations
@@ -24,8 +25,7 @@ PROMPT, COMPLETION = 1000, 100
 PAIRS, SAMPLES, QUERIES = 1000, 20, 30
 LEARNING_RATE = 2e-3
 OFTEN = 0.6
-"""The share of a chosen completion's words that come from the first half of the vocabulary; of a rejected one's, the
-rest."""
+"""The share of a chosen completion's words that come from the first half; of a rejected one's, the rest."""
 
 FOUR_LAYERS = Shape(
     hidden_size=64,
@@ -38,6 +38,9 @@ FOUR_LAYERS = Shape(
     max_position_embeddings=2048,
 )
 WORDS = 2000
+"""That prompts are made of; completions have the first `2 * FEW`, in two halves."""
+
+FEW = 8
 
 
 def supplements(rng: random.Random) -> Iterator[Rollout]:
@@ -48,8 +51,8 @@ def supplements(rng: random.Random) -> Iterator[Rollout]:
         for number in range(SAMPLES):
             won = number // 4 % 2
             first = OFTEN if won else 1 - OFTEN
-            words = [rng.randrange(WORDS // 2) + (rng.random() >= first) * WORDS // 2 for _ in range(COMPLETION - 2)]
-            text = " ".join(f"w{word}" for word in words)
+            halves = [rng.random() >= first for _ in range(COMPLETION - 2)]
+            text = " ".join(f"w{rng.randrange(FEW) + half * FEW}" for half in halves)
             supplement = Supplement(kinds[number % 4], text)
             yield Rollout(Query(str(index), index, "self", prompt), "dpo", "direct", supplement, Reward(float(won)))
 

@@ -6,17 +6,19 @@ and gives the program's outcome to each.
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 import dspy
 
 from optimizers import sources
+from optimizers.ahead import made_ahead
 from optimizers.evaluation import Evaluator
-from optimizers.progress import Reporter
+from optimizers.progress import Reporter, Stage
 from optimizers.recipe import Recipe
 from optimizers.records import Candidate, Query, Rollout
 from optimizers.spending import Spending
@@ -30,7 +32,11 @@ from sgt_modules.wrapping import with_generator
 Credit = Literal["isolate", "joint"]
 
 SAMPLED_AT_ONCE = 1024
-"""Prompts handed to the generator together: enough to fill its batches, few enough to show progress."""
+"""Prompts that a local generator decodes together: enough to fill its batches with prompts of a like length."""
+
+SAMPLED_AHEAD = 256
+"""As many where the actor already runs on what was sampled, and an eighth of a small stage: fewer cost the sampling
+time, and of more the actor runs on the last ones alone."""
 
 FIRST_PASS = 0.2
 """The share of a query's candidates that tell whether its predictor's supplements matter at all."""
@@ -144,20 +150,32 @@ class Isolated:
         generator: SupplementGenerator,
         added: Sequence[Candidate] = (),
     ) -> list[Rollout]:
-        """Sample the wishes, then run the actor on each distinct supplement that may tell something."""
-        replies = _sampled(stage, wishes, generator, self.setting)
-        pool = sources.distinct([*added, *sources.candidates(wishes, replies)])
-        if len({query.predictor for query in self.setting.train.queries}) < 2:
-            return self._run(stage, pool)
-        first, rest = _passes(pool)
+        """Sample the wishes, and run the actor on each distinct supplement that may tell something.
+
+        It runs on what has been sampled while the rest is. Not so where both models would fight for this machine, nor
+        in a program of several predictors: a first pass takes its share of what is known of a query altogether.
+        """
+        single = len({query.predictor for query in self.setting.train.queries}) < 2
+        overlaps = single and not (self.setting.train.actor.in_process and generator.in_process)
+        at_once = min(SAMPLED_AHEAD, max(1, len(wishes) // 8)) if overlaps else SAMPLED_AT_ONCE
+        pool = _pool(stage, wishes, generator, self.setting, added, at_once)
+        if overlaps:
+            with made_ahead(pool) as candidates:
+                return self._run(stage, candidates, len(added) + len(wishes))
+        if single:
+            return self._run(stage, list(pool))
+        first, rest = _passes(list(pool))
         tried = self._run(f"{stage}, first pass", first)
         telling = deciding_predictors(tried, self.setting.recipe.threshold, self.setting.recipe.margin)
         return [*tried, *self._run(stage, [each for each in rest if each.query.predictor in telling])]
 
-    def _run(self, stage: str, pool: Sequence[Candidate]) -> list[Rollout]:
+    def _run(self, stage: str, pool: Iterable[Candidate], most: int = 0) -> list[Rollout]:
+        """The actor on each candidate; there are at most `most` of those that are still to come."""
         train = self.setting.train
-        with self.setting.spending.timed("acting"), self.setting.reporter.stage(f"{stage}: acting", len(pool)) as view:
-            return train.actor.run(pool, train.examples, stage=stage.partition(",")[0], on_done=view.advance)
+        total = len(pool) if isinstance(pool, Sequence) else most
+        with self.setting.spending.timed("acting"), self.setting.reporter.stage(f"{stage}: acting", total) as view:
+            counted = pool if isinstance(pool, Sequence) else _counted(pool, view)
+            return train.actor.run(counted, train.examples, stage=stage.partition(",")[0], on_done=view.advance)
 
 
 def deciding_predictors(rollouts: Iterable[Rollout], threshold: float, margin: float | None = None) -> set[str]:
@@ -292,22 +310,42 @@ class Joint:
         return choose
 
 
+def _pool(
+    stage: str,
+    wishes: Sequence[sources.Wish],
+    generator: SupplementGenerator,
+    setting: Setting,
+    added: Sequence[Candidate],
+    at_once: int,
+) -> Generator[Candidate]:
+    """The distinct candidates: those that are there already, then what the generator writes, as it does."""
+    replies = _sampled(stage, wishes, generator, setting, at_once)
+    yield from sources.distinct(itertools.chain(added, sources.candidates(wishes, replies)))
+
+
 def _sampled(
-    stage: str, wishes: Sequence[sources.Wish], generator: SupplementGenerator, setting: Setting
-) -> Sequence[sources.Reply]:
+    stage: str, wishes: Sequence[sources.Wish], generator: SupplementGenerator, setting: Setting, at_once: int
+) -> Iterator[sources.Reply]:
     with setting.spending.timed("sampling"), setting.reporter.stage(f"{stage}: sampling", len(wishes)) as view:
-        replies: list[sources.Reply] = []
-        for start in range(0, len(wishes), SAMPLED_AT_ONCE):
-            asked = wishes[start : start + SAMPLED_AT_ONCE]
-            drawn = generator.sample(
-                [wish.prompt for wish in asked],
-                seeds=[wish.seed for wish in asked],
-                temperature=setting.recipe.temperature,
-            )
-            setting.spending.sampled(drawn)
-            replies += drawn
-            view.move_to(len(replies), len(wishes))
-    return replies
+        replies = generator.samples(
+            [wish.prompt for wish in wishes],
+            seeds=[wish.seed for wish in wishes],
+            temperature=setting.recipe.temperature,
+            at_once=at_once,
+        )
+        for reply in replies:
+            setting.spending.sampled([reply])
+            view.advance()
+            yield reply
+
+
+def _counted(pool: Iterable[Candidate], view: Stage) -> Iterator[Candidate]:
+    """The candidates as they come; at their end the view learns how many they were."""
+    count = 0
+    for candidate in pool:
+        count += 1
+        yield candidate
+    view.expect(count)
 
 
 def _prompt_for(query: Query, kind: Kind | str | None) -> str:

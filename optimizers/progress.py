@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -23,12 +24,15 @@ class Stage(Protocol):
     def move_to(self, done: int, total: int) -> None:
         """`done` of `total` units are done."""
 
+    def expect(self, total: int) -> None:
+        """There are `total` units after all."""
+
 
 class Reporter(Protocol):
     """Where a run says how far it is."""
 
     def stage(self, name: str, total: int) -> AbstractContextManager[Stage]:
-        """A context manager for one stage of `total` units."""
+        """A context manager for one stage of `total` units; two stages may be under way at once."""
         ...
 
     def say(self, text: str) -> None:
@@ -75,6 +79,9 @@ class _SilentStage:
         """Count nothing."""
 
     def move_to(self, done: int, total: int) -> None:
+        """Count nothing."""
+
+    def expect(self, total: int) -> None:
         """Count nothing."""
 
 
@@ -127,6 +134,9 @@ class _LineStage:
         self.count.done, self.count.total = done, total
         self._maybe_say()
 
+    def expect(self, total: int) -> None:
+        self.count.total = total
+
     def _maybe_say(self) -> None:
         if time.monotonic() - self._said >= self._reporter.every:
             self._said = time.monotonic()
@@ -136,28 +146,51 @@ class _LineStage:
 
 
 class Live:
-    """A live line a stage on a terminal, redrawn at most four times a second."""
+    """A live line a stage on a terminal, redrawn at most four times a second; those under way stand together."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True)
+        self._lock = threading.Lock()
+        self._bars: Progress | None = None
+        self._open = 0
 
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Stage]:
         """A bar with its count, success rate and time left."""
-        columns = (
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[success]}"),
-            TimeRemainingColumn(elapsed_when_finished=True),
-        )
-        with Progress(*columns, console=self._console, refresh_per_second=4) as bars:
+        bars = self._opened()
+        try:
             task = bars.add_task(f"{name:<22}", total=total, success="")
             count = _Count(name, total)
             yield _LiveStage(
                 count, lambda: bars.update(task, completed=count.done, total=count.total, success=count.success)
             )
+        finally:
+            self._closed()
+
+    def _opened(self) -> Progress:
+        """The display of the stages under way, which the first of them starts."""
+        with self._lock:
+            if self._bars is None:
+                columns = (
+                    SpinnerColumn(),
+                    TextColumn("{task.description}"),
+                    BarColumn(bar_width=24),
+                    MofNCompleteColumn(),
+                    TextColumn("{task.fields[success]}"),
+                    TimeRemainingColumn(elapsed_when_finished=True),
+                )
+                self._bars = Progress(*columns, console=self._console, refresh_per_second=4)
+                self._bars.start()
+            self._open += 1
+            return self._bars
+
+    def _closed(self) -> None:
+        """The last stage to end ends the display; its lines stay."""
+        with self._lock:
+            self._open -= 1
+            if self._bars is not None and not self._open:
+                self._bars.stop()
+                self._bars = None
 
     def say(self, text: str) -> None:
         """Print one line above the live ones."""
@@ -174,6 +207,10 @@ class _LiveStage:
 
     def move_to(self, done: int, total: int) -> None:
         self.count.done, self.count.total = done, total
+        self._redraw()
+
+    def expect(self, total: int) -> None:
+        self.count.total = total
         self._redraw()
 
 

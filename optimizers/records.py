@@ -55,7 +55,7 @@ class Candidate:
 
     `source` is the pool it comes from (`predefined`, `free`, `ood`, `concat`, `direct`, `none`; `gated` where a gate
     dropped what the generator wrote); `logprob` is the mean log-probability of its tokens under the generator that
-    wrote it (0.0 where none wrote it).
+    wrote it (0.0 where none wrote it, or its server tells none).
     """
 
     query: Query

@@ -49,7 +49,7 @@ class Spent:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Seconds by what they went into; what lies between is missing."""
+        """Seconds by what they went into; what lies between is missing, and sampling and acting may overlap."""
         return {name: getattr(self, name) for name in ("sampling", "acting", "training")}
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -21,6 +21,7 @@ from optimizers.records import Candidate, Query, Rollout
 from optimizers.reward import Scorer
 from optimizers.runners import Judge, Runner, ThreadRunner
 from optimizers.store import RolloutStore
+from sgt_modules.engine import LocalEngine
 from sgt_modules.episode import Call, Chooser
 from sgt_modules.kinds import SILENCE, Supplement
 from sgt_modules.wrapping import supplemented
@@ -103,24 +104,39 @@ class Actor:
         met = [rollout.query for index in range(len(examples)) for rollout in found[index]]
         return Probe(rollouts, [query for query in met if query.predictor])
 
+    @property
+    def in_process(self) -> bool:
+        """Whether one of the program's LMs runs on this process's own cores or GPU."""
+        lms = [each.lm or dspy.settings.lm for each in self.program.predictors()]
+        return any(isinstance(getattr(lm, "engine", None), LocalEngine) for lm in lms)
+
     def run(
         self,
-        candidates: Sequence[Candidate],
+        candidates: Iterable[Candidate],
         examples: Sequence[dspy.Example],
         stage: str,
         on_done: OnDone | None = None,
     ) -> list[Rollout]:
         """A rollout for each candidate, in the candidates' order; `candidate.query.index` picks its example.
 
-        Each distinct (query, supplement) is run once, and not at all if the store has its reward.
+        Each distinct (query, supplement) is run once, and not at all if the store has its reward. Candidates that are
+        no sequence are taken as they come, while those before them are run; each should come once.
         """
         judge = self._judge(examples)
+        taken: list[Candidate] = []
+
+        def take() -> Iterator[list[int]]:
+            for position, candidate in enumerate(candidates):
+                taken.append(candidate)
+                yield [position]
 
         def work(position: int) -> Rollout:
-            return self._rollout(candidates[position], stage, judge)
+            return self._rollout(taken[position], stage, judge)
 
-        keys = [(candidate.query.id, candidate.supplement.render()) for candidate in candidates]
-        return self._in_parallel(work, keys, on_done)
+        if not isinstance(candidates, Sequence):
+            return self._in_turns(work, take(), on_done)
+        taken += candidates
+        return self._in_parallel(work, [(each.query.id, each.supplement.render()) for each in taken], on_done)
 
     def live(
         self,
@@ -243,15 +259,29 @@ class Actor:
     def _in_parallel(
         self, work: Callable[[int], Rollout], keys: Sequence[Hashable], on_done: OnDone | None
     ) -> list[Rollout]:
-        """`work(position)` for each key's position, in order; the first exception stops the rest and is raised.
+        """`work(position)` for each key's position, in order.
 
-        Positions of equal keys follow each other in one thread, so the store answers the later ones. Each thread draws
-        its next work itself: the executor's own bookkeeping is quadratic in the items.
+        Positions of equal keys follow each other in one thread, so the store answers the later ones.
         """
         groups: dict[Hashable, list[int]] = {}
         for position, key in enumerate(keys):
             groups.setdefault(key, []).append(position)
-        waiting, drawing, stop = iter(groups.values()), threading.Lock(), threading.Event()
+        return self._in_turns(work, iter(groups.values()), on_done, most=len(groups))
+
+    def _in_turns(
+        self,
+        work: Callable[[int], Rollout],
+        waiting: Iterator[Sequence[int]],
+        on_done: OnDone | None,
+        *,
+        most: int | None = None,
+    ) -> list[Rollout]:
+        """`work(position)` for every position, in order; the first exception stops the rest and is raised.
+
+        Each thread draws its next positions itself: the executor's own bookkeeping is quadratic in the items. `most`:
+        how many draws there are, where that is known.
+        """
+        drawing, stop = threading.Lock(), threading.Event()
         done: dict[int, Rollout] = {}
         problems: list[Exception] = []
 
@@ -272,12 +302,12 @@ class Actor:
         threads = self._threads
         executor = ParallelExecutor(num_threads=threads, max_errors=1, timeout=0, disable_progress_bar=True)
         try:
-            executor.execute(drain, range(min(threads, len(groups))))
+            executor.execute(drain, range(threads if most is None else min(threads, most)))
         finally:  # an interrupt leaves threads running: they finish what is paid and draw no more
             stop.set()
         if problems:
             raise problems[0]
-        return [done[position] for position in range(len(keys))]
+        return [done[position] for position in range(len(done))]
 
     def _tell(self, on_done: OnDone | None, rollout: Rollout) -> None:
         if on_done is not None:

@@ -36,6 +36,8 @@ from optimizers.store import RolloutStore
 from optimizers.together import Together, train_as_told
 from optimizers.training import Fit, Row, Trainer
 from optimizers.validation import check_program, check_splits, hold_out
+from sgt_modules.engine import LocalEngine
+from sgt_modules.errors import SetupError
 from sgt_modules.gate import Gate
 from sgt_modules.generator import SupplementGenerator
 from sgt_modules.predictor import Scope
@@ -65,13 +67,27 @@ class RunSettings:
         return supplement(student, generator=self.generator, only=self.only, scope=self.scope, template=self.template)
 
     def trainer_or_default(self) -> Trainer:
-        """The trainer; by default TRL on the generator's own base model, imported here, as it brings torch."""
+        """The trainer; by default TRL on the generator's own base model, imported here, as it brings torch.
+
+        Raises `SetupError` for a generator whose model is behind a server.
+        """
         if self.trainer is not None:
             return self.trainer
+        engine = self.generator.engine
+        if not isinstance(engine, LocalEngine):
+            raise SetupError(
+                f"Expected a trainer for {self.generator.name}, whose weights are behind a server, got none. Pass "
+                "trainer=TRLTrainer(base) with the hub id or folder of the model that is served."
+            )
         from optimizers.trl_trainer import TRLTrainer
 
-        engine = self.generator.engine
         return TRLTrainer(engine.weights.folders[0], trust_remote_code=engine.trust_remote_code)
+
+    def check_trainable(self) -> None:
+        """Raise `SetupError` unless something trains the generator, and it can be had with what was trained."""
+        self.generator.check_trainable()
+        if not self.generator.in_process:
+            self.trainer_or_default()
 
 
 class Run:
@@ -126,6 +142,7 @@ class Run:
         runner.check(student, Scorer(settings.metric), [*trainset, *valset])
         own_forward = not type(student).__module__.startswith("dspy.")
         check_metric(settings.metric, trainset[0], output_fields(student), more_fields=own_forward)
+        settings.check_trainable()
         settings.generator.check()
         wrapped = settings.wrap(student)
         folder = RunFolder.create(settings.log_dir, _recorded(settings, trainset, valset))
@@ -317,7 +334,7 @@ def _recorded(
     return {
         "recipe": recipe,
         "seed": settings.seed,
-        "generator": settings.generator.name,
+        "generator": settings.generator.identity,
         "credit": settings.credit,
         "only": None if settings.only is None else sorted(settings.only),
         "scope": settings.scope,

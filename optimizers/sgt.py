@@ -19,7 +19,7 @@ from optimizers.result import result_of
 from optimizers.run import Run, RunSettings, follow
 from optimizers.runners import Runner, RunnerName, check_runner, opened
 from optimizers.training import Trainer
-from sgt_modules.generator import SupplementGenerator
+from sgt_modules.generator import GeneratorLike, SupplementGenerator
 from sgt_modules.predictor import Scope
 from sgt_modules.prompts import Template, check_template
 
@@ -34,7 +34,8 @@ class SGTTeleprompter(Teleprompter):
     Args:
         metric: Any DSPy metric of 2, 3 or 5 arguments that returns a bool, a number in [0, 1], or
             `Prediction(score=, feedback=)`.
-        generator: A hub id, a local folder, or a `SupplementGenerator`; 1.7 B parameters or less is the idea.
+        generator: A hub id, a local folder, or a `SupplementGenerator`; 1.7 B parameters or less is the idea. Behind a
+            server, `Endpoint(dspy.LM(...), publish=...)`, and then a `trainer` with the base model that is served.
         auto: The size of the run, `heavy` being the paper's recipe; `recipe` sets every option by itself.
         rounds: Rounds of DPO, where not the recipe's.
         recipe: All options of the method; see `Recipe`.
@@ -66,7 +67,7 @@ class SGTTeleprompter(Teleprompter):
     def __init__(
         self,
         metric: Callable[..., object],
-        generator: str | Path | SupplementGenerator,
+        generator: GeneratorLike,
         *,
         auto: Auto = "heavy",
         rounds: int | None = None,

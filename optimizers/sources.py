@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -111,16 +111,14 @@ def _wishes(
     ]
 
 
-def candidates(wishes: Sequence[Wish], replies: Sequence[Reply]) -> list[Candidate]:
-    """The generator's replies, in the wishes' order, as candidates; replies that say nothing are dropped.
+def candidates(wishes: Iterable[Wish], replies: Iterable[Reply]) -> Iterator[Candidate]:
+    """The generator's replies, in the wishes' order and as they come, as candidates; what says nothing is dropped.
 
     Silence has a pool of its own: see `silence`.
     """
-    return [
-        Candidate(wish.query, reply.supplement, wish.source, reply.logprob)
-        for wish, reply in zip(wishes, replies, strict=True)
-        if reply.supplement
-    ]
+    for wish, reply in zip(wishes, replies, strict=True):
+        if reply.supplement:
+            yield Candidate(wish.query, reply.supplement, wish.source, reply.logprob)
 
 
 def silence(queries: Sequence[Query]) -> list[Candidate]:
@@ -128,12 +126,14 @@ def silence(queries: Sequence[Query]) -> list[Candidate]:
     return [Candidate(query, SILENCE, "none") for query in queries]
 
 
-def distinct(proposed: Iterable[Candidate]) -> list[Candidate]:
-    """Each supplement once a query, compared as the actor would read it; the first one wins."""
-    first: dict[tuple[str, str], Candidate] = {}
+def distinct(proposed: Iterable[Candidate]) -> Iterator[Candidate]:
+    """Each supplement once a query, compared as the actor would read it, as they come; the first one wins."""
+    met: set[tuple[str, str]] = set()
     for candidate in proposed:
-        first.setdefault((candidate.query.id, candidate.supplement.render()), candidate)
-    return list(first.values())
+        key = (candidate.query.id, candidate.supplement.render())
+        if key not in met:
+            met.add(key)
+            yield candidate
 
 
 def ood_names(rollouts: Iterable[Rollout], *, kinds: Mapping[str, Kind] = KINDS, count: int = 3) -> list[str]:
@@ -180,7 +180,7 @@ def _joins(query: Query, winners: set[Supplement], rng: random.Random) -> list[C
     ]
     rng.shuffle(couples)
     joins = [Candidate(query, join(*rng.sample(couple, 2)), "concat") for couple in couples]
-    return distinct(joins)
+    return list(distinct(joins))
 
 
 def join(first: Supplement, second: Supplement) -> Supplement:

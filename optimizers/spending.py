@@ -31,7 +31,7 @@ class Spending:
 
     @contextmanager
     def timed(self, what: Work) -> Iterator[None]:
-        """The seconds inside count as this work."""
+        """The seconds inside count as this work; of work that overlaps, each counts its own."""
         began = time.perf_counter()
         try:
             yield

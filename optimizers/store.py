@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import DatabaseError
 
@@ -67,26 +68,49 @@ _SEEN = sa.Table(
 )
 
 _KEY = ("scope", "query", "supplement", "live")
-_SAVE = insert(_ROLLOUTS)
+_SAVE = insert(_ROLLOUTS).values({each.name: sa.bindparam(each.name) for each in _ROLLOUTS.c if each.name != "id"})
 _SAVE = _SAVE.on_conflict_do_update(
     index_elements=_KEY,
     set_={column.name: _SAVE.excluded[column.name] for column in _ROLLOUTS.c if column.name not in (*_KEY, "id")},
     where=sa.or_(_SAVE.excluded.score.is_not(None), _ROLLOUTS.c.score.is_(None)),  # a failure never hides a reward
 )
-_FIND = sa.select(_ROLLOUTS.c.id).where(*(_ROLLOUTS.c[name] == sa.bindparam(name) for name in _KEY))
-_SEE = insert(_SEEN).on_conflict_do_nothing()
-_ALL = sa.select(_ROLLOUTS, _SEEN.c.stage, _SEEN.c.source, _SEEN.c.logprob).join_from(_SEEN, _ROLLOUTS)
-_GET = (
-    _ALL.where(
-        _ROLLOUTS.c.scope == sa.bindparam("scope"),
-        _ROLLOUTS.c.query == sa.bindparam("query"),
-        _ROLLOUTS.c.supplement == sa.bindparam("supplement"),
-        _ROLLOUTS.c.live == "",
-        _ROLLOUTS.c.score.is_not(None),
-    )
-    .order_by(_SEEN.c.id)
-    .limit(1)
+_MET = ("stage", "source", "logprob")
+_SEE = insert(_SEEN).from_select(
+    ["rollout", *_MET],
+    sa.select(_ROLLOUTS.c.id, *(sa.bindparam(name, type_=_SEEN.c[name].type) for name in _MET)).where(
+        *(_ROLLOUTS.c[name] == sa.bindparam(name) for name in _KEY)
+    ),
 )
+_SEE = _SEE.on_conflict_do_nothing()
+_ALL = sa.select(_ROLLOUTS, _SEEN.c.stage, _SEEN.c.source, _SEEN.c.logprob).join_from(_SEEN, _ROLLOUTS)
+_REWARDED = (
+    *(_ROLLOUTS.c[name] == sa.bindparam(name) for name in ("scope", "query", "supplement")),
+    _ROLLOUTS.c.live == "",
+    _ROLLOUTS.c.score.is_not(None),
+)
+_KNOWN = sa.select(_ROLLOUTS.c.id).where(*_REWARDED)
+_GET = _ALL.where(*_REWARDED).order_by(_SEEN.c.id).limit(1)
+
+
+class _Spelled(NamedTuple):
+    """A statement as SQLite reads it, with the values that it brings itself.
+
+    What each rollout needs is spelled once: SQLAlchemy would take longer over it than SQLite over its execution.
+    """
+
+    text: str
+    own: Mapping[str, object]
+
+    @classmethod
+    def of(cls, statement: sa.ClauseElement) -> _Spelled:
+        compiled = statement.compile(dialect=sqlite.dialect(paramstyle="named"))
+        return cls(str(compiled), {name: value for name, value in (compiled.params or {}).items() if value is not None})
+
+    def run(self, connection: sa.Connection, values: Mapping[str, object]) -> sa.CursorResult[Any]:
+        return connection.exec_driver_sql(self.text, {**self.own, **values})
+
+
+_SPELLED_SAVE, _SPELLED_SEE, _SPELLED_KNOWN = (_Spelled.of(each) for each in (_SAVE, _SEE, _KNOWN))
 
 
 class RolloutStore:
@@ -139,7 +163,7 @@ class RolloutStore:
         with self._lock, self._connection.begin():
             for rollout in rollouts:
                 row = {**_row(rollout), **_key(rollout, scope, live), "asked": asked, "created": self._clock()}
-                self._connection.execute(_SAVE, row)
+                _SPELLED_SAVE.run(self._connection, row)
                 self._meet(rollout, scope, live)
 
     def meet(self, rollout: Rollout, scope: str) -> None:
@@ -148,14 +172,15 @@ class RolloutStore:
             self._meet(rollout, scope, live="")
 
     def _meet(self, rollout: Rollout, scope: str, live: str) -> None:
-        number = self._connection.execute(_FIND, _key(rollout, scope, live)).scalar_one()
         met = {"stage": rollout.stage, "source": rollout.source, "logprob": rollout.logprob}
-        self._connection.execute(_SEE, {"rollout": number, **met})
+        _SPELLED_SEE.run(self._connection, {**_key(rollout, scope, live), **met})
 
     def get(self, scope: str, query_id: str, supplement: Supplement) -> Rollout | None:
         """A supplement's rewarded rollout on a query, as its first stage met it; None when it must be (re)tried."""
         key = {"scope": scope, "query": query_id, "supplement": supplement.render()}
         with self._lock, self._connection.begin():
+            if _SPELLED_KNOWN.run(self._connection, key).first() is None:
+                return None
             row = self._connection.execute(_GET, key).mappings().first()
         return None if row is None else _rollout(row)
 

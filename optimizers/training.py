@@ -136,7 +136,7 @@ class TrainingSettings:
     max_length: int = 4096
     gradient_checkpointing: bool | None = None
     bf16: bool | None = None
-    dpo_forward: Forward = "pairwise"
+    dpo_forward: Forward = "shared"
 
     def __post_init__(self) -> None:
         least = {"sft_epochs": 1, "dpo_epochs": 1, "batch_size": 1, "gradient_accumulation": 1, "max_length": 2}

@@ -1,9 +1,11 @@
-"""Between DSPy's requests and responses and plain chat messages. Pure."""
+"""What a generator needs of the model behind it; and between DSPy's requests and responses and plain chat. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, Self
 
 from dspy.lm15 import Message, Request, Response, TextPart, UnsupportedFeatureError, Usage
 
@@ -13,13 +15,81 @@ _REFUSED = ("top_p", "top_k", "response_format", "tool_choice", "frequency_penal
 @dataclass(frozen=True, slots=True)
 class Completion:
     """A reply: its text, the tokens read and written (the end token counts), the mean log-probability of those written
-    (natural, untempered), and whether the model ended it by itself (else the token limit did)."""
+    (natural, untempered; 0.0 where the model's server tells none), and whether the model ended it by itself (else the
+    token limit did)."""
 
     text: str
     prompt_tokens: int
     tokens: int
     logprob: float
     ended: bool = True
+
+
+class Backend(Protocol):
+    """The model behind a generator: `LocalEngine` is one in this process, `Endpoint` one behind any `dspy.LM`.
+
+    A prompt is a user message's text. Copies share the model.
+    """
+
+    @property
+    def name(self) -> str:
+        """Short, for people and for counting usage; no actor's LM has the same."""
+        ...
+
+    @property
+    def identity(self) -> str:
+        """What `run.json` tells this model by."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 (hex) of what is known of the weights."""
+        ...
+
+    def sample(
+        self, prompts: Sequence[str], *, seeds: Sequence[int], temperature: float, max_new_tokens: int | None
+    ) -> list[Completion]:
+        """One reply to each prompt, in order."""
+        ...
+
+    def samples(
+        self,
+        prompts: Sequence[str],
+        *,
+        seeds: Sequence[int],
+        temperature: float,
+        max_new_tokens: int | None,
+        at_once: int,
+    ) -> Iterator[Completion]:
+        """As `sample`, each reply as soon as it and those before it are there.
+
+        `at_once`: how many prompts are decoded together, where that is the caller's to choose.
+        """
+        ...
+
+    def ask(self, prompt: str, *, seed: int, temperature: float, max_new_tokens: int | None) -> Completion:
+        """One reply to one prompt; raises `dspy.lm15.ContextLengthError` for one that is too long."""
+        ...
+
+    async def aask(self, prompt: str, *, seed: int, temperature: float, max_new_tokens: int | None) -> Completion:
+        """As `ask`, for coroutines."""
+        ...
+
+    def with_checkpoint(self, path: Path) -> Self:
+        """The same with trained weights: a PEFT adapter's folder, or a whole model's."""
+        ...
+
+    def check(self) -> None:
+        """Raise `GeneratorNotFoundError` unless the model can be asked."""
+        ...
+
+    def check_trainable(self) -> None:
+        """Raise `SetupError` unless `with_checkpoint` can work."""
+        ...
+
+    def reference(self) -> Mapping[str, object]:
+        """What a saved program keeps to find the model again: no weights and no keys."""
+        ...
 
 
 def chat(request: Request) -> list[dict[str, str]]:

@@ -24,7 +24,7 @@ from sgt_modules.batching import Job
 from sgt_modules.contract import Completion, answer, chat
 from sgt_modules.reading import Reader
 from sgt_modules.serving import Asked, Queue, serve
-from sgt_modules.weights import Reference, Weights, located
+from sgt_modules.weights import ADAPTER, Reference, Weights, located
 
 if TYPE_CHECKING:
     from dspy._vendor.lm15.types import StreamEvent
@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from sgt_modules.decoding import Decoder
 
 
+FIRST = 64
+"""How many prompts `samples` decodes before it gives the first reply; each time twice as many follow."""
+
+
 class EngineSettings(TypedDict):
     """How an engine runs whatever weights it has."""
 
@@ -41,6 +45,12 @@ class EngineSettings(TypedDict):
     device: str
     max_batch_tokens: int
     max_new_tokens: int
+
+
+class LocalReference(Reference):
+    """An engine as a saved generator keeps it: no weights, and the precision they run in."""
+
+    dtype: str
 
 
 class EngineState(Reference, EngineSettings):
@@ -118,12 +128,40 @@ class LocalEngine:
         decoded = self._decode(jobs)
         return [_completion(job, decoded[job]) for job in jobs]
 
+    def samples(
+        self,
+        prompts: Sequence[str],
+        *,
+        seeds: Sequence[int],
+        temperature: float = 1.0,
+        max_new_tokens: int | None = None,
+        at_once: int = 1024,
+    ) -> Iterator[Completion]:
+        """As `sample`, some prompts after the others: few at first, so that a reply comes soon, then up to `at_once`,
+        as more fill batches of a like length.
+        """
+        first, size = 0, min(FIRST, at_once)
+        while first < len(prompts):
+            part = slice(first, first + size)
+            yield from self.sample(
+                prompts[part], seeds=seeds[part], temperature=temperature, max_new_tokens=max_new_tokens
+            )
+            first, size = first + size, min(2 * size, at_once)
+
     def ask(
         self, prompt: str, *, seed: int = 0, temperature: float = 0.0, max_new_tokens: int | None = None
     ) -> Completion:
         """One reply to one prompt, decoded together with whatever other threads ask at that moment."""
         job = self._job(self._encode([{"role": "user", "content": prompt}]), seed, temperature, max_new_tokens)
         return _completion(job, self._submit(job).result())
+
+    async def aask(
+        self, prompt: str, *, seed: int = 0, temperature: float = 0.0, max_new_tokens: int | None = None
+    ) -> Completion:
+        """As `ask`, for coroutines."""
+        return await asyncio.to_thread(
+            self.ask, prompt, seed=seed, temperature=temperature, max_new_tokens=max_new_tokens
+        )
 
     def complete(self, request: Request) -> Response:
         """DSPy's engine contract; many threads at once are served together.
@@ -156,6 +194,21 @@ class LocalEngine:
         """The same settings with another model, and no adapter."""
         return LocalEngine(path, trust_remote_code=self.trust_remote_code, **self._settings())
 
+    def with_checkpoint(self, path: Path) -> LocalEngine:
+        """The same with trained weights: a PEFT adapter's folder, or a whole model's."""
+        return self.with_adapter(path) if (path / ADAPTER).is_file() else self.with_model(path)
+
+    @property
+    def name(self) -> str:
+        """The base model's short name, then the adapter folder's if there is one."""
+        base = Path(self.model).name
+        return base if self.adapter is None else f"{base}+{self.adapter.name}"
+
+    @property
+    def identity(self) -> str:
+        """What `run.json` tells this model by: its name."""
+        return self.name
+
     @property
     def model(self) -> str:
         """The hub id or path, as it was given."""
@@ -184,6 +237,13 @@ class LocalEngine:
     def check(self) -> None:
         """Raise `GeneratorNotFoundError` now if the files are missing, or are not those that were saved."""
         self.weights.check()
+
+    def check_trainable(self) -> None:
+        """Nothing: weights are loaded from wherever training wrote them."""
+
+    def reference(self) -> LocalReference:
+        """What a saved generator keeps: where the weights are, and in which precision they run."""
+        return LocalReference(**self.weights.reference(), dtype=self.dtype)
 
     def dump_state(self) -> EngineState:
         """A reference for a saved program; no weights."""

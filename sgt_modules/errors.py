@@ -11,6 +11,7 @@
     │   ├── GeneratorNotFoundError no model at that hub id or path, or not the one that was meant
     │   ├── SavedStateError        a saved program refers to weights in a way that cannot be followed
     │   └── RunFolderError         the run folder belongs to another run, or cannot be read
+    ├── EndpointError              a generator's server gave no reply, or refused trained weights
     ├── TrainingError              a stage of training cannot be done
     │   └── NoPreferencePairsError every supplement won, or every one lost
     └── MainProcessError           of several processes, the main one stopped; raised in the others
@@ -61,6 +62,10 @@ class SavedStateError(SetupError):
 
 class RunFolderError(SetupError):
     """The run folder belongs to another run, or cannot be read."""
+
+
+class EndpointError(SGTError):
+    """The server behind a generator gave no reply, or refused trained weights."""
 
 
 class TrainingError(SGTError):

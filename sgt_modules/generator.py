@@ -2,40 +2,47 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 from weakref import WeakValueDictionary
 
 import dspy
 from dspy.lm15 import ContextLengthError
 from dspy.predict.parameter import Parameter
 
-from sgt_modules.contract import Completion
-from sgt_modules.engine import LocalEngine
-from sgt_modules.errors import SavedStateError
+from sgt_modules.contract import Backend, Completion
+from sgt_modules.endpoint import Endpoint, EndpointReference
+from sgt_modules.engine import LocalEngine, LocalReference
+from sgt_modules.errors import SavedStateError, SetupError
 from sgt_modules.kinds import SILENCE, Supplement, parse
-from sgt_modules.weights import ADAPTER, Reference, located
+from sgt_modules.weights import located
 
 logger = logging.getLogger(__name__)
 
 
-class GeneratorState(Reference):
+class GeneratorState(LocalReference):
     """A generator as a saved program keeps it: where its weights are and their sha256, never the weights."""
 
-    dtype: str
+    temperature: float
+    max_new_tokens: int
+
+
+class EndpointGeneratorState(EndpointReference):
+    """A generator behind an endpoint as a saved program keeps it: what reaches it again, and no keys."""
+
     temperature: float
     max_new_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """A supplement as it was drawn: with the mean log-probability of its tokens (natural, untempered), and the tokens
-    read and written."""
+    """A supplement as it was drawn: with the mean log-probability of its tokens (natural, untempered; 0.0 where the
+    model's server tells none), and the tokens read and written."""
 
     supplement: Supplement
     logprob: float
@@ -46,16 +53,19 @@ class Sampled:
 class SupplementGenerator(Parameter):
     """A small model that writes supplements. It is a DSPy parameter and no module: `set_lm` and `get_lm` pass it by.
 
-    `model` is a hub id (at a `revision`), a folder, or a `LocalEngine` that is there already; `adapter` a PEFT folder.
-    Nothing is loaded before the first supplement, or `check()`. Copies of a program share their generator.
+    `model` is a hub id (at a `revision`), a folder, a `LocalEngine` that is there already, or for a model behind a
+    server a `dspy.LM` or an `Endpoint`; `adapter` a PEFT folder. Nothing is loaded before the first supplement, or
+    `check()`. Copies of a program share their generator.
 
     >>> SupplementGenerator("Qwen/Qwen3-1.7B").name
     'Qwen3-1.7B'
+    >>> SupplementGenerator(dspy.LM("openai/qwen3", api_base="http://localhost:8000/v1")).name
+    'qwen3@localhost:8000'
     """
 
     def __init__(
         self,
-        model: str | Path | LocalEngine,
+        model: str | Path | LocalEngine | dspy.LM | Endpoint,
         *,
         adapter: Path | None = None,
         revision: str | None = None,
@@ -66,7 +76,15 @@ class SupplementGenerator(Parameter):
     ) -> None:
         self.temperature = temperature
         self.max_new_tokens = max_new_tokens
-        if not isinstance(model, LocalEngine):
+        if isinstance(model, dspy.LM):
+            model = Endpoint(model)
+        if isinstance(model, Endpoint):
+            if (adapter, revision, dtype, device) != (None, None, "auto", "auto"):
+                raise SetupError(
+                    "Expected only temperature and max_new_tokens beside an endpoint's LM, got settings of a local "
+                    "model. What runs where is the server's to say; an adapter there has a model name of its own."
+                )
+        elif not isinstance(model, LocalEngine):
             model = LocalEngine(
                 model,
                 adapter=adapter,
@@ -77,10 +95,10 @@ class SupplementGenerator(Parameter):
             )
         elif adapter is not None:
             model = model.with_adapter(adapter)
-        self.engine = model
+        self.engine: Backend = model
 
     @classmethod
-    def of(cls, model: str | Path | LocalEngine | SupplementGenerator) -> SupplementGenerator:
+    def of(cls, model: GeneratorLike) -> SupplementGenerator:
         """A generator from whatever names one; a generator is given back as it is.
 
         >>> SupplementGenerator.of(SupplementGenerator.of("Qwen/Qwen3-1.7B")).name
@@ -90,14 +108,36 @@ class SupplementGenerator(Parameter):
 
     @property
     def name(self) -> str:
-        """The base model's short name, then the adapter folder's if there is one."""
-        base = Path(self.engine.model).name
-        return base if self.engine.adapter is None else f"{base}+{self.engine.adapter.name}"
+        """The base model's short name and the adapter folder's if there is one; of an endpoint, what it asks where."""
+        return self.engine.name
+
+    @property
+    def identity(self) -> str:
+        """What `run.json` tells the generator by."""
+        return self.engine.identity
+
+    @property
+    def in_process(self) -> bool:
+        """Whether the model runs on this process's own cores or GPU."""
+        return isinstance(self.engine, LocalEngine)
 
     def sample(self, prompts: Sequence[str], *, seeds: Sequence[int], temperature: float = 1.0) -> list[Sampled]:
         """One supplement to each prompt, in order. Equal (prompt, seed, temperature) give equal supplements."""
         drawn = self.engine.sample(prompts, seeds=seeds, temperature=temperature, max_new_tokens=self.max_new_tokens)
         return [_sampled(each) for each in drawn]
+
+    def samples(
+        self, prompts: Sequence[str], *, seeds: Sequence[int], temperature: float = 1.0, at_once: int = 1024
+    ) -> Iterator[Sampled]:
+        """As `sample`, each as soon as it and those before it are there.
+
+        A local model decodes `at_once` prompts together; an endpoint is asked for as many at a time as it is set to.
+        """
+        limit = self.max_new_tokens
+        drawn = self.engine.samples(
+            prompts, seeds=seeds, temperature=temperature, max_new_tokens=limit, at_once=at_once
+        )
+        return map(_sampled, drawn)
 
     def draw(self, prompt: str, *, seed: int = 0, temperature: float | None = None) -> Sampled:
         """One supplement for one prompt, decoded together with whatever other threads ask at that moment.
@@ -109,14 +149,20 @@ class SupplementGenerator(Parameter):
         try:
             reply = self.engine.ask(prompt, seed=seed, temperature=heat, max_new_tokens=self.max_new_tokens)
         except ContextLengthError as error:
-            logger.warning("No supplement, as the input does not fit %s: %s", self.name, error)
-            return Sampled(SILENCE, 0.0, 0, 0)
+            return self._silent(error)
         self._account(reply)
         return _sampled(reply)
 
     async def adraw(self, prompt: str) -> Sampled:
         """As `draw`, for coroutines."""
-        return await asyncio.to_thread(self.draw, prompt)
+        try:
+            reply = await self.engine.aask(
+                prompt, seed=0, temperature=self.temperature, max_new_tokens=self.max_new_tokens
+            )
+        except ContextLengthError as error:
+            return self._silent(error)
+        self._account(reply)
+        return _sampled(reply)
 
     def write(self, prompt: str) -> Supplement:
         """The supplement for one prompt, as a program reads it; see `draw`."""
@@ -124,42 +170,67 @@ class SupplementGenerator(Parameter):
 
     def with_checkpoint(self, path: Path) -> SupplementGenerator:
         """The same generator with trained weights: a PEFT adapter's folder, or a whole model's."""
-        adapted = (path / ADAPTER).is_file()
-        engine = self.engine.with_adapter(path) if adapted else self.engine.with_model(path)
+        engine = cast("LocalEngine | Endpoint", self.engine.with_checkpoint(path))
         return SupplementGenerator(engine, temperature=self.temperature, max_new_tokens=self.max_new_tokens)
 
     def check(self) -> None:
-        """Raise `GeneratorNotFoundError` unless the model's files are there, and are those that were saved."""
+        """Raise `GeneratorNotFoundError` unless the model's files are there, and are those that were saved.
+
+        An endpoint is asked for a single token.
+        """
         self.engine.check()
+
+    def check_trainable(self) -> None:
+        """Raise `SetupError` unless trained weights can be put to use by `with_checkpoint`."""
+        self.engine.check_trainable()
 
     def reset(self) -> None:
         """Nothing: `reset_copy()` calls this on generators that the original program shares."""
 
-    def dump_state(self, json_mode: bool = True) -> GeneratorState:
+    def dump_state(self, json_mode: bool = True) -> GeneratorState | EndpointGeneratorState:
         """The reference that a saved program keeps; an adapter's folder moves with the file it is saved to."""
-        return GeneratorState(
-            **self.engine.weights.reference(),
-            dtype=self.engine.dtype,
-            temperature=self.temperature,
-            max_new_tokens=self.max_new_tokens,
-        )
+        own = {"temperature": self.temperature, "max_new_tokens": self.max_new_tokens}
+        return cast("GeneratorState | EndpointGeneratorState", {**self.engine.reference(), **own})
 
-    def load_state(self, state: GeneratorState) -> None:
+    def load_state(self, state: GeneratorState | EndpointGeneratorState) -> None:
         """Become the generator of a saved reference; weights are loaded, and compared with the sha256, at first use."""
-        loaded = SupplementGenerator.from_state(state)
+        loaded = SupplementGenerator.from_state(state, like=self)
         self.engine, self.temperature, self.max_new_tokens = loaded.engine, loaded.temperature, loaded.max_new_tokens
 
     @classmethod
-    def from_state(cls, state: GeneratorState) -> SupplementGenerator:
-        """The generator of a saved reference; while one is in use, the same one again, so that weights load once.
+    def from_state(
+        cls,
+        state: GeneratorState | EndpointGeneratorState,
+        *,
+        like: SupplementGenerator | None = None,
+        trusted: bool = False,
+    ) -> SupplementGenerator:
+        """The generator of a saved reference; while a local one is in use, the same one again: weights load once.
 
-        Raises `SavedStateError` for a state of another form, or one whose adapter is not the file's own.
+        An endpoint has the keys of `like` where that is at the same address; another address is followed only for a
+        `trusted` state. Raises `SavedStateError` for that, for a state of another form, or for one whose adapter is
+        not the file's own.
         """
-        if missing := sorted(GeneratorState.__required_keys__ - state.keys()):
+        known = EndpointGeneratorState if "lm" in state else GeneratorState
+        if missing := sorted(known.__required_keys__ - state.keys()):
             raise SavedStateError(
                 f"Expected a generator's saved state, got one without {missing}. If an earlier version wrote it, save "
                 "the program again."
             )
+        if known is EndpointGeneratorState:
+            return cls._of_endpoint(cast("EndpointGeneratorState", state), like, trusted)
+        return cls._of_weights(cast("GeneratorState", state))
+
+    @classmethod
+    def _of_endpoint(
+        cls, state: EndpointGeneratorState, like: SupplementGenerator | None, trusted: bool
+    ) -> SupplementGenerator:
+        reference = EndpointReference(lm=state["lm"], adapter_sha256=state["adapter_sha256"])
+        endpoint = Endpoint.of_reference(reference, like=None if like is None else like.engine, trusted=trusted)
+        return cls(endpoint, temperature=state["temperature"], max_new_tokens=state["max_new_tokens"])
+
+    @classmethod
+    def _of_weights(cls, state: GeneratorState) -> SupplementGenerator:
         model, adapter = located(state["model"], state["adapter"])
         key = json.dumps({**state, "model": model, "adapter": adapter}, sort_keys=True)
         with _SHARING:
@@ -190,6 +261,11 @@ class SupplementGenerator(Parameter):
     def __repr__(self) -> str:
         return f"SupplementGenerator({self.name!r})"
 
+    def _silent(self, error: ContextLengthError) -> Sampled:
+        """No supplement for a prompt that is too long, and a warning."""
+        logger.warning("No supplement, as the input does not fit %s: %s", self.name, error)
+        return Sampled(SILENCE, 0.0, 0, 0)
+
     def _account(self, reply: Completion) -> None:
         if tracker := dspy.settings.usage_tracker:
             usage = {"prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.tokens}
@@ -205,6 +281,13 @@ _SHARED: WeakValueDictionary[str, SupplementGenerator] = WeakValueDictionary()
 """Loaded generators by their state: the predictors of one program share one."""
 
 
-def _restored(state: GeneratorState) -> SupplementGenerator:
-    """What a pickle calls; a method would not do, cloudpickle takes those by value, with everything around them."""
-    return SupplementGenerator.from_state(state)
+def _restored(state: GeneratorState | EndpointGeneratorState) -> SupplementGenerator:
+    """What a pickle calls; a method would not do, cloudpickle takes those by value, with everything around them.
+
+    Who opens a pickle trusts it.
+    """
+    return SupplementGenerator.from_state(state, trusted=True)
+
+
+GeneratorLike = str | Path | LocalEngine | dspy.LM | Endpoint | SupplementGenerator
+"""Whatever names a generator; see `SupplementGenerator.of`."""

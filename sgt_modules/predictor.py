@@ -6,7 +6,6 @@ import copy
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 from types import MethodType
 from typing import Any, Literal, TypeVar, cast
 
@@ -16,7 +15,7 @@ from dspy.signatures.signature import ensure_signature
 from sgt_modules.episode import Call, Place, running_episode, running_memory
 from sgt_modules.errors import SetupError
 from sgt_modules.gate import Gate
-from sgt_modules.generator import Sampled, SupplementGenerator
+from sgt_modules.generator import GeneratorLike, Sampled, SupplementGenerator
 from sgt_modules.kinds import SILENCE, Supplement
 from sgt_modules.prompts import ADVICE, SUPPLEMENT, Template, generator_prompt, with_supplement, without_supplement
 from sgt_modules.safety import harmless
@@ -62,14 +61,14 @@ class SupplementedPredictor(dspy.Predict):
         self,
         signature: str | type[dspy.Signature],
         *,
-        generator: SupplementGenerator | str | Path,
+        generator: GeneratorLike,
         role: str = "",
         scope: Scope = "turn",
         template: Template = ADVICE,
         gate: Gate | None = None,
         **config: Any,
     ) -> None:
-        """`generator`: one, or a hub id or folder; `role`: its name in the program; `config`: as in `dspy.Predict`.
+        """`generator`: one, or a hub id, folder or LM; `role`: its name in the program; `config`: as in `dspy.Predict`.
 
         `scope`, `template` and `gate` as in `supplement()`.
         """
@@ -151,7 +150,8 @@ class SupplementedPredictor(dspy.Predict):
             )
         plain = {name: value for name, value in state.items() if name not in SUPPLEMENTING}
         super().load_state(plain, allow_unsafe_lm_state=allow_unsafe_lm_state)
-        self.generator = SupplementGenerator.from_state(state["generator"])
+        own = self.generator
+        self.generator = SupplementGenerator.from_state(state["generator"], like=own, trusted=allow_unsafe_lm_state)
         self.template = Template(**state.get("template") or {})
         self.gate = None if state.get("gate") is None else Gate.load_state(state["gate"])
         return self

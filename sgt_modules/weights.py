@@ -32,7 +32,9 @@ _SNAPSHOT = re.compile(r"models--(?P<owner>[^/]+?)--(?P<name>[^/]+)/snapshots/(?
 
 _SHIPPED_NAME = re.compile(r"sgt:([\w-]+)")
 _SAFE = "*.safetensors"
-_WANTED = (_SAFE, "*.json", "*.txt", "*.model", "*.jinja")
+WANTED = (_SAFE, "*.json", "*.txt", "*.model", "*.jinja")
+"""The files that make a model or an adapter."""
+
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 
 
@@ -286,7 +288,7 @@ def _portable(folder: Path, label: str, sha256: str) -> str:
         if folder.is_dir() and fingerprint_of(folder) != sha256:
             shutil.rmtree(folder)  # a copy of ours that was damaged
         if not folder.is_dir():
-            copy_folder(source, folder, _WANTED)
+            copy_folder(source, folder, WANTED)
         if fingerprint_of(folder) != sha256:
             raise SavedStateError(
                 f"Expected the weights in {str(source)!r} to be still those with sha256 {sha256[:12]}..., but they "
@@ -319,7 +321,7 @@ def _snapshot(hub_id: str, revision: str | None, *, code: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
-    wanted = [*_WANTED, "*.py"] if code else [*_WANTED]
+    wanted = [*WANTED, "*.py"] if code else [*WANTED]
     fetch = partial(snapshot_download, hub_id, revision=revision, allow_patterns=wanted)
     try:
         try:

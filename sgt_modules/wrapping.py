@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from types import MethodType
 from typing import Any, cast
 
@@ -13,7 +12,7 @@ import dspy
 from sgt_modules.episode import one_run
 from sgt_modules.errors import NoPredictorError
 from sgt_modules.gate import Gate
-from sgt_modules.generator import SupplementGenerator
+from sgt_modules.generator import GeneratorLike, SupplementGenerator
 from sgt_modules.predictor import SUPPLEMENTING, Scope, SupplementedPredictor, check_scope
 from sgt_modules.prompts import ADVICE, SUPPLEMENT, Template, check_template
 
@@ -21,7 +20,7 @@ from sgt_modules.prompts import ADVICE, SUPPLEMENT, Template, check_template
 def supplement(
     program: dspy.Module,
     *,
-    generator: SupplementGenerator | str | Path,
+    generator: GeneratorLike,
     only: Sequence[str] | None = None,
     scope: Scope | None = None,
     template: Template | None = None,
@@ -29,11 +28,11 @@ def supplement(
 ) -> dspy.Module:
     """A copy of the program whose predictors (or those named in `only`) read supplements.
 
-    `generator` is one, or the hub id or folder of one; all predictors share it. With `scope="turn"`, the default, each
-    call of a predictor gets its own supplement, with `"episode"` all calls in one run of the program share that of the
-    first (an agent then keeps its advice from turn to turn). A call that brings a history and none of the task's own
-    inputs, as ReActV2's does from its second turn, keeps the one before in either. `template` is how the actor is shown
-    it, `gate` when it is dropped.
+    `generator` is one, or the hub id, folder or LM of one; all predictors share it. With `scope="turn"`, the default,
+    each call of a predictor gets its own supplement, with `"episode"` all calls in one run of the program share that of
+    the first (an agent then keeps its advice from turn to turn). A call that brings a history and none of the task's
+    own inputs, as ReActV2's does from its second turn, keeps the one before in either. `template` is how the actor is
+    shown it, `gate` when it is dropped.
 
     Of a program that is supplemented already, the same predictors get the new generator, and keep their scope and
     template where none is given.

@@ -6,7 +6,7 @@ The model is a real `dspy.LM` over a real engine; only the network is missing.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import dspy
@@ -108,6 +108,16 @@ class ScriptedGenerator(SupplementGenerator):
     def sample(self, prompts: Sequence[str], *, seeds: Sequence[int], temperature: float = 1.0) -> list[Sampled]:
         """What the script says to each prompt."""
         return [self.draw(prompt, seed=seed) for prompt, seed in zip(prompts, seeds, strict=True)]
+
+    def samples(
+        self, prompts: Sequence[str], *, seeds: Sequence[int], temperature: float = 1.0, at_once: int = 1
+    ) -> Iterator[Sampled]:
+        """The same, one after the other."""
+        return (self.draw(prompt, seed=seed) for prompt, seed in zip(prompts, seeds, strict=True))
+
+    async def adraw(self, prompt: str) -> Sampled:
+        """As `draw`."""
+        return self.draw(prompt)
 
     def with_checkpoint(self, path: Path) -> ScriptedGenerator:
         """The generator it becomes by training, whatever the weights."""

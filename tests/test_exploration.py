@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import dspy
 import pytest
+from dspy.lm15 import RateLimitError, Request, Response
 from scripted import ScriptedEngine, ScriptedGenerator, reply, rollout
 
 from optimizers.evaluation import Evaluator
@@ -33,8 +35,9 @@ from optimizers.rollouts import Actor
 from optimizers.spending import Spending
 from optimizers.store import RolloutStore
 from sgt_modules import supplement
+from sgt_modules.engine import LocalEngine
 from sgt_modules.episode import Place
-from sgt_modules.errors import SetupError
+from sgt_modules.errors import EndpointError, SetupError, SGTError
 from sgt_modules.kinds import SILENCE, Kind, Supplement
 
 EXAMPLES = [
@@ -421,3 +424,76 @@ def test_the_generator_s_samples_and_the_seconds_are_counted(build: Build, credi
     assert spent.acting > 0
     assert (spent.sampling > 0) == (credit == "isolate")
     assert (spent.actor_calls, spent.training) == (0, 0.0)
+
+
+class InProcess(LocalEngine):
+    """A scripted actor that counts as one on this machine."""
+
+    def __init__(self, engine: ScriptedEngine) -> None:
+        super().__init__("scripted/actor")
+        self._scripted = engine
+
+    def complete(self, request: Request) -> Response:
+        return self._scripted.complete(request)
+
+
+class Waiting(Sampler):
+    """A generator that writes its last supplement only when the actor has been asked for an answer."""
+
+    def __init__(self, asked: threading.Event) -> None:
+        super().__init__()
+        self._acted = asked
+
+    def said(self, prompt: str, seed: int) -> Supplement:
+        if len(self.asked) == 6 * len(EXAMPLES) and not self._acted.wait(20):
+            raise TimeoutError("Nothing was acted on while samples were under way.")
+        return super().said(prompt, seed)
+
+
+def test_the_actor_runs_on_what_was_sampled_while_the_rest_is_sampled(build: Build) -> None:
+    acted = threading.Event()
+
+    def telling(text: str) -> str:
+        if any(spoken([text])):
+            acted.set()
+        return acting(text)
+
+    assert len(build(Once, script=telling).explorer.warm_start(Waiting(acted))) == 6 * len(EXAMPLES)
+
+
+@pytest.mark.parametrize("program", [Once, Twice, Both])
+def test_acting_beside_sampling_gives_the_rollouts_of_one_after_the_other(
+    build: Build, program: type[dspy.Module]
+) -> None:
+    beside, after = build(program, metric=by_half), build(program, metric=by_half, warm_samples=2, seed=0, threads=3)
+    after.actor.program.set_lm(dspy.LM("scripted/actor", engine=InProcess(after.engine), cache=False))
+    assert (beside.actor.in_process, after.actor.in_process) == (False, True)
+    stages = [[without_time(stage) for stage in bench.stages()] for bench in (beside, after)]
+    assert stages[0] == stages[1]
+    met = [sorted(map(repr, without_time(bench.actor.store.rollouts()))) for bench in (beside, after)]
+    assert met[0] == met[1]
+
+
+def test_a_generator_that_fails_stops_the_stage_and_what_was_acted_on_is_kept(build: Build) -> None:
+    class Failing(Sampler):
+        def said(self, prompt: str, seed: int) -> Supplement:
+            if len(self.asked) > 4:
+                raise EndpointError("The server is gone.")
+            return super().said(prompt, seed)
+
+    bench = build(Once)
+    with pytest.raises(EndpointError, match="The server is gone"):
+        bench.explorer.warm_start(Failing())
+    assert len([each for each in bench.actor.store.rollouts() if each.supplement]) == 4
+
+
+def test_an_actor_that_fails_too_often_stops_the_sampling(build: Build) -> None:
+    def refusing(text: str) -> str:
+        if any(spoken([text])):
+            raise RateLimitError("Slow down.")
+        return acting(text)
+
+    bench = build(Once, script=refusing, threads=1, warm_samples=400)
+    with pytest.raises(SGTError, match="10 runs of the actor in a row gave no reward"):
+        bench.explorer.warm_start(bench.generator)
+    assert len(bench.engine.asked) == 10

@@ -55,3 +55,19 @@ def test_silence_says_nothing(capsys: object) -> None:
 
 def test_without_a_terminal_the_view_is_lines() -> None:
     assert isinstance(reporter(), Lines)
+
+
+def test_two_live_stages_at_once_share_one_display_and_end_in_any_order() -> None:
+    out = io.StringIO()
+    live = Live(Console(file=out, force_terminal=True, width=100))
+    sampling, acting = live.stage("sampling", 2), live.stage("acting", 3)
+    first, second = sampling.__enter__(), acting.__enter__()
+    first.move_to(2, 2)
+    second.advance()
+    second.expect(1)
+    sampling.__exit__(None, None, None)
+    acting.__exit__(None, None, None)
+    with live.stage("training", 1) as third:
+        third.advance()
+    told = out.getvalue()
+    assert all(part in told for part in ("sampling", "2/2", "acting", "1/1", "training"))

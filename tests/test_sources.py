@@ -70,7 +70,7 @@ def test_every_sample_has_a_seed_of_its_own_and_the_same_run_has_the_same_ones()
 def test_replies_become_candidates_of_the_kind_they_name_and_empty_ones_are_dropped() -> None:
     wishes = predefined(QUERIES, prompt_for=prompt_for, rng=random.Random(0), samples=1)[:3]
     replies = [Reply(Supplement("hint", "Look.")), Reply(SILENCE), Reply(Supplement("cot", "Think."), -2.0)]
-    assert candidates(wishes, replies) == [
+    assert list(candidates(wishes, replies)) == [
         Candidate(QUERIES[0], Supplement("hint", "Look."), "predefined", -1.0),
         Candidate(QUERIES[0], Supplement("cot", "Think."), "predefined", -2.0),
     ]
@@ -84,14 +84,14 @@ def test_silence_is_a_candidate_of_its_own_once_a_query() -> None:
 
 def test_a_reply_too_few_is_our_own_mistake() -> None:
     with pytest.raises(ValueError, match="shorter"):
-        candidates(direct(QUERIES, rng=random.Random(0)), [])
+        list(candidates(direct(QUERIES, rng=random.Random(0)), []))
 
 
 def test_what_the_actor_would_read_twice_is_proposed_once_a_query() -> None:
     first = Candidate(QUERIES[0], Supplement("cot", "Think."), "predefined")
     other_query = Candidate(QUERIES[1], Supplement("cot", "Think."), "direct")
     reads_the_same = Candidate(QUERIES[0], Supplement(FREE, "[cot] Think."), "free")
-    assert distinct([first, other_query, reads_the_same]) == [first, other_query]
+    assert list(distinct([first, other_query, reads_the_same])) == [first, other_query]
 
 
 def test_the_generator_s_own_kinds_are_the_most_frequent_new_names_of_its_free_replies() -> None:
@@ -135,7 +135,7 @@ def test_joins_are_few_distinct_and_made_of_the_query_s_own_winners(
     rollouts: list[Rollout], per_query: int, seed: int
 ) -> None:
     joins = concat(rollouts, rng=random.Random(seed), per_query=per_query)
-    assert joins == distinct(joins)
+    assert joins == list(distinct(joins))
     assert all(count <= per_query for count in Counter(join.query.id for join in joins).values())
     for joined in joins:
         own = [r.supplement for r in rollouts if r.query == joined.query and r.won() and r.supplement]

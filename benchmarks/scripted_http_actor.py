@@ -1,0 +1,76 @@
+"""A scripted actor behind HTTP: a server of its own process that answers every chat completion after 200 ms.
+
+What it says is a script; what is measured with it is the way there and back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import dspy
+import httpx
+from aiohttp import web
+
+LATENCY = 0.2
+MODEL = "gpt-4.1-mini"
+"""A name that DSPy has a price for, as a paid actor's is: for another it searches its whole list at each call."""
+
+
+@contextmanager
+def served(reply: str) -> Iterator[str]:
+    """Inside, a server says `reply` after `LATENCY` seconds to whoever asks; gives its base address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen([sys.executable, __file__, str(port), reply])
+    address = f"http://127.0.0.1:{port}/v1"
+    try:
+        while True:
+            try:
+                httpx.get(f"{address}/models").raise_for_status()
+                break
+            except httpx.TransportError:
+                time.sleep(0.1)
+        yield address
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def actor(address: str) -> dspy.LM:
+    """The actor as a user would have it, without DSPy's cache."""
+    return dspy.LM(f"openai/{MODEL}", api_base=address, api_key="none", cache=False)
+
+
+def main(port: int, reply: str) -> None:
+    """Serve until terminated."""
+    body = {
+        "id": "scripted",
+        "object": "chat.completion",
+        "created": 0,
+        "model": MODEL,
+        "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": reply}}],
+        "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
+    }
+
+    async def answer(request: web.Request) -> web.Response:
+        await request.read()
+        await asyncio.sleep(LATENCY)
+        return web.json_response(body)
+
+    async def models(_: web.Request) -> web.Response:
+        return web.json_response({"object": "list", "data": [{"id": MODEL, "object": "model"}]})
+
+    app = web.Application()
+    app.add_routes([web.post("/v1/chat/completions", answer), web.get("/v1/models", models)])
+    web.run_app(app, host="127.0.0.1", port=port, print=None, access_log=None)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2])

@@ -1,0 +1,111 @@
+"""A server that speaks OpenAI's chat completions and vLLM's LoRA routes by script: real HTTP, no model."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import dspy
+
+Answer = str | tuple[int, Mapping[str, Any]]
+"""What is said to a prompt: a text, or an HTTP status with its error."""
+
+
+class ScriptedServer:
+    """What the server was asked for, and how it answers; safe from many threads.
+
+    `scores`: a log-probability for each word of a reply, where the server tells any.
+    """
+
+    def __init__(self, script: Callable[[str], Answer], *, scores: float | None = None) -> None:
+        self.script, self.scores = script, scores
+        self.requests: list[dict[str, Any]] = []
+        self.adapters: dict[str, str] = {}
+        self.headers: list[Mapping[str, str]] = []
+        self.most_at_once = 0
+        self.address = ""
+        self._lock = threading.Lock()
+        self._at_once = 0
+
+    def lm(self, model: str = "openai/base", **settings: Any) -> dspy.LM:
+        """An LM that asks this server; it retries nothing if not told to."""
+        return dspy.LM(model, api_base=self.address, **{"api_key": "secret-key", "num_retries": 0, **settings})
+
+    def answered(self, route: str, body: dict[str, Any], headers: Mapping[str, str]) -> tuple[int, object]:
+        """The status and content for a request."""
+        self.headers.append(dict(headers))
+        if route.endswith("/load_lora_adapter"):
+            return self._loaded(body)
+        with self._lock:
+            self.requests.append(body)
+            self._at_once += 1
+            self.most_at_once = max(self.most_at_once, self._at_once)
+        try:
+            said = self.script(body["messages"][-1]["content"])
+        finally:
+            with self._lock:
+                self._at_once -= 1
+        return (200, self._completion(body, said)) if isinstance(said, str) else (said[0], {"error": said[1]})
+
+    def _completion(self, body: Mapping[str, Any], text: str) -> object:
+        words, read = text.split(), len(body["messages"][-1]["content"].split())
+        choice: dict[str, Any] = {"index": 0, "finish_reason": "stop"}
+        choice["message"] = {"role": "assistant", "content": text}
+        if self.scores is not None and body.get("logprobs"):
+            choice["logprobs"] = {
+                "content": [{"token": each, "logprob": self.scores, "top_logprobs": []} for each in words]
+            }
+        usage = {"prompt_tokens": read, "completion_tokens": len(words), "total_tokens": read + len(words)}
+        about = {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"]}
+        return {**about, "choices": [choice], "usage": usage}
+
+    def _loaded(self, body: Mapping[str, str]) -> tuple[int, object]:
+        """As vLLM: a name is taken once, and a path must hold an adapter."""
+        name, path = body["lora_name"], body["lora_path"]
+        if name in self.adapters:
+            return 400, {"error": {"message": f"The lora adapter '{name}' has already been loaded."}}
+        if not (Path(path) / "adapter_config.json").is_file():
+            return 404, {"error": {"message": f"No adapter found for {path}"}}
+        self.adapters[name] = path
+        return 200, f"Success: LoRA adapter '{name}' added successfully."
+
+
+@contextmanager
+def serving(server: ScriptedServer) -> Iterator[ScriptedServer]:
+    """Inside, the server answers at its `address`."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            status, content = server.answered(self.path, body, self.headers)
+            raw = json.dumps(content).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(raw)))
+            self.send_header("Retry-After", "0")
+            self.end_headers()
+            self.wfile.write(raw)
+
+        def log_message(self, *args: object) -> None:
+            """Nothing."""
+
+    class Quiet(ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, request: object, client_address: object) -> None:
+            """A client that hangs up is no failure of the server's."""
+
+    with Quiet(("127.0.0.1", 0), Handler) as http:
+        threading.Thread(target=http.serve_forever, args=(0.05,), daemon=True).start()
+        server.address = f"http://127.0.0.1:{http.server_address[1]}/v1"
+        try:
+            yield server
+        finally:
+            http.shutdown()
