@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from optimizers.processes import gathered
 from sgt_modules.errors import SGTError
 
 app = typer.Typer(
@@ -40,13 +41,18 @@ def demo(
 
     scale = QUICK_SCALE if quick else FULL_SCALE
     demonstration = demonstrate(seed, log_dir=log_dir, scale=scale, display=False if silent else None)
-    show_demonstration(demonstration, Console())
+    if gathered().main:
+        show_demonstration(demonstration, Console())
 
 
 def main() -> None:
-    """Run the command; a mistake of the user's ends with one line and exit code 2, not with a traceback."""
+    """Run the command; a mistake of the user's ends with one line and exit code 2, not with a traceback.
+
+    Of several processes, the main one says it.
+    """
     try:
         app()
     except SGTError as error:
-        print(f"sgt: {error}", file=sys.stderr)
+        if gathered().main:
+            print(f"sgt: {error}", file=sys.stderr)
         raise SystemExit(2) from None

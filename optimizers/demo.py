@@ -18,6 +18,7 @@ from optimizers.evaluation import Evaluator
 from optimizers.fingerprints import scope_of
 from optimizers.folder import RunFolder
 from optimizers.memory import MARK
+from optimizers.processes import gathered
 from optimizers.progress import Reporter, reporter
 from optimizers.recipe import Recipe
 from optimizers.records import Rollout
@@ -85,7 +86,8 @@ def demonstrate(
 ) -> Demonstration:
     """Run Supplement Generation Training on the house-terms world of `seed` and score every stage.
 
-    The summary is also written to `<log_dir>/summary.json`; `display=False` is silence.
+    The summary is also written to `<log_dir>/summary.json`; `display=False` is silence. Where several processes were
+    launched, the main one scores and writes, and every one returns the same.
     """
     began = time.perf_counter()
     world = HouseTermsWorld(seed, sizes=scale.sizes)
@@ -102,10 +104,15 @@ def demonstrate(
     with acting():
         better = teleprompter.compile(program(), trainset=world.train, valset=world.val)
     result = result_of(better)
-    better.save(result.log_dir / "program.json")
-    scored = score_stages(world, result, reporter(display))
-    summary = summarize(world, result, scored, seconds=time.perf_counter() - began)
-    RunFolder(result.log_dir).write("summary.json", summary)
+
+    def finish() -> tuple[Stages, Mapping[str, Any]]:
+        better.save(result.log_dir / "program.json")
+        scored = score_stages(world, result, reporter(display))
+        summary = summarize(world, result, scored, seconds=time.perf_counter() - began)
+        RunFolder(result.log_dir).write("summary.json", summary)
+        return scored, summary
+
+    scored, summary = gathered().once(finish)
     return Demonstration(world, result, scored, summary)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
+from optimizers.dealing import Portion
 from optimizers.training import TrainingSettings
 from sgt_modules.batching import exhausted
 from sgt_modules.errors import TrainingError
@@ -26,8 +27,12 @@ def halved(settings: TrainingSettings) -> TrainingSettings | None:
     >>> smaller.batch_size, smaller.gradient_accumulation
     (2, 7)
     """
+    return _with_rows(settings, settings.batch_size // 2)
+
+
+def _with_rows(settings: TrainingSettings, most: int) -> TrainingSettings | None:
     step = settings.batch_size * settings.gradient_accumulation
-    rows = next((rows for rows in range(settings.batch_size // 2, 0, -1) if step % rows == 0), None)
+    rows = next((rows for rows in range(most, 0, -1) if step % rows == 0), None)
     return None if rows is None else replace(settings, batch_size=rows, gradient_accumulation=step // rows)
 
 
@@ -36,11 +41,13 @@ def until_it_fits(
     train: Callable[[TrainingSettings], Trained],
     *,
     release: Callable[[], None] = lambda: None,
+    processes: int = 1,
 ) -> tuple[Trained, TrainingSettings]:
     """What `train` gives, and the settings that it fitted in memory with.
 
     Where memory runs out, `release` is called and `train` begins anew with smaller micro-batches: the same steps of the
-    same rows, only slower. Raises `TrainingError` where one row at a time is still too much.
+    same rows, only slower. Raises `TrainingError` where one row at a time is still too much; and at once where several
+    `processes` train together, as the others would wait for ever for the one that begins anew.
     """
     while True:
         try:
@@ -50,6 +57,8 @@ def until_it_fits(
                 raise
             reason = str(error).partition("\n")[0]
         release()  # past the handler, so that the error's frames no longer hold the batch's tensors
+        if processes > 1:
+            raise TrainingError(_too_much_for_one_of(processes, settings, reason))
         smaller = halved(settings)
         if smaller is None:
             raise TrainingError(
@@ -60,6 +69,17 @@ def until_it_fits(
         rows = (settings.batch_size, smaller.batch_size)
         logger.warning("Out of memory with micro-batches of %d rows; the stage begins anew with %d.", *rows)
         settings = smaller
+
+
+def _too_much_for_one_of(processes: int, settings: TrainingSettings, reason: str) -> str:
+    step = settings.batch_size * settings.gradient_accumulation
+    rows = Portion.of(step, most=settings.batch_size, processes=processes).batch
+    smaller = _with_rows(settings, rows // 2)
+    cure = "Lower max_length, or set gradient_checkpointing=True."
+    if smaller is not None:
+        less = f"batch_size={smaller.batch_size}, gradient_accumulation={smaller.gradient_accumulation}"
+        cure = f"Set {less}, which takes the same steps."
+    return f"Expected memory for {rows} rows at a time in each of {processes} processes, got: {reason} {cure}"
 
 
 def said_of_memory(asked: TrainingSettings, used: TrainingSettings) -> list[str]:

@@ -8,7 +8,7 @@ import random
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -27,6 +27,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from optimizers.dealing import Dealt, Portion
 from optimizers.training import LengthGrouped, OnStep
 from sgt_modules.errors import TrainingError
 
@@ -34,17 +35,18 @@ _LIBRARIES = ("transformers", "trl", "peft", "accelerate")
 
 
 @contextmanager
-def replacing(output: Path) -> Iterator[Path]:
+def replacing(output: Path, *, write: bool = True) -> Iterator[Path]:
     """A scratch folder beside `output`, whose subfolder `weights` takes `output`'s place at the end, in one rename.
 
-    After an error `output` is as it was before.
+    After an error `output` is as it was before; and without `write`, in a process that helps another to train.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as scratch:
         yield Path(scratch)
-        if output.exists():
-            shutil.rmtree(output)
-        (Path(scratch) / "weights").rename(output)
+        if write:
+            if output.exists():
+                shutil.rmtree(output)
+            (Path(scratch) / "weights").rename(output)
 
 
 @contextmanager
@@ -96,6 +98,8 @@ class Steps(TrainerCallback):
 
     def __init__(self, on_step: OnStep | None) -> None:
         self.losses: list[float] = []
+        self.mean: Callable[[Tensor], Tensor] = Tensor.detach
+        """Over the processes that train together."""
         self._on_step = on_step
         self._pending: list[Tensor] = []
 
@@ -107,7 +111,7 @@ class Steps(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         """Close the step."""
-        loss = float(sum(self._pending))
+        loss = float(self.mean(torch.stack(self._pending).sum()))
         self._pending = []
         if not math.isfinite(loss):
             raise TrainingError(
@@ -136,15 +140,25 @@ class Rehearsal(TrainerCallback):
 
 
 class QuietTrainer(Trainer):
-    """A base for TRL's trainers that reports to `Steps` alone and groups rows by length."""
+    """A base for TRL's trainers that reports to `Steps` alone and groups rows by length.
 
+    A loss is a micro-batch's share of the step's. With several processes it is multiplied by their number, as gradients
+    and reported losses are then means over the processes.
+    """
+
+    loss_is_scaled_for_ga = True
     _steps: Steps
     _lengths: Sequence[int]
     _group: int
+    _portion: Portion
 
-    def observe(self, steps: Steps, lengths: Sequence[int], group: int) -> None:
-        """Report to `steps`, group rows by their `lengths` in tokens, `group` of them together, and print nothing."""
-        self._steps, self._lengths, self._group = steps, lengths, group
+    def observe(self, steps: Steps, lengths: Sequence[int], group: int, portion: Portion) -> None:
+        """Report to `steps`, group rows by their `lengths` in tokens, `group` of them together, read a `portion` of
+        each step, and print nothing.
+        """
+        self._steps, self._lengths, self._group, self._portion = steps, lengths, group, portion
+        if self.args.world_size > 1:
+            steps.mean = self._mean
         self.remove_callback(PrinterCallback)
         self.add_callback(steps)
         self.add_callback(Rehearsal(self))
@@ -165,7 +179,8 @@ class QuietTrainer(Trainer):
         model.train()
         with random_states_kept():
             inputs = cast("dict[str, Tensor]", self._prepare_inputs(self.heaviest()))
-            self.accelerator.backward(cast("Tensor", self.compute_loss(model, inputs)))
+            loss = cast("Tensor", self.compute_loss(model, inputs, num_items_in_batch=1))
+            self.accelerator.backward(loss)
         model.zero_grad()
 
     def heaviest(self) -> dict[str, Tensor]:
@@ -177,13 +192,35 @@ class QuietTrainer(Trainer):
         """The indices of the longest rows."""
         return sorted(range(len(self._lengths)), key=self._lengths.__getitem__)[-count:]
 
+    def gathered_weights(self) -> dict[str, Tensor] | None:
+        """All weights, if each process holds a part of them (FSDP); every process has to ask."""
+        if not self.is_fsdp_enabled:
+            return None
+        return cast("dict[str, Tensor]", self.accelerator.get_state_dict(cast("nn.Module", self.model)))
+
     def floating_point_ops(self, inputs: Mapping[str, Tensor]) -> int:
         """Not counted: it would walk over all parameters at every step."""
         return 0
 
     def _get_train_sampler(self, train_dataset: object = None) -> Sampler[int]:
-        order = LengthGrouped(self._lengths, self._group, random.Random(self.args.seed))
+        order = Dealt(LengthGrouped(self._lengths, self._group, random.Random(self.args.seed)), self._portion)
         return cast("Sampler[int]", order)  # it iterates and has a length, which is all a sampler needs
+
+    def _mean(self, loss: Tensor) -> Tensor:
+        return cast("Tensor", self.accelerator.reduce(loss, reduction="mean"))
 
     def _send_telemetry(self) -> None:
         """Nothing about a run leaves the machine."""
+
+
+class StepMean(QuietTrainer):
+    """A base for trainers whose loss is a mean over all items of a step, however the step is cut and dealt out."""
+
+    def items(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """How many items a micro-batch holds."""
+        raise NotImplementedError
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor:
+        """The step's items in all processes, which `compute_loss` is given."""
+        own = torch.stack([self.items(batch) for batch in batch_samples]).sum().to(device)
+        return cast("Tensor", self.accelerator.reduce(own, reduction="sum")) if self.args.world_size > 1 else own

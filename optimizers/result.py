@@ -13,6 +13,7 @@ from optimizers.memory import Peak
 from optimizers.records import Checkpoint, Rollout
 from sgt_modules.gate import Gate
 from sgt_modules.generator import SupplementGenerator
+from sgt_modules.wrapping import unsupplement, with_generator
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,18 @@ class SGTResult:
             return None
         checkpoint = self.stage(stage).checkpoint
         return self.generator if checkpoint is None else self.generator.with_checkpoint(checkpoint.path)
+
+
+def selected_program(result: SGTResult, student: dspy.Module, wrapped: dspy.Module) -> dspy.Module:
+    """The selected stage's program: a new one, made of the student or of its wrapped copy, with `detailed_results`."""
+    best = result.best
+    if best.name == "student":
+        program = student.deepcopy()
+    elif best.checkpoint is None:
+        program = unsupplement(student)
+    else:
+        program = with_generator(wrapped, result.generator.with_checkpoint(best.checkpoint.path), best.gate)
+    return compiled(program, result)
 
 
 def compiled(program: dspy.Module, result: SGTResult) -> dspy.Module:

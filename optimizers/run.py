@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import cast
 
@@ -22,16 +22,18 @@ from optimizers.folder import RunFolder
 from optimizers.gating import fitted, judged
 from optimizers.memory import MARK
 from optimizers.pairs import preference_pairs, why_no_pairs
+from optimizers.processes import Team
 from optimizers.progress import Reporter
 from optimizers.recipe import Recipe
 from optimizers.records import Checkpoint, PreferencePair, Rollout, SFTExample
-from optimizers.result import SGTResult, Spent, StageResult, compiled
+from optimizers.result import SGTResult, Spent, StageResult, selected_program
 from optimizers.reward import Scorer, check_metric
 from optimizers.rollouts import Actor
 from optimizers.runners import Runner
 from optimizers.selection import balance_kinds
 from optimizers.spending import Spending
 from optimizers.store import RolloutStore
+from optimizers.together import Together, train_as_told
 from optimizers.training import Fit, Row, Trainer
 from optimizers.validation import check_program, check_splits, hold_out
 from sgt_modules.engine import LocalEngine
@@ -40,7 +42,7 @@ from sgt_modules.gate import Gate
 from sgt_modules.generator import SupplementGenerator
 from sgt_modules.predictor import Scope
 from sgt_modules.prompts import Template
-from sgt_modules.wrapping import supplement, supplemented, unsupplement, with_generator
+from sgt_modules.wrapping import supplement, supplemented
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +62,51 @@ class RunSettings:
     scope: Scope | None = None
     template: Template | None = None
 
+    def wrap(self, student: dspy.Module) -> dspy.Module:
+        """A copy of the student whose predictors read supplements."""
+        return supplement(student, generator=self.generator, only=self.only, scope=self.scope, template=self.template)
+
+    def trainer_or_default(self) -> Trainer:
+        """The trainer; by default TRL on the generator's own base model, imported here, as it brings torch.
+
+        Raises `SetupError` for a generator whose model is behind a server.
+        """
+        if self.trainer is not None:
+            return self.trainer
+        engine = self.generator.engine
+        if not isinstance(engine, LocalEngine):
+            raise SetupError(
+                f"Expected a trainer for {self.generator.name}, whose weights are behind a server, got none. Pass "
+                "trainer=TRLTrainer(base) with the hub id or folder of the model that is served."
+            )
+        from optimizers.trl_trainer import TRLTrainer
+
+        return TRLTrainer(engine.weights.folders[0], trust_remote_code=engine.trust_remote_code)
+
+    def check_trainable(self) -> None:
+        """Raise `SetupError` unless something trains the generator, and it can be had with what was trained."""
+        self.generator.check_trainable()
+        if not self.generator.in_process:
+            self.trainer_or_default()
+
 
 class Run:
     """The state of one compile. Made by `Run.open`, which validates everything before the first paid call."""
 
     def __init__(
-        self, settings: RunSettings, student: dspy.Module, folder: RunFolder, train: Evaluator, validation: Evaluator
+        self,
+        settings: RunSettings,
+        student: dspy.Module,
+        folder: RunFolder,
+        train: Evaluator,
+        validation: Evaluator,
+        *,
+        team: Team,
     ) -> None:
         self._settings, self._recipe, self._folder = settings, settings.recipe, folder
         self._student, self._train, self._validation = student, train, validation
         self._actor, self._reporter = train.actor, train.reporter
-        self._trainer = settings.trainer or default_trainer(settings.generator)
+        self._trainer = Together(settings.trainer_or_default(), team)
         self._stages: list[StageResult] = []
         self._scored: dict[str, Scored] = {}
         self._tried: list[Rollout] = []
@@ -92,8 +128,9 @@ class Run:
         settings: RunSettings,
         reporter: Reporter,
         runner: Runner,
+        team: Team,
     ) -> Run:
-        """Check everything that was passed in, make the folder, and wrap a copy of the student.
+        """Check everything that was passed in, make the folder, and wrap a copy of the student. The `team` trains.
 
         Raises:
             SetupError: something passed in cannot work.
@@ -105,15 +142,9 @@ class Run:
         runner.check(student, Scorer(settings.metric), [*trainset, *valset])
         own_forward = not type(student).__module__.startswith("dspy.")
         check_metric(settings.metric, trainset[0], output_fields(student), more_fields=own_forward)
-        check_trainable(settings)
+        settings.check_trainable()
         settings.generator.check()
-        wrapped = supplement(
-            student,
-            generator=settings.generator,
-            only=settings.only,
-            scope=settings.scope,
-            template=settings.template,
-        )
+        wrapped = settings.wrap(student)
         folder = RunFolder.create(settings.log_dir, _recorded(settings, trainset, valset))
         actor = Actor(
             wrapped,
@@ -125,7 +156,7 @@ class Run:
             runner=runner,
         )
         splits = (Evaluator(actor, name, split, reporter) for name, split in (("train", trainset), ("val", valset)))
-        return cls(settings, student, folder, *splits)
+        return cls(settings, student, folder, *splits, team=team)
 
     def rng(self, purpose: str) -> random.Random:
         """The run's own randomness for one purpose; never the global one."""
@@ -252,13 +283,7 @@ class Run:
             log_dir=self._folder.path,
             generator=self._settings.generator,
         )
-        if best.name == "student":
-            program = self._student.deepcopy()
-        elif best.checkpoint is None:
-            program = unsupplement(self._student)
-        else:
-            program = with_generator(self._actor.program, self._generator_at(best.checkpoint), best.gate)
-        return compiled(program, result)
+        return selected_program(result, self._student, self._actor.program)
 
     def _best(self) -> StageResult:
         """The stage of the highest score: the gated one where it is among them, else the earliest."""
@@ -291,27 +316,13 @@ def output_fields(program: dspy.Module) -> list[str]:
     return list(dict.fromkeys(name for signature in signatures for name in signature.output_fields))
 
 
-def default_trainer(generator: SupplementGenerator) -> Trainer:
-    """TRL on the generator's own base model; imported here, as it brings torch.
+def follow(student: dspy.Module, settings: RunSettings, team: Team) -> dspy.Module:
+    """A compile in a process that only trains, whenever the main one tells it to: it returns the same program.
 
-    Raises `SetupError` for a generator whose model is behind a server.
+    Raises what the main process fails with.
     """
-    if not isinstance(generator.engine, LocalEngine):
-        raise SetupError(
-            f"Expected a trainer for {generator.name}, whose weights are behind a server, got none. Pass "
-            "trainer=TRLTrainer(base) with the hub id or folder of the model that is served."
-        )
-    from optimizers.trl_trainer import TRLTrainer
-
-    engine = generator.engine
-    return TRLTrainer(engine.weights.folders[0], trust_remote_code=engine.trust_remote_code)
-
-
-def check_trainable(settings: RunSettings) -> None:
-    """Raise `SetupError` unless something trains the generator, and it can be had with what was trained."""
-    settings.generator.check_trainable()
-    if settings.trainer is None and not settings.generator.in_process:
-        default_trainer(settings.generator)
+    result = cast("SGTResult", train_as_told(settings.trainer_or_default(), team))
+    return selected_program(replace(result, generator=settings.generator), student, settings.wrap(student))
 
 
 def _recorded(

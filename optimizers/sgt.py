@@ -12,9 +12,11 @@ import dspy
 from dspy.teleprompt import Teleprompter
 
 from optimizers.exploration import Credit, check_credit
+from optimizers.processes import gathered
 from optimizers.progress import reporter
 from optimizers.recipe import Auto, Recipe
-from optimizers.run import Run, RunSettings
+from optimizers.result import result_of
+from optimizers.run import Run, RunSettings, follow
 from optimizers.runners import Runner, RunnerName, check_runner, opened
 from optimizers.training import Trainer
 from sgt_modules.generator import GeneratorLike, SupplementGenerator
@@ -118,13 +120,20 @@ class SGTTeleprompter(Teleprompter):
         held out. `teacher` is accepted as by every teleprompter and not used. The result's `detailed_results` tells
         each stage's score.
 
+        Where several processes were launched, each of them calls this: the main one samples, asks the actor and writes,
+        all of them train, and every one gets the same program.
+
         Raises:
             SetupError: something passed in cannot work; nothing has been paid for.
+            MainProcessError: in the other processes, the main one stopped with an error that is none of ours.
         """
-        view = reporter(self.display_progress)
-        with opened(self.runner) as runner:
+        team = gathered()
+        if not team.main:
+            return follow(student, self.settings, team)
+        view, settings = reporter(self.display_progress), self.settings
+        with team.leading(), opened(self.runner) as runner:
             run = Run.open(
-                student, trainset=trainset, valset=valset, settings=self.settings, reporter=view, runner=runner
+                student, trainset=trainset, valset=valset, settings=settings, reporter=view, runner=runner, team=team
             )
             run.validate_student()
             checkpoint = run.sft(run.sft_rows(run.warm_start()))
@@ -133,4 +142,6 @@ class SGTTeleprompter(Teleprompter):
                     break
                 checkpoint = run.dpo(round_, run.pairs(round_, run.explore(round_, checkpoint)), start=checkpoint)
             run.gate()
-            return run.finish()
+            program = run.finish()
+            team.tell(result_of(program))
+            return program

@@ -2,7 +2,7 @@
 
 The objective of a step is the mean over its pairs, as if each pair had been read by itself: pairs index the
 log-probabilities of their completions. A step is read in parts of at most twice `batch_size` completions, as many as
-that many pairs would have, and their gradients add up.
+that many pairs would have, and their gradients add up. Of several processes each gets the whole step and reads a share.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
 from transformers import PreTrainedModel, TrainingArguments
 
+from optimizers.dealing import Dealt, Whole, own_part
 from optimizers.losses import dpo_loss, sequence_nll
 from optimizers.quiet import QuietTrainer
 from optimizers.shared_forward import laid_out, score_completions, shares_prompts
@@ -66,29 +67,44 @@ class SharedTrainer(QuietTrainer):
         for module in model.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0  # as TRL does: dropout would make the policy differ from its reference at the start
-        super().__init__(model, arguments, train_dataset=Numbers(len(pairs.pairs)), data_collator=self._collate)
+        numbers = Numbers(len(pairs.pairs) + (arguments.world_size > 1))  # the last stands for no pair: see `Whole`
+        super().__init__(model, arguments, train_dataset=numbers, data_collator=self._collate)
         self._pairs, self._settings, self._padding = pairs, settings, padding
         self._longest = max(BLOCK, settings.max_length) if shares_prompts(bare) else 0
         score_completions(bare)
-        self._reference = self._scored()
+        # Sharded weights are in no process before training starts: the first step asks for the reference.
+        self._scores: Tensor | None = None if self.is_fsdp_enabled else self._scored()
+
+    @property
+    def _reference(self) -> Tensor:
+        if self._scores is None:
+            self._scores = self._scored()
+        return self._scores
 
     def step_of(self, indices: Sequence[int]) -> list[Part]:
-        """The inputs of a step over the pairs of these indices, in parts that fit in memory."""
-        couples = [self._pairs.pairs[index] for index in indices]
-        return [self._part(part, len(couples)) for part in parts(couples, 2 * self._settings.batch_size)]
+        """This process's inputs of a step over the pairs of these indices, in parts that fit in memory.
+
+        Each process has as many parts as the others, some of them without a share in the loss: where weights are
+        sharded, no process reads its part without the others.
+        """
+        couples = [self._pairs.pairs[index] for index in indices if index < len(self._pairs.pairs)]
+        rank, processes, most = self.args.process_index, self.args.world_size, 2 * self._settings.batch_size
+        cut = [parts(own_part(couples, each, processes), most) for each in range(processes)]
+        found = [self._part(part, len(part) / len(couples) * processes) for part in cut[rank]]
+        return found + [self._part(couples[:1], 0.0)] * (max(map(len, cut)) - len(found))
 
     def heaviest(self) -> Part:
         """The inputs of a part with the longest pairs."""
         return self.step_of(self.longest(self._settings.batch_size))[0]
 
-    def _part(self, couples: Sequence[Couple], of: int) -> Part:
+    def _part(self, couples: Sequence[Couple], share: float) -> Part:
         rows, order = blocks(self._pairs, {number for couple in couples for number in couple}, self._longest)
         place = {number: at for at, number in enumerate(order)}
         return {
             **laid_out(rows, self._padding),
             "pairs": torch.tensor([[place[number] for number in couple] for couple in couples]),
             "reference": self._reference[torch.tensor(order)],
-            "share": torch.tensor(len(couples) / of),
+            "share": torch.tensor(share),
         }
 
     def _collate(self, indices: list[int]) -> dict[str, list[Part]]:
@@ -97,10 +113,14 @@ class SharedTrainer(QuietTrainer):
     def training_step(
         self, model: nn.Module, inputs: Mapping[str, object], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
-        """The step's loss; the gradients of its parts add up."""
-        steps = super().training_step
-        losses = [steps(model, part) for part in cast("list[Part]", inputs["parts"])]
-        return torch.stack(losses).sum()
+        """The step's loss; the gradients of its parts add up, and are averaged over processes with the last part."""
+        *earlier, last = cast("list[Part]", inputs["parts"])
+        step = super().training_step
+        losses: list[Tensor] = []
+        for part in earlier:
+            with self.accelerator.no_sync(model):
+                losses.append(step(model, part))
+        return torch.stack([*losses, step(model, last)]).sum()
 
     def compute_loss(
         self,
@@ -118,16 +138,22 @@ class SharedTrainer(QuietTrainer):
 
     def _scored(self) -> Tensor:
         """The log-probability of each completion under the model as it is now, before training: the reference."""
-        found, size = torch.zeros(len(self._pairs.completions)), UNTRAINED * 2 * self._settings.batch_size
-        model = cast("nn.Module", self.model)
+        found = torch.zeros(len(self._pairs.completions), device=self.args.device)
+        model, size = cast("nn.Module", self.model), UNTRAINED * 2 * self._settings.batch_size
         order = sorted(range(len(found)), key=self._sort_key)
+        batches = [order[first : first + size] for first in range(0, len(order), size)]
         with torch.no_grad(), self.accelerator.autocast():
             model.eval()
-            for first in range(0, len(order), size):
-                rows, numbers = blocks(self._pairs, order[first : first + size], self._longest)
+            for first in range(0, len(batches), self.args.world_size):  # as many passes in each process
+                at = first + self.args.process_index
+                rows, numbers = blocks(self._pairs, batches[min(at, len(batches) - 1)], self._longest)
                 inputs = cast("Part", self._prepare_inputs(laid_out(rows, self._padding)))
-                found[torch.tensor(numbers)] = model(**inputs).log_probs.float().cpu()
-        return found
+                logps = model(**inputs).log_probs.float()
+                if at < len(batches):
+                    found[torch.tensor(numbers)] = logps
+        if self.args.world_size > 1:
+            found = cast("Tensor", self.accelerator.reduce(found, reduction="sum"))
+        return found.cpu()
 
     def _sort_key(self, number: int) -> tuple[int, int]:
         """Completions of a prompt together, prompts of a length side by side."""
@@ -135,5 +161,7 @@ class SharedTrainer(QuietTrainer):
         return len(self._pairs.prompts[prompt]), prompt
 
     def _get_train_sampler(self, train_dataset: object = None) -> Sampler[int]:
-        order = PromptGrouped(self._pairs, self.args.train_batch_size, random.Random(self.args.seed))
+        step = self.args.train_batch_size
+        rows = PromptGrouped(self._pairs, step, random.Random(self.args.seed))
+        order = Dealt(rows, Whole(step, self.args.world_size))
         return cast("Sampler[int]", order)  # it iterates and has a length, which is all a sampler needs

@@ -112,7 +112,7 @@ class TrainingSettings:
     What fits in memory: `bf16` is mixed precision, None meaning on GPUs that compute it. `gradient_checkpointing` saves
     memory at about a fifth more time; None means for models of at least `CHECKPOINTED` parameters. Where memory runs
     out all the same, the stage begins anew with half of `batch_size` and twice the `gradient_accumulation`, which its
-    checkpoint says.
+    checkpoint says; where several processes train together, that is an error.
 
     >>> TrainingSettings(lora=None, batch_size=32).beta
     0.1

@@ -1,44 +1,38 @@
-"""Training with TRL and PEFT: the only file that imports them.
+"""Training with TRL and PEFT: rows and settings in, a checkpoint on disk out.
 
-    rows -> token ids (encoding.py) -> TRL's trainer with our loss (losses.py) -> the weights alone, renamed into place
+    rows -> token ids (encoding.py) -> a stage's trainer (trl_stages.py) -> the weights alone, renamed into place
 
-TRL's loops, collators and reference bookkeeping are used as they are. What is ours: rows come tokenised, so that no
-token crosses the end of a prompt; the loss of a preference round; an output head that sees only what is trained on;
-batches of similar length; no metrics a step, which cost a small model more than they are worth. One process only.
+Around TRL's loops: the base shared with the engine that samples; batches of similar length; no metrics a step, which
+cost a small model more than they are worth; a loss that is a mean over the whole step, so that several processes
+(`accelerate launch`) take the steps that one would; an attempt with less at a time where memory runs out.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import cast
 
 import torch
-from datasets import Dataset
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
-from trl.trainer.dpo_config import DPOConfig
-from trl.trainer.dpo_trainer import DPOTrainer
-from trl.trainer.sft_config import SFTConfig
-from trl.trainer.sft_trainer import SFTTrainer
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from optimizers.encoding import Row, Texts, encode, end_of_turn, fitting, said_of_length
 from optimizers.lineage import lineage
-from optimizers.losses import IGNORED, dpo_loss, score_labels_only, sequence_nll
 from optimizers.microbatches import said_of_memory, until_it_fits
+from optimizers.processes import Team, gathered, sharded
 from optimizers.quiet import QuietTrainer, Steps, random_states_kept, replacing, silence
 from optimizers.records import Checkpoint, PreferencePair, SFTExample
-from optimizers.shared_dpo import SharedTrainer
-from optimizers.sharing import distinct
 from optimizers.training import OnStep, TrainingSettings
+from optimizers.trl_arguments import Job, mixed, unadapted
+from optimizers.trl_stages import SFT, PairwiseDPO, SharedDPO
 from sgt_modules.errors import NoPreferencePairsError, TrainingError
 from sgt_modules.loading import Base, base_of, load_model, place, release
 from sgt_modules.weights import ADAPTER, WHOLE_MODEL, fingerprint_of, origin_of, record_base, resolve
-
-Config = TypeVar("Config", SFTConfig, DPOConfig)
 
 
 class TRLTrainer:
@@ -50,6 +44,9 @@ class TRLTrainer:
     With LoRA the frozen base is the one in memory that engines of the same files sample from, where both are on one
     device in one precision: bfloat16 on a GPU (single with `bf16=False`), single on a CPU. So it is by default; an
     engine in another precision (the embedded generator samples in double) or on another device keeps its own copy.
+
+    Where several processes were launched, each of them makes the same calls: the rows of a step are dealt out, the main
+    process alone writes, and every process returns the checkpoint. Weights sharded over processes are no engine's.
 
     >>> TRLTrainer("Qwen/Qwen3-1.7B").settings.beta
     0.1
@@ -79,7 +76,7 @@ class TRLTrainer:
             reason = "Expected supplements that worked, got none, so there is nothing to imitate. "
             raise TrainingError(reason + "Sample more, use easier examples, or lower the threshold.")
         texts = [(row.prompt, (row.completion,)) for row in rows]
-        return self._train(_Stage(_SFT, texts, start, seed, on_step), output)
+        return self._train(_Stage(SFT, texts, start, seed, on_step), output)
 
     def dpo(
         self,
@@ -98,38 +95,45 @@ class TRLTrainer:
             reason = "Expected preference pairs, got none: no query has both a winner and a loser. "
             raise NoPreferencePairsError(reason + "Sample more, or use harder (or easier) examples.")
         texts = [(pair.prompt, (pair.chosen, pair.rejected)) for pair in pairs]
-        kind = _SharedDPO if self.settings.dpo_forward == "shared" else _DPO
+        kind = SharedDPO if self.settings.dpo_forward == "shared" else PairwiseDPO
         return self._train(_Stage(kind, texts, start, seed, on_step), output)
 
     def _train(self, stage: _Stage, output: Path) -> Checkpoint:
-        began, asked = time.perf_counter(), self.settings
-        self._check(stage.start)
-        folder = resolve(self.model, code=self.trust_remote_code)
-        with silence(), random_states_kept(), replacing(output) as scratch:
+        began, team, asked = time.perf_counter(), gathered(), self.settings
+        with team.leading(), silence(), random_states_kept(), replacing(output, write=team.main) as scratch:
+            self._check(stage.start)
+            folder = resolve(self.model, code=self.trust_remote_code)
             base = self._base(folder)  # held here: an attempt that runs out of memory need not load it again
             trained, used = until_it_fits(
-                asked, lambda settings: self._fit(stage, base, folder, settings, scratch), release=release
+                asked,
+                lambda settings: self._fit(stage, base, folder, settings, scratch, team),
+                release=release,
+                processes=team.size,
             )
-            record = lineage(output.name, stage.texts, trained.settings, start=stage.start, seed=stage.seed)
-            record_base(scratch / "weights", folder, record)
+            if team.main:
+                record = lineage(output.name, stage.texts, trained.settings, start=stage.start, seed=stage.seed)
+                record_base(scratch / "weights", folder, record)
         release()
         notes = [*said_of_length(trained.rows, asked.max_length), *said_of_memory(asked, used)]
         metrics = {**trained.metrics, "seconds": time.perf_counter() - began}
-        return Checkpoint(output.name, output, fingerprint_of(output), metrics, notes)
+        return team.once(lambda: Checkpoint(output.name, output, fingerprint_of(output), metrics, notes))
 
     def _fit(
-        self, stage: _Stage, base: Base | None, folder: Path, settings: TrainingSettings, scratch: Path
+        self, stage: _Stage, base: Base | None, folder: Path, settings: TrainingSettings, scratch: Path, team: Team
     ) -> _Trained:
-        """Train once, with these micro-batches, and save the weights in the scratch folder."""
+        """Train once, with these micro-batches; the main process saves the weights in the scratch folder."""
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=self.trust_remote_code)
         model, steps = self._model(base, folder, stage.start), Steps(stage.on_step)
         settings = replace(settings, gradient_checkpointing=settings.checkpoints(_size(model)))
         encoded = encode(stage.texts, tokenizer, end_of_turn(model.generation_config.eos_token_id, tokenizer))
         rows = fitting(encoded, settings.max_length)
-        trainer = stage.kind.of(_Job(model, tokenizer, rows, settings, scratch, stage.seed))
-        trainer.observe(steps, [row.length for row in rows], group=self.settings.batch_size)
+        job = Job(model, tokenizer, rows, settings, scratch, stage.seed, team.size)
+        trainer = stage.kind.of(job)
+        trainer.observe(steps, [row.length for row in rows], self.settings.batch_size, job.portion)
         trainer.train()
-        _save(trainer, tokenizer, scratch / "weights", origin_of(folder))
+        weights = trainer.gathered_weights()
+        if team.main:
+            _save(trainer, tokenizer, scratch / "weights", origin_of(folder), weights)
         return _Trained(settings, encoded, steps.losses, int(trainer.args.num_train_epochs))
 
     def _check(self, start: Checkpoint | None) -> None:
@@ -143,29 +147,39 @@ class TRLTrainer:
             )
 
     def _base(self, folder: Path) -> Base | None:
-        """The frozen base, shared with who samples from it; None where all weights are trained."""
-        if self.settings.lora is None:
+        """The frozen base, shared with who samples from it; None where training takes the model for itself: to train
+        all weights, or to shard them over processes.
+        """
+        if self.settings.lora is None or sharded(os.environ):
             return None
-        # Frozen weights may rest in the precision they are used in; trained ones would lose small updates.
-        half = torch.cuda.is_available() and _mixed(self.settings)
-        device, dtype = place(_device(), "bfloat16" if half else "float32")
-        return base_of(folder, device, dtype, trust_remote_code=self.trust_remote_code)
+        return base_of(folder, *self._place(), trust_remote_code=self.trust_remote_code)
 
     def _model(self, base: Base | None, folder: Path, start: Checkpoint | None) -> PreTrainedModel | PeftModel:
         """The model to go on with: the base, the base with the checkpoint's adapter, or the checkpoint's weights."""
+        lora = self.settings.lora is not None
         if base is not None:
-            twin = base.twin()
-            return twin if start is None else PeftModel.from_pretrained(twin, start.path, is_trainable=True)
-        device, dtype = place(_device(), "float32")
-        source = folder if start is None else start.path
-        return load_model(source, device, dtype, trust_remote_code=self.trust_remote_code)
+            model = base.twin()
+        else:
+            source = folder if lora or start is None else start.path
+            model = load_model(source, *self._place(), trust_remote_code=self.trust_remote_code)
+        if not lora or start is None:
+            return model
+        return PeftModel.from_pretrained(model, start.path, is_trainable=True)
+
+    def _place(self) -> tuple[torch.device, torch.dtype]:
+        """Where the model is trained, or where it waits to be sharded; and in which precision: frozen weights may rest
+        in the one they are used in, trained ones would lose small updates.
+        """
+        half = self.settings.lora is not None and torch.cuda.is_available() and mixed(self.settings)
+        gpu = torch.cuda.is_available() and not sharded(os.environ)
+        return place("cuda" if gpu else "cpu", "bfloat16" if half else "float32")
 
 
 @dataclass(frozen=True, slots=True)
 class _Stage:
     """One stage of training as it was asked for."""
 
-    kind: type[_SFT | _DPO | _SharedDPO]
+    kind: type[SFT | PairwiseDPO | SharedDPO]
     texts: Texts
     start: Checkpoint | None
     seed: int
@@ -196,175 +210,8 @@ class _Trained:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """What one stage of training needs."""
-
-    model: PreTrainedModel | PeftModel
-    tokenizer: PreTrainedTokenizerBase
-    rows: Sequence[Row]
-    settings: TrainingSettings
-    folder: Path
-    seed: int
-
-    def config(self, kind: type[Config], epochs: int, learning_rate: float) -> Config:
-        """TRL's arguments: no evaluation, no reports, no files, and no limit of length (long rows are gone by now)."""
-        settings, cuda = self.settings, torch.cuda.is_available()
-        return kind(
-            output_dir=str(self.folder / "trainer"),
-            num_train_epochs=epochs,
-            learning_rate=learning_rate,
-            per_device_train_batch_size=settings.batch_size,
-            gradient_accumulation_steps=settings.gradient_accumulation,
-            lr_scheduler_type=settings.schedule,
-            warmup_steps=settings.warmup,
-            max_grad_norm=settings.max_grad_norm,
-            activation_checkpointing=settings.gradient_checkpointing is True,
-            bf16=_mixed(settings),
-            use_cpu=not cuda,
-            dataloader_pin_memory=cuda,
-            max_length=None,
-            seed=self.seed,
-            save_strategy="no",
-            logging_strategy="no",
-            logging_nan_inf_filter=False,
-            report_to="none",
-            disable_tqdm=True,
-        )
-
-    def adapter(self) -> LoraConfig | None:
-        """A fresh adapter, unless the model has one already or all weights are trained."""
-        lora = self.settings.lora
-        if lora is None or isinstance(self.model, PeftModel):
-            return None
-        return LoraConfig(
-            r=lora.rank,
-            lora_alpha=lora.alpha,
-            lora_dropout=lora.dropout,
-            target_modules=lora.targets if isinstance(lora.targets, str) else list(lora.targets),
-            task_type="CAUSAL_LM",
-        )
-
-
-class _SFT(QuietTrainer, SFTTrainer):
-    """TRL's supervised trainer on rows that are tokenised already."""
-
-    @classmethod
-    def of(cls, job: _Job) -> _SFT:
-        config = job.config(SFTConfig, job.settings.sft_epochs, job.settings.sft_learning_rate)
-        config.dataset_kwargs = {"skip_prepare_dataset": True}
-        rows = Dataset.from_dict(
-            {
-                "input_ids": [row.prompt + row.completions[0] for row in job.rows],
-                "labels": [[IGNORED] * len(row.prompt) + row.completions[0] for row in job.rows],
-            }
-        )
-        trainer = cls(job.model, config, train_dataset=rows, processing_class=job.tokenizer, peft_config=job.adapter())
-        score_labels_only(_bare(trainer.model))
-        return trainer
-
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Tensor],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Tensor:
-        log_probs = model(**inputs, use_cache=False, fused_lm_head=True).log_probs
-        count = (inputs["labels"] != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
-        return -log_probs.sum() / count
-
-
-class _DPO(QuietTrainer, DPOTrainer):
-    """TRL's preference trainer on rows that are tokenised already, with the method's loss."""
-
-    alpha: float
-
-    @classmethod
-    def of(cls, job: _Job) -> _DPO:
-        config = job.config(DPOConfig, job.settings.dpo_epochs, job.settings.dpo_learning_rate)
-        config.beta, config.precompute_ref_log_probs = job.settings.beta, True
-        rows = Dataset.from_dict(
-            {
-                "prompt_ids": [row.prompt for row in job.rows],
-                "chosen_ids": [row.completions[0] for row in job.rows],
-                "rejected_ids": [row.completions[1] for row in job.rows],
-            }
-        )
-        trainer = cls(
-            job.model, args=config, train_dataset=rows, processing_class=job.tokenizer, peft_config=job.adapter()
-        )
-        trainer.alpha = job.settings.alpha
-        score_labels_only(_bare(trainer.model))
-        trainer.train_dataset = trainer._with_reference(rows, [row.length for row in job.rows])
-        return trainer
-
-    def _prepare_dataset(  # pyright: ignore[reportIncompatibleMethodOverride]  (TRL streams too; we do not)
-        self, dataset: Dataset, processing_class: object, args: object, dataset_name: str
-    ) -> Dataset:
-        return dataset
-
-    def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
-        """Left to `_with_reference`, which writes no cache file and pads less."""
-        return dataset
-
-    def _with_reference(self, rows: Dataset, lengths: Sequence[int]) -> Dataset:
-        """The rows with the log-probabilities of their completions under the model as it is now."""
-        scores = [(0.0, 0.0)] * len(lengths)
-        order = sorted(range(len(lengths)), key=lengths.__getitem__)
-        for first in range(0, len(order), self.args.train_batch_size):
-            batch = order[first : first + self.args.train_batch_size]
-            inputs = self._prepare_inputs(self.data_collator([rows[index] for index in batch]))
-            chosen, rejected = self.compute_ref_log_probs(self.model, inputs)
-            for index, pair in zip(batch, zip(chosen.tolist(), rejected.tolist(), strict=True), strict=True):
-                scores[index] = pair
-        rows = rows.add_column("ref_chosen_logps", [chosen for chosen, _ in scores])
-        return rows.add_column("ref_rejected_logps", [rejected for _, rejected in scores])
-
-    def _compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool) -> Tensor:
-        ids, mask, completion = inputs["input_ids"], inputs["attention_mask"], inputs["completion_mask"]
-        labels = ids.masked_fill(completion == 0, IGNORED)
-        outputs = model(input_ids=ids, attention_mask=mask, labels=labels, use_cache=False, fused_lm_head=True)
-        chosen, rejected = outputs.log_probs.sum(1).chunk(2)
-        lengths = completion.sum(1)[: len(chosen)]
-        loss = dpo_loss(chosen, rejected, inputs["ref_chosen_logps"], inputs["ref_rejected_logps"], self.beta)
-        return loss + self.alpha * sequence_nll(chosen, lengths)
-
-
-class _SharedDPO(SharedTrainer):
-    """The same loss with each distinct completion of a step read once; none of it is TRL's but the arguments."""
-
-    @classmethod
-    def of(cls, job: _Job) -> _SharedDPO:
-        settings, adapter = job.settings, job.adapter()
-        config = job.config(DPOConfig, settings.dpo_epochs, settings.dpo_learning_rate)
-        config.per_device_train_batch_size = settings.batch_size * settings.gradient_accumulation
-        config.gradient_accumulation_steps, config.remove_unused_columns = 1, False
-        set_seed(job.seed)
-        model = job.model if adapter is None else get_peft_model(cast("PreTrainedModel", job.model), adapter)
-        if isinstance(model, PeftModel) and settings.gradient_checkpointing:
-            model.enable_input_require_grads()
-        padding = cast("int | None", job.tokenizer.pad_token_id) or 0
-        return cls(model, config, bare=_bare(model), pairs=distinct(job.rows), settings=settings, padding=padding)
-
-
-def _bare(model: object) -> PreTrainedModel:
-    """The model under its adapter."""
-    return cast("PreTrainedModel", model.base_model.model if isinstance(model, PeftModel) else model)
-
-
 def _size(model: PreTrainedModel | PeftModel) -> int:
     return sum(each.numel() for each in cast("nn.Module", model).parameters())
-
-
-def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _mixed(settings: TrainingSettings) -> bool:
-    if settings.bf16 is None:
-        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-    return settings.bf16
 
 
 def _save(
@@ -372,18 +219,26 @@ def _save(
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
     origin: tuple[str | None, str | None],
+    weights: dict[str, Tensor] | None,
 ) -> None:
     """The adapter alone (without TRL's copy of it, `ref`), or the whole model with its tokenizer.
 
     `origin` is the base's hub id and commit, by which an adapter names it; another one is named by its folder.
+    `weights` are the model's, where it does not hold all of them itself.
     """
-    if isinstance(trainer.model, PeftModel):
+    model = trainer.accelerator.unwrap_model(cast("nn.Module", trainer.model))
+    if isinstance(model, PeftModel):
         name, commit = origin
         if commit is not None:
-            config = trainer.model.peft_config["default"]
+            config = model.peft_config["default"]
             config.base_model_name_or_path, config.revision = name, commit
-        trainer.model.save_pretrained(str(folder), selected_adapters=["default"], save_embedding_layers=False)
+        model.save_pretrained(
+            str(folder), selected_adapters=["default"], save_embedding_layers=False, state_dict=weights
+        )
         (folder / "README.md").unlink(missing_ok=True)
     else:
-        _bare(trainer.model).save_pretrained(folder)
+        bare = unadapted(model)
+        if weights is not None:
+            weights = {name: each for name, each in weights.items() if name not in bare.all_tied_weights_keys}
+        bare.save_pretrained(folder, state_dict=weights)
         tokenizer.save_pretrained(folder)

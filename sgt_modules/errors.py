@@ -12,8 +12,9 @@
     │   ├── SavedStateError        a saved program refers to weights in a way that cannot be followed
     │   └── RunFolderError         the run folder belongs to another run, or cannot be read
     ├── EndpointError              a generator's server gave no reply, or refused trained weights
-    └── TrainingError              a stage of training cannot be done
-        └── NoPreferencePairsError every supplement won, or every one lost
+    ├── TrainingError              a stage of training cannot be done
+    │   └── NoPreferencePairsError every supplement won, or every one lost
+    └── MainProcessError           of several processes, the main one stopped; raised in the others
 
 Each message says what was expected, what came, and what to do.
 """
@@ -73,3 +74,7 @@ class TrainingError(SGTError):
 
 class NoPreferencePairsError(TrainingError):
     """No query has both a winner and a loser, so there is nothing to prefer."""
+
+
+class MainProcessError(SGTError):
+    """Of several processes the main one stopped, so there is nothing left to do for this one."""

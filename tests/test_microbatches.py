@@ -189,3 +189,27 @@ def test_checkpointing_is_for_large_models_unless_one_says() -> None:
     assert TrainingSettings().checkpoints(CHECKPOINTED)
     assert TrainingSettings(gradient_checkpointing=True).checkpoints(1)
     assert not TrainingSettings(gradient_checkpointing=False).checkpoints(10**12)
+
+
+@pytest.mark.parametrize(
+    ("batch", "accumulation", "processes", "cure"),
+    [
+        (8, 2, 2, "Expected memory for 8 rows .* 2 processes.* Set batch_size=4, gradient_accumulation=4,"),
+        (8, 2, 4, "Expected memory for 4 rows .* 4 processes.* Set batch_size=2, gradient_accumulation=8,"),
+        (7, 2, 2, "Expected memory for 7 rows .* 2 processes.* Set batch_size=2, gradient_accumulation=7,"),
+        (4, 1, 4, "Expected memory for 1 rows .* 4 processes.* Lower max_length"),
+    ],
+)
+def test_of_several_processes_none_begins_anew_alone_and_the_error_says_what_fits(
+    batch: int, accumulation: int, processes: int, cure: str
+) -> None:
+    tried: list[TrainingSettings] = []
+
+    def train(settings: TrainingSettings) -> None:
+        tried.append(settings)
+        raise torch.OutOfMemoryError(FULL)
+
+    asked = settings(batch_size=batch, gradient_accumulation=accumulation)
+    with pytest.raises(TrainingError, match=cure):
+        until_it_fits(asked, train, processes=processes)
+    assert tried == [asked]

@@ -16,7 +16,9 @@ from optimizers.losses import IGNORED
 from optimizers.quiet import random_states_kept, silence
 from optimizers.records import SFTExample
 from optimizers.training import LoRASettings, TrainingSettings
-from optimizers.trl_trainer import _DPO, _SFT, TRLTrainer, _Job, _SharedDPO
+from optimizers.trl_arguments import Job
+from optimizers.trl_stages import SFT, PairwiseDPO, SharedDPO
+from optimizers.trl_trainer import TRLTrainer
 from sgt_modules.engine import LocalEngine
 from sgt_modules.errors import GeneratorNotFoundError
 from sgt_modules.reading import render_chat
@@ -86,19 +88,19 @@ TURNS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "</s>")
 """What the families' templates write after a reply, one each."""
 
 
-def trained_on(shape: Shape, texts: Texts, kind: type[_SFT | _DPO | _SharedDPO], room: Path) -> list[Row]:
+def trained_on(shape: Shape, texts: Texts, kind: type[SFT | PairwiseDPO | SharedDPO], room: Path) -> list[Row]:
     """The token ids that a trainer's rows hold."""
     tokenizer, bare = shape.engine.tokenizer, AutoModelForCausalLM.from_pretrained(shape.folder)
     rows = encode(texts, tokenizer, end_of_turn(bare.generation_config.eos_token_id, tokenizer))
     settings = TrainingSettings(lora=LoRASettings(rank=2), batch_size=2, gradient_checkpointing=False)
     with silence(), random_states_kept():
-        trainer = kind.of(_Job(bare, tokenizer, rows, settings, room, seed=0))
-    if isinstance(trainer, _SharedDPO):
+        trainer = kind.of(Job(bare, tokenizer, rows, settings, room, seed=0))
+    if isinstance(trainer, SharedDPO):
         pairs = trainer._pairs
         sides = [[pairs.completions[number] for number in couple] for couple in pairs.pairs]
         return [Row(pairs.prompts[one.prompt], (one.ids, other.ids)) for one, other in sides]
     held = list(trainer.train_dataset)
-    if kind is _DPO:
+    if kind is PairwiseDPO:
         return [Row(row["prompt_ids"], (row["chosen_ids"], row["rejected_ids"])) for row in held]
     ends = [row["labels"].count(IGNORED) for row in held]
     assert [row["labels"][end:] for row, end in zip(held, ends, strict=True)] == [
@@ -107,13 +109,13 @@ def trained_on(shape: Shape, texts: Texts, kind: type[_SFT | _DPO | _SharedDPO],
     return [Row(row["input_ids"][:end], (row["input_ids"][end:],)) for row, end in zip(held, ends, strict=True)]
 
 
-@pytest.mark.parametrize("kind", [_SFT, _DPO, _SharedDPO])
+@pytest.mark.parametrize("kind", [SFT, PairwiseDPO, SharedDPO])
 def test_training_reads_the_tokens_that_inference_reads(
-    shape: Shape, kind: type[_SFT | _DPO | _SharedDPO], tmp_path: Path
+    shape: Shape, kind: type[SFT | PairwiseDPO | SharedDPO], tmp_path: Path
 ) -> None:
     """Each trainer's own rows, token for token what the engine decodes from, and then the reply with its end."""
     prompts, replies = ["Which of them?", "And\n\nhow  many? "], ["[plan] Look.", "[cot] Count."]
-    tokenizer, count = shape.engine.tokenizer, 1 if kind is _SFT else 2
+    tokenizer, count = shape.engine.tokenizer, 1 if kind is SFT else 2
     rows = trained_on(shape, [(prompt, tuple(replies[:count])) for prompt in prompts], kind, tmp_path)
     (end,) = [mark for mark in shape.family.ends if mark in TURNS]
     for prompt, row in zip(prompts, rows, strict=True):

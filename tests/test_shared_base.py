@@ -12,7 +12,7 @@ from peft import PeftModel
 from runtime_fixtures import tiny_adapter, tiny_model
 
 from optimizers.records import Checkpoint, PreferencePair, SFTExample
-from optimizers.run import default_trainer
+from optimizers.sgt import SGTTeleprompter
 from optimizers.training import Forward, LoRASettings, TrainingSettings
 from optimizers.trl_trainer import TRLTrainer
 from sgt_modules.engine import LocalEngine
@@ -108,7 +108,8 @@ def test_a_generator_and_the_trainer_it_gets_by_default_share_their_base(folder:
     def look(step: int, steps: int, loss: float) -> None:
         seen.append(in_training() == expected)
 
-    default_trainer(generator).sft(ROWS, start=None, output=tmp_path / "sft", seed=0, on_step=look)
+    trainer = SGTTeleprompter(lambda example, prediction: True, generator).settings.trainer_or_default()
+    trainer.sft(ROWS, start=None, output=tmp_path / "sft", seed=0, on_step=look)
     assert seen
     assert all(seen)
 

@@ -1,0 +1,90 @@
+"""A script that trains fixed rows with each loss, in however many processes it is started.
+
+    python FILE OUTPUT STAGE...
+
+Each process writes what its trainer told it to `OUTPUT/<rank>.json`, and whether an engine of the same base, held
+meanwhile, goes on writing what it wrote.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from optimizers.records import Checkpoint, PreferencePair, SFTExample
+from optimizers.training import LoRASettings, TrainingSettings
+from optimizers.trl_trainer import TRLTrainer
+from sgt_modules.embedded.models import embedded_folder
+from sgt_modules.engine import LocalEngine
+
+SETTINGS = {
+    "lora": LoRASettings(rank=4, alpha=8),
+    "batch_size": 4,
+    "gradient_accumulation": 2,
+    "sft_epochs": 2,
+    "sft_learning_rate": 1e-3,
+    "dpo_epochs": 2,
+    "dpo_learning_rate": 1e-3,
+    "gradient_checkpointing": False,
+}
+STAGES = {
+    "sft": {},
+    "whole": {"lora": None, "batch_size": 3},
+    "pairwise": {"dpo_forward": "pairwise"},
+    "shared": {"dpo_forward": "shared", "gradient_checkpointing": True},
+}
+# Neither number is a multiple of a step's 8, so that the last step of an epoch is short in every stage.
+ROWS = [
+    SFTExample("q", "cot", f"What is {n} + 1?", f"[cot] It is {n + 1}" + ", as one says" * (n % 3)) for n in range(21)
+]
+PAIRS = [
+    PreferencePair(f"q{n}", "inter", row.prompt, f"{row.completion}{' for sure' * winner}", "[cot] no" * loser)
+    for n, row in enumerate(ROWS[:4])
+    for winner in range(2)
+    for loser in range(1, 4)
+][:19]
+
+
+class Told(list[float]):
+    """The loss of each step."""
+
+    def __call__(self, step: int, steps: int, loss: float) -> None:
+        self.append(loss)
+
+
+def draws(engine: LocalEngine) -> list[tuple[str, float]]:
+    """What an engine writes to fixed seeds, and how likely it finds that."""
+    replies = engine.sample([row.prompt for row in ROWS[:3]], seeds=range(3))
+    return [(each.text, each.logprob) for each in replies]
+
+
+def main(output: Path, stages: Sequence[str]) -> None:
+    """Train the stages in order; preferences go on from `sft` where that is among them."""
+    told: dict[str, object] = {}
+    start: Checkpoint | None = None
+    engine = LocalEngine(embedded_folder("generator"), dtype="float32", device="cpu", max_new_tokens=8)
+    before = draws(engine)
+    for name in stages:
+        trainer, losses = (
+            TRLTrainer(embedded_folder("generator"), TrainingSettings(**(SETTINGS | STAGES[name]))),
+            Told(),
+        )
+        if name in ("sft", "whole"):
+            found = trainer.sft(ROWS, start=None, output=output / name, seed=0, on_step=losses)
+            start = found if name == "sft" else start
+        else:
+            found = trainer.dpo(PAIRS, start=start, output=output / name, seed=0, on_step=losses)
+        told[name] = {
+            "losses": losses,
+            "loss": found.metrics["loss"],
+            "fingerprint": found.fingerprint,
+            "undisturbed": draws(engine) == before,
+        }
+    (output / f"{os.environ.get('RANK', '0')}.json").write_text(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])
