@@ -56,13 +56,17 @@ TRAINING = TrainingSettings(
     sft_epochs=10,
     sft_learning_rate=3e-3,
     dpo_epochs=3,
-    dpo_learning_rate=3e-3,
+    dpo_learning_rate=2e-3,
+    dpo_forward="pairwise",
     batch_size=32,
     gradient_accumulation=1,
     max_length=512,
     gradient_checkpointing=False,
 )
-"""The settings that suit a generator of 1 M parameters; a real one wants the defaults."""
+"""The settings that suit a generator of 1 M parameters; a real one wants the defaults.
+
+Pairs by themselves, as the figures of the README were measured with; `shared` is twice as fast here and wants 3e-3.
+"""
 
 THREADS = 128
 """Program runs at once: as many actor calls are then served in one batch."""
