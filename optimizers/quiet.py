@@ -7,7 +7,6 @@ import math
 import random
 import shutil
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,11 +24,11 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from transformers.utils import logging as transformers_logging
 
 from optimizers.dealing import Dealt, Portion
 from optimizers.training import LengthGrouped, OnStep
 from sgt_modules.errors import TrainingError
+from sgt_modules.loading import quietly
 
 _LIBRARIES = ("transformers", "trl", "peft", "accelerate")
 
@@ -76,21 +75,14 @@ def silence() -> Iterator[None]:
     """No progress bars and no notes of the training libraries; their errors still come through."""
     loggers = [logging.getLogger(name) for name in _LIBRARIES]
     levels = [logger.level for logger in loggers]
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
-            # TRL 1.16 and PEFT 0.21 still read the old name of transformers' `is_activation_checkpointing`.
-            old_name = "`is_gradient_checkpointing` is deprecated"
-            warnings.filterwarnings("ignore", message=old_name, category=FutureWarning)
+        with quietly():
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-        if bars:
-            transformers_logging.enable_progress_bar()
 
 
 class Steps(TrainerCallback):

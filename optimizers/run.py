@@ -158,10 +158,6 @@ class Run:
         splits = (Evaluator(actor, name, split, reporter) for name, split in (("train", trainset), ("val", valset)))
         return cls(settings, student, folder, *splits, team=team)
 
-    def rng(self, purpose: str) -> random.Random:
-        """The run's own randomness for one purpose; never the global one."""
-        return random.Random(f"{self._settings.seed}-{purpose}")
-
     def validate_student(self) -> None:
         """Score the program without supplements, and as it came in where it reads some already."""
         with self._spending.timed("acting"):
@@ -198,7 +194,7 @@ class Run:
         """What worked, balanced by kind; says so when nothing did."""
         recipe = self._recipe
         rows = balance_kinds(
-            rollouts, max_per_kind=recipe.max_per_kind, threshold=recipe.threshold, rng=self.rng("selection")
+            rollouts, max_per_kind=recipe.max_per_kind, threshold=recipe.threshold, rng=self._setting.rng("selection")
         )
         if not rows:
             self._note(f"SFT learned nothing. {why_no_pairs(rollouts, threshold=recipe.threshold)}")
@@ -214,7 +210,7 @@ class Run:
             margin=recipe.margin,
             length_preference=recipe.length_preference,
             tried=self._tried,
-            rng=self.rng(f"pairs-{round_}"),
+            rng=self._setting.rng(f"pairs-{round_}"),
         )
         if not pairs:
             reason = why_no_pairs(rollouts, threshold=recipe.threshold)

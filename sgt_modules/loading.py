@@ -238,12 +238,12 @@ def untrusted(folder: Path) -> str:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """No progress bar a model: a run loads one for each stage."""
+    """No progress bar a model, as a run loads one for each stage; and no warning that PEFT and TRL cause."""
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
-            # PEFT 0.21 asks a model for the old name of a property when it loads an adapter.
+            # PEFT 0.21 and TRL 1.16 ask a model for the old name of a property.
             old_name = "`is_gradient_checkpointing` is deprecated"
             warnings.filterwarnings("ignore", message=old_name, category=FutureWarning)
             yield
