@@ -29,7 +29,8 @@ from sgt_modules.weights import fingerprint_of
 Publish = Callable[[Path], str]
 """Makes the weights in a folder known to the server, and returns the model name to ask it for.
 
-Called once for each checkpoint; the name must not have stood for other weights before. See `VLLMLoRA`, `ServedFolder`.
+Called once for each checkpoint, or with several processes once in each of them; the name must not have stood for other
+weights before. See `VLLMLoRA`, `ServedFolder`.
 """
 
 _ADDRESSES = ("api_base", "base_url", "model_list")
