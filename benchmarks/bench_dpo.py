@@ -23,7 +23,7 @@ from sgt_modules.prompts import exploring, generator_prompt
 BAR = 3.0
 PAIRS, HELD_OUT, SAMPLES, REPEATS = 1000, 200, 20, 5
 QUERIES = 60
-LEARNING_RATE = 2e-3
+LEARNING_RATE = 5e-4
 
 
 def supplements() -> Iterator[Rollout]:
@@ -35,7 +35,7 @@ def supplements() -> Iterator[Rollout]:
     ]
     wishes = warm_start(queries, prompt_for=lambda query, kind: exploring(query.prompt, kind), rng=rng, samples=4)
     replies = generator.sample([wish.prompt for wish in wishes], seeds=[wish.seed for wish in wishes])
-    drawn = candidates(wishes, replies)
+    drawn = list(candidates(wishes, replies))
     for query in queries:
         of_query = {each.supplement.render(): each.supplement for each in drawn if each.query == query}
         kept = sorted(rng.sample(sorted(of_query), min(SAMPLES, len(of_query))), key=len)

@@ -23,7 +23,7 @@ from datasets import Dataset, disable_progress_bars
 from peft import LoraConfig, PeftModel
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
@@ -84,13 +84,13 @@ class Round:
             }
             for pair in self.pairs
         ]
+        warnings.filterwarnings("ignore", category=FutureWarning)  # TRL still calls what transformers renamed
         arguments = DPOConfig(
             output_dir=str(output / "trl"), num_train_epochs=1, learning_rate=self.learning_rate, seed=seed, bf16=False,
             per_device_train_batch_size=BATCH, max_length=self.max_length, report_to="none", logging_strategy="no",
             disable_tqdm=True, save_strategy="no", use_cpu=True, dataloader_pin_memory=False,
         )  # fmt: skip
-        with silence(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # TRL still calls what transformers renamed
+        with silence():
             trainer = DPOTrainer(
                 AutoModelForCausalLM.from_pretrained(self.model, dtype=torch.float32),
                 args=arguments,
@@ -98,6 +98,7 @@ class Round:
                 processing_class=tokenizer,
                 peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
             )
+            trainer.remove_callback(PrinterCallback)
             trainer.train()
             trainer.model.save_pretrained(str(output))
         return output

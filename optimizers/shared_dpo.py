@@ -115,12 +115,22 @@ class SharedTrainer(QuietTrainer):
     ) -> Tensor:
         """The step's loss; the gradients of its parts add up, and are averaged over processes with the last part."""
         *earlier, last = cast("list[Part]", inputs["parts"])
-        step = super().training_step
+        if not model.training:  # asked once and not, as in `Trainer`, of every module at every step
+            model.train()
         losses: list[Tensor] = []
         for part in earlier:
             with self.accelerator.no_sync(model):
-                losses.append(step(model, part))
-        return torch.stack([*losses, step(model, last)]).sum()
+                losses.append(self._read(model, part))
+        return torch.stack([*losses, self._read(model, last)]).sum()
+
+    def _read(self, model: nn.Module, part: Part) -> Tensor:
+        """A part's loss; its gradients are added to the step's."""
+        inputs = cast("Part", self._prepare_inputs(part))
+        with self.compute_loss_context_manager():
+            loss = self.compute_loss(model, inputs)
+        self.accelerator.backward(loss)
+        self._steps.add(loss.detach())
+        return loss.detach()
 
     def compute_loss(
         self,

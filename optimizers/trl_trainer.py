@@ -27,7 +27,7 @@ from optimizers.microbatches import said_of_memory, until_it_fits
 from optimizers.processes import Team, gathered, sharded
 from optimizers.quiet import QuietTrainer, Steps, random_states_kept, replacing, silence
 from optimizers.records import Checkpoint, PreferencePair, SFTExample
-from optimizers.training import OnStep, TrainingSettings
+from optimizers.training import CHECKPOINTED, OnStep, TrainingSettings
 from optimizers.trl_arguments import Job, mixed, unadapted
 from optimizers.trl_stages import SFT, PairwiseDPO, SharedDPO
 from sgt_modules.errors import NoPreferencePairsError, TrainingError
@@ -113,7 +113,8 @@ class TRLTrainer:
             if team.main:
                 record = lineage(output.name, stage.texts, trained.settings, start=stage.start, seed=stage.seed)
                 record_base(scratch / "weights", folder, record)
-        release()
+        if trained.size >= CHECKPOINTED:  # collecting a small model's remains takes longer than they are worth
+            release()
         notes = [*said_of_length(trained.rows, asked.max_length), *said_of_memory(asked, used)]
         metrics = {**trained.metrics, "seconds": time.perf_counter() - began}
         return team.once(lambda: Checkpoint(output.name, output, fingerprint_of(output), metrics, notes))
@@ -124,7 +125,8 @@ class TRLTrainer:
         """Train once, with these micro-batches; the main process saves the weights in the scratch folder."""
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=self.trust_remote_code)
         model, steps = self._model(base, folder, stage.start), Steps(stage.on_step)
-        settings = replace(settings, gradient_checkpointing=settings.checkpoints(_size(model)))
+        size = sum(each.numel() for each in cast("nn.Module", model).parameters())
+        settings = replace(settings, gradient_checkpointing=settings.checkpoints(size))
         encoded = encode(stage.texts, tokenizer, end_of_turn(model.generation_config.eos_token_id, tokenizer))
         rows = fitting(encoded, settings.max_length)
         job = Job(model, tokenizer, rows, settings, scratch, stage.seed, team.size)
@@ -134,7 +136,7 @@ class TRLTrainer:
         weights = trainer.gathered_weights()
         if team.main:
             _save(trainer, tokenizer, scratch / "weights", origin_of(folder), weights)
-        return _Trained(settings, encoded, steps.losses, int(trainer.args.num_train_epochs))
+        return _Trained(settings, encoded, steps.losses, int(trainer.args.num_train_epochs), size)
 
     def _check(self, start: Checkpoint | None) -> None:
         """Raise `TrainingError` for a checkpoint of the other sort."""
@@ -188,12 +190,13 @@ class _Stage:
 
 @dataclass(frozen=True, slots=True)
 class _Trained:
-    """How a stage went: the settings it fitted in memory with, all its rows, each step's loss."""
+    """How a stage went: the settings it fitted in memory with, all its rows, each step's loss, the model's parameters."""
 
     settings: TrainingSettings
     rows: Sequence[Row]
     losses: Sequence[float]
     epochs: int
+    size: int
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -208,10 +211,6 @@ class _Trained:
             "batch_size": self.settings.batch_size,
             "gradient_accumulation": self.settings.gradient_accumulation,
         }
-
-
-def _size(model: PreTrainedModel | PeftModel) -> int:
-    return sum(each.numel() for each in cast("nn.Module", model).parameters())
 
 
 def _save(
