@@ -190,7 +190,7 @@ class _Stage:
 
 @dataclass(frozen=True, slots=True)
 class _Trained:
-    """How a stage went: the settings it fitted in memory with, all its rows, each step's loss, the model's parameters."""
+    """How a stage went: the settings it fitted in memory with, all its rows, each step's loss, how many parameters."""
 
     settings: TrainingSettings
     rows: Sequence[Row]
