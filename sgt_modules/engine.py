@@ -33,10 +33,8 @@ if TYPE_CHECKING:
     from sgt_modules.batching import Decoded
     from sgt_modules.decoding import Decoder
 
-
 FIRST = 64
 """How many prompts `samples` decodes before it gives the first reply; each time twice as many follow."""
-
 
 _WAITING = 16 * ROOM
 """Tokens of requests that are taken from the queue together, where a batch's size is left to the device."""

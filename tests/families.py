@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -84,6 +84,16 @@ class Family:
 
 _ALTERNATE = ["sliding_attention", "full_attention", "sliding_attention"]
 
+_GEMMA_2 = Family(
+    "gemma2",
+    _GEMMA,
+    ("<eos>", "<end_of_turn>"),
+    "<bos>",
+    ("<start_of_turn>",),
+    {"sliding_window": WINDOW, "layer_types": _ALTERNATE, "query_pre_attn_scalar": 16},
+    takes_system=False,
+)
+
 FAMILIES = {
     "Qwen3": Family("qwen3", _QWEN3, ("<|im_end|>", "<|endoftext|>"), marks=("<|im_start|>",)),
     "Llama": Family(
@@ -94,24 +104,8 @@ FAMILIES = {
         ("<|start_header_id|>", "<|end_header_id|>"),
         tells_date=True,
     ),
-    "Gemma 2": Family(
-        "gemma2",
-        _GEMMA,
-        ("<eos>", "<end_of_turn>"),
-        "<bos>",
-        ("<start_of_turn>",),
-        {"sliding_window": WINDOW, "layer_types": _ALTERNATE, "query_pre_attn_scalar": 16},
-        takes_system=False,
-    ),
-    "Gemma 3": Family(
-        "gemma3_text",
-        _GEMMA,
-        ("<eos>", "<end_of_turn>"),
-        "<bos>",
-        ("<start_of_turn>",),
-        {"sliding_window": WINDOW, "layer_types": _ALTERNATE, "query_pre_attn_scalar": 16},
-        takes_system=False,
-    ),
+    "Gemma 2": _GEMMA_2,
+    "Gemma 3": replace(_GEMMA_2, architecture="gemma3_text"),
     "Mistral": Family(
         "mistral",
         _MISTRAL,
