@@ -11,6 +11,7 @@
     │   ├── GeneratorNotFoundError no model at that hub id or path, or not the one that was meant
     │   ├── SavedStateError        a saved program refers to weights in a way that cannot be followed
     │   └── RunFolderError         the run folder belongs to another run, or cannot be read
+    ├── StoppedError               nothing more may be spent: a budget is used up, or somebody stopped the run
     ├── EndpointError              a generator's server gave no reply, or refused trained weights
     ├── TrainingError              a stage of training cannot be done
     │   └── NoPreferencePairsError every supplement won, or every one lost
@@ -62,6 +63,10 @@ class SavedStateError(SetupError):
 
 class RunFolderError(SetupError):
     """The run folder belongs to another run, or cannot be read."""
+
+
+class StoppedError(SGTError):
+    """Nothing more may be spent: a budget is used up, or somebody stopped the run. What it has is saved."""
 
 
 class EndpointError(SGTError):
