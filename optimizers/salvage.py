@@ -37,7 +37,7 @@ _LEAST_ROW = 24
 
 @dataclass(frozen=True, slots=True)
 class Salvaged:
-    """What was kept of a damaged store: rows by table, how many at least are lost, and where the damaged file is now."""
+    """What was kept of a damaged store, in rows by table, how many at least are lost, and where the old file is now."""
 
     path: Path
     aside: Path
@@ -142,12 +142,14 @@ def _copied(
 ) -> tuple[dict[str, int], dict[str, int]]:
     old = _asked(connection, "PRAGMA user_version") == 2
     kept_ids: set[int] = set()
-    kept, lost = {}, {}
+    kept: dict[str, int] = {}
+    lost: dict[str, int] = {}
+    most = size // _LEAST_ROW
     for table in TABLES:
         top = max(_asked(connection, f"SELECT max(rowid) FROM {table.name}"), _pointed_at(connection, table))
         taken = _upgraded(table, run, connection if old else None)
         count = highest = 0
-        for number, rows in _chunks(connection, table.name, top or size // _LEAST_ROW):
+        for number, rows in _chunks(connection, table.name, min(top or most, most)):
             sound = [row for row in map(taken, rows) if row is not None and _sound(table, row, kept_ids)]
             if sound:
                 into.execute(sa.insert(table), sound)
@@ -155,7 +157,7 @@ def _copied(
             highest = max(highest, number)
             if table is ROLLOUTS:
                 kept_ids.update(row["id"] for row in sound)
-        kept[table.name], lost[table.name] = count, max(top, highest) - count
+        kept[table.name], lost[table.name] = count, max(min(top, most), highest) - count
     return kept, lost
 
 

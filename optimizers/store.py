@@ -8,22 +8,18 @@ the generator wrote; `scopes` says what a scope's fingerprint stands for.
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import astuple
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, cast
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError
 
 from optimizers.ledger import Meter
 from optimizers.records import Rollout
-from optimizers.salvage import salvaged_if_damaged
-from optimizers.store_engine import collided, database, engine_of, is_file, name_of, said
+from optimizers.store_engine import Database
 from optimizers.store_rows import (
     UnreadableRowError,
     calls_of,
@@ -34,15 +30,14 @@ from optimizers.store_rows import (
     row_of,
     storable,
 )
-from optimizers.store_schema import PAID, ROLLOUTS, SAMPLES, SCOPES, SEEN, prepare
+from optimizers.store_scan import Scan, scanned
+from optimizers.store_schema import PAID, ROLLOUTS, SAMPLES, SCOPES, SEEN
 from optimizers.store_sql import KNOWN, MET_ROLLOUTS, Statements
 from sgt_modules.episode import Call
-from sgt_modules.errors import RunFolderError, SGTError
 from sgt_modules.generator import Sampled
 from sgt_modules.kinds import Supplement
 
 _PAGE = 1000
-_ATTEMPTS = 5
 _NOTHING = Meter()
 
 
@@ -64,6 +59,7 @@ class RolloutStore:
     of another version.
 
     >>> from tempfile import TemporaryDirectory
+    >>> from optimizers.records import Query, Reward
     >>> from sgt_modules.kinds import SILENCE
     >>> query = Query("a1", 0, "self", "2+2?")
     >>> with TemporaryDirectory() as folder, RolloutStore(Path(folder) / "rollouts.sqlite") as store:
@@ -73,57 +69,11 @@ class RolloutStore:
     """
 
     def __init__(self, where: str | Path, *, run: str = "run", clock: Callable[[], float] = time.time) -> None:
-        url = database(where)
-        self.where = name_of(url)
         self.run = storable(run)
-        self.notes: list[str] = []
+        self._database = Database(where, run=self.run)
+        self._statements = Statements(self._database.dialect)
         self._clock = clock
-        self._lock = threading.Lock()
-        self._open = ExitStack()
-        try:
-            self._engine = self._opened(url)
-            self._statements = Statements(self._engine.dialect)
-        except (DBAPIError, OSError) as problem:
-            self.close()
-            raise RunFolderError(
-                f"{self.where} cannot be opened as a store of rollouts ({type(problem).__name__}: {said(problem)}). "
-                "Choose another run folder, or remove the file to start anew."
-            ) from problem
-        except BaseException:
-            self.close()
-            raise
-
-    def _opened(self, url: sa.URL) -> sa.Engine:
-        if is_file(url):
-            path = Path(str(url.database))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self.notes += salvaged_if_damaged(path, run=self.run)
-        engine = engine_of(url)
-        self._open.callback(engine.dispose)
-        self._one = self._open.enter_context(engine.connect()) if is_file(url) else None
-        with ExitStack() as opening:
-            connection = self._one or opening.enter_context(engine.connect())
-            self.notes += prepare(connection, name=self.where, run=self.run)
-        return engine
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sa.Connection]:
-        """A connection within one transaction; a file has a single one, for all threads in turn."""
-        try:
-            if self._one is None:
-                with self._engine.begin() as connection:
-                    yield connection
-            else:
-                with self._lock, self._one.begin():
-                    yield self._one
-        except DBAPIError as problem:
-            if collided(problem):
-                raise
-            raise SGTError(
-                f"{self.where} failed ({said(problem)}). What was saved before is safe. See to the disk or the "
-                "server, then start again with the same log_dir: a damaged file is mended where it is opened, or by "
-                "optimizers.salvage.salvage."
-            ) from problem
+        self.where, self.notes = self._database.name, self._database.notes
 
     def add(
         self,
@@ -164,27 +114,19 @@ class RolloutStore:
             self._met(rollout, row["key"], paid if n == 0 else _NOTHING)
             for n, (rollout, row) in enumerate(zip(rollouts, rows, strict=True))
         ]
-        if self._one is not None:
-            return self._write(rows, met)
         rows.sort(key=lambda row: row["key"])  # in one order, so that processes wait for each other in one direction
-        for attempt in range(_ATTEMPTS):
-            try:
-                return self._write(rows, met)
-            except DBAPIError:
-                if attempt == _ATTEMPTS - 1:
-                    raise
-        return None
 
-    def _write(self, rows: Sequence[Mapping[str, Any]], met: Sequence[Mapping[str, Any]]) -> None:
-        with self._transaction() as connection:
+        def write(connection: sa.Connection) -> None:
             self._statements.save.run_all(connection, rows)
             self._statements.see.run_all(connection, met)
+
+        self._database.write(write)
 
     def meet(self, rollout: Rollout, scope: str) -> None:
         """Note that another stage met a stored rollout, as `rollout` says (its stage, source and log-probability)."""
         key = key_of(scope, rollout.query.id, rollout.supplement.render())
-        with self._transaction() as connection:
-            self._statements.see.run(connection, self._met(rollout, key, _NOTHING))
+        met = self._met(rollout, key, _NOTHING)
+        self._database.write(lambda connection: self._statements.see.run(connection, met))
 
     def _met(self, rollout: Rollout, key: str, paid: Meter) -> dict[str, object]:
         costs = zip(PAID, astuple(paid), strict=True)
@@ -194,7 +136,7 @@ class RolloutStore:
     def get(self, scope: str, query_id: str, supplement: Supplement) -> Rollout | None:
         """A supplement's rewarded rollout on a query, as its first stage met it; None when it must be (re)tried."""
         key = {"key": key_of(scope, query_id, supplement.render())}
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             if self._statements.known.run(connection, key).first() is None:
                 return None
             row = connection.execute(KNOWN, key).mappings().first()
@@ -203,7 +145,7 @@ class RolloutStore:
     def _readable(self, row: sa.RowMapping) -> Rollout | None:
         """The rollout; None for a row that is not as it was written, which counts as not there."""
         try:
-            return rollout_of(row)
+            return rollout_of(cast("Mapping[str, Any]", row))
         except UnreadableRowError as problem:
             if (note := f"{self.where}: {problem}") not in self.notes:
                 self.notes.append(note)
@@ -224,7 +166,7 @@ class RolloutStore:
         query = query.where(SEEN.c.id > sa.bindparam("last")).order_by(SEEN.c.id).limit(_PAGE)
         last = 0
         while True:
-            with self._transaction() as connection:
+            with self._database.transaction() as connection:
                 rows = connection.execute(query, {"last": last}).mappings().all()
             if not rows:
                 return
@@ -241,7 +183,7 @@ class RolloutStore:
         )
         query = query.where(ROLLOUTS.c.scope == storable(scope), ROLLOUTS.c.score.is_not(None))
         query = query if query_id is None else query.where(ROLLOUTS.c.query == storable(query_id))
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             rows = connection.execute(query.order_by(SEEN.c.id)).mappings().all()
         last = max((row["created"] for row in rows), default=0.0)
         newest = [row for row in rows if row["created"] == last]
@@ -267,13 +209,13 @@ class RolloutStore:
             for n, (key, sample) in enumerate(samples)
         ]
         if rows:
-            with self._transaction() as connection:
+            with self._database.transaction() as connection:
                 connection.execute(self._statements.keep_sample, rows)
 
     def samples(self, stage: str) -> list[KeptSample]:
         """What the generator wrote for a stage of this run, from number 0 up to the first that is missing."""
         query = sa.select(SAMPLES).where(SAMPLES.c.run == self.run, SAMPLES.c.stage == storable(stage))
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             rows = connection.execute(query.order_by(SAMPLES.c.number)).mappings().all()
         return [
             KeptSample(
@@ -287,42 +229,46 @@ class RolloutStore:
     def describe(self, scope: str, described: Mapping[str, object]) -> None:
         """Keep what a scope's fingerprint stands for, as JSON."""
         text = storable(json.dumps(dict(described), ensure_ascii=False, sort_keys=True, default=str))
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             connection.execute(self._statements.describe, {"scope": storable(scope), "described": text})
 
     def described(self, scope: str) -> dict[str, Any]:
         """What a scope stands for; empty where nobody said."""
         query = sa.select(SCOPES.c.described).where(SCOPES.c.scope == storable(scope))
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             return json.loads(connection.execute(query).scalar() or "{}")
 
     def spent(self, run: str | None = None) -> Meter:
         """What `run` (this one by default) has paid for its rollouts, over all of its sessions."""
         sums = (sa.func.coalesce(sa.func.sum(SEEN.c[name]), 0) for name in PAID)
         query = sa.select(*sums).where(SEEN.c.run == (self.run if run is None else storable(run)))
-        with self._transaction() as connection:
-            *counts, seconds, cost = connection.execute(query).one()
+        with self._database.transaction() as connection:
+            *counts, seconds, cost = tuple(connection.execute(query).one())
         return Meter(*(int(count) for count in counts), seconds=float(seconds), cost=float(cost))
+
+    def scan(self) -> Scan:
+        """Read every row once, compare it with its checksum, and count; the stages are this run's."""
+        return scanned(self._database.bare, self.run)
 
     def runs(self) -> list[str]:
         """The names of the runs that have met rollouts here."""
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             return sorted(connection.execute(sa.select(SEEN.c.run).distinct()).scalars())
 
     def count(self) -> int:
         """How many distinct runs of the actor are stored, failed ones included."""
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             return connection.execute(sa.select(sa.func.count()).select_from(ROLLOUTS)).scalar_one()
 
     def most_asked(self, scope: str) -> int:
         """The most supplements that one run in this scope asked for; 0 when nothing is stored."""
         query = sa.select(sa.func.max(ROLLOUTS.c.asked)).where(ROLLOUTS.c.scope == storable(scope))
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             return connection.execute(query).scalar_one() or 0
 
     def close(self) -> None:
         """Close the store; it cannot be used afterwards."""
-        self._open.close()
+        self._database.close()
 
     def __enter__(self) -> Self:
         return self

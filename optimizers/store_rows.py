@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import struct
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
@@ -32,8 +33,10 @@ TEXTS = (
 )
 NUMBERS = ("position", "turn", "asked", "tokens_in", "tokens_out")
 FRACTIONS = ("cost", "seconds", "created")
-CONTENT = (*TEXTS, *NUMBERS, *FRACTIONS, "score")
-"""What the checksum covers, in this order: everything but the row's id and key."""
+SEPARATOR = "\x1f"
+"""Between texts and numbers where they are joined for the checksum, which covers all but a row's id and key."""
+
+_FRACTIONS = struct.Struct("<4d").pack
 
 MET = ("stage", "source", "logprob")
 """What a stage says of a rollout that it met."""
@@ -177,4 +180,10 @@ def _json(content: object) -> str:
 
 
 def _checksum(row: Mapping[str, Any]) -> int:
-    return crc32("\0".join([str(row[name]) for name in CONTENT]).encode())
+    words = SEPARATOR.join([*(row[name] for name in TEXTS), *(str(row[name]) for name in NUMBERS)])
+    return checksum(words.encode(), row["cost"], row["seconds"], row["created"], row["score"])
+
+
+def checksum(words: bytes, cost: float, seconds: float, created: float, score: float | None) -> int:
+    """The checksum of a row's texts and numbers, joined, and of its fractions; a missing score counts as no number."""
+    return crc32(_FRACTIONS(cost, seconds, created, math.nan if score is None else score), crc32(words))

@@ -229,5 +229,5 @@ def _text(value: object) -> object:
     return storable(value) if isinstance(value, str) else value
 
 
-def _page(connection: sa.Connection, query: str, after: int) -> list[sa.RowMapping]:
-    return list(connection.exec_driver_sql(query, (after, _CHUNK)).mappings())
+def _page(connection: sa.Connection, query: str, after: int) -> list[dict[str, Any]]:
+    return [dict(row._mapping) for row in connection.exec_driver_sql(query, (after, _CHUNK))]

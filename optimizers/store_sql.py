@@ -88,5 +88,5 @@ def _see(insert: _Insert) -> _Insert:
 
 def _replacing(insert: _Insert, key: Sequence[str]) -> _Insert:
     """A row that replaces the one of its key."""
-    others = [name for name in insert.table.c.keys() if name not in key  # noqa: SIM118 - columns are told by name]
+    others = (column.name for column in insert.table.c if column.name not in key)
     return insert.on_conflict_do_update(index_elements=key, set_={name: insert.excluded[name] for name in others})

@@ -6,10 +6,9 @@ import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scripted import query, rollout
 
@@ -271,17 +270,25 @@ def test_a_scope_is_described_and_described_anew(store: RolloutStore) -> None:
     assert store.described("scope") == {"actor": ["gpt"], "metric": "exact"}
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory):
+    with RolloutStore(tmp_path_factory.mktemp("store") / "rollouts.sqlite") as opened:
+        yield opened
+
+
+@settings(deadline=None)
 @given(st.text(), st.text(), st.floats(allow_infinity=False))
 @example("\x00", "\ud800", float("nan"))
-def test_whatever_a_model_writes_is_stored_and_found(query_text: str, text: str, logprob: float) -> None:
-    odd = replace(FULL, query=replace(FULL.query, prompt=query_text), logprob=logprob, output={"answer": text})
-    odd = replace(odd, supplement=Supplement("cot", text), error=text)
-    with TemporaryDirectory() as folder, RolloutStore(Path(folder) / "rollouts.sqlite") as store:
-        store.add(odd, "scope")
-        found = store.get("scope", "a1", odd.supplement)
-        assert found is not None
-        assert found.supplement.text == text.encode(errors="replace").decode().replace("\0", "\ufffd")
-        assert store.rollouts() == [found]
+def test_whatever_a_model_writes_is_stored_and_found(
+    shared: RolloutStore, prompt: str, text: str, logprob: float
+) -> None:
+    scope, asked = f"scope {shared.count()}", replace(FULL.query, prompt=prompt)
+    odd = replace(FULL, query=asked, supplement=Supplement("cot", text), output={"answer": text}, error=text)
+    shared.add(replace(odd, logprob=logprob), scope)
+    found = shared.get(scope, "a1", odd.supplement)
+    assert found is not None
+    assert found.supplement.text == text.encode(errors="replace").decode().replace("\0", "\ufffd")
+    assert shared.rollouts(scope=scope) == [found]
 
 
 @pytest.mark.parametrize("column", ["score", "output", "text", "position", "checksum"])
