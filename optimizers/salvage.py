@@ -14,10 +14,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from optimizers.damage import beside, damage, opened, torn_log
 from optimizers.store_rows import UnreadableRowError, check
 from optimizers.store_schema import (
     APPLICATION,
     METADATA,
+    PAID,
     ROLLOUTS,
     SCHEMA,
     SEEN,
@@ -26,12 +28,8 @@ from optimizers.store_schema import (
     seen_of_version_2,
 )
 
-CHECKED_WHOLE = 64 * 2**20
-"""Files of at most so many bytes are checked page by page when they are opened; of larger ones, length and head."""
-
-_MAGIC = b"SQLite format 3\0"
 _CHUNK = 500
-_LEAST_ROW = 24
+_LEAST = {"rollouts": 128, "seen": 32, "scopes": 8, "samples": 32}
 """No row takes fewer bytes: how many there are at most where nothing else tells."""
 
 
@@ -41,6 +39,7 @@ class Salvaged:
 
     path: Path
     aside: Path
+    why: str
     kept: Mapping[str, int]
     lost: Mapping[str, int]
 
@@ -49,51 +48,23 @@ class Salvaged:
         tables = [f"{count} rows of {name}" for name, count in self.kept.items() if count or self.lost[name]]
         gone = [f"{count} of {name}" for name, count in self.lost.items() if count]
         return (
-            f"{self.path} was damaged. Kept: {', '.join(tables) or 'nothing'}. Lost, at least: "
-            f"{', '.join(gone) or 'nothing that is known of'}. The damaged file is {self.aside.name} now; what is lost "
-            "is paid again when a run needs it."
+            f"{self.path} was damaged{f': {self.why}' if self.why else ''}. Kept: {', '.join(tables) or 'nothing'}. "
+            f"Lost, at least: {', '.join(gone) or 'nothing that is known of'}. The damaged file is {self.aside.name} "
+            "now; what is lost is paid again when a run needs it."
         )
 
 
 def salvaged_if_damaged(path: Path, *, run: str = "run") -> list[str]:
     """Salvage the file if it is a damaged store of ours; what a person should know. Other files are left alone."""
-    ready = _beside(path, ".salvaged")
+    ready = beside(path, ".salvaged")
     if not path.exists() and ready.exists():  # a salvage that was killed at its last step
         ready.rename(path)
     if not path.is_file():
         return []
     if path.stat().st_size == 0:
         return [f"{path} was empty, so it is begun anew."]
-    if not damage(path):
-        return []
-    return [str(salvage(path, run=run))]
-
-
-def damage(path: Path) -> str:
-    """What is wrong with a store's file; empty where nothing is, or where it is no store of ours."""
-    with path.open("rb") as file:
-        head = file.read(100)
-    size, log = path.stat().st_size, _beside(path, "-wal")
-    ours = head[68:72] == struct.pack(">I", APPLICATION)
-    if not head.startswith(_MAGIC[: len(head)]):
-        return "its head is overwritten" if ours else ""
-    if len(head) < 100:
-        return "it is cut off"
-    page, pages = struct.unpack(">H", head[16:18])[0], struct.unpack(">I", head[28:32])[0]
-    page = 65536 if page == 1 else page
-    if ours and size < page * pages and not (log.exists() and log.stat().st_size):
-        return "it is cut off"
-    try:
-        with closing(sqlite3.connect(path, timeout=30.0)) as connection:
-            connection.execute("PRAGMA trusted_schema=OFF")
-            ours = ours or connection.execute("PRAGMA application_id").fetchone()[0] == APPLICATION
-            if not ours or size > CHECKED_WHOLE:
-                return ""
-            said = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-    except sqlite3.DatabaseError as problem:
-        locked = isinstance(problem, sqlite3.OperationalError) and "locked" in str(problem)
-        return str(problem) if ours and not locked else ""
-    return "" if said == "ok" else str(said)
+    notes = torn_log(path)
+    return [*notes, str(salvage(path, run=run))] if damage(path) else notes
 
 
 def salvage(path: str | Path, *, run: str = "run") -> Salvaged:
@@ -102,21 +73,18 @@ def salvage(path: str | Path, *, run: str = "run") -> Salvaged:
     Of a file of version 2, the rollouts become `run`'s. Nothing is deleted. No other process may use the file.
     """
     path = Path(path)
-    aside = next(each for n in range(1, 10**6) if not (each := _beside(path, f".damaged-{n}")).exists())
-    draft, ready = _beside(path, ".salvaging"), _beside(path, ".salvaged")
+    aside = next(each for n in range(1, 10**6) if not (each := beside(path, f".damaged-{n}")).exists())
+    draft, ready = beside(path, ".salvaging"), beside(path, ".salvaged")
     for old in (draft, ready):
         old.unlink(missing_ok=True)
+    why = damage(path) if path.stat().st_size else "it is empty"
     kept, lost = _rewritten(path, draft, run)
     draft.rename(ready)
     for end in ("", "-wal", "-shm"):
-        if (each := _beside(path, end)).exists():
-            each.rename(_beside(aside, end))
+        if (each := beside(path, end)).exists():
+            each.rename(beside(aside, end))
     ready.rename(path)
-    return Salvaged(path, aside, kept, lost)
-
-
-def _beside(path: Path, end: str) -> Path:
-    return path.with_name(path.name + end)
+    return Salvaged(path, aside, why, kept, lost)
 
 
 def _rewritten(path: Path, draft: Path, run: str) -> tuple[dict[str, int], dict[str, int]]:
@@ -126,15 +94,15 @@ def _rewritten(path: Path, draft: Path, run: str) -> tuple[dict[str, int], dict[
         METADATA.create_all(into)
         into.exec_driver_sql(f"PRAGMA application_id={APPLICATION}")
         into.exec_driver_sql(f"PRAGMA user_version={SCHEMA}")
-    repaired = _beside(path, ".repaired")
+    repaired = beside(path, ".repaired")
     try:
         source = path if _has_tables(path) else _with_fresh_head(path, repaired, like=draft)
-        with engine.begin() as into, closing(_opened(source)) as connection:
+        with engine.begin() as into, closing(opened(source)) as connection:
             return _copied(connection, into, path.stat().st_size, run)
     finally:
         engine.dispose()
         for end in ("", "-wal", "-shm"):
-            _beside(repaired, end).unlink(missing_ok=True)
+            beside(repaired, end).unlink(missing_ok=True)
 
 
 def _copied(
@@ -144,12 +112,12 @@ def _copied(
     kept_ids: set[int] = set()
     kept: dict[str, int] = {}
     lost: dict[str, int] = {}
-    most = size // _LEAST_ROW
     for table in TABLES:
-        top = max(_asked(connection, f"SELECT max(rowid) FROM {table.name}"), _pointed_at(connection, table))
+        most, known = size // _LEAST[table.name], _highest(connection, table)
+        top = most if known is None else min(known, most)
         taken = _upgraded(table, run, connection if old else None)
         count = highest = 0
-        for number, rows in _chunks(connection, table.name, min(top or most, most)):
+        for number, rows in _chunks(connection, table.name, top):
             sound = [row for row in map(taken, rows) if row is not None and _sound(table, row, kept_ids)]
             if sound:
                 into.execute(sa.insert(table), sound)
@@ -157,8 +125,20 @@ def _copied(
             highest = max(highest, number)
             if table is ROLLOUTS:
                 kept_ids.update(row["id"] for row in sound)
-        kept[table.name], lost[table.name] = count, max(min(top, most), highest) - count
+        kept[table.name], lost[table.name] = count, max(0 if known is None else top, highest) - count
+    into.execute(_unmet())
     return kept, lost
+
+
+def _unmet() -> sa.Insert:
+    """Rollouts that no readable stage met, as met by a stage `salvaged`, so that they answer; with what they cost."""
+    c = ROLLOUTS.c
+    paid = (1, sa.func.max(1, c.asked), c.tokens_in, c.tokens_out, c.seconds, c.cost)
+    met = (c.id, c.run, sa.literal("salvaged"), sa.literal("none"), sa.literal(0.0))
+    return sa.insert(SEEN).from_select(
+        ["rollout", "run", "stage", "source", "logprob", *PAID],
+        sa.select(*met, *paid).where(c.id.not_in(sa.select(SEEN.c.rollout))),
+    )
 
 
 def _chunks(connection: sqlite3.Connection, table: str, top: int) -> Iterator[tuple[int, Sequence[dict[str, Any]]]]:
@@ -229,29 +209,26 @@ def _sound(table: sa.Table, row: Mapping[str, Any], rollouts: set[int]) -> bool:
     return True
 
 
-def _opened(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=30.0)
-    connection.execute("PRAGMA trusted_schema=OFF")
-    return connection
-
-
-def _asked(connection: sqlite3.Connection, question: str) -> int:
-    """A number that the file tells; 0 where it cannot be read."""
+def _asked(connection: sqlite3.Connection, question: str) -> int | None:
+    """A number that the file tells, 0 where it tells nothing; None where it cannot be read."""
     try:
         answer = connection.execute(question).fetchone()[0]
     except sqlite3.Error:
-        return 0
+        return None
     return answer if isinstance(answer, int) else 0
 
 
-def _pointed_at(connection: sqlite3.Connection, table: sa.Table) -> int:
-    """The highest rollout that a readable row of `seen` points at."""
-    return _asked(connection, "SELECT max(rollout) FROM seen") if table is ROLLOUTS else 0
+def _highest(connection: sqlite3.Connection, table: sa.Table) -> int | None:
+    """The highest id of a table, as far as it can be told; rollouts are pointed at by `seen` too."""
+    found = [_asked(connection, f"SELECT max(rowid) FROM {table.name}")]
+    if table is ROLLOUTS:
+        found.append(_asked(connection, "SELECT max(rollout) FROM seen"))
+    return max((each for each in found if each is not None), default=None)
 
 
 def _has_tables(path: Path) -> bool:
     try:
-        with closing(_opened(path)) as connection:
+        with closing(opened(path)) as connection:
             return bool(connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'rollouts'").fetchone()[0])
     except sqlite3.Error:
         return False
@@ -262,9 +239,9 @@ def _with_fresh_head(path: Path, copy: Path, *, like: Path) -> Path:
     shutil.copyfile(path, copy)
     head = bytearray(like.read_bytes()[:4096])
     size = struct.unpack(">H", head[16:18])[0]
-    log = _beside(path, "-wal")
+    log = beside(path, "-wal")
     if log.exists() and log.stat().st_size:
-        shutil.copyfile(log, _beside(copy, "-wal"))
+        shutil.copyfile(log, beside(copy, "-wal"))
         head[18:20] = b"\2\2"  # read through the write-ahead log
     head[28:32] = struct.pack(">I", -(-path.stat().st_size // size))
     head[32:40] = bytes(8)  # no free pages that anyone knows of

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from optimizers.salvage import salvaged_if_damaged
+from optimizers.store_rows import UnreadableRowError
 from optimizers.store_schema import prepare
 from sgt_modules.errors import RunFolderError, SGTError
 
@@ -41,6 +42,12 @@ class Database:
             raise RunFolderError(
                 f"{self.name} cannot be opened as a store of rollouts ({type(problem).__name__}: {_said(problem)}). "
                 "Choose another run folder, or remove the file to start anew."
+            ) from problem
+        except UnreadableRowError as problem:
+            self.close()
+            raise RunFolderError(
+                f"{self.name} is a store of an older version with unreadable rows ({problem}). "
+                "optimizers.salvage.salvage makes a store of this version of the others."
             ) from problem
         except BaseException:
             self.close()

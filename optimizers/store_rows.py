@@ -180,8 +180,11 @@ def _json(content: object) -> str:
 
 
 def _checksum(row: Mapping[str, Any]) -> int:
-    words = SEPARATOR.join([*(row[name] for name in TEXTS), *(str(row[name]) for name in NUMBERS)])
-    return checksum(words.encode(), row["cost"], row["seconds"], row["created"], row["score"])
+    try:
+        words = SEPARATOR.join([*(row[name] for name in TEXTS), *(str(row[name]) for name in NUMBERS)])
+        return checksum(words.encode(), row["cost"], row["seconds"], row["created"], row["score"])
+    except (TypeError, struct.error) as problem:
+        raise UnreadableRowError(f"The row of query {row['query']!r} holds what is none of its types.") from problem
 
 
 def checksum(words: bytes, cost: float, seconds: float, created: float, score: float | None) -> int:

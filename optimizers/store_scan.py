@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
@@ -17,6 +18,7 @@ from optimizers.store_schema import ROLLOUTS, SEEN
 _PAGE = 2_000
 _ROUGH_PAGE = 500
 
+Outcome = Literal["rewarded", "failed", "unreadable"]
 Transaction = Callable[[], AbstractContextManager[sa.Connection]]
 """Opens a transaction that may raise what the database says as it is."""
 
@@ -43,33 +45,33 @@ class Scan:
 
 def scanned(transaction: Transaction, run: str) -> Scan:
     """Read every rollout of a store once, and count the stages of a run."""
-    rewarded = failed = unreadable = 0
+    found = Counter[Outcome]()
     for rows, broken in _pages(transaction):
-        unreadable += broken
-        for _, words, score, found, *fractions in rows:
-            if not _sound(words, score, found, fractions):
-                unreadable += 1
-            elif score is None:
-                failed += 1
-            else:
-                rewarded += 1
+        found["unreadable"] += broken
+        for _, words, cost, seconds, created, score, written in rows:
+            found[_outcome(words, cost, seconds, created, score, written)] += 1
     query = sa.select(SEEN.c.stage, sa.func.count()).where(SEEN.c.run == run).group_by(SEEN.c.stage)
     try:
         with transaction() as connection:
             stages = {str(stage): int(count) for stage, count in connection.execute(query)}
     except DBAPIError:
-        stages, unreadable = {}, unreadable + 1
-    return Scan(rewarded + failed + unreadable, rewarded, failed, unreadable, stages)
+        stages, found["unreadable"] = {}, found["unreadable"] + 1
+    return Scan(found.total(), found["rewarded"], found["failed"], found["unreadable"], stages)
 
 
-def _sound(words: bytes | str, score: float | None, found: int, fractions: Sequence[float]) -> bool:
+def _outcome(
+    words: bytes | str, cost: float, seconds: float, created: float, score: float | None, written: int
+) -> Outcome:
     try:
-        return found == checksum(words if isinstance(words, bytes) else words.encode(), *fractions, score)
+        words = words if isinstance(words, bytes) else words.encode()
+        if checksum(words, cost, seconds, created, score) != written:
+            return "unreadable"
     except (struct.error, AttributeError):  # of another type than was written
-        return False
+        return "unreadable"
+    return "failed" if score is None else "rewarded"
 
 
-def _pages(transaction: Transaction) -> Iterator[tuple[Sequence[sa.Row[Any]], int]]:
+def _pages(transaction: Transaction) -> Iterator[tuple[Sequence[Any], int]]:
     """The rows by their ids, some at a time, and how many among them could not even be read."""
     last, top = 0, _top(transaction)
     while True:
@@ -89,8 +91,8 @@ def _pages(transaction: Transaction) -> Iterator[tuple[Sequence[sa.Row[Any]], in
         last = rows[-1][0]
 
 
-def _one_by_one(transaction: Transaction, last: int) -> tuple[list[sa.Row[Any]], int]:
-    found: list[sa.Row[Any]] = []
+def _one_by_one(transaction: Transaction, last: int) -> tuple[list[Any], int]:
+    found: list[Any] = []
     broken = 0
     for number in range(last + 1, last + 1 + _ROUGH_PAGE):
         try:
@@ -101,8 +103,8 @@ def _one_by_one(transaction: Transaction, last: int) -> tuple[list[sa.Row[Any]],
     return found, broken
 
 
-def _read(connection: sa.Connection, where: sa.ColumnElement[bool], most: int) -> Sequence[sa.Row[Any]]:
-    """Id, texts and numbers joined, score, checksum and fractions; of a file, as bytes, whatever became of them."""
+def _read(connection: sa.Connection, where: sa.ColumnElement[bool], most: int) -> Sequence[Any]:
+    """Id, texts and numbers joined, fractions, score and checksum; the words of a file are bytes, whatever they are."""
     c = ROLLOUTS.c
     texts, numbers = [c[name] for name in TEXTS], [c[name] for name in NUMBERS]
     if connection.dialect.name == "sqlite":
@@ -110,7 +112,7 @@ def _read(connection: sa.Connection, where: sa.ColumnElement[bool], most: int) -
         words: sa.ColumnElement[Any] = sa.cast(sa.func.printf(form, *texts, *numbers), sa.LargeBinary)
     else:
         words = sa.func.concat_ws(SEPARATOR, *texts, *numbers)
-    columns = (c.id, words.label("words"), c.score, c.checksum, *(c[name] for name in FRACTIONS))
+    columns = (c.id, words, *(c[name] for name in FRACTIONS), c.score, c.checksum)
     return connection.execute(sa.select(*columns).where(where).order_by(c.id).limit(most)).all()
 
 
