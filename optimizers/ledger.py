@@ -11,9 +11,10 @@ from sgt_modules.errors import SGTError
 
 @dataclass(frozen=True, slots=True)
 class Meter:
-    """What an actor has paid: runs of the program, calls of its LM, tokens, seconds summed over threads, and dollars.
+    """What an actor has paid: runs of the program, calls of its LM, their tokens, seconds summed over threads, and USD.
 
-    Calls and tokens are what the provider reports: an answer from DSPy's own cache counts as none.
+    Calls and tokens are what the provider reports: an answer from DSPy's own cache counts as none. `cost` counts only
+    calls of a known price (see `optimizers.prices`).
     """
 
     runs: int = 0

@@ -185,7 +185,7 @@ class Actor:
         def work(position: int) -> Rollout:
             index, choose = choosers[position]
             run = self._paid(lambda: judged_run(self.program, examples[index], index, choose, self.scorer))
-            free = replace(run.rollout, tokens_in=0, tokens_out=0, seconds=0.0)
+            free = replace(run.rollout, tokens_in=0, tokens_out=0, seconds=0.0, cost=0.0)
             rollouts = [
                 _as_proposed(
                     free if n else run.rollout, Candidate(query, call.supplement, "joint", call.logprob), stage
@@ -247,7 +247,9 @@ class Actor:
         calls = sorted(run.calls, key=lambda call: (roles.index(call.place.role), call.place.turn))
         queries = [query_of(call, example, index) for call in calls]
         whole = replace(run.rollout, stage=stage)
-        free = replace(whole, tokens_in=0, tokens_out=0, seconds=0.0)  # the cost of a run stands in its first rollout
+        free = replace(
+            whole, tokens_in=0, tokens_out=0, seconds=0.0, cost=0.0
+        )  # the cost of a run stands in its first rollout
         rollouts = [replace(free if n else whole, query=query) for n, query in enumerate(queries)] or [whole]
         self._save(rollouts, run)
         return rollouts
@@ -265,7 +267,8 @@ class Actor:
 
     def _save(self, rollouts: Sequence[Rollout], run: JudgedRun, *, live: str = "") -> None:
         """Store one run's rollouts; raises `SGTError` when it is one failure in a row too many."""
-        self.store.add_all(rollouts, self.scope, live=live, asked=len(run.calls))
+        calls = run.calls if live else ()
+        self.store.add_all(rollouts, self.scope, live=live, asked=len(run.calls), paid=run.meter, calls=calls)
         self._ledger.enter(run.rollout, run.meter)
 
     def _in_parallel(
