@@ -61,6 +61,7 @@ class RunSettings:
     only: Sequence[str] | None = None
     scope: Scope | None = None
     template: Template | None = None
+    max_run_seconds: float | None = None
 
     def wrap(self, student: dspy.Module) -> dspy.Module:
         """A copy of the student whose predictors read supplements."""
@@ -154,6 +155,7 @@ class Run:
             num_threads=settings.num_threads,
             max_errors=settings.max_errors,
             runner=runner,
+            max_run_seconds=settings.max_run_seconds,
         )
         splits = (Evaluator(actor, name, split, reporter) for name, split in (("train", trainset), ("val", valset)))
         return cls(settings, student, folder, *splits, team=team)

@@ -17,7 +17,7 @@ from optimizers.progress import reporter
 from optimizers.recipe import Auto, Recipe
 from optimizers.result import result_of
 from optimizers.run import Run, RunSettings, follow
-from optimizers.runners import Runner, RunnerName, check_runner, opened
+from optimizers.runners import Runner, RunnerName, check_runner, check_seconds, opened
 from optimizers.training import Trainer
 from sgt_modules.generator import GeneratorLike, SupplementGenerator
 from sgt_modules.predictor import Scope
@@ -50,7 +50,9 @@ class SGTTeleprompter(Teleprompter):
         runner: Where program runs are worked: `threads` here, `ray` on a cluster (needs `dspy-sgt[ray]`), or an object
             such as `RayRunner(workers=64)`.
         num_threads: Program runs at once, wherever they are worked; `dspy.settings.num_threads` by default.
-        max_errors: Provider failures in a row after which the run stops.
+        max_errors: Runs in a row without a reward (see [Faults](faults.md)) after which everything stops.
+        max_run_seconds: How long one run of the program may take before it is given up, without a reward; no limit by
+            default. A `timeout` of the LM should be shorter, as DSPy tries such a call again.
         seed: Seeds every choice: the same seed, data and models give the same adapter.
         log_dir: The run's folder; a fresh one under `runs/` by default.
         display_progress: False is silence; otherwise a live view on a terminal and plain lines elsewhere.
@@ -80,6 +82,7 @@ class SGTTeleprompter(Teleprompter):
         runner: RunnerName | Runner = "threads",
         num_threads: int | None = None,
         max_errors: int = 10,
+        max_run_seconds: float | None = None,
         seed: int = 0,
         log_dir: str | Path | None = None,
         display_progress: bool | None = None,
@@ -100,6 +103,7 @@ class SGTTeleprompter(Teleprompter):
             only=only,
             scope=scope,
             template=None if template is None else check_template(template),
+            max_run_seconds=check_seconds(max_run_seconds),
         )
         self.runner: RunnerName | Runner = check_runner(runner)
         self.display_progress = display_progress

@@ -11,6 +11,7 @@
     │   ├── GeneratorNotFoundError no model at that hub id or path, or not the one that was meant
     │   ├── SavedStateError        a saved program refers to weights in a way that cannot be followed
     │   └── RunFolderError         the run folder belongs to another run, or cannot be read
+    ├── ProviderRefusedError       the actor's provider takes no call: a wrong key, no such model, no credit
     ├── EndpointError              a generator's server gave no reply, or refused trained weights
     ├── TrainingError              a stage of training cannot be done
     │   └── NoPreferencePairsError every supplement won, or every one lost
@@ -62,6 +63,10 @@ class SavedStateError(SetupError):
 
 class RunFolderError(SetupError):
     """The run folder belongs to another run, or cannot be read."""
+
+
+class ProviderRefusedError(SGTError):
+    """The actor's provider takes no call at all: a wrong key, no such model, no credit."""
 
 
 class EndpointError(SGTError):
