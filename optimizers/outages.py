@@ -75,7 +75,8 @@ class LMCalls(BaseCallback):
     """Hears how each LM call of one run ended; safe from the threads that a program starts.
 
     `answered`: whether any came back with something. `outage`: the first that failed for good, however the program took
-    it. A reply without a choice is none, nor is an empty one for which no token is counted: overloaded providers send both.
+    it. A reply without a choice is none, nor is an empty one for which no token is counted: overloaded providers send
+    such.
     """
 
     def __init__(self, usage: UsageTracker) -> None:
@@ -98,7 +99,9 @@ class LMCalls(BaseCallback):
             if exception is None and begun is not None and not _spoken(outputs):
                 model, before = begun
                 if not outputs or self._counted(model) == before:
-                    exception = LMProviderError("The reply holds no answer, and no token is counted for it.", model=model)
+                    exception = LMProviderError(
+                        "The reply holds no answer, and no token is counted for it.", model=model
+                    )
             if isinstance(exception, LMError) and is_outage(exception):
                 self.outage = self.outage or exception
             self.answered = self.answered or exception is None

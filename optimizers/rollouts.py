@@ -54,8 +54,8 @@ class Actor:
     `scope` names program, actor and metric (see `RolloutStore`). `num_threads` defaults to DSPy's own setting;
     `max_errors` is how many runs in a row may fail without a reward before everything stops with an `SGTError`.
     A run of more than `max_run_seconds` is given up, and has no reward (None: never; the LM's own timeout, which DSPy
-    tries again, should be shorter). `runner` says where the runs of `probe` and `run` are worked. `live` and `together` are always worked in threads
-    here, beside the generator that writes as they run and answers its callers in batches.
+    tries again, should be shorter). `runner` says where the runs of `probe` and `run` are worked. `live` and `together`
+    are always worked in threads here, beside the generator that writes as they run and answers its callers in batches.
 
     A provider's error or a metric that raises gives a rollout without a reward. An answer that cannot be read, by the
     adapter or by the program itself, is the actor's failure: reward 0.0, with the error's text.

@@ -55,7 +55,7 @@ class ThreadRunner:
 
 
 def in_time(judge: Judge, examples: Sequence[dspy.Example], seconds: float | None) -> Judge:
-    """The same, but a run that takes longer than so many seconds is given up: no reward, and what it costs is not known.
+    """The same, but a run of more than so many seconds is given up: no reward, and what it costs is not known.
 
     It goes on in its thread, which keeps neither the caller nor the process from ending, and what it gives then is
     dropped. None: each run takes as long as it takes, in the caller's own thread.

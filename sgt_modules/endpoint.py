@@ -33,6 +33,7 @@ Called once for each checkpoint, or with several processes once in each of them;
 weights before. See `VLLMLoRA`, `ServedFolder`.
 """
 
+
 class EndpointReference(TypedDict):
     """An endpoint as a saved generator keeps it: the LM's own state without keys, and which weights its name meant."""
 

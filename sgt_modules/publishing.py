@@ -61,8 +61,8 @@ class VLLMLoRA:
         if answer.is_error and "already been loaded" not in answer.text:
             raise EndpointError(
                 f"Expected vLLM at {self._where!r} to load {order['lora_path']!r}, got {answer.status_code}: "
-                f"{redacted(answer.text[:500], [self._lm])}. It needs --enable-lora, --max-lora-rank of the adapter's rank, "
-                "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True in its environment, and must see that path."
+                f"{redacted(answer.text[:500], [self._lm])}. It needs --enable-lora, --max-lora-rank of the adapter's "
+                "rank, VLLM_ALLOW_RUNTIME_LORA_UPDATING=True in its environment, and must see that path."
             )
         return name
 

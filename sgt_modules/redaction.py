@@ -24,7 +24,10 @@ _PATTERNS = (
     (re.compile(r"\b(bearer|basic)\s+[\w.~+/=*-]{6,}", re.I), r"\1 <key>"),
     (re.compile(r"\b(?:sk|pk|rk|gsk|xai|hf|nvapi|pplx|ghp|r8)[-_](?=[\w*-]*[\d*])[\w*.-]{6,}"), "<key>"),
     (re.compile(r"\b(?:AIza[\w-]{20,}|AKIA[0-9A-Z]{12,}|eyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]+)?)"), "<key>"),
-    (re.compile(r"""\b((?:x-)?api[-_]?key|password|secret)(["']?\s*[:=]\s*["']?)[^\s"',;&}<>]{6,}""", re.I), r"\1\2<key>"),
+    (
+        re.compile(r"""\b((?:x-)?api[-_]?key|password|secret)(["']?\s*[:=]\s*["']?)[^\s"',;&}<>]{6,}""", re.I),
+        r"\1\2<key>",
+    ),
 )
 
 
@@ -44,7 +47,10 @@ def redacted(text: str, lms: Iterable[object] = ()) -> str:
         keys.update(_values(settings, secret=False))
         addresses.update(str(value) for name, value in _named(settings) if name in ADDRESSES and isinstance(value, str))
     parts = {part for address in addresses for part in _parts(address)}
-    for found, word in (*((each, "<key>") for each in _longest(keys)), *((each, "<endpoint>") for each in _longest(parts))):
+    for found, word in (
+        *((each, "<key>") for each in _longest(keys)),
+        *((each, "<endpoint>") for each in _longest(parts)),
+    ):
         text = text.replace(found, word)
     for pattern, instead in _PATTERNS:
         text = pattern.sub(instead, text)

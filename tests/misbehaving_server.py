@@ -39,7 +39,10 @@ class Fault:
             "Content-Length": str(len(self.body.encode())),
             "Connection": "close",
         }
-        lines = [f"HTTP/1.1 {self.status} -", *(f"{name}: {value}" for name, value in {**about, **self.headers}.items())]
+        lines = [
+            f"HTTP/1.1 {self.status} -",
+            *(f"{name}: {value}" for name, value in {**about, **self.headers}.items()),
+        ]
         return "\r\n".join([*lines, "", self.body]).encode()
 
 
