@@ -92,8 +92,8 @@ class Endpoint:
 
     @property
     def identity(self) -> str:
-        """The name with the fingerprint's first 16 digits."""
-        return f"{self.name} {self.fingerprint[:16]}"
+        """The model's short name with the fingerprint's first 16 digits: an address is kept in no file of a run."""
+        return f"{self.lm.model.rpartition('/')[2]} {self.fingerprint[:16]}"
 
     def sample(
         self,
