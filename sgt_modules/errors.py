@@ -14,6 +14,7 @@
     ├── ProviderRefusedError       the actor's provider takes no call: a wrong key, no such model, no credit
     ├── EndpointError              a generator's server gave no reply, or refused trained weights
     ├── TrainingError              a stage of training cannot be done
+    │   ├── DivergedError          the loss or the weights are no numbers any more
     │   └── NoPreferencePairsError every supplement won, or every one lost
     └── MainProcessError           of several processes, the main one stopped; raised in the others
 
@@ -75,6 +76,10 @@ class EndpointError(SGTError):
 
 class TrainingError(SGTError):
     """A stage of training cannot be done."""
+
+
+class DivergedError(TrainingError):
+    """The loss or the weights of a stage are no numbers any more."""
 
 
 class NoPreferencePairsError(TrainingError):
