@@ -36,10 +36,10 @@ def object_in(file: Path, *, home: Path, most: int = MOST_BYTES) -> dict[str, An
         _check(content, 0)
     except RunFolderError:
         raise
-    except OSError as error:
-        raise RunFolderError(f"{file} cannot be read ({error}). Move it away to start the run anew.") from error
     except (ValueError, RecursionError) as error:
         raise RunFolderError(f"{file} is no JSON ({error}). Move it away to start the run anew.") from error
+    except (OSError, RuntimeError) as error:  # pathlib's word for links in a circle
+        raise RunFolderError(f"{file} cannot be read ({error}). Move it away to start the run anew.") from error
     if not isinstance(content, dict):
         raise RunFolderError(f"{file} should hold a JSON object, not a {type(content).__name__}.")
     return cast("dict[str, Any]", content)
