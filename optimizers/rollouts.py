@@ -15,15 +15,16 @@ from typing import NamedTuple
 import dspy
 
 from optimizers.budget import Budget
-from optimizers.judging import JudgedRun, judged_run
+from optimizers.judging import JudgedRun
 from optimizers.ledger import Ledger, Meter
 from optimizers.queries import query_id, query_of
 from optimizers.records import Candidate, Query, Rollout
 from optimizers.reward import Scorer
-from optimizers.runners import Judge, Runner, ThreadRunner
+from optimizers.runners import Judge, Runner, ThreadRunner, check_seconds, in_time
 from optimizers.store import RolloutStore
 from sgt_modules.engine import LocalEngine
 from sgt_modules.episode import Call, Chooser
+from sgt_modules.errors import ProviderRefusedError
 from sgt_modules.kinds import SILENCE, Supplement
 from sgt_modules.wrapping import supplemented
 
@@ -53,10 +54,11 @@ class Actor:
 
     `scope` names program, actor and metric (see `RolloutStore`). `num_threads` defaults to DSPy's own setting;
     `max_errors` is how many runs in a row may fail without a reward before everything stops with an `SGTError`.
-    `runner` says where the runs of `probe` and `run` are worked. `live` and `together` are always worked in threads
-    here, beside the generator that writes as they run and answers its callers in batches. `budget` is asked before each
-    run that the store cannot answer: once it is used up, what is under way is finished and saved, and `StoppedError`
-    raised.
+    A run of more than `max_run_seconds` is given up, and has no reward (None: never; the LM's own timeout, which DSPy
+    tries again, should be shorter). `runner` says where the runs of `probe` and `run` are worked. `live` and `together`
+    are always worked in threads here, beside the generator that writes as they run and answers its callers in batches.
+    `budget` is asked before each run that the store cannot answer: once it is used up, what is under way is finished
+    and saved, and `StoppedError` raised.
 
     A provider's error or a metric that raises gives a rollout without a reward. An answer that cannot be read, by the
     adapter or by the program itself, is the actor's failure: reward 0.0, with the error's text.
@@ -73,6 +75,7 @@ class Actor:
         max_errors: int = 10,
         runner: Runner | None = None,
         budget: Budget | None = None,
+        max_run_seconds: float | None = None,
     ) -> None:
         self.program = program
         self.scorer = scorer
@@ -82,6 +85,7 @@ class Actor:
         self.max_errors = max_errors
         self.runner = runner or ThreadRunner()
         self.budget = budget or Budget()
+        self.max_run_seconds = check_seconds(max_run_seconds)
         self._ledger = Ledger(max_errors)
         self._telling = threading.Lock()
 
@@ -156,9 +160,10 @@ class Actor:
         Saved under the stage, and paid each time.
         """
         calls: dict[int, Sequence[Call]] = {}
+        judge = self._judge(examples, ThreadRunner(), program)
 
         def work(index: int) -> Rollout:
-            run = self._paid(lambda: judged_run(program, examples[index], index, None, self.scorer))
+            run = self._paid(lambda: judge(index, None))
             calls[index] = run.calls
             written = [call.supplement for call in calls[index] if call.supplement]
             rollout = _as_proposed(run.rollout, Candidate(run.rollout.query, _joined(written), "direct"), stage)
@@ -181,10 +186,11 @@ class Actor:
         All rollouts of a run have its reward. Saved under the stage, and paid each time.
         """
         of_run: dict[int, list[Rollout]] = {}
+        judge = self._judge(examples, ThreadRunner())
 
         def work(position: int) -> Rollout:
             index, choose = choosers[position]
-            run = self._paid(lambda: judged_run(self.program, examples[index], index, choose, self.scorer))
+            run = self._paid(lambda: judge(index, choose))
             free = replace(run.rollout, tokens_in=0, tokens_out=0, seconds=0.0, cost=0.0)
             rollouts = [
                 _as_proposed(
@@ -208,8 +214,12 @@ class Actor:
             for call in run.calls
         ]
 
-    def _judge(self, examples: Sequence[dspy.Example]) -> Judge:
-        return self.runner.judge(self.program, self.scorer, examples, at_once=self._threads)
+    def _judge(
+        self, examples: Sequence[dspy.Example], runner: Runner | None = None, program: dspy.Module | None = None
+    ) -> Judge:
+        """How a run is judged: by the actor's own runner on its own program, where no other is given."""
+        judge = (runner or self.runner).judge(program or self.program, self.scorer, examples, at_once=self._threads)
+        return in_time(judge, examples, self.max_run_seconds)
 
     @property
     def _threads(self) -> int:
@@ -270,6 +280,12 @@ class Actor:
         calls = run.calls if live else ()
         self.store.add_all(rollouts, self.scope, live=live, asked=len(run.calls), paid=run.meter, calls=calls)
         self._ledger.enter(run.rollout, run.meter)
+        if run.fatal:
+            raise ProviderRefusedError(
+                f"The provider takes no call, so the run stopped at once: {run.fatal} Everything finished before is "
+                "saved. Correct the LM's key, model or address, or the account's credit, and start again with the same "
+                "log_dir."
+            )
 
     def _in_parallel(
         self, work: Callable[[int], Rollout], keys: Sequence[Hashable], on_done: OnDone | None

@@ -126,6 +126,7 @@ class Run:
                 max_errors=settings.max_errors,
                 runner=runner,
                 budget=budget,
+                max_run_seconds=settings.max_run_seconds,
             )
             splits = (Evaluator(actor, name, split, reporter) for name, split in (("train", trainset), ("val", valset)))
             run = cls(settings, student, folder, *splits, team=team)

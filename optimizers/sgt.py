@@ -18,7 +18,7 @@ from optimizers.progress import reporter
 from optimizers.recipe import Auto, Recipe
 from optimizers.result import result_of
 from optimizers.run import Run, follow
-from optimizers.runners import Runner, RunnerName, check_runner, opened
+from optimizers.runners import Runner, RunnerName, check_runner, check_seconds, opened
 from optimizers.settings import RunSettings
 from optimizers.training import Trainer
 from sgt_modules.generator import GeneratorLike, SupplementGenerator
@@ -52,11 +52,13 @@ class SGTTeleprompter(Teleprompter):
         runner: Where program runs are worked: `threads` here, `ray` on a cluster (needs `dspy-sgt[ray]`), or an object
             such as `RayRunner(workers=64)`.
         num_threads: Program runs at once, wherever they are worked; `dspy.settings.num_threads` by default.
-        max_errors: Provider failures in a row after which the run stops.
+        max_errors: Runs in a row without a reward (see [Faults](faults.md)) after which everything stops.
         max_actor_calls: The most calls of the program's LMs; asked before each run of the program.
         max_cost_usd: The most dollars for them.
         max_seconds: The most seconds at work. Where one of the three is reached, the run ends in good order with the
             best program so far; each counts all sessions in `log_dir`, so a later call with more goes on from there.
+        max_run_seconds: How long one run of the program may take before it is given up, without a reward; no limit by
+            default. A `timeout` of the LM should be shorter, as DSPy tries such a call again.
         seed: Seeds every choice: the same seed, data and models give the same adapter.
         log_dir: The run's folder; a fresh one under `runs/` by default. A folder with a run of the same settings is
             gone on with: what was paid, sampled or trained there is not paid, sampled or trained again.
@@ -90,6 +92,7 @@ class SGTTeleprompter(Teleprompter):
         max_actor_calls: int | None = None,
         max_cost_usd: float | None = None,
         max_seconds: float | None = None,
+        max_run_seconds: float | None = None,
         seed: int = 0,
         log_dir: str | Path | None = None,
         display_progress: bool | None = None,
@@ -111,6 +114,7 @@ class SGTTeleprompter(Teleprompter):
             scope=scope,
             template=None if template is None else check_template(template),
             limits=Limits(max_actor_calls, max_cost_usd, max_seconds),
+            max_run_seconds=check_seconds(max_run_seconds),
         )
         self.runner: RunnerName | Runner = check_runner(runner)
         self.display_progress = display_progress
