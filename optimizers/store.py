@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import astuple
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self, cast
@@ -129,16 +128,24 @@ class RolloutStore:
         self._database.write(lambda connection: self._statements.see.run(connection, met))
 
     def _met(self, rollout: Rollout, key: str, paid: Meter) -> dict[str, object]:
-        costs = zip(PAID, astuple(paid), strict=True)
-        met = {**met_by(rollout), "run": self.run, **dict(costs)}
-        return {"key": key, **{f"met_{name}": value for name, value in met.items()}}
+        return {
+            "key": key,
+            **met_by(rollout),
+            "met_run": self.run,
+            "met_runs": paid.runs,
+            "met_calls": paid.calls,
+            "met_paid_in": paid.tokens_in,
+            "met_paid_out": paid.tokens_out,
+            "met_seconds": paid.seconds,
+            "met_cost": paid.cost,
+        }
 
     def get(self, scope: str, query_id: str, supplement: Supplement) -> Rollout | None:
         """A supplement's rewarded rollout on a query, as its first stage met it; None when it must be (re)tried."""
         key = {"key": key_of(scope, query_id, supplement.render())}
+        if not self._database.has(self._statements.known, key):
+            return None
         with self._database.transaction() as connection:
-            if self._statements.known.run(connection, key).first() is None:
-                return None
             row = connection.execute(KNOWN, key).mappings().first()
         return None if row is None else self._readable(row)
 

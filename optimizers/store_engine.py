@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import cast
@@ -14,6 +15,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from optimizers.salvage import salvaged_if_damaged
 from optimizers.store_rows import UnreadableRowError
 from optimizers.store_schema import prepare
+from optimizers.store_sql import Spelled
 from sgt_modules.errors import RunFolderError, SGTError
 
 DRIVERS = ("sqlite", "sqlite+pysqlite", "postgresql+psycopg")
@@ -90,6 +92,18 @@ class Database:
         except DBAPIError as problem:
             raise self._failure(problem) from problem
 
+    def has(self, statement: Spelled, values: Mapping[str, object]) -> bool:
+        """Whether a query finds anything. A file is asked past SQLAlchemy, which would take longer than SQLite."""
+        if self._one is None:
+            with self.transaction() as connection:
+                return statement.run(connection, values).first() is not None
+        try:
+            with self._lock:
+                file = cast("sqlite3.Connection", self._one.connection.driver_connection)
+                return file.execute(statement.text, {**statement.own, **values}).fetchone() is not None
+        except sqlite3.Error as problem:
+            raise self._failure(problem) from problem
+
     def write(self, act: Callable[[sa.Connection], object]) -> None:
         """Do it in one transaction, again where another one stood in its way."""
         for _ in range(_ATTEMPTS - 1):
@@ -108,7 +122,7 @@ class Database:
         """Close every connection."""
         self._open.close()
 
-    def _failure(self, problem: DBAPIError) -> SGTError:
+    def _failure(self, problem: Exception) -> SGTError:
         return SGTError(
             f"{self.name} failed ({_said(problem)}). What was saved before is safe. See to the disk or the server, "
             "then start again with the same log_dir: a damaged file is mended where it is opened, or by "

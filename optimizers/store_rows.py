@@ -36,6 +36,7 @@ FRACTIONS = ("cost", "seconds", "created")
 SEPARATOR = "\x1f"
 """Between texts and numbers where they are joined for the checksum, which covers all but a row's id and key."""
 
+_json = json.JSONEncoder(ensure_ascii=False).encode
 _FRACTIONS = struct.Struct("<4d").pack
 
 MET = ("stage", "source", "logprob")
@@ -59,8 +60,12 @@ def storable(text: str) -> str:
 
 def key_of(scope: str, query: str, supplement: str, *, live: str = "", run: str = "") -> str:
     """32 hex digits that make a run of the actor distinct; a live one by its name within its own run."""
+    return _key(*map(storable, (scope, query, supplement, live, run)))
+
+
+def _key(scope: str, query: str, supplement: str, live: str, run: str) -> str:
     parts = (scope, query, supplement, live, run if live else "")
-    return blake2b("\0".join(map(storable, parts)).encode(), digest_size=16).hexdigest()
+    return blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
 
 
 def row_of(
@@ -75,7 +80,7 @@ def row_of(
         "live": live,
         "run": run,
         "predictor": query.predictor,
-        "others": _json([[*place, each.kind, each.text] for place, each in query.others]),
+        "others": _json([[*place, each.kind, each.text] for place, each in query.others]) if query.others else "[]",
         "prompt": query.prompt,
         "kind": supplement.kind,
         "text": supplement.text,
@@ -85,8 +90,10 @@ def row_of(
         "writer": rollout.writer,
         "trace": trace,
     }
+    if (joined := SEPARATOR.join(texts.values())) != storable(joined):
+        texts = {name: storable(text) for name, text in texts.items()}
     row: dict[str, Any] = {
-        **{name: storable(text) for name, text in texts.items()},
+        **texts,
         "position": query.index,
         "turn": query.turn,
         "asked": asked,
@@ -102,14 +109,14 @@ def row_of(
 
 def signed(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row of all its content with its key and its checksum."""
-    key = key_of(row["scope"], row["query"], row["supplement"], live=row["live"], run=row["run"])
+    key = _key(row["scope"], row["query"], row["supplement"], row["live"], row["run"])
     return {**row, "key": key, "checksum": _checksum(row)}
 
 
 def met_by(rollout: Rollout) -> dict[str, Any]:
-    """What the rollout's stage says of it; a log-probability that is no number counts as unknown."""
+    """What the rollout's stage says of it, as parameters; a log-probability that is no number counts as unknown."""
     logprob = 0.0 if math.isnan(rollout.logprob) else float(rollout.logprob)
-    return {"stage": storable(rollout.stage), "source": storable(rollout.source), "logprob": logprob}
+    return {"met_stage": storable(rollout.stage), "met_source": storable(rollout.source), "met_logprob": logprob}
 
 
 def check(row: Mapping[str, Any]) -> None:
@@ -173,10 +180,6 @@ def calls_of(text: str) -> list[Call]:
 
 def _call_row(call: Call) -> list[object]:
     return [*call.place, call.prompt, call.supplement.kind, call.supplement.text, call.logprob, call.gated]
-
-
-def _json(content: object) -> str:
-    return json.dumps(content, ensure_ascii=False)
 
 
 def _checksum(row: Mapping[str, Any]) -> int:
