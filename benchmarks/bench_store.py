@@ -130,12 +130,19 @@ def main() -> None:
             with ProcessPoolExecutor(1, mp_context=spawn) as alone:
                 works.append(alone.submit(worked, path, known).result())
     middle = Work(*(statistics.median(each) for each in zip(*works, strict=True)))
-    columns = ("rollouts", "disk, MB", "open, s", "scan, s", "spent, s", "get, ms", "a stage's 10,000, s", "memory, MB")
-    table = Table(*columns, title=f"built in {building:.0f} s; medians of {REPEATS}")
-    spread = f"{middle.scanning:.2f} ({min(w.scanning for w in works):.2f} to {max(w.scanning for w in works):.2f})"
-    each = f"{middle.looking_up / len(known) * 1e3:.3f}"
-    row = (f"{count:,}", f"{size:.0f}", f"{middle.opening:.3f}", spread, f"{middle.summing:.2f}", each)
-    table.add_row(*row, f"{middle.reading:.2f}", f"{middle.megabytes:.0f}")
+    table = Table(
+        "what", "median", "from", "to", title=f"{count:,} rollouts, {size:,.0f} MB, built in {building:.0f} s"
+    )
+    for name, unit, column in (
+        ("open", "s", [work.opening for work in works]),
+        ("scan", "s", [work.scanning for work in works]),
+        ("what was spent", "s", [work.summing for work in works]),
+        ("look one up", "ms", [work.looking_up / len(known) * 1e3 for work in works]),
+        (f"{READ:,} of a stage", "s", [work.reading for work in works]),
+        ("memory", "MB", [work.megabytes for work in works]),
+    ):
+        shown = (f"{each:.3g}" for each in (statistics.median(column), min(column), max(column)))
+        table.add_row(f"{name}, {unit}", *shown)
     Console().print(table)
     holds = middle.opening <= BAR_OPEN and middle.scanning <= BAR_SCAN and middle.megabytes <= BAR_MB
     print(

@@ -37,9 +37,10 @@ def damage(path: Path) -> str:
             if not ours or size > CHECKED_WHOLE:
                 return ""
             said = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    except sqlite3.OperationalError:  # locked, not to be written, a failing disk: whoever opens it is told
+        return ""
     except sqlite3.DatabaseError as problem:
-        locked = isinstance(problem, sqlite3.OperationalError) and "locked" in str(problem)
-        return str(problem) if ours and not locked else ""
+        return str(problem) if ours else ""
     return "" if said == "ok" else str(said).splitlines()[-1]
 
 
@@ -54,6 +55,10 @@ def torn_log(path: Path) -> list[str]:
         return []
     try:
         with closing(opened(path)) as connection:
+            application = connection.execute("PRAGMA application_id").fetchone()[0]
+            tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+            if application != APPLICATION and (application, tables) != (0, 0):
+                return []
             read: int = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[1]
             after = _log_frames(log)
     except sqlite3.Error:

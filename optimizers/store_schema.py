@@ -123,6 +123,8 @@ def _prepare_file(connection: sa.Connection, name: str, run: str) -> list[str]:
         connection.exec_driver_sql(f"PRAGMA application_id={APPLICATION}")
         connection.exec_driver_sql(f"PRAGMA user_version={SCHEMA}")
         connection.commit()
+        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")  # so that the file itself says whose it is
+        connection.rollback()
     except BaseException:
         connection.rollback()
         raise

@@ -312,3 +312,23 @@ def test_of_a_torn_log_all_transactions_before_the_tear_are_kept_and_the_loss_is
         store.add(rollout(1.0, of=query("new")), "scope")
     with RolloutStore(killed) as store:
         assert (store.count(), store.notes) == (len(kept) + 1, [])
+
+
+def test_a_log_of_another_program_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "rollouts.sqlite"
+    writer = sqlite3.connect(path)
+    writer.executescript("PRAGMA journal_mode=WAL; CREATE TABLE accounts (id); INSERT INTO accounts VALUES (1);")
+    log = tmp_path / "rollouts.sqlite-wal"
+    before = path.read_bytes(), log.read_bytes()
+    with pytest.raises(RunFolderError, match="another program's database"):
+        RolloutStore(path)
+    assert (path.read_bytes(), log.read_bytes()) == before
+    writer.close()
+
+
+def test_a_file_that_may_not_be_written_is_no_damage(path: Path) -> None:
+    with RolloutStore(path):
+        other = sqlite3.connect(path)
+        other.execute("BEGIN IMMEDIATE")
+        assert damage(path) == ""
+        other.close()
