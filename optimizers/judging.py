@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import dspy
-from dspy.utils.exceptions import AdapterParseError, LMError
+from dspy.utils.exceptions import AdapterParseError
 
 from optimizers.ledger import Meter
+from optimizers.outages import LMCalls, is_permanent, says_nothing
 from optimizers.prices import cost_of
 from optimizers.queries import query_id
 from optimizers.records import Query, Reward, Rollout
@@ -17,33 +18,48 @@ from optimizers.reward import Scorer
 from sgt_modules.episode import Call, Given, episode
 from sgt_modules.errors import MetricError
 from sgt_modules.kinds import SILENCE
+from sgt_modules.redaction import redacted
 from sgt_modules.wrapping import supplemented
 
 
 class JudgedRun(NamedTuple):
-    """One finished run: its rollout (not yet any stage's), its predictors' calls by role and turn, and its cost."""
+    """One finished run: its rollout (not yet any stage's), its predictors' calls by role and turn, and its cost.
+
+    `fatal`: why no further run can have a reward, in the provider's words (a wrong key, no such model, no credit).
+    """
 
     rollout: Rollout
     calls: Sequence[Call]
     meter: Meter
+    fatal: str = ""
 
 
 def judged_run(program: dspy.Module, example: dspy.Example, index: int, given: Given, scorer: Scorer) -> JudgedRun:
-    """Run the program on an example under the given supplements (None: its own generator's) and judge it."""
+    """Run the program on an example under the given supplements (None: its own generator's) and judge it.
+
+    A run with an outage has no reward, whatever the program or the metric made of it; errors are kept without keys.
+    """
     began = time.perf_counter()
     prediction: object = None
-    reward, error = None, ""
+    problem: Exception | None = None
+    reward = None
     with dspy.context(trace=[], disable_history=True), dspy.track_usage() as usage, episode(given) as asked:
+        calls = LMCalls(usage)
         try:
-            prediction = program(**example.inputs())
-        except Exception as problem:  # noqa: BLE001 - whatever a user's program raises is a record
-            reward, error = _verdict(problem), f"{type(problem).__name__}: {problem}"
+            with dspy.context(callbacks=[*dspy.settings.callbacks, calls]):
+                prediction = program(**example.inputs())
+        except Exception as raised:  # noqa: BLE001 - whatever a user's program raises is a record
+            problem, reward = raised, _verdict(raised, calls)
     seconds = time.perf_counter() - began
-    if not error:
+    if problem is None:
         try:
-            reward = scorer(example, prediction)
-        except MetricError as problem:
-            error = f"{type(problem).__name__}: {problem}"
+            with dspy.context(callbacks=[*dspy.settings.callbacks, calls]):  # of a metric that asks a judge
+                reward = scorer(example, prediction)
+        except MetricError as raised:
+            problem = raised
+    if calls.outage is not None:
+        reward, problem = None, calls.outage
+    error = "" if problem is None else redacted(f"{type(problem).__name__}: {problem}", _lms(program))
     chosen = isinstance(given, Mapping)
     writers = set() if chosen else {each.generator.name for _, each in supplemented(program)}
     used = {name: entries for name, entries in usage.usage_data.items() if name not in writers}
@@ -53,7 +69,7 @@ def judged_run(program: dspy.Module, example: dspy.Example, index: int, given: G
     output = {name: str(value) for name, value in prediction.items()} if isinstance(prediction, dspy.Example) else {}
     whole = _whole(example, index)
     rollout = Rollout(whole, "", "none", SILENCE, reward, output, error, 0.0, read, wrote, seconds, cost)
-    return JudgedRun(rollout, asked.ordered, Meter(1, len(entries), read, wrote, seconds, cost))
+    return JudgedRun(rollout, asked.ordered, Meter(1, len(entries), read, wrote, seconds, cost), _fatal(program, calls))
 
 
 def failed_run(example: dspy.Example, index: int, error: str) -> JudgedRun:
@@ -66,9 +82,23 @@ def _whole(example: dspy.Example, index: int) -> Query:
     return Query(query_id(example, ""), index, "", "")
 
 
-def _verdict(problem: Exception) -> Reward | None:
+def _verdict(problem: Exception, calls: LMCalls) -> Reward | None:
     """What an exception of the program says of the supplement: a failure once the actor has answered, else nothing."""
-    if isinstance(problem, LMError):
+    if says_nothing(problem):
         return None
-    answered = isinstance(problem, AdapterParseError) or bool(dspy.settings.trace)
+    answered = isinstance(problem, AdapterParseError) or calls.answered or bool(dspy.settings.trace)
     return Reward(0.0) if answered else None
+
+
+def _fatal(program: dspy.Module, calls: LMCalls) -> str:
+    """Why no further run can do better; empty while one may."""
+    if calls.outage is None or not is_permanent(calls.outage):
+        return ""
+    said = f"{type(calls.outage).__name__}: {calls.outage}"
+    return redacted(said, _lms(program)).partition("\n")[0]
+
+
+def _lms(program: dspy.Module) -> list[object]:
+    """Every LM whose keys an error of this program may repeat."""
+    writers = (getattr(each.generator.engine, "lm", None) for _, each in supplemented(program))
+    return [dspy.settings.lm, *(each.lm for each in program.predictors()), *writers]

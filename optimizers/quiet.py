@@ -27,7 +27,7 @@ from transformers import (
 
 from optimizers.dealing import Dealt, Portion
 from optimizers.training import LengthGrouped, OnStep
-from sgt_modules.errors import TrainingError
+from sgt_modules.errors import DivergedError
 from sgt_modules.loading import quietly
 
 _LIBRARIES = ("transformers", "trl", "peft", "accelerate")
@@ -37,10 +37,15 @@ _LIBRARIES = ("transformers", "trl", "peft", "accelerate")
 def replacing(output: Path, *, write: bool = True) -> Iterator[Path]:
     """A scratch folder beside `output`, whose subfolder `weights` takes `output`'s place at the end, in one rename.
 
-    After an error `output` is as it was before; and without `write`, in a process that helps another to train.
+    After an error `output` is as it was before; and without `write`, in a process that helps another to train. What a
+    process that was killed left behind is cleared away by the next that writes there.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as scratch:
+    prefix = f".{output.name}-written-" if write else f".{output.name}-"
+    if write:
+        for left in output.parent.glob(f"{prefix}*"):
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=output.parent) as scratch:
         yield Path(scratch)
         if write:
             if output.exists():
@@ -86,7 +91,7 @@ def silence() -> Iterator[None]:
 
 
 class Steps(TrainerCallback):
-    """Keeps each step's loss, tells it to the caller, and stops with `TrainingError` at one that is no number."""
+    """Keeps each step's loss, tells it to the caller, and stops with `DivergedError` at one that is no number."""
 
     def __init__(self, on_step: OnStep | None) -> None:
         self.losses: list[float] = []
@@ -106,7 +111,7 @@ class Steps(TrainerCallback):
         loss = float(self.mean(torch.stack(self._pending).sum()))
         self._pending = []
         if not math.isfinite(loss):
-            raise TrainingError(
+            raise DivergedError(
                 f"Expected a finite loss, got {loss} at step {state.global_step} of {state.max_steps} with learning "
                 f"rate {args.learning_rate:g}. Lower the learning rate, or set bf16=False."
             )
@@ -183,6 +188,19 @@ class QuietTrainer(Trainer):
     def longest(self, count: int) -> list[int]:
         """The indices of the longest rows."""
         return sorted(range(len(self._lengths)), key=self._lengths.__getitem__)[-count:]
+
+    def check_weights(self) -> None:
+        """Raise `DivergedError` unless every trained weight is a number, in every process."""
+        trained = [each.detach() for each in cast("nn.Module", self.model).parameters() if each.requires_grad]
+        parts = [cast("Tensor", getattr(each, "to_local", lambda each=each: each)()) for each in trained]  # of shards
+        broken = torch.stack([~torch.isfinite(each).all() for each in parts]).any().float()
+        if self.args.world_size > 1:
+            broken = cast("Tensor", self.accelerator.reduce(broken, reduction="sum"))
+        if broken:
+            raise DivergedError(
+                f"Expected weights that are numbers, got others after {self.state.global_step} steps with learning "
+                f"rate {self.args.learning_rate:g}. Lower the learning rate, or set bf16=False."
+            )
 
     def gathered_weights(self) -> dict[str, Tensor] | None:
         """All weights, if each process holds a part of them (FSDP); every process has to ask."""

@@ -5,13 +5,15 @@ A runner does the pure part, running and judging. Looking up what is known, savi
 
 from __future__ import annotations
 
+import contextvars
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal, Protocol
 
 import dspy
 
-from optimizers.judging import JudgedRun, judged_run
+from optimizers.judging import JudgedRun, failed_run, judged_run
 from optimizers.reward import Scorer
 from sgt_modules.episode import Given
 from sgt_modules.errors import SetupError
@@ -50,6 +52,52 @@ class ThreadRunner:
             return judged_run(program, examples[index], index, given, scorer)
 
         return judge
+
+
+def in_time(judge: Judge, examples: Sequence[dspy.Example], seconds: float | None) -> Judge:
+    """The same, but a run of more than so many seconds is given up: no reward, and what it costs is not known.
+
+    It goes on in its thread, which keeps neither the caller nor the process from ending, and what it gives then is
+    dropped. None: each run takes as long as it takes, in the caller's own thread.
+    """
+    if seconds is None:
+        return judge
+    error = (
+        f"RunTimeoutError: the run took longer than max_run_seconds={seconds:g} and was given up. Set the LM's own "
+        "timeout to have its call tried again, or raise max_run_seconds."
+    )
+
+    def timed(index: int, given: Given) -> JudgedRun:
+        ended: list[JudgedRun | BaseException] = []
+
+        def work() -> None:
+            try:
+                ended.append(judge(index, given))
+            except BaseException as problem:  # noqa: BLE001 - raised again below, in the caller's thread
+                ended.append(problem)
+
+        thread = threading.Thread(target=contextvars.copy_context().run, args=(work,), daemon=True, name="sgt-run")
+        thread.start()
+        thread.join(seconds)
+        if not ended:
+            return failed_run(examples[index], index, error)
+        if isinstance(ended[0], BaseException):
+            raise ended[0]
+        return ended[0]
+
+    return timed
+
+
+def check_seconds(seconds: float | None) -> float | None:
+    """The limit itself; raises `SetupError` unless it is above 0.
+
+    >>> check_seconds(0)
+    Traceback (most recent call last):
+    sgt_modules.errors.SetupError: Expected max_run_seconds above 0 or None, got 0.
+    """
+    if seconds is not None and not seconds > 0:
+        raise SetupError(f"Expected max_run_seconds above 0 or None, got {seconds!r}.")
+    return seconds
 
 
 def check_runner(runner: RunnerName | Runner) -> RunnerName | Runner:

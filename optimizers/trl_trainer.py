@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -28,6 +29,7 @@ from optimizers.processes import Team, gathered, sharded
 from optimizers.quiet import QuietTrainer, Steps, random_states_kept, replacing, silence
 from optimizers.records import Checkpoint, PreferencePair, SFTExample
 from optimizers.training import CHECKPOINTED, OnStep, TrainingSettings
+from optimizers.training_faults import disk_full_named, files_in, intact, until_it_converges
 from optimizers.trl_arguments import Job, mixed, unadapted
 from optimizers.trl_stages import SFT, PairwiseDPO, SharedDPO
 from sgt_modules.errors import NoPreferencePairsError, TrainingError
@@ -70,7 +72,7 @@ class TRLTrainer:
     ) -> Checkpoint:
         """Cross-entropy on the supplement and its end token, averaged over the tokens of a step.
 
-        Raises `TrainingError` without rows, or when the loss is no number.
+        Raises `TrainingError` without rows; when the loss is no number twice; when the disk is full.
         """
         if not rows:
             reason = "Expected supplements that worked, got none, so there is nothing to imitate. "
@@ -89,7 +91,7 @@ class TRLTrainer:
     ) -> Checkpoint:
         """L_DPO + alpha * L_NLL. The reference is the model at `start`; its log-probabilities are computed once.
 
-        Raises `NoPreferencePairsError` without pairs, `TrainingError` when the loss is no number.
+        Raises `NoPreferencePairsError` without pairs, and `TrainingError` as `sft` does.
         """
         if not pairs:
             reason = "Expected preference pairs, got none: no query has both a winner and a loser. "
@@ -100,22 +102,28 @@ class TRLTrainer:
 
     def _train(self, stage: _Stage, output: Path) -> Checkpoint:
         began, team, asked = time.perf_counter(), gathered(), self.settings
-        with team.leading(), silence(), random_states_kept(), replacing(output, write=team.main) as scratch:
+        with (
+            team.leading(),
+            silence(),
+            random_states_kept(),
+            disk_full_named(output),
+            replacing(output, write=team.main) as scratch,
+        ):
             self._check(stage.start)
             folder = resolve(self.model, code=self.trust_remote_code)
             base = self._base(folder)  # held here: an attempt that runs out of memory need not load it again
-            trained, used = until_it_fits(
+            fit = partial(self._fit, stage, base, folder, scratch=scratch, team=team)
+            (trained, used), said_of_rate = until_it_converges(
                 asked,
-                lambda settings: self._fit(stage, base, folder, settings, scratch, team),
-                release=release,
-                processes=team.size,
+                lambda settings: until_it_fits(settings, fit, release=release, processes=team.size),
             )
             if team.main:
+                weights = scratch / "weights"
                 record = lineage(output.name, stage.texts, trained.settings, start=stage.start, seed=stage.seed)
-                record_base(scratch / "weights", folder, record)
+                record_base(weights, folder, {**record, "files": files_in(weights)})
         if trained.size >= CHECKPOINTED:  # collecting a small model's remains takes longer than they are worth
             release()
-        notes = [*said_of_length(trained.rows, asked.max_length), *said_of_memory(asked, used)]
+        notes = [*said_of_length(trained.rows, asked.max_length), *said_of_memory(asked, used), *said_of_rate]
         metrics = {**trained.metrics, "seconds": time.perf_counter() - began}
         return team.once(lambda: Checkpoint(output.name, output, fingerprint_of(output), metrics, notes))
 
@@ -133,19 +141,25 @@ class TRLTrainer:
         trainer = stage.kind.of(job)
         trainer.observe(steps, [row.length for row in rows], self.settings.batch_size, job.portion)
         trainer.train()
+        trainer.check_weights()
         weights = trainer.gathered_weights()
         if team.main:
             _save(trainer, tokenizer, scratch / "weights", origin_of(folder), weights)
         return _Trained(settings, encoded, steps.losses, int(trainer.args.num_train_epochs), size)
 
     def _check(self, start: Checkpoint | None) -> None:
-        """Raise `TrainingError` for a checkpoint of the other sort."""
+        """Raise `TrainingError` for a checkpoint of the other sort, or one that is not what training wrote."""
         lora = self.settings.lora is not None
         if start is not None and not (start.path / (ADAPTER if lora else WHOLE_MODEL)).is_file():
             wanted = "an adapter's folder" if lora else "a whole model's folder, as lora=None trains all weights"
             raise TrainingError(
                 f"Expected the checkpoint {start.stage!r} to be {wanted}, got {str(start.path)!r}. "
                 "Go on with the settings it was trained with, or begin with start=None."
+            )
+        if start is not None and not intact(start.path, start.fingerprint):
+            raise TrainingError(
+                f"Expected the checkpoint {start.stage!r} in {str(start.path)!r} as training wrote it, got files that "
+                "are missing, cut or changed. Restore them, or train that stage again."
             )
 
     def _base(self, folder: Path) -> Base | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextvars
 import hashlib
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from dspy.utils.usage_tracker import UsageTracker
 
 from sgt_modules.contract import Completion
 from sgt_modules.errors import EndpointError, GeneratorNotFoundError, SavedStateError, SetupError
+from sgt_modules.redaction import ADDRESSES, SECRET, redacted, without_user
 from sgt_modules.weights import fingerprint_of
 
 Publish = Callable[[Path], str]
@@ -32,12 +32,6 @@ Publish = Callable[[Path], str]
 Called once for each checkpoint, or with several processes once in each of them; the name must not have stood for other
 weights before. See `VLLMLoRA`, `ServedFolder`.
 """
-
-_ADDRESSES = ("api_base", "base_url", "model_list")
-"""What in an LM's state says where requests, and with them the key, are sent: DSPy too loads none of it unasked."""
-
-_SECRET = re.compile(r"(^|_)(key|token|password|credentials?|headers?|authorization)(_id|_provider)?$|secret", re.I)
-"""The names of settings that no saved program holds."""
 
 
 class EndpointReference(TypedDict):
@@ -98,8 +92,8 @@ class Endpoint:
 
     @property
     def identity(self) -> str:
-        """The name with the fingerprint's first 16 digits."""
-        return f"{self.name} {self.fingerprint[:16]}"
+        """The model's short name with the fingerprint's first 16 digits: an address is kept in no file of a run."""
+        return f"{self.lm.model.rpartition('/')[2]} {self.fingerprint[:16]}"
 
     def sample(
         self,
@@ -140,10 +134,11 @@ class Endpoint:
                     yield reply.result()
                 except LMError as error:
                     raise EndpointError(
-                        f"Expected {len(prompts)} replies of {self.name}, got {number} and then an error: {error}. "
+                        f"Expected {len(prompts)} replies of {self.name}, got {number} and then an error: "
+                        f"{redacted(str(error), [self.lm])}. "
                         "What an actor was paid for is saved. Look at the server and start again with the same "
                         "log_dir, or give the LM more num_retries."
-                    ) from error
+                    ) from None  # its own words may hold the key
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -182,11 +177,11 @@ class Endpoint:
         try:
             Endpoint(self.lm.copy(num_retries=0)).ask("Hello.", max_new_tokens=1)
         except (LMError, ContextLengthError) as error:
-            where = "" if self.address is None else f" at {_without_user(self.address)}"
+            where = "" if self.address is None else f" at {without_user(self.address)}"
             raise GeneratorNotFoundError(
-                f"Expected a reply of the generator {self.lm.model!r}{where}, got an error: {error}. Start its server, "
-                "or correct the LM's model, api_base or api_key."
-            ) from error
+                f"Expected a reply of the generator {self.lm.model!r}{where}, got an error: "
+                f"{redacted(str(error), [self.lm])}. Start its server, or correct the LM's model, api_base or api_key."
+            ) from None  # its own words may hold the key
 
     def check_trainable(self) -> None:
         """Raise `SetupError` unless the server can be told of trained weights."""
@@ -200,9 +195,9 @@ class Endpoint:
     def reference(self) -> EndpointReference:
         """The LM's own state without keys and headers. Raises `SavedStateError` for settings that are no JSON."""
         state = _without_secrets(self.lm.dump_state())
-        for name in _ADDRESSES:
+        for name in ADDRESSES:
             if isinstance(state.get(name), str):
-                state[name] = _without_user(state[name])
+                state[name] = without_user(state[name])
         try:
             return EndpointReference(lm=json.loads(json.dumps(state)), adapter_sha256=self.adapter_sha256)
         except TypeError as error:
@@ -234,7 +229,7 @@ class Endpoint:
         lm = cast("dspy.LM", dspy.BaseLM.load_state(settings, allow_custom_lm_class=trusted))
         if known is None:
             return cls(lm, adapter_sha256=sha256)
-        own = {name: value for name, value in known.lm.kwargs.items() if name in _ADDRESSES or _SECRET.search(name)}
+        own = {name: value for name, value in known.lm.kwargs.items() if name in ADDRESSES or SECRET.search(name)}
         return cls(lm.copy(**own), publish=known.publish, concurrency=known.concurrency, adapter_sha256=sha256)
 
     def __copy__(self) -> Endpoint:
@@ -300,7 +295,7 @@ def _of(value: object, name: str) -> Any:
 
 
 def _addresses(settings: Mapping[str, Any]) -> dict[str, object]:
-    return {name: settings[name] for name in _ADDRESSES if settings.get(name) is not None}
+    return {name: settings[name] for name in ADDRESSES if settings.get(name) is not None}
 
 
 def _without_secrets(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -308,11 +303,5 @@ def _without_secrets(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: _without_secrets(cast("Mapping[str, Any]", value)) if isinstance(value, Mapping) else value
         for name, value in settings.items()
-        if not _SECRET.search(str(name))
+        if not SECRET.search(str(name))
     }
-
-
-def _without_user(address: str) -> str:
-    """An address without a user's name and password."""
-    parts = urlsplit(address)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

@@ -11,8 +11,11 @@
     │   ├── GeneratorNotFoundError no model at that hub id or path, or not the one that was meant
     │   ├── SavedStateError        a saved program refers to weights in a way that cannot be followed
     │   └── RunFolderError         the run folder belongs to another run, or cannot be read
+    ├── StoppedError               nothing more may be spent: a budget is used up, or somebody stopped the run
+    ├── ProviderRefusedError       the actor's provider takes no call: a wrong key, no such model, no credit
     ├── EndpointError              a generator's server gave no reply, or refused trained weights
     ├── TrainingError              a stage of training cannot be done
+    │   ├── DivergedError          the loss or the weights are no numbers any more
     │   └── NoPreferencePairsError every supplement won, or every one lost
     └── MainProcessError           of several processes, the main one stopped; raised in the others
 
@@ -64,12 +67,24 @@ class RunFolderError(SetupError):
     """The run folder belongs to another run, or cannot be read."""
 
 
+class StoppedError(SGTError):
+    """Nothing more may be spent: a budget is used up, or somebody stopped the run. What it has is saved."""
+
+
+class ProviderRefusedError(SGTError):
+    """The actor's provider takes no call at all: a wrong key, no such model, no credit."""
+
+
 class EndpointError(SGTError):
     """The server behind a generator gave no reply, or refused trained weights."""
 
 
 class TrainingError(SGTError):
     """A stage of training cannot be done."""
+
+
+class DivergedError(TrainingError):
+    """The loss or the weights of a stage are no numbers any more."""
 
 
 class NoPreferencePairsError(TrainingError):

@@ -58,9 +58,12 @@ def being_read() -> Path | None:
 
 def lies_within(folder: Path, home: Path) -> bool:
     """Whether a folder and the files in it lie in another folder, or are it, symbolic links followed."""
-    home = home.resolve()
-    files = folder.iterdir() if folder.is_dir() else ()
-    return all(each.resolve().is_relative_to(home) for each in (folder, *files))
+    try:
+        home = home.resolve()
+        files = folder.iterdir() if folder.is_dir() else ()
+        return all(each.resolve().is_relative_to(home) for each in (folder, *files))
+    except (OSError, RuntimeError, ValueError):  # a name that is none, links in a circle
+        return False
 
 
 def relative(folder: Path, home: Path) -> str:

@@ -34,7 +34,7 @@ class ScriptedServer:
 
     def lm(self, model: str = "openai/base", **settings: Any) -> dspy.LM:
         """An LM that asks this server; it retries nothing if not told to."""
-        return dspy.LM(model, api_base=self.address, **{"api_key": "secret-key", "num_retries": 0, **settings})
+        return dspy.LM(model, **{"api_base": self.address, "api_key": "secret-key", "num_retries": 0, **settings})
 
     def answered(self, route: str, body: dict[str, Any], headers: Mapping[str, str]) -> tuple[int, object]:
         """The status and content for a request."""

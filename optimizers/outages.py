@@ -1,0 +1,122 @@
+"""What became of a run's LM calls: an outage is known even where the program made something of it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
+
+import dspy
+import httpx
+from dspy.utils.callback import BaseCallback
+from dspy.utils.exceptions import (
+    AdapterParseError,
+    LMAuthError,
+    LMBillingError,
+    LMConfigurationError,
+    LMError,
+    LMInvalidRequestError,
+    LMProviderError,
+    LMUnsupportedFeatureError,
+    LMUnsupportedModelError,
+)
+from dspy.utils.usage_tracker import UsageTracker
+
+_ABOUT_FILES = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+
+
+def is_permanent(error: BaseException) -> bool:
+    """Whether every further call would fail in the same way: a wrong key, no such model, no credit, no set-up.
+
+    >>> is_permanent(LMAuthError("wrong key", status=401)), is_permanent(LMAuthError("moderated", status=403))
+    (True, False)
+    """
+    if isinstance(error, LMAuthError):  # 403 is also said of a single prompt
+        return error.status != 403
+    return isinstance(error, (LMBillingError, LMUnsupportedModelError, LMConfigurationError))
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether the provider failed; not that it took no such prompt (too long, a setting it does not know).
+
+    >>> is_outage(LMProviderError("no JSON")), is_outage(LMInvalidRequestError("too long"))
+    (True, False)
+    """
+    about_prompt = isinstance(error, (LMInvalidRequestError, LMUnsupportedFeatureError))
+    return isinstance(error, LMError) and (is_permanent(error) or not about_prompt)
+
+
+def says_nothing(problem: Exception) -> bool:
+    """Whether what a program raised tells nothing of its supplement: a provider or the network stands behind it.
+
+    >>> says_nothing(LMInvalidRequestError("too long")), says_nothing(ValueError("not a number"))
+    (True, False)
+    """
+    if isinstance(problem, AdapterParseError):
+        return False
+    return any(isinstance(each, (LMError, httpx.TransportError)) or _network(each) for each in _causes(problem))
+
+
+def _network(error: BaseException) -> bool:
+    return isinstance(error, OSError) and not isinstance(error, _ABOUT_FILES)
+
+
+def _causes(problem: BaseException) -> Iterator[BaseException]:
+    """An exception, what it was raised from, and so on."""
+    seen: set[int] = set()
+    each: BaseException | None = problem
+    while each is not None and id(each) not in seen:
+        yield each
+        seen.add(id(each))
+        each = each.__cause__ or (None if each.__suppress_context__ else each.__context__)
+
+
+class LMCalls(BaseCallback):
+    """Hears how each LM call of one run ended; safe from the threads that a program starts.
+
+    `answered`: whether any came back with something. `outage`: the first that failed for good, however the program took
+    it. A reply without a choice is none, nor is an empty one for which no token is counted: overloaded providers send
+    such.
+    """
+
+    def __init__(self, usage: UsageTracker) -> None:
+        self.answered = False
+        self.outage: LMError | None = None
+        self._usage = usage
+        self._lock = threading.Lock()
+        self._begun: dict[str, tuple[str, int]] = {}
+
+    def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        """Remember how much was counted before; other trackers' calls are not judged by their tokens."""
+        if dspy.settings.usage_tracker is self._usage:
+            with self._lock:
+                self._begun[call_id] = (instance.model, self._counted(instance.model))
+
+    def on_lm_end(self, call_id: str, outputs: object, exception: BaseException | None = None) -> None:
+        """Note how the call ended."""
+        with self._lock:
+            begun = self._begun.pop(call_id, None)
+            if exception is None and begun is not None and not _spoken(outputs):
+                model, before = begun
+                if not outputs or self._counted(model) == before:
+                    exception = LMProviderError(
+                        "The reply holds no answer, and no token is counted for it.", model=model
+                    )
+            if isinstance(exception, LMError) and is_outage(exception):
+                self.outage = self.outage or exception
+            self.answered = self.answered or exception is None
+
+    def _counted(self, model: str) -> int:
+        return sum(entry.get("completion_tokens") or 0 for entry in list(self._usage.usage_data.get(model, ())))
+
+
+def _spoken(outputs: object) -> bool:
+    """Whether an LM's outputs hold anything: a text, a tool call, a thought."""
+    if not isinstance(outputs, Sequence) or isinstance(outputs, str):
+        return bool(outputs)
+    return any(
+        any(value for name, value in cast("Mapping[str, object]", each).items() if name != "logprobs")
+        if isinstance(each, Mapping)
+        else bool(each)
+        for each in cast("Sequence[object]", outputs)
+    )

@@ -1,0 +1,114 @@
+"""Text without secrets, before it is kept or shown: keys, passwords, and the addresses of endpoints."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import cast
+from urllib.parse import urlsplit
+
+SECRET = re.compile(r"(^|_)(key|token|password|credentials?|headers?|authorization)(_id|_provider)?$|secret", re.I)
+"""The names of settings whose values are nobody's business."""
+
+ADDRESSES = ("api_base", "base_url", "model_list")
+"""What in an LM's settings says where requests, and with them the key, are sent."""
+
+_IN_ENVIRONMENT = re.compile(r"_(API_KEY|KEY|TOKEN|SECRET|PASSWORD)$")
+_ADDRESS_IN_ENVIRONMENT = re.compile(r"_(API_BASE|BASE_URL)$")
+_LEAST = 6
+"""Characters of the shortest secret that is looked for: a shorter one would be found in ordinary words."""
+
+_PATTERNS = (
+    (re.compile(r"(?<=://)[^/\s@]+@"), ""),  # a user's name and password in an address
+    (re.compile(r"\b(bearer|basic)\s+[\w.~+/=*-]{6,}", re.I), r"\1 <key>"),
+    (re.compile(r"\b(?:sk|pk|rk|gsk|xai|hf|nvapi|pplx|ghp|r8)[-_](?=[\w*-]*[\d*])[\w*.-]{6,}"), "<key>"),
+    (re.compile(r"\b(?:AIza[\w-]{20,}|AKIA[0-9A-Z]{12,}|eyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]+)?)"), "<key>"),
+    (
+        re.compile(r"""\b((?:x-)?api[-_]?key|password|secret)(["']?\s*[:=]\s*["']?)[^\s"',;&}<>]{6,}""", re.I),
+        r"\1\2<key>",
+    ),
+)
+
+
+def redacted(text: str, lms: Iterable[object] = ()) -> str:
+    """The text without the keys and addresses of these LMs and of the environment, and without what looks like a key.
+
+    >>> import dspy
+    >>> lm = dspy.LM("openai/m", api_key="my own key", api_base="https://me:word@host.example:8000/v1")
+    >>> redacted("401 of https://me:word@host.example:8000/v1/chat: 'my own key' is wrong", [lm])
+    "401 of <endpoint>/chat: '<key>' is wrong"
+    >>> redacted("Authorization: Bearer abc.def.ghi, and sk-proj-0123456789 too")
+    'Authorization: Bearer <key>, and <key> too'
+    """
+    keys, addresses = set(_in_environment(_IN_ENVIRONMENT)), set(_in_environment(_ADDRESS_IN_ENVIRONMENT))
+    for lm in lms:
+        settings = cast("Mapping[str, object]", getattr(lm, "kwargs", {}))
+        keys.update(_values(settings, secret=False))
+        addresses.update(str(value) for name, value in _named(settings) if name in ADDRESSES and isinstance(value, str))
+    parts = {part for address in addresses for part in _parts(address)}
+    for found, word in (
+        *((each, "<key>") for each in _longest(keys)),
+        *((each, "<endpoint>") for each in _longest(parts)),
+    ):
+        text = text.replace(found, word)
+    for pattern, instead in _PATTERNS:
+        text = pattern.sub(instead, text)
+    return text
+
+
+def without_user(address: str) -> str:
+    """An address without a user's name and password.
+
+    >>> without_user("https://me:word@host.example/v1")
+    'https://host.example/v1'
+    """
+    parts = urlsplit(address)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def _in_environment(names: re.Pattern[str]) -> Iterator[str]:
+    return (value for name, value in os.environ.items() if names.search(name))
+
+
+def _longest(found: Iterable[str]) -> list[str]:
+    """Long enough to be meant, and the longest first, as one may be a part of another."""
+    return sorted((each for each in found if len(each) >= _LEAST), key=lambda each: (-len(each), each))
+
+
+def _values(settings: object, *, secret: bool) -> Iterator[str]:
+    """Every text that stands under a secret's name, at any depth; of headers each word too."""
+    if isinstance(settings, Mapping):
+        for name, value in cast("Mapping[object, object]", settings).items():
+            yield from _values(value, secret=secret or SECRET.search(str(name)) is not None)
+    elif isinstance(settings, str):
+        if secret:
+            yield from (settings, *settings.split())
+    elif isinstance(settings, Sequence):
+        for each in cast("Sequence[object]", settings):
+            yield from _values(each, secret=secret)
+
+
+def _named(settings: object) -> Iterator[tuple[str, object]]:
+    """Every setting with its name, at any depth."""
+    if isinstance(settings, Mapping):
+        for name, value in cast("Mapping[object, object]", settings).items():
+            yield str(name), value
+            yield from _named(value)
+    elif isinstance(settings, Sequence) and not isinstance(settings, str):
+        for each in cast("Sequence[object]", settings):
+            yield from _named(each)
+
+
+def _parts(address: str) -> Iterator[str]:
+    """An address, the same without its user, its host with and without the port."""
+    yield address.rstrip("/")
+    try:
+        parts = urlsplit(address)
+        host = parts.hostname or ""
+    except ValueError:
+        return
+    bare = parts.netloc.rpartition("@")[2]
+    yield parts._replace(netloc=bare).geturl().rstrip("/")
+    yield from (parts.netloc, bare, host)
+    yield from (each for each in (parts.username, parts.password) if each)
