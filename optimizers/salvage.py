@@ -14,7 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from optimizers.damage import beside, damage, opened, torn_log
+from optimizers.damage import UNREADABLE, beside, damage, has_columns, opened, torn_log
 from optimizers.store_rows import UnreadableRowError, check
 from optimizers.store_schema import (
     APPLICATION,
@@ -147,12 +147,12 @@ def _chunks(connection: sqlite3.Connection, table: str, top: int) -> Iterator[tu
         last = min(first + _CHUNK - 1, top)
         try:
             rows = _numbered(connection, table, first, last)
-        except (sqlite3.Error, UnicodeDecodeError):
+        except UNREADABLE:
             rows = []
             for number in range(first, last + 1):
                 try:
                     rows += _numbered(connection, table, number, number)
-                except (sqlite3.Error, UnicodeDecodeError):
+                except UNREADABLE:
                     continue
         if rows:
             yield max(row["rowid_"] for row in rows), rows
@@ -213,7 +213,7 @@ def _asked(connection: sqlite3.Connection, question: str) -> int | None:
     """A number that the file tells, 0 where it tells nothing; None where it cannot be read."""
     try:
         answer = connection.execute(question).fetchone()[0]
-    except sqlite3.Error:
+    except UNREADABLE:
         return None
     return answer if isinstance(answer, int) else 0
 
@@ -229,8 +229,8 @@ def _highest(connection: sqlite3.Connection, table: sa.Table) -> int | None:
 def _has_tables(path: Path) -> bool:
     try:
         with closing(opened(path)) as connection:
-            return bool(connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'rollouts'").fetchone()[0])
-    except sqlite3.Error:
+            return has_columns(connection) or _asked(connection, "PRAGMA user_version") == 2
+    except UNREADABLE:
         return False
 
 

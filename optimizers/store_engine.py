@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import cast
 
 import sqlalchemy as sa
+from sqlalchemy import event
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
+from optimizers.damage import UNREADABLE, lenient
 from optimizers.salvage import salvaged_if_damaged
 from optimizers.store_rows import UnreadableRowError
 from optimizers.store_schema import prepare
@@ -39,7 +41,7 @@ class Database:
         self._open = ExitStack()
         try:
             self._engine, self._one = self._opened(url, run)
-        except (DBAPIError, OSError) as problem:
+        except (DBAPIError, OSError, UnicodeDecodeError) as problem:
             self.close()
             raise RunFolderError(
                 f"{self.name} cannot be opened as a store of rollouts ({type(problem).__name__}: {_said(problem)}). "
@@ -89,7 +91,7 @@ class Database:
         try:
             with self.bare() as connection:
                 yield connection
-        except DBAPIError as problem:
+        except (DBAPIError, UnicodeDecodeError) as problem:
             raise self._failure(problem) from problem
 
     def has(self, statement: Spelled, values: Mapping[str, object]) -> bool:
@@ -101,7 +103,7 @@ class Database:
             with self._lock:
                 file = cast("sqlite3.Connection", self._one.connection.driver_connection)
                 return file.execute(statement.text, {**statement.own, **values}).fetchone() is not None
-        except sqlite3.Error as problem:
+        except UNREADABLE as problem:
             raise self._failure(problem) from problem
 
     def write(self, act: Callable[[sa.Connection], object]) -> None:
@@ -167,7 +169,9 @@ def _engine(url: sa.URL) -> sa.Engine:
     """
     if is_file(url):
         arguments = {"check_same_thread": False, "timeout": 30.0}
-        return sa.create_engine(url, poolclass=sa.StaticPool, connect_args=arguments)
+        engine = sa.create_engine(url, poolclass=sa.StaticPool, connect_args=arguments)
+        event.listen(engine, "connect", lambda connection, _: setattr(connection, "text_factory", lenient))
+        return engine
     try:
         return sa.create_engine(url, pool_size=_POOL, max_overflow=0, pool_pre_ping=True)
     except ImportError as missing:

@@ -167,6 +167,18 @@ def overwrite_the_head(file: Path) -> None:
     overwrite(file, 0, 60)
 
 
+def rename_a_column_in_the_list_of_tables(file: Path) -> None:
+    file.write_bytes(file.read_bytes().replace(b"\tfeedback VARCHAR", b"\tfeedbuck VARCHAR"))
+
+
+def forget_whose_it_is(file: Path) -> None:
+    overwrite(file, 68, 4)
+
+
+def break_a_text(file: Path) -> None:
+    file.write_bytes(file.read_bytes().replace(b"[cot] 7 think", b"[cot] 7 th\xffnk", 1)[: -10 * PAGE])
+
+
 @pytest.mark.parametrize(
     ("harm", "least"),
     [
@@ -175,6 +187,9 @@ def overwrite_the_head(file: Path) -> None:
         (overwrite_the_middle, ROWS - 200),
         (overwrite_the_first_page, ROWS),
         (overwrite_the_head, ROWS),
+        (rename_a_column_in_the_list_of_tables, ROWS),
+        (forget_whose_it_is, ROWS),
+        (break_a_text, ROWS // 2),
     ],
 )
 def test_a_damaged_store_is_salvaged_when_it_is_opened_and_says_what_was_lost(path: Path, harm, least: int) -> None:
@@ -231,6 +246,16 @@ def test_a_scan_counts_rows_that_are_not_as_they_were_written(path: Path) -> Non
     assert (scan.unreadable, scan.rollouts, scan.whole) == (ROWS // 10, ROWS, False)
     assert changed >= ROWS // 10
     assert salvage(path).lost["rollouts"] == ROWS // 10
+
+
+def test_a_text_that_is_no_longer_one_costs_its_row_only(path: Path) -> None:
+    content = path.read_bytes()
+    assert content.count(b"[cot] 7 think") == 1
+    path.write_bytes(content.replace(b"[cot] 7 think", b"[cot] 7 th\xffnk"))
+    with RolloutStore(path) as store:
+        assert len(store.rollouts()) == ROWS - 1
+        assert store.scan().unreadable == 1
+        assert len(store.notes) == 1
 
 
 def test_a_store_that_breaks_while_it_is_open_is_scanned_as_far_as_it_can_be_read(path: Path) -> None:
