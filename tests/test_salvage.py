@@ -8,10 +8,13 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from scripted import query, rollout
 
 from optimizers.damage import damage
@@ -21,7 +24,7 @@ from optimizers.salvage import salvage
 from optimizers.store import KeptSample, RolloutStore
 from optimizers.store_schema import SCHEMA
 from sgt_modules.episode import Place
-from sgt_modules.errors import RunFolderError
+from sgt_modules.errors import RunFolderError, SGTError
 from sgt_modules.generator import Sampled
 from sgt_modules.kinds import SILENCE, Supplement
 
@@ -217,6 +220,24 @@ def test_a_damaged_store_is_salvaged_when_it_is_opened_and_says_what_was_lost(pa
     assert sorted(each.name for each in path.parent.iterdir()) == ["rollouts.sqlite", "rollouts.sqlite.damaged-1"]
 
 
+@settings(max_examples=10, deadline=None)
+@given(st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.binary(min_size=1, max_size=200)), max_size=8))
+@example([(0.0, b"SQLite format 3\0" + b"\xff" * 84)])
+def test_whatever_is_written_over_a_store_it_opens_or_is_refused(
+    built: Path, tmp_path_factory: pytest.TempPathFactory, over: list[tuple[float, bytes]]
+) -> None:
+    path = shutil.copy(built, tmp_path_factory.mktemp("harmed") / "rollouts.sqlite")
+    for place, content in over:
+        with path.open("r+b") as file:
+            file.seek(int(place * (path.stat().st_size - len(content))))
+            file.write(content)
+    with suppress(SGTError), RolloutStore(path) as store:
+        kept = store.rollouts()
+        assert {(each.query.id, each.supplement) for each in kept} <= {
+            (each.query.id, each.supplement) for each in many()
+        }
+
+
 def test_salvage_keeps_everything_of_a_store_that_is_whole(path: Path) -> None:
     assert damage(path) == ""
     salvaged = salvage(path)
@@ -298,6 +319,8 @@ def test_a_salvage_that_was_killed_at_its_last_step_is_finished(path: Path) -> N
 
 KILLED = """
 import os, signal, sys
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from scripted import query, rollout
 from optimizers.store import RolloutStore
 

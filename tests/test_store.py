@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import bench_postgres
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -136,6 +137,11 @@ def test_many_threads_may_add_at_once(store: RolloutStore) -> None:
         list(threads.map(lambda each: store.add(each, "scope"), rollouts))
     assert store.count() == 200
     assert sorted(r.query.index for r in store.rollouts()) == list(range(200))
+
+
+def test_several_processes_that_write_to_one_file_lose_and_double_nothing(tmp_path: Path) -> None:
+    outcome = bench_postgres.measured(str(tmp_path / "rollouts.sqlite"), 400)
+    assert (outcome.keys, outcome.wrong) == (360, 0)
 
 
 def test_the_rollouts_of_one_run_are_saved_together_or_not_at_all(store: RolloutStore) -> None:
