@@ -15,12 +15,13 @@ from typing import Any
 import sqlalchemy as sa
 
 from optimizers.damage import UNREADABLE, beside, damage, has_columns, opened, torn_log
-from optimizers.store_rows import UnreadableRowError, check
+from optimizers.store_rows import UnreadableRowError, check, sample_of
 from optimizers.store_schema import (
     APPLICATION,
     METADATA,
     PAID,
     ROLLOUTS,
+    SAMPLES,
     SCHEMA,
     SEEN,
     TABLES,
@@ -113,6 +114,9 @@ def _copied(
     kept: dict[str, int] = {}
     lost: dict[str, int] = {}
     for table in TABLES:
+        if old and table not in (ROLLOUTS, SEEN):
+            kept[table.name] = lost[table.name] = 0
+            continue
         most, known = size // _LEAST[table.name], _highest(connection, table)
         top = most if known is None else min(known, most)
         taken = _upgraded(table, run, connection if old else None)
@@ -204,6 +208,8 @@ def _sound(table: sa.Table, row: Mapping[str, Any], rollouts: set[int]) -> bool:
     try:
         if table is ROLLOUTS:
             check(row)
+        elif table is SAMPLES:
+            sample_of(row)
     except UnreadableRowError:
         return False
     return True

@@ -7,11 +7,12 @@ import math
 import struct
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 from zlib import crc32
 
 from optimizers.records import Query, Reward, Rollout
 from sgt_modules.episode import Call, Place
+from sgt_modules.generator import Sampled
 from sgt_modules.kinds import Supplement
 
 TEXTS = (
@@ -36,6 +37,7 @@ FRACTIONS = ("cost", "seconds", "created")
 SEPARATOR = "\x1f"
 """Between texts and numbers where they are joined for the checksum, which covers all but a row's id and key."""
 
+_SAMPLE = ("run", "stage", "number", "key", "kind", "text", "logprob", "prompt_tokens", "tokens")
 _json = json.JSONEncoder(ensure_ascii=False).encode
 _FRACTIONS = struct.Struct("<4d").pack
 
@@ -158,6 +160,42 @@ def rollout_of(row: Mapping[str, Any]) -> Rollout:
     )
 
 
+class KeptSample(NamedTuple):
+    """What the generator wrote, under a key that says what it was asked: prompt, seed, temperature, weights."""
+
+    key: str
+    sample: Sampled
+
+
+def sample_row(kept: KeptSample, *, run: str, stage: str, number: int) -> dict[str, Any]:
+    """The row of a sample, `run` and `stage` being storable already."""
+    sample = kept.sample
+    row: dict[str, Any] = {
+        "run": run,
+        "stage": stage,
+        "number": number,
+        "key": storable(kept.key),
+        "kind": storable(sample.supplement.kind),
+        "text": storable(sample.supplement.text),
+        "logprob": 0.0 if math.isnan(sample.logprob) else float(sample.logprob),
+        "prompt_tokens": sample.prompt_tokens,
+        "tokens": sample.tokens,
+    }
+    return {**row, "checksum": _sample_checksum(row)}
+
+
+def sample_of(row: Mapping[str, Any]) -> KeptSample:
+    """The sample of a row; raises `UnreadableRowError` for a damaged one."""
+    if row["checksum"] != _sample_checksum(row):
+        raise UnreadableRowError(f"Sample {row['number']} of stage {row['stage']!r} is not as it was written.")
+    supplement = Supplement(row["kind"], row["text"])
+    return KeptSample(row["key"], Sampled(supplement, row["logprob"], row["prompt_tokens"], row["tokens"]))
+
+
+def _sample_checksum(row: Mapping[str, Any]) -> int:
+    return crc32(repr([row[name] for name in _SAMPLE]).encode())
+
+
 def calls_text(calls: Sequence[Call]) -> str:
     """A run's calls as JSON, each as [role, turn, prompt, kind, text, logprob, gated]; empty without calls.
 
@@ -167,15 +205,15 @@ def calls_text(calls: Sequence[Call]) -> str:
     return "" if not calls else _json([_call_row(call) for call in calls])
 
 
-def calls_of(text: str) -> list[Call]:
-    """The calls that `calls_text` wrote; raises `UnreadableRowError` for another text."""
+def calls_of(row: Mapping[str, Any]) -> list[Call]:
+    """The calls that a row's trace tells of; raises `UnreadableRowError` where `calls_text` has not written it."""
     try:
         return [
             Call(Place(role, turn), prompt, Supplement(kind, said), logprob, gated)
-            for role, turn, prompt, kind, said, logprob, gated in json.loads(text or "[]")
+            for role, turn, prompt, kind, said, logprob, gated in json.loads(row["trace"] or "[]")
         ]
     except (ValueError, TypeError, RecursionError) as problem:
-        raise UnreadableRowError(f"A live run's calls cannot be read: {problem}") from problem
+        raise UnreadableRowError(f"The calls of a live run cannot be read: {problem}") from problem
 
 
 def _call_row(call: Call) -> list[object]:

@@ -73,6 +73,7 @@ SAMPLES = sa.Table(
     sa.Column("logprob", sa.Double, nullable=False),
     sa.Column("prompt_tokens", _INTEGER, nullable=False),
     sa.Column("tokens", _INTEGER, nullable=False),
+    sa.Column("checksum", _INTEGER, nullable=False),
 )
 TABLES = (ROLLOUTS, SEEN, SCOPES, SAMPLES)
 _VERSION = sa.Table("sgt_store", sa.MetaData(), sa.Column("version", sa.Integer, primary_key=True))

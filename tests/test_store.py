@@ -269,6 +269,16 @@ def test_samples_come_back_in_order_batch_by_batch_up_to_a_gap(store: RolloutSto
     assert (store.samples("round 1"), store.samples("round 2")) == (samples("c"), [])
 
 
+def test_samples_end_before_one_that_somebody_changed(tmp_path: Path) -> None:
+    path = tmp_path / "rollouts.sqlite"
+    with RolloutStore(path) as store:
+        store.add_samples("warm", 0, samples("a", "b", "c"))
+    sqlite_says(path, "UPDATE samples SET text = 'B' WHERE number = 1")
+    with RolloutStore(path) as store:
+        assert store.samples("warm") == samples("a")
+        assert "Sample 1 of stage 'warm' is not as it was written" in store.notes[0]
+
+
 def test_a_scope_is_described_and_described_anew(store: RolloutStore) -> None:
     assert store.described("scope") == {}
     store.describe("scope", {"actor": ["gpt"], "metric": "older"})
