@@ -15,7 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from optimizers.damage import UNREADABLE, beside, damage, has_columns, opened, torn_log
-from optimizers.store_rows import UnreadableRowError, check, sample_of
+from optimizers.store_rows import UnreadableRowError, check, sample_of, signed
 from optimizers.store_schema import (
     APPLICATION,
     METADATA,
@@ -123,9 +123,10 @@ def _copied(
         count = highest = 0
         for number, rows in _chunks(connection, table.name, top):
             sound = [row for row in map(taken, rows) if row is not None and _sound(table, row, kept_ids)]
+            if table is ROLLOUTS:
+                sound = [signed(row) for row in sound]  # no checksum covers a key
             if sound:
-                into.execute(sa.insert(table), sound)
-                count += len(sound)
+                count += into.execute(sa.insert(table).prefix_with("OR IGNORE"), sound).rowcount
             highest = max(highest, number)
             if table is ROLLOUTS:
                 kept_ids.update(row["id"] for row in sound)

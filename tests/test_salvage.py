@@ -250,6 +250,18 @@ def test_salvage_keeps_everything_of_a_store_that_is_whole(path: Path) -> None:
         assert store.described("scope") == {"metric": "exact"}
 
 
+def test_a_key_that_is_not_its_row_s_is_made_anew(path: Path) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE rollouts SET key = 'lost' WHERE query = 'q0'")
+    connection.close()
+    lost = many()[0]
+    with RolloutStore(path) as store:
+        assert store.get("scope", lost.query.id, lost.supplement) is None
+    assert salvage(path).kept["rollouts"] == ROWS
+    with RolloutStore(path) as store:
+        assert store.get("scope", lost.query.id, lost.supplement) == lost
+
+
 def test_a_second_damage_is_moved_beside_the_first(path: Path) -> None:
     for number in (1, 2):
         cut_in_half(path)
