@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 from rich.console import Console
@@ -43,6 +43,23 @@ def demo(
     demonstration = demonstrate(seed, log_dir=log_dir, scale=scale, display=False if silent else None)
     if gathered().main:
         show_demonstration(demonstration, Console())
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="The run's folder.")],
+    to: Annotated[str, typer.Option(help="parquet, jsonl, or hub-format (a folder that datasets.load_dataset reads).")],
+    output: Annotated[Path, typer.Option(help="A new folder for the tables.")],
+) -> None:
+    """Write a run's rollouts, and the rows it was trained on as TRL reads them, as tables.
+
+    Example: sgt export runs/demo --to parquet --output demo-tables
+    """
+    from optimizers.export import Format, export
+
+    console = Console()
+    for each in export(run, cast("Format", to), output):
+        console.print(f"{each.file}: {each.rows:,} rows", soft_wrap=True, highlight=False)
 
 
 def main() -> None:

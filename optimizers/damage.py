@@ -8,21 +8,30 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-from optimizers.store_schema import APPLICATION
+from optimizers.store_schema import APPLICATION, SCHEMA, TABLES
 
 CHECKED_WHOLE = 64 * 2**20
 """Files of at most so many bytes are checked page by page when they are opened; of larger ones, length and head."""
 
 _MAGIC = b"SQLite format 3\0"
+_TABLE, _OWN_COLUMN = b"CREATE TABLE rollouts", "supplement VARCHAR"
+_TABLES_WITHIN = 2**16
+_PASSING = ("locked", "busy", "readonly", "unable to open", "disk I/O", "full")
+"""What SQLite says of a file that is in use, or on a disk that is in trouble: whoever opens it is told."""
+
+UNREADABLE = (sqlite3.Error, UnicodeDecodeError)
+"""What is raised of a damaged file; the latter where SQLite's own message repeats what it found."""
+
 _LOG_HEAD, _FRAME_HEAD = 32, 24
 
 
 def damage(path: Path) -> str:
     """What is wrong with a store's file; empty where nothing is, or where it is no store of ours."""
     with path.open("rb") as file:
-        head = file.read(100)
-    size, log = path.stat().st_size, beside(path, "-wal")
-    ours = head[68:72] == struct.pack(">I", APPLICATION)
+        begin = file.read(_TABLES_WITHIN)
+    head, size, log = begin[:100], path.stat().st_size, beside(path, "-wal")
+    signed = head[68:72] == struct.pack(">I", APPLICATION)
+    ours = signed or _TABLE in begin
     if not head.startswith(_MAGIC[: len(head)]):
         return "its head is overwritten" if ours else ""
     if len(head) < 100:
@@ -32,15 +41,32 @@ def damage(path: Path) -> str:
     if ours and size < page * pages and not (log.exists() and log.stat().st_size):
         return f"only {size // page} of its {pages} pages are there"
     try:
-        with closing(opened(path)) as connection:
-            ours = ours or connection.execute("PRAGMA application_id").fetchone()[0] == APPLICATION
-            if not ours or size > CHECKED_WHOLE:
-                return ""
-            said = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-    except sqlite3.DatabaseError as problem:
-        locked = isinstance(problem, sqlite3.OperationalError) and "locked" in str(problem)
-        return str(problem) if ours and not locked else ""
-    return "" if said == "ok" else str(said).splitlines()[-1]
+        return _said(path, signed=signed, whole=size <= CHECKED_WHOLE)
+    except UNREADABLE as problem:
+        passing = isinstance(problem, sqlite3.OperationalError) and any(each in str(problem) for each in _PASSING)
+        return str(problem) if ours and not passing else ""
+
+
+def _said(path: Path, *, signed: bool, whole: bool) -> str:
+    """What SQLite says of a file that it can open; it may raise whatever `UNREADABLE` holds."""
+    with closing(opened(path)) as connection:
+        signed = signed or connection.execute("PRAGMA application_id").fetchone()[0] == APPLICATION
+        tables = connection.execute("SELECT sql FROM sqlite_master WHERE name = 'rollouts'").fetchall()
+        if not signed:
+            return "its head is overwritten" if tables and _OWN_COLUMN in str(tables[0][0]) else ""
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version == SCHEMA and tables and not has_columns(connection):
+            return "its list of tables is overwritten"
+        said = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0]) if whole else "ok"
+    return "" if said == "ok" else said.splitlines()[-1]
+
+
+def has_columns(connection: sqlite3.Connection) -> bool:
+    """Whether the tables have the columns of this version."""
+    return all(
+        {each[1] for each in connection.execute(f"PRAGMA table_info({table.name})")} == set(table.c.keys())
+        for table in TABLES
+    )
 
 
 def torn_log(path: Path) -> list[str]:
@@ -54,9 +80,13 @@ def torn_log(path: Path) -> list[str]:
         return []
     try:
         with closing(opened(path)) as connection:
+            application = connection.execute("PRAGMA application_id").fetchone()[0]
+            tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+            if application != APPLICATION and (application, tables) != (0, 0):
+                return []
             read: int = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[1]
             after = _log_frames(log)
-    except sqlite3.Error:
+    except UNREADABLE:
         return []
     if after is None or after.begun != before.begun or (read >= before.committed and not before.cut):
         return []
@@ -97,7 +127,13 @@ def beside(path: Path, end: str) -> Path:
 
 
 def opened(path: Path) -> sqlite3.Connection:
-    """A connection that trusts nothing in the file."""
+    """A connection that trusts nothing in the file, and reads texts that are none as well as it can."""
     connection = sqlite3.connect(path, timeout=30.0)
+    connection.text_factory = lenient
     connection.execute("PRAGMA trusted_schema=OFF")
     return connection
+
+
+def lenient(raw: bytes) -> str:
+    """Bytes as text, whatever they are; a checksum tells that they are not what was written."""
+    return raw.decode("utf-8", "replace")

@@ -14,13 +14,14 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from optimizers.damage import beside, damage, opened, torn_log
-from optimizers.store_rows import UnreadableRowError, check
+from optimizers.damage import UNREADABLE, beside, damage, has_columns, opened, torn_log
+from optimizers.store_rows import UnreadableRowError, check, sample_of, signed
 from optimizers.store_schema import (
     APPLICATION,
     METADATA,
     PAID,
     ROLLOUTS,
+    SAMPLES,
     SCHEMA,
     SEEN,
     TABLES,
@@ -113,15 +114,19 @@ def _copied(
     kept: dict[str, int] = {}
     lost: dict[str, int] = {}
     for table in TABLES:
+        if old and table not in (ROLLOUTS, SEEN):
+            kept[table.name] = lost[table.name] = 0
+            continue
         most, known = size // _LEAST[table.name], _highest(connection, table)
         top = most if known is None else min(known, most)
         taken = _upgraded(table, run, connection if old else None)
         count = highest = 0
         for number, rows in _chunks(connection, table.name, top):
             sound = [row for row in map(taken, rows) if row is not None and _sound(table, row, kept_ids)]
+            if table is ROLLOUTS:
+                sound = [signed(row) for row in sound]  # no checksum covers a key
             if sound:
-                into.execute(sa.insert(table), sound)
-                count += len(sound)
+                count += into.execute(sa.insert(table).prefix_with("OR IGNORE"), sound).rowcount
             highest = max(highest, number)
             if table is ROLLOUTS:
                 kept_ids.update(row["id"] for row in sound)
@@ -147,12 +152,12 @@ def _chunks(connection: sqlite3.Connection, table: str, top: int) -> Iterator[tu
         last = min(first + _CHUNK - 1, top)
         try:
             rows = _numbered(connection, table, first, last)
-        except (sqlite3.Error, UnicodeDecodeError):
+        except UNREADABLE:
             rows = []
             for number in range(first, last + 1):
                 try:
                     rows += _numbered(connection, table, number, number)
-                except (sqlite3.Error, UnicodeDecodeError):
+                except UNREADABLE:
                     continue
         if rows:
             yield max(row["rowid_"] for row in rows), rows
@@ -204,6 +209,8 @@ def _sound(table: sa.Table, row: Mapping[str, Any], rollouts: set[int]) -> bool:
     try:
         if table is ROLLOUTS:
             check(row)
+        elif table is SAMPLES:
+            sample_of(row)
     except UnreadableRowError:
         return False
     return True
@@ -213,7 +220,7 @@ def _asked(connection: sqlite3.Connection, question: str) -> int | None:
     """A number that the file tells, 0 where it tells nothing; None where it cannot be read."""
     try:
         answer = connection.execute(question).fetchone()[0]
-    except sqlite3.Error:
+    except UNREADABLE:
         return None
     return answer if isinstance(answer, int) else 0
 
@@ -229,8 +236,8 @@ def _highest(connection: sqlite3.Connection, table: sa.Table) -> int | None:
 def _has_tables(path: Path) -> bool:
     try:
         with closing(opened(path)) as connection:
-            return bool(connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'rollouts'").fetchone()[0])
-    except sqlite3.Error:
+            return has_columns(connection) or _asked(connection, "PRAGMA user_version") == 2
+    except UNREADABLE:
         return False
 
 

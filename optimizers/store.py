@@ -10,10 +10,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import astuple
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self, cast
+from typing import Any, Self, TypeVar, cast
 
 import sqlalchemy as sa
 
@@ -21,6 +20,7 @@ from optimizers.ledger import Meter
 from optimizers.records import Rollout
 from optimizers.store_engine import Database
 from optimizers.store_rows import (
+    KeptSample,
     UnreadableRowError,
     calls_of,
     calls_text,
@@ -28,24 +28,20 @@ from optimizers.store_rows import (
     met_by,
     rollout_of,
     row_of,
+    sample_of,
+    sample_row,
     storable,
 )
 from optimizers.store_scan import Scan, scanned
 from optimizers.store_schema import PAID, ROLLOUTS, SAMPLES, SCOPES, SEEN
-from optimizers.store_sql import KNOWN, MET_ROLLOUTS, Statements
+from optimizers.store_sql import KNOWN, LIVE, MET_ROLLOUTS, Statements
 from sgt_modules.episode import Call
-from sgt_modules.generator import Sampled
 from sgt_modules.kinds import Supplement
 
 _PAGE = 1000
+_NOTES = 100
+_Read = TypeVar("_Read")
 _NOTHING = Meter()
-
-
-class KeptSample(NamedTuple):
-    """What the generator wrote, under a key that says what it was asked: prompt, seed, temperature, weights."""
-
-    key: str
-    sample: Sampled
 
 
 class RolloutStore:
@@ -129,25 +125,33 @@ class RolloutStore:
         self._database.write(lambda connection: self._statements.see.run(connection, met))
 
     def _met(self, rollout: Rollout, key: str, paid: Meter) -> dict[str, object]:
-        costs = zip(PAID, astuple(paid), strict=True)
-        met = {**met_by(rollout), "run": self.run, **dict(costs)}
-        return {"key": key, **{f"met_{name}": value for name, value in met.items()}}
+        return {
+            "key": key,
+            **met_by(rollout),
+            "met_run": self.run,
+            "met_runs": paid.runs,
+            "met_calls": paid.calls,
+            "met_paid_in": paid.tokens_in,
+            "met_paid_out": paid.tokens_out,
+            "met_seconds": paid.seconds,
+            "met_cost": paid.cost,
+        }
 
     def get(self, scope: str, query_id: str, supplement: Supplement) -> Rollout | None:
         """A supplement's rewarded rollout on a query, as its first stage met it; None when it must be (re)tried."""
         key = {"key": key_of(scope, query_id, supplement.render())}
+        if not self._database.has(self._statements.known, key):
+            return None
         with self._database.transaction() as connection:
-            if self._statements.known.run(connection, key).first() is None:
-                return None
             row = connection.execute(KNOWN, key).mappings().first()
-        return None if row is None else self._readable(row)
+        return None if row is None else self._readable(rollout_of, row)
 
-    def _readable(self, row: sa.RowMapping) -> Rollout | None:
-        """The rollout; None for a row that is not as it was written, which counts as not there."""
+    def _readable(self, read: Callable[[Mapping[str, Any]], _Read], row: sa.RowMapping) -> _Read | None:
+        """What a row holds; None where it is not as it was written, which counts as not there."""
         try:
-            return rollout_of(cast("Mapping[str, Any]", row))
+            return read(cast("Mapping[str, Any]", row))
         except UnreadableRowError as problem:
-            if (note := f"{self.where}: {problem}") not in self.notes:
+            if len(self.notes) < _NOTES and (note := f"{self.where}: {problem}") not in self.notes:
                 self.notes.append(note)
             return None
 
@@ -161,8 +165,7 @@ class RolloutStore:
         """As `rollouts`, of `run` (this one by default), some at a time; what is added meanwhile comes too."""
         query = MET_ROLLOUTS.where(SEEN.c.run == (self.run if run is None else storable(run)))
         query = query if stage is None else query.where(SEEN.c.stage == storable(stage))
-        # What is met is read in its own order: an index on scopes must not tempt the database to sort every page.
-        query = query if scope is None else query.where(ROLLOUTS.c.scope.concat("") == storable(scope))
+        query = query if scope is None else query.where(_in(scope))
         query = query.where(SEEN.c.id > sa.bindparam("last")).order_by(SEEN.c.id).limit(_PAGE)
         last = 0
         while True:
@@ -170,7 +173,7 @@ class RolloutStore:
                 rows = connection.execute(query, {"last": last}).mappings().all()
             if not rows:
                 return
-            yield from (rollout for row in rows if (rollout := self._readable(row)) is not None)
+            yield from (rollout for row in rows if (rollout := self._readable(rollout_of, row)) is not None)
             last = rows[-1]["met"]
 
     def live_run(self, scope: str, live: str, query_id: str | None = None) -> tuple[list[Rollout], list[Call]] | None:
@@ -178,53 +181,39 @@ class RolloutStore:
 
         `query_id` tells runs of one name apart by their first rollout's query. Live runs are never another run's.
         """
-        query = MET_ROLLOUTS.where(
-            ROLLOUTS.c.live == storable(live), ROLLOUTS.c.run == self.run, SEEN.c.run == self.run
-        )
-        query = query.where(ROLLOUTS.c.scope == storable(scope), ROLLOUTS.c.score.is_not(None))
+        query = MET_ROLLOUTS.where(LIVE, ROLLOUTS.c.live == storable(live), ROLLOUTS.c.run == self.run)
+        query = query.where(SEEN.c.run == self.run, ROLLOUTS.c.score.is_not(None), _in(scope))
         query = query if query_id is None else query.where(ROLLOUTS.c.query == storable(query_id))
         with self._database.transaction() as connection:
             rows = connection.execute(query.order_by(SEEN.c.id)).mappings().all()
         last = max((row["created"] for row in rows), default=0.0)
         newest = [row for row in rows if row["created"] == last]
-        rollouts = [rollout for row in newest if (rollout := self._readable(row)) is not None]
-        if not rollouts or len(rollouts) < len(newest):
+        rollouts = [rollout for row in newest if (rollout := self._readable(rollout_of, row)) is not None]
+        traces = [calls for row in newest if (calls := self._readable(calls_of, row)) is not None]
+        if not rollouts or min(len(rollouts), len(traces)) < len(newest):
             return None
-        return rollouts, calls_of(next((row["trace"] for row in newest if row["trace"]), ""))
+        return rollouts, [call for calls in traces for call in calls]
 
     def add_samples(self, stage: str, first: int, samples: Sequence[KeptSample]) -> None:
         """Save what the generator wrote for a stage, from number `first` on; what stood there gives way."""
         rows = [
-            {
-                "run": self.run,
-                "stage": storable(stage),
-                "number": first + n,
-                "key": storable(key),
-                "kind": storable(sample.supplement.kind),
-                "text": storable(sample.supplement.text),
-                "logprob": float(sample.logprob),
-                "prompt_tokens": sample.prompt_tokens,
-                "tokens": sample.tokens,
-            }
-            for n, (key, sample) in enumerate(samples)
+            sample_row(each, run=self.run, stage=storable(stage), number=first + n) for n, each in enumerate(samples)
         ]
         if rows:
-            with self._database.transaction() as connection:
-                connection.execute(self._statements.keep_sample, rows)
+            self._database.write(lambda connection: connection.execute(self._statements.keep_sample, rows))
 
     def samples(self, stage: str) -> list[KeptSample]:
         """What the generator wrote for a stage of this run, from number 0 up to the first that is missing."""
         query = sa.select(SAMPLES).where(SAMPLES.c.run == self.run, SAMPLES.c.stage == storable(stage))
         with self._database.transaction() as connection:
             rows = connection.execute(query.order_by(SAMPLES.c.number)).mappings().all()
-        return [
-            KeptSample(
-                row["key"],
-                Sampled(Supplement(row["kind"], row["text"]), row["logprob"], row["prompt_tokens"], row["tokens"]),
-            )
-            for n, row in enumerate(rows)
-            if row["number"] == n
-        ]
+        kept: list[KeptSample] = []
+        for row in rows:
+            sample = self._readable(sample_of, row)
+            if sample is None or row["number"] != len(kept):
+                break
+            kept.append(sample)
+        return kept
 
     def describe(self, scope: str, described: Mapping[str, object]) -> None:
         """Keep what a scope's fingerprint stands for, as JSON."""
@@ -233,10 +222,14 @@ class RolloutStore:
             connection.execute(self._statements.describe, {"scope": storable(scope), "described": text})
 
     def described(self, scope: str) -> dict[str, Any]:
-        """What a scope stands for; empty where nobody said."""
+        """What a scope stands for; empty where nobody said, or it cannot be read."""
         query = sa.select(SCOPES.c.described).where(SCOPES.c.scope == storable(scope))
         with self._database.transaction() as connection:
-            return json.loads(connection.execute(query).scalar() or "{}")
+            found = connection.execute(query).scalar()
+        try:
+            return json.loads(found or "{}")
+        except (ValueError, RecursionError):
+            return {}
 
     def spent(self, run: str | None = None) -> Meter:
         """What `run` (this one by default) has paid for its rollouts, over all of its sessions."""
@@ -277,3 +270,8 @@ class RolloutStore:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _in(scope: str) -> sa.ColumnElement[bool]:
+    """Within a scope, told so that no index is used: most rollouts of a store may have the same one."""
+    return ROLLOUTS.c.scope.concat("") == storable(scope)

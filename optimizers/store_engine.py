@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import cast
 
 import sqlalchemy as sa
+from sqlalchemy import event
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
+from optimizers.damage import UNREADABLE, lenient
 from optimizers.salvage import salvaged_if_damaged
 from optimizers.store_rows import UnreadableRowError
 from optimizers.store_schema import prepare
+from optimizers.store_sql import Spelled
 from sgt_modules.errors import RunFolderError, SGTError
 
 DRIVERS = ("sqlite", "sqlite+pysqlite", "postgresql+psycopg")
@@ -37,7 +41,7 @@ class Database:
         self._open = ExitStack()
         try:
             self._engine, self._one = self._opened(url, run)
-        except (DBAPIError, OSError) as problem:
+        except (DBAPIError, OSError, UnicodeDecodeError) as problem:
             self.close()
             raise RunFolderError(
                 f"{self.name} cannot be opened as a store of rollouts ({type(problem).__name__}: {_said(problem)}). "
@@ -87,7 +91,19 @@ class Database:
         try:
             with self.bare() as connection:
                 yield connection
-        except DBAPIError as problem:
+        except (DBAPIError, UnicodeDecodeError) as problem:
+            raise self._failure(problem) from problem
+
+    def has(self, statement: Spelled, values: Mapping[str, object]) -> bool:
+        """Whether a query finds anything. A file is asked past SQLAlchemy, which would take longer than SQLite."""
+        if self._one is None:
+            with self.transaction() as connection:
+                return statement.run(connection, values).first() is not None
+        try:
+            with self._lock:
+                file = cast("sqlite3.Connection", self._one.connection.driver_connection)
+                return file.execute(statement.text, {**statement.own, **values}).fetchone() is not None
+        except UNREADABLE as problem:
             raise self._failure(problem) from problem
 
     def write(self, act: Callable[[sa.Connection], object]) -> None:
@@ -108,7 +124,7 @@ class Database:
         """Close every connection."""
         self._open.close()
 
-    def _failure(self, problem: DBAPIError) -> SGTError:
+    def _failure(self, problem: Exception) -> SGTError:
         return SGTError(
             f"{self.name} failed ({_said(problem)}). What was saved before is safe. See to the disk or the server, "
             "then start again with the same log_dir: a damaged file is mended where it is opened, or by "
@@ -153,7 +169,9 @@ def _engine(url: sa.URL) -> sa.Engine:
     """
     if is_file(url):
         arguments = {"check_same_thread": False, "timeout": 30.0}
-        return sa.create_engine(url, poolclass=sa.StaticPool, connect_args=arguments)
+        engine = sa.create_engine(url, poolclass=sa.StaticPool, connect_args=arguments)
+        event.listen(engine, "connect", lambda connection, _: setattr(connection, "text_factory", lenient))
+        return engine
     try:
         return sa.create_engine(url, pool_size=_POOL, max_overflow=0, pool_pre_ping=True)
     except ImportError as missing:

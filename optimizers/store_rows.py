@@ -7,11 +7,12 @@ import math
 import struct
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 from zlib import crc32
 
 from optimizers.records import Query, Reward, Rollout
 from sgt_modules.episode import Call, Place
+from sgt_modules.generator import Sampled
 from sgt_modules.kinds import Supplement
 
 TEXTS = (
@@ -36,6 +37,8 @@ FRACTIONS = ("cost", "seconds", "created")
 SEPARATOR = "\x1f"
 """Between texts and numbers where they are joined for the checksum, which covers all but a row's id and key."""
 
+_SAMPLE = ("run", "stage", "number", "key", "kind", "text", "logprob", "prompt_tokens", "tokens")
+_json = json.JSONEncoder(ensure_ascii=False).encode
 _FRACTIONS = struct.Struct("<4d").pack
 
 MET = ("stage", "source", "logprob")
@@ -59,8 +62,12 @@ def storable(text: str) -> str:
 
 def key_of(scope: str, query: str, supplement: str, *, live: str = "", run: str = "") -> str:
     """32 hex digits that make a run of the actor distinct; a live one by its name within its own run."""
+    return _key(*map(storable, (scope, query, supplement, live, run)))
+
+
+def _key(scope: str, query: str, supplement: str, live: str, run: str) -> str:
     parts = (scope, query, supplement, live, run if live else "")
-    return blake2b("\0".join(map(storable, parts)).encode(), digest_size=16).hexdigest()
+    return blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
 
 
 def row_of(
@@ -75,7 +82,7 @@ def row_of(
         "live": live,
         "run": run,
         "predictor": query.predictor,
-        "others": _json([[*place, each.kind, each.text] for place, each in query.others]),
+        "others": _json([[*place, each.kind, each.text] for place, each in query.others]) if query.others else "[]",
         "prompt": query.prompt,
         "kind": supplement.kind,
         "text": supplement.text,
@@ -85,8 +92,10 @@ def row_of(
         "writer": rollout.writer,
         "trace": trace,
     }
+    if (joined := SEPARATOR.join(texts.values())) != storable(joined):
+        texts = {name: storable(text) for name, text in texts.items()}
     row: dict[str, Any] = {
-        **{name: storable(text) for name, text in texts.items()},
+        **texts,
         "position": query.index,
         "turn": query.turn,
         "asked": asked,
@@ -102,14 +111,14 @@ def row_of(
 
 def signed(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row of all its content with its key and its checksum."""
-    key = key_of(row["scope"], row["query"], row["supplement"], live=row["live"], run=row["run"])
+    key = _key(row["scope"], row["query"], row["supplement"], row["live"], row["run"])
     return {**row, "key": key, "checksum": _checksum(row)}
 
 
 def met_by(rollout: Rollout) -> dict[str, Any]:
-    """What the rollout's stage says of it; a log-probability that is no number counts as unknown."""
+    """What the rollout's stage says of it, as parameters; a log-probability that is no number counts as unknown."""
     logprob = 0.0 if math.isnan(rollout.logprob) else float(rollout.logprob)
-    return {"stage": storable(rollout.stage), "source": storable(rollout.source), "logprob": logprob}
+    return {"met_stage": storable(rollout.stage), "met_source": storable(rollout.source), "met_logprob": logprob}
 
 
 def check(row: Mapping[str, Any]) -> None:
@@ -151,6 +160,42 @@ def rollout_of(row: Mapping[str, Any]) -> Rollout:
     )
 
 
+class KeptSample(NamedTuple):
+    """What the generator wrote, under a key that says what it was asked: prompt, seed, temperature, weights."""
+
+    key: str
+    sample: Sampled
+
+
+def sample_row(kept: KeptSample, *, run: str, stage: str, number: int) -> dict[str, Any]:
+    """The row of a sample, `run` and `stage` being storable already."""
+    sample = kept.sample
+    row: dict[str, Any] = {
+        "run": run,
+        "stage": stage,
+        "number": number,
+        "key": storable(kept.key),
+        "kind": storable(sample.supplement.kind),
+        "text": storable(sample.supplement.text),
+        "logprob": 0.0 if math.isnan(sample.logprob) else float(sample.logprob),
+        "prompt_tokens": sample.prompt_tokens,
+        "tokens": sample.tokens,
+    }
+    return {**row, "checksum": _sample_checksum(row)}
+
+
+def sample_of(row: Mapping[str, Any]) -> KeptSample:
+    """The sample of a row; raises `UnreadableRowError` for a damaged one."""
+    if row["checksum"] != _sample_checksum(row):
+        raise UnreadableRowError(f"Sample {row['number']} of stage {row['stage']!r} is not as it was written.")
+    supplement = Supplement(row["kind"], row["text"])
+    return KeptSample(row["key"], Sampled(supplement, row["logprob"], row["prompt_tokens"], row["tokens"]))
+
+
+def _sample_checksum(row: Mapping[str, Any]) -> int:
+    return crc32(repr([row[name] for name in _SAMPLE]).encode())
+
+
 def calls_text(calls: Sequence[Call]) -> str:
     """A run's calls as JSON, each as [role, turn, prompt, kind, text, logprob, gated]; empty without calls.
 
@@ -160,23 +205,19 @@ def calls_text(calls: Sequence[Call]) -> str:
     return "" if not calls else _json([_call_row(call) for call in calls])
 
 
-def calls_of(text: str) -> list[Call]:
-    """The calls that `calls_text` wrote; raises `UnreadableRowError` for another text."""
+def calls_of(row: Mapping[str, Any]) -> list[Call]:
+    """The calls that a row's trace tells of; raises `UnreadableRowError` where `calls_text` has not written it."""
     try:
         return [
             Call(Place(role, turn), prompt, Supplement(kind, said), logprob, gated)
-            for role, turn, prompt, kind, said, logprob, gated in json.loads(text or "[]")
+            for role, turn, prompt, kind, said, logprob, gated in json.loads(row["trace"] or "[]")
         ]
     except (ValueError, TypeError, RecursionError) as problem:
-        raise UnreadableRowError(f"A live run's calls cannot be read: {problem}") from problem
+        raise UnreadableRowError(f"The calls of a live run cannot be read: {problem}") from problem
 
 
 def _call_row(call: Call) -> list[object]:
     return [*call.place, call.prompt, call.supplement.kind, call.supplement.text, call.logprob, call.gated]
-
-
-def _json(content: object) -> str:
-    return json.dumps(content, ensure_ascii=False)
 
 
 def _checksum(row: Mapping[str, Any]) -> int:

@@ -73,6 +73,7 @@ SAMPLES = sa.Table(
     sa.Column("logprob", sa.Double, nullable=False),
     sa.Column("prompt_tokens", _INTEGER, nullable=False),
     sa.Column("tokens", _INTEGER, nullable=False),
+    sa.Column("checksum", _INTEGER, nullable=False),
 )
 TABLES = (ROLLOUTS, SEEN, SCOPES, SAMPLES)
 _VERSION = sa.Table("sgt_store", sa.MetaData(), sa.Column("version", sa.Integer, primary_key=True))
@@ -123,6 +124,8 @@ def _prepare_file(connection: sa.Connection, name: str, run: str) -> list[str]:
         connection.exec_driver_sql(f"PRAGMA application_id={APPLICATION}")
         connection.exec_driver_sql(f"PRAGMA user_version={SCHEMA}")
         connection.commit()
+        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")  # so that the file itself says whose it is
+        connection.rollback()
     except BaseException:
         connection.rollback()
         raise

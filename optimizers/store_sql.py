@@ -16,6 +16,9 @@ _Insert = sqlite.Insert | postgresql.Insert
 MET_ROLLOUTS = sa.select(ROLLOUTS, *(SEEN.c[name] for name in MET), SEEN.c.id.label("met")).join_from(SEEN, ROLLOUTS)
 """Rollouts with what a stage says of each."""
 
+LIVE = ROLLOUTS.c.live != sa.literal_column("''")
+"""Of live runs: what SQLite must read word for word to take their index."""
+
 _REWARDED = (ROLLOUTS.c.key == sa.bindparam("key"), ROLLOUTS.c.score.is_not(None))
 KNOWN = MET_ROLLOUTS.where(*_REWARDED).order_by(SEEN.c.id).limit(1)
 

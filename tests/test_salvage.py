@@ -8,10 +8,13 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from scripted import query, rollout
 
 from optimizers.damage import damage
@@ -21,7 +24,7 @@ from optimizers.salvage import salvage
 from optimizers.store import KeptSample, RolloutStore
 from optimizers.store_schema import SCHEMA
 from sgt_modules.episode import Place
-from sgt_modules.errors import RunFolderError
+from sgt_modules.errors import RunFolderError, SGTError
 from sgt_modules.generator import Sampled
 from sgt_modules.kinds import SILENCE, Supplement
 
@@ -167,6 +170,18 @@ def overwrite_the_head(file: Path) -> None:
     overwrite(file, 0, 60)
 
 
+def rename_a_column_in_the_list_of_tables(file: Path) -> None:
+    file.write_bytes(file.read_bytes().replace(b"\tfeedback VARCHAR", b"\tfeedbuck VARCHAR"))
+
+
+def forget_whose_it_is(file: Path) -> None:
+    overwrite(file, 68, 4)
+
+
+def break_a_text(file: Path) -> None:
+    file.write_bytes(file.read_bytes().replace(b"[cot] 7 think", b"[cot] 7 th\xffnk", 1)[: -10 * PAGE])
+
+
 @pytest.mark.parametrize(
     ("harm", "least"),
     [
@@ -175,6 +190,9 @@ def overwrite_the_head(file: Path) -> None:
         (overwrite_the_middle, ROWS - 200),
         (overwrite_the_first_page, ROWS),
         (overwrite_the_head, ROWS),
+        (rename_a_column_in_the_list_of_tables, ROWS),
+        (forget_whose_it_is, ROWS),
+        (break_a_text, ROWS // 2),
     ],
 )
 def test_a_damaged_store_is_salvaged_when_it_is_opened_and_says_what_was_lost(path: Path, harm, least: int) -> None:
@@ -202,6 +220,24 @@ def test_a_damaged_store_is_salvaged_when_it_is_opened_and_says_what_was_lost(pa
     assert sorted(each.name for each in path.parent.iterdir()) == ["rollouts.sqlite", "rollouts.sqlite.damaged-1"]
 
 
+@settings(max_examples=10, deadline=None)
+@given(st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.binary(min_size=1, max_size=200)), max_size=8))
+@example([(0.0, b"SQLite format 3\0" + b"\xff" * 84)])
+def test_whatever_is_written_over_a_store_it_opens_or_is_refused(
+    built: Path, tmp_path_factory: pytest.TempPathFactory, over: list[tuple[float, bytes]]
+) -> None:
+    path = shutil.copy(built, tmp_path_factory.mktemp("harmed") / "rollouts.sqlite")
+    for place, content in over:
+        with path.open("r+b") as file:
+            file.seek(int(place * (path.stat().st_size - len(content))))
+            file.write(content)
+    with suppress(SGTError), RolloutStore(path) as store:
+        kept = store.rollouts()
+        assert {(each.query.id, each.supplement) for each in kept} <= {
+            (each.query.id, each.supplement) for each in many()
+        }
+
+
 def test_salvage_keeps_everything_of_a_store_that_is_whole(path: Path) -> None:
     assert damage(path) == ""
     salvaged = salvage(path)
@@ -212,6 +248,18 @@ def test_salvage_keeps_everything_of_a_store_that_is_whole(path: Path) -> None:
         assert len(store.samples("warm")) == 10
         assert store.spent() == Meter(1, 1)
         assert store.described("scope") == {"metric": "exact"}
+
+
+def test_a_key_that_is_not_its_row_s_is_made_anew(path: Path) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE rollouts SET key = 'lost' WHERE query = 'q0'")
+    connection.close()
+    lost = many()[0]
+    with RolloutStore(path) as store:
+        assert store.get("scope", lost.query.id, lost.supplement) is None
+    assert salvage(path).kept["rollouts"] == ROWS
+    with RolloutStore(path) as store:
+        assert store.get("scope", lost.query.id, lost.supplement) == lost
 
 
 def test_a_second_damage_is_moved_beside_the_first(path: Path) -> None:
@@ -231,6 +279,16 @@ def test_a_scan_counts_rows_that_are_not_as_they_were_written(path: Path) -> Non
     assert (scan.unreadable, scan.rollouts, scan.whole) == (ROWS // 10, ROWS, False)
     assert changed >= ROWS // 10
     assert salvage(path).lost["rollouts"] == ROWS // 10
+
+
+def test_a_text_that_is_no_longer_one_costs_its_row_only(path: Path) -> None:
+    content = path.read_bytes()
+    assert content.count(b"[cot] 7 think") == 1
+    path.write_bytes(content.replace(b"[cot] 7 think", b"[cot] 7 th\xffnk"))
+    with RolloutStore(path) as store:
+        assert len(store.rollouts()) == ROWS - 1
+        assert store.scan().unreadable == 1
+        assert len(store.notes) == 1
 
 
 def test_a_store_that_breaks_while_it_is_open_is_scanned_as_far_as_it_can_be_read(path: Path) -> None:
@@ -273,6 +331,8 @@ def test_a_salvage_that_was_killed_at_its_last_step_is_finished(path: Path) -> N
 
 KILLED = """
 import os, signal, sys
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from scripted import query, rollout
 from optimizers.store import RolloutStore
 
@@ -312,3 +372,23 @@ def test_of_a_torn_log_all_transactions_before_the_tear_are_kept_and_the_loss_is
         store.add(rollout(1.0, of=query("new")), "scope")
     with RolloutStore(killed) as store:
         assert (store.count(), store.notes) == (len(kept) + 1, [])
+
+
+def test_a_log_of_another_program_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "rollouts.sqlite"
+    writer = sqlite3.connect(path)
+    writer.executescript("PRAGMA journal_mode=WAL; CREATE TABLE accounts (id); INSERT INTO accounts VALUES (1);")
+    log = tmp_path / "rollouts.sqlite-wal"
+    before = path.read_bytes(), log.read_bytes()
+    with pytest.raises(RunFolderError, match="another program's database"):
+        RolloutStore(path)
+    assert (path.read_bytes(), log.read_bytes()) == before
+    writer.close()
+
+
+def test_a_file_that_may_not_be_written_is_no_damage(path: Path) -> None:
+    with RolloutStore(path):
+        other = sqlite3.connect(path)
+        other.execute("BEGIN IMMEDIATE")
+        assert damage(path) == ""
+        other.close()

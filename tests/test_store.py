@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import bench_postgres
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -138,6 +139,11 @@ def test_many_threads_may_add_at_once(store: RolloutStore) -> None:
     assert sorted(r.query.index for r in store.rollouts()) == list(range(200))
 
 
+def test_several_processes_that_write_to_one_file_lose_and_double_nothing(tmp_path: Path) -> None:
+    outcome = bench_postgres.measured(str(tmp_path / "rollouts.sqlite"), 400)
+    assert (outcome.keys, outcome.wrong) == (360, 0)
+
+
 def test_the_rollouts_of_one_run_are_saved_together_or_not_at_all(store: RolloutStore) -> None:
     unreadable = replace(rollout(1.0, of=query("b", 1)), output={"answer": object()})  # pyright: ignore[reportArgumentType]
     with pytest.raises(TypeError):
@@ -261,6 +267,16 @@ def test_samples_come_back_in_order_batch_by_batch_up_to_a_gap(store: RolloutSto
     store.add_samples("warm", 1, samples("B"))
     assert store.samples("warm") == samples("a", "B", "Ünits")
     assert (store.samples("round 1"), store.samples("round 2")) == (samples("c"), [])
+
+
+def test_samples_end_before_one_that_somebody_changed(tmp_path: Path) -> None:
+    path = tmp_path / "rollouts.sqlite"
+    with RolloutStore(path) as store:
+        store.add_samples("warm", 0, samples("a", "b", "c"))
+    sqlite_says(path, "UPDATE samples SET text = 'B' WHERE number = 1")
+    with RolloutStore(path) as store:
+        assert store.samples("warm") == samples("a")
+        assert "Sample 1 of stage 'warm' is not as it was written" in store.notes[0]
 
 
 def test_a_scope_is_described_and_described_anew(store: RolloutStore) -> None:
