@@ -82,10 +82,11 @@ class Gate:
         """The gate of a saved program. Raises `SavedStateError` for what no gate dumps."""
         found = mapping(state, "a gate's state")
         seen = mapping(found.get("seen"), "a gate's words")
-        words = {word: whole(seen, word, 1) for word in seen}
+        inputs = whole(found, "inputs", 0)
+        words = {word: whole(seen, word, 1, inputs) for word in seen}
         least_sure = number(found, "least_sure", _ANY)
         most_novel = number(found, "most_novel", 0.0)
-        return cls(words, whole(found, "inputs", 0), most_novel, least_sure if least_sure > _ANY else -math.inf)
+        return cls(words, inputs, most_novel, least_sure if least_sure > _ANY else -math.inf)
 
     def __deepcopy__(self, memo: dict[int, object]) -> Gate:
         return self
