@@ -23,7 +23,7 @@ from sgt_modules.prompts import exploring, generator_prompt
 BAR = 3.0
 PAIRS, HELD_OUT, SAMPLES, REPEATS = 1000, 200, 20, 5
 QUERIES = 60
-LEARNING_RATE = 5e-4
+LEARNING_RATE = 4e-3
 
 
 def supplements() -> Iterator[Rollout]:

@@ -334,6 +334,7 @@ def _sampled(
             at_once=at_once,
         )
         for reply in replies:
+            setting.train.actor.budget.check()
             setting.spending.sampled([reply])
             view.advance()
             yield reply

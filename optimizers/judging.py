@@ -11,6 +11,7 @@ from dspy.utils.exceptions import AdapterParseError
 
 from optimizers.ledger import Meter
 from optimizers.outages import LMCalls, is_permanent, says_nothing
+from optimizers.prices import cost_of
 from optimizers.queries import query_id
 from optimizers.records import Query, Reward, Rollout
 from optimizers.reward import Scorer
@@ -61,11 +62,14 @@ def judged_run(program: dspy.Module, example: dspy.Example, index: int, given: G
     error = "" if problem is None else redacted(f"{type(problem).__name__}: {problem}", _lms(program))
     chosen = isinstance(given, Mapping)
     writers = set() if chosen else {each.generator.name for _, each in supplemented(program)}
-    entries = [entry for name, of_model in usage.usage_data.items() if name not in writers for entry in of_model]
+    used = {name: entries for name, entries in usage.usage_data.items() if name not in writers}
+    entries = [entry for of_model in used.values() for entry in of_model]
+    cost = cost_of(used, (each.lm or dspy.settings.lm for each in program.predictors())) if entries else 0.0
     read, wrote = (sum(entry.get(name) or 0 for entry in entries) for name in ("prompt_tokens", "completion_tokens"))
     output = {name: str(value) for name, value in prediction.items()} if isinstance(prediction, dspy.Example) else {}
-    rollout = Rollout(_whole(example, index), "", "none", SILENCE, reward, output, error, 0.0, read, wrote, seconds)
-    return JudgedRun(rollout, asked.ordered, Meter(1, len(entries), read, wrote, seconds), _fatal(program, calls))
+    whole = _whole(example, index)
+    rollout = Rollout(whole, "", "none", SILENCE, reward, output, error, 0.0, read, wrote, seconds, cost)
+    return JudgedRun(rollout, asked.ordered, Meter(1, len(entries), read, wrote, seconds, cost), _fatal(program, calls))
 
 
 def failed_run(example: dspy.Example, index: int, error: str) -> JudgedRun:

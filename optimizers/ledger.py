@@ -11,9 +11,10 @@ from sgt_modules.errors import SGTError
 
 @dataclass(frozen=True, slots=True)
 class Meter:
-    """What an actor has paid: runs of the program, calls of its LM, their tokens, and seconds summed over threads.
+    """What an actor has paid: runs of the program, calls of its LM, their tokens, seconds summed over threads, and USD.
 
-    Calls and tokens are what the provider reports: an answer from DSPy's own cache counts as none.
+    Calls and tokens are what the provider reports: an answer from DSPy's own cache counts as none. `cost` counts only
+    calls of a known price (see `optimizers.prices`).
     """
 
     runs: int = 0
@@ -21,6 +22,7 @@ class Meter:
     tokens_in: int = 0
     tokens_out: int = 0
     seconds: float = 0.0
+    cost: float = 0.0
 
     def __add__(self, other: Meter) -> Meter:
         return Meter(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))

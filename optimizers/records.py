@@ -70,7 +70,8 @@ class Rollout:
 
     `reward` is None when the run failed for a reason that says nothing about the supplement (a provider's error): such
     a rollout is neither a success nor a failure. `output` holds the program's output fields as text. Tokens are the
-    actor's own, as its provider counts them; `seconds` is wall time.
+    actor's own, as its provider counts them; `seconds` is wall time; `cost` is in US dollars, 0.0 where no price is
+    known. `writer` is the fingerprint of the generator that wrote the supplement, empty where none did.
     """
 
     query: Query
@@ -84,6 +85,8 @@ class Rollout:
     tokens_in: int = 0
     tokens_out: int = 0
     seconds: float = 0.0
+    cost: float = 0.0
+    writer: str = ""
 
     def won(self, threshold: float = 1.0) -> bool:
         """Whether the actor succeeded, i.e. was rewarded with at least `threshold`."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
 import dspy
 
+from optimizers.ledger import Meter
 from optimizers.memory import Peak
 from optimizers.records import Checkpoint, Rollout
 from optimizers.safe_reading import entry
@@ -19,7 +20,8 @@ from sgt_modules.wrapping import unsupplement, with_generator
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What a run has spent: calls of the actor's LM and samples of the generator, their tokens, and seconds of work.
+    """What a run has spent: calls of the actor's LM and samples of the generator, their tokens, dollars for the actor,
+    and seconds: in `total`, and of three kinds of work.
 
     >>> (Spent(actor_calls=2, acting=1.5) + Spent(actor_calls=1)).actor_calls
     3
@@ -34,6 +36,8 @@ class Spent:
     sampling: float = 0.0
     acting: float = 0.0
     training: float = 0.0
+    cost: float = 0.0
+    total: float = 0.0
 
     @staticmethod
     def read(content: Mapping[str, Any]) -> Spent:
@@ -43,6 +47,16 @@ class Spent:
 
     def __add__(self, other: Spent) -> Spent:
         return Spent(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
+
+    @property
+    def paid(self) -> Meter:
+        """What the actor was paid."""
+        return Meter(calls=self.actor_calls, tokens_in=self.actor_in, tokens_out=self.actor_out, cost=self.cost)
+
+    @property
+    def others(self) -> Spent:
+        """What was spent besides, without `total`."""
+        return replace(self, actor_calls=0, actor_in=0, actor_out=0, cost=0.0, total=0.0)
 
     @property
     def tokens(self) -> dict[str, int]:
@@ -84,7 +98,8 @@ class StageResult:
 class SGTResult:
     """How a compile went: every stage, the selected one, what was spent, and why anything was left undone.
 
-    `spent` covers every session of the run's folder, up to each one's last finished stage.
+    `spent` covers every session of the run's folder. `stopped` says where a budget ended the run before its end, and is
+    empty otherwise; then the stages are those that were finished, and with none of them `none` is selected.
     """
 
     stages: Sequence[StageResult]
@@ -93,6 +108,7 @@ class SGTResult:
     notes: Sequence[str]
     log_dir: Path
     generator: SupplementGenerator
+    stopped: str = ""
 
     @property
     def best(self) -> StageResult:
@@ -113,11 +129,11 @@ class SGTResult:
 
 def selected_program(result: SGTResult, student: dspy.Module, wrapped: dspy.Module) -> dspy.Module:
     """The selected stage's program: a new one, made of the student or of its wrapped copy, with `detailed_results`."""
-    best = result.best
-    if best.name == "student":
-        program = student.deepcopy()
-    elif best.checkpoint is None:
+    best = result.best if result.stages else None
+    if best is None or (best.checkpoint is None and best.name != "student"):
         program = unsupplement(student)
+    elif best.checkpoint is None:
+        program = student.deepcopy()
     else:
         program = with_generator(wrapped, result.generator.with_checkpoint(best.checkpoint.path), best.gate)
     return compiled(program, result)

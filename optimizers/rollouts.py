@@ -5,6 +5,7 @@ Every rollout is in the store before anyone hears of it, and what the store know
 
 from __future__ import annotations
 
+import contextvars
 import itertools
 import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -12,8 +13,8 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import dspy
-from dspy.utils.parallelizer import ParallelExecutor
 
+from optimizers.budget import Budget
 from optimizers.judging import JudgedRun
 from optimizers.ledger import Ledger, Meter
 from optimizers.queries import query_id, query_of
@@ -56,6 +57,8 @@ class Actor:
     A run of more than `max_run_seconds` is given up, and has no reward (None: never; the LM's own timeout, which DSPy
     tries again, should be shorter). `runner` says where the runs of `probe` and `run` are worked. `live` and `together`
     are always worked in threads here, beside the generator that writes as they run and answers its callers in batches.
+    `budget` is asked before each run that the store cannot answer: once it is used up, what is under way is finished
+    and saved, and `StoppedError` raised.
 
     A provider's error or a metric that raises gives a rollout without a reward. An answer that cannot be read, by the
     adapter or by the program itself, is the actor's failure: reward 0.0, with the error's text.
@@ -71,6 +74,7 @@ class Actor:
         num_threads: int | None = None,
         max_errors: int = 10,
         runner: Runner | None = None,
+        budget: Budget | None = None,
         max_run_seconds: float | None = None,
     ) -> None:
         self.program = program
@@ -80,6 +84,7 @@ class Actor:
         self.num_threads = num_threads
         self.max_errors = max_errors
         self.runner = runner or ThreadRunner()
+        self.budget = budget or Budget()
         self.max_run_seconds = check_seconds(max_run_seconds)
         self._ledger = Ledger(max_errors)
         self._telling = threading.Lock()
@@ -158,7 +163,7 @@ class Actor:
         judge = self._judge(examples, ThreadRunner(), program)
 
         def work(index: int) -> Rollout:
-            run = judge(index, None)
+            run = self._paid(lambda: judge(index, None))
             calls[index] = run.calls
             written = [call.supplement for call in calls[index] if call.supplement]
             rollout = _as_proposed(run.rollout, Candidate(run.rollout.query, _joined(written), "direct"), stage)
@@ -185,8 +190,8 @@ class Actor:
 
         def work(position: int) -> Rollout:
             index, choose = choosers[position]
-            run = judge(index, choose)
-            free = replace(run.rollout, tokens_in=0, tokens_out=0, seconds=0.0)
+            run = self._paid(lambda: judge(index, choose))
+            free = replace(run.rollout, tokens_in=0, tokens_out=0, seconds=0.0, cost=0.0)
             rollouts = [
                 _as_proposed(
                     free if n else run.rollout, Candidate(query, call.supplement, "joint", call.logprob), stage
@@ -228,7 +233,7 @@ class Actor:
             self.store.meet(rollout, self.scope)
             return rollout
         given = {**dict(query.others), query.place: candidate.supplement}
-        run = judge(query.index, given)
+        run = self._paid(lambda: judge(query.index, given))
         rollout = _as_proposed(run.rollout, candidate, stage)
         self._save([rollout], run)
         return rollout
@@ -247,12 +252,14 @@ class Actor:
         return own
 
     def _probe(self, example: dspy.Example, index: int, stage: str, judge: Judge) -> list[Rollout]:
-        run = judge(index, {})
+        run = self._paid(lambda: judge(index, {}))
         roles = self._roles()
         calls = sorted(run.calls, key=lambda call: (roles.index(call.place.role), call.place.turn))
         queries = [query_of(call, example, index) for call in calls]
         whole = replace(run.rollout, stage=stage)
-        free = replace(whole, tokens_in=0, tokens_out=0, seconds=0.0)  # the cost of a run stands in its first rollout
+        free = replace(
+            whole, tokens_in=0, tokens_out=0, seconds=0.0, cost=0.0
+        )  # the cost of a run stands in its first rollout
         rollouts = [replace(free if n else whole, query=query) for n, query in enumerate(queries)] or [whole]
         self._save(rollouts, run)
         return rollouts
@@ -261,9 +268,17 @@ class Actor:
         """The wrapped predictors' roles, and the empty one of a run that asked none of them."""
         return [*dict.fromkeys(each.role for _, each in supplemented(self.program)), ""]
 
+    def _paid(self, work: Callable[[], JudgedRun]) -> JudgedRun:
+        """A run that is paid for now; raises `StoppedError` where the budget has none left."""
+        with self.budget.running() as cost:
+            run = work()
+            cost(run.meter)
+            return run
+
     def _save(self, rollouts: Sequence[Rollout], run: JudgedRun, *, live: str = "") -> None:
         """Store one run's rollouts; raises `SGTError` when it is one failure in a row too many."""
-        self.store.add_all(rollouts, self.scope, live=live, asked=len(run.calls))
+        calls = run.calls if live else ()
+        self.store.add_all(rollouts, self.scope, live=live, asked=len(run.calls), paid=run.meter, calls=calls)
         self._ledger.enter(run.rollout, run.meter)
         if run.fatal:
             raise ProviderRefusedError(
@@ -294,14 +309,14 @@ class Actor:
     ) -> list[Rollout]:
         """`work(position)` for every position, in order; the first exception stops the rest and is raised.
 
-        Each thread draws its next positions itself: the executor's own bookkeeping is quadratic in the items. `most`:
-        how many draws there are, where that is known.
+        Each thread draws its next positions itself, and sees the caller's `dspy.context`. `most`: how many draws there
+        are, where that is known.
         """
         drawing, stop = threading.Lock(), threading.Event()
         done: dict[int, Rollout] = {}
-        problems: list[Exception] = []
+        problems: list[BaseException] = []
 
-        def drain(_: int) -> None:
+        def drain() -> None:
             try:
                 while not stop.is_set():
                     with drawing:
@@ -311,15 +326,21 @@ class Actor:
                     for position in positions:
                         done[position] = work(position)
                         self._tell(on_done, done[position])
-            except Exception as problem:  # noqa: BLE001 - raised again below, in the caller's thread
+            except BaseException as problem:  # noqa: BLE001 - raised again below, in the caller's thread
                 problems.append(problem)
                 stop.set()
 
-        threads = self._threads
-        executor = ParallelExecutor(num_threads=threads, max_errors=1, timeout=0, disable_progress_bar=True)
+        count = self._threads if most is None else min(self._threads, most)
+        threads = [
+            threading.Thread(target=contextvars.copy_context().run, args=(drain,), name="sgt-actor", daemon=True)
+            for _ in range(count)
+        ]
         try:
-            executor.execute(drain, range(threads if most is None else min(threads, most)))
-        finally:  # an interrupt leaves threads running: they finish what is paid and draw no more
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        finally:  # a second Ctrl-C leaves threads at work: they save what they have, and draw no more
             stop.set()
         if problems:
             raise problems[0]

@@ -8,91 +8,45 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, replace
 from typing import cast
 
 import dspy
 
+from optimizers.budget import Budget
 from optimizers.evaluation import Evaluator, Scored, mean_score
-from optimizers.exploration import Credit, Explorer, Setting, explorer
-from optimizers.fingerprints import fingerprint, scope_of
-from optimizers.folder import RunFolder
+from optimizers.exploration import Explorer, Setting, explorer
+from optimizers.fingerprints import scope_of
+from optimizers.folder import RunFolder, versions_apart
 from optimizers.gating import fitted, judged
+from optimizers.interrupts import stopping
 from optimizers.memory import MARK
 from optimizers.pairs import preference_pairs, why_no_pairs
 from optimizers.processes import Team
 from optimizers.progress import Reporter
-from optimizers.recipe import Recipe
 from optimizers.records import Checkpoint, PreferencePair, Rollout, SFTExample
 from optimizers.result import SGTResult, Spent, StageResult, selected_program
 from optimizers.reward import Scorer, check_metric
 from optimizers.rollouts import Actor
 from optimizers.runners import Runner
 from optimizers.selection import balance_kinds
+from optimizers.settings import RunSettings
 from optimizers.spending import Spending
+from optimizers.stages import FinishedStages
 from optimizers.store import RolloutStore
 from optimizers.together import Together, train_as_told
-from optimizers.training import Fit, Row, Trainer
+from optimizers.training import Fit, Row
 from optimizers.validation import check_program, check_splits, hold_out
-from sgt_modules.engine import LocalEngine
-from sgt_modules.errors import SetupError
+from sgt_modules.errors import StoppedError
 from sgt_modules.gate import Gate
 from sgt_modules.generator import SupplementGenerator
-from sgt_modules.predictor import Scope
-from sgt_modules.prompts import Template
-from sgt_modules.wrapping import supplement, supplemented
-
-
-@dataclass(frozen=True, slots=True)
-class RunSettings:
-    """What a run is given by its teleprompter; see `SGTTeleprompter`."""
-
-    metric: Callable[..., object]
-    generator: SupplementGenerator
-    recipe: Recipe
-    trainer: Trainer | None
-    num_threads: int | None
-    max_errors: int
-    seed: int
-    log_dir: Path | None
-    credit: Credit = "isolate"
-    only: Sequence[str] | None = None
-    scope: Scope | None = None
-    template: Template | None = None
-    max_run_seconds: float | None = None
-
-    def wrap(self, student: dspy.Module) -> dspy.Module:
-        """A copy of the student whose predictors read supplements."""
-        return supplement(student, generator=self.generator, only=self.only, scope=self.scope, template=self.template)
-
-    def trainer_or_default(self) -> Trainer:
-        """The trainer; by default TRL on the generator's own base model, imported here, as it brings torch.
-
-        Raises `SetupError` for a generator whose model is behind a server.
-        """
-        if self.trainer is not None:
-            return self.trainer
-        engine = self.generator.engine
-        if not isinstance(engine, LocalEngine):
-            raise SetupError(
-                f"Expected a trainer for {self.generator.name}, whose weights are behind a server, got none. Pass "
-                "trainer=TRLTrainer(base) with the hub id or folder of the model that is served."
-            )
-        from optimizers.trl_trainer import TRLTrainer
-
-        return TRLTrainer(engine.weights.folders[0], trust_remote_code=engine.trust_remote_code)
-
-    def check_trainable(self) -> None:
-        """Raise `SetupError` unless something trains the generator, and it can be had with what was trained."""
-        self.generator.check_trainable()
-        if not self.generator.in_process:
-            self.trainer_or_default()
+from sgt_modules.wrapping import supplemented
 
 
 class Run:
-    """The state of one compile. Made by `Run.open`, which validates everything before the first paid call."""
+    """The state of one compile. Made by `Run.opened`, which validates everything before the first paid call."""
 
     def __init__(
         self,
@@ -107,11 +61,15 @@ class Run:
         self._settings, self._recipe, self._folder = settings, settings.recipe, folder
         self._student, self._train, self._validation = student, train, validation
         self._actor, self._reporter = train.actor, train.reporter
+        self._budget = train.actor.budget
         self._trainer = Together(settings.trainer_or_default(), team)
         self._stages: list[StageResult] = []
         self._scored: dict[str, Scored] = {}
         self._tried: list[Rollout] = []
         self._notes: list[str] = []
+        self._finished = FinishedStages(folder)
+        self._doing, self._stopped = "", ""
+        self._alone = team.size == 1
         self._spent_before = Spent.read(folder.read("spent.json") or {})
         self._spending = Spending()
         self._setting = Setting(settings.recipe, train, train.reporter, self._spending, settings.seed)
@@ -120,7 +78,8 @@ class Run:
         MARK.restart()
 
     @classmethod
-    def open(
+    @contextmanager
+    def opened(
         cls,
         student: dspy.Module,
         *,
@@ -130,11 +89,13 @@ class Run:
         reporter: Reporter,
         runner: Runner,
         team: Team,
-    ) -> Run:
-        """Check everything that was passed in, make the folder, and wrap a copy of the student. The `team` trains.
+    ) -> Iterator[Run]:
+        """Check everything that was passed in, take the folder, and wrap a copy of the student. The `team` trains.
+
+        Inside, the first Ctrl-C ends the run in good order.
 
         Raises:
-            SetupError: something passed in cannot work.
+            SetupError: something passed in cannot work, or another run works in the folder.
         """
         if valset is None:
             trainset, valset = hold_out(trainset, rng=random.Random(f"{settings.seed}-validation"))
@@ -146,22 +107,51 @@ class Run:
         settings.check_trainable()
         settings.generator.check()
         wrapped = settings.wrap(student)
-        folder = RunFolder.create(settings.log_dir, _recorded(settings, trainset, valset))
-        actor = Actor(
-            wrapped,
-            Scorer(settings.metric),
-            RolloutStore(folder.store),
-            scope=scope_of(wrapped, settings.metric),
-            num_threads=settings.num_threads,
-            max_errors=settings.max_errors,
-            runner=runner,
-            max_run_seconds=settings.max_run_seconds,
-        )
-        splits = (Evaluator(actor, name, split, reporter) for name, split in (("train", trainset), ("val", valset)))
-        return cls(settings, student, folder, *splits, team=team)
+        folder = RunFolder.at(settings.log_dir)
+        with ExitStack() as open_:
+            notes = [open_.enter_context(folder.held())]
+            known = folder.take_up(settings.recorded(trainset, valset), settings.free)
+            if changed := versions_apart(known):
+                notes.append(f"This run began with other packages: {'; '.join(changed)}.")
+            store = open_.enter_context(RolloutStore(folder.store))
+            before = Spent.read(folder.read("spent.json") or {})
+            budget = Budget(settings.limits, before.paid, before.total)
+            open_.enter_context(stopping(budget.stop, reporter.say))
+            actor = Actor(
+                wrapped,
+                Scorer(settings.metric),
+                store,
+                scope=scope_of(wrapped, settings.metric),
+                num_threads=settings.num_threads,
+                max_errors=settings.max_errors,
+                runner=runner,
+                budget=budget,
+                max_run_seconds=settings.max_run_seconds,
+            )
+            splits = (Evaluator(actor, name, split, reporter) for name, split in (("train", trainset), ("val", valset)))
+            run = cls(settings, student, folder, *splits, team=team)
+            for note in filter(None, notes):
+                run._note(note)
+            yield run
+
+    @contextmanager
+    def within_budget(self) -> Iterator[None]:
+        """Where a budget is used up inside, the rest is left out; at Ctrl-C, `KeyboardInterrupt` once all is saved."""
+        try:
+            yield
+        except StoppedError as stop:
+            larger = "" if self._budget.stopped else " and a larger budget"
+            self._stopped = (
+                f"Stopped in {self._doing}: {stop}. Compile with log_dir={str(self._folder.path)!r}{larger} to go on."
+            )
+            self._note(self._stopped)
+            self._folder.write("spent.json", asdict(self._spent()))
+            if self._budget.stopped:
+                raise KeyboardInterrupt(self._stopped) from None
 
     def validate_student(self) -> None:
         """Score the program without supplements, and as it came in where it reads some already."""
+        self._doing = "the first validation, of the program as it came in"
         with self._spending.timed("acting"):
             self._enter("none", Scored(self._validation.without(), []), None)
             if supplemented(self._student):
@@ -170,12 +160,14 @@ class Run:
 
     def validate(self, stage: str, checkpoint: Checkpoint) -> None:
         """Score a stage on the validation set."""
+        self._doing = f"the validation of {stage}"
         with self._spending.timed("acting"):
             scored = self._validation.score(stage, self._generator_at(checkpoint))
         self._enter(stage, scored, checkpoint)
 
     def warm_start(self) -> list[Rollout]:
         """Nine prompts a query, the actor run on each sample."""
+        self._doing = "the warm start"
         with self._spending.timed("acting"):
             self._train.without()
         self._explorer = explorer(self._settings.credit, self._setting)
@@ -184,6 +176,7 @@ class Run:
 
     def explore(self, round_: int, checkpoint: Checkpoint) -> list[Rollout]:
         """A round's pool: in the first, of many kinds; later, samples of the current model as it would write."""
+        self._doing = f"round {round_}"
         generator = self._generator_at(checkpoint)
         if round_ == 1:
             rollouts = self._explorer.first_pool(self._tried, generator)
@@ -228,19 +221,28 @@ class Run:
         return self._trained(f"dpo{round_}", pairs, start, self._trainer.dpo)
 
     def _trained(self, stage: str, rows: Sequence[Row], start: Checkpoint | None, fit: Fit[Row]) -> Checkpoint | None:
+        """The stage's weights, trained now unless they were before; None without rows."""
         if not rows:
             return None
-        with self._spending.timed("training"), self._reporter.stage(f"{stage}: training", 1) as view:
-            checkpoint = fit(
-                rows,
-                start=start,
-                output=self._folder.checkpoint(stage),
-                seed=self._settings.seed,
-                on_step=lambda step, total, _loss: view.move_to(step, total),
-            )
+        self._doing = f"the training of {stage}"
+        self._finished.save_rows(stage, rows)
+        checkpoint = self._finished.checkpoint(stage, start) or self._fit(stage, rows, start, fit)
         for note in checkpoint.notes:
             self._note(f"{stage}: {note}")
         self.validate(stage, checkpoint)
+        return checkpoint
+
+    def _fit(self, stage: str, rows: Sequence[Row], start: Checkpoint | None, fit: Fit[Row]) -> Checkpoint:
+        def step(number: int, total: int, loss: float) -> None:  # noqa: ARG001 - the loss is the trainer's to judge
+            view.move_to(number, total)
+            if self._alone:  # other processes would wait for this one's step
+                self._budget.check()
+
+        self._budget.check()
+        with self._spending.timed("training"), self._reporter.stage(f"{stage}: training", 1) as view:
+            output, seed = self._folder.checkpoint(stage), self._settings.seed
+            checkpoint = fit(rows, start=start, output=output, seed=seed, on_step=step)
+        self._finished.keep_checkpoint(checkpoint, start)
         return checkpoint
 
     def _note(self, text: str) -> None:
@@ -260,6 +262,7 @@ class Run:
         best = self._best()
         if not self._recipe.gate or best.checkpoint is None:
             return
+        self._doing = "the gate's validation"
         texts = [
             *(rollout.query.prompt for rollout in self._tried),
             *(each.supplement.render() for each in self._tried),
@@ -271,15 +274,15 @@ class Run:
         self._enter("gated", scored, best.checkpoint, gate)
 
     def finish(self) -> dspy.Module:
-        """The best stage's program: a new one, with `detailed_results`."""
-        best = self._best()
+        """The best stage's program so far: a new one, with `detailed_results`."""
         result = SGTResult(
             stages=tuple(self._stages),
-            selected=best.name,
+            selected=self._best().name if self._stages else "none",
             spent=self._spent(),
             notes=tuple(self._notes),
             log_dir=self._folder.path,
             generator=self._settings.generator,
+            stopped=self._stopped,
         )
         return selected_program(result, self._student, self._actor.program)
 
@@ -291,8 +294,8 @@ class Run:
         """Note a finished stage, and what was spent until now."""
         now = time.perf_counter()
         score, rollouts, spent = mean_score(scored.rollouts), scored.rollouts, self._spent()
-        seconds, gated = now - self._stage_began, scored.gated
-        stage = StageResult(name, score, rollouts, checkpoint, seconds, gate, gated, spent, MARK.peak())
+        seconds, memory = self._finished.measured(name, now - self._stage_began, MARK.peak())
+        stage = StageResult(name, score, rollouts, checkpoint, seconds, gate, scored.gated, spent, memory)
         self._stages.append(stage)
         self._scored[name] = scored
         self._stage_began = now
@@ -303,9 +306,9 @@ class Run:
         return self._settings.generator.with_checkpoint(checkpoint.path)
 
     def _spent(self) -> Spent:
-        paid = self._actor.meter
-        actor = Spent(actor_calls=paid.calls, actor_in=paid.tokens_in, actor_out=paid.tokens_out)
-        return self._spent_before + self._spending.so_far + actor
+        paid = self._budget.spent
+        actor = Spent(actor_calls=paid.calls, actor_in=paid.tokens_in, actor_out=paid.tokens_out, cost=paid.cost)
+        return self._spent_before.others + self._spending.so_far + actor + Spent(total=self._budget.seconds)
 
 
 def output_fields(program: dspy.Module) -> list[str]:
@@ -321,23 +324,3 @@ def follow(student: dspy.Module, settings: RunSettings, team: Team) -> dspy.Modu
     """
     result = cast("SGTResult", train_as_told(settings.trainer_or_default(), team))
     return selected_program(replace(result, generator=settings.generator), student, settings.wrap(student))
-
-
-def _recorded(
-    settings: RunSettings, trainset: Sequence[dspy.Example], valset: Sequence[dspy.Example]
-) -> dict[str, object]:
-    """What `run.json` remembers of a run's settings: enough to tell whether a folder may be taken up again."""
-    recipe = {each.name: getattr(settings.recipe, each.name) for each in fields(Recipe)}
-    recipe["kinds"] = {name: kind.instruction for name, kind in settings.recipe.kinds.items()}
-    return {
-        "recipe": recipe,
-        "seed": settings.seed,
-        "generator": settings.generator.identity,
-        "credit": settings.credit,
-        "only": None if settings.only is None else sorted(settings.only),
-        "scope": settings.scope,
-        "template": None if settings.template is None else asdict(settings.template),
-        "training": str(getattr(settings.trainer, "settings", type(settings.trainer).__qualname__)),
-        "train": fingerprint(trainset),
-        "val": fingerprint(valset),
-    }

@@ -11,13 +11,15 @@ from pathlib import Path
 import dspy
 from dspy.teleprompt import Teleprompter
 
+from optimizers.budget import Limits
 from optimizers.exploration import Credit, check_credit
 from optimizers.processes import gathered
 from optimizers.progress import reporter
 from optimizers.recipe import Auto, Recipe
 from optimizers.result import result_of
-from optimizers.run import Run, RunSettings, follow
+from optimizers.run import Run, follow
 from optimizers.runners import Runner, RunnerName, check_runner, check_seconds, opened
+from optimizers.settings import RunSettings
 from optimizers.training import Trainer
 from sgt_modules.generator import GeneratorLike, SupplementGenerator
 from sgt_modules.predictor import Scope
@@ -51,10 +53,15 @@ class SGTTeleprompter(Teleprompter):
             such as `RayRunner(workers=64)`.
         num_threads: Program runs at once, wherever they are worked; `dspy.settings.num_threads` by default.
         max_errors: Runs in a row without a reward (see [Faults](faults.md)) after which everything stops.
+        max_actor_calls: The most calls of the program's LMs; asked before each run of the program.
+        max_cost_usd: The most dollars for them.
+        max_seconds: The most seconds at work. Where one of the three is reached, the run ends in good order with the
+            best program so far; each counts all sessions in `log_dir`, so a later call with more goes on from there.
         max_run_seconds: How long one run of the program may take before it is given up, without a reward; no limit by
             default. A `timeout` of the LM should be shorter, as DSPy tries such a call again.
         seed: Seeds every choice: the same seed, data and models give the same adapter.
-        log_dir: The run's folder; a fresh one under `runs/` by default.
+        log_dir: The run's folder; a fresh one under `runs/` by default. A folder with a run of the same settings is
+            gone on with: what was paid, sampled or trained there is not paid, sampled or trained again.
         display_progress: False is silence; otherwise a live view on a terminal and plain lines elsewhere.
 
     Source: SGT (arXiv 2604.20727).
@@ -82,6 +89,9 @@ class SGTTeleprompter(Teleprompter):
         runner: RunnerName | Runner = "threads",
         num_threads: int | None = None,
         max_errors: int = 10,
+        max_actor_calls: int | None = None,
+        max_cost_usd: float | None = None,
+        max_seconds: float | None = None,
         max_run_seconds: float | None = None,
         seed: int = 0,
         log_dir: str | Path | None = None,
@@ -103,6 +113,7 @@ class SGTTeleprompter(Teleprompter):
             only=only,
             scope=scope,
             template=None if template is None else check_template(template),
+            limits=Limits(max_actor_calls, max_cost_usd, max_seconds),
             max_run_seconds=check_seconds(max_run_seconds),
         )
         self.runner: RunnerName | Runner = check_runner(runner)
@@ -122,7 +133,8 @@ class SGTTeleprompter(Teleprompter):
         worse on validation than the program that came in. A student that reads supplements already is a stage too, as
         `student`. Without a `valset`, a seeded 30 % of the training set is
         held out. `teacher` is accepted as by every teleprompter and not used. The result's `detailed_results` tells
-        each stage's score.
+        each stage's score. The first Ctrl-C ends the run in good order, the second at once; both raise
+        `KeyboardInterrupt`, and what was paid is saved.
 
         Where several processes were launched, each of them calls this: the main one samples, asks the actor and writes,
         all of them train, and every one gets the same program.
@@ -135,17 +147,21 @@ class SGTTeleprompter(Teleprompter):
         if not team.main:
             return follow(student, self.settings, team)
         view, settings = reporter(self.display_progress), self.settings
-        with team.leading(), opened(self.runner) as runner:
-            run = Run.open(
+        with (
+            team.leading(),
+            opened(self.runner) as runner,
+            Run.opened(
                 student, trainset=trainset, valset=valset, settings=settings, reporter=view, runner=runner, team=team
-            )
-            run.validate_student()
-            checkpoint = run.sft(run.sft_rows(run.warm_start()))
-            for round_ in range(1, self.recipe.rounds + 1):
-                if checkpoint is None or run.stalled():
-                    break
-                checkpoint = run.dpo(round_, run.pairs(round_, run.explore(round_, checkpoint)), start=checkpoint)
-            run.gate()
+            ) as run,
+        ):
+            with run.within_budget():
+                run.validate_student()
+                checkpoint = run.sft(run.sft_rows(run.warm_start()))
+                for round_ in range(1, self.recipe.rounds + 1):
+                    if checkpoint is None or run.stalled():
+                        break
+                    checkpoint = run.dpo(round_, run.pairs(round_, run.explore(round_, checkpoint)), start=checkpoint)
+                run.gate()
             program = run.finish()
             team.tell(result_of(program))
             return program

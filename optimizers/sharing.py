@@ -66,8 +66,8 @@ def distinct(rows: Sequence[Row]) -> Distinct:
     return Distinct([list(ids) for ids in prompts], [Completion(of, list(ids)) for of, ids in completions], pairs)
 
 
-PROMPTS = 4
-"""Prompts that a step meets at least: with fewer the held-out loss varied more from seed to seed."""
+PROMPTS = 2
+"""Prompts that a step meets at least: pairs of one prompt alone would pull the weights to and fro."""
 
 COMPANY = 4
 """Pairs of a prompt that come together at most: more would save little, and a step would know fewer prompts."""
@@ -76,7 +76,7 @@ COMPANY = 4
 class PromptGrouped:
     """A sampler of pairs: at each iteration all indices, in an order in which pairs with completions in common meet.
 
-    A prompt's pairs are cut into groups of `COMPANY`, or of a quarter of a small `step`, and the groups of all prompts
+    A prompt's pairs are cut into groups of `COMPANY`, or of half a small `step`, and the groups of all prompts
     are shuffled.
 
     >>> pairs = distinct([Row([prompt], ([2], [3 + loser])) for loser in range(2) for prompt in range(2)])

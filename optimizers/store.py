@@ -1,211 +1,274 @@
-"""Every rollout, durable as soon as it exists: SQLite in WAL mode, one file a run.
+"""Every rollout, durable as soon as it exists: SQLite in WAL mode, one file a run, or a PostgreSQL that runs share.
 
-Two tables. `rollouts` holds each paid run once (scope, query, supplement); `seen` lists which stage met which of them,
-from which source, so that a stage can be read again without paying again.
+`rollouts` holds each run of the actor once (scope, query, supplement); `seen` lists which stage of which run met which
+of them, from which source, and what it paid, so that a stage can be read again without paying again. `samples` is what
+the generator wrote; `scopes` says what a scope's fingerprint stands for.
 """
 
 from __future__ import annotations
 
 import json
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import astuple
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, cast
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import sqlite
-from sqlalchemy.dialects.sqlite import insert
-from sqlalchemy.exc import DatabaseError
 
-from optimizers.records import Query, Reward, Rollout
-from sgt_modules.episode import Place
-from sgt_modules.errors import RunFolderError
+from optimizers.ledger import Meter
+from optimizers.records import Rollout
+from optimizers.store_engine import Database
+from optimizers.store_rows import (
+    UnreadableRowError,
+    calls_of,
+    calls_text,
+    key_of,
+    met_by,
+    rollout_of,
+    row_of,
+    storable,
+)
+from optimizers.store_scan import Scan, scanned
+from optimizers.store_schema import PAID, ROLLOUTS, SAMPLES, SCOPES, SEEN
+from optimizers.store_sql import KNOWN, MET_ROLLOUTS, Statements
+from sgt_modules.episode import Call
+from sgt_modules.generator import Sampled
 from sgt_modules.kinds import Supplement
 
-SCHEMA = 2
-"""The version of the tables, kept in `PRAGMA user_version`."""
-
-_APPLICATION = 0x53475431  # "SGT1", kept in `PRAGMA application_id`: tells our files from other people's
-_METADATA = sa.MetaData()
-_ROLLOUTS = sa.Table(
-    "rollouts",
-    _METADATA,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("scope", sa.String, nullable=False),
-    sa.Column("query", sa.String, nullable=False),
-    sa.Column("supplement", sa.String, nullable=False),  # as the actor reads it
-    sa.Column("live", sa.String, nullable=False),  # the name of a live run, which is never answered from the store
-    sa.Column("position", sa.Integer, nullable=False),
-    sa.Column("predictor", sa.String, nullable=False),
-    sa.Column("turn", sa.Integer, nullable=False),
-    sa.Column("others", sa.String, nullable=False),  # JSON: what every other place read, as [role, turn, kind, text]
-    sa.Column("prompt", sa.String, nullable=False),
-    sa.Column("kind", sa.String, nullable=False),
-    sa.Column("text", sa.String, nullable=False),
-    sa.Column("score", sa.Float),
-    sa.Column("feedback", sa.String, nullable=False),
-    sa.Column("output", sa.String, nullable=False),  # JSON
-    sa.Column("error", sa.String, nullable=False),
-    sa.Column("asked", sa.Integer, nullable=False),
-    sa.Column("tokens_in", sa.Integer, nullable=False),
-    sa.Column("tokens_out", sa.Integer, nullable=False),
-    sa.Column("seconds", sa.Float, nullable=False),
-    sa.Column("created", sa.Float, nullable=False),
-    sa.UniqueConstraint("scope", "query", "supplement", "live"),
-)
-_SEEN = sa.Table(
-    "seen",
-    _METADATA,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("rollout", sa.ForeignKey("rollouts.id"), nullable=False),
-    sa.Column("stage", sa.String, nullable=False),
-    sa.Column("source", sa.String, nullable=False),
-    sa.Column("logprob", sa.Float, nullable=False),
-    sa.UniqueConstraint("rollout", "stage"),
-)
-
-_KEY = ("scope", "query", "supplement", "live")
-_SAVE = insert(_ROLLOUTS).values({each.name: sa.bindparam(each.name) for each in _ROLLOUTS.c if each.name != "id"})
-_SAVE = _SAVE.on_conflict_do_update(
-    index_elements=_KEY,
-    set_={column.name: _SAVE.excluded[column.name] for column in _ROLLOUTS.c if column.name not in (*_KEY, "id")},
-    where=sa.or_(_SAVE.excluded.score.is_not(None), _ROLLOUTS.c.score.is_(None)),  # a failure never hides a reward
-)
-_MET = ("stage", "source", "logprob")
-_SEE = insert(_SEEN).from_select(
-    ["rollout", *_MET],
-    sa.select(_ROLLOUTS.c.id, *(sa.bindparam(name, type_=_SEEN.c[name].type) for name in _MET)).where(
-        *(_ROLLOUTS.c[name] == sa.bindparam(name) for name in _KEY)
-    ),
-)
-_SEE = _SEE.on_conflict_do_nothing()
-_ALL = sa.select(_ROLLOUTS, _SEEN.c.stage, _SEEN.c.source, _SEEN.c.logprob).join_from(_SEEN, _ROLLOUTS)
-_REWARDED = (
-    *(_ROLLOUTS.c[name] == sa.bindparam(name) for name in ("scope", "query", "supplement")),
-    _ROLLOUTS.c.live == "",
-    _ROLLOUTS.c.score.is_not(None),
-)
-_KNOWN = sa.select(_ROLLOUTS.c.id).where(*_REWARDED)
-_GET = _ALL.where(*_REWARDED).order_by(_SEEN.c.id).limit(1)
+_PAGE = 1000
+_NOTHING = Meter()
 
 
-class _Spelled(NamedTuple):
-    """A statement as SQLite reads it, with the values that it brings itself.
+class KeptSample(NamedTuple):
+    """What the generator wrote, under a key that says what it was asked: prompt, seed, temperature, weights."""
 
-    What each rollout needs is spelled once: SQLAlchemy would take longer over it than SQLite over its execution.
-    """
-
-    text: str
-    own: Mapping[str, object]
-
-    @classmethod
-    def of(cls, statement: sa.ClauseElement) -> _Spelled:
-        compiled = statement.compile(dialect=sqlite.dialect(paramstyle="named"))
-        return cls(str(compiled), {name: value for name, value in (compiled.params or {}).items() if value is not None})
-
-    def run(self, connection: sa.Connection, values: Mapping[str, object]) -> sa.CursorResult[Any]:
-        return connection.exec_driver_sql(self.text, {**self.own, **values})
-
-
-_SPELLED_SAVE, _SPELLED_SEE, _SPELLED_KNOWN = (_Spelled.of(each) for each in (_SAVE, _SEE, _KNOWN))
+    key: str
+    sample: Sampled
 
 
 class RolloutStore:
-    """The rollouts of a run in one SQLite file; safe from many threads, and from several processes.
+    """The rollouts of runs in a SQLite file or a PostgreSQL database; many threads and processes may write at once.
 
-    A `scope` names what a reward depends on besides the query and the supplement: a fingerprint of program, actor and
-    metric. Raises `RunFolderError` for a file that cannot be opened, is not ours, or is of a newer version.
+    `where` is a path or an SQLAlchemy URL (`sqlite:///...`, `postgresql+psycopg://user@host/database`). `run` names the
+    run that uses it: runs that share a store answer each other's rollouts, and each lists its own stages and costs. A
+    `scope` names what a reward depends on besides the query and the supplement: a fingerprint of program, actor and
+    metric. A file of version 2 becomes one of version 3. A damaged file is moved aside and its readable rows are kept
+    (see `optimizers.salvage`); `notes` says so. Raises `RunFolderError` for what cannot be opened, is not ours, or is
+    of another version.
 
     >>> from tempfile import TemporaryDirectory
+    >>> from optimizers.records import Query, Reward
     >>> from sgt_modules.kinds import SILENCE
     >>> query = Query("a1", 0, "self", "2+2?")
     >>> with TemporaryDirectory() as folder, RolloutStore(Path(folder) / "rollouts.sqlite") as store:
-    ...     store.add(Rollout(query, "none", "none", SILENCE, Reward(1.0)), scope="gpt")
-    ...     store.get("gpt", "a1", SILENCE).reward, store.get("other", "a1", SILENCE), store.count()
+    ...     store.add(Rollout(query, "none", "none", SILENCE, Reward(1.0)), scope="gpt", paid=Meter(runs=1, calls=1))
+    ...     store.get("gpt", "a1", SILENCE).reward, store.get("other", "a1", SILENCE), store.spent().calls
     (Reward(score=1.0, feedback=''), None, 1)
     """
 
-    def __init__(self, path: str | Path, *, clock: Callable[[], float] = time.time) -> None:
-        self.path = Path(path)
+    def __init__(self, where: str | Path, *, run: str = "run", clock: Callable[[], float] = time.time) -> None:
+        self.run = storable(run)
+        self._database = Database(where, run=self.run)
+        self._statements = Statements(self._database.dialect)
         self._clock = clock
-        self._lock = threading.Lock()
-        self._open = ExitStack()
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            engine = _engine(self.path)
-            self._open.callback(engine.dispose)
-            self._connection = self._open.enter_context(engine.connect())
-            _prepare(self._connection, self.path)
-        except (DatabaseError, OSError) as problem:
-            self.close()
-            raise RunFolderError(
-                f"{self.path} cannot be opened as a store of rollouts ({type(problem).__name__}: {problem}). "
-                "Choose another run folder, or remove the file to start anew."
-            ) from problem
-        except RunFolderError:
-            self.close()
-            raise
+        self.where, self.notes = self._database.name, self._database.notes
 
-    def add(self, rollout: Rollout, scope: str, *, live: str = "", asked: int = 1) -> None:
+    def add(
+        self,
+        rollout: Rollout,
+        scope: str,
+        *,
+        live: str = "",
+        asked: int = 1,
+        paid: Meter = _NOTHING,
+        calls: Sequence[Call] = (),
+    ) -> None:
         """Save a rollout and that its stage met it; committed when this returns.
 
         A rollout that is known already gives way, except that one without a reward never replaces one with. `live`
-        names a run whose supplements nobody chose beforehand; it is listed with its stage and never answered by `get`.
-        `asked`: how many supplements the program asked for in that run.
+        names a run whose supplements nobody chose beforehand, with its `calls`; it is listed with its stage and never
+        answered by `get`. `asked`: how many supplements the program asked for in that run; `paid`: what it cost, which
+        counts even where the rollout was known.
         """
-        self.add_all([rollout], scope, live=live, asked=asked)
+        self.add_all([rollout], scope, live=live, asked=asked, paid=paid, calls=calls)
 
-    def add_all(self, rollouts: Sequence[Rollout], scope: str, *, live: str = "", asked: int = 1) -> None:
+    def add_all(
+        self,
+        rollouts: Sequence[Rollout],
+        scope: str,
+        *,
+        live: str = "",
+        asked: int = 1,
+        paid: Meter = _NOTHING,
+        calls: Sequence[Call] = (),
+    ) -> None:
         """Save the rollouts of one run together: all of them, or after a crash none."""
-        with self._lock, self._connection.begin():
-            for rollout in rollouts:
-                row = {**_row(rollout), **_key(rollout, scope, live), "asked": asked, "created": self._clock()}
-                _SPELLED_SAVE.run(self._connection, row)
-                self._meet(rollout, scope, live)
+        now, traces = self._clock(), [calls_text(calls), *[""] * len(rollouts)]
+        rows = [
+            row_of(rollout, scope, run=self.run, live=live, asked=asked, created=now, trace=trace)
+            for rollout, trace in zip(rollouts, traces, strict=False)
+        ]
+        met = [
+            self._met(rollout, row["key"], paid if n == 0 else _NOTHING)
+            for n, (rollout, row) in enumerate(zip(rollouts, rows, strict=True))
+        ]
+        rows.sort(key=lambda row: row["key"])  # in one order, so that processes wait for each other in one direction
+
+        def write(connection: sa.Connection) -> None:
+            self._statements.save.run_all(connection, rows)
+            self._statements.see.run_all(connection, met)
+
+        self._database.write(write)
 
     def meet(self, rollout: Rollout, scope: str) -> None:
         """Note that another stage met a stored rollout, as `rollout` says (its stage, source and log-probability)."""
-        with self._lock, self._connection.begin():
-            self._meet(rollout, scope, live="")
+        key = key_of(scope, rollout.query.id, rollout.supplement.render())
+        met = self._met(rollout, key, _NOTHING)
+        self._database.write(lambda connection: self._statements.see.run(connection, met))
 
-    def _meet(self, rollout: Rollout, scope: str, live: str) -> None:
-        met = {"stage": rollout.stage, "source": rollout.source, "logprob": rollout.logprob}
-        _SPELLED_SEE.run(self._connection, {**_key(rollout, scope, live), **met})
+    def _met(self, rollout: Rollout, key: str, paid: Meter) -> dict[str, object]:
+        costs = zip(PAID, astuple(paid), strict=True)
+        met = {**met_by(rollout), "run": self.run, **dict(costs)}
+        return {"key": key, **{f"met_{name}": value for name, value in met.items()}}
 
     def get(self, scope: str, query_id: str, supplement: Supplement) -> Rollout | None:
         """A supplement's rewarded rollout on a query, as its first stage met it; None when it must be (re)tried."""
-        key = {"scope": scope, "query": query_id, "supplement": supplement.render()}
-        with self._lock, self._connection.begin():
-            if _SPELLED_KNOWN.run(self._connection, key).first() is None:
+        key = {"key": key_of(scope, query_id, supplement.render())}
+        with self._database.transaction() as connection:
+            if self._statements.known.run(connection, key).first() is None:
                 return None
-            row = self._connection.execute(_GET, key).mappings().first()
-        return None if row is None else _rollout(row)
+            row = connection.execute(KNOWN, key).mappings().first()
+        return None if row is None else self._readable(row)
 
-    def rollouts(self, scope: str | None = None, stage: str | None = None) -> list[Rollout]:
+    def _readable(self, row: sa.RowMapping) -> Rollout | None:
+        """The rollout; None for a row that is not as it was written, which counts as not there."""
+        try:
+            return rollout_of(cast("Mapping[str, Any]", row))
+        except UnreadableRowError as problem:
+            if (note := f"{self.where}: {problem}") not in self.notes:
+                self.notes.append(note)
+            return None
+
+    def rollouts(self, scope: str | None = None, stage: str | None = None, run: str | None = None) -> list[Rollout]:
         """What the stages met, in the order they met it; a supplement of several stages stands once in each."""
-        query = _ALL.order_by(_SEEN.c.id)
-        query = query if scope is None else query.where(_ROLLOUTS.c.scope == scope)
-        query = query if stage is None else query.where(_SEEN.c.stage == stage)
-        with self._lock, self._connection.begin():
-            return [_rollout(row) for row in self._connection.execute(query).mappings()]
+        return list(self.each_rollout(scope, stage, run))
+
+    def each_rollout(
+        self, scope: str | None = None, stage: str | None = None, run: str | None = None
+    ) -> Iterator[Rollout]:
+        """As `rollouts`, of `run` (this one by default), some at a time; what is added meanwhile comes too."""
+        query = MET_ROLLOUTS.where(SEEN.c.run == (self.run if run is None else storable(run)))
+        query = query if stage is None else query.where(SEEN.c.stage == storable(stage))
+        # What is met is read in its own order: an index on scopes must not tempt the database to sort every page.
+        query = query if scope is None else query.where(ROLLOUTS.c.scope.concat("") == storable(scope))
+        query = query.where(SEEN.c.id > sa.bindparam("last")).order_by(SEEN.c.id).limit(_PAGE)
+        last = 0
+        while True:
+            with self._database.transaction() as connection:
+                rows = connection.execute(query, {"last": last}).mappings().all()
+            if not rows:
+                return
+            yield from (rollout for row in rows if (rollout := self._readable(row)) is not None)
+            last = rows[-1]["met"]
+
+    def live_run(self, scope: str, live: str, query_id: str | None = None) -> tuple[list[Rollout], list[Call]] | None:
+        """The newest live run of this name that has a reward: its rollouts in the order they were saved, and its calls.
+
+        `query_id` tells runs of one name apart by their first rollout's query. Live runs are never another run's.
+        """
+        query = MET_ROLLOUTS.where(
+            ROLLOUTS.c.live == storable(live), ROLLOUTS.c.run == self.run, SEEN.c.run == self.run
+        )
+        query = query.where(ROLLOUTS.c.scope == storable(scope), ROLLOUTS.c.score.is_not(None))
+        query = query if query_id is None else query.where(ROLLOUTS.c.query == storable(query_id))
+        with self._database.transaction() as connection:
+            rows = connection.execute(query.order_by(SEEN.c.id)).mappings().all()
+        last = max((row["created"] for row in rows), default=0.0)
+        newest = [row for row in rows if row["created"] == last]
+        rollouts = [rollout for row in newest if (rollout := self._readable(row)) is not None]
+        if not rollouts or len(rollouts) < len(newest):
+            return None
+        return rollouts, calls_of(next((row["trace"] for row in newest if row["trace"]), ""))
+
+    def add_samples(self, stage: str, first: int, samples: Sequence[KeptSample]) -> None:
+        """Save what the generator wrote for a stage, from number `first` on; what stood there gives way."""
+        rows = [
+            {
+                "run": self.run,
+                "stage": storable(stage),
+                "number": first + n,
+                "key": storable(key),
+                "kind": storable(sample.supplement.kind),
+                "text": storable(sample.supplement.text),
+                "logprob": float(sample.logprob),
+                "prompt_tokens": sample.prompt_tokens,
+                "tokens": sample.tokens,
+            }
+            for n, (key, sample) in enumerate(samples)
+        ]
+        if rows:
+            with self._database.transaction() as connection:
+                connection.execute(self._statements.keep_sample, rows)
+
+    def samples(self, stage: str) -> list[KeptSample]:
+        """What the generator wrote for a stage of this run, from number 0 up to the first that is missing."""
+        query = sa.select(SAMPLES).where(SAMPLES.c.run == self.run, SAMPLES.c.stage == storable(stage))
+        with self._database.transaction() as connection:
+            rows = connection.execute(query.order_by(SAMPLES.c.number)).mappings().all()
+        return [
+            KeptSample(
+                row["key"],
+                Sampled(Supplement(row["kind"], row["text"]), row["logprob"], row["prompt_tokens"], row["tokens"]),
+            )
+            for n, row in enumerate(rows)
+            if row["number"] == n
+        ]
+
+    def describe(self, scope: str, described: Mapping[str, object]) -> None:
+        """Keep what a scope's fingerprint stands for, as JSON."""
+        text = storable(json.dumps(dict(described), ensure_ascii=False, sort_keys=True, default=str))
+        with self._database.transaction() as connection:
+            connection.execute(self._statements.describe, {"scope": storable(scope), "described": text})
+
+    def described(self, scope: str) -> dict[str, Any]:
+        """What a scope stands for; empty where nobody said."""
+        query = sa.select(SCOPES.c.described).where(SCOPES.c.scope == storable(scope))
+        with self._database.transaction() as connection:
+            return json.loads(connection.execute(query).scalar() or "{}")
+
+    def spent(self, run: str | None = None) -> Meter:
+        """What `run` (this one by default) has paid for its rollouts, over all of its sessions."""
+        sums = (sa.func.coalesce(sa.func.sum(SEEN.c[name]), 0) for name in PAID)
+        query = sa.select(*sums).where(SEEN.c.run == (self.run if run is None else storable(run)))
+        with self._database.transaction() as connection:
+            *counts, seconds, cost = tuple(connection.execute(query).one())
+        return Meter(*(int(count) for count in counts), seconds=float(seconds), cost=float(cost))
+
+    def scan(self) -> Scan:
+        """Read every row once, compare it with its checksum, and count; the stages are this run's."""
+        return scanned(self._database.bare, self.run)
+
+    def runs(self) -> list[str]:
+        """The names of the runs that have met rollouts here."""
+        with self._database.transaction() as connection:
+            return sorted(connection.execute(sa.select(SEEN.c.run).distinct()).scalars())
 
     def count(self) -> int:
         """How many distinct runs of the actor are stored, failed ones included."""
-        with self._lock, self._connection.begin():
-            return self._connection.execute(sa.select(sa.func.count()).select_from(_ROLLOUTS)).scalar_one()
+        with self._database.transaction() as connection:
+            return connection.execute(sa.select(sa.func.count()).select_from(ROLLOUTS)).scalar_one()
 
     def most_asked(self, scope: str) -> int:
         """The most supplements that one run in this scope asked for; 0 when nothing is stored."""
-        query = sa.select(sa.func.max(_ROLLOUTS.c.asked)).where(_ROLLOUTS.c.scope == scope)
-        with self._lock, self._connection.begin():
-            return self._connection.execute(query).scalar_one() or 0
+        query = sa.select(sa.func.max(ROLLOUTS.c.asked)).where(ROLLOUTS.c.scope == storable(scope))
+        with self._database.transaction() as connection:
+            return connection.execute(query).scalar_one() or 0
 
     def close(self) -> None:
-        """Close the file; the store cannot be used afterwards."""
-        self._open.close()
+        """Close the store; it cannot be used afterwards."""
+        self._database.close()
 
     def __enter__(self) -> Self:
         return self
@@ -214,81 +277,3 @@ class RolloutStore:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _engine(path: Path) -> sa.Engine:
-    """One connection for all threads (the store's lock serves them in turn), fast and safe against a crash."""
-    return sa.create_engine(
-        sa.URL.create("sqlite", database=str(path)),
-        poolclass=sa.StaticPool,
-        connect_args={"check_same_thread": False, "timeout": 30.0},
-    )
-
-
-def _prepare(connection: sa.Connection, path: Path) -> None:
-    """Check that the file is ours and of our version, or make it so when it is new."""
-    application, version, tables = (
-        connection.exec_driver_sql(statement).scalar_one()
-        for statement in ("PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_master")
-    )
-    connection.rollback()
-    if (application, version) != (_APPLICATION, SCHEMA) and (application, version, tables) != (0, 0, 0):
-        ours = application == _APPLICATION
-        raise RunFolderError(
-            f"{path} is a store of rollouts of version {version}, and this package reads version {SCHEMA}. "
-            "Use the package it was written with, or another run folder."
-            if ours
-            else f"{path} is not a store of rollouts, but another program's database. Choose another run folder."
-        )
-    connection.exec_driver_sql("PRAGMA journal_mode=WAL")
-    connection.exec_driver_sql("PRAGMA synchronous=NORMAL")
-    connection.rollback()
-    with connection.begin():
-        _METADATA.create_all(connection)
-        connection.exec_driver_sql(f"PRAGMA application_id={_APPLICATION}")
-        connection.exec_driver_sql(f"PRAGMA user_version={SCHEMA}")
-
-
-def _key(rollout: Rollout, scope: str, live: str) -> dict[str, str]:
-    """What makes a run distinct; a live one by its name."""
-    return {"scope": scope, "query": rollout.query.id, "supplement": rollout.supplement.render(), "live": live}
-
-
-def _row(rollout: Rollout) -> dict[str, object]:
-    query, supplement, reward = rollout.query, rollout.supplement, rollout.reward
-    return {
-        "position": query.index,
-        "predictor": query.predictor,
-        "turn": query.turn,
-        "others": json.dumps([[*place, each.kind, each.text] for place, each in query.others], ensure_ascii=False),
-        "prompt": query.prompt,
-        "kind": supplement.kind,
-        "text": supplement.text,
-        "score": None if reward is None else reward.score,
-        "feedback": "" if reward is None else reward.feedback,
-        "output": json.dumps(dict(rollout.output), ensure_ascii=False),
-        "error": rollout.error,
-        "tokens_in": rollout.tokens_in,
-        "tokens_out": rollout.tokens_out,
-        "seconds": rollout.seconds,
-    }
-
-
-def _rollout(row: sa.RowMapping) -> Rollout:
-    values: dict[str, Any] = dict(row)
-    others = tuple(
-        (Place(role, turn), Supplement(kind, text)) for role, turn, kind, text in json.loads(values["others"])
-    )
-    return Rollout(
-        query=Query(values["query"], values["position"], values["predictor"], values["prompt"], values["turn"], others),
-        stage=values["stage"],
-        source=values["source"],
-        supplement=Supplement(values["kind"], values["text"]),
-        reward=None if values["score"] is None else Reward(values["score"], values["feedback"]),
-        output=json.loads(values["output"]),
-        error=values["error"],
-        logprob=values["logprob"],
-        tokens_in=values["tokens_in"],
-        tokens_out=values["tokens_out"],
-        seconds=values["seconds"],
-    )

@@ -11,6 +11,7 @@
     │   ├── GeneratorNotFoundError no model at that hub id or path, or not the one that was meant
     │   ├── SavedStateError        a saved program refers to weights in a way that cannot be followed
     │   └── RunFolderError         the run folder belongs to another run, or cannot be read
+    ├── StoppedError               nothing more may be spent: a budget is used up, or somebody stopped the run
     ├── ProviderRefusedError       the actor's provider takes no call: a wrong key, no such model, no credit
     ├── EndpointError              a generator's server gave no reply, or refused trained weights
     ├── TrainingError              a stage of training cannot be done
@@ -64,6 +65,10 @@ class SavedStateError(SetupError):
 
 class RunFolderError(SetupError):
     """The run folder belongs to another run, or cannot be read."""
+
+
+class StoppedError(SGTError):
+    """Nothing more may be spent: a budget is used up, or somebody stopped the run. What it has is saved."""
 
 
 class ProviderRefusedError(SGTError):

@@ -1,49 +1,100 @@
-"""A run's folder: taken up again by the same settings only, and its JSON whole or not there."""
+"""A run's folder: one owner, taken up again by the same settings only, and its JSON whole or not there."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from optimizers.folder import RunFolder
+from optimizers.folder import RunFolder, versions_apart
 from sgt_modules.errors import RunFolderError
 
 
 def test_a_folder_is_taken_up_by_the_same_settings(tmp_path: Path) -> None:
-    first = RunFolder.create(tmp_path / "run", {"seed": 0})
-    assert RunFolder.create(tmp_path / "run", {"seed": 0}) == first
+    first = RunFolder.at(tmp_path / "run").take_up({"seed": 0})
+    assert RunFolder.at(tmp_path / "run").take_up({"seed": 0}) == first
 
 
-def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
-    RunFolder.create(tmp_path / "run", {"seed": 0, "rounds": 5})
-    with pytest.raises(RunFolderError, match=r"rounds, seed changed.*Choose another log_dir"):
-        RunFolder.create(tmp_path / "run", {"seed": 1, "rounds": 2})
+def test_two_runs_have_different_ids(tmp_path: Path) -> None:
+    assert RunFolder.at(tmp_path / "a").take_up({})["id"] != RunFolder.at(tmp_path / "b").take_up({})["id"]
+
+
+def test_other_settings_are_refused_by_name_with_both_values(tmp_path: Path) -> None:
+    folder = RunFolder.at(tmp_path / "run")
+    folder.take_up({"seed": 0, "recipe": {"pair_cap": 20, "silence": True}, "train": "a" * 99})
+    wanted = r"recipe.pair_cap changed from 20 to 10; seed changed from 0 to 1; train changed\. Choose another log_dir"
+    with pytest.raises(RunFolderError, match=wanted):
+        folder.take_up({"seed": 1, "recipe": {"pair_cap": 10, "silence": True}, "train": "b" * 99})
+
+
+def test_free_settings_may_change_and_the_latest_are_recorded(tmp_path: Path) -> None:
+    folder = RunFolder.at(tmp_path / "run")
+    first = folder.take_up({"seed": 0}, {"rounds": 1})
+    again = folder.take_up({"seed": 0}, {"rounds": 5})
+    assert (again["id"], again["free"]) == (first["id"], {"rounds": 5})
+    assert folder.read("run.json") == again
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(RunFolderError, match=r"no run\.json"):
-        RunFolder.create(tmp_path, {"seed": 0})
+        RunFolder.at(tmp_path).take_up({"seed": 0})
+
+
+def test_a_second_run_is_refused_with_the_owners_name_and_process(tmp_path: Path) -> None:
+    first, second = RunFolder.at(tmp_path), RunFolder.at(tmp_path)
+    with first.held() as left:
+        assert left == ""
+        with (
+            pytest.raises(RunFolderError, match=f"in use by process {os.getpid()} of .* on .*another log_dir"),
+            second.held(),
+        ):
+            pass
+    with second.held() as left:  # and is let in once the first has ended
+        assert left == ""
+
+
+def test_an_owner_who_was_killed_is_recognised_as_gone(tmp_path: Path) -> None:
+    script = (
+        "import os, signal, sys; from pathlib import Path; from optimizers.folder import RunFolder\n"
+        "with RunFolder.at(Path(sys.argv[1])).held(): os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    killed = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)])
+    killed.wait(timeout=60)
+    with RunFolder.at(tmp_path).held() as left:
+        assert left.startswith(f"Going on from process {killed.pid} of ")
+        RunFolder.at(tmp_path).take_up({"seed": 0})  # its traces are no strange files
+
+
+def test_packages_of_another_version_are_named(tmp_path: Path) -> None:
+    folder = RunFolder.at(tmp_path)
+    known = folder.take_up({})
+    assert versions_apart(known) == []
+    assert versions_apart({"versions": {**known["versions"], "dspy": "0.1"}}) == [
+        f"dspy 0.1, now {known['versions']['dspy']}"
+    ]
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1, 2]", "null"])
 def test_a_torn_run_file_is_refused_with_what_to_do(tmp_path: Path, content: str) -> None:
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(RunFolderError, match=r"run\.json"):
-        RunFolder.create(tmp_path, {"seed": 0})
+        RunFolder.at(tmp_path).take_up({"seed": 0})
 
 
 def test_writing_leaves_no_drafts_behind(tmp_path: Path) -> None:
-    folder = RunFolder.create(tmp_path / "run", {"seed": 0})
+    folder = RunFolder.at(tmp_path / "run")
     folder.write("summary.json", {"score": 0.5})
     folder.write("summary.json", {"score": 0.6})
     assert folder.read("summary.json") == {"score": 0.6}
-    assert {file.name for file in folder.path.iterdir()} == {"run.json", "summary.json"}
+    assert {file.name for file in folder.path.iterdir()} == {"summary.json"}
 
 
 def test_without_a_path_a_fresh_folder_is_made_under_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    folders = {RunFolder.create(None, {"seed": 0}).path for _ in range(3)}
+    folders = {RunFolder.at(None).path for _ in range(3)}
     assert len(folders) == 3
     assert {folder.parent for folder in folders} == {Path("runs")}

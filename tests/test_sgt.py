@@ -11,52 +11,20 @@ from typing import Any
 import dspy
 import pytest
 from scripted import ScriptedEngine, ScriptedGenerator, ScriptedTrainer, reply
+from small_compile import SMALL, WORLD, compiled, gold, helped, named, teleprompter, writer
 
-from optimizers import Recipe, SGTTeleprompter, TrainingSettings
+from optimizers import TrainingSettings
 from optimizers.records import Checkpoint, SFTExample
 from optimizers.result import result_of
 from optimizers.store import RolloutStore
 from optimizers.trl_trainer import TRLTrainer
 from sgt_modules import SupplementedPredictor, SupplementGenerator, errors, supplement
-from sgt_modules.embedded import HouseTermsWorld, Sizes, embedded_generator, program
+from sgt_modules.embedded import program
 from sgt_modules.embedded.models import embedded_folder
 from sgt_modules.episode import episode
 from sgt_modules.kinds import SILENCE, Supplement, parse
 from sgt_modules.prompts import Template
 from sgt_modules.wrapping import supplemented
-
-WORLD = HouseTermsWorld(0, sizes=Sizes(train=4, validation=4, test=4, shifted=4, terms=4, shifted_terms=4))
-SMALL = Recipe(rounds=1, warm_samples=1, pool_samples=1, ood_kinds=1, concat=1, max_per_kind=4, pair_cap=2)
-
-
-def teleprompter(log_dir: Path, metric: Callable[..., object] = WORLD.metric, **changes: object) -> SGTTeleprompter:
-    settings = {
-        "generator": embedded_generator(),
-        "recipe": SMALL,
-        "trainer": TRLTrainer(embedded_folder("generator"), TrainingSettings(sft_epochs=1, batch_size=8)),
-        "num_threads": 8,
-        "log_dir": log_dir,
-        "display_progress": False,
-    }
-    return SGTTeleprompter(metric, **(settings | changes))
-
-
-def gold(text: str) -> str:
-    """Answer like an actor that needs no help."""
-    asked = next(each for split in WORLD.splits.values() for each in split if each.question in text)
-    return reply(sql=WORLD.gold_sql(asked))
-
-
-def helped(text: str) -> str:
-    """Answer like an actor that is right exactly when its supplement speaks of definitions."""
-    return gold(text) if "[background]" in text else reply(sql="SELECT 1")
-
-
-def compiled(script: Callable[[str], str], log_dir: Path, **changes: object) -> tuple[dspy.Module, ScriptedEngine]:
-    engine = ScriptedEngine(script)
-    with dspy.context(lm=engine.lm()):
-        better = teleprompter(log_dir, **changes).compile(program(), trainset=WORLD.train, valset=WORLD.val)
-    return better, engine
 
 
 def test_the_student_is_untouched_and_the_result_is_a_new_compiled_program(tmp_path: Path) -> None:
@@ -216,19 +184,6 @@ class TwoSteps(dspy.Module):
     def forward(self, tables: str, question: str) -> dspy.Prediction:
         table = self.choose(question=question).table
         return self.write(tables=tables, question=question, table=table)
-
-
-def named(prompt: str, otherwise: str) -> Supplement:
-    """A supplement of the kind that a prompt asks for; where it names none, of another."""
-    kind = prompt.rpartition("\nKind: ")[2].partition(".")[0] if "\nKind: " in prompt else otherwise
-    return Supplement("rule" if kind.startswith("a new one") else kind, "Look it up.")
-
-
-def writer(trained: str = "background") -> ScriptedGenerator:
-    """A generator that learns to write one kind."""
-    return ScriptedGenerator(
-        lambda prompt: named(prompt, "cot"), trained=ScriptedGenerator(lambda prompt: named(prompt, trained))
-    )
 
 
 def two_steps(text: str) -> str:

@@ -8,12 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from scripted import query, rollout
 
+from optimizers.ledger import Meter
 from optimizers.records import Query, Reward, Rollout
-from optimizers.store import SCHEMA, RolloutStore
-from sgt_modules.episode import Place
+from optimizers.store import KeptSample, RolloutStore
+from optimizers.store_schema import SCHEMA
+from sgt_modules.episode import Call, Place
 from sgt_modules.errors import RunFolderError
+from sgt_modules.generator import Sampled
 from sgt_modules.kinds import SILENCE, Supplement
 
 FULL = Rollout(
@@ -35,6 +40,8 @@ FULL = Rollout(
     tokens_in=12,
     tokens_out=7,
     seconds=0.5,
+    cost=0.001,
+    writer="f00d",
 )
 
 
@@ -153,7 +160,7 @@ def test_a_file_of_another_program_is_refused_and_left_alone(tmp_path: Path) -> 
     assert sqlite_says(path, "SELECT count(*) FROM sqlite_master") == 1
 
 
-@pytest.mark.parametrize("version", [SCHEMA - 1, SCHEMA + 1])
+@pytest.mark.parametrize("version", [1, SCHEMA + 1])
 def test_a_store_of_another_version_is_refused(tmp_path: Path, version: int) -> None:
     path = tmp_path / "rollouts.sqlite"
     RolloutStore(path).close()
@@ -172,6 +179,144 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
 def test_a_folder_in_the_file_s_place_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="cannot be opened"):
         RolloutStore(tmp_path)
+
+
+def test_what_was_paid_adds_up_over_attempts_whatever_became_of_them(store: RolloutStore) -> None:
+    failed = replace(FULL, reward=None, error="timeout")
+    store.add(failed, "scope", paid=Meter(1, 2, 10, 5, 0.5, 0.25))
+    store.add(FULL, "scope", paid=Meter(1, 1, 20, 5, 0.25, 0.5))
+    store.add(failed, "scope", paid=Meter(1, 1, 1, 1, 0.25, 0.125))
+    store.meet(replace(FULL, stage="dpo1"), "scope")
+    assert store.spent() == Meter(3, 4, 31, 11, 1.0, 0.875)
+    assert store.spent("another run") == Meter()
+    assert store.rollouts(stage="sft") == [FULL]
+
+
+def test_a_run_of_several_rollouts_is_paid_once(store: RolloutStore) -> None:
+    paid = Meter(1, 3, 30, 6, 0.5, 0.25)
+    store.add_all([rollout(1.0, of=query(name)) for name in "abc"], "scope", paid=paid)
+    assert store.spent() == paid
+
+
+def test_runs_that_share_a_store_answer_each_other_and_list_and_pay_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "shared.sqlite"
+    with RolloutStore(path, run="first") as first, RolloutStore(f"sqlite:///{path}", run="second") as second:
+        first.add(FULL, "scope", paid=Meter(1, 1))
+        found = second.get("scope", "a1", FULL.supplement)
+        assert found == FULL
+        second.meet(replace(found, stage="warm"), "scope")
+        second.add(FULL, "scope", paid=Meter(1, 2))  # both ran it at once, and both paid
+        assert (first.count(), first.spent().calls, second.spent().calls) == (1, 1, 2)
+        assert [each.stage for each in first.rollouts()] == ["sft"]
+        assert [each.stage for each in second.rollouts()] == ["warm", "sft"]
+        assert first.rollouts(run="second") == second.rollouts()
+        assert first.runs() == ["first", "second"]
+
+
+CALLS = [Call(Place("solve", 1), "Help.", FULL.supplement, -0.5, True), Call(Place("check"), "Ünits?", SILENCE)]
+
+
+def test_a_live_run_is_found_again_with_its_calls(store: RolloutStore) -> None:
+    live = replace(FULL, stage="dpo1/val")
+    store.add_all([live, replace(live, query=query("b"))], "scope", live="dpo1/val", calls=CALLS)
+    assert store.live_run("scope", "dpo1/val") == ([live, replace(live, query=query("b"))], CALLS)
+    assert store.live_run("scope", "dpo1/val", "a1") == ([live], CALLS)
+    assert store.live_run("scope", "dpo1/val", "a2") is None
+    assert store.live_run("scope", "dpo2/val") is None
+    assert store.live_run("other", "dpo1/val") is None
+
+
+def test_a_live_run_without_a_reward_is_not_found_and_the_newest_of_a_name_is(tmp_path: Path) -> None:
+    times = iter([1.0, 2.0, 3.0])
+    with RolloutStore(tmp_path / "rollouts.sqlite", clock=lambda: next(times)) as store:
+        store.add(replace(FULL, reward=None), "scope", live="warm/0")
+        assert store.live_run("scope", "warm/0") is None
+        store.add(FULL, "scope", live="warm/0", calls=CALLS[:1])
+        again = replace(FULL, supplement=Supplement("cot", "Otherwise."))
+        store.add(again, "scope", live="warm/0", calls=CALLS[1:])
+        assert store.live_run("scope", "warm/0") == ([again], CALLS[1:])
+
+
+def test_a_live_run_is_its_own_run_s(tmp_path: Path) -> None:
+    path = tmp_path / "shared.sqlite"
+    with RolloutStore(path, run="first") as first, RolloutStore(path, run="second") as second:
+        first.add(FULL, "scope", live="dpo1/val", calls=CALLS)
+        assert second.live_run("scope", "dpo1/val") is None
+        second.add(FULL, "scope", live="dpo1/val")
+        assert first.live_run("scope", "dpo1/val") == ([FULL], CALLS)
+        assert first.count() == 2
+
+
+def samples(*texts: str) -> list[KeptSample]:
+    return [KeptSample(f"asked {text}", Sampled(Supplement("cot", text), -0.5, 7, 3)) for text in texts]
+
+
+def test_samples_come_back_in_order_batch_by_batch_up_to_a_gap(store: RolloutStore) -> None:
+    store.add_samples("warm", 0, samples("a", "b"))
+    store.add_samples("warm", 2, samples("Ünits"))
+    store.add_samples("warm", 4, samples("lost its neighbour"))
+    store.add_samples("round 1", 0, samples("c"))
+    store.add_samples("round 2", 0, [])
+    assert store.samples("warm") == samples("a", "b", "Ünits")
+    store.add_samples("warm", 1, samples("B"))
+    assert store.samples("warm") == samples("a", "B", "Ünits")
+    assert (store.samples("round 1"), store.samples("round 2")) == (samples("c"), [])
+
+
+def test_a_scope_is_described_and_described_anew(store: RolloutStore) -> None:
+    assert store.described("scope") == {}
+    store.describe("scope", {"actor": ["gpt"], "metric": "older"})
+    store.describe("scope", {"actor": ["gpt"], "metric": "exact"})
+    assert store.described("scope") == {"actor": ["gpt"], "metric": "exact"}
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory):
+    with RolloutStore(tmp_path_factory.mktemp("store") / "rollouts.sqlite") as opened:
+        yield opened
+
+
+@settings(deadline=None)
+@given(st.text(), st.text(), st.floats(allow_infinity=False))
+@example("\x00", "\ud800", float("nan"))
+def test_whatever_a_model_writes_is_stored_and_found(
+    shared: RolloutStore, prompt: str, text: str, logprob: float
+) -> None:
+    scope, asked = f"scope {shared.count()}", replace(FULL.query, prompt=prompt)
+    odd = replace(FULL, query=asked, supplement=Supplement("cot", text), output={"answer": text}, error=text)
+    shared.add(replace(odd, logprob=logprob), scope)
+    found = shared.get(scope, "a1", odd.supplement)
+    assert found is not None
+    assert found.supplement.text == text.encode(errors="replace").decode().replace("\0", "\ufffd")
+    assert shared.rollouts(scope=scope) == [found]
+
+
+@pytest.mark.parametrize("column", ["score", "output", "text", "position", "checksum"])
+def test_a_row_that_somebody_changed_counts_as_not_there_and_is_told(tmp_path: Path, column: str) -> None:
+    path = tmp_path / "rollouts.sqlite"
+    with RolloutStore(path) as store:
+        store.add_all([FULL, rollout(1.0)], "scope")
+    sqlite_says(path, f"UPDATE rollouts SET {column} = 1 WHERE id = 1")
+    with RolloutStore(path) as store:
+        assert store.get("scope", "a1", FULL.supplement) is None
+        assert store.rollouts() == [rollout(1.0)]
+        assert "is not as it was written" in "".join(store.notes)
+        store.add(FULL, "scope")
+        assert store.get("scope", "a1", FULL.supplement) == FULL
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("mysql://me:secret@host/db", "Expected a path, .* got mysql://me:\\*\\*\\*@host/db"),
+        ("sqlite://", "Expected a path"),
+        ("postgresql+psycopg://me:secret@127.0.0.1:1/db", "cannot be opened as a store of rollouts"),
+    ],
+)
+def test_an_address_that_leads_to_no_store_is_refused_without_its_password(where: str, message: str) -> None:
+    with pytest.raises(RunFolderError, match=message) as told:
+        RolloutStore(where)
+    assert "secret" not in str(told.value)
 
 
 def sqlite_says(path: Path, statement: str) -> object:

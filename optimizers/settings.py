@@ -1,0 +1,96 @@
+"""What a run is given by its teleprompter, and what of it a folder is taken up again by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+import dspy
+
+from optimizers.budget import Limits
+from optimizers.exploration import Credit
+from optimizers.fingerprints import fingerprint
+from optimizers.recipe import Recipe
+from optimizers.training import Trainer
+from sgt_modules.engine import LocalEngine
+from sgt_modules.errors import SetupError
+from sgt_modules.generator import SupplementGenerator
+from sgt_modules.predictor import Scope
+from sgt_modules.prompts import Template
+from sgt_modules.wrapping import supplement
+
+FREE = ("rounds", "patience")
+"""Options of a recipe that only say how far a run goes."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunSettings:
+    """What a run is given by its teleprompter; see `SGTTeleprompter`."""
+
+    metric: Callable[..., object]
+    generator: SupplementGenerator
+    recipe: Recipe
+    trainer: Trainer | None
+    num_threads: int | None
+    max_errors: int
+    seed: int
+    log_dir: Path | None
+    credit: Credit = "isolate"
+    only: Sequence[str] | None = None
+    scope: Scope | None = None
+    template: Template | None = None
+    limits: Limits = field(default_factory=Limits)
+    max_run_seconds: float | None = None
+
+    def wrap(self, student: dspy.Module) -> dspy.Module:
+        """A copy of the student whose predictors read supplements."""
+        return supplement(student, generator=self.generator, only=self.only, scope=self.scope, template=self.template)
+
+    def trainer_or_default(self) -> Trainer:
+        """The trainer; by default TRL on the generator's own base model, imported here, as it brings torch.
+
+        Raises `SetupError` for a generator whose model is behind a server.
+        """
+        if self.trainer is not None:
+            return self.trainer
+        engine = self.generator.engine
+        if not isinstance(engine, LocalEngine):
+            raise SetupError(
+                f"Expected a trainer for {self.generator.name}, whose weights are behind a server, got none. Pass "
+                "trainer=TRLTrainer(base) with the hub id or folder of the model that is served."
+            )
+        from optimizers.trl_trainer import TRLTrainer
+
+        return TRLTrainer(engine.weights.folders[0], trust_remote_code=engine.trust_remote_code)
+
+    def check_trainable(self) -> None:
+        """Raise `SetupError` unless something trains the generator, and it can be had with what was trained."""
+        self.generator.check_trainable()
+        if not self.generator.in_process:
+            self.trainer_or_default()
+
+    def recorded(self, trainset: Sequence[dspy.Example], valset: Sequence[dspy.Example]) -> dict[str, object]:
+        """What `run.json` remembers, and a folder is taken up again by."""
+        return {
+            "recipe": {name: value for name, value in self._recipe().items() if name not in FREE},
+            "seed": self.seed,
+            "generator": self.generator.identity,
+            "credit": self.credit,
+            "only": None if self.only is None else sorted(self.only),
+            "scope": self.scope,
+            "template": None if self.template is None else asdict(self.template),
+            "training": str(getattr(self.trainer, "settings", type(self.trainer).__qualname__)),
+            "train": fingerprint(trainset),
+            "val": fingerprint(valset),
+        }
+
+    @property
+    def free(self) -> dict[str, object]:
+        """What `run.json` remembers too, and may be another when a folder is taken up again."""
+        recipe = self._recipe()
+        return {**{name: recipe[name] for name in FREE}, "limits": asdict(self.limits)}
+
+    def _recipe(self) -> dict[str, object]:
+        found: dict[str, object] = {each.name: getattr(self.recipe, each.name) for each in fields(Recipe)}
+        return found | {"kinds": {name: kind.instruction for name, kind in self.recipe.kinds.items()}}

@@ -1,0 +1,78 @@
+"""What a run's folder remembers of finished stages, so that a run that goes on trains none of them again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from optimizers.folder import RunFolder
+from optimizers.memory import Peak
+from optimizers.records import Checkpoint, PreferencePair, SFTExample
+from sgt_modules.errors import SGTError
+from sgt_modules.weights import fingerprint_of
+
+FILE = "stages.json"
+
+
+class FinishedStages:
+    """The trained stages of a folder: which rows each was trained on, its weights' fingerprint, and what was measured.
+
+    `stages.json` holds an object a stage; a stage whose rows, start or weights are others now is not finished.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+        self._known: dict[str, Any] = folder.read(FILE) or {}
+
+    def save_rows(self, stage: str, rows: Sequence[SFTExample | PreferencePair]) -> None:
+        """Write what the stage is trained on to `training/<stage>.jsonl`, as TRL reads it; all of it or nothing."""
+        lines = (json.dumps(asdict(row), ensure_ascii=False) for row in rows)
+        self._folder.write_text(self._folder.rows(stage), "".join(f"{line}\n" for line in lines))
+
+    def checkpoint(self, stage: str, start: Checkpoint | None) -> Checkpoint | None:
+        """The stage's weights, where it was trained on the rows that are saved now and from `start`, and is whole."""
+        known = self._known.get(stage, {}).get("trained")
+        path = self._folder.checkpoint(stage)
+        if not isinstance(known, Mapping) or known.get("asked") != self._asked(stage, start):
+            return None
+        if not path.is_dir() or _fingerprint(path) != known.get("fingerprint"):
+            return None
+        return Checkpoint(stage, path, known["fingerprint"], known["metrics"], tuple(known["notes"]))
+
+    def keep_checkpoint(self, checkpoint: Checkpoint, start: Checkpoint | None) -> None:
+        """Remember that the stage is trained, on the rows that are saved now."""
+        trained = {
+            "asked": self._asked(checkpoint.stage, start),
+            "fingerprint": checkpoint.fingerprint,
+            "metrics": dict(checkpoint.metrics),
+            "notes": list(checkpoint.notes),
+        }
+        self._known[checkpoint.stage] = {"trained": trained}
+        self._write()
+
+    def measured(self, stage: str, seconds: float, memory: Peak) -> tuple[float, Peak]:
+        """What the stage took: what is remembered of it, else this, which is remembered from now on."""
+        own = self._known.setdefault(stage, {})
+        if "seconds" not in own:
+            own.update(seconds=seconds, memory=asdict(memory))
+            self._write()
+        return own["seconds"], Peak(**own["memory"])
+
+    def _asked(self, stage: str, start: Checkpoint | None) -> str:
+        digest = hashlib.sha256(self._folder.rows(stage).read_bytes())
+        digest.update((start.fingerprint if start else "").encode())
+        return digest.hexdigest()
+
+    def _write(self) -> None:
+        self._folder.write(FILE, self._known)
+
+
+def _fingerprint(path: Path) -> str:
+    try:
+        return fingerprint_of(path)
+    except (OSError, SGTError):
+        return ""
