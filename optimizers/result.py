@@ -42,8 +42,8 @@ class Spent:
     @staticmethod
     def read(content: Mapping[str, Any]) -> Spent:
         """What `spent.json` holds; what it lacks is 0. Raises `RunFolderError` for what is no number."""
-        file = Path("spent.json")
-        return Spent(**{each.name: entry(content, each.name, float, 0.0, file=file) for each in fields(Spent)})
+        file, nothing = Path("spent.json"), {each.name: getattr(Spent(), each.name) for each in fields(Spent)}
+        return Spent(**{name: entry(content, name, type(zero), zero, file=file) for name, zero in nothing.items()})
 
     def __add__(self, other: Spent) -> Spent:
         return Spent(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
