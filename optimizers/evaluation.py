@@ -10,11 +10,15 @@ import dspy
 from optimizers.progress import Reporter
 from optimizers.records import Candidate, Query, Rollout
 from optimizers.rollouts import Actor, LiveRun
+from optimizers.sampling import Ask, sampled
 from sgt_modules.episode import Call
 from sgt_modules.gate import Gate
 from sgt_modules.generator import Sampled, SupplementGenerator
 from sgt_modules.kinds import SILENCE
 from sgt_modules.wrapping import with_generator
+
+SAMPLED_AT_ONCE = 1024
+"""Prompts that a local generator decodes together: enough to fill its batches with prompts of a like length."""
 
 
 class Scored(NamedTuple):
@@ -62,14 +66,18 @@ class Evaluator:
         if not self.once_an_example:
             runs = self.live(stage, with_generator(self.actor.program, generator, gate))
             return Scored([run.rollout for run in runs], [run.calls for run in runs])
-        sampled = generator.sample(
-            [query.prompt for query in self.queries],
-            seeds=[0] * len(self.queries),
+        written = sampled(
+            self.actor.store,
+            f"{stage}/{self._split}",
+            generator,
+            [Ask(query.prompt, seed=0) for query in self.queries],
             temperature=generator.temperature,
+            at_once=SAMPLED_AT_ONCE,
         )
-        calls = [_call(query, each, gate) for query, each in zip(self.queries, sampled, strict=True)]
+        calls = [_call(query, each, gate) for query, each in zip(self.queries, written, strict=True)]
+        writer = generator.fingerprint
         candidates = [
-            Candidate(query, call.supplement, "gated" if call.gated else "direct", call.logprob)
+            Candidate(query, call.supplement, "gated" if call.gated else "direct", call.logprob, writer)
             for query, call in zip(self.queries, calls, strict=True)
         ]
         with self.reporter.stage(f"{stage}: {self._split}", len(self.examples)) as view:

@@ -17,10 +17,11 @@ import dspy
 
 from optimizers import sources
 from optimizers.ahead import made_ahead
-from optimizers.evaluation import Evaluator
+from optimizers.evaluation import SAMPLED_AT_ONCE, Evaluator
 from optimizers.progress import Reporter, Stage
 from optimizers.recipe import Recipe
 from optimizers.records import Candidate, Query, Rollout
+from optimizers.sampling import Ask, sampled
 from optimizers.spending import Spending
 from sgt_modules.episode import Chooser, Place
 from sgt_modules.errors import SetupError
@@ -30,9 +31,6 @@ from sgt_modules.prompts import exploring
 from sgt_modules.wrapping import with_generator
 
 Credit = Literal["isolate", "joint"]
-
-SAMPLED_AT_ONCE = 1024
-"""Prompts that a local generator decodes together: enough to fill its batches with prompts of a like length."""
 
 SAMPLED_AHEAD = 256
 """As many where the actor already runs on what was sampled, and an eighth of a small stage: fewer cost the sampling
@@ -273,7 +271,7 @@ class Joint:
             for number in range(runs + min(joins, self._most_joins(index)))
         ]
         with self.setting.spending.timed("acting"), self.setting.reporter.stage(f"{stage}: acting", len(choosers)) as v:
-            rollouts = train.actor.together(train.examples, choosers, stage, on_done=v.advance)
+            rollouts = train.actor.together(train.examples, choosers, stage, generator.fingerprint, on_done=v.advance)
         return [rollout for rollout in rollouts if rollout.supplement or self.setting.recipe.silence]
 
     def _most_joins(self, index: int) -> int:
@@ -320,22 +318,25 @@ def _pool(
 ) -> Generator[Candidate]:
     """The distinct candidates: those that are there already, then what the generator writes, as it does."""
     replies = _sampled(stage, wishes, generator, setting, at_once)
-    yield from sources.distinct(itertools.chain(added, sources.candidates(wishes, replies)))
+    written = sources.candidates(wishes, replies, generator.fingerprint)
+    yield from sources.distinct(itertools.chain(added, written))
 
 
 def _sampled(
     stage: str, wishes: Sequence[sources.Wish], generator: SupplementGenerator, setting: Setting, at_once: int
 ) -> Iterator[sources.Reply]:
     with setting.spending.timed("sampling"), setting.reporter.stage(f"{stage}: sampling", len(wishes)) as view:
-        replies = generator.samples(
-            [wish.prompt for wish in wishes],
-            seeds=[wish.seed for wish in wishes],
+        replies = sampled(
+            setting.train.actor.store,
+            stage,
+            generator,
+            [Ask(wish.prompt, wish.seed) for wish in wishes],
             temperature=setting.recipe.temperature,
             at_once=at_once,
+            on_new=lambda reply: setting.spending.sampled([reply]),
         )
         for reply in replies:
             setting.train.actor.budget.check()
-            setting.spending.sampled([reply])
             view.advance()
             yield reply
 

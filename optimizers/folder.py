@@ -17,6 +17,7 @@ from typing import Any, cast
 
 from filelock import FileLock, Timeout
 
+from optimizers.safe_reading import object_in
 from sgt_modules.errors import RunFolderError
 
 _PACKAGES = ("dspy-sgt", "dspy", "torch", "transformers", "trl", "peft")
@@ -118,18 +119,9 @@ class RunFolder:
         """A JSON file of the run; None where there is none.
 
         Raises:
-            RunFolderError: the file is no JSON object.
+            RunFolderError: the file is no JSON object, leads out of the folder, or is far too large.
         """
-        file = self.path / name
-        if not file.exists():
-            return None
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise RunFolderError(f"{file} is no JSON ({error}). Move it away to start the run anew.") from error
-        if not isinstance(content, dict):
-            raise RunFolderError(f"{file} should hold a JSON object, not a {type(content).__name__}.")
-        return cast("dict[str, Any]", content)
+        return object_in(self.path / name, home=self.path)
 
     def write(self, name: str, content: Mapping[str, object]) -> Path:
         """Write a JSON file whole: a reader sees the old one or the new one."""

@@ -55,13 +55,14 @@ class Candidate:
 
     `source` is the pool it comes from (`predefined`, `free`, `ood`, `concat`, `direct`, `none`; `gated` where a gate
     dropped what the generator wrote); `logprob` is the mean log-probability of its tokens under the generator that
-    wrote it (0.0 where none wrote it, or its server tells none).
+    wrote it (0.0 where none wrote it, or its server tells none); `writer` is that generator's fingerprint.
     """
 
     query: Query
     supplement: Supplement
     source: str
     logprob: float = 0.0
+    writer: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,16 +157,22 @@ class Actor:
         """One run an example of a program whose own generator writes as it runs, in the examples' order.
 
         For programs that ask for several supplements; the rollout's supplement is all of them, joined by newlines.
-        Saved under the stage, and paid each time.
+        Saved under the stage, which names the run: one that the store has a reward of is not paid again.
         """
         calls: dict[int, Sequence[Call]] = {}
         judge = self._judge(examples, ThreadRunner(), program)
+        writer = ",".join(sorted({each.generator.fingerprint for _, each in supplemented(program)}))
 
         def work(index: int) -> Rollout:
+            known = self.store.live_run(self.scope, stage, query_id(examples[index], ""))
+            if known is not None:
+                [rollout], calls[index] = known
+                return replace(rollout, query=replace(rollout.query, index=index))
             run = self._paid(lambda: judge(index, None))
             calls[index] = run.calls
             written = [call.supplement for call in calls[index] if call.supplement]
-            rollout = _as_proposed(run.rollout, Candidate(run.rollout.query, _joined(written), "direct"), stage)
+            candidate = Candidate(run.rollout.query, _joined(written), "direct", writer=writer)
+            rollout = _as_proposed(run.rollout, candidate, stage)
             self._save([rollout], run, live=stage)
             return rollout
 
@@ -178,23 +184,30 @@ class Actor:
         examples: Sequence[dspy.Example],
         choosers: Sequence[tuple[int, Chooser]],
         stage: str,
+        writer: str = "",
         on_done: OnDone | None = None,
     ) -> list[Rollout]:
         """Runs in which every place's supplement is chosen as the program runs: a rollout for each call, run by run.
 
         A chooser is called with the place and the generator's prompt there; the number beside it picks its example.
-        All rollouts of a run have its reward. Saved under the stage, and paid each time.
+        All rollouts of a run have its reward. Saved under the stage and the run's number: one that the store has a
+        reward of is not paid again. `writer` is the fingerprint of the generator behind the choosers.
         """
         of_run: dict[int, list[Rollout]] = {}
         judge = self._judge(examples, ThreadRunner())
 
         def work(position: int) -> Rollout:
             index, choose = choosers[position]
+            known = self.store.live_run(self.scope, f"{stage}/{position}")
+            if known is not None:
+                found = [replace(each, query=replace(each.query, index=index)) for each in known[0]]
+                of_run[position] = found if known[1] else []
+                return found[0]
             run = self._paid(lambda: judge(index, choose))
             free = replace(run.rollout, tokens_in=0, tokens_out=0, seconds=0.0, cost=0.0)
             rollouts = [
                 _as_proposed(
-                    free if n else run.rollout, Candidate(query, call.supplement, "joint", call.logprob), stage
+                    free if n else run.rollout, Candidate(query, call.supplement, "joint", call.logprob, writer), stage
                 )
                 for n, call in enumerate(run.calls)
                 for query in [query_of(call, examples[index], index, joint=True)]
@@ -361,6 +374,7 @@ def _as_proposed(rollout: Rollout, candidate: Candidate, stage: str) -> Rollout:
         source=candidate.source,
         supplement=candidate.supplement,
         logprob=candidate.logprob,
+        writer=candidate.writer,
     )
 
 

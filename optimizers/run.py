@@ -38,7 +38,7 @@ from optimizers.stages import FinishedStages
 from optimizers.store import RolloutStore
 from optimizers.together import Together, train_as_told
 from optimizers.training import Fit, Row
-from optimizers.validation import check_program, check_splits, hold_out
+from optimizers.validation import check_priced, check_program, check_splits, hold_out
 from sgt_modules.errors import StoppedError
 from sgt_modules.gate import Gate
 from sgt_modules.generator import SupplementGenerator
@@ -106,6 +106,8 @@ class Run:
         check_metric(settings.metric, trainset[0], output_fields(student), more_fields=own_forward)
         settings.check_trainable()
         settings.generator.check()
+        if settings.limits.cost_usd is not None:
+            check_priced(student)
         wrapped = settings.wrap(student)
         folder = RunFolder.at(settings.log_dir)
         with ExitStack() as open_:
@@ -113,9 +115,10 @@ class Run:
             known = folder.take_up(settings.recorded(trainset, valset), settings.free)
             if changed := versions_apart(known):
                 notes.append(f"This run began with other packages: {'; '.join(changed)}.")
-            store = open_.enter_context(RolloutStore(folder.store))
+            store = open_.enter_context(_store(settings, folder, run=known["id"]))
+            notes += store.notes
             before = Spent.read(folder.read("spent.json") or {})
-            budget = Budget(settings.limits, before.paid, before.total)
+            budget = Budget(settings.limits, store.spent(), before.total)
             open_.enter_context(stopping(budget.stop, reporter.say))
             actor = Actor(
                 wrapped,
@@ -309,6 +312,11 @@ class Run:
         paid = self._budget.spent
         actor = Spent(actor_calls=paid.calls, actor_in=paid.tokens_in, actor_out=paid.tokens_out, cost=paid.cost)
         return self._spent_before.others + self._spending.so_far + actor + Spent(total=self._budget.seconds)
+
+
+def _store(settings: RunSettings, folder: RunFolder, *, run: str) -> RolloutStore:
+    """The folder's own store, or one that several runs share."""
+    return RolloutStore(folder.store) if settings.store is None else RolloutStore(settings.store, run=run)
 
 
 def output_fields(program: dspy.Module) -> list[str]:

@@ -41,6 +41,7 @@ class RunSettings:
     scope: Scope | None = None
     template: Template | None = None
     limits: Limits = field(default_factory=Limits)
+    store: str | Path | None = None
     max_run_seconds: float | None = None
 
     def wrap(self, student: dspy.Module) -> dspy.Module:

@@ -62,6 +62,9 @@ class SGTTeleprompter(Teleprompter):
         seed: Seeds every choice: the same seed, data and models give the same adapter.
         log_dir: The run's folder; a fresh one under `runs/` by default. A folder with a run of the same settings is
             gone on with: what was paid, sampled or trained there is not paid, sampled or trained again.
+        store: Where rollouts are kept, if not in `log_dir`: a file, or a database's URL such as
+            `postgresql+psycopg://user@host/database` (needs `dspy-sgt[postgresql]`). Runs that share one pay no rollout
+            of the same program, actor and metric twice.
         display_progress: False is silence; otherwise a live view on a terminal and plain lines elsewhere.
 
     Source: SGT (arXiv 2604.20727).
@@ -95,6 +98,7 @@ class SGTTeleprompter(Teleprompter):
         max_run_seconds: float | None = None,
         seed: int = 0,
         log_dir: str | Path | None = None,
+        store: str | Path | None = None,
         display_progress: bool | None = None,
     ) -> None:
         super().__init__()
@@ -113,6 +117,7 @@ class SGTTeleprompter(Teleprompter):
             only=only,
             scope=scope,
             template=None if template is None else check_template(template),
+            store=store,
             limits=Limits(max_actor_calls, max_cost_usd, max_seconds),
             max_run_seconds=check_seconds(max_run_seconds),
         )

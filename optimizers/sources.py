@@ -111,14 +111,14 @@ def _wishes(
     ]
 
 
-def candidates(wishes: Iterable[Wish], replies: Iterable[Reply]) -> Iterator[Candidate]:
+def candidates(wishes: Iterable[Wish], replies: Iterable[Reply], writer: str = "") -> Iterator[Candidate]:
     """The generator's replies, in the wishes' order and as they come, as candidates; what says nothing is dropped.
 
-    Silence has a pool of its own: see `silence`.
+    Silence has a pool of its own: see `silence`. `writer` is the generator's fingerprint.
     """
     for wish, reply in zip(wishes, replies, strict=True):
         if reply.supplement:
-            yield Candidate(wish.query, reply.supplement, wish.source, reply.logprob)
+            yield Candidate(wish.query, reply.supplement, wish.source, reply.logprob, writer)
 
 
 def silence(queries: Sequence[Query]) -> list[Candidate]:

@@ -6,12 +6,12 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from optimizers.folder import RunFolder
 from optimizers.memory import Peak
 from optimizers.records import Checkpoint, PreferencePair, SFTExample
+from optimizers.training_faults import files_in
 from sgt_modules.errors import SGTError
 from sgt_modules.weights import fingerprint_of
 
@@ -39,7 +39,11 @@ class FinishedStages:
         path = self._folder.checkpoint(stage)
         if not isinstance(known, Mapping) or known.get("asked") != self._asked(stage, start):
             return None
-        if not path.is_dir() or _fingerprint(path) != known.get("fingerprint"):
+        try:
+            whole = fingerprint_of(path) == known["fingerprint"] and files_in(path) == known["files"]
+        except (OSError, SGTError):
+            whole = False
+        if not whole:
             return None
         return Checkpoint(stage, path, known["fingerprint"], known["metrics"], tuple(known["notes"]))
 
@@ -48,6 +52,7 @@ class FinishedStages:
         trained = {
             "asked": self._asked(checkpoint.stage, start),
             "fingerprint": checkpoint.fingerprint,
+            "files": files_in(checkpoint.path) if checkpoint.path.is_dir() else {},
             "metrics": dict(checkpoint.metrics),
             "notes": list(checkpoint.notes),
         }
@@ -69,10 +74,3 @@ class FinishedStages:
 
     def _write(self) -> None:
         self._folder.write(FILE, self._known)
-
-
-def _fingerprint(path: Path) -> str:
-    try:
-        return fingerprint_of(path)
-    except (OSError, SGTError):
-        return ""

@@ -10,6 +10,7 @@ from typing import cast
 
 import dspy
 
+from optimizers.prices import priced
 from sgt_modules.errors import (
     EmptyTrainsetError,
     ExampleError,
@@ -144,6 +145,18 @@ Assign its predictors to attributes; the ones inside a compiled child are frozen
             )
     for index, example in enumerate(examples):
         _check_call(student, example, index)
+
+
+def check_priced(student: dspy.Module) -> None:
+    """Check that each predictor's actor has a known price, as a budget in dollars needs. Raises `SetupError`."""
+    for name, predictor in student.named_predictors():
+        actor = predictor.lm or dspy.settings.lm
+        if not priced(actor):
+            raise SetupError(
+                "Expected LMs with a known price for max_cost_usd, but that of "
+                f"{getattr(actor, 'model', actor)!r} (predictor {name!r}) is not known. Use max_actor_calls, or tell "
+                "litellm its price with litellm.register_model."
+            )
 
 
 def _check_call(student: dspy.Module, example: dspy.Example, index: int) -> None:

@@ -118,6 +118,11 @@ class SupplementGenerator(Parameter):
         return self.engine.identity
 
     @property
+    def fingerprint(self) -> str:
+        """sha256 (hex) of the weights; of a model behind a server, of what is known of it."""
+        return self.engine.fingerprint
+
+    @property
     def in_process(self) -> bool:
         """Whether the model runs on this process's own cores or GPU."""
         return isinstance(self.engine, LocalEngine)

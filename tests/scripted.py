@@ -101,6 +101,11 @@ class ScriptedGenerator(SupplementGenerator):
         self._account(Completion(supplement.render(), read, wrote, 0.0))
         return Sampled(supplement, self._logprob(prompt), read, wrote)
 
+    @property
+    def fingerprint(self) -> str:
+        """A script has no weights."""
+        return f"scripted {self.name}"
+
     def said(self, prompt: str, seed: int) -> Supplement:
         """What it writes; the seed makes no difference to a script."""
         return self._script(prompt)

@@ -23,7 +23,7 @@ from optimizers.training import OnStep
 from sgt_modules import SupplementedPredictor
 from sgt_modules.embedded import program
 from sgt_modules.kinds import Supplement
-from sgt_modules.weights import fingerprint_of
+from sgt_modules.weights import ADAPTER, fingerprint_of
 
 
 class Learner(ScriptedGenerator):
@@ -32,6 +32,11 @@ class Learner(ScriptedGenerator):
     def __init__(self, stage: str = "") -> None:
         super().__init__(lambda prompt: named(prompt, "background" if stage else "cot"))
         self._stage = stage
+
+    @property
+    def fingerprint(self) -> str:
+        """Its weights are the stage's."""
+        return self._stage
 
     def said(self, prompt: str, seed: int) -> Supplement:
         """As it learned to."""
@@ -77,6 +82,7 @@ class WritingTrainer:
         self.stages.append(output.name)
         digest = hashlib.sha256(repr((rows, start.fingerprint if start else "", seed)).encode()).digest()
         output.mkdir(parents=True, exist_ok=True)
+        (output / ADAPTER).write_text("{}")
         save_file({"weights": np.frombuffer(digest, dtype=np.uint8)}, output / "adapter_model.safetensors")
         return Checkpoint(output.name, output, fingerprint_of(output), {"rows": len(rows)}, ["Trained."])
 
