@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import dspy
 from dspy.utils.exceptions import AdapterParseError
 
 from optimizers.ledger import Meter
-from optimizers.outages import LMCalls, is_permanent, says_nothing
+from optimizers.outages import LMCalls, is_permanent, is_single_call, says_nothing
 from optimizers.prices import cost_of
 from optimizers.queries import query_id
 from optimizers.records import Query, Reward, Rollout
@@ -46,14 +47,15 @@ def judged_run(program: dspy.Module, example: dspy.Example, index: int, given: G
     with dspy.context(trace=[], disable_history=True), dspy.track_usage() as usage, episode(given) as asked:
         calls = LMCalls(usage)
         try:
-            with dspy.context(callbacks=[*dspy.settings.callbacks, calls]):
+            with nullcontext() if is_single_call(program) else _heard_by(calls):
                 prediction = program(**example.inputs())
         except Exception as raised:  # noqa: BLE001 - whatever a user's program raises is a record
             problem, reward = raised, _verdict(raised, calls)
+        calls.ended(problem, prediction)
     seconds = time.perf_counter() - began
     if problem is None:
         try:
-            with dspy.context(callbacks=[*dspy.settings.callbacks, calls]):  # of a metric that asks a judge
+            with _heard_by(calls):  # a metric may ask a judge
                 reward = scorer(example, prediction)
         except MetricError as raised:
             problem = raised
@@ -70,6 +72,10 @@ def judged_run(program: dspy.Module, example: dspy.Example, index: int, given: G
     whole = _whole(example, index)
     rollout = Rollout(whole, "", "none", SILENCE, reward, output, error, 0.0, read, wrote, seconds, cost)
     return JudgedRun(rollout, asked.ordered, Meter(1, len(entries), read, wrote, seconds, cost), _fatal(program, calls))
+
+
+def _heard_by(calls: LMCalls) -> AbstractContextManager[None]:
+    return dspy.context(callbacks=[*dspy.settings.callbacks, calls])
 
 
 def failed_run(example: dspy.Example, index: int, error: str) -> JudgedRun:

@@ -22,6 +22,9 @@ from dspy.utils.exceptions import (
 )
 from dspy.utils.usage_tracker import UsageTracker
 
+from sgt_modules.predictor import SupplementedPredictor
+
+_NOTHING = "The reply holds no answer, and no token is counted for it."
 _ABOUT_FILES = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 
 
@@ -71,6 +74,17 @@ def _causes(problem: BaseException) -> Iterator[BaseException]:
         each = each.__cause__ or (None if each.__suppress_context__ else each.__context__)
 
 
+def is_single_call(program: dspy.Module) -> bool:
+    """Whether a program asks one LM once and makes nothing of its errors: then how it ended tells all.
+
+    >>> is_single_call(dspy.ChainOfThought("question -> answer")), is_single_call(dspy.ReAct("question -> answer", []))
+    (True, False)
+    """
+    if type(program) is dspy.ChainOfThought:
+        program = program.predict
+    return type(program) in (dspy.Predict, SupplementedPredictor)
+
+
 class LMCalls(BaseCallback):
     """Hears how each LM call of one run ended; safe from the threads that a program starts.
 
@@ -86,6 +100,15 @@ class LMCalls(BaseCallback):
         self._lock = threading.Lock()
         self._begun: dict[str, tuple[str, int]] = {}
 
+    def ended(self, problem: Exception | None, prediction: object) -> None:
+        """Note how the run ended: all that is known where nobody listened, as DSPy's callbacks take their time."""
+        outage = next((each for each in _causes(problem) if is_outage(each)), None) if problem else None
+        nothing = isinstance(problem, AdapterParseError) and not problem.lm_response and not self._counted_in_all()
+        if nothing or (isinstance(prediction, dspy.Prediction) and not len(prediction)):
+            outage = outage or LMProviderError(_NOTHING)
+        if isinstance(outage, LMError):
+            self.outage = self.outage or outage
+
     def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         """Remember how much was counted before; other trackers' calls are not judged by their tokens."""
         if dspy.settings.usage_tracker is self._usage:
@@ -99,12 +122,13 @@ class LMCalls(BaseCallback):
             if exception is None and begun is not None and not _spoken(outputs):
                 model, before = begun
                 if not outputs or self._counted(model) == before:
-                    exception = LMProviderError(
-                        "The reply holds no answer, and no token is counted for it.", model=model
-                    )
+                    exception = LMProviderError(_NOTHING, model=model)
             if isinstance(exception, LMError) and is_outage(exception):
                 self.outage = self.outage or exception
             self.answered = self.answered or exception is None
+
+    def _counted_in_all(self) -> int:
+        return sum(map(self._counted, list(self._usage.usage_data)))
 
     def _counted(self, model: str) -> int:
         return sum(entry.get("completion_tokens") or 0 for entry in list(self._usage.usage_data.get(model, ())))

@@ -12,6 +12,7 @@ import dspy
 from optimizers.ledger import Meter
 from optimizers.memory import Peak
 from optimizers.records import Checkpoint, Rollout
+from optimizers.safe_reading import entry
 from sgt_modules.gate import Gate
 from sgt_modules.generator import SupplementGenerator
 from sgt_modules.wrapping import unsupplement, with_generator
@@ -40,8 +41,9 @@ class Spent:
 
     @staticmethod
     def read(content: Mapping[str, Any]) -> Spent:
-        """What `spent.json` holds; what it lacks is 0."""
-        return Spent(**{each.name: content.get(each.name, 0) for each in fields(Spent)})
+        """What `spent.json` holds; what it lacks is 0. Raises `RunFolderError` for what is no number."""
+        file, nothing = Path("spent.json"), {each.name: getattr(Spent(), each.name) for each in fields(Spent)}
+        return Spent(**{name: entry(content, name, type(zero), zero, file=file) for name, zero in nothing.items()})
 
     def __add__(self, other: Spent) -> Spent:
         return Spent(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))

@@ -45,14 +45,14 @@ def object_in(file: Path, *, home: Path, most: int = MOST_BYTES) -> dict[str, An
     return cast("dict[str, Any]", content)
 
 
-def field(content: Mapping[str, Any], name: str, kind: type[T], default: T, *, file: Path) -> T:
+def entry(content: Mapping[str, Any], name: str, kind: type[T], default: T, *, file: Path) -> T:
     """An object's field of the kind that it should be; what it lacks is the default. A bool is no number here.
 
     Raises `RunFolderError` for a field of another kind.
 
-    >>> field({"calls": 3}, "calls", int, 0, file=Path("spent.json"))
+    >>> entry({"calls": 3}, "calls", int, 0, file=Path("spent.json"))
     3
-    >>> field({"calls": "many"}, "calls", int, 0, file=Path("spent.json"))
+    >>> entry({"calls": "many"}, "calls", int, 0, file=Path("spent.json"))
     Traceback (most recent call last):
     sgt_modules.errors.RunFolderError: spent.json should hold a number as 'calls', not 'many'.
     """

@@ -80,7 +80,7 @@ def files_in(folder: Path) -> dict[str, str]:
 
 def intact(folder: Path, fingerprint: str) -> bool:
     """Whether a checkpoint's folder still holds what training wrote: its weights by their fingerprint, and every other
-    file as it was recorded (in `trained_from.json`, where the checkpoint is not of an earlier version).
+    file as `trained_from.json` has it, where there is such a record: earlier versions and other trainers write none.
 
     >>> intact(Path("runs/none/checkpoints/sft"), "0" * 64)
     False
@@ -91,10 +91,7 @@ def intact(folder: Path, fingerprint: str) -> bool:
             or fingerprint_of(folder) != fingerprint
         ):
             return False
-        record = object_in(folder / TRAINED_FROM, home=folder)
-        if record is None:
-            return False
-        known = record.get("files", {})
+        known = (object_in(folder / TRAINED_FROM, home=folder) or {}).get("files", {})
         return isinstance(known, Mapping) and (not known or files_in(folder) == known)
     except (OSError, SGTError):
         return False

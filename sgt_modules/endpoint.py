@@ -24,6 +24,7 @@ from dspy.utils.usage_tracker import UsageTracker
 from sgt_modules.contract import Completion
 from sgt_modules.errors import EndpointError, GeneratorNotFoundError, SavedStateError, SetupError
 from sgt_modules.redaction import ADDRESSES, SECRET, redacted, without_user
+from sgt_modules.states import mapping
 from sgt_modules.weights import fingerprint_of
 
 Publish = Callable[[Path], str]
@@ -214,7 +215,7 @@ class Endpoint:
         from the environment, as in any `dspy.LM`. An address that is not `like`'s is followed only if the file is
         `trusted`, as the key is sent there: otherwise `SavedStateError`.
         """
-        settings, sha256 = state["lm"], state["adapter_sha256"]
+        settings, sha256 = mapping(state["lm"], "an endpoint's LM"), state["adapter_sha256"]
         known = like if isinstance(like, Endpoint) else None
         if known is not None and known.reference() == state:
             return known
@@ -226,7 +227,15 @@ class Endpoint:
                 "file. Load it into a program supplemented with Endpoint(dspy.LM(..., api_base=...)) of that address, "
                 "or pass allow_unsafe_lm_state=True for a file that you trust: your key is sent there."
             )
-        lm = cast("dspy.LM", dspy.BaseLM.load_state(settings, allow_custom_lm_class=trusted))
+        try:
+            lm = dspy.BaseLM.load_state(dict(settings), allow_custom_lm_class=trusted)
+        except (LMError, AttributeError, ImportError, KeyError, TypeError, ValueError) as error:
+            raise SavedStateError(
+                f"Expected the saved settings of a dspy.LM, got some that it does not take ({error}). Save the program "
+                "again, or set the generator anew."
+            ) from error
+        if not isinstance(lm, dspy.LM):
+            raise SavedStateError(f"Expected a saved dspy.LM, got a {type(lm).__name__}. Set the generator anew.")
         if known is None:
             return cls(lm, adapter_sha256=sha256)
         own = {name: value for name, value in known.lm.kwargs.items() if name in ADDRESSES or SECRET.search(name)}

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypedDict
 
+from sgt_modules.states import mapping, number, whole
+
 _WORD = re.compile(r"\w+")
 _ANY = -1e9
 """What a saved gate has for minus infinity, which JSON does not know."""
@@ -77,9 +79,14 @@ class Gate:
 
     @classmethod
     def load_state(cls, state: GateState) -> Gate:
-        """The gate of a saved program."""
-        least_sure = state["least_sure"]
-        return cls(state["seen"], state["inputs"], state["most_novel"], least_sure if least_sure > _ANY else -math.inf)
+        """The gate of a saved program. Raises `SavedStateError` for what no gate dumps."""
+        found = mapping(state, "a gate's state")
+        seen = mapping(found.get("seen"), "a gate's words")
+        inputs = whole(found, "inputs", 0)
+        words = {word: whole(seen, word, 1, inputs) for word in seen}
+        least_sure = number(found, "least_sure", _ANY)
+        most_novel = number(found, "most_novel", 0.0)
+        return cls(words, inputs, most_novel, least_sure if least_sure > _ANY else -math.inf)
 
     def __deepcopy__(self, memo: dict[int, object]) -> Gate:
         return self

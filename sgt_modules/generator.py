@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, TypedDict, cast
 from weakref import WeakValueDictionary
 
 import dspy
@@ -20,6 +20,7 @@ from sgt_modules.endpoint import Endpoint, EndpointReference
 from sgt_modules.engine import LocalEngine, LocalReference
 from sgt_modules.errors import SavedStateError, SetupError
 from sgt_modules.kinds import SILENCE, Supplement, parse
+from sgt_modules.states import mapping, number, text, text_or_none, whole
 from sgt_modules.weights import located
 
 logger = logging.getLogger(__name__)
@@ -216,6 +217,7 @@ class SupplementGenerator(Parameter):
         `trusted` state. Raises `SavedStateError` for that, for a state of another form, or for one whose adapter is
         not the file's own.
         """
+        state = cast("GeneratorState | EndpointGeneratorState", mapping(state, "a generator's state"))
         known = EndpointGeneratorState if "lm" in state else GeneratorState
         if missing := sorted(known.__required_keys__ - state.keys()):
             raise SavedStateError(
@@ -230,28 +232,29 @@ class SupplementGenerator(Parameter):
     def _of_endpoint(
         cls, state: EndpointGeneratorState, like: SupplementGenerator | None, trusted: bool
     ) -> SupplementGenerator:
-        reference = EndpointReference(lm=state["lm"], adapter_sha256=state["adapter_sha256"])
+        reference = EndpointReference(lm=state["lm"], adapter_sha256=text_or_none(state, "adapter_sha256"))
         endpoint = Endpoint.of_reference(reference, like=None if like is None else like.engine, trusted=trusted)
-        return cls(endpoint, temperature=state["temperature"], max_new_tokens=state["max_new_tokens"])
+        return cls(endpoint, **_own(state))
 
     @classmethod
     def _of_weights(cls, state: GeneratorState) -> SupplementGenerator:
-        model, adapter = located(state["model"], state["adapter"])
-        key = json.dumps({**state, "model": model, "adapter": adapter}, sort_keys=True)
+        model, adapter = located(text(state, "model"), text_or_none(state, "adapter"))
+        files = {name: text_or_none(state, name) for name in ("revision", "sha256", "adapter_sha256")}
+        dtype, own = text(state, "dtype"), _own(state)
+        key = json.dumps([model, adapter, files, dtype, own], sort_keys=True)
         with _SHARING:
             generator = _SHARED.get(key)
             if generator is None:
                 engine = LocalEngine(
                     model,
                     adapter=adapter,
-                    revision=state["revision"],
-                    dtype=state["dtype"],
-                    max_new_tokens=state["max_new_tokens"],
-                    sha256=state["sha256"],
-                    adapter_sha256=state["adapter_sha256"],
+                    revision=files["revision"],
+                    dtype=dtype,
+                    max_new_tokens=own["max_new_tokens"],
+                    sha256=files["sha256"],
+                    adapter_sha256=files["adapter_sha256"],
                 )
-                generator = cls(engine, temperature=state["temperature"], max_new_tokens=state["max_new_tokens"])
-                _SHARED[key] = generator
+                generator = _SHARED[key] = cls(engine, **own)
             return generator
 
     def __copy__(self) -> SupplementGenerator:
@@ -275,6 +278,18 @@ class SupplementGenerator(Parameter):
         if tracker := dspy.settings.usage_tracker:
             usage = {"prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.tokens}
             tracker.add_usage(self.name, {**usage, "total_tokens": sum(usage.values())})
+
+
+class _Own(TypedDict):
+    """What a generator's state holds besides where its model is."""
+
+    temperature: float
+    max_new_tokens: int
+
+
+def _own(state: Mapping[str, Any]) -> _Own:
+    limit = whole(state, "max_new_tokens", 1, 2**31)
+    return _Own(temperature=number(state, "temperature", 0.0, 1000.0), max_new_tokens=limit)
 
 
 def _sampled(reply: Completion) -> Sampled:

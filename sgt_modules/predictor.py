@@ -148,12 +148,14 @@ class SupplementedPredictor(dspy.Predict):
                 "Expected the state of a supplemented predictor, got one without a generator: it was saved before "
                 "supplement(). Load it with program.load_state(fitting_state(program, state))."
             )
-        plain = {name: value for name, value in state.items() if name not in SUPPLEMENTING}
+        trusted = allow_unsafe_lm_state
+        generator = SupplementGenerator.from_state(state["generator"], like=self.generator, trusted=trusted)
+        template = Template.of_state(state.get("template"))
+        gate = None if state.get("gate") is None else Gate.load_state(state["gate"])
+        known = {*super().dump_state(), "extended_signature"}  # DSPy would set any other attribute too
+        plain = {name: value for name, value in state.items() if name in known}
         super().load_state(plain, allow_unsafe_lm_state=allow_unsafe_lm_state)
-        own = self.generator
-        self.generator = SupplementGenerator.from_state(state["generator"], like=own, trusted=allow_unsafe_lm_state)
-        self.template = Template(**state.get("template") or {})
-        self.gate = None if state.get("gate") is None else Gate.load_state(state["gate"])
+        self.generator, self.template, self.gate = generator, template, gate
         return self
 
     def _asked(self, kwargs: Mapping[str, object]) -> _Asked:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import Enum
 
 import dspy
@@ -13,6 +13,7 @@ from pydantic_core import PydanticUndefined
 
 from sgt_modules.errors import SetupError
 from sgt_modules.kinds import FREE, Kind
+from sgt_modules.states import mapping, text
 
 SUPPLEMENT = "supplement"
 """The name of the input field that carries the supplement to the actor."""
@@ -34,6 +35,13 @@ class Template:
     def __post_init__(self) -> None:
         if "{supplement}" not in self.text:
             raise SetupError(f"Expected a text with {{supplement}} in it, got {self.text!r}. Say where it goes.")
+
+    @classmethod
+    def of_state(cls, state: object) -> Template:
+        """The template of a saved program; the default one where an earlier version saved none."""
+        found = mapping(state or {}, "a template's state")
+        named = {each.name: text(found, each.name) for each in fields(cls) if each.name in found}
+        return cls(**named)
 
     def shown(self, supplement: str) -> str:
         """What stands in the field for a supplement's text; nothing for an empty one."""

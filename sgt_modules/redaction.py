@@ -22,8 +22,8 @@ _LEAST = 6
 _PATTERNS = (
     (re.compile(r"(?<=://)[^/\s@]+@"), ""),  # a user's name and password in an address
     (re.compile(r"\b(bearer|basic)\s+[\w.~+/=*-]{6,}", re.I), r"\1 <key>"),
-    (re.compile(r"\b(?:sk|pk|rk|gsk|xai|hf|nvapi|pplx|ghp|r8)[-_](?=[\w*-]*[\d*])[\w*.-]{6,}"), "<key>"),
-    (re.compile(r"\b(?:AIza[\w-]{20,}|AKIA[0-9A-Z]{12,}|eyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]+)?)"), "<key>"),
+    (re.compile(r"\b(?:sk|pk|rk|gsk|xai|hf|nvapi|pplx|ghp|r8)[-_](?=[\w*-]{0,99}[\d*])[\w*.-]{6,}"), "<key>"),
+    (re.compile(r"\b(?:AIza[\w-]{20,}|AKIA[0-9A-Z]{12,}|eyJ[\w-]{8,2000}\.[\w-]{8,}(?:\.[\w-]+)?)"), "<key>"),
     (
         re.compile(r"""\b((?:x-)?api[-_]?key|password|secret)(["']?\s*[:=]\s*["']?)[^\s"',;&}<>]{6,}""", re.I),
         r"\1\2<key>",

@@ -24,7 +24,9 @@ _SPACED = (
 )
 """Where a space goes right behind the match."""
 
-_TURN = re.compile(r"^(\s*)(system|user|human|assistant|model|developer|tool)(?=\s*:)", re.IGNORECASE | re.MULTILINE)
+_TURN = re.compile(
+    r"^([^\S\n]*)(system|user|human|assistant|model|developer|tool)(?=\s*:)", re.IGNORECASE | re.MULTILINE
+)
 
 
 def harmless(text: str, fields: Iterable[str]) -> str:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optimizers.safe_reading import MOST_DEEP, field, object_in
+from optimizers.safe_reading import MOST_DEEP, entry, object_in
 from sgt_modules.errors import RunFolderError
 
 
@@ -99,12 +99,12 @@ def test_a_pipe_a_device_and_a_folder_are_refused_and_nothing_waits(home: Path) 
 )
 def test_a_field_of_another_kind_is_refused_and_what_is_missing_has_its_default(value: object, kind: type) -> None:
     with pytest.raises(RunFolderError, match=r"spent\.json should hold .* as 'it'"):
-        field({"it": value}, "it", kind, kind(), file=Path("spent.json"))
-    assert field({}, "it", kind, kind(), file=Path("spent.json")) == kind()
+        entry({"it": value}, "it", kind, kind(), file=Path("spent.json"))
+    assert entry({}, "it", kind, kind(), file=Path("spent.json")) == kind()
 
 
 def test_a_whole_number_will_do_where_any_is_wanted() -> None:
-    assert field({"it": 3}, "it", float, 0.0, file=Path("spent.json")) == 3
+    assert entry({"it": 3}, "it", float, 0.0, file=Path("spent.json")) == 3
 
 
 @given(st.one_of(st.binary(max_size=200), st.text(max_size=200).map(str.encode)))
