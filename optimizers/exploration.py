@@ -18,6 +18,7 @@ import dspy
 from optimizers import sources
 from optimizers.ahead import made_ahead
 from optimizers.evaluation import SAMPLED_AT_ONCE, Evaluator
+from optimizers.halving import LEVELS, Halving
 from optimizers.progress import Reporter, Stage
 from optimizers.recipe import Recipe
 from optimizers.records import Candidate, Query, Rollout
@@ -101,7 +102,7 @@ class Isolated:
         recipe, train = self.setting.recipe, self.setting.train
         wishes = sources.warm_start(
             train.queries,
-            prompt_for=_prompt_for,
+            prompt_for=prompt_for,
             rng=self.setting.rng("warm"),
             kinds=recipe.kinds,
             samples=recipe.warm_samples,
@@ -115,8 +116,8 @@ class Isolated:
         queries = self._queries("round 1", generator)
         samples = recipe.pool_samples
         wishes = [
-            *sources.predefined(queries, prompt_for=_prompt_for, rng=rng, kinds=recipe.kinds, samples=samples),
-            *sources.ood(queries, names, prompt_for=_prompt_for, rng=rng, samples=samples),
+            *sources.predefined(queries, prompt_for=prompt_for, rng=rng, kinds=recipe.kinds, samples=samples),
+            *sources.ood(queries, names, prompt_for=prompt_for, rng=rng, samples=samples),
         ]
         joins = sources.concat(warm, rng=rng, per_query=recipe.concat, threshold=recipe.threshold)
         return self._explored("round 1", wishes, generator, [*self._silence(queries), *_moved(joins, queries)])
@@ -154,6 +155,8 @@ class Isolated:
         in a program of several predictors: a first pass takes its share of what is known of a query altogether.
         """
         single = len({query.predictor for query in self.setting.train.queries}) < 2
+        if single and self.setting.recipe.adaptive:
+            return self._halved(stage, wishes, generator, added)
         overlaps = single and not (self.setting.train.actor.in_process and generator.in_process)
         at_once = min(SAMPLED_AHEAD, max(1, len(wishes) // 8)) if overlaps else SAMPLED_AT_ONCE
         pool = _pool(stage, wishes, generator, self.setting, added, at_once)
@@ -166,6 +169,20 @@ class Isolated:
         tried = self._run(f"{stage}, first pass", first)
         telling = deciding_predictors(tried, self.setting.recipe.threshold, self.setting.recipe.margin)
         return [*tried, *self._run(stage, [each for each in rest if each.query.predictor in telling])]
+
+    def _halved(
+        self, stage: str, wishes: Sequence[sources.Wish], generator: SupplementGenerator, added: Sequence[Candidate]
+    ) -> list[Rollout]:
+        """Level by level, where what came before promises most; what is sampled again is not run again."""
+        aim = "winners" if stage == "warm" else "pairs"
+        halving = Halving(wishes, aim=aim, threshold=self.setting.recipe.threshold)
+        tried = self._run(stage, list(added))
+        for level in range(len(LEVELS)):
+            part = halving.part(level, tried)
+            met = [Candidate(each.query, each.supplement, each.source) for each in tried]
+            pool = list(_pool(f"{stage}, part {level + 1}", part, generator, self.setting, met, SAMPLED_AT_ONCE))
+            tried += self._run(stage, pool[len(met) :])
+        return tried
 
     def _run(self, stage: str, pool: Iterable[Candidate], most: int = 0) -> list[Rollout]:
         """The actor on each candidate; there are at most `most` of those that are still to come."""
@@ -350,5 +367,6 @@ def _counted(pool: Iterable[Candidate], view: Stage) -> Iterator[Candidate]:
     view.expect(count)
 
 
-def _prompt_for(query: Query, kind: Kind | str | None) -> str:
+def prompt_for(query: Query, kind: Kind | str | None) -> str:
+    """What the generator reads to write a supplement of a kind; without one, as at inference."""
     return query.prompt if kind is None else exploring(query.prompt, kind)

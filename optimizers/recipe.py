@@ -24,7 +24,8 @@ class Recipe:
     that share (None: no preference). `gate` drops supplements at inference where the input is unlike the training
     inputs or the generator is unsure, with thresholds set on validation. `temperature` is exploration's; at inference
     the generator decodes as it is set to (greedily by default). `patience` stops after that many rounds without a
-    better validation score (None: never).
+    better validation score (None: never). `adaptive` takes about two fifths of each stage's samples, where they
+    are likely to make pairs (`optimizers.halving`); for programs of one predictor.
 
     >>> Recipe.auto("heavy").rounds
     5
@@ -45,6 +46,7 @@ class Recipe:
     silence: bool = True
     length_preference: float | None = None
     gate: bool = False
+    adaptive: bool = False
     kinds: Mapping[str, Kind] = field(default_factory=lambda: KINDS)
 
     @staticmethod

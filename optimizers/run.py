@@ -16,14 +16,16 @@ from typing import cast
 import dspy
 
 from optimizers.budget import Budget
+from optimizers.estimate import Probe
 from optimizers.evaluation import Evaluator, Scored, mean_score
-from optimizers.exploration import Explorer, Setting, explorer
+from optimizers.exploration import Explorer, Setting, explorer, prompt_for
 from optimizers.fingerprints import scope_of
 from optimizers.folder import RunFolder, versions_apart
 from optimizers.gating import fitted, judged
 from optimizers.interrupts import stopping
 from optimizers.memory import MARK
 from optimizers.pairs import preference_pairs, why_no_pairs
+from optimizers.probing import probed
 from optimizers.processes import Team
 from optimizers.progress import Reporter
 from optimizers.records import Checkpoint, PreferencePair, Rollout, SFTExample
@@ -33,6 +35,7 @@ from optimizers.rollouts import Actor
 from optimizers.runners import Runner
 from optimizers.selection import balance_kinds
 from optimizers.settings import RunSettings
+from optimizers.sources import warm_start
 from optimizers.spending import Spending
 from optimizers.stages import FinishedStages
 from optimizers.store import RolloutStore
@@ -152,6 +155,22 @@ class Run:
             if self._budget.stopped:
                 raise KeyboardInterrupt(self._stopped) from None
 
+    def probe(self, examples: int) -> Probe:
+        """What so many of the training examples take: they are run, supplements for them tried, and rows trained on."""
+        self._doing = "the probe"
+        few = Evaluator(self._actor, "train", self._train.examples[:examples], self._reporter)
+        few.without()
+        recipe, settings = self._recipe, self._settings
+        wishes = warm_start(
+            few.queries,
+            prompt_for=prompt_for,
+            rng=self._setting.rng("warm"),
+            kinds=recipe.kinds,
+            samples=recipe.warm_samples,
+        )
+        generator, trainer = settings.generator, settings.trainer_or_default()
+        return probed(few, wishes, generator, recipe, trainer, sft_epochs=settings.epochs[0], seed=settings.seed)
+
     def validate_student(self) -> None:
         """Score the program without supplements, and as it came in where it reads some already."""
         self._doing = "the first validation, of the program as it came in"
@@ -202,7 +221,7 @@ class Run:
         """Winners against losers of the same query; says so when there are none."""
         recipe = self._recipe
         pairs = preference_pairs(
-            rollouts,
+            self._tried if recipe.adaptive else rollouts,  # few are new: what was paid before still tells
             cap=recipe.pair_cap,
             threshold=recipe.threshold,
             margin=recipe.margin,

@@ -12,7 +12,7 @@ from optimizers.budget import Limits
 from optimizers.exploration import Credit
 from optimizers.fingerprints import fingerprint
 from optimizers.recipe import Recipe
-from optimizers.training import Trainer
+from optimizers.training import Trainer, TrainingSettings
 from sgt_modules.engine import LocalEngine
 from sgt_modules.errors import SetupError
 from sgt_modules.generator import SupplementGenerator
@@ -64,6 +64,13 @@ class RunSettings:
         from optimizers.trl_trainer import TRLTrainer
 
         return TRLTrainer(engine.weights.folders[0], trust_remote_code=engine.trust_remote_code)
+
+    @property
+    def epochs(self) -> tuple[int, int]:
+        """Epochs of SFT and of DPO, as far as the trainer tells its settings."""
+        told = getattr(self.trainer, "settings", None)
+        settings = told if isinstance(told, TrainingSettings) else TrainingSettings()
+        return settings.sft_epochs, settings.dpo_epochs
 
     def check_trainable(self) -> None:
         """Raise `SetupError` unless something trains the generator, and it can be had with what was trained."""

@@ -5,6 +5,7 @@ Source: SGT (arXiv 2604.20727); `docs/method.md` maps each step to its place her
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import dspy
 from dspy.teleprompt import Teleprompter
 
 from optimizers.budget import Limits
+from optimizers.estimate import Estimate, Probe, estimated
 from optimizers.exploration import Credit, check_credit
 from optimizers.processes import gathered
 from optimizers.progress import reporter
@@ -21,6 +23,7 @@ from optimizers.run import Run, follow
 from optimizers.runners import Runner, RunnerName, check_runner, check_seconds, opened
 from optimizers.settings import RunSettings
 from optimizers.training import Trainer
+from optimizers.validation import hold_out
 from sgt_modules.generator import GeneratorLike, SupplementGenerator
 from sgt_modules.predictor import Scope
 from sgt_modules.prompts import Template, check_template
@@ -170,3 +173,53 @@ class SGTTeleprompter(Teleprompter):
             program = run.finish()
             team.tell(result_of(program))
             return program
+
+    def estimate(
+        self,
+        program: dspy.Module,
+        trainset: Sequence[dspy.Example],
+        valset: Sequence[dspy.Example] | None = None,
+        *,
+        probe: int = 0,
+    ) -> Estimate:
+        """What `compile` on the same would take, stage by stage: calls, samples and, with a `probe`, tokens, dollars
+        and seconds. It prints as a table.
+
+        `probe` is how many training examples the program is run on and supplements are tried for, which is paid for;
+        with the same `log_dir` or `store`, `compile` does not pay for it again. Without one nothing is paid, and calls
+        are counted as though every supplement were new and the program made one call a run.
+
+        Raises:
+            SetupError: something passed in cannot work; nothing has been paid for.
+
+        >>> from sgt_modules.embedded import embedded_actor, embedded_generator, HouseTermsWorld, program
+        >>> world = HouseTermsWorld(seed=0)
+        >>> sgt = SGTTeleprompter(world.metric, embedded_generator(), rounds=1, display_progress=False)
+        >>> round(sgt.estimate(program(), world.train, world.val).total.actor_calls)
+        7292
+        """
+        settings = self.settings
+        train, validation = _sizes(trainset, valset)
+        found: Probe | None = None
+        if probe:
+            with (
+                opened(self.runner) as runner,
+                Run.opened(
+                    program,
+                    trainset=trainset,
+                    valset=valset,
+                    settings=settings,
+                    reporter=reporter(self.display_progress),
+                    runner=runner,
+                    team=gathered(),
+                ) as run,
+            ):
+                found = run.probe(min(probe, train))
+        return estimated(self.recipe, train=train, validation=validation, epochs=settings.epochs, probe=found)
+
+
+def _sizes(trainset: Sequence[dspy.Example], valset: Sequence[dspy.Example] | None) -> tuple[int, int]:
+    """How many examples there are to learn from and to select on."""
+    if valset is None:
+        trainset, valset = hold_out(trainset, rng=random.Random(0))
+    return len(trainset), len(valset)

@@ -1,0 +1,145 @@
+"""A run that is killed with SIGKILL at random moments, and taken up again each time, against one that nothing disturbs.
+
+The smallest world of house terms, the embedded generator, real training, and a scripted actor that notes each call it
+was paid for before it answers. Compared are the scores of every stage, the bytes of every adapter, and how many calls
+were paid twice: at most as many as were in flight at the kills. `--kills` is how often (20), `--seed` when; a run that
+ends before the last kill is followed by another. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import dspy
+from dspy.lm15 import Message, Request, Response, Usage
+from rich.console import Console
+from rich.table import Table
+
+from optimizers import Recipe, SGTTeleprompter, TrainingSettings
+from optimizers.result import result_of
+from optimizers.trl_trainer import TRLTrainer
+from sgt_modules.embedded import HouseTermsWorld, Sizes, embedded_generator, program
+from sgt_modules.embedded.models import embedded_folder
+
+THREADS = 8
+LATENCY = 0.01
+WORLD = HouseTermsWorld(0, sizes=Sizes(train=8, validation=4, test=4, shifted=4, terms=4, shifted_terms=4))
+RECIPE = Recipe(rounds=2, warm_samples=2, pool_samples=1, ood_kinds=1, concat=1, direct_samples=4)
+TRAINING = TrainingSettings(sft_epochs=2, sft_learning_rate=1e-3, dpo_learning_rate=1e-3, batch_size=8, max_length=512)
+
+
+@dataclass(frozen=True)
+class NotingActor:
+    """Right where a supplement has an odd number of letters; it notes who asks what before it answers."""
+
+    notes: Path
+
+    def complete(self, request: Request) -> Response:
+        text = request.messages[-1].text or ""
+        with self.notes.open("a") as file:
+            file.write(hashlib.sha256(text.encode()).hexdigest() + "\n")
+        time.sleep(LATENCY)
+        asked = next(each for split in WORLD.splits.values() for each in split if each.question in text)
+        helped = len(text.partition("[[ ## supplement ## ]]")[2].partition("[[ ##")[0].strip()) % 2
+        answer = f"[[ ## sql ## ]]\n{WORLD.gold_sql(asked) if helped else 'SELECT 1'}\n\n[[ ## completed ## ]]"
+        usage = Usage(input_tokens=len(text.split()), output_tokens=1, total_tokens=len(text.split()) + 1)
+        return Response(
+            id=None, model=request.model, message=Message.assistant(answer), finish_reason="stop", usage=usage
+        )
+
+
+def session(folder: Path) -> None:
+    """One compile in the folder, as long as it lives; what came of it is printed as JSON."""
+    lm = dspy.LM("noting/actor", engine=NotingActor(folder / "notes"), cache=False, num_retries=0)
+    teleprompter = SGTTeleprompter(
+        WORLD.metric,
+        embedded_generator(),
+        recipe=RECIPE,
+        trainer=TRLTrainer(embedded_folder("generator"), TRAINING),
+        num_threads=THREADS,
+        log_dir=folder / "run",
+        display_progress=False,
+    )
+    print("ready", flush=True)
+    with dspy.context(lm=lm):
+        result = result_of(teleprompter.compile(program(), trainset=WORLD.train, valset=WORLD.val))
+    weights = {stage.name: stage.checkpoint.fingerprint for stage in result.stages if stage.checkpoint}
+    print(json.dumps({"scores": {stage.name: stage.score for stage in result.stages}, "weights": weights}))
+
+
+def worked(folder: Path, seconds: float | None = None) -> tuple[str | None, float]:
+    """A session in a process of its own, killed that long after it is ready: what it printed last, None if it was
+    killed, and how long it worked.
+    """
+    command = [sys.executable, __file__, "--session", str(folder)]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ))
+    assert child.stdout is not None
+    child.stdout.readline()
+    began = time.monotonic()
+    timer = threading.Timer(seconds or 3600.0, child.kill)
+    timer.start()
+    lines = child.stdout.read().splitlines()
+    child.wait()
+    timer.cancel()
+    return (lines[-1] if child.returncode == 0 else None), time.monotonic() - began
+
+
+def stage_of(folder: Path) -> str:
+    """Where a run stands: the stages that are trained."""
+    stages = folder / "run" / "stages.json"
+    return ", ".join(json.loads(stages.read_text())) if stages.exists() else "nothing"
+
+
+def main() -> None:
+    """Measure, print a table, and then the figure."""
+    asked = argparse.ArgumentParser(description=__doc__)
+    asked.add_argument("--kills", type=int, default=20)
+    asked.add_argument("--seed", type=int, default=0)
+    asked.add_argument("--session", type=Path)
+    options = asked.parse_args()
+    if options.session is not None:
+        session(options.session)
+        return
+    rng, table = random.Random(options.seed), Table("kill", "run", "after seconds", "finished by then", "calls so far")
+    kills, runs, twice, same = 0, 0, 0, True
+    with tempfile.TemporaryDirectory() as scratch:
+        whole = Path(scratch) / "whole"
+        whole.mkdir()
+        expected, seconds = worked(whole)
+        while kills < options.kills:  # a run that ends before the last kill is compared, and another begins
+            runs += 1
+            broken, said = Path(scratch) / str(runs), None
+            broken.mkdir()
+            while said is None:
+                said, took = worked(broken, rng.uniform(0.0, seconds) if kills < options.kills else None)
+                if said is None:
+                    kills += 1
+                    table.add_row(*map(str, (kills, runs, round(took, 1), stage_of(broken), calls(broken).total())))
+            twice += (calls(broken) - calls(whole)).total()
+            same = same and said == expected and set(calls(broken)) == set(calls(whole))
+    Console().print(table)
+    found = {"figure": f"calls paid twice by runs killed {kills} times", "ours": twice, "theirs": kills * THREADS}
+    holds = same and twice <= kills * THREADS
+    print(json.dumps({**found, "ratio": round(twice / (kills * THREADS), 3), "bar": 1.0, "holds": holds}))
+
+
+def calls(folder: Path) -> Counter[str]:
+    """How often each call was paid."""
+    notes = folder / "notes"
+    return Counter(notes.read_text().split()) if notes.exists() else Counter()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""How near an estimate comes to what a run on the embedded world took: a probe of some examples against a finished run.
+
+Names the folder of a finished demonstration, `runs/demo` by default; the probe is made anew, with a store of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from optimizers import SGTTeleprompter
+from optimizers.demo import FULL_SCALE, THREADS, TRAINING, acting
+from optimizers.folder import RunFolder
+from optimizers.result import Spent
+from optimizers.trl_trainer import TRLTrainer
+from sgt_modules.embedded import HouseTermsWorld, embedded_generator, program
+from sgt_modules.embedded.models import embedded_folder
+
+
+def main() -> None:
+    """Probe, print the estimate, and how far it is from what was spent."""
+    asked = argparse.ArgumentParser(description=__doc__)
+    asked.add_argument("folder", type=Path, nargs="?", default=Path("runs/demo"))
+    asked.add_argument("--probe", type=int, default=10)
+    asked.add_argument("--log-dir", type=Path)
+    options = asked.parse_args()
+    folder, console = RunFolder(options.folder), Console()
+    seed = (folder.read("run.json") or {})["settings"]["seed"]
+    world = HouseTermsWorld(seed, sizes=FULL_SCALE.sizes)
+    sgt = SGTTeleprompter(
+        world.metric,
+        embedded_generator(),
+        recipe=FULL_SCALE.recipe,
+        trainer=TRLTrainer(embedded_folder("generator"), TRAINING),
+        num_threads=THREADS,
+        seed=seed,
+        log_dir=options.log_dir,
+        display_progress=False,
+    )
+    with acting():
+        estimate = sgt.estimate(program(), world.train, world.val, probe=options.probe)
+    console.print(estimate)
+    spent, total = Spent.read(folder.read("spent.json") or {}), estimate.total
+    table = Table("", "estimated", "spent", "apart", title=f"A probe of {options.probe} examples, seed {seed}")
+    rows = [
+        ("actor calls", total.actor_calls, spent.actor_calls),
+        ("tokens in", total.tokens_in, spent.actor_in),
+        ("tokens out", total.tokens_out, spent.actor_out),
+        ("seconds", total.seconds, spent.sampling + spent.acting + spent.training),
+    ]
+    for name, expected, came in rows:
+        table.add_row(name, f"{expected:,.0f}", f"{came:,.0f}", f"{expected / came - 1:+.1%}")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()

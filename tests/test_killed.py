@@ -1,0 +1,20 @@
+"""A compile that is killed goes on where it was: see `benchmarks/bench_kill.py`, which does it twenty times."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+BENCHMARK = Path(__file__).parent.parent / "benchmarks" / "bench_kill.py"
+
+
+def test_a_run_killed_at_random_moments_ends_as_one_that_was_not() -> None:
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARK), "--kills", "2", "--seed", "1"],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=True,
+    )
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["holds"], done.stdout
