@@ -201,14 +201,17 @@ def test_a_provider_s_error_in_a_worker_is_no_reward_and_too_many_stop_the_run(
 
 def test_the_workers_see_the_caller_s_settings_and_none_of_its_watchers(tmp_path: Path, runner: RayRunner) -> None:
     def metric(example: dspy.Example, prediction: dspy.Prediction) -> dspy.Prediction:
-        settings = (dspy.settings.get("of_ours"), type(dspy.settings.adapter).__name__, dspy.settings.callbacks)
+        watchers = [type(each).__name__ for each in dspy.settings.callbacks]
+        settings = (dspy.settings.get("of_ours"), type(dspy.settings.adapter).__name__, watchers)
         return dspy.Prediction(score=1.0, feedback=str(settings))
 
     bench = Bench(tmp_path, runner, metric)
     lock = threading.Lock()
     with dspy.context(of_ours="here", adapter=dspy.ChatAdapter(), callbacks=[lock]):
         rollouts = bench.actor.probe(EXAMPLES).rollouts
-    assert {rollout.reward.feedback for rollout in rollouts if rollout.reward} == {"('here', 'ChatAdapter', [])"}
+    assert {rollout.reward.feedback for rollout in rollouts if rollout.reward} == {
+        "('here', 'ChatAdapter', ['LMCalls'])"  # the run's own
+    }
 
 
 def test_what_cannot_travel_is_named_before_anything_is_paid(tmp_path: Path) -> None:
