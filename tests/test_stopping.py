@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import dspy
@@ -22,6 +23,7 @@ from optimizers.store import RolloutStore
 from optimizers.training import OnStep
 from sgt_modules import SupplementedPredictor
 from sgt_modules.embedded import program
+from sgt_modules.errors import SetupError
 from sgt_modules.kinds import Supplement
 from sgt_modules.weights import ADAPTER, fingerprint_of
 
@@ -219,3 +221,32 @@ def test_two_ctrl_c_stop_at_once_though_the_actor_hangs(tmp_path: Path) -> None:
     assert time.monotonic() - began < 30
     with RolloutStore(tmp_path / "run" / "rollouts.sqlite") as store:
         assert store.count() == len(session.engine.asked) - 1  # all but the one that hangs
+
+
+def test_runs_that_share_a_store_pay_no_rollout_twice(tmp_path: Path, whole: tuple[SGTResult, int]) -> None:
+    store = tmp_path / "shared.sqlite"
+    first, second = (Session(tmp_path / name, store=store) for name in ("one", "two"))
+    assert outcome(first.run()) == outcome(second.run()) == outcome(whole[0])
+    assert len(first.engine.asked) == whole[1]
+    assert second.engine.asked == []
+    assert result_of(second.program).spent.actor_calls == 0
+    assert not (tmp_path / "two" / "rollouts.sqlite").exists()
+
+
+def test_an_adaptive_run_pays_less_and_goes_on_like_any_other(tmp_path: Path, whole: tuple[SGTResult, int]) -> None:
+    recipe = replace(SMALL, adaptive=True, warm_samples=3)
+    broken, again = (Session(tmp_path / "run", recipe=recipe, max_actor_calls=most) for most in (12, 500))
+    undisturbed = Session(tmp_path / "other", recipe=recipe)
+    broken.run()
+    assert outcome(again.run()) == outcome(undisturbed.run())
+    assert len(broken.engine.asked) + len(again.engine.asked) == len(undisturbed.engine.asked)
+    full = Session(tmp_path / "full", recipe=replace(recipe, adaptive=False))
+    full.run()
+    assert len(undisturbed.engine.asked) < len(full.engine.asked)
+
+
+def test_a_budget_in_dollars_wants_a_known_price(tmp_path: Path) -> None:
+    session = Session(tmp_path / "run", max_cost_usd=1.0)
+    with pytest.raises(SetupError, match=r"known price.*'scripted/actor'.*max_actor_calls"):
+        session.run()
+    assert session.engine.asked == []

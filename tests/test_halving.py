@@ -1,0 +1,82 @@
+"""Successive halving asks where a stage's aim is likely to be met, and for two fifths of its samples."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from scripted import query, rollout
+
+from optimizers.halving import ENOUGH, LEVELS, Aim, Halving
+from optimizers.records import Rollout
+from optimizers.sources import Wish
+
+KINDS = ["cot", "hint", "rule", "pairs", "free"]
+
+
+def wishes(queries: int, samples: int = 4) -> list[Wish]:
+    """Each query's, by kind."""
+    return [
+        Wish(query(f"q{n}", n), "Help.", "predefined", kind, seed=100 * n + at)
+        for n in range(queries)
+        for at, kind in enumerate(kind for kind in KINDS for _ in range(samples))
+    ]
+
+
+def outcomes(number: int, won: int, lost: int, kind: str = "cot") -> list[Rollout]:
+    """What was tried for a query."""
+    return [
+        rollout(score, of=query(f"q{number}", number), kind=kind, text=str(at))
+        for at, score in enumerate([1.0] * won + [0.0] * lost)
+    ]
+
+
+def test_every_query_has_its_turn_first_and_each_kind_once_before_any_twice() -> None:
+    part = Halving(wishes(4), aim="pairs", threshold=1.0).part(0, [])
+    assert Counter(wish.query.id for wish in part) == {"q0": 4, "q1": 4, "q2": 4, "q3": 4}
+    assert all(len({wish.kind for wish in part if wish.query.id == name}) == 4 for name in ("q0", "q1", "q2", "q3"))
+    assert {wish.kind for wish in part} == set(KINDS)  # each query begins at another kind
+
+
+@pytest.mark.parametrize(
+    ("aim", "best"),
+    [("pairs", ["q1", "q2"]), ("winners", ["q3", "q2"])],  # mixed outcomes; many winners, and not enough yet
+)
+def test_the_promising_half_goes_on_and_then_a_quarter(aim: Aim, best: list[str]) -> None:
+    halving = Halving(wishes(4), aim=aim, threshold=1.0)
+    tried = [*outcomes(0, 0, 4), *outcomes(1, 2, 2), *outcomes(2, 3, 1), *outcomes(3, 4, 0)]
+    assert len(halving.part(0, [])) == 16
+    second = halving.part(1, tried)
+    assert list(dict.fromkeys(wish.query.id for wish in second)) == best
+    assert len(second) == 8
+    third = halving.part(2, tried)
+    assert {wish.query.id for wish in third} == {best[0]}
+    assert len(third) == 8
+
+
+def test_two_fifths_are_asked_for_and_nothing_twice() -> None:
+    halving, every = Halving(wishes(8), aim="pairs", threshold=1.0), wishes(8)
+    asked = [wish for level in range(len(LEVELS)) for wish in halving.part(level, [])]
+    assert len(asked) == 0.4 * len(every)
+    assert len(set(asked)) == len(asked)
+
+
+def test_a_warm_start_asks_no_more_of_a_query_with_enough_winners() -> None:
+    halving = Halving(wishes(2), aim="winners", threshold=1.0)
+    halving.part(0, [])
+    tried = [*outcomes(0, ENOUGH, 0), *outcomes(1, 0, 4)]
+    assert {wish.query.id for wish in halving.part(1, tried)} == {"q1"}
+
+
+def test_the_more_promising_kinds_come_first() -> None:
+    halving = Halving(wishes(1), aim="winners", threshold=1.0)
+    halving.part(0, [])
+    tried = [*outcomes(0, 2, 0, "rule"), *outcomes(0, 0, 3, "cot"), *outcomes(0, 0, 3, "hint")]
+    assert {wish.kind for wish in halving.part(1, tried)} == {"rule", "cot"}  # a tie: by the alphabet
+
+
+def test_an_outage_says_nothing_of_a_query() -> None:
+    halving = Halving(wishes(2), aim="pairs", threshold=1.0)
+    failed = [rollout(None, of=query("q0", 0), text=str(at)) for at in range(3)]
+    halving.part(0, [])
+    assert {wish.query.id for wish in halving.part(1, [*failed, *outcomes(1, 0, 3)])} == {"q0"}
