@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 
-from optimizers.halving import LEVELS
+from optimizers.halving import share_of
 from optimizers.recipe import Recipe
 
 REPEATS = {"warm": 1.0, "round 1": 1.95, "round 2": 3.8, "later": 7.0, "dpo1/val": 2.7, "later/val": 10.0}
@@ -104,10 +104,10 @@ def estimated(recipe: Recipe, *, train: int, validation: int, epochs: tuple[int,
     [('none', 150), ('warm', 4500), ('sft', 50)]
     """
     took = probe or Probe()
-    few = sum(level.queries * level.samples for level in LEVELS) if recipe.adaptive else 1.0
+    few, fewer = (share_of("pairs"), share_of("winners")) if recipe.adaptive else (1.0, 1.0)
     kinds = len(recipe.kinds)
     places = train * took.places
-    warm = places * (kinds + 1) * recipe.warm_samples * few
+    warm = places * (kinds + 1) * recipe.warm_samples * fewer
     stages = [
         _bare(took, train + validation),
         _acting(took, "warm", warm, "warm"),

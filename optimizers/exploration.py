@@ -18,7 +18,7 @@ import dspy
 from optimizers import sources
 from optimizers.ahead import made_ahead
 from optimizers.evaluation import SAMPLED_AT_ONCE, Evaluator
-from optimizers.halving import LEVELS, Halving
+from optimizers.halving import Halving
 from optimizers.progress import Reporter, Stage
 from optimizers.recipe import Recipe
 from optimizers.records import Candidate, Query, Rollout
@@ -177,7 +177,7 @@ class Isolated:
         aim = "winners" if stage == "warm" else "pairs"
         halving = Halving(wishes, aim=aim, threshold=self.setting.recipe.threshold)
         tried = self._run(stage, list(added))
-        for level in range(len(LEVELS)):
+        for level in range(halving.levels):
             part = halving.part(level, tried)
             met = [Candidate(each.query, each.supplement, each.source) for each in tried]
             pool = list(_pool(f"{stage}, part {level + 1}", part, generator, self.setting, met, SAMPLED_AT_ONCE))
