@@ -104,10 +104,9 @@ def estimated(recipe: Recipe, *, train: int, validation: int, epochs: tuple[int,
     [('none', 150), ('warm', 4500), ('sft', 50)]
     """
     took = probe or Probe()
-    few, fewer = (share_of("pairs"), share_of("winners")) if recipe.adaptive else (1.0, 1.0)
     kinds = len(recipe.kinds)
     places = train * took.places
-    warm = places * (kinds + 1) * recipe.warm_samples * fewer
+    warm = places * (kinds + 1) * recipe.warm_samples * _share(recipe, "warm")
     stages = [
         _bare(took, train + validation),
         _acting(took, "warm", warm, "warm"),
@@ -120,12 +119,17 @@ def estimated(recipe: Recipe, *, train: int, validation: int, epochs: tuple[int,
             (kinds + recipe.ood_kinds) * recipe.pool_samples + recipe.concat if number == 1 else recipe.direct_samples
         )
         power = "round 1" if number == 1 else "round 2" if number == 2 else "later"
-        acting = _acting(took, f"round {number}", places * each * few, power)
-        tried = each * few * took.distinct ** REPEATS[power]
+        samples = places * each * _share(recipe, f"round {number}")
+        acting = _acting(took, f"round {number}", samples, power)
+        tried = samples / places * took.distinct ** REPEATS[power]
         pairs = MIXED * places * min(2 * recipe.pair_cap, took.won * (1 - took.won) * tried**2)
         fitted = _training(took, f"dpo{number}", pairs * PAIR, epochs[1], validation)
         stages += [acting, fitted]
     return Estimate(tuple(stages), probe)
+
+
+def _share(recipe: Recipe, stage: str) -> float:
+    return share_of(stage) if recipe.adaptive else 1.0
 
 
 def _bare(took: Probe, runs: float) -> StageEstimate:

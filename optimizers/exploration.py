@@ -174,8 +174,7 @@ class Isolated:
         self, stage: str, wishes: Sequence[sources.Wish], generator: SupplementGenerator, added: Sequence[Candidate]
     ) -> list[Rollout]:
         """Level by level, where what came before promises most; what is sampled again is not run again."""
-        aim = "winners" if stage == "warm" else "pairs"
-        halving = Halving(wishes, aim=aim, threshold=self.setting.recipe.threshold)
+        halving = Halving(wishes, stage, threshold=self.setting.recipe.threshold)
         tried = self._run(stage, list(added))
         for level in range(halving.levels):
             part = halving.part(level, tried)

@@ -24,9 +24,9 @@ class Recipe:
     that share (None: no preference). `gate` drops supplements at inference where the input is unlike the training
     inputs or the generator is unsure, with thresholds set on validation. `temperature` is exploration's; at inference
     the generator decodes as it is set to (greedily by default). `patience` stops after that many rounds without a
-    better validation score (None: never). `adaptive` takes at most 44 % of a round's samples and 28 % of the
-    warm start's, where they are likely to be of use (`optimizers.halving`), and makes pairs of all that was tried so
-    far; for programs of one predictor.
+    better validation score (None: never). `adaptive` takes a part of each stage's samples, where they are
+    likely to be of use (`optimizers.halving`), and makes pairs of all that was tried so far; for programs of one
+    predictor.
 
     >>> Recipe.auto("heavy").rounds
     5

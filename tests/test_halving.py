@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 from scripted import query, rollout
 
-from optimizers.halving import ENOUGH, Aim, Halving, share_of
+from optimizers.halving import ENOUGH, Halving, share_of
 from optimizers.records import Rollout
 from optimizers.sources import Wish
 
@@ -32,18 +32,18 @@ def outcomes(number: int, won: int, lost: int, kind: str = "cot") -> list[Rollou
 
 
 def test_every_query_has_its_turn_first_and_each_kind_once_before_any_twice() -> None:
-    part = Halving(wishes(4), aim="pairs", threshold=1.0).part(0, [])
+    part = Halving(wishes(4), "warm", threshold=1.0).part(0, [])
     assert Counter(wish.query.id for wish in part) == {"q0": 4, "q1": 4, "q2": 4, "q3": 4}
     assert all(len({wish.kind for wish in part if wish.query.id == name}) == 4 for name in ("q0", "q1", "q2", "q3"))
     assert {wish.kind for wish in part} == set(KINDS)  # each query begins at another kind
 
 
 @pytest.mark.parametrize(
-    ("aim", "best"),
-    [("pairs", ["q1", "q2"]), ("winners", ["q3", "q2"])],  # mixed outcomes; many winners, and not enough yet
+    ("stage", "best"),
+    [("round 2", ["q1", "q2"]), ("warm", ["q3", "q2"])],  # mixed outcomes; many winners, and not enough yet
 )
-def test_the_promising_half_goes_on_and_then_a_quarter(aim: Aim, best: list[str]) -> None:
-    halving = Halving(wishes(4), aim=aim, threshold=1.0)
+def test_the_promising_half_goes_on_and_then_a_quarter(stage: str, best: list[str]) -> None:
+    halving = Halving(wishes(4), stage, threshold=1.0)
     tried = [*outcomes(0, 0, 4), *outcomes(1, 2, 2), *outcomes(2, 3, 1), *outcomes(3, 4, 0)]
     halving.part(0, [])
     second = halving.part(1, tried)
@@ -53,35 +53,37 @@ def test_the_promising_half_goes_on_and_then_a_quarter(aim: Aim, best: list[str]
     assert len(third) > len(second) / 2  # a query that gets there gets more
 
 
-def test_a_share_is_asked_for_and_nothing_twice() -> None:
-    halving, every = Halving(wishes(8), aim="pairs", threshold=1.0), wishes(8)
+@pytest.mark.parametrize(("stage", "share"), [("warm", 0.4), ("round 1", 0.8), ("round 2", 0.55), ("round 5", 0.15)])
+def test_a_share_is_asked_for_and_nothing_twice(stage: str, share: float) -> None:
+    halving, every = Halving(wishes(8), stage, threshold=1.0), wishes(8)
     asked = [wish for level in range(halving.levels) for wish in halving.part(level, [])]
-    assert len(asked) == share_of("pairs") * len(every) == 0.4375 * len(every)
+    assert len(asked) == pytest.approx(share * len(every))
+    assert share_of(stage) == pytest.approx(share)
     assert len(set(asked)) == len(asked)
 
 
 def test_a_query_that_nothing_wins_promises_more_than_one_that_everything_wins() -> None:
-    halving = Halving(wishes(2), aim="pairs", threshold=1.0)
+    halving = Halving(wishes(2), "round 2", threshold=1.0)
     halving.part(0, [])
     assert {wish.query.id for wish in halving.part(1, [*outcomes(0, 4, 0), *outcomes(1, 0, 4)])} == {"q1"}
 
 
 def test_a_warm_start_asks_no_more_of_a_query_with_enough_winners() -> None:
-    halving = Halving(wishes(2), aim="winners", threshold=1.0)
+    halving = Halving(wishes(2), "warm", threshold=1.0)
     halving.part(0, [])
     tried = [*outcomes(0, ENOUGH, 0), *outcomes(1, 0, 4)]
     assert {wish.query.id for wish in halving.part(1, tried)} == {"q1"}
 
 
 def test_the_more_promising_kinds_come_first() -> None:
-    halving = Halving(wishes(1), aim="winners", threshold=1.0)
+    halving = Halving(wishes(1), "warm", threshold=1.0)
     halving.part(0, [])
     tried = [*outcomes(0, 2, 0, "rule"), *outcomes(0, 0, 3, "cot"), *outcomes(0, 0, 3, "hint")]
     assert {wish.kind for wish in halving.part(1, tried)} == {"rule", "cot"}  # a tie: by the alphabet
 
 
 def test_an_outage_says_nothing_of_a_query() -> None:
-    halving = Halving(wishes(2), aim="pairs", threshold=1.0)
+    halving = Halving(wishes(2), "round 2", threshold=1.0)
     failed = [rollout(None, of=query("q0", 0), text=str(at)) for at in range(3)]
     halving.part(0, [])
     assert {wish.query.id for wish in halving.part(1, [*failed, *outcomes(1, 3, 0)])} == {"q0"}
