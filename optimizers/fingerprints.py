@@ -24,6 +24,13 @@ def scope_of(program: dspy.Module, metric: Callable[..., object]) -> str:
     return _short(json.dumps([predictors, adapter, metric.__module__, judge], sort_keys=True, default=str))
 
 
+def described(program: dspy.Module, metric: Callable[..., object]) -> dict[str, object]:
+    """What a scope stands for, as a person reads it: the program's class, the models of its predictors, the metric."""
+    actors = {name: getattr(each.lm or dspy.settings.lm, "model", "") for name, each in program.named_predictors()}
+    judge = getattr(metric, "__qualname__", type(metric).__qualname__)
+    return {"program": type(program).__name__, "actors": actors, "metric": f"{metric.__module__}.{judge}"}
+
+
 def _lm(lm: object) -> list[object]:
     settings: Mapping[str, object] = getattr(lm, "kwargs", {})
     kept = {name: value for name, value in settings.items() if not name.startswith(("api_", "base_"))}

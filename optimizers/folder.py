@@ -64,8 +64,8 @@ class RunFolder:
             me = {"process": os.getpid(), "user": _user(), "host": platform.node(), "since": _now()}
             self.write("owner.json", me)
             yield left
-            owner.unlink(missing_ok=True)
         finally:
+            owner.unlink(missing_ok=True)
             lock.release()
 
     def _owner(self) -> str:

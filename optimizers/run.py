@@ -19,7 +19,7 @@ from optimizers.budget import Budget
 from optimizers.estimate import Probe
 from optimizers.evaluation import Evaluator, Scored, mean_score
 from optimizers.exploration import Explorer, Setting, explorer, prompt_for
-from optimizers.fingerprints import scope_of
+from optimizers.fingerprints import described, scope_of
 from optimizers.folder import RunFolder, versions_apart
 from optimizers.gating import fitted, judged
 from optimizers.interrupts import stopping
@@ -123,11 +123,13 @@ class Run:
             before = Spent.read(folder.read("spent.json") or {})
             budget = Budget(settings.limits, store.spent(), before.total)
             open_.enter_context(stopping(budget.stop, reporter.say))
+            scope = scope_of(wrapped, settings.metric)
+            store.describe(scope, described(student, settings.metric))
             actor = Actor(
                 wrapped,
                 Scorer(settings.metric),
                 store,
-                scope=scope_of(wrapped, settings.metric),
+                scope=scope,
                 num_threads=settings.num_threads,
                 max_errors=settings.max_errors,
                 runner=runner,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dspy
 
-from optimizers.fingerprints import fingerprint, scope_of
+from optimizers.fingerprints import described, fingerprint, scope_of
 
 
 def exact(example: dspy.Example, prediction: dspy.Prediction, trace: object = None) -> bool:
@@ -46,3 +46,14 @@ def test_data_are_told_apart_by_their_fields_and_order() -> None:
     one, two = (dspy.Example(question=text).with_inputs("question") for text in ("a", "b"))
     assert fingerprint([one, two]) == fingerprint([one, two])
     assert len({fingerprint([one, two]), fingerprint([two, one]), fingerprint([one])}) == 3
+
+
+def test_a_scope_is_described_by_program_models_and_metric() -> None:
+    def exact(example: dspy.Example, prediction: dspy.Prediction) -> bool:
+        return example.answer == prediction.answer
+
+    with dspy.context(lm=dspy.LM("openai/gpt-4o-mini", api_key="secret")):
+        found = described(dspy.Predict("question -> answer"), exact)
+    assert (found["program"], found["actors"]) == ("Predict", {"self": "openai/gpt-4o-mini"})
+    assert str(found["metric"]).endswith("exact")
+    assert "secret" not in str(found)

@@ -57,6 +57,14 @@ def test_a_second_run_is_refused_with_the_owners_name_and_process(tmp_path: Path
         assert left == ""
 
 
+def test_an_owner_who_failed_leaves_no_word_behind(tmp_path: Path) -> None:
+    folder = RunFolder.at(tmp_path)
+    with pytest.raises(KeyboardInterrupt), folder.held():
+        raise KeyboardInterrupt
+    with folder.held() as left:
+        assert left == ""
+
+
 def test_an_owner_who_was_killed_is_recognised_as_gone(tmp_path: Path) -> None:
     script = (
         "import os, signal, sys; from pathlib import Path; from optimizers.folder import RunFolder\n"

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import sqlite3
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -250,3 +252,18 @@ def test_a_budget_in_dollars_wants_a_known_price(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match=r"known price.*'scripted/actor'.*max_actor_calls"):
         session.run()
     assert session.engine.asked == []
+
+
+def test_a_rollout_knows_who_wrote_its_supplement_and_its_scope_who_acted(tmp_path: Path) -> None:
+    Session(tmp_path / "run").run()
+    with RolloutStore(tmp_path / "run" / "rollouts.sqlite") as store:
+        tried = store.rollouts(stage="round 1")
+        scopes = [store.described(scope) for scope in scopes_of(tmp_path / "run" / "rollouts.sqlite")]
+    assert {rollout.writer for rollout in tried if rollout.source == "predefined"} == {"sft"}
+    assert [scope["actors"] for scope in scopes] == [{"self": "scripted/actor"}]
+
+
+def scopes_of(file: Path) -> list[str]:
+    """The scopes that a store's file knows."""
+    with closing(sqlite3.connect(file)) as connection:
+        return [scope for (scope,) in connection.execute("SELECT scope FROM scopes")]
