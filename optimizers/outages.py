@@ -77,9 +77,16 @@ def _causes(problem: BaseException) -> Iterator[BaseException]:
 def is_single_call(program: dspy.Module) -> bool:
     """Whether a program asks one LM once and makes nothing of its errors: then how it ended tells all.
 
-    >>> is_single_call(dspy.ChainOfThought("question -> answer")), is_single_call(dspy.ReAct("question -> answer", []))
+    Not under an adapter that asks again for JSON where an answer cannot be read: the first may have been none.
+
+    >>> with dspy.context(adapter=dspy.ChatAdapter(use_json_adapter_fallback=False)):
+    ...     is_single_call(dspy.Predict("question -> answer")), is_single_call(dspy.ReAct("question -> answer", []))
     (True, False)
+    >>> is_single_call(dspy.Predict("question -> answer"))
+    False
     """
+    if getattr(dspy.settings.adapter, "use_json_adapter_fallback", True) is not False:
+        return False
     if type(program) is dspy.ChainOfThought:
         program = program.predict
     return type(program) in (dspy.Predict, SupplementedPredictor)
