@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import contextvars
 import threading
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import NamedTuple, TypeVar
+
+from optimizers.threads import in_context
 
 _T = TypeVar("_T")
 
@@ -44,7 +45,7 @@ def made_ahead(items: Generator[_T]) -> Iterator[Iterator[_T]]:
             problem = error
         made.put(_End(problem))
 
-    threading.Thread(target=contextvars.copy_context().run, args=(make,), name="sgt-ahead", daemon=True).start()
+    in_context(make, "sgt-ahead").start()
     try:
         yield _read(made)
     finally:

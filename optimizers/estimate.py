@@ -133,44 +133,30 @@ def _share(recipe: Recipe, stage: str) -> float:
 
 
 def _bare(took: Probe, runs: float) -> StageEstimate:
-    calls = took.calls * runs
-    return StageEstimate(
-        "none",
-        calls,
-        calls,
-        took.bare_in * runs,
-        took.bare_out * runs,
-        took.bare_cost * runs,
-        0,
-        took.run_seconds * runs,
-    )
+    calls, seconds = took.calls * runs, took.run_seconds * runs
+    read, wrote, cost = took.bare_in * runs, took.bare_out * runs, took.bare_cost * runs
+    return StageEstimate("none", calls, calls, read, wrote, cost, seconds=seconds)
 
 
 def _acting(took: Probe, name: str, samples: float, power: str) -> StageEstimate:
-    runs = samples * took.distinct ** REPEATS[power]
-    return StageEstimate(
-        name,
-        took.calls * runs,
-        took.calls * samples,
-        took.tokens_in * runs,
-        took.tokens_out * runs,
-        took.cost * runs,
-        samples,
-        took.sample_seconds * samples + took.run_seconds * runs,
-    )
+    return _aided(took, name, samples, samples * took.distinct ** REPEATS[power])
 
 
 def _training(took: Probe, name: str, rows: float, epochs: int, validation: int) -> StageEstimate:
     """A stage's training, and its validation, whose supplements were often tried before."""
     new = 1.0 if name == "sft" else took.distinct ** REPEATS["dpo1/val" if name == "dpo1" else "later/val"]
-    runs = validation * new
+    return _aided(took, name, validation, validation * new, training=took.row_seconds * rows * epochs)
+
+
+def _aided(took: Probe, name: str, samples: float, runs: float, training: float = 0.0) -> StageEstimate:
+    """So many samples, of which so many are run for the first time, and so many seconds of training besides."""
     return StageEstimate(
         name,
-        took.calls * runs,
-        took.calls * validation,
-        took.tokens_in * runs,
-        took.tokens_out * runs,
-        took.cost * runs,
-        validation,
-        took.row_seconds * rows * epochs + took.sample_seconds * validation + took.run_seconds * runs,
+        actor_calls=took.calls * runs,
+        at_most=took.calls * samples,
+        tokens_in=took.tokens_in * runs,
+        tokens_out=took.tokens_out * runs,
+        cost_usd=took.cost * runs,
+        samples=samples,
+        seconds=training + took.sample_seconds * samples + took.run_seconds * runs,
     )

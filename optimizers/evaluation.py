@@ -10,15 +10,12 @@ import dspy
 from optimizers.progress import Reporter
 from optimizers.records import Candidate, Query, Rollout
 from optimizers.rollouts import Actor, LiveRun
-from optimizers.sampling import Ask, sampled
+from optimizers.sampling import SAMPLED_AT_ONCE, Ask, sampled
 from sgt_modules.episode import Call
 from sgt_modules.gate import Gate
 from sgt_modules.generator import Sampled, SupplementGenerator
 from sgt_modules.kinds import SILENCE
 from sgt_modules.wrapping import with_generator
-
-SAMPLED_AT_ONCE = 1024
-"""Prompts that a local generator decodes together: enough to fill its batches with prompts of a like length."""
 
 
 class Scored(NamedTuple):

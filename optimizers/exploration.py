@@ -17,12 +17,12 @@ import dspy
 
 from optimizers import sources
 from optimizers.ahead import made_ahead
-from optimizers.evaluation import SAMPLED_AT_ONCE, Evaluator
+from optimizers.evaluation import Evaluator
 from optimizers.halving import Halving
 from optimizers.progress import Reporter, Stage
 from optimizers.recipe import Recipe
 from optimizers.records import Candidate, Query, Rollout
-from optimizers.sampling import Ask, sampled
+from optimizers.sampling import SAMPLED_AT_ONCE, Ask, sampled
 from optimizers.spending import Spending
 from sgt_modules.episode import Chooser, Place
 from sgt_modules.errors import SetupError
@@ -81,6 +81,17 @@ class Setting:
         """The run's own randomness for one purpose; never the global one."""
         return random.Random(f"{self.seed}-{purpose}")
 
+    def warm_wishes(self, queries: Sequence[Query]) -> list[sources.Wish]:
+        """What the warm start asks for these queries: of the first ones, the same whatever follows."""
+        recipe = self.recipe
+        return sources.warm_start(
+            queries,
+            prompt_for=_prompt_for,
+            rng=self.rng("warm"),
+            kinds=recipe.kinds,
+            samples=recipe.warm_samples,
+        )
+
 
 def explorer(credit: Credit, setting: Setting) -> Explorer:
     """The way to explore: for a program of one place an example, the two are the same."""
@@ -99,15 +110,7 @@ class Isolated:
 
     def warm_start(self, generator: SupplementGenerator) -> list[Rollout]:
         """As `Explorer`; every place is silent but the one that varies."""
-        recipe, train = self.setting.recipe, self.setting.train
-        wishes = sources.warm_start(
-            train.queries,
-            prompt_for=prompt_for,
-            rng=self.setting.rng("warm"),
-            kinds=recipe.kinds,
-            samples=recipe.warm_samples,
-        )
-        return self._explored("warm", wishes, generator)
+        return self._explored("warm", self.setting.warm_wishes(self.setting.train.queries), generator)
 
     def first_pool(self, warm: Sequence[Rollout], generator: SupplementGenerator) -> list[Rollout]:
         """As `Explorer`."""
@@ -116,8 +119,8 @@ class Isolated:
         queries = self._queries("round 1", generator)
         samples = recipe.pool_samples
         wishes = [
-            *sources.predefined(queries, prompt_for=prompt_for, rng=rng, kinds=recipe.kinds, samples=samples),
-            *sources.ood(queries, names, prompt_for=prompt_for, rng=rng, samples=samples),
+            *sources.predefined(queries, prompt_for=_prompt_for, rng=rng, kinds=recipe.kinds, samples=samples),
+            *sources.ood(queries, names, prompt_for=_prompt_for, rng=rng, samples=samples),
         ]
         joins = sources.concat(warm, rng=rng, per_query=recipe.concat, threshold=recipe.threshold)
         return self._explored("round 1", wishes, generator, [*self._silence(queries), *_moved(joins, queries)])
@@ -175,7 +178,7 @@ class Isolated:
     ) -> list[Rollout]:
         """Level by level, where what came before promises most; what is sampled again is not run again."""
         halving = Halving(wishes, stage, threshold=self.setting.recipe.threshold)
-        tried = self._run(stage, list(added))
+        tried = self._run(stage, list(sources.distinct(added)))
         for level in range(halving.levels):
             part = halving.part(level, tried)
             met = [Candidate(each.query, each.supplement, each.source) for each in tried]
@@ -366,6 +369,5 @@ def _counted(pool: Iterable[Candidate], view: Stage) -> Iterator[Candidate]:
     view.expect(count)
 
 
-def prompt_for(query: Query, kind: Kind | str | None) -> str:
-    """What the generator reads to write a supplement of a kind; without one, as at inference."""
+def _prompt_for(query: Query, kind: Kind | str | None) -> str:
     return query.prompt if kind is None else exploring(query.prompt, kind)

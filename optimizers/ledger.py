@@ -1,4 +1,4 @@
-"""What an actor has paid, and how many of its runs in a row have failed; counted from many threads."""
+"""What runs of an actor cost, and how many in a row have failed; counted from many threads."""
 
 from __future__ import annotations
 
@@ -29,18 +29,16 @@ class Meter:
 
 
 class Ledger:
-    """What was paid and how many runs in a row had no reward, counted from many threads."""
+    """How many runs in a row had no reward, counted from many threads."""
 
     def __init__(self, max_errors: int) -> None:
         self._lock = threading.Lock()
         self._max_errors = max_errors
         self._in_a_row = 0
-        self.paid = Meter()
 
-    def enter(self, rollout: Rollout, cost: Meter) -> None:
-        """Count a run and its cost; raises `SGTError` when it is one failure in a row too many."""
+    def enter(self, rollout: Rollout) -> None:
+        """Count a run; raises `SGTError` when it is one failure in a row too many."""
         with self._lock:
-            self.paid = self.paid + cost
             self._in_a_row = self._in_a_row + 1 if rollout.reward is None else 0
             if self._in_a_row < self._max_errors:
                 return

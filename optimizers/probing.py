@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from optimizers.estimate import Probe
-from optimizers.evaluation import SAMPLED_AT_ONCE, Evaluator
+from optimizers.evaluation import Evaluator
 from optimizers.recipe import Recipe
 from optimizers.records import Candidate, Rollout, SFTExample
-from optimizers.sampling import Ask, sampled
+from optimizers.sampling import SAMPLED_AT_ONCE, Ask, sampled
 from optimizers.sources import Wish, candidates, distinct
 from optimizers.training import Trainer
 from sgt_modules.generator import SupplementGenerator

@@ -9,7 +9,6 @@ from typing import Any, cast
 
 import dspy
 
-from optimizers.ledger import Meter
 from optimizers.memory import Peak
 from optimizers.records import Checkpoint, Rollout
 from optimizers.safe_reading import entry
@@ -47,11 +46,6 @@ class Spent:
 
     def __add__(self, other: Spent) -> Spent:
         return Spent(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
-
-    @property
-    def paid(self) -> Meter:
-        """What the actor was paid."""
-        return Meter(calls=self.actor_calls, tokens_in=self.actor_in, tokens_out=self.actor_out, cost=self.cost)
 
     @property
     def others(self) -> Spent:

@@ -5,7 +5,6 @@ Every rollout is in the store before anyone hears of it, and what the store know
 
 from __future__ import annotations
 
-import contextvars
 import itertools
 import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -22,6 +21,7 @@ from optimizers.records import Candidate, Query, Rollout
 from optimizers.reward import Scorer
 from optimizers.runners import Judge, Runner, ThreadRunner, check_seconds, in_time
 from optimizers.store import RolloutStore
+from optimizers.threads import in_context
 from sgt_modules.engine import LocalEngine
 from sgt_modules.episode import Call, Chooser
 from sgt_modules.errors import ProviderRefusedError
@@ -91,8 +91,8 @@ class Actor:
 
     @property
     def meter(self) -> Meter:
-        """What has been paid through this actor so far."""
-        return self._ledger.paid
+        """What has been paid so far, by its budget."""
+        return self.budget.spent
 
     @property
     def single_call(self) -> bool:
@@ -167,7 +167,7 @@ class Actor:
             known = self.store.live_run(self.scope, stage, query_id(examples[index], ""))
             if known is not None:
                 [rollout], calls[index] = known
-                return replace(rollout, query=replace(rollout.query, index=index))
+                return _at(rollout, index)
             run = self._paid(lambda: judge(index, None))
             calls[index] = run.calls
             written = [call.supplement for call in calls[index] if call.supplement]
@@ -200,11 +200,11 @@ class Actor:
             index, choose = choosers[position]
             known = self.store.live_run(self.scope, f"{stage}/{position}")
             if known is not None:
-                found = [replace(each, query=replace(each.query, index=index)) for each in known[0]]
+                found = [_at(each, index) for each in known[0]]
                 of_run[position] = found if known[1] else []
                 return found[0]
             run = self._paid(lambda: judge(index, choose))
-            free = replace(run.rollout, tokens_in=0, tokens_out=0, seconds=0.0, cost=0.0)
+            free = _unpaid(run.rollout)
             rollouts = [
                 _as_proposed(
                     free if n else run.rollout, Candidate(query, call.supplement, "joint", call.logprob, writer), stage
@@ -259,7 +259,7 @@ class Actor:
                 known = self.store.get(self.scope, query_id(example, role, turn), SILENCE)
                 if known is None:
                     break
-                own.append(replace(known, query=replace(known.query, index=index), stage=stage))
+                own.append(replace(_at(known, index), stage=stage))
         for rollout in own:
             self.store.meet(rollout, self.scope)
         return own
@@ -270,9 +270,7 @@ class Actor:
         calls = sorted(run.calls, key=lambda call: (roles.index(call.place.role), call.place.turn))
         queries = [query_of(call, example, index) for call in calls]
         whole = replace(run.rollout, stage=stage)
-        free = replace(
-            whole, tokens_in=0, tokens_out=0, seconds=0.0, cost=0.0
-        )  # the cost of a run stands in its first rollout
+        free = _unpaid(whole)
         rollouts = [replace(free if n else whole, query=query) for n, query in enumerate(queries)] or [whole]
         self._save(rollouts, run)
         return rollouts
@@ -292,7 +290,7 @@ class Actor:
         """Store one run's rollouts; raises `SGTError` when it is one failure in a row too many."""
         calls = run.calls if live else ()
         self.store.add_all(rollouts, self.scope, live=live, asked=len(run.calls), paid=run.meter, calls=calls)
-        self._ledger.enter(run.rollout, run.meter)
+        self._ledger.enter(run.rollout)
         if run.fatal:
             raise ProviderRefusedError(
                 f"The provider takes no call, so the run stopped at once: {run.fatal} Everything finished before is "
@@ -344,10 +342,7 @@ class Actor:
                 stop.set()
 
         count = self._threads if most is None else min(self._threads, most)
-        threads = [
-            threading.Thread(target=contextvars.copy_context().run, args=(drain,), name="sgt-actor", daemon=True)
-            for _ in range(count)
-        ]
+        threads = [in_context(drain, "sgt-actor") for _ in range(count)]
         try:
             for thread in threads:
                 thread.start()
@@ -365,6 +360,11 @@ class Actor:
                 on_done(rollout)
 
 
+def _at(rollout: Rollout, index: int) -> Rollout:
+    """A stored rollout as that of the example that stands at `index` now."""
+    return replace(rollout, query=replace(rollout.query, index=index))
+
+
 def _as_proposed(rollout: Rollout, candidate: Candidate, stage: str) -> Rollout:
     """A known rollout as this candidate's: the outcome is the same, the proposal is its own."""
     return replace(
@@ -376,6 +376,11 @@ def _as_proposed(rollout: Rollout, candidate: Candidate, stage: str) -> Rollout:
         logprob=candidate.logprob,
         writer=candidate.writer,
     )
+
+
+def _unpaid(rollout: Rollout) -> Rollout:
+    """A run's rollout as its others are: what the run cost stands in its first."""
+    return replace(rollout, tokens_in=0, tokens_out=0, seconds=0.0, cost=0.0)
 
 
 def _joined(written: Sequence[Supplement]) -> Supplement:

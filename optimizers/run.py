@@ -18,7 +18,7 @@ import dspy
 from optimizers.budget import Budget
 from optimizers.estimate import Probe
 from optimizers.evaluation import Evaluator, Scored, mean_score
-from optimizers.exploration import Explorer, Setting, explorer, prompt_for
+from optimizers.exploration import Explorer, Setting, explorer
 from optimizers.fingerprints import described, scope_of
 from optimizers.folder import RunFolder, versions_apart
 from optimizers.gating import fitted, judged
@@ -35,7 +35,6 @@ from optimizers.rollouts import Actor
 from optimizers.runners import Runner
 from optimizers.selection import balance_kinds
 from optimizers.settings import RunSettings
-from optimizers.sources import warm_start
 from optimizers.spending import Spending
 from optimizers.stages import FinishedStages
 from optimizers.store import RolloutStore
@@ -162,16 +161,9 @@ class Run:
         self._doing = "the probe"
         few = Evaluator(self._actor, "train", self._train.examples[:examples], self._reporter)
         few.without()
-        recipe, settings = self._recipe, self._settings
-        wishes = warm_start(
-            few.queries,
-            prompt_for=prompt_for,
-            rng=self._setting.rng("warm"),
-            kinds=recipe.kinds,
-            samples=recipe.warm_samples,
-        )
+        settings, wishes = self._settings, self._setting.warm_wishes(few.queries)
         generator, trainer = settings.generator, settings.trainer_or_default()
-        return probed(few, wishes, generator, recipe, trainer, sft_epochs=settings.epochs[0], seed=settings.seed)
+        return probed(few, wishes, generator, self._recipe, trainer, sft_epochs=settings.epochs[0], seed=settings.seed)
 
     def validate_student(self) -> None:
         """Score the program without supplements, and as it came in where it reads some already."""

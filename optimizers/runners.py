@@ -5,8 +5,6 @@ A runner does the pure part, running and judging. Looking up what is known, savi
 
 from __future__ import annotations
 
-import contextvars
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal, Protocol
@@ -15,6 +13,7 @@ import dspy
 
 from optimizers.judging import JudgedRun, failed_run, judged_run
 from optimizers.reward import Scorer
+from optimizers.threads import in_context
 from sgt_modules.episode import Given
 from sgt_modules.errors import SetupError
 
@@ -76,7 +75,7 @@ def in_time(judge: Judge, examples: Sequence[dspy.Example], seconds: float | Non
             except BaseException as problem:  # noqa: BLE001 - raised again below, in the caller's thread
                 ended.append(problem)
 
-        thread = threading.Thread(target=contextvars.copy_context().run, args=(work,), daemon=True, name="sgt-run")
+        thread = in_context(work, "sgt-run")
         thread.start()
         thread.join(seconds)
         if not ended:

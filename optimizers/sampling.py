@@ -9,6 +9,9 @@ from typing import NamedTuple
 from optimizers.store import KeptSample, RolloutStore
 from sgt_modules.generator import Sampled, SupplementGenerator
 
+SAMPLED_AT_ONCE = 1024
+"""Prompts that a local generator decodes together: enough to fill its batches with prompts of a like length."""
+
 
 class Ask(NamedTuple):
     """One sample that is wanted."""

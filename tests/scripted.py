@@ -149,7 +149,7 @@ class ScriptedTrainer:
     ) -> Checkpoint:
         """As `Trainer`."""
         self.rows[output.name] = list(rows)
-        return Checkpoint(output.name, output, "scripted")
+        return self.trained(rows, start, output, seed)
 
     def dpo(
         self,
@@ -162,6 +162,10 @@ class ScriptedTrainer:
     ) -> Checkpoint:
         """As `Trainer`."""
         self.rows[output.name] = list(pairs)
+        return self.trained(pairs, start, output, seed)
+
+    def trained(self, rows: Sequence[object], start: Checkpoint | None, output: Path, seed: int) -> Checkpoint:
+        """What comes of the rows of either stage."""
         return Checkpoint(output.name, output, "scripted")
 
 

@@ -16,13 +16,12 @@ import dspy
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from scripted import ScriptedEngine, ScriptedGenerator
+from scripted import ScriptedEngine, ScriptedGenerator, ScriptedTrainer
 from small_compile import SMALL, WORLD, helped, named, teleprompter
 
-from optimizers.records import Checkpoint, PreferencePair, SFTExample
+from optimizers.records import Checkpoint
 from optimizers.result import SGTResult, result_of
 from optimizers.store import RolloutStore
-from optimizers.training import OnStep
 from sgt_modules import SupplementedPredictor
 from sgt_modules.embedded import program
 from sgt_modules.errors import SetupError
@@ -52,37 +51,15 @@ class Learner(ScriptedGenerator):
         return Learner(path.name)
 
 
-class WritingTrainer:
+class WritingTrainer(ScriptedTrainer):
     """A trainer whose weights are a hash of all that they depend on; it remembers which stages it trained."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.stages: list[str] = []
 
-    def sft(
-        self,
-        rows: Sequence[SFTExample],
-        *,
-        start: Checkpoint | None,
-        output: Path,
-        seed: int,
-        on_step: OnStep | None = None,
-    ) -> Checkpoint:
-        """As `Trainer`."""
-        return self._written(rows, start, output, seed)
-
-    def dpo(
-        self,
-        pairs: Sequence[PreferencePair],
-        *,
-        start: Checkpoint | None,
-        output: Path,
-        seed: int,
-        on_step: OnStep | None = None,
-    ) -> Checkpoint:
-        """As `Trainer`."""
-        return self._written(pairs, start, output, seed)
-
-    def _written(self, rows: Sequence[object], start: Checkpoint | None, output: Path, seed: int) -> Checkpoint:
+    def trained(self, rows: Sequence[object], start: Checkpoint | None, output: Path, seed: int) -> Checkpoint:
+        """As `ScriptedTrainer`, and written."""
         self.stages.append(output.name)
         digest = hashlib.sha256(repr((rows, start.fingerprint if start else "", seed)).encode()).digest()
         output.mkdir(parents=True, exist_ok=True)
