@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import dspy
 from dspy.utils.exceptions import AdapterParseError
@@ -27,12 +27,14 @@ class JudgedRun(NamedTuple):
     """One finished run: its rollout (not yet any stage's), its predictors' calls by role and turn, and its cost.
 
     `fatal`: why no further run can have a reward, in the provider's words (a wrong key, no such model, no credit).
+    `written`: tokens that the program's own generator read and wrote.
     """
 
     rollout: Rollout
     calls: Sequence[Call]
     meter: Meter
     fatal: str = ""
+    written: tuple[int, int] = (0, 0)
 
 
 def judged_run(program: dspy.Module, example: dspy.Example, index: int, given: Given, scorer: Scorer) -> JudgedRun:
@@ -67,11 +69,21 @@ def judged_run(program: dspy.Module, example: dspy.Example, index: int, given: G
     used = {name: entries for name, entries in usage.usage_data.items() if name not in writers}
     entries = [entry for of_model in used.values() for entry in of_model]
     cost = cost_of(used, (each.lm or dspy.settings.lm for each in program.predictors())) if entries else 0.0
-    read, wrote = (sum(entry.get(name) or 0 for entry in entries) for name in ("prompt_tokens", "completion_tokens"))
+    (read, wrote), written = _tokens(entries), _tokens(e for name in writers for e in usage.usage_data.get(name, []))
     output = {name: str(value) for name, value in prediction.items()} if isinstance(prediction, dspy.Example) else {}
     whole = _whole(example, index)
     rollout = Rollout(whole, "", "none", SILENCE, reward, output, error, 0.0, read, wrote, seconds, cost)
-    return JudgedRun(rollout, asked.ordered, Meter(1, len(entries), read, wrote, seconds, cost), _fatal(program, calls))
+    meter = Meter(1, len(entries), read, wrote, seconds, cost)
+    return JudgedRun(rollout, asked.ordered, meter, _fatal(program, calls), written)
+
+
+def _tokens(entries: Iterable[Mapping[str, Any]]) -> tuple[int, int]:
+    """Tokens read and written, of tracked usage."""
+    read = wrote = 0
+    for entry in entries:
+        read += entry.get("prompt_tokens") or 0
+        wrote += entry.get("completion_tokens") or 0
+    return read, wrote
 
 
 def _heard_by(calls: LMCalls) -> AbstractContextManager[None]:

@@ -70,12 +70,14 @@ _OF_LM: WeakKeyDictionary[dspy.BaseLM, tuple[str, Price]] = WeakKeyDictionary()
 
 
 def price_of(lm: object) -> Price:
-    """The price of an LM's model, looked up once. An LM over an engine of its own has none.
+    """The price of an LM's model, looked up once. An LM over an engine of its own has none, unless that has a `price`.
 
     Of a model behind an address of your own, the list's price for that name counts, as in DSPy's history.
     """
-    if not isinstance(lm, dspy.LM) or not isinstance(lm.engine, str):
+    if not isinstance(lm, dspy.LM):
         return _FREE
+    if not isinstance(lm.engine, str):
+        return cast("Price", getattr(lm.engine, "price", _FREE))
     model, price = _OF_LM.get(lm, ("", _FREE))
     if model != lm.model:
         price = _listed(*_route(lm))

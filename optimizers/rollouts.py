@@ -22,7 +22,6 @@ from optimizers.reward import Scorer
 from optimizers.runners import Judge, Runner, ThreadRunner, check_seconds, in_time
 from optimizers.store import RolloutStore
 from optimizers.threads import in_context
-from sgt_modules.engine import LocalEngine
 from sgt_modules.episode import Call, Chooser
 from sgt_modules.errors import ProviderRefusedError
 from sgt_modules.kinds import SILENCE, Supplement
@@ -117,7 +116,7 @@ class Actor:
     def in_process(self) -> bool:
         """Whether one of the program's LMs runs on this process's own cores or GPU."""
         lms = [each.lm or dspy.settings.lm for each in self.program.predictors()]
-        return any(isinstance(getattr(lm, "engine", None), LocalEngine) for lm in lms)
+        return any(getattr(getattr(lm, "engine", None), "in_process", False) for lm in lms)
 
     def run(
         self,

@@ -1,6 +1,10 @@
-"""How sure a score is: an interval for one, and a paired test for two on the same examples."""
+"""How sure a score is: an interval for one, a paired test for two on the same examples, and a family of tests."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, cast
 
 
 def wilson_interval(successes: int, trials: int, *, confidence: float = 0.95) -> tuple[float, float]:
@@ -40,3 +44,71 @@ def mcnemar(gained: int, lost: int) -> float:
     from scipy.stats import binomtest
 
     return float(binomtest(gained, gained + lost, 0.5).pvalue)
+
+
+def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> tuple[float, float]:
+    """An interval for the mean of scores in [0, 1], (low, high): Wilson's where all are 0 or 1, else Student's t.
+
+    One of t that would leave [0, 1] is cut off there; where the scores do not differ, Wilson's for a share of that size
+    stands in, as t's would have no width.
+
+    >>> [round(end, 3) for end in mean_interval([1.0] * 8 + [0.0] * 2)]
+    [0.49, 0.943]
+    >>> [round(end, 3) for end in mean_interval([0.2, 0.4, 0.6])]  # .4 +- 4.303 * .2 / sqrt(3)
+    [0.0, 0.897]
+    """
+    if not values:
+        return 0.0, 1.0
+    count, mean = len(values), sum(values) / len(values)
+    if _binary(values) or count == 1 or len(set(values)) == 1:
+        return wilson_interval(min(count, round(mean * count)), count, confidence=confidence)
+    from scipy.stats import t
+
+    spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (count - 1) / count)
+    half = float(t.ppf((1 + confidence) / 2, count - 1)) * spread
+    return max(0.0, mean - half), min(1.0, mean + half)
+
+
+def paired_p(before: Sequence[float], after: Sequence[float], *, seed: int = 0) -> float:
+    """p-value (two-sided) of two programs' scores on the same examples, in their order.
+
+    Exact McNemar where every score is 0 or 1, else a paired permutation test of the mean difference: the sign of each
+    difference is flipped, in all ways where there are fewer than 9,999 of them, else in as many drawn from `seed`.
+
+    >>> paired_p([0, 0, 0, 0, 0, 1], [1, 1, 1, 1, 1, 1])
+    0.0625
+    >>> round(paired_p([0.1, 0.2, 0.3], [0.6, 0.7, 0.8]), 3)  # 2 of 2**3 ways are as far apart
+    0.25
+    """
+    if len(before) != len(after):
+        raise ValueError(f"Expected as many scores before as after, got {len(before)} and {len(after)}.")
+    if _binary(before) and _binary(after):
+        gained = sum(second > first for first, second in zip(before, after, strict=True))
+        lost = sum(second < first for first, second in zip(before, after, strict=True))
+        return mcnemar(gained, lost)
+    differences = [second - first for first, second in zip(before, after, strict=True) if second != first]
+    if not differences:
+        return 1.0
+    import numpy as np
+    from scipy.stats import permutation_test
+
+    rng = np.random.default_rng(seed)
+    found = permutation_test((differences,), np.mean, permutation_type="samples", n_resamples=9_999, rng=rng)
+    return float(found.pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values of one family, adjusted by Holm's method for how many there are.
+
+    >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03, 0.005])]
+    [0.03, 0.06, 0.06, 0.02]
+    """
+    if not p_values:
+        return []
+    from statsmodels.stats.multitest import multipletests
+
+    return [float(p) for p in cast("Any", multipletests(p_values, method="holm"))[1]]
+
+
+def _binary(values: Sequence[float]) -> bool:
+    return all(value in (0, 1) for value in values)

@@ -77,6 +77,9 @@ class LocalEngine:
     'some/model'
     """
 
+    in_process = True
+    """The model runs on this process's own cores or GPU."""
+
     def __init__(
         self,
         model: str | Path,

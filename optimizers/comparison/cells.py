@@ -1,0 +1,65 @@
+"""A row as a person reads it: the columns of every table of a comparison, and their texts."""
+
+from __future__ import annotations
+
+from optimizers.comparison.standing import Row
+
+COLUMNS = (
+    "contender",
+    "test",
+    "95 %",
+    "gain",
+    "relative",
+    "p",
+    "p best",
+    "spread",
+    "actor calls",
+    "tokens",
+    "$",
+    "seconds",
+    "+ prompt",
+    "generator",
+    "latency",
+)
+"""The table's columns. `+ prompt`, `generator` (tokens) and `latency` (milliseconds) are of one later answer."""
+
+LEGEND = (
+    "p is against no change, p best against the best other, both paired and adjusted by Holm's method; spread is the "
+    "standard deviation over the seeds. Actor calls, tokens, $ and seconds are what compiling took, the mean of the "
+    "seeds; + prompt, generator (tokens) and latency (ms) are of one later answer."
+)
+
+
+def cells_of(row: Row) -> list[str]:
+    """The texts of a row that ran, in the order of `COLUMNS`."""
+    low, high = row.interval or (0.0, 1.0)
+    cost = row.compiling
+    return [
+        row.name,
+        _share(row.test),
+        f"{low:.3f}-{high:.3f}",
+        _signed(row.gain),
+        "" if row.relative_gain is None else f"{row.relative_gain:+.0%}",
+        _p(row.p_value),
+        _p(row.p_best),
+        _share(row.spread),
+        f"{cost.actor_calls:,.0f}",
+        f"{cost.tokens:,.0f}",
+        f"{cost.usd:,.2f}",
+        f"{cost.seconds:,.0f}",
+        "" if row.extra_tokens is None else f"{row.extra_tokens:+.0f}",
+        f"{row.answer.generator_tokens:.0f}",
+        "" if row.latency is None else f"{row.latency * 1000:.0f}",
+    ]
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _signed(value: float | None) -> str:
+    return "" if value is None else f"{value:+.3f}"
+
+
+def _p(value: float | None) -> str:
+    return "" if value is None else "<.001" if value < 0.001 else f"{value:.3f}".lstrip("0")

@@ -1,0 +1,352 @@
+"""The contenders by name: each a few lines over DSPy's own class, set up to fit a budget of actor calls."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import random
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import dspy
+from dspy.teleprompt import Teleprompter
+
+from optimizers.comparison.nearest import word_embedder
+from optimizers.recipe import Recipe
+from optimizers.reward import Metric, Scorer
+from optimizers.sgt import SGTTeleprompter
+from optimizers.training import Trainer
+from sgt_modules.errors import SetupError
+from sgt_modules.generator import GeneratorLike
+
+Need = Literal["labels", "proposer", "generator", "tunable", "optuna"]
+
+DEMOS, LABELED = 4, 16
+"""DSPy's own numbers of bootstrapped and of labeled demos."""
+
+_REASONS: Mapping[Need, str] = {
+    "labels": "the training examples hold no output of the program to show as a demo",
+    "proposer": "needs an LM that writes instructions: pass reflection_lm",
+    "generator": "needs a small model to train: pass generator",
+    "tunable": "the actor's provider offers no fine-tuning",
+    "optuna": "needs the optuna package: pip install 'dspy[optuna]'",
+}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What a contender is given: the program, data to learn from and to choose on, and what it may use.
+
+    `calls` is how many actor calls it may make (None: as many as its class would by default); beyond that they fail.
+    The trainset comes in an order drawn from `seed`, as some of DSPy's optimizers draw from nothing else.
+    """
+
+    program: dspy.Module
+    trainset: list[dspy.Example]
+    valset: list[dspy.Example]
+    metric: Metric
+    seed: int
+    calls: int | None
+    folder: Path
+    num_threads: int
+    proposer: dspy.LM | None = None
+    embedder: dspy.Embedder | None = None
+    generator: GeneratorLike | None = None
+    trainer: Trainer | None = None
+    recipe: Recipe | None = None
+
+    @property
+    def labeled(self) -> bool:
+        """Whether the training examples hold outputs of the program, which can then be shown."""
+        names = {name for each in self.program.predictors() for name in cast("Any", each.signature).output_fields}
+        return all(names & set(example.keys()) - set(example.inputs().keys()) for example in self.trainset)
+
+    @property
+    def labels(self) -> int:
+        """How many labeled demos a program is shown."""
+        return LABELED if self.labeled else 0
+
+    def score(self, example: dspy.Example, prediction: object, trace: object = None) -> Any:
+        """The metric as DSPy's optimizers read it: what it returns, of a `Prediction` the score.
+
+        A `Prediction` is true whatever its score, so a bootstrap would take every answer for right.
+        """
+        arguments = Scorer(self.metric).arguments
+        value = self.metric(example, prediction, *(trace, None, None)[: arguments - 2])
+        return value.score if isinstance(value, dspy.Prediction) else value
+
+    def feedback(
+        self,
+        gold: dspy.Example,
+        pred: object,
+        trace: object = None,
+        pred_name: object = None,
+        pred_trace: object = None,
+    ) -> dspy.Prediction:
+        """The metric as GEPA reads it."""
+        reward = Scorer(self.metric)(gold, pred)
+        return dspy.Prediction(score=reward.score, feedback=reward.feedback or f"The score is {reward.score:g}.")
+
+    def times(self, each: int, *, spare: int = 0, default: int, most: int) -> int:
+        """How often something of `each` calls can be done, with `spare` calls for the rest; at least once."""
+        return default if self.calls is None else max(1, min(most, (self.calls - spare) // max(1, each)))
+
+    def missing(self, needs: Sequence[Need]) -> str:
+        """Why a contender with these needs cannot run here; empty where it can."""
+        lm = cast("Any", dspy.settings.lm)
+        have: dict[Need, Callable[[], bool]] = {
+            "labels": lambda: self.labeled,
+            "proposer": lambda: self.proposer is not None,
+            "generator": lambda: self.generator is not None,
+            "tunable": lambda: bool(getattr(getattr(lm, "provider", None), "finetunable", False)),
+            "optuna": lambda: importlib.util.find_spec("optuna") is not None,
+        }
+        return "; ".join(_REASONS[need] for need in needs if not have[need]())
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to better a program: `compile` gives a program, the bench's own left as it was.
+
+    `needs` is what it cannot do without. One that is not `seeded` gives the same for every seed.
+
+    >>> mine = Contender("mine", lambda bench: dspy.LabeledFewShot(k=2).compile(bench.program, trainset=bench.trainset))
+    >>> mine.name
+    'mine'
+    """
+
+    name: str
+    compile: Callable[[Bench], dspy.Module]
+    needs: tuple[Need, ...] = ()
+    seeded: bool = True
+
+
+ContenderLike = str | Contender | Teleprompter
+"""A name of `CONTENDERS`, a contender of your own, or any of your own teleprompters."""
+
+
+def _none(bench: Bench) -> dspy.Module:
+    return bench.program
+
+
+def _cot(bench: Bench) -> dspy.Module:
+    """Every bare predictor thinks before it answers; those that do already stay."""
+    return _thinking(bench.program.deepcopy())
+
+
+def _thinking(program: dspy.Module) -> dspy.Module:
+    if type(program) is dspy.Predict:
+        return dspy.ChainOfThought(cast("Any", program).signature)
+    inside = {id(cast("Any", each).predict) for _, each in program.named_sub_modules(dspy.ChainOfThought)}
+    for name, predictor in program.named_predictors():
+        *path, last = re.split(r"\.", name)
+        if type(predictor) is dspy.Predict and id(predictor) not in inside and "[" not in name:
+            owner: Any = program
+            for part in path:
+                owner = getattr(owner, part)
+            setattr(owner, last, dspy.ChainOfThought(cast("Any", predictor.signature)))
+    return program
+
+
+def _labeled(bench: Bench) -> dspy.Module:
+    return dspy.LabeledFewShot(k=LABELED).compile(bench.program, trainset=bench.trainset, sample=False)
+
+
+def _bootstrap(bench: Bench) -> dspy.Module:
+    optimizer = dspy.BootstrapFewShot(
+        metric=bench.score, max_bootstrapped_demos=DEMOS, max_labeled_demos=bench.labels, max_errors=_ANY
+    )
+    return optimizer.compile(bench.program, trainset=bench.trainset)
+
+
+def _random_search(bench: Bench) -> dspy.Module:
+    """As many candidates as the budget holds: each is bootstrapped on the training set and scored on validation."""
+    val, train = len(bench.valset), len(bench.trainset)
+    number = bench.times(val + train * bench.labeled, spare=3 * val + 2 * train, default=16, most=400)
+    optimizer = dspy.BootstrapFewShotWithRandomSearch(
+        metric=bench.score,
+        max_bootstrapped_demos=DEMOS,
+        max_labeled_demos=bench.labels,
+        num_candidate_programs=number,
+        num_threads=bench.num_threads,
+        max_errors=_ANY,
+    )
+    return optimizer.compile(bench.program, trainset=bench.trainset, valset=bench.valset)
+
+
+def _knn(bench: Bench) -> dspy.Module:
+    """Compiling costs nothing; each answer costs up to `DEMOS` runs more, of its neighbours."""
+    optimizer = cast("Any", dspy.KNNFewShot)(
+        k=DEMOS,
+        trainset=bench.trainset,
+        vectorizer=bench.embedder or word_embedder(),
+        metric=bench.score,
+        max_bootstrapped_demos=DEMOS,
+        max_labeled_demos=DEMOS if bench.labeled else 0,
+        max_errors=_ANY,
+    )
+    return optimizer.compile(bench.program)
+
+
+def _copro(bench: Bench) -> dspy.Module:
+    depth = 3
+    breadth = bench.times(depth * len(bench.trainset), spare=len(bench.trainset), default=10, most=20)
+    optimizer = dspy.COPRO(metric=bench.score, prompt_model=bench.proposer, breadth=max(2, breadth), depth=depth)
+    threads = {"num_threads": bench.num_threads, "display_progress": False}
+    return optimizer.compile(bench.program, trainset=bench.trainset, eval_kwargs=threads)
+
+
+def _mipro(bench: Bench) -> dspy.Module:
+    val, train = len(bench.valset), len(bench.trainset)
+    candidates = bench.times(train + val, default=10, most=10)
+    trials = bench.times(val, spare=candidates * train + val, default=30, most=100)
+    optimizer = dspy.MIPROv2(
+        metric=bench.score,
+        prompt_model=bench.proposer,
+        auto=None,
+        num_candidates=max(2, candidates),
+        max_labeled_demos=bench.labels,
+        max_bootstrapped_demos=DEMOS,
+        num_threads=bench.num_threads,
+        seed=bench.seed,
+        max_errors=_ANY,
+    )
+    return optimizer.compile(
+        bench.program, trainset=bench.trainset, valset=bench.valset, num_trials=trials, minibatch=False, seed=bench.seed
+    )
+
+
+def _simba(bench: Bench) -> dspy.Module:
+    size, candidates, train = min(32, len(bench.trainset)), 6, len(bench.trainset)
+    steps = bench.times(2 * size * candidates, spare=(candidates + 1) * train, default=8, most=30)
+    optimizer = dspy.SIMBA(
+        metric=bench.score,
+        bsize=size,
+        num_candidates=candidates,
+        max_steps=steps,
+        num_threads=bench.num_threads,
+        prompt_model=bench.proposer,
+    )
+    return optimizer.compile(bench.program, trainset=bench.trainset, seed=bench.seed)
+
+
+def _gepa(bench: Bench) -> dspy.Module:
+    size: dict[str, Any] = {"auto": "medium"} if bench.calls is None else {"max_metric_calls": bench.calls}
+    optimizer = dspy.GEPA(
+        metric=bench.feedback, reflection_lm=bench.proposer, num_threads=bench.num_threads, seed=bench.seed, **size
+    )
+    return optimizer.compile(bench.program, trainset=bench.trainset, valset=bench.valset)
+
+
+def _infer_rules(bench: Bench) -> dspy.Module:
+    """The LM that writes the rules is DSPy's teacher here, so it answers the training examples too."""
+    number = bench.times(len(bench.valset), spare=len(bench.trainset), default=10, most=50)
+    optimizer = dspy.InferRules(
+        metric=bench.score,
+        num_candidates=number,
+        num_threads=bench.num_threads,
+        teacher_settings={"lm": bench.proposer},
+        max_bootstrapped_demos=DEMOS,
+        max_labeled_demos=bench.labels,
+    )
+    return cast("dspy.Module", optimizer.compile(bench.program, trainset=bench.trainset, valset=bench.valset))
+
+
+def _finetune(bench: Bench) -> dspy.Module:
+    optimizer = dspy.BootstrapFinetune(metric=bench.score, num_threads=bench.num_threads)
+    student = bench.program.deepcopy()
+    student.set_lm(dspy.settings.lm)
+    return optimizer.compile(student, trainset=bench.trainset)
+
+
+def _sgt(bench: Bench) -> dspy.Module:
+    return _teleprompter(bench).compile(bench.program, trainset=bench.trainset, valset=bench.valset)
+
+
+def _teleprompter(bench: Bench) -> SGTTeleprompter:
+    assert bench.generator is not None
+    return SGTTeleprompter(
+        bench.metric,
+        bench.generator,
+        recipe=bench.recipe,
+        trainer=bench.trainer,
+        num_threads=bench.num_threads,
+        max_actor_calls=bench.calls,
+        seed=bench.seed,
+        log_dir=bench.folder / "sgt",
+        display_progress=False,
+    )
+
+
+def _few_shot_then_sgt(bench: Bench) -> dspy.Module:
+    """Half of the budget for each: demos first, then supplements for the program that shows them."""
+    half = replace(bench, calls=None if bench.calls is None else bench.calls // 2)
+    program = _random_search(half)
+    return _sgt(replace(half, program=program))
+
+
+_ANY = 10**9
+"""An answer that cannot be read is a wrong answer of the actor's, however many there are; DSPy would stop at ten."""
+
+CONTENDERS: Mapping[str, Contender] = {
+    each.name: each
+    for each in (
+        Contender("none", _none, seeded=False),
+        Contender("cot", _cot, seeded=False),
+        Contender("labeled_fewshot", _labeled, needs=("labels",)),
+        Contender("bootstrap_fewshot", _bootstrap),
+        Contender("bootstrap_fewshot_random_search", _random_search),
+        Contender("knn_fewshot", _knn),
+        Contender("copro", _copro, needs=("proposer",)),
+        Contender("miprov2", _mipro, needs=("proposer", "optuna")),
+        Contender("simba", _simba, needs=("proposer",)),
+        Contender("gepa", _gepa, needs=("proposer",)),
+        Contender("infer_rules", _infer_rules, needs=("proposer",)),
+        Contender("bootstrap_finetune", _finetune, needs=("tunable",)),
+        Contender("sgt", _sgt, needs=("generator",)),
+        Contender("few_shot_then_sgt", _few_shot_then_sgt, needs=("generator",)),
+    )
+}
+"""Every contender that ships, by name; `none` is no change, and what all are measured against."""
+
+
+def contender_of(wanted: ContenderLike) -> Contender:
+    """The contender itself, of that name, or around a teleprompter: it is then called by its class's name.
+
+    >>> contender_of("sgt").needs, contender_of(dspy.BootstrapFewShot()).name
+    (('generator',), 'bootstrap_few_shot')
+    >>> contender_of("gepetto")
+    Traceback (most recent call last):
+    sgt_modules.errors.SetupError: There is no contender 'gepetto'. There are none, cot, labeled_fewshot, \
+bootstrap_fewshot, bootstrap_fewshot_random_search, knn_fewshot, copro, miprov2, simba, gepa, infer_rules, \
+bootstrap_finetune, sgt, few_shot_then_sgt; or pass a Contender or a Teleprompter.
+    """
+    if isinstance(wanted, Contender):
+        return wanted
+    if isinstance(wanted, Teleprompter):
+        return Contender(_snake(type(wanted).__name__), lambda bench: _by_teleprompter(wanted, bench))
+    if wanted not in CONTENDERS:
+        raise SetupError(
+            f"There is no contender {wanted!r}. There are {', '.join(CONTENDERS)}; or pass a Contender or a "
+            "Teleprompter."
+        )
+    return CONTENDERS[wanted]
+
+
+def _by_teleprompter(optimizer: Teleprompter, bench: Bench) -> dspy.Module:
+    """Compile with a user's own: it is given those of DSPy's usual arguments that it takes."""
+    takes = inspect.signature(optimizer.compile).parameters
+    given: dict[str, object] = {"trainset": bench.trainset, "valset": bench.valset, "seed": bench.seed}
+    return optimizer.compile(bench.program, **cast("Any", {name: given[name] for name in given if name in takes}))
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).casefold()
+
+
+def shuffled(examples: Sequence[dspy.Example], seed: int) -> list[dspy.Example]:
+    """The examples in an order drawn from the seed."""
+    return random.Random(f"{seed}-order").sample(list(examples), len(examples))

@@ -1,0 +1,124 @@
+"""A finished comparison: a table to read, JSON, a frame and pages to keep."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.box import SIMPLE
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Table
+
+from optimizers.comparison.cells import COLUMNS, LEGEND, cells_of
+from optimizers.comparison.standing import Row
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Every contender's row on one task, as `compare` found them. It prints as a table.
+
+    >>> print(Comparison("sums", "100 actor calls", (0,), (Row("none", 0.5, (0.2, 0.8)), Row("gepa", skipped="no LM"))))
+    sums: 100 actor calls a contender, seeds 0
+    ...
+    gepa: skipped, no LM
+    """
+
+    task: str
+    budget: str
+    seeds: Sequence[int]
+    rows: Sequence[Row]
+    log_dir: Path = Path()
+
+    def row(self, name: str) -> Row:
+        """A contender's row; raises `KeyError` for one that was not in the comparison."""
+        try:
+            return next(row for row in self.rows if row.name == name)
+        except StopIteration:
+            raise KeyError(f"{name!r} was not compared; there are {[row.name for row in self.rows]}.") from None
+
+    @property
+    def title(self) -> str:
+        """What was compared under which conditions."""
+        return f"{self.task}: {self.budget} a contender, seeds {', '.join(map(str, self.seeds))}"
+
+    @property
+    def cells(self) -> list[list[str]]:
+        """The table's texts, a list a row that ran, in the order of `COLUMNS`."""
+        return [cells_of(row) for row in self.rows if not row.skipped]
+
+    @property
+    def skipped(self) -> Sequence[Row]:
+        """The contenders that did not run."""
+        return [row for row in self.rows if row.skipped]
+
+    def content(self) -> dict[str, Any]:
+        """The comparison as JSON holds it: `task`, `budget`, `seeds` and `rows`."""
+        rows = [
+            {
+                "name": row.name,
+                "test": row.test,
+                "interval": row.interval,
+                "gain": row.gain,
+                "p_value": row.p_value,
+                "actor_calls": row.compiling.actor_calls,
+                "tokens": row.compiling.tokens,
+                "seconds": row.compiling.seconds,
+                "skipped": row.skipped,
+                "relative_gain": row.relative_gain,
+                "p_best": row.p_best,
+                "best_other": row.best_other,
+                "by_seed": {str(seed): score for seed, score in row.by_seed.items()},
+                "spread": row.spread,
+                "unanswered": row.unanswered,
+                "compiling": asdict(row.compiling),
+                "answer": asdict(row.answer) | {"extra_tokens": row.extra_tokens, "latency": row.latency},
+            }
+            for row in self.rows
+        ]
+        return {"task": self.task, "budget": self.budget, "seeds": list(self.seeds), "rows": rows}
+
+    def to_frame(self) -> pd.DataFrame:
+        """A pandas frame, a row a contender, with the fields of `content`'s rows; costs as `compiling.usd`."""
+        import pandas as pd
+
+        return pd.json_normalize(self.content()["rows"])
+
+    def to_markdown(self) -> str:
+        """The table as Markdown, with the contenders that were skipped below it."""
+        head = [f"| {' | '.join(COLUMNS)} |", f"|---|{'---:|' * (len(COLUMNS) - 1)}"]
+        body = [f"| {' | '.join(cells)} |" for cells in self.cells]
+        left_out = [f"- {row.name}: {row.skipped}" for row in self.skipped]
+        return "\n".join([f"**{self.title}**", "", *head, *body, "", LEGEND, "", "Skipped:", "", *left_out, ""])
+
+    def to_html(self, file: str | Path) -> Path:
+        """Write the comparison as one HTML page that needs nothing else."""
+        from optimizers.comparison.page import page
+
+        target = Path(file)
+        target.write_text(page(self), encoding="utf-8")
+        return target
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The table on a terminal."""
+        table = Table(title=self.title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+        for number, name in enumerate(COLUMNS):
+            table.add_column(name, justify="right" if number else "left", no_wrap=True)
+        best = max((row.test or 0.0 for row in self.rows), default=0.0)
+        for row in self.rows:
+            if not row.skipped:
+                table.add_row(*cells_of(row), style="bold" if row.test == best else "")
+        yield table
+        yield LEGEND
+        for row in self.skipped:
+            yield f"{row.name}: skipped, {row.skipped}"
+
+    def __str__(self) -> str:
+        text = StringIO()
+        Console(file=text, width=160, highlight=False).print(self)
+        return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
