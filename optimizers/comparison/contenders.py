@@ -61,6 +61,12 @@ class Bench:
     recipe: Recipe | None = None
 
     @property
+    def lm(self) -> dspy.LM | None:
+        """The actor: DSPy's LM; where there is none, that of a predictor."""
+        own = (each.lm for each in self.program.predictors() if each.lm)
+        return cast("dspy.LM | None", dspy.settings.lm or next(own, None))
+
+    @property
     def labeled(self) -> bool:
         """Whether the training examples hold outputs of the program, which can then be shown."""
         names = {name for each in self.program.predictors() for name in cast("Any", each.signature).output_fields}
@@ -103,12 +109,11 @@ class Bench:
 
     def missing(self, needs: Sequence[Need]) -> str:
         """Why a contender with these needs cannot run here; empty where it can."""
-        lm = cast("Any", dspy.settings.lm)
         have: dict[Need, Callable[[], bool]] = {
             "labels": lambda: self.labeled,
             "proposer": lambda: self.proposer is not None,
             "generator": lambda: self.generator is not None,
-            "tunable": lambda: bool(getattr(getattr(lm, "provider", None), "finetunable", False)),
+            "tunable": lambda: bool(getattr(getattr(self.lm, "provider", None), "finetunable", False)),
             "optuna": lambda: importlib.util.find_spec("optuna") is not None,
             "textgrad": lambda: importlib.util.find_spec("textgrad") is not None,
         }
@@ -149,15 +154,15 @@ def _thinking(part: Any, known: dict[int, Any]) -> Any:
     """A part of a program with its bare predictors replaced; one that stands in several places stays one."""
     if id(part) not in known:
         known[id(part)] = part
-        if type(part) is dspy.Predict:
+        if type(part) in (list, tuple):
+            known[id(part)] = type(part)(_thinking(each, known) for each in part)
+        elif type(part) is dict:
+            known[id(part)] = {name: _thinking(each, known) for name, each in part.items()}
+        elif type(part) is dspy.Predict:
             known[id(part)] = _thought(part)
         elif isinstance(part, dspy.Module) and not isinstance(part, (dspy.Predict, dspy.ChainOfThought)):
             for name, each in vars(part).items():
                 setattr(part, name, _thinking(each, known))
-        elif type(part) in (list, tuple):
-            known[id(part)] = type(part)(_thinking(each, known) for each in part)
-        elif type(part) is dict:
-            known[id(part)] = {name: _thinking(each, known) for name, each in part.items()}
     return known[id(part)]
 
 
@@ -217,9 +222,7 @@ def _copro(bench: Bench) -> dspy.Module:
         return bench.times(sweeps * train, default=10, most=20)
 
     depth = next((each for each in (3, 2) if breadth(each) >= 2), 1)
-    optimizer = dspy.COPRO(
-        metric=bench.score, prompt_model=bench.proposer, breadth=max(2, breadth(depth)), depth=depth
-    )
+    optimizer = dspy.COPRO(metric=bench.score, prompt_model=bench.proposer, breadth=max(2, breadth(depth)), depth=depth)
     evaluation = {"num_threads": bench.num_threads, "display_progress": False}
     with dspy.context(max_errors=_ANY):
         return optimizer.compile(bench.program, trainset=bench.trainset, eval_kwargs=evaluation)
@@ -233,6 +236,7 @@ def _mipro(bench: Bench) -> dspy.Module:
     optimizer = dspy.MIPROv2(
         metric=bench.score,
         prompt_model=bench.proposer,
+        task_model=bench.lm,
         auto=None,
         num_candidates=candidates,
         max_labeled_demos=bench.labels,
@@ -317,7 +321,7 @@ def _textgrad(bench: Bench) -> dspy.Module:
 def _finetune(bench: Bench) -> dspy.Module:
     optimizer = dspy.BootstrapFinetune(metric=bench.score, num_threads=bench.num_threads)
     student = bench.program.deepcopy()
-    student.set_lm(dspy.settings.lm)
+    student.set_lm(bench.lm)
     return optimizer.compile(student, trainset=bench.trainset)
 
 
