@@ -13,6 +13,7 @@ from typing import Any, Literal, cast
 
 import dspy
 from dspy.teleprompt import Teleprompter
+from dspy.utils.exceptions import AdapterParseError
 
 from optimizers.comparison.nearest import word_embedder
 from optimizers.comparison.textual import BATCH, STEPS, by_text_gradients
@@ -282,12 +283,22 @@ def _gepa(bench: Bench) -> dspy.Module:
 
 
 class _InferRules(dspy.InferRules):
-    """DSPy's, with a signature of its own for each candidate: it would write all rules into the student's."""
+    """DSPy's, but rules that cannot be read are none, and a candidate's are written into no other's signature."""
+
+    def induce_natural_language_rules(self, predictor: Any, trainset: Any) -> str:
+        """As DSPy's, which asserts that a prompt was too long where anything went wrong."""
+        try:
+            return cast("str", super().induce_natural_language_rules(predictor, trainset))
+        except AssertionError as failed:
+            if isinstance(failed.__context__, AdapterParseError):
+                return ""
+            raise failed.__context__ or failed from None
 
     def update_program_instructions(self, predictor: Any, natural_language_rules: str) -> None:
-        """As DSPy's."""
-        predictor.signature = predictor.signature.with_instructions(predictor.signature.instructions)
-        super().update_program_instructions(predictor, natural_language_rules)
+        """As DSPy's, which changes a signature that the student shares."""
+        if natural_language_rules:
+            predictor.signature = predictor.signature.with_instructions(predictor.signature.instructions)
+            super().update_program_instructions(predictor, natural_language_rules)
 
 
 def _infer_rules(bench: Bench) -> dspy.Module:
