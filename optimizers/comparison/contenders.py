@@ -285,10 +285,10 @@ def _gepa(bench: Bench) -> dspy.Module:
 class _InferRules(dspy.InferRules):
     """DSPy's, but rules that cannot be read are none, and a candidate's are written into no other's signature."""
 
-    def induce_natural_language_rules(self, predictor: Any, trainset: Any) -> str:
+    def induce_natural_language_rules(self, predictor: Any, trainset: Any) -> Any:
         """As DSPy's, which asserts that a prompt was too long where anything went wrong."""
         try:
-            return cast("str", super().induce_natural_language_rules(predictor, trainset))
+            return super().induce_natural_language_rules(predictor, trainset)
         except AssertionError as failed:
             if isinstance(failed.__context__, AdapterParseError):
                 return ""
