@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
@@ -30,6 +30,7 @@ from optimizers.recipe import Recipe
 from optimizers.result import SGTResult, Spent
 from optimizers.reward import Metric, Scorer, check_metric
 from optimizers.run import output_fields
+from optimizers.settings import recorded_recipe
 from optimizers.training import Trainer
 from optimizers.validation import check_program, check_splits
 from sgt_modules.errors import ProviderRefusedError, SetupError, StoppedError
@@ -229,7 +230,7 @@ class _Arena:
             settings["reflection_lm"] = getattr(means.reflection_lm, "model", None)
         if "generator" in needs and means.generator is not None:
             settings["generator"] = SupplementGenerator.of(means.generator).identity
-            settings["recipe"] = None if means.recipe is None else asdict(means.recipe)
+            settings["recipe"] = None if means.recipe is None else recorded_recipe(means.recipe)
         self._folder.take_up(settings)
 
     @property
