@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
@@ -229,7 +229,7 @@ class _Arena:
             settings["reflection_lm"] = getattr(means.reflection_lm, "model", None)
         if "generator" in needs and means.generator is not None:
             settings["generator"] = SupplementGenerator.of(means.generator).identity
-            settings["recipe"] = None if means.recipe is None else asdict(means.recipe)
+            settings["recipe"] = None if means.recipe is None else means.recipe.recorded
         self._folder.take_up(settings)
 
     @property
