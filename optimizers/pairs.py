@@ -160,7 +160,8 @@ def why_no_pairs(
         )
     return (
         f"{won} of {len(rated)} supplements won, but winners and losers never share "
-        f"{_SHARED.get(tuple(categories), 'a query')}, so there is nothing to prefer. Sample more supplements a query, or use examples of middling difficulty."
+        f"{_SHARED.get(tuple(categories), 'a query')}, so there is nothing to prefer. "
+        "Sample more supplements a query, or use examples of middling difficulty."
     )
 
 

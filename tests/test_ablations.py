@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -11,14 +12,19 @@ import pytest
 from scripted import ScriptedEngine, ScriptedGenerator, ScriptedTrainer, rollout
 from small_compile import SMALL, WORLD, helped, teleprompter, writer
 
-from optimizers import Recipe
+from optimizers import Recipe, TrainingSettings
+from optimizers.comparison import ABLATIONS, Bench, compare
+from optimizers.comparison.naming import contender_of
 from optimizers.estimate import estimated
 from optimizers.pairs import preference_pairs
 from optimizers.records import Between, Checkpoint
 from optimizers.result import SGTResult, result_of
 from optimizers.store import RolloutStore
+from optimizers.training import Trainer
+from optimizers.trl_trainer import TRLTrainer
 from sgt_modules import errors
 from sgt_modules.embedded import program
+from sgt_modules.embedded.models import embedded_folder
 
 
 class StartingTrainer(ScriptedTrainer):
@@ -136,3 +142,86 @@ def test_a_folder_from_before_these_options_is_gone_on_with_and_one_of_others_is
     assert '"sft"' not in recorded
     with pytest.raises(errors.RunFolderError, match=r"recipe\.sft changed from null to false"):
         run_of(tmp_path, replace(SMALL, sft=False))
+
+
+RECORDED = {
+    "sgt_without_sft": {"sft": False},
+    "sgt_without_concat": {"concat": 0},
+    "sgt_without_ood": {"ood_kinds": 0},
+    "sgt_without_inter": {"pair_categories": ["intra"]},
+    "sgt_without_intra": {"pair_categories": ["inter"]},
+    "sgt_one_round": {"pool_samples": 2, "concat": 2, "pair_cap": 4},
+}
+"""How each ablation's recipe differs from `SMALL` with two rounds, as its run's folder keeps it."""
+
+
+@pytest.mark.parametrize(("name", "change"), RECORDED.items(), ids=RECORDED)
+def test_an_ablation_is_sgt_by_the_same_recipe_without_one_part(
+    tmp_path: Path, name: str, change: dict[str, object]
+) -> None:
+    recipe = replace(SMALL, rounds=2)
+    with dspy.context(lm=ScriptedEngine(helped).lm()):
+        bench = bench_at(tmp_path, recipe, ScriptedTrainer())
+        contender_of(name).compile(bench)
+    settings = json.loads((tmp_path / "sgt" / "run.json").read_text())
+    known = recipe.recorded | settings["settings"]["recipe"] | {"rounds": settings["free"]["rounds"]}
+    assert {key: value for key, value in known.items() if recipe.recorded.get(key) != value} == {
+        **change,
+        **({"rounds": 1} if name == "sgt_one_round" else {}),
+    }
+
+
+def bench_at(folder: Path, recipe: Recipe, trainer: Trainer) -> Bench:
+    return Bench(
+        program=program(),
+        trainset=WORLD.train,
+        valset=WORLD.val,
+        metric=WORLD.metric,
+        seed=0,
+        calls=None,
+        folder=folder,
+        num_threads=8,
+        generator=writer(),
+        trainer=trainer,
+        recipe=recipe,
+    )
+
+
+def test_alpha_0_is_the_same_trainer_without_the_nll(tmp_path: Path) -> None:
+    settings = TrainingSettings(sft_epochs=1, batch_size=8, beta=0.2)
+    with dspy.context(lm=ScriptedEngine(lambda _: "[[ ## sql ## ]]\nSELECT 1").lm()):
+        bench = bench_at(tmp_path, SMALL, TRLTrainer(embedded_folder("generator"), settings))
+        contender_of("sgt_alpha_0").compile(bench)
+    recorded = json.loads((tmp_path / "sgt" / "run.json").read_text())["settings"]["training"]
+    assert recorded == str(replace(settings, alpha=0.0))
+
+
+def test_alpha_0_needs_a_trainer_that_has_an_alpha(tmp_path: Path) -> None:
+    with pytest.raises(errors.SetupError, match="Expected a TRLTrainer to set alpha of"):
+        contender_of("sgt_alpha_0").compile(bench_at(tmp_path, SMALL, ScriptedTrainer()))
+
+
+def test_ablations_stand_in_the_same_table_by_name_each_in_its_own_folder(tmp_path: Path) -> None:
+    names = ["sgt", "sgt_without_sft", "sgt_without_intra"]
+    with dspy.context(lm=ScriptedEngine(helped).lm()):
+        found = compare(
+            program(),
+            WORLD.train,
+            WORLD.val,
+            WORLD.test,
+            WORLD.metric,
+            names,
+            seeds=[0],
+            generator=writer(),
+            trainer=ScriptedTrainer(),
+            recipe=SMALL,
+            log_dir=tmp_path,
+            display_progress=False,
+        )
+    assert [(row.name, row.skipped) for row in found.rows] == [(name, "") for name in ["none", *names]]
+    assert all((tmp_path / name / "seed-0" / "sgt" / "run.json").is_file() for name in names)
+
+
+def test_every_ablation_needs_a_generator() -> None:
+    assert {each.needs for each in ABLATIONS.values()} == {("generator",)}
+    assert set(ABLATIONS) == {*RECORDED, "sgt_alpha_0"}

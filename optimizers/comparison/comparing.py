@@ -15,8 +15,9 @@ import dspy
 from dspy.utils import exceptions
 
 from optimizers.budget import Limits
-from optimizers.comparison.contenders import CONTENDERS, Bench, Contender, ContenderLike, contender_of, shuffled
+from optimizers.comparison.contenders import CONTENDERS, Bench, Contender, ContenderLike, shuffled
 from optimizers.comparison.metering import Metering, unmetered
+from optimizers.comparison.naming import contender_of
 from optimizers.comparison.outcomes import FILE, Cost, Outcome, Skipped
 from optimizers.comparison.result import Comparison
 from optimizers.comparison.standing import NONE, standing
