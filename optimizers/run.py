@@ -304,6 +304,7 @@ class Run:
             log_dir=self._folder.path,
             generator=self._settings.generator,
             stopped=self._stopped,
+            store=self._settings.store,
         )
         return selected_program(result, self._student, self._actor.program)
 
