@@ -106,11 +106,11 @@ def estimated(recipe: Recipe, *, train: int, validation: int, epochs: tuple[int,
     took = probe or Probe()
     kinds = len(recipe.kinds)
     places = train * took.places
-    warm = places * (kinds + 1) * recipe.warm_samples * _share(recipe, "warm")
-    rows = min(kinds * recipe.max_per_kind, took.won * took.distinct * warm)
+    warm = places * (kinds + 1) * recipe.warm_samples
+    rows = min(kinds * recipe.max_per_kind, took.won * took.distinct * warm * _share(recipe, "warm"))
     stages = [
         _bare(took, train + validation),
-        _acting(took, "warm", warm, "warm"),
+        _acting(took, "warm", warm, "warm", _share(recipe, "warm")),
         *([_training(took, "sft", rows, epochs[0], validation)] if recipe.sft else []),
     ]
     for number in range(1, recipe.rounds + 1):
@@ -118,9 +118,9 @@ def estimated(recipe: Recipe, *, train: int, validation: int, epochs: tuple[int,
             (kinds + recipe.ood_kinds) * recipe.pool_samples + recipe.concat if number == 1 else recipe.direct_samples
         )
         power = "round 1" if number == 1 else "round 2" if number == 2 else "later"
-        samples = places * each * _share(recipe, f"round {number}")
-        acting = _acting(took, f"round {number}", samples, power)
-        tried = samples / places * took.distinct ** REPEATS[power]
+        samples, share = places * each, _share(recipe, f"round {number}")
+        acting = _acting(took, f"round {number}", samples, power, share)
+        tried = share * samples / places * took.distinct ** REPEATS[power]
         pairs = MIXED * places * min(2 * recipe.pair_cap, took.won * (1 - took.won) * tried**2)
         fitted = _training(took, f"dpo{number}", pairs * PAIR, epochs[1], validation)
         stages += [acting, fitted]
@@ -137,8 +137,9 @@ def _bare(took: Probe, runs: float) -> StageEstimate:
     return StageEstimate("none", calls, calls, read, wrote, cost, seconds=seconds)
 
 
-def _acting(took: Probe, name: str, samples: float, power: str) -> StageEstimate:
-    return _aided(took, name, samples, samples * took.distinct ** REPEATS[power])
+def _acting(took: Probe, name: str, samples: float, power: str, share: float) -> StageEstimate:
+    """A stage's pool: all of it is sampled, and the share of it that was not tried before is run."""
+    return _aided(took, name, samples, samples * took.distinct ** REPEATS[power] * share, most=samples * share)
 
 
 def _training(took: Probe, name: str, rows: float, epochs: int, validation: int) -> StageEstimate:
@@ -147,12 +148,14 @@ def _training(took: Probe, name: str, rows: float, epochs: int, validation: int)
     return _aided(took, name, validation, validation * new, training=took.row_seconds * rows * epochs)
 
 
-def _aided(took: Probe, name: str, samples: float, runs: float, training: float = 0.0) -> StageEstimate:
+def _aided(
+    took: Probe, name: str, samples: float, runs: float, training: float = 0.0, most: float | None = None
+) -> StageEstimate:
     """So many samples, of which so many are run for the first time, and so many seconds of training besides."""
     return StageEstimate(
         name,
         actor_calls=took.calls * runs,
-        at_most=took.calls * samples,
+        at_most=took.calls * (samples if most is None else most),
         tokens_in=took.tokens_in * runs,
         tokens_out=took.tokens_out * runs,
         cost_usd=took.cost * runs,

@@ -98,7 +98,7 @@ def explorer(credit: Credit, setting: Setting) -> Explorer:
     return Joint(setting) if credit == "joint" and not setting.train.once_an_example else Isolated(setting)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Isolated:
     """One place varies, the others are fixed: silent in the warm start, as the current generator has them later.
 
@@ -107,6 +107,8 @@ class Isolated:
     """
 
     setting: Setting
+    _met: list[Rollout] = field(default_factory=list[Rollout])
+    _last: list[Rollout] = field(default_factory=list[Rollout])
 
     def warm_start(self, generator: SupplementGenerator) -> list[Rollout]:
         """As `Explorer`; every place is silent but the one that varies."""
@@ -176,14 +178,21 @@ class Isolated:
     def _halved(
         self, stage: str, wishes: Sequence[sources.Wish], generator: SupplementGenerator, added: Sequence[Candidate]
     ) -> list[Rollout]:
-        """Level by level, where what came before promises most; what is sampled again is not run again."""
-        halving = Halving(wishes, stage, threshold=self.setting.recipe.threshold)
-        tried = self._run(stage, list(sources.distinct(added)))
+        """All is sampled; what was tried before costs nothing, and of the rest a part is tried, level by level."""
+        pool = list(_pool(stage, wishes, generator, self.setting, added, SAMPLED_AT_ONCE))
+        known = {(rollout.query.id, rollout.supplement.render()) for rollout in self._met}
+        free: list[Candidate] = []
+        new: list[Candidate] = []
+        for each in pool:
+            met = not each.supplement or (each.query.id, each.supplement.render()) in known
+            (free if met else new).append(each)
+        tried = self._run(stage, free)
+        before = [*self._last, *tried] or self.setting.train.unaided
+        halving = Halving(new, stage, threshold=self.setting.recipe.threshold, before=before)
         for level in range(halving.levels):
-            part = halving.part(level, tried)
-            met = [Candidate(each.query, each.supplement, each.source) for each in tried]
-            pool = list(_pool(f"{stage}, part {level + 1}", part, generator, self.setting, met, SAMPLED_AT_ONCE))
-            tried += self._run(stage, pool[len(met) :])
+            tried += self._run(stage, halving.part(level, tried))
+        self._last = tried
+        self._met += tried
         return tried
 
     def _run(self, stage: str, pool: Iterable[Candidate], most: int = 0) -> list[Rollout]:
