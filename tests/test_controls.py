@@ -430,3 +430,23 @@ def test_a_generator_that_is_asked_for_a_kind_writes_it(kind: str) -> None:
     [sampled] = asking.sample([prompt], seeds=[0], temperature=0.0)
     assert sampled.supplement.kind == asking.draw(prompt).supplement.kind == kind
     assert asking.fingerprint != Asking(embedded_generator(), KINDS["cot"]).fingerprint
+
+
+def test_predictors_with_their_own_lm_keep_it_and_another_actor_takes_its_place(tmp_path: Path) -> None:
+    own, around = ScriptedEngine(needs_secret), ScriptedEngine(lambda _: pytest.fail("DSPy's LM was asked."))
+    student = dspy.Predict("question -> answer")
+    student.set_lm(own.lm("scripted/own"))
+    better = compiled(tmp_path, around, problem(student))
+    second = ScriptedEngine(lambda text: reply(answer=f"answer-{number_in(text)}"))
+    with dspy.context(lm=around.lm()):
+        found = controls(
+            better,
+            problem(student),
+            names=["second_actor"],
+            second_actor=second.lm("scripted/second"),
+            repeats=2,
+            display_progress=False,
+        )
+    assert (found.row("none").score, found.row("selected").score, found.row("second_actor_none").score) == (0, 1, 1)
+    assert len(second.asked) == 12
+    assert student.lm.model == "scripted/own"
