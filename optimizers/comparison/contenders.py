@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import random
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,15 +11,17 @@ from typing import Any, Literal, cast
 
 import dspy
 from dspy.teleprompt import Teleprompter
+from dspy.utils.exceptions import AdapterParseError
 
 from optimizers.comparison.nearest import word_embedder
+from optimizers.comparison.textual import BATCH, STEPS, by_text_gradients
 from optimizers.recipe import Recipe
 from optimizers.reward import Metric, Scorer
 from optimizers.sgt import SGTTeleprompter
 from optimizers.training import Trainer
 from sgt_modules.generator import GeneratorLike
 
-Need = Literal["labels", "proposer", "generator", "tunable", "optuna"]
+Need = Literal["labels", "proposer", "generator", "tunable", "optuna", "textgrad"]
 
 DEMOS, LABELED = 4, 16
 """DSPy's own numbers of bootstrapped and of labeled demos."""
@@ -31,6 +32,7 @@ _REASONS: Mapping[Need, str] = {
     "generator": "needs a small model to train: pass generator",
     "tunable": "the actor's provider offers no fine-tuning",
     "optuna": "needs the optuna package: pip install 'dspy[optuna]'",
+    "textgrad": "needs the textgrad package: pip install 'dspy-sgt[textgrad]'",
 }
 
 
@@ -55,6 +57,12 @@ class Bench:
     generator: GeneratorLike | None = None
     trainer: Trainer | None = None
     recipe: Recipe | None = None
+
+    @property
+    def lm(self) -> dspy.LM | None:
+        """The actor: DSPy's LM; where there is none, that of a predictor."""
+        own = (each.lm for each in self.program.predictors() if each.lm)
+        return cast("dspy.LM | None", dspy.settings.lm or next(own, None))
 
     @property
     def labeled(self) -> bool:
@@ -88,19 +96,24 @@ class Bench:
         reward = Scorer(self.metric)(gold, pred)
         return dspy.Prediction(score=reward.score, feedback=reward.feedback or f"The score is {reward.score:g}.")
 
+    @property
+    def runs(self) -> int | None:
+        """How often the budget lets the program run, if each predictor makes one call a run; None for no limit."""
+        return None if self.calls is None else self.calls // max(1, len(self.program.predictors()))
+
     def times(self, each: int, *, spare: int = 0, default: int, most: int) -> int:
-        """How often something of `each` calls can be done, with `spare` calls for the rest; at least once."""
-        return default if self.calls is None else max(1, min(most, (self.calls - spare) // max(1, each)))
+        """How often something of `each` runs can be done, with `spare` runs for the rest; at least once."""
+        return default if self.runs is None else max(1, min(most, (self.runs - spare) // max(1, each)))
 
     def missing(self, needs: Sequence[Need]) -> str:
         """Why a contender with these needs cannot run here; empty where it can."""
-        lm = cast("Any", dspy.settings.lm)
         have: dict[Need, Callable[[], bool]] = {
             "labels": lambda: self.labeled,
             "proposer": lambda: self.proposer is not None,
             "generator": lambda: self.generator is not None,
-            "tunable": lambda: bool(getattr(getattr(lm, "provider", None), "finetunable", False)),
+            "tunable": lambda: bool(getattr(getattr(self.lm, "provider", None), "finetunable", False)),
             "optuna": lambda: importlib.util.find_spec("optuna") is not None,
+            "textgrad": lambda: importlib.util.find_spec("textgrad") is not None,
         }
         return "; ".join(_REASONS[need] for need in needs if not have[need]())
 
@@ -132,21 +145,30 @@ def _none(bench: Bench) -> dspy.Module:
 
 def _cot(bench: Bench) -> dspy.Module:
     """Every bare predictor thinks before it answers; those that do already stay."""
-    return _thinking(bench.program.deepcopy())
+    return cast("dspy.Module", _thinking(bench.program.deepcopy(), {}))
 
 
-def _thinking(program: dspy.Module) -> dspy.Module:
-    if type(program) is dspy.Predict:
-        return dspy.ChainOfThought(cast("Any", program).signature)
-    inside = {id(cast("Any", each).predict) for _, each in program.named_sub_modules(dspy.ChainOfThought)}
-    for name, predictor in program.named_predictors():
-        *path, last = re.split(r"\.", name)
-        if type(predictor) is dspy.Predict and id(predictor) not in inside and "[" not in name:
-            owner: Any = program
-            for part in path:
-                owner = getattr(owner, part)
-            setattr(owner, last, dspy.ChainOfThought(cast("Any", predictor.signature)))
-    return program
+def _thinking(part: Any, known: dict[int, Any]) -> Any:
+    """A part of a program with its bare predictors replaced; one that stands in several places stays one."""
+    if id(part) not in known:
+        known[id(part)] = part
+        if type(part) in (list, tuple):
+            known[id(part)] = type(part)(_thinking(each, known) for each in part)
+        elif type(part) is dict:
+            known[id(part)] = {name: _thinking(each, known) for name, each in part.items()}
+        elif type(part) is dspy.Predict:
+            known[id(part)] = _thought(part)
+        elif isinstance(part, dspy.Module) and not isinstance(part, (dspy.Predict, dspy.ChainOfThought)):
+            for name, each in vars(part).items():
+                setattr(part, name, _thinking(each, known))
+    return known[id(part)]
+
+
+def _thought(predictor: dspy.Predict) -> dspy.ChainOfThought:
+    """The same with a reasoning; its LM, settings and demos stay."""
+    thinking = dspy.ChainOfThought(cast("Any", predictor).signature, **predictor.config)
+    thinking.predict.lm, thinking.predict.demos = predictor.lm, list(predictor.demos)
+    return thinking
 
 
 def _labeled(bench: Bench) -> dspy.Module:
@@ -190,22 +212,31 @@ def _knn(bench: Bench) -> dspy.Module:
 
 
 def _copro(bench: Bench) -> dspy.Module:
-    depth = 3
-    breadth = bench.times(depth * len(bench.trainset), spare=len(bench.trainset), default=10, most=20)
-    optimizer = dspy.COPRO(metric=bench.score, prompt_model=bench.proposer, breadth=max(2, breadth), depth=depth)
-    threads = {"num_threads": bench.num_threads, "display_progress": False}
-    return optimizer.compile(bench.program, trainset=bench.trainset, eval_kwargs=threads)
+    """With several predictors, each depth tries all earlier candidates of each again; few runs make it less deep."""
+    predictors, train = len(bench.program.predictors()), len(bench.trainset)
+
+    def breadth(depth: int) -> int:
+        sweeps = depth if predictors == 1 else predictors * depth * (depth + 1) // 2
+        return bench.times(sweeps * train, default=10, most=20)
+
+    depth = next((each for each in (3, 2) if breadth(each) >= 2), 1)
+    optimizer = dspy.COPRO(metric=bench.score, prompt_model=bench.proposer, breadth=max(2, breadth(depth)), depth=depth)
+    evaluation = {"num_threads": bench.num_threads, "display_progress": False}
+    with dspy.context(max_errors=_ANY):
+        return optimizer.compile(bench.program, trainset=bench.trainset, eval_kwargs=evaluation)
 
 
 def _mipro(bench: Bench) -> dspy.Module:
     val, train = len(bench.valset), len(bench.trainset)
-    candidates = bench.times(train + val, default=10, most=10)
-    trials = bench.times(val, spare=candidates * train + val, default=30, most=100)
+    candidates = max(2, bench.times(train + val, default=10, most=10))
+    bootstraps = max(1, candidates - 2) if bench.labeled else 1
+    trials = bench.times(val, spare=bootstraps * train + val, default=30, most=100)
     optimizer = dspy.MIPROv2(
         metric=bench.score,
         prompt_model=bench.proposer,
+        task_model=bench.lm,
         auto=None,
-        num_candidates=max(2, candidates),
+        num_candidates=candidates,
         max_labeled_demos=bench.labels,
         max_bootstrapped_demos=DEMOS,
         num_threads=bench.num_threads,
@@ -218,8 +249,12 @@ def _mipro(bench: Bench) -> dspy.Module:
 
 
 def _simba(bench: Bench) -> dspy.Module:
-    size, candidates, train = min(32, len(bench.trainset)), 6, len(bench.trainset)
-    steps = bench.times(2 * size * candidates, spare=(candidates + 1) * train, default=8, most=30)
+    """DSPy's own sizes, made smaller until a step and the last sweep over the training set fit the budget."""
+    train = len(bench.trainset)
+    size, candidates = min(32, train), 6
+    while bench.runs is not None and _simba_step(size, candidates) + 2 * train > bench.runs and size + candidates > 3:
+        size, candidates = max(1, size * 3 // 4), max(2, candidates - 1)
+    steps = bench.times(_simba_step(size, candidates), spare=(candidates + 1) * train, default=8, most=30)
     optimizer = dspy.SIMBA(
         metric=bench.score,
         bsize=size,
@@ -231,32 +266,70 @@ def _simba(bench: Bench) -> dspy.Module:
     return optimizer.compile(bench.program, trainset=bench.trainset, seed=bench.seed)
 
 
+def _simba_step(size: int, candidates: int) -> int:
+    """Runs of one step: a batch with each of the samplers, then with each new program and one more."""
+    return size * (2 * candidates + 1)
+
+
 def _gepa(bench: Bench) -> dspy.Module:
-    size: dict[str, Any] = {"auto": "medium"} if bench.calls is None else {"max_metric_calls": bench.calls}
+    size: dict[str, Any] = {"auto": "medium"} if bench.runs is None else {"max_metric_calls": max(1, bench.runs)}
     optimizer = dspy.GEPA(
         metric=bench.feedback, reflection_lm=bench.proposer, num_threads=bench.num_threads, seed=bench.seed, **size
     )
     return optimizer.compile(bench.program, trainset=bench.trainset, valset=bench.valset)
 
 
+class _InferRules(dspy.InferRules):
+    """DSPy's, but rules that cannot be read are none, and a candidate's are written into no other's signature."""
+
+    def induce_natural_language_rules(self, predictor: Any, trainset: Any) -> Any:
+        """As DSPy's, which asserts that a prompt was too long where anything went wrong."""
+        try:
+            return super().induce_natural_language_rules(predictor, trainset)
+        except AssertionError as failed:
+            if isinstance(failed.__context__, AdapterParseError):
+                return ""
+            raise failed.__context__ or failed from None
+
+    def update_program_instructions(self, predictor: Any, natural_language_rules: str) -> None:
+        """As DSPy's, which changes a signature that the student shares."""
+        if natural_language_rules:
+            predictor.signature = predictor.signature.with_instructions(predictor.signature.instructions)
+            super().update_program_instructions(predictor, natural_language_rules)
+
+
 def _infer_rules(bench: Bench) -> dspy.Module:
     """The LM that writes the rules is DSPy's teacher here, so it answers the training examples too."""
     number = bench.times(len(bench.valset), spare=len(bench.trainset), default=10, most=50)
-    optimizer = dspy.InferRules(
+    optimizer = _InferRules(
         metric=bench.score,
         num_candidates=number,
         num_threads=bench.num_threads,
         teacher_settings={"lm": bench.proposer},
         max_bootstrapped_demos=DEMOS,
         max_labeled_demos=bench.labels,
+        max_errors=_ANY,
     )
     return cast("dspy.Module", optimizer.compile(bench.program, trainset=bench.trainset, valset=bench.valset))
+
+
+def _textgrad(bench: Bench) -> dspy.Module:
+    val, train = len(bench.valset), len(bench.trainset)
+    return by_text_gradients(
+        bench.program,
+        bench.trainset,
+        bench.valset,
+        scorer=Scorer(bench.metric),
+        proposer=cast("dspy.LM", bench.proposer),
+        steps=bench.times(min(BATCH, train) + val, spare=val, default=STEPS, most=100),
+        num_threads=bench.num_threads,
+    )
 
 
 def _finetune(bench: Bench) -> dspy.Module:
     optimizer = dspy.BootstrapFinetune(metric=bench.score, num_threads=bench.num_threads)
     student = bench.program.deepcopy()
-    student.set_lm(dspy.settings.lm)
+    student.set_lm(bench.lm)
     return optimizer.compile(student, trainset=bench.trainset)
 
 
@@ -305,6 +378,7 @@ CONTENDERS: Mapping[str, Contender] = {
         Contender("simba", _simba, needs=("proposer",)),
         Contender("gepa", _gepa, needs=("proposer",)),
         Contender("infer_rules", _infer_rules, needs=("proposer",)),
+        Contender("textgrad", _textgrad, needs=("proposer", "textgrad")),
         Contender("bootstrap_finetune", _finetune, needs=("tunable",)),
         Contender("sgt", sgt, needs=("generator",)),
         Contender("few_shot_then_sgt", _few_shot_then_sgt, needs=("generator",)),

@@ -13,6 +13,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -96,7 +97,7 @@ class Metering:
         if not isinstance(lm, dspy.LM):
             raise SetupError(f"Expected a dspy.LM to compare with, got {lm!r}. Set one with dspy.context(lm=...).")
         if isinstance(lm.engine, _Paying):
-            lm = lm.engine.lm
+            lm = lm.engine.original
         engine = _Paying(self, lm, role)
         kept = {name: value for name, value in lm.kwargs.items() if name not in _CLIENT}
         outer = lm.copy(cache=False, num_retries=0)
@@ -105,11 +106,17 @@ class Metering:
 
     @contextmanager
     def acting(self, program: dspy.Module) -> Iterator[dspy.Module]:
-        """Inside, DSPy's LM and those of the program's own predictors are metered; gives a copy of the program."""
-        copy = program.deepcopy()
-        for predictor in copy.predictors():
-            if predictor.lm is not None:
-                predictor.lm = self.metered(predictor.lm, "actor")
+        """Inside, DSPy's LM and those of the program's own predictors are metered; gives a copy of the program.
+
+        Predictors of the copy keep their LMs when they are reset, as DSPy's few-shot optimizers do.
+        """
+        copy, metered = program.deepcopy(), dict[int, dspy.LM]()
+        for own, predictor in zip(program.predictors(), copy.predictors(), strict=True):
+            if own.lm is not None:
+                if id(own.lm) not in metered:
+                    metered[id(own.lm)] = self.metered(own.lm, "actor")
+                predictor.lm = metered[id(own.lm)]
+                cast("Any", predictor).reset = partial(_reset_but_lm, predictor)
         lm = None if dspy.settings.lm is None else self.metered(dspy.settings.lm, "actor")
         with dspy.context(lm=lm, track_usage=False):
             yield copy
@@ -195,7 +202,7 @@ class _Paying:
         self.metering, self.role = metering, role
         self.price: Price = price_of(lm)
         self.in_process = bool(getattr(lm.engine, "in_process", False))
-        self.lm = lm.copy(cache=False)
+        self.original, self.lm = lm, lm.copy(cache=False)
 
     def complete(self, request: Request) -> Response:
         """As `dspy.LM`'s engines."""
@@ -223,8 +230,15 @@ def unmetered(program: dspy.Module) -> dspy.Module:
     """The program itself, its predictors with their own LMs again."""
     for predictor in program.predictors():
         if isinstance(getattr(predictor.lm, "engine", None), _Paying):
-            predictor.lm = cast("Any", predictor.lm).engine.lm
+            predictor.lm = cast("Any", predictor.lm).engine.original
+        vars(predictor).pop("reset", None)
     return program
+
+
+def _reset_but_lm(predictor: Any) -> None:
+    lm = predictor.lm
+    type(predictor).reset(predictor)
+    predictor.lm = lm
 
 
 def _key(request: Request) -> str:
