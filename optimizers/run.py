@@ -316,8 +316,10 @@ class Run:
         """Note a finished stage, and what was spent until now."""
         now = time.perf_counter()
         score, rollouts, spent = mean_score(scored.rollouts), scored.rollouts, self._spent()
-        seconds, memory = self._finished.measured(name, now - self._stage_began, MARK.peak())
-        stage = StageResult(name, score, rollouts, checkpoint, seconds, gate, scored.gated, spent, memory)
+        took = now - self._stage_began
+        seconds, memory, by_then = self._finished.measured(name, took, MARK.peak(), asdict(spent))
+        until = Spent.read(by_then)
+        stage = StageResult(name, score, rollouts, checkpoint, seconds, gate, scored.gated, until, memory)
         self._stages.append(stage)
         self._scored[name] = scored
         self._stage_began = now

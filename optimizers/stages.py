@@ -59,13 +59,15 @@ class FinishedStages:
         self._known[checkpoint.stage] = {"trained": trained}
         self._write()
 
-    def measured(self, stage: str, seconds: float, memory: Peak) -> tuple[float, Peak]:
-        """What the stage took: what is remembered of it, else this, which is remembered from now on."""
+    def measured(
+        self, stage: str, seconds: float, memory: Peak, spent: Mapping[str, Any]
+    ) -> tuple[float, Peak, Mapping[str, Any]]:
+        """What the stage took, and what the run had spent by its end: as is remembered, else this, from now on."""
         own = self._known.setdefault(stage, {})
         if "seconds" not in own:
-            own.update(seconds=seconds, memory=asdict(memory))
+            own.update(seconds=seconds, memory=asdict(memory), spent=dict(spent))
             self._write()
-        return own["seconds"], Peak(**own["memory"])
+        return own["seconds"], Peak(**own["memory"]), own.get("spent", spent)
 
     def _asked(self, stage: str, start: Checkpoint | None) -> str:
         digest = hashlib.sha256(self._folder.rows(stage).read_bytes())

@@ -106,6 +106,13 @@ def test_the_curve_over_calls_is_every_stage_with_the_best_until_then() -> None:
     ]
 
 
+def test_the_curve_is_the_same_when_a_finished_run_is_taken_up_again(tmp_path: Path) -> None:
+    first = calls_curve(result_of(compiled(tmp_path, ScriptedEngine(needs_secret))))
+    again = calls_curve(result_of(compiled(tmp_path, ScriptedEngine(needs_secret))))
+    assert [each.actor_calls for each in first] == [each.actor_calls for each in again]
+    assert 6 == first[0].actor_calls < first[1].actor_calls <= first[2].actor_calls
+
+
 class Counting(ScriptedTrainer):
     """A trainer whose generator knows the secrets only once it has seen four questions."""
 

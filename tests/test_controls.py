@@ -27,16 +27,22 @@ from secrets_task import (
     told,
     writer,
 )
+from small_compile import WORLD, gold
 
-from optimizers.comparison import Controls, controls
+from optimizers.comparison import Controls, Problem, controls
+from optimizers.comparison.finished import Asking
 from optimizers.comparison.interventions import filler, shuffled, unchanged, untagged
 from optimizers.comparison.noise import noise_of
-from optimizers.result import result_of
+from optimizers.result import SGTResult, Spent, result_of
+from optimizers.result import compiled as compiled_as
 from optimizers.statistics import gain_interval
 from optimizers.store import RolloutStore
 from sgt_modules import Endpoint, errors
+from sgt_modules.embedded import embedded_generator, program
+from sgt_modules.embedded.program import AnswerInSQL
 from sgt_modules.episode import Call, Place
 from sgt_modules.kinds import KINDS, SILENCE, Supplement
+from sgt_modules.prompts import generator_prompt
 
 FOUND = 0.03125  # exact McNemar: 2 * (1/2)**6
 
@@ -400,3 +406,47 @@ def test_it_is_told_where_a_shuffle_changes_nothing(tmp_path: Path) -> None:
     with dspy.context(lm=engine.lm()):
         found = controls(better, problem(), names=["shuffled"], repeats=1, display_progress=False)
     assert (found.row("shuffled").gain, found.row("shuffled").note) == (1.0, "100% read what they would have read")
+
+
+def test_the_embedded_generator_answers_alone_and_writes_supplements_untrained(tmp_path: Path) -> None:
+    result = SGTResult((), "none", Spent(), (), tmp_path, embedded_generator())
+    asked = Problem(program(), WORLD.metric, WORLD.train, WORLD.val, WORLD.test)
+    with dspy.context(lm=ScriptedEngine(gold).lm(), adapter=dspy.ChatAdapter(use_json_adapter_fallback=False)):
+        found = controls(
+            compiled_as(program(), result), asked, names=["small_model", "untrained"], display_progress=False
+        )
+    assert [(row.name, row.questions) for row in found.rows] == [
+        (name, 4) for name in ("none", "selected", "untrained", "small_model")
+    ]
+    assert all(each.supplement for each in found.scored["untrained"])
+    assert all(each.output or each.error for each in found.scored["small_model"])
+    assert found.row("small_model").score < found.row("none").score == 1.0
+
+
+@pytest.mark.parametrize("kind", ["background", "pairs"])
+def test_a_generator_that_is_asked_for_a_kind_writes_it(kind: str) -> None:
+    asking = Asking(embedded_generator(), KINDS[kind])
+    prompt = generator_prompt(AnswerInSQL, WORLD.test[0].inputs().toDict())
+    [sampled] = asking.sample([prompt], seeds=[0], temperature=0.0)
+    assert sampled.supplement.kind == asking.draw(prompt).supplement.kind == kind
+    assert asking.fingerprint != Asking(embedded_generator(), KINDS["cot"]).fingerprint
+
+
+def test_predictors_with_their_own_lm_keep_it_and_another_actor_takes_its_place(tmp_path: Path) -> None:
+    own, around = ScriptedEngine(needs_secret), ScriptedEngine(lambda _: pytest.fail("DSPy's LM was asked."))
+    student = dspy.Predict("question -> answer")
+    student.set_lm(own.lm("scripted/own"))
+    better = compiled(tmp_path, around, problem(student))
+    second = ScriptedEngine(lambda text: reply(answer=f"answer-{number_in(text)}"))
+    with dspy.context(lm=around.lm()):
+        found = controls(
+            better,
+            problem(student),
+            names=["second_actor"],
+            second_actor=second.lm("scripted/second"),
+            repeats=2,
+            display_progress=False,
+        )
+    assert (found.row("none").score, found.row("selected").score, found.row("second_actor_none").score) == (0, 1, 1)
+    assert len(second.asked) == 12
+    assert student.lm.model == "scripted/own"

@@ -111,8 +111,9 @@ class Trial:
     @property
     def writer(self) -> SupplementGenerator | None:
         """The generator as it is at the selected stage; None where that is none of this run's training."""
-        best = self.run.result.best
-        return None if best.checkpoint is None else self.run.result.generator_of(best.name)
+        result = self.run.result
+        trained = any(stage.name == result.selected and stage.checkpoint for stage in result.stages)
+        return result.generator_of(result.selected) if trained else None
 
     def row(self, name: str, rollouts: Sequence[Rollout], note: str = "") -> ControlRow:
         """A row on the test set, under the program's own actor."""

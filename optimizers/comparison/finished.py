@@ -102,7 +102,6 @@ class FinishedRun:
 
     def score(self, stage: str, evaluator: Evaluator) -> Scored:
         """A stage of the compile, as it was validated."""
-        found = self.result.stage(stage)
         if stage == "none":
             return Scored(evaluator.unaided, [[] for _ in evaluator.examples])
         if stage == "student":
@@ -110,7 +109,7 @@ class FinishedRun:
             return Scored([run.rollout for run in runs], [run.calls for run in runs])
         generator = self.result.generator_of(stage)
         assert generator is not None
-        return evaluator.score(stage, generator, found.gate)
+        return evaluator.score(stage, generator, self.result.stage(stage).gate)
 
 
 def _anew(lm: Any, again: int) -> Any:
