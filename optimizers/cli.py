@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated, cast
@@ -10,7 +11,7 @@ import typer
 from rich.console import Console
 
 from optimizers.processes import gathered
-from sgt_modules.errors import SGTError
+from sgt_modules.errors import SetupError, SGTError
 
 app = typer.Typer(
     name="sgt",
@@ -43,6 +44,50 @@ def demo(
     demonstration = demonstrate(seed, log_dir=log_dir, scale=scale, display=False if silent else None)
     if gathered().main:
         show_demonstration(demonstration, Console())
+
+
+@app.command()
+def compare(
+    task: Annotated[str, typer.Option(help="What is compared on: embedded, the world of house terms.")] = "embedded",
+    seeds: Annotated[str, typer.Option(help="Seeds, with commas between.")] = "0,1,2",
+    contenders: Annotated[str, typer.Option(help="Names, with commas between; all that ship by default.")] = "",
+    budget: Annotated[int | None, typer.Option(help="Actor calls a contender may make to be compiled.")] = None,
+    gold: Annotated[bool, typer.Option("--gold", help="Training examples show their gold output.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="A smaller world, in at most ten minutes.")] = False,
+    log_dir: Annotated[Path | None, typer.Option(help="The comparison's folder; goes on with one begun.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write the table as a page, too.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+) -> None:
+    """Compile one program with every optimizer on the same data and budget, and score them on the same test set.
+
+    Example: sgt compare --task embedded --seeds 0,1,2 --log-dir runs/compare
+    """
+    from optimizers.comparison.embedded import compare_embedded
+
+    if task != "embedded":
+        raise SetupError(f"Expected the task 'embedded', got {task!r}.")
+    found = compare_embedded(
+        [name for name in contenders.split(",") if name] or None,
+        seeds=_numbers(seeds),
+        quick=quick,
+        gold=gold,
+        budget=budget,
+        log_dir=log_dir,
+        display_progress=False if as_json else None,
+    )
+    if html is not None:
+        found.to_html(html)
+    if as_json:
+        print(json.dumps(found.content(), indent=2))
+    else:
+        Console().print(found)
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(each) for each in text.split(",")]
+    except ValueError:
+        raise SetupError(f"Expected numbers with commas between, got {text!r}.") from None
 
 
 @app.command()
