@@ -107,12 +107,11 @@ def estimated(recipe: Recipe, *, train: int, validation: int, epochs: tuple[int,
     kinds = len(recipe.kinds)
     places = train * took.places
     warm = places * (kinds + 1) * recipe.warm_samples * _share(recipe, "warm")
+    rows = min(kinds * recipe.max_per_kind, took.won * took.distinct * warm)
     stages = [
         _bare(took, train + validation),
         _acting(took, "warm", warm, "warm"),
-        _training(
-            took, "sft", min(kinds * recipe.max_per_kind, took.won * took.distinct * warm), epochs[0], validation
-        ),
+        *([_training(took, "sft", rows, epochs[0], validation)] if recipe.sft else []),
     ]
     for number in range(1, recipe.rounds + 1):
         each = (

@@ -5,9 +5,9 @@ from __future__ import annotations
 import heapq
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from optimizers.records import Category, PreferencePair, Rollout
+from optimizers.records import BETWEEN, Between, Category, PreferencePair, Rollout
 from sgt_modules.errors import NoPreferencePairsError
 
 NEEDLESS = 0.8
@@ -23,19 +23,20 @@ def preference_pairs(
     threshold: float = 1.0,
     margin: float | None = None,
     length_preference: float | None = None,
+    categories: Sequence[Between] = BETWEEN,
     tried: Iterable[Rollout] = (),
     rng: random.Random,
 ) -> list[PreferencePair]:
     """Pairs of a winner and a loser of the same query, at most `cap` a category a query.
 
-    `inter` pairs differ in kind, `intra` pairs share it. A winner has a reward of at least `threshold`; with `margin`
-    (above 0) any two of a query make a pair whose rewards lie at least that far apart. With `length_preference`, in
-    (0, 1], the shortest winner makes a `shorter` pair with each winner of the same reward than which it is shorter by
-    at least that share of characters, at most `cap` / 4 a query. No supplement at all is the shortest, and stands there
-    only for queries that hardly need one: `NEEDLESS` or more of the supplements `tried` for them so far (these
-    rollouts, where nothing is given) have won. Elsewhere it won by luck. A rollout without a reward is in no pair. The
-    cap is spread over winners and losers: nobody is used again while another stands ready. The result depends on the
-    seed and the set of rollouts, not on their order.
+    `inter` pairs differ in kind, `intra` pairs share it; those of `categories` are made. A winner has a reward of at
+    least `threshold`; with `margin` (above 0) any two of a query make a pair whose rewards lie at least that far apart.
+    With `length_preference`, in (0, 1], the shortest winner makes a `shorter` pair with each winner of the same reward
+    than which it is shorter by at least that share of characters, at most `cap` / 4 a query. No supplement at all is
+    the shortest, and stands there only for queries that hardly need one: `NEEDLESS` or more of the supplements `tried`
+    for them so far (these rollouts, where nothing is given) have won. Elsewhere it won by luck. A rollout without a
+    reward is in no pair. The cap is spread over winners and losers: nobody is used again while another stands ready.
+    The result depends on the seed and the set of rollouts, not on their order.
     """
     if margin is not None and margin <= 0:
         raise ValueError(f"margin must be above 0, got {margin}. Pass None to pair winners with losers.")
@@ -48,7 +49,7 @@ def preference_pairs(
     for query, rated in _rated(rollouts).items():
         couples = _couples(rated, threshold, margin)
         own = random.Random(f"{base}/{query}")
-        for category in ("inter", "intra"):
+        for category in categories:
             ready = [couple for couple in couples if _category(couple) == category]
             pairs += [_pair(couple, category) for couple in _spread(ready, cap, own)]
         if length_preference is not None:
@@ -135,7 +136,12 @@ def _pair(couple: _Couple, category: Category) -> PreferencePair:
     return PreferencePair(query.id, category, query.prompt, chosen.supplement.reply(), rejected.supplement.reply())
 
 
-def why_no_pairs(rollouts: Iterable[Rollout], *, threshold: float = 1.0) -> str:
+_SHARED: Mapping[tuple[Between, ...], str] = {("inter",): "a query in two kinds", ("intra",): "a query and a kind"}
+
+
+def why_no_pairs(
+    rollouts: Iterable[Rollout], *, threshold: float = 1.0, categories: Sequence[Between] = BETWEEN
+) -> str:
     """In words, why these rollouts give no pair, and what to do.
 
     >>> why_no_pairs([])
@@ -153,8 +159,9 @@ def why_no_pairs(rollouts: Iterable[Rollout], *, threshold: float = 1.0) -> str:
             "Use easier examples, a metric with partial credit and a lower threshold, or a stronger actor."
         )
     return (
-        f"{won} of {len(rated)} supplements won, but winners and losers never share a query, so there is nothing to "
-        "prefer. Sample more supplements a query, or use examples of middling difficulty."
+        f"{won} of {len(rated)} supplements won, but winners and losers never share "
+        f"{_SHARED.get(tuple(categories), 'a query')}, so there is nothing to prefer. "
+        "Sample more supplements a query, or use examples of middling difficulty."
     )
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
 
+from optimizers.records import BETWEEN, Between
+from sgt_modules.errors import SetupError
 from sgt_modules.kinds import KINDS, Kind
 
 Auto = Literal["light", "medium", "heavy"]
+
+_LATER = ("sft", "pair_categories")
+"""Options that runs of earlier versions did not record: they stand in a run's folder where they are not the default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +31,8 @@ class Recipe:
     the generator decodes as it is set to (greedily by default). `patience` stops after that many rounds without a
     better validation score (None: never). `adaptive` takes a part of each stage's samples, where they are
     likely to be of use (`optimizers.halving`), and makes pairs of all that was tried so far; for programs of one
-    predictor.
+    predictor. Without `sft` the warm start is only a pool: round 1 gets its new kinds and joins from it, and trains the
+    generator as it came. `pair_categories` are the pairs that are made: between kinds (`inter`), within one (`intra`).
 
     >>> Recipe.auto("heavy").rounds
     5
@@ -48,7 +54,13 @@ class Recipe:
     length_preference: float | None = None
     gate: bool = False
     adaptive: bool = False
+    sft: bool = True
+    pair_categories: Sequence[Between] = BETWEEN
     kinds: Mapping[str, Kind] = field(default_factory=lambda: KINDS)
+
+    def __post_init__(self) -> None:
+        if not self.pair_categories or not set(self.pair_categories) <= set(BETWEEN):
+            raise SetupError(f"Expected pair_categories among {BETWEEN}, at least one, got {self.pair_categories!r}.")
 
     @staticmethod
     def auto(size: Auto) -> Recipe:
@@ -65,3 +77,17 @@ class Recipe:
     def with_rounds(self, rounds: int | None) -> Recipe:
         """The same recipe with another number of DPO rounds."""
         return self if rounds is None else replace(self, rounds=rounds)
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """Every option by name, as a run's folder keeps it; a kind is its instruction.
+
+        >>> Recipe(rounds=2).recorded["rounds"], "sft" in Recipe().recorded, Recipe(sft=False).recorded["sft"]
+        (2, False, False)
+        """
+        usual = {each.name: each.default for each in fields(Recipe)}
+        found = {name: getattr(self, name) for name in usual}
+        kinds = {name: kind.instruction for name, kind in self.kinds.items()}
+        return {name: value for name, value in found.items() if name not in _LATER or value != usual[name]} | {
+            "kinds": kinds
+        }

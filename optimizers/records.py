@@ -13,6 +13,11 @@ from typing import Literal
 from sgt_modules.episode import Place
 from sgt_modules.kinds import Supplement
 
+Between = Literal["inter", "intra"]
+"""A pair of a winner and a loser: of two kinds, or of one."""
+
+BETWEEN: tuple[Between, ...] = ("inter", "intra")
+
 Category = Literal["inter", "intra", "shorter"]
 """`inter`: chosen and rejected are of different kinds (teach which kind); `intra`: of one kind (teach quality);
 `shorter`: both worked equally well and the chosen one is shorter."""

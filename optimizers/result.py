@@ -93,7 +93,8 @@ class SGTResult:
     """How a compile went: every stage, the selected one, what was spent, and why anything was left undone.
 
     `spent` covers every session of the run's folder. `stopped` says where a budget ended the run before its end, and is
-    empty otherwise; then the stages are those that were finished, and with none of them `none` is selected.
+    empty otherwise; then the stages are those that were finished, and with none of them `none` is selected. `store` is
+    where the rollouts are, if not in `log_dir`.
     """
 
     stages: Sequence[StageResult]
@@ -103,6 +104,7 @@ class SGTResult:
     log_dir: Path
     generator: SupplementGenerator
     stopped: str = ""
+    store: str | Path | None = field(default=None, repr=False)
 
     @property
     def best(self) -> StageResult:

@@ -70,7 +70,7 @@ class Run:
         self._tried: list[Rollout] = []
         self._notes: list[str] = []
         self._finished = FinishedStages(folder)
-        self._doing, self._stopped = "", ""
+        self._doing, self._stopped, self._exhausted = "", "", False
         self._alone = team.size == 1
         self._spent_before = Spent.read(folder.read("spent.json") or {})
         self._spending = Spending()
@@ -190,10 +190,10 @@ class Run:
         self._tried = self._explorer.warm_start(self._settings.generator)
         return self._tried
 
-    def explore(self, round_: int, checkpoint: Checkpoint) -> list[Rollout]:
+    def explore(self, round_: int, checkpoint: Checkpoint | None) -> list[Rollout]:
         """A round's pool: in the first, of many kinds; later, samples of the current model as it would write."""
         self._doing = f"round {round_}"
-        generator = self._generator_at(checkpoint)
+        generator = self._settings.generator if checkpoint is None else self._generator_at(checkpoint)
         if round_ == 1:
             rollouts = self._explorer.first_pool(self._tried, generator)
         else:
@@ -220,11 +220,12 @@ class Run:
             threshold=recipe.threshold,
             margin=recipe.margin,
             length_preference=recipe.length_preference,
+            categories=recipe.pair_categories,
             tried=self._tried,
             rng=self._setting.rng(f"pairs-{round_}"),
         )
         if not pairs:
-            reason = why_no_pairs(rollouts, threshold=recipe.threshold)
+            reason = why_no_pairs(rollouts, threshold=recipe.threshold, categories=recipe.pair_categories)
             self._note(f"Round {round_} learned nothing, so the rounds end here. {reason}")
         return pairs
 
@@ -232,12 +233,16 @@ class Run:
         """Supervised fine-tuning, scored on validation; without rows there is no stage."""
         return self._trained("sft", rows, None, self._trainer.sft)
 
-    def dpo(self, round_: int, pairs: Sequence[PreferencePair], start: Checkpoint) -> Checkpoint | None:
-        """One round of DPO, scored on validation; without pairs there is no stage."""
+    def dpo(self, round_: int, pairs: Sequence[PreferencePair], start: Checkpoint | None) -> Checkpoint | None:
+        """One round of DPO, scored on validation; without pairs there is no stage.
+
+        It goes on from `start`, or from the generator as it came.
+        """
         return self._trained(f"dpo{round_}", pairs, start, self._trainer.dpo)
 
     def _trained(self, stage: str, rows: Sequence[Row], start: Checkpoint | None, fit: Fit[Row]) -> Checkpoint | None:
         """The stage's weights, trained now unless they were before; None without rows."""
+        self._exhausted = not rows
         if not rows:
             return None
         self._doing = f"the training of {stage}"
@@ -267,9 +272,9 @@ class Run:
         self._reporter.say(text)
 
     def stalled(self) -> bool:
-        """Whether validation has not risen for `patience` rounds."""
+        """Whether the last stage had nothing to learn from, or validation has not risen for `patience` rounds."""
         patience, scores = self._recipe.patience, [stage.score for stage in self._stages]
-        return (
+        return self._exhausted or (
             patience is not None and len(scores) > patience + 1 and max(scores[-patience:]) <= max(scores[:-patience])
         )
 
@@ -299,6 +304,7 @@ class Run:
             log_dir=self._folder.path,
             generator=self._settings.generator,
             stopped=self._stopped,
+            store=self._settings.store,
         )
         return selected_program(result, self._student, self._actor.program)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import dspy
@@ -81,7 +81,7 @@ class RunSettings:
     def recorded(self, trainset: Sequence[dspy.Example], valset: Sequence[dspy.Example]) -> dict[str, object]:
         """What `run.json` remembers, and a folder is taken up again by."""
         return {
-            "recipe": {name: value for name, value in recorded_recipe(self.recipe).items() if name not in FREE},
+            "recipe": {name: value for name, value in self.recipe.recorded.items() if name not in FREE},
             "seed": self.seed,
             "generator": self.generator.identity,
             "credit": self.credit,
@@ -96,15 +96,5 @@ class RunSettings:
     @property
     def free(self) -> dict[str, object]:
         """What `run.json` remembers too, and may be another when a folder is taken up again."""
-        recipe = recorded_recipe(self.recipe)
+        recipe = self.recipe.recorded
         return {**{name: recipe[name] for name in FREE}, "limits": asdict(self.limits)}
-
-
-def recorded_recipe(recipe: Recipe) -> dict[str, object]:
-    """A recipe's options as JSON holds them.
-
-    >>> recorded_recipe(Recipe(rounds=2))["rounds"]
-    2
-    """
-    found: dict[str, object] = {each.name: getattr(recipe, each.name) for each in fields(Recipe)}
-    return found | {"kinds": {name: kind.instruction for name, kind in recipe.kinds.items()}}

@@ -164,9 +164,10 @@ class SGTTeleprompter(Teleprompter):
         ):
             with run.within_budget():
                 run.validate_student()
-                checkpoint = run.sft(run.sft_rows(run.warm_start()))
+                warm = run.warm_start()
+                checkpoint = run.sft(run.sft_rows(warm)) if self.recipe.sft else None
                 for round_ in range(1, self.recipe.rounds + 1):
-                    if checkpoint is None or run.stalled():
+                    if run.stalled():
                         break
                     checkpoint = run.dpo(round_, run.pairs(round_, run.explore(round_, checkpoint)), start=checkpoint)
                 run.gate()

@@ -1,18 +1,40 @@
 """One fair comparison of SGT with DSPy's own optimizers, the papers' baselines and the controls."""
 
+from optimizers.comparison.ablations import ABLATIONS
+from optimizers.comparison.analyses import (
+    calls_curve,
+    flips,
+    kinds_by_stage,
+    learning_curve,
+    success_by_kind,
+    validated,
+)
 from optimizers.comparison.comparing import Budget, Problem, compare, compare_problems
 from optimizers.comparison.contenders import CONTENDERS, Bench, Contender
+from optimizers.comparison.control_rows import ControlRow, Controls
+from optimizers.comparison.controls import CONTROLS, controls
 from optimizers.comparison.result import Comparison
 from optimizers.comparison.standing import Row
 
 __all__ = [
+    "ABLATIONS",
     "CONTENDERS",
+    "CONTROLS",
     "Bench",
     "Budget",
     "Comparison",
     "Contender",
+    "ControlRow",
+    "Controls",
     "Problem",
     "Row",
+    "calls_curve",
     "compare",
     "compare_problems",
+    "controls",
+    "flips",
+    "kinds_by_stage",
+    "learning_curve",
+    "success_by_kind",
+    "validated",
 ]

@@ -36,13 +36,13 @@ def cells_of(row: Row) -> list[str]:
     cost = row.compiling
     return [
         row.name,
-        _share(row.test),
+        share(row.test),
         f"{low:.3f}-{high:.3f}",
-        _signed(row.gain),
+        signed(row.gain),
         "" if row.relative_gain is None else f"{row.relative_gain:+.0%}",
-        _p(row.p_value),
-        _p(row.p_best),
-        _share(row.spread),
+        p_text(row.p_value),
+        p_text(row.p_best),
+        share(row.spread),
         f"{cost.actor_calls:,.0f}",
         f"{cost.tokens:,.0f}",
         f"{cost.usd:,.2f}",
@@ -53,13 +53,20 @@ def cells_of(row: Row) -> list[str]:
     ]
 
 
-def _share(value: float | None) -> str:
+def share(value: float | None) -> str:
+    """A score or a spread, or nothing."""
     return "" if value is None else f"{value:.3f}"
 
 
-def _signed(value: float | None) -> str:
+def signed(value: float | None) -> str:
+    """A gain with its sign, or nothing."""
     return "" if value is None else f"{value:+.3f}"
 
 
-def _p(value: float | None) -> str:
+def p_text(value: float | None) -> str:
+    """A p-value as papers print it.
+
+    >>> p_text(0.0213), p_text(0.0002)
+    ('.021', '<.001')
+    """
     return "" if value is None else "<.001" if value < 0.001 else f"{value:.3f}".lstrip("0")

@@ -15,8 +15,9 @@ import dspy
 from dspy.utils import exceptions
 
 from optimizers.budget import Limits
-from optimizers.comparison.contenders import CONTENDERS, Bench, Contender, ContenderLike, contender_of, shuffled
+from optimizers.comparison.contenders import CONTENDERS, Bench, Contender, ContenderLike, shuffled
 from optimizers.comparison.metering import Metering, unmetered
+from optimizers.comparison.naming import contender_of
 from optimizers.comparison.outcomes import FILE, Cost, Outcome, Skipped
 from optimizers.comparison.result import Comparison
 from optimizers.comparison.standing import NONE, standing
@@ -30,7 +31,6 @@ from optimizers.recipe import Recipe
 from optimizers.result import SGTResult, Spent
 from optimizers.reward import Metric, Scorer, check_metric
 from optimizers.run import output_fields
-from optimizers.settings import recorded_recipe
 from optimizers.training import Trainer
 from optimizers.validation import check_program, check_splits
 from sgt_modules.errors import ProviderRefusedError, SetupError, StoppedError
@@ -230,7 +230,7 @@ class _Arena:
             settings["reflection_lm"] = getattr(means.reflection_lm, "model", None)
         if "generator" in needs and means.generator is not None:
             settings["generator"] = SupplementGenerator.of(means.generator).identity
-            settings["recipe"] = None if means.recipe is None else recorded_recipe(means.recipe)
+            settings["recipe"] = None if means.recipe is None else means.recipe.recorded
         self._folder.take_up(settings)
 
     @property

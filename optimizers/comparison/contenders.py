@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 import random
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -18,7 +16,6 @@ from optimizers.comparison.nearest import word_embedder
 from optimizers.comparison.textual import BATCH, STEPS, by_text_gradients
 from optimizers.reward import Scorer
 from optimizers.sgt import SGTTeleprompter
-from sgt_modules.errors import SetupError
 
 DEMOS = 4
 """DSPy's own number of bootstrapped demos."""
@@ -239,11 +236,13 @@ def _finetune(bench: Bench) -> dspy.Module:
     return optimizer.compile(student, trainset=bench.trainset)
 
 
-def _sgt(bench: Bench) -> dspy.Module:
-    return _teleprompter(bench).compile(bench.program, trainset=bench.trainset, valset=bench.valset)
+def sgt(bench: Bench) -> dspy.Module:
+    """Supplement Generation Training within the bench's budget."""
+    return teleprompter(bench).compile(bench.program, trainset=bench.trainset, valset=bench.valset)
 
 
-def _teleprompter(bench: Bench) -> SGTTeleprompter:
+def teleprompter(bench: Bench) -> SGTTeleprompter:
+    """SGT as the bench has it set up, with a folder of its own inside the bench's."""
     assert bench.generator is not None
     return SGTTeleprompter(
         bench.metric,
@@ -262,7 +261,7 @@ def _few_shot_then_sgt(bench: Bench) -> dspy.Module:
     """Half of the budget for each: demos first, then supplements for the program that shows them."""
     half = replace(bench, calls=None if bench.calls is None else bench.calls // 2)
     program = _random_search(half)
-    return _sgt(replace(half, program=program))
+    return sgt(replace(half, program=program))
 
 
 _ANY = 10**9
@@ -284,45 +283,11 @@ CONTENDERS: Mapping[str, Contender] = {
         Contender("infer_rules", _infer_rules, needs=("proposer",)),
         Contender("textgrad", _textgrad, needs=("proposer", "textgrad")),
         Contender("bootstrap_finetune", _finetune, needs=("tunable",)),
-        Contender("sgt", _sgt, needs=("generator",)),
+        Contender("sgt", sgt, needs=("generator",)),
         Contender("few_shot_then_sgt", _few_shot_then_sgt, needs=("generator",)),
     )
 }
 """Every contender that ships, by name; `none` is no change, and what all are measured against."""
-
-
-def contender_of(wanted: ContenderLike) -> Contender:
-    """The contender itself, of that name, or around a teleprompter: it is then called by its class's name.
-
-    >>> contender_of("sgt").needs, contender_of(dspy.BootstrapFewShot()).name
-    (('generator',), 'bootstrap_few_shot')
-    >>> contender_of("gepetto")
-    Traceback (most recent call last):
-    sgt_modules.errors.SetupError: There is no contender 'gepetto'. There are none, cot, labeled_fewshot, \
-bootstrap_fewshot, bootstrap_fewshot_random_search, knn_fewshot, copro, miprov2, simba, gepa, infer_rules, textgrad, \
-bootstrap_finetune, sgt, few_shot_then_sgt; or pass a Contender or a Teleprompter.
-    """
-    if isinstance(wanted, Contender):
-        return wanted
-    if isinstance(wanted, Teleprompter):
-        return Contender(_snake(type(wanted).__name__), lambda bench: _by_teleprompter(wanted, bench))
-    if wanted not in CONTENDERS:
-        raise SetupError(
-            f"There is no contender {wanted!r}. There are {', '.join(CONTENDERS)}; or pass a Contender or a "
-            "Teleprompter."
-        )
-    return CONTENDERS[wanted]
-
-
-def _by_teleprompter(optimizer: Teleprompter, bench: Bench) -> dspy.Module:
-    """Compile with a user's own: it is given those of DSPy's usual arguments that it takes."""
-    takes = inspect.signature(optimizer.compile).parameters
-    given: dict[str, object] = {"trainset": bench.trainset, "valset": bench.valset, "seed": bench.seed}
-    return optimizer.compile(bench.program, **cast("Any", {name: given[name] for name in given if name in takes}))
-
-
-def _snake(name: str) -> str:
-    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).casefold()
 
 
 def shuffled(examples: Sequence[dspy.Example], seed: int) -> list[dspy.Example]:

@@ -1,0 +1,272 @@
+"""What a gain is due to: the program that SGT compiled beside programs that lack one thing each, on the test set."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import dspy
+
+from optimizers.comparison.comparing import Problem
+from optimizers.comparison.control_rows import ControlRow, Controls, Leakage, row_of
+from optimizers.comparison.finished import Asking, FinishedRun, given
+from optimizers.comparison.interventions import Told, filler, shuffled, unchanged, untagged, words_of
+from optimizers.comparison.noise import Noise, noise_of
+from optimizers.evaluation import Evaluator, Scored
+from optimizers.folder import RunFolder
+from optimizers.progress import reporter
+from optimizers.records import Rollout
+from optimizers.summary import Leaks, label_in_supplement
+from optimizers.validation import check_splits
+from sgt_modules.endpoint import Endpoint
+from sgt_modules.engine import LocalEngine
+from sgt_modules.errors import SetupError
+from sgt_modules.generator import SupplementGenerator
+
+FILE = "controls.json"
+"""Where the run's folder keeps what was found last."""
+
+
+def controls(
+    program: dspy.Module,
+    problem: Problem,
+    *,
+    shifted: Sequence[dspy.Example] | None = None,
+    second_actor: dspy.LM | None = None,
+    num_threads: int | None = None,
+    repeats: int = 3,
+    leaks: Leaks = label_in_supplement,
+    names: Collection[str] | None = None,
+    seed: int = 0,
+    display_progress: bool | None = None,
+) -> Controls:
+    """Score what `SGTTeleprompter` compiled beside its controls, under the same LM and metric, and keep the result.
+
+    Every answer is kept in the run's store, so a second call pays for nothing. Always there: `none`, the program
+    without supplements, and `selected`, the compiled one. Each other row is a control of `CONTROLS`, where several
+    stand for more rows than one; what cannot be had is in the table with the reason.
+
+    Args:
+        program: What `compile` returned, with its `detailed_results`.
+        problem: The program that was compiled, its metric, its splits; the test set is what counts.
+        shifted: Examples unlike the training ones, for the controls `shifted_none` and `shifted`.
+        second_actor: Another LM in the place of the program's own, for `second_actor_none` and `second_actor`.
+        num_threads: Program runs at once; DSPy's setting by default.
+        repeats: How often the selected supplement of each question is run to see the reward's noise; 1 for not at all.
+        leaks: Whether a supplement holds its example's gold answer; by default, one of its labels as whole words.
+        names: Controls of `CONTROLS`; all by default.
+        seed: Draws the shuffle and the filler.
+        display_progress: False is silence.
+
+    Raises:
+        SetupError: the program was not compiled here, splits share examples, or a name is no control's.
+    """
+    wanted = _checked(names)
+    for examples in (problem.testset, *([shifted] if shifted is not None else [])):
+        check_splits(problem.trainset, problem.valset, examples)
+    if repeats < 1:
+        raise SetupError(f"Expected repeats of at least 1, got {repeats}.")
+    view = reporter(display_progress)
+    with (
+        FinishedRun.opened(program, problem.program, problem.metric, num_threads=num_threads, view=view) as run,
+        run.on("test", problem.testset) as test,
+    ):
+        trial = Trial(run, test, run.score(run.result.selected, test), seed, shifted, second_actor)
+        for name in wanted:
+            trial.rows += CONTROLS[name](trial)
+        first = [trial.row("none", test.unaided), trial.row("selected", trial.selected.rollouts, run.result.selected)]
+        found = Controls(
+            run.result.selected,
+            (*first, *trial.rows),
+            _leakage(trial, leaks),
+            _noise(trial, repeats),
+            run.result.log_dir,
+            trial.scored,
+        )
+    RunFolder(found.log_dir).write(FILE, found.content())
+    return found
+
+
+@dataclass
+class Trial:
+    """A finished run on the test set, and the rows found so far."""
+
+    run: FinishedRun
+    test: Evaluator
+    selected: Scored
+    seed: int
+    shifted: Sequence[dspy.Example] | None
+    second_actor: dspy.LM | None
+    rows: list[ControlRow] = field(default_factory=list[ControlRow])
+    scored: dict[str, Sequence[Rollout]] = field(default_factory=dict[str, Sequence[Rollout]])
+
+    @property
+    def silent(self) -> str:
+        """Why nothing can be made of the selected supplements; empty where there are some."""
+        if any(call.supplement for calls in self.selected.calls for call in calls):
+            return ""
+        return f"the selected stage, {self.run.result.selected}, tells the actor nothing"
+
+    @property
+    def writer(self) -> SupplementGenerator | None:
+        """The generator as it is at the selected stage; None where that is none of this run's training."""
+        best = self.run.result.best
+        return None if best.checkpoint is None else self.run.result.generator_of(best.name)
+
+    def row(self, name: str, rollouts: Sequence[Rollout], note: str = "") -> ControlRow:
+        """A row on the test set, under the program's own actor."""
+        self.scored[name] = rollouts
+        chosen = None if name == "selected" else self.selected.rollouts
+        none = None if name == "none" else self.test.unaided
+        return row_of(name, rollouts, none=none, selected=chosen, note=note)
+
+    def changed(self, name: str, told: Told) -> ControlRow:
+        """A row of the selected stage's runs with other supplements."""
+        same = unchanged(self.selected.calls, told)
+        note = f"{same:.0%} read what they would have read" if same else ""
+        return self.row(name, given(self.test, f"{name}/test", told, self.test.unaided), note)
+
+    def rng(self, purpose: str) -> random.Random:
+        """Randomness for one control."""
+        return random.Random(f"{self.seed}-{purpose}")
+
+
+def _untrained(trial: Trial) -> Iterator[ControlRow]:
+    yield trial.row("untrained", trial.test.score("untrained", trial.run.result.generator).rollouts)
+
+
+def _stages(trial: Trial) -> Iterator[ControlRow]:
+    """Every stage that was validated: the student's own supplements, SFT, each round, the gate."""
+    for stage in trial.run.result.stages:
+        if stage.name != "none":
+            yield trial.row(stage.name, trial.run.score(stage.name, trial.test).rollouts)
+
+
+def _small_model(trial: Trial) -> Iterator[ControlRow]:
+    """The generator's base model answers in the actor's place."""
+    generator, name = trial.run.result.generator, "small_model"
+    try:
+        generator.check()
+    except SetupError as problem:
+        yield ControlRow(name, skipped=str(problem).partition("\n")[0])
+        return
+    with trial.run.on("test", trial.test.examples, lm=_answering(generator)) as alone:
+        yield trial.row(name, alone.unaided)
+
+
+def _answering(generator: SupplementGenerator) -> dspy.LM:
+    engine = generator.engine
+    if isinstance(engine, Endpoint):
+        return engine.lm
+    assert isinstance(engine, LocalEngine)
+    return dspy.LM(engine.model_name, engine=engine, async_engine=engine.asynchronous(), cache=False)
+
+
+def _shuffled(trial: Trial) -> Iterator[ControlRow]:
+    told = trial.selected.calls
+    reason = trial.silent or ("" if sum(map(bool, told)) > 1 else "a single question has no other's supplement")
+    if reason:
+        yield ControlRow("shuffled", skipped=reason)
+    else:
+        yield trial.changed("shuffled", shuffled(told, trial.rng("shuffled")))
+
+
+def _always(trial: Trial) -> Iterator[ControlRow]:
+    """For each kind, the selected generator is asked for it at every question; no gate drops anything."""
+    for kind in trial.run.kinds.values():
+        name = f"always_{kind.name}"
+        if trial.writer is None:
+            yield ControlRow(name, skipped=f"the selected stage, {trial.run.result.selected}, was not trained here")
+            continue
+        asking = Asking(trial.writer, kind)
+        yield trial.row(name, trial.test.score(f"{trial.run.result.selected} {name}", asking).rollouts)
+
+
+def _no_tag(trial: Trial) -> Iterator[ControlRow]:
+    yield _unless_silent(trial, "no_tag", lambda: untagged(trial.selected.calls))
+
+
+def _filler(trial: Trial) -> Iterator[ControlRow]:
+    yield _unless_silent(trial, "filler", lambda: filler(trial.selected.calls, trial.rng("filler")))
+
+
+def _unless_silent(trial: Trial, name: str, told: Callable[[], Told]) -> ControlRow:
+    return ControlRow(name, skipped=trial.silent) if trial.silent else trial.changed(name, told())
+
+
+def _second_actor(trial: Trial) -> Iterator[ControlRow]:
+    if trial.second_actor is None:
+        yield ControlRow("second_actor", skipped="pass second_actor, another LM")
+        return
+    yield from _elsewhere(trial, "second_actor", "transfer", trial.test.examples, trial.second_actor)
+
+
+def _shifted(trial: Trial) -> Iterator[ControlRow]:
+    if trial.shifted is None:
+        yield ControlRow("shifted", skipped="pass shifted, examples unlike the training ones")
+        return
+    yield from _elsewhere(trial, "shifted", "shifted", trial.shifted, None)
+
+
+def _elsewhere(
+    trial: Trial, name: str, split: str, examples: Sequence[dspy.Example], lm: dspy.LM | None
+) -> Iterator[ControlRow]:
+    """No supplement and the selected stage, under another actor or on other examples."""
+    with trial.run.on(split, examples, lm=lm) as other:
+        found = trial.run.score(trial.run.result.selected, other).rollouts
+        trial.scored |= {f"{name}_none": other.unaided, name: found}
+        yield row_of(f"{name}_none", other.unaided)
+        yield row_of(name, found, none=other.unaided)
+
+
+CONTROLS: Mapping[str, Callable[[Trial], Iterator[ControlRow]]] = {
+    "untrained": _untrained,
+    "stages": _stages,
+    "small_model": _small_model,
+    "shuffled": _shuffled,
+    "always": _always,
+    "no_tag": _no_tag,
+    "filler": _filler,
+    "second_actor": _second_actor,
+    "shifted": _shifted,
+}
+"""Every control by name: what its rows are made by. `stages` has a row a stage, `always` one a kind (`always_cot`)."""
+
+
+def _leakage(trial: Trial, leaks: Leaks) -> Leakage | None:
+    """The share of supplements that hold the gold answer, and the gain where none does."""
+    if trial.silent:
+        return None
+    examples, chosen, bare = trial.test.examples, trial.selected, trial.test.unaided
+    held = [leaks(example, words_of(calls)) for example, calls in zip(examples, chosen.calls, strict=True)]
+    kept = [index for index, leak in enumerate(held) if not leak]
+    rest = row_of("rest", [chosen.rollouts[index] for index in kept], none=[bare[index] for index in kept])
+    return Leakage(sum(held) / len(held), rest)
+
+
+def _noise(trial: Trial, repeats: int) -> Noise | None:
+    """The selected supplements run again and again, where each run was rewarded."""
+    if trial.silent or repeats < 2:
+        return None
+    runs = [trial.selected.rollouts]
+    for number in range(1, repeats):
+        with trial.run.on("test", trial.test.examples, again=number) as again:
+            runs.append(given(again, f"again {number}/test", trial.selected.calls, trial.selected.rollouts))
+    whole = [
+        [each.reward.score for each in own if each.reward is not None]
+        for own in zip(*runs, trial.test.unaided, strict=True)
+    ]
+    answered = [own for own in whole if len(own) == repeats + 1]
+    if not answered:
+        return None
+    *scores, before = ([own[number] for own in answered] for number in range(repeats + 1))
+    return noise_of(scores, before)
+
+
+def _checked(names: Collection[str] | None) -> list[str]:
+    """The controls that are wanted, in the table's order."""
+    unknown = sorted(set(names or ()) - set(CONTROLS))
+    if unknown:
+        raise SetupError(f"There is no control {', '.join(unknown)}. There are {', '.join(CONTROLS)}.")
+    return [name for name in CONTROLS if names is None or name in names]
