@@ -35,6 +35,7 @@ class Bench:
     """What a contender is given: the program, data to learn from and to choose on, and what it may use.
 
     `calls` is how many actor calls it may make (None: as many as its class would by default); beyond that they fail.
+    `spent` tells how many it has made.
     The trainset comes in an order drawn from `seed`, as some of DSPy's optimizers draw from nothing else.
     """
 
@@ -46,6 +47,7 @@ class Bench:
     calls: int | None
     folder: Path
     num_threads: int
+    spent: Callable[[], int] = lambda: 0
     proposer: dspy.LM | None = None
     embedder: dspy.Embedder | None = None
     generator: GeneratorLike | None = None

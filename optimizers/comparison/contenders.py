@@ -20,6 +20,9 @@ from optimizers.sgt import SGTTeleprompter
 DEMOS = 4
 """DSPy's own number of bootstrapped demos."""
 
+HEADROOM = 0.9
+"""The share of what is left of a budget that an estimate may fill."""
+
 
 @dataclass(frozen=True)
 class Contender:
@@ -86,18 +89,35 @@ def _bootstrap(bench: Bench) -> dspy.Module:
 
 
 def _random_search(bench: Bench) -> dspy.Module:
-    """As many candidates as the budget holds: each is bootstrapped on the training set and scored on validation."""
+    """As many candidates as the budget holds: each is bootstrapped on the training set and scored on validation.
+
+    First as many as fit if each bootstrap ran the whole training set; what those leave over goes to more of them.
+    """
     val, train = len(bench.valset), len(bench.trainset)
     number = bench.times(val + train * bench.labeled, spare=3 * val + 2 * train, default=16, most=400)
+    best, score = _searched(bench, range(-3, number))
+    if bench.calls is not None:
+        each = max(val, bench.spent() / (number + 3))
+        more = int(HEADROOM * (bench.calls - bench.spent()) / each)
+        if more > 0:
+            best, score = max((best, score), _searched(bench, range(number, number + more)), key=lambda found: found[1])
+    return best
+
+
+def _searched(bench: Bench, candidates: range) -> tuple[dspy.Module, float]:
+    """The best of the candidates with these of DSPy's numbers, and its score on validation."""
     optimizer = dspy.BootstrapFewShotWithRandomSearch(
         metric=bench.score,
         max_bootstrapped_demos=DEMOS,
         max_labeled_demos=bench.labels,
-        num_candidate_programs=number,
+        num_candidate_programs=candidates.stop,
         num_threads=bench.num_threads,
         max_errors=_ANY,
     )
-    return optimizer.compile(bench.program, trainset=bench.trainset, valset=bench.valset)
+    best = optimizer.compile(bench.program, trainset=bench.trainset, valset=bench.valset, restrict=candidates)
+    tried = cast("Any", best).candidate_programs
+    del cast("Any", best).candidate_programs  # every copy of the program would copy them all
+    return best, float(tried[0]["score"])
 
 
 def _knn(bench: Bench) -> dspy.Module:
@@ -259,9 +279,15 @@ def teleprompter(bench: Bench) -> SGTTeleprompter:
 
 def _few_shot_then_sgt(bench: Bench) -> dspy.Module:
     """Half of the budget for each: demos first, then supplements for the program that shows them."""
-    half = replace(bench, calls=None if bench.calls is None else bench.calls // 2)
-    program = _random_search(half)
-    return sgt(replace(half, program=program))
+    program = _random_search(replace(bench, calls=None if bench.calls is None else bench.calls // 2))
+    return sgt(replace(bench, program=program, calls=None if bench.calls is None else bench.calls - bench.spent()))
+
+
+def _sgt_then_knn(bench: Bench) -> dspy.Module:
+    """Supplements, and the nearest training examples as demos beside them."""
+    program = sgt(bench)
+    program._compiled = False  # DSPy gives demos to no program that is
+    return _knn(replace(bench, program=program))
 
 
 _ANY = 10**9
@@ -285,6 +311,7 @@ CONTENDERS: Mapping[str, Contender] = {
         Contender("bootstrap_finetune", _finetune, needs=("tunable",)),
         Contender("sgt", sgt, needs=("generator",)),
         Contender("few_shot_then_sgt", _few_shot_then_sgt, needs=("generator",)),
+        Contender("sgt_then_knn", _sgt_then_knn, needs=("generator",)),
     )
 }
 """Every contender that ships, by name; `none` is no change, and what all are measured against."""
