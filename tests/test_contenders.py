@@ -24,6 +24,7 @@ MARKER = re.compile(r"\[\[ ## (\w+) ## \]\]")
 EXAMPLES = [dspy.Example(question=f"{n}+1?", answer=str(n + 1)).with_inputs("question") for n in range(18)]
 TRAIN, VAL, TEST = EXAMPLES[:6], EXAMPLES[6:12], EXAMPLES[12:]
 PROPOSING = [name for name, each in CONTENDERS.items() if "proposer" in each.needs]
+TRAINED = ["sgt", "few_shot_then_sgt", "sgt_then_knn"]
 UNTRAINED = [name for name, each in CONTENDERS.items() if not {"generator", "tunable"} & set(each.needs)]
 
 
@@ -199,20 +200,19 @@ def test_a_failure_is_never_shown_though_the_metric_returns_a_prediction(name: s
 
 def test_labels_that_are_missing_leave_out_the_contender_that_shows_them(tmp_path: Path) -> None:
     splits = tuple(map(unlabeled, (TRAIN, VAL, TEST)))
-    found = compared(
-        tmp_path, "labeled_fewshot", "bootstrap_fewshot", "miprov2", metric=by_gold, splits=splits, budget=40
-    )
+    found = compared(tmp_path, "labeled_fewshot", "bootstrap_fewshot", metric=by_gold, splits=splits, budget=40)
+    assert found.row("bootstrap_fewshot").test == 1.0
     assert {row.name: row.skipped for row in found.skipped} == {
         "labeled_fewshot": "the training examples hold no output of the program to show as a demo"
     }
 
 
 def test_without_what_they_need_contenders_are_in_the_table_with_the_reason(tmp_path: Path) -> None:
-    found = compared(tmp_path, "cot", *PROPOSING, "sgt", "few_shot_then_sgt", "bootstrap_finetune", reflection_lm=None)
+    found = compared(tmp_path, "cot", *PROPOSING, *TRAINED, "bootstrap_finetune", reflection_lm=None)
     assert PROPOSING == ["copro", "miprov2", "simba", "gepa", "infer_rules", "textgrad"]
     assert {row.name: row.skipped for row in found.skipped} == {
         **dict.fromkeys(PROPOSING, "needs an LM that writes instructions: pass reflection_lm"),
-        **dict.fromkeys(("sgt", "few_shot_then_sgt"), "needs a small model to train: pass generator"),
+        **dict.fromkeys(TRAINED, "needs a small model to train: pass generator"),
         "bootstrap_finetune": "the actor's provider offers no fine-tuning",
     }
 
@@ -263,8 +263,7 @@ def test_sgt_learns_alone_and_upon_demos(tmp_path: Path) -> None:
     engine = ScriptedEngine(helped)
     found = compared(
         tmp_path,
-        "sgt",
-        "few_shot_then_sgt",
+        *TRAINED,
         program=world_program(),
         splits=(WORLD.train, WORLD.val, WORLD.test),
         metric=WORLD.metric,
@@ -274,6 +273,6 @@ def test_sgt_learns_alone_and_upon_demos(tmp_path: Path) -> None:
         trainer=ScriptedTrainer(),
         recipe=SMALL,
     )
-    assert [(row.name, row.test) for row in found.rows] == [("none", 0.0), ("sgt", 1.0), ("few_shot_then_sgt", 1.0)]
+    assert {row.name: row.test for row in found.rows} == {"none": 0.0, **dict.fromkeys(TRAINED, 1.0)}
     assert all(0 < row.compiling.actor_calls <= 400 for row in found.rows[1:])
     assert (tmp_path / "comparison" / "sgt" / "seed-0" / "sgt" / "run.json").exists()

@@ -15,6 +15,7 @@ import dspy
 
 from optimizers.outages import says_nothing
 from optimizers.reward import Reward, Scorer
+from sgt_modules.redaction import redacted
 
 BATCH = 3
 """Training examples a step, as in the paper's prompt optimization (section 3.3)."""
@@ -149,12 +150,16 @@ def _ran(program: dspy.Module, example: dspy.Example, scorer: Scorer) -> tuple[s
         except Exception as problem:  # noqa: BLE001 - an answer of which the program makes nothing scores nothing
             if says_nothing(problem):
                 return None
-            said, reward = [f"{type(problem).__name__}: {problem}"], Reward(0.0)
+            said, reward = [redacted(f"{type(problem).__name__}: {problem}", _lms(program))], Reward(0.0)
         steps = [
             f"Step {names.get(id(each), '')!r} wrote:\n{_fields(outputs.items())}"
             for each, _, outputs in cast("Any", dspy.settings.trace)
         ]
     return "\n\n".join([*(steps if len(names) > 1 else ()), *said]), reward
+
+
+def _lms(program: dspy.Module) -> list[object]:
+    return [dspy.settings.lm, *(each.lm for each in program.predictors())]
 
 
 def _instructions(program: dspy.Module) -> dict[str, str]:
