@@ -280,3 +280,17 @@ def test_threads_of_the_program_are_metered_too(open_meter: Any) -> None:
 def test_what_is_no_lm_is_refused(lm: object, open_meter: Any) -> None:
     with pytest.raises(SetupError, match=r"Expected a dspy\.LM to compare with"):
         open_meter().metered(lm, "actor")
+
+
+def test_a_session_that_goes_on_counts_its_questions_as_the_first_did(tmp_path: Path) -> None:
+    def asked() -> list[int]:
+        counts: list[int] = []
+        metering = Metering(tmp_path / "answers.sqlite")
+        lm = metering.metered(ScriptedEngine(str.upper).lm(), "actor")
+        for text, temperature in [("a", 0.0), ("a", 0.0), ("b", 1.0), ("b", 1.0), ("c", 0.0)]:
+            lm(text, temperature=temperature)
+            counts.append(metering.asked)
+        metering.close()
+        return counts
+
+    assert asked() == asked() == [1, 1, 2, 3, 4]

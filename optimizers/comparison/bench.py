@@ -35,7 +35,7 @@ class Bench:
     """What a contender is given: the program, data to learn from and to choose on, and what it may use.
 
     `calls` is how many actor calls it may make (None: as many as its class would by default); beyond that they fail.
-    `spent` tells how many it has made.
+    `spent` tells how many it has made, also where they were paid for in a session before.
     The trainset comes in an order drawn from `seed`, as some of DSPy's optimizers draw from nothing else.
     """
 

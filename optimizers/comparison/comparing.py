@@ -310,7 +310,7 @@ class _Arena:
             calls=self.budget.actor_calls,
             folder=folder.path,
             num_threads=self._threads,
-            spent=lambda: metering.spent("actor").calls,
+            spent=lambda: metering.asked,
             proposer=None if lm is None else metering.metered(lm, "proposer"),
             embedder=means.embedder,
             generator=means.generator,

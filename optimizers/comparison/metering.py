@@ -70,6 +70,7 @@ class Metering:
         self._lock = threading.Lock()
         self._one_at_a_time: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._asked: Counter[str] = Counter()
+        self._answers: Counter[Purpose] = Counter()
         self._spent: dict[str, Meter] = {purpose: self._stored(purpose) for purpose in _PURPOSES}
         self._budget = Budget(limits, self._spent["actor"])
         self._testing = False
@@ -83,6 +84,12 @@ class Metering:
         """What was paid for one purpose, in all sessions."""
         with self._lock:
             return self._spent[purpose]
+
+    @property
+    def asked(self) -> int:
+        """Answers of the actor that this session has asked for: in a session that goes on, as many as in the first."""
+        with self._lock:
+            return self._answers["actor"]
 
     @property
     def used_up(self) -> bool:
@@ -131,18 +138,19 @@ class Metering:
     def answer(self, request: Request, engine: _Paying) -> Response:
         """The next answer to a request: one that was paid for before, or a new one."""
         key, purpose = _key(request), self._purpose(engine)
-        if _sampled(request):
-            number = self._next(f"{purpose} {key}")
-            return self._known(purpose, key, number) or self._paid(request, engine, purpose, key, number)
+        number = self._next(f"{purpose} {key}", purpose, sampled=_sampled(request))
         with self._lock:
-            alone = self._one_at_a_time[f"{purpose} {key}"]
+            alone = self._one_at_a_time[f"{purpose} {key} {number}"]
         with alone:
-            return self._known(purpose, key, 0) or self._paid(request, engine, purpose, key, 0)
+            return self._known(purpose, key, number) or self._paid(request, engine, purpose, key, number)
 
-    def _next(self, key: str) -> int:
+    def _next(self, key: str, purpose: Purpose, *, sampled: bool) -> int:
+        """Which answer to a request is wanted, from 0."""
         with self._lock:
-            self._asked[key] += 1
-            return self._asked[key] - 1
+            number = self._asked[key] if sampled else 0
+            self._answers[purpose] += number == self._asked[key]
+            self._asked[key] = number + 1
+            return number
 
     def _known(self, purpose: Purpose, key: str, number: int) -> Response | None:
         table = _ANSWERS.c
