@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import dspy
 from dspy.utils.exceptions import AdapterParseError
 
 from optimizers.ledger import Meter
-from optimizers.outages import LMCalls, is_permanent, is_single_call, says_nothing
+from optimizers.outages import LMCalls, heard, is_permanent, is_single_call, says_nothing
 from optimizers.prices import cost_of
 from optimizers.queries import query_id
 from optimizers.records import Query, Reward, Rollout
@@ -49,7 +49,7 @@ def judged_run(program: dspy.Module, example: dspy.Example, index: int, given: G
     with dspy.context(trace=[], disable_history=True), dspy.track_usage() as usage, episode(given) as asked:
         calls = LMCalls(usage)
         try:
-            with nullcontext() if is_single_call(program) else _heard_by(calls):
+            with heard(calls) if is_single_call(program) else _heard_by(calls):
                 prediction = program(**example.inputs())
         except Exception as raised:  # noqa: BLE001 - whatever a user's program raises is a record
             problem, reward = raised, _verdict(raised, calls)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import dspy
@@ -77,15 +79,12 @@ def _causes(problem: BaseException) -> Iterator[BaseException]:
 def is_single_call(program: dspy.Module) -> bool:
     """Whether a program asks one LM once and makes nothing of its errors: then how it ended tells all.
 
-    Not under an adapter that asks again for JSON where an answer cannot be read: the first may have been none.
+    Only under DSPy's default adapter; where it asks again for JSON, as it cannot read a reply, `heard` tells.
 
-    >>> with dspy.context(adapter=dspy.ChatAdapter(use_json_adapter_fallback=False)):
-    ...     is_single_call(dspy.Predict("question -> answer")), is_single_call(dspy.ReAct("question -> answer", []))
+    >>> is_single_call(dspy.Predict("question -> answer")), is_single_call(dspy.ReAct("question -> answer", []))
     (True, False)
-    >>> is_single_call(dspy.Predict("question -> answer"))
-    False
     """
-    if getattr(dspy.settings.adapter, "use_json_adapter_fallback", True) is not False:
+    if type(dspy.settings.adapter or _DEFAULT) is not dspy.ChatAdapter:
         return False
     if type(program) is dspy.ChainOfThought:
         program = program.predict
@@ -110,11 +109,17 @@ class LMCalls(BaseCallback):
     def ended(self, problem: Exception | None, prediction: object) -> None:
         """Note how the run ended: all that is known where nobody listened, as DSPy's callbacks take their time."""
         outage = next((each for each in _causes(problem) if is_outage(each)), None) if problem else None
-        nothing = isinstance(problem, AdapterParseError) and not problem.lm_response and not self._counted_in_all()
-        if nothing or (isinstance(prediction, dspy.Prediction) and not len(prediction)):
+        if isinstance(problem, AdapterParseError):
+            self.unread(problem)
+        if isinstance(prediction, dspy.Prediction) and not len(prediction):
             outage = outage or LMProviderError(_NOTHING)
         if isinstance(outage, LMError):
             self.outage = self.outage or outage
+
+    def unread(self, problem: AdapterParseError) -> None:
+        """Note a reply that an adapter could not read, before it asks again."""
+        if not problem.lm_response and not self._counted_in_all():
+            self.outage = self.outage or LMProviderError(_NOTHING)
 
     def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         """Remember how much was counted before; other trackers' calls are not judged by their tokens."""
@@ -139,6 +144,34 @@ class LMCalls(BaseCallback):
 
     def _counted(self, model: str) -> int:
         return sum(entry.get("completion_tokens") or 0 for entry in list(self._usage.usage_data.get(model, ())))
+
+
+class _Heard(dspy.ChatAdapter):
+    """DSPy's default adapter, which tells of a reply that it cannot read before it asks again for JSON."""
+
+    def __init__(self, adapter: dspy.ChatAdapter, calls: LMCalls) -> None:
+        vars(self).update(vars(adapter))
+        self._calls = calls
+
+    def _make_json_adapter_fallback(self) -> dspy.JSONAdapter:
+        problem = sys.exception()
+        if isinstance(problem, AdapterParseError):
+            self._calls.unread(problem)
+        return super()._make_json_adapter_fallback()
+
+
+_DEFAULT = dspy.ChatAdapter()
+
+
+@contextmanager
+def heard(calls: LMCalls) -> Iterator[None]:
+    """Inside, `calls` hears of a reply that DSPy's default adapter asks for again, at a tenth of a callback's cost."""
+    adapter = dspy.settings.adapter or _DEFAULT
+    if type(adapter) is not dspy.ChatAdapter or not adapter.use_json_adapter_fallback:
+        yield
+        return
+    with dspy.context(adapter=_Heard(adapter, calls)):
+        yield
 
 
 def _spoken(outputs: object) -> bool:
