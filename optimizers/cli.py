@@ -54,15 +54,17 @@ def compare(
     budget: Annotated[int | None, typer.Option(help="Actor calls a contender may make to be compiled.")] = None,
     gold: Annotated[bool, typer.Option("--gold", help="Training examples show their gold output.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="A smaller world, in at most ten minutes.")] = False,
+    with_controls: Annotated[bool, typer.Option("--controls", help="SGT's controls, too.")] = False,
     log_dir: Annotated[Path | None, typer.Option(help="The comparison's folder; goes on with one begun.")] = None,
-    html: Annotated[Path | None, typer.Option(help="Write the table as a page, too.")] = None,
+    page: Annotated[Path | None, typer.Option(help="Write the tables as a page too, .html or .md.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:
     """Compile one program with every optimizer on the same data and budget, and score them on the same test set.
 
     Example: sgt compare --task embedded --seeds 0,1,2 --log-dir runs/compare
     """
-    from optimizers.comparison.embedded import compare_embedded
+    from optimizers.comparison import Comparison, Controls, pooled
+    from optimizers.comparison.embedded import compare_embedded, controls_embedded
 
     if task != "embedded":
         raise SetupError(f"Expected the task 'embedded', got {task!r}.")
@@ -75,12 +77,19 @@ def compare(
         log_dir=log_dir,
         display_progress=False if as_json else None,
     )
-    if html is not None:
-        found.to_html(html)
+    parts: list[Comparison | Controls] = [found]
+    if with_controls:
+        each = controls_embedded(found.log_dir, seeds=found.seeds, quick=quick, budget=budget)
+        parts += [pooled(each), *each]
+    if page is not None and page.suffix == ".html":
+        found.to_html(page)
+    elif page is not None:
+        page.write_text("\n".join(part.to_markdown() for part in parts), encoding="utf-8")
     if as_json:
-        print(json.dumps(found.content(), indent=2))
+        more = {"controls": [part.content() for part in parts[1:]]} if with_controls else {}
+        print(json.dumps({**found.content(), **more}, indent=2))
     else:
-        Console().print(found)
+        Console().print(*parts)
 
 
 def _numbers(text: str) -> list[int]:

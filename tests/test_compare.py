@@ -9,7 +9,7 @@ from pathlib import Path
 
 import dspy
 import pytest
-from dspy.lm15 import RateLimitError
+from dspy.lm15 import RateLimitError, Request, Response
 from dspy.teleprompt import Teleprompter
 from scripted import ScriptedEngine, reply
 
@@ -237,3 +237,22 @@ def test_it_prints_as_a_table_and_goes_to_json_a_frame_and_pages(tmp_path: Path)
     page = found.to_html(tmp_path / "page.html").read_text()
     assert "tell_it" in page
     assert "http" not in page.replace("http-equiv", "")
+
+
+def test_the_example_in_the_documentation_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its actor adds where the instructions say so."""
+    page = (Path(__file__).parent.parent / "docs" / "comparing.md").read_text(encoding="utf-8")
+    [code] = [part for part in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "class TellIt" in part]
+
+    class Actor(ScriptedEngine):
+        def complete(self, request: Request) -> Response:
+            told = "Add one." in str(request.system)
+            number = int(re.findall(r"(\d+)\+1\?", request.messages[-1].text or "")[-1])
+            self._script = lambda _: reply(answer=str(number + told))
+            return super().complete(request)
+
+    monkeypatch.chdir(tmp_path)
+    names = {"actor": Actor(str)}
+    with dspy.context(num_threads=1):
+        exec(code, names)
+    assert (names["found"].row("none").test, names["found"].row("tell_it").test) == (0.0, 1.0)

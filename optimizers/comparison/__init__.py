@@ -11,7 +11,7 @@ from optimizers.comparison.analyses import (
 )
 from optimizers.comparison.comparing import Budget, Problem, compare, compare_problems
 from optimizers.comparison.contenders import CONTENDERS, Bench, Contender
-from optimizers.comparison.control_rows import ControlRow, Controls
+from optimizers.comparison.control_rows import ControlRow, Controls, pooled
 from optimizers.comparison.controls import CONTROLS, controls
 from optimizers.comparison.result import Comparison
 from optimizers.comparison.standing import Row
@@ -35,6 +35,7 @@ __all__ = [
     "flips",
     "kinds_by_stage",
     "learning_curve",
+    "pooled",
     "success_by_kind",
     "validated",
 ]

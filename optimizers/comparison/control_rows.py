@@ -140,7 +140,19 @@ class Controls:
         """The table as Markdown, with what else was found below it."""
         head = [f"| {' | '.join(_COLUMNS)} |", f"|---|{'---:|' * (len(_COLUMNS) - 1)}"]
         body = [f"| {' | '.join(_cells(row))} |" for row in self.rows if not row.skipped]
-        return "\n".join([*head, *body, "", _LEGEND, "", *(f"- {line}" for line in self._lines), ""])
+        return "\n".join(
+            [
+                f"**Controls of {self.selected}**",
+                "",
+                *head,
+                *body,
+                "",
+                _LEGEND,
+                "",
+                *(f"- {line}" for line in self._lines),
+                "",
+            ]
+        )
 
     @property
     def _lines(self) -> list[str]:
@@ -169,6 +181,22 @@ class Controls:
         text = StringIO()
         Console(file=text, width=140, highlight=False).print(self)
         return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+
+
+def pooled(found: Sequence[Controls]) -> Controls:
+    """The controls of several programs, say of several seeds, as those of one that was asked all their questions.
+
+    Rows that not all of them have are left out. `leakage` and `noise` stay with each.
+    """
+    all_rows = [{row.name: row for row in each.rows} for each in found]
+    names = [name for name in all_rows[0] if all(name in each.scored for each in found)]
+    scored = {name: [rollout for each in found for rollout in each.scored[name]] for name in names}
+    rows: list[ControlRow] = []
+    for name in names:
+        bare = scored.get(f"{name}_none", None if name.endswith("none") else scored["none"])
+        same = name not in ("selected", "none") and len(scored[name]) == len(scored["selected"])
+        rows.append(row_of(name, scored[name], none=bare, selected=scored["selected"] if same else None))
+    return Controls(f"{len(found)} programs", rows, log_dir=found[0].log_dir, scored=scored)
 
 
 def _cells(row: ControlRow) -> list[str]:
