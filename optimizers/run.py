@@ -215,7 +215,7 @@ class Run:
         """Winners against losers of the same query; says so when there are none."""
         recipe = self._recipe
         pairs = preference_pairs(
-            self._tried if recipe.adaptive and round_ == 1 else rollouts,  # the warm start's losers were paid for, too
+            rollouts,
             cap=recipe.pair_cap,
             threshold=recipe.threshold,
             margin=recipe.margin,

@@ -31,13 +31,14 @@ def outcomes(number: int, won: int, lost: int, kind: str = "cot") -> list[Rollou
     ]
 
 
-def test_every_query_has_its_turn_first_and_each_kind_once_before_any_twice() -> None:
+def test_every_query_has_its_turn_first_and_each_kind_as_often() -> None:
     part = Halving(candidates(4), "warm", threshold=1.0).part(0, [])
-    assert Counter(each.query.id for each in part) == {"q0": 4, "q1": 4, "q2": 4, "q3": 4}
-    assert all(
-        len({each.supplement.kind for each in part if each.query.id == name}) == 4 for name in ("q0", "q1", "q2", "q3")
-    )
-    assert {each.supplement.kind for each in part} == set(KINDS)  # each query begins at another kind
+    assert Counter(each.query.id for each in part) == {"q0": 12, "q1": 12, "q2": 12, "q3": 12}
+    for name in ("q0", "q1", "q2", "q3"):
+        often = Counter(each.supplement.kind for each in part if each.query.id == name)
+        assert sorted(often.values()) == [2, 2, 2, 3, 3]
+    first = Halving(candidates(5), "round 7", threshold=1.0).part(0, [])
+    assert [each.supplement.kind for each in first] == KINDS  # each query begins at another kind
 
 
 @pytest.mark.parametrize(
@@ -51,19 +52,11 @@ def test_the_promising_half_goes_on(stage: str, best: list[str]) -> None:
     assert list(dict.fromkeys(each.query.id for each in halving.part(1, tried))) == best
 
 
-def test_a_warm_start_s_last_quarter_gets_more() -> None:
-    halving = Halving(candidates(4), "warm", threshold=1.0)
-    tried = [*outcomes(0, 0, 4), *outcomes(1, 2, 2), *outcomes(2, 3, 1), *outcomes(3, 4, 0)]
-    first, second, third = (halving.part(level, tried) for level in range(3))
-    assert {each.query.id for each in third} == {"q3"}
-    assert len(third) > len(second) / 2 == len(first) / 4
-
-
-@pytest.mark.parametrize(("stage", "share"), [("warm", 0.4), ("round 1", 0.85), ("round 2", 0.75), ("round 5", 0.6)])
+@pytest.mark.parametrize(("stage", "share"), [("warm", 0.78), ("round 1", 0.95), ("round 2", 0.45), ("round 5", 0.1)])
 def test_a_share_is_tried_and_nothing_twice(stage: str, share: float) -> None:
     halving, every = Halving(candidates(8), stage, threshold=1.0), candidates(8)
     asked = [each for level in range(halving.levels) for each in halving.part(level, [])]
-    assert len(asked) == pytest.approx(share * len(every))
+    assert len(asked) == pytest.approx(share * len(every), abs=1)
     assert share_of(stage) == pytest.approx(share)
     assert len(set(asked)) == len(asked)
 
@@ -85,7 +78,9 @@ def test_the_more_promising_kinds_come_first() -> None:
     halving = Halving(candidates(1), "warm", threshold=1.0)
     halving.part(0, [])
     tried = [*outcomes(0, 2, 0, "rule"), *outcomes(0, 0, 3, "cot"), *outcomes(0, 0, 3, "hint")]
-    assert {each.supplement.kind for each in halving.part(1, tried)} == {"rule", "cot"}  # a tie: by the alphabet
+    left = [each.supplement.kind for each in halving.part(1, tried)]
+    assert set(left[:3]) == {"rule", "cot"}  # a tie: by the alphabet
+    assert not {"rule", "cot"} & set(left[3:])
 
 
 def test_an_outage_says_nothing_of_a_query() -> None:
@@ -95,11 +90,12 @@ def test_an_outage_says_nothing_of_a_query() -> None:
     assert {each.query.id for each in halving.part(1, [*failed, *outcomes(1, 3, 0)])} == {"q0"}
 
 
-@pytest.mark.parametrize("stage", ["warm", "round 1", "round 3"])
+@pytest.mark.parametrize("stage", ["warm", "round 1", "round 2"])
 def test_a_query_that_won_all_along_is_only_probed_unless_it_was_luck(stage: str) -> None:
     before = [*outcomes(0, 20, 0), *outcomes(1, 18, 2)]
     halving = Halving(candidates(2), stage, threshold=1.0, before=before)
     first = Counter(each.query.id for each in halving.part(0, []))
     assert first["q0"] == PROBED < first["q1"]
     second = Counter(each.query.id for each in halving.part(1, [*outcomes(0, 1, 1), *outcomes(1, 0, 4)]))
-    assert second["q0"] > PROBED
+    assert second["q0"] >= PROBED
+    assert second["q1"] == 0
