@@ -40,7 +40,8 @@ class Budget:
 
     A run of the program counts as one call, or as many as its runs made on average, until it is done; so a program that
     makes one call a run never makes more than `limits.actor_calls`, and another exceeds a limit by no more than what
-    its runs in flight cost beyond the average.
+    its runs in flight cost beyond the average. `besides` are dollars paid for anything but runs of the program: they
+    count to the limit too.
 
     >>> budget = Budget(Limits(actor_calls=1))
     >>> with budget.running() as cost:
@@ -56,10 +57,11 @@ class Budget:
         spent: Meter | None = None,
         seconds: float = 0.0,
         *,
+        besides: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.limits = limits or Limits()
-        self._spent = spent or Meter()
+        self._spent, self._besides = spent or Meter(), besides
         self._clock, self._began = clock, clock() - seconds
         self._in_flight = 0
         self._stop = ""
@@ -92,6 +94,11 @@ class Budget:
         if reason:
             raise StoppedError(reason)
 
+    def pay(self, cost_usd: float) -> None:
+        """Dollars that went into anything but runs of the program."""
+        with self._changed:
+            self._besides += cost_usd
+
     @contextmanager
     def running(self) -> Iterator[Callable[[Meter], None]]:
         """A run of the program is paid for inside, and its cost told by a call of what this gives.
@@ -121,7 +128,11 @@ class Budget:
         calls, cost = max(1.0, spent.calls / runs), spent.cost / runs
         return spent.calls + self._in_flight * calls < _or_infinite(
             limits.actor_calls
-        ) and spent.cost + self._in_flight * cost < _or_infinite(limits.cost_usd)
+        ) and self._dollars + self._in_flight * cost < _or_infinite(limits.cost_usd)
+
+    @property
+    def _dollars(self) -> float:
+        return self._spent.cost + self._besides
 
     def _reached(self) -> str:
         limits, spent = self.limits, self._spent
@@ -129,8 +140,8 @@ class Budget:
             return self._stop
         if spent.calls >= _or_infinite(limits.actor_calls):
             return f"{spent.calls:,} of at most {limits.actor_calls:,} actor calls are made"
-        if spent.cost >= _or_infinite(limits.cost_usd):
-            return f"${spent.cost:,.2f} of at most ${limits.cost_usd:,.2f} are spent"
+        if self._dollars >= _or_infinite(limits.cost_usd):
+            return f"${self._dollars:,.2f} of at most ${limits.cost_usd:,.2f} are spent"
         if self.seconds >= _or_infinite(limits.seconds):
             return f"{self.seconds:,.0f} of at most {limits.seconds:,.0f} seconds are over"
         return ""

@@ -15,7 +15,10 @@ from sgt_modules.episode import Call
 from sgt_modules.gate import Gate
 from sgt_modules.generator import Sampled, SupplementGenerator
 from sgt_modules.kinds import SILENCE
-from sgt_modules.wrapping import with_generator
+from sgt_modules.wrapping import supplemented, with_generator
+
+AS_IT_IS = "as it is"
+"""The stage of runs that are the same in every stage."""
 
 
 class Scored(NamedTuple):
@@ -44,17 +47,29 @@ class Evaluator:
         self.unaided: list[Rollout] = []
         self.queries: list[Query] = []
 
+    def of(self, program: dspy.Module) -> Evaluator:
+        """The same split for another program, whose runs have a scope of their own."""
+        return Evaluator(self.actor.acting(program), self._split, self.examples, self.reporter)
+
     @property
     def once_an_example(self) -> bool:
         """Whether the program asks for one supplement an example; known after `without`."""
         return self.actor.single_call and [query.index for query in self.queries] == list(range(len(self.examples)))
 
-    def without(self) -> list[Rollout]:
-        """The rollouts of the program as it came in; also learns where it would ask for supplements."""
-        with self.reporter.stage(f"none: {self._split}", len(self.examples)) as stage:
-            probe = self.actor.probe(self.examples, stage=f"none/{self._split}", on_done=stage.advance)
+    def without(self, stage: str = "none") -> list[Rollout]:
+        """The rollouts of the program without supplements; also learns where it would ask for them."""
+        with self.reporter.stage(f"{stage}: {self._split}", len(self.examples)) as view:
+            probe = self.actor.probe(self.examples, stage=f"{stage}/{self._split}", on_done=view.advance)
             self.unaided, self.queries = probe.rollouts, probe.queries
         return self.unaided
+
+    def as_it_is(self, stage: str) -> list[Rollout]:
+        """The rollouts of the program as it stands, with its own supplements where it reads some."""
+        if not supplemented(self.actor.program):
+            return self.without(stage)
+        with self.reporter.stage(f"{stage}: {self._split}", len(self.examples)) as view:
+            runs = self.actor.live(self.examples, self.actor.program, AS_IT_IS, on_done=view.advance)
+        return [run.rollout for run in runs]
 
     def score(self, stage: str, generator: SupplementGenerator, gate: Gate | None = None) -> Scored:
         """One rollout an example, in the examples' order, with the generator decoding as it does at inference."""

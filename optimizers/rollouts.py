@@ -5,6 +5,7 @@ Every rollout is in the store before anyone hears of it, and what the store know
 
 from __future__ import annotations
 
+import copy
 import itertools
 import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -14,6 +15,7 @@ from typing import NamedTuple
 import dspy
 
 from optimizers.budget import Budget
+from optimizers.fingerprints import described, scope_of
 from optimizers.judging import JudgedRun
 from optimizers.ledger import Ledger, Meter
 from optimizers.queries import query_id, query_of
@@ -87,6 +89,13 @@ class Actor:
         self.max_run_seconds = check_seconds(max_run_seconds)
         self._ledger = Ledger(max_errors)
         self._telling = threading.Lock()
+
+    def acting(self, program: dspy.Module) -> Actor:
+        """The same for another program, in a scope of its own; failures in a row are counted together."""
+        other = copy.copy(self)
+        other.program, other.scope = program, scope_of(program, self.scorer.metric)
+        self.store.describe(other.scope, described(program, self.scorer.metric))
+        return other
 
     @property
     def meter(self) -> Meter:

@@ -6,23 +6,18 @@ the store, the folder and the clock.
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, replace
 from typing import cast
 
 import dspy
 
-from optimizers.budget import Budget
 from optimizers.estimate import Probe
 from optimizers.evaluation import Evaluator, Scored, mean_score
 from optimizers.exploration import Explorer, Setting, explorer
-from optimizers.fingerprints import described, scope_of
-from optimizers.folder import RunFolder, versions_apart
 from optimizers.gating import fitted, judged
-from optimizers.interrupts import stopping
 from optimizers.memory import MARK
 from optimizers.pairs import preference_pairs, why_no_pairs
 from optimizers.probing import probed
@@ -30,18 +25,14 @@ from optimizers.processes import Team
 from optimizers.progress import Reporter
 from optimizers.records import Checkpoint, PreferencePair, Rollout, SFTExample
 from optimizers.result import SGTResult, Spent, StageResult, selected_program
-from optimizers.reward import Scorer, check_metric
-from optimizers.rollouts import Actor
 from optimizers.runners import Runner
 from optimizers.selection import balance_kinds
+from optimizers.session import Session, checked
 from optimizers.settings import RunSettings
 from optimizers.spending import Spending
 from optimizers.stages import FinishedStages
-from optimizers.store import RolloutStore
 from optimizers.together import Together, train_as_told
 from optimizers.training import Fit, Row
-from optimizers.validation import check_priced, check_program, check_splits, hold_out
-from sgt_modules.errors import StoppedError
 from sgt_modules.gate import Gate
 from sgt_modules.generator import SupplementGenerator
 from sgt_modules.wrapping import supplemented
@@ -50,31 +41,19 @@ from sgt_modules.wrapping import supplemented
 class Run:
     """The state of one compile. Made by `Run.opened`, which validates everything before the first paid call."""
 
-    def __init__(
-        self,
-        settings: RunSettings,
-        student: dspy.Module,
-        folder: RunFolder,
-        train: Evaluator,
-        validation: Evaluator,
-        *,
-        team: Team,
-    ) -> None:
-        self._settings, self._recipe, self._folder = settings, settings.recipe, folder
-        self._student, self._train, self._validation = student, train, validation
-        self._actor, self._reporter = train.actor, train.reporter
-        self._budget = train.actor.budget
+    def __init__(self, settings: RunSettings, student: dspy.Module, session: Session, *, team: Team) -> None:
+        self._settings, self._recipe, self._session = settings, settings.recipe, session
+        self._student, self._folder = student, session.folder
+        self._train, self._validation = session.train, session.validation
         self._trainer = Together(settings.trainer_or_default(), team)
         self._stages: list[StageResult] = []
         self._scored: dict[str, Scored] = {}
         self._tried: list[Rollout] = []
-        self._notes: list[str] = []
-        self._finished = FinishedStages(folder)
-        self._doing, self._stopped, self._exhausted = "", "", False
+        self._finished = FinishedStages(session.folder)
+        self._exhausted = False
         self._alone = team.size == 1
-        self._spent_before = Spent.read(folder.read("spent.json") or {})
         self._spending = Spending()
-        self._setting = Setting(settings.recipe, train, train.reporter, self._spending, settings.seed)
+        self._setting = Setting(settings.recipe, session.train, session.reporter, self._spending, settings.seed)
         self._explorer: Explorer = explorer("isolate", self._setting)
         self._stage_began = time.perf_counter()
         MARK.restart()
@@ -99,67 +78,21 @@ class Run:
         Raises:
             SetupError: something passed in cannot work, or another run works in the folder.
         """
-        if valset is None:
-            trainset, valset = hold_out(trainset, rng=random.Random(f"{settings.seed}-validation"))
-        check_splits(trainset, valset)
-        check_program(student, trainset)
-        runner.check(student, Scorer(settings.metric), [*trainset, *valset])
-        own_forward = not type(student).__module__.startswith("dspy.")
-        check_metric(settings.metric, trainset[0], output_fields(student), more_fields=own_forward)
+        splits = checked(student, trainset, valset, settings=settings, runner=runner)
         settings.check_trainable()
         settings.generator.check()
-        if settings.limits.cost_usd is not None:
-            check_priced(student)
         wrapped = settings.wrap(student)
-        folder = RunFolder.at(settings.log_dir)
-        with ExitStack() as open_:
-            notes = [open_.enter_context(folder.held())]
-            known = folder.take_up(settings.recorded(trainset, valset), settings.free)
-            if changed := versions_apart(known):
-                notes.append(f"This run began with other packages: {'; '.join(changed)}.")
-            store = open_.enter_context(_store(settings, folder, run=known["id"]))
-            notes += store.notes
-            before = Spent.read(folder.read("spent.json") or {})
-            budget = Budget(settings.limits, store.spent(), before.total)
-            open_.enter_context(stopping(budget.stop, reporter.say))
-            scope = scope_of(wrapped, settings.metric)
-            store.describe(scope, described(student, settings.metric))
-            actor = Actor(
-                wrapped,
-                Scorer(settings.metric),
-                store,
-                scope=scope,
-                num_threads=settings.num_threads,
-                max_errors=settings.max_errors,
-                runner=runner,
-                budget=budget,
-                max_run_seconds=settings.max_run_seconds,
-            )
-            splits = (Evaluator(actor, name, split, reporter) for name, split in (("train", trainset), ("val", valset)))
-            run = cls(settings, student, folder, *splits, team=team)
-            for note in filter(None, notes):
-                run._note(note)
-            yield run
+        with Session.opened(student, wrapped, splits, settings=settings, reporter=reporter, runner=runner) as session:
+            yield cls(settings, student, session, team=team)
 
-    @contextmanager
-    def within_budget(self) -> Iterator[None]:
+    def within_budget(self) -> AbstractContextManager[None]:
         """Where a budget is used up inside, the rest is left out; at Ctrl-C, `KeyboardInterrupt` once all is saved."""
-        try:
-            yield
-        except StoppedError as stop:
-            larger = "" if self._budget.stopped else " and a larger budget"
-            self._stopped = (
-                f"Stopped in {self._doing}: {stop}. Compile with log_dir={str(self._folder.path)!r}{larger} to go on."
-            )
-            self._note(self._stopped)
-            self._folder.write("spent.json", asdict(self._spent()))
-            if self._budget.stopped:
-                raise KeyboardInterrupt(self._stopped) from None
+        return self._session.within_budget(lambda: self._folder.write("spent.json", asdict(self._spent())))
 
     def probe(self, examples: int) -> Probe:
         """What so many of the training examples take: they are run, supplements for them tried, and rows trained on."""
-        self._doing = "the probe"
-        few = Evaluator(self._actor, "train", self._train.examples[:examples], self._reporter)
+        self._session.doing = "the probe"
+        few = Evaluator(self._session.actor, "train", self._train.examples[:examples], self._session.reporter)
         few.without()
         settings, wishes = self._settings, self._setting.warm_wishes(few.queries)
         generator, trainer = settings.generator, settings.trainer_or_default()
@@ -167,7 +100,7 @@ class Run:
 
     def validate_student(self) -> None:
         """Score the program without supplements, and as it came in where it reads some already."""
-        self._doing = "the first validation, of the program as it came in"
+        self._session.doing = "the first validation, of the program as it came in"
         with self._spending.timed("acting"):
             self._enter("none", Scored(self._validation.without(), []), None)
             if supplemented(self._student):
@@ -176,14 +109,14 @@ class Run:
 
     def validate(self, stage: str, checkpoint: Checkpoint) -> None:
         """Score a stage on the validation set."""
-        self._doing = f"the validation of {stage}"
+        self._session.doing = f"the validation of {stage}"
         with self._spending.timed("acting"):
             scored = self._validation.score(stage, self._generator_at(checkpoint))
         self._enter(stage, scored, checkpoint)
 
     def warm_start(self) -> list[Rollout]:
         """Nine prompts a query, the actor run on each sample."""
-        self._doing = "the warm start"
+        self._session.doing = "the warm start"
         with self._spending.timed("acting"):
             self._train.without()
         self._explorer = explorer(self._settings.credit, self._setting)
@@ -192,7 +125,7 @@ class Run:
 
     def explore(self, round_: int, checkpoint: Checkpoint | None) -> list[Rollout]:
         """A round's pool: in the first, of many kinds; later, samples of the current model as it would write."""
-        self._doing = f"round {round_}"
+        self._session.doing = f"round {round_}"
         generator = self._settings.generator if checkpoint is None else self._generator_at(checkpoint)
         if round_ == 1:
             rollouts = self._explorer.first_pool(self._tried, generator)
@@ -208,7 +141,7 @@ class Run:
             rollouts, max_per_kind=recipe.max_per_kind, threshold=recipe.threshold, rng=self._setting.rng("selection")
         )
         if not rows:
-            self._note(f"SFT learned nothing. {why_no_pairs(rollouts, threshold=recipe.threshold)}")
+            self._session.note(f"SFT learned nothing. {why_no_pairs(rollouts, threshold=recipe.threshold)}")
         return rows
 
     def pairs(self, round_: int, rollouts: Sequence[Rollout]) -> list[PreferencePair]:
@@ -226,7 +159,7 @@ class Run:
         )
         if not pairs:
             reason = why_no_pairs(rollouts, threshold=recipe.threshold, categories=recipe.pair_categories)
-            self._note(f"Round {round_} learned nothing, so the rounds end here. {reason}")
+            self._session.note(f"Round {round_} learned nothing, so the rounds end here. {reason}")
         return pairs
 
     def sft(self, rows: Sequence[SFTExample]) -> Checkpoint | None:
@@ -245,11 +178,11 @@ class Run:
         self._exhausted = not rows
         if not rows:
             return None
-        self._doing = f"the training of {stage}"
+        self._session.doing = f"the training of {stage}"
         self._finished.save_rows(stage, rows)
         checkpoint = self._finished.checkpoint(stage, start) or self._fit(stage, rows, start, fit)
         for note in checkpoint.notes:
-            self._note(f"{stage}: {note}")
+            self._session.note(f"{stage}: {note}")
         self.validate(stage, checkpoint)
         return checkpoint
 
@@ -257,19 +190,14 @@ class Run:
         def step(number: int, total: int, loss: float) -> None:  # noqa: ARG001 - the loss is the trainer's to judge
             view.move_to(number, total)
             if self._alone:  # other processes would wait for this one's step
-                self._budget.check()
+                self._session.budget.check()
 
-        self._budget.check()
-        with self._spending.timed("training"), self._reporter.stage(f"{stage}: training", 1) as view:
+        self._session.budget.check()
+        with self._spending.timed("training"), self._session.reporter.stage(f"{stage}: training", 1) as view:
             output, seed = self._folder.checkpoint(stage), self._settings.seed
             checkpoint = fit(rows, start=start, output=output, seed=seed, on_step=step)
         self._finished.keep_checkpoint(checkpoint, start)
         return checkpoint
-
-    def _note(self, text: str) -> None:
-        """Say something that a person should know, and keep it for the result."""
-        self._notes.append(text)
-        self._reporter.say(text)
 
     def stalled(self) -> bool:
         """Whether the last stage had nothing to learn from, or validation has not risen for `patience` rounds."""
@@ -283,7 +211,7 @@ class Run:
         best = self._best()
         if not self._recipe.gate or best.checkpoint is None:
             return
-        self._doing = "the gate's validation"
+        self._session.doing = "the gate's validation"
         texts = [
             *(rollout.query.prompt for rollout in self._tried),
             *(each.supplement.render() for each in self._tried),
@@ -300,13 +228,13 @@ class Run:
             stages=tuple(self._stages),
             selected=self._best().name if self._stages else "none",
             spent=self._spent(),
-            notes=tuple(self._notes),
+            notes=tuple(self._session.notes),
             log_dir=self._folder.path,
             generator=self._settings.generator,
-            stopped=self._stopped,
+            stopped=self._session.stopped,
             store=self._settings.store,
         )
-        return selected_program(result, self._student, self._actor.program)
+        return selected_program(result, self._student, self._session.actor.program)
 
     def _best(self) -> StageResult:
         """The stage of the highest score: the gated one where it is among them, else the earliest."""
@@ -330,20 +258,7 @@ class Run:
         return self._settings.generator.with_checkpoint(checkpoint.path)
 
     def _spent(self) -> Spent:
-        paid = self._budget.spent
-        actor = Spent(actor_calls=paid.calls, actor_in=paid.tokens_in, actor_out=paid.tokens_out, cost=paid.cost)
-        return self._spent_before.others + self._spending.so_far + actor + Spent(total=self._budget.seconds)
-
-
-def _store(settings: RunSettings, folder: RunFolder, *, run: str) -> RolloutStore:
-    """The folder's own store, or one that several runs share."""
-    return RolloutStore(folder.store) if settings.store is None else RolloutStore(settings.store, run=run)
-
-
-def output_fields(program: dspy.Module) -> list[str]:
-    """The names of every output field of the program's predictors, each once."""
-    signatures = [cast("type[dspy.Signature]", predictor.signature) for predictor in program.predictors()]
-    return list(dict.fromkeys(name for signature in signatures for name in signature.output_fields))
+        return self._session.spent_before.others + self._spending.so_far + self._session.paid
 
 
 def follow(student: dspy.Module, settings: RunSettings, team: Team) -> dspy.Module:

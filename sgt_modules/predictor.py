@@ -97,7 +97,7 @@ class SupplementedPredictor(dspy.Predict):
                 f"Expected a plain dspy.Predict at {role!r}, got {type(predict).__name__}, whose own behaviour would "
                 "be lost. Name the predictors to supplement with only=[...]."
             )
-        new = _twin(predict, cls)
+        new = twin(predict, cls)
         plain = _class(predict.signature)
         plain = without_supplement(plain) if isinstance(predict, cls) else _free_of_supplement(plain)
         new.signature = with_supplement(plain, template)
@@ -106,13 +106,13 @@ class SupplementedPredictor(dspy.Predict):
 
     def with_generator(self, generator: SupplementGenerator, gate: Gate | None = None) -> SupplementedPredictor:
         """The same predictor with another generator, and with this gate or none; the given one is left alone."""
-        new = _twin(self, SupplementedPredictor)
+        new = twin(self, SupplementedPredictor)
         new.generator, new.gate = generator, gate
         return new
 
     def unwrap(self) -> dspy.Predict:
         """The plain predictor again, with what was learned since; this one is left alone."""
-        plain = _twin(self, dspy.Predict)
+        plain = twin(self, dspy.Predict)
         plain.signature = without_supplement(_class(self.signature))
         for name in ("role", "scope", *SUPPLEMENTING):
             del vars(plain)[name]
@@ -258,7 +258,7 @@ def _free_of_supplement(signature: type[dspy.Signature] | str) -> type[dspy.Sign
     return signature
 
 
-def _twin(predict: dspy.Predict, cls: type[_P]) -> _P:
+def twin(predict: dspy.Predict, cls: type[_P]) -> _P:
     """A predictor of another class with the same attributes: its lists are its own, its LM and callbacks are shared.
 
     Not through `__init__`, which draws from the global random generator. Methods stay behind: DSPy's tracing leaves

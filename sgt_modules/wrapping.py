@@ -13,7 +13,7 @@ from sgt_modules.episode import one_run
 from sgt_modules.errors import NoPredictorError
 from sgt_modules.gate import Gate
 from sgt_modules.generator import GeneratorLike, SupplementGenerator
-from sgt_modules.predictor import SUPPLEMENTING, Scope, SupplementedPredictor, check_scope
+from sgt_modules.predictor import SUPPLEMENTING, Scope, SupplementedPredictor, check_scope, twin
 from sgt_modules.prompts import ADVICE, SUPPLEMENT, Template, check_template
 
 
@@ -89,6 +89,30 @@ def supplemented(program: dspy.Module) -> list[tuple[str, SupplementedPredictor]
 def with_generator(program: dspy.Module, generator: SupplementGenerator, gate: Gate | None = None) -> dspy.Module:
     """A copy of the program whose supplements another generator writes, behind this gate or none."""
     return _rebuilt(program, {id(each): each.with_generator(generator, gate) for _, each in supplemented(program)})
+
+
+def with_instructions(program: dspy.Module, instructions: Mapping[str, str]) -> dspy.Module:
+    """A copy of the program in which the predictors of these names have other instructions, and nothing else is new.
+
+    Empty instructions are none at all; DSPy would write its own in their place.
+
+    >>> program = with_instructions(dspy.ChainOfThought("question -> answer"), {"predict": "Add."})
+    >>> instructions_of(program), list(program.predict.signature.output_fields)
+    ({'predict': 'Add.'}, ['reasoning', 'answer'])
+    """
+    named = dict(program.named_predictors())
+    return _rebuilt(program, {id(named[name]): _instructed(named[name], text) for name, text in instructions.items()})
+
+
+def _instructed(predictor: dspy.Predict, text: str) -> dspy.Predict:
+    new = twin(predictor, type(predictor))
+    new.signature = cast("type[dspy.Signature]", predictor.signature).with_instructions(text or " ")
+    return new
+
+
+def instructions_of(program: dspy.Module) -> dict[str, str]:
+    """Each predictor's instructions, by its name."""
+    return {name: cast("Any", each.signature).instructions for name, each in program.named_predictors()}
 
 
 def fitting_state(program: dspy.Module, state: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,8 @@ Script = Callable[[str], str]
 class ScriptedEngine:
     """An engine that answers by script, instantly, and remembers what it was asked.
 
-    Usage is counted in words, so that tests can tell tokens in from tokens out. Safe from many threads.
+    Usage is counted in words, so that tests can tell tokens in from tokens out. With `whole` the script reads the
+    system's text too, before the last message. Safe from many threads.
 
     >>> engine = ScriptedEngine(lambda text: reply(answer="4" if "2+2" in text else "?"))
     >>> with dspy.context(lm=engine.lm()):
@@ -36,14 +37,15 @@ class ScriptedEngine:
     1
     """
 
-    def __init__(self, script: Script) -> None:
-        self._script = script
+    def __init__(self, script: Script, *, whole: bool = False) -> None:
+        self._script, self._whole = script, whole
         self._lock = threading.Lock()
         self.asked: list[str] = []
 
     def complete(self, request: Request) -> Response:
         """Answer a request with what the script says to its last message."""
         text = request.messages[-1].text or ""
+        text = f"{request.system}\n\n{text}" if self._whole else text
         with self._lock:
             self.asked.append(text)
         answer = self._script(text)

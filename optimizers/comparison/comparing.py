@@ -30,7 +30,7 @@ from optimizers.queries import query_id
 from optimizers.recipe import Recipe
 from optimizers.result import SGTResult, Spent
 from optimizers.reward import Metric, Scorer, check_metric
-from optimizers.run import output_fields
+from optimizers.session import output_fields
 from optimizers.training import Trainer
 from optimizers.validation import check_program, check_splits
 from sgt_modules.errors import ProviderRefusedError, SetupError, StoppedError

@@ -1,0 +1,210 @@
+"""A session of a run, whichever teleprompter's: its folder, store, budget and splits, and how it ends in good order."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Protocol, cast
+
+import dspy
+
+from optimizers.budget import Budget, Limits
+from optimizers.evaluation import Evaluator
+from optimizers.fingerprints import described, scope_of
+from optimizers.folder import RunFolder, versions_apart
+from optimizers.interrupts import stopping
+from optimizers.progress import Reporter
+from optimizers.result import Spent
+from optimizers.reward import Scorer, check_metric
+from optimizers.rollouts import Actor
+from optimizers.runners import Runner
+from optimizers.store import RolloutStore
+from optimizers.validation import check_priced, check_program, check_splits, hold_out
+from sgt_modules.errors import StoppedError
+
+Examples = Sequence[dspy.Example]
+
+
+class SessionSettings(Protocol):
+    """What a session needs to know of its teleprompter's settings."""
+
+    @property
+    def metric(self) -> Callable[..., object]:
+        """Any DSPy metric."""
+        ...
+
+    @property
+    def num_threads(self) -> int | None:
+        """Program runs at once."""
+        ...
+
+    @property
+    def max_errors(self) -> int:
+        """Runs in a row without a reward after which everything stops."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Seeds every choice."""
+        ...
+
+    @property
+    def log_dir(self) -> Path | None:
+        """The run's folder."""
+        ...
+
+    @property
+    def limits(self) -> Limits:
+        """What may be spent."""
+        ...
+
+    @property
+    def store(self) -> str | Path | None:
+        """Where rollouts are kept, if not in the folder."""
+        ...
+
+    @property
+    def max_run_seconds(self) -> float | None:
+        """How long one run of the program may take."""
+        ...
+
+    @property
+    def free(self) -> Mapping[str, object]:
+        """What `run.json` remembers, and may be another when a folder is taken up again."""
+        ...
+
+    def recorded(self, trainset: Examples, valset: Examples) -> Mapping[str, object]:
+        """What `run.json` remembers, and a folder is taken up again by."""
+        ...
+
+
+def checked(
+    student: dspy.Module,
+    trainset: Examples,
+    valset: Examples | None,
+    *,
+    settings: SessionSettings,
+    runner: Runner,
+) -> tuple[Examples, Examples]:
+    """The two splits, with a seeded part of the training set held out where no validation set is given.
+
+    Raises `SetupError` where splits, program or metric cannot work; nothing has been paid for.
+    """
+    if valset is None:
+        trainset, valset = hold_out(trainset, rng=random.Random(f"{settings.seed}-validation"))
+    check_splits(trainset, valset)
+    check_program(student, trainset)
+    runner.check(student, Scorer(settings.metric), [*trainset, *valset])
+    own_forward = not type(student).__module__.startswith("dspy.")
+    check_metric(settings.metric, trainset[0], output_fields(student), more_fields=own_forward)
+    if settings.limits.cost_usd is not None:
+        check_priced(student)
+    return trainset, valset
+
+
+class Session:
+    """What a run works with until it ends. `doing` says at what it is; `stopped` why it ended before its end, if so."""
+
+    def __init__(
+        self, id_: str, folder: RunFolder, train: Evaluator, validation: Evaluator, spent_before: Spent
+    ) -> None:
+        self.id, self.folder, self.train, self.validation = id_, folder, train, validation
+        self.reporter = train.reporter
+        self.actor, self.budget = train.actor, train.actor.budget
+        self.spent_before = spent_before
+        self.doing, self.stopped = "", ""
+        self.notes: list[str] = []
+
+    @classmethod
+    @contextmanager
+    def opened(
+        cls,
+        student: dspy.Module,
+        program: dspy.Module,
+        splits: tuple[Examples, Examples],
+        *,
+        settings: SessionSettings,
+        reporter: Reporter,
+        runner: Runner,
+    ) -> Iterator[Session]:
+        """Take the folder, open the store, and set up the actor of `program`, which was made of the student.
+
+        Inside, the first Ctrl-C ends the run in good order.
+
+        Raises:
+            RunFolderError: another run works in the folder, or it holds a run of other settings.
+        """
+        folder = RunFolder.at(settings.log_dir)
+        with ExitStack() as open_:
+            notes = [open_.enter_context(folder.held())]
+            known = folder.take_up(settings.recorded(*splits), settings.free)
+            if changed := versions_apart(known):
+                notes.append(f"This run began with other packages: {'; '.join(changed)}.")
+            store = open_.enter_context(_store(settings, folder, run=known["id"]))
+            notes += store.notes
+            before = Spent.read(folder.read("spent.json") or {})
+            budget = Budget(settings.limits, store.spent(), before.total)
+            open_.enter_context(stopping(budget.stop, reporter.say))
+            scope = scope_of(program, settings.metric)
+            store.describe(scope, described(student, settings.metric))
+            actor = Actor(
+                program,
+                Scorer(settings.metric),
+                store,
+                scope=scope,
+                num_threads=settings.num_threads,
+                max_errors=settings.max_errors,
+                runner=runner,
+                budget=budget,
+                max_run_seconds=settings.max_run_seconds,
+            )
+            train, validation = (
+                Evaluator(actor, name, split, reporter) for name, split in zip(("train", "val"), splits, strict=True)
+            )
+            session = cls(known["id"], folder, train, validation, before)
+            for note in filter(None, notes):
+                session.note(note)
+            yield session
+
+    @contextmanager
+    def within_budget(self, save: Callable[[], object]) -> Iterator[None]:
+        """Where a budget is used up inside, the rest is left out; at Ctrl-C, `KeyboardInterrupt` once all is saved.
+
+        `save` writes what only the run itself knows.
+        """
+        try:
+            yield
+        except StoppedError as stop:
+            larger = "" if self.budget.stopped else " and a larger budget"
+            self.stopped = (
+                f"Stopped in {self.doing}: {stop}. Compile with log_dir={str(self.folder.path)!r}{larger} to go on."
+            )
+            self.note(self.stopped)
+            save()
+            if self.budget.stopped:
+                raise KeyboardInterrupt(self.stopped) from None
+
+    def note(self, text: str) -> None:
+        """Say something that a person should know, and keep it for the result."""
+        self.notes.append(text)
+        self.reporter.say(text)
+
+    @property
+    def paid(self) -> Spent:
+        """What all sessions in the folder have paid for the actor, and the seconds they took."""
+        paid = self.budget.spent
+        actor = Spent(actor_calls=paid.calls, actor_in=paid.tokens_in, actor_out=paid.tokens_out, cost=paid.cost)
+        return actor + Spent(total=self.budget.seconds)
+
+
+def _store(settings: SessionSettings, folder: RunFolder, *, run: str) -> RolloutStore:
+    """The folder's own store, or one that several runs share."""
+    return RolloutStore(folder.store) if settings.store is None else RolloutStore(settings.store, run=run)
+
+
+def output_fields(program: dspy.Module) -> list[str]:
+    """The names of every output field of the program's predictors, each once."""
+    signatures = [cast("type[dspy.Signature]", predictor.signature) for predictor in program.predictors()]
+    return list(dict.fromkeys(name for signature in signatures for name in signature.output_fields))

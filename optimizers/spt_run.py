@@ -1,0 +1,361 @@
+"""One compile's working state in Supervisory Prompt Training: each step of a round as a method.
+
+`spt.py` is their order. Deciding is left to the pure rooms; this one knows the prompts so far and what they scored.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import dspy
+from dspy.adapters.utils import get_annotation_name
+
+from optimizers.budget import Limits
+from optimizers.corrector import Corrector, Mistake, batches, mistake_of, new_ones
+from optimizers.evaluation import Evaluator, mean_score
+from optimizers.fingerprints import fingerprint
+from optimizers.impact import SentenceImpact, annotated, impacts, prompts_to_run, pruned, subsample, tokens
+from optimizers.memory import Peak
+from optimizers.prices import priced
+from optimizers.progress import Reporter
+from optimizers.records import Rollout
+from optimizers.result import Spent
+from optimizers.runners import Runner
+from optimizers.sentences import sentences
+from optimizers.session import Examples, Session, checked
+from optimizers.spt_recipe import SPTRecipe
+from optimizers.spt_result import PromptCandidate, PromptRound, PromptStage, SPTResult, marked
+from optimizers.stages import FinishedStages
+from optimizers.store import RolloutStore
+from sgt_modules.errors import NoPredictorError, SetupError
+from sgt_modules.wrapping import instructions_of, with_instructions
+
+
+@dataclass(frozen=True, slots=True)
+class SPTSettings:
+    """What a run is given by its teleprompter; see `SupervisoryPromptTeleprompter`."""
+
+    metric: Callable[..., object]
+    corrector: dspy.LM
+    recipe: SPTRecipe
+    num_threads: int | None
+    max_errors: int
+    seed: int
+    log_dir: Path | None
+    only: Sequence[str] | None = None
+    limits: Limits = field(default_factory=Limits)
+    store: str | Path | None = None
+    max_run_seconds: float | None = None
+
+    def recorded(self, trainset: Examples, valset: Examples) -> dict[str, object]:
+        """What `run.json` remembers, and a folder is taken up again by."""
+        return {
+            "method": "spt",
+            "recipe": self.recipe.recorded,
+            "seed": self.seed,
+            "corrector": self.corrector.model,
+            "only": None if self.only is None else sorted(self.only),
+            "train": fingerprint(trainset),
+            "val": fingerprint(valset),
+        }
+
+    @property
+    def free(self) -> dict[str, object]:
+        """What `run.json` remembers too, and may be another when a folder is taken up again."""
+        return {"rounds": self.recipe.rounds, "limits": asdict(self.limits)}
+
+    def places(self, student: dspy.Module) -> list[str]:
+        """The predictors whose instructions are written; raises `NoPredictorError` for a name that none has."""
+        named = list(instructions_of(student))
+        unknown = sorted(set(self.only or ()) - set(named))
+        if unknown or (self.only is not None and not self.only):
+            raise NoPredictorError(
+                f"Expected names of predictors in only, got {unknown or 'none'}. The program has {', '.join(named)}."
+            )
+        return [name for name in named if self.only is None or name in self.only]
+
+    def check_priced(self) -> None:
+        """Raise `SetupError` where a budget in dollars cannot hold, as nobody knows the corrector's price."""
+        if self.limits.cost_usd is not None and not priced(self.corrector):
+            raise SetupError(
+                f"Expected a corrector with a known price for max_cost_usd, but that of {self.corrector.model!r} is "
+                "not known. Use max_actor_calls, or tell litellm its price with litellm.register_model."
+            )
+
+
+class PromptRun:
+    """The state of one compile. Made by `PromptRun.opened`, which validates everything before the first paid call."""
+
+    def __init__(
+        self, settings: SPTSettings, student: dspy.Module, session: Session, corrector: Corrector, places: Sequence[str]
+    ) -> None:
+        self._settings, self._recipe, self._session = settings, settings.recipe, session
+        self._student, self._corrector, self._places = student, corrector, places
+        self._first = self._prompts = instructions_of(student)
+        self._tried = {name: [text] for name, text in self._first.items()}
+        self._impact_of: dict[str, dict[str, float]] = {name: {} for name in self._first}
+        self._briefs = [self._recipe.meta_prompts.correct]
+        self._finished = FinishedStages(session.folder)
+        self._stages: list[PromptStage] = []
+        self._rounds: list[PromptRound] = []
+        self._number, self._place = 0, places[0]
+        self._before: list[Rollout] = []
+
+    @classmethod
+    @contextmanager
+    def opened(
+        cls,
+        student: dspy.Module,
+        *,
+        trainset: Examples,
+        valset: Examples | None,
+        settings: SPTSettings,
+        reporter: Reporter,
+        runner: Runner,
+    ) -> Iterator[PromptRun]:
+        """Check everything that was passed in and take the folder. Inside, the first Ctrl-C ends the run in good order.
+
+        Raises:
+            SetupError: something passed in cannot work, or another run works in the folder.
+        """
+        splits = checked(student, trainset, valset, settings=settings, runner=runner)
+        places = settings.places(student)
+        settings.check_priced()
+        with (
+            Session.opened(student, student, splits, settings=settings, reporter=reporter, runner=runner) as session,
+            RolloutStore(settings.store or session.folder.store, run=f"{session.id} corrector") as replies,
+        ):
+            corrector = Corrector(
+                settings.corrector,
+                replies,
+                session.budget,
+                seed=settings.seed,
+                temperature=settings.recipe.temperature,
+                num_threads=settings.num_threads,
+                max_errors=settings.max_errors,
+            )
+            yield cls(settings, student, session, corrector, places)
+
+    def within_budget(self) -> AbstractContextManager[None]:
+        """Where a budget is used up inside, the rest is left out; at Ctrl-C, `KeyboardInterrupt` once all is saved."""
+        return self._session.within_budget(self._save)
+
+    def validate(self) -> None:
+        """Score the prompts as they are now on the validation set."""
+        name = self._rounds[-1].name if self._rounds else "student"
+        self._session.doing = f"the validation of {name}"
+        rollouts = self._run(self._prompts, self._session.validation, name)
+        _, _, by_then = self._finished.measured(name, 0.0, Peak(), asdict(self._spent()))
+        score, spent = mean_score(rollouts), Spent.read(by_then)
+        self._stages.append(PromptStage(name, score, dict(self._prompts), rollouts, spent))
+        self._save()
+
+    def mistakes(self, number: int) -> list[Mistake]:
+        """The training examples that the prompt of this round gets wrong. Empty where there are none."""
+        self._number, self._place = number, self._places[(number - 1) % len(self._places)]
+        self._doing("the training set")
+        self._before = self._run(self._prompts, self._session.train, f"round{number}")
+        found = self._wrong(self._before)
+        if not found:
+            self._session.note(f"Round {number} found no mistakes on the training set, so the rounds end here.")
+        return found
+
+    def sentence_impacts(self) -> list[SentenceImpact]:
+        """What each sentence of the prompt does to the score on a part of the training set; empty without impact."""
+        if self._recipe.impact is None:
+            return []
+        self._doing("impact")
+        rng, examples = self._rng("impact"), self._session.train.examples
+        chosen = [examples[n] for n in subsample(len(examples), self._recipe.impact_examples, rng)]
+        parts, way = self._sentences(self._prompts[self._place]), self._recipe.impact
+        scores = [
+            [None if each.reward is None else each.reward.score for each in self._runs_of(prompt, chosen, f"impact{n}")]
+            for n, prompt in enumerate(prompts_to_run(parts, way))
+        ]
+        found = impacts(parts, scores, way)
+        self._impact_of[self._place].update({each.sentence.strip(): each.impact for each in found})
+        return found
+
+    def corrected(self, mistakes: Sequence[Mistake], measured: Sequence[SentenceImpact]) -> list[PromptCandidate]:
+        """What the corrector makes of the prompt and its mistakes.
+
+        Dropped is what is no prompt, repeats one of this round, or was the prompt or refused before.
+        """
+        self._doing("the corrector")
+        recipe, prompt = self._recipe, self._prompts[self._place]
+        parts = batches(mistakes, recipe.mistake_tokens, self._rng("mistakes"))
+        shown = [parts[n % len(parts)] for n in range(recipe.candidates)]
+        said = self._corrector.prompts(
+            self._briefs[-1],
+            step=self._step(),
+            prompt=annotated(measured) if measured else prompt,
+            shown=shown,
+            number=self._number * 100,
+            impact=bool(measured),
+        )
+        written = [self._fitting(each) for each in said]
+        fresh = new_ones(written, self._tried[self._place])
+        return [
+            PromptCandidate(
+                text, [each.index for each in batch], dropped="" if new else "repeats another" if text else "no reply"
+            )
+            for text, batch, new in zip(written, shown, fresh, strict=True)
+        ]
+
+    def scored(self, candidates: Sequence[PromptCandidate], mistakes: Sequence[Mistake]) -> list[PromptCandidate]:
+        """The candidates with their mean score on the mistakes."""
+        examples = [self._session.train.examples[each.index] for each in mistakes]
+        found: list[PromptCandidate] = []
+        for n, each in enumerate(candidates):
+            self._doing(f"candidate {n + 1}")
+            runs = [] if each.dropped else self._runs_of(each.prompt, examples, f"candidate{n + 1}")
+            found.append(each if each.dropped else replace(each, score=mean_score(runs)))
+        return found
+
+    def accept(
+        self, mistakes: Sequence[Mistake], measured: Sequence[SentenceImpact], candidates: Sequence[PromptCandidate]
+    ) -> bool:
+        """Whether the candidate that is best on the mistakes becomes the prompt; the earlier one on a tie."""
+        self._doing("the best candidate on the training set")
+        tried = [(each.score, -n) for n, each in enumerate(candidates) if each.score is not None]
+        chosen = -max(tried)[1] if tried else None
+        before, after, accepted = mean_score(self._before), None, chosen is not None
+        self._tried[self._place] += [] if chosen is None else [candidates[chosen].prompt]
+        if chosen is not None and self._recipe.accept:
+            examples = self._session.train.examples
+            before, after = _paired(self._before, self._runs_of(candidates[chosen].prompt, examples, "train"))
+            accepted = after >= before
+        self._rounds.append(
+            PromptRound(
+                self._number,
+                self._place,
+                self._prompts[self._place],
+                [each.index for each in mistakes],
+                measured,
+                candidates,
+                chosen,
+                (before, after),
+                accepted,
+                self._briefs[-1],
+            )
+        )
+        self._say(self._rounds[-1])
+        self._prompts = {**self._prompts, self._place: self._rounds[-1].after}
+        self._save()
+        return accepted
+
+    def improve_corrector(self) -> None:
+        """The corrector's brief, written anew from what the first and the best prompt both get wrong, if anything."""
+        self._doing("the corrector's brief")
+        name, train = f"round{self._number}/brief", self._session.train
+        first, best = (self._wrong(self._run(prompts, train, name)) for prompts in (self._first, self._prompts))
+        still = {each.index for each in first}
+        both = [each for each in best if each.index in still]
+        if not both:
+            return
+        written = self._corrector.brief(
+            self._recipe.meta_prompts.improve,
+            brief=self._briefs[-1],
+            first=self._first[self._place],
+            best=self._prompts[self._place],
+            shown=batches(both, self._recipe.mistake_tokens, self._rng("brief"))[0],
+            number=self._number * 100 + 99,
+        )
+        if new_ones([written], self._briefs)[0]:
+            self._briefs.append(written)
+        self._save()
+
+    def finish(self) -> dspy.Module:
+        """The best stage's program so far: a new one, with `detailed_results`."""
+        best = self._stages[-1] if self._stages and self._recipe.choice == "last" else self._best()
+        result = SPTResult(
+            stages=tuple(self._stages),
+            selected=best.name if best else "student",
+            rounds=tuple(self._rounds),
+            briefs=tuple(self._briefs),
+            spent=self._spent(),
+            corrector=self._corrector.spent,
+            notes=tuple(self._session.notes),
+            log_dir=self._session.folder.path,
+            stopped=self._session.stopped,
+            store=self._settings.store,
+        )
+        return marked(with_instructions(self._student, best.prompts if best else self._first), result)
+
+    def _best(self) -> PromptStage | None:
+        return max(self._stages, key=lambda stage: stage.score, default=None)
+
+    def _wrong(self, rollouts: Sequence[Rollout]) -> list[Mistake]:
+        examples, threshold = self._session.train.examples, self._recipe.threshold
+        return [mistake_of(n, examples[n], each) for n, each in enumerate(rollouts) if each.lost(threshold)]
+
+    def _runs_of(self, prompt: str, examples: Examples, stage: str) -> list[Rollout]:
+        """Runs of the program with another prompt at this round's place."""
+        split = Evaluator(self._session.actor, "train", examples, self._session.reporter)
+        return self._run({**self._prompts, self._place: prompt}, split, f"round{self._number}/{stage}")
+
+    def _run(self, prompts: Mapping[str, str], split: Evaluator, stage: str) -> list[Rollout]:
+        return split.of(with_instructions(self._student, prompts)).as_it_is(stage)
+
+    def _fitting(self, text: str) -> str:
+        """A prompt within the budget of tokens."""
+        most, known = self._recipe.prompt_tokens, self._impact_of[self._place]
+        return text if tokens(text) <= most else pruned(self._sentences(text), known, most)
+
+    def _sentences(self, text: str) -> list[str]:
+        return sentences(text, self._recipe.language)
+
+    def _step(self) -> str:
+        """What the model reads and writes at this round's place."""
+        signature = cast("Any", dict(self._student.named_predictors())[self._place]).signature
+        reads, writes = (_fields(each) for each in (signature.input_fields, signature.output_fields))
+        others = [name for name in self._first if name != self._place]
+        within = f" It is the step {self._place!r} of a program; the others are {', '.join(others)}." if others else ""
+        return f"From {reads} it writes {writes}.{within}"
+
+    def _rng(self, what: str) -> random.Random:
+        return random.Random(f"{self._settings.seed}-{what}-{self._number}")
+
+    def _doing(self, what: str) -> None:
+        self._session.doing = f"round {self._number}, {what}"
+
+    def _say(self, found: PromptRound) -> None:
+        before, after = found.train
+        if found.chosen is None:
+            text = "no candidate is new"
+        elif found.accepted:
+            text = "accepted" if after is None else f"accepted, {before:.3f} to {after:.3f} on the training set"
+        else:
+            text = f"refused, {before:.3f} to {after:.3f} on the training set"
+        self._session.reporter.say(f"Round {found.number} ({found.predictor}): {text}.")
+
+    def _spent(self) -> Spent:
+        return self._session.paid
+
+    def _save(self) -> None:
+        """What a person looks for in the folder, and the next session's clock."""
+        self._session.folder.write("spent.json", asdict(self._spent()))
+        rounds = [asdict(each) | {"diff": each.diff} for each in self._rounds]
+        scores = {each.name: each.score for each in self._stages}
+        self._session.folder.write("prompts.json", {"scores": scores, "rounds": rounds, "briefs": self._briefs})
+
+
+def _fields(fields: Mapping[str, Any]) -> str:
+    """The fields of a signature: name, type, and what their author says of them."""
+    said: list[str] = []
+    for name, each in fields.items():
+        own = each.json_schema_extra.get("desc", "")
+        about = "" if own in ("", f"${{{name}}}") else f": {own}"
+        said.append(f"`{name}` ({get_annotation_name(each.annotation)}{about})")
+    return ", ".join(said)
+
+
+def _paired(before: Sequence[Rollout], after: Sequence[Rollout]) -> tuple[float, float]:
+    """Mean scores over the examples that have one both times."""
+    both = [(a, b) for a, b in zip(before, after, strict=True) if a.reward is not None and b.reward is not None]
+    return mean_score([a for a, _ in both]), mean_score([b for _, b in both])
