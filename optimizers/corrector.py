@@ -98,7 +98,7 @@ def batches(mistakes: Sequence[Mistake], most: int, rng: random.Random) -> list[
     found: list[list[Mistake]] = []
     left = 0
     for each in rng.sample(fitting, len(fitting)):
-        if tokens(each.text) > left:
+        if not found or tokens(each.text) > left:
             found.append([])
             left = most
         found[-1].append(each)

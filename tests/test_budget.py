@@ -81,6 +81,16 @@ def test_dollars_and_seconds_are_limits_too() -> None:
         budget.check()
 
 
+def test_dollars_besides_the_programs_count_to_the_limit_and_not_to_what_it_spent() -> None:
+    budget = Budget(Limits(cost_usd=1.0), Meter(runs=1, cost=0.25), besides=0.25)
+    budget.pay(0.25)
+    budget.check()
+    budget.pay(0.25)
+    with pytest.raises(StoppedError, match=r"\$1.00 of at most \$1.00 are spent"):
+        budget.check()
+    assert budget.spent.cost == 0.25
+
+
 def test_what_earlier_sessions_spent_counts() -> None:
     with pytest.raises(StoppedError, match="7 of at most 5 actor calls"):
         Budget(Limits(actor_calls=5), Meter(runs=7, calls=7)).check()

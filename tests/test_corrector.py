@@ -53,8 +53,8 @@ def asks(
     ("wrong", "expected"),
     [
         (
-            rollout({"reasoning": "2 and 2", "answer": "5"}, Reward(0.0, "High.")),
-            "Question:\n  question: 2+2?\nWritten:\n  reasoning: 2 and 2\n  answer: 5\nExpected:\n  answer: 4\nVerdict: High.",
+            rollout({"reasoning": "Hm.", "answer": "5"}, Reward(0.0, "X")),
+            "Question:\n  question: 2+2?\nWritten:\n  reasoning: Hm.\n  answer: 5\nExpected:\n  answer: 4\nVerdict: X",
         ),
         (
             rollout({}, Reward(0.0), "AdapterParseError: no field answer"),
@@ -142,7 +142,7 @@ def test_a_reply_that_cannot_be_read_is_kept_and_one_that_never_came_is_asked_ag
 
 
 def test_its_dollars_count_to_the_budget_in_every_session(tmp_path: Path) -> None:
-    """A reply, `[[ ## new_prompt ## ]] Carry. [[ ## completed ## ]]`, has eleven words at a quarter: $2.75, four $11."""
+    """`[[ ## new_prompt ## ]] Carry. [[ ## completed ## ]]` is eleven words at a quarter: $2.75, so four $11."""
     budget = Budget(Limits(cost_usd=11.0))
     asks(tmp_path, lambda text: reply(new_prompt="Carry."), budget=budget)
     with pytest.raises(StoppedError, match=r"\$11.00 of at most \$11.00"):

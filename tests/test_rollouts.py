@@ -23,7 +23,7 @@ from optimizers.store import RolloutStore
 from sgt_modules.episode import Call, Place
 from sgt_modules.errors import SGTError
 from sgt_modules.kinds import SILENCE, Supplement
-from sgt_modules.wrapping import supplement
+from sgt_modules.wrapping import supplement, with_instructions
 
 EXAMPLES = [dspy.Example(question=f"{n}+1?", answer=str(n + 1)).with_inputs("question") for n in range(6)]
 HINT = Supplement("answer", "Add one.")
@@ -471,3 +471,24 @@ def test_the_threads_see_the_caller_s_settings(bench: Workbench) -> None:
     with dspy.context(provide_traceback="ours"):
         actor.probe(EXAMPLES)
     assert seen == {"ours": 6}
+
+
+def test_another_program_is_run_in_a_scope_of_its_own_and_its_failures_count_together(bench: Workbench) -> None:
+    """Of five failures in a row, three are the first program's."""
+
+    def answers(text: str) -> str:
+        if "0+1" in text:
+            return reply(answer="1")
+        raise RateLimitError("later")
+
+    actor, engine = bench.actor(answers, threads=1)
+    other = actor.acting(with_instructions(actor.program, {"self": "Add."}))
+    assert [each.won() for each in (*actor.probe(EXAMPLES[:1]).rollouts, *other.probe(EXAMPLES[:1]).rollouts)] == [
+        True
+    ] * 2
+    assert (other.scope != actor.scope, len(engine.asked)) == (True, 2)
+    assert actor.acting(other.program).probe(EXAMPLES[:1]).rollouts[0].won()
+    assert len(engine.asked) == 2
+    actor.probe(EXAMPLES[1:4])
+    with pytest.raises(SGTError, match="5 runs of the actor in a row"):
+        other.probe(EXAMPLES[1:4])

@@ -15,7 +15,13 @@ from sgt_modules.episode import episode
 from sgt_modules.errors import NoPredictorError, SetupError
 from sgt_modules.gate import Gate
 from sgt_modules.prompts import Template
-from sgt_modules.wrapping import fitting_state, supplemented, with_generator
+from sgt_modules.wrapping import (
+    fitting_state,
+    instructions_of,
+    supplemented,
+    with_generator,
+    with_instructions,
+)
 
 GENERATOR = SupplementGenerator("some/model")
 
@@ -120,6 +126,21 @@ def test_another_generator_makes_another_program() -> None:
     assert {id(each.generator) for _, each in supplemented(swapped)} == {id(other)}
     assert {id(each.generator) for _, each in supplemented(wrapped)} == {id(GENERATOR)}
     assert [each.role for _, each in supplemented(swapped)] == [each.role for _, each in supplemented(wrapped)]
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_other_instructions_change_nothing_else_and_leave_the_program_alone(wrapped: bool) -> None:
+    """The pipeline cannot be deep-copied as it is: it holds a lock."""
+    program = supplement(Pipeline(), generator=GENERATOR) if wrapped else Pipeline()
+    before = instructions_of(program)
+    program.first.demos = [dspy.Example(question="1", draft="2")]
+    changed = with_instructions(program, {"first": "Draft.", "named['last']": ""})
+    assert instructions_of(changed) == {**before, "first": "Draft.", "named['last']": ""}
+    assert instructions_of(program) == before
+    assert changed.first.demos == program.first.demos
+    assert changed.steps[1] is changed.first
+    assert [name for name, _ in supplemented(changed)] == [name for name, _ in supplemented(program)]
+    assert changed.first.signature.fields.keys() == program.first.signature.fields.keys()
 
 
 def test_wrapping_twice_only_swaps_the_generator() -> None:

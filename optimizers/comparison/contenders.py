@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, cast
 
 import dspy
@@ -16,6 +17,8 @@ from optimizers.comparison.nearest import word_embedder
 from optimizers.comparison.textual import BATCH, STEPS, by_text_gradients
 from optimizers.reward import Scorer
 from optimizers.sgt import SGTTeleprompter
+from optimizers.spt import SupervisoryPromptTeleprompter
+from optimizers.spt_recipe import Variant
 
 DEMOS = 4
 """DSPy's own number of bootstrapped demos."""
@@ -256,6 +259,22 @@ def _finetune(bench: Bench) -> dspy.Module:
     return optimizer.compile(student, trainset=bench.trainset)
 
 
+def _spt(bench: Bench, variant: Variant, *, impact: bool) -> dspy.Module:
+    """Supervisory Prompt Training within the bench's budget: as many rounds as fit."""
+    optimizer = SupervisoryPromptTeleprompter(
+        bench.metric,
+        cast("dspy.LM", bench.proposer),
+        variant=variant,
+        impact=impact,
+        num_threads=bench.num_threads,
+        max_actor_calls=bench.calls,
+        seed=bench.seed,
+        log_dir=bench.folder / "spt",
+        display_progress=False,
+    )
+    return optimizer.compile(bench.program, trainset=bench.trainset, valset=bench.valset)
+
+
 def sgt(bench: Bench) -> dspy.Module:
     """Supplement Generation Training within the bench's budget."""
     return teleprompter(bench).compile(bench.program, trainset=bench.trainset, valset=bench.valset)
@@ -308,6 +327,10 @@ CONTENDERS: Mapping[str, Contender] = {
         Contender("gepa", _gepa, needs=("proposer",)),
         Contender("infer_rules", _infer_rules, needs=("proposer",)),
         Contender("textgrad", _textgrad, needs=("proposer", "textgrad")),
+        Contender("spt_p", partial(_spt, variant="p", impact=True), needs=("proposer",)),
+        Contender("spt_pc", partial(_spt, variant="pc", impact=True), needs=("proposer",)),
+        Contender("spt_p_without_impact", partial(_spt, variant="p", impact=False), needs=("proposer",)),
+        Contender("spt_pc_without_impact", partial(_spt, variant="pc", impact=False), needs=("proposer",)),
         Contender("bootstrap_finetune", _finetune, needs=("tunable",)),
         Contender("sgt", sgt, needs=("generator",)),
         Contender("few_shot_then_sgt", _few_shot_then_sgt, needs=("generator",)),
