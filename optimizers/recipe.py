@@ -30,7 +30,7 @@ class Recipe:
     inputs or the generator is unsure, with thresholds set on validation. `temperature` is exploration's; at inference
     the generator decodes as it is set to (greedily by default). `patience` stops after that many rounds without a
     better validation score (None: never). `adaptive` runs the actor on a part of what each stage samples, where
-    it is likely to be of use (`optimizers.halving`); what was tried before counts again for free. For programs of
+    it is likely to be of use (`optimizers.thrift`); what was tried before counts again for free. For programs of
     one predictor. Without `sft` the warm start is only a pool: round 1 gets its new kinds and joins from it, and
     trains the generator as it came. `pair_categories` are the pairs that are made: between kinds (`inter`), within
     one (`intra`).
