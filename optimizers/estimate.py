@@ -11,8 +11,8 @@ from dataclasses import dataclass, fields
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 
-from optimizers.halving import share_of
 from optimizers.recipe import Recipe
+from optimizers.thrift import share_of
 
 REPEATS = {"warm": 1.0, "round 1": 1.95, "round 2": 3.8, "later": 7.0, "dpo1/val": 2.7, "later/val": 10.0}
 """How much less is new in a stage than in the warm start: the share of its samples that were not tried before is the

@@ -18,15 +18,15 @@ import dspy
 from optimizers import sources
 from optimizers.ahead import made_ahead
 from optimizers.evaluation import Evaluator
-from optimizers.halving import Halving
 from optimizers.progress import Reporter, Stage
 from optimizers.recipe import Recipe
 from optimizers.records import Candidate, Query, Rollout
 from optimizers.sampling import SAMPLED_AT_ONCE, Ask, sampled
 from optimizers.spending import Spending
+from optimizers.thrift import Thrift
 from sgt_modules.episode import Chooser, Place
 from sgt_modules.errors import SetupError
-from sgt_modules.generator import SupplementGenerator
+from sgt_modules.generator import Sampled, SupplementGenerator
 from sgt_modules.kinds import FREE, NONE, SILENCE, Kind, Supplement
 from sgt_modules.prompts import exploring
 from sgt_modules.wrapping import with_generator
@@ -161,7 +161,7 @@ class Isolated:
         """
         single = len({query.predictor for query in self.setting.train.queries}) < 2
         if single and self.setting.recipe.adaptive:
-            return self._halved(stage, wishes, generator, added)
+            return self._spared(stage, wishes, generator, added)
         overlaps = single and not (self.setting.train.actor.in_process and generator.in_process)
         at_once = min(SAMPLED_AHEAD, max(1, len(wishes) // 8)) if overlaps else SAMPLED_AT_ONCE
         pool = _pool(stage, wishes, generator, self.setting, added, at_once)
@@ -175,10 +175,10 @@ class Isolated:
         telling = deciding_predictors(tried, self.setting.recipe.threshold, self.setting.recipe.margin)
         return [*tried, *self._run(stage, [each for each in rest if each.query.predictor in telling])]
 
-    def _halved(
+    def _spared(
         self, stage: str, wishes: Sequence[sources.Wish], generator: SupplementGenerator, added: Sequence[Candidate]
     ) -> list[Rollout]:
-        """All is sampled; what was tried before costs nothing, and of the rest a part is tried, level by level."""
+        """All is sampled; what was tried before costs nothing, and of the rest a part is tried."""
         pool = list(_pool(stage, wishes, generator, self.setting, added, SAMPLED_AT_ONCE))
         known = {(rollout.query.id, rollout.supplement.render()) for rollout in self._met}
         free: list[Candidate] = []
@@ -188,9 +188,9 @@ class Isolated:
             (free if met else new).append(each)
         tried = self._run(stage, free)
         before = [*self._last, *tried] or self.setting.train.unaided
-        halving = Halving(new, stage, threshold=self.setting.recipe.threshold, before=before)
-        for level in range(halving.levels):
-            tried += self._run(stage, halving.part(level, tried))
+        thrift = Thrift(new, stage, threshold=self.setting.recipe.threshold, before=before)
+        first = self._run(stage, thrift.first)
+        tried += [*first, *self._run(stage, thrift.doubted(first))]
         self._last = tried
         self._met += tried
         return tried
@@ -353,6 +353,10 @@ def _pool(
 def _sampled(
     stage: str, wishes: Sequence[sources.Wish], generator: SupplementGenerator, setting: Setting, at_once: int
 ) -> Iterator[sources.Reply]:
+    def on_new(reply: Sampled) -> None:
+        setting.spending.sampled([reply])
+        setting.train.actor.budget.check()  # what is kept costs nothing
+
     with setting.spending.timed("sampling"), setting.reporter.stage(f"{stage}: sampling", len(wishes)) as view:
         replies = sampled(
             setting.train.actor.store,
@@ -361,10 +365,9 @@ def _sampled(
             [Ask(wish.prompt, wish.seed) for wish in wishes],
             temperature=setting.recipe.temperature,
             at_once=at_once,
-            on_new=lambda reply: setting.spending.sampled([reply]),
+            on_new=on_new,
         )
         for reply in replies:
-            setting.train.actor.budget.check()
             view.advance()
             yield reply
 

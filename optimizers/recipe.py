@@ -29,10 +29,11 @@ class Recipe:
     that share (None: no preference). `gate` drops supplements at inference where the input is unlike the training
     inputs or the generator is unsure, with thresholds set on validation. `temperature` is exploration's; at inference
     the generator decodes as it is set to (greedily by default). `patience` stops after that many rounds without a
-    better validation score (None: never). `adaptive` takes a part of each stage's samples, where they are
-    likely to be of use (`optimizers.halving`), and makes pairs of all that was tried so far; for programs of one
-    predictor. Without `sft` the warm start is only a pool: round 1 gets its new kinds and joins from it, and trains the
-    generator as it came. `pair_categories` are the pairs that are made: between kinds (`inter`), within one (`intra`).
+    better validation score (None: never). `adaptive` runs the actor on a part of what each stage samples, where
+    it is likely to be of use (`optimizers.thrift`); what was tried before counts again for free. For programs of
+    one predictor. Without `sft` the warm start is only a pool: round 1 gets its new kinds and joins from it, and
+    trains the generator as it came. `pair_categories` are the pairs that are made: between kinds (`inter`), within
+    one (`intra`).
 
     >>> Recipe.auto("heavy").rounds
     5

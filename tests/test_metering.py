@@ -16,6 +16,7 @@ from typing import Any
 
 import dspy
 import pytest
+from dspy.utils.callback import BaseCallback
 from dspy.utils.exceptions import (
     LMAuthError,
     LMError,
@@ -294,3 +295,20 @@ def test_a_session_that_goes_on_counts_its_questions_as_the_first_did(tmp_path: 
         return counts
 
     assert asked() == asked() == [1, 1, 2, 3, 4]
+
+
+def test_a_call_counts_once_for_whoever_tracks_usage_or_listens(tmp_path: Path) -> None:
+    heard: list[str] = []
+
+    class Listener(BaseCallback):
+        def on_lm_start(self, call_id: str, instance: object, inputs: dict[str, object]) -> None:
+            heard.append(call_id)
+
+    metering = Metering(tmp_path / "answers.sqlite")
+    lm = metering.metered(ScriptedEngine(str.upper).lm(), "actor")
+    with dspy.context(callbacks=[Listener()]), dspy.track_usage() as usage:
+        lm("two words")
+    metering.close()
+    [entries] = usage.usage_data.values()
+    assert [entry["prompt_tokens"] for entry in entries] == [2]
+    assert len(heard) == 1

@@ -126,6 +126,17 @@ def test_a_stopped_run_returns_the_best_stage_so_far(tmp_path: Path, whole: tupl
     assert result.selected == max(result.stages, key=lambda stage: stage.score).name
 
 
+@pytest.mark.parametrize("short", [0, 1])
+def test_a_run_that_ended_at_its_budget_gives_the_same_again(
+    tmp_path: Path, whole: tuple[SGTResult, int], short: int
+) -> None:
+    """Whether the budget was just enough for the whole run, or short of one call."""
+    first, again = (Session(tmp_path / "run", max_actor_calls=whole[1] - short) for _ in range(2))
+    assert outcome(first.run()) == outcome(again.run())
+    assert again.engine.asked == []
+    assert result_of(again.program).selected == result_of(first.program).selected
+
+
 def test_seconds_end_a_run_too(tmp_path: Path) -> None:
     result = Session(tmp_path / "run", max_seconds=1e-6).run()
     assert "seconds are over" in result.stopped

@@ -13,20 +13,23 @@ COLUMNS = (
     "p",
     "p best",
     "spread",
-    "actor calls",
+    "calls",
     "tokens",
     "$",
     "seconds",
-    "+ prompt",
-    "generator",
-    "latency",
+    "+prompt",
+    "written",
+    "ms",
 )
-"""The table's columns. `+ prompt`, `generator` (tokens) and `latency` (milliseconds) are of one later answer."""
+"""The table's columns: `SCORES` of them tell how good a contender is, the others what it costs."""
+
+SCORES = 8
 
 LEGEND = (
     "p is against no change, p best against the best other, both paired and adjusted by Holm's method; spread is the "
-    "standard deviation over the seeds. Actor calls, tokens, $ and seconds are what compiling took, the mean of the "
-    "seeds; + prompt, generator (tokens) and latency (ms) are of one later answer."
+    "standard deviation over the seeds. Calls of the actor, tokens, $ and seconds are what compiling took, the mean of "
+    "the seeds. Of one later answer are +prompt (tokens that the actor reads more), written (the generator's tokens) "
+    "and ms (milliseconds, where nothing else is asked)."
 )
 
 

@@ -17,10 +17,10 @@ from optimizers.comparison.noise import Noise
 from optimizers.records import Rollout
 from optimizers.statistics import gain_interval, mean_interval, paired_p
 
-_COLUMNS = ("control", "score", "95 %", "gain", "95 % of it", "p none", "p selected", "questions", "")
+_COLUMNS = ("control", "score", "95 %", "gain", "95 % of it", "p", "p sel", "n")
 _LEGEND = (
-    "Gains are against no supplement on the same questions, under the same actor; p none and p selected are paired and "
-    "not adjusted for how many rows there are: each row asks a question of its own."
+    "Gains are against no supplement on the same n questions, under the same actor. p is of the gain, p sel of the "
+    "difference to the selected stage: paired, and not adjusted, as each row asks a question of its own."
 )
 
 
@@ -162,6 +162,7 @@ class Controls:
             said.append(f"{found.share:.1%} of the supplements hold the gold answer; the gain on the rest is {rest}.")
         if self.noise is not None:
             said.append(self.noise.words)
+        said += [f"{row.name}: {row.note}." for row in self.rows if row.note]
         return [*said, *(f"{row.name}: skipped, {row.skipped}" for row in self.rows if row.skipped)]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -169,7 +170,7 @@ class Controls:
         title = f"Controls of {self.selected}"
         table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
         for number, name in enumerate(_COLUMNS):
-            table.add_column(name, justify="right" if 0 < number < len(_COLUMNS) - 1 else "left", no_wrap=True)
+            table.add_column(name, justify="right" if number else "left", no_wrap=True)
         for row in self.rows:
             if not row.skipped:
                 table.add_row(*_cells(row), style="bold" if row.name == "selected" else "")
@@ -194,13 +195,13 @@ def pooled(found: Sequence[Controls]) -> Controls:
     rows: list[ControlRow] = []
     for name in names:
         bare = scored.get(f"{name}_none", None if name.endswith("none") else scored["none"])
-        same = name not in ("selected", "none") and len(scored[name]) == len(scored["selected"])
-        rows.append(row_of(name, scored[name], none=bare, selected=scored["selected"] if same else None))
+        beside = name != "selected" and all(each.row(name).p_selected is not None for each in found)
+        rows.append(row_of(name, scored[name], none=bare, selected=scored["selected"] if beside else None))
     return Controls(f"{len(found)} programs", rows, log_dir=found[0].log_dir, scored=scored)
 
 
 def _cells(row: ControlRow) -> list[str]:
-    return [row.name, *row.cells, p_text(row.p_selected), str(row.questions), row.note]
+    return [row.name, *row.cells, p_text(row.p_selected), str(row.questions)]
 
 
 def span(interval: tuple[float, float] | None) -> str:

@@ -171,7 +171,8 @@ class Metering:
         self, request: Request, engine: _Paying, purpose: Purpose, key: str, number: int
     ) -> tuple[Response, Meter]:
         began = time.perf_counter()
-        response = cast("Response", engine.lm(request))
+        with dspy.context(usage_tracker=None, callbacks=[], disable_history=True):  # the metered LM tells of the call
+            response = cast("Response", engine.lm(request))
         seconds = time.perf_counter() - began
         usage = cast("Mapping[str, Any]", usage_dict(response))
         read, wrote = (int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens"))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem; color: #1b1f24; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 13px; }
-th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #d8dee4; white-space: nowrap; }
+th, td { padding: .25rem .45rem; text-align: right; border-bottom: 1px solid #d8dee4; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
 .table { overflow-x: auto; }
 svg { display: block; width: 100%; height: auto; margin: 1rem 0 2rem; }
@@ -45,7 +45,7 @@ def page(comparison: Comparison) -> str:
 <style>{_STYLE}</style></head>
 <body>
 <h1>{escape(comparison.task)}</h1>
-<p>{title}</p>
+<p>{escape(comparison.budget)} a contender, seeds {", ".join(map(str, comparison.seeds))}</p>
 {_bars([row for row in comparison.rows if not row.skipped])}
 <div class="table"><table><thead><tr>{head}</tr></thead>
 <tbody>{body}</tbody></table></div>

@@ -12,7 +12,7 @@ from rich.box import SIMPLE
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 
-from optimizers.comparison.cells import COLUMNS, LEGEND, cells_of
+from optimizers.comparison.cells import COLUMNS, LEGEND, SCORES, cells_of
 from optimizers.comparison.standing import Row
 
 if TYPE_CHECKING:
@@ -106,19 +106,23 @@ class Comparison:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The table on a terminal."""
-        table = Table(title=self.title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
-        for number, name in enumerate(COLUMNS):
-            table.add_column(name, justify="right" if number else "left", no_wrap=True)
         best = max((row.test or 0.0 for row in self.rows), default=0.0)
-        for row in self.rows:
-            if not row.skipped:
-                table.add_row(*cells_of(row), style="bold" if row.test == best else "")
-        yield table
+        for title, columns in ((self.title, range(1, SCORES)), ("What it costs", range(SCORES, len(COLUMNS)))):
+            table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+            table.add_column(COLUMNS[0], overflow="fold")
+            for number in columns:
+                table.add_column(COLUMNS[number], justify="right", no_wrap=True)
+            for row in self.rows:
+                if not row.skipped:
+                    cells = cells_of(row)
+                    chosen = [cells[0], *(cells[number] for number in columns)]
+                    table.add_row(*chosen, style="bold" if row.test == best else "")
+            yield table
         yield LEGEND
         for row in self.skipped:
             yield f"{row.name}: skipped, {row.skipped}"
 
     def __str__(self) -> str:
         text = StringIO()
-        Console(file=text, width=160, highlight=False).print(self)
+        Console(file=text, width=120, highlight=False).print(self)
         return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
