@@ -3,6 +3,8 @@
 from optimizers.recipe import Recipe
 from optimizers.records import Checkpoint, PreferencePair, Query, Reward, Rollout, SFTExample
 from optimizers.sgt import SGTTeleprompter
+from optimizers.spt import SupervisoryPromptTeleprompter
+from optimizers.spt_recipe import SPTRecipe
 from optimizers.training import LoRASettings, Trainer, TrainingSettings
 
 __all__ = [
@@ -15,6 +17,8 @@ __all__ = [
     "Rollout",
     "SFTExample",
     "SGTTeleprompter",
+    "SPTRecipe",
+    "SupervisoryPromptTeleprompter",
     "Trainer",
     "TrainingSettings",
 ]

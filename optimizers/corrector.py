@@ -6,7 +6,8 @@ It is asked through the same `Actor` as the program, so its replies are in the s
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -20,7 +21,7 @@ from optimizers.records import Rollout
 from optimizers.reward import Scorer
 from optimizers.rollouts import Actor
 from optimizers.store import RolloutStore
-from sgt_modules.errors import SetupError, SGTError
+from sgt_modules.errors import SetupError, SGTError, StoppedError
 
 IMPACT = (
     "The instructions as they are now. Behind each sentence stands its impact: by how much it raises the mean score on "
@@ -147,6 +148,26 @@ def _written(_example: dspy.Example, prediction: dspy.Prediction) -> bool:
     return any(str(value).strip() for value in cast("Any", prediction).values())
 
 
+class _Beside(Budget):
+    """What the corrector has paid. The run's budget is asked before each of its calls, and told their dollars."""
+
+    def __init__(self, run: Budget, spent: Meter) -> None:
+        super().__init__(spent=spent)
+        self._run = run
+        run.pay(spent.cost)
+
+    @contextmanager
+    def running(self) -> Iterator[Callable[[Meter], None]]:
+        self._run.check()
+        with super().running() as count:
+
+            def pay(cost: Meter) -> None:
+                count(cost)
+                self._run.pay(cost.cost)
+
+            yield pay
+
+
 class Corrector:
     """An LM as corrector. Its replies lie in `store`, a run of its own; its dollars count to the run's `budget`.
 
@@ -165,8 +186,7 @@ class Corrector:
         num_threads: int | None = None,
         max_errors: int = 10,
     ) -> None:
-        self._lm, self._budget, self._seed, self._temperature = lm, budget, seed, temperature
-        budget.pay(store.spent().cost)
+        self._lm, self._seed, self._temperature = lm, seed, temperature
         scorer, asking = Scorer(_written), self._asking(Correct)
         self._actor = Actor(
             asking,
@@ -175,7 +195,7 @@ class Corrector:
             scope_of(asking, _written),
             num_threads=num_threads,
             max_errors=max_errors,
-            budget=Budget(spent=store.spent()),
+            budget=_Beside(budget, store.spent()),
         )
 
     @property
@@ -205,18 +225,16 @@ class Corrector:
     def _replies(
         self, signature: type[dspy.Signature], asked: Sequence[dict[str, str]], number: int, field: str
     ) -> list[str]:
-        self._budget.check()
         first = number + 100_000 * self._seed
         examples = [dspy.Example(**each, number=first + n) for n, each in enumerate(asked)]
-        before = self.spent.cost
         try:
             probe = self._actor.acting(self._asking(signature)).probe(
                 [each.with_inputs(*each.keys()) for each in examples], stage="corrector"
             )
+        except StoppedError:
+            raise
         except SGTError as failed:
             raise type(failed)(f"The corrector could not be asked. {failed}") from failed
-        finally:
-            self._budget.pay(self.spent.cost - before)
         return [rollout.output.get(field, "") if rollout.won() else "" for rollout in probe.rollouts]
 
     def _asking(self, signature: type[dspy.Signature]) -> _Asking:

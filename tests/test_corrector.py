@@ -147,8 +147,10 @@ def test_its_dollars_count_to_the_budget_in_every_session(tmp_path: Path) -> Non
     asks(tmp_path, lambda text: reply(new_prompt="Carry."), budget=budget)
     with pytest.raises(StoppedError, match=r"\$11.00 of at most \$11.00"):
         budget.check()
+    again = Budget(Limits(cost_usd=11.0))
+    assert asks(tmp_path, lambda text: reply(new_prompt="Carry."), budget=again)[0] == ["Carry."] * 4  # known
     with pytest.raises(StoppedError, match=r"\$11.00 of at most \$11.00"):
-        asks(tmp_path, lambda text: reply(new_prompt="Carry."), budget=Budget(Limits(cost_usd=11.0)))
+        asks(tmp_path, lambda text: reply(new_prompt="Carry."), budget=Budget(Limits(cost_usd=11.0)), number=200)
 
 
 def test_the_brief_is_written_anew_from_both_prompts(tmp_path: Path) -> None:

@@ -181,6 +181,14 @@ def test_a_run_that_a_budget_ends_goes_on_and_pays_nothing_twice(calls: int, tmp
     assert (len(acting.asked), len(writing.asked)) == (66, 14)
 
 
+def test_a_finished_run_is_taken_up_again_though_its_budget_is_used_up(tmp_path: Path) -> None:
+    acting, writing = actor(), corrector(PROMPTS, BRIEFS)
+    first = compiled(tmp_path, acting, writing, variant="pc", max_actor_calls=66)[1]
+    again = compiled(tmp_path, acting, writing, variant="pc", max_actor_calls=66)[1]
+    assert (again.selected, again.stopped) == (first.selected, "") == ("round3", "")
+    assert (len(acting.asked), len(writing.asked)) == (66, 14)
+
+
 def test_more_rounds_go_on_from_a_finished_run(tmp_path: Path) -> None:
     acting, writing = actor(), corrector(PROMPTS)
     assert compiled(tmp_path, acting, writing, rounds=2)[1].selected == "round2"
@@ -195,7 +203,7 @@ def test_other_settings_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_correctors_dollars_count_to_the_budget(tmp_path: Path) -> None:
-    """Its first four replies cost more than a dollar, so no candidate is run: 6 + 8 + 8 calls of the actor."""
+    """Its first reply costs more than a dollar, so there is no other and no candidate: the actor made 6 + 8 + 8 calls."""
     acting, writing = actor(), corrector(PROMPTS)
     acting.price = Price({"input_cost_per_token": 1e-9, "output_cost_per_token": 1e-9})
     writing.price = Price({"input_cost_per_token": 0.0, "output_cost_per_token": 1.0})
@@ -205,7 +213,7 @@ def test_the_correctors_dollars_count_to_the_budget(tmp_path: Path) -> None:
     assert "of at most $1.00 are spent" in found.stopped
     _, again = compiled(tmp_path, acting, writing, max_cost_usd=1.0)
     assert "of at most $1.00 are spent" in again.stopped
-    assert (len(acting.asked), len(writing.asked)) == (22, 4)
+    assert (len(acting.asked), len(writing.asked)) == (22, 1)
 
 
 def test_a_price_that_nobody_knows_is_refused_before_anything_is_paid(tmp_path: Path) -> None:
