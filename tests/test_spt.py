@@ -203,7 +203,7 @@ def test_other_settings_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_correctors_dollars_count_to_the_budget(tmp_path: Path) -> None:
-    """Its first reply costs more than a dollar, so it is the last one: 6 + 8 + 8 calls of the actor, for no candidate."""
+    """Its first reply costs more than a dollar, so it is the last: 6 + 8 + 8 calls of the actor, for no candidate."""
     acting, writing = actor(), corrector(PROMPTS)
     acting.price = Price({"input_cost_per_token": 1e-9, "output_cost_per_token": 1e-9})
     writing.price = Price({"input_cost_per_token": 0.0, "output_cost_per_token": 1.0})
