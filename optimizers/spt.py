@@ -17,7 +17,8 @@ from optimizers.impact import Way
 from optimizers.progress import reporter
 from optimizers.runners import Runner, RunnerName, check_runner, check_seconds, opened
 from optimizers.spt_recipe import SPTRecipe, Variant
-from optimizers.spt_run import PromptRun, SPTSettings
+from optimizers.spt_run import PromptRun
+from optimizers.spt_settings import SPTSettings
 
 
 class SupervisoryPromptTeleprompter(Teleprompter):

@@ -24,6 +24,8 @@ of its prompts are known), 2, 6 and 6 for the winner: 66.
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Literal
 
@@ -187,6 +189,24 @@ def test_a_finished_run_is_taken_up_again_though_its_budget_is_used_up(tmp_path:
     again = compiled(tmp_path, acting, writing, variant="pc", max_actor_calls=66)[1]
     assert (again.selected, again.stopped) == (first.selected, "") == ("round3", "")
     assert (len(acting.asked), len(writing.asked)) == (66, 14)
+
+
+def test_the_first_ctrl_c_ends_the_run_in_good_order_and_it_goes_on(tmp_path: Path) -> None:
+    """It is pressed while the second candidate is written: that reply is kept, and no other is asked for."""
+    acting, writing = actor(), corrector(PROMPTS)
+    answer = writing._script
+
+    def press(text: str) -> str:
+        if len(writing.asked) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return answer(text)
+
+    writing._script = press
+    with pytest.raises(KeyboardInterrupt, match=r"Stopped in round 1, the corrector: Ctrl-C was pressed\."):
+        compiled(tmp_path, acting, writing)
+    assert (len(acting.asked), len(writing.asked)) == (22, 2)
+    assert compiled(tmp_path, acting, writing)[1].selected == "round3"
+    assert (len(acting.asked), len(writing.asked)) == (66, 12)
 
 
 def test_more_rounds_go_on_from_a_finished_run(tmp_path: Path) -> None:

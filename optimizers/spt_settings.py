@@ -1,0 +1,68 @@
+"""What an SPT run is given by its teleprompter, and what of it a folder is taken up again by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import dspy
+
+from optimizers.budget import Limits
+from optimizers.fingerprints import fingerprint
+from optimizers.prices import priced
+from optimizers.spt_recipe import SPTRecipe
+from sgt_modules.errors import NoPredictorError, SetupError
+from sgt_modules.wrapping import instructions_of
+
+
+@dataclass(frozen=True, slots=True)
+class SPTSettings:
+    """What a run is given by its teleprompter; see `SupervisoryPromptTeleprompter`."""
+
+    metric: Callable[..., object]
+    corrector: dspy.LM
+    recipe: SPTRecipe
+    num_threads: int | None
+    max_errors: int
+    seed: int
+    log_dir: Path | None
+    only: Sequence[str] | None = None
+    limits: Limits = field(default_factory=Limits)
+    store: str | Path | None = None
+    max_run_seconds: float | None = None
+
+    def recorded(self, trainset: Sequence[dspy.Example], valset: Sequence[dspy.Example]) -> dict[str, object]:
+        """What `run.json` remembers, and a folder is taken up again by."""
+        return {
+            "method": "spt",
+            "recipe": self.recipe.recorded,
+            "seed": self.seed,
+            "corrector": self.corrector.model,
+            "only": None if self.only is None else sorted(self.only),
+            "train": fingerprint(trainset),
+            "val": fingerprint(valset),
+        }
+
+    @property
+    def free(self) -> dict[str, object]:
+        """What `run.json` remembers too, and may be another when a folder is taken up again."""
+        return {"rounds": self.recipe.rounds, "limits": asdict(self.limits)}
+
+    def places(self, student: dspy.Module) -> list[str]:
+        """The predictors whose instructions are written; raises `NoPredictorError` for a name that none has."""
+        named = list(instructions_of(student))
+        unknown = sorted(set(self.only or ()) - set(named))
+        if unknown or (self.only is not None and not self.only):
+            raise NoPredictorError(
+                f"Expected names of predictors in only, got {unknown or 'none'}. The program has {', '.join(named)}."
+            )
+        return [name for name in named if self.only is None or name in self.only]
+
+    def check_priced(self) -> None:
+        """Raise `SetupError` where a budget in dollars cannot hold, as nobody knows the corrector's price."""
+        if self.limits.cost_usd is not None and not priced(self.corrector):
+            raise SetupError(
+                f"Expected a corrector with a known price for max_cost_usd, but that of {self.corrector.model!r} is "
+                "not known. Use max_actor_calls, or tell litellm its price with litellm.register_model."
+            )
