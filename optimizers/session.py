@@ -104,6 +104,13 @@ def checked(
     return trainset, valset
 
 
+def sizes(trainset: Examples, valset: Examples | None) -> tuple[int, int]:
+    """How many examples there are to learn from and to select on."""
+    if valset is None:
+        trainset, valset = hold_out(trainset, rng=random.Random(0))
+    return len(trainset), len(valset)
+
+
 class Session:
     """What a run works with until it ends. `doing` says at what it is; `stopped` why it ended before its end, if so."""
 

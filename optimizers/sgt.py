@@ -5,7 +5,6 @@ Source: SGT (arXiv 2604.20727); `docs/method.md` maps each step to its place her
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -21,9 +20,9 @@ from optimizers.recipe import Auto, Recipe
 from optimizers.result import result_of
 from optimizers.run import Run, follow
 from optimizers.runners import Runner, RunnerName, check_runner, check_seconds, opened
+from optimizers.session import sizes
 from optimizers.settings import RunSettings
 from optimizers.training import Trainer
-from optimizers.validation import hold_out
 from sgt_modules.generator import GeneratorLike, SupplementGenerator
 from sgt_modules.predictor import Scope
 from sgt_modules.prompts import Template, check_template
@@ -200,7 +199,7 @@ class SGTTeleprompter(Teleprompter):
         7292
         """
         settings = self.settings
-        train, validation = _sizes(trainset, valset)
+        train, validation = sizes(trainset, valset)
         found: Probe | None = None
         if probe:
             with (
@@ -217,10 +216,3 @@ class SGTTeleprompter(Teleprompter):
             ):
                 found = run.probe(min(probe, train))
         return estimated(self.recipe, train=train, validation=validation, epochs=settings.epochs, probe=found)
-
-
-def _sizes(trainset: Sequence[dspy.Example], valset: Sequence[dspy.Example] | None) -> tuple[int, int]:
-    """How many examples there are to learn from and to select on."""
-    if valset is None:
-        trainset, valset = hold_out(trainset, rng=random.Random(0))
-    return len(trainset), len(valset)

@@ -13,12 +13,17 @@ from dspy.teleprompt import Teleprompter
 
 from optimizers.budget import Limits
 from optimizers.corrector import check_corrector
+from optimizers.estimate import Estimate
 from optimizers.impact import Way
 from optimizers.progress import reporter
 from optimizers.runners import Runner, RunnerName, check_runner, check_seconds, opened
+from optimizers.sentences import sentences
+from optimizers.session import sizes
+from optimizers.spt_estimate import estimated_spt
 from optimizers.spt_recipe import SPTRecipe, Variant
 from optimizers.spt_run import PromptRun
 from optimizers.spt_settings import SPTSettings
+from sgt_modules.wrapping import instructions_of
 
 
 class SupervisoryPromptTeleprompter(Teleprompter):
@@ -144,3 +149,40 @@ class SupervisoryPromptTeleprompter(Teleprompter):
                     if self.recipe.variant == "pc" and number < self.recipe.rounds:
                         run.improve_corrector()
             return run.finish()
+
+    def estimate(
+        self,
+        program: dspy.Module,
+        trainset: Sequence[dspy.Example],
+        valset: Sequence[dspy.Example] | None = None,
+        *,
+        probe: int = 0,
+    ) -> Estimate:
+        """What `compile` on the same would take, round by round: calls and, with a `probe`, tokens, dollars and seconds
+        of the program. It prints as a table; each round's `samples` are the corrector's replies.
+
+        `probe` is how many training examples the program is run on, which is paid for; with the same `log_dir` or
+        `store`, `compile` does not pay for it again. Without one nothing is paid, and half of the answers count as
+        mistakes.
+
+        Raises:
+            SetupError: something passed in cannot work; nothing has been paid for.
+
+        >>> examples = [dspy.Example(question=f"{n}+1?").with_inputs("question") for n in range(150)]
+        >>> spt = SupervisoryPromptTeleprompter(lambda example, prediction: True, dspy.LM("openai/gpt-4.1"), rounds=1)
+        >>> spt.estimate(dspy.Predict("question -> answer"), examples[:100], examples[100:]).total.actor_calls
+        490.0
+        """
+        settings, (train, validation) = self.settings, sizes(trainset, valset)
+        texts, found = instructions_of(program), None
+        counts = [len(sentences(texts[name], self.recipe.language)) for name in settings.places(program)]
+        if probe:
+            view = reporter(self.display_progress)
+            with (
+                opened(self.runner) as runner,
+                PromptRun.opened(
+                    program, trainset=trainset, valset=valset, settings=settings, reporter=view, runner=runner
+                ) as run,
+            ):
+                found = run.probe(min(probe, train))
+        return estimated_spt(self.recipe, train=train, validation=validation, sentences=counts, probe=found)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, replace
@@ -15,8 +16,10 @@ import dspy
 from dspy.adapters.utils import get_annotation_name
 
 from optimizers.corrector import Corrector, Mistake, batches, mistake_of, new_ones
+from optimizers.estimate import Probe
 from optimizers.evaluation import Evaluator, mean_score
 from optimizers.impact import SentenceImpact, annotated, impacts, prompts_to_run, pruned, subsample, tokens
+from optimizers.ledger import Meter
 from optimizers.memory import Peak
 from optimizers.progress import Reporter
 from optimizers.records import Rollout
@@ -24,6 +27,7 @@ from optimizers.result import Spent
 from optimizers.runners import Runner
 from optimizers.sentences import sentences
 from optimizers.session import Examples, Session, checked
+from optimizers.spt_estimate import probe_of
 from optimizers.spt_result import PromptCandidate, PromptRound, PromptStage, SPTResult, marked
 from optimizers.spt_settings import SPTSettings
 from optimizers.stages import FinishedStages
@@ -87,6 +91,16 @@ class PromptRun:
     def within_budget(self) -> AbstractContextManager[None]:
         """Where a budget is used up inside, the rest is left out; at Ctrl-C, `KeyboardInterrupt` once all is saved."""
         return self._session.within_budget(self._save)
+
+    def probe(self, examples: int) -> Probe:
+        """What so many of the training examples take; a run in this folder need not pay for them again."""
+        self._session.doing = "the probe"
+        train, before, began = self._session.train, self._session.budget.spent, time.perf_counter()
+        few = Evaluator(train.actor, "train", train.examples[:examples], self._session.reporter)
+        rollouts = self._run(self._prompts, few, "probe")
+        paid, seconds = self._session.budget.spent, time.perf_counter() - began
+        runs = Meter(paid.runs - before.runs, paid.calls - before.calls, seconds=seconds)
+        return probe_of(rollouts, runs, self._recipe.threshold)
 
     def validate(self) -> None:
         """Score the prompts as they are now on the validation set."""

@@ -26,6 +26,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Literal
 
@@ -199,6 +200,7 @@ def test_the_first_ctrl_c_ends_the_run_in_good_order_and_it_goes_on(tmp_path: Pa
     def press(text: str) -> str:
         if len(writing.asked) == 2:
             os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.5)  # until the main thread hears of it
         return answer(text)
 
     writing._script = press
@@ -441,3 +443,24 @@ def test_many_threads_find_the_same(tmp_path: Path) -> None:
     better, found = compiled(tmp_path, actor(), corrector(["Name the unit. Carry the one."] * 4), num_threads=8)
     assert better.signature.instructions == "Name the unit. Carry the one."
     assert [each.dropped for each in found.rounds[0].candidates] == ["", *["repeats another"] * 3]
+
+
+def test_an_estimate_is_above_what_a_run_takes_and_costs_nothing(tmp_path: Path) -> None:
+    """At most: 14 for the student; round 1: 8 for its only sentence, 4 x 8, 6; round 2: 250 sentences x 8, 32, 6."""
+    acting, writing = actor(), corrector(PROMPTS, BRIEFS)
+    with dspy.context(lm=acting.lm()):
+        found = spt(writing, tmp_path / "run", rounds=2, variant="pc").estimate(student(), TRAIN, VAL)
+    assert [stage.at_most for stage in found.stages] == [14, 46, 2038]
+    assert [stage.samples for stage in found.stages] == [0, 5, 4]
+    assert (acting.asked, writing.asked, (tmp_path / "run").exists()) == ([], [], False)
+
+
+def test_what_a_probe_paid_is_not_paid_again(tmp_path: Path) -> None:
+    """The first four training examples are the small ones, which the actor knows: no mistakes are expected."""
+    acting, writing = actor(), corrector(PROMPTS)
+    with dspy.context(lm=acting.lm()):
+        found = spt(writing, tmp_path, rounds=1).estimate(student(), TRAIN, VAL, probe=4)
+    assert (len(acting.asked), found.probe.won, found.probe.calls) == (4, 1.0, 1.0)
+    assert [stage.actor_calls for stage in found.stages] == [14, 8 + 8 + 6]
+    compiled(tmp_path, acting, writing)
+    assert len(acting.asked) == 66
