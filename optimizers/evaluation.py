@@ -17,9 +17,6 @@ from sgt_modules.generator import Sampled, SupplementGenerator
 from sgt_modules.kinds import SILENCE
 from sgt_modules.wrapping import supplemented, with_generator
 
-AS_IT_IS = "as it is"
-"""The stage of runs that are the same in every stage."""
-
 
 class Scored(NamedTuple):
     """A stage on a split: one rollout an example in the examples' order, and the calls in which each was helped."""
@@ -64,11 +61,16 @@ class Evaluator:
         return self.unaided
 
     def as_it_is(self, stage: str) -> list[Rollout]:
-        """The rollouts of the program as it stands, with its own supplements where it reads some."""
-        if not supplemented(self.actor.program):
+        """The rollouts of the program as it stands, with its own supplements where it reads some.
+
+        Those of a generator are the same in every stage, and paid for once.
+        """
+        writers = {each.generator.fingerprint for _, each in supplemented(self.actor.program)}
+        if not writers:
             return self.without(stage)
+        name = f"as it is, {','.join(sorted(writers))}"
         with self.reporter.stage(f"{stage}: {self._split}", len(self.examples)) as view:
-            runs = self.actor.live(self.examples, self.actor.program, AS_IT_IS, on_done=view.advance)
+            runs = self.actor.live(self.examples, self.actor.program, name, on_done=view.advance)
         return [run.rollout for run in runs]
 
     def score(self, stage: str, generator: SupplementGenerator, gate: Gate | None = None) -> Scored:

@@ -123,11 +123,14 @@ class PromptRun:
         return found
 
     def sentence_impacts(self) -> list[SentenceImpact]:
-        """What each sentence of the prompt does to the score on a part of the training set; empty without impact."""
+        """What each sentence of the prompt does to the score; empty without impact.
+
+        Every round has the same part of the training set, so that what was run before is known.
+        """
         if self._recipe.impact is None:
             return []
         self._doing("impact")
-        rng, examples = self._rng("impact"), self._session.train.examples
+        rng, examples = random.Random(f"{self._settings.seed}-impact"), self._session.train.examples
         chosen = [examples[n] for n in subsample(len(examples), self._recipe.impact_examples, rng)]
         parts, way = self._sentences(self._prompts[self._place]), self._recipe.impact
         scores = [

@@ -359,6 +359,9 @@ def test_a_program_that_reads_supplements_goes_on_reading_its_own(tmp_path: Path
     paid = len(engine.asked)
     compiled(tmp_path, engine, writing, supplement(student(), generator=writer))
     assert len(engine.asked) == paid
+    silent = ScriptedGenerator(lambda _: Supplement("background", "Hm."), model="scripted/another")
+    other = compiled(tmp_path, engine, corrector(["Hm."] * 20), supplement(student(), generator=silent))[1]
+    assert other.stages[0].score == pytest.approx(1 / 3)
 
 
 def test_a_corrector_that_is_out_for_long_stops_the_run_and_it_goes_on_later(tmp_path: Path) -> None:
