@@ -86,7 +86,7 @@ class Arena:
             return Skipped(self.contender.name, reason)
         with metering.acting(bench.program) as program, _aside(folder):
             try:
-                with _clocked(folder) as seconds, self._stage("compiling", 1):
+                with _clocked(folder) as seconds, self._compiling(metering):
                     compiled = self.contender.compile(replace(bench, program=program))
             except StoppedError:
                 return self._out(f"used up its budget of {self.budget.words} before it had a program")
@@ -105,11 +105,11 @@ class Arena:
 
     def _tested(self, program: dspy.Module, metering: Metering, compiling: Cost) -> Outcome:
         examples, scorer, began = list(self.problem.testset), Scorer(self.problem.metric), time.perf_counter()
-        with self._stage("test", len(examples)) as tick:
+        with self.view.stage(f"{self._name}: test", len(examples)) as stage:
 
             def work(index: int) -> JudgedRun:
                 run = _answered(program, examples[index], index, scorer)
-                tick(run)
+                stage.advance(run.rollout)
                 return run
 
             runs = [work(index) for index in range(min(ALONE, len(examples)))]
@@ -151,12 +151,18 @@ class Arena:
     def _threads(self) -> int:
         return self.means.num_threads or dspy.settings.num_threads
 
+    @property
+    def _name(self) -> str:
+        return f"{self.contender.name}, seed {self.seed}"
+
     @contextlib.contextmanager
-    def _stage(self, what: str, total: int) -> Iterator[Callable[[JudgedRun], None]]:
-        with self.view.stage(f"{self.contender.name}, seed {self.seed}: {what}", total) as stage:
-            yield lambda run: stage.advance(run.rollout)
-            if total == 1:
-                stage.advance()
+    def _compiling(self, metering: Metering) -> Iterator[None]:
+        """Inside, the actor's calls are shown as they come, of as many as the budget holds."""
+        most = self.budget.actor_calls or 0
+        with self.view.stage(f"{self._name}: calls to compile", most) as stage:
+            metering.on_asked = lambda asked: stage.move_to(asked, max(asked, most))
+            yield
+            stage.move_to(metering.asked, metering.asked)
 
 
 def _answered(program: dspy.Module, example: dspy.Example, index: int, scorer: Scorer) -> JudgedRun:
