@@ -9,7 +9,8 @@ from optimizers.comparison.analyses import (
     success_by_kind,
     validated,
 )
-from optimizers.comparison.comparing import Budget, Problem, compare, compare_problems
+from optimizers.comparison.comparing import compare, compare_problems
+from optimizers.comparison.conditions import Budget, Problem
 from optimizers.comparison.contenders import CONTENDERS, Bench, Contender
 from optimizers.comparison.control_rows import ControlRow, Controls, pooled
 from optimizers.comparison.controls import CONTROLS, controls

@@ -13,7 +13,7 @@ from rich.box import SIMPLE
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 
-from optimizers.comparison.comparing import Problem
+from optimizers.comparison.conditions import Problem
 from optimizers.comparison.contenders import shuffled
 from optimizers.comparison.control_rows import ControlRow, row_of
 from optimizers.comparison.finished import FinishedRun

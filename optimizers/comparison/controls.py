@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import dspy
 
-from optimizers.comparison.comparing import Problem
+from optimizers.comparison.conditions import Problem
 from optimizers.comparison.control_rows import ControlRow, Controls, Leakage, row_of
 from optimizers.comparison.finished import Asking, FinishedRun, given
 from optimizers.comparison.interventions import Told, filler, shuffled, unchanged, untagged, words_of

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from optimizers.comparison.bench import Bench
-from optimizers.comparison.comparing import Means, Problem, compare_problems
+from optimizers.comparison.comparing import compare_problems
+from optimizers.comparison.conditions import Means, Problem
 from optimizers.comparison.contenders import ContenderLike, sgt, shuffled
 from optimizers.comparison.control_rows import Controls
 from optimizers.comparison.controls import controls

@@ -11,7 +11,7 @@ import json
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -57,7 +57,7 @@ class Metering:
     A request at temperature 0, or at none, is paid once and then answered from here, as DSPy's cache would; any other
     is sampled anew each time, and the n-th answer of one session is the n-th of the next. `limits` are for the actor
     while a contender is compiled: once one is reached, its calls fail with `StoppedError`. An answer that was an error
-    is not kept.
+    is not kept. `on_asked` hears how many of its answers this session has asked for, one at a time.
     """
 
     def __init__(self, file: Path, limits: Limits | None = None) -> None:
@@ -73,6 +73,7 @@ class Metering:
         self._answers: Counter[Purpose] = Counter()
         self._spent: dict[str, Meter] = {purpose: self._stored(purpose) for purpose in _PURPOSES}
         self._budget = Budget(limits, self._spent["actor"])
+        self.on_asked: Callable[[int], None] = lambda _: None
         self._testing = False
 
     def close(self) -> None:
@@ -148,7 +149,10 @@ class Metering:
         """Which answer to a request is wanted, from 0."""
         with self._lock:
             number = self._asked[key] if sampled else 0
-            self._answers[purpose] += number == self._asked[key]
+            if number == self._asked[key]:
+                self._answers[purpose] += 1
+                if purpose == "actor":
+                    self.on_asked(self._answers[purpose])
             self._asked[key] = number + 1
             return number
 
