@@ -10,7 +10,7 @@ from typing import Any, cast
 import dspy
 
 from sgt_modules.episode import one_run
-from sgt_modules.errors import NoPredictorError
+from sgt_modules.errors import NoPredictorError, SetupError
 from sgt_modules.gate import Gate
 from sgt_modules.generator import GeneratorLike, SupplementGenerator
 from sgt_modules.predictor import SUPPLEMENTING, Scope, SupplementedPredictor, check_scope, twin
@@ -94,19 +94,24 @@ def with_generator(program: dspy.Module, generator: SupplementGenerator, gate: G
 def with_instructions(program: dspy.Module, instructions: Mapping[str, str]) -> dspy.Module:
     """A copy of the program in which the predictors of these names have other instructions, and nothing else is new.
 
-    Empty instructions are none at all; DSPy would write its own in their place.
+    Empty instructions are none at all; DSPy would write its own in their place. Raises `SetupError` for a program whose
+    copies share its predictors.
 
     >>> program = with_instructions(dspy.ChainOfThought("question -> answer"), {"predict": "Add."})
     >>> instructions_of(program), list(program.predict.signature.output_fields)
     ({'predict': 'Add.'}, ['reasoning', 'answer'])
     """
     named = dict(program.named_predictors())
-    return _rebuilt(program, {id(named[name]): _instructed(named[name], text) for name, text in instructions.items()})
-
-
-def _instructed(predictor: dspy.Predict, text: str) -> dspy.Predict:
-    new = twin(predictor, type(predictor))
-    new.signature = cast("type[dspy.Signature]", predictor.signature).with_instructions(text or " ")
+    new = _rebuilt(program, {id(named[name]): twin(named[name], type(named[name])) for name in instructions})
+    for name, predictor in new.named_predictors():
+        if predictor is named[name]:
+            raise SetupError(
+                f"Expected a program whose deep copies have predictors of their own, but those of "
+                f"{type(program).__name__} share {name!r}. Have its __deepcopy__ copy it."
+            )
+        if name in instructions:
+            signature = cast("type[dspy.Signature]", predictor.signature)
+            predictor.signature = signature.with_instructions(instructions[name] or " ")
     return new
 
 

@@ -143,6 +143,25 @@ def test_other_instructions_change_nothing_else_and_leave_the_program_alone(wrap
     assert changed.first.signature.fields.keys() == program.first.signature.fields.keys()
 
 
+class Copied(Pipeline):
+    """A program with a way of its own to be copied: afresh, or not at all."""
+
+    def __init__(self, *, afresh: bool) -> None:
+        super().__init__()
+        self.afresh = afresh
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Copied:
+        return Copied(afresh=True) if self.afresh else self
+
+
+def test_a_program_that_copies_itself_is_instructed_or_refused_and_never_changed() -> None:
+    program = Copied(afresh=True)
+    assert instructions_of(with_instructions(program, {"first": "Draft."}))["first"] == "Draft."
+    assert instructions_of(program)["first"] != "Draft."
+    with pytest.raises(SetupError, match="deep copies have predictors of their own, but those of Copied share 'first'"):
+        with_instructions(Copied(afresh=False), {"first": "Draft."})
+
+
 def test_wrapping_twice_only_swaps_the_generator() -> None:
     other = SupplementGenerator("other/model")
     twice = supplement(supplement(Pipeline(), generator=GENERATOR), generator=other)

@@ -16,6 +16,7 @@ import dspy
 from optimizers.outages import says_nothing
 from optimizers.reward import Reward, Scorer
 from sgt_modules.redaction import redacted
+from sgt_modules.wrapping import instructions_of, with_instructions
 
 BATCH = 3
 """Training examples a step, as in the paper's prompt optimization (section 3.3)."""
@@ -83,9 +84,9 @@ def _proposed(
     except IndexError:  # how TextGrad says that the reply holds no new text between its tags
         return None
     written = {name: str(variable) for name, variable in variables.items()}
-    if not all(written.values()) or written == _instructions(program):
+    if not all(written.values()) or written == instructions_of(program):
         return None
-    return _instructed(program, written)
+    return with_instructions(program, written)
 
 
 def _in_order(variable: Any) -> list[Any]:
@@ -129,7 +130,7 @@ def _loss(
             autograd.LLMCall(engine).backward,
             response=answer,
             prompt=_fields(example.inputs().items()),
-            system_prompt="\n\n".join(f"Step {name!r}: {each}" for name, each in _instructions(program).items()),
+            system_prompt="\n\n".join(f"Step {name!r}: {each}" for name, each in instructions_of(program).items()),
         )
     )
     judged = {"prediction": answer}
@@ -160,17 +161,6 @@ def _ran(program: dspy.Module, example: dspy.Example, scorer: Scorer) -> tuple[s
 
 def _lms(program: dspy.Module) -> list[object]:
     return [dspy.settings.lm, *(each.lm for each in program.predictors())]
-
-
-def _instructions(program: dspy.Module) -> dict[str, str]:
-    return {name: cast("Any", each.signature).instructions for name, each in program.named_predictors()}
-
-
-def _instructed(program: dspy.Module, instructions: Mapping[str, str]) -> dspy.Module:
-    copy = program.deepcopy()
-    for name, predictor in copy.named_predictors():
-        predictor.signature = cast("Any", predictor.signature).with_instructions(instructions[name])
-    return copy
 
 
 def _outputs(program: dspy.Module) -> list[str]:
