@@ -105,6 +105,7 @@ class LMCalls(BaseCallback):
         self._usage = usage
         self._lock = threading.Lock()
         self._begun: dict[str, tuple[str, int]] = {}
+        self._before = 0
 
     def ended(self, problem: Exception | None, prediction: object) -> None:
         """Note how the run ended: all that is known where nobody listened, as DSPy's callbacks take their time."""
@@ -117,8 +118,9 @@ class LMCalls(BaseCallback):
             self.outage = self.outage or outage
 
     def unread(self, problem: AdapterParseError) -> None:
-        """Note a reply that an adapter could not read, before it asks again."""
-        if not problem.lm_response and not self._counted_in_all():
+        """Note a reply that an adapter could not read, before it asks again: none, if empty and without a token."""
+        before, self._before = self._before, self._counted_in_all()
+        if not problem.lm_response and self._before == before:
             self.outage = self.outage or LMProviderError(_NOTHING)
 
     def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:

@@ -138,6 +138,24 @@ def test_an_answer_that_is_none_is_the_actor_s_failure(fault: str, engine: str, 
 
 
 @ENGINES
+@pytest.mark.parametrize("at", [1, 2])
+def test_an_outage_beside_an_answer_that_cannot_be_read_is_still_one(
+    at: int, engine: str, store: RolloutStore, waits: list[float]
+) -> None:
+    """DSPy asks a second time, for JSON; either reply may be none."""
+    asked: list[str] = []
+
+    def script(prompt: str, attempt: int) -> Fault | str:
+        asked.append(prompt)
+        return FAULTS["no choices"] if len(asked) == at else "I would rather not."
+
+    with misbehaving(script) as server:
+        rollout = acting(server.lm(engine, num_retries=0), store).probe(EXAMPLES[:1]).rollouts[0]
+    assert rollout.reward is None
+    assert rollout.error.startswith("LMProviderError:")
+
+
+@ENGINES
 @pytest.mark.parametrize("fault", REFUSED)
 def test_a_provider_that_takes_no_call_stops_the_run_at_its_first_one(
     fault: str, engine: str, store: RolloutStore, waits: list[float]
