@@ -121,6 +121,25 @@ def test_the_corrector_reads_each_sentences_impact_and_the_result_has_the_table(
     assert table == [(1, FIRST, 0.0, 8), (2, FIRST, 0.0, 8), (3, "Name the unit.", 0.25, 8)]
 
 
+def test_impact_may_be_measured_by_leaving_each_sentence_out(tmp_path: Path) -> None:
+    """`Name the unit. Guess.` is right on two of eight, the unit ones, `Guess.` on none, `Name the unit.` on six."""
+    writing = corrector(["Name the unit."])
+    given = student("Name the unit. Guess.")
+    _, found = compiled(tmp_path, actor(), writing, given, impact="leave-one-out", rounds=1, candidates=1)
+    assert [(each.sentence.strip(), each.impact) for each in found.rounds[0].impact] == [
+        ("Name the unit.", 0.25),
+        ("Guess.", -0.5),
+    ]
+
+
+def test_impact_on_a_part_of_the_training_set_runs_that_part_only(tmp_path: Path) -> None:
+    """It is the same part in every round, so the empty prompt is run on it once."""
+    acting = actor()
+    found = compiled(tmp_path, acting, corrector(PROMPTS), recipe=SPTRecipe(impact_examples=4))[1]
+    assert len(acting.asked) == 66 - 8 + 4
+    assert [row["examples"] for row in found.impact_table()] == [4, 4, 4]
+
+
 def test_without_impact_no_prompt_is_run_for_it_and_none_is_read(tmp_path: Path) -> None:
     acting, writing = actor(), corrector(PROMPTS)
     _, found = compiled(tmp_path, acting, writing, impact=False)
