@@ -47,9 +47,9 @@ def judged_run(program: dspy.Module, example: dspy.Example, index: int, given: G
     problem: Exception | None = None
     reward = None
     with dspy.context(trace=[], disable_history=True), dspy.track_usage() as usage, episode(given) as asked:
-        calls = LMCalls(usage)
+        calls, single = LMCalls(usage), is_single_call(program)
         try:
-            with heard(calls) if is_single_call(program) else _heard_by(calls):
+            with heard(calls) if single else _heard_by(calls):
                 prediction = program(**example.inputs())
         except Exception as raised:  # noqa: BLE001 - whatever a user's program raises is a record
             problem, reward = raised, _verdict(raised, calls)
@@ -68,7 +68,8 @@ def judged_run(program: dspy.Module, example: dspy.Example, index: int, given: G
     writers = set() if chosen else {each.generator.name for _, each in supplemented(program)}
     used = {name: entries for name, entries in usage.usage_data.items() if name not in writers}
     entries = [entry for of_model in used.values() for entry in of_model]
-    cost = cost_of(used, (each.lm or dspy.settings.lm for each in program.predictors())) if entries else 0.0
+    asked_of = [getattr(program, "predict", program)] if single else program.predictors()
+    cost = cost_of(used, (each.lm or dspy.settings.lm for each in asked_of)) if entries else 0.0
     (read, wrote), written = _tokens(entries), _tokens(e for name in writers for e in usage.usage_data.get(name, []))
     output = {name: str(value) for name, value in prediction.items()} if isinstance(prediction, dspy.Example) else {}
     whole = _whole(example, index)
