@@ -298,8 +298,21 @@ def teleprompter(bench: Bench) -> SGTTeleprompter:
 
 def _few_shot_then_sgt(bench: Bench) -> dspy.Module:
     """Half of the budget for each: demos first, then supplements for the program that shows them."""
-    program = _random_search(replace(bench, calls=None if bench.calls is None else bench.calls // 2))
-    return sgt(replace(bench, program=program, calls=None if bench.calls is None else bench.calls - bench.spent()))
+    if bench.calls is None:
+        return sgt(replace(bench, program=_random_search(bench)))
+    program = _random_search(replace(bench, calls=bench.calls // 2))
+    recipe = half_of(bench.recipe or Recipe())
+    return sgt(replace(bench, program=program, calls=bench.calls - bench.spent(), recipe=recipe))
+
+
+def half_of(recipe: Recipe) -> Recipe:
+    """The same recipe with half of the samples, for half of the calls.
+
+    >>> half_of(Recipe()).warm_samples, half_of(Recipe()).pool_samples, half_of(Recipe()).direct_samples
+    (2, 1, 10)
+    """
+    names = ("warm_samples", "pool_samples", "concat", "direct_samples")
+    return replace(recipe, **cast("Any", {name: max(1, getattr(recipe, name) // 2) for name in names}))
 
 
 def _sgt_then_knn(bench: Bench) -> dspy.Module:
