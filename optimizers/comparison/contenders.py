@@ -15,6 +15,7 @@ from dspy.utils.exceptions import AdapterParseError
 from optimizers.comparison.bench import LABELED, Bench, Need
 from optimizers.comparison.nearest import word_embedder
 from optimizers.comparison.textual import BATCH, STEPS, by_text_gradients
+from optimizers.recipe import Recipe
 from optimizers.reward import Scorer
 from optimizers.sgt import SGTTeleprompter
 from optimizers.spt import SupervisoryPromptTeleprompter
