@@ -135,7 +135,7 @@ def selected_program(result: SGTResult, student: dspy.Module, wrapped: dspy.Modu
     return compiled(program, result)
 
 
-def compiled(program: dspy.Module, result: SGTResult) -> dspy.Module:
+def compiled(program: dspy.Module, result: object) -> dspy.Module:
     """The program itself, marked as compiled and with its result as `detailed_results`, as DSPy's optimizers do."""
     marked = cast("Any", program)
     marked.detailed_results = result

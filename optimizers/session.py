@@ -17,7 +17,7 @@ from optimizers.folder import RunFolder, versions_apart
 from optimizers.interrupts import stopping
 from optimizers.progress import Reporter
 from optimizers.result import Spent
-from optimizers.reward import Scorer, check_metric
+from optimizers.reward import Metric, Scorer, check_metric
 from optimizers.rollouts import Actor
 from optimizers.runners import Runner
 from optimizers.store import RolloutStore
@@ -97,11 +97,16 @@ def checked(
     check_splits(trainset, valset)
     check_program(student, trainset)
     runner.check(student, Scorer(settings.metric), [*trainset, *valset])
-    own_forward = not type(student).__module__.startswith("dspy.")
-    check_metric(settings.metric, trainset[0], output_fields(student), more_fields=own_forward)
+    check_judged(student, settings.metric, trainset[0])
     if settings.limits.cost_usd is not None:
         check_priced(student)
     return trainset, valset
+
+
+def check_judged(program: dspy.Module, metric: Metric, example: dspy.Example) -> None:
+    """Try the metric once on what the program may return; raises `MetricError` when it would not do."""
+    own_forward = not type(program).__module__.startswith("dspy.")
+    check_metric(metric, example, output_fields(program), more_fields=own_forward)
 
 
 def sizes(trainset: Examples, valset: Examples | None) -> tuple[int, int]:

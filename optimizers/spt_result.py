@@ -6,9 +6,6 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
-
-import dspy
 
 from optimizers.impact import SentenceImpact
 from optimizers.ledger import Meter
@@ -138,11 +135,3 @@ class SPTResult:
             for each in self.rounds
             for one in each.impact
         ]
-
-
-def marked(program: dspy.Module, result: SPTResult) -> dspy.Module:
-    """The program itself, compiled and with its result as `detailed_results`, as DSPy's optimizers leave theirs."""
-    compiled = cast("Any", program)
-    compiled.detailed_results = result
-    compiled._compiled = True
-    return program

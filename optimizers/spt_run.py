@@ -23,12 +23,12 @@ from optimizers.ledger import Meter
 from optimizers.memory import Peak
 from optimizers.progress import Reporter
 from optimizers.records import Rollout
-from optimizers.result import Spent
+from optimizers.result import Spent, compiled
 from optimizers.runners import Runner
 from optimizers.sentences import sentences
 from optimizers.session import Examples, Session, checked
 from optimizers.spt_estimate import probe_of
-from optimizers.spt_result import PromptCandidate, PromptRound, PromptStage, SPTResult, marked
+from optimizers.spt_result import PromptCandidate, PromptRound, PromptStage, SPTResult
 from optimizers.spt_settings import SPTSettings
 from optimizers.stages import FinishedStages
 from optimizers.store import RolloutStore
@@ -245,7 +245,7 @@ class PromptRun:
             stopped=self._session.stopped,
             store=self._settings.store,
         )
-        return marked(with_instructions(self._student, best.prompts if best else self._first), result)
+        return compiled(with_instructions(self._student, best.prompts if best else self._first), result)
 
     def _best(self) -> PromptStage | None:
         return max(self._stages, key=lambda stage: stage.score, default=None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from rich.box import SIMPLE
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 
+from optimizers.comparison.cells import printed
 from optimizers.comparison.conditions import Problem
 from optimizers.comparison.contenders import shuffled
 from optimizers.comparison.control_rows import ControlRow, row_of
@@ -176,9 +176,7 @@ class LearningCurve:
         yield table
 
     def __str__(self) -> str:
-        text = StringIO()
-        Console(file=text, width=120, highlight=False).print(self)
-        return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+        return printed(self, width=120)
 
 
 def learning_curve(

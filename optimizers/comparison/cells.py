@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from io import StringIO
+
+from rich.console import Console, RenderableType
+
 from optimizers.comparison.standing import Row
 
 COLUMNS = (
@@ -54,6 +58,13 @@ def cells_of(row: Row) -> list[str]:
         f"{row.answer.generator_tokens:.0f}",
         "" if row.latency is None else f"{row.latency * 1000:.0f}",
     ]
+
+
+def printed(shown: RenderableType, *, width: int) -> str:
+    """What a terminal of that width would show, as text."""
+    text = StringIO()
+    Console(file=text, width=width, highlight=False).print(shown)
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
 
 def share(value: float | None) -> str:

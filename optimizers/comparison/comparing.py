@@ -19,8 +19,8 @@ from optimizers.folder import RunFolder
 from optimizers.prices import priced
 from optimizers.progress import reporter
 from optimizers.recipe import Recipe
-from optimizers.reward import Metric, check_metric
-from optimizers.session import output_fields
+from optimizers.reward import Metric
+from optimizers.session import check_judged
 from optimizers.training import Trainer
 from optimizers.validation import check_program, check_splits
 from sgt_modules.errors import SetupError
@@ -155,8 +155,7 @@ def _check(problem: Problem, budget: Budget) -> None:
     """Everything that can be known to fail before anything is paid for."""
     check_splits(problem.trainset, problem.valset, problem.testset)
     check_program(problem.program, problem.trainset)
-    own_forward = not type(problem.program).__module__.startswith("dspy.")
-    check_metric(problem.metric, problem.trainset[0], output_fields(problem.program), more_fields=own_forward)
+    check_judged(problem.program, problem.metric, problem.trainset[0])
     lms = {id(lm): lm for each in problem.program.predictors() if (lm := each.lm or dspy.settings.lm)}
     for lm in lms.values():
         if budget.usd is not None and not priced(lm):

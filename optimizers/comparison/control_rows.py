@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from rich.box import SIMPLE
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 
-from optimizers.comparison.cells import p_text, share, signed
+from optimizers.comparison.cells import p_text, printed, share, signed
 from optimizers.comparison.noise import Noise
 from optimizers.records import Rollout
 from optimizers.statistics import gain_interval, mean_interval, paired_p
@@ -179,9 +178,7 @@ class Controls:
         yield from self._lines
 
     def __str__(self) -> str:
-        text = StringIO()
-        Console(file=text, width=140, highlight=False).print(self)
-        return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+        return printed(self, width=140)
 
 
 def pooled(found: Sequence[Controls]) -> Controls:

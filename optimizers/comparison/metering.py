@@ -26,7 +26,7 @@ from dspy.lm15 import Request, Response
 from optimizers.budget import Budget, Limits
 from optimizers.ledger import Meter
 from optimizers.prices import Price, price_of
-from sgt_modules.errors import SetupError
+from sgt_modules.errors import SetupError, StoppedError
 
 Role = Literal["actor", "proposer"]
 """Whose answer it is: the program's own LM's, or that of the LM which writes instructions."""
@@ -95,10 +95,11 @@ class Metering:
     @property
     def used_up(self) -> bool:
         """Whether nothing more may be spent on the actor."""
-        limits, spent = self._budget.limits, self._budget.spent
-        return (limits.actor_calls is not None and spent.calls >= limits.actor_calls) or (
-            limits.cost_usd is not None and spent.cost >= limits.cost_usd
-        )
+        try:
+            self._budget.check()
+        except StoppedError:
+            return True
+        return False
 
     def metered(self, lm: object, role: Role) -> dspy.LM:
         """The same LM, whose calls are paid for here; raises `SetupError` for what is no `dspy.LM`."""

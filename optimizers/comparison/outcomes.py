@@ -32,9 +32,7 @@ class Cost:
     seconds: float = 0.0
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(
-            *(one + another for one, another in zip(asdict(self).values(), asdict(other).values(), strict=True))
-        )
+        return Cost(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
 
     def __truediv__(self, count: int) -> Cost:
         return Cost(*(getattr(self, each.name) / count for each in fields(self)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ from rich.box import SIMPLE
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 
-from optimizers.comparison.cells import COLUMNS, LEGEND, SCORES, cells_of
+from optimizers.comparison.cells import COLUMNS, LEGEND, SCORES, cells_of, printed
 from optimizers.comparison.standing import Row
 
 if TYPE_CHECKING:
@@ -123,6 +122,4 @@ class Comparison:
             yield f"{row.name}: skipped, {row.skipped}"
 
     def __str__(self) -> str:
-        text = StringIO()
-        Console(file=text, width=120, highlight=False).print(self)
-        return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+        return printed(self, width=120)
