@@ -1,6 +1,6 @@
 """Pretrain the embedded models from scratch: `python -m sgt_modules.embedded.pretrain`.
 
-Two actors and one generator, seeded, on the CPU. The weights that ship with the package were made by this command.
+Three actors and one generator, seeded, on the CPU. The weights that ship with the package were made by this command.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+from sgt_modules.embedded.rules import pieces as rules_pieces
+from sgt_modules.embedded.rules import stream as rules_stream
 from sgt_modules.embedded.streams import Turn, stream
-from sgt_modules.embedded.tokenizer import END, PAD, START, build_tokenizer
+from sgt_modules.embedded.tokenizer import END, PAD, START, build_tokenizer, pieces
 
 
 def _processor() -> str:
@@ -37,6 +39,9 @@ TOKENS_A_ROW = 64
 
 BFLOAT16 = "avx512_bf16" in _processor()
 """Whether this machine computes in bfloat16 by itself; where it must emulate it, single precision is far faster."""
+
+RULES = "rules"
+"""The stream of house rules, which has a vocabulary of its own; the others are of house terms."""
 
 SAID_EVERY = 100
 """Steps between two lines of progress."""
@@ -82,6 +87,7 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("actor", "actor", hidden=128, layers=4, seed=1, steps=4000),
     Recipe("second-actor", "actor", hidden=192, layers=3, seed=2, steps=1800),
     Recipe("generator", "generator", hidden=128, layers=4, seed=3, steps=1000, learning_rate=2e-3, start="actor"),
+    Recipe("rule-follower", RULES, hidden=128, layers=3, seed=4, steps=3000, batch=32),
 )
 
 
@@ -108,7 +114,8 @@ class Encoder:
 
 def batches(recipe: Recipe, encode: Encoder, pad: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Ids and targets, each [rows, width]: batches of about equal token counts, each of about equally long rows."""
-    conversations = stream(recipe.stream, recipe.seed)
+    of_rules = recipe.stream == RULES
+    conversations = rules_stream.stream(recipe.seed) if of_rules else stream(recipe.stream, recipe.seed)
     shuffle = torch.Generator().manual_seed(recipe.seed)
     while True:
         pool = sorted((encode(next(conversations)) for _ in range(POOL * recipe.batch)), key=lambda row: len(row[0]))
@@ -143,7 +150,7 @@ def learning_rate(recipe: Recipe, step: int) -> float:
 def pretrain(recipe: Recipe, output: Path) -> None:
     """Train one model and write it with its tokenizer as a `transformers` folder."""
     torch.manual_seed(recipe.seed)
-    tokenizer = build_tokenizer()
+    tokenizer = build_tokenizer(rules_pieces.pieces() if recipe.stream == RULES else pieces())
     end, pad = (int(tokenizer.vocab[token]) for token in (END, PAD))
     if recipe.start:
         model = Qwen3ForCausalLM.from_pretrained(output / recipe.start, use_safetensors=True)
