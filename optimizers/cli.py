@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 from rich.console import Console
 
 from optimizers.processes import gathered
 from sgt_modules.errors import SetupError, SGTError
+
+if TYPE_CHECKING:
+    from optimizers.spt_recipe import Variant
 
 app = typer.Typer(
     name="sgt",
@@ -28,15 +31,19 @@ def _root() -> None:
 
 @app.command()
 def demo(
+    method: Annotated[str, typer.Option(help="sgt; spt, or spt_pc whose corrector rewrites its brief.")] = "sgt",
     seed: Annotated[int, typer.Option(help="Draws the world and every choice of the run.")] = 0,
     log_dir: Annotated[Path | None, typer.Option(help="The run's folder; a fresh one under runs/ by default.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A smaller world, in at most two minutes.")] = False,
     silent: Annotated[bool, typer.Option("--silent", help="No progress; the tables only.")] = False,
 ) -> None:
-    """Train a generator on the embedded world of house terms and score every stage.
+    """Run a method on its embedded world and score every stage: sgt on house terms, spt on house rules.
 
     Example: sgt demo --seed 0 --log-dir runs/demo
     """
+    if method != "sgt":
+        _demo_of_prompts(method, seed, log_dir, quick=quick, silent=silent)
+        return
     from optimizers.demo import FULL_SCALE, QUICK_SCALE, demonstrate
     from optimizers.tables import show_demonstration
 
@@ -44,6 +51,18 @@ def demo(
     demonstration = demonstrate(seed, log_dir=log_dir, scale=scale, display=False if silent else None)
     if gathered().main:
         show_demonstration(demonstration, Console())
+
+
+def _demo_of_prompts(method: str, seed: int, log_dir: Path | None, *, quick: bool, silent: bool) -> None:
+    from optimizers.spt_demo import SPT_FULL, SPT_QUICK, demonstrate_prompts
+    from optimizers.spt_tables import show_prompt_demonstration
+
+    variants: dict[str, Variant] = {"spt": "p", "spt_p": "p", "spt_pc": "pc"}
+    if method not in variants:
+        raise SetupError(f"Expected the method sgt, {' or '.join(variants)}, got {method!r}.")
+    scale, display = SPT_QUICK if quick else SPT_FULL, False if silent else None
+    found = demonstrate_prompts(seed, variant=variants[method], log_dir=log_dir, scale=scale, display=display)
+    show_prompt_demonstration(found, Console())
 
 
 @app.command()

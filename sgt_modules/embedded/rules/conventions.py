@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-FRUIT: tuple[str, ...] = tuple(
-    "plum kiwi fig pear lime date mango melon grape peach lemon guava apple olive papaya cherry quince banana "
-    "orange lychee damson medlar tomato pomelo".split()
+FRUIT: Sequence[str] = (
+    *("plum", "kiwi", "fig", "pear", "lime", "date", "mango", "melon", "grape", "peach", "lemon", "guava"),
+    *("apple", "olive", "papaya", "cherry", "quince", "banana", "orange", "lychee", "damson", "medlar", "tomato"),
+    "pomelo",
 )
 """What lists are made of."""
 
@@ -66,11 +67,11 @@ def _place(of: Callable[[int, int], str]) -> Answer:
 
 
 def _item(place: int) -> Answer:
-    return lambda items, item: items[place]
+    return lambda items, _: items[place]
 
 
 def _two(first: int, second: int) -> Answer:
-    return lambda items, item: f"{items[first]} and {items[second]}"
+    return lambda items, _: f"{items[first]} and {items[second]}"
 
 
 def _among(yes: str, no: str) -> Answer:
@@ -78,11 +79,11 @@ def _among(yes: str, no: str) -> Answer:
 
 
 def _listed(between: str) -> Answer:
-    return lambda items, item: between.join(items[:3])
+    return lambda items, _: between.join(items[:3])
 
 
 def _turned(of: Callable[[Items], Items]) -> Answer:
-    return lambda items, item: ", ".join(of(items))
+    return lambda items, _: ", ".join(of(items))
 
 
 def _named(word: str) -> tuple[str, ...]:

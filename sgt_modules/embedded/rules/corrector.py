@@ -19,7 +19,7 @@ from dspy.lm15 import Message, Request, Response, Usage
 from sgt_modules.embedded.rules.conventions import IDLE, KINDS, kind_of, understood
 
 ABOUT_A_MISTAKE = 0.5
-"""How often a new sentence is about a question of the mistakes where the brief says nothing of it; else about anything."""
+"""How often a new sentence is about a question of the mistakes, where the brief names no topic; else about anything."""
 
 IDLY = 0.3
 """How often a sentence about anything is an idle one."""
@@ -39,15 +39,16 @@ class RulesCorrector(dspy.LM):
     """A simulated corrector, for `SupervisoryPromptTeleprompter` on the house-rules world.
 
     Asked for a prompt, it keeps the sentences of the present one but those whose written impact is negative, and writes
-    one or two new ones: half of them about a question that was answered wrong, in any reading; the others about anything.
-    A brief that says `Look at ...` has it write one about each topic named there. A sentence about a kind replaces the
-    one before it. Asked for a brief, it has the brief look at the topics of the mistakes that it reads.
+    one or two new ones: half of them about a question that was answered wrong, in any reading; the others about
+    anything. A brief that says `Look at ...` has it write one about each topic named there. A sentence about a kind
+    replaces the one before it. Asked for a brief, it has the brief look at the topics of the mistakes that it reads.
 
     >>> lm = RulesCorrector(seed=0)
     >>> written = dspy.Predict("step, prompt, mistakes -> new_prompt")
     >>> with dspy.context(lm=lm):
-    ...     print(written(step="", prompt="Be polite. [impact -0.10 ± 0.05]", mistakes="  question: Name the pair.").new_prompt)
-    The pair is the first and the last item. Read pair as the last two items.
+    ...     read = {"prompt": "Be polite. [impact -0.10 ± 0.05]", "mistakes": "  question: Name the pair."}
+    ...     print(written(step="", **read).new_prompt)
+    The neighbour of an item is the item after it. By pair we mean the second and the third item.
     """
 
     def __init__(self, seed: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""The rule-following actor's vocabulary: every text of house rules in few pieces; see `sgt_modules.embedded.tokenizer`."""
+"""The rule-following actor's vocabulary: each text of house rules in few pieces, as in `embedded.tokenizer`."""
 
 from __future__ import annotations
 

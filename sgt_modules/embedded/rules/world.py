@@ -63,8 +63,8 @@ class HouseRulesWorld:
     def truth(self, sentence: str) -> int:
         """What a sentence by itself does to the score: 1 it helps, -1 it harms, 0 it does nothing.
 
-        One about a kind that the house reads in its own way helps where it names that way; another way is as wrong as the
-        usual one. One about any other kind harms, unless it names the usual way.
+        One about a kind that the house reads in its own way helps where it names that way; another way is as wrong as
+        the usual one. One about any other kind harms, unless it names the usual way.
         """
         found = understood(sentence)
         if found is None or found[1] == KINDS[found[0]].default:
@@ -74,8 +74,17 @@ class HouseRulesWorld:
             return -1
         return int(reading == self.rules[kind])
 
+    @staticmethod
+    def sentences(prompt: str) -> list[str]:
+        """The sentences of a prompt of this world, in which a full stop stands only at their ends.
+
+        >>> HouseRulesWorld.sentences("Be polite. Never guess.")
+        ['Be polite.', 'Never guess.']
+        """
+        return [f"{each.strip()}." for each in prompt.split(".") if each.strip()]
+
     def panel(self, rng: random.Random) -> list[str]:
-        """Sentences to try impact scores on: one about each kind, half of which say the right thing, and three idle ones.
+        """Sentences to try impact scores on: one about each kind, half of which say what is right, and three idle ones.
 
         >>> world = HouseRulesWorld(seed=0)
         >>> len(world.panel(random.Random(0)))
@@ -110,8 +119,7 @@ class HouseRulesWorld:
         """The test split."""
         return self.splits["test"]
 
-    @staticmethod
-    def metric(example: dspy.Example, prediction: dspy.Prediction, trace: object = None) -> float:
+    def metric(self, example: dspy.Example, prediction: dspy.Prediction, trace: object = None) -> float:
         """1.0 where the answer is the expected one, to the letter, else 0.0."""
         return float(str(prediction.answer).strip() == example.answer)
 

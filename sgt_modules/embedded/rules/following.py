@@ -1,0 +1,35 @@
+"""What instructions ask for: the readings that hold under them, and the answer of one who does just as they say."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from sgt_modules.embedded.rules.conventions import KINDS, Question, kind_of, understood
+
+_SENTENCE = re.compile(r"[^.]+\.")
+
+
+def readings_under(instructions: str) -> Mapping[str, str]:
+    """The reading of each kind: the one named last, the usual one where none is named.
+
+    >>> found = readings_under("The pair is the last two items. Never guess. Read mid as the first item.")
+    >>> found["pair"], found["mid"], found["far"]
+    ('the last two items', 'the first item', 'the last item')
+    """
+    named = filter(None, (understood(each.strip().removeprefix("- ")) for each in _SENTENCE.findall(instructions)))
+    return {**{name: kind.default for name, kind in KINDS.items()}, **dict(named)}
+
+
+def obeyed(instructions: str, items: str, question: str) -> str:
+    """The answer that instructions ask for; empty for a question of no kind.
+
+    >>> obeyed("The mid item is the second item.", "fig, pear, lime, date, plum", "Name the mid item.")
+    'pear'
+    """
+    kind = kind_of(question)
+    if kind is None:
+        return ""
+    found = (re.fullmatch(re.escape(text).replace(r"\{item\}", r"(\w+)"), question) for text in KINDS[kind].questions)
+    item = next(("".join(each.groups()) for each in found if each), "")
+    return Question(kind, tuple(items.split(", ")), item).answer(readings_under(instructions)[kind])
