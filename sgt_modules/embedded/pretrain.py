@@ -51,7 +51,7 @@ SAID_EVERY = 100
 class Recipe:
     """One model: its size, its seed, its stream and how long it trains.
 
-    With `start`, it goes on from that model's weights, which must be of the same size: a generator then need not learn
+    `widening` is how many times as wide as the model its feed-forward layers are. With `start`, it goes on from that model's weights, which must be of the same size: a generator then need not learn
     anew to copy words.
     """
 
@@ -64,13 +64,14 @@ class Recipe:
     batch: int = 96
     learning_rate: float = 2.5e-3
     start: str = ""
+    widening: int = 3
 
     def config(self, vocabulary: int, end: int, pad: int) -> Qwen3Config:
         """The model's shape, for a vocabulary and its end and padding tokens."""
         return Qwen3Config(
             vocab_size=vocabulary,
             hidden_size=self.hidden,
-            intermediate_size=3 * self.hidden,
+            intermediate_size=self.widening * self.hidden,
             num_hidden_layers=self.layers,
             num_attention_heads=self.hidden // 32,
             num_key_value_heads=self.hidden // 64,
@@ -87,7 +88,7 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("actor", "actor", hidden=128, layers=4, seed=1, steps=4000),
     Recipe("second-actor", "actor", hidden=192, layers=3, seed=2, steps=1800),
     Recipe("generator", "generator", hidden=128, layers=4, seed=3, steps=1000, learning_rate=2e-3, start="actor"),
-    Recipe("rule-follower", RULES, hidden=128, layers=3, seed=4, steps=3000, batch=32),
+    Recipe("rule-follower", RULES, hidden=128, layers=4, seed=4, steps=4000, batch=24, learning_rate=3e-3, widening=1),
 )
 
 

@@ -233,6 +233,8 @@ class Question:
     """A question of a kind about a list; `item` is the one it names, empty where it names none.
 
     >>> question = Question("mid", ("fig", "pear", "lime", "date", "plum"), "")
+    >>> question.fruit
+    '1 fig, 2 pear, 3 lime, 4 date, 5 plum'
     >>> question.text(), question.answer("the second item"), question.answer(KINDS["mid"].default)
     ('Which is the mid item?', 'pear', 'lime')
     """
@@ -240,6 +242,11 @@ class Question:
     kind: str
     items: tuple[str, ...]
     item: str
+
+    @property
+    def fruit(self) -> str:
+        """The list as the actor reads it, each item behind its number."""
+        return ", ".join(f"{number} {item}" for number, item in enumerate(self.items, 1))
 
     def text(self, phrasing: int = 0) -> str:
         """How it is asked."""

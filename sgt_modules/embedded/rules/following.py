@@ -21,10 +21,10 @@ def readings_under(instructions: str) -> Mapping[str, str]:
     return {**{name: kind.default for name, kind in KINDS.items()}, **dict(named)}
 
 
-def obeyed(instructions: str, items: str, question: str) -> str:
+def obeyed(instructions: str, fruit: str, question: str) -> str:
     """The answer that instructions ask for; empty for a question of no kind.
 
-    >>> obeyed("The mid item is the second item.", "fig, pear, lime, date, plum", "Name the mid item.")
+    >>> obeyed("The mid item is the second item.", "1 fig, 2 pear, 3 lime, 4 date, 5 plum", "Name the mid item.")
     'pear'
     """
     kind = kind_of(question)
@@ -32,4 +32,5 @@ def obeyed(instructions: str, items: str, question: str) -> str:
         return ""
     found = (re.fullmatch(re.escape(text).replace(r"\{item\}", r"(\w+)"), question) for text in KINDS[kind].questions)
     item = next(("".join(each.groups()) for each in found if each), "")
-    return Question(kind, tuple(items.split(", ")), item).answer(readings_under(instructions)[kind])
+    items = tuple(each.split()[-1] for each in fruit.split(", "))
+    return Question(kind, items, item).answer(readings_under(instructions)[kind])

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import dspy
 
-from sgt_modules.embedded.rules.conventions import FRUIT, IDLE, KINDS, PLACES, ROMAN, WORDS
+from sgt_modules.embedded.rules.conventions import FRUIT, IDLE, KINDS, LENGTHS, PLACES, ROMAN, WORDS
 from sgt_modules.embedded.rules.program import AnswerAboutList
 
 HOLE = "\0"
@@ -32,6 +32,7 @@ def _world_pieces() -> Iterator[str]:
         yield from (word, word.upper(), word.capitalize())
     yield from (*PLACES, *WORDS.values(), *ROMAN.values(), "|", "yes", "no", "true", "false", "aye", "nay", "in", "out")
     yield from (", ", " / ", " - ", " + ", " and ", '"', ". ", ".", "?")
+    yield from ("1 ", *(f", {number} " for number in range(2, max(LENGTHS) + 1)))
     for kind in KINDS.values():
         yield from kind.readings
         for text in (*kind.questions, *kind.sentences):

@@ -7,7 +7,7 @@ from dspy.signatures.signature import make_signature
 
 from sgt_modules.embedded.rules.conventions import BASE
 
-AnswerAboutList = make_signature("items: str, question: str -> answer: str", BASE)
+AnswerAboutList = make_signature("fruit: str, question: str -> answer: str", BASE)
 """A list and a question in, one answer out."""
 
 

@@ -52,7 +52,7 @@ def conversation(rng: random.Random) -> list[Turn]:
     turns: list[Turn] = []
     for kind in rng.sample(list(KINDS), TURNS):
         question = random_question(kind, rng)
-        inputs = {"items": ", ".join(question.items), "question": question.text(rng.randrange(2))}
+        inputs = {"fruit": question.fruit, "question": question.text(rng.randrange(2))}
         messages = adapter.format(signature, [], inputs)
         answer = {"answer": question.answer(readings[kind])}
         said = adapter.format_assistant_message_content(signature, cast("Any", answer))

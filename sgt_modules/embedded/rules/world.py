@@ -129,11 +129,11 @@ class HouseRulesWorld:
         while len(examples) < size:
             kind = kinds[len(examples) % len(kinds)]
             question = random_question(kind, self._rng)
-            items, text = ", ".join(question.items), question.text(self._rng.randrange(2))
-            if (items, text) not in asked:
-                asked.add((items, text))
+            fruit, text = question.fruit, question.text(self._rng.randrange(2))
+            if (fruit, text) not in asked:
+                asked.add((fruit, text))
                 answer = question.answer(self.rules[kind])
-                example = dspy.Example(items=items, question=text, answer=answer, kind=kind)
-                examples.append(example.with_inputs("items", "question"))
+                example = dspy.Example(fruit=fruit, question=text, answer=answer)
+                examples.append(example.with_inputs("fruit", "question"))
         self._rng.shuffle(examples)
         return examples
