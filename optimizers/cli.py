@@ -67,7 +67,9 @@ def _demo_of_prompts(method: str, seed: int, log_dir: Path | None, *, quick: boo
 
 @app.command()
 def compare(
-    task: Annotated[str, typer.Option(help="What is compared on: embedded, the world of house terms.")] = "embedded",
+    task: Annotated[
+        str, typer.Option(help="embedded, the world of house terms; embedded-spt, house rules.")
+    ] = "embedded",
     seeds: Annotated[str, typer.Option(help="Seeds, with commas between.")] = "0,1,2",
     contenders: Annotated[str, typer.Option(help="Names, with commas between; all that ship by default.")] = "",
     budget: Annotated[int | None, typer.Option(help="Actor calls a contender may make to be compiled.")] = None,
@@ -84,18 +86,18 @@ def compare(
     """
     from optimizers.comparison import Comparison, Controls, pooled
     from optimizers.comparison.embedded import compare_embedded, controls_embedded
+    from optimizers.comparison.rules import compare_rules
 
-    if task != "embedded":
-        raise SetupError(f"Expected the task 'embedded', got {task!r}.")
-    found = compare_embedded(
-        [name for name in contenders.split(",") if name] or None,
-        seeds=_numbers(seeds),
-        quick=quick,
-        gold=gold,
-        budget=budget,
-        log_dir=log_dir,
-        display_progress=False if as_json else None,
-    )
+    names, display = [name for name in contenders.split(",") if name] or None, False if as_json else None
+    same = {"seeds": _numbers(seeds), "quick": quick, "budget": budget, "log_dir": log_dir, "display_progress": display}
+    if task == "embedded-spt" and (gold or with_controls):
+        raise SetupError("Expected neither --gold nor --controls with embedded-spt: both are about supplements.")
+    if task == "embedded-spt":
+        found = compare_rules(names, **same)
+    elif task == "embedded":
+        found = compare_embedded(names, gold=gold, **same)
+    else:
+        raise SetupError(f"Expected the task 'embedded' or 'embedded-spt', got {task!r}.")
     parts: list[Comparison | Controls] = [found]
     if with_controls:
         each = controls_embedded(found.log_dir, seeds=found.seeds, quick=quick, budget=budget)

@@ -51,8 +51,8 @@ SAID_EVERY = 100
 class Recipe:
     """One model: its size, its seed, its stream and how long it trains.
 
-    `widening` is how many times as wide as the model its feed-forward layers are. With `start`, it goes on from that model's weights, which must be of the same size: a generator then need not learn
-    anew to copy words.
+    `widening` is how many times as wide as the model its feed-forward layers are. With `start`, it goes on from that
+    model's weights, which must be of the same size: a generator then need not learn anew to copy words.
     """
 
     name: str

@@ -55,8 +55,8 @@ class RulesCorrector(dspy.LM):
         super().__init__(f"simulated/rules-corrector-{seed}", engine=_Writer(seed), cache=False, num_retries=0)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """As any LM; `rollout_id` tells samples of the same request apart."""
-        sample = _SAMPLE.set(int(kwargs.get("rollout_id") or 0))
+        """As any LM; `rollout_id` (an LM around this one may have had it) tells samples of the same request apart."""
+        sample = _SAMPLE.set(int(kwargs.get("rollout_id") or _SAMPLE.get()))
         try:
             return super().__call__(*args, **kwargs)
         finally:
