@@ -30,24 +30,16 @@ WORLD = HouseRulesWorld(seed=0, sizes=RuleSizes(train=20, validation=20, test=10
 LIST = ("fig", "pear", "lime", "date", "plum")
 
 ANSWERS = {
-    "place": ("pear", ["2", "1", "4", "second"]),
+    "place": ("pear", ["2", "1", "II", "second"]),
     "size": ("", ["5", "five", "V", "|||||"]),
     "presence": ("kiwi", ["no", "false", "nay", "out"]),
     "mid": ("", ["lime", "pear", "date", "fig"]),
     "far": ("", ["plum", "date", "fig", "pear"]),
-    "pair": ("", ["fig and pear", "date and plum", "fig and plum", "pear and lime"]),
+    "pair": ("", ["fig and pear", "pear and lime", "fig and lime", "pear and date"]),
     "spelling": ("fig", ["fig", "FIG", "Fig", '"fig"']),
     "listing": ("", ["fig, pear, lime", "fig / pear / lime", "fig - pear - lime", "fig + pear + lime"]),
-    "turning": (
-        "",
-        [
-            "plum, date, lime, pear, fig",
-            "pear, lime, date, plum, fig",
-            "plum, fig, pear, lime, date",
-            "plum, pear, lime, date, fig",
-        ],
-    ),
-    "neighbour": ("lime", ["date", "pear", "plum", "fig"]),
+    "marking": ("fig", ["*fig*", "(fig)", "|fig|", "<fig>"]),
+    "repeating": ("fig", ["fig", "fig fig", "fig fig fig", "fig, fig"]),
 }
 
 
@@ -156,10 +148,10 @@ def test_without_a_topic_it_writes_one_or_two_sentences_and_half_of_them_about_m
 def test_a_brief_that_names_topics_has_it_write_one_sentence_about_each() -> None:
     brief = improved("Write rules.", WRONG)
     assert brief == "Write rules. Look at pairs, the mid item."
-    for sentences in written(brief, f"{BASE} The pair is the last two items. [impact +0.00 ± 0.00]"):
+    for sentences in written(brief, f"{BASE} The pair is items one and three. [impact +0.00 ± 0.00]"):
         about = [understood(each) for each in sentences]
         assert [each[0] for each in about if each] == ["mid", "pair"]
-        assert ("pair", "the last two items") not in about
+        assert ("pair", "items one and three") not in about
 
 
 def test_it_knows_the_kinds_of_the_mistakes_and_no_truth() -> None:

@@ -24,7 +24,7 @@ def share_right(asked: Sequence[Asked]) -> float:
     pairs = []
     for instructions, question, _ in asked:
         told = program.deepcopy()
-        told.signature = told.signature.with_instructions(instructions or " ")
+        told.predict.signature = told.predict.signature.with_instructions(instructions or " ")
         pairs.append((told, {"fruit": question.fruit, "question": question.text()}))
     with dspy.context(lm=embedded_actor("rule-follower"), adapter=dspy.ChatAdapter(use_json_adapter_fallback=False)):
         answers = run(pairs)

@@ -51,7 +51,7 @@ def test_the_first_prompt_is_the_worlds_and_the_selected_one_is_the_programs(
     assert summary["prompts"]["none"] == demonstration.world.instructions
     loaded = list_program()
     loaded.load(demonstration.result.log_dir / "program.json")
-    assert loaded.signature.instructions == summary["prompts"][summary["selected"]]
+    assert loaded.predict.signature.instructions == summary["prompts"][summary["selected"]]
     with following():
         answers = [loaded(**example.inputs()).answer for example in demonstration.world.test]
     assert answers == [rollout.output["answer"] for rollout in demonstration.tested[summary["selected"]]]

@@ -23,7 +23,7 @@ LENGTHS = (5, 6, 7)
 """How many items a list has."""
 
 WORDS = {5: "five", 6: "six", 7: "seven"}
-ROMAN = {5: "V", 6: "VI", 7: "VII"}
+NUMERALS = ("I", "II", "III", "IV", "V", "VI", "VII")
 PLACES = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh")
 
 Items = Sequence[str]
@@ -61,9 +61,9 @@ class Kind:
         return [each.format(reading=reading) for each in self.sentences]
 
 
-def _place(of: Callable[[int, int], str]) -> Answer:
-    """By the place of the named item, from 0, and the length of the list."""
-    return lambda items, item: of(items.index(item), len(items))
+def _place(of: Callable[[int], str]) -> Answer:
+    """By the place of the named item, from 0."""
+    return lambda items, item: of(items.index(item))
 
 
 def _item(place: int) -> Answer:
@@ -82,10 +82,6 @@ def _listed(between: str) -> Answer:
     return lambda items, _: between.join(items[:3])
 
 
-def _turned(of: Callable[[Items], Items]) -> Answer:
-    return lambda items, _: ", ".join(of(items))
-
-
 def _named(word: str) -> tuple[str, ...]:
     return (f"By {word} we mean {{reading}}.", f"Read {word} as {{reading}}.")
 
@@ -95,10 +91,10 @@ KINDS: Mapping[str, Kind] = {
         "places",
         ("At which place is {item}?", "Where in the list is {item}?"),
         {
-            "from one": _place(lambda place, _: str(place + 1)),
-            "from zero": _place(lambda place, _: str(place)),
-            "from the end": _place(lambda place, length: str(length - place)),
-            "in words": _place(lambda place, _: PLACES[place]),
+            "from one": _place(lambda place: str(place + 1)),
+            "from zero": _place(str),
+            "in Roman numerals": _place(lambda place: NUMERALS[place]),
+            "in words": _place(lambda place: PLACES[place]),
         },
         ("Count places {reading}.", "Places are counted {reading}.", "Say where an item stands {reading}."),
     ),
@@ -108,7 +104,7 @@ KINDS: Mapping[str, Kind] = {
         {
             "in digits": lambda items, _: str(len(items)),
             "as a word": lambda items, _: WORDS[len(items)],
-            "in Roman numerals": lambda items, _: ROMAN[len(items)],
+            "in Roman numerals": lambda items, _: NUMERALS[len(items) - 1],
             "in strokes": lambda items, _: "|" * len(items),
         },
         ("Write sizes {reading}.", "The size of a list is written {reading}.", "Give a number of items {reading}."),
@@ -143,8 +139,8 @@ KINDS: Mapping[str, Kind] = {
         "the far item",
         ("Which is the far item?", "Name the far item."),
         {
-            "the last item": _item(-1),
-            "the last item but one": _item(-2),
+            "the fifth item": _item(4),
+            "the fourth item": _item(3),
             "the first item": _item(0),
             "the second item": _item(1),
         },
@@ -154,10 +150,10 @@ KINDS: Mapping[str, Kind] = {
         "pairs",
         ("Which items are the pair?", "Name the pair."),
         {
-            "the first two items": _two(0, 1),
-            "the last two items": _two(-2, -1),
-            "the first and the last item": _two(0, -1),
-            "the second and the third item": _two(1, 2),
+            "items one and two": _two(0, 1),
+            "items two and three": _two(1, 2),
+            "items one and three": _two(0, 2),
+            "items two and four": _two(1, 3),
         },
         ("The pair is {reading}.", *_named("pair")),
     ),
@@ -183,27 +179,27 @@ KINDS: Mapping[str, Kind] = {
         },
         ("Put {reading} between listed items.", "Listed items have {reading} between them.", "List with {reading}."),
     ),
-    "turning": Kind(
-        "turning",
-        ("Turn the list.", "What is the list when it is turned?"),
+    "marking": Kind(
+        "marking",
+        ("Mark {item}.", "How is {item} marked?"),
         {
-            "reversing it": _turned(lambda items: items[::-1]),
-            "moving its first item to the end": _turned(lambda items: [*items[1:], items[0]]),
-            "moving its last item to the front": _turned(lambda items: [items[-1], *items[:-1]]),
-            "swapping its ends": _turned(lambda items: [items[-1], *items[1:-1], items[0]]),
+            "stars": lambda _, item: f"*{item}*",
+            "brackets": lambda _, item: f"({item})",
+            "bars": lambda _, item: f"|{item}|",
+            "arrows": lambda _, item: f"<{item}>",
         },
-        ("Turn a list by {reading}.", "A list is turned by {reading}.", "To turn a list means {reading}."),
+        ("Mark items with {reading}.", "A marked item stands between {reading}.", "Marking is done by {reading}."),
     ),
-    "neighbour": Kind(
-        "neighbours",
-        ("What is the neighbour of {item}?", "Name the neighbour of {item}."),
+    "repeating": Kind(
+        "repeating",
+        ("Repeat {item}.", "How is {item} repeated?"),
         {
-            "the item after it": lambda items, item: items[items.index(item) + 1],
-            "the item before it": lambda items, item: items[items.index(item) - 1],
-            "the item two after it": lambda items, item: items[items.index(item) + 2],
-            "the item two before it": lambda items, item: items[items.index(item) - 2],
+            "once": lambda _, item: item,
+            "twice": lambda _, item: f"{item} {item}",
+            "three times": lambda _, item: " ".join([item] * 3),
+            "with a comma between": lambda _, item: f"{item}, {item}",
         },
-        ("The neighbour of an item is {reading}.", *_named("neighbour")),
+        ("Repeat items {reading}.", "A repeated item is said {reading}.", "Repeating is done {reading}."),
     ),
 }
 """The ten kinds of question by name."""
@@ -262,7 +258,7 @@ def random_question(kind: str, rng: random.Random) -> Question:
     named = "{item}" in KINDS[kind].questions[0]
     while True:
         items = rng.sample(FRUIT, rng.choice(LENGTHS))
-        item = rng.choice(items[2:-2] if kind == "neighbour" else items) if named else ""
+        item = rng.choice(items) if named else ""
         if kind == "presence" and rng.random() < 0.5:
             item = rng.choice([each for each in FRUIT if each not in items])
         question = Question(kind, tuple(items), item)

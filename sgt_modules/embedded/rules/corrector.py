@@ -48,7 +48,7 @@ class RulesCorrector(dspy.LM):
     >>> with dspy.context(lm=lm):
     ...     read = {"prompt": "Be polite. [impact -0.10 ± 0.05]", "mistakes": "  question: Name the pair."}
     ...     print(written(step="", **read).new_prompt)
-    The neighbour of an item is the item after it. By pair we mean the second and the third item.
+    Repeat items once. By pair we mean items two and four.
     """
 
     def __init__(self, seed: int = 0) -> None:

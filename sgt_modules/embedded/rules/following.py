@@ -13,9 +13,9 @@ _SENTENCE = re.compile(r"[^.]+\.")
 def readings_under(instructions: str) -> Mapping[str, str]:
     """The reading of each kind: the one named last, the usual one where none is named.
 
-    >>> found = readings_under("The pair is the last two items. Never guess. Read mid as the first item.")
+    >>> found = readings_under("The pair is items one and three. Never guess. Read mid as the first item.")
     >>> found["pair"], found["mid"], found["far"]
-    ('the last two items', 'the first item', 'the last item')
+    ('items one and three', 'the first item', 'the fifth item')
     """
     named = filter(None, (understood(each.strip().removeprefix("- ")) for each in _SENTENCE.findall(instructions)))
     return {**{name: kind.default for name, kind in KINDS.items()}, **dict(named)}

@@ -9,18 +9,18 @@ from typing import Any, cast
 
 import dspy
 
-from sgt_modules.embedded.rules.conventions import FRUIT, IDLE, KINDS, LENGTHS, PLACES, ROMAN, WORDS
-from sgt_modules.embedded.rules.program import AnswerAboutList
+from sgt_modules.embedded.rules.conventions import FRUIT, IDLE, KINDS, LENGTHS, NUMERALS, PLACES, WORDS
+from sgt_modules.embedded.rules.program import REASONED
 
 HOLE = "\0"
 
 
 def _adapter_pieces() -> Iterator[str]:
     adapter = dspy.ChatAdapter()
-    inputs = dict.fromkeys(AnswerAboutList.input_fields, HOLE)
-    demo = dspy.Example(**inputs, answer=HOLE)
-    for message in adapter.format(AnswerAboutList, cast("Any", [demo]), inputs):
-        for part in message["content"].replace(AnswerAboutList.instructions, HOLE).split(HOLE):
+    inputs = dict.fromkeys(REASONED.input_fields, HOLE)
+    demo = dspy.Example(**inputs, reasoning=HOLE, answer=HOLE)
+    for message in adapter.format(REASONED, cast("Any", [demo]), inputs):
+        for part in message["content"].replace(REASONED.instructions, HOLE).split(HOLE):
             yield part
             yield part.rstrip("\n")
             yield from part.splitlines(keepends=True)
@@ -30,8 +30,8 @@ def _adapter_pieces() -> Iterator[str]:
 def _world_pieces() -> Iterator[str]:
     for word in FRUIT:
         yield from (word, word.upper(), word.capitalize())
-    yield from (*PLACES, *WORDS.values(), *ROMAN.values(), "|", "yes", "no", "true", "false", "aye", "nay", "in", "out")
-    yield from (", ", " / ", " - ", " + ", " and ", '"', ". ", ".", "?")
+    yield from (*PLACES, *WORDS.values(), *NUMERALS, "|", "yes", "no", "true", "false", "aye", "nay", "in", "out")
+    yield from (", ", " / ", " - ", " + ", " and ", '"', ". ", ".", "?", "*", "(", ")", "<", ">", " ")
     yield from ("1 ", *(f", {number} " for number in range(2, max(LENGTHS) + 1)))
     for kind in KINDS.values():
         yield from kind.readings

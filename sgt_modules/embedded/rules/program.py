@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import dspy
 from dspy.signatures.signature import make_signature
 
@@ -10,11 +12,14 @@ from sgt_modules.embedded.rules.conventions import BASE
 AnswerAboutList = make_signature("fruit: str, question: str -> answer: str", BASE)
 """A list and a question in, one answer out."""
 
+REASONED = cast("type[dspy.Signature]", dspy.ChainOfThought(AnswerAboutList).predict.signature)
+"""What the actor reads and writes: it names the reading that it goes by, as its reasoning, before it answers."""
+
 
 def list_program(instructions: str = BASE) -> dspy.Module:
-    """A bare `dspy.Predict` with these instructions.
+    """A bare `dspy.ChainOfThought` with these instructions.
 
-    >>> list_program("Be polite.").signature.instructions
+    >>> list_program("Be polite.").predict.signature.instructions
     'Be polite.'
     """
-    return dspy.Predict(AnswerAboutList.with_instructions(instructions))
+    return dspy.ChainOfThought(AnswerAboutList.with_instructions(instructions))

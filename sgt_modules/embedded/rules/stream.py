@@ -1,7 +1,7 @@
 """What the rule-following actor reads in pretraining: endless seeded conversations under random instructions.
 
-Each has sentences of random kinds and readings in random order, idle ones between them, and questions of several kinds,
-each kind once. So the actor can only learn to do as the sentences say, and as usual where none speaks of a kind.
+Each has sentences of random kinds and readings in random order, idle ones between them, and one question. So the actor
+can only learn to do as the sentences say, and as usual where none speaks of a kind.
 """
 
 from __future__ import annotations
@@ -9,16 +9,14 @@ from __future__ import annotations
 import random
 import string
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, cast
 
 import dspy
 
 from sgt_modules.embedded.rules.conventions import IDLE, KINDS, random_question
-from sgt_modules.embedded.rules.program import AnswerAboutList
+from sgt_modules.embedded.rules.program import REASONED
 from sgt_modules.embedded.streams import Turn
-
-TURNS = 1
-"""Questions of a conversation, each of another kind, so that no answer can be taken from one before."""
 
 REPEATED = 0.1
 """How often a kind that is spoken of is spoken of twice; the later sentence holds."""
@@ -45,20 +43,25 @@ def _strange(rng: random.Random) -> str:
     return f"{''.join(rng.choice(letters) for _ in range(rng.randint(5, 30))).strip() or 'so'}.".capitalize()
 
 
+@cache
+def _written() -> tuple[str, str, str]:
+    """The texts of system, user and assistant as DSPy's adapter writes them, with a hole for each thing that varies."""
+    adapter, holes = dspy.ChatAdapter(), {name: f"<{name}>" for name in REASONED.fields}
+    system, user = adapter.format(REASONED.with_instructions("<instructions>"), [], holes)
+    answer = adapter.format_assistant_message_content(REASONED, cast("Any", holes))
+    return system["content"], user["content"], answer.rstrip("\n")
+
+
 def conversation(rng: random.Random) -> list[Turn]:
-    """Instructions and questions, each as DSPy's adapter writes it, with the right answers to learn."""
+    """Instructions and a question, as DSPy's adapter writes them, with the reading and the right answer to learn."""
     instructions, readings = random_instructions(rng)
-    signature, adapter = AnswerAboutList.with_instructions(instructions), dspy.ChatAdapter()
-    turns: list[Turn] = []
-    for kind in rng.sample(list(KINDS), TURNS):
-        question = random_question(kind, rng)
-        inputs = {"fruit": question.fruit, "question": question.text(rng.randrange(2))}
-        messages = adapter.format(signature, [], inputs)
-        answer = {"answer": question.answer(readings[kind])}
-        said = adapter.format_assistant_message_content(signature, cast("Any", answer))
-        turns += [Turn(each["role"], each["content"]) for each in (messages[1:] if turns else messages)]
-        turns.append(Turn("assistant", said.rstrip("\n"), learned=True))
-    return turns
+    system, user, assistant = _written()
+    question = random_question(rng.choice(list(KINDS)), rng)
+    reading = readings[question.kind]
+    asked = user.replace("<fruit>", question.fruit).replace("<question>", question.text(rng.randrange(2)))
+    said = assistant.replace("<reasoning>", reading).replace("<answer>", question.answer(reading))
+    told = system.replace("<instructions>", instructions.replace("\n", "\n        "))
+    return [Turn("system", told), Turn("user", asked), Turn("assistant", said, learned=True)]
 
 
 def stream(seed: int) -> Iterator[list[Turn]]:
