@@ -89,6 +89,7 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("second-actor", "actor", hidden=192, layers=3, seed=2, steps=1800),
     Recipe("generator", "generator", hidden=128, layers=4, seed=3, steps=1000, learning_rate=2e-3, start="actor"),
     Recipe("rule-follower", RULES, hidden=128, layers=4, seed=4, steps=3000, batch=24, learning_rate=3e-3, widening=1),
+    Recipe("rule-follower", RULES, hidden=128, layers=4, seed=5, steps=2000, batch=24, widening=1, start="rule-follower"),
 )
 
 
