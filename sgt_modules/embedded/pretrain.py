@@ -40,8 +40,8 @@ TOKENS_A_ROW = 64
 BFLOAT16 = "avx512_bf16" in _processor()
 """Whether this machine computes in bfloat16 by itself; where it must emulate it, single precision is far faster."""
 
-RULES = "rules"
-"""The stream of house rules, which has a vocabulary of its own; the others are of house terms."""
+RULES, HARD_RULES = "rules", "hard rules"
+"""The streams of house rules, which have a vocabulary of their own; the others are of house terms."""
 
 SAID_EVERY = 100
 """Steps between two lines of progress."""
@@ -52,7 +52,8 @@ class Recipe:
     """One model: its size, its seed, its stream and how long it trains.
 
     `widening` is how many times as wide as the model its feed-forward layers are. With `start`, it goes on from that
-    model's weights, which must be of the same size: a generator then need not learn anew to copy words.
+    model's weights, which must be of the same size: a generator then need not learn anew to copy words. A second row of
+    one name goes on from the first.
     """
 
     name: str
@@ -90,6 +91,18 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("generator", "generator", hidden=128, layers=4, seed=3, steps=1000, learning_rate=2e-3, start="actor"),
     Recipe("rule-follower", RULES, hidden=128, layers=4, seed=4, steps=3000, batch=24, learning_rate=3e-3, widening=1),
     Recipe("rule-follower", RULES, hidden=128, layers=4, seed=5, steps=2000, batch=24, widening=1, start="rule-follower"),
+    Recipe(
+        "rule-follower",
+        HARD_RULES,
+        hidden=128,
+        layers=4,
+        seed=6,
+        steps=1500,
+        batch=24,
+        learning_rate=2e-3,
+        widening=1,
+        start="rule-follower",
+    ),
 )
 
 
@@ -116,8 +129,11 @@ class Encoder:
 
 def batches(recipe: Recipe, encode: Encoder, pad: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Ids and targets, each [rows, width]: batches of about equal token counts, each of about equally long rows."""
-    of_rules = recipe.stream == RULES
-    conversations = rules_stream.stream(recipe.seed) if of_rules else stream(recipe.stream, recipe.seed)
+    if recipe.stream in (RULES, HARD_RULES):
+        more = rules_stream.HARD if recipe.stream == HARD_RULES else ()
+        conversations = rules_stream.stream(recipe.seed, more=more)
+    else:
+        conversations = stream(recipe.stream, recipe.seed)
     shuffle = torch.Generator().manual_seed(recipe.seed)
     while True:
         pool = sorted((encode(next(conversations)) for _ in range(POOL * recipe.batch)), key=lambda row: len(row[0]))
@@ -152,7 +168,7 @@ def learning_rate(recipe: Recipe, step: int) -> float:
 def pretrain(recipe: Recipe, output: Path) -> None:
     """Train one model and write it with its tokenizer as a `transformers` folder."""
     torch.manual_seed(recipe.seed)
-    tokenizer = build_tokenizer(rules_pieces.pieces() if recipe.stream == RULES else pieces())
+    tokenizer = build_tokenizer(rules_pieces.pieces() if recipe.stream in (RULES, HARD_RULES) else pieces())
     end, pad = (int(tokenizer.vocab[token]) for token in (END, PAD))
     if recipe.start:
         model = Qwen3ForCausalLM.from_pretrained(output / recipe.start, use_safetensors=True)
@@ -194,7 +210,7 @@ def _write(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: 
 def main() -> None:
     """Pretrain all models, or those named, in the table's order: the generator goes on from the actor."""
     parser = argparse.ArgumentParser(description=__doc__)
-    known = [recipe.name for recipe in RECIPES]
+    known = list(dict.fromkeys(recipe.name for recipe in RECIPES))
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(known)}; all by default")
     parser.add_argument("--output", type=Path, default=WEIGHTS, help="where each model's folder goes")
     chosen = parser.parse_args()

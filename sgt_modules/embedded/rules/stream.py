@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import string
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any, cast
 
@@ -17,6 +17,9 @@ import dspy
 from sgt_modules.embedded.rules.conventions import IDLE, KINDS, random_question
 from sgt_modules.embedded.rules.program import REASONED
 from sgt_modules.embedded.streams import Turn
+
+HARD = (*["place"] * 4, *["presence"] * 4, "mid", "far", "size")
+"""Kinds that are learned last: a share of the questions of their own makes it quicker."""
 
 REPEATED = 0.1
 """How often a kind that is spoken of is spoken of twice; the later sentence holds."""
@@ -52,11 +55,14 @@ def _written() -> tuple[str, str, str]:
     return system["content"], user["content"], answer.rstrip("\n")
 
 
-def conversation(rng: random.Random) -> list[Turn]:
-    """Instructions and a question, as DSPy's adapter writes them, with the reading and the right answer to learn."""
+def conversation(rng: random.Random, *, more: Sequence[str] = ()) -> list[Turn]:
+    """Instructions and a question, as DSPy's adapter writes them, with the reading and the right answer to learn.
+
+    Kinds are equally likely, but for those in `more`, each of which counts once more for every time it is named.
+    """
     instructions, readings = random_instructions(rng)
     system, user, assistant = _written()
-    question = random_question(rng.choice(list(KINDS)), rng)
+    question = random_question(rng.choice([*KINDS, *more]), rng)
     reading = readings[question.kind]
     asked = user.replace("<fruit>", question.fruit).replace("<question>", question.text(rng.randrange(2)))
     said = assistant.replace("<reasoning>", reading).replace("<answer>", question.answer(reading))
@@ -64,8 +70,8 @@ def conversation(rng: random.Random) -> list[Turn]:
     return [Turn("system", told), Turn("user", asked), Turn("assistant", said, learned=True)]
 
 
-def stream(seed: int) -> Iterator[list[Turn]]:
+def stream(seed: int, *, more: Sequence[str] = ()) -> Iterator[list[Turn]]:
     """Conversations without end; the same seed, the same stream."""
     rng = random.Random(f"house-rules-{seed}")
     while True:
-        yield conversation(rng)
+        yield conversation(rng, more=more)
