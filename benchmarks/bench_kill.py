@@ -90,7 +90,8 @@ class NotingFollower:
         note(self.notes, f"{system} {text}")
         instructions = system.rpartition("your objective is:")[2]
         fields = [part.partition(" ## ]]")[2].strip() for part in text.partition("\n\nRespond")[0].split("[[ ## ")[1:]]
-        answer = f"[[ ## reasoning ## ]]\nAs told.\n\n[[ ## answer ## ]]\n{obeyed(instructions, *fields)}\n\n[[ ## completed ## ]]"
+        said = f"[[ ## reasoning ## ]]\nAs told.\n\n[[ ## answer ## ]]\n{obeyed(instructions, *fields)}"
+        answer = f"{said}\n\n[[ ## completed ## ]]"
         return answered(request, text, answer)
 
 

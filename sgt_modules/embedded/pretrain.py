@@ -10,7 +10,7 @@ import itertools
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -85,24 +85,17 @@ class Recipe:
         )
 
 
+FOLLOWER = Recipe(
+    "rule-follower", RULES, hidden=128, layers=4, seed=4, steps=3000, batch=24, learning_rate=3e-3, widening=1
+)
+
 RECIPES: tuple[Recipe, ...] = (
     Recipe("actor", "actor", hidden=128, layers=4, seed=1, steps=4000),
     Recipe("second-actor", "actor", hidden=192, layers=3, seed=2, steps=1800),
     Recipe("generator", "generator", hidden=128, layers=4, seed=3, steps=1000, learning_rate=2e-3, start="actor"),
-    Recipe("rule-follower", RULES, hidden=128, layers=4, seed=4, steps=3000, batch=24, learning_rate=3e-3, widening=1),
-    Recipe("rule-follower", RULES, hidden=128, layers=4, seed=5, steps=2000, batch=24, widening=1, start="rule-follower"),
-    Recipe(
-        "rule-follower",
-        HARD_RULES,
-        hidden=128,
-        layers=4,
-        seed=6,
-        steps=1500,
-        batch=24,
-        learning_rate=2e-3,
-        widening=1,
-        start="rule-follower",
-    ),
+    FOLLOWER,
+    replace(FOLLOWER, seed=5, steps=2000, learning_rate=2.5e-3, start=FOLLOWER.name),
+    replace(FOLLOWER, stream=HARD_RULES, seed=6, steps=1500, learning_rate=2e-3, start=FOLLOWER.name),
 )
 
 
@@ -168,7 +161,8 @@ def learning_rate(recipe: Recipe, step: int) -> float:
 def pretrain(recipe: Recipe, output: Path) -> None:
     """Train one model and write it with its tokenizer as a `transformers` folder."""
     torch.manual_seed(recipe.seed)
-    tokenizer = build_tokenizer(rules_pieces.pieces() if recipe.stream in (RULES, HARD_RULES) else pieces())
+    of_rules = recipe.stream in (RULES, HARD_RULES)
+    tokenizer = build_tokenizer(rules_pieces.pieces() if of_rules else pieces())
     end, pad = (int(tokenizer.vocab[token]) for token in (END, PAD))
     if recipe.start:
         model = Qwen3ForCausalLM.from_pretrained(output / recipe.start, use_safetensors=True)
