@@ -47,7 +47,7 @@ class Isolation:
 @cache
 def isolation() -> Isolation:
     """What holds on this machine, found out by trying; it takes a tenth of a second, once."""
-    missing = {layer: why for layer in LAYERS if (why := _absence(layer))}
+    missing: dict[Layer, str] = {layer: why for layer in LAYERS if (why := _absence(layer))}
     return Isolation(tuple(layer for layer in LAYERS if layer not in missing), MappingProxyType(missing))
 
 
@@ -55,7 +55,7 @@ def _absence(layer: Layer) -> str:
     """Why a layer cannot be had; empty where it can."""
     if sys.platform != "linux":
         return f"it is Linux's, and this is {sys.platform}"
-    from optimizers.tasks.sandbox.inside import landlock, seccomp  # noqa: PLC0415 - Linux only
+    from optimizers.tasks.sandbox.inside import landlock, seccomp
 
     if layer == "landlock":
         return "" if landlock.version() else "the kernel has none (it came with Linux 5.13), or it is switched off"
@@ -65,7 +65,7 @@ def _absence(layer: Layer) -> str:
 
 
 def _tried(layers: tuple[Layer, ...]) -> str:
-    settings = {"layers": layers, "readable": readable(), "scratch": "/tmp", "preload": [], "environment": {}}  # noqa: S108
+    settings = {"layers": layers, "readable": readable(), "scratch": "/tmp", "preload": [], "environment": {}}
     try:
         worker = Worker("worker", settings, {})
     except SandboxError as problem:

@@ -20,8 +20,8 @@ class Limits:
     """What a Python program may use.
 
     `seconds` bounds its wall time, and its processor time rounded up to a whole second. `memory_bytes` is what it may
-    map beyond what its worker maps already. `disk_bytes` bounds its folder, and each file in it. `files` bounds how many
-    files its folder may hold, `threads` its threads (both where the kernel gives namespaces).
+    map beyond what its worker maps already. `disk_bytes` bounds its folder, and each file in it. `files` bounds how
+    many files its folder may hold, `threads` its threads (both where the kernel gives namespaces).
 
     >>> Limits(seconds=2).seconds
     2

@@ -48,7 +48,7 @@ class Worker:
         try:
             self.hello = self.ask(settings, _STARTING)
         except WorkerLostError as lost:
-            raise SandboxError(f"A sandbox's worker did not start: {lost}. {self._last_words()}") from lost
+            raise SandboxError(f"A sandbox's worker did not start: {lost}") from lost
 
     def ask(self, message: object, seconds: float) -> dict[str, Any]:
         """A message's answer; raises `WorkerLostError` where none comes within `seconds`, and the worker is ended."""
@@ -62,9 +62,11 @@ class Worker:
                 left = left[outgoing.write(left) or 0 :]
             size = HEAD.unpack(_exactly(incoming.fileno(), HEAD.size, deadline))[0]
             return json.loads(_exactly(incoming.fileno(), size, deadline))
-        except (OSError, ValueError) as problem:
+        except (OSError, EOFError, ValueError) as problem:
+            self.process.kill()
+            said = f"{problem}. {self._last_words()}".rstrip()
             self.end()
-            raise WorkerLostError(str(problem) or type(problem).__name__) from problem
+            raise WorkerLostError(said) from problem
 
     def end(self) -> None:
         """End the process, and with it all of its checks."""
@@ -74,6 +76,7 @@ class Worker:
             if way is not None:
                 with suppress(OSError):
                     way.close()
+        self._said.close()
 
     def _last_words(self) -> str:
         self._said.seek(0)

@@ -15,7 +15,7 @@ from sgt_modules.errors import SandboxError
 
 _GRACE = 20.0  # seconds beyond a program's own, for a machine that is slow
 _ENVIRONMENT = {
-    "HOME": "/tmp",  # noqa: S108 - a program's own folder
+    "HOME": "/tmp",
     "LANG": "C.UTF-8",
     "MPLBACKEND": "Agg",
     "OMP_NUM_THREADS": "1",
@@ -80,13 +80,17 @@ class PythonSandbox:
             SandboxError: twice, the worker was lost, which a program cannot bring about by itself.
         """
         asked = {"code": code, "limits": asdict(self.limits)}
-        for _ in range(2):
+        try:
+            return self._run(asked)
+        except WorkerLostError:
             try:
-                with self._pool.lent() as worker:
-                    return Outcome(**worker.ask(asked, self.limits.seconds + _GRACE))
-            except WorkerLostError as problem:
-                lost = problem
-        raise SandboxError(f"A sandbox's worker was lost twice over one program: {lost}. Is the machine out of memory?")
+                return self._run(asked)
+            except WorkerLostError as lost:
+                raise SandboxError(f"A worker was lost twice over one program: {lost}. Is memory short here?") from lost
+
+    def _run(self, asked: object) -> Outcome:
+        with self._pool.lent() as worker:
+            return Outcome(**worker.ask(asked, self.limits.seconds + _GRACE))
 
     def close(self) -> None:
         """End the workers."""

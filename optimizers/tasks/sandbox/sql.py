@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+import os
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -69,7 +69,7 @@ def _cell(sent: Any) -> Cell:
 
 
 @lru_cache(maxsize=4)
-def _shared(limits: SqlLimits) -> SqlSandbox:
+def _shared(limits: SqlLimits, _process: int) -> SqlSandbox:
     return SqlSandbox(limits=limits)
 
 
@@ -86,4 +86,4 @@ def run_sql(database: Path | str, sql: str, limits: SqlLimits | None = None) -> 
     >>> run_sql(folder / "shop.sqlite", "DROP TABLE tea").error
     'A query may only read, and this asks for DELETE sqlite_master.'
     """
-    return _shared(limits or SqlLimits()).run(database, sql)
+    return _shared(limits or SqlLimits(), os.getpid()).run(database, sql)

@@ -87,14 +87,14 @@ def _limit(limits: Mapping[str, Any], place: Place) -> None:
         bounds[resource.RLIMIT_NPROC] = limits["threads"]
     for which, most in bounds.items():
         hard = resource.getrlimit(which)[1]
-        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        resource.setrlimit(which, (most, most))
+        bound = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(which, (bound, bound))
 
 
 def _run(code: str, limits: Mapping[str, Any]) -> dict[str, str]:
     """Run the program as `__main__`; how it ended, and what it raised."""
-    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115, PTH123
-    sys.stdout = open(1, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115, PTH123
+    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stdout = open(1, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
     sys.stderr = io.StringIO()
     os.environ["HOME"] = os.environ["TMPDIR"] = os.getcwd()
     sys.argv = [NAME]

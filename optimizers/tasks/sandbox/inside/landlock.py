@@ -19,12 +19,12 @@ _SCOPES = 3  # abstract sockets and signals stay within, from version 6
 
 
 class _Ruleset(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_uint64) for name in ("files", "network", "scopes")]  # noqa: RUF012
+    _fields_ = [(name, ctypes.c_uint64) for name in ("files", "network", "scopes")]
 
 
 class _Beneath(ctypes.Structure):
     _pack_ = 1
-    _fields_ = [("allowed", ctypes.c_uint64), ("parent", ctypes.c_int32)]  # noqa: RUF012
+    _fields_ = [("allowed", ctypes.c_uint64), ("parent", ctypes.c_int32)]
 
 
 def version() -> int:
@@ -53,11 +53,11 @@ def rules(readable: Iterable[str], writable: Iterable[str]) -> int:
 
 
 def _allow(ruleset: int, path: str, rights: int) -> None:
-    if not os.path.exists(path):  # noqa: PTH110 - a worker starts faster without pathlib
+    if not os.path.exists(path):
         return
     parent = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
-        allowed = rights if os.path.isdir(path) else rights & _ON_A_FILE  # noqa: PTH112
+        allowed = rights if os.path.isdir(path) else rights & _ON_A_FILE
         rule = _Beneath(allowed, parent)
         syscall(_ADD_RULE, ruleset, 1, ctypes.byref(rule), 0, what=f"landlock_add_rule {path}")
     finally:

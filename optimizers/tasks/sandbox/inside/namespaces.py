@@ -10,7 +10,7 @@ from . import syscalls
 
 NOBODY = 65534
 SIZE = "/proc/self/statm"
-_WORLD = "/tmp"  # noqa: S108 - a folder that is there everywhere; what is mounted on it is seen by this worker only
+_WORLD = "/tmp"
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 _CLOSED = syscalls.MS_REMOUNT | syscalls.MS_BIND | syscalls.MS_RDONLY | syscalls.MS_NOSUID
 _APART = (
@@ -105,7 +105,7 @@ def _wait_for(child: int) -> None:
 def _furnish(readable: list[str], scratch: str) -> None:
     """An empty file system over `/tmp`, with read-only views of what may be read."""
     syscalls.mount("none", "/", flags=syscalls.MS_REC | syscalls.MS_PRIVATE)
-    sources = {path: os.open(path, os.O_PATH) for path in (*readable, *_DEVICES) if os.path.exists(path)}  # noqa: PTH110
+    sources = {path: os.open(path, os.O_PATH) for path in (*readable, *_DEVICES) if os.path.exists(path)}
     syscalls.mount("sandbox", _WORLD, "tmpfs", syscalls.MS_NOSUID, "size=1m,nr_inodes=4k,mode=0755")
     os.chdir(_WORLD)
     for path, source in sources.items():
@@ -113,15 +113,15 @@ def _furnish(readable: list[str], scratch: str) -> None:
         _bind(source, _WORLD + real)
         if real != path:
             _link(real, _WORLD + path)
-    os.makedirs(_WORLD + scratch, exist_ok=True)  # noqa: PTH103
+    os.makedirs(_WORLD + scratch, exist_ok=True)
 
 
 def _bind(source: int, target: str) -> None:
     """A read-only view; devices stay devices."""
-    if os.path.exists(target):  # noqa: PTH110 - within a folder that is there already
+    if os.path.exists(target):
         return
-    is_folder = os.path.isdir(f"/proc/self/fd/{source}")  # noqa: PTH112
-    os.makedirs(target if is_folder else os.path.dirname(target), exist_ok=True)  # noqa: PTH103, PTH120
+    is_folder = os.path.isdir(f"/proc/self/fd/{source}")
+    os.makedirs(target if is_folder else os.path.dirname(target), exist_ok=True)
     if not is_folder:
         os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))
     syscalls.mount(f"/proc/self/fd/{source}", target, flags=syscalls.MS_BIND | syscalls.MS_REC)
@@ -131,8 +131,8 @@ def _bind(source: int, target: str) -> None:
 
 def _link(real: str, link: str) -> None:
     if not os.path.lexists(link):
-        os.makedirs(os.path.dirname(link), exist_ok=True)  # noqa: PTH103, PTH120
-        os.symlink(real, link)  # noqa: PTH211
+        os.makedirs(os.path.dirname(link), exist_ok=True)
+        os.symlink(real, link)
 
 
 def _close_the_door() -> None:

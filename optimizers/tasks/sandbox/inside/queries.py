@@ -17,32 +17,27 @@ from .line import standard
 
 _STEPS = 1000  # of SQLite's machine, between two looks at the clock
 _OVERHEAD = 128 << 20  # what the interpreter maps besides the query's memory
-_ASKS = {
-    getattr(sqlite3, name): name.removeprefix("SQLITE_").replace("_", " ")
-    for name in (
-        "SQLITE_ALTER_TABLE SQLITE_ANALYZE SQLITE_ATTACH SQLITE_CREATE_INDEX SQLITE_CREATE_TABLE "
-        "SQLITE_CREATE_TEMP_INDEX SQLITE_CREATE_TEMP_TABLE SQLITE_CREATE_TEMP_TRIGGER SQLITE_CREATE_TEMP_VIEW "
-        "SQLITE_CREATE_TRIGGER SQLITE_CREATE_VIEW SQLITE_CREATE_VTABLE SQLITE_DELETE SQLITE_DETACH SQLITE_DROP_INDEX "
-        "SQLITE_DROP_TABLE SQLITE_DROP_TRIGGER SQLITE_DROP_VIEW SQLITE_DROP_VTABLE SQLITE_INSERT SQLITE_PRAGMA "
-        "SQLITE_REINDEX SQLITE_SAVEPOINT SQLITE_TRANSACTION SQLITE_UPDATE"
-    ).split()
-}
+_WRITES = """
+ALTER_TABLE ANALYZE ATTACH CREATE_INDEX CREATE_TABLE CREATE_TEMP_INDEX CREATE_TEMP_TABLE CREATE_TEMP_TRIGGER
+CREATE_TEMP_VIEW CREATE_TRIGGER CREATE_VIEW CREATE_VTABLE DELETE DETACH DROP_INDEX DROP_TABLE DROP_TRIGGER DROP_VIEW
+DROP_VTABLE INSERT PRAGMA REINDEX SAVEPOINT TRANSACTION UPDATE
+"""
+_ASKS = {getattr(sqlite3, f"SQLITE_{name}"): name.replace("_", " ") for name in _WRITES.split()}
 _HARMLESS = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE}
 # SQLite's own functions, by the chapters of its documentation: core, aggregate, window, date, mathematics, JSON.
-FUNCTIONS = frozenset(
-    """
-    -> ->> abs changes char coalesce concat concat_ws format glob hex ifnull iif if instr last_insert_rowid length like
-    likelihood likely lower ltrim max min nullif octet_length printf quote random randomblob replace round rtrim sign
-    soundex substr substring total_changes trim typeof unhex unicode unistr unlikely upper zeroblob sqlite_version
-    avg count group_concat string_agg sum total median percentile match regexp
-    row_number rank dense_rank percent_rank cume_dist ntile lag lead first_value last_value nth_value
-    date time datetime julianday unixepoch strftime timediff current_date current_time current_timestamp
-    acos acosh asin asinh atan atan2 atanh ceil ceiling cos cosh degrees exp floor ln log log10 log2 mod pi pow power
-    radians sin sinh sqrt tan tanh trunc
-    json json_array json_array_length json_error_position json_extract json_insert json_object json_patch json_pretty
-    json_quote json_remove json_replace json_set json_type json_valid json_group_array json_group_object
-    """.split()
-)
+_COMPUTES = """
+-> ->> abs changes char coalesce concat concat_ws format glob hex ifnull iif if instr last_insert_rowid length like
+likelihood likely lower ltrim max min nullif octet_length printf quote random randomblob replace round rtrim sign
+soundex substr substring total_changes trim typeof unhex unicode unistr unlikely upper zeroblob sqlite_version
+avg count group_concat string_agg sum total median percentile match regexp
+row_number rank dense_rank percent_rank cume_dist ntile lag lead first_value last_value nth_value
+date time datetime julianday unixepoch strftime timediff current_date current_time current_timestamp
+acos acosh asin asinh atan atan2 atanh ceil ceiling cos cosh degrees exp floor ln log log10 log2 mod pi pow power
+radians sin sinh sqrt tan tanh trunc
+json json_array json_array_length json_error_position json_extract json_insert json_object json_patch json_pretty
+json_quote json_remove json_replace json_set json_type json_valid json_group_array json_group_object
+"""
+FUNCTIONS = frozenset(_COMPUTES.split())
 
 
 class Reading:
@@ -67,7 +62,7 @@ class Reading:
 
 def address(database: str) -> str:
     """A file as SQLite's URI, for reading only; what no one is writing to is read without locks."""
-    still = not (os.path.exists(f"{database}-wal") or os.path.exists(f"{database}-journal"))  # noqa: PTH110
+    still = not (os.path.exists(f"{database}-wal") or os.path.exists(f"{database}-journal"))
     return f"file:{quote(database)}?mode=ro" + ("&immutable=1" if still else "")
 
 
@@ -136,7 +131,7 @@ def _why(raised: Exception, reading: Reading) -> dict[str, str]:
 
 def _confine(layers: Iterable[str]) -> None:
     """This process itself needs no network, no other program, and no file to write."""
-    from . import landlock, seccomp, syscalls  # noqa: PLC0415 - there is no such kernel elsewhere
+    from . import landlock, seccomp, syscalls
 
     syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)

@@ -28,7 +28,7 @@ _Instruction = tuple[int, int, int, int]
 
 
 class _Program(ctypes.Structure):
-    _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_void_p)]  # noqa: RUF012
+    _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
 
 
 def _refuse(number: int) -> _Instruction:
@@ -70,7 +70,7 @@ def _one_of(place: int, values: Iterable[int]) -> list[_Instruction]:
 
 
 def instructions(machine: Machine, pid: int) -> list[_Instruction]:
-    """The filter: calls of other kinds of machine kill; unknown ones do not exist; the others are refused or allowed."""
+    """The filter: calls of other kinds of machine kill; unknown ones do not exist; others are allowed or refused."""
     depends = machine.restricted
     allow: _Instruction = (_RETURN, 0, 0, _ALLOW)
     no_address = [_argument(4), (_EQUAL, 0, 3, 0), _argument(4, high=True), (_EQUAL, 0, 1, 0), allow]

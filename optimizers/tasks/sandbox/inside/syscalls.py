@@ -30,7 +30,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 class _MountAttributes(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_uint64) for name in ("set", "clear", "propagation", "userns_fd")]  # noqa: RUF012
+    _fields_ = [(name, ctypes.c_uint64) for name in ("set", "clear", "propagation", "userns_fd")]
 
 
 def checked(result: int, what: str) -> int:
@@ -58,7 +58,7 @@ def enter_namespace(descriptor: int, kind: int) -> None:
 
 
 def mount(source: str, target: str, kind: str = "", flags: int = 0, options: str = "") -> None:
-    """Mount, as mount(2) does."""
+    """Put a file system, or another view of a folder, at `target`."""
     arguments = (source.encode(), target.encode(), kind.encode() or None, ctypes.c_ulong(flags), options.encode())
     checked(libc.mount(*arguments), f"mount {target}")
 

@@ -17,7 +17,7 @@ from .child import Place, become
 from .line import Line, standard
 from .watching import Watched, outcome, watch
 
-_SCRATCH = "/tmp"  # noqa: S108 - in a worker's own file system
+_SCRATCH = "/tmp"
 
 
 def prepared(names: list[str]) -> list[str]:
@@ -120,5 +120,5 @@ def used(folder: str) -> int:
     for where, _, names in os.walk(folder):
         for name in names:
             with contextlib.suppress(OSError):
-                total += os.lstat(os.path.join(where, name)).st_size  # noqa: PTH118
+                total += os.lstat(os.path.join(where, name)).st_size
     return total
