@@ -9,7 +9,7 @@ from pathlib import Path
 import dspy
 
 from optimizers.tasks.sandbox import SqlLimits, SqlOutcome, run_sql
-from optimizers.tasks.sql_results import difference, same_result
+from optimizers.tasks.sql_results import difference, same_result, size
 from optimizers.tasks.sql_text import orders, query_in, tidied, without_distinct
 from sgt_modules.errors import MetricError
 
@@ -59,7 +59,7 @@ class SpiderMetric:
         if not expected.ok:
             raise MetricError(f"The gold query {gold!r} has no result on {database}: {expected.error} Check the data.")
         if not came.ok:
-            return f"Expected a query with {len(expected.rows)} rows, but this one has none: {came.error}"
+            return f"Expected {size(expected)}, but the query has no result: {came.error}"
         ordered = orders(gold)
         if same_result(expected.rows, came.rows, ordered=ordered):
             return ""
