@@ -54,7 +54,6 @@ def test_the_reference_passes(which: int) -> None:
         (NUMPY, "# not for ever\nresult = a - a.sum(0) / len(a)", 1, PASSES),
         (SCIPY, f"```python\n{WELCH}\n```", 1, PASSES),
         (SCIPY, f"\n\n{WELCH}\n\n", 1, PASSES),
-        (TORCH, "e = x.exp()\nresult = e / e.sum(1, keepdim=True)", 1, PASSES),
         # another result
         (PANDAS, "df['paid'] = df['cups'] + df['price']", 0, "AssertionError"),
         (PANDAS, "df['paid'] = [2.0, 6.0, 6.0]", 0, "Length of values (3) does not match length of index (2)"),
@@ -93,7 +92,7 @@ def test_an_answer_is_scored_as_by_hand(which: int, answer: str | None, score: f
 
 
 def test_code_that_never_ends_or_takes_all_memory_is_stopped() -> None:
-    metric = DS1000Metric(limits=Limits(seconds=1.5, memory_bytes=1 << 30), workers=1)
+    metric = DS1000Metric(limits=Limits(seconds=1.5, memory_bytes=2 << 30), workers=1)
     began = time.monotonic()
     endless = metric(example(PANDAS), dspy.Prediction(code="while True: pass"))
     large = metric(example(PANDAS), dspy.Prediction(code="df = bytearray(10**11)"))
