@@ -8,7 +8,7 @@ from pathlib import Path
 
 import dspy
 
-from optimizers.tasks.sandbox import SqlLimits, SqlOutcome, run_sql
+from optimizers.tasks.sandbox import SqlLimits, shared_sandbox
 from optimizers.tasks.sql_results import difference, same_result, size
 from optimizers.tasks.sql_text import orders, query_in, tidied, without_distinct
 from sgt_modules.errors import MetricError
@@ -55,7 +55,7 @@ class SpiderMetric:
 
     def _wrong(self, database: Path, gold: str, query: str) -> str:
         """What is wrong with a query's result on one database; empty where nothing is."""
-        expected, came = (self._run(database, each) for each in (gold, query))
+        expected, came = shared_sandbox(self.limits).run_all(database, [self._read(each) for each in (gold, query)])
         if not expected.ok:
             raise MetricError(f"The gold query {gold!r} has no result on {database}: {expected.error} Check the data.")
         if not came.ok:
@@ -65,9 +65,8 @@ class SpiderMetric:
             return ""
         return difference(expected, came, ordered=ordered)
 
-    def _run(self, database: Path, query: str) -> SqlOutcome:
-        read = tidied(query) if self.keep_distinct else without_distinct(tidied(query))
-        return run_sql(database, read, self.limits)
+    def _read(self, query: str) -> str:
+        return tidied(query) if self.keep_distinct else without_distinct(tidied(query))
 
 
 def databases(database: Path) -> Sequence[Path]:
