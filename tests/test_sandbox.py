@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -216,7 +217,10 @@ def test_any_number_of_threads_may_ask() -> None:
 
 
 @pytest.mark.parametrize("found", mixes(), ids=str)
-def test_a_lost_worker_is_replaced_and_its_program_ends_with_it(found: Isolation) -> None:
+def test_a_lost_worker_is_replaced_and_nothing_is_left_of_it(
+    found: Isolation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     before = processes()
     with PythonSandbox(workers=1, found=found) as sandbox:
         assert sandbox.run("pass").ok
@@ -233,6 +237,7 @@ def test_a_lost_worker_is_replaced_and_its_program_ends_with_it(found: Isolation
     while processes() > before and time.monotonic() < deadline:
         time.sleep(0.02)
     assert processes() <= before
+    assert list(tmp_path.iterdir()) == []
 
 
 @needs_isolation
