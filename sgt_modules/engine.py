@@ -9,6 +9,7 @@ Torch is imported when the model is first loaded, not before.
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import weakref
 from collections import Counter
@@ -38,6 +39,10 @@ FIRST = 64
 
 _WAITING = 16 * ROOM
 """Tokens of requests that are taken from the queue together, where a batch's size is left to the device."""
+
+_ROWS = 32
+"""Requests that are taken from the queue together on a CPU: more are no quicker a row there, and of 64 callers one half
+runs its own code, or has another model decode, while the other half is answered."""
 
 
 class EngineSettings(TypedDict):
@@ -307,11 +312,14 @@ class LocalEngine:
 
     def _submit(self, job: Job) -> Future[Decoded]:
         """Put a job in the queue; the first one starts the worker."""
+        from sgt_modules.loading import on_cpu
+
         with self._loading:
             if self._queue is None:
                 self._queue = SimpleQueue()
                 weakref.finalize(self, self._queue.put, None)
-                work = (self._queue, weakref.WeakMethod(self._decode), self.max_batch_tokens or _WAITING)
+                full, rows = self.max_batch_tokens or _WAITING, _ROWS if on_cpu(self.device) else sys.maxsize
+                work = (self._queue, weakref.WeakMethod(self._decode), full, rows)
                 threading.Thread(target=serve, args=work, name="sgt-engine", daemon=True).start()
             asked = Asked(job, Future())
             self._queue.put(asked)
