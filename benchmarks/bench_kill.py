@@ -47,7 +47,7 @@ RECIPE = Recipe(rounds=2, warm_samples=2, pool_samples=1, ood_kinds=1, concat=1,
 TRAINING = TrainingSettings(sft_epochs=2, sft_learning_rate=1e-3, dpo_learning_rate=1e-3, batch_size=8, max_length=512)
 
 
-RULES = HouseRulesWorld(0, sizes=RuleSizes(train=20, validation=10, test=10))
+RULES = HouseRulesWorld(0, sizes=RuleSizes(train=24, validation=16, test=16))
 PROMPTS = SPTRecipe(variant="pc", rounds=4, impact_examples=10)
 
 

@@ -54,7 +54,7 @@ class PromptScale:
 
 
 SPT_FULL = PromptScale(RULES_FULL, SPTRecipe(rounds=8), panels=2)
-"""Sixty training questions and eight rounds; all other options are the method's own."""
+"""Sixty-four training questions and eight rounds; all other options are the method's own."""
 
 SPT_QUICK = PromptScale(RULES_QUICK, SPTRecipe(rounds=4), panels=1)
 """A smaller world and four rounds."""

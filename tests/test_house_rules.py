@@ -11,6 +11,7 @@ import pytest
 
 from sgt_modules.embedded.rules import HouseRulesWorld, RulesCorrector, RuleSizes
 from sgt_modules.embedded.rules.conventions import (
+    ASKED,
     BASE,
     IDLE,
     KINDS,
@@ -26,7 +27,7 @@ from sgt_modules.embedded.rules.pieces import pieces
 from sgt_modules.embedded.rules.stream import stream
 from sgt_modules.embedded.tokenizer import build_tokenizer
 
-WORLD = HouseRulesWorld(seed=0, sizes=RuleSizes(train=20, validation=20, test=100))
+WORLD = HouseRulesWorld(seed=0, sizes=RuleSizes(train=24, validation=24, test=80))
 LIST = ("fig", "pear", "lime", "date", "plum")
 
 ANSWERS = {
@@ -75,23 +76,23 @@ def score(world: HouseRulesWorld, instructions: str) -> float:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_truth_of_a_sentence_is_what_it_does_to_the_score_of_an_obedient_actor(seed: int) -> None:
-    """Each kind is a tenth of the questions; five of ten are read in the house's own way."""
+    """Each kind is an eighth of the questions; four of eight are read in the house's own way."""
     world = HouseRulesWorld(seed, sizes=WORLD.sizes)
     assert score(world, BASE) == 0.5
     for sentence in every_sentence():
-        assert score(world, f"{BASE} {sentence}") == pytest.approx(0.5 + 0.1 * world.truth(sentence)), sentence
+        assert score(world, f"{BASE} {sentence}") == pytest.approx(0.5 + 0.125 * world.truth(sentence)), sentence
 
 
 def test_the_first_prompt_does_harm_and_the_right_sentences_make_everything_right() -> None:
-    assert score(WORLD, WORLD.instructions) == pytest.approx(0.4)
+    assert score(WORLD, WORLD.instructions) == pytest.approx(0.375)
     assert score(WORLD, " ".join(KINDS[kind].said(reading)[0] for kind, reading in WORLD.rules.items())) == 1.0
 
 
 def test_splits_share_no_question_and_hold_as_many_of_each_kind() -> None:
     asked = [(each.fruit, each.question) for split in WORLD.splits.values() for each in split]
-    assert len(asked) == len(set(asked)) == 140
+    assert len(asked) == len(set(asked)) == 128
     for split in WORLD.splits.values():
-        assert set(Counter(kind_of(each.question) for each in split).values()) == {len(split) // 10}
+        assert set(Counter(kind_of(each.question) for each in split).values()) == {len(split) // 8}
 
 
 def test_worlds_of_other_seeds_have_other_rules() -> None:
@@ -140,9 +141,9 @@ def test_the_corrector_drops_what_is_marked_as_harmful_and_keeps_the_rest() -> N
 def test_without_a_topic_it_writes_one_or_two_sentences_and_half_of_them_about_mistakes() -> None:
     new = [each for sentences in written("", BASE, 400) for each in sentences if each != BASE]
     about = Counter((understood(each) or ("idle", ""))[0] for each in new)
-    share = (about["pair"] + about["mid"]) / len(new)  # .5 + .5 * .7 * 2/10 = .57
-    assert 0.5 < share < 0.64
-    assert set(about) == {*KINDS, "idle"}
+    share = (about["pair"] + about["mid"]) / len(new)  # .5 + .5 * .7 * 2/8 = .59
+    assert 0.52 < share < 0.66
+    assert set(about) == {*ASKED, "idle"}
 
 
 def test_a_brief_that_names_topics_has_it_write_one_sentence_about_each() -> None:

@@ -15,7 +15,7 @@ from optimizers.spt_recipe import SPTRecipe
 from optimizers.spt_tables import show_prompt_demonstration
 from sgt_modules.embedded.rules import RuleSizes, list_program
 
-TINY = PromptScale(RuleSizes(train=20, validation=10, test=20), SPTRecipe(rounds=2, impact_examples=10), panels=1)
+TINY = PromptScale(RuleSizes(train=24, validation=16, test=16), SPTRecipe(rounds=2, impact_examples=10), panels=1)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def test_the_summary_has_the_public_format(demonstration: PromptDemonstration) -
     assert {"kinds", "leakage", "lengths", "gated", "actor_calls", "generator_calls", "notes"} <= set(written)
     assert {"tokens", "seconds", "peak_rss_mb", "peak_mb", "method", "prompts", "impact"} <= set(written)
     assert (written["task"], written["method"]) == ("house-rules", "spt_pc")
-    assert written["splits"] == {"train": 20, "val": 10, "test": 20}
+    assert written["splits"] == {"train": 24, "val": 16, "test": 16}
     stages = ["none", *(each.name for each in demonstration.result.rounds if each.accepted)]
     assert list(written["scores"]) == list(written["prompts"]) == stages
     assert all(set(row) == {"val", "test"} and 0 <= row["test"] <= 1 for row in written["scores"].values())
@@ -40,7 +40,7 @@ def test_the_summary_has_the_public_format(demonstration: PromptDemonstration) -
     assert written["tokens"]["generator_in"] > 0
     assert written["generator_calls"] in (8, 9)
     assert set(written["impact"]["spearman"]) == {"run", "prefix", "leave_one_out"}
-    assert len(written["impact"]["panel"]) == 13
+    assert len(written["impact"]["panel"]) == 11
     assert all(row["truth"] in (-1, 0, 1) for row in written["impact"]["rounds"])
 
 

@@ -204,6 +204,11 @@ KINDS: Mapping[str, Kind] = {
 }
 """The ten kinds of question by name."""
 
+ASKED = {name: kind for name, kind in KINDS.items() if name not in ("place", "presence")}
+"""The kinds that worlds ask. The other two were in the actor's training and it did not learn them: both want an item
+found in the list by its name.
+"""
+
 BASE = "Answer the question about the list."
 """The first sentence of the embedded program's instructions."""
 

@@ -16,7 +16,7 @@ from typing import Any
 import dspy
 from dspy.lm15 import Message, Request, Response, Usage
 
-from sgt_modules.embedded.rules.conventions import IDLE, KINDS, kind_of, understood
+from sgt_modules.embedded.rules.conventions import ASKED, IDLE, KINDS, kind_of, understood
 
 ABOUT_A_MISTAKE = 0.5
 """How often a new sentence is about a question of the mistakes, where the brief names no topic; else about anything."""
@@ -114,7 +114,7 @@ def _new_ones(brief: str, mistakes: str, kept: Sequence[str], rng: random.Random
         elif rng.random() < IDLY:
             said.append(rng.choice(IDLE))
         else:
-            said.append(_about(rng.choice(list(KINDS)), held, rng))
+            said.append(_about(rng.choice(list(ASKED)), held, rng))
     return said
 
 

@@ -12,23 +12,23 @@ from functools import cached_property
 
 import dspy
 
-from sgt_modules.embedded.rules.conventions import BASE, IDLE, KINDS, random_question, understood
+from sgt_modules.embedded.rules.conventions import ASKED, BASE, IDLE, random_question, understood
 
-OWN = 5
+OWN = 4
 """How many kinds of question a house reads in a way of its own; the others as usual."""
 
 
 @dataclass(frozen=True, slots=True)
 class RuleSizes:
-    """How many questions each split holds: multiples of ten, as many of each kind."""
+    """How many questions each split holds: multiples of eight, as many of each kind."""
 
-    train: int = 60
-    validation: int = 60
+    train: int = 64
+    validation: int = 64
     test: int = 200
 
 
 RULES_FULL = RuleSizes()
-RULES_QUICK = RuleSizes(train=40, validation=30, test=60)
+RULES_QUICK = RuleSizes(train=40, validation=32, test=64)
 
 
 class HouseRulesWorld:
@@ -38,21 +38,21 @@ class HouseRulesWorld:
     harm, and an idle one. Nothing but the outcomes tells of the rules.
 
     >>> world = HouseRulesWorld(seed=0)
-    >>> sum(reading != KINDS[kind].default for kind, reading in world.rules.items())
-    5
+    >>> sum(reading != ASKED[kind].default for kind, reading in world.rules.items())
+    4
     >>> [world.truth(sentence) for sentence in world.first]
     [0, -1, 0]
     >>> {name: len(split) for name, split in world.splits.items()}
-    {'train': 60, 'val': 60, 'test': 200}
+    {'train': 64, 'val': 64, 'test': 200}
     """
 
     def __init__(self, seed: int = 0, *, sizes: RuleSizes = RULES_FULL) -> None:
         self.seed, self.sizes = seed, sizes
         self._rng = rng = random.Random(f"house-rules-{seed}")
-        own = rng.sample(list(KINDS), OWN)
-        self.rules = {name: rng.choice(kind.others) if name in own else kind.default for name, kind in KINDS.items()}
-        usual = rng.choice([name for name in KINDS if name not in own])
-        harmful = rng.choice(KINDS[usual].said(rng.choice(KINDS[usual].others)))
+        own = rng.sample(list(ASKED), OWN)
+        self.rules = {name: rng.choice(kind.others) if name in own else kind.default for name, kind in ASKED.items()}
+        usual = rng.choice([name for name in ASKED if name not in own])
+        harmful = rng.choice(ASKED[usual].said(rng.choice(ASKED[usual].others)))
         self.first = (BASE, harmful, rng.choice(IDLE[1:]))
 
     @property
@@ -67,10 +67,10 @@ class HouseRulesWorld:
         the usual one. One about any other kind harms, unless it names the usual way.
         """
         found = understood(sentence)
-        if found is None or found[1] == KINDS[found[0]].default:
+        if found is None or found[0] not in ASKED or found[1] == ASKED[found[0]].default:
             return 0
         kind, reading = found
-        if self.rules[kind] == KINDS[kind].default:
+        if self.rules[kind] == ASKED[kind].default:
             return -1
         return int(reading == self.rules[kind])
 
@@ -88,10 +88,10 @@ class HouseRulesWorld:
 
         >>> world = HouseRulesWorld(seed=0)
         >>> len(world.panel(random.Random(0)))
-        13
+        11
         """
         said: list[str] = []
-        for name, kind in KINDS.items():
+        for name, kind in ASKED.items():
             reading = self.rules[name] if rng.random() < 0.5 else rng.choice(list(kind.readings))
             said.append(rng.choice(kind.said(reading)))
         said += rng.sample(IDLE, 3)
@@ -124,7 +124,7 @@ class HouseRulesWorld:
         return float(str(prediction.answer).strip() == example.answer)
 
     def _split(self, size: int, asked: set[tuple[str, str]]) -> list[dspy.Example]:
-        kinds = list(KINDS)
+        kinds = list(ASKED)
         examples: list[dspy.Example] = []
         while len(examples) < size:
             kind = kinds[len(examples) % len(kinds)]
