@@ -48,7 +48,7 @@ class RulesCorrector(dspy.LM):
     >>> with dspy.context(lm=lm):
     ...     read = {"prompt": "Be polite. [impact -0.10 ± 0.05]", "mistakes": "  question: Name the pair."}
     ...     print(written(step="", **read).new_prompt)
-    Repeat items once. By pair we mean items two and four.
+    The size of a list is written as a word. By pair we mean items one and three.
     """
 
     def __init__(self, seed: int = 0) -> None:
