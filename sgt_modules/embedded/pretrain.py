@@ -96,6 +96,7 @@ RECIPES: tuple[Recipe, ...] = (
     FOLLOWER,
     replace(FOLLOWER, seed=5, steps=2000, learning_rate=2.5e-3, start=FOLLOWER.name),
     replace(FOLLOWER, stream=HARD_RULES, seed=6, steps=1500, learning_rate=2e-3, start=FOLLOWER.name),
+    replace(FOLLOWER, seed=7, steps=600, learning_rate=1e-3, start=FOLLOWER.name),
 )
 
 
