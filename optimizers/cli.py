@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -88,16 +89,19 @@ def compare(
     from optimizers.comparison.embedded import compare_embedded, controls_embedded
     from optimizers.comparison.rules import compare_rules
 
-    names, display = [name for name in contenders.split(",") if name] or None, False if as_json else None
-    same = {"seeds": _numbers(seeds), "quick": quick, "budget": budget, "log_dir": log_dir, "display_progress": display}
+    if task not in ("embedded", "embedded-spt"):
+        raise SetupError(f"Expected the task 'embedded' or 'embedded-spt', got {task!r}.")
     if task == "embedded-spt" and (gold or with_controls):
         raise SetupError("Expected neither --gold nor --controls with embedded-spt: both are about supplements.")
-    if task == "embedded-spt":
-        found = compare_rules(names, **same)
-    elif task == "embedded":
-        found = compare_embedded(names, gold=gold, **same)
-    else:
-        raise SetupError(f"Expected the task 'embedded' or 'embedded-spt', got {task!r}.")
+    comparison = compare_rules if task == "embedded-spt" else partial(compare_embedded, gold=gold)
+    found = comparison(
+        [name for name in contenders.split(",") if name] or None,
+        seeds=_numbers(seeds),
+        quick=quick,
+        budget=budget,
+        log_dir=log_dir,
+        display_progress=False if as_json else None,
+    )
     parts: list[Comparison | Controls] = [found]
     if with_controls:
         each = controls_embedded(found.log_dir, seeds=found.seeds, quick=quick, budget=budget)
