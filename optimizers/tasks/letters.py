@@ -15,7 +15,8 @@ _ADVERBS = r"(?:\s*(?:therefore|thus|clearly|probably|likely|most\s+likely|defin
 _CUE = re.compile(rf"\b(?:answer|choice|option|solution)(?:\s+(?:here|choice|option))?{_VERBS}{_ADVERBS}\s*", re.I)
 _NAMED = re.compile(r"\A(?:option|choice|letter|answer)\s+", re.I)
 _IS_RIGHT = re.compile(
-    rf"{_OPENING}\b([A-Za-z])\b{_CLOSING}\s+is\s+(?:therefore\s+)?(?:the\s+)?(?:correct|right|best|most|answer)"
+    rf"{_OPENING}\b([A-Za-z])\b{_CLOSING}\s+is\s+(?:therefore\s+)?(?:the\s+)?(?:correct|right|answer|best\s+answer|best\s+(?:choice|option)"
+    r"|most\s+(?:appropriate|likely|accurate))"
 )
 _LETTER = re.compile(rf"\A{_OPENING}([A-Za-z])(?![\w\u2019']){_CLOSING}")
 _NEXT = re.compile(rf"\A\s*(?:,|/|&|\band\b|\bor\b)+\s*(?:and\s+|or\s+)?{_OPENING}([A-Z])(?![\w\u2019']){_CLOSING}")
@@ -24,8 +25,8 @@ _LONE = re.compile(r"(?<![\w\u2019'-])([A-Z])(?![\w\u2019'-])")
 _BRACKETED = re.compile(r"[(\[]([A-Za-z])[)\]]")
 _REFUTED = re.compile(
     rf"\b([A-Z])\b{_CLOSING}\s+(?:is|are|seems|looks)\s+(?:not|wrong|incorrect|false|unlikely|implausible|ruled)"
-    rf"|\b(?:not|rul(?:e|es|ing)\s+out|eliminat(?:e|es|ing)|exclud(?:e|es|ing)|than|instead\s+of|isn't)\s+"
-    rf"(?:option\s+|choice\s+|answer\s+)?{_OPENING}([A-Z])\b"
+    rf"|\b(?i:not|rul(?:e|es|ing)\s+out|eliminat(?:e|es|ing)|exclud(?:e|es|ing)|than|instead\s+of|isn't)\s+"
+    rf"(?i:option\s+|choice\s+|answer\s+)?{_OPENING}([A-Z])\b"
 )
 _ARTICLES = "AI"
 """Letters that are words of their own."""

@@ -106,6 +106,8 @@ class HubData(Generic[RowT]):
 
     def _in_folder(self, folder: Path, notes: list[str]) -> dict[Split, list[Path]]:
         """The files of each of our splits; each file once."""
+        if not folder.is_dir():
+            raise TaskDataError(f"Expected a folder of rows, but {folder} is none.")
         homes = [home for name in (self.configuration, ".", "data") if name and (home := folder / name).is_dir()]
         every = [[each for each in sorted(home.iterdir()) if each.suffix in _FORMATS] for home in homes]
         for files in every:

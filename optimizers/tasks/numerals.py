@@ -22,7 +22,7 @@ _WORD = rf"(?:{'|'.join(sorted([*_UNITS, *_TENS, 'hundred', 'thousand', 'million
 _WORDS = rf"(?:(?:minus|negative)\s+)?\b{_WORD}(?:(?:\s+and\s+|\s*-\s*|\s+){_WORD})*\b"
 _PLAIN = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
 _NUMBER = re.compile(
-    rf"""(?<![\w.^])(?P<sign>-\s?)?(?:[$\u20ac\u00a3\u00a5]\s*)?
+    rf"""(?<![\w.^])(?<!\d:)(?P<sign>-)?(?:[$\u20ac\u00a3\u00a5]\s*)?
     (?:\\d?frac\s*\{{(?P<over>-?[\d,]+)\}}\s*\{{(?P<under>[\d,]+)\}}
       |(?P<whole>\d[\d,]*)\s+(?P<top>\d+)\s*/\s*(?P<bottom>\d+)(?![\d/])
       |(?P<upper>{_PLAIN})\s*/\s*(?P<lower>\d[\d,]*)(?![\d/])
@@ -80,7 +80,7 @@ def _numbers(text: str) -> list[Fraction]:
 def _value(found: re.Match[str], text: str) -> Fraction | None:
     if found["words"]:
         return _of_words(found["words"])
-    sign = -1 if found["sign"] and not re.search(r"[\w)]\s*$", text[: found.start()]) else 1
+    sign = -1 if found["sign"] and not re.search(r"[\d)]\s*$", text[: found.start()]) else 1
     if found["plain"]:
         value = Fraction(found["plain"].replace(",", "")) * Fraction(10) ** int(found["power"] or 0)
         return sign * value * _SCALES.get((found["scale"] or "").casefold(), 1)
