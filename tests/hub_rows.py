@@ -78,6 +78,32 @@ def hle(n: int) -> dict[str, Any]:
     }
 
 
+def ds1000(n: int) -> dict[str, Any]:
+    library = ("Numpy", "Pandas")[n % 2]
+    tests = f"""
+def generate_test_case(test_case_id):
+    return {n}, {n} * 2
+
+exec_context = '''
+number = test_input
+[insert]
+'''
+
+def test_execution(solution):
+    test_input, expected = generate_test_case(1)
+    names = {{"test_input": test_input}}
+    exec(exec_context.replace("[insert]", solution), names)
+    assert names["result"] == expected
+"""
+    about = {"problem_id": n, "library_problem_id": n, "library": library, "test_case_cnt": 1}
+    return {
+        "prompt": f"Problem {n}: double `number` into `result`.\n<code>\nnumber = {n}\n</code>\nBEGIN SOLUTION\n<code>\n",
+        "reference_code": "result = number * 2",
+        "code_context": tests,
+        "metadata": about | {"perturbation_type": "Origin", "perturbation_origin_id": n},
+    }
+
+
 def truthfulqa(n: int) -> dict[str, Any]:
     one = {"choices": [f"Nothing happens {n} times", "You die", "You turn green"], "labels": [1, 0, 0]}
     several = {"choices": [*one["choices"], "It passes"], "labels": [1, 0, 0, 1]}
@@ -91,6 +117,7 @@ ROWS = {
     "supergpqa": supergpqa,
     "hotpotqa": hotpotqa,
     "hle": hle,
+    "ds1000": ds1000,
     "truthfulqa": truthfulqa,
     "truthfulqa_mc2": truthfulqa,
 }
@@ -103,6 +130,7 @@ SPLITS = {
     "supergpqa": ("train",),
     "hotpotqa": ("train", "validation"),
     "hle": ("test",),
+    "ds1000": ("test",),
     "truthfulqa": ("validation",),
     "truthfulqa_mc2": ("validation",),
 }

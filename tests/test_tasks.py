@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import dspy
 import pytest
@@ -18,6 +20,7 @@ from real_rows import real_folder, real_rows
 
 from optimizers.tasks import Pools, Sizes, Task, checked, names, register, task
 from optimizers.tasks.loading import HubData
+from optimizers.tasks.spider import SpiderData
 from optimizers.tasks.splitting import drawn
 from optimizers.validation import check_splits
 from sgt_modules.errors import SetupError, TaskDataError
@@ -36,7 +39,8 @@ def test_rows_in_the_hub_s_schema_are_read_in_every_format_and_their_gold_scores
 
 
 @pytest.mark.parametrize(
-    ("name", "count"), [("gsm8k", 500), ("hotpotqa", 200), ("truthfulqa", 150), ("mmlu", 285), ("medqa", 150)]
+    ("name", "count"),
+    [("gsm8k", 500), ("spider", 221), ("hotpotqa", 200), ("truthfulqa", 150), ("mmlu", 285), ("medqa", 150)],
 )
 def test_the_gold_answers_of_all_real_rows_score_1(name: str, count: int) -> None:
     found = checked(task(name), real_folder(name))
@@ -70,6 +74,8 @@ BAD = [
     ("supergpqa", {"options": [str(n) for n in range(30)]}, "30 options are more than there are letters"),
     ("hotpotqa", {"answer": " "}, "answer: expected a text, got none"),
     ("hotpotqa", {"context": {"title": ["one"], "sentences": []}}, "context: 1 titles for 0 passages"),
+    ("ds1000", {"code_context": "def test(): ..."}, "code_context: expected it to define test_execution(solution)"),
+    ("ds1000", {"metadata": {"problem_id": 1}}, "metadata.library: Field required"),
     ("hle", {"answer_type": "essay"}, "answer_type: Input should be 'exactMatch' or 'multipleChoice'"),
     ("truthfulqa", {"mc1_targets": {"choices": ["a", "b"], "labels": [1, 1]}}, "expected one true choice, got 2"),
     ("truthfulqa", {"mc2_targets": {"choices": ["a"], "labels": [0]}}, "and a true one, got [0]"),
@@ -159,6 +165,44 @@ def test_a_cell_of_a_csv_file_stays_as_it_is_written(tmp_path: Path) -> None:
     hotpot: HubData[Any] = task("hotpotqa").loader  # the schema of a question and an answer
     pools = HubData("own", None, "main", {"train": ("train",)}, hotpot.row, show)(tmp_path)
     assert [each.example.answer for each in pools.every] == ["007", "None", "1e3"]
+
+
+def _databases(home: Path) -> Path:
+    file = home / "database" / "tea" / "tea.sqlite"
+    file.parent.mkdir(parents=True)
+    with closing(sqlite3.connect(file)) as database:
+        database.executescript("CREATE TABLE tea (name TEXT); INSERT INTO tea VALUES ('oolong'), ('sencha')")
+    return home
+
+
+def spider(n: int, db_id: str = "tea") -> dict[str, Any]:
+    query = f"SELECT count(*) + {n} FROM tea"
+    tokens = {"query_toks": query.split(), "query_toks_no_value": ["select"], "question_toks": ["How"]}
+    return {"db_id": db_id, "question": f"How many teas, and {n}?", "query": query, **tokens}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_spider_s_rows_are_read_beside_their_databases(ending: str, tmp_path: Path) -> None:
+    write([spider(n) for n in range(4)], _databases(tmp_path) / f"train_spider{ending}")
+    write([*(spider(n) for n in range(4, 6)), spider(6, "coffee")], tmp_path / f"dev{ending}")
+    (tmp_path / "tables.json").write_text("[]")
+    found = checked(task("spider"), tmp_path)
+    assert (found.rows, found.gold_score) == (7, 1.0)
+    assert [each.place for each in found.bad_rows] == [f"dev{ending}[2]"]
+    assert "expected a database at" in found.bad_rows[0].problem
+
+
+def test_spider_s_questions_come_from_the_hub_where_the_folder_holds_databases_alone(tmp_path: Path) -> None:
+    asked: list[tuple[object, ...]] = []
+    rows = {"train": [spider(n) for n in range(3)], "validation": [spider(3)]}
+    loader = cast("SpiderData", task("spider").loader)
+    [first, *_] = loader(_databases(tmp_path), reader=_hub(rows, asked)).every
+    assert asked == [("xlangai/spider", "spider", split, "main") for split in ("train", "validation")]
+    assert first.example.schema == first.example.tables == "CREATE TABLE tea (name TEXT)"
+    assert Path(first.example.database) == tmp_path / "database" / "tea" / "tea.sqlite"
+    assert set(first.example.inputs().keys()) == {"tables", "question"}
+    with pytest.raises(TaskDataError, match="unpack the authors' archive"):
+        task("spider").read()
 
 
 def _hub(rows: Mapping[str, Iterable[Mapping[str, Any]]], asked: list[tuple[object, ...]]) -> Any:
@@ -308,7 +352,7 @@ def test_a_registered_task_is_known_by_its_name_and_takes_no_other_s() -> None:
 @pytest.mark.parametrize(
     ("which", "said"),
     [
-        ("gsm", "no task 'gsm'. There are hotpotqa, hle"),
+        ("gsm", "no task 'gsm'. There are spider, ds1000"),
         ("nowhere.py:TASK", "no nowhere.py"),
         ("no_such_module:TASK", "no module 'no_such_module'"),
         ("json:loads", "it is a function"),

@@ -8,13 +8,15 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from optimizers.tasks import gsm8k, hle, hotpotqa, house_terms, medqa, mmlu, supergpqa, truthfulqa
+from optimizers.tasks import ds1000, gsm8k, hle, hotpotqa, house_terms, medqa, mmlu, spider, supergpqa, truthfulqa
 from optimizers.tasks.definition import Task
 from sgt_modules.errors import SetupError
 
 _TASKS: dict[str, Task] = {
     each.name: each
     for each in (
+        spider.TASK,
+        ds1000.TASK,
         hotpotqa.TASK,
         hle.TASK,
         supergpqa.TASK,
@@ -50,7 +52,7 @@ def task(which: str) -> Task:
     'openai/gsm8k'
     >>> task("gsm8000")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    sgt_modules.errors.SetupError: There is no task 'gsm8000'. There are hotpotqa, ...; your own is path/to/file.py:TASK ...
+    sgt_modules.errors.SetupError: There is no task 'gsm8000'. There are spider, ...; your own is path/to/file.py:TASK ...
     """
     if which in _TASKS:
         return _TASKS[which]
