@@ -103,10 +103,16 @@ def bench(
     contenders: Annotated[str, typer.Option(help="Names, with commas between.")] = "none,sgt",
     seeds: Annotated[str, typer.Option(help="Seeds, with commas between.")] = "0",
     budget: Annotated[int | None, typer.Option(help="Actor calls a contender may make to be compiled.")] = None,
-    generator: Annotated[str, typer.Option(help="The model to train: hub id, folder, or the embedded one.")] = "embedded",
-    auto: Annotated[Auto, typer.Option(help="How much SGT samples: light, medium, or heavy as in the paper.")] = "light",
+    generator: Annotated[
+        str, typer.Option(help="The model to train: hub id, folder, or the embedded one.")
+    ] = "embedded",
+    auto: Annotated[
+        Auto, typer.Option(help="How much SGT samples: light, medium, or heavy as in the paper.")
+    ] = "light",
     api_base: Annotated[str, typer.Option(help="The address of the actor's server.")] = "",
-    reflection: Annotated[str, typer.Option(help="The LM that writes instructions, for contenders that need one.")] = "",
+    reflection: Annotated[
+        str, typer.Option(help="The LM that writes instructions, for contenders that need one.")
+    ] = "",
     judge: Annotated[str, typer.Option(help="The LM that judges open answers, where the task takes one.")] = "",
     metric: Annotated[str, typer.Option(help="Another of the task's metrics, by name.")] = "",
     threads: Annotated[int, typer.Option(help="Program runs at once.")] = 8,

@@ -13,7 +13,10 @@ COLOURS = ["red", "green", "blue", "black", "white", "brown", "grey", "pink", "v
 
 
 def gsm8k(n: int) -> dict[str, Any]:
-    return {"question": f"Ann has {n} pens and buys 2. How many has she?", "answer": f"{n}+2=<<{n}+2={n + 2}>>\n#### {n + 2:,}"}
+    return {
+        "question": f"Ann has {n} pens and buys 2. How many has she?",
+        "answer": f"{n}+2=<<{n}+2={n + 2}>>\n#### {n + 2:,}",
+    }
 
 
 def mmlu(n: int) -> dict[str, Any]:
@@ -54,7 +57,11 @@ def hotpotqa(n: int) -> dict[str, Any]:
         "supporting_facts": {"title": [f"Firm {n}", f"Founder {n}"], "sent_id": [0, 0]},
         "context": {
             "title": [f"Firm {n}", f"Founder {n}", "Noise"],
-            "sentences": [[f"Firm {n} was founded by Founder {n}."], [f"Founder {n} was born in City {n}.", " He is dead."], [""]],
+            "sentences": [
+                [f"Firm {n} was founded by Founder {n}."],
+                [f"Founder {n} was born in City {n}.", " He is dead."],
+                [""],
+            ],
         },
     }
 
@@ -97,7 +104,7 @@ def test_execution(solution):
 """
     about = {"problem_id": n, "library_problem_id": n, "library": library, "test_case_cnt": 1}
     return {
-        "prompt": f"Problem {n}: double `number` into `result`.\n<code>\nnumber = {n}\n</code>\nBEGIN SOLUTION\n<code>\n",
+        "prompt": f"Problem {n}: double `number` into `result`.\n<code>\nnumber = {n}\n</code>\nBEGIN SOLUTION\n",
         "reference_code": "result = number * 2",
         "code_context": tests,
         "metadata": about | {"perturbation_type": "Origin", "perturbation_origin_id": n},
@@ -147,7 +154,10 @@ def write(rows: Sequence[Mapping[str, Any]], file: Path) -> Path:
     if file.suffix == ".parquet":
         Dataset.from_list([*rows]).to_parquet(file)
     elif file.suffix == ".csv":
-        flat = [{key: json.dumps(each) if isinstance(each, (dict, list)) else each for key, each in row.items()} for row in rows]
+        flat = [
+            {key: json.dumps(each) if isinstance(each, (dict, list)) else each for key, each in row.items()}
+            for row in rows
+        ]
         Dataset.from_list(flat).to_csv(file)
     elif file.suffix == ".json":
         file.write_text(json.dumps([*rows]), encoding="utf-8")

@@ -42,7 +42,7 @@ MMLU = [
     ("Option B", 1),
     ("Option A is wrong. B is the correct answer.", 1),
     ("A) is not right.\nAnswer: B", 1),
-    ("Ｂ", 1),
+    ("\uff22", 1),
     ("<answer>B</answer>", 1),
     ("Lima, which is in Peru", 1),
     ("Let's think: Paris is in France. Hence: B", 1),
@@ -245,7 +245,9 @@ def by_hand(written: str, options: dict[str, str]) -> str:
     return next(word.upper() for word in words if len(word) == 1 and word.upper() in options)
 
 
-@pytest.mark.parametrize("options", [CITIES, ORBITS, {"A": "alpha rays", "B": "x rays", "C": "gamma rays", "D": "none"}])
+@pytest.mark.parametrize(
+    "options", [CITIES, ORBITS, {"A": "alpha rays", "B": "x rays", "C": "gamma rays", "D": "none"}]
+)
 def test_two_ways_of_reading_agree_on_every_usual_form(options: dict[str, str]) -> None:
     for form, (letter, text) in itertools.product(WRITTEN, options.items()):
         written = form.format(l=letter, m=letter.lower(), text=text)
@@ -267,7 +269,12 @@ def test_of_options_with_the_same_text_either_letter_is_meant_by_it() -> None:
     same = choice("Which?", {"A": "none", "B": "one", "C": "None."}, "C")
     assert right_letter(same, dspy.Prediction(answer="none")).score == 0.0  # "none" and "None." differ as texts
     same = choice("Which?", {"A": "none", "B": "one", "C": "none"}, "C")
-    assert [right_letter(same, dspy.Prediction(answer=each)).score for each in ("none", "C", "A", "one")] == [1, 1, 0, 0]
+    assert [right_letter(same, dspy.Prediction(answer=each)).score for each in ("none", "C", "A", "one")] == [
+        1,
+        1,
+        0,
+        0,
+    ]
 
 
 def test_a_prediction_without_an_answer_is_wrong_and_no_error() -> None:

@@ -16,7 +16,9 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _CLOSED = ("yes", "no", "noanswer")
 """Answers of which a part is no part of the truth."""
 _NUMERAL = re.compile(r"[-+]?[$\u20ac\u00a3]?\s?[\d.,/]+\s?%?")
-_WRAPPED = re.compile(r"\A(?:\\boxed\s*\{(.*)\}|\$+(.*?)\$+|\\\((.*)\\\)|\\\[(.*)\\\]|\"(.*)\"|\*\*(.*)\*\*)\.?\Z", re.S)
+_WRAPPED = re.compile(
+    r"\A(?:\\boxed\s*\{(.*)\}|\$+(.*?)\$+|\\\((.*)\\\)|\\\[(.*)\\\]|\"(.*)\"|\*\*(.*)\*\*)\.?\Z", re.S
+)
 _SAID = re.compile(r"\A(?:the\s+)?(?:final\s+|exact\s+)?answer(?:\s+is|\s*:)\s*:?\s*", re.I)
 
 
@@ -85,7 +87,7 @@ def _said(expected: str, came: str) -> str:
 
 
 def is_same(expected: str, came: str) -> bool:
-    """Whether an open answer is the expected one: the same text, whatever its case, spaces, wrapping and end, or number.
+    """Whether an open answer is the expected one: the same number, or text whatever its case, spaces, wrapping and end.
 
     It means too little for answers that can be said in many ways; a judge reads those.
 

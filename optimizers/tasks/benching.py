@@ -80,9 +80,10 @@ def run(
 ) -> Bench:
     """Compile the task's program with each contender for this actor, and score all on the same test questions.
 
-    Splits are drawn by `split_seed`, the same for all seeds, and recorded in the folder's `run.json`: a bench that goes on
-    must have the same. `limit` cuts each of the three splits. With `generator="embedded"` the small model that comes with
-    the package is trained; the recipe is `Recipe.auto("light")` by default. The other arguments are those of `compare`.
+    Splits are drawn by `split_seed`, the same for all seeds, and recorded in the folder's `run.json`: a bench that goes
+    on must have the same. `limit` cuts each of the three splits. With `generator="embedded"` the small model that comes
+    with the package is trained; the recipe is `Recipe.auto("light")` by default. The other arguments are those of
+    `compare`.
 
     Raises:
         SetupError: something cannot work; nothing has been paid for.
@@ -91,7 +92,7 @@ def run(
     notes = list(splits.notes)
     problem = Problem(task.new_program(), task.metric, splits.train, splits.val, splits.test)
     if generator == EMBEDDED:
-        generator, trainer = embedded_generator(), trainer or _small_trainer()
+        generator, trainer = embedded_generator(), trainer or _small_trainer(task)
         notes += [_TOY] if task.name != HOUSE_TERMS.name else []
     means = Means(reflection_lm, None, generator, trainer, recipe or Recipe.auto("light"), num_threads)
     with _acting(actor):
@@ -113,10 +114,10 @@ def _acting(actor: dspy.LM) -> AbstractContextManager[None]:
     return acting() if actor.model == embedded_actor().model else dspy.context(lm=actor)
 
 
-def _small_trainer() -> TRLTrainer:
-    """What suits the embedded generator, which reads other texts letter by letter: its rows are long."""
-    settings = replace(TRAINING, max_length=4096, batch_size=8, gradient_accumulation=4)
-    return TRLTrainer(embedded_folder("generator"), settings)
+def _small_trainer(task: Task) -> TRLTrainer:
+    """What suits the embedded generator; other texts than its own it reads letter by letter, so rows are long."""
+    letters = replace(TRAINING, sft_epochs=3, dpo_epochs=1, dpo_forward="shared", max_length=4096, batch_size=8)
+    return TRLTrainer(embedded_folder("generator"), TRAINING if task.name == HOUSE_TERMS.name else letters)
 
 
 def _of_judge(task: Task) -> dict[str, Any] | None:

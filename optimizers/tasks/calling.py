@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import dspy
 
@@ -43,5 +44,7 @@ def actor_of(model: str, task: Task | None = None, *, api_base: str = "", temper
         return embedded_actor()
     if not model:
         raise NoActorError("Expected an actor, but none is named. Pass one, such as --actor openai/gpt-4.1-mini.")
-    own = {"api_base": api_base, "api_key": os.environ.get("OPENAI_API_KEY") or "none"} if api_base else {}
+    own: dict[str, Any] = (
+        {"api_base": api_base, "api_key": os.environ.get("OPENAI_API_KEY") or "none"} if api_base else {}
+    )
     return dspy.LM(model, temperature=temperature, **own)

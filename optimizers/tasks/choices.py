@@ -60,7 +60,9 @@ def right_letter(
     came = str(prediction.get("answer", ""))
     letters = chosen(came, choices)
     if not letters:
-        return dspy.Prediction(score=0.0, feedback=f"{expected} No option could be told from the answer {came[:200]!r}.")
+        return dspy.Prediction(
+            score=0.0, feedback=f"{expected} No option could be told from the answer {came[:200]!r}."
+        )
     if example.answer in letters and len({choices[letter] for letter in letters}) == 1:
         return dspy.Prediction(score=1.0, feedback=f"{example.answer} is right.")
     named = ", ".join(f"{letter} ({choices[letter]})" for letter in letters)

@@ -54,7 +54,7 @@ class Task:
     program: ProgramLike
     metric: Metric
     loader: Loader
-    sizes: Sizes = Sizes()
+    sizes: Sizes = field(default_factory=Sizes)
     gold: Callable[[dspy.Example], dspy.Prediction] | None = None
     metrics: Mapping[str, Metric] = field(default_factory=dict[str, Metric])
     judged: Callable[[dspy.LM], Metric] | None = None
@@ -63,7 +63,7 @@ class Task:
 
     def new_program(self) -> dspy.Module:
         """A fresh program that answers the task."""
-        if isinstance(self.program, str) or isinstance(self.program, type):
+        if isinstance(self.program, (str, type)):
             return dspy.Predict(cast("type[dspy.Signature]", self.program))
         return self.program()
 
@@ -89,7 +89,8 @@ class Task:
         """The answer that must score 1.0."""
         if self.gold is not None:
             return self.gold(example)
-        names = {name for each in self.new_program().predictors() for name in each.signature.output_fields}
+        signatures = [cast("type[dspy.Signature]", each.signature) for each in self.new_program().predictors()]
+        names = {name for signature in signatures for name in signature.output_fields}
         return dspy.Prediction(**{name: example[name] for name in names if name in example})
 
     def with_metric(self, name: str) -> Task:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import get_args
 
 import dspy
 
 from optimizers.tasks.definition import Source, Task
-from optimizers.tasks.rows import Placed, Pools
+from optimizers.tasks.rows import Placed, Pools, Split
 from optimizers.tasks.splitting import Sizes
 from sgt_modules.embedded import FULL, HouseTermsWorld, program
 
@@ -23,9 +24,9 @@ def _world() -> HouseTermsWorld:
 
 def _load(_: Path | None) -> Pools:
     splits = _world().splits
-    rows = {
+    rows: dict[Split, list[Placed]] = {
         split: [Placed(example, f"{split}[{index}]") for index, example in enumerate(splits[split])]
-        for split in ("train", "val", "test")
+        for split in get_args(Split)
     }
     return Pools(rows, f"the simulated world of seed {SEED}")
 

@@ -37,6 +37,9 @@ Nested = Annotated[PartT, BeforeValidator(_decoded)]
 Reader = Callable[..., Iterable[Mapping[str, Any]]]
 """`datasets.load_dataset`, or what stands for it."""
 
+_Parts = Mapping[Split, Sequence[tuple[str, Iterable[Mapping[str, Any]]]]]
+"""Rows by split, from files or splits of the hub by name."""
+
 _FORMATS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv"}
 _ALIASES = {"validation": ("validation", "valid", "val", "dev")}
 
@@ -45,13 +48,13 @@ _ALIASES = {"validation": ("validation", "valid", "val", "dev")}
 class HubData(Generic[RowT]):
     """A data set on the hub, at a revision, and how its rows become examples: a task's loader.
 
-    `splits` says which of the hub's splits each of ours draws from; one that is not named shares. `row` is the schema of
-    a row, `example` what becomes of it (the folder of local data beside it), which may raise `ValueError`. `left_out`
-    gives a reason for rows that are no part of the task. `files` are names under which a local folder may hold a hub's
-    split, best first; by default the split's own.
+    `splits` says which of the hub's splits each of ours draws from; one that is not named shares. `row` is the schema
+    of a row, `example` what becomes of it (the folder of local data beside it), which may raise `ValueError`.
+    `left_out` gives a reason for rows that are no part of the task. `files` are names under which a local folder may
+    hold a hub's split, best first; by default the split's own.
 
-    Called with a folder it reads that: a file a split, by the start of its name, as Parquet, JSON lines, JSON or CSV (in
-    CSV, lists and mappings are written as JSON). Rows that do not fit are named by file and index, from 0.
+    Called with a folder it reads that: a file a split, by the start of its name, as Parquet, JSON lines, JSON or CSV
+    (in CSV, lists and mappings are written as JSON). Rows that do not fit are named by file and index, from 0.
 
     Raises:
         TaskDataError: the data set is gated, missing or out of reach, or the folder holds no file for it.
@@ -72,7 +75,7 @@ class HubData(Generic[RowT]):
             return self.from_hub(None, reader=reader)
         notes: list[str] = []
         found = self._in_folder(data_dir, notes)
-        parts = {
+        parts: _Parts = {
             split: [(file.name, _of_file(file, reader or _load_dataset)) for file in files]
             for split, files in found.items()
         }
@@ -81,7 +84,7 @@ class HubData(Generic[RowT]):
     def from_hub(self, folder: Path | None, *, reader: Reader | None = None) -> Pools:
         """The hub's rows, with a folder that holds what they refer to."""
         origin = f"{self.hub}{f' ({self.configuration})' if self.configuration else ''} at {self.revision}"
-        parts = {
+        parts: _Parts = {
             split: [(name, self._of_hub(name, reader or _load_dataset)) for name in names]
             for split, names in self.splits.items()
         }
@@ -112,7 +115,7 @@ class HubData(Generic[RowT]):
         every = [[each for each in sorted(home.iterdir()) if each.suffix in _FORMATS] for home in homes]
         for files in every:
             claimed: set[Path] = set()
-            found = {
+            found: dict[Split, list[Path]] = {
                 split: [file for name in names for file in self._files_of(name, files, claimed, notes)]
                 for split, names in self.splits.items()
             }
@@ -122,8 +125,8 @@ class HubData(Generic[RowT]):
             return {next(iter(self.splits)): alone}
         names = [name for names in self.splits.values() for name in names]
         raise TaskDataError(
-            f"Expected a file for {' or '.join(names)} in {folder}, such as {names[0]}.jsonl (or .parquet, .json, .csv), "
-            f"found {', '.join(each.name for each in alone) or 'none'}."
+            f"Expected a file for {' or '.join(names)} in {folder}, such as {names[0]}.jsonl (or .parquet, .json, "
+            f".csv), found {', '.join(each.name for each in alone) or 'none'}."
         )
 
     def _files_of(self, split: str, files: Sequence[Path], claimed: set[Path], notes: list[str]) -> list[Path]:
@@ -138,7 +141,7 @@ class HubData(Generic[RowT]):
 
     def _pools(
         self,
-        parts: Mapping[Split, Sequence[tuple[str, Iterable[Mapping[str, Any]]]]],
+        parts: _Parts,
         origin: str,
         folder: Path | None,
         notes: list[str],

@@ -7,18 +7,18 @@ import unicodedata
 from fractions import Fraction
 
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "k": 10**3}
-_UNITS = dict(
-    zip(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-        "seventeen eighteen nineteen".split(),
-        range(20),
-        strict=True,
-    )
+_SMALL = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen"
 )
-_TENS = dict(
-    zip("twenty thirty forty fifty sixty seventy eighty ninety".split(), range(20, 100, 10), strict=True)
+_UNITS = {word: value for value, word in enumerate(re.findall(r"\w+", _SMALL))}
+_TENS = {
+    word: 10 * value
+    for value, word in enumerate(re.findall(r"\w+", "twenty thirty forty fifty sixty seventy eighty ninety"), start=2)
+}
+_WORD = (
+    rf"(?:{'|'.join(sorted([*_UNITS, *_TENS, 'hundred', 'thousand', 'million', 'billion'], key=len, reverse=True))})"
 )
-_WORD = rf"(?:{'|'.join(sorted([*_UNITS, *_TENS, 'hundred', 'thousand', 'million', 'billion'], key=len, reverse=True))})"
 _WORDS = rf"(?:(?:minus|negative)\s+)?\b{_WORD}(?:(?:\s+and\s+|\s*-\s*|\s+){_WORD})*\b"
 _PLAIN = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
 _NUMBER = re.compile(
@@ -35,16 +35,18 @@ _BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
 _CUE = re.compile(r"\banswer\b(?:\s+(?:is|was|would\s+be|comes\s+to|equals)\b|\s*[:=])", re.I)
 _NEGATED = re.compile(r"\b(?:not|isn't|rather\s+than|instead\s+of)\s+[$\u20ac\u00a3]?-?\d[\d,.]*", re.I)
 _DASHES = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2014\u2212"), "-")
-_MARKUP = re.compile(r"\\(?:text|mathrm|mathbf|textbf)\s*\{([^{}]*)\}|\*\*|\\[,;!()\[\]]|\\(?=[$%])|[`\u00a0\u2009\u202f]")
+_MARKUP = re.compile(
+    r"\\(?:text|mathrm|mathbf|textbf)\s*\{([^{}]*)\}|\*\*|\\[,;!()\[\]]|\\(?=[$%])|[`\u00a0\u2009\u202f]"
+)
 
 
 def final_number(answer: str) -> Fraction | None:
     """The number that an answer ends in; None where it has none.
 
     That is the first one behind the last `####`; else the last one in the last `\\boxed{}`; else the first one behind
-    the last "answer is" or "answer:"; else the last one of all. Commas between thousands, currencies, units and percent signs
-    do not count; fractions, mixed numbers, decimals, powers of ten (`1.5e3`), "2 million" and numbers in English words do.
-    A clock's time and a power (`2^3`) are no numbers.
+    the last "answer is" or "answer:"; else the last one of all. Commas between thousands, currencies, units and percent
+    signs are passed over; fractions, mixed numbers, decimals, powers of ten (`1.5e3`), "2 million" and numbers in
+    English words are read. A clock's time and a power (`2^3`) are no numbers.
 
     >>> [final_number(each) for each in ("#### 2,125", "She has $18.50 left.", "1 1/2 cups", "twenty-five", "many")]
     [Fraction(2125, 1), Fraction(37, 2), Fraction(3, 2), Fraction(25, 1), None]
@@ -63,7 +65,9 @@ def final_number(answer: str) -> Fraction | None:
 
 def _plain(text: str) -> str:
     """Without markup; every dash is a minus. Fractions that are one letter (a half, a quarter) are written out."""
-    text = "".join(f" {unicodedata.normalize('NFKC', each)}" if unicodedata.category(each) == "No" else each for each in text)
+    text = "".join(
+        f" {unicodedata.normalize('NFKC', each)}" if unicodedata.category(each) == "No" else each for each in text
+    )
     text = unicodedata.normalize("NFKC", text).replace("\u2044", "/").translate(_DASHES)
     return _MARKUP.sub(lambda found: found[1] or ("" if found[0] != "`" else " "), text)
 

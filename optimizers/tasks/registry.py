@@ -52,14 +52,15 @@ def task(which: str) -> Task:
     'openai/gsm8k'
     >>> task("gsm8000")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    sgt_modules.errors.SetupError: There is no task 'gsm8000'. There are spider, ...; your own is path/to/file.py:TASK ...
+    sgt_modules.errors.SetupError: There is no task 'gsm8000'. There are spider, ...
     """
     if which in _TASKS:
         return _TASKS[which]
     place, colon, attribute = which.rpartition(":")
     if not colon:
         raise SetupError(
-            f"There is no task {which!r}. There are {', '.join(_TASKS)}; your own is path/to/file.py:TASK or module:TASK."
+            f"There is no task {which!r}. There are {', '.join(_TASKS)}; your own is path/to/file.py:TASK or "
+            "module:TASK."
         )
     module = _of_file(Path(place)) if place.endswith(".py") else _of_name(place)
     found = getattr(module, attribute, None)

@@ -76,7 +76,9 @@ def drawn(pools: Pools, sizes: Sizes, *, seed: int, asks: str = "question") -> S
     found: dict[Split, list[Placed]] = {}
     taken: set[str] = set()
     notes: list[str] = []
-    homes = {split: next(home for home in order if pools.rows.get(home)) for split, order in _HOMES.items()}
+    homes: dict[Split, Split] = {
+        split: next(home for home in order if pools.rows.get(home)) for split, order in _HOMES.items()
+    }
     for home in dict.fromkeys(homes.values()):
         sharing = [split for split in homes if homes[split] == home]
         groups = _grouped(pools.rows[home], asks, taken)
@@ -107,7 +109,7 @@ def _wanted(
 ) -> dict[Split, int]:
     """How many rows each of the splits of one pool gets."""
     have, asked = len(groups), sum(sizes.of(split) for split in sharing)
-    wanted = {split: sizes.of(split) for split in sharing}
+    wanted: dict[Split, int] = {split: sizes.of(split) for split in sharing}
     if asked > have:
         wanted = {split: max(1, size * have // asked) for split, size in wanted.items()}
         left = f"as the pool {home} has {have} questions left for {asked} wanted."
