@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import sys
 from collections.abc import Iterable, Mapping
@@ -320,6 +321,37 @@ def test_the_house_terms_are_a_task_whose_gold_queries_score_1() -> None:
     assert checked(task("house_terms")).gold_score == 1.0
     splits = task("house_terms").splits(limit=10)
     assert [len(part) for part in (splits.train, splits.val, splits.test)] == [10, 10, 10]
+
+
+PAGE = Path(__file__).parent.parent / "docs" / "tasks.md"
+
+
+def test_the_tasks_of_the_documentation_run(tmp_path: Path) -> None:
+    """Its files, written as they stand there; the second reads a folder in its own schema."""
+    codes = re.findall(r"```python\n(# (\w+\.py)\n.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    for code, name in codes:
+        (tmp_path / name).write_text(code)
+    capitals, trivia = (task(f"{tmp_path / name}:TASK") for _, name in codes)
+    assert checked(capitals).content() == {"task": "capitals", "rows": 5, "gold_score": 1.0, "bad_rows": []}
+    assert len(capitals.splits().test) >= 1
+    for split in ("train", "test"):
+        write([{"question": f"Who in {split}?", "answer": "Nobody"}], tmp_path / f"{split}.jsonl")
+    assert checked(trivia, tmp_path).gold_score == 1.0
+
+
+def test_the_table_of_the_documentation_is_what_the_tasks_are() -> None:
+    table = {
+        row[1]: row[0] for row in re.findall(r"^(\| `(\w+)`.*\|)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    assert set(names()) == set(table)
+    for name in set(names()) - {"house_terms", "truthfulqa_mc2"}:
+        loader = task(name).loader
+        hub = loader.hub if isinstance(loader, SpiderData) else cast("HubData[Any]", loader)
+        sizes, source = task(name).sizes, task(name).source
+        assert source is not None
+        said = [hub.hub, hub.revision, source.paper.rpartition(" ")[2], f"{sizes.train}, {sizes.val}, {sizes.test}"]
+        said += [hub.configuration] if hub.configuration else []
+        assert [part for part in said if part not in table[name]] == []
 
 
 OWN = """

@@ -80,7 +80,7 @@ def drawn(pools: Pools, sizes: Sizes, *, seed: int, asks: str = "question") -> S
         split: next(home for home in order if pools.rows.get(home)) for split, order in _HOMES.items()
     }
     for home in dict.fromkeys(homes.values()):
-        sharing = [split for split in homes if homes[split] == home]
+        sharing: list[Split] = [split for split in homes if homes[split] == home]
         groups = _grouped(pools.rows[home], asks, taken)
         random.Random(f"{home}-{seed}").shuffle(groups)
         for split, wanted in _wanted(groups, sharing, sizes, home, notes).items():

@@ -1,4 +1,4 @@
-"""TruthfulQA: questions that many people answer with a falsehood, as multiple choice with one true answer or several."""
+"""TruthfulQA: questions that many people answer with a falsehood, as choices of which one or several are true."""
 
 from __future__ import annotations
 
