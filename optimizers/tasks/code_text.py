@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 _FENCED = re.compile(r"```(?:python3?|py)?[ \t]*\r?\n(.*?)(?:```|\Z)", re.I | re.S)
+_TAGGED = re.compile(r"```(?:python3?|py)", re.I)
 _ENDS = re.compile(r"</code>|\n[ \t]*#*[ \t]*END SOLUTION|\n```", re.I)
 _BEGINS = re.compile(r"^.*(?:<code>|BEGIN SOLUTION)[ \t]*\r?\n?", re.I | re.S)
 
@@ -19,7 +20,8 @@ def code_in(answer: str) -> str:
     >>> code_in("    return x\\n</code>\\nEND SOLUTION")
     '    return x'
     """
-    fenced: list[str] = _FENCED.findall(answer)
+    closes = answer.count("```") == 1 and _TAGGED.search(answer) is None and answer.partition("```")[0].strip()
+    fenced: list[str] = [] if closes else _FENCED.findall(answer)
     text = "\n".join(each.strip("\r\n") for each in fenced) if fenced else answer
     text = _BEGINS.sub("", text)
     ends = _ENDS.search(text)

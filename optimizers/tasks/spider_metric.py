@@ -8,8 +8,8 @@ from pathlib import Path
 
 import dspy
 
-from optimizers.tasks.sandbox import SqlLimits, SqlOutcome, run_sql
-from optimizers.tasks.sql_results import difference, same_result
+from optimizers.tasks.sandbox import SqlLimits, shared_sandbox
+from optimizers.tasks.sql_results import difference, same_result, size
 from optimizers.tasks.sql_text import orders, query_in, tidied, without_distinct
 from sgt_modules.errors import MetricError
 
@@ -55,19 +55,18 @@ class SpiderMetric:
 
     def _wrong(self, database: Path, gold: str, query: str) -> str:
         """What is wrong with a query's result on one database; empty where nothing is."""
-        expected, came = (self._run(database, each) for each in (gold, query))
+        expected, came = shared_sandbox(self.limits).run_all(database, [self._read(each) for each in (gold, query)])
         if not expected.ok:
             raise MetricError(f"The gold query {gold!r} has no result on {database}: {expected.error} Check the data.")
         if not came.ok:
-            return f"Expected a query with {len(expected.rows)} rows, but this one has none: {came.error}"
+            return f"Expected {size(expected)}, but the query has no result: {came.error}"
         ordered = orders(gold)
         if same_result(expected.rows, came.rows, ordered=ordered):
             return ""
         return difference(expected, came, ordered=ordered)
 
-    def _run(self, database: Path, query: str) -> SqlOutcome:
-        read = tidied(query) if self.keep_distinct else without_distinct(tidied(query))
-        return run_sql(database, read, self.limits)
+    def _read(self, query: str) -> str:
+        return tidied(query) if self.keep_distinct else without_distinct(tidied(query))
 
 
 def databases(database: Path) -> Sequence[Path]:

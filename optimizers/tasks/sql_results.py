@@ -54,9 +54,9 @@ def _can_match(ours: Sequence[Row], theirs: Sequence[Row], left: list[Row], righ
 
 def difference(expected: SqlOutcome, came: SqlOutcome, *, ordered: bool) -> str:
     """Where two results that are not the same differ, in words."""
-    size = f"Expected {_size(expected)}, got {_size(came)}."
+    sizes = f"Expected {size(expected)}, got {size(came)}."
     if expected.rows and came.rows and len(expected.columns) != len(came.columns):
-        return f"{size} Columns that came: {_cut(', '.join(came.columns))}."
+        return f"{sizes} Columns that came: {_cut(', '.join(came.columns))}."
     wanted, got = Counter(expected.rows), Counter(came.rows)
     missing, extra = list((wanted - got).elements()), list((got - wanted).elements())
     if ordered and not missing and not extra:
@@ -65,10 +65,11 @@ def difference(expected: SqlOutcome, came: SqlOutcome, *, ordered: bool) -> str:
             f"The rows are right, but not their order: row {first + 1} should be {_cut(repr(expected.rows[first]))} "
             f"and is {_cut(repr(came.rows[first]))}."
         )
-    return f"{size}{_told('Missing', missing)}{_told('Too many', extra)}"
+    return f"{sizes}{_told('Missing', missing)}{_told('Too many', extra)}"
 
 
-def _size(outcome: SqlOutcome) -> str:
+def size(outcome: SqlOutcome) -> str:
+    """How many rows and columns a result has, in words."""
     rows, columns = len(outcome.rows), len(outcome.columns)
     return f"{rows} row{'s' * (rows != 1)} of {columns} column{'s' * (columns != 1)}"
 

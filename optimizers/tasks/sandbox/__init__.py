@@ -3,7 +3,7 @@
 from optimizers.tasks.sandbox.isolation import Isolation, Layer, isolation
 from optimizers.tasks.sandbox.limits import Limits, Outcome, Reason, SqlLimits, SqlOutcome, SqlReason
 from optimizers.tasks.sandbox.python import PythonSandbox
-from optimizers.tasks.sandbox.sql import SqlSandbox, run_sql
+from optimizers.tasks.sandbox.sql import SqlSandbox, run_sql, shared_sandbox
 
 __all__ = [
     "Isolation",
@@ -18,4 +18,5 @@ __all__ = [
     "SqlSandbox",
     "isolation",
     "run_sql",
+    "shared_sandbox",
 ]

@@ -138,6 +138,9 @@ class Pool:
             old.end()
             self._started.remove(old)
         new = Worker(self._kind, *self._given)
+        if new.hello["problem"]:
+            new.end()
+            raise SandboxError(f"The kernel refuses what isolation() promised: {new.hello['problem']}.")
         self._started.append(new)
         return new
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -37,19 +38,24 @@ class SqlSandbox:
         Raises:
             ExampleError: there is no such file.
         """
-        path = Path(database).absolute()
-        if not path.is_file():
+        return self.run_all(database, [sql])[0]
+
+    def run_all(self, database: Path | str, queries: Sequence[str]) -> Sequence[SqlOutcome]:
+        """The same for several queries, each by itself, with one message to a worker."""
+        path = os.path.abspath(database)  # noqa: PTH100 - a path object is slower than the query
+        if not os.path.isfile(path):  # noqa: PTH113
             raise ExampleError(f"Expected an SQLite file at {path}, and there is none. Check the folder of databases.")
-        asked = {"database": str(path), "sql": sql}
         try:
             with self._pool.lent() as worker:
-                said = worker.ask(asked, self.limits.seconds + _GRACE)
+                seconds = self.limits.seconds * len(queries) + _GRACE
+                said = worker.ask({"database": path, "queries": list(queries)}, seconds)["answers"]
         except WorkerLostError as lost:
+            if len(queries) > 1:
+                return [self.run(path, each) for each in queries]
             late = isinstance(lost.__cause__, TimeoutError)
             why = "The query's time is up." if late else "SQLite's process ended over it, most likely without memory."
-            return SqlOutcome((), (), why, self.limits.seconds, "time" if late else "limit")
-        rows = [tuple(_cell(each) for each in row) for row in said["rows"]]
-        return SqlOutcome(rows, said["columns"], said["error"], said["seconds"], said["reason"])
+            return [SqlOutcome((), (), why, self.limits.seconds, "time" if late else "limit")]
+        return [_outcome(each) for each in said]
 
     def close(self) -> None:
         """End the workers."""
@@ -64,6 +70,11 @@ class SqlSandbox:
         self.close()
 
 
+def _outcome(said: dict[str, Any]) -> SqlOutcome:
+    rows = [tuple(_cell(each) for each in row) for row in said["rows"]]
+    return SqlOutcome(rows, said["columns"], said["error"], said["seconds"], said["reason"])
+
+
 def _cell(sent: Any) -> Cell:
     return base64.b64decode(sent["base64"]) if isinstance(sent, dict) else sent
 
@@ -73,8 +84,13 @@ def _shared(limits: SqlLimits, _process: int) -> SqlSandbox:
     return SqlSandbox(limits=limits)
 
 
+def shared_sandbox(limits: SqlLimits) -> SqlSandbox:
+    """The sandbox that all callers of this process with the same limits share."""
+    return _shared(limits, os.getpid())
+
+
 def run_sql(database: Path | str, sql: str, limits: SqlLimits | None = None) -> SqlOutcome:
-    """A query's rows, from workers that every caller with the same limits shares.
+    """A query's rows, from the shared sandbox.
 
     >>> import sqlite3, tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -86,4 +102,4 @@ def run_sql(database: Path | str, sql: str, limits: SqlLimits | None = None) -> 
     >>> run_sql(folder / "shop.sqlite", "DROP TABLE tea").error
     'A query may only read, and this asks for DELETE sqlite_master.'
     """
-    return _shared(limits or SqlLimits(), os.getpid()).run(database, sql)
+    return shared_sandbox(limits or SqlLimits()).run(database, sql)

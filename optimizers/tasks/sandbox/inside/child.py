@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import contextlib
 import json
 import linecache
 import os
@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 from . import landlock, namespaces, seccomp, syscalls
 
@@ -34,7 +34,10 @@ def become(code: str, limits: Mapping[str, Any], place: Place, token: str, outpu
     try:
         _wire(output, report)
         _confine(limits, place)
+        written = _streams()
         said = _run(code, limits)
+        with contextlib.suppress(ValueError, OSError, RecursionError):  # where the program closed it
+            written.flush()
         os.write(_REPORT, json.dumps({**said, "token": token}).encode())
         status = 0
     finally:
@@ -91,11 +94,16 @@ def _limit(limits: Mapping[str, Any], place: Place) -> None:
         resource.setrlimit(which, (bound, bound))
 
 
-def _run(code: str, limits: Mapping[str, Any]) -> dict[str, str]:
-    """Run the program as `__main__`; how it ended, and what it raised."""
+def _streams() -> TextIO:
+    """No input, an output, and nothing for what is written aside."""
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stdout = open(1, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
-    sys.stderr = io.StringIO()
+    sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+    return sys.stdout
+
+
+def _run(code: str, limits: Mapping[str, Any]) -> dict[str, str]:
+    """Run the program as `__main__`; how it ended, and what it raised."""
     os.environ["HOME"] = os.environ["TMPDIR"] = os.getcwd()
     sys.argv = [NAME]
     main = type(sys)("__main__")
@@ -103,7 +111,6 @@ def _run(code: str, limits: Mapping[str, Any]) -> dict[str, str]:
     linecache.cache[NAME] = (len(code), None, code.splitlines(keepends=True), NAME)
     try:
         exec(compile(code, NAME, "exec", dont_inherit=True), main.__dict__)
-        sys.stdout.flush()
     except MemoryError:
         return {"reason": "memory", "error": "MemoryError"}
     except SystemExit as asked:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 _REPORT_BYTES = 1 << 16  # as much as a pipe holds, so that a process that reports need not wait
 _TICK = 0.05
+_SAYS = ("ended", "exception", "exit", "memory")  # the ends that a program lives to tell
 
 
 class Watched(NamedTuple):
@@ -29,6 +30,7 @@ class Ending(NamedTuple):
 
     stopped: str
     status: int
+    cpu_seconds: float
     output: bytes
     report: bytes
     seconds: float
@@ -54,12 +56,13 @@ def watch(check: Watched, limits: Mapping[str, Any], too_much: Callable[[], bool
         stopped = "" if ended else _why(check, left, ready, texts, most, too_much)
     if stopped:
         signal.pidfd_send_signal(check.process, signal.SIGKILL)
-    status = os.waitpid(check.pid, 0)[1]
+    _, status, used = os.wait4(check.pid, 0)
     seconds = time.monotonic() - began
     for descriptor, text in texts.items():
         while _read(descriptor, text, most[descriptor]):
             pass
-    return Ending(stopped, status, bytes(texts[check.output]), bytes(texts[check.report]), seconds)
+    cpu = used.ru_utime + used.ru_stime
+    return Ending(stopped, status, cpu, bytes(texts[check.output]), bytes(texts[check.report]), seconds)
 
 
 def _why(
@@ -90,17 +93,17 @@ def _read(descriptor: int, text: bytearray, most: int) -> bool:
     return bool(new)
 
 
-def outcome(ending: Ending, token: str) -> dict[str, Any]:
+def outcome(ending: Ending, token: str, limits: Mapping[str, Any]) -> dict[str, Any]:
     """What is told of a check: its output, and why it ended as it did."""
     reason, error = ending.stopped, ""
     if not reason:
         reason, error = _reported(ending.report, token)
     if not reason:
-        reason, error = _by_status(os.waitstatus_to_exitcode(ending.status))
+        reason, error = _by_status(os.waitstatus_to_exitcode(ending.status), ending.cpu_seconds >= limits["seconds"])
     return {
         "ok": reason == "ended",
         "reason": reason,
-        "error": error,
+        "error": error[-limits["error_chars"] :],
         "stdout": ending.output.decode("utf-8", "replace"),
         "seconds": ending.seconds,
     }
@@ -110,19 +113,19 @@ def _reported(report: bytes, token: str) -> tuple[str, str]:
     """What the check's process said at its end; nothing where that is no report of this check."""
     try:
         said = json.loads(report)
-        if said["token"] == token:
-            return str(said["reason"]), str(said["error"])
+        if said["token"] == token and said["reason"] in _SAYS:
+            return said["reason"], str(said["error"])
     except (ValueError, TypeError, KeyError, RecursionError):
         pass
     return "", ""
 
 
-def _by_status(code: int) -> tuple[str, str]:
+def _by_status(code: int, was_busy: bool) -> tuple[str, str]:
     """An end without a report, by the exit status, or minus the signal."""
     if code >= 0:
         return "exit", f"The process ended with status {code} before the program did."
     name = signal.Signals(-code).name if -code in {each.value for each in signal.Signals} else str(-code)
-    if -code == signal.SIGXCPU:
+    if -code == signal.SIGXCPU or (-code == signal.SIGKILL and was_busy):
         return "time", f"{name}: its processor time was used up."
     if -code == signal.SIGKILL:
         return "memory", f"{name}: the system had no memory left for it."

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import importlib
 import os
 import secrets
-import shutil
 import signal
 import tempfile
 from typing import Any, NamedTuple
 
 from . import namespaces, seccomp, syscalls
 from .child import Place, become
+from .folders import is_full, remove
 from .line import Line, standard
 from .watching import Watched, outcome, watch
 
@@ -105,20 +104,11 @@ def checked(request: dict[str, Any], station: Station) -> dict[str, Any]:
             namespaces.together(station.world.own)
         for each in (reading, hearing):
             os.set_blocking(each, False)
-        filled = (lambda: False) if station.apart else (lambda: used(scratch) > limits["disk_bytes"])
-        return outcome(watch(Watched(pid, process, reading, hearing, station.caller), limits, filled), token)
+        filled = (lambda: False) if station.apart else (lambda: is_full(scratch, limits))
+        ending = watch(Watched(pid, process, reading, hearing, station.caller), limits, filled)
+        return outcome(ending, token, limits)
     finally:
         for each in (reading, hearing, process):
             os.close(each)
         if not station.apart:
-            shutil.rmtree(scratch, ignore_errors=True)
-
-
-def used(folder: str) -> int:
-    """Bytes of all files below a folder; links are not followed."""
-    total = 0
-    for where, _, names in os.walk(folder):
-        for name in names:
-            with contextlib.suppress(OSError):
-                total += os.lstat(os.path.join(where, name)).st_size
-    return total
+            remove(scratch)
