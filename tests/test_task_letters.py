@@ -63,6 +63,11 @@ MMLU = [
     ("I do not know.", 0),
     ("Berlin", 0),
     ("not B", 0),
+    ("<think>The answer is A. Hm, or C.</think>B", 1),
+    ("Paris is in France and Oslo is in Norway.\n\nB", 1),
+    ("B\n\nA. Paris is the capital of France.", 1),
+    ("<think>The answer is B.</think>\nA", 0),
+    ("B\n\nC", 0),
     ("A. Paris\nB. Lima\nC. Rome\nD. Oslo", 0),
 ]
 

@@ -6,13 +6,14 @@ import json
 import re
 import sqlite3
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
 
 import dspy
 import pytest
+from datasets import Dataset, Image
 from datasets.exceptions import DatasetNotFoundError
 from hub_rows import ROWS, SPLITS, folder_of, gsm8k, rows_of, write
 from hypothesis import given
@@ -214,7 +215,9 @@ def test_spider_s_questions_come_from_the_hub_where_the_folder_holds_databases_a
 
 
 def _hub(rows: Mapping[str, Iterable[Mapping[str, Any]]], asked: list[tuple[object, ...]]) -> Any:
-    def read(hub: str, configuration: str | None, *, split: str, revision: str) -> Iterable[Mapping[str, Any]]:
+    def read(
+        hub: str, configuration: str | None, *, split: str, revision: str, columns: Sequence[str]
+    ) -> Iterable[Mapping[str, Any]]:
         asked.append((hub, configuration, split, revision))
         return rows[split]
 
@@ -288,6 +291,13 @@ def test_rows_that_are_left_out_are_told(tmp_path: Path) -> None:
     write(rows_of("hle", 20), tmp_path / "test.jsonl")
     splits = task("hle").splits(tmp_path, limit=4)
     assert splits.notes[0] == "4 rows left out: their questions need an image."
+
+
+def test_an_image_that_no_task_reads_is_not_decoded(tmp_path: Path) -> None:
+    rows = [row | {"image_preview": {"bytes": b"no image", "path": None}} for row in rows_of("hle", 3)]
+    data = Dataset.from_list(rows).cast_column("image_preview", Image(decode=False))
+    data.cast_column("image_preview", Image()).to_parquet(tmp_path / "test.parquet")
+    assert checked(task("hle"), tmp_path).gold_score == 1.0
 
 
 def test_a_hotpotqa_example_shows_its_passages_with_their_titles(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping
 
 _BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
+_THOUGHT = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.S | re.I)
 _COMMAND = re.compile(r"\\(?:text|textbf|mathbf|mathrm|boxed)\s*\{([^{}]*)\}")
 _MARKUP = re.compile(r"[*_`$]+|\\[()\[\]]|</?[a-z]+>")
 _OPENING, _CLOSING = r"[(\[<{\"']*", r"[)\]>}\"']*"
@@ -39,15 +40,16 @@ def chosen(answer: str, options: Mapping[str, str]) -> tuple[str, ...]:
     """The letters of the options that an answer chooses: one, several, or none that can be told.
 
     `options` are texts by upper-case letter. In this order: a letter alone; an option's whole text; what is in a
-    `\\boxed{}` or stands behind "the answer is", the last if there are several; a letter that the answer or one of its
-    lines begins with; an option's text that it begins with; the letters that stand in it alone and are not refuted.
-    Where options have the same text, all of their letters are chosen.
+    `\\boxed{}` or stands behind "the answer is", the last if there are several; a letter alone on the last line or the
+    first; a letter that one line or the answer begins with; an option's text that it begins with; the letters that stand
+    in it by themselves and are not refuted. Where options have the same text, all of their letters are chosen. What
+    stands in `<think>` tags is passed over.
 
     >>> options = {"A": "a beta blocker", "B": "Paris", "C": "vitamin C"}
     >>> [chosen(each, options) for each in ("b)", "The answer is C, as A is wrong.", "**Paris**", "A or B", "neither")]
     [('B',), ('C',), ('B',), ('A', 'B'), ()]
     """
-    if boxes := _BOXED.findall(answer):
+    if boxes := _BOXED.findall(_THOUGHT.sub("", answer)):
         inner = _chosen(_plain(boxes[-1]), options)
         if inner:
             return inner
@@ -55,12 +57,11 @@ def chosen(answer: str, options: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _chosen(text: str, options: Mapping[str, str]) -> tuple[str, ...]:
-    bare = re.fullmatch(rf"(?:(?:option|choice|letter)\s+)?{_OPENING}([A-Za-z]){_CLOSING}[.,:;!]*", text, re.I)
-    if bare and bare[1].upper() in options:
-        return (bare[1].upper(),)
     return (
-        _by_text(text, options)
+        _bare(text, options)
+        or _by_text(text, options)
         or _stated(text, options)
+        or _alone(text, options)
         or _listed(text, options)
         or _head(text, options)
         or _by_beginning(text, options)
@@ -68,9 +69,21 @@ def _chosen(text: str, options: Mapping[str, str]) -> tuple[str, ...]:
     )
 
 
+def _bare(text: str, options: Mapping[str, str]) -> tuple[str, ...]:
+    """The letter that is the whole text."""
+    found = re.fullmatch(rf"(?:(?:option|choice|letter)\s+)?{_OPENING}([A-Za-z]){_CLOSING}[.,:;!]*", text, re.I)
+    return (found[1].upper(),) if found and found[1].upper() in options else ()
+
+
+def _alone(text: str, options: Mapping[str, str]) -> tuple[str, ...]:
+    """The letter that is the whole last line, or the whole first."""
+    lines = text.splitlines() or [""]
+    return _bare(lines[-1], options) or _bare(lines[0], options)
+
+
 def _plain(text: str) -> str:
-    """Without markup, in plain letters and single spaces; lines stay."""
-    text = unicodedata.normalize("NFKC", text)
+    """Without thoughts and markup, in plain letters and single spaces; lines stay."""
+    text = _THOUGHT.sub("", unicodedata.normalize("NFKC", text))
     for _ in range(3):
         text = _COMMAND.sub(r"\1", text)
     lines = (" ".join(line.split()) for line in _MARKUP.sub("", text).splitlines())

@@ -35,7 +35,7 @@ Nested = Annotated[PartT, BeforeValidator(_decoded)]
 """A column that holds a list or a mapping, which a CSV file holds as JSON."""
 
 Reader = Callable[..., Iterable[Mapping[str, Any]]]
-"""`datasets.load_dataset`, or what stands for it."""
+"""`datasets.load_dataset`, told which columns are wanted, or what stands for it."""
 
 _Parts = Mapping[Split, Sequence[tuple[str, Iterable[Mapping[str, Any]]]]]
 """Rows by split, from files or splits of the hub by name."""
@@ -76,7 +76,7 @@ class HubData(Generic[RowT]):
         notes: list[str] = []
         found = self._in_folder(data_dir, notes)
         parts: _Parts = {
-            split: [(file.name, _of_file(file, reader or _load_dataset)) for file in files]
+            split: [(file.name, _of_file(file, reader or _load_dataset, [*self.row.model_fields])) for file in files]
             for split, files in found.items()
         }
         return self._pools(parts, str(data_dir), data_dir, notes)
@@ -94,7 +94,8 @@ class HubData(Generic[RowT]):
         from datasets.exceptions import DatasetsError
 
         try:
-            return reader(self.hub, self.configuration, split=split, revision=self.revision)
+            columns = [*self.row.model_fields]
+            return reader(self.hub, self.configuration, split=split, revision=self.revision, columns=columns)
         except (DatasetsError, OSError, ValueError, httpx.HTTPError) as problem:
             said = str(problem).partition("\n")[0]
             if "gated" in str(problem).casefold():
@@ -189,11 +190,11 @@ def _is_called(file: Path, name: str) -> bool:
     return stem == name or stem.startswith((f"{name}-", f"{name}_", f"{name}."))
 
 
-def _of_file(file: Path, reader: Reader) -> Iterator[Mapping[str, Any]]:
+def _of_file(file: Path, reader: Reader, columns: Sequence[str]) -> Iterator[Mapping[str, Any]]:
     kind = _FORMATS[file.suffix]
     more: dict[str, Any] = _as_text(file) if kind == "csv" else {}
     try:
-        yield from reader(kind, data_files=str(file), split="train", streaming=True, **more)
+        yield from reader(kind, data_files=str(file), split="train", streaming=True, columns=columns, **more)
     except (OSError, ValueError, KeyError, TypeError) as problem:
         raise TaskDataError(f"Expected {file} to hold rows as {kind}, but it cannot be read: {problem}") from problem
 
@@ -207,7 +208,10 @@ def _as_text(file: Path) -> dict[str, Any]:
     return {"features": Features({name: Value("string") for name in columns}), "keep_default_na": False}
 
 
-def _load_dataset(*names: Any, **settings: Any) -> Iterable[Mapping[str, Any]]:
+def _load_dataset(*names: Any, columns: Sequence[str], **settings: Any) -> Iterable[Mapping[str, Any]]:
+    """The rows, where there are such columns with these alone: an image that nobody asks for is not decoded."""
     import datasets
 
-    return cast("Iterable[Mapping[str, Any]]", datasets.load_dataset(*names, **settings))
+    found = cast("Any", datasets.load_dataset(*names, **settings))
+    known = [name for name in columns if name in (found.column_names or ())]
+    return found.select_columns(known) if known else found

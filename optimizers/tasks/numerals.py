@@ -30,10 +30,12 @@ _NUMBER = re.compile(
     (?![\d^:]|\.\d)|(?P<words>{_WORDS})""",
     re.X | re.I,
 )
+_THOUGHT = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.S | re.I)
 _MARK = re.compile(r"####")
 _BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
 _CUE = re.compile(r"\banswer\b(?:\s+(?:is|was|would\s+be|comes\s+to|equals)\b|\s*[:=])", re.I)
 _NEGATED = re.compile(r"\b(?:not|isn't|rather\s+than|instead\s+of)\s+[$\u20ac\u00a3]?-?\d[\d,.]*", re.I)
+_CLAUSE = re.compile(r"[,;](?!\d)|\n|\.\s|\.?$|\b(?:as|because|since|for|where|so)\b|\(", re.I)
 _DASHES = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2014\u2212"), "-")
 _MARKUP = re.compile(
     r"\\(?:text|mathrm|mathbf|textbf)\s*\{([^{}]*)\}|\*\*|\\[,;!()\[\]]|\\(?=[$%])|[`\u00a0\u2009\u202f]"
@@ -44,21 +46,24 @@ def final_number(answer: str) -> Fraction | None:
     """The number that an answer ends in; None where it has none.
 
     That is the first one behind the last `####`; else the last one in the last `\\boxed{}`; else the first one behind
-    the last "answer is" or "answer:"; else the last one of all. Commas between thousands, currencies, units and percent
-    signs are passed over; fractions, mixed numbers, decimals, powers of ten (`1.5e3`), "2 million" and numbers in
-    English words are read. A clock's time and a power (`2^3`) are no numbers.
+    the last "answer is" or "answer:", or of an equation there what it comes to; else the last one of all. Commas between thousands, currencies, units and percent
+    signs are passed over; fractions, mixed numbers, decimals, powers of ten (`1.5e3`), "2 million", and where there are no
+    digits numbers in English words are read. A clock's time and a power (`2^3`) are no numbers. What stands in `<think>`
+    tags is passed over.
 
     >>> [final_number(each) for each in ("#### 2,125", "She has $18.50 left.", "1 1/2 cups", "twenty-five", "many")]
     [Fraction(2125, 1), Fraction(37, 2), Fraction(3, 2), Fraction(25, 1), None]
     """
-    text = _plain(answer)
+    text = _plain(_THOUGHT.sub("", answer))
     marked = _after(_MARK, text)
     if marked and (found := _numbers(marked)):
         return found[0]
     if (boxes := _BOXED.findall(text)) and (found := _numbers(boxes[-1])):
         return found[-1]
-    if (said := _after(_CUE, text)) and (found := _numbers(_NEGATED.sub(" ", said))):
-        return found[0]
+    said = _NEGATED.sub(" ", _after(_CUE, text))
+    for part in (_CLAUSE.split(said)[0].rpartition("=")[2], said):
+        if found := _numbers(part):
+            return found[0]
     found = _numbers(text)
     return found[-1] if found else None
 
@@ -78,7 +83,11 @@ def _after(cue: re.Pattern[str], text: str) -> str:
 
 
 def _numbers(text: str) -> list[Fraction]:
-    return [value for each in _NUMBER.finditer(text) if (value := _value(each, text)) is not None]
+    """The numbers in digits; where there are none, those in words."""
+    every = [
+        (bool(each["words"]), value) for each in _NUMBER.finditer(text) if (value := _value(each, text)) is not None
+    ]
+    return [value for words, value in every if not words] or [value for _, value in every]
 
 
 def _value(found: re.Match[str], text: str) -> Fraction | None:
