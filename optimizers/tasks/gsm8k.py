@@ -11,6 +11,7 @@ from optimizers.tasks.definition import Source, Task
 from optimizers.tasks.loading import HubData
 from optimizers.tasks.numerals import final_number
 from optimizers.tasks.splitting import Sizes
+from sgt_modules.errors import MetricError
 
 
 class Row(BaseModel):
@@ -43,15 +44,19 @@ def final_answer(
 ) -> dspy.Prediction:
     """1.0 where the answer ends in the expected number, exactly, else 0.0; see `numerals.final_number`.
 
+    Raises `MetricError` where the gold answer holds no number.
+
     >>> final_answer(dspy.Example(answer="18"), dspy.Prediction(answer="That makes $20.")).feedback
     'Expected 18, got 20, which is 2 too much.'
     """
     expected, came = final_number(str(example.answer)), final_number(str(prediction.get("answer", "")))
+    if expected is None:
+        raise MetricError(f"The gold answer {example.answer!r} holds no number. Check the data.")
     if came is None:
         said = str(prediction.get("answer", ""))[:200]
         return dspy.Prediction(score=0.0, feedback=f"Expected {example.answer}, but no number stands in {said!r}.")
-    if expected is None or came == expected:
-        return dspy.Prediction(score=float(came == expected), feedback=f"{example.answer} is right.")
+    if came == expected:
+        return dspy.Prediction(score=1.0, feedback=f"{example.answer} is right.")
     apart = f"{abs(came - expected)} too {'much' if came > expected else 'little'}"
     return dspy.Prediction(score=0.0, feedback=f"Expected {example.answer}, got {came}, which is {apart}.")
 

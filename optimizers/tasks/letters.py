@@ -41,9 +41,9 @@ def chosen(answer: str, options: Mapping[str, str]) -> tuple[str, ...]:
 
     `options` are texts by upper-case letter. In this order: a letter alone; an option's whole text; what is in a
     `\\boxed{}` or stands behind "the answer is", the last if there are several; a letter alone on the last line or the
-    first; a letter that one line or the answer begins with; an option's text that it begins with; the letters that stand
-    in it by themselves and are not refuted. Where options have the same text, all of their letters are chosen. What
-    stands in `<think>` tags is passed over.
+    first; a letter that one line or the answer begins with; an option's text that it begins with; the letters that
+    stand in it by themselves and are not refuted. Where options have the same text, all of their letters are chosen.
+    What stands in `<think>` tags is passed over.
 
     >>> options = {"A": "a beta blocker", "B": "Paris", "C": "vitamin C"}
     >>> [chosen(each, options) for each in ("b)", "The answer is C, as A is wrong.", "**Paris**", "A or B", "neither")]

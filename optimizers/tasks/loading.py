@@ -1,4 +1,4 @@
-"""Rows of a data set on the hub, or of a local folder in the same schema. Of the tasks, it alone reads with `datasets`."""
+"""Rows of a data set on the hub, or of a folder in the same schema. Of the tasks, it alone reads with `datasets`."""
 
 from __future__ import annotations
 

@@ -46,10 +46,10 @@ def final_number(answer: str) -> Fraction | None:
     """The number that an answer ends in; None where it has none.
 
     That is the first one behind the last `####`; else the last one in the last `\\boxed{}`; else the first one behind
-    the last "answer is" or "answer:", or of an equation there what it comes to; else the last one of all. Commas between thousands, currencies, units and percent
-    signs are passed over; fractions, mixed numbers, decimals, powers of ten (`1.5e3`), "2 million", and where there are no
-    digits numbers in English words are read. A clock's time and a power (`2^3`) are no numbers. What stands in `<think>`
-    tags is passed over.
+    the last "answer is" or "answer:", or of an equation there what it comes to; else the last one of all. Commas
+    between thousands, currencies, units and percent signs are passed over, and so is what stands in `<think>` tags.
+    Fractions, mixed numbers, decimals, powers of ten (`1.5e3`), "2 million" and, where there are no digits, numbers in
+    English words are read. A clock's time and a power (`2^3`) are no numbers.
 
     >>> [final_number(each) for each in ("#### 2,125", "She has $18.50 left.", "1 1/2 cups", "twenty-five", "many")]
     [Fraction(2125, 1), Fraction(37, 2), Fraction(3, 2), Fraction(25, 1), None]
