@@ -45,7 +45,7 @@ HOSTILE = (
         "try:\n    while True:\n        threading.Thread(target=time.sleep, args=(9,), daemon=True).start()\n"
         "except (RuntimeError, MemoryError):\n    print('refused')", ("ended", "time", "memory")),
     Hostile("a large list", "rows = [0] * 10**10", ("memory",)),
-    Hostile("memory bit by bit", "kept = []\nwhile True:\n    kept.append(bytearray(1 << 24))", ("memory",)),
+    Hostile("memory bit by bit", "kept = []\nwhile True:\n    kept.append(bytearray(1 << 24))", ("memory", "time")),
     Hostile("a large string", "text = 'x' * 10**11", ("memory",)),
     Hostile("a large number", "n = 10 ** 10 ** 9", ("time", "memory")),
     Hostile("code that explodes in the compiler", "eval('(' * 10**6)", ("exception", "memory", "crash")),

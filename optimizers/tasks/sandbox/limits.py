@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
+
+from sgt_modules.errors import SandboxError
 
 MiB = 1 << 20
 
@@ -13,6 +15,12 @@ Reason = Literal["ended", "exception", "exit", "crash", "time", "memory", "outpu
 
 Cell = int | float | str | bytes | None
 """One value of a query's result."""
+
+
+def _check(limits: Limits | SqlLimits) -> None:
+    for name, most in asdict(limits).items():
+        if not most > 0:
+            raise SandboxError(f"Expected {name} of {type(limits).__name__} to be more than 0, got {most!r}.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +42,9 @@ class Limits:
     files: int = 1024
     threads: int = 64
     error_chars: int = 4000
+
+    def __post_init__(self) -> None:
+        _check(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +71,9 @@ class SqlLimits:
     value_bytes: int = MiB
     result_bytes: int = 32 * MiB
     memory_bytes: int = 256 * MiB
+
+    def __post_init__(self) -> None:
+        _check(self)
 
 
 SqlReason = Literal["rows", "refused", "error", "time", "limit"]

@@ -111,32 +111,34 @@ class Pool:
             self._idle.put(None)
         self._started: list[Worker] = []
         self._owner = os.getpid()
-        self.close = weakref.finalize(self, _end_all, self._started, self._owner)
+        self.close = weakref.finalize(self, _end_all, self._idle, self._started, self._owner)
 
     @contextmanager
     def lent(self) -> Iterator[Worker]:
         """A worker for one check; the caller waits while all are busy. A lost one is replaced at its next use."""
         if os.getpid() != self._owner:
             raise SandboxError("This sandbox belongs to the process that made it. Make one in each process.")
-        if not self.close.alive:
-            raise SandboxError("This sandbox is closed. Make a new one.")
-        worker = self._idle.get()
+        worker = self._idle.get() if self.close.alive else None
         try:
+            if not self.close.alive:
+                raise SandboxError("This sandbox is closed. Make a new one.")
             if worker is None or worker.process.poll() is not None:
                 worker = self._fresh(worker)
             yield worker
-        except WorkerLostError:
-            if worker in self._started:
-                self._started.remove(worker)
+        except BaseException:  # its answer may still be on the way, and is nobody else's
+            if worker is not None:
+                self._discard(worker)
             worker = None
             raise
         finally:
+            if worker is not None and not self.close.alive:  # closed meanwhile, perhaps while it was started
+                self._discard(worker)
+                worker = None
             self._idle.put(worker)
 
     def _fresh(self, old: Worker | None) -> Worker:
         if old is not None:
-            old.end()
-            self._started.remove(old)
+            self._discard(old)
         new = Worker(self._kind, *self._given)
         if new.hello["problem"]:
             new.end()
@@ -144,9 +146,22 @@ class Pool:
         self._started.append(new)
         return new
 
+    def _discard(self, worker: Worker) -> None:
+        worker.end()
+        if worker in self._started:
+            self._started.remove(worker)
 
-def _end_all(workers: list[Worker], owner: int) -> None:
-    if os.getpid() == owner:
-        for each in workers:
-            each.end()
-        workers.clear()
+
+def _end_all(idle: queue.LifoQueue[Worker | None], started: list[Worker], owner: int) -> None:
+    """End every worker. One that is lent is only killed: its descriptors are closed by whoever reads from them."""
+    if os.getpid() != owner:
+        return
+    for each in started:
+        each.process.kill()
+    with suppress(queue.Empty):
+        while True:
+            worker = idle.get_nowait()
+            if worker is not None:
+                worker.end()
+                started.remove(worker)
+    idle.put(None)  # whoever waits for a worker hears that there will be none, and passes it on

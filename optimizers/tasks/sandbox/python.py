@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
+import weakref
 from collections.abc import Sequence
 from dataclasses import asdict
 from types import TracebackType
 from typing import Self
 
+from optimizers.tasks.sandbox.inside.folders import remove
 from optimizers.tasks.sandbox.isolation import Isolation, isolation, readable, require
 from optimizers.tasks.sandbox.limits import Limits, Outcome
 from optimizers.tasks.sandbox.pool import Pool, WorkerLostError
@@ -64,10 +67,12 @@ class PythonSandbox:
     ) -> None:
         self.isolation = require(found or isolation(), allow_weak=allow_weak)
         self.limits = limits or Limits()
+        scratch = tempfile.mkdtemp(prefix="sgt-sandbox-")
+        self._emptied = weakref.finalize(self, _emptied, scratch, os.getpid())
         settings = {
             "layers": self.isolation.layers,
             "readable": readable(),
-            "scratch": tempfile.gettempdir(),
+            "scratch": scratch,
             "preload": list(preload),
             "environment": _ENVIRONMENT,
         }
@@ -95,6 +100,7 @@ class PythonSandbox:
     def close(self) -> None:
         """End the workers."""
         self._pool.close()
+        self._emptied()
 
     def __enter__(self) -> Self:
         return self
@@ -103,3 +109,9 @@ class PythonSandbox:
         self, kind: type[BaseException] | None, raised: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _emptied(scratch: str, owner: int) -> None:
+    """Delete what workers that were killed may have left."""
+    if os.getpid() == owner:
+        remove(scratch)

@@ -33,6 +33,7 @@ def become(code: str, limits: Mapping[str, Any], place: Place, token: str, outpu
     status = 1
     try:
         _wire(output, report)
+        os.setsid()  # what it starts, where nothing keeps it from that, ends with its group
         _confine(limits, place)
         written = _streams()
         said = _run(code, limits)
@@ -66,6 +67,7 @@ def _confine(limits: Mapping[str, Any], place: Place) -> None:
     if "namespaces" in place.layers:
         namespaces.become_nobody()
     _limit(limits, place)
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 9)
     if place.layers:
         syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)

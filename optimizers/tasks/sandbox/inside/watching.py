@@ -8,6 +8,7 @@ import select
 import signal
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 _REPORT_BYTES = 1 << 16  # as much as a pipe holds, so that a process that reports need not wait
@@ -56,6 +57,8 @@ def watch(check: Watched, limits: Mapping[str, Any], too_much: Callable[[], bool
         stopped = "" if ended else _why(check, left, ready, texts, most, too_much)
     if stopped:
         signal.pidfd_send_signal(check.process, signal.SIGKILL)
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(check.pid, signal.SIGKILL)
     _, status, used = os.wait4(check.pid, 0)
     seconds = time.monotonic() - began
     for descriptor, text in texts.items():
