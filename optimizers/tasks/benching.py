@@ -14,7 +14,8 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from optimizers.comparison import Budget, Comparison, Problem, compare_problems
 from optimizers.comparison.conditions import Means
 from optimizers.comparison.contenders import ContenderLike
-from optimizers.demo import TRAINING, acting
+from optimizers.comparison.embedded import SETTINGS
+from optimizers.demo import acting
 from optimizers.recipe import Recipe
 from optimizers.tasks.calling import EMBEDDED
 from optimizers.tasks.definition import Task
@@ -116,8 +117,8 @@ def _acting(actor: dspy.LM) -> AbstractContextManager[None]:
 
 def _small_trainer(task: Task) -> TRLTrainer:
     """What suits the embedded generator; other texts than its own it reads letter by letter, so rows are long."""
-    letters = replace(TRAINING, sft_epochs=3, dpo_epochs=1, dpo_forward="shared", max_length=4096, batch_size=8)
-    return TRLTrainer(embedded_folder("generator"), TRAINING if task.name == HOUSE_TERMS.name else letters)
+    letters = replace(SETTINGS, sft_epochs=3, dpo_epochs=1, max_length=4096, batch_size=8)
+    return TRLTrainer(embedded_folder("generator"), SETTINGS if task.name == HOUSE_TERMS.name else letters)
 
 
 def _of_judge(task: Task) -> dict[str, Any] | None:
