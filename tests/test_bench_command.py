@@ -113,7 +113,7 @@ def folder_question(folder: Path, place: str) -> str:
 
 
 def test_the_command_compiles_and_compares_on_real_rows_and_prints_json(tmp_path: Path) -> None:
-    """Three questions a split: the actor behind HTTP answers from the rows where it reads background."""
+    """Two questions a split: the actor behind HTTP answers from the rows where it reads background."""
     folder = real_folder("gsm8k")
     rows = [
         json.loads(line) for name in ("train", "test") for line in (folder / f"{name}.jsonl").read_text().splitlines()
@@ -127,14 +127,14 @@ def test_the_command_compiles_and_compares_on_real_rows_and_prints_json(tmp_path
     with serving(ScriptedServer(replays)) as server:
         done = sgt(
             *("bench", "gsm8k", "--actor", "openai/base", "--api-base", server.address, "--data-dir", folder),
-            *("--limit", 3, "--log-dir", tmp_path / "run", "--json"),
+            *("--limit", 2, "--log-dir", tmp_path / "run", "--json"),
         )
     assert done.exit_code == 0, done.output
     content = json.loads(done.stdout)
     assert [row["name"] for row in content["rows"]] == ["none", "sgt"]
     assert content["rows"][0]["test"] == 0.0
     assert not content["rows"][1]["skipped"]
-    assert [len(content["splits"][split]["rows"]) for split in ("train", "val", "test")] == [3, 3, 3]
+    assert [len(content["splits"][split]["rows"]) for split in ("train", "val", "test")] == [2, 2, 2]
     assert any("The generator is the embedded one" in note for note in content["notes"])
 
 

@@ -10,6 +10,7 @@ from collections import Counter
 import dspy
 
 from optimizers.tasks.numerals import final_number
+from optimizers.tasks.replies import spoken
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -19,6 +20,8 @@ _NUMERAL = re.compile(r"[-+]?[$\u20ac\u00a3]?\s?[\d.,/]+\s?%?")
 _WRAPPED = re.compile(
     r"\A(?:\\boxed\s*\{(.*)\}|\$+(.*?)\$+|\\\((.*)\\\)|\\\[(.*)\\\]|\"(.*)\"|\*\*(.*)\*\*)\.?\Z", re.S
 )
+_LONG = 1_000
+"""Letters from which on a text is an essay, whose wrapping is its own."""
 _SAID = re.compile(r"\A(?:the\s+)?(?:final\s+|exact\s+)?answer(?:\s+is|\s*:)\s*:?\s*", re.I)
 
 
@@ -104,7 +107,7 @@ def is_same(expected: str, came: str) -> bool:
 
 
 def _bare(text: str) -> str:
-    text = _SAID.sub("", unicodedata.normalize("NFKC", text).strip())
-    while wrapped := _WRAPPED.match(text.strip()):
+    text = _SAID.sub("", unicodedata.normalize("NFKC", spoken(text)).strip())
+    while len(text) < _LONG and (wrapped := _WRAPPED.match(text.strip())):
         text = next(each for each in wrapped.groups() if each is not None)
     return " ".join(text.casefold().replace("\u2212", "-").split()).rstrip(".").rstrip()

@@ -6,8 +6,8 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping
 
-_BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
-_THOUGHT = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.S | re.I)
+from optimizers.tasks.replies import boxed, spoken
+
 _COMMAND = re.compile(r"\\(?:text|textbf|mathbf|mathrm|boxed)\s*\{([^{}]*)\}")
 _MARKUP = re.compile(r"[*_`$]+|\\[()\[\]]|</?[a-z]+>")
 _OPENING, _CLOSING = r"[(\[<{\"']*", r"[)\]>}\"']*"
@@ -16,7 +16,7 @@ _ADVERBS = r"(?:\s*(?:therefore|thus|clearly|probably|likely|most\s+likely|defin
 _CUE = re.compile(rf"\b(?:answer|choice|option|solution)(?:\s+(?:here|choice|option))?{_VERBS}{_ADVERBS}\s*", re.I)
 _NAMED = re.compile(r"\A(?:option|choice|letter|answer)\s+", re.I)
 _IS_RIGHT = re.compile(
-    rf"{_OPENING}\b([A-Za-z])\b{_CLOSING}\s+is\s+(?:therefore\s+)?(?:the\s+)?(?:correct|right|answer|best\s+answer|best\s+(?:choice|option)"
+    rf"\b([A-Za-z])\b{_CLOSING}\s+is\s+(?:therefore\s+)?(?:the\s+)?(?:correct|right|answer|best\s+answer|best\s+(?:choice|option)"
     r"|most\s+(?:appropriate|likely|accurate))"
 )
 _LETTER = re.compile(rf"\A{_OPENING}([A-Za-z])(?![\w\u2019']){_CLOSING}")
@@ -29,6 +29,8 @@ _REFUTED = re.compile(
     rf"|\b(?i:not|rul(?:e|es|ing)\s+out|eliminat(?:e|es|ing)|exclud(?:e|es|ing)|than|instead\s+of|isn't)\s+"
     rf"(?i:option\s+|choice\s+|answer\s+)?{_OPENING}([A-Z])\b"
 )
+_STATEMENTS, _STATEMENT = 20, 2_000
+"""How many statements are looked at, and how much of each."""
 _ARTICLES = "AI"
 """Letters that are words of their own."""
 _AFTER_ARTICLES = re.compile(
@@ -49,11 +51,9 @@ def chosen(answer: str, options: Mapping[str, str]) -> tuple[str, ...]:
     >>> [chosen(each, options) for each in ("b)", "The answer is C, as A is wrong.", "**Paris**", "A or B", "neither")]
     [('B',), ('C',), ('B',), ('A', 'B'), ()]
     """
-    if boxes := _BOXED.findall(_THOUGHT.sub("", answer)):
-        inner = _chosen(_plain(boxes[-1]), options)
-        if inner:
-            return inner
-    return _chosen(_plain(answer), options)
+    said = spoken(answer)
+    inner = boxed(said)
+    return (_chosen(_plain(inner), options) if inner else ()) or _chosen(_plain(said), options)
 
 
 def _chosen(text: str, options: Mapping[str, str]) -> tuple[str, ...]:
@@ -82,8 +82,8 @@ def _alone(text: str, options: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _plain(text: str) -> str:
-    """Without thoughts and markup, in plain letters and single spaces; lines stay."""
-    text = _THOUGHT.sub("", unicodedata.normalize("NFKC", text))
+    """Without markup, in plain letters and single spaces; lines stay."""
+    text = unicodedata.normalize("NFKC", text)
     for _ in range(3):
         text = _COMMAND.sub(r"\1", text)
     lines = (" ".join(line.split()) for line in _MARKUP.sub("", text).splitlines())
@@ -114,9 +114,9 @@ def _by_beginning(text: str, options: Mapping[str, str]) -> tuple[str, ...]:
 
 def _stated(text: str, options: Mapping[str, str]) -> tuple[str, ...]:
     """What the last statement of an answer states: "the answer is C", "C is correct"."""
-    places = [(each.end(), text[each.end() :]) for each in _CUE.finditer(text)]
+    places = [(each.end(), text[each.end() : each.end() + _STATEMENT]) for each in _CUE.finditer(text)]
     places += [(each.start(), each[1]) for each in _IS_RIGHT.finditer(text) if each[1].upper() in options]
-    for _, said in sorted(places, reverse=True):
+    for _, said in sorted(places, reverse=True)[:_STATEMENTS]:
         line = _NAMED.sub("", said.partition("\n")[0])
         found = _by_text(line, options) or _head(line, options, refuted=False) or _by_beginning(line, options)
         if found:

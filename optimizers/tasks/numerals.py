@@ -6,6 +6,10 @@ import re
 import unicodedata
 from fractions import Fraction
 
+from optimizers.tasks.replies import boxed, spoken
+
+_DIGITS, _POWER = 60, 60
+"""Numbers of more digits, or to a higher power of ten, are no answers."""
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "k": 10**3}
 _SMALL = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
@@ -23,16 +27,14 @@ _WORDS = rf"(?:(?:minus|negative)\s+)?\b{_WORD}(?:(?:\s+and\s+|\s*-\s*|\s+){_WOR
 _PLAIN = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
 _NUMBER = re.compile(
     rf"""(?<![\w.^])(?<!\d:)(?P<sign>-)?(?:[$\u20ac\u00a3\u00a5]\s*)?
-    (?:\\d?frac\s*\{{(?P<over>-?[\d,]+)\}}\s*\{{(?P<under>[\d,]+)\}}
-      |(?P<whole>\d[\d,]*)\s+(?P<top>\d+)\s*/\s*(?P<bottom>\d+)(?![\d/])
+    (?:\\d?frac\s*\{{(?P<over>-?\d[\d,]*)\}}\s*\{{(?P<under>\d[\d,]*)\}}
+      |(?P<whole>\d{1, 3}(?:,\d{3})+|\d+)\s+(?P<top>\d+)\s*/\s*(?P<bottom>\d+)(?![\d/])
       |(?P<upper>{_PLAIN})\s*/\s*(?P<lower>\d[\d,]*)(?![\d/])
       |(?P<plain>{_PLAIN})(?:e(?P<power>[+-]?\d+)\b)?(?:\s*(?P<scale>thousand|million|billion|k)\b)?)
     (?![\d^:]|\.\d)|(?P<words>{_WORDS})""",
     re.X | re.I,
 )
-_THOUGHT = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.S | re.I)
 _MARK = re.compile(r"####")
-_BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
 _CUE = re.compile(r"\banswer\b(?:\s+(?:is|was|would\s+be|comes\s+to|equals)\b|\s*[:=])", re.I)
 _NEGATED = re.compile(r"\b(?:not|isn't|rather\s+than|instead\s+of)\s+[$\u20ac\u00a3]?-?\d[\d,.]*", re.I)
 _CLAUSE = re.compile(r"[,;](?!\d)|\n|\.\s|\.?$|\b(?:as|because|since|for|where|so)\b|\(", re.I)
@@ -54,11 +56,11 @@ def final_number(answer: str) -> Fraction | None:
     >>> [final_number(each) for each in ("#### 2,125", "She has $18.50 left.", "1 1/2 cups", "twenty-five", "many")]
     [Fraction(2125, 1), Fraction(37, 2), Fraction(3, 2), Fraction(25, 1), None]
     """
-    text = _plain(_THOUGHT.sub("", answer))
+    text = _plain(spoken(answer))
     marked = _after(_MARK, text)
     if marked and (found := _numbers(marked)):
         return found[0]
-    if (boxes := _BOXED.findall(text)) and (found := _numbers(boxes[-1])):
+    if (inner := boxed(text)) and (found := _numbers(inner)):
         return found[-1]
     said = _NEGATED.sub(" ", _after(_CUE, text))
     for part in (_CLAUSE.split(said)[0].rpartition("=")[2], said):
@@ -93,6 +95,8 @@ def _numbers(text: str) -> list[Fraction]:
 def _value(found: re.Match[str], text: str) -> Fraction | None:
     if found["words"]:
         return _of_words(found["words"])
+    if len(found[0]) > _DIGITS or abs(int(found["power"] or 0)) > _POWER:
+        return None
     sign = -1 if found["sign"] and not re.search(r"[\d)]\s*$", text[: found.start()]) else 1
     if found["plain"]:
         value = Fraction(found["plain"].replace(",", "")) * Fraction(10) ** int(found["power"] or 0)

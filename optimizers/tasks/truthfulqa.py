@@ -17,6 +17,7 @@ from optimizers.tasks.choices import ChooseAnOption, choice, lettered, right_let
 from optimizers.tasks.definition import Source, Task
 from optimizers.tasks.letters import chosen
 from optimizers.tasks.loading import HubData, Nested
+from optimizers.tasks.replies import spoken
 from optimizers.tasks.splitting import Sizes
 
 _STATED = re.compile(r"(?<![A-Za-z])\(?([A-Z])\)?\s*[:=]\s*(-?[\d.]+)\s*(%?)")
@@ -110,10 +111,11 @@ def stated_mass(value: object, options: Mapping[str, str]) -> dict[str, float] |
     return None
 
 
-def _of_text(text: str, options: Mapping[str, str]) -> dict[str, float] | None:
+def _of_text(answer: str, options: Mapping[str, str]) -> dict[str, float] | None:
+    text = spoken(answer)
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if isinstance(value, (dict, list)):
         return stated_mass(cast("object", value), options)
