@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -59,19 +61,23 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, object
         }
 
 
-def processes() -> int:
-    """How many processes this one has below it."""
-    parents = {}
+def below(root: int) -> set[int]:
+    """The living processes below one."""
+    parents: dict[int, int] = {}
     for each in Path("/proc").iterdir():
-        if each.name.isdigit():
-            try:
-                parents[int(each.name)] = int((each / "stat").read_text().rpartition(")")[2].split()[1])
-            except OSError:
-                continue
-    found = {os.getpid()}
+        with suppress(OSError):
+            if each.name.isdigit():
+                state, parent = (each / "stat").read_text().rpartition(")")[2].split()[:2]
+                parents |= {int(each.name): int(parent)} if state != "Z" else {}
+    found = {root}
     while more := {child for child, parent in parents.items() if parent in found} - found:
         found |= more
-    return len(found)
+    return found - {root}
+
+
+def processes() -> int:
+    """How many processes this one has below it."""
+    return len(below(os.getpid()))
 
 
 @needs_isolation
@@ -238,6 +244,36 @@ def test_a_lost_worker_is_replaced_and_nothing_is_left_of_it(
         time.sleep(0.02)
     assert processes() <= before
     assert list(tmp_path.iterdir()) == []
+
+
+@needs_isolation
+def test_programs_end_when_who_asked_for_them_is_killed() -> None:
+    weakest = mixes()[-1].layers if len(mixes()) < 2 else mixes()[1].layers
+    script = f"""
+from optimizers.tasks.sandbox import Isolation, Limits, PythonSandbox
+sandbox = PythonSandbox(workers=1, limits=Limits(seconds=1000), found=Isolation({weakest!r}))
+sandbox.run("")
+print("ready", flush=True)
+sandbox.run("import time; time.sleep(1000)")
+"""
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as asking:
+        assert asking.stdout is not None
+        assert asking.stdout.readline() == "ready\n"
+        deadline = time.monotonic() + 5
+        while len(running := below(asking.pid)) < 2 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert len(running) >= 2
+        asking.kill()
+    while running & {int(each.name) for each in Path("/proc").iterdir() if is_alive(each)}:
+        assert time.monotonic() < deadline + 5
+        time.sleep(0.02)
+
+
+def is_alive(process: Path) -> bool:
+    try:
+        return process.name.isdigit() and (process / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 @needs_isolation

@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from optimizers.tasks.code_text import code_in
 from optimizers.tasks.sandbox import SqlLimits, run_sql
 from optimizers.tasks.spider_metric import SpiderMetric, databases, spider_metric
 from optimizers.tasks.sql_results import same_result
@@ -367,6 +368,15 @@ def test_a_wide_result_is_compared_in_no_time() -> None:
 )
 def test_the_query_is_found_in_an_answer(answer: str, query: str) -> None:
     assert query_in(answer) == query
+
+
+@pytest.mark.parametrize("part", ["[", "(", "'", "/*", "--\n", "`", "``` ", "select ", ";", "x: ", "\n", "```sql\n"])
+def test_a_long_answer_is_read_in_no_time(part: str) -> None:
+    began = time.monotonic()
+    query_in(part * 50_000)
+    without_distinct("SELECT " + part * 50_000)
+    code_in(part * 50_000)
+    assert time.monotonic() - began < 3
 
 
 @pytest.fixture(scope="module", autouse=True)
