@@ -385,3 +385,18 @@ def _without_leftovers() -> Iterator[None]:
     yield
     if REAL.is_dir():
         assert not [*REAL.rglob("*-journal"), *REAL.rglob("*-wal"), *REAL.rglob("*-shm")]
+
+
+def test_gold_rows_are_those_of_the_database_as_it_is_now(tmp_path: Path) -> None:
+    path = tmp_path / "shop.sqlite"
+    example = dspy.Example(database=str(path), query="SELECT count(*) FROM tea")
+    with closing(sqlite3.connect(path)) as shop:
+        shop.executescript("CREATE TABLE tea (name); INSERT INTO tea VALUES ('green')")
+    with pytest.raises(MetricError):
+        spider_metric(dspy.Example(database=str(path), query="SELECT gone FROM tea"), dspy.Prediction(sql="SELECT 1"))
+    assert spider_metric(example, dspy.Prediction(sql="SELECT 1")).score == 1.0
+    with closing(sqlite3.connect(path)) as shop, shop:
+        shop.executescript("INSERT INTO tea VALUES ('mint')")
+    os.utime(path, ns=(1, 1))
+    assert spider_metric(example, dspy.Prediction(sql="SELECT 1")).score == 0.0
+    assert spider_metric(example, dspy.Prediction(sql="SELECT 2")).score == 1.0

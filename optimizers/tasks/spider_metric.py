@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import dspy
 
-from optimizers.tasks.sandbox import SqlLimits, shared_sandbox
+from optimizers.tasks.sandbox import SqlLimits, SqlOutcome, shared_sandbox
 from optimizers.tasks.sql_results import difference, same_result, size
 from optimizers.tasks.sql_text import orders, query_in, tidied, without_distinct
 from sgt_modules.errors import MetricError
@@ -55,9 +57,8 @@ class SpiderMetric:
 
     def _wrong(self, database: Path, gold: str, query: str) -> str:
         """What is wrong with a query's result on one database; empty where nothing is."""
-        expected, came = shared_sandbox(self.limits).run_all(database, [self._read(each) for each in (gold, query)])
-        if not expected.ok:
-            raise MetricError(f"The gold query {gold!r} has no result on {database}: {expected.error} Check the data.")
+        expected = _expected(str(database), _changed(database), self._read(gold), self.limits)
+        came = shared_sandbox(self.limits).run(database, self._read(query))
         if not came.ok:
             return f"Expected {size(expected)}, but the query has no result: {came.error}"
         ordered = orders(gold)
@@ -67,6 +68,23 @@ class SpiderMetric:
 
     def _read(self, query: str) -> str:
         return tidied(query) if self.keep_distinct else without_distinct(tidied(query))
+
+
+@lru_cache(maxsize=1024)
+def _expected(database: str, changed: int, gold: str, limits: SqlLimits) -> SqlOutcome:
+    """A gold query's rows, kept while its database has not `changed`: a question is judged many times."""
+    expected = shared_sandbox(limits).run(database, gold)
+    if not expected.ok:
+        raise MetricError(f"The gold query {gold!r} has no result on {database}: {expected.error} Check the data.")
+    return expected
+
+
+def _changed(database: Path) -> int:
+    """When a file was last written, in nanoseconds; 0 where there is none."""
+    try:
+        return os.stat(database).st_mtime_ns  # noqa: PTH116 - quicker than a path's
+    except OSError:
+        return 0
 
 
 def databases(database: Path) -> Sequence[Path]:
