@@ -31,8 +31,8 @@ def rendered(template: str, *, title: str, scripts: Sequence[str] = (), **conten
         .get_template(template)
         .render(
             title=title,
-            style=Markup(_file("style.css")),  # noqa: S704
-            script=Markup(script),  # noqa: S704
+            style=Markup(_file("style.css")),
+            script=Markup(script),
             script_hash=f"sha256-{digest}",
             **content,
         )

@@ -55,6 +55,6 @@ def flat(content: object, prefix: str = "") -> list[tuple[str, str]]:
     [('seed', '0'), ('recipe.rounds', '5'), ('recipe.margin', '')]
     """
     if not isinstance(content, dict) or not content:
-        shown = ", ".join(map(str, content)) if isinstance(content, list) else str(content)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        shown = ", ".join(map(str, content)) if isinstance(content, list) else str(content)
         return [(prefix, "" if content is None or content == {} else shown)]
-    return [row for name, each in content.items() for row in flat(each, f"{prefix}.{name}" if prefix else str(name))]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    return [row for name, each in content.items() for row in flat(each, f"{prefix}.{name}" if prefix else str(name))]
