@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, cast
 
 import typer
 from rich.console import Console
 
+from optimizers.commands import doctor, runs, training
+from optimizers.commands.output import AsJson, tell
 from optimizers.processes import gathered
 from sgt_modules.errors import SetupError, SGTError
+from sgt_modules.redaction import redacted
 
 app = typer.Typer(
     name="sgt",
@@ -22,8 +27,16 @@ app = typer.Typer(
 
 
 @app.callback()
-def _root() -> None:
-    """Commands stand below; `sgt COMMAND --help` says more of each."""
+def _root(
+    context: typer.Context,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show the traceback of an error.")] = False,
+) -> None:
+    """A small model learns what to tell a frozen one. `sgt COMMAND --help` says more of each command.
+
+    Exit codes: 0 done; 1 something failed, or the doctor found a fault; 2 a mistake in what was given; 3 a budget
+    ended a run; 130 Ctrl-C.
+    """
+    context.ensure_object(dict)["verbose"] = verbose
 
 
 @app.command()
@@ -104,6 +117,7 @@ def export(
     run: Annotated[Path, typer.Argument(help="The run's folder.")],
     to: Annotated[str, typer.Option(help="parquet, jsonl, or hub-format (a folder that datasets.load_dataset reads).")],
     output: Annotated[Path, typer.Option(help="A new folder for the tables.")],
+    as_json: AsJson = False,
 ) -> None:
     """Write a run's rollouts, and the rows it was trained on as TRL reads them, as tables.
 
@@ -111,19 +125,39 @@ def export(
     """
     from optimizers.export import Format, export
 
-    console = Console()
-    for each in export(run, cast("Format", to), output):
-        console.print(f"{each.file}: {each.rows:,} rows", soft_wrap=True, highlight=False)
+    written = export(run, cast("Format", to), output)
+    content = [{"table": each.table, "file": str(each.file), "rows": each.rows} for each in written]
+    tell(content, *(f"{each.file}: {each.rows:,} rows" for each in written), as_json=as_json)
+
+
+app.command("compile")(training.compile_)
+app.command()(training.estimate)
+app.command()(runs.report)
+app.command()(runs.inspect)
+app.command()(doctor.doctor)
 
 
 def main() -> None:
-    """Run the command; a mistake of the user's ends with one line and exit code 2, not with a traceback.
+    """Run the command; what goes wrong ends with one line and an exit code, and with a traceback only if asked for.
 
-    Of several processes, the main one says it.
+    A mistake of the user's has exit code 2, anything else 1. Of several processes, the main one says it.
     """
+    said: dict[str, bool] = {}
     try:
-        app()
-    except SGTError as error:
+        app(obj=said)
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+    except Exception as error:  # noqa: BLE001 - the last place where anybody can tell a person
+        if said.get("verbose"):
+            traceback.print_exc()
         if gathered().main:
-            print(f"sgt: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+            print(_told(error), file=sys.stderr)
+        raise SystemExit(2 if isinstance(error, SetupError) else 1) from None
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, SGTError):
+        return f"sgt: {error}"
+    first = str(error).partition("\n")[0]
+    return f"sgt: {type(error).__name__}: {redacted(first)} (sgt --verbose COMMAND shows where)"
