@@ -12,7 +12,7 @@ from typing import Annotated, cast
 import typer
 from rich.console import Console
 
-from optimizers.commands import doctor, runs, training
+from optimizers.commands import doctor, runs, serve, training
 from optimizers.commands.output import AsJson, tell
 from optimizers.processes import gathered
 from sgt_modules.errors import SetupError, SGTError
@@ -134,6 +134,7 @@ app.command("compile")(training.compile_)
 app.command()(training.estimate)
 app.command()(runs.report)
 app.command()(runs.inspect)
+app.command()(serve.serve)
 app.command()(doctor.doctor)
 
 

@@ -28,9 +28,8 @@ def met(
 ) -> Rollout:
     """What a stage (`dpo1/val`, `warm`) met at a question: no supplement, or one of a kind."""
     supplement = Supplement(kind, text) if text else SILENCE
-    query = Query(
-        f"{stage.rpartition('/')[2] or 'train'}-{position}", position, "self", prompt or PROMPT.format(position)
-    )
+    split = stage.partition("/")[2] or "train"
+    query = Query(f"{split}-{position}", position, "self", prompt or PROMPT.format(position))
     return Rollout(
         query,
         stage,

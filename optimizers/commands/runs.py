@@ -97,8 +97,10 @@ def _overview(record: RunRecord, *, as_json: bool) -> None:
 
 
 def _list(found: list[Met], wanted: Wanted) -> Table:
+    from optimizers.report.inspecting import harmless_on_a_terminal
+
     table = _table("stage", "#", "reward", "supplement", "answer")
-    for each in found:
+    for each in map(harmless_on_a_terminal, found):
         score = "" if each.score is None else f"{each.score:g}"
         place = f"{each.stage}/{each.split}" if not wanted.stage else each.split
         table.add_row(place, str(each.position), score, each.supplement or "(none)", each.answer or each.error)
@@ -107,11 +109,11 @@ def _list(found: list[Met], wanted: Wanted) -> Table:
 
 def _sides(found: list[Met], threshold: float, limit: int) -> list[Table | str]:
     """A query's question, and its winners beside its losers."""
-    from optimizers.report.inspecting import sides
+    from optimizers.report.inspecting import harmless_on_a_terminal, sides
 
     shown: list[Table | str] = []
     for query in list(dict.fromkeys(each.query for each in found))[:limit]:
-        own = [each for each in found if each.query == query]
+        own = [harmless_on_a_terminal(each) for each in found if each.query == query]
         winners, losers = sides(own, threshold)
         table = _table(f"won ({len(winners)})", f"lost ({len(losers)})", lines=True)
         for place in range(min(limit, max(len(winners), len(losers)))):

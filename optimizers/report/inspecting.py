@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from optimizers.report.met import Met
 from sgt_modules.errors import SetupError
 
 _LONGEST_POSITION = 7
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_SHOWN = ("stage", "kind", "prompt", "supplement", "answer", "feedback", "error")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,16 @@ def sides(found: Iterable[Met], threshold: float) -> tuple[list[Met], list[Met]]
     winners = [each for each in distinct.values() if each.score is not None and each.score >= threshold]
     losers = [each for each in distinct.values() if each.score is not None and each.score < threshold]
     return winners, losers
+
+
+def harmless_on_a_terminal(each: Met) -> Met:
+    """The rollout without what a terminal would take for a command.
+
+    >>> one = Met("warm", "train", "free", "cot", "4fe1", 3, "self", "2+2?", "\x1b[2Jgone", "", "4\n", 1.0, "", "")
+    >>> harmless_on_a_terminal(one).supplement
+    '�[2Jgone'
+    """
+    return replace(each, **{name: _CONTROL.sub("\ufffd", getattr(each, name)) for name in _SHOWN})
 
 
 def as_rows(found: Sequence[Met]) -> list[dict[str, Any]]:
