@@ -86,7 +86,7 @@ def sides(found: Iterable[Met], threshold: float) -> tuple[list[Met], list[Met]]
 def harmless_on_a_terminal(each: Met) -> Met:
     """The rollout without what a terminal would take for a command.
 
-    >>> one = Met("warm", "train", "free", "cot", "4fe1", 3, "self", "2+2?", "\x1b[2Jgone", "", "4\n", 1.0, "", "")
+    >>> one = Met("warm", "train", "free", "cot", "4fe1", 3, "self", "2+2?", "\\x1b[2Jgone", "", "4", 1.0, "", "")
     >>> harmless_on_a_terminal(one).supplement
     '�[2Jgone'
     """

@@ -53,7 +53,7 @@ def _signature_fields(program: dspy.Module) -> dict[str, tuple[Any, Any]]:
 
 def _parameters(program: dspy.Module) -> dict[str, tuple[Any, Any]]:
     """The named parameters of the class's own `forward`; empty where it takes whatever comes."""
-    forward = type(program).forward
+    forward = cast("Any", type(program)).forward
     try:
         hints = typing.get_type_hints(forward)
     except (NameError, TypeError):
