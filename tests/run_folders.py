@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 from optimizers.records import PreferencePair, Query, Reward, Rollout, SFTExample
@@ -79,7 +79,7 @@ def run_folder(folder: Path, rollouts: Iterable[Rollout] | None = None, **files:
     folder.mkdir(parents=True, exist_ok=True)
     with RolloutStore(folder / "rollouts.sqlite") as store:
         for each in [*explored(), *validated()] if rollouts is None else rollouts:
-            store.add(replace(each, query=replace(each.query)), "scope")
+            store.add(each, "scope")
     written = {
         "run": {
             "id": "f00d",

@@ -127,6 +127,39 @@ def test_without_a_word_on_it_the_selected_stage_is_the_best_on_validation(tmp_p
     assert read_run(run_folder(tmp_path / "gated", gated)).selected == "gated"
 
 
+def test_a_run_that_rewrites_prompts_shows_them_and_both_answers(tmp_path: Path) -> None:
+    rollouts = [
+        met(f"{stage}/val", 0, score, answer=said) for stage, score, said in (("student", 0, "5"), ("round1", 1, "4"))
+    ]
+    impact = {"sentence": "Add.", "impact": 0.25, "low": -0.125, "high": 0.5}
+    first = {"number": 1, "predictor": "self", "accepted": True, "chosen": 0, "train": [0.5, 0.75], "impact": [impact]}
+    first |= {
+        "diff": "-Add.\n+Add with care.",
+        "candidates": [{"prompt": "Add with care.", "score": 1.0, "dropped": ""}],
+    }
+    second = {
+        "number": 2,
+        "predictor": "self",
+        "chosen": None,
+        "candidates": [{"prompt": "Add.", "dropped": "repeats"}],
+    }
+    run = {"id": "1", "settings": {"method": "spt", "corrector": "big"}}
+    folder = run_folder(tmp_path / "run", rollouts, run=run, prompts={"rounds": [first, second]})
+    text = page_of(folder).text
+    for told in (
+        "Supervisory Prompt Training, corrector big", "Round 1, self: accepted, 0.500 to 0.750 on the training set",
+        "+Add with care.", "+0.250 -0.125..+0.500", "1.000 on the mistakes, best", "Round 2, self: no new candidate",
+        "dropped: repeats", "the dashed line is the program as it came",
+    ):  # fmt: skip
+        assert told in text
+    with opened(write_report(folder)) as tab:
+        before, after = (tab.page.inner_text(f".side >> nth={n}") for n in (0, 1))
+        assert (before.split(), after.split()) == (
+            ["Before", "lost,", "0", "Answer", "5"],
+            ["After", "won,", "1", "Answer", "4"],
+        )
+
+
 def test_hostile_texts_are_shown_and_never_run(tmp_path: Path) -> None:
     rollouts = [
         met("none/val", 0, 0.0, prompt=HOSTILE, answer=HOSTILE),

@@ -166,7 +166,11 @@ def _spend(record: RunRecord) -> dict[str, Any]:
         )
         for name, spent in [*until, *whole]
     ]
-    return {"columns": columns, "rows": rows}
+    used = [n for n in range(len(columns)) if any(cells[n] not in ("0", "0.00", "0 s") for _, cells in rows)]
+    return {
+        "columns": [columns[n] for n in used],
+        "rows": [(name, [cells[n] for n in used]) for name, cells in rows],
+    }
 
 
 def _curve(record: RunRecord) -> Chart:

@@ -91,7 +91,7 @@ class Guard:
 
     def _known(self, authorization: str) -> bool:
         kind, _, key = authorization.partition(" ")
-        brought = sha256(key.strip().encode("utf-8", "replace")).digest()
+        brought = sha256(key.strip().encode("latin-1")).digest()  # the header's own bytes
         same = [hmac.compare_digest(brought, each) for each in self._keys]
         return kind.lower() == "bearer" and any(same)
 

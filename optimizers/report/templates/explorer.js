@@ -20,7 +20,7 @@
   const WORD = { won: "won", lost: "lost", unanswered: "no reward" };
   const question = (row) => {
     const prompt = text(row, "prompt").trimEnd();
-    return prompt.slice(prompt.lastIndexOf("\n") + 1);
+    return prompt.slice(prompt.lastIndexOf("\n") + 1) || `${text(row, "split")} ${data.position[row]}`;
   };
 
   async function read() {
@@ -103,7 +103,7 @@
     item.append(
       mark,
       make("span", "question", question(row)),
-      make("span", said ? "said" : "said quiet", said || "(no supplement)"),
+      make("span", said ? "said" : "said quiet", said || (rewritten(row) ? text(row, "answer") : "(no supplement)")),
       make("span", "meta", `${text(row, "stage")}, ${text(row, "split")} ${data.position[row]}`),
     );
     item.addEventListener("click", () => choose(place, true));
@@ -130,13 +130,15 @@
     return part;
   }
 
+  const rewritten = (row) => data.before[row] >= 0 && text(data.before[row], "stage") === "student";
+
   function answered(row, name) {
     const side = make("div", `side ${outcome(row)}`), score = data.score[row];
     const head = make("h3", "", name);
     head.append(" ", make("span", "badge", score === null ? "no reward" : `${WORD[outcome(row)]}, ${score}`));
     side.append(head);
     const said = text(row, "supplement"), error = text(row, "error");
-    side.append(block("Supplement", said || "(none)", said ? "" : "quiet"));
+    if (!rewritten(row)) side.append(block("Supplement", said || "(none)", said ? "" : "quiet"));
     if (text(row, "answer")) side.append(block("Answer", text(row, "answer")));
     if (text(row, "feedback")) side.append(block("Feedback", text(row, "feedback")));
     if (error) side.append(block("Error", error));
@@ -150,11 +152,14 @@
     }
     const before = data.before[row], about = make("p", "quiet");
     about.textContent = `${text(row, "stage")} on ${text(row, "split")} ${data.position[row]}, ` +
-      `${text(row, "kind")} from ${text(row, "source")}, for ${text(row, "place")}, query ${text(row, "query")}`;
+      (rewritten(row) ? "" : `${text(row, "kind")} from ${text(row, "source")}, for ${text(row, "place")}, `) +
+      `query ${text(row, "query")}`;
     const sides = make("div", "sides");
-    if (before >= 0 && before !== row) sides.append(answered(before, "Without"));
-    sides.append(answered(row, before === row ? "Without a supplement" : "With the supplement"));
-    const parts = [make("h3", "", question(row)), about, sides, block("What the generator read", text(row, "prompt"))];
+    const [first, second] = rewritten(row) ? ["Before", "After"] : ["Without", "With the supplement"];
+    if (before >= 0 && before !== row) sides.append(answered(before, first));
+    sides.append(answered(row, before === row ? first : second));
+    const parts = [make("h3", "", question(row)), about, sides];
+    if (text(row, "prompt")) parts.push(block("What the generator read", text(row, "prompt")));
     if (text(row, "others")) parts.push(block("What other places read", text(row, "others")));
     const same = make("button", "", only === null ? "All rollouts of this query" : "Back to all queries");
     same.type = "button";
