@@ -79,7 +79,7 @@ def run_folder(folder: Path, rollouts: Iterable[Rollout] | None = None, **files:
     folder.mkdir(parents=True, exist_ok=True)
     with RolloutStore(folder / "rollouts.sqlite") as store:
         for each in [*explored(), *validated()] if rollouts is None else rollouts:
-            store.add(each, "scope")
+            store.add(each, each.stage if each.source == "none" else "scope")  # as another program's
     written = {
         "run": {
             "id": "f00d",
