@@ -20,12 +20,12 @@ class Share(NamedTuple):
 
 
 SHARES: Mapping[Part, Share] = {
-    "warm": Share(0.85, 2),
+    "warm": Share(0.5, 2),
     "round 1": Share(1.0, 2),
-    "round 2": Share(0.45, 2),
-    "later": Share(0.1, 0),
+    "round 2": Share(0.6, 2),
+    "later": Share(0.3, 1),
 }
-"""All later rounds stand on what SFT and round 1 learn, and more and more of what they sample was tried before."""
+"""Round 1 teaches most; what later rounds sample was tried before, more and more of it."""
 
 SETTLED = 0.95
 """The share of wins from which a query counts as settled: what else is tried for it hardly makes a pair."""
@@ -44,7 +44,7 @@ class Thrift:
     >>> query = Query("q", 0, "self", "2+2?")
     >>> new = [Candidate(query, Supplement("cot", str(number)), "free") for number in range(20)]
     >>> len(Thrift(new, "warm", threshold=1.0).first)
-    17
+    10
     """
 
     def __init__(
@@ -108,6 +108,6 @@ def share_of(stage: str) -> float:
     """The share of a stage's new supplements that are tried, at most.
 
     >>> share_of("round 2")
-    0.45
+    0.6
     """
     return SHARES[part_of(stage)].open

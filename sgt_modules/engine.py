@@ -9,6 +9,7 @@ Torch is imported when the model is first loaded, not before.
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import weakref
 from collections import Counter
@@ -38,6 +39,10 @@ FIRST = 64
 
 _WAITING = 16 * ROOM
 """Tokens of requests that are taken from the queue together, where a batch's size is left to the device."""
+
+_ROWS = 32
+"""Requests that are taken from the queue together on a CPU: more are no quicker a row there, and of 64 callers one half
+runs its own code, or has another model decode, while the other half is answered."""
 
 
 class EngineSettings(TypedDict):
@@ -311,7 +316,8 @@ class LocalEngine:
             if self._queue is None:
                 self._queue = SimpleQueue()
                 weakref.finalize(self, self._queue.put, None)
-                work = (self._queue, weakref.WeakMethod(self._decode), self.max_batch_tokens or _WAITING)
+                full, rows = self.max_batch_tokens or _WAITING, _ROWS if _on_cpu(self.device) else sys.maxsize
+                work = (self._queue, weakref.WeakMethod(self._decode), full, rows)
                 threading.Thread(target=serve, args=work, name="sgt-engine", daemon=True).start()
             asked = Asked(job, Future())
             self._queue.put(asked)
@@ -368,6 +374,13 @@ class AsyncLocalEngine:
 
     def __deepcopy__(self, memo: dict[int, object]) -> AsyncLocalEngine:
         return self
+
+
+def _on_cpu(device: str) -> bool:
+    import torch
+
+    others = torch.cuda.is_available() or torch.backends.mps.is_available()
+    return device == "cpu" or (device == "auto" and not others)
 
 
 def _restored(state: EngineState, trust_remote_code: bool = False) -> LocalEngine:

@@ -39,8 +39,8 @@ Queue = SimpleQueue[Asked | None]
 Decode = Callable[[Iterable["Job"]], Mapping["Job", "Decoded"]]
 
 
-def serve(queue: Queue, decode: ReferenceType[Decode], full: int) -> None:
-    """Answer until the queue says None or the model is gone; requests of `full` tokens together wait for no more.
+def serve(queue: Queue, decode: ReferenceType[Decode], full: int, rows: int) -> None:
+    """Answer until the queue says None or the model is gone; `rows` requests, or `full` tokens, wait for no more.
 
     A caller who comes to an idle model, and had the last batch to himself, does not wait for company. Holds the model
     only while it decodes, so that an engine nobody uses can be collected.
@@ -51,7 +51,7 @@ def serve(queue: Queue, decode: ReferenceType[Decode], full: int) -> None:
         first = queue.get()
         if first is None:
             return
-        asked, open_ = _gather(queue, first, took, full, waits=not (idle and single))
+        asked, open_ = _gather(queue, first, took, full, rows, waits=not (idle and single))
         single = len(asked) == 1
         began = time.monotonic()
         _answer(asked, decode())
@@ -61,13 +61,13 @@ def serve(queue: Queue, decode: ReferenceType[Decode], full: int) -> None:
             return
 
 
-def _gather(queue: Queue, first: Asked, took: float, full: int, *, waits: bool) -> tuple[list[Asked], bool]:
+def _gather(queue: Queue, first: Asked, took: float, full: int, rows: int, *, waits: bool) -> tuple[list[Asked], bool]:
     """All that is there and, if it `waits`, what keeps arriving; and whether the queue is still open."""
     asked = [first]
     gap, patience = (max(least, share * took) for least, share in (GAP, PATIENCE))
     until = time.monotonic() + (patience if waits else 0.0)
     tokens = _tokens(first)
-    while tokens < full:
+    while tokens < full and len(asked) < rows:
         left = min(gap, until - time.monotonic())
         try:
             more = queue.get(timeout=left) if left > 0 else queue.get_nowait()

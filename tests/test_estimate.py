@@ -61,8 +61,8 @@ def test_an_adaptive_run_takes_a_part_of_each_pool() -> None:
         {stage.name: stage.at_most for stage in estimated(recipe, **sizes).stages}
         for recipe in (RECIPE, replace(RECIPE, adaptive=True))
     )
-    assert less["warm"] == pytest.approx(0.85 * full["warm"])
-    assert less["round 2"] == pytest.approx(0.45 * full["round 2"])
+    assert less["warm"] == pytest.approx(0.5 * full["warm"])
+    assert less["round 2"] == pytest.approx(0.6 * full["round 2"])
     assert less["none"] == full["none"]
 
 

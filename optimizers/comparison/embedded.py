@@ -26,6 +26,10 @@ ROUNDS, QUICK_ROUNDS = 3, 2
 """Rounds of SGT, which is adaptive here: more do not fit into the budget."""
 
 
+SETTINGS = replace(TRAINING, dpo_forward="shared", dpo_learning_rate=3e-3)
+"""The demonstration's, with preference rounds that read each completion once: they take half as long here."""
+
+
 def world_of(seed: int, *, quick: bool = False, gold: bool = False) -> HouseTermsWorld:
     """The house-terms world of a seed; with `gold`, its training examples show the query they were made from."""
     return HouseTermsWorld(seed, sizes=(QUICK_SCALE if quick else FULL_SCALE).sizes, gold=gold)
@@ -42,7 +46,7 @@ def _recipe(*, quick: bool) -> Recipe:
 
 
 def _trainer() -> TRLTrainer:
-    return TRLTrainer(embedded_folder("generator"), TRAINING)
+    return TRLTrainer(embedded_folder("generator"), SETTINGS)
 
 
 def compare_embedded(
