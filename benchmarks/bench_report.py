@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
-from browser import opened
+from browser import chromium, opened
 from run_folders import met, run_folder
 
 from optimizers.records import Rollout
@@ -58,7 +58,7 @@ def measured(count: int) -> dict[str, float | None]:
             "usable_s": None,
         }
         try:
-            with opened(page) as tab:
+            with chromium() as browser, opened(browser, page) as tab:
                 found["usable_s"] = round(tab.took, 2)
         except pytest.skip.Exception as reason:
             print(f"Not opened: {reason}")

@@ -45,6 +45,7 @@ def demo(
     log_dir: Annotated[Path | None, typer.Option(help="The run's folder; a fresh one under runs/ by default.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A smaller world, in at most two minutes.")] = False,
     silent: Annotated[bool, typer.Option("--silent", help="No progress; the tables only.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train a generator on the embedded world of house terms and score every stage.
 
@@ -54,8 +55,10 @@ def demo(
     from optimizers.tables import show_demonstration
 
     scale = QUICK_SCALE if quick else FULL_SCALE
-    demonstration = demonstrate(seed, log_dir=log_dir, scale=scale, display=False if silent else None)
-    if gathered().main:
+    demonstration = demonstrate(seed, log_dir=log_dir, scale=scale, display=False if silent or as_json else None)
+    if gathered().main and as_json:
+        tell({**demonstration.summary, "log_dir": str(demonstration.result.log_dir)}, as_json=True)
+    elif gathered().main:
         show_demonstration(demonstration, Console())
 
 

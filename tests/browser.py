@@ -38,16 +38,22 @@ class Opened:
 
 
 @contextmanager
-def opened(file: Path, *, width: int = 1280, dark: bool = False) -> Iterator[Opened]:
-    """Inside, the page is open and ready; skips where Chromium or Playwright is missing."""
+def chromium() -> Iterator[Any]:
+    """Inside, a browser; skips where Chromium or Playwright is missing."""
     playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
     if CHROMIUM is None:
         pytest.skip("needs chromium")
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        context = browser.new_context(
-            viewport={"width": width, "height": 800}, color_scheme="dark" if dark else "light"
-        )
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def opened(browser: Any, file: Path, *, width: int = 1280, dark: bool = False) -> Iterator[Opened]:
+    """Inside, the page is open and ready."""
+    scheme = "dark" if dark else "light"
+    with browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme) as context:
         tab = Opened(context.new_page())
         tab.page.on("console", lambda message: tab.said.append(message.text))
         tab.page.on("pageerror", lambda error: tab.said.append(str(error)))
@@ -57,4 +63,3 @@ def opened(file: Path, *, width: int = 1280, dark: bool = False) -> Iterator[Ope
         tab.page.wait_for_selector("html[data-ready=yes]")
         tab.took = perf_counter() - began
         yield tab
-        browser.close()

@@ -71,7 +71,7 @@ def test_each_command_s_help_has_an_example_and_says_of_json(command: str) -> No
     shown = CliRunner().invoke(app, [command, "--help"])
     assert shown.exit_code == 0
     assert f"sgt {command} " in " ".join(shown.output.split())
-    assert "--json" in shown.output or command in ("demo", "serve")
+    assert "--json" in shown.output or command == "serve"
 
 
 def test_a_report_is_written_where_it_is_wanted(run: Path, tmp_path: Path) -> None:

@@ -6,13 +6,14 @@ import base64
 import gzip
 import json
 import random
+from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import opened
+from browser import chromium, opened
 from run_folders import explored, met, run_folder, validated
 from small_compile import compiled, helped
 
@@ -62,6 +63,12 @@ class Page(HTMLParser):
         texts = content["texts"]
         named = ("stage", "split", "kind", "prompt", "supplement", "answer", "feedback", "error")
         return content | {name: [texts[number] for number in content[name]] for name in named}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as found:
+        yield found
 
 
 def page_of(folder: Path) -> Page:
@@ -127,7 +134,7 @@ def test_without_a_word_on_it_the_selected_stage_is_the_best_on_validation(tmp_p
     assert read_run(run_folder(tmp_path / "gated", gated)).selected == "gated"
 
 
-def test_a_run_that_rewrites_prompts_shows_them_and_both_answers(tmp_path: Path) -> None:
+def test_a_run_that_rewrites_prompts_shows_them_and_both_answers(browser: Any, tmp_path: Path) -> None:
     rollouts = [
         met(f"{stage}/val", 0, score, answer=said) for stage, score, said in (("student", 0, "5"), ("round1", 1, "4"))
     ]
@@ -152,7 +159,7 @@ def test_a_run_that_rewrites_prompts_shows_them_and_both_answers(tmp_path: Path)
         "dropped: repeats", "the dashed line is the program as it came",
     ):  # fmt: skip
         assert told in text
-    with opened(write_report(folder)) as tab:
+    with opened(browser, write_report(folder)) as tab:
         before, after = (tab.page.inner_text(f".side >> nth={n}") for n in (0, 1))
         assert (before.split(), after.split()) == (
             ["Before", "lost,", "0", "Answer", "5"],
@@ -160,7 +167,7 @@ def test_a_run_that_rewrites_prompts_shows_them_and_both_answers(tmp_path: Path)
         )
 
 
-def test_hostile_texts_are_shown_and_never_run(tmp_path: Path) -> None:
+def test_hostile_texts_are_shown_and_never_run(browser: Any, tmp_path: Path) -> None:
     rollouts = [
         met("none/val", 0, 0.0, prompt=HOSTILE, answer=HOSTILE),
         met("sft/val", 0, 1.0, kind=HOSTILE, text=HOSTILE, prompt=HOSTILE, answer=HOSTILE, feedback=HOSTILE),
@@ -177,7 +184,7 @@ def test_hostile_texts_are_shown_and_never_run(tmp_path: Path) -> None:
     assert page.all("img") == []
     assert "49" not in page.text
     assert page.rollouts["supplement"][1].endswith(HOSTILE)
-    with opened(write_report(folder)) as tab:
+    with opened(browser, write_report(folder)) as tab:
         assert tab.page.inner_text("#detail pre >> nth=0") == "(none)"
         assert HOSTILE in tab.page.inner_text("#detail")
         assert (tab.said, tab.page.query_selector_all("#detail img, #list img")) == ([], [])
@@ -217,6 +224,21 @@ def test_a_folder_that_is_no_run_is_named(tmp_path: Path, missing: str) -> None:
         write_report(folder)
 
 
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"controls": {"rows": [3]}}, {"controls": {"rows": [{"name": "none"}]}}, {"prompts": {"rounds": "one"}},
+        {"prompts": {"rounds": [{"candidates": [{}]}]}}, {"spent": {"actor_calls": "many"}},
+        {"run": {"settings": [1]}}, {"stages": {"sft": {"spent": {"cost": []}}}},
+    ],
+)  # fmt: skip
+def test_a_folder_of_another_form_is_refused_and_not_half_shown(tmp_path: Path, files: dict[str, Any]) -> None:
+    folder = run_folder(tmp_path / "run", **files)
+    with pytest.raises(RunFolderError):
+        write_report(folder)
+    assert not (folder / "report.html").exists()
+
+
 def test_too_much_text_is_cut_and_too_many_rows_are_left_out_and_both_are_told() -> None:
     rng = random.Random(0)
     text = "".join(chr(rng.randrange(0x4E00, 0x9000)) for _ in range(2000))
@@ -234,16 +256,16 @@ def test_too_much_text_is_cut_and_too_many_rows_are_left_out_and_both_are_told()
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_in_a_browser_it_is_quick_quiet_and_accessible(tmp_path: Path, dark: bool) -> None:
-    with opened(write_report(run_folder(tmp_path / "run")), dark=dark) as tab:
+def test_in_a_browser_it_is_quick_quiet_and_accessible(browser: Any, tmp_path: Path, dark: bool) -> None:
+    with opened(browser, write_report(run_folder(tmp_path / "run")), dark=dark) as tab:
         assert tab.said == []
         assert [each for each in tab.asked if not each.startswith(("file:", "data:"))] == []
         assert tab.faults() == []
         assert tab.took < 2
 
 
-def test_the_list_is_filtered_searched_and_walked_by_the_keyboard(tmp_path: Path) -> None:
-    with opened(write_report(run_folder(tmp_path / "run"))) as tab:
+def test_the_list_is_filtered_searched_and_walked_by_the_keyboard(browser: Any, tmp_path: Path) -> None:
+    with opened(browser, write_report(run_folder(tmp_path / "run"))) as tab:
         page = tab.page
         assert page.inner_text("#count") == "3 shown, 3 won"
         page.click("[data-view=all]")
@@ -268,14 +290,14 @@ def test_the_list_is_filtered_searched_and_walked_by_the_keyboard(tmp_path: Path
         assert page.get_attribute("html", "data-theme") == "dark"
 
 
-def test_ten_thousand_rollouts_draw_only_what_is_seen(tmp_path: Path) -> None:
+def test_ten_thousand_rollouts_draw_only_what_is_seen(browser: Any, tmp_path: Path) -> None:
     many = [met("warm", n, float(n % 2), kind="cot", text=f"try {n}", source="free") for n in range(10_000)]
     found = list(as_met([*validated(), *many]))
     record = replace(read_run(run_folder(tmp_path / "run")), met=found)
     file = tmp_path / "report.html"
     file.write_text(run_page(record), encoding="utf-8")
     assert file.stat().st_size < 5 * 2**20
-    with opened(file) as tab:
+    with opened(browser, file) as tab:
         assert tab.took < 2
         tab.page.click("[data-view=all]")
         tab.page.focus("#list")
@@ -284,13 +306,13 @@ def test_ten_thousand_rollouts_draw_only_what_is_seen(tmp_path: Path) -> None:
         assert tab.page.locator("#rows .row").count() < 60
 
 
-def test_on_a_phone_nothing_leaves_the_screen(tmp_path: Path) -> None:
-    with opened(write_report(run_folder(tmp_path / "run")), width=390) as tab:
+def test_on_a_phone_nothing_leaves_the_screen(browser: Any, tmp_path: Path) -> None:
+    with opened(browser, write_report(run_folder(tmp_path / "run")), width=390) as tab:
         assert tab.page.evaluate("document.documentElement.scrollWidth") == 390
         assert tab.faults() == []
 
 
-def test_a_comparison_s_page_has_the_same_look_and_locks(tmp_path: Path) -> None:
+def test_a_comparison_s_page_has_the_same_look_and_locks(browser: Any, tmp_path: Path) -> None:
     (tmp_path / "sgt" / "seed-0" / "sgt").mkdir(parents=True)
     (tmp_path / "sgt" / "seed-0" / "sgt" / "report.html").touch()
     rows = (Row("none", 0.5, (0.2, 0.8)), Row(HOSTILE, 0.75, (0.5, 0.9), gain=0.25), Row("gepa", skipped=HOSTILE))
@@ -299,7 +321,7 @@ def test_a_comparison_s_page_has_the_same_look_and_locks(tmp_path: Path) -> None
     assert "gepa" in page.text
     assert len(page.all("script")) == 1
     assert [each["href"] for each in page.all("a")] == ["#main", "sgt/seed-0/sgt/report.html"]
-    with opened(file) as tab:
+    with opened(browser, file) as tab:
         assert (tab.said, tab.faults()) == ([], [])
         tab.page.get_by_role("button", name="test", exact=True).click()
         assert tab.page.inner_text("tbody tr >> nth=0").startswith("</script>")

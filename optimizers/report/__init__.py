@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from jinja2 import UndefinedError
+
 from optimizers.folder import RunFolder
 from optimizers.report.record import RunRecord, read_run
 from optimizers.report.run_page import run_page
 from optimizers.store import RolloutStore
+from sgt_modules.errors import RunFolderError
 
 __all__ = ["FILE", "RunRecord", "read_run", "run_page", "write_report"]
 
@@ -30,5 +33,9 @@ def write_report(
         RunFolderError: the folder holds no run, or files that cannot be read.
     """
     target = Path(folder) / FILE if out is None else Path(out)
-    page = run_page(read_run(Path(folder), store=store, where=where))
+    record = read_run(Path(folder), store=store, where=where)
+    try:
+        page = run_page(record)
+    except (UndefinedError, LookupError, TypeError, AttributeError, ValueError) as problem:
+        raise RunFolderError(f"{folder} holds JSON of another form than a run writes: {problem}.") from problem
     return RunFolder(target.parent).write_text(target, page)
