@@ -134,6 +134,15 @@ def test_without_a_word_on_it_the_selected_stage_is_the_best_on_validation(tmp_p
     assert read_run(run_folder(tmp_path / "gated", gated)).selected == "gated"
 
 
+def test_the_figures_are_of_the_test_set_where_the_selected_stage_was_tested(tmp_path: Path) -> None:
+    bare = met("none/test", 0, 0.0)
+    assert read_run(run_folder(tmp_path / "bare", [*validated(), bare])).split == "val"
+    tested = run_folder(tmp_path / "tested", [*validated(), bare, met("dpo1/test", 0, 1.0, kind="cot", text="x")])
+    assert read_run(tested).split == "test"
+    assert "Score by stage, on the test set" in page_of(tested).text
+    assert "0.000 \u2192 1.000" in page_of(tested).text
+
+
 def test_a_run_that_rewrites_prompts_shows_them_and_both_answers(browser: Any, tmp_path: Path) -> None:
     rollouts = [
         met(f"{stage}/val", 0, score, answer=said) for stage, score, said in (("student", 0, "5"), ("round1", 1, "4"))

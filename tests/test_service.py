@@ -251,16 +251,28 @@ def test_an_upstream_that_is_not_there_is_a_bad_gateway() -> None:
     assert raised.value.status_code == 502
 
 
-@pytest.mark.parametrize(
-    "body",
-    [{}, {"messages": "2+2?"}, {"messages": []}, {"messages": [{"role": "assistant", "content": "4"}]},
-     {"messages": [{"role": "user", "content": 4}]}, {"messages": ["2+2?"]}],
-)  # fmt: skip
-def test_a_chat_of_another_form_is_refused(service: Served, body: dict[str, Any]) -> None:
-    asked = len(service.upstream.requests)
+@pytest.mark.parametrize("body", [{}, {"messages": "2+2?"}, {"messages": ["2+2?"]}, {"messages": None}])
+def test_what_is_no_chat_is_refused(service: Served, body: dict[str, Any]) -> None:
+    count = len(service.upstream.requests)
     answer = service.post("/v1/chat/completions", {"model": "base", **body})
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_request_error")
-    assert len(service.upstream.requests) == asked
+    assert len(service.upstream.requests) == count
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        {"role": "tool", "tool_call_id": "1", "content": "2+2?"},
+        {"role": "assistant", "content": "2+2?"},
+        {"role": "user", "content": " "},
+    ],
+)
+def test_a_chat_that_asks_nothing_is_passed_on_as_it_is(service: Served, last: dict[str, Any]) -> None:
+    read = len(service.generator.asked)
+    chat = [{"role": "user", "content": "2+2?"}, last]
+    assert service.post("/v1/chat/completions", {"model": "base", "messages": chat}).status_code == 200
+    assert service.upstream.requests[-1]["messages"] == chat
+    assert len(service.generator.asked) == read
 
 
 @pytest.mark.parametrize("route", ["/predict", "/v1/chat/completions", "/v1/models", "/metrics", "/openapi.json", "/x"])

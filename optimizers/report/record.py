@@ -50,8 +50,15 @@ class RunRecord:
 
     @property
     def splits(self) -> list[str]:
-        """The splits on which stages were scored; the first is the one that the figures show."""
+        """The splits on which stages were scored: test, validation, the others."""
         return splits_of(self.met)
+
+    @property
+    def split(self) -> str:
+        """The split that the figures show: the first on which the selected stage was scored."""
+        selected = self.selected
+        known = {(each.stage, each.split) for each in self.met}
+        return next((name for name in self.splits if (selected, name) in known), "val")
 
     def scores(self, split: str) -> list[StageScore]:
         """Every stage on a split."""

@@ -30,7 +30,7 @@ _SPLITS = {"test": "on the test set", "val": "on the validation set"}
 
 def run_page(record: RunRecord) -> str:
     """The page of a run."""
-    split = record.splits[0] if record.splits else "val"
+    split = record.split
     scores, selected = record.scores(split), record.selected
     base = baseline_of(each.stage for each in scores)
     flips = flipped(record.met, split, selected, threshold=record.threshold)

@@ -8,22 +8,21 @@ from typing import Any, cast
 
 import dspy
 
-from sgt_modules.errors import SetupError
 from sgt_modules.prompts import SUPPLEMENT, generator_prompt
 
 Messages = Sequence[Mapping[str, Any]]
 
 
 def asked(messages: Messages) -> str:
-    """The text of the last message, which must be a user's; raises `SetupError` for any other chat.
+    """The text of the last message where that is a user's; empty for any other chat, such as one that ends with a tool.
 
     >>> asked([{"role": "user", "content": [{"type": "text", "text": "2+2?"}]}])
     '2+2?'
+    >>> asked([{"role": "tool", "content": "4"}])
+    ''
     """
     last = messages[-1] if messages else {}
-    if not isinstance(last, Mapping) or last.get("role") != "user":
-        raise SetupError("Expected messages whose last one is a user's.")
-    return "\n".join(each for each in _texts(last.get("content")))
+    return "\n".join(_texts(last.get("content"))).strip() if last.get("role") == "user" else ""
 
 
 def prompt_of(text: str, signature: type[dspy.Signature], role: str = "") -> str:
@@ -51,9 +50,9 @@ def advised(messages: Messages, supplement: str, description: str) -> list[dict[
     >>> advised([{"role": "user", "content": "2+2?"}], "Add.", "Advice.")
     [{'role': 'user', 'content': '2+2?\\n\\nAdvice.\\nAdd.'}]
     """
-    *before, last = (dict(each) for each in messages)
     if not supplement:
-        return [*before, last]
+        return [dict(each) for each in messages]
+    *before, last = (dict(each) for each in messages)
     told, content = f"{description}\n{supplement}", last.get("content")
     if isinstance(content, list):
         return [*before, {**last, "content": [*cast("list[object]", content), {"type": "text", "text": told}]}]
@@ -63,7 +62,6 @@ def advised(messages: Messages, supplement: str, description: str) -> list[dict[
 def _texts(content: object) -> list[str]:
     if isinstance(content, str):
         return [content]
-    if not isinstance(content, list):
-        raise SetupError("Expected a message's content as a text, or as a list of parts.")
-    parts = [each for each in cast("list[object]", content) if isinstance(each, Mapping)]
-    return [str(each["text"]) for each in cast("list[Mapping[str, object]]", parts) if each.get("type") == "text"]
+    parts = cast("list[object]", content) if isinstance(content, list) else []
+    told = [cast("Mapping[str, object]", each) for each in parts if isinstance(each, Mapping)]
+    return [str(each["text"]) for each in told if each.get("type") == "text" and "text" in each]

@@ -155,12 +155,10 @@ class _Helper:
         return self._predictor.template.shown(harmless(supplement.render(), self._signature.fields))
 
     async def supplement(self, messages: list[dict[str, Any]]) -> Supplement:
-        """The supplement for a chat's last message; silence where the gate shuts, or the generator fails."""
-        try:
-            prompt = prompt_of(asked(messages), self._signature, self._predictor.role)
-        except SetupError as problem:
-            raise HTTPException(400, str(problem)) from problem
-        found = await self._written(prompt)
+        """The supplement for a chat's last message; silence where that is no user's, the gate shuts, or the generator
+        fails."""
+        text = asked(messages)
+        found = await self._written(prompt_of(text, self._signature, self._predictor.role)) if text else SILENCE
         self._metrics.told(found.kind)
         return found
 
