@@ -6,6 +6,7 @@ import base64
 import gzip
 import json
 import random
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -19,6 +20,7 @@ from small_compile import compiled, helped
 
 from optimizers.comparison.result import Comparison
 from optimizers.comparison.standing import Row
+from optimizers.records import Rollout
 from optimizers.report import read_run, run_page, write_report
 from optimizers.report.figures import flipped, kind_shares, reward_by_length, stage_scores, success_by_kind
 from optimizers.report.met import met as as_met
@@ -132,6 +134,15 @@ def test_without_a_word_on_it_the_selected_stage_is_the_best_on_validation(tmp_p
     assert read_run(run_folder(tmp_path / "tie", tie)).selected == "none"
     gated = [*tie, met("gated/val", 0, 1.0)]
     assert read_run(run_folder(tmp_path / "gated", gated)).selected == "gated"
+
+
+@pytest.mark.parametrize("rollouts", [[], [met("none/val", 0, 0.0)], [met("warm", 0, 1.0, kind="cot", text="x")]])
+def test_a_run_that_has_only_begun_has_a_page(browser: Any, tmp_path: Path, rollouts: list[Rollout]) -> None:
+    folder = run_folder(tmp_path / "run", rollouts, stages={}, spent={})
+    shutil.rmtree(folder / "training")
+    with opened(browser, write_report(folder)) as tab:
+        assert tab.said == []
+        assert tab.page.inner_text("#count").startswith(f"{len(rollouts)} shown")
 
 
 def test_the_figures_are_of_the_test_set_where_the_selected_stage_was_tested(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def _overview(record: RunRecord, *, as_json: bool) -> None:
         "scores": {split: [asdict(each) for each in scores] for split, scores in splits.items()},
         "rollouts": dict(counted),
     }
-    counts = ", ".join(f"{name} {count:,}" for name, count in counted.items())
+    counts = ", ".join(f"{name} {count:,}" for name, count in counted.items()) or "none yet"
     tell(content, table, f"Selected: {record.selected or 'nothing yet'}.", f"Rollouts: {counts}.", as_json=as_json)
 
 

@@ -135,11 +135,19 @@ def kind_shares(found: Sequence[Met], split: str, stages: Sequence[str]) -> dict
 
 def success_by_kind(found: Iterable[Met]) -> list[Group]:
     """How supplements of each kind fared, the most frequent kind first; one without a reward counts nowhere."""
-    of_kind: dict[str, list[float]] = {}
-    for each in found:
-        if each.score is not None:
-            of_kind.setdefault(each.kind, []).append(each.score)
-    return [_group(kind, own) for kind, own in sorted(of_kind.items(), key=lambda one: (-len(one[1]), one[0]))]
+    return grouped((each.kind, each.score) for each in found if each.score is not None)
+
+
+def grouped(scores: Iterable[tuple[str, float]]) -> list[Group]:
+    """Scores by name, the most frequent name first.
+
+    >>> [(each.name, each.runs, each.score) for each in grouped([("cot", 1.0), ("pairs", 1.0), ("cot", 0.0)])]
+    [('cot', 2, 0.5), ('pairs', 1, 1.0)]
+    """
+    of_name: dict[str, list[float]] = {}
+    for name, score in scores:
+        of_name.setdefault(name, []).append(score)
+    return [_group(name, own) for name, own in sorted(of_name.items(), key=lambda one: (-len(one[1]), one[0]))]
 
 
 def reward_by_length(found: Iterable[Met]) -> list[Group]:
