@@ -7,7 +7,7 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -17,6 +17,9 @@ from optimizers.commands.output import AsJson, tell
 from optimizers.processes import gathered
 from sgt_modules.errors import SetupError, SGTError
 from sgt_modules.redaction import redacted
+
+Size = Literal["light", "medium", "heavy"]
+"""A recipe's sizes, spelled here as the recipe's own room brings DSPy along."""
 
 app = typer.Typer(
     name="sgt",
@@ -108,6 +111,69 @@ def compare(
         Console().print(*parts)
 
 
+@app.command()
+def bench(
+    task: Annotated[str, typer.Argument(help="A task's name, path/to/file.py:TASK or module:TASK.")],
+    actor: Annotated[str, typer.Option(help="The frozen model, such as openai/gpt-4.1-mini.")] = "",
+    data_dir: Annotated[Path | None, typer.Option(help="A folder of the task's rows; the hub by default.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Only check the rows: gold answers must score 1.0.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Examples in each split, at most.")] = None,
+    contenders: Annotated[str, typer.Option(help="Names, with commas between.")] = "none,sgt",
+    seeds: Annotated[str, typer.Option(help="Seeds, with commas between.")] = "0",
+    budget: Annotated[int | None, typer.Option(help="Actor calls a contender may make to be compiled.")] = None,
+    generator: Annotated[
+        str, typer.Option(help="The model to train: hub id, folder, or the embedded one.")
+    ] = "embedded",
+    auto: Annotated[
+        Size, typer.Option(help="How much SGT samples: light, medium, or heavy as in the paper.")
+    ] = "light",
+    api_base: Annotated[str, typer.Option(help="The address of the actor's server.")] = "",
+    reflection: Annotated[
+        str, typer.Option(help="The LM that writes instructions, for contenders that need one.")
+    ] = "",
+    judge: Annotated[str, typer.Option(help="The LM that judges open answers, where the task takes one.")] = "",
+    metric: Annotated[str, typer.Option(help="Another of the task's metrics, by name.")] = "",
+    threads: Annotated[int, typer.Option(help="Program runs at once.")] = 8,
+    log_dir: Annotated[Path | None, typer.Option(help="The comparison's folder; goes on with one begun.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+) -> None:
+    """Compile a task's program with SGT and others for any actor, and compare them on its test questions.
+
+    Example: sgt bench gsm8k --actor openai/gpt-4.1-mini --generator Qwen/Qwen3-1.7B --limit 100
+    """
+    from optimizers.tasks import checked
+    from optimizers.tasks.calling import actor_of, wished
+
+    console, wanted = Console(stderr=True), wished(task, metric=metric, judge=judge)
+    if check:
+        report = checked(wanted, data_dir)
+        console.print(*report.notes, sep="\n", end="\n" if report.notes else "")
+        print(json.dumps(report.content()))
+        raise typer.Exit(int(bool(report.bad_rows)))
+    from optimizers.recipe import Recipe
+    from optimizers.tasks.benching import run
+
+    found = run(
+        wanted,
+        actor_of(actor, wanted, api_base=api_base),
+        data_dir=data_dir,
+        limit=limit,
+        contenders=[name for name in contenders.split(",") if name],
+        seeds=_numbers(seeds),
+        budget=budget,
+        generator=generator,
+        recipe=Recipe.auto(auto),
+        reflection_lm=actor_of(reflection) if reflection else None,
+        num_threads=threads,
+        log_dir=log_dir,
+        display_progress=False if as_json else None,
+    )
+    if as_json:
+        print(json.dumps(found.content(), indent=2))
+    else:
+        Console().print(found)
+
+
 def _numbers(text: str) -> list[int]:
     try:
         return [int(each) for each in text.split(",")]
@@ -115,28 +181,11 @@ def _numbers(text: str) -> list[int]:
         raise SetupError(f"Expected numbers with commas between, got {text!r}.") from None
 
 
-@app.command()
-def export(
-    run: Annotated[Path, typer.Argument(help="The run's folder.")],
-    to: Annotated[str, typer.Option(help="parquet, jsonl, or hub-format (a folder that datasets.load_dataset reads).")],
-    output: Annotated[Path, typer.Option(help="A new folder for the tables.")],
-    as_json: AsJson = False,
-) -> None:
-    """Write a run's rollouts, and the rows it was trained on as TRL reads them, as tables.
-
-    Example: sgt export runs/demo --to parquet --output demo-tables
-    """
-    from optimizers.export import Format, export
-
-    written = export(run, cast("Format", to), output)
-    content = [{"table": each.table, "file": str(each.file), "rows": each.rows} for each in written]
-    tell(content, *(f"{each.file}: {each.rows:,} rows" for each in written), as_json=as_json)
-
-
 app.command("compile")(training.compile_)
 app.command()(training.estimate)
 app.command()(runs.report)
 app.command()(runs.inspect)
+app.command()(runs.export)
 app.command()(serve.serve)
 app.command()(doctor.doctor)
 

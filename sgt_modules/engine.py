@@ -312,11 +312,13 @@ class LocalEngine:
 
     def _submit(self, job: Job) -> Future[Decoded]:
         """Put a job in the queue; the first one starts the worker."""
+        from sgt_modules.loading import on_cpu
+
         with self._loading:
             if self._queue is None:
                 self._queue = SimpleQueue()
                 weakref.finalize(self, self._queue.put, None)
-                full, rows = self.max_batch_tokens or _WAITING, _ROWS if _on_cpu(self.device) else sys.maxsize
+                full, rows = self.max_batch_tokens or _WAITING, _ROWS if on_cpu(self.device) else sys.maxsize
                 work = (self._queue, weakref.WeakMethod(self._decode), full, rows)
                 threading.Thread(target=serve, args=work, name="sgt-engine", daemon=True).start()
             asked = Asked(job, Future())
@@ -374,13 +376,6 @@ class AsyncLocalEngine:
 
     def __deepcopy__(self, memo: dict[int, object]) -> AsyncLocalEngine:
         return self
-
-
-def _on_cpu(device: str) -> bool:
-    import torch
-
-    others = torch.cuda.is_available() or torch.backends.mps.is_available()
-    return device == "cpu" or (device == "auto" and not others)
 
 
 def _restored(state: EngineState, trust_remote_code: bool = False) -> LocalEngine:

@@ -9,6 +9,8 @@
     │   ├── NoActorError           no LM is set for a predictor
     │   ├── NoPredictorError       the program has nothing that could read a supplement
     │   ├── GeneratorNotFoundError no model at that hub id or path, or not the one that was meant
+    │   ├── TaskDataError          a task's rows cannot be had, or do not fit its schema
+    │   ├── SandboxError           no sandbox can be had here for what a model writes
     │   ├── SavedStateError        a saved program refers to weights in a way that cannot be followed
     │   └── RunFolderError         the run folder belongs to another run, or cannot be read
     ├── StoppedError               nothing more may be spent: a budget is used up, or somebody stopped the run
@@ -57,6 +59,14 @@ class NoPredictorError(SetupError):
 
 class GeneratorNotFoundError(SetupError):
     """No generator model can be loaded from the given hub id or path, or it is not the one that was meant."""
+
+
+class TaskDataError(SetupError):
+    """The rows of a task cannot be had (gated, missing, out of reach), do not fit its schema, or are too few."""
+
+
+class SandboxError(SetupError):
+    """No sandbox can be had here for what a model writes, or its workers are lost."""
 
 
 class SavedStateError(SetupError):

@@ -49,6 +49,17 @@ def choose_device(name: str, *, cuda: bool, mps: bool) -> str:
     return name
 
 
+def on_cpu(device: str) -> bool:
+    """Whether a model that is to be put on `device` will be on the CPU of this machine.
+
+    >>> on_cpu("cpu"), on_cpu("cuda")
+    (True, False)
+    """
+    return device == "cpu" or (
+        device == "auto" and not (torch.cuda.is_available() or torch.backends.mps.is_available())
+    )
+
+
 def choose_dtype(name: str, device: str, *, bfloat16: bool = True) -> str:
     """The precision: `name`, or for `auto` what the device computes well; `bfloat16` says whether a GPU can do that.
 

@@ -63,7 +63,7 @@ def test_the_command_s_help_loads_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
-COMMANDS = ["demo", "compare", "export", "compile", "estimate", "report", "inspect", "doctor", "serve"]
+COMMANDS = ["demo", "compare", "bench", "export", "compile", "estimate", "report", "inspect", "doctor", "serve"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -162,7 +162,6 @@ MISTAKES = {
     "no file": (["users_app:program", "--train", "gone.jsonl", "--metric", "users_app:metric"], "no file gone.jsonl"),
     "no such kind": (["users_app:program", "--train", "x.txt", "--metric", "users_app:metric"], ".jsonl, .csv, .parq"),
     "no input": (["users_app:answers", *TRAIN, "--inputs", "title"], "Row 1 of train.jsonl lacks title"),
-    "no size": (["users_app:program", *TRAIN, "--auto", "huge"], "light, medium or heavy, got 'huge'"),
 }
 
 

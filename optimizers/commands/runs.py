@@ -1,9 +1,9 @@
-"""`sgt report` and `sgt inspect`: a finished run as a page, and its rollouts on a terminal."""
+"""`sgt report`, `inspect` and `export`: a run as a page, on a terminal, and as data sets."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -71,6 +71,23 @@ def inspect(
     else:
         left = f"{len(found):,} found; the first {limit} are shown." if len(found) > limit else f"{len(found):,} found."
         tell(content, _list(found[:limit], wanted), left, as_json=as_json)
+
+
+def export(
+    run: Run,
+    to: Annotated[str, typer.Option(help="parquet, jsonl, or hub-format (a folder that datasets.load_dataset reads).")],
+    output: Annotated[Path, typer.Option(help="A new folder for the tables.")],
+    as_json: AsJson = False,
+) -> None:
+    """Write a run's rollouts, and the rows it was trained on as TRL reads them, as tables.
+
+    Example: sgt export runs/demo --to parquet --output demo-tables
+    """
+    from optimizers import export as tables
+
+    written = tables.export(run, cast("tables.Format", to), output)
+    content = [{"table": each.table, "file": str(each.file), "rows": each.rows} for each in written]
+    tell(content, *(f"{each.file}: {each.rows:,} rows" for each in written), as_json=as_json)
 
 
 def _overview(record: RunRecord, *, as_json: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -25,7 +25,9 @@ Metric = Annotated[str, typer.Option(help="The metric as module:attribute.")]
 Inputs = Annotated[str, typer.Option(help="Names of the input fields, commas between; the program's own by default.")]
 Actor = Annotated[str, typer.Option("--lm", help="The frozen model, such as openai/gpt-4.1-mini, or embedded.")]
 Generator = Annotated[str, typer.Option(help="The model to train: a hub id, a folder, or embedded.")]
-Auto = Annotated[str, typer.Option(help="light, medium, or heavy as in the paper.")]
+Auto = Annotated[
+    Literal["light", "medium", "heavy"], typer.Option(help="How much is sampled: heavy is the paper's recipe.")
+]
 Rounds = Annotated[int | None, typer.Option(help="Rounds of DPO, where not the recipe's.")]
 Seed = Annotated[int, typer.Option(help="Draws every choice of the run.")]
 Threads = Annotated[int | None, typer.Option(help="Program runs at once.")]
@@ -159,7 +161,7 @@ def _acting(lm: str) -> Iterator[None]:
 def _teleprompter(
     metric: str,
     generator: str,
-    auto: str,
+    auto: Auto,
     rounds: int | None,
     seed: int,
     threads: int | None,
@@ -172,10 +174,7 @@ def _teleprompter(
     from optimizers.sgt import SGTTeleprompter
     from optimizers.user_files import attribute
     from sgt_modules.embedded import embedded_generator
-    from sgt_modules.errors import SetupError
 
-    if auto not in ("light", "medium", "heavy"):
-        raise SetupError(f"Expected --auto light, medium or heavy, got {auto!r}.")
     return SGTTeleprompter(
         attribute(metric, what="a metric"),
         embedded_generator() if generator == "embedded" else generator,

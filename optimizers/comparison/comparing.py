@@ -100,15 +100,19 @@ def compare_problems(
     means: Means | None = None,
     log_dir: str | Path | None = None,
     task: str = "",
+    settings: Mapping[str, object] | None = None,
     display_progress: bool | None = None,
 ) -> Comparison:
-    """As `compare`, for a task that is another one for each seed: the examples of all seeds are counted together."""
+    """As `compare`, for a task that is another one for each seed: the examples of all seeds are counted together.
+
+    `settings` are recorded in the folder's `run.json`; a comparison that goes on must have the same.
+    """
     wanted, budget, means = _checked(contenders), Budget.of(budget), means or Means()
     for problem in problems.values():
         _check(problem, budget)
     folder, view = RunFolder.at(None if log_dir is None else Path(log_dir)), reporter(display_progress)
     with folder.held():
-        folder.take_up({"comparison": task})
+        folder.take_up({"comparison": task, **(settings or {})})
         arenas = {
             each.name: [Arena(each, problem, seed, folder, budget, means, view) for seed, problem in problems.items()]
             for each in wanted

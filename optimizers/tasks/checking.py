@@ -1,0 +1,61 @@
+"""Whether a task's rows are whole: each gold answer must score 1.0."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from optimizers.reward import Scorer
+from optimizers.tasks.definition import Task
+from optimizers.tasks.rows import BadRow, Placed
+from sgt_modules.errors import MetricError
+
+_RIGHT = 1 - 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What became of a task's rows: how many there are, the mean score of their gold answers, and those that are bad.
+
+    `bad_rows` do not fit the schema, or their gold answer scores below 1.0. `gold_score` is the mean over the rows that
+    fit, in [0, 1]; 0.0 where none does.
+    """
+
+    task: str
+    rows: int
+    gold_score: float
+    bad_rows: Sequence[BadRow]
+    notes: Sequence[str] = ()
+
+    def content(self) -> dict[str, Any]:
+        """The check as JSON holds it."""
+        bad = [asdict(each) for each in self.bad_rows]
+        return {"task": self.task, "rows": self.rows, "gold_score": self.gold_score, "bad_rows": bad}
+
+
+def checked(task: Task, data_dir: str | Path | None = None) -> Check:
+    """Read every row of a task, and judge each gold answer by the task's metric.
+
+    >>> from optimizers.tasks import task
+    >>> checked(task("house_terms")).content()
+    {'task': 'house_terms', 'rows': 404, 'gold_score': 1.0, 'bad_rows': []}
+    """
+    pools, scorer = task.read(data_dir), Scorer(task.metric)
+    every, bad, total = pools.every, list(pools.bad), 0.0
+    for each in every:
+        score, problem = _scored(task, each, scorer)
+        total += score
+        if score < _RIGHT:
+            bad.append(BadRow(each.place, f"its gold answer scores {score:g}: {problem}"))
+    mean = total / len(every) if every else 0.0
+    return Check(task.name, len(every) + len(pools.bad), round(mean, 6), bad, pools.notes)
+
+
+def _scored(task: Task, row: Placed, scorer: Scorer) -> tuple[float, str]:
+    try:
+        reward = scorer(row.example, task.golden(row.example))
+    except MetricError as problem:
+        return 0.0, str(problem)
+    return reward.score, reward.feedback

@@ -1,0 +1,69 @@
+"""Questions with lettered options: how they are shown, and the metric of the right letter."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping, Sequence
+
+import dspy
+
+from optimizers.tasks.letters import chosen
+
+
+class ChooseAnOption(dspy.Signature):
+    """Choose the option that answers the question."""
+
+    question: str = dspy.InputField()
+    options: str = dspy.InputField(desc="an option a line, each with its letter")
+    answer: str = dspy.OutputField(desc="the letter of the right option")
+
+
+def lettered(texts: Sequence[str]) -> dict[str, str]:
+    """The options by letter, from A; raises `ValueError` where there are more than letters.
+
+    >>> lettered(["Paris", "Lima"])
+    {'A': 'Paris', 'B': 'Lima'}
+    """
+    if len(texts) > len(string.ascii_uppercase):
+        raise ValueError(f"{len(texts)} options are more than there are letters")
+    return dict(zip(string.ascii_uppercase, texts, strict=False))
+
+
+def choice(question: str, choices: Mapping[str, str], answer: str, **more: object) -> dspy.Example:
+    """An example with options as text for the program and by letter for the metric; `answer` is the right letter.
+
+    >>> choice("Capital of France?", {"A": "Paris", "B": "Lima"}, "A").options
+    'A. Paris\\nB. Lima'
+    """
+    shown = "\n".join(f"{letter}. {text}" for letter, text in choices.items())
+    example = dspy.Example(question=question, options=shown, choices=dict(choices), answer=answer, **more)
+    return example.with_inputs("question", "options")
+
+
+def right_letter(
+    example: dspy.Example,
+    prediction: dspy.Prediction,
+    trace: object = None,
+    pred_name: object = None,
+    pred_trace: object = None,
+) -> dspy.Prediction:
+    """1.0 where the answer chooses the right option and no other, else 0.0; see `letters.chosen`.
+
+    Of options with the same text, any is right where one is.
+
+    >>> example = choice("Capital of France?", {"A": "Paris", "B": "Lima"}, "A")
+    >>> right_letter(example, dspy.Prediction(answer="It is (B).")).feedback
+    'Expected A (Paris). The answer chose B (Lima).'
+    """
+    choices: Mapping[str, str] = example.choices
+    expected = f"Expected {example.answer} ({choices[example.answer]})."
+    came = str(prediction.get("answer", ""))
+    letters = chosen(came, choices)
+    if not letters:
+        return dspy.Prediction(
+            score=0.0, feedback=f"{expected} No option could be told from the answer {came[:200]!r}."
+        )
+    if example.answer in letters and len({choices[letter] for letter in letters}) == 1:
+        return dspy.Prediction(score=1.0, feedback=f"{example.answer} is right.")
+    named = ", ".join(f"{letter} ({choices[letter]})" for letter in letters)
+    return dspy.Prediction(score=0.0, feedback=f"{expected} The answer chose {named}.")

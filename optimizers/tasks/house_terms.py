@@ -1,0 +1,54 @@
+"""House terms: the embedded world as a task, which needs neither hub nor files."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import get_args
+
+import dspy
+
+from optimizers.tasks.definition import Source, Task
+from optimizers.tasks.rows import Placed, Pools, Split
+from optimizers.tasks.splitting import Sizes
+from sgt_modules.embedded import FULL, HouseTermsWorld, program
+
+SEED = 0
+"""The world's; `compare_embedded` compares on a world a seed."""
+
+
+@cache
+def _world() -> HouseTermsWorld:
+    return HouseTermsWorld(SEED)
+
+
+def _load(_: Path | None) -> Pools:
+    splits = _world().splits
+    rows: dict[Split, list[Placed]] = {
+        split: [Placed(example, f"{split}[{index}]") for index, example in enumerate(splits[split])]
+        for split in get_args(Split)
+    }
+    return Pools(rows, f"the simulated world of seed {SEED}")
+
+
+def same_rows(
+    example: dspy.Example,
+    prediction: dspy.Prediction,
+    trace: object = None,
+    pred_name: object = None,
+    pred_trace: object = None,
+) -> dspy.Prediction:
+    """1.0 where the query gives the expected rows, else 0.0; see `HouseTermsWorld.metric`."""
+    return _world().metric(example, prediction)
+
+
+TASK = Task(
+    name="house_terms",
+    description="Questions in a simulated company's own words, answered in SQL.",
+    program=program,
+    metric=same_rows,
+    loader=_load,
+    sizes=Sizes(train=FULL.train, val=FULL.validation, test=FULL.test),
+    gold=lambda example: dspy.Prediction(sql=_world().gold_sql(example)),
+    source=Source("simulated, see sgt_modules.embedded.world", "MIT"),
+)

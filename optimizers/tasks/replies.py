@@ -1,0 +1,32 @@
+"""A model's reply as it is read: without its thoughts, and no longer than a reader has patience for."""
+
+from __future__ import annotations
+
+import re
+
+FIRST, LAST = 2_000, 18_000
+"""Letters that are read of a longer reply: an answer stands at the end, now and then at the beginning."""
+
+_THOUGHT = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.S | re.I)
+_BOXED = re.compile(r"\\boxed\s{0,9}\{((?:[^{}]|\{[^{}]*\})*)\}")
+
+
+def spoken(reply: str) -> str:
+    """A reply without what stands in `<think>` tags; of one that is too long, both ends.
+
+    >>> spoken("<think>Is it 5?</think>It is 4."), len(spoken("x" * 100_000))
+    ('It is 4.', 20003)
+    """
+    if len(reply) > FIRST + LAST:
+        reply = f"{reply[:FIRST]}\n \n{reply[-LAST:]}"
+    return _THOUGHT.sub("", reply) if "</think" in reply.casefold() else reply
+
+
+def boxed(reply: str) -> str | None:
+    """What stands in the last `\\\\boxed{}`; None where there is none.
+
+    >>> boxed(r"First \\boxed{3}, then \\boxed{\\text{B}}.")
+    '\\\\text{B}'
+    """
+    found = _BOXED.findall(reply)
+    return found[-1] if found else None

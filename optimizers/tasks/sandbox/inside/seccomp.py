@@ -1,0 +1,117 @@
+"""A filter of system calls: the kernel refuses whatever is not allowed, for this process and for good."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import struct
+from collections.abc import Iterable, Sequence
+from functools import cache
+
+from .allowed_calls import MACHINES, NEWEST_KNOWN, Machine
+from .syscalls import PR_SET_SECCOMP, SECCOMP_MODE_FILTER, prctl
+
+_LOAD, _EQUAL, _GREATER, _AT_LEAST, _SET, _RETURN = 0x20, 0x15, 0x25, 0x35, 0x45, 0x06
+_ALLOW, _KILL = 0x7FFF0000, 0x80000000
+_NUMBER, _MACHINE, _ARGUMENTS = 0, 4, 16
+
+_CLONE_THREAD, _X32, _AF_UNIX = 0x10000, 0x40000000, 1
+# Of ioctl: terminals' settings read (so that isatty answers), bytes waiting, blocking or not, closed on exec or not.
+_IOCTLS = (0x5401, 0x541B, 0x5421, 0x5450, 0x5451)
+# Of fcntl: all but those that send signals to others or watch folders.
+_FCNTLS = (0, 1, 2, 3, 4, 5, 6, 7, 36, 37, 38, 1030, 1032)
+# Of prctl: a thread's name, and names of memory.
+_PRCTLS = (15, 16, 0x53564D41)
+
+_Instruction = tuple[int, int, int, int]
+
+
+class _Program(ctypes.Structure):
+    _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
+
+
+def _refuse(number: int) -> _Instruction:
+    return (_RETURN, 0, 0, 0x00050000 | number)
+
+
+def _argument(place: int, *, high: bool = False) -> _Instruction:
+    return (_LOAD, 0, 0, _ARGUMENTS + 8 * place + (4 if high else 0))
+
+
+def _if_call(number: int, then: Sequence[_Instruction]) -> list[_Instruction]:
+    """Where the call is `number`, do `then`, which returns; else go on."""
+    return [(_EQUAL, 0, len(then), number), *then]
+
+
+def ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
+    """Numbers as runs from first to last: a filter with fewer steps is faster to load and to ask.
+
+    >>> ranges([3, 0, 1, 7, 2])
+    [(0, 3), (7, 7)]
+    """
+    runs: list[tuple[int, int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1] = (runs[-1][0], number)
+        else:
+            runs.append((number, number))
+    return runs
+
+
+def _if_between(first: int, last: int, then: _Instruction) -> list[_Instruction]:
+    return [(_AT_LEAST, 0, 2, first), (_GREATER, 1, 0, last), then]
+
+
+def _one_of(place: int, values: Iterable[int]) -> list[_Instruction]:
+    """Allow the call where an argument is one of the values, else refuse it."""
+    each = [step for value in values for step in ((_EQUAL, 0, 1, value), (_RETURN, 0, 0, _ALLOW))]
+    return [_argument(place), *each, _refuse(errno.EPERM)]
+
+
+def instructions(machine: Machine, pid: int) -> list[_Instruction]:
+    """The filter: calls of other kinds of machine kill; unknown ones do not exist; others are allowed or refused."""
+    depends = machine.restricted
+    allow: _Instruction = (_RETURN, 0, 0, _ALLOW)
+    no_address = [_argument(4), (_EQUAL, 0, 3, 0), _argument(4, high=True), (_EQUAL, 0, 1, 0), allow]
+    thread = [_argument(0), (_SET, 0, 1, _CLONE_THREAD), allow, _refuse(errno.EPERM)]
+    return [
+        (_LOAD, 0, 0, _MACHINE),
+        (_EQUAL, 1, 0, machine.audit),
+        (_RETURN, 0, 0, _KILL),
+        (_LOAD, 0, 0, _NUMBER),
+        (_SET, 0, 1, _X32),
+        (_RETURN, 0, 0, _KILL),
+        *(step for first, last in ranges(machine.allowed) for step in _if_between(first, last, allow)),
+        *_if_call(depends.clone, thread),
+        *_if_call(depends.clone3, [_refuse(errno.ENOSYS)]),
+        *_if_call(depends.kill, _one_of(0, [pid])),
+        *_if_call(depends.tgkill, _one_of(0, [pid])),
+        *_if_call(depends.ioctl, _one_of(1, _IOCTLS)),
+        *_if_call(depends.fcntl, _one_of(1, _FCNTLS)),
+        *_if_call(depends.prctl, _one_of(0, _PRCTLS)),
+        *_if_call(depends.prlimit64, _one_of(0, [0])),
+        *_if_call(depends.socketpair, _one_of(0, [_AF_UNIX])),
+        *_if_call(depends.sendto, [*no_address, _refuse(errno.EPERM)]),
+        (_GREATER, 0, 1, NEWEST_KNOWN),
+        _refuse(errno.ENOSYS),
+        _refuse(errno.EPERM),
+    ]
+
+
+def is_known_machine() -> bool:
+    """Whether the allowed calls of this kind of machine are known."""
+    return os.uname().machine in MACHINES
+
+
+@cache
+def compiled(pid: int) -> bytes:
+    """The filter for a process of this number, as the kernel reads it."""
+    return b"".join(struct.pack("HBBI", *step) for step in instructions(MACHINES[os.uname().machine], pid))
+
+
+def restrict() -> None:
+    """Hold this process to the allowed calls, for good; `PR_SET_NO_NEW_PRIVS` must be set."""
+    steps = compiled(os.getpid())
+    program = _Program(len(steps) // 8, ctypes.cast(ctypes.c_char_p(steps), ctypes.c_void_p))
+    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(program))

@@ -1,0 +1,117 @@
+"""Python programs that a model wrote, run where they can do no harm."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import weakref
+from collections.abc import Sequence
+from dataclasses import asdict
+from types import TracebackType
+from typing import Self
+
+from optimizers.tasks.sandbox.inside.folders import remove
+from optimizers.tasks.sandbox.isolation import Isolation, isolation, readable, require
+from optimizers.tasks.sandbox.limits import Limits, Outcome
+from optimizers.tasks.sandbox.pool import Pool, WorkerLostError
+from sgt_modules.errors import SandboxError
+
+_GRACE = 20.0  # seconds beyond a program's own, for a machine that is slow
+_ENVIRONMENT = {
+    "HOME": "/tmp",
+    "LANG": "C.UTF-8",
+    "MPLBACKEND": "Agg",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "PYTHONHASHSEED": "0",
+    "USER": "sandbox",
+}
+
+
+class PythonSandbox:
+    """Runs programs one after another in `workers` processes, each program in a fork of its own.
+
+    A program reads Python, its packages and its own empty folder; it has no network, no environment, no other process,
+    and starts none. docs/sandbox.md says what each layer of this holds and what it does not. Any number of threads may
+    call `run`. Close it, or use it as a context manager; it also ends with the process.
+
+    Args:
+        workers: how many programs run at once.
+        limits: what each may use.
+        preload: modules imported beforehand, so that a program does not pay for it; those that are not installed
+            are left out. Not torch or others that start threads when imported.
+        found: which layers to use; those that `isolation()` finds by default.
+        allow_weak: run even where no layer keeps a program from files or the network.
+
+    Raises:
+        SandboxError: there is not enough isolation, this is not Linux, or no worker can be started.
+
+    >>> with PythonSandbox(workers=1) as sandbox:
+    ...     good, bad = sandbox.run("print(6 * 7)"), sandbox.run("assert 6 * 7 == 41")
+    >>> good.ok, good.stdout
+    (True, '42\\n')
+    >>> bad.reason, bad.error.splitlines()[-1]
+    ('exception', 'AssertionError')
+    """
+
+    def __init__(
+        self,
+        workers: int = 2,
+        *,
+        limits: Limits | None = None,
+        preload: Sequence[str] = (),
+        found: Isolation | None = None,
+        allow_weak: bool = False,
+    ) -> None:
+        self.isolation = require(found or isolation(), allow_weak=allow_weak)
+        self.limits = limits or Limits()
+        scratch = tempfile.mkdtemp(prefix="sgt-sandbox-")
+        self._emptied = weakref.finalize(self, _emptied, scratch, os.getpid())
+        settings = {
+            "layers": self.isolation.layers,
+            "readable": readable(),
+            "scratch": scratch,
+            "preload": list(preload),
+            "environment": _ENVIRONMENT,
+        }
+        self._pool = Pool("worker", workers, settings, _ENVIRONMENT)
+
+    def run(self, code: str) -> Outcome:
+        """Run a program, and say how it ended. What it does wrong is an outcome, never an exception.
+
+        Raises:
+            SandboxError: twice, the worker was lost, which a program cannot bring about by itself.
+        """
+        asked = {"code": code, "limits": asdict(self.limits)}
+        try:
+            return self._run(asked)
+        except WorkerLostError:
+            try:
+                return self._run(asked)
+            except WorkerLostError as lost:
+                raise SandboxError(f"A worker was lost twice over one program: {lost}. Is memory short here?") from lost
+
+    def _run(self, asked: object) -> Outcome:
+        with self._pool.lent() as worker:
+            return Outcome(**worker.ask(asked, self.limits.seconds + _GRACE))
+
+    def close(self) -> None:
+        """End the workers."""
+        self._pool.close()
+        self._emptied()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, raised: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _emptied(scratch: str, owner: int) -> None:
+    """Delete what workers that were killed may have left."""
+    if os.getpid() == owner:
+        remove(scratch)

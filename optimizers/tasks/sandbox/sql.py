@@ -1,0 +1,105 @@
+"""Queries that a model wrote, run on SQLite files that they can only read."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from optimizers.tasks.sandbox.isolation import Layer, isolation
+from optimizers.tasks.sandbox.limits import Cell, SqlLimits, SqlOutcome
+from optimizers.tasks.sandbox.pool import Pool, WorkerLostError
+from sgt_modules.errors import ExampleError
+
+_GRACE = 1.0  # seconds beyond a query's own; SQLite looks at the clock between two steps, and one may take long
+_USED: tuple[Layer, ...] = ("landlock", "seccomp")
+
+
+class SqlSandbox:
+    """Runs queries in `workers` processes; each opens the database anew, for reading only.
+
+    SQLite asks an authorizer before anything a query does: selecting and computing pass. Where the kernel has Landlock
+    and seccomp, the processes can neither write nor connect to anything. Any number of threads may call `run`.
+    """
+
+    def __init__(self, workers: int = 2, *, limits: SqlLimits | None = None) -> None:
+        self.limits = limits or SqlLimits()
+        layers = [each for each in _USED if each in isolation().layers]
+        self._pool = Pool("queries", workers, {"layers": layers, "limits": asdict(self.limits)}, {})
+
+    def run(self, database: Path | str, sql: str) -> SqlOutcome:
+        """A query's rows in their order, or why there are none. Whatever the query does is an outcome.
+
+        Raises:
+            ExampleError: there is no such file.
+        """
+        return self.run_all(database, [sql])[0]
+
+    def run_all(self, database: Path | str, queries: Sequence[str]) -> Sequence[SqlOutcome]:
+        """The same for several queries, each by itself, with one message to a worker."""
+        path = os.path.abspath(database)  # noqa: PTH100 - a path object is slower than the query
+        if not os.path.isfile(path):  # noqa: PTH113
+            raise ExampleError(f"Expected an SQLite file at {path}, and there is none. Check the folder of databases.")
+        try:
+            with self._pool.lent() as worker:
+                seconds = self.limits.seconds * len(queries) + _GRACE
+                said = worker.ask({"database": path, "queries": list(queries)}, seconds)["answers"]
+        except WorkerLostError as lost:
+            if len(queries) > 1:
+                return [self.run(path, each) for each in queries]
+            late = isinstance(lost.__cause__, TimeoutError)
+            why = "The query's time is up." if late else "SQLite's process ended over it, most likely without memory."
+            return [SqlOutcome((), (), why, self.limits.seconds, "time" if late else "limit")]
+        return [_outcome(each) for each in said]
+
+    def close(self) -> None:
+        """End the workers."""
+        self._pool.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, raised: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _outcome(said: dict[str, Any]) -> SqlOutcome:
+    rows = [tuple(_cell(each) for each in row) for row in said["rows"]]
+    return SqlOutcome(rows, said["columns"], said["error"], said["seconds"], said["reason"])
+
+
+def _cell(sent: Any) -> Cell:
+    return base64.b64decode(sent["base64"]) if isinstance(sent, dict) else sent
+
+
+@lru_cache(maxsize=4)
+def _shared(limits: SqlLimits, _process: int) -> SqlSandbox:
+    return SqlSandbox(limits=limits)
+
+
+def shared_sandbox(limits: SqlLimits) -> SqlSandbox:
+    """The sandbox that all callers of this process with the same limits share."""
+    return _shared(limits, os.getpid())
+
+
+def run_sql(database: Path | str, sql: str, limits: SqlLimits | None = None) -> SqlOutcome:
+    """A query's rows, from the shared sandbox.
+
+    >>> import sqlite3, tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> with sqlite3.connect(folder / "shop.sqlite") as shop:
+    ...     shop.executescript("CREATE TABLE tea (name, price); INSERT INTO tea VALUES ('green', 2.5), ('mint', NULL)")
+    <sqlite3.Cursor object at ...>
+    >>> run_sql(folder / "shop.sqlite", "SELECT name, price FROM tea ORDER BY name").rows
+    [('green', 2.5), ('mint', None)]
+    >>> run_sql(folder / "shop.sqlite", "DROP TABLE tea").error
+    'A query may only read, and this asks for DELETE sqlite_master.'
+    """
+    return shared_sandbox(limits or SqlLimits()).run(database, sql)

@@ -1,0 +1,100 @@
+"""Spider: questions over many databases, answered in SQL and judged by the rows that come back."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import dspy
+from pydantic import BaseModel
+
+from optimizers.tasks.definition import Source, Task
+from optimizers.tasks.loading import HubData, Reader
+from optimizers.tasks.rows import Pools
+from optimizers.tasks.spider_metric import spider_metric
+from optimizers.tasks.splitting import Sizes
+from sgt_modules.errors import TaskDataError
+
+DATABASES = "database"
+"""The folder of `<db_id>/<db_id>.sqlite` beside the questions, as the authors' archive has it."""
+
+
+class Row(BaseModel):
+    """A row of the hub's, whose lists of tokens are not read."""
+
+    db_id: str
+    question: str
+    query: str
+
+
+class AnswerInSQLite(dspy.Signature):
+    """Write one SQLite query that answers the question."""
+
+    tables: str = dspy.InputField(desc="the database's tables")
+    question: str = dspy.InputField()
+    sql: str = dspy.OutputField(desc="the query alone")
+
+
+@cache
+def tables_of(database: Path) -> str:
+    """The statements that made a database's tables, one after another; raises `ValueError` for what is none."""
+    try:
+        with closing(sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+            found = connection.execute("SELECT sql FROM sqlite_master WHERE type = 'table' AND sql IS NOT NULL")
+            return ";\n".join(str(sql) for (sql,) in found)
+    except sqlite3.Error as problem:
+        raise ValueError(f"db_id: {database} is no database that can be read: {problem}") from problem
+
+
+def _example(row: Row, folder: Path | None) -> dspy.Example:
+    assert folder is not None
+    database = folder / DATABASES / row.db_id / f"{row.db_id}.sqlite"
+    if not database.is_file():
+        raise ValueError(f"db_id: expected a database at {database}")
+    tables = tables_of(database)
+    fields = {"schema": tables, "tables": tables, "question": row.question}
+    example = dspy.Example(**fields, db_id=row.db_id, database=str(database), query=row.query)
+    return example.with_inputs("tables", "question")
+
+
+@dataclass(frozen=True)
+class SpiderData:
+    """Spider's loader: questions of the folder, or where it holds only databases those of the hub."""
+
+    hub: HubData[Row]
+
+    def __call__(self, data_dir: Path | None, *, reader: Reader | None = None) -> Pools:
+        """The rows; raises `TaskDataError` without a folder of databases, which the hub does not have."""
+        if data_dir is None or not (data_dir / DATABASES).is_dir():
+            came = "none was given" if data_dir is None else f"{data_dir} has none"
+            raise TaskDataError(
+                f"Spider needs a folder that holds {DATABASES}/<db_id>/<db_id>.sqlite, but {came}. The hub has its "
+                "questions alone: unpack the authors' archive (yale-lily.github.io/spider), and pass its folder as "
+                "data_dir (--data-dir)."
+            )
+        questions = (*data_dir.glob("train*"), *data_dir.glob("dev*"), *data_dir.glob("validation*"))
+        return (self.hub if questions else self.hub.from_hub)(data_dir, reader=reader)
+
+
+TASK = Task(
+    name="spider",
+    description="Questions over many databases in SQL; the rows must be right.",
+    program=AnswerInSQLite,
+    metric=spider_metric,
+    loader=SpiderData(
+        HubData(
+            hub="xlangai/spider",
+            configuration="spider",
+            revision="main",
+            splits={"train": ("train",), "test": ("validation",)},
+            row=Row,
+            example=_example,
+        )
+    ),
+    sizes=Sizes(train=300, val=300, test=1034),
+    gold=lambda example: dspy.Prediction(sql=example.query),
+    source=Source("Yu et al. 2018, arXiv 1809.08887", "CC BY-SA 4.0"),
+)
