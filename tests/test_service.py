@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -20,7 +25,7 @@ from scripted_server import Answer, ScriptedServer, serving
 
 from optimizers.cli import main
 from sgt_modules import supplement
-from sgt_modules.embedded import embedded_generator
+from sgt_modules.embedded import embedded_generator, program
 from sgt_modules.errors import SavedStateError, SetupError
 from sgt_modules.gate import Gate
 from sgt_modules.kinds import SILENCE, Supplement
@@ -365,6 +370,39 @@ def test_a_file_that_is_no_state_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "state.json").write_text(content)
     with pytest.raises(SavedStateError, match=r"state\.json"):
         opened_program(AddingProgram(), tmp_path / "state.json")
+
+
+def test_a_saved_program_is_served_in_a_fresh_process(tmp_path: Path) -> None:
+    supplement(program(), generator=embedded_generator()).save(tmp_path / "program.json")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with serving(ScriptedServer(lambda text: "SELECT 1")) as upstream:
+        words = ["serve", "sgt_modules.embedded:program", "--state", str(tmp_path / "program.json"), "--lm", "embedded"]
+        words += ["--upstream", upstream.address, "--port", str(port)]
+        command = [sys.executable, "-c", "from optimizers.cli import main; main()", *words]
+        with subprocess.Popen(command, env={**os.environ, "SGT_KEYS": KEY}, stderr=subprocess.DEVNULL) as process:
+            served_at = Served(f"http://127.0.0.1:{port}", upstream, ScriptedGenerator(writes))
+            deadline = time.monotonic() + 60
+            while not _healthy(served_at) and time.monotonic() < deadline:
+                time.sleep(0.2)
+            question = {"tables": "staff(id, name)", "question": "How many staff are there?"}
+            answer = served_at.post("/predict", question).json()
+            chat = [{"role": "user", "content": "tables: staff(id, name)\nquestion: How many staff are there?"}]
+            said = served_at.client().chat.completions.create(model="base", messages=chat)
+            process.send_signal(signal.SIGINT)
+    assert process.returncode == 0
+    assert "SELECT" in answer["outputs"]["sql"]
+    assert said.choices[0].message.content == "SELECT 1"
+    told = answer["supplements"][0]
+    assert served_at.last.endswith(f"It may be wrong.\n[{told['kind']}] {told['text']}")
+
+
+def _healthy(service: Served) -> bool:
+    try:
+        return service.get("/health").status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 def test_the_world_may_ask_only_where_there_are_keys(
