@@ -1,9 +1,13 @@
 """A run that is killed with SIGKILL at random moments, and taken up again each time, against one that nothing disturbs.
 
-The smallest world of house terms, the embedded generator, real training, and a scripted actor that notes each call it
-was paid for before it answers. Compared are the scores of every stage, the bytes of every adapter, and how many calls
-were paid twice: at most as many as were in flight at the kills. `--kills` is how often (20), `--seed` when; a run that
-ends before the last kill is followed by another. The last line is JSON.
+`--method sgt` (the default): the smallest world of house terms, the embedded generator, real training, and a scripted
+actor that notes each call it was paid for before it answers. Compared are the scores of every stage, the bytes of every
+adapter, and how many calls were paid twice: at most as many as were in flight at the kills.
+`--method spt`: house rules, a scripted actor that does as its instructions say, and the simulated corrector, both of
+which note their calls. Compared are scores, prompts and impacts.
+
+`--kills` is how often (20), `--seed` when; a run that ends before the last kill is followed by another. The last line
+is JSON.
 """
 
 from __future__ import annotations
@@ -21,23 +25,43 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import dspy
 from dspy.lm15 import Message, Request, Response, Usage
 from rich.console import Console
 from rich.table import Table
 
-from optimizers import Recipe, SGTTeleprompter, TrainingSettings
+from optimizers import Recipe, SGTTeleprompter, SPTRecipe, SupervisoryPromptTeleprompter, TrainingSettings
 from optimizers.result import result_of
 from optimizers.trl_trainer import TRLTrainer
 from sgt_modules.embedded import HouseTermsWorld, Sizes, embedded_generator, program
 from sgt_modules.embedded.models import embedded_folder
+from sgt_modules.embedded.rules import HouseRulesWorld, RulesCorrector, RuleSizes, list_program
+from sgt_modules.embedded.rules.following import obeyed
 
 THREADS = 8
 LATENCY = 0.01
 WORLD = HouseTermsWorld(0, sizes=Sizes(train=8, validation=4, test=4, shifted=4, terms=4, shifted_terms=4))
 RECIPE = Recipe(rounds=2, warm_samples=2, pool_samples=1, ood_kinds=1, concat=1, direct_samples=4)
 TRAINING = TrainingSettings(sft_epochs=2, sft_learning_rate=1e-3, dpo_learning_rate=1e-3, batch_size=8, max_length=512)
+
+
+RULES = HouseRulesWorld(0, sizes=RuleSizes(train=24, validation=16, test=16))
+PROMPTS = SPTRecipe(variant="pc", rounds=4, impact_examples=10)
+
+
+def note(notes: Path, what: str) -> None:
+    """Write down a call before it is answered."""
+    with notes.open("a") as file:
+        file.write(hashlib.sha256(what.encode()).hexdigest() + "\n")
+    time.sleep(LATENCY)
+
+
+def answered(request: Request, text: str, answer: str) -> Response:
+    """A response of so many words."""
+    usage = Usage(input_tokens=len(text.split()), output_tokens=1, total_tokens=len(text.split()) + 1)
+    return Response(id=None, model=request.model, message=Message.assistant(answer), finish_reason="stop", usage=usage)
 
 
 @dataclass(frozen=True)
@@ -48,16 +72,53 @@ class NotingActor:
 
     def complete(self, request: Request) -> Response:
         text = request.messages[-1].text or ""
-        with self.notes.open("a") as file:
-            file.write(hashlib.sha256(text.encode()).hexdigest() + "\n")
-        time.sleep(LATENCY)
+        note(self.notes, text)
         asked = next(each for split in WORLD.splits.values() for each in split if each.question in text)
         helped = len(text.partition("[[ ## supplement ## ]]")[2].partition("[[ ##")[0].strip()) % 2
         answer = f"[[ ## sql ## ]]\n{WORLD.gold_sql(asked) if helped else 'SELECT 1'}\n\n[[ ## completed ## ]]"
-        usage = Usage(input_tokens=len(text.split()), output_tokens=1, total_tokens=len(text.split()) + 1)
-        return Response(
-            id=None, model=request.model, message=Message.assistant(answer), finish_reason="stop", usage=usage
-        )
+        return answered(request, text, answer)
+
+
+@dataclass(frozen=True)
+class NotingFollower:
+    """Does as its instructions say; it notes who asks what before it answers."""
+
+    notes: Path
+
+    def complete(self, request: Request) -> Response:
+        system, text = str(request.system), request.messages[-1].text or ""
+        note(self.notes, f"{system} {text}")
+        instructions = system.rpartition("your objective is:")[2]
+        fields = [part.partition(" ## ]]")[2].strip() for part in text.partition("\n\nRespond")[0].split("[[ ## ")[1:]]
+        said = f"[[ ## reasoning ## ]]\nAs told.\n\n[[ ## answer ## ]]\n{obeyed(instructions, *fields)}"
+        answer = f"{said}\n\n[[ ## completed ## ]]"
+        return answered(request, text, answer)
+
+
+class NotingCorrector(RulesCorrector):
+    """The simulated corrector; it notes what it is asked before it answers."""
+
+    notes: Path
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        note(self.notes, f"{kwargs['messages']} {kwargs['rollout_id']}")
+        return super().__call__(*args, **kwargs)
+
+
+def session_of_prompts(folder: Path) -> None:
+    """As `session`, of Supervisory Prompt Training."""
+    corrector = NotingCorrector(seed=0)
+    corrector.notes = folder / "notes"
+    lm = dspy.LM("noting/follower", engine=NotingFollower(folder / "notes"), cache=False, num_retries=0)
+    teleprompter = SupervisoryPromptTeleprompter(
+        RULES.metric, corrector, recipe=PROMPTS, num_threads=THREADS, log_dir=folder / "run", display_progress=False
+    )
+    print("ready", flush=True)
+    with dspy.context(lm=lm):
+        student = list_program(RULES.instructions)
+        result = teleprompter.compile(student, trainset=RULES.train, valset=RULES.val).detailed_results
+    stages = {stage.name: [stage.score, stage.prompts] for stage in result.stages}
+    print(json.dumps({"stages": stages, "briefs": result.briefs, "impacts": result.impact_table()}))
 
 
 def session(folder: Path) -> None:
@@ -79,11 +140,11 @@ def session(folder: Path) -> None:
     print(json.dumps({"scores": {stage.name: stage.score for stage in result.stages}, "weights": weights}))
 
 
-def worked(folder: Path, seconds: float | None = None) -> tuple[str | None, float]:
+def worked(folder: Path, method: str, seconds: float | None = None) -> tuple[str | None, float]:
     """A session in a process of its own, killed that long after it is ready: what it printed last, None if it was
     killed, and how long it worked.
     """
-    command = [sys.executable, __file__, "--session", str(folder)]
+    command = [sys.executable, __file__, "--method", method, "--session", str(folder)]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ))
     assert child.stdout is not None
     child.stdout.readline()
@@ -97,7 +158,7 @@ def worked(folder: Path, seconds: float | None = None) -> tuple[str | None, floa
 
 
 def stage_of(folder: Path) -> str:
-    """Where a run stands: the stages that are trained."""
+    """Where a run stands: the stages that are finished."""
     stages = folder / "run" / "stages.json"
     return ", ".join(json.loads(stages.read_text())) if stages.exists() else "nothing"
 
@@ -107,23 +168,25 @@ def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__)
     asked.add_argument("--kills", type=int, default=20)
     asked.add_argument("--seed", type=int, default=0)
+    asked.add_argument("--method", choices=("sgt", "spt"), default="sgt")
     asked.add_argument("--session", type=Path)
     options = asked.parse_args()
     if options.session is not None:
-        session(options.session)
+        (session if options.method == "sgt" else session_of_prompts)(options.session)
         return
     rng, table = random.Random(options.seed), Table("kill", "run", "after seconds", "finished by then", "calls so far")
     kills, runs, twice, same = 0, 0, 0, True
     with tempfile.TemporaryDirectory() as scratch:
         whole = Path(scratch) / "whole"
         whole.mkdir()
-        expected, seconds = worked(whole)
+        expected, seconds = worked(whole, options.method)
         while kills < options.kills:  # a run that ends before the last kill is compared, and another begins
             runs += 1
             broken, said = Path(scratch) / str(runs), None
             broken.mkdir()
             while said is None:
-                said, took = worked(broken, rng.uniform(0.0, seconds) if kills < options.kills else None)
+                after = rng.uniform(0.0, seconds) if kills < options.kills else None
+                said, took = worked(broken, options.method, after)
                 if said is None:
                     kills += 1
                     table.add_row(*map(str, (kills, runs, round(took, 1), stage_of(broken), calls(broken).total())))

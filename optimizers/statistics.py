@@ -57,6 +57,19 @@ def mcnemar(gained: int, lost: int) -> float:
     return float(binomtest(gained, gained + lost, 0.5).pvalue)
 
 
+def spearman(first: Sequence[float], second: Sequence[float]) -> float:
+    """Spearman's rank correlation in [-1, 1], with mean ranks for ties; 0.0 where either side does not vary.
+
+    >>> round(spearman([-0.1, 0.0, 0.0, 0.2], [-1, 0, 0, 1]), 3), spearman([1, 2], [3, 3])
+    (1.0, 0.0)
+    """
+    if len(set(first)) < 2 or len(set(second)) < 2:
+        return 0.0
+    from scipy.stats import spearmanr
+
+    return float(cast("Any", spearmanr(first, second)).statistic)
+
+
 def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> tuple[float, float]:
     """An interval for the mean of scores in [0, 1], (low, high): Wilson's where all are 0 or 1, else Student's t.
 

@@ -35,17 +35,17 @@ def stage_table(demonstration: Demonstration) -> Table:
     """A row a stage: its score on every split, with a 95 % interval on test; fits 80 columns."""
     summary, scored = demonstration.summary, demonstration.scored
     seconds = {stage.name: f"{stage.seconds:.0f}" for stage in demonstration.result.stages}
-    table = _table(f"House terms, seed {summary['seed']}: score by stage")
+    table = plain_table(f"House terms, seed {summary['seed']}: score by stage")
     for column in ("stage", "val", "test", "95 %", "terms", "plain", "shifted", "actor 2", "seconds"):
         table.add_column(column, justify="left" if column == "stage" else "right", no_wrap=True)
     for name, row in summary["scores"].items():
         chosen = name == summary["selected"]
         table.add_row(
             f"{name} *" if chosen else name,
-            _score(row["val"]),
-            _score(row["test"]),
-            _interval(scored[name]["test"]),
-            *(_score(row[split]) for split in ("test_terms", "test_plain", "shifted", "transfer")),
+            short(row["val"]),
+            short(row["test"]),
+            share_interval(scored[name]["test"]),
+            *(short(row[split]) for split in ("test_terms", "test_plain", "shifted", "transfer")),
             seconds.get(name, ""),
             style="bold" if chosen else "",
         )
@@ -54,13 +54,14 @@ def stage_table(demonstration: Demonstration) -> Table:
     return table
 
 
-def _table(title: str) -> Table:
+def plain_table(title: str) -> Table:
+    """An empty table as all of ours look."""
     return Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
 
 
 def kinds_table(summary: Mapping[str, Any]) -> Table:
     """The kinds of the supplements on test by their share, a row a stage."""
-    table = _table("Kinds of supplement on test")
+    table = plain_table("Kinds of supplement on test")
     table.add_column("stage", no_wrap=True)
     table.add_column("share of each kind")
     for stage, shares in summary["kinds"].items():
@@ -113,13 +114,14 @@ def _memory_lines(peaks: Mapping[str, Mapping[str, float]]) -> list[str]:
     ]
 
 
-def _interval(rollouts: Sequence[Rollout]) -> str:
+def share_interval(rollouts: Sequence[Rollout]) -> str:
+    """The 95 % interval of the share of rollouts that won, as `.48-.61`."""
     judged = [rollout for rollout in rollouts if rollout.reward is not None]
     low, high = wilson_interval(sum(rollout.won() for rollout in judged), len(judged))
-    return f"{_score(low, 2)}-{_score(high, 2)}"
+    return f"{short(low, 2)}-{short(high, 2)}"
 
 
-def _score(value: float, places: int = 3) -> str:
+def short(value: float, places: int = 3) -> str:
     """A score as papers print it: `.375`."""
     text = f"{value:.{places}f}"
     return text if value >= 1 else text.lstrip("0")

@@ -5,12 +5,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 BENCHMARK = Path(__file__).parent.parent / "benchmarks" / "bench_kill.py"
 
 
-def test_a_run_killed_at_random_moments_ends_as_one_that_was_not() -> None:
+@pytest.mark.parametrize("method", ["sgt", "spt"])
+def test_a_run_killed_at_random_moments_ends_as_one_that_was_not(method: str) -> None:
     done = subprocess.run(
-        [sys.executable, str(BENCHMARK), "--kills", "2", "--seed", "1"],
+        [sys.executable, str(BENCHMARK), "--method", method, "--kills", "2", "--seed", "1"],
         capture_output=True,
         text=True,
         timeout=600,

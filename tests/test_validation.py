@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 
 import dspy
@@ -106,6 +107,15 @@ def test_a_program_with_an_actor_for_each_predictor_passes() -> None:
     program.set_lm(actor())
     with dspy.context(lm=None):
         check_program(program)
+
+
+def test_a_checked_program_gives_dspy_nothing_to_warn_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DSPy says that `forward` should not be called by hand, wherever it is looked up."""
+    warned: list[str] = []
+    monkeypatch.setattr(logging.getLogger("dspy.primitives.module"), "handle", lambda record: warned.append(record.msg))
+    with dspy.context(lm=ScriptedEngine(lambda _: reply(answer="a")).lm()):
+        check_program(dspy.ChainOfThought("question -> answer"), [dspy.Example(question="q").with_inputs("question")])
+    assert warned == []
 
 
 def test_a_predictor_without_an_actor_is_named() -> None:

@@ -1,14 +1,17 @@
-"""What a command prints: JSON and nothing else, or what a person reads."""
+"""What commands have in common: options, and how they print what was found."""
 
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console, RenderableType
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+
+Size = Literal["light", "medium", "heavy"]
+"""A recipe's sizes, spelled here as the recipe's own room brings DSPy along."""
 
 STOPPED = 3
 """Exit code of a run that a budget ended before its end."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from optimizers.commands.output import STOPPED, AsJson, tell
+from optimizers.commands.output import STOPPED, AsJson, Size, tell
 
 if TYPE_CHECKING:
     import dspy
@@ -25,9 +25,7 @@ Metric = Annotated[str, typer.Option(help="The metric as module:attribute.")]
 Inputs = Annotated[str, typer.Option(help="Names of the input fields, commas between; the program's own by default.")]
 Actor = Annotated[str, typer.Option("--lm", help="The frozen model, such as openai/gpt-4.1-mini, or embedded.")]
 Generator = Annotated[str, typer.Option(help="The model to train: a hub id, a folder, or embedded.")]
-Auto = Annotated[
-    Literal["light", "medium", "heavy"], typer.Option(help="How much is sampled: heavy is the paper's recipe.")
-]
+Auto = Annotated[Size, typer.Option(help="How much is sampled: heavy is the paper's recipe.")]
 Rounds = Annotated[int | None, typer.Option(help="Rounds of DPO, where not the recipe's.")]
 Seed = Annotated[int, typer.Option(help="Draws every choice of the run.")]
 Threads = Annotated[int | None, typer.Option(help="Program runs at once.")]

@@ -1,7 +1,7 @@
-"""The embedded models, ready to use: two frozen actors behind `dspy.LM` and one untrained generator.
+"""The embedded models, ready to use: three frozen actors behind `dspy.LM` and one untrained generator.
 
 They are small Qwen3-architecture transformers, pretrained by `sgt_modules.embedded.pretrain` on random worlds, so that
-the whole method runs without a model hub. They know this package's tables and nothing else.
+both methods run without a model hub. They know this package's tables, or its house rules, and nothing else.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = SHIPPED
 
-ActorName = Literal["actor", "second-actor"]
+ActorName = Literal["actor", "second-actor", "rule-follower"]
 
 DTYPE = "float64"
 """Twice the width of the weights: a batch's make-up then can't move a logit far enough to flip a token, so the same
@@ -38,7 +38,7 @@ def _engine(name: str) -> LocalEngine:
 
 
 def embedded_folder(name: str) -> Path:
-    """The `transformers` folder of an embedded model: `actor`, `second-actor` or `generator`.
+    """The `transformers` folder of an embedded model: `generator` or an actor's name.
 
     Raises:
         GeneratorNotFoundError: no such model is shipped.
@@ -51,7 +51,9 @@ def embedded_folder(name: str) -> Path:
 
 
 def embedded_actor(name: ActorName = "actor", *, cache: bool = False) -> dspy.LM:
-    """A frozen actor that answers DSPy's prompts on this machine; `second-actor` differs in size and seed.
+    """A frozen actor that answers DSPy's prompts on this machine.
+
+    `actor` writes SQL, as does `second-actor`, of another size and seed; `rule-follower` answers questions about lists.
 
     Calls are decoded greedily and served together in batches. `cache` is DSPy's own, off by default: a run's store
     keeps what was paid, and only a program of several predictors repeats calls within its runs.

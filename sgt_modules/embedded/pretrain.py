@@ -1,6 +1,6 @@
 """Pretrain the embedded models from scratch: `python -m sgt_modules.embedded.pretrain`.
 
-Two actors and one generator, seeded, on the CPU. The weights that ship with the package were made by this command.
+Three actors and one generator, seeded, on the CPU. The weights that ship with the package were made by this command.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import itertools
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,8 +18,10 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+from sgt_modules.embedded.rules import pieces as rules_pieces
+from sgt_modules.embedded.rules import stream as rules_stream
 from sgt_modules.embedded.streams import Turn, stream
-from sgt_modules.embedded.tokenizer import END, PAD, START, build_tokenizer
+from sgt_modules.embedded.tokenizer import END, PAD, START, build_tokenizer, pieces
 
 
 def _processor() -> str:
@@ -38,6 +40,9 @@ TOKENS_A_ROW = 64
 BFLOAT16 = "avx512_bf16" in _processor()
 """Whether this machine computes in bfloat16 by itself; where it must emulate it, single precision is far faster."""
 
+RULES, HARD_RULES = "rules", "hard rules"
+"""The streams of house rules, which have a vocabulary of their own; the others are of house terms."""
+
 SAID_EVERY = 100
 """Steps between two lines of progress."""
 
@@ -46,8 +51,9 @@ SAID_EVERY = 100
 class Recipe:
     """One model: its size, its seed, its stream and how long it trains.
 
-    With `start`, it goes on from that model's weights, which must be of the same size: a generator then need not learn
-    anew to copy words.
+    `widening` is how many times as wide as the model its feed-forward layers are. With `start`, it goes on from that
+    model's weights, which must be of the same size: a generator then need not learn anew to copy words. A second row of
+    one name goes on from the first.
     """
 
     name: str
@@ -59,13 +65,14 @@ class Recipe:
     batch: int = 96
     learning_rate: float = 2.5e-3
     start: str = ""
+    widening: int = 3
 
     def config(self, vocabulary: int, end: int, pad: int) -> Qwen3Config:
         """The model's shape, for a vocabulary and its end and padding tokens."""
         return Qwen3Config(
             vocab_size=vocabulary,
             hidden_size=self.hidden,
-            intermediate_size=3 * self.hidden,
+            intermediate_size=self.widening * self.hidden,
             num_hidden_layers=self.layers,
             num_attention_heads=self.hidden // 32,
             num_key_value_heads=self.hidden // 64,
@@ -78,10 +85,18 @@ class Recipe:
         )
 
 
+FOLLOWER = Recipe(
+    "rule-follower", RULES, hidden=128, layers=4, seed=4, steps=3000, batch=24, learning_rate=3e-3, widening=1
+)
+
 RECIPES: tuple[Recipe, ...] = (
     Recipe("actor", "actor", hidden=128, layers=4, seed=1, steps=4000),
     Recipe("second-actor", "actor", hidden=192, layers=3, seed=2, steps=1800),
     Recipe("generator", "generator", hidden=128, layers=4, seed=3, steps=1000, learning_rate=2e-3, start="actor"),
+    FOLLOWER,
+    replace(FOLLOWER, seed=5, steps=2000, learning_rate=2.5e-3, start=FOLLOWER.name),
+    replace(FOLLOWER, stream=HARD_RULES, seed=6, steps=1500, learning_rate=2e-3, start=FOLLOWER.name),
+    replace(FOLLOWER, seed=7, steps=600, learning_rate=1e-3, start=FOLLOWER.name),
 )
 
 
@@ -108,7 +123,11 @@ class Encoder:
 
 def batches(recipe: Recipe, encode: Encoder, pad: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Ids and targets, each [rows, width]: batches of about equal token counts, each of about equally long rows."""
-    conversations = stream(recipe.stream, recipe.seed)
+    if recipe.stream in (RULES, HARD_RULES):
+        more = rules_stream.HARD if recipe.stream == HARD_RULES else ()
+        conversations = rules_stream.stream(recipe.seed, more=more)
+    else:
+        conversations = stream(recipe.stream, recipe.seed)
     shuffle = torch.Generator().manual_seed(recipe.seed)
     while True:
         pool = sorted((encode(next(conversations)) for _ in range(POOL * recipe.batch)), key=lambda row: len(row[0]))
@@ -143,7 +162,8 @@ def learning_rate(recipe: Recipe, step: int) -> float:
 def pretrain(recipe: Recipe, output: Path) -> None:
     """Train one model and write it with its tokenizer as a `transformers` folder."""
     torch.manual_seed(recipe.seed)
-    tokenizer = build_tokenizer()
+    of_rules = recipe.stream in (RULES, HARD_RULES)
+    tokenizer = build_tokenizer(rules_pieces.pieces() if of_rules else pieces())
     end, pad = (int(tokenizer.vocab[token]) for token in (END, PAD))
     if recipe.start:
         model = Qwen3ForCausalLM.from_pretrained(output / recipe.start, use_safetensors=True)
@@ -185,7 +205,7 @@ def _write(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: 
 def main() -> None:
     """Pretrain all models, or those named, in the table's order: the generator goes on from the actor."""
     parser = argparse.ArgumentParser(description=__doc__)
-    known = [recipe.name for recipe in RECIPES]
+    known = list(dict.fromkeys(recipe.name for recipe in RECIPES))
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(known)}; all by default")
     parser.add_argument("--output", type=Path, default=WEIGHTS, help="where each model's folder goes")
     chosen = parser.parse_args()

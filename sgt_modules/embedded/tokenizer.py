@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import dspy
@@ -107,8 +107,8 @@ def pieces() -> list[str]:
     return list(dict.fromkeys(piece for piece in every if piece))
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """The tokenizer in `transformers`' fast form, with a chat template in Qwen3's shape.
+def build_tokenizer(known: Sequence[str] | None = None) -> PreTrainedTokenizerFast:
+    """The tokenizer in `transformers`' fast form, with a chat template in Qwen3's shape; of `pieces` by default.
 
     Segmentation is Unigram's with equal scores, which is the fewest pieces; unknown characters become bytes.
     """
@@ -119,7 +119,8 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     fallback = [f"<0x{byte:02X}>" for byte in range(256)]
     vocabulary = [(PAD, -100.0), (START, -100.0), (END, -100.0), *((byte, -100.0) for byte in fallback)]
     # Among equally few pieces, a space goes with the word after it: the same segmentation wherever a text stands.
-    vocabulary += [(piece, -1.001 if piece.endswith(" ") else -1.0) for piece in pieces()]
+    known = pieces() if known is None else known
+    vocabulary += [(piece, -1.001 if piece.endswith(" ") else -1.0) for piece in known]
     model = Tokenizer(Unigram(vocabulary, unk_id=0, byte_fallback=True))
     model.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=model, eos_token=END, pad_token=PAD, padding_side="left")

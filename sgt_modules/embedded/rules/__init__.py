@@ -1,0 +1,7 @@
+"""House rules: a simulated world for prompts, whose actor does as the sentences of its instructions say."""
+
+from sgt_modules.embedded.rules.corrector import RulesCorrector
+from sgt_modules.embedded.rules.program import list_program
+from sgt_modules.embedded.rules.world import RULES_FULL, RULES_QUICK, HouseRulesWorld, RuleSizes
+
+__all__ = ["RULES_FULL", "RULES_QUICK", "HouseRulesWorld", "RuleSizes", "RulesCorrector", "list_program"]

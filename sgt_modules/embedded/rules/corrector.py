@@ -1,0 +1,151 @@
+"""The corrector of house rules, simulated: a script behind `dspy.LM` that writes prompts, and briefs, by chance.
+
+It reads what a corrector reads (the brief, the prompt with its impacts, the mistakes) and knows which sentences there
+are, but not which of them help. What it writes depends on the request, its seed and the call's `rollout_id` alone.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterable, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import dspy
+from dspy.lm15 import Message, Request, Response, Usage
+
+from sgt_modules.embedded.rules.conventions import ASKED, IDLE, KINDS, kind_of, understood
+
+ABOUT_A_MISTAKE = 0.5
+"""How often a new sentence is about a question of the mistakes, where the brief names no topic; else about anything."""
+
+IDLY = 0.3
+"""How often a sentence about anything is an idle one."""
+
+FORGOTTEN = 0.1
+"""How often a sentence is left out where no impacts are written."""
+
+_FIELD = re.compile(r"\[\[ ## (\w+) ## \]\]\n(.*?)(?=\n\n\[\[ ## |\n\nRespond with|\Z)", re.DOTALL)
+_SENTENCE = re.compile(r"([^.\[\]]+\.)(?:\s*\[impact ([+-][\d.]+)[^\]]*\])?")
+_QUESTION = re.compile(r"^  question: (.+)$", re.MULTILINE)
+_LOOK = re.compile(r"Look at ([^.]+)\.")
+
+_SAMPLE: ContextVar[int] = ContextVar("_SAMPLE", default=0)
+
+
+class RulesCorrector(dspy.LM):
+    """A simulated corrector, for `SupervisoryPromptTeleprompter` on the house-rules world.
+
+    Asked for a prompt, it keeps the sentences of the present one but those whose written impact is negative, and writes
+    one or two new ones: half of them about a question that was answered wrong, in any reading; the others about
+    anything. A brief that says `Look at ...` has it write one about each topic named there. A sentence about a kind
+    replaces the one before it. Asked for a brief, it has the brief look at the topics of the mistakes that it reads.
+
+    >>> lm = RulesCorrector(seed=0)
+    >>> written = dspy.Predict("step, prompt, mistakes -> new_prompt")
+    >>> with dspy.context(lm=lm):
+    ...     read = {"prompt": "Be polite. [impact -0.10 ± 0.05]", "mistakes": "  question: Name the pair."}
+    ...     print(written(step="", **read).new_prompt)
+    The size of a list is written as a word. By pair we mean items one and three.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__(f"simulated/rules-corrector-{seed}", engine=_Writer(seed), cache=False, num_retries=0)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """As any LM; `rollout_id` (an LM around this one may have had it) tells samples of the same request apart."""
+        sample = _SAMPLE.set(int(kwargs.get("rollout_id") or _SAMPLE.get()))
+        try:
+            return super().__call__(*args, **kwargs)
+        finally:
+            _SAMPLE.reset(sample)
+
+
+@dataclass(frozen=True)
+class _Writer:
+    seed: int
+
+    def complete(self, request: Request) -> Response:
+        brief = str(request.system or "").rpartition("your objective is:")[2]
+        asked = request.messages[-1].text or ""
+        fields = dict(_FIELD.findall(asked))
+        rng = random.Random(f"{self.seed}|{_SAMPLE.get()}|{brief}|{asked}")
+        if "meta_prompt" in fields:
+            said = f"[[ ## new_meta_prompt ## ]]\n{improved(fields['meta_prompt'], fields['mistakes'])}"
+        else:
+            said = f"[[ ## new_prompt ## ]]\n{corrected(brief, fields['prompt'], fields['mistakes'], rng)}"
+        read, wrote = len(f"{brief} {asked}".split()), len(said.split())
+        return Response(
+            id=None,
+            model=request.model,
+            message=Message.assistant(f"{said}\n\n[[ ## completed ## ]]"),
+            finish_reason="stop",
+            usage=Usage(input_tokens=read, output_tokens=wrote, total_tokens=read + wrote),
+        )
+
+
+def corrected(brief: str, prompt: str, mistakes: str, rng: random.Random) -> str:
+    """A new prompt for a prompt with its impacts and the mistakes made under it."""
+    read = [(sentence.strip(), impact) for sentence, impact in _SENTENCE.findall(prompt)]
+    measured = any(impact for _, impact in read)
+    kept = [each for each, impact in read if float(impact or 0) >= 0 and (measured or rng.random() >= FORGOTTEN)]
+    for sentence in _new_ones(brief, mistakes, kept, rng):
+        about = understood(sentence)
+        kept = [each for each in kept if each != sentence and not _same_kind(understood(each), about)]
+        kept.append(sentence)
+    return " ".join(kept)
+
+
+def _same_kind(one: tuple[str, str] | None, other: tuple[str, str] | None) -> bool:
+    return one is not None and other is not None and one[0] == other[0]
+
+
+def _new_ones(brief: str, mistakes: str, kept: Sequence[str], rng: random.Random) -> list[str]:
+    held = dict(filter(None, map(understood, kept)))
+    if topics := _topics(brief):
+        return [_about(kind, held, rng) for kind in topics]
+    wrong = kinds_in(mistakes)
+    said: list[str] = []
+    for _ in range(rng.randint(1, 2)):
+        if wrong and rng.random() < ABOUT_A_MISTAKE:
+            said.append(_about(rng.choice(wrong), held, rng))
+        elif rng.random() < IDLY:
+            said.append(rng.choice(IDLE))
+        else:
+            said.append(_about(rng.choice(list(ASKED)), held, rng))
+    return said
+
+
+def _about(kind: str, held: dict[str, str], rng: random.Random) -> str:
+    """A sentence about a kind, in any reading but the one that the prompt names already."""
+    readings = [each for each in KINDS[kind].readings if each != held.get(kind)]
+    return rng.choice(KINDS[kind].said(rng.choice(readings)))
+
+
+def kinds_in(mistakes: str) -> list[str]:
+    """The kinds of the questions that the mistakes show, each once.
+
+    >>> kinds_in("Question:\\n  question: Name the pair.\\nWritten:\\n  answer: fig")
+    ['pair']
+    """
+    return list(dict.fromkeys(filter(None, map(kind_of, _QUESTION.findall(mistakes)))))
+
+
+def _topics(brief: str) -> list[str]:
+    named = {each.strip() for found in _LOOK.findall(brief) for each in found.split(",")}
+    return [name for name, kind in KINDS.items() if kind.topic in named]
+
+
+def improved(brief: str, mistakes: str) -> str:
+    """The brief with the topics of the mistakes to look at, in place of those it named before.
+
+    >>> improved("Write rules. Look at sizes.", "  question: Name the pair.")
+    'Write rules. Look at pairs.'
+    """
+    return f"{_LOOK.sub('', brief).strip()} Look at {', '.join(_topics_of(kinds_in(mistakes)))}."
+
+
+def _topics_of(kinds: Iterable[str]) -> list[str]:
+    return [KINDS[name].topic for name in kinds]
