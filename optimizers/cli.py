@@ -1,22 +1,18 @@
-"""The `sgt` command."""
+"""The `sgt` command: its groups in `commands/`, and how it ends."""
 
 from __future__ import annotations
 
-import json
+import os
 import sys
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+import traceback
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from optimizers.commands import comparisons, demos, doctor, runs, serve, training
 from optimizers.processes import gathered
-from optimizers.recipe import Auto, Recipe
 from sgt_modules.errors import SetupError, SGTError
-
-if TYPE_CHECKING:
-    from optimizers.spt_recipe import Variant
+from sgt_modules.redaction import redacted
 
 app = typer.Typer(
     name="sgt",
@@ -27,191 +23,51 @@ app = typer.Typer(
 
 
 @app.callback()
-def _root() -> None:
-    """Commands stand below; `sgt COMMAND --help` says more of each."""
-
-
-@app.command()
-def demo(
-    method: Annotated[str, typer.Option(help="sgt; spt, or spt_pc whose corrector rewrites its brief.")] = "sgt",
-    seed: Annotated[int, typer.Option(help="Draws the world and every choice of the run.")] = 0,
-    log_dir: Annotated[Path | None, typer.Option(help="The run's folder; a fresh one under runs/ by default.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="A smaller world, in at most two minutes.")] = False,
-    silent: Annotated[bool, typer.Option("--silent", help="No progress; the tables only.")] = False,
+def _root(
+    context: typer.Context,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show the traceback of an error.")] = False,
 ) -> None:
-    """Run a method on its embedded world and score every stage: sgt on house terms, spt on house rules.
+    """A small model learns what to tell a frozen one. `sgt COMMAND --help` says more of each command.
 
-    Example: sgt demo --seed 0 --log-dir runs/demo
+    Exit codes: 0 done; 1 something failed, or the doctor found a fault; 2 a mistake in what was given; 3 a budget
+    ended a run; 130 Ctrl-C.
     """
-    if method != "sgt":
-        _demo_of_prompts(method, seed, log_dir, quick=quick, silent=silent)
-        return
-    from optimizers.demo import FULL_SCALE, QUICK_SCALE, demonstrate
-    from optimizers.tables import show_demonstration
-
-    scale = QUICK_SCALE if quick else FULL_SCALE
-    demonstration = demonstrate(seed, log_dir=log_dir, scale=scale, display=False if silent else None)
-    if gathered().main:
-        show_demonstration(demonstration, Console())
+    context.ensure_object(dict)["verbose"] = verbose
 
 
-def _demo_of_prompts(method: str, seed: int, log_dir: Path | None, *, quick: bool, silent: bool) -> None:
-    from optimizers.spt_demo import SPT_FULL, SPT_QUICK, demonstrate_prompts
-    from optimizers.spt_tables import show_prompt_demonstration
-
-    variants: dict[str, Variant] = {"spt": "p", "spt_p": "p", "spt_pc": "pc"}
-    if method not in variants:
-        raise SetupError(f"Expected the method sgt, {' or '.join(variants)}, got {method!r}.")
-    scale, display = SPT_QUICK if quick else SPT_FULL, False if silent else None
-    found = demonstrate_prompts(seed, variant=variants[method], log_dir=log_dir, scale=scale, display=display)
-    show_prompt_demonstration(found, Console())
-
-
-@app.command()
-def compare(
-    task: Annotated[
-        str, typer.Option(help="embedded, the world of house terms; embedded-spt, house rules.")
-    ] = "embedded",
-    seeds: Annotated[str, typer.Option(help="Seeds, with commas between.")] = "0,1,2",
-    contenders: Annotated[str, typer.Option(help="Names, with commas between; all that ship by default.")] = "",
-    budget: Annotated[int | None, typer.Option(help="Actor calls a contender may make to be compiled.")] = None,
-    gold: Annotated[bool, typer.Option("--gold", help="Training examples show their gold output.")] = False,
-    quick: Annotated[bool, typer.Option("--quick", help="A smaller world, in at most ten minutes.")] = False,
-    with_controls: Annotated[bool, typer.Option("--controls", help="SGT's controls, too.")] = False,
-    log_dir: Annotated[Path | None, typer.Option(help="The comparison's folder; goes on with one begun.")] = None,
-    page: Annotated[Path | None, typer.Option(help="Write the tables as a page too, .html or .md.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
-) -> None:
-    """Compile one program with every optimizer on the same data and budget, and score them on the same test set.
-
-    Example: sgt compare --task embedded --seeds 0,1,2 --log-dir runs/compare
-    """
-    from optimizers.comparison import Comparison, Controls, pooled
-    from optimizers.comparison.embedded import compare_embedded, controls_embedded
-    from optimizers.comparison.rules import compare_rules
-
-    if task not in ("embedded", "embedded-spt"):
-        raise SetupError(f"Expected the task 'embedded' or 'embedded-spt', got {task!r}.")
-    if task == "embedded-spt" and (gold or with_controls):
-        raise SetupError("Expected neither --gold nor --controls with embedded-spt: both are about supplements.")
-    comparison = compare_rules if task == "embedded-spt" else partial(compare_embedded, gold=gold)
-    found = comparison(
-        [name for name in contenders.split(",") if name] or None,
-        seeds=_numbers(seeds),
-        quick=quick,
-        budget=budget,
-        log_dir=log_dir,
-        display_progress=False if as_json else None,
-    )
-    parts: list[Comparison | Controls] = [found]
-    if with_controls:
-        each = controls_embedded(found.log_dir, seeds=found.seeds, quick=quick, budget=budget)
-        parts += [pooled(each), *each]
-    if page is not None and page.suffix == ".html":
-        found.to_html(page)
-    elif page is not None:
-        page.write_text("\n".join(part.to_markdown() for part in parts), encoding="utf-8")
-    if as_json:
-        more = {"controls": [part.content() for part in parts[1:]]} if with_controls else {}
-        print(json.dumps({**found.content(), **more}, indent=2))
-    else:
-        Console().print(*parts)
-
-
-@app.command()
-def bench(
-    task: Annotated[str, typer.Argument(help="A task's name, path/to/file.py:TASK or module:TASK.")],
-    actor: Annotated[str, typer.Option(help="The frozen model, such as openai/gpt-4.1-mini.")] = "",
-    data_dir: Annotated[Path | None, typer.Option(help="A folder of the task's rows; the hub by default.")] = None,
-    check: Annotated[bool, typer.Option("--check", help="Only check the rows: gold answers must score 1.0.")] = False,
-    limit: Annotated[int | None, typer.Option(min=1, help="Examples in each split, at most.")] = None,
-    contenders: Annotated[str, typer.Option(help="Names, with commas between.")] = "none,sgt",
-    seeds: Annotated[str, typer.Option(help="Seeds, with commas between.")] = "0",
-    budget: Annotated[int | None, typer.Option(help="Actor calls a contender may make to be compiled.")] = None,
-    generator: Annotated[
-        str, typer.Option(help="The model to train: hub id, folder, or the embedded one.")
-    ] = "embedded",
-    auto: Annotated[
-        Auto, typer.Option(help="How much SGT samples: light, medium, or heavy as in the paper.")
-    ] = "light",
-    api_base: Annotated[str, typer.Option(help="The address of the actor's server.")] = "",
-    reflection: Annotated[
-        str, typer.Option(help="The LM that writes instructions, for contenders that need one.")
-    ] = "",
-    judge: Annotated[str, typer.Option(help="The LM that judges open answers, where the task takes one.")] = "",
-    metric: Annotated[str, typer.Option(help="Another of the task's metrics, by name.")] = "",
-    threads: Annotated[int, typer.Option(help="Program runs at once.")] = 8,
-    log_dir: Annotated[Path | None, typer.Option(help="The comparison's folder; goes on with one begun.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
-) -> None:
-    """Compile a task's program with SGT and others for any actor, and compare them on its test questions.
-
-    Example: sgt bench gsm8k --actor openai/gpt-4.1-mini --generator Qwen/Qwen3-1.7B --limit 100
-    """
-    from optimizers.tasks import checked
-    from optimizers.tasks.calling import actor_of, wished
-
-    console, wanted = Console(stderr=True), wished(task, metric=metric, judge=judge)
-    if check:
-        report = checked(wanted, data_dir)
-        console.print(*report.notes, sep="\n", end="\n" if report.notes else "")
-        print(json.dumps(report.content()))
-        raise typer.Exit(int(bool(report.bad_rows)))
-    from optimizers.tasks.benching import run
-
-    found = run(
-        wanted,
-        actor_of(actor, wanted, api_base=api_base),
-        data_dir=data_dir,
-        limit=limit,
-        contenders=[name for name in contenders.split(",") if name],
-        seeds=_numbers(seeds),
-        budget=budget,
-        generator=generator,
-        recipe=Recipe.auto(auto),
-        reflection_lm=actor_of(reflection) if reflection else None,
-        num_threads=threads,
-        log_dir=log_dir,
-        display_progress=False if as_json else None,
-    )
-    if as_json:
-        print(json.dumps(found.content(), indent=2))
-    else:
-        Console().print(found)
-
-
-def _numbers(text: str) -> list[int]:
-    try:
-        return [int(each) for each in text.split(",")]
-    except ValueError:
-        raise SetupError(f"Expected numbers with commas between, got {text!r}.") from None
-
-
-@app.command()
-def export(
-    run: Annotated[Path, typer.Argument(help="The run's folder.")],
-    to: Annotated[str, typer.Option(help="parquet, jsonl, or hub-format (a folder that datasets.load_dataset reads).")],
-    output: Annotated[Path, typer.Option(help="A new folder for the tables.")],
-) -> None:
-    """Write a run's rollouts, and the rows it was trained on as TRL reads them, as tables.
-
-    Example: sgt export runs/demo --to parquet --output demo-tables
-    """
-    from optimizers.export import Format, export
-
-    console = Console()
-    for each in export(run, cast("Format", to), output):
-        console.print(f"{each.file}: {each.rows:,} rows", soft_wrap=True, highlight=False)
+app.command()(demos.demo)
+app.command()(comparisons.compare)
+app.command()(comparisons.bench)
+app.command("compile")(training.compile_)
+app.command()(training.estimate)
+app.command()(runs.report)
+app.command()(runs.inspect)
+app.command()(runs.export)
+app.command()(serve.serve)
+app.command()(doctor.doctor)
 
 
 def main() -> None:
-    """Run the command; a mistake of the user's ends with one line and exit code 2, not with a traceback.
+    """Run the command; what goes wrong ends with one line and an exit code, and with a traceback only if asked for.
 
-    Of several processes, the main one says it.
+    A mistake of the user's has exit code 2, anything else 1. Of several processes, the main one says it.
     """
+    said: dict[str, bool] = {}
     try:
-        app()
-    except SGTError as error:
+        app(obj=said)
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+    except Exception as error:  # noqa: BLE001 - the last place where anybody can tell a person
+        if said.get("verbose"):
+            traceback.print_exc()
         if gathered().main:
-            print(f"sgt: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+            print(_told(error), file=sys.stderr)
+        raise SystemExit(2 if isinstance(error, SetupError) else 1) from None
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, SGTError):
+        return f"sgt: {error}"
+    first = str(error).partition("\n")[0]
+    return f"sgt: {type(error).__name__}: {redacted(first)} (sgt --verbose COMMAND shows where)"

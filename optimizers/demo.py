@@ -22,6 +22,7 @@ from optimizers.processes import gathered
 from optimizers.progress import Reporter, reporter
 from optimizers.recipe import Recipe
 from optimizers.records import Rollout
+from optimizers.report import write_report
 from optimizers.result import SGTResult, result_of
 from optimizers.reward import Scorer
 from optimizers.rollouts import Actor
@@ -51,6 +52,12 @@ LOUD_SCALE = Scale(FULL, Recipe(silence=False))
 
 QUICK_SCALE = Scale(QUICK, replace(FULL_SCALE.recipe, rounds=2, direct_samples=12))
 """A world of eight terms and two rounds."""
+
+TINY_SCALE = Scale(
+    Sizes(train=4, validation=4, test=4, shifted=4, terms=4, shifted_terms=4),
+    Recipe(rounds=1, warm_samples=1, pool_samples=1, ood_kinds=1, concat=1, max_per_kind=4, pair_cap=2),
+)
+"""Every step once, in seconds: whether it works, not how well."""
 
 TRAINING = TrainingSettings(
     sft_epochs=10,
@@ -114,6 +121,7 @@ def demonstrate(
         scored = score_stages(world, result, reporter(display))
         summary = summarize(world, result, scored, seconds=time.perf_counter() - began)
         RunFolder(result.log_dir).write("summary.json", summary)
+        write_report(result.log_dir)
         return scored, summary
 
     scored, summary = gathered().once(finish)

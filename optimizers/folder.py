@@ -6,6 +6,8 @@ import getpass
 import json
 import os
 import platform
+import shlex
+import sys
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,10 +21,14 @@ from filelock import FileLock, Timeout
 
 from optimizers.safe_reading import object_in
 from sgt_modules.errors import RunFolderError
+from sgt_modules.redaction import redacted
 
 _PACKAGES = ("dspy-sgt", "dspy", "torch", "transformers", "trl", "peft")
 _OWN = {"run.lock", "owner.json"}
 """What a run that was killed at its very start may have left."""
+
+RESULT = "result.json"
+"""What a run came to: the stage that was selected, each stage's validation score, notes, and where it was stopped."""
 
 SHORT = 80
 """Letters in which a message shows both values of a setting."""
@@ -80,8 +86,8 @@ class RunFolder:
     def take_up(self, settings: Mapping[str, object], free: Mapping[str, object] | None = None) -> dict[str, Any]:
         """Begin a run of these settings, or go on with one; what its `run.json` says.
 
-        `free` settings are recorded, and may be others when a run goes on. A run has an `id`, and the `versions` of the
-        packages it began with.
+        `free` settings are recorded, and may be others when a run goes on. A run has an `id`, the `versions` of the
+        packages it began with, and the `command` that began it.
 
         Raises:
             RunFolderError: the folder holds a run with other settings, or something that is no run.
@@ -92,6 +98,7 @@ class RunFolder:
         wanted, loose = (json.loads(json.dumps(each or {}, default=str)) for each in (settings, free))
         if known is None:
             known = {"id": uuid.uuid4().hex, "settings": wanted, "versions": _versions(), "created": _now()}
+            known["command"] = _command()
         elif changed := _changes(known.get("settings"), wanted):
             raise RunFolderError(
                 f"{self.path} holds a run with other settings: {'; '.join(changed)}. "
@@ -165,6 +172,19 @@ def _user() -> str:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _command() -> str:
+    """The command line of this process, without what looks like a key; empty where nobody typed one."""
+    first, *rest = sys.argv or [""]
+    main = getattr(sys.modules.get("__main__"), "__spec__", None)
+    if first in ("", "-c", "-") or "ipykernel" in first:
+        return ""
+    if main is not None:
+        begin = ["python", "-m", main.name.removesuffix(".__main__")]
+    else:
+        begin = ["python", first] if first.endswith(".py") else [Path(first).name]
+    return redacted(shlex.join([*begin, *rest]))
 
 
 def _versions() -> dict[str, str]:

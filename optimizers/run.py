@@ -224,9 +224,11 @@ class Run:
 
     def finish(self) -> dspy.Module:
         """The best stage's program so far: a new one, with `detailed_results`."""
+        selected = self._best().name if self._stages else "none"
+        self._session.finish(selected, {stage.name: stage.score for stage in self._stages})
         result = SGTResult(
             stages=tuple(self._stages),
-            selected=self._best().name if self._stages else "none",
+            selected=selected,
             spent=self._spent(),
             notes=tuple(self._session.notes),
             log_dir=self._folder.path,

@@ -13,9 +13,10 @@ import dspy
 from optimizers.budget import Budget, Limits
 from optimizers.evaluation import Evaluator
 from optimizers.fingerprints import described, scope_of
-from optimizers.folder import RunFolder, versions_apart
+from optimizers.folder import RESULT, RunFolder, versions_apart
 from optimizers.interrupts import stopping
 from optimizers.progress import Reporter
+from optimizers.report import write_report
 from optimizers.result import Spent
 from optimizers.reward import Metric, Scorer, check_metric
 from optimizers.rollouts import Actor
@@ -202,6 +203,15 @@ class Session:
         """Say something that a person should know, and keep it for the result."""
         self.notes.append(text)
         self.reporter.say(text)
+
+    def finish(self, selected: str, scores: Mapping[str, float]) -> None:
+        """Keep what the run came to, validation scores by stage, and write its page."""
+        told = {"selected": selected, "scores": dict(scores), "notes": self.notes, "stopped": self.stopped}
+        self.folder.write(RESULT, told)
+        try:
+            write_report(self.folder.path, store=self.actor.store)
+        except Exception as problem:  # noqa: BLE001 - a page that cannot be made is no reason to lose a paid run
+            self.note(f"{self.folder.path} has no report ({type(problem).__name__}: {problem}). See sgt report.")
 
     @property
     def paid(self) -> Spent:

@@ -23,6 +23,7 @@ from optimizers.impact import SentenceImpact, Way, impacts, prompts_to_run, subs
 from optimizers.memory import MARK
 from optimizers.progress import reporter
 from optimizers.records import Rollout
+from optimizers.report import write_report
 from optimizers.reward import Scorer
 from optimizers.rollouts import Actor
 from optimizers.sentences import sentences
@@ -123,7 +124,7 @@ def demonstrate_prompts(
             actor = Actor(student, Scorer(world.metric), store, scope, num_threads=THREADS)
             test = Evaluator(actor, "test", world.test, view)
             tested = {
-                _shown(stage.name): test.of(with_instructions(student, stage.prompts)).as_it_is(f"test {stage.name}")
+                _shown(stage.name): test.of(with_instructions(student, stage.prompts)).as_it_is(stage.name)
                 for stage in result.stages
             }
             rng = random.Random(f"{seed}-panel")
@@ -132,6 +133,7 @@ def demonstrate_prompts(
             judged = [each for _ in range(scale.panels) for each in _panel(world, part, rng)]
     summary = summarize_prompts(world, variant, result, tested, judged, seconds=time.perf_counter() - began)
     RunFolder(result.log_dir).write("summary.json", summary)
+    write_report(result.log_dir)
     return PromptDemonstration(world, result, tested, judged, summary)
 
 

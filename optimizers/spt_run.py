@@ -233,9 +233,11 @@ class PromptRun:
     def finish(self) -> dspy.Module:
         """The best stage's program so far: a new one, with `detailed_results`."""
         best = self._stages[-1] if self._stages and self._recipe.choice == "last" else self._best()
+        selected = best.name if best else "student"
+        self._session.finish(selected, {stage.name: stage.score for stage in self._stages})
         result = SPTResult(
             stages=tuple(self._stages),
-            selected=best.name if best else "student",
+            selected=selected,
             rounds=tuple(self._rounds),
             briefs=tuple(self._briefs),
             spent=self._spent(),

@@ -14,7 +14,9 @@ SECRET = re.compile(r"(^|_)(key|token|password|credentials?|headers?|authorizati
 ADDRESSES = ("api_base", "base_url", "model_list")
 """What in an LM's settings says where requests, and with them the key, are sent."""
 
-_IN_ENVIRONMENT = re.compile(r"_(API_KEY|KEY|TOKEN|SECRET|PASSWORD)$")
+IN_ENVIRONMENT = re.compile(r"_(API_KEY|KEY|TOKEN|SECRET|PASSWORD)$")
+"""The names of environment variables that hold one."""
+
 _ADDRESS_IN_ENVIRONMENT = re.compile(r"_(API_BASE|BASE_URL)$")
 _LEAST = 6
 """Characters of the shortest secret that is looked for: a shorter one would be found in ordinary words."""
@@ -41,7 +43,7 @@ def redacted(text: str, lms: Iterable[object] = ()) -> str:
     >>> redacted("Authorization: Bearer abc.def.ghi, and sk-proj-0123456789 too")
     'Authorization: Bearer <key>, and <key> too'
     """
-    keys, addresses = set(_in_environment(_IN_ENVIRONMENT)), set(_in_environment(_ADDRESS_IN_ENVIRONMENT))
+    keys, addresses = set(_in_environment(IN_ENVIRONMENT)), set(_in_environment(_ADDRESS_IN_ENVIRONMENT))
     for lm in lms:
         settings = cast("Mapping[str, object]", getattr(lm, "kwargs", {}))
         keys.update(_values(settings, secret=False))

@@ -75,6 +75,19 @@ class ScriptedServer:
         return 200, f"Success: LoRA adapter '{name}' added successfully."
 
 
+def streamed_answer(content: Any) -> bytes:
+    """A completion as server-sent events, a word each."""
+    about = {name: content[name] for name in ("id", "created", "model")} | {"object": "chat.completion.chunk"}
+    words = content["choices"][0]["message"]["content"].split(" ")
+    deltas: list[dict[str, str]] = [{"content": word if n == 0 else f" {word}"} for n, word in enumerate(words)]
+    ends = [None] * len(deltas) + ["stop"]
+    events = [
+        {**about, "choices": [{"index": 0, "delta": delta, "finish_reason": end}]}
+        for delta, end in zip([*deltas, {}], ends, strict=True)
+    ]
+    return b"".join(b"data: " + json.dumps(each).encode() + b"\n\n" for each in events) + b"data: [DONE]\n\n"
+
+
 @contextmanager
 def serving(server: ScriptedServer) -> Iterator[ScriptedServer]:
     """Inside, the server answers at its `address`."""
@@ -85,9 +98,17 @@ def serving(server: ScriptedServer) -> Iterator[ScriptedServer]:
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             status, content = server.answered(self.path, body, self.headers)
-            raw = json.dumps(content).encode()
+            streamed = status == 200 and bool(body.get("stream"))
+            raw = streamed_answer(content) if streamed else json.dumps(content).encode()
+            self.answer(status, raw, "text/event-stream" if streamed else "application/json")
+
+        def do_GET(self) -> None:
+            models = {"object": "list", "data": [{"id": "base", "object": "model", "created": 0, "owned_by": "test"}]}
+            self.answer(200, json.dumps(models).encode(), "application/json")
+
+        def answer(self, status: int, raw: bytes, kind: str) -> None:
             self.send_response(status)
-            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(raw)))
             self.send_header("Retry-After", "0")
             self.end_headers()

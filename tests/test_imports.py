@@ -13,3 +13,16 @@ def test_importing_a_package_loads_no_torch(package: str) -> None:
     code = f"import sys, {package}; print(sorted({{'torch', 'transformers', 'trl', 'peft'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_public_names_are_loaded_at_their_first_use_and_all_there() -> None:
+    code = (
+        "import sys, sgt_modules, optimizers\n"
+        "assert 'dspy' not in sys.modules\n"
+        "for package in (sgt_modules, optimizers):\n"
+        "    assert all(hasattr(package, name) for name in package.__all__)\n"
+        "    assert not hasattr(package, 'nothing')\n"
+        "print('dspy' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True"

@@ -21,9 +21,9 @@ from optimizers.folder import RunFolder
 from optimizers.progress import reporter
 from optimizers.recipe import Recipe
 from optimizers.records import Rollout
+from optimizers.report.figures import grouped
 from optimizers.result import SGTResult, result_of
 from optimizers.sgt import SGTTeleprompter
-from optimizers.statistics import mean_interval
 from optimizers.summary import kind_shares
 from optimizers.training import Trainer
 from optimizers.validation import check_splits
@@ -62,12 +62,8 @@ def success_by_kind(rollouts: Sequence[Rollout]) -> list[KindSuccess]:
 
     Kinds are chosen where they promise most, so these are no fair comparison of kinds: `always` of `controls` is.
     """
-    of_kind: dict[str, list[float]] = {}
-    for rollout in rollouts:
-        if rollout.reward is not None:
-            of_kind.setdefault(rollout.supplement.kind, []).append(rollout.reward.score)
-    ranked = sorted(of_kind.items(), key=lambda each: (-len(each[1]), each[0]))
-    return [KindSuccess(kind, len(own), sum(own) / len(own), mean_interval(own)) for kind, own in ranked]
+    groups = grouped((each.supplement.kind, each.reward.score) for each in rollouts if each.reward is not None)
+    return [KindSuccess(each.name, each.runs, each.score, each.interval) for each in groups]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from io import StringIO
 from rich.console import Console, RenderableType
 
 from optimizers.comparison.standing import Row
+from optimizers.report.texts import p_text, share, signed
 
 COLUMNS = (
     "contender",
@@ -65,22 +66,3 @@ def printed(shown: RenderableType, *, width: int) -> str:
     text = StringIO()
     Console(file=text, width=width, highlight=False).print(shown)
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
-
-
-def share(value: float | None) -> str:
-    """A score or a spread, or nothing."""
-    return "" if value is None else f"{value:.3f}"
-
-
-def signed(value: float | None) -> str:
-    """A gain with its sign, or nothing."""
-    return "" if value is None else f"{value:+.3f}"
-
-
-def p_text(value: float | None) -> str:
-    """A p-value as papers print it.
-
-    >>> p_text(0.0213), p_text(0.0002)
-    ('.021', '<.001')
-    """
-    return "" if value is None else "<.001" if value < 0.001 else f"{value:.3f}".lstrip("0")

@@ -13,7 +13,8 @@ from optimizers.comparison.conditions import Budget, Means, Problem
 from optimizers.comparison.contenders import CONTENDERS, Contender, ContenderLike
 from optimizers.comparison.naming import contender_of
 from optimizers.comparison.outcomes import Outcome, Skipped
-from optimizers.comparison.result import Comparison
+from optimizers.comparison.page import FILE as PAGE
+from optimizers.comparison.result import FILE, Comparison
 from optimizers.comparison.standing import NONE, standing
 from optimizers.folder import RunFolder
 from optimizers.prices import priced
@@ -122,7 +123,8 @@ def compare_problems(
         skipped = [each for each in found if isinstance(each, Skipped)]
         rows = standing([outcome for own in found if not isinstance(own, Skipped) for outcome in own], skipped)
         result = Comparison(task, budget.words, tuple(problems), tuple(rows), folder.path)
-        folder.write("comparison.json", result.content())
+        folder.write(FILE, result.content())
+        result.to_html(folder.path / PAGE)
     return result
 
 

@@ -11,9 +11,10 @@ from rich.box import SIMPLE
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 
-from optimizers.comparison.cells import p_text, printed, share, signed
+from optimizers.comparison.cells import printed
 from optimizers.comparison.noise import Noise
 from optimizers.records import Rollout
+from optimizers.report.texts import p_text, share, signed, span
 from optimizers.statistics import gain_interval, mean_interval, paired_p
 
 _COLUMNS = ("control", "score", "95 %", "gain", "95 % of it", "p", "p sel", "n")
@@ -199,15 +200,3 @@ def pooled(found: Sequence[Controls]) -> Controls:
 
 def _cells(row: ControlRow) -> list[str]:
     return [row.name, *row.cells, p_text(row.p_selected), str(row.questions)]
-
-
-def span(interval: tuple[float, float] | None) -> str:
-    """Both ends, with signs where one is below 0.
-
-    >>> span((-0.05, 0.1)), span((0.2, 0.35))
-    ('-0.050..+0.100', '0.200-0.350')
-    """
-    if interval is None:
-        return ""
-    low, high = interval
-    return f"{low:+.3f}..{high:+.3f}" if low < 0 else f"{low:.3f}-{high:.3f}"

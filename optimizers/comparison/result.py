@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from rich.box import SIMPLE
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 
 from optimizers.comparison.cells import COLUMNS, LEGEND, SCORES, cells_of, printed
+from optimizers.comparison.outcomes import Cost
 from optimizers.comparison.standing import Row
+from optimizers.folder import RunFolder
+from optimizers.safe_reading import entry
+from sgt_modules.errors import RunFolderError
 
 if TYPE_CHECKING:
     import pandas as pd
+
+FILE = "comparison.json"
+"""Where a comparison's folder keeps what was found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +89,21 @@ class Comparison:
         ]
         return {"task": self.task, "budget": self.budget, "seeds": list(self.seeds), "rows": rows}
 
+    @classmethod
+    def read(cls, folder: str | Path) -> Comparison:
+        """The comparison that lies in a folder; raises `RunFolderError` where there is none."""
+        path = Path(folder)
+        content, file = RunFolder(path).read(FILE), path / FILE
+        if content is None:
+            raise RunFolderError(f"{path} holds no {FILE}. Pass the folder of a comparison that came to its end.")
+        rows = cast("list[dict[str, Any]]", entry(content, "rows", list, [], file=file))
+        task, budget = (entry(content, name, str, "", file=file) for name in ("task", "budget"))
+        seeds = cast("list[int]", entry(content, "seeds", list, [], file=file))
+        try:
+            return cls(task, budget, tuple(seeds), tuple(_row(row) for row in rows), path)
+        except (TypeError, ValueError, KeyError, AttributeError) as problem:
+            raise RunFolderError(f"{file} should hold the rows of a comparison: {problem}.") from problem
+
     def to_frame(self) -> pd.DataFrame:
         """A pandas frame, a row a contender, with the fields of `content`'s rows; costs as `compiling.usd`."""
         import pandas as pd
@@ -100,7 +122,7 @@ class Comparison:
         from optimizers.comparison.page import page
 
         target = Path(file)
-        target.write_text(page(self), encoding="utf-8")
+        target.write_text(page(self, beside=target.parent), encoding="utf-8")
         return target
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -123,3 +145,30 @@ class Comparison:
 
     def __str__(self) -> str:
         return printed(self, width=120)
+
+
+def _row(content: Mapping[str, Any]) -> Row:
+    """A row as `content` tells it."""
+    plain = (
+        "name",
+        "test",
+        "gain",
+        "relative_gain",
+        "p_value",
+        "p_best",
+        "best_other",
+        "spread",
+        "unanswered",
+        "skipped",
+    )
+    answer = dict(content["answer"])
+    extra, latency = answer.pop("extra_tokens"), answer.pop("latency")
+    return Row(
+        **{name: content[name] for name in plain},
+        interval=None if content["interval"] is None else (content["interval"][0], content["interval"][1]),
+        by_seed={int(seed): float(score) for seed, score in content["by_seed"].items()},
+        compiling=Cost(**content["compiling"]),
+        answer=Cost(**answer),
+        extra_tokens=extra,
+        latency=latency,
+    )

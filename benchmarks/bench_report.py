@@ -1,0 +1,73 @@
+"""The page of a run of 10,000 and of 100,000 made-up rollouts: its size, and seconds until a browser can use it.
+
+Texts are of random words, 50 to 90 of them a supplement and a prompt. The last line as JSON. Without Chromium and
+Playwright the seconds are missing.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from browser import chromium, opened
+from run_folders import met, run_folder
+
+from optimizers.records import Rollout
+from optimizers.report import write_report
+from sgt_modules.kinds import KINDS
+
+SIZES = (10_000, 100_000)
+QUESTIONS = 300
+
+
+def rollouts(count: int, rng: random.Random) -> Iterator[Rollout]:
+    """So many rollouts: four stages on validation, and a warm start with two rounds."""
+    words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(3, 9))) for _ in range(4000)]
+
+    def text(most: int) -> str:
+        return " ".join(rng.choices(words, k=rng.randint(most // 2, most)))
+
+    prompts = [f"Task: do it.\nquestion: {text(60)}" for _ in range(QUESTIONS)]
+    scored = [(f"{stage}/val", n) for stage in ("none", "sft", "dpo1", "dpo2") for n in range(QUESTIONS)]
+    tried = [(rng.choice(["warm", "round 1", "round 2"]), rng.randrange(QUESTIONS)) for _ in range(count - len(scored))]
+    for stage, n in [*scored, *tried]:
+        told = "" if stage == "none/val" else text(90)
+        kind, score = rng.choice([*KINDS]), float(rng.random() < 0.5)
+        yield met(stage, n, score, kind=kind, text=told, answer=text(40), prompt=prompts[n], feedback=text(8))
+
+
+def measured(count: int) -> dict[str, float | None]:
+    """The page of so many rollouts."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = run_folder(Path(scratch) / "run", rollouts(count, random.Random(0)))
+        began = time.perf_counter()
+        page = write_report(folder)
+        found: dict[str, float | None] = {
+            "rollouts": count,
+            "megabytes": round(page.stat().st_size / 2**20, 1),
+            "written_s": round(time.perf_counter() - began, 1),
+            "usable_s": None,
+        }
+        try:
+            with chromium() as browser, opened(browser, page) as tab:
+                found["usable_s"] = round(tab.took, 2)
+        except pytest.skip.Exception as reason:
+            print(f"Not opened: {reason}")
+    return found
+
+
+if __name__ == "__main__":
+    rows = [measured(count) for count in SIZES]
+    for row in rows:
+        print(row)
+    peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    print(json.dumps({"pages": rows, "peak_mb": peak}))

@@ -1,0 +1,131 @@
+"""`sgt compare` and `sgt bench`: contenders under one budget, on the embedded worlds or on a task."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from optimizers.commands.output import AsJson, Size, tell
+from sgt_modules.errors import SetupError
+
+if TYPE_CHECKING:
+    from optimizers.comparison import Comparison, Controls
+
+
+def compare(
+    task: Annotated[
+        str, typer.Option(help="embedded, the world of house terms; embedded-spt, house rules.")
+    ] = "embedded",
+    seeds: Annotated[str, typer.Option(help="Seeds, with commas between.")] = "0,1,2",
+    contenders: Annotated[str, typer.Option(help="Names, with commas between; all that ship by default.")] = "",
+    budget: Annotated[int | None, typer.Option(help="Actor calls a contender may make to be compiled.")] = None,
+    gold: Annotated[bool, typer.Option("--gold", help="Training examples show their gold output.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="A smaller world, in at most ten minutes.")] = False,
+    with_controls: Annotated[bool, typer.Option("--controls", help="SGT's controls, too.")] = False,
+    log_dir: Annotated[Path | None, typer.Option(help="The comparison's folder; goes on with one begun.")] = None,
+    page: Annotated[Path | None, typer.Option(help="Write the tables as a page too, .html or .md.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compile one program with every optimizer on the same data and budget, and score them on the same test set.
+
+    Example: sgt compare --task embedded --seeds 0,1,2 --log-dir runs/compare
+    """
+    from optimizers.comparison import pooled
+    from optimizers.comparison.embedded import compare_embedded, controls_embedded
+    from optimizers.comparison.rules import compare_rules
+
+    if task not in ("embedded", "embedded-spt"):
+        raise SetupError(f"Expected the task 'embedded' or 'embedded-spt', got {task!r}.")
+    if task == "embedded-spt" and (gold or with_controls):
+        raise SetupError("Expected neither --gold nor --controls with embedded-spt: both are about supplements.")
+    comparison = compare_rules if task == "embedded-spt" else partial(compare_embedded, gold=gold)
+    found = comparison(
+        [name for name in contenders.split(",") if name] or None,
+        seeds=_numbers(seeds),
+        quick=quick,
+        budget=budget,
+        log_dir=log_dir,
+        display_progress=False if as_json else None,
+    )
+    parts: list[Comparison | Controls] = [found]
+    if with_controls:
+        each = controls_embedded(found.log_dir, seeds=found.seeds, quick=quick, budget=budget)
+        parts += [pooled(each), *each]
+    if page is not None and page.suffix == ".html":
+        found.to_html(page)
+    elif page is not None:
+        page.write_text("\n".join(part.to_markdown() for part in parts), encoding="utf-8")
+    more = {"controls": [part.content() for part in parts[1:]]} if with_controls else {}
+    tell({**found.content(), **more}, *parts, as_json=as_json)
+
+
+def bench(
+    task: Annotated[str, typer.Argument(help="A task's name, path/to/file.py:TASK or module:TASK.")],
+    actor: Annotated[str, typer.Option(help="The frozen model, such as openai/gpt-4.1-mini.")] = "",
+    data_dir: Annotated[Path | None, typer.Option(help="A folder of the task's rows; the hub by default.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Only check the rows: gold answers must score 1.0.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Examples in each split, at most.")] = None,
+    contenders: Annotated[str, typer.Option(help="Names, with commas between.")] = "none,sgt",
+    seeds: Annotated[str, typer.Option(help="Seeds, with commas between.")] = "0",
+    budget: Annotated[int | None, typer.Option(help="Actor calls a contender may make to be compiled.")] = None,
+    generator: Annotated[
+        str, typer.Option(help="The model to train: hub id, folder, or the embedded one.")
+    ] = "embedded",
+    auto: Annotated[
+        Size, typer.Option(help="How much SGT samples: light, medium, or heavy as in the paper.")
+    ] = "light",
+    api_base: Annotated[str, typer.Option(help="The address of the actor's server.")] = "",
+    reflection: Annotated[
+        str, typer.Option(help="The LM that writes instructions, for contenders that need one.")
+    ] = "",
+    judge: Annotated[str, typer.Option(help="The LM that judges open answers, where the task takes one.")] = "",
+    metric: Annotated[str, typer.Option(help="Another of the task's metrics, by name.")] = "",
+    threads: Annotated[int, typer.Option(help="Program runs at once.")] = 8,
+    log_dir: Annotated[Path | None, typer.Option(help="The comparison's folder; goes on with one begun.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compile a task's program with SGT and others for any actor, and compare them on its test questions.
+
+    Example: sgt bench gsm8k --actor openai/gpt-4.1-mini --generator Qwen/Qwen3-1.7B --limit 100
+    """
+    from rich.console import Console
+
+    from optimizers.tasks import checked
+    from optimizers.tasks.calling import actor_of, wished
+
+    console, wanted = Console(stderr=True), wished(task, metric=metric, judge=judge)
+    if check:
+        report = checked(wanted, data_dir)
+        console.print(*report.notes, sep="\n", end="\n" if report.notes else "")
+        print(json.dumps(report.content()))
+        raise typer.Exit(int(bool(report.bad_rows)))
+    from optimizers.recipe import Recipe
+    from optimizers.tasks.benching import run
+
+    found = run(
+        wanted,
+        actor_of(actor, wanted, api_base=api_base),
+        data_dir=data_dir,
+        limit=limit,
+        contenders=[name for name in contenders.split(",") if name],
+        seeds=_numbers(seeds),
+        budget=budget,
+        generator=generator,
+        recipe=Recipe.auto(auto),
+        reflection_lm=actor_of(reflection) if reflection else None,
+        num_threads=threads,
+        log_dir=log_dir,
+        display_progress=False if as_json else None,
+    )
+    tell(found.content(), found, as_json=as_json)
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(each) for each in text.split(",")]
+    except ValueError:
+        raise SetupError(f"Expected numbers with commas between, got {text!r}.") from None

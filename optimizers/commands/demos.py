@@ -1,0 +1,60 @@
+"""`sgt demo`: each method on its embedded world."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from optimizers.commands.output import AsJson, tell
+from optimizers.processes import gathered
+from sgt_modules.errors import SetupError
+
+if TYPE_CHECKING:
+    from optimizers.spt_recipe import Variant
+
+
+def demo(
+    method: Annotated[str, typer.Option(help="sgt; spt, or spt_pc whose corrector rewrites its brief.")] = "sgt",
+    seed: Annotated[int, typer.Option(help="Draws the world and every choice of the run.")] = 0,
+    log_dir: Annotated[Path | None, typer.Option(help="The run's folder; a fresh one under runs/ by default.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A smaller world, in at most two minutes.")] = False,
+    silent: Annotated[bool, typer.Option("--silent", help="No progress; the tables only.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a method on its embedded world and score every stage: sgt on house terms, spt on house rules.
+
+    Example: sgt demo --seed 0 --log-dir runs/demo
+    """
+    if method != "sgt":
+        _of_prompts(method, seed, log_dir, quick=quick, silent=silent, as_json=as_json)
+        return
+    from rich.console import Console
+
+    from optimizers.demo import FULL_SCALE, QUICK_SCALE, demonstrate
+    from optimizers.tables import show_demonstration
+
+    scale = QUICK_SCALE if quick else FULL_SCALE
+    demonstration = demonstrate(seed, log_dir=log_dir, scale=scale, display=False if silent or as_json else None)
+    if gathered().main and as_json:
+        tell({**demonstration.summary, "log_dir": str(demonstration.result.log_dir)}, as_json=True)
+    elif gathered().main:
+        show_demonstration(demonstration, Console())
+
+
+def _of_prompts(method: str, seed: int, log_dir: Path | None, *, quick: bool, silent: bool, as_json: bool) -> None:
+    from rich.console import Console
+
+    from optimizers.spt_demo import SPT_FULL, SPT_QUICK, demonstrate_prompts
+    from optimizers.spt_tables import show_prompt_demonstration
+
+    variants: dict[str, Variant] = {"spt": "p", "spt_p": "p", "spt_pc": "pc"}
+    if method not in variants:
+        raise SetupError(f"Expected the method sgt, {' or '.join(variants)}, got {method!r}.")
+    scale, display = SPT_QUICK if quick else SPT_FULL, False if silent or as_json else None
+    found = demonstrate_prompts(seed, variant=variants[method], log_dir=log_dir, scale=scale, display=display)
+    if as_json:
+        tell({**found.summary, "log_dir": str(found.result.log_dir)}, as_json=True)
+    else:
+        show_prompt_demonstration(found, Console())

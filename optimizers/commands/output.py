@@ -1,0 +1,27 @@
+"""What commands have in common: options, and how they print what was found."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console, RenderableType
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+
+Size = Literal["light", "medium", "heavy"]
+"""A recipe's sizes, spelled here as the recipe's own room brings DSPy along."""
+
+STOPPED = 3
+"""Exit code of a run that a budget ended before its end."""
+
+
+def tell(content: object, *shown: RenderableType, as_json: bool) -> None:
+    """Print the content as JSON, or else what is to be shown."""
+    if as_json:
+        print(json.dumps(content, indent=2, ensure_ascii=False, default=str))
+    else:
+        console = Console(markup=False, emoji=False, highlight=False)
+        for each in shown:
+            console.print(each, soft_wrap=isinstance(each, str))

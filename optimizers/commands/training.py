@@ -1,0 +1,187 @@
+"""`sgt compile` and `sgt estimate`: a program given as `module:attribute`, data as files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from optimizers.commands.output import STOPPED, AsJson, Size, tell
+
+if TYPE_CHECKING:
+    import dspy
+
+    from optimizers.budget import Limits
+    from optimizers.sgt import SGTTeleprompter
+
+_DATA = "Examples, a row each: .jsonl, .csv or .parquet"
+Program = Annotated[str, typer.Argument(help="The program as module:attribute, or a function there that makes it.")]
+Train = Annotated[Path, typer.Option(help=f"{_DATA}.")]
+Val = Annotated[Path | None, typer.Option(help=f"{_DATA}; by default 30 % of the training examples are held out.")]
+Metric = Annotated[str, typer.Option(help="The metric as module:attribute.")]
+Inputs = Annotated[str, typer.Option(help="Names of the input fields, commas between; the program's own by default.")]
+Actor = Annotated[str, typer.Option("--lm", help="The frozen model, such as openai/gpt-4.1-mini, or embedded.")]
+Generator = Annotated[str, typer.Option(help="The model to train: a hub id, a folder, or embedded.")]
+Auto = Annotated[Size, typer.Option(help="How much is sampled: heavy is the paper's recipe.")]
+Rounds = Annotated[int | None, typer.Option(help="Rounds of DPO, where not the recipe's.")]
+Seed = Annotated[int, typer.Option(help="Draws every choice of the run.")]
+Threads = Annotated[int | None, typer.Option(help="Program runs at once.")]
+LogDir = Annotated[Path | None, typer.Option(help="The run's folder; goes on with one begun. Fresh by default.")]
+
+
+def compile_(
+    program: Program,
+    train: Train,
+    metric: Metric,
+    val: Val = None,
+    inputs: Inputs = "",
+    lm: Actor = "",
+    generator: Generator = "Qwen/Qwen3-1.7B",
+    auto: Auto = "light",
+    rounds: Rounds = None,
+    seed: Seed = 0,
+    threads: Threads = None,
+    log_dir: LogDir = None,
+    max_actor_calls: Annotated[int | None, typer.Option(help="The most calls of the frozen model.")] = None,
+    max_cost_usd: Annotated[float | None, typer.Option(help="The most dollars for them.")] = None,
+    max_seconds: Annotated[float | None, typer.Option(help="The most seconds at work.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The compiled program; program.json in the folder by default.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a generator for a program, and save the program that reads its supplements.
+
+    Exit codes: 0 done; 2 a mistake in what was given; 3 a budget ended it, and the same command with a larger one and
+    its --log-dir goes on; 130 Ctrl-C, likewise.
+
+    Example: sgt compile app:program --train train.jsonl --metric app:metric --lm openai/gpt-4.1-mini --log-dir runs/a
+    """
+    from optimizers.budget import Limits
+    from optimizers.report import FILE
+    from optimizers.result import result_of
+
+    student, examples, more = _given(program, train, val, inputs)
+    limits = Limits(max_actor_calls, max_cost_usd, max_seconds)
+    with _acting(lm):
+        sgt = _teleprompter(metric, generator, auto, rounds, seed, threads, log_dir, limits, silent=as_json)
+        better = sgt.compile(student, trainset=examples, valset=more)
+    result = result_of(better)
+    saved = out or result.log_dir / "program.json"
+    better.save(saved)
+    scores = {stage.name: round(stage.score, 4) for stage in result.stages}
+    content = {
+        "selected": result.selected,
+        "scores": scores,
+        "program": str(saved),
+        "log_dir": str(result.log_dir),
+        "report": str(result.log_dir / FILE),
+        "actor_calls": result.spent.actor_calls,
+        "cost_usd": result.spent.cost,
+        "seconds": round(result.spent.total, 1),
+        "notes": list(result.notes),
+        "stopped": result.stopped,
+    }
+    told = ", ".join(f"{name} {score:.3f}" for name, score in scores.items())
+    lines = [
+        f"Validation: {told}.",
+        f"Selected: {result.selected}.",
+        f"Program: {saved}",
+        f"Report: {content['report']}",
+    ]
+    tell(content, *lines, as_json=as_json)
+    if result.stopped:
+        raise typer.Exit(STOPPED)
+
+
+def estimate(
+    program: Program,
+    train: Train,
+    metric: Metric,
+    val: Val = None,
+    inputs: Inputs = "",
+    lm: Actor = "",
+    generator: Generator = "Qwen/Qwen3-1.7B",
+    auto: Auto = "light",
+    rounds: Rounds = None,
+    seed: Seed = 0,
+    threads: Threads = None,
+    log_dir: LogDir = None,
+    probe: Annotated[int, typer.Option(help="Examples to run first, which is paid for; 0 pays nothing.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """What compile would take, stage by stage: calls, and with a probe tokens, dollars and seconds.
+
+    Example: sgt estimate app:program --train train.jsonl --metric app:metric --lm openai/gpt-4.1-mini --probe 30
+    """
+    from dataclasses import asdict
+
+    from optimizers.budget import Limits
+
+    student, examples, more = _given(program, train, val, inputs)
+    with _acting(lm):
+        sgt = _teleprompter(metric, generator, auto, rounds, seed, threads, log_dir, Limits(), silent=as_json)
+        found = sgt.estimate(student, examples, more, probe=probe)
+    tell({**asdict(found), "total": asdict(found.total)}, found, as_json=as_json)
+
+
+def _given(
+    program: str, train: Path, val: Path | None, inputs: str
+) -> tuple[dspy.Module, list[dspy.Example], list[dspy.Example] | None]:
+    """The program, and its examples."""
+    from optimizers.user_files import examples_in, inputs_of, program_at
+
+    student = program_at(program)
+    names = [each.strip() for each in inputs.split(",") if each.strip()] or inputs_of(student)
+    return student, examples_in(train, names), None if val is None else examples_in(val, names)
+
+
+@contextmanager
+def _acting(lm: str) -> Iterator[None]:
+    """Inside, the LM is DSPy's; without a name, the one that the program's own module has configured."""
+    import dspy
+
+    if not lm:
+        yield
+    elif lm == "embedded":
+        from optimizers.demo import acting
+
+        with acting():
+            yield
+    else:
+        with dspy.context(lm=dspy.LM(lm)):
+            yield
+
+
+def _teleprompter(
+    metric: str,
+    generator: str,
+    auto: Auto,
+    rounds: int | None,
+    seed: int,
+    threads: int | None,
+    log_dir: Path | None,
+    limits: Limits,
+    *,
+    silent: bool,
+) -> SGTTeleprompter:
+    from optimizers.recipe import Recipe
+    from optimizers.sgt import SGTTeleprompter
+    from optimizers.user_files import attribute
+    from sgt_modules.embedded import embedded_generator
+
+    return SGTTeleprompter(
+        attribute(metric, what="a metric"),
+        embedded_generator() if generator == "embedded" else generator,
+        recipe=Recipe.auto(auto).with_rounds(rounds),
+        seed=seed,
+        num_threads=threads,
+        log_dir=log_dir,
+        max_actor_calls=limits.actor_calls,
+        max_cost_usd=limits.cost_usd,
+        max_seconds=limits.seconds,
+        display_progress=False if silent else None,
+    )

@@ -1,0 +1,41 @@
+"""A run as one HTML page that needs nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jinja2 import UndefinedError
+
+from optimizers.folder import RunFolder
+from optimizers.report.record import RunRecord, read_run
+from optimizers.report.run_page import run_page
+from optimizers.store import RolloutStore
+from sgt_modules.errors import RunFolderError
+
+__all__ = ["FILE", "RunRecord", "read_run", "run_page", "write_report"]
+
+FILE = "report.html"
+"""Where a run's folder has its page."""
+
+
+def write_report(
+    folder: str | Path,
+    out: str | Path | None = None,
+    *,
+    store: RolloutStore | None = None,
+    where: str | Path | None = None,
+) -> Path:
+    """Write a run's page, to `report.html` in its folder or to `out`; where it is.
+
+    `store` is the run's store, open; or `where` it is, if neither in the folder.
+
+    Raises:
+        RunFolderError: the folder holds no run, or files that cannot be read.
+    """
+    target = Path(folder) / FILE if out is None else Path(out)
+    record = read_run(Path(folder), store=store, where=where)
+    try:
+        page = run_page(record)
+    except (UndefinedError, LookupError, TypeError, AttributeError, ValueError) as problem:
+        raise RunFolderError(f"{folder} holds JSON of another form than a run writes: {problem}.") from problem
+    return RunFolder(target.parent).write_text(target, page)

@@ -1,0 +1,122 @@
+"""What a command names: an object as `module:attribute`, and examples in a file."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import inspect
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import dspy
+
+from sgt_modules.embedded import embedded_actor
+from sgt_modules.errors import SetupError
+
+ENDS = (".jsonl", ".csv", ".parquet")
+
+
+def attribute(name: str, *, what: str) -> Any:
+    """The object that `module:attribute` names, the attribute being dotted if need be; modules of this folder count.
+
+    Raises `SetupError` where there is none.
+
+    >>> attribute("json:decoder.JSONDecodeError", what="an error").__name__
+    'JSONDecodeError'
+    >>> attribute("json.loads", what="a metric")
+    Traceback (most recent call last):
+    sgt_modules.errors.SetupError: Expected a metric as module:attribute, got 'json.loads'.
+    """
+    module, colon, path = name.partition(":")
+    if not (module and colon and path):
+        raise SetupError(f"Expected {what} as module:attribute, got {name!r}.")
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        found: Any = importlib.import_module(module)
+    except ModuleNotFoundError as missing:
+        if missing.name is None or not f"{module}.".startswith(f"{missing.name}."):
+            raise
+        raise SetupError(
+            f"Expected {what} in the module {module!r}, but there is none of that name. Call it from the folder that "
+            "holds it, or install it."
+        ) from None
+    for part in path.split("."):
+        if not hasattr(found, part):
+            raise SetupError(f"Expected {what} as {name!r}, but {part!r} is not there.")
+        found = getattr(found, part)
+    return found
+
+
+def program_at(name: str) -> dspy.Module:
+    """The program that `module:attribute` names: a module, or a function or class without arguments that makes one."""
+    found = attribute(name, what="a program")
+    if callable(found) and not isinstance(found, dspy.Module):
+        found = found()
+    if not isinstance(found, dspy.Module):
+        raise SetupError(f"Expected a dspy.Module at {name!r}, or what makes one, got a {type(found).__name__}.")
+    return found
+
+
+def actor_named(name: str) -> dspy.LM:
+    """The LM of a name such as `openai/gpt-4.1-mini`; `embedded` is the embedded world's actor."""
+    return embedded_actor() if name == "embedded" else dspy.LM(name)
+
+
+def examples_in(file: Path, inputs: Sequence[str]) -> list[dspy.Example]:
+    """The examples of a file, a row each: JSON lines, CSV with a head, or Parquet. `inputs` names the input fields.
+
+    Raises `SetupError` for a file that is none of these, has no rows, or lacks an input.
+    """
+    if file.suffix not in ENDS:
+        raise SetupError(f"Expected a file that ends in {', '.join(ENDS)}, got {file}.")
+    if not file.is_file():
+        raise SetupError(f"There is no file {file}.")
+    rows = _rows(file)
+    if not rows:
+        raise SetupError(f"{file} has no rows. Give it some examples.")
+    for number, row in enumerate(rows, 1):
+        if missing := [name for name in inputs if name not in row]:
+            raise SetupError(f"Row {number} of {file} lacks {', '.join(missing)}; it has {', '.join(row)}.")
+    return [dspy.Example(**dict(row)).with_inputs(*inputs) for row in rows]
+
+
+def inputs_of(program: dspy.Module) -> list[str]:
+    """The names of the program's own inputs: of its forward, or of a bare predictor's signature."""
+    if isinstance(program, dspy.Predict):
+        return [*cast("type[dspy.Signature]", program.signature).input_fields]
+    parameters = inspect.signature(program.forward).parameters.values()
+    named = [each.name for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
+    if named:
+        return named
+    first = program.predictors()[0]
+    return [*cast("type[dspy.Signature]", first.signature).input_fields]
+
+
+def _rows(file: Path) -> list[Mapping[str, Any]]:
+    try:
+        if file.suffix == ".parquet":
+            import pyarrow.parquet as parquet
+
+            return cast("list[Mapping[str, Any]]", parquet.read_table(file).to_pylist())
+        with file.open(encoding="utf-8", newline="") as lines:
+            if file.suffix == ".csv":
+                return [*csv.DictReader(lines)]
+            return [_object(line, file, number) for number, line in enumerate(lines, 1) if line.strip()]
+    except SetupError:
+        raise
+    except (OSError, ValueError, csv.Error) as problem:
+        raise SetupError(f"{file} cannot be read: {problem}.") from problem
+
+
+def _object(line: str, file: Path, number: int) -> Mapping[str, Any]:
+    try:
+        found = json.loads(line)
+    except ValueError as problem:
+        raise SetupError(f"Expected a JSON object in line {number} of {file}: {problem}.") from problem
+    if not isinstance(found, dict):
+        raise SetupError(f"Expected a JSON object in line {number} of {file}, got a {type(found).__name__}.")
+    return cast("Mapping[str, Any]", found)

@@ -1,0 +1,1 @@
+"""A compiled program behind HTTP: itself, and its generator in front of any chat endpoint."""

@@ -1,0 +1,37 @@
+"""What a service counts, for Prometheus."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from sgt_modules.kinds import FREE, KINDS, NONE
+
+_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+_KNOWN = {*KINDS, NONE, FREE}
+
+
+class Metrics:
+    """Requests by route and status, their seconds, how many are under way, and supplements by kind.
+
+    Kinds that the generator made up are counted as `other`, so that it cannot make up series.
+    """
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter("sgt_requests", "Requests.", ["route", "status"], registry=self.registry)
+        self.seconds = Histogram(
+            "sgt_request_seconds", "Seconds until an answer's end.", ["route"], buckets=_SECONDS, registry=self.registry
+        )
+        self.under_way = Gauge("sgt_requests_under_way", "Requests under way.", registry=self.registry)
+        self._supplements = Counter("sgt_supplements", "Supplements.", ["kind"], registry=self.registry)
+        self.unwritten = Counter(
+            "sgt_supplements_failed", "Chats that went on without, as the generator failed.", registry=self.registry
+        )
+
+    def told(self, kind: str) -> None:
+        """Count a supplement."""
+        self._supplements.labels(kind if kind in _KNOWN else "other").inc()
+
+    def text(self) -> bytes:
+        """All of it, as Prometheus reads it."""
+        return generate_latest(self.registry)
