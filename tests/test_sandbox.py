@@ -20,6 +20,7 @@ from hostile_programs import HOSTILE, Hostile
 
 from optimizers.tasks.sandbox import Isolation, Layer, Limits, PythonSandbox, isolation
 from optimizers.tasks.sandbox.inside.line import packed
+from optimizers.tasks.sandbox.isolation import readable
 from sgt_modules.errors import SandboxError
 
 SECRET = "canary-5f1c"
@@ -215,6 +216,20 @@ def test_preloaded_modules_are_there_at_once_and_missing_ones_left_out() -> None
 
 
 @needs_isolation
+def test_python_may_be_installed_below_the_folder_of_temporary_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        Path(folder).chmod(0o755)
+        (Path(folder) / "installed.py").write_text("here = 1")
+        monkeypatch.setattr("optimizers.tasks.sandbox.python.readable", lambda: (*readable(), folder))
+        with PythonSandbox(1) as sandbox:
+            asked = (
+                f"print(open({folder + '/installed.py'!r}).read())\nimport tempfile\nprint(tempfile.mkstemp()[0] > 0)"
+            )
+            outcome = sandbox.run(asked)
+            assert (outcome.stdout, outcome.error) == ("here = 1\nTrue\n", "")
+            assert "OSError" in sandbox.run(f"open({folder + '/new'!r}, 'w')").error
+
+
 def test_any_number_of_threads_may_ask() -> None:
     with PythonSandbox(workers=2, limits=LIMITS) as sandbox, ThreadPoolExecutor(8) as threads:
         told = threads.map(lambda n: sandbox.run(f"print({n})").stdout, range(60))

@@ -8,6 +8,7 @@ import os
 import secrets
 import signal
 import tempfile
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from . import namespaces, seccomp, syscalls
@@ -16,7 +17,7 @@ from .folders import is_full, remove
 from .line import Line, standard
 from .watching import Watched, outcome, watch
 
-_SCRATCH = "/tmp"
+_SCRATCH, _OTHER = "/tmp", "/scratch"
 
 
 def prepared(names: list[str]) -> list[str]:
@@ -78,11 +79,22 @@ def main() -> None:
 def _settled(asked: dict[str, Any], ours: Line) -> Station:
     layers, readable = frozenset(asked["layers"]), tuple(asked["readable"])
     if "namespaces" in layers:
-        world = namespaces.enter(readable, _SCRATCH)
+        scratch = scratch_for(readable)
+        world = namespaces.enter(readable, scratch)
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
-        return Station(layers, readable, _SCRATCH, ours.reading, world)
+        return Station(layers, readable, scratch, ours.reading, world)
     world = namespaces.World(-1, os.open(namespaces.SIZE, os.O_RDONLY | os.O_CLOEXEC))
     return Station(layers, readable, asked["scratch"], ours.reading, world)
+
+
+def scratch_for(readable: Iterable[str]) -> str:
+    """Where a program's own folder stands in a world of its own: not over what it may read.
+
+    >>> scratch_for(["/usr/lib/python3"]), scratch_for(["/tmp/project/.venv/lib"])
+    ('/tmp', '/scratch')
+    """
+    below = any(os.path.commonpath([_SCRATCH, each]) == _SCRATCH for each in readable)
+    return _OTHER if below else _SCRATCH
 
 
 def checked(request: dict[str, Any], station: Station) -> dict[str, Any]:
