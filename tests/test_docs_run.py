@@ -44,7 +44,7 @@ def _compiling() -> Names:
 
 
 def _wrapping() -> Names:
-    agent = dspy.ReAct(dspy.Signature("question -> answer"), tools=[_add_one])
+    agent = dspy.ReAct("question -> answer", tools=[_add_one])
     return {"agent": agent, "program": dspy.ChainOfThought("question -> answer")}
 
 
