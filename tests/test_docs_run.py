@@ -8,16 +8,22 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
 import dspy
 import pytest
+from run_folders import run_folder, validated
+from scripted import ScriptedEngine, ScriptedGenerator, ScriptedTrainer, reply
 
 from optimizers import SGTTeleprompter
+from optimizers.tasks.sandbox import isolation
 from sgt_modules import fitting_state, supplement
 from sgt_modules.embedded import embedded_generator
+from sgt_modules.kinds import Supplement
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))]
@@ -62,6 +68,37 @@ def _plain_state() -> Names:
     return {"wrapped": wrapped, "fitting_state": fitting_state, "json": importlib.import_module("json"), "Path": Path}
 
 
+def _estimating() -> Names:
+    """A teleprompter and data over a scripted actor and a scripted generator."""
+    program = dspy.Predict("question -> answer")
+    program.set_lm(ScriptedEngine(lambda text: reply(answer="1")).lm())
+    sgt = SGTTeleprompter(
+        _exact,
+        ScriptedGenerator(lambda prompt: Supplement("cot", "Add.")),
+        trainer=ScriptedTrainer(),
+        log_dir="run",
+        display_progress=False,
+    )
+    sums = [dspy.Example(question=f"{n}+1?", answer=str(n + 1)).with_inputs("question") for n in range(5)]
+    return {"sgt": sgt, "program": program, "trainset": sums[:3], "valset": sums[3:]}
+
+
+def _finished_run() -> Names:
+    run_folder(Path("runs/demo"), validated())
+    return {}
+
+
+def _pets() -> Names:
+    """The database that the sandbox's page asks; its Python needs a kernel that keeps it in."""
+    if not isolation().is_enough:
+        pytest.skip(f"this kernel has {isolation()}")
+    home = Path("database/pets_1")
+    home.mkdir(parents=True)
+    with closing(sqlite3.connect(home / "pets_1.sqlite")) as database:
+        database.execute("CREATE TABLE pets (name TEXT)")
+    return {}
+
+
 def _exact(example: dspy.Example, prediction: dspy.Prediction, trace: object = None) -> bool:
     return example.answer == prediction.answer
 
@@ -78,11 +115,14 @@ RUN: dict[tuple[str, str], Callable[[], Names]] = {
     ("docs/generators.md", "embedded_generator()"): _alone,
     ("docs/generators.md", "LoRASettings(rank=8)"): _alone,
     ("docs/generators.md", "Endpoint(lm)"): _alone,
+    ("docs/index.md", "sgt.estimate("): _estimating,
     ("docs/index.md", "VLLMLoRA(lm)"): _compiling,
     ("docs/index.md", 'runner="ray"'): _compiling,
     ("docs/index.md", "unsupplement(wrapped)"): _wrapping,
     ("docs/index.md", 'program.load("better.json")'): _saved,
     ("docs/index.md", "fitting_state("): _plain_state,
+    ("docs/report.md", "read_run("): _finished_run,
+    ("docs/sandbox.md", "PythonSandbox("): _pets,
     ("docs/safety.md", "harmless(forged"): _alone,
     ("docs/safety.md", "Gate.of("): _alone,
     ("docs/several-predictors.md", "class Lookup"): _alone,
@@ -106,12 +146,6 @@ NOT_RUN = {
     ("docs/comparing.md", "reflection_lm="): "needs a key and a model of the hub",
     ("docs/comparing.md", "controls("): "needs a run that was compiled with a key; tests/test_controls.py has others",
     ("docs/index.md", "better.save("): "needs a key and a model of the hub; examples/quickstart.py is the like",
-    ("docs/index.md", "sgt.estimate("): "its probe asks the actor; tests/test_estimate.py has others",
-    ("docs/report.md", "read_run("): "needs a finished run; tests/test_report.py reads one",
-    (
-        "docs/sandbox.md",
-        "PythonSandbox(",
-    ): "needs a Spider database; tests/test_sandbox.py and tests/test_sql_sandbox.py",
     ("docs/spt.md", "SupervisoryPromptTeleprompter("): "needs a key; tests/test_spt.py has a scripted corrector",
     ("docs/tasks.md", 'task("gsm8k")'): "needs the hub's rows; tests/test_tasks.py loads rows of its own",
 }
