@@ -19,7 +19,7 @@ def demo(
     method: Annotated[str, typer.Option(help="sgt; spt, or spt_pc whose corrector rewrites its brief.")] = "sgt",
     seed: Annotated[int, typer.Option(help="Draws the world and every choice of the run.")] = 0,
     log_dir: Annotated[Path | None, typer.Option(help="The run's folder; a fresh one under runs/ by default.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="A smaller world, in at most two minutes.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="A smaller world, in about two minutes.")] = False,
     silent: Annotated[bool, typer.Option("--silent", help="No progress; the tables only.")] = False,
     as_json: AsJson = False,
 ) -> None:
