@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.table import Table
 
 from optimizers import SGTTeleprompter
-from optimizers.demo import FULL_SCALE, THREADS, TRAINING, acting
+from optimizers.demo import FULL_SCALE, THREADS, TRAINING
 from optimizers.folder import RunFolder
 from optimizers.result import Spent
 from optimizers.trl_trainer import TRLTrainer
-from sgt_modules.embedded import HouseTermsWorld, embedded_generator, program
+from sgt_modules.embedded import HouseTermsWorld, acting, embedded_generator, program
 from sgt_modules.embedded.models import embedded_folder
 
 

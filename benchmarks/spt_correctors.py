@@ -22,8 +22,9 @@ from rich.console import Console
 from rich.table import Table
 
 from optimizers import SPTRecipe, SupervisoryPromptTeleprompter
-from optimizers.spt_demo import THREADS, following
+from optimizers.spt_demo import THREADS
 from optimizers.spt_recipe import Variant
+from sgt_modules.embedded import acting
 from sgt_modules.embedded.rules import HouseRulesWorld, RulesCorrector, list_program
 
 ROUNDS = 14
@@ -55,7 +56,7 @@ def course(seed: int, variant: Variant, folder: Path) -> list[Point]:
             log_dir=folder,
             display_progress=False,
         )
-        with following():
+        with acting("rule-follower"):
             better = teleprompter.compile(list_program(world.instructions), trainset=world.train, valset=world.val)
         result = cast("Any", better).detailed_results
         points.append(Point(result.best.score, result.corrector.calls, result.spent.actor_calls))

@@ -6,8 +6,7 @@ Simulated world, real method: see `sgt_modules.embedded.world`.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,16 @@ from optimizers.summary import gated_share, kind_shares, leakage, mean_length, p
 from optimizers.training import TrainingSettings
 from optimizers.trl_trainer import TRLTrainer
 from sgt_modules import supplement
-from sgt_modules.embedded import FULL, QUICK, HouseTermsWorld, Sizes, embedded_actor, embedded_generator, program
+from sgt_modules.embedded import (
+    FULL,
+    QUICK,
+    HouseTermsWorld,
+    Sizes,
+    acting,
+    embedded_actor,
+    embedded_generator,
+    program,
+)
 from sgt_modules.embedded.models import ActorName, embedded_folder
 
 
@@ -152,13 +160,6 @@ def score_stages(world: HouseTermsWorld, result: SGTResult, view: Reporter) -> S
                     else:
                         scored[name][split] = evaluator.score(name, generator, gates.get(name)).rollouts
     return scored
-
-
-@contextmanager
-def acting(name: ActorName = "actor") -> Iterator[None]:
-    """Inside, an embedded actor is DSPy's LM; an answer that cannot be read is not asked for again in JSON."""
-    with dspy.context(lm=embedded_actor(name), adapter=dspy.ChatAdapter(use_json_adapter_fallback=False)):
-        yield
 
 
 def _actor(world: HouseTermsWorld, result: SGTResult) -> Actor:

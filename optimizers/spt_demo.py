@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Any, cast
-
-import dspy
 
 from optimizers.evaluation import Evaluator, mean_score
 from optimizers.fingerprints import scope_of
@@ -33,7 +30,7 @@ from optimizers.spt_result import SPTResult
 from optimizers.statistics import spearman
 from optimizers.store import RolloutStore
 from optimizers.summary import paired_p_value
-from sgt_modules.embedded import embedded_actor
+from sgt_modules.embedded import acting, embedded_actor
 from sgt_modules.embedded.rules import (
     RULES_FULL,
     RULES_QUICK,
@@ -115,7 +112,7 @@ def demonstrate_prompts(
         log_dir=log_dir,
         display_progress=display,
     )
-    with following():
+    with acting("rule-follower"):
         better = teleprompter.compile(student, trainset=world.train, valset=world.val)
         result = cast("SPTResult", cast("Any", better).detailed_results)
         better.save(result.log_dir / "program.json")
@@ -135,14 +132,6 @@ def demonstrate_prompts(
     RunFolder(result.log_dir).write("summary.json", summary)
     write_report(result.log_dir)
     return PromptDemonstration(world, result, tested, judged, summary)
-
-
-@contextmanager
-def following() -> Iterator[None]:
-    """Inside, the rule-following actor is DSPy's LM; an answer that cannot be read is not asked for again in JSON."""
-    adapter = dspy.ChatAdapter(use_json_adapter_fallback=False)
-    with dspy.context(lm=embedded_actor("rule-follower"), adapter=adapter):
-        yield
 
 
 def _panel(world: HouseRulesWorld, part: Evaluator, rng: random.Random) -> list[Judged]:

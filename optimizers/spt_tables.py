@@ -6,8 +6,9 @@ from rich.console import Console
 from rich.syntax import Syntax
 from rich.table import Table
 
+from optimizers.plain_table import plain_table
 from optimizers.spt_demo import PromptDemonstration
-from optimizers.tables import plain_table, share_interval, short
+from optimizers.tables import share_interval, short
 
 TRUTHS = {1: "helps", 0: "idle", -1: "harms"}
 

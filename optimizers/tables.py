@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.box import SIMPLE
 from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
 from optimizers.demo import Demonstration
+from optimizers.plain_table import plain_table
 from optimizers.records import Rollout
 from optimizers.statistics import wilson_interval
 
@@ -52,11 +52,6 @@ def stage_table(demonstration: Demonstration) -> Table:
     table.caption = "* selected on validation; terms and plain are the two parts of test"
     table.caption_justify = "left"
     return table
-
-
-def plain_table(title: str) -> Table:
-    """An empty table as all of ours look."""
-    return Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
 
 
 def kinds_table(summary: Mapping[str, Any]) -> Table:

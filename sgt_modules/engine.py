@@ -312,10 +312,10 @@ class LocalEngine:
 
     def _submit(self, job: Job) -> Future[Decoded]:
         """Put a job in the queue; the first one starts the worker."""
-        from sgt_modules.loading import on_cpu
-
         with self._loading:
             if self._queue is None:
+                from sgt_modules.loading import on_cpu
+
                 self._queue = SimpleQueue()
                 weakref.finalize(self, self._queue.put, None)
                 full, rows = self.max_batch_tokens or _WAITING, _ROWS if on_cpu(self.device) else sys.maxsize

@@ -55,9 +55,7 @@ def on_cpu(device: str) -> bool:
     >>> on_cpu("cpu"), on_cpu("cuda")
     (True, False)
     """
-    return device == "cpu" or (
-        device == "auto" and not (torch.cuda.is_available() or torch.backends.mps.is_available())
-    )
+    return device == "cpu" or (device == "auto" and place("auto", "auto")[0].type == "cpu")
 
 
 def choose_dtype(name: str, device: str, *, bfloat16: bool = True) -> str:

@@ -15,10 +15,9 @@ from pathlib import Path
 import dspy
 
 from optimizers import Recipe, SGTTeleprompter, TrainingSettings
-from optimizers.demo import acting
 from optimizers.result import result_of
 from optimizers.trl_trainer import TRLTrainer
-from sgt_modules.embedded import HouseTermsWorld, Sizes, embedded_generator, program
+from sgt_modules.embedded import HouseTermsWorld, Sizes, acting, embedded_generator, program
 from sgt_modules.embedded.models import embedded_folder
 from sgt_modules.errors import OverlappingSplitsError
 

@@ -11,10 +11,10 @@ from rich.console import Console
 
 from optimizers import Recipe
 from optimizers.cli import app, main
-from optimizers.demo import Demonstration, Scale, acting, demonstrate
+from optimizers.demo import Demonstration, Scale, demonstrate
 from optimizers.tables import show_demonstration
 from sgt_modules import supplement
-from sgt_modules.embedded import Sizes, embedded_generator, program
+from sgt_modules.embedded import Sizes, acting, embedded_generator, program
 
 TINY = Scale(
     Sizes(train=16, validation=8, test=16, shifted=8, terms=4, shifted_terms=4),

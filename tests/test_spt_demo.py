@@ -10,9 +10,10 @@ import pytest
 from rich.console import Console
 
 from optimizers.cli import app, main
-from optimizers.spt_demo import PromptDemonstration, PromptScale, demonstrate_prompts, following
+from optimizers.spt_demo import PromptDemonstration, PromptScale, demonstrate_prompts
 from optimizers.spt_recipe import SPTRecipe
 from optimizers.spt_tables import show_prompt_demonstration
+from sgt_modules.embedded import acting
 from sgt_modules.embedded.rules import RuleSizes, list_program
 
 TINY = PromptScale(RuleSizes(train=24, validation=16, test=16), SPTRecipe(rounds=2, impact_examples=10), panels=1)
@@ -52,7 +53,7 @@ def test_the_first_prompt_is_the_worlds_and_the_selected_one_is_the_programs(
     loaded = list_program()
     loaded.load(demonstration.result.log_dir / "program.json")
     assert loaded.predict.signature.instructions == summary["prompts"][summary["selected"]]
-    with following():
+    with acting("rule-follower"):
         answers = [loaded(**example.inputs()).answer for example in demonstration.world.test]
     assert answers == [rollout.output["answer"] for rollout in demonstration.tested[summary["selected"]]]
 

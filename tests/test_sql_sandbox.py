@@ -194,7 +194,7 @@ def test_a_database_that_others_write_to_is_read_as_it_is_now(tmp_path: Path, sa
 
 def test_several_queries_have_a_result_each_whatever_one_of_them_does(sandbox: SqlSandbox, tea: Path) -> None:
     slow = "SELECT printf('%.*c', 1000000000, 'x')"  # SQLite looks at no clock meanwhile, so its process is ended
-    outcomes = sandbox.run_all(tea, ["SELECT 1", slow, "SELEC 2", "SELECT 3"])
+    outcomes = [sandbox.run(tea, each) for each in ("SELECT 1", slow, "SELEC 2", "SELECT 3")]
     assert [each.rows for each in outcomes] == [[(1,)], outcomes[1].rows, [], [(3,)]]
     assert [each.ok for each in outcomes] == [True, False, False, True]
 

@@ -146,10 +146,9 @@ def _said(each: Met) -> list[str]:
 
 
 def _table(*columns: str, lines: bool = False) -> Table:
-    from rich.box import SIMPLE
-    from rich.table import Table
+    from optimizers.plain_table import plain_table
 
-    table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False, show_lines=lines)
+    table = plain_table(lines=lines)
     for name in columns:
         table.add_column(name, overflow="fold", justify="right" if name in ("score", "gain", "#") else "left")
     return table

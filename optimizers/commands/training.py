@@ -147,7 +147,7 @@ def _acting(lm: str) -> Iterator[None]:
     if not lm:
         yield
     elif lm == "embedded":
-        from optimizers.demo import acting
+        from sgt_modules.embedded import acting
 
         with acting():
             yield

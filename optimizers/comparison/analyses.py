@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import dspy
-from rich.box import SIMPLE
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.table import Table
 
 from optimizers.comparison.cells import printed
 from optimizers.comparison.conditions import Problem
@@ -18,6 +16,7 @@ from optimizers.comparison.contenders import shuffled
 from optimizers.comparison.control_rows import ControlRow, row_of
 from optimizers.comparison.finished import FinishedRun
 from optimizers.folder import RunFolder
+from optimizers.plain_table import plain_table
 from optimizers.progress import reporter
 from optimizers.recipe import Recipe
 from optimizers.records import Rollout
@@ -164,7 +163,7 @@ class LearningCurve:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The table on a terminal."""
-        table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+        table = plain_table()
         for name in _COLUMNS:
             table.add_column(name, justify="left" if name == "selected" else "right", no_wrap=True)
         for row in self.cells:

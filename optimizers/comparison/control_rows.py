@@ -7,12 +7,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.table import Table
 
 from optimizers.comparison.cells import printed
 from optimizers.comparison.noise import Noise
+from optimizers.plain_table import plain_table
 from optimizers.records import Rollout
 from optimizers.report.texts import p_text, share, signed, span
 from optimizers.statistics import gain_interval, mean_interval, paired_p
@@ -167,8 +166,7 @@ class Controls:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The table on a terminal."""
-        title = f"Controls of {self.selected}"
-        table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+        table = plain_table(f"Controls of {self.selected}")
         for number, name in enumerate(_COLUMNS):
             table.add_column(name, justify="right" if number else "left", no_wrap=True)
         for row in self.rows:

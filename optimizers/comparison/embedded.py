@@ -13,10 +13,10 @@ from optimizers.comparison.contenders import ContenderLike, sgt, shuffled
 from optimizers.comparison.control_rows import Controls
 from optimizers.comparison.controls import controls
 from optimizers.comparison.result import Comparison
-from optimizers.demo import FULL_SCALE, QUICK_SCALE, THREADS, TRAINING, acting
+from optimizers.demo import FULL_SCALE, QUICK_SCALE, THREADS, TRAINING
 from optimizers.recipe import Recipe
 from optimizers.trl_trainer import TRLTrainer
-from sgt_modules.embedded import HouseTermsWorld, embedded_actor, embedded_generator, program
+from sgt_modules.embedded import HouseTermsWorld, acting, embedded_actor, embedded_generator, program
 from sgt_modules.embedded.models import embedded_folder
 
 BUDGET, QUICK_BUDGET = 5_000, 1_500

@@ -7,14 +7,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from rich.box import SIMPLE
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.table import Table
 
 from optimizers.comparison.cells import COLUMNS, LEGEND, SCORES, cells_of, printed
 from optimizers.comparison.outcomes import Cost
 from optimizers.comparison.standing import Row
 from optimizers.folder import RunFolder
+from optimizers.plain_table import plain_table
 from optimizers.safe_reading import entry
 from sgt_modules.errors import RunFolderError
 
@@ -129,7 +128,7 @@ class Comparison:
         """The table on a terminal."""
         best = max((row.test or 0.0 for row in self.rows), default=0.0)
         for title, columns in ((self.title, range(1, SCORES)), ("What it costs", range(SCORES, len(COLUMNS)))):
-            table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+            table = plain_table(title)
             table.add_column(COLUMNS[0], overflow="fold")
             for number in columns:
                 table.add_column(COLUMNS[number], justify="right", no_wrap=True)

@@ -9,7 +9,8 @@ from optimizers.comparison.comparing import compare_problems
 from optimizers.comparison.conditions import Means, Problem
 from optimizers.comparison.contenders import ContenderLike
 from optimizers.comparison.result import Comparison
-from optimizers.spt_demo import SPT_FULL, SPT_QUICK, THREADS, following
+from optimizers.spt_demo import SPT_FULL, SPT_QUICK, THREADS
+from sgt_modules.embedded import acting
 from sgt_modules.embedded.rules import HouseRulesWorld, RulesCorrector, list_program
 
 CONTENDERS = ("none", "spt_p", "spt_pc", "spt_p_without_impact", "spt_pc_without_impact")
@@ -37,7 +38,7 @@ def compare_rules(
     for seed in seeds:
         world = HouseRulesWorld(seed, sizes=sizes)
         problems[seed] = Problem(list_program(world.instructions), world.metric, world.train, world.val, world.test)
-    with following():
+    with acting("rule-follower"):
         return compare_problems(
             problems,
             CONTENDERS if contenders is None else contenders,

@@ -15,7 +15,6 @@ from optimizers.comparison import Budget, Comparison, Problem, compare_problems
 from optimizers.comparison.conditions import Means
 from optimizers.comparison.contenders import ContenderLike
 from optimizers.comparison.embedded import SETTINGS
-from optimizers.demo import acting
 from optimizers.recipe import Recipe
 from optimizers.tasks.calling import EMBEDDED
 from optimizers.tasks.definition import Task
@@ -23,7 +22,7 @@ from optimizers.tasks.house_terms import TASK as HOUSE_TERMS
 from optimizers.tasks.judge import Judge
 from optimizers.training import Trainer
 from optimizers.trl_trainer import TRLTrainer
-from sgt_modules.embedded import embedded_actor, embedded_generator
+from sgt_modules.embedded import acting, embedded_actor, embedded_generator
 from sgt_modules.embedded.models import embedded_folder
 from sgt_modules.generator import GeneratorLike
 

@@ -6,6 +6,8 @@ both methods run without a model hub. They know this package's tables, or its ho
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -60,6 +62,18 @@ def embedded_actor(name: ActorName = "actor", *, cache: bool = False) -> dspy.LM
     """
     engine = _engine(name)
     return dspy.LM(engine.model_name, engine=engine, async_engine=engine.asynchronous(), cache=cache)
+
+
+@contextmanager
+def acting(name: ActorName = "actor") -> Iterator[None]:
+    """Inside, an embedded actor is DSPy's LM; an answer that cannot be read is not asked for again in JSON.
+
+    >>> with acting("rule-follower"):
+    ...     dspy.settings.lm.model == embedded_actor("rule-follower").model
+    True
+    """
+    with dspy.context(lm=embedded_actor(name), adapter=dspy.ChatAdapter(use_json_adapter_fallback=False)):
+        yield
 
 
 def embedded_generator() -> SupplementGenerator:

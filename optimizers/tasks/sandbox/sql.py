@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -38,24 +37,17 @@ class SqlSandbox:
         Raises:
             ExampleError: there is no such file.
         """
-        return self.run_all(database, [sql])[0]
-
-    def run_all(self, database: Path | str, queries: Sequence[str]) -> Sequence[SqlOutcome]:
-        """The same for several queries, each by itself, with one message to a worker."""
         path = os.path.abspath(database)  # noqa: PTH100 - a path object is slower than the query
         if not os.path.isfile(path):  # noqa: PTH113
             raise ExampleError(f"Expected an SQLite file at {path}, and there is none. Check the folder of databases.")
         try:
             with self._pool.lent() as worker:
-                seconds = self.limits.seconds * len(queries) + _GRACE
-                said = worker.ask({"database": path, "queries": list(queries)}, seconds)["answers"]
+                said = worker.ask({"database": path, "query": sql}, self.limits.seconds + _GRACE)
         except WorkerLostError as lost:
-            if len(queries) > 1:
-                return [self.run(path, each) for each in queries]
             late = isinstance(lost.__cause__, TimeoutError)
             why = "The query's time is up." if late else "SQLite's process ended over it, most likely without memory."
-            return [SqlOutcome((), (), why, self.limits.seconds, "time" if late else "limit")]
-        return [_outcome(each) for each in said]
+            return SqlOutcome((), (), why, self.limits.seconds, "time" if late else "limit")
+        return _outcome(said)
 
     def close(self) -> None:
         """End the workers."""
