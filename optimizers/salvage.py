@@ -15,6 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from optimizers.damage import UNREADABLE, beside, damage, has_columns, opened, torn_log
+from optimizers.leaves import rows_of_leaves
 from optimizers.store_rows import UnreadableRowError, check, sample_of, signed
 from optimizers.store_schema import (
     APPLICATION,
@@ -23,6 +24,7 @@ from optimizers.store_schema import (
     ROLLOUTS,
     SAMPLES,
     SCHEMA,
+    SCOPES,
     SEEN,
     TABLES,
     rollout_of_version_2,
@@ -99,7 +101,7 @@ def _rewritten(path: Path, draft: Path, run: str) -> tuple[dict[str, int], dict[
     try:
         source = path if _has_tables(path) else _with_fresh_head(path, repaired, like=draft)
         with engine.begin() as into, closing(opened(source)) as connection:
-            return _copied(connection, into, path.stat().st_size, run)
+            return _copied(source, connection, into, path.stat().st_size, run)
     finally:
         engine.dispose()
         for end in ("", "-wal", "-shm"):
@@ -107,7 +109,7 @@ def _rewritten(path: Path, draft: Path, run: str) -> tuple[dict[str, int], dict[
 
 
 def _copied(
-    connection: sqlite3.Connection, into: sa.Connection, size: int, run: str
+    source: Path, connection: sqlite3.Connection, into: sa.Connection, size: int, run: str
 ) -> tuple[dict[str, int], dict[str, int]]:
     old = _asked(connection, "PRAGMA user_version") == 2
     kept_ids: set[int] = set()
@@ -121,15 +123,20 @@ def _copied(
         top = most if known is None else min(known, most)
         taken = _upgraded(table, run, connection if old else None)
         count = highest = 0
-        for number, rows in _chunks(connection, table.name, top):
-            sound = [row for row in map(taken, rows) if row is not None and _sound(table, row, kept_ids)]
+        for rows in _every(source, connection, table, top):
+            sound = [
+                (row["rowid_"], made)
+                for row in rows
+                if (made := taken(row)) is not None and _sound(table, made, kept_ids)
+            ]
+            if not sound:
+                continue
+            numbers, made = zip(*sound, strict=True)
             if table is ROLLOUTS:
-                sound = [signed(row) for row in sound]  # no checksum covers a key
-            if sound:
-                count += into.execute(sa.insert(table).prefix_with("OR IGNORE"), sound).rowcount
-            highest = max(highest, number)
-            if table is ROLLOUTS:
-                kept_ids.update(row["id"] for row in sound)
+                made = [signed(row) for row in made]  # no checksum covers a key
+                kept_ids.update(row["id"] for row in made)
+            count += into.execute(sa.insert(table).prefix_with("OR IGNORE"), list(made)).rowcount
+            highest = max(highest, *numbers)
         kept[table.name], lost[table.name] = count, max(0 if known is None else top, highest) - count
     into.execute(_unmet())
     return kept, lost
@@ -146,21 +153,36 @@ def _unmet() -> sa.Insert:
     )
 
 
-def _chunks(connection: sqlite3.Connection, table: str, top: int) -> Iterator[tuple[int, Sequence[dict[str, Any]]]]:
-    """The rows that can be read, some at a time, each time with the highest number among them."""
+def _every(
+    source: Path, connection: sqlite3.Connection, table: sa.Table, top: int
+) -> Iterator[Sequence[dict[str, Any]]]:
+    """The rows that can be read, some at a time: through the table's tree, and where some are missing, leaf by leaf.
+
+    A leaf does not say whose it is. Types and checksums tell, but not for `scopes`, which whoever uses it writes anew.
+    """
+    count = 0
     for first in range(1, top + 1, _CHUNK):
-        last = min(first + _CHUNK - 1, top)
-        try:
-            rows = _numbered(connection, table, first, last)
-        except UNREADABLE:
-            rows = []
-            for number in range(first, last + 1):
-                try:
-                    rows += _numbered(connection, table, number, number)
-                except UNREADABLE:
-                    continue
-        if rows:
-            yield max(row["rowid_"] for row in rows), rows
+        if rows := _found(connection, table.name, first, min(first + _CHUNK - 1, top)):
+            count += len(rows)
+            yield rows
+    if count < top and table is not SCOPES:
+        yield from rows_of_leaves(source, table.name)
+
+
+def _found(connection: sqlite3.Connection, table: str, first: int, last: int) -> list[dict[str, Any]]:
+    """The rows of these numbers that can be read, looked for in halves where some are missing.
+
+    A scan that meets an overwritten page raises, or ends there as if the table did: SQLite may take the page for an
+    empty one. The rows behind it are found by their numbers all the same.
+    """
+    try:
+        rows = _numbered(connection, table, first, last)
+    except UNREADABLE:
+        rows = []
+    if len(rows) > last - first or first == last:
+        return rows
+    middle = (first + last) // 2
+    return _found(connection, table, first, middle) + _found(connection, table, middle + 1, last)
 
 
 def _numbered(connection: sqlite3.Connection, table: str, first: int, last: int) -> list[dict[str, Any]]:

@@ -182,6 +182,24 @@ def break_a_text(file: Path) -> None:
     file.write_bytes(file.read_bytes().replace(b"[cot] 7 think", b"[cot] 7 th\xffnk", 1)[: -10 * PAGE])
 
 
+@pytest.mark.parametrize("pages", [1, 2, 3, 9, 10, *range(14, 200, 12)])
+def test_overwritten_pages_cost_what_they_held_and_nothing_that_stands_behind_them(path: Path, pages: int) -> None:
+    """Whatever the bytes: SQLite takes some pages for empty ones, and ends a scan there without a word.
+
+    The first five are roots, which hold no row and lead to all of a table's. A page holds some six rollouts.
+    """
+    overwrite(path, pages * PAGE, (1 if pages < 12 else 10) * PAGE)
+    salvaged = salvage(path)
+    assert salvaged.kept["rollouts"] >= (ROWS if pages < 12 else ROWS - 100)
+    assert salvaged.kept["rollouts"] + salvaged.lost["rollouts"] == ROWS
+    with RolloutStore(path) as store:
+        assert store.scan().whole
+        expected = {each.query.id: each for each in many()}
+        assert all(
+            replace(each, stage="warm", source="predefined") == expected[each.query.id] for each in store.rollouts()
+        )
+
+
 @pytest.mark.parametrize(
     ("harm", "least"),
     [
