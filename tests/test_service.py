@@ -185,6 +185,44 @@ def test_openai_s_client_streams(service: Served) -> None:
     assert len(parts) > 3
 
 
+@contextmanager
+def answering(program: dspy.Module | None = None) -> Iterator[Served]:
+    """Inside, a supplemented program is served that answers chats itself."""
+    plain = program or dspy.Predict(dspy.Signature("question: str -> answer: int", "Add."))
+    wrapped = supplement(plain, generator=ScriptedGenerator(writes))
+    engine = ScriptedEngine(lambda text: reply(answer="4" if "4, not 5" in text else "5"))
+    with running(application(wrapped, lm=engine.lm(), keys=[KEY])) as address:
+        yield Served(address, ScriptedServer(str), ScriptedGenerator(writes))
+
+
+def test_without_an_upstream_openai_s_client_asks_the_program_itself() -> None:
+    with answering(AddingProgram()) as found, found.client() as client:
+        [model] = client.models.list().data
+        asked_for = {"2+2?": '["4"]', "2+3?": '["5"]', "times: 2\nquestion: 2+2?": '["4", "4"]'}
+        for text, expected in asked_for.items():
+            chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": text}]
+            said = client.chat.completions.create(model=model.id, messages=chat)
+            assert (said.choices[0].message.content, said.choices[0].finish_reason) == (expected, "stop")
+        parts = [*client.chat.completions.create(model=model.id, messages=chat, stream=True)]
+        assert "".join(part.choices[0].delta.content or "" for part in parts) == '["4", "4"]'
+        assert parts[-1].choices[0].finish_reason == "stop"
+    assert model.id == "AddingProgram"
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "told"),
+    [
+        ("times: two\nquestion: 2+2?", 422, "times: Input should be a valid integer"),
+        ("times: 2", 422, "question: Field required"),
+        ("", 400, "last message is a user's text"),
+    ],
+)
+def test_a_chat_that_the_program_cannot_read_is_refused_by_name(content: str, status: int, told: str) -> None:
+    with answering(AddingProgram()) as found:
+        answer = found.post("/v1/chat/completions", {"messages": [{"role": "user", "content": content}]})
+    assert (answer.status_code, told in answer.json()["error"]["message"]) == (status, True), answer.json()
+
+
 def test_a_message_of_parts_gets_one_more() -> None:
     picture = {"type": "image_url", "image_url": {"url": "data:,"}}
     chat = [{"role": "user", "content": [picture, {"type": "text", "text": "2+2?"}]}]

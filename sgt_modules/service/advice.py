@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, cast
 
 import dspy
@@ -38,10 +38,21 @@ def prompt_of(text: str, signature: type[dspy.Signature], role: str = "") -> str
     ['tables: a(b)', 'question: How many?']
     """
     names = [name for name in signature.input_fields if name != SUPPLEMENT]
+    return generator_prompt(signature, parted(text, names), role=role)
+
+
+def parted(text: str, names: Collection[str]) -> dict[str, str]:
+    """A text taken apart by the names that its lines begin with; one that begins otherwise is the last name's.
+
+    >>> parted("tables: a(b)\\nquestion: How many?", ["tables", "question"])
+    {'tables': 'a(b)', 'question': 'How many?'}
+    >>> parted("How many?", ["tables", "question"])
+    {'question': 'How many?'}
+    """
     marked = re.compile(rf"^({'|'.join(map(re.escape, names))}):[ \t]*", re.MULTILINE)
     begin, *parts = marked.split(text)
-    inputs = {names[-1]: text} if begin.strip() or not parts else dict(zip(parts[::2], parts[1::2], strict=True))
-    return generator_prompt(signature, {name: value.strip() for name, value in inputs.items()}, role=role)
+    found = {[*names][-1]: text} if begin.strip() or not parts else dict(zip(parts[::2], parts[1::2], strict=True))
+    return {name: value.strip() for name, value in found.items()}
 
 
 def advised(messages: Messages, supplement: str, description: str) -> list[dict[str, Any]]:

@@ -1,9 +1,9 @@
-"""The service's routes: the program itself, and a chat endpoint whose questions come with a supplement."""
+"""The service's routes: the program itself, and a chat endpoint that it answers, or an upstream with a supplement."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -13,9 +13,9 @@ import httpx
 from fastapi import Body, FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from pydantic import BaseModel, ValidationError
 from starlette.concurrency import run_in_threadpool
 
-from sgt_modules.episode import episode
 from sgt_modules.errors import SetupError
 from sgt_modules.kinds import SILENCE, Supplement
 from sgt_modules.predictor import SupplementedPredictor
@@ -23,9 +23,9 @@ from sgt_modules.prompts import without_supplement
 from sgt_modules.redaction import redacted
 from sgt_modules.safety import harmless
 from sgt_modules.service.advice import advised, asked, prompt_of
+from sgt_modules.service.answering import Answering, completion, streamed, written
 from sgt_modules.service.guard import App, Guard, Limits, error_content
 from sgt_modules.service.metrics import Metrics
-from sgt_modules.service.typed import inputs_of, outputs_of
 from sgt_modules.wrapping import supplemented
 
 logger = logging.getLogger(__name__)
@@ -57,8 +57,10 @@ def application(
     keys: Collection[str] = (),
     limits: Limits | None = None,
 ) -> App:
-    """The service as an ASGI application: `POST /predict`, `GET /health`, `GET /metrics`, and with an `upstream`
-    `POST /v1/chat/completions` (streamed if asked for) and `GET /v1/models`.
+    """The service as an ASGI application: `POST /predict`, `POST /v1/chat/completions` (streamed if asked for),
+    `GET /v1/models`, `GET /health` and `GET /metrics`.
+
+    Chats are answered by the program itself, or by an `upstream` that reads the generator's supplements.
 
     `lm` is the program's actor where none is configured. `predictor` names the one whose generator, instructions,
     template and gate the chat endpoint uses; the first that reads supplements by default. Raises `SetupError` where an
@@ -68,63 +70,82 @@ def application(
     helper = None if upstream is None else _Helper(program, predictor, metrics)
     app = FastAPI(title="dspy-sgt", docs_url=None, redoc_url=None, lifespan=_lifespan(upstream))
     _answer_errors(app)
-    _serve_program(app, program, lm, metrics)
-    if upstream is not None and helper is not None:
+    answering = Answering(program, lm, metrics)
+    _serve_program(app, program, answering)
+    app.get("/metrics", response_class=PlainTextResponse)(lambda: Response(metrics.text(), media_type="text/plain"))
+    if upstream is None or helper is None:
+        _serve_replies(app, answering)
+    else:
         _serve_chat(app, upstream, helper)
     return Guard(cast("App", app), keys=keys, limits=limits or Limits(), metrics=metrics)
 
 
-def _serve_program(app: FastAPI, program: dspy.Module, lm: dspy.LM | None, metrics: Metrics) -> None:
-    inputs = inputs_of(program)
-    said = {"status": "ok", "program": type(program).__name__, "supplements": bool(supplemented(program))}
-
-    def called(given: dict[str, Any]) -> dict[str, Any]:
-        with dspy.context(**({} if lm is None else {"lm": lm})), episode(None) as run:
-            outputs = outputs_of(program(**given))
-        told = [
-            {
-                "predictor": call.place.role,
-                "turn": call.place.turn,
-                "kind": call.supplement.kind,
-                "text": call.supplement.text,
-            }
-            for call in run.ordered
-        ]
-        for each in told:
-            metrics.told(str(each["kind"]))
-        return {"outputs": outputs, "supplements": told}
+def _serve_program(app: FastAPI, program: dspy.Module, answering: Answering) -> None:
+    said = {"status": "ok", "program": answering.name, "supplements": bool(supplemented(program))}
 
     async def predict(given: Any) -> dict[str, Any]:
-        values = {name: getattr(given, name) for name in type(given).model_fields}
-        try:
-            return await run_in_threadpool(called, values)
-        except Exception as problem:
-            logger.exception("The program failed.")
-            told = redacted(f"{type(problem).__name__}: {problem}", [lm, dspy.settings.lm])
-            raise HTTPException(502, told) from problem
+        return await _answered(answering, given)
 
-    predict.__annotations__["given"] = inputs
+    predict.__annotations__["given"] = answering.inputs
     app.post("/predict")(predict)
     app.get("/health")(lambda: said)
-    app.get("/metrics", response_class=PlainTextResponse)(lambda: Response(metrics.text(), media_type="text/plain"))
+
+
+def _serve_replies(app: FastAPI, answering: Answering) -> None:
+    """The program as a chat model, where no upstream answers."""
+
+    @app.post("/v1/chat/completions")
+    async def chat(body: dict[str, Any] = Body()) -> Response:  # noqa: B008 - FastAPI's way
+        text = asked(_messages(body))
+        if not text:
+            raise HTTPException(400, "Expected a chat whose last message is a user's text.")
+        try:
+            given = answering.read(text)
+        except ValidationError as problem:
+            raise HTTPException(422, _places(problem.errors())) from problem
+        reply = written((await _answered(answering, given))["outputs"])
+        if body.get("stream"):
+            return StreamingResponse(streamed(answering.name, reply), media_type="text/event-stream")
+        return JSONResponse(completion(answering.name, reply))
+
+    models = _one_model(answering.name, "dspy-sgt")
+    app.get("/v1/models")(lambda: models)
+
+
+async def _answered(answering: Answering, given: BaseModel) -> dict[str, Any]:
+    """What the program answers; raises `HTTPException` where it fails."""
+    try:
+        return await run_in_threadpool(answering.answer, given)
+    except Exception as problem:
+        logger.exception("The program failed.")
+        told = redacted(f"{type(problem).__name__}: {problem}", [answering.lm, dspy.settings.lm])
+        raise HTTPException(502, told) from problem
+
+
+def _one_model(name: str, owner: str) -> dict[str, Any]:
+    return {"object": "list", "data": [{"id": name, "object": "model", "created": 0, "owned_by": owner}]}
+
+
+def _messages(body: Mapping[str, Any]) -> list[dict[str, Any]]:
+    found = body.get("messages")
+    if not isinstance(found, list) or not all(isinstance(each, dict) for each in cast("list[object]", found)):
+        raise HTTPException(400, "Expected messages as a list of objects.")
+    return cast("list[dict[str, Any]]", found)
 
 
 def _serve_chat(app: FastAPI, upstream: Upstream, helper: _Helper) -> None:
     @app.post("/v1/chat/completions")
     async def chat(request: Request, body: dict[str, Any] = Body()) -> Response:  # noqa: B008 - FastAPI's way
-        messages = body.get("messages")
-        if not isinstance(messages, list) or not all(isinstance(each, dict) for each in cast("list[object]", messages)):
-            raise HTTPException(400, "Expected messages as a list of objects.")
-        supplement = await helper.supplement(cast("list[dict[str, Any]]", messages))
-        told = advised(cast("list[dict[str, Any]]", messages), helper.shown(supplement), helper.description)
+        messages = _messages(body)
+        supplement = await helper.supplement(messages)
+        told = advised(messages, helper.shown(supplement), helper.description)
         asking = {**body, "messages": told, **({"model": upstream.model} if upstream.model else {})}
         return await _passed_on(request.app.state.client, upstream, asking, supplement.kind)
 
     @app.get("/v1/models")
     async def models(request: Request) -> Response:
         if upstream.model:
-            one = {"id": upstream.model, "object": "model", "created": 0, "owned_by": "upstream"}
-            return JSONResponse({"object": "list", "data": [one]})
+            return JSONResponse(_one_model(upstream.model, "upstream"))
         answer = await _asked(request.app.state.client, "GET", f"{upstream.address}/models", upstream)
         async with AsyncExitStack() as closing:
             closing.push_async_callback(answer.aclose)
@@ -237,5 +258,9 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def mistaken(_: Request, problem: RequestValidationError) -> JSONResponse:
-        places = [f"{'.'.join(map(str, each['loc'][1:]))}: {each['msg']}" for each in problem.errors()]
-        return JSONResponse(error_content("; ".join(places), _CODES[422]), 422)
+        return JSONResponse(error_content(_places(problem.errors(), 1), _CODES[422]), 422)
+
+
+def _places(errors: Iterable[Mapping[str, Any]], skipped: int = 0) -> str:
+    """Each mistake after the field that it is in; the first parts of a field's path may be FastAPI's own."""
+    return "; ".join(f"{'.'.join(map(str, each['loc'][skipped:]))}: {each['msg']}" for each in errors)

@@ -1,0 +1,50 @@
+"""Is it worth it? One program compiled by several optimizers on the same data and budget, and scored on the same test.
+
+As it stands it runs on a simulated company with the small models that come with the package: no key, no GPU, no hub.
+
+    python examples/compare.py
+"""
+
+from __future__ import annotations
+
+from optimizers import Recipe
+from optimizers.comparison import Comparison, compare
+from optimizers.comparison.embedded import SETTINGS
+from optimizers.trl_trainer import TRLTrainer
+from sgt_modules.embedded import HouseTermsWorld, Sizes, acting, embedded_generator, program
+
+ACTOR = acting  # yours: lambda: dspy.context(lm=dspy.LM("openai/gpt-4.1-mini"))
+GENERATOR = embedded_generator  # yours: lambda: "Qwen/Qwen3-1.7B"
+
+CONTENDERS = ["none", "cot", "bootstrap_fewshot", "sgt"]
+BUDGET = 1_200
+"""Actor calls each may make to be compiled."""
+
+
+def main() -> Comparison:
+    """Compare, and print the table."""
+    sizes = Sizes(train=32, validation=16, test=60, shifted=4, terms=4, shifted_terms=4)
+    world = HouseTermsWorld(seed=0, sizes=sizes)  # yours: lists of dspy.Example, and a metric
+    generator = GENERATOR()
+    with ACTOR():
+        found = compare(
+            program(),  # yours: any dspy.Module
+            world.train,
+            world.val,
+            world.test,
+            world.metric,
+            CONTENDERS,
+            seeds=[0],
+            budget=BUDGET,
+            generator=generator,
+            recipe=Recipe(rounds=1, warm_samples=2, pool_samples=1, concat=1),  # yours: nothing
+            trainer=TRLTrainer(generator.engine.model, SETTINGS),  # yours: nothing
+            num_threads=64,
+        )
+    print(found)
+    print(f"The page: {found.log_dir / 'report.html'}")
+    return found
+
+
+if __name__ == "__main__":
+    main()

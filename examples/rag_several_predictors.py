@@ -1,0 +1,165 @@
+"""Retrieval with two predictors, one of which needs what only experience tells: which words to search for.
+
+A company's wiki has a passage for each group of rows ("customers with age over 45"), and its people ask with words of
+their own ("keko customers") that stand in no passage. `search` writes what is searched for, `respond` reads what was
+found. The generator learns what to tell `search`, and that `respond` needs nothing, from right and wrong answers alone.
+
+Simulated: the wiki is drawn from a seed, and the actor is a script that searches for the question's words and its
+advice's, and reads numbers out of the first passage. The generator and its training are real.
+
+    python examples/rag_several_predictors.py
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Mapping
+
+import dspy
+from scripted_lm import scripted_lm
+
+from optimizers import Recipe, SGTTeleprompter
+from optimizers.demo import TRAINING
+from optimizers.trl_trainer import TRLTrainer
+from sgt_modules.embedded import HouseTermsWorld, Sizes, embedded_generator
+from sgt_modules.embedded.company import SCHEMA, TABLES, Condition, Table, conditions
+from sgt_modules.embedded.questions import Ask, asks, plain_rows, term_rows
+
+ACTOR = lambda: scripted_lm(script)  # noqa: E731  yours: dspy.LM("openai/gpt-4.1-mini")
+GENERATOR = embedded_generator  # yours: lambda: "Qwen/Qwen3-1.7B"
+
+WORLD = HouseTermsWorld(seed=0, sizes=Sizes(terms=4, shifted_terms=4))
+FACTS = ("count", "average", "highest", "total")
+"""The forms of questions that a passage answers."""
+
+
+class Lookup(dspy.Module):
+    """Searches the wiki, and answers from what it found."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.search = dspy.Predict(dspy.Signature("tables, question -> keywords", "Write keywords to search for."))
+        self.respond = dspy.Predict("question, passage -> answer")
+
+    def forward(self, question: str) -> dspy.Prediction:
+        """The answer, and the passage that it was read from."""
+        keywords = self.search(tables=SCHEMA, question=question).keywords
+        passage = found(keywords)
+        return dspy.Prediction(answer=self.respond(question=question, passage=passage).answer, passage=passage)
+
+
+def metric(example: dspy.Example, prediction: dspy.Prediction) -> bool:
+    """Whether the answer is the expected one."""
+    return example.answer == prediction.answer
+
+
+# The wiki, and how it is searched.
+
+
+def facts(table: Table) -> list[Ask]:
+    """What a passage tells of its rows."""
+    return [ask for ask in asks(table) if ask.form.name in FACTS]
+
+
+def answer(ask: Ask, condition: Condition) -> str:
+    """What the database says, to two places."""
+    [[value]] = WORLD.database.rows(ask.sql(condition))
+    return f"{value or 0:.2f}".removesuffix(".00")
+
+
+def passages() -> Mapping[str, str]:
+    """The wiki: each group's facts by its title."""
+    return {
+        plain_rows(condition, table): "; ".join(f"{fact(ask)}: {answer(ask, condition)}" for ask in facts(table))
+        for table in TABLES.values()
+        for condition in conditions(table)
+    }
+
+
+def fact(ask: Ask) -> str:
+    """A fact's name in a passage: `average age`."""
+    return f"{ask.form.name} {ask.column}".strip()
+
+
+def words(text: str) -> set[str]:
+    """A text's words, as the search compares them."""
+    plain = text.casefold().replace(">", " over ").replace("<", " under ")
+    return set(re.findall(r"\w+", plain)) - {"with"}
+
+
+WIKI = passages()
+
+
+def found(keywords: str) -> str:
+    """The passage whose title has the largest share of its words among the keywords."""
+    wanted = words(keywords)
+    title = max(WIKI, key=lambda each: len(words(each) & wanted) / len(words(each)))
+    return f"{title}: {WIKI[title]}"
+
+
+# The simulated actor.
+
+SAID = {"how many": "count", "count": "count", "mean": "average", "top": "highest", "sum": "total"} | {
+    name: name for name in FACTS
+}
+
+
+def script(given: Mapping[str, str], wanted: list[str]) -> Mapping[str, str]:
+    """Searches for the question's words and the advice's; reads the fact that the question names."""
+    question = given["question"].casefold()
+    if "keywords" in wanted:
+        return {"keywords": f"{question} {given.get('supplement', '')}"}
+    asked = question.partition(" with ")[0]
+    form = next(form for said, form in SAID.items() if said in asked)
+    told = [each.rsplit(": ", 1) for each in given["passage"].partition(": ")[2].split("; ")]
+    fitting = (value for name, value in told if name.split()[0] == form and name.split()[-1] in {*asked.split(), form})
+    return {"answer": next(fitting, "unknown")}
+
+
+# Questions: on house terms, and a few that say the condition themselves.
+
+
+def examples() -> list[dspy.Example]:
+    """Every question on the four house terms in both phrasings, and as many plain ones as a third of them."""
+    rng = random.Random(0)
+    groups = [(term_rows(term.word, term.table), term.condition, term.table) for term in WORLD.terms]
+    asked = [(group, ask, phrasing) for group in groups for ask in facts(group[2]) for phrasing in (0, 1)]
+    for table in TABLES.values():
+        condition = rng.choice(conditions(table))
+        asked += [((plain_rows(condition, table), condition, table), ask, 0) for ask in facts(table)[:5]]
+    rng.shuffle(asked)
+    return [
+        dspy.Example(question=ask.question(rows, phrasing), answer=answer(ask, condition)).with_inputs("question")
+        for (rows, condition, _), ask, phrasing in asked
+    ]
+
+
+def main() -> None:
+    """Train, and say what changed."""
+    every = examples()
+    train, val, test = every[:32], every[32:48], every[48:]
+    generator = GENERATOR()
+    trainer = TRLTrainer(generator.engine.model, TRAINING)  # yours: nothing, the defaults suit 1.7 B parameters
+    recipe = Recipe(rounds=2, warm_samples=2, pool_samples=1, direct_samples=8, concat=1)  # yours: auto="light"
+    sgt = SGTTeleprompter(metric, generator, recipe=recipe, trainer=trainer)
+    with dspy.context(lm=ACTOR()):
+        better = sgt.compile(Lookup(), trainset=train, valset=val)
+        right = {
+            name: sum(metric(each, program(question=each.question)) for each in test)
+            for name, program in (("before", Lookup()), ("after", better))
+        }
+        example = next(each for each in test if "with" not in each.question)
+        with dspy.context(trace=[]):
+            after = better(question=example.question)
+            told = {predictor.role: inputs["supplement"] for predictor, inputs, _ in dspy.settings.trace}
+    print("validation:", {stage.name: round(stage.score, 2) for stage in better.detailed_results.stages})
+    print(f"test: {right['before']} of {len(test)} right before, {right['after']} after")
+    print("question:", example.question, "->", example.answer)
+    print("told:", told)
+    print("found:", after.passage)
+    print("answer:", after.answer)
+
+
+if __name__ == "__main__":
+    main()
