@@ -3,6 +3,7 @@
 # make check   format, lint, types, layers, doctests, documentation
 # make bench   the benchmarks
 # make compatibility   run what the page of what works with DSPy lists, and write the page
+# make pictures   the README's pictures: a quick demonstration on a terminal, and its report
 # Each sets up .venv on its first call and installs nothing on the next.
 
 PYTHON ?= python3.11
@@ -21,7 +22,7 @@ export TOKENIZERS_PARALLELISM := false
 export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format bench compatibility clean
+.PHONY: help install demo test check format bench compatibility pictures clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -57,6 +58,9 @@ bench: $(INSTALLED)
 
 compatibility: $(INSTALLED)
 	$(BIN)/python -m pytest tests --compatibility docs/compatibility.md
+
+pictures: $(INSTALLED)
+	$(BIN)/python docs/pictures.py
 
 clean:
 	rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache dist site

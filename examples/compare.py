@@ -37,7 +37,9 @@ def main() -> Comparison:
             seeds=[0],
             budget=BUDGET,
             generator=generator,
-            recipe=Recipe(rounds=1, warm_samples=2, pool_samples=1, concat=1),  # yours: nothing
+            recipe=Recipe(
+                rounds=1, warm_samples=2, pool_samples=1, concat=1, max_per_kind=10, pair_cap=8
+            ),  # yours: nothing
             trainer=TRLTrainer(generator.engine.model, SETTINGS),  # yours: nothing
             num_threads=64,
         )

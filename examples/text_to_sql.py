@@ -38,7 +38,9 @@ def main() -> None:
     splits = TASK.splits(limit=LIMIT)
     generator = GENERATOR()
     trainer = TRLTrainer(generator.engine.model, TRAINING)  # yours: nothing, the defaults suit 1.7 B parameters
-    recipe = Recipe(rounds=1, warm_samples=2, pool_samples=1, concat=1)  # yours: auto="light"
+    recipe = Recipe(
+        rounds=1, warm_samples=2, pool_samples=1, concat=1, max_per_kind=10, pair_cap=8
+    )  # yours: auto="light"
     sgt = SGTTeleprompter(TASK.metric, generator, recipe=recipe, trainer=trainer, num_threads=64)
     with ACTOR():
         better = sgt.compile(TASK.new_program(), trainset=splits.train, valset=splits.val)
