@@ -29,7 +29,7 @@ from optimizers.report import write_report
 
 ASSETS = Path(__file__).parent / "assets"
 COLUMNS, ROWS = 100, 30
-PAGE = {"width": 1200, "height": 1000}
+PAGE = {"width": 1200, "height": 720}
 COMMAND = "from optimizers.cli import main; main()"
 
 _CONTROL = re.compile(r"(\r|\n|\x1b\[\d*[AK]|\x1b\[\?25[lh])")
