@@ -22,7 +22,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
-from rich.terminal_theme import DEFAULT_TERMINAL_THEME
 from rich.text import Text
 
 from optimizers.report import write_report
@@ -98,8 +97,8 @@ def svg(text: Text, title: str) -> str:
     """A terminal's text as a picture that asks nothing of the network."""
     with Path(os.devnull).open("w") as nowhere:
         console = Console(record=True, width=COLUMNS, file=nowhere, force_terminal=True, color_system="truecolor")
-        console.print(text)
-    return _FONT.sub("", console.export_svg(title=title, theme=DEFAULT_TERMINAL_THEME))
+        console.print(text, end="\n\n")
+    return _FONT.sub("", console.export_svg(title=title))
 
 
 def photographed(page: Path, picture: Path) -> None:

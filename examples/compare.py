@@ -7,14 +7,13 @@ As it stands it runs on a simulated company with the small models that come with
 
 from __future__ import annotations
 
-from optimizers import Recipe
+from small import small
+
 from optimizers.comparison import Comparison, compare
-from optimizers.comparison.embedded import SETTINGS
-from optimizers.trl_trainer import TRLTrainer
-from sgt_modules.embedded import HouseTermsWorld, Sizes, acting, embedded_generator, program
+from sgt_modules.embedded import HouseTermsWorld, Sizes, acting, program
 
 ACTOR = acting  # yours: lambda: dspy.context(lm=dspy.LM("openai/gpt-4.1-mini"))
-GENERATOR = embedded_generator  # yours: lambda: "Qwen/Qwen3-1.7B"
+TRAINED = small  # yours: lambda: {"generator": "Qwen/Qwen3-1.7B"}
 
 CONTENDERS = ["none", "cot", "bootstrap_fewshot", "sgt"]
 BUDGET = 1_200
@@ -25,7 +24,6 @@ def main() -> Comparison:
     """Compare, and print the table."""
     sizes = Sizes(train=32, validation=16, test=60, shifted=4, terms=4, shifted_terms=4)
     world = HouseTermsWorld(seed=0, sizes=sizes)  # yours: lists of dspy.Example, and a metric
-    generator = GENERATOR()
     with ACTOR():
         found = compare(
             program(),  # yours: any dspy.Module
@@ -36,11 +34,7 @@ def main() -> Comparison:
             CONTENDERS,
             seeds=[0],
             budget=BUDGET,
-            generator=generator,
-            recipe=Recipe(
-                rounds=1, warm_samples=2, pool_samples=1, concat=1, max_per_kind=10, pair_cap=8
-            ),  # yours: nothing
-            trainer=TRLTrainer(generator.engine.model, SETTINGS),  # yours: nothing
+            **TRAINED(),
             num_threads=64,
         )
     print(found)

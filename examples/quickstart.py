@@ -13,16 +13,18 @@ import dspy
 from optimizers import Recipe, SGTTeleprompter
 from optimizers.demo import TRAINING
 from optimizers.trl_trainer import TRLTrainer
-from sgt_modules.embedded import QUICK, HouseTermsWorld, embedded_actor, embedded_generator, program
+from sgt_modules.embedded import HouseTermsWorld, Sizes, embedded_actor, embedded_generator, program
+
+SIZES = Sizes(train=32, validation=16, test=32, shifted=4, terms=4, shifted_terms=4)
 
 
 def main() -> dspy.Module:
     """Compile a program and say which stage won; the student itself is left as it is."""
-    world = HouseTermsWorld(seed=0, sizes=QUICK)  # yours: lists of dspy.Example, and a metric
+    world = HouseTermsWorld(seed=0, sizes=SIZES)  # yours: lists of dspy.Example, and a metric
     student = program()  # yours: any dspy.Module
     actor = embedded_actor()  # yours: dspy.LM("openai/gpt-4.1-mini")
     generator = embedded_generator()  # yours: "Qwen/Qwen3-1.7B"
-    recipe = Recipe(rounds=2, direct_samples=12)  # yours: auto="light" instead
+    recipe = Recipe(rounds=1, warm_samples=2, pool_samples=1, concat=1)  # yours: auto="light" instead
     trainer = TRLTrainer(generator.engine.model, TRAINING)  # yours: nothing, the defaults suit 1.7 B parameters
     sgt = SGTTeleprompter(world.metric, generator, recipe=recipe, trainer=trainer)
     with dspy.context(lm=actor):  # yours: dspy.configure(lm=...), once

@@ -1,8 +1,9 @@
 """Retrieval with two predictors, one of which needs what only experience tells: which words to search for.
 
 A company's wiki has a passage for each group of rows ("customers with age over 45"), and its people ask with words of
-their own ("keko customers") that stand in no passage. `search` writes what is searched for, `respond` reads what was
-found. The generator learns what to tell `search`, and that `respond` needs nothing, from right and wrong answers alone.
+their own ("kula customers") that stand in no passage. `search` writes what is searched for, `respond` reads what was
+found. The generator learns what to tell `search` from right and wrong answers of the whole program; `only` says that
+`respond`, which needs no help, gets none and costs nothing. Without it, the run finds that out by itself.
 
 Simulated: the wiki is drawn from a seed, and the actor is a script that searches for the question's words and its
 advice's, and reads numbers out of the first passage. The generator and its training are real.
@@ -18,16 +19,15 @@ from collections.abc import Mapping
 
 import dspy
 from scripted_lm import scripted_lm
+from small import small
 
-from optimizers import Recipe, SGTTeleprompter
-from optimizers.demo import TRAINING
-from optimizers.trl_trainer import TRLTrainer
-from sgt_modules.embedded import HouseTermsWorld, Sizes, embedded_generator
+from optimizers import SGTTeleprompter
+from sgt_modules.embedded import HouseTermsWorld, Sizes
 from sgt_modules.embedded.company import SCHEMA, TABLES, Condition, Table, conditions
 from sgt_modules.embedded.questions import Ask, asks, plain_rows, term_rows
 
-ACTOR = lambda: scripted_lm(script)  # noqa: E731  yours: dspy.LM("openai/gpt-4.1-mini")
-GENERATOR = embedded_generator  # yours: lambda: "Qwen/Qwen3-1.7B"
+ACTOR = lambda: scripted_lm(script)  # noqa: E731  yours: lambda: dspy.LM("openai/gpt-4.1-mini")
+TRAINED = small  # yours: lambda: {"generator": "Qwen/Qwen3-1.7B"}
 
 WORLD = HouseTermsWorld(seed=0, sizes=Sizes(terms=4, shifted_terms=4))
 FACTS = ("count", "average", "highest", "total")
@@ -136,12 +136,7 @@ def main() -> None:
     """Train, and say what changed."""
     every = examples()
     train, val, test = every[:32], every[32:44], every[44:]
-    generator = GENERATOR()
-    trainer = TRLTrainer(generator.engine.model, TRAINING)  # yours: nothing, the defaults suit 1.7 B parameters
-    recipe = Recipe(
-        rounds=1, warm_samples=2, pool_samples=1, concat=1, max_per_kind=10, pair_cap=8
-    )  # yours: auto="light"
-    sgt = SGTTeleprompter(metric, generator, recipe=recipe, trainer=trainer)
+    sgt = SGTTeleprompter(metric, **TRAINED(), only=["search"])
     with dspy.context(lm=ACTOR()):
         better = sgt.compile(Lookup(), trainset=train, valset=val)
         right = {
@@ -151,11 +146,11 @@ def main() -> None:
         example = test[0]
         with dspy.context(trace=[]):
             after = better(question=example.question)
-            told = {predictor.role: inputs["supplement"] for predictor, inputs, _ in dspy.settings.trace}
+            told = dspy.settings.trace[0][1]["supplement"]
     print("validation:", {stage.name: round(stage.score, 2) for stage in better.detailed_results.stages})
     print(f"test: {right['before']} of {len(test)} right before, {right['after']} after")
     print("question:", example.question, "->", example.answer)
-    print("told:", told)
+    print("search was told:", told)
     print("found:", after.passage)
     print("answer:", after.answer)
 

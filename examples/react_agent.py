@@ -1,6 +1,6 @@
 """An agent with tools, which learns how to go about its task from whether its answers are right.
 
-The agent looks things up in a company's database with two tools. Its people use words of their own ("keko customers"),
+The agent looks things up in a company's database with two tools. Its people use words of their own ("kula customers"),
 which no tool knows; the generator learns which rows to tell the agent to ask for, once a run (`scope="episode"`).
 
 Simulated: the company is drawn from a seed, and the agent's model is a script. It asks the tools for the condition that
@@ -20,16 +20,15 @@ from collections.abc import Mapping
 
 import dspy
 from scripted_lm import scripted_lm
+from small import small
 
-from optimizers import Recipe, SGTTeleprompter
-from optimizers.demo import TRAINING
-from optimizers.trl_trainer import TRLTrainer
-from sgt_modules.embedded import HouseTermsWorld, Sizes, embedded_generator
+from optimizers import SGTTeleprompter
+from sgt_modules.embedded import HouseTermsWorld, Sizes
 from sgt_modules.embedded.company import SCHEMA, TABLES
 from sgt_modules.embedded.questions import asks, term_rows
 
-ACTOR = lambda: scripted_lm(script)  # noqa: E731  yours: dspy.LM("openai/gpt-4.1-mini")
-GENERATOR = embedded_generator  # yours: lambda: "Qwen/Qwen3-1.7B"
+ACTOR = lambda: scripted_lm(script)  # noqa: E731  yours: lambda: dspy.LM("openai/gpt-4.1-mini")
+TRAINED = small  # yours: lambda: {"generator": "Qwen/Qwen3-1.7B"}
 
 WORLD = HouseTermsWorld(seed=0, sizes=Sizes(terms=4, shifted_terms=4))
 FORMS = ("count", "average", "highest", "total")
@@ -112,12 +111,7 @@ def main() -> None:
     """Train, and show a run of the agent before and after."""
     every = examples()
     train, val, test = every[:32], every[32:44], every[44:]
-    generator = GENERATOR()
-    trainer = TRLTrainer(generator.engine.model, TRAINING)  # yours: nothing, the defaults suit 1.7 B parameters
-    recipe = Recipe(
-        rounds=1, warm_samples=2, pool_samples=1, concat=1, max_per_kind=10, pair_cap=8
-    )  # yours: auto="light"
-    sgt = SGTTeleprompter(metric, generator, recipe=recipe, trainer=trainer, scope="episode", only=["react"])
+    sgt = SGTTeleprompter(metric, **TRAINED(), scope="episode", only=["react"])
     with dspy.context(lm=ACTOR()):
         better = sgt.compile(agent(), trainset=train, valset=val)
         print("validation:", {stage.name: round(stage.score, 2) for stage in better.detailed_results.stages})

@@ -1,7 +1,7 @@
-"""Text to SQL on one of the package's tasks: what the generator tells the frozen model about a company's own words.
+"""Text to SQL as a task of the package: what the generator tells the frozen model about a company's own words.
 
-As it stands it runs on *house terms*, a simulated company, with the small models that come with the package. With
-`task("spider")` it asks Spider's databases, which `splits` then needs a folder of: see docs/tasks.md.
+As it stands it asks about a simulated company, with the small models that come with the package. With `task("spider")`
+it asks Spider's databases, which `splits` then needs a folder of: see docs/tasks.md.
 
     python examples/text_to_sql.py
 """
@@ -9,19 +9,27 @@ As it stands it runs on *house terms*, a simulated company, with the small model
 from __future__ import annotations
 
 import dspy
+from small import small
 
-from optimizers import Recipe, SGTTeleprompter
-from optimizers.demo import TRAINING
-from optimizers.tasks import task
-from optimizers.trl_trainer import TRLTrainer
-from sgt_modules.embedded import acting, embedded_generator
+from optimizers import SGTTeleprompter
+from optimizers.tasks import Sizes, Task
+from sgt_modules.embedded import HouseTermsWorld, acting, program
+from sgt_modules.embedded.world import Sizes as WorldSizes
 
-TASK = task("house_terms")  # yours: task("spider")
+WORLD = HouseTermsWorld(seed=0, sizes=WorldSizes(train=32, validation=16, test=32, shifted=4, terms=4, shifted_terms=4))
+TASK = Task(  # yours: task("spider"), of optimizers.tasks
+    name="desk",
+    description="Questions in a simulated company's own words, answered in SQL.",
+    program=program,
+    metric=WORLD.metric,
+    loader=lambda _: {"train": WORLD.train, "val": WORLD.val, "test": WORLD.test},
+    sizes=Sizes(train=32, val=16, test=32),
+)
 ACTOR = acting  # yours: lambda: dspy.context(lm=dspy.LM("openai/gpt-4.1-mini"))
-GENERATOR = embedded_generator  # yours: lambda: "Qwen/Qwen3-1.7B"
+TRAINED = small  # yours: lambda: {"generator": "Qwen/Qwen3-1.7B"}
 
-LIMIT = 40
 SHOWN = 3
+"""How many questions are shown."""
 
 
 def answered(program: dspy.Module, examples: list[dspy.Example]) -> list[tuple[str, bool]]:
@@ -35,13 +43,8 @@ def answered(program: dspy.Module, examples: list[dspy.Example]) -> list[tuple[s
 
 def main() -> None:
     """Train, and show the questions whose query became right."""
-    splits = TASK.splits(limit=LIMIT)
-    generator = GENERATOR()
-    trainer = TRLTrainer(generator.engine.model, TRAINING)  # yours: nothing, the defaults suit 1.7 B parameters
-    recipe = Recipe(
-        rounds=1, warm_samples=2, pool_samples=1, concat=1, max_per_kind=10, pair_cap=8
-    )  # yours: auto="light"
-    sgt = SGTTeleprompter(TASK.metric, generator, recipe=recipe, trainer=trainer, num_threads=64)
+    splits = TASK.splits()
+    sgt = SGTTeleprompter(TASK.metric, **TRAINED(), num_threads=64)
     with ACTOR():
         better = sgt.compile(TASK.new_program(), trainset=splits.train, valset=splits.val)
         before, after = answered(TASK.new_program(), splits.test), answered(better, splits.test)

@@ -17,7 +17,10 @@ from nbclient import NotebookClient
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
-SCRIPTS = [each.name for each in sorted(EXAMPLES.glob("*.py")) if each.name != "scripted_lm.py"]
+SHARED = ("scripted_lm.py", "small.py")
+"""What examples import."""
+
+SCRIPTS = [each.name for each in sorted(EXAMPLES.glob("*.py")) if each.name not in SHARED]
 NOTEBOOK = EXAMPLES / "quickstart.ipynb"
 SECONDS = 600
 
@@ -44,6 +47,12 @@ def test_an_example_is_on_its_page_and_shows_what_to_replace(name: str) -> None:
     replaced = [line for line in text.splitlines() if "yours:" in line]
     assert any("dspy.LM(" in line for line in replaced)
     assert any("Qwen/" in line for line in replaced)
+
+
+@pytest.mark.parametrize("file", ["examples/scripted_lm.py", "docs/pictures.py"])
+def test_the_doctests_of_a_script_hold(file: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "doctest", str(ROOT / file)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")
 
 
 def test_retrieval_learns_what_to_tell_the_predictor_that_needs_it(tmp_path: Path) -> None:

@@ -1,0 +1,28 @@
+"""The embedded generator, of 1 M parameters, with the settings that it wants; a real one wants the defaults."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+from optimizers import Recipe
+from optimizers.demo import TRAINING
+from optimizers.trl_trainer import TRLTrainer
+from sgt_modules import SupplementGenerator
+from sgt_modules.embedded import embedded_generator
+from sgt_modules.embedded.models import embedded_folder
+
+
+class Trained(TypedDict):
+    """What is trained, how much is sampled for it, and how."""
+
+    generator: SupplementGenerator
+    recipe: Recipe
+    trainer: TRLTrainer
+
+
+def small() -> Trained:
+    """Arguments of `SGTTeleprompter` and of `compare`: one round, sampled in half a minute."""
+    recipe = Recipe(rounds=1, warm_samples=2, pool_samples=1, concat=1, max_per_kind=10, pair_cap=8)
+    return Trained(
+        generator=embedded_generator(), recipe=recipe, trainer=TRLTrainer(embedded_folder("generator"), TRAINING)
+    )
