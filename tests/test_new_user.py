@@ -31,15 +31,20 @@ def section() -> str:
     return page.partition(SECTION)[2].partition("\n## ")[0]
 
 
+def blocks() -> list[tuple[str, str]]:
+    """The page's blocks in its order: what stands behind the fence, and the text."""
+    return re.findall(r"^```([^\n]*)\n(.*?)^```", section(), re.DOTALL | re.MULTILINE)
+
+
 def files() -> dict[str, str]:
     """The page's files by name."""
-    return dict(re.findall(r'^```python title="([\w.]+)"\n(.*?)^```', section(), re.DOTALL | re.MULTILINE))
+    titled = re.compile(r'python title="([\w.]+)"')
+    return {found[1]: text for head, text in blocks() if (found := titled.fullmatch(head))}
 
 
 def commands() -> list[str]:
     """The page's commands, in its order."""
-    blocks = re.findall(r"^```\n(.*?)^```", section(), re.DOTALL | re.MULTILINE)
-    return [line for block in blocks for line in block.splitlines()]
+    return [line for head, text in blocks() if not head for line in text.splitlines()]
 
 
 class Folder:
