@@ -11,7 +11,7 @@ from __future__ import annotations
 import dspy
 
 from optimizers import Recipe, SGTTeleprompter
-from optimizers.demo import TRAINING
+from optimizers.comparison.embedded import SETTINGS
 from optimizers.trl_trainer import TRLTrainer
 from sgt_modules.embedded import HouseTermsWorld, Sizes, embedded_actor, embedded_generator, program
 
@@ -24,8 +24,9 @@ def main() -> dspy.Module:
     student = program()  # yours: any dspy.Module
     actor = embedded_actor()  # yours: dspy.LM("openai/gpt-4.1-mini")
     generator = embedded_generator()  # yours: "Qwen/Qwen3-1.7B"
-    recipe = Recipe(rounds=1, warm_samples=2, pool_samples=1, concat=1)  # yours: auto="light" instead
-    trainer = TRLTrainer(generator.engine.model, TRAINING)  # yours: nothing, the defaults suit 1.7 B parameters
+    # Yours: auto="light" instead of the recipe, which samples little.
+    recipe = Recipe(rounds=1, warm_samples=2, pool_samples=1, concat=1, max_per_kind=10, pair_cap=8)
+    trainer = TRLTrainer(generator.engine.model, SETTINGS)  # yours: nothing, the defaults suit 1.7 B parameters
     sgt = SGTTeleprompter(world.metric, generator, recipe=recipe, trainer=trainer)
     with dspy.context(lm=actor):  # yours: dspy.configure(lm=...), once
         better = sgt.compile(student, trainset=world.train, valset=world.val)

@@ -22,7 +22,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SECTION = "## From an empty folder to a served program"
 PORT = "8000"
-SECONDS = 300
+SECONDS = 600
 
 
 def section() -> str:

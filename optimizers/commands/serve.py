@@ -31,7 +31,7 @@ def serve(
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that the upstream may take.")] = 120.0,
     trust: Annotated[bool, typer.Option("--trust", help="Follow the addresses of LMs in the state's file.")] = False,
 ) -> None:
-    """Serve a program at POST /predict, and with --upstream a chat endpoint like OpenAI's that adds supplements.
+    """Serve a program at POST /predict and as a chat model, or with --upstream another chat endpoint with supplements.
 
     GET /health and GET /metrics (Prometheus) tell how it is. Keys are read from the environment only; without any,
     only this machine may ask.
