@@ -28,8 +28,8 @@ from optimizers.report import write_report
 
 ASSETS = Path(__file__).parent / "assets"
 COLUMNS, ROWS = 100, 30
-PAGE = {"width": 1200, "height": 720}
-COMMAND = "from optimizers.cli import main; main()"
+PAGE = {"width": 1200, "height": 800}
+DEMO = [sys.executable, "-c", "from optimizers.cli import main; main()", "demo", "--quick"]
 
 _CONTROL = re.compile(r"(\r|\n|\x1b\[\d*[AK]|\x1b\[\?25[lh])")
 _FONT = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
@@ -93,6 +93,19 @@ def played(command: list[str]) -> Iterator[tuple[float, Screen]]:
         raise SystemExit(f"{' '.join(command)} ended with {process.returncode}:\n{screen.text(ROWS).plain}")
 
 
+def met(words: str, seconds: float, command: list[str]) -> Text:
+    """The screen of a command as soon as words have stood on it for so long; the command goes on to its end."""
+    first, shown = 0.0, Text()
+    for now, screen in played(command):
+        if shown or words not in (text := screen.text(ROWS)).plain:
+            continue
+        first = first or now
+        shown = text if now - first >= seconds else shown
+    if not shown:
+        raise SystemExit(f"Expected a screen with {words!r} for {seconds} s, saw none. Choose others: --words.")
+    return shown
+
+
 def svg(text: Text, title: str) -> str:
     """A terminal's text as a picture that asks nothing of the network."""
     with Path(os.devnull).open("w") as nowhere:
@@ -102,7 +115,7 @@ def svg(text: Text, title: str) -> str:
 
 
 def photographed(page: Path, picture: Path) -> None:
-    """The page's upper part, in its light colours."""
+    """The page down to its first table, in its light colours."""
     from playwright.sync_api import sync_playwright
 
     names = ("chromium", "chromium-browser", "google-chrome")
@@ -114,7 +127,9 @@ def photographed(page: Path, picture: Path) -> None:
         tab = browser.new_page(viewport=PAGE, color_scheme="light")
         tab.goto(page.resolve().as_uri())
         tab.wait_for_selector("html[data-ready=yes]")
-        tab.screenshot(path=picture)
+        below = tab.get_by_text("On every split", exact=True).bounding_box()
+        height = below["y"] - 10 if below else PAGE["height"]
+        tab.screenshot(path=picture, clip={"x": 0, "y": 0, "width": PAGE["width"], "height": height})
         browser.close()
 
 
@@ -122,18 +137,14 @@ def main() -> None:
     """Make both pictures, or the report's alone."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, help="a finished run's folder")
-    parser.add_argument("--while", dest="words", default="round 2", help="the last screen with these words is taken")
+    parser.add_argument("--words", default="round 2: acting", help="what stands on the screen that is taken")
+    parser.add_argument("--seconds", type=float, default=2.0, help="since when")
     wanted = parser.parse_args()
     ASSETS.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         run = wanted.run or Path(scratch) / "demo"
         if wanted.run is None:
-            shown = Text()
-            for _, screen in played([sys.executable, "-c", COMMAND, "demo", "--quick", "--log-dir", str(run)]):
-                text = screen.text(ROWS)
-                shown = text if wanted.words in text.plain else shown
-            if not shown:
-                raise SystemExit(f"Expected a screen with {wanted.words!r}, saw none. Choose other words: --while.")
+            shown = met(wanted.words, wanted.seconds, [*DEMO, "--log-dir", str(run)])
             (ASSETS / "live.svg").write_text(svg(shown, "sgt demo --quick"), encoding="utf-8")
         page = write_report(run, Path(scratch) / "report.html")
         photographed(page, ASSETS / "report.png")
