@@ -38,7 +38,7 @@ class StageCount:
         self._clock, self._threshold = clock, threshold
         self._began = clock()
         self._ended: float | None = None
-        self._marks: deque[tuple[float, int]] = deque([(self._began, 0)], maxlen=MARKS)
+        self._marks: deque[tuple[float, int]] = deque(maxlen=MARKS)
         self._windows: deque[float] = deque(maxlen=WINDOWS)
         self._lately, self._lately_won = 0, 0
 
@@ -73,8 +73,7 @@ class StageCount:
         """The stage at this moment."""
         over = self._ended is not None
         now = self._clock() if self._ended is None else self._ended
-        since, before = (self._began, 0) if over else self._marks[0]
-        rate = (self.done - before) / (now - since) if now > since else 0.0
+        rate = self._rate(now, lately=not over)
         return StageView(
             self.name,
             self.done,
@@ -88,10 +87,17 @@ class StageCount:
             tuple(self._windows),
         )
 
+    def _rate(self, now: float, *, lately: bool) -> float:
+        """Units a second; of late they are counted from the first one on, as what comes before it may be loading."""
+        since, before = self._marks[0] if lately and self._marks else (self._began, 0)
+        if self.done <= before:
+            since, before = self._began, 0
+        return (self.done - before) / (now - since) if now > since else 0.0
+
     def _mark(self, done: int) -> None:
         self.done = done
         now = self._clock()
-        if now - self._marks[-1][0] >= 1.0:
+        if not self._marks or now - self._marks[-1][0] >= 1.0:
             self._marks.append((now, done))
 
 

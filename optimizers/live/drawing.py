@@ -59,8 +59,8 @@ def _head(snapshot: Snapshot, width: int) -> list[_Row]:
     wide = width >= WIDE
     parts: list[str] = []
     if snapshot.step:
-        step = f"step {snapshot.step} of {snapshot.steps}" if wide else f"{snapshot.step}/{snapshot.steps}"
-        parts.append(f"{step}: {texts.harmless(snapshot.step_name)}" if wide else f"{step} {snapshot.step_name}")
+        step = f"step {snapshot.step} of {snapshot.steps}:" if wide else f"{snapshot.step}/{snapshot.steps}"
+        parts.append(f"{step} {texts.harmless(snapshot.step_name)}")
     if snapshot.left is not None:
         parts.append(f"about {texts.roughly(snapshot.left)} left" if wide else f"~{texts.roughly(snapshot.left)}")
     if snapshot.rate:
@@ -164,7 +164,7 @@ def _winner(winner: Winner | None) -> list[_Row]:
         return []
     stage = texts.harmless(winner.stage)
     told = f"[{winner.kind}] {winner.text}" if winner.kind else f"by the instructions of {stage}"
-    question = _labelled("won", Text(texts.harmless(winner.question)))
+    question = _labelled("winner", Text(texts.harmless(winner.question)))
     return [_Row(6, question), _Row(6, _labelled("by", Text(texts.harmless(told), style="green")))]
 
 

@@ -12,6 +12,7 @@ from rich.live import Live as RichLive
 from rich.segment import ControlType
 from rich.text import Text
 
+from optimizers.live import texts
 from optimizers.live.drawing import drawn
 from optimizers.live.snapshot import Snapshot
 from optimizers.live.view import View
@@ -41,7 +42,7 @@ class Terminal:
 
     def say(self, lines: Sequence[str]) -> None:
         """Print lines above."""
-        for line in lines:
+        for line in (texts.printable(each) for text in lines for each in text.splitlines()):
             said = line.encode(self._console.encoding, "replace").decode(self._console.encoding)
             self._console.print(Text(said), highlight=False)
 

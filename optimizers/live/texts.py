@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping, Sequence
 
 from optimizers.live.snapshot import Snapshot, Spend, StageView
@@ -49,8 +48,12 @@ def harmless(text: str) -> str:
     >>> harmless("one\\x1b[2J\\n  two")
     'one [2J two'
     """
-    seen = (each if unicodedata.category(each) not in ("Cc", "Cf", "Cs", "Co", "Cn") else " " for each in text)
-    return " ".join("".join(seen).split())
+    return " ".join(printable(text).split())
+
+
+def printable(line: str) -> str:
+    """A line as it is, with a space for each character that is no text."""
+    return "".join(each if each.isprintable() else " " for each in line)
 
 
 def ended(stage: StageView) -> str:
@@ -60,7 +63,7 @@ def ended(stage: StageView) -> str:
     'warm: acting: 3/3  50% won  2 s'
     """
     won = "" if stage.success is None else f"  {stage.success:.0%} won"
-    return f"{stage.name}: {stage.done:,}/{stage.total:,}{won}  {stage.seconds:.0f} s"
+    return f"{harmless(stage.name)}: {stage.done:,}/{stage.total:,}{won}  {stage.seconds:.0f} s"
 
 
 def shares(kinds: Mapping[str, float]) -> list[str]:

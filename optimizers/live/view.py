@@ -95,9 +95,10 @@ class View:
 
     def tick(self) -> None:
         """Draw, if the last time is long enough ago."""
-        if self._clock() - self._drawn >= self._every:
-            self._drawn = self._clock()
-            self._guarded(self._draw)
+        with self._drawing:
+            if self._clock() - self._drawn >= self._every:
+                self._drawn = self._clock()
+                self._guarded(self._draw)
 
     @contextmanager
     def _shown(self) -> Iterator[None]:
