@@ -66,7 +66,7 @@ def _head(snapshot: Snapshot, width: int) -> list[_Row]:
     if snapshot.rate:
         rate = f"{snapshot.rate:,.0f}" if snapshot.rate >= 10 else f"{snapshot.rate:.1f}"
         parts.append(f"{rate} rollouts/s" if wide else f"{rate}/s")
-    return [_Row(1, Text(_joined(parts, width), style="bold"))] if parts else []
+    return [_Row(1, Text(_joined(parts, width, counted=False), style="bold"))] if parts else []
 
 
 def _stages(stages: Sequence[StageView], width: int, *, ascii_only: bool) -> list[_Row]:
@@ -134,10 +134,10 @@ def _listed(rank: int, label: str, parts: Sequence[str], width: int, style: str 
     return [_Row(rank, _labelled(label, Text(_joined(parts, room, ", "), style=style)))]
 
 
-def _joined(parts: Sequence[str], room: int, between: str = "  ") -> str:
-    """The parts that fit, and how many do not."""
+def _joined(parts: Sequence[str], room: int, between: str = "  ", *, counted: bool = True) -> str:
+    """The parts that fit, and how many do not if that is `counted`."""
     for count in range(len(parts), 0, -1):
-        more = "" if count == len(parts) else f"{between}+{len(parts) - count}"
+        more = f"{between}+{len(parts) - count}" if counted and count < len(parts) else ""
         if cell_len(line := between.join(parts[:count]) + more) <= room:
             return line
     return parts[0] if parts else ""

@@ -36,12 +36,13 @@ class Terminal:
         columns, rows = self._console.size
         lines = drawn(snapshot, max(1, columns - SPARE), max(1, rows - 1), ascii_only=self._ascii)
         live = self._opened()
-        self._clear_wrapped(columns)
-        self._widths, self._columns = [line.cell_len for line in lines], columns
+        self._clear_wrapped()
+        self._widths = [line.cell_len for line in lines]
         live.update(Group(*(_unwrapped(line) for line in lines)), refresh=True)
 
     def say(self, lines: Sequence[str]) -> None:
         """Print lines above."""
+        self._clear_wrapped()
         for line in (texts.printable(each) for text in lines for each in text.splitlines()):
             said = line.encode(self._console.encoding, "replace").decode(self._console.encoding)
             self._console.print(Text(said), highlight=False)
@@ -64,11 +65,13 @@ class Terminal:
             self._live.start()
         return self._live
 
-    def _clear_wrapped(self, columns: int) -> None:
+    def _clear_wrapped(self) -> None:
         """A terminal that became narrower has wrapped our lines: clear the rows that are more than there were lines."""
-        if not 0 < columns < self._columns:
+        before, self._columns = self._columns, max(1, self._console.width)
+        if self._columns >= before:
             return
-        more = sum(max(0, -(-width // columns) - 1) for width in self._widths)
+        more = sum(max(0, -(-width // self._columns) - 1) for width in self._widths)
+        self._widths = [min(width, self._columns) for width in self._widths]
         clear: list[Any] = [(ControlType.ERASE_IN_LINE, 2), (ControlType.CURSOR_UP, 1)]
         self._console.control(Control(*(clear * more)))
 
