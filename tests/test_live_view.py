@@ -9,10 +9,13 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
+import nbformat
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nbclient import NotebookClient
 from rich.console import Console
 from scripted import query, rollout
 
@@ -470,6 +473,15 @@ def test_a_pipe_gets_few_plain_lines_however_much_happens() -> None:
     assert all(line.isprintable() for line in told)
 
 
+def test_parts_that_took_no_time_go_without_a_line() -> None:
+    hands, out = Hands(), io.StringIO()
+    lines = Lines(out, clock=hands)
+    for name, seconds in (("round1/impact0: train", 1.0), ("round1/impact1: train", 60.0), ("round1: val", 1.0)):
+        with lines.stage(name, 1):
+            hands.now += seconds
+    assert [line.partition(": ")[0] for line in out.getvalue().splitlines()] == ["round1/impact1", "round1"]
+
+
 def test_a_terminal_without_a_cursor_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     class Tty(io.StringIO):
         def isatty(self) -> bool:
@@ -522,6 +534,28 @@ def test_in_a_notebook_one_output_is_written_anew_and_its_last_state_stays(kerne
     assert "none: val: 1/1" in data["text/plain"]
     assert "1 rollouts in" in data["text/html"]
     assert "\x1b" not in data["text/html"] + data["text/plain"]
+
+
+CELL = """
+from optimizers.live.snapshot import Spend
+from optimizers.progress import reporter
+
+view = reporter()
+with view.run(None, lambda: Spend(3, 0.1)), view.stage("none: val", 200) as stage:
+    for _ in range(200):
+        stage.advance()
+print("after")
+"""
+
+
+def test_a_real_kernel_keeps_one_output_of_the_view(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent))
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)])
+    NotebookClient(notebook, kernel_name="python3", timeout=120).execute()
+    shown = [each for each in notebook.cells[0].outputs if each["output_type"] == "display_data"]
+    assert len(shown) == 1
+    assert "none: val" in shown[0]["data"]["text/html"]
+    assert "3 calls, $0.10" in shown[0]["data"]["text/plain"]
 
 
 def test_without_ipython_there_is_no_notebook() -> None:

@@ -45,7 +45,7 @@ def drawn(snapshot: Snapshot, width: int, height: int, *, ascii_only: bool = Fal
         *_spend(snapshot.spend, width, ascii_only=ascii_only),
         *_listed(3, "errors", texts.errors(snapshot), width, style="red"),
         *_winner(snapshot.winner),
-        *_ending(snapshot.spend, width),
+        *([] if snapshot.over else _ending(snapshot.spend, width)),
     ]
     for rank in sorted({row.rank for row in rows}, reverse=True):
         if len(rows) <= height:
@@ -58,7 +58,9 @@ def _head(snapshot: Snapshot, width: int) -> list[_Row]:
     """The step of the plan, the time left, the pace."""
     wide = width >= WIDE
     parts: list[str] = []
-    if snapshot.step:
+    if snapshot.over:
+        parts.append(f"{snapshot.rollouts:,} rollouts in {texts.clock(snapshot.seconds)}")
+    elif snapshot.step:
         step = f"step {snapshot.step} of {snapshot.steps}:" if wide else f"{snapshot.step}/{snapshot.steps}"
         parts.append(f"{step} {texts.harmless(snapshot.step_name)}")
     if snapshot.left is not None:
@@ -123,7 +125,7 @@ def _share(stage: StageView) -> float:
 def _bar(share: float, width: int, *, ascii_only: bool) -> Text:
     full, empty = ("#", "-") if ascii_only else ("━", "─")
     done = round(share * width)
-    return Text(full * done, style="cyan").append(empty * (width - done), style="dim")
+    return Text().append(full * done, style="cyan").append(empty * (width - done), style="dim")
 
 
 def _listed(rank: int, label: str, parts: Sequence[str], width: int, style: str = "") -> list[_Row]:
@@ -144,7 +146,7 @@ def _joined(parts: Sequence[str], room: int, between: str = "  ", *, counted: bo
 
 
 def _labelled(label: str, text: Text) -> Text:
-    return Text(f"{label:<{LABEL}}", style="dim").append_text(text)
+    return Text().append(f"{label:<{LABEL}}", style="dim").append_text(text)
 
 
 def _spend(spend: Spend | None, width: int, *, ascii_only: bool) -> list[_Row]:

@@ -10,7 +10,7 @@ from typing import TextIO
 
 from optimizers.live.board import Board, Clock, StageCount
 from optimizers.live.snapshot import Plan, Spend
-from optimizers.live.texts import closing, ended
+from optimizers.live.texts import closing, ended, worth_a_line
 from optimizers.records import Rollout
 
 
@@ -50,7 +50,9 @@ class Lines:
         try:
             yield _LineStage(self._board, stage, self)
         finally:
-            self.say(ended(self._board.end(stage)))
+            over = self._board.end(stage)
+            if worth_a_line(over):
+                self.say(ended(over))
 
     def say(self, text: str) -> None:
         """Print one line."""

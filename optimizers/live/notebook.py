@@ -19,7 +19,7 @@ EVERY = 0.5
 FINISHED = 12
 """Stages that ended which are shown; of more, the last ones."""
 
-_TABLE = "border-collapse:collapse;margin:.3em 0;font-variant-numeric:tabular-nums"
+_TABLE = "border-collapse:collapse;margin:.3em 0;color:inherit;font-variant-numeric:tabular-nums"
 _CELL = "padding:.1em .8em .1em 0;text-align:left;white-space:nowrap"
 _TEXT = "padding:.1em .8em .1em 0;text-align:left;white-space:normal;overflow-wrap:anywhere"
 _DIM = "opacity:.65"
@@ -27,9 +27,8 @@ _DIM = "opacity:.65"
 
 def in_notebook() -> bool:
     """Whether a kernel of IPython runs this, which a notebook's front end reads. Nothing is imported."""
-    module: Any = sys.modules.get("IPython")
-    shell: Any = module.get_ipython() if module is not None else None
-    return getattr(shell, "kernel", None) is not None
+    asked: Any = getattr(sys.modules.get("IPython"), "get_ipython", None)
+    return asked is not None and getattr(asked(), "kernel", None) is not None
 
 
 class NotebookScreen:
@@ -112,7 +111,14 @@ def _stage(stage: StageView, *, over: bool) -> str:
     time = texts.clock(stage.seconds) if over or stage.left is None else f"{texts.clock(stage.left)} left"
     won = "" if stage.success is None else f"{stage.success:.0%}"
     bar = "" if over else f'<progress value="{share:.3f}" max="1" style="width:10em"></progress>'
-    cells = (_shown(stage.name), bar, f"{stage.done:,}/{stage.total:,}", won, texts.sparkline(stage.trend), time)
+    cells = (
+        _shown(stage.name),
+        bar,
+        f"{stage.done:,}/{stage.total:,}",
+        won,
+        f"<code>{texts.sparkline(stage.trend)}</code>",
+        time,
+    )
     row = "".join(f'<td style="{_CELL}">{cell}</td>' for cell in cells)
     return f"<tr>{row}</tr>"
 

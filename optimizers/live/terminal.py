@@ -35,6 +35,8 @@ class Terminal:
         """Draw anew in the same place."""
         columns, rows = self._console.size
         lines = drawn(snapshot, max(1, columns - SPARE), max(1, rows - 1), ascii_only=self._ascii)
+        if len(lines) < rows - 1:
+            lines.insert(0, Text())
         live = self._opened()
         self._clear_wrapped()
         self._widths = [line.cell_len for line in lines]

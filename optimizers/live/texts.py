@@ -9,6 +9,9 @@ from optimizers.live.snapshot import Snapshot, Spend, StageView
 _BARS = ("▁▂▃▄▅▆▇█", "_.-:=+*#")
 """From none to all, as blocks and in ASCII."""
 
+BRIEF = 5.0
+"""Seconds below which the end of a stage's part goes without a line."""
+
 
 def clock(seconds: float) -> str:
     """Seconds as on a clock.
@@ -64,6 +67,15 @@ def ended(stage: StageView) -> str:
     """
     won = "" if stage.success is None else f"  {stage.success:.0%} won"
     return f"{harmless(stage.name)}: {stage.done:,}/{stage.total:,}{won}  {stage.seconds:.0f} s"
+
+
+def worth_a_line(stage: StageView) -> bool:
+    """Whether a stage's end is told: not that of a part which took no time, as a candidate of SPT may.
+
+    >>> worth_a_line(StageView("round1/impact3: train", seconds=0.5)), worth_a_line(StageView("sft: val", seconds=0.5))
+    (False, True)
+    """
+    return stage.seconds >= BRIEF or "/" not in stage.name
 
 
 def shares(kinds: Mapping[str, float]) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from optimizers.live.board import Board, Clock, StageCount
 from optimizers.live.snapshot import Plan, Snapshot, Spend
-from optimizers.live.texts import closing, ended
+from optimizers.live.texts import closing, ended, worth_a_line
 from optimizers.records import Rollout
 from optimizers.threads import in_context
 
@@ -84,7 +84,8 @@ class View:
             try:
                 yield Counting(self._board, stage)
             finally:
-                self._lines.append(ended(self._board.end(stage)))
+                over = self._board.end(stage)
+                self._lines.extend([ended(over)] if worth_a_line(over) else [])
 
     def say(self, text: str) -> None:
         """One line about the run. Takes no lock while the screen is open, so that a signal's handler may call it."""
