@@ -448,6 +448,16 @@ def test_a_terminal_that_becomes_narrower_is_cleared_of_wrapped_lines() -> None:
     assert out.getvalue()[before:].startswith("\x1b[2K\x1b[1A" * 4)
 
 
+def test_many_lines_at_once_draw_the_view_once() -> None:
+    out = io.StringIO()
+    screen = Terminal(Console(file=out, force_terminal=True, width=60, height=12))
+    screen.show(full())
+    before = out.getvalue().count("round 1: acting")
+    screen.say([f"line {n}" for n in range(100)])
+    assert out.getvalue().count("round 1: acting") == before + 1
+    assert "line 98\nline 99\n" in out.getvalue()
+
+
 def test_the_terminals_lines_stay_and_the_view_goes() -> None:
     out = io.StringIO()
     live = Live(Console(file=out, force_terminal=True, width=60, height=12))

@@ -45,9 +45,8 @@ class Terminal:
     def say(self, lines: Sequence[str]) -> None:
         """Print lines above."""
         self._clear_wrapped()
-        for line in (texts.printable(each) for text in lines for each in text.splitlines()):
-            said = line.encode(self._console.encoding, "replace").decode(self._console.encoding)
-            self._console.print(Text(said), highlight=False)
+        said = "\n".join(texts.printable(each) for text in lines for each in text.splitlines())
+        self._console.print(Text(said.encode(self._console.encoding, "replace").decode(self._console.encoding)))
 
     def close(self, snapshot: Snapshot) -> None:
         """Leave nothing but the lines."""
