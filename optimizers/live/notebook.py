@@ -129,7 +129,7 @@ def _facts(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
     yield "spent", "" if snapshot.spend is None else ", ".join(texts.spent(snapshot.spend))
     yield "errors", ", ".join(map(_shown, texts.errors(snapshot)))
     if (winner := snapshot.winner) is not None:
-        yield "won", _shown(winner.question)
+        yield "winner", _shown(winner.question)
         yield "by", _shown(f"[{winner.kind}] {winner.text}" if winner.kind else f"the instructions of {winner.stage}")
 
 
