@@ -88,6 +88,10 @@ class Snapshot:
     its `step_name`; `left` are seconds to the end of the plan, where they can be told. `rate` is rollouts a second,
     `kinds` the share of each kind of supplement in the stage `kinds_of`, `errors` how often each type came, `said` the
     last lines that the run said. `over` is true once the run has ended.
+
+    >>> now = Snapshot(underway=[StageView("warm: acting", done=30, total=40, judged=30, won=15)])
+    >>> [(stage.name, stage.total - stage.done, stage.success) for stage in now.underway]
+    [('warm: acting', 10, 0.5)]
     """
 
     seconds: float = 0.0
