@@ -78,6 +78,12 @@ class Budget:
             return self._spent
 
     @property
+    def dollars(self) -> float:
+        """What has been paid so far, in US dollars: for runs of the program, and besides."""
+        with self._changed:
+            return self._spent.cost + self._besides
+
+    @property
     def seconds(self) -> float:
         """The seconds that the folder's sessions have taken so far."""
         return self._clock() - self._began
@@ -132,11 +138,7 @@ class Budget:
         calls, cost = max(1.0, spent.calls / runs), spent.cost / runs
         return spent.calls + self._in_flight * calls < _or_infinite(
             limits.actor_calls
-        ) and self._dollars + self._in_flight * cost < _or_infinite(limits.cost_usd)
-
-    @property
-    def _dollars(self) -> float:
-        return self._spent.cost + self._besides
+        ) and self.dollars + self._in_flight * cost < _or_infinite(limits.cost_usd)
 
     def _reached(self) -> str:
         limits, spent = self.limits, self._spent
@@ -144,8 +146,8 @@ class Budget:
             return self._stop
         if spent.calls >= _or_infinite(limits.actor_calls):
             return f"{spent.calls:,} of at most {limits.actor_calls:,} actor calls are made"
-        if self._dollars >= _or_infinite(limits.cost_usd):
-            return f"${self._dollars:,.2f} of at most ${limits.cost_usd:,.2f} are spent"
+        if self.dollars >= _or_infinite(limits.cost_usd):
+            return f"${self.dollars:,.2f} of at most ${limits.cost_usd:,.2f} are spent"
         if self.seconds >= _or_infinite(limits.seconds):
             return f"{self.seconds:,.0f} of at most {limits.seconds:,.0f} seconds are over"
         return ""

@@ -83,6 +83,13 @@ def _estimating() -> Names:
     return {"sgt": sgt, "program": program, "trainset": sums[:3], "valset": sums[3:]}
 
 
+def _viewing() -> Names:
+    """What a compile over scripted models takes."""
+    found = _estimating()
+    sgt = found.pop("sgt")
+    return {**found, "metric": _exact, "generator": sgt.settings.generator, "trainer": sgt.settings.trainer}
+
+
 def _finished_run() -> Names:
     run_folder(Path("runs/demo"), validated())
     return {}
@@ -123,6 +130,7 @@ RUN: dict[tuple[str, str], Callable[[], Names]] = {
     ("docs/index.md", "unsupplement(wrapped)"): _wrapping,
     ("docs/index.md", 'program.load("better.json")'): _saved,
     ("docs/index.md", "fitting_state("): _plain_state,
+    ("docs/live.md", "def tell("): _viewing,
     ("docs/method.md", "preference_pairs("): _alone,
     ("docs/report.md", "read_run("): _finished_run,
     ("docs/sandbox.md", "PythonSandbox("): _pets,

@@ -91,6 +91,6 @@ def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path) -> None:
     book = nbformat.read(NOTEBOOK, as_version=4)
     assert all(not cell.get("outputs") for cell in book.cells)
     NotebookClient(book, timeout=SECONDS, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
-    [*_, last] = [output for cell in book.cells for output in cell.get("outputs", []) if output.name == "stdout"]
-    before, _, after = numbers(r"(\d+) of (\d+) right before, (\d+) after", last.text)
+    [*_, last] = [output for cell in book.cells for output in cell.get("outputs", []) if output.get("name") == "stdout"]
+    before, _, after = numbers(r"(\d+) of (\d+) right before, (\d+) after", last["text"])
     assert after > before

@@ -14,7 +14,7 @@ from optimizers.comparison.finished import Asking, FinishedRun, given
 from optimizers.comparison.interventions import Told, filler, shuffled, unchanged, untagged, words_of
 from optimizers.evaluation import Evaluator, Scored
 from optimizers.folder import RunFolder
-from optimizers.progress import reporter
+from optimizers.progress import Display, reporter
 from optimizers.records import Rollout
 from optimizers.summary import Leaks, label_in_supplement
 from optimizers.validation import check_splits
@@ -38,7 +38,7 @@ def controls(
     leaks: Leaks = label_in_supplement,
     names: Collection[str] | None = None,
     seed: int = 0,
-    display_progress: bool | None = None,
+    display_progress: Display = None,
 ) -> Controls:
     """Score what `SGTTeleprompter` compiled beside its controls, under the same LM and metric, and keep the result.
 
@@ -56,7 +56,7 @@ def controls(
         leaks: Whether a supplement holds its example's gold answer; by default, one of its labels as whole words.
         names: Controls of `CONTROLS`; all by default.
         seed: Draws the shuffle and the filler.
-        display_progress: False is silence.
+        display_progress: False is silence; a function is called with a `Snapshot` now and then.
 
     Raises:
         SetupError: the program was not compiled here, splits share examples, or a name is no control's.
