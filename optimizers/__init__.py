@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from optimizers.live.snapshot import Snapshot
     from optimizers.recipe import Recipe
     from optimizers.records import Checkpoint, PreferencePair, Query, Reward, Rollout, SFTExample
     from optimizers.sgt import SGTTeleprompter
@@ -22,12 +23,14 @@ __all__ = [
     "SFTExample",
     "SGTTeleprompter",
     "SPTRecipe",
+    "Snapshot",
     "SupervisoryPromptTeleprompter",
     "Trainer",
     "TrainingSettings",
 ]
 
 _ROOMS = {
+    "live.snapshot": ("Snapshot",),
     "recipe": ("Recipe",),
     "records": ("Checkpoint", "PreferencePair", "Query", "Reward", "Rollout", "SFTExample"),
     "sgt": ("SGTTeleprompter",),

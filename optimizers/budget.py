@@ -19,9 +19,11 @@ class Limits:
 
     `seconds` are those in which a session was at work.
 
-    >>> Limits(actor_calls=0)
-    Traceback (most recent call last):
-    sgt_modules.errors.SetupError: Expected max_actor_calls above 0, got 0. Leave it out for no limit.
+    >>> try:
+    ...     Limits(actor_calls=0)
+    ... except SetupError as error:
+    ...     print(error)
+    Expected max_actor_calls above 0, got 0. Leave it out for no limit.
     """
 
     actor_calls: int | None = None
@@ -46,9 +48,11 @@ class Budget:
     >>> budget = Budget(Limits(actor_calls=1))
     >>> with budget.running() as cost:
     ...     cost(Meter(runs=1, calls=1))
-    >>> budget.check()
-    Traceback (most recent call last):
-    sgt_modules.errors.StoppedError: 1 of at most 1 actor calls are made
+    >>> try:
+    ...     budget.check()
+    ... except StoppedError as error:
+    ...     print(error)
+    1 of at most 1 actor calls are made
     """
 
     def __init__(
@@ -72,6 +76,12 @@ class Budget:
         """What the folder's sessions have paid so far."""
         with self._changed:
             return self._spent
+
+    @property
+    def dollars(self) -> float:
+        """What has been paid so far, in US dollars: for runs of the program, and besides."""
+        with self._changed:
+            return self._spent.cost + self._besides
 
     @property
     def seconds(self) -> float:
@@ -128,11 +138,7 @@ class Budget:
         calls, cost = max(1.0, spent.calls / runs), spent.cost / runs
         return spent.calls + self._in_flight * calls < _or_infinite(
             limits.actor_calls
-        ) and self._dollars + self._in_flight * cost < _or_infinite(limits.cost_usd)
-
-    @property
-    def _dollars(self) -> float:
-        return self._spent.cost + self._besides
+        ) and self.dollars + self._in_flight * cost < _or_infinite(limits.cost_usd)
 
     def _reached(self) -> str:
         limits, spent = self.limits, self._spent
@@ -140,8 +146,8 @@ class Budget:
             return self._stop
         if spent.calls >= _or_infinite(limits.actor_calls):
             return f"{spent.calls:,} of at most {limits.actor_calls:,} actor calls are made"
-        if self._dollars >= _or_infinite(limits.cost_usd):
-            return f"${self._dollars:,.2f} of at most ${limits.cost_usd:,.2f} are spent"
+        if self.dollars >= _or_infinite(limits.cost_usd):
+            return f"${self.dollars:,.2f} of at most ${limits.cost_usd:,.2f} are spent"
         if self.seconds >= _or_infinite(limits.seconds):
             return f"{self.seconds:,.0f} of at most {limits.seconds:,.0f} seconds are over"
         return ""

@@ -126,7 +126,9 @@ def demonstrate(
 
     def finish() -> tuple[Stages, Mapping[str, Any]]:
         better.save(result.log_dir / "program.json")
-        scored = score_stages(world, result, reporter(display))
+        view = reporter(display)
+        with view.run():
+            scored = score_stages(world, result, view)
         summary = summarize(world, result, scored, seconds=time.perf_counter() - began)
         RunFolder(result.log_dir).write("summary.json", summary)
         write_report(result.log_dir)

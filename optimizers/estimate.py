@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 
+from optimizers.live.snapshot import Plan, Step
 from optimizers.recipe import Recipe
 from optimizers.thrift import share_of
 
@@ -125,6 +126,18 @@ def estimated(recipe: Recipe, *, train: int, validation: int, epochs: tuple[int,
         fitted = _training(took, f"dpo{number}", pairs * PAIR, epochs[1], validation)
         stages += [acting, fitted]
     return Estimate(tuple(stages), probe)
+
+
+def planned(recipe: Recipe, *, train: int, validation: int, epochs: tuple[int, int]) -> Plan:
+    """The same as a plan for a live view: nothing about tokens and dollars, and rows to train on.
+
+    >>> plan = planned(Recipe(rounds=1), train=100, validation=50, epochs=(3, 1))
+    >>> [(step.name, round(step.runs), round(step.samples)) for step in plan.steps][:3]
+    [('none', 150, 0), ('warm', 4500, 4500), ('sft', 50, 50)]
+    """
+    found = estimated(recipe, train=train, validation=validation, epochs=epochs, probe=Probe(row_seconds=1.0))
+    steps = [Step(each.name, each.actor_calls, each.samples, each.seconds) for each in found.stages]
+    return Plan(steps, recipe.threshold)
 
 
 def _share(recipe: Recipe, stage: str) -> float:

@@ -222,7 +222,7 @@ class Actor:
             ]
             of_run[position] = rollouts
             self._save(rollouts or [replace(run.rollout, stage=stage)], run, live=f"{stage}/{position}")
-            return run.rollout
+            return rollouts[0] if rollouts else run.rollout
 
         self._in_parallel(work, range(len(choosers)), on_done)
         return [rollout for position in range(len(choosers)) for rollout in of_run[position]]

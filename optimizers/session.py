@@ -15,6 +15,7 @@ from optimizers.evaluation import Evaluator
 from optimizers.fingerprints import described, scope_of
 from optimizers.folder import RESULT, RunFolder, versions_apart
 from optimizers.interrupts import stopping
+from optimizers.live.snapshot import Plan, Spend
 from optimizers.progress import Reporter
 from optimizers.report import write_report
 from optimizers.result import Spent
@@ -80,6 +81,10 @@ class SessionSettings(Protocol):
         """What `run.json` remembers, and a folder is taken up again by."""
         ...
 
+    def planned(self, student: dspy.Module, train: int, validation: int) -> Plan:
+        """The steps of a run on so many examples, as they are expected."""
+        ...
+
 
 def checked(
     student: dspy.Module,
@@ -121,9 +126,9 @@ class Session:
     """What a run works with until it ends. `doing` says at what it is; `stopped` why it ended before its end, if so."""
 
     def __init__(
-        self, id_: str, folder: RunFolder, train: Evaluator, validation: Evaluator, spent_before: Spent
+        self, id_: str, folder: RunFolder, train: Evaluator, validation: Evaluator, spent_before: Spent, plan: Plan
     ) -> None:
-        self.id, self.folder, self.train, self.validation = id_, folder, train, validation
+        self.id, self.folder, self.train, self.validation, self._plan = id_, folder, train, validation, plan
         self.reporter = train.reporter
         self.actor, self.budget = train.actor, train.actor.budget
         self.spent_before = spent_before
@@ -176,7 +181,8 @@ class Session:
             train, validation = (
                 Evaluator(actor, name, split, reporter) for name, split in zip(("train", "val"), splits, strict=True)
             )
-            session = cls(known["id"], folder, train, validation, before)
+            plan = settings.planned(student, *map(len, splits))
+            session = cls(known["id"], folder, train, validation, before, plan)
             for note in filter(None, notes):
                 session.note(note)
             yield session
@@ -185,19 +191,36 @@ class Session:
     def within_budget(self, save: Callable[[], object]) -> Iterator[None]:
         """Where a budget is used up inside, the rest is left out; at Ctrl-C, `KeyboardInterrupt` once all is saved.
 
-        `save` writes what only the run itself knows.
+        `save` writes what only the run itself knows. At a second Ctrl-C it is said where the run stands, no more.
         """
         try:
-            yield
+            with self.reporter.run(self._plan, self._spend):
+                yield
+        except KeyboardInterrupt:
+            self.reporter.say(self._standing("it was interrupted", ""))
+            raise
         except StoppedError as stop:
-            larger = "" if self.budget.stopped else " and a larger budget"
-            self.stopped = (
-                f"Stopped in {self.doing}: {stop}. Compile with log_dir={str(self.folder.path)!r}{larger} to go on."
-            )
+            self.stopped = self._standing(str(stop), "" if self.budget.stopped else " and a larger budget")
             self.note(self.stopped)
             save()
             if self.budget.stopped:
                 raise KeyboardInterrupt(self.stopped) from None
+
+    def _standing(self, why: str, more: str) -> str:
+        """Where the run stands, and how to go on."""
+        return f"Stopped in {self.doing}: {why}. Compile with log_dir={str(self.folder.path)!r}{more} to go on."
+
+    def _spend(self) -> Spend:
+        budget, limits = self.budget, self.budget.limits
+        return Spend(
+            calls=budget.spent.calls,
+            dollars=budget.dollars,
+            seconds=budget.seconds,
+            max_calls=limits.actor_calls,
+            max_dollars=limits.cost_usd,
+            max_seconds=limits.seconds,
+            stopping=budget.stopped,
+        )
 
     def note(self, text: str) -> None:
         """Say something that a person should know, and keep it for the result."""

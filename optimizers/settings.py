@@ -9,8 +9,10 @@ from pathlib import Path
 import dspy
 
 from optimizers.budget import Limits
+from optimizers.estimate import planned
 from optimizers.exploration import Credit
 from optimizers.fingerprints import fingerprint
+from optimizers.live.snapshot import Plan
 from optimizers.recipe import Recipe
 from optimizers.training import Trainer, TrainingSettings
 from sgt_modules.engine import LocalEngine
@@ -92,6 +94,10 @@ class RunSettings:
             "train": fingerprint(trainset),
             "val": fingerprint(valset),
         }
+
+    def planned(self, student: dspy.Module, train: int, validation: int) -> Plan:
+        """The steps of a run on so many examples, as they are expected."""
+        return planned(self.recipe, train=train, validation=validation, epochs=self.epochs)
 
     @property
     def free(self) -> dict[str, object]:

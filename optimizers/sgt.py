@@ -15,7 +15,7 @@ from optimizers.budget import Limits
 from optimizers.estimate import Estimate, Probe, estimated
 from optimizers.exploration import Credit, check_credit
 from optimizers.processes import gathered
-from optimizers.progress import reporter
+from optimizers.progress import Display, reporter
 from optimizers.recipe import Auto, Recipe
 from optimizers.result import result_of
 from optimizers.run import Run, follow
@@ -67,7 +67,9 @@ class SGTTeleprompter(Teleprompter):
         store: Where rollouts are kept, if not in `log_dir`: a file, or a database's URL such as
             `postgresql+psycopg://user@host/database` (needs `dspy-sgt[postgresql]`). Runs that share one pay no rollout
             of the same program, actor and metric twice.
-        display_progress: False is silence; otherwise a live view on a terminal and plain lines elsewhere.
+        display_progress: False is silence; by default a live view on a terminal or in a notebook, and plain lines
+            elsewhere. A function is called with a `Snapshot` of the run at most four times a second; see
+            [Live view](live.md).
 
     Source: SGT (arXiv 2604.20727).
 
@@ -101,7 +103,7 @@ class SGTTeleprompter(Teleprompter):
         seed: int = 0,
         log_dir: str | Path | None = None,
         store: str | Path | None = None,
-        display_progress: bool | None = None,
+        display_progress: Display = None,
     ) -> None:
         super().__init__()
         self.metric = metric
@@ -124,7 +126,7 @@ class SGTTeleprompter(Teleprompter):
             max_run_seconds=check_seconds(max_run_seconds),
         )
         self.runner: RunnerName | Runner = check_runner(runner)
-        self.display_progress = display_progress
+        self.display_progress: Display = display_progress
 
     def compile(  # pyright: ignore[reportIncompatibleMethodOverride]  (no **kwargs: a misspelt argument is an error)
         self,

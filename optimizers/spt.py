@@ -15,15 +15,13 @@ from optimizers.budget import Limits
 from optimizers.corrector import check_corrector
 from optimizers.estimate import Estimate
 from optimizers.impact import Way
-from optimizers.progress import reporter
+from optimizers.progress import Display, reporter
 from optimizers.runners import Runner, RunnerName, check_runner, check_seconds, opened
-from optimizers.sentences import sentences
 from optimizers.session import sizes
 from optimizers.spt_estimate import estimated_spt
 from optimizers.spt_recipe import SPTRecipe, Variant
 from optimizers.spt_run import PromptRun
 from optimizers.spt_settings import SPTSettings
-from sgt_modules.wrapping import instructions_of
 
 
 class SupervisoryPromptTeleprompter(Teleprompter):
@@ -57,7 +55,9 @@ class SupervisoryPromptTeleprompter(Teleprompter):
         log_dir: The run's folder; a fresh one under `runs/` by default. A folder with a run of the same settings is
             gone on with: no run of the program and no reply of the corrector is paid for again.
         store: Where rollouts and replies are kept, if not in `log_dir`: a file, or a database's URL.
-        display_progress: False is silence; otherwise a live view on a terminal and plain lines elsewhere.
+        display_progress: False is silence; by default a live view on a terminal or in a notebook, and plain lines
+            elsewhere. A function is called with a `Snapshot` of the run at most four times a second; see
+            [Live view](live.md).
 
     Source: SPT (arXiv 2403.18051).
 
@@ -87,7 +87,7 @@ class SupervisoryPromptTeleprompter(Teleprompter):
         seed: int = 0,
         log_dir: str | Path | None = None,
         store: str | Path | None = None,
-        display_progress: bool | None = None,
+        display_progress: Display = None,
     ) -> None:
         super().__init__()
         self.metric = metric
@@ -108,7 +108,7 @@ class SupervisoryPromptTeleprompter(Teleprompter):
             max_run_seconds=check_seconds(max_run_seconds),
         )
         self.runner: RunnerName | Runner = check_runner(runner)
-        self.display_progress = display_progress
+        self.display_progress: Display = display_progress
 
     def compile(  # pyright: ignore[reportIncompatibleMethodOverride]  (no **kwargs: a misspelt argument is an error)
         self,
@@ -173,9 +173,8 @@ class SupervisoryPromptTeleprompter(Teleprompter):
         >>> spt.estimate(dspy.Predict("question -> answer"), examples[:100], examples[100:]).total.actor_calls
         490.0
         """
-        settings, (train, validation) = self.settings, sizes(trainset, valset)
-        texts, found = instructions_of(program), None
-        counts = [len(sentences(texts[name], self.recipe.language)) for name in settings.places(program)]
+        settings, (train, validation), found = self.settings, sizes(trainset, valset), None
+        counts = settings.sentences(program)
         if probe:
             view = reporter(self.display_progress)
             with (

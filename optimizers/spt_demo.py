@@ -116,7 +116,7 @@ def demonstrate_prompts(
         better = teleprompter.compile(student, trainset=world.train, valset=world.val)
         result = cast("SPTResult", cast("Any", better).detailed_results)
         better.save(result.log_dir / "program.json")
-        with RolloutStore(RunFolder(result.log_dir).store) as store:
+        with RolloutStore(RunFolder(result.log_dir).store) as store, view.run():
             scope = scope_of(student, world.metric)
             actor = Actor(student, Scorer(world.metric), store, scope, num_threads=THREADS)
             test = Evaluator(actor, "test", world.test, view)

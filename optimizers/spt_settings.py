@@ -10,7 +10,10 @@ import dspy
 
 from optimizers.budget import Limits
 from optimizers.fingerprints import fingerprint
+from optimizers.live.snapshot import Plan, Step
 from optimizers.prices import priced
+from optimizers.sentences import sentences
+from optimizers.spt_estimate import estimated_spt
 from optimizers.spt_recipe import SPTRecipe
 from sgt_modules.errors import NoPredictorError, SetupError
 from sgt_modules.wrapping import instructions_of
@@ -43,6 +46,18 @@ class SPTSettings:
             "train": fingerprint(trainset),
             "val": fingerprint(valset),
         }
+
+    def planned(self, student: dspy.Module, train: int, validation: int) -> Plan:
+        """The steps of a run on so many examples, as they are expected."""
+        found = estimated_spt(
+            self.recipe, train=train, validation=validation, sentences=self.sentences(student), probe=None
+        )
+        return Plan([Step(each.name, each.actor_calls) for each in found.stages], self.recipe.threshold)
+
+    def sentences(self, student: dspy.Module) -> list[int]:
+        """How many sentences the instructions of each place have."""
+        texts = instructions_of(student)
+        return [len(sentences(texts[name], self.recipe.language)) for name in self.places(student)]
 
     @property
     def free(self) -> dict[str, object]:

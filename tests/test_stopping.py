@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import signal
 import sqlite3
@@ -19,6 +20,7 @@ from safetensors.numpy import save_file
 from scripted import ScriptedEngine, ScriptedGenerator, ScriptedTrainer
 from small_compile import SMALL, WORLD, helped, named, teleprompter
 
+from optimizers.progress import Lines
 from optimizers.records import Checkpoint
 from optimizers.result import SGTResult, result_of
 from optimizers.store import RolloutStore
@@ -204,10 +206,13 @@ def test_ctrl_c_ends_a_run_in_good_order_and_nothing_paid_is_lost(
 
 
 def test_two_ctrl_c_stop_at_once_though_the_actor_hangs(tmp_path: Path) -> None:
-    session = Session(tmp_path / "run", pressing(6, times=2, then=lambda: time.sleep(60)), num_threads=1)
+    said = io.StringIO()
+    hanging = pressing(6, times=2, then=lambda: time.sleep(60))
+    session = Session(tmp_path / "run", hanging, num_threads=1, display_progress=Lines(said))
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         session.run()
+    assert said.getvalue().endswith(f"Compile with log_dir='{tmp_path / 'run'}' to go on.\n")
     assert time.monotonic() - began < 30
     with RolloutStore(tmp_path / "run" / "rollouts.sqlite") as store:
         assert store.count() == len(session.engine.asked) - 1  # all but the one that hangs

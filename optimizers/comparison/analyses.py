@@ -17,7 +17,7 @@ from optimizers.comparison.control_rows import ControlRow, row_of
 from optimizers.comparison.finished import FinishedRun
 from optimizers.folder import RunFolder
 from optimizers.plain_table import plain_table
-from optimizers.progress import reporter
+from optimizers.progress import Display, reporter
 from optimizers.recipe import Recipe
 from optimizers.records import Rollout
 from optimizers.report.figures import grouped
@@ -184,7 +184,7 @@ def learning_curve(
     seed: int = 0,
     num_threads: int | None = None,
     log_dir: str | Path | None = None,
-    display_progress: bool | None = None,
+    display_progress: Display = None,
 ) -> LearningCurve:
     """Compile on the first so many training queries of a seeded order, each size in `<log_dir>/queries-<n>`, and test.
 
@@ -217,7 +217,7 @@ def learning_curve(
 
 
 def _point(
-    size: int, compiled: dspy.Module, problem: Problem, num_threads: int | None, display_progress: bool | None
+    size: int, compiled: dspy.Module, problem: Problem, num_threads: int | None, display_progress: Display
 ) -> QueriesPoint:
     result, view = result_of(compiled), reporter(display_progress)
     with (

@@ -18,7 +18,7 @@ from optimizers.comparison.result import FILE, Comparison
 from optimizers.comparison.standing import NONE, standing
 from optimizers.folder import RunFolder
 from optimizers.prices import priced
-from optimizers.progress import reporter
+from optimizers.progress import Display, reporter
 from optimizers.recipe import Recipe
 from optimizers.reward import Metric
 from optimizers.session import check_judged
@@ -46,7 +46,7 @@ def compare(
     num_threads: int | None = None,
     log_dir: str | Path | None = None,
     task: str = "",
-    display_progress: bool | None = None,
+    display_progress: Display = None,
 ) -> Comparison:
     """Compile the program with every contender and score each on the test set; the program itself stays as it was.
 
@@ -74,7 +74,7 @@ def compare(
         num_threads: Program runs at once; DSPy's setting by default.
         log_dir: The comparison's folder; a fresh one under `runs/` by default.
         task: The name that the table bears.
-        display_progress: False is silence.
+        display_progress: False is silence; a function is called with a `Snapshot` now and then.
 
     Raises:
         SetupError: something passed in cannot work, or two splits share an example; nothing has been paid for.
@@ -101,7 +101,7 @@ def compare_problems(
     log_dir: str | Path | None = None,
     task: str = "",
     settings: Mapping[str, object] | None = None,
-    display_progress: bool | None = None,
+    display_progress: Display = None,
 ) -> Comparison:
     """As `compare`, for a task that is another one for each seed: the examples of all seeds are counted together.
 
@@ -111,7 +111,7 @@ def compare_problems(
     for problem in problems.values():
         _check(problem, budget)
     folder, view = RunFolder.at(None if log_dir is None else Path(log_dir)), reporter(display_progress)
-    with folder.held():
+    with folder.held(), view.run():
         folder.take_up({"comparison": task, **(settings or {})})
         arenas = {
             each.name: [Arena(each, problem, seed, folder, budget, means, view) for seed, problem in problems.items()]

@@ -72,7 +72,7 @@ class FinishedRun:
         )
         kinds = cast("dict[str, str]", (asked.get("recipe") or {}).get("kinds") or {})
         table = {name: Kind(name, instruction) for name, instruction in kinds.items()} or KINDS
-        with RolloutStore(result.store or folder.store, run=f"{known.get('id', '')} controls") as store:
+        with RolloutStore(result.store or folder.store, run=f"{known.get('id', '')} controls") as store, view.run():
             yield cls(result, student, wrapped, metric, store, table, num_threads, view)
 
     @contextmanager

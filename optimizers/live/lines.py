@@ -1,0 +1,83 @@
+"""Plain lines for a pipe or a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+from optimizers.live.board import Board, Clock, StageCount
+from optimizers.live.snapshot import Plan, Spend
+from optimizers.live.texts import closing, ended, worth_a_line
+from optimizers.records import Rollout
+
+
+class Lines:
+    """Plain lines for a pipe or a log: at most every `every` seconds of a stage, at its end, and at the run's.
+
+    >>> import io
+    >>> out = io.StringIO()
+    >>> reporter = Lines(out)
+    >>> with reporter.stage("sampling", 2) as stage:
+    ...     stage.advance()
+    ...     stage.advance()
+    >>> out.getvalue().startswith("sampling: 2/2")
+    True
+    """
+
+    def __init__(self, out: TextIO | None = None, every: float = 10.0, *, clock: Clock = time.monotonic) -> None:
+        self._out = out or sys.stderr
+        self.every, self.clock = every, clock
+        self._board = Board(clock)
+
+    @contextmanager
+    def run(self, plan: Plan | None = None, spend: Callable[[], Spend] | None = None) -> Iterator[None]:
+        """A run of several stages, which ends with what was spent."""
+        self._board.plan(plan, spend)
+        try:
+            yield
+        finally:
+            self._board.over()
+            for line in closing(self._board.snapshot()):
+                self.say(line)
+
+    @contextmanager
+    def stage(self, name: str, total: int) -> Iterator[_LineStage]:
+        """A line now and then, and one at the end."""
+        stage = self._board.begin(name, total)
+        try:
+            yield _LineStage(self._board, stage, self)
+        finally:
+            over = self._board.end(stage)
+            if worth_a_line(over):
+                self.say(ended(over))
+
+    def say(self, text: str) -> None:
+        """Print one line."""
+        print(text, file=self._out, flush=True)
+
+
+class _LineStage:
+    def __init__(self, board: Board, stage: StageCount, reporter: Lines) -> None:
+        self._board, self._stage, self._reporter, self._said = board, stage, reporter, reporter.clock()
+
+    def advance(self, rollout: Rollout | None = None) -> None:
+        self._board.advance(self._stage, rollout)
+        self._maybe_say()
+
+    def move_to(self, done: int, total: int) -> None:
+        self._board.move(self._stage, done, total)
+        self._maybe_say()
+
+    def expect(self, total: int) -> None:
+        self._board.move(self._stage, self._stage.done, total)
+
+    def _maybe_say(self) -> None:
+        now = self._reporter.clock()
+        if now - self._said >= self._reporter.every:
+            self._said = now
+            stage = self._stage.view()
+            left = "" if stage.left is None else f", {stage.left:.0f} s left"
+            self._reporter.say(ended(stage) + left)
