@@ -12,6 +12,7 @@ from optimizers.budget import Limits
 from optimizers.fingerprints import fingerprint
 from optimizers.prices import priced
 from optimizers.spt_recipe import SPTRecipe
+from optimizers.tracking import Tracker, TrackerName
 from sgt_modules.errors import NoPredictorError, SetupError
 from sgt_modules.wrapping import instructions_of
 
@@ -31,6 +32,7 @@ class SPTSettings:
     limits: Limits = field(default_factory=Limits)
     store: str | Path | None = None
     max_run_seconds: float | None = None
+    report_to: Sequence[TrackerName | Tracker] = ()
 
     def recorded(self, trainset: Sequence[dspy.Example], valset: Sequence[dspy.Example]) -> dict[str, object]:
         """What `run.json` remembers, and a folder is taken up again by."""
