@@ -68,8 +68,8 @@ class SGTTeleprompter(Teleprompter):
         store: Where rollouts are kept, if not in `log_dir`: a file, or a database's URL such as
             `postgresql+psycopg://user@host/database` (needs `dspy-sgt[postgresql]`). Runs that share one pay no rollout
             of the same program, actor and metric twice.
-        report_to: Who is told of the run: `mlflow`, `wandb`, `tensorboard`, a `Tracker` of your own, or several of them;
-            see [Tracking](tracking.md). Nobody by default (needs `dspy-sgt[trackers]`).
+        report_to: Who is told of the run, nobody by default: `mlflow`, `wandb`, `tensorboard` (they need
+            `dspy-sgt[trackers]`), a `Tracker` of your own, or several; see [Tracking](tracking.md).
         display_progress: False is silence; otherwise a live view on a terminal and plain lines elsewhere.
 
     Source: SGT (arXiv 2604.20727).

@@ -58,8 +58,8 @@ class SupervisoryPromptTeleprompter(Teleprompter):
         log_dir: The run's folder; a fresh one under `runs/` by default. A folder with a run of the same settings is
             gone on with: no run of the program and no reply of the corrector is paid for again.
         store: Where rollouts and replies are kept, if not in `log_dir`: a file, or a database's URL.
-        report_to: Who is told of the run: `mlflow`, `wandb`, `tensorboard`, a `Tracker` of your own, or several of them;
-            see [Tracking](tracking.md). Nobody by default (needs `dspy-sgt[trackers]`).
+        report_to: Who is told of the run, nobody by default: `mlflow`, `wandb`, `tensorboard` (they need
+            `dspy-sgt[trackers]`), a `Tracker` of your own, or several; see [Tracking](tracking.md).
         display_progress: False is silence; otherwise a live view on a terminal and plain lines elsewhere.
 
     Source: SPT (arXiv 2403.18051).

@@ -21,7 +21,7 @@ def check_report_to(report_to: ReportTo) -> tuple[TrackerName | Tracker, ...]:
     ((), ())
     >>> check_report_to("excel")
     Traceback (most recent call last):
-    sgt_modules.errors.SetupError: Expected report_to among mlflow, wandb, tensorboard, 'none' or a Tracker, got 'excel'.
+    sgt_modules.errors.SetupError: Expected report_to of mlflow, wandb, tensorboard, 'none' or a Tracker, got 'excel'.
     """
     if report_to is None or report_to == "none":
         return ()
@@ -29,10 +29,12 @@ def check_report_to(report_to: ReportTo) -> tuple[TrackerName | Tracker, ...]:
     for each in asked:
         if isinstance(each, str) and each in get_args(TrackerName):
             if find_spec(each) is None:
-                raise SetupError(f"Expected the package {each} for report_to={each!r}: pip install 'dspy-sgt[trackers]'.")
+                raise SetupError(
+                    f"Expected the package {each} for report_to={each!r}: pip install 'dspy-sgt[trackers]'."
+                )
         elif isinstance(each, str) or not isinstance(each, Tracker):
             names = ", ".join(get_args(TrackerName))
-            raise SetupError(f"Expected report_to among {names}, 'none' or a Tracker, got {each!r}.")
+            raise SetupError(f"Expected report_to of {names}, 'none' or a Tracker, got {each!r}.")
     return tuple(dict.fromkeys(asked))
 
 

@@ -42,6 +42,7 @@ class WandbRun:
         if self._own:
             settings = wandb.Settings(
                 silent=True,
+                show_warnings=False,
                 console="off",
                 disable_code=True,
                 disable_git=True,
