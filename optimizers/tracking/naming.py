@@ -35,7 +35,7 @@ def check_report_to(report_to: ReportTo) -> tuple[TrackerName | Tracker, ...]:
         elif isinstance(each, str) or not isinstance(each, Tracker):
             names = ", ".join(get_args(TrackerName))
             raise SetupError(f"Expected report_to of {names}, 'none' or a Tracker, got {each!r}.")
-    return tuple(dict.fromkeys(asked))
+    return tuple(each for n, each in enumerate(asked) if each not in asked[:n])
 
 
 def tracker(named: TrackerName | Tracker) -> Tracker:
