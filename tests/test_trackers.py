@@ -18,6 +18,7 @@ from typing import Any
 
 import dspy
 import pytest
+from dspy.utils.callback import ACTIVE_CALL_ID, BaseCallback
 from prompted import TRAIN, VAL, actor, corrector, spt, student
 from scripted import ScriptedEngine, ScriptedTrainer
 from small_compile import SMALL, WORLD, compiled, helped, teleprompter, writer
@@ -404,6 +405,59 @@ def test_parameters_hold_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parameters(known, {}) == {"generator": "served with <key>", "note": "Bearer <key>"}
 
 
+# DSPy's callbacks
+
+
+class Ancestry(BaseCallback):
+    """Notes each call with what it is, the one that it was made in, and its thread; and which of them ended."""
+
+    def __init__(self) -> None:
+        self.begun: dict[str, tuple[str, str | None, str]] = {}
+        self.ended: set[str] = set()
+
+    def _begins(self, call_id: str, what: str) -> None:
+        self.begun[call_id] = what, ACTIVE_CALL_ID.get(), threading.current_thread().name
+
+    def on_compile_start(self, call_id: str, instance: object, inputs: object) -> None:
+        self._begins(call_id, "compile")
+
+    def on_module_start(self, call_id: str, instance: object, inputs: object) -> None:
+        self._begins(call_id, "module")
+
+    def on_lm_start(self, call_id: str, instance: object, inputs: object) -> None:
+        self._begins(call_id, "lm")
+
+    def _ends(self, call_id: str, outputs: object, exception: BaseException | None = None) -> None:
+        self.ended.add(call_id)
+
+    on_compile_end = on_module_end = on_lm_end = _ends
+
+    def path(self, call_id: str | None) -> list[str]:
+        """What a call is, then what it was made in, and so on."""
+        if call_id is None:
+            return []
+        what, parent, _ = self.begun[call_id]
+        return [what, *self.path(parent)]
+
+
+@pytest.mark.compatible("Calls", "callbacks")
+def test_callbacks_hear_a_compile_s_calls_below_it_in_every_thread_and_none_again_when_it_goes_on(
+    tmp_path: Path,
+) -> None:
+    first, again = Ancestry(), Ancestry()
+    engine = ScriptedEngine(helped)
+    for heard in (first, again):
+        sgt = teleprompter(tmp_path / "run", generator=writer(), trainer=Losing(), num_threads=4)
+        with dspy.context(lm=engine.lm(), callbacks=[heard]):
+            sgt.compile(program(), trainset=WORLD.train, valset=WORLD.val)
+    calls = [call_id for call_id, (what, _, _) in first.begun.items() if what == "lm"]
+    assert len(calls) == len(engine.asked)
+    assert {tuple(first.path(call_id)) for call_id in calls} == {("lm", "module", "compile")}
+    assert {first.begun[call_id][2] for call_id in calls} == {"sgt-actor"}
+    assert first.ended == first.begun.keys()
+    assert [what for what, _, _ in again.begun.values()] == ["compile"]
+
+
 # MLflow beside a user's own use of it
 
 
@@ -419,6 +473,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.compatible("Calls", "MLflow autolog")
 def test_an_autologged_trace_holds_the_supplement_step_and_a_compile_makes_no_traces(alone: dict[str, Any]) -> None:
     assert alone["traces"] == 1
     assert alone["spans"][:4] == [
@@ -430,6 +485,7 @@ def test_an_autologged_trace_holds_the_supplement_step_and_a_compile_makes_no_tr
     assert ["LM.__call__", "SupplementedPredictor.forward", ""] in alone["spans"][4:]
 
 
+@pytest.mark.compatible("Calls", "MLflow autolog")
 def test_a_run_that_is_under_way_is_joined_and_its_end_left_to_its_owner(alone: dict[str, Any]) -> None:
     """The user's own first, then the one that `autolog(log_compiles=True)` begins around a compile."""
     assert (alone["still open"], alone["status"]) == (True, "RUNNING")
