@@ -19,9 +19,11 @@ class Limits:
 
     `seconds` are those in which a session was at work.
 
-    >>> Limits(actor_calls=0)
-    Traceback (most recent call last):
-    sgt_modules.errors.SetupError: Expected max_actor_calls above 0, got 0. Leave it out for no limit.
+    >>> try:
+    ...     Limits(actor_calls=0)
+    ... except SetupError as error:
+    ...     print(error)
+    Expected max_actor_calls above 0, got 0. Leave it out for no limit.
     """
 
     actor_calls: int | None = None
@@ -46,9 +48,11 @@ class Budget:
     >>> budget = Budget(Limits(actor_calls=1))
     >>> with budget.running() as cost:
     ...     cost(Meter(runs=1, calls=1))
-    >>> budget.check()
-    Traceback (most recent call last):
-    sgt_modules.errors.StoppedError: 1 of at most 1 actor calls are made
+    >>> try:
+    ...     budget.check()
+    ... except StoppedError as error:
+    ...     print(error)
+    1 of at most 1 actor calls are made
     """
 
     def __init__(

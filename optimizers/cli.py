@@ -68,6 +68,6 @@ def main() -> None:
 
 def _told(error: Exception) -> str:
     if isinstance(error, SGTError):
-        return f"sgt: {error}"
+        return "\n".join([f"sgt: {error}", *error.__notes__])
     first = str(error).partition("\n")[0]
     return f"sgt: {type(error).__name__}: {redacted(first)} (sgt --verbose COMMAND shows where)"

@@ -37,6 +37,18 @@ def preference_pairs(
     for them so far (these rollouts, where nothing is given) have won. Elsewhere it won by luck. A rollout without a
     reward is in no pair. The cap is spread over winners and losers: nobody is used again while another stands ready.
     The result depends on the seed and the set of rollouts, not on their order.
+
+    Source: arXiv 2604.20727 for the categories and the cap; `docs/method.md` says what is ours.
+
+    >>> from optimizers.records import Query, Reward
+    >>> from sgt_modules import Supplement
+    >>> asked = Query("1f3a", 0, "solve", "question: 17 x 3?")
+    >>> tried = [("cot", "10 x 3, then 7 x 3.", 1.0), ("cot", "Guess.", 0.0), ("summary", "A product.", 0.0)]
+    >>> rollouts = [Rollout(asked, "dpo1", "direct", Supplement(kind, text), Reward(r)) for kind, text, r in tried]
+    >>> for pair in preference_pairs(rollouts, rng=random.Random(0)):
+    ...     print(f"{pair.category}: {pair.chosen} > {pair.rejected}")
+    inter: [cot] 10 x 3, then 7 x 3. > [summary] A product.
+    intra: [cot] 10 x 3, then 7 x 3. > [cot] Guess.
     """
     if margin is not None and margin <= 0:
         raise ValueError(f"margin must be above 0, got {margin}. Pass None to pair winners with losers.")

@@ -25,7 +25,11 @@ Category = Literal["inter", "intra", "shorter"]
 
 @dataclass(frozen=True, slots=True)
 class Reward:
-    """The actor's outcome: a score in [0, 1], and the metric's words about it (empty when it has none)."""
+    """The actor's outcome: a score in [0, 1], and the metric's words about it (empty when it has none).
+
+    >>> Reward(0.5, "half of the rows")
+    Reward(score=0.5, feedback='half of the rows')
+    """
 
     score: float
     feedback: str = ""
@@ -39,6 +43,9 @@ class Query:
     example's position in its split; `predictor` is its role; `prompt` is what the generator reads, naming no kind;
     `turn` counts the predictor's calls in a run, from 0. `others` are the supplements that every other place reads
     meanwhile; a place that it lacks reads none.
+
+    >>> Query("1f3a", 0, "solve", "question: 17 x 3?").place
+    Place(role='solve', turn=0)
     """
 
     id: str
@@ -78,6 +85,11 @@ class Rollout:
     a rollout is neither a success nor a failure. `output` holds the program's output fields as text. Tokens are the
     actor's own, as its provider counts them; `seconds` is wall time; `cost` is in US dollars, 0.0 where no price is
     known. `writer` is the fingerprint of the generator that wrote the supplement, empty where none did.
+
+    >>> asked = Query("1f3a", 0, "solve", "question: 17 x 3?")
+    >>> tried = Rollout(asked, "dpo1", "direct", Supplement("cot", "10 x 3, then 7 x 3."), Reward(1.0))
+    >>> tried.won(), tried.lost()
+    (True, False)
     """
 
     query: Query
@@ -105,7 +117,11 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True)
 class SFTExample:
-    """A supplement that worked, as a training row: the prompt that names no kind, and the tagged supplement."""
+    """A supplement that worked, as a training row: the prompt that names no kind, and the tagged supplement.
+
+    >>> SFTExample("1f3a", "cot", "question: 17 x 3?", "[cot] 10 x 3, then 7 x 3.").completion
+    '[cot] 10 x 3, then 7 x 3.'
+    """
 
     query: str
     kind: str
@@ -115,7 +131,12 @@ class SFTExample:
 
 @dataclass(frozen=True, slots=True)
 class PreferencePair:
-    """Of one query, a supplement that worked and one that did not, as the generator would write them."""
+    """Of one query, a supplement that worked and one that did not, as the generator would write them.
+
+    >>> pair = PreferencePair("1f3a", "inter", "question: 17 x 3?", "[cot] 10 x 3, then 7 x 3.", "[summary] A product.")
+    >>> pair.chosen
+    '[cot] 10 x 3, then 7 x 3.'
+    """
 
     query: str
     category: Category
@@ -130,6 +151,9 @@ class Checkpoint:
 
     `fingerprint` is the sha256 (hex) of the weight file; `metrics` holds what the trainer measured (loss, rows,
     tokens, seconds, dropped rows); `notes` are sentences on what a person should know, such as rows left out.
+
+    >>> Checkpoint("sft", Path("runs/demo/sft"), "9c1e...", {"loss": 0.41, "rows": 120.0}).metrics["loss"]
+    0.41
     """
 
     stage: str

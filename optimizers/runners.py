@@ -90,9 +90,11 @@ def in_time(judge: Judge, examples: Sequence[dspy.Example], seconds: float | Non
 def check_seconds(seconds: float | None) -> float | None:
     """The limit itself; raises `SetupError` unless it is above 0.
 
-    >>> check_seconds(0)
-    Traceback (most recent call last):
-    sgt_modules.errors.SetupError: Expected max_run_seconds above 0 or None, got 0.
+    >>> try:
+    ...     check_seconds(0)
+    ... except SetupError as error:
+    ...     print(error)
+    Expected max_run_seconds above 0 or None, got 0.
     """
     if seconds is not None and not seconds > 0:
         raise SetupError(f"Expected max_run_seconds above 0 or None, got {seconds!r}.")

@@ -52,9 +52,11 @@ def entry(content: Mapping[str, Any], name: str, kind: type[T], default: T, *, f
 
     >>> entry({"calls": 3}, "calls", int, 0, file=Path("spent.json"))
     3
-    >>> entry({"calls": "many"}, "calls", int, 0, file=Path("spent.json"))
-    Traceback (most recent call last):
-    sgt_modules.errors.RunFolderError: spent.json should hold a number as 'calls', not 'many'.
+    >>> try:
+    ...     entry({"calls": "many"}, "calls", int, 0, file=Path("spent.json"))
+    ... except RunFolderError as error:
+    ...     print(error)
+    spent.json should hold a number as 'calls', not 'many'.
     """
     value = content.get(name, default)
     fits = isinstance(value, kind) or (kind is float and isinstance(value, int))

@@ -39,9 +39,11 @@ class SPTRecipe:
         language: Whose abbreviations count where sentences are told apart (ISO 639).
         meta_prompts: The corrector's briefs.
 
-    >>> SPTRecipe(rounds=0)
-    Traceback (most recent call last):
-    sgt_modules.errors.SetupError: Expected rounds of at least 1, got 0.
+    >>> try:
+    ...     SPTRecipe(rounds=0)
+    ... except SetupError as error:
+    ...     print(error)
+    Expected rounds of at least 1, got 0.
     """
 
     variant: Variant = "p"

@@ -37,6 +37,10 @@ class Trainer(Protocol):
 
     `start=None` begins at the base model, a `Checkpoint` at that checkpoint's weights. `output` becomes the folder of
     the new weights and holds nothing else. The same rows, start and seed give the same fingerprint on one CPU.
+
+    >>> from optimizers.trl_trainer import TRLTrainer
+    >>> from sgt_modules.embedded import embedded_generator
+    >>> trainer: Trainer = TRLTrainer(embedded_generator())
     """
 
     def sft(
@@ -116,9 +120,11 @@ class TrainingSettings:
 
     >>> TrainingSettings(lora=None, batch_size=32).beta
     0.1
-    >>> TrainingSettings(batch_size=0)
-    Traceback (most recent call last):
-    sgt_modules.errors.SetupError: Expected batch_size of at least 1, got 0.
+    >>> try:
+    ...     TrainingSettings(batch_size=0)
+    ... except SetupError as error:
+    ...     print(error)
+    Expected batch_size of at least 1, got 0.
     """
 
     lora: LoRASettings | None = field(default_factory=LoRASettings)

@@ -26,9 +26,11 @@ def attribute(name: str, *, what: str) -> Any:
 
     >>> attribute("json:decoder.JSONDecodeError", what="an error").__name__
     'JSONDecodeError'
-    >>> attribute("json.loads", what="a metric")
-    Traceback (most recent call last):
-    sgt_modules.errors.SetupError: Expected a metric as module:attribute, got 'json.loads'.
+    >>> try:
+    ...     attribute("json.loads", what="a metric")
+    ... except SetupError as error:
+    ...     print(error)
+    Expected a metric as module:attribute, got 'json.loads'.
     """
     module, colon, path = name.partition(":")
     if not (module and colon and path):

@@ -35,9 +35,11 @@ def check_splits(
 
     >>> one, two = (dspy.Example(question=q).with_inputs("question") for q in ("2+2?", "2+3?"))
     >>> check_splits([one], [two])
-    >>> check_splits([one], [two, one])
-    Traceback (most recent call last):
-    sgt_modules.errors.OverlappingSplitsError: 1 example has the same inputs in two splits: trainset[0] = valset[1]. \
+    >>> try:
+    ...     check_splits([one], [two, one])
+    ... except OverlappingSplitsError as error:
+    ...     print(error)
+    1 example has the same inputs in two splits: trainset[0] = valset[1]. \
 A score on seen examples means nothing: give each split its own.
     """
     splits = {"trainset": trainset, "valset": valset} | ({} if testset is None else {"testset": testset})
@@ -118,9 +120,11 @@ def check_program(student: dspy.Module, examples: Sequence[dspy.Example] = ()) -
 
     Raises `NoPredictorError`, `NoActorError` or `ExampleError`.
 
-    >>> check_program(dspy.Module())
-    Traceback (most recent call last):
-    sgt_modules.errors.NoPredictorError: The program Module has no dspy.Predict that could read a supplement. \
+    >>> try:
+    ...     check_program(dspy.Module())
+    ... except NoPredictorError as error:
+    ...     print(error)
+    The program Module has no dspy.Predict that could read a supplement. \
 Assign its predictors to attributes; the ones inside a compiled child are frozen (child._compiled = False thaws them).
     """
     if not isinstance(student, dspy.Module):

@@ -21,12 +21,23 @@
     │   └── NoPreferencePairsError every supplement won, or every one lost
     └── MainProcessError           of several processes, the main one stopped; raised in the others
 
-Each message says what was expected, what came, and what to do.
+Each message says what was expected, what came, and what to do, and carries a note with its section of docs/errors.md.
 """
 
 
 class SGTError(Exception):
-    """The root: catch it to catch everything this package raises on purpose."""
+    """The root: catch it to catch everything this package raises on purpose.
+
+    Its note, which a traceback shows under the message, names the section of the documentation.
+
+    >>> MetricError("The metric returned 'yes'.").__notes__
+    ['More: docs/errors.md#metricerror']
+    """
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)
+        named = next(each for each in type(self).__mro__ if each.__module__ == __name__)
+        self.add_note(f"More: docs/errors.md#{named.__name__.lower()}")
 
 
 class SetupError(SGTError, ValueError):

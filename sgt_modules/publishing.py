@@ -26,8 +26,12 @@ class VLLMLoRA:
 
     Source: https://docs.vllm.ai/en/latest/features/lora/ (dynamically serving LoRA adapters).
 
-        lm = dspy.LM("openai/Qwen/Qwen3-1.7B", api_base="http://localhost:8000/v1", api_key="none")
-        generator = Endpoint(lm, publish=VLLMLoRA(lm))
+    Raises:
+        SetupError: the LM does not name its server.
+
+    >>> from sgt_modules import Endpoint
+    >>> lm = dspy.LM("openai/Qwen/Qwen3-1.7B", api_base="http://localhost:8000/v1", api_key="none")
+    >>> generator = Endpoint(lm, publish=VLLMLoRA(lm))
     """
 
     def __init__(self, lm: dspy.LM, *, timeout: float = 300.0) -> None:
@@ -78,8 +82,9 @@ class ServedFolder:
     takes `"top_k"` from there too, and seeds one random stream for all requests: with `Endpoint(concurrency=1)` equal
     seeds give equal samples.
 
-        lm = dspy.LM("openai//models/qwen3", api_base="http://localhost:8000/v1", api_key="none")
-        generator = Endpoint(lm, publish=ServedFolder("/models/qwen3"))
+    >>> from sgt_modules import Endpoint
+    >>> lm = dspy.LM("openai//models/qwen3", api_base="http://localhost:8000/v1", api_key="none")
+    >>> generator = Endpoint(lm, publish=ServedFolder("/models/qwen3"))
     """
 
     def __init__(self, base: str | Path, *, revision: str | None = None) -> None:

@@ -14,9 +14,11 @@ LARGEST = 2**53
 def mapping(value: object, what: str) -> Mapping[str, Any]:
     """The value itself; raises `SavedStateError` unless it is a mapping whose keys are texts.
 
-    >>> mapping([], "a gate's state")
-    Traceback (most recent call last):
-    sgt_modules.errors.SavedStateError: Expected a mapping as a gate's state, got []. Save the program again.
+    >>> try:
+    ...     mapping([], "a gate's state")
+    ... except SavedStateError as error:
+    ...     print(error)
+    Expected a mapping as a gate's state, got []. Save the program again.
     """
     if not isinstance(value, Mapping) or not all(
         isinstance(key, str) for key in cast("Mapping[object, object]", value)
@@ -41,9 +43,11 @@ def text_or_none(state: Mapping[str, Any], name: str) -> str | None:
 def number(state: Mapping[str, Any], name: str, least: float, most: float = LARGEST) -> float:
     """A finite number of the state, within bounds.
 
-    >>> number({"temperature": float("nan")}, "temperature", 0.0)
-    Traceback (most recent call last):
-    sgt_modules.errors.SavedStateError: Expected a number in [0, 9007199254740992] as 'temperature' of a saved state, \
+    >>> try:
+    ...     number({"temperature": float("nan")}, "temperature", 0.0)
+    ... except SavedStateError as error:
+    ...     print(error)
+    Expected a number in [0, 9007199254740992] as 'temperature' of a saved state, \
 got nan.
     """
     value = state.get(name)

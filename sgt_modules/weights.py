@@ -193,9 +193,11 @@ def resolve(model: str | Path, revision: str | None = None, *, code: bool = Fals
 
     Raises `GeneratorNotFoundError` when there is no such folder, no such model, or no weights in safetensors.
 
-    >>> resolve("no/such/folder/here")  # doctest: +ELLIPSIS
-    Traceback (most recent call last):
-    sgt_modules.errors.GeneratorNotFoundError: Expected a folder ... got 'no/such/folder/here'. ...
+    >>> try:  # doctest: +ELLIPSIS
+    ...     resolve("no/such/folder/here")
+    ... except GeneratorNotFoundError as error:
+    ...     print(error)
+    Expected a folder ... got 'no/such/folder/here'. ...
     """
     folder = Path(model).expanduser()
     if revision is not None or not folder.is_dir():

@@ -71,7 +71,13 @@ def supplement(
 
 
 def unsupplement(program: dspy.Module) -> dspy.Module:
-    """A copy of the program without supplements, with everything else that was learned."""
+    """A copy of the program without supplements, with everything else that was learned.
+
+    >>> from sgt_modules.embedded import embedded_generator
+    >>> wrapped = supplement(dspy.Predict("question -> answer"), generator=embedded_generator())
+    >>> type(wrapped).__name__, type(unsupplement(wrapped)).__name__
+    ('SupplementedPredictor', 'Predict')
+    """
     plain = _rebuilt(program, {id(each): each.unwrap() for _, each in supplemented(program)})
     for module in _modules(plain).values():
         for name in _FORWARDS:

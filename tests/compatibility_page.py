@@ -14,7 +14,11 @@ INTRODUCTION = """\
 # Works with
 
 Every row names the tests that run it: DSPy's own class over a program whose predictors read supplements, with a local
-generator and an actor that answers by script. `make compatibility` runs them and writes this page.
+generator and an actor that answers by script. This runs them and writes the page:
+
+```console
+make compatibility
+```
 """
 
 

@@ -171,15 +171,16 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_one_line_and_exit_code_two(
+def test_a_mistake_is_one_line_with_where_to_read_more_and_exit_code_two(
     app_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     words, told = MISTAKES[name]
     monkeypatch.setattr("sys.argv", ["sgt", "estimate", *words])
     with pytest.raises(SystemExit) as ended:
         main()
-    [line] = capsys.readouterr().err.splitlines()
+    line, more = capsys.readouterr().err.splitlines()
     assert (ended.value.code, line.startswith("sgt: "), told in line) == (2, True, True), line
+    assert more.startswith("More: docs/errors.md#")
 
 
 @pytest.mark.parametrize("verbose", [False, True])

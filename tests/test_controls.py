@@ -14,6 +14,7 @@ import dspy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from run_folders import met
 from scripted import ScriptedEngine, ScriptedGenerator, reply
 from secrets_task import (
     RECIPE,
@@ -29,10 +30,12 @@ from secrets_task import (
 )
 from small_compile import WORLD, gold
 
-from optimizers.comparison import Controls, Problem, controls
+from optimizers.comparison import Controls, Problem, controls, pooled
+from optimizers.comparison.control_rows import leakage_of, noise_between, row_of
 from optimizers.comparison.finished import Asking
 from optimizers.comparison.interventions import filler, shuffled, unchanged, untagged
 from optimizers.comparison.noise import noise_of
+from optimizers.records import Rollout
 from optimizers.result import SGTResult, Spent, result_of
 from optimizers.result import compiled as compiled_as
 from optimizers.statistics import gain_interval
@@ -450,3 +453,42 @@ def test_predictors_with_their_own_lm_keep_it_and_another_actor_takes_its_place(
     assert (found.row("none").score, found.row("selected").score, found.row("second_actor_none").score) == (0, 1, 1)
     assert len(second.asked) == 12
     assert student.lm.model == "scripted/own"
+
+
+def scored(*scores: float | None) -> list[Rollout]:
+    return [met("test", n, score) for n, score in enumerate(scores)]
+
+
+def of_program(none: list[Rollout], selected: list[Rollout], again: list[Rollout], held: list[bool]) -> Controls:
+    """The controls of a program whose supplements were run twice."""
+    rows = [row_of("none", none), row_of("selected", selected, none=none)]
+    return Controls(
+        "dpo1",
+        rows,
+        leakage_of(held, selected, none),
+        noise_between([selected, again], none),
+        scored={"none": none, "selected": selected},
+        again=[again],
+    )
+
+
+def test_pooled_controls_are_those_of_one_program_that_was_asked_all_questions() -> None:
+    """Three and two questions: of the five, two leak, and of the four with both runs one changes its answer."""
+    one = of_program(scored(0, 0, 1), scored(1, 1, 1), scored(1, 0, 1), [True, False, False])
+    two = of_program(scored(0, 0), scored(1, 0), scored(1, None), [False, True])
+    both = pooled([one, two])
+    assert (both.row("selected").score, both.row("selected").gain) == (pytest.approx(4 / 5), pytest.approx(3 / 5))
+    assert both.leakage is not None
+    assert both.noise is not None
+    assert both.leakage.share == pytest.approx(2 / 5)
+    assert (both.leakage.rest.questions, both.leakage.rest.gain) == (3, pytest.approx(2 / 3))
+    assert (both.noise.runs, both.noise.questions) == (2, 4)
+    assert both.noise.agreement == pytest.approx(3 / 4)
+    assert both.noise.gain == pytest.approx((1 + 0.5 + 0 + 1) / 4)
+    assert "40.0% of the supplements hold the gold answer" in str(both)
+
+
+def test_pooled_controls_lack_what_one_of_them_lacks() -> None:
+    one = of_program(scored(0, 0), scored(1, 1), scored(1, 0), [True, False])
+    silent = replace(one, leakage=None, noise=None, again=[])
+    assert (pooled([one, silent]).leakage, pooled([one, silent]).noise) == (None, None)

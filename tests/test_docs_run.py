@@ -111,7 +111,9 @@ def _add_one(number: int) -> int:
 RUN: dict[tuple[str, str], Callable[[], Names]] = {
     ("docs/agents.md", "dspy.ReAct("): _alone,
     ("docs/cli.md", "def metric("): _alone,
+    ("docs/errors.md", "except SetupError"): _alone,
     ("docs/faq.md", "unsupplement(wrapped)"): _alone,
+    ("docs/faults.md", "RolloutStore("): _finished_run,
     ("docs/generators.md", "embedded_generator()"): _alone,
     ("docs/generators.md", "LoRASettings(rank=8)"): _alone,
     ("docs/generators.md", "Endpoint(lm)"): _alone,
@@ -121,6 +123,7 @@ RUN: dict[tuple[str, str], Callable[[], Names]] = {
     ("docs/index.md", "unsupplement(wrapped)"): _wrapping,
     ("docs/index.md", 'program.load("better.json")'): _saved,
     ("docs/index.md", "fitting_state("): _plain_state,
+    ("docs/method.md", "preference_pairs("): _alone,
     ("docs/report.md", "read_run("): _finished_run,
     ("docs/sandbox.md", "PythonSandbox("): _pets,
     ("docs/safety.md", "harmless(forged"): _alone,
@@ -179,6 +182,12 @@ def run(block: Block, names: Names) -> Names:
 def test_a_block_is_found_whatever_stands_around_it() -> None:
     page = "Text\n```python\nx = 1\n```\n```\nls\n```\n```py title='a'\ny = 2\n```\n"
     assert [block.code for block in blocks_of("page", page)] == ["x = 1\n", "y = 2\n"]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != "docs/api.md"])
+def test_no_page_is_without_an_example(page: str) -> None:
+    """The reference's examples are those of the docstrings: `tests/test_public_names.py`."""
+    assert re.search(r"^```\w*\n.+?^```$", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 
 
 def test_each_block_is_known_by_one_name_and_each_name_knows_one_block() -> None:

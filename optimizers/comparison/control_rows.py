@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console, ConsoleOptions, RenderResult
 
 from optimizers.comparison.cells import printed
-from optimizers.comparison.noise import Noise
+from optimizers.comparison.noise import Noise, noise_of
 from optimizers.plain_table import plain_table
 from optimizers.records import Rollout
 from optimizers.report.texts import p_text, share, signed, span
@@ -94,17 +94,39 @@ def both(first: Sequence[Rollout], second: Sequence[Rollout]) -> tuple[list[floa
 
 @dataclass(frozen=True, slots=True)
 class Leakage:
-    """The `share` of the selected supplements that hold the gold answer, and the gain on the other questions."""
+    """The `share` of the selected supplements that hold the gold answer, and the gain on the other questions.
+
+    `held` says of each question whether its supplement does.
+    """
 
     share: float
     rest: ControlRow
+    held: Sequence[bool] = field(default=(), repr=False)
+
+
+def leakage_of(held: Sequence[bool], selected: Sequence[Rollout], none: Sequence[Rollout]) -> Leakage:
+    """The leakage of a program whose supplements `held` the gold answer or not, all in the examples' order."""
+    kept = [index for index, leak in enumerate(held) if not leak]
+    rest = row_of("rest", [selected[index] for index in kept], none=[none[index] for index in kept])
+    return Leakage(sum(held) / len(held), rest, tuple(held))
+
+
+def noise_between(runs: Sequence[Sequence[Rollout]], none: Sequence[Rollout]) -> Noise | None:
+    """The noise of several runs of the same supplements, on the questions that all of them and `none` answered."""
+    whole = [[each.reward.score for each in own if each.reward is not None] for own in zip(*runs, none, strict=True)]
+    answered = [own for own in whole if len(own) == len(runs) + 1]
+    if len(runs) < 2 or not answered:
+        return None
+    *scores, before = ([own[number] for own in answered] for number in range(len(runs) + 1))
+    return noise_of(scores, before)
 
 
 @dataclass(frozen=True)
 class Controls:
     """What `controls` found of one compiled program. It prints as a table.
 
-    `selected` is the stage that the program is; `scored` holds each row's rollouts in the examples' order.
+    `selected` is the stage that the program is; `scored` holds each row's rollouts in the examples' order, `again`
+    those of the selected supplements run again.
 
     >>> print(Controls("sft", [ControlRow("none", 0.5, (0.2, 0.8)), ControlRow("shifted", skipped="no such set")]))
     Controls of sft
@@ -118,6 +140,7 @@ class Controls:
     noise: Noise | None = None
     log_dir: Path = Path()
     scored: Mapping[str, Sequence[Rollout]] = field(default_factory=dict[str, Sequence[Rollout]], repr=False)
+    again: Sequence[Sequence[Rollout]] = field(default=(), repr=False)
 
     def row(self, name: str) -> ControlRow:
         """A control's row; raises `KeyError` for one that was not asked for."""
@@ -131,7 +154,9 @@ class Controls:
         return {
             "selected": self.selected,
             "rows": [asdict(row) for row in self.rows],
-            "leakage": None if self.leakage is None else asdict(self.leakage),
+            "leakage": None
+            if self.leakage is None
+            else {"share": self.leakage.share, "rest": asdict(self.leakage.rest)},
             "noise": None if self.noise is None else asdict(self.noise),
         }
 
@@ -183,7 +208,7 @@ class Controls:
 def pooled(found: Sequence[Controls]) -> Controls:
     """The controls of several programs, say of several seeds, as those of one that was asked all their questions.
 
-    Rows that not all of them have are left out. `leakage` and `noise` stay with each.
+    What not all of them have is left out: rows, the leakage, runs of the same supplements beyond the fewest.
     """
     all_rows = [{row.name: row for row in each.rows} for each in found]
     names = [name for name in all_rows[0] if all(name in each.scored for each in found)]
@@ -193,7 +218,20 @@ def pooled(found: Sequence[Controls]) -> Controls:
         bare = scored.get(f"{name}_none", None if name.endswith("none") else scored["none"])
         beside = name != "selected" and all(each.row(name).p_selected is not None for each in found)
         rows.append(row_of(name, scored[name], none=bare, selected=scored["selected"] if beside else None))
-    return Controls(f"{len(found)} programs", rows, log_dir=found[0].log_dir, scored=scored)
+    leaks = [each.leakage for each in found if each.leakage is not None]
+    held = [leak for each in leaks for leak in each.held]
+    again = [
+        [rollout for run in runs for rollout in run] for runs in zip(*(each.again for each in found), strict=False)
+    ]
+    return Controls(
+        f"{len(found)} programs",
+        rows,
+        leakage_of(held, scored["selected"], scored["none"]) if len(leaks) == len(found) else None,
+        noise_between([scored["selected"], *again], scored["none"]),
+        found[0].log_dir,
+        scored,
+        again,
+    )
 
 
 def _cells(row: ControlRow) -> list[str]:

@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 import dspy
 
 from optimizers.comparison.conditions import Problem
-from optimizers.comparison.control_rows import ControlRow, Controls, Leakage, row_of
+from optimizers.comparison.control_rows import ControlRow, Controls, Leakage, leakage_of, noise_between, row_of
 from optimizers.comparison.finished import Asking, FinishedRun, given
 from optimizers.comparison.interventions import Told, filler, shuffled, unchanged, untagged, words_of
-from optimizers.comparison.noise import Noise, noise_of
 from optimizers.evaluation import Evaluator, Scored
 from optimizers.folder import RunFolder
 from optimizers.progress import reporter
@@ -75,14 +74,16 @@ def controls(
         trial = Trial(run, test, run.score(run.result.selected, test), seed, shifted, second_actor)
         for name in wanted:
             trial.rows += CONTROLS[name](trial)
+        again = _again(trial, repeats)
         first = [trial.row("none", test.unaided), trial.row("selected", trial.selected.rollouts, run.result.selected)]
         found = Controls(
             run.result.selected,
             (*first, *trial.rows),
             _leakage(trial, leaks),
-            _noise(trial, repeats),
+            noise_between([trial.selected.rollouts, *again], test.unaided),
             run.result.log_dir,
             trial.scored,
+            again,
         )
     RunFolder(found.log_dir).write(FILE, found.content())
     return found
@@ -241,28 +242,16 @@ def _leakage(trial: Trial, leaks: Leaks) -> Leakage | None:
         return None
     examples, chosen, bare = trial.test.examples, trial.selected, trial.test.unaided
     held = [leaks(example, words_of(calls)) for example, calls in zip(examples, chosen.calls, strict=True)]
-    kept = [index for index, leak in enumerate(held) if not leak]
-    rest = row_of("rest", [chosen.rollouts[index] for index in kept], none=[bare[index] for index in kept])
-    return Leakage(sum(held) / len(held), rest)
+    return leakage_of(held, chosen.rollouts, bare)
 
 
-def _noise(trial: Trial, repeats: int) -> Noise | None:
-    """The selected supplements run again and again, where each run was rewarded."""
-    if trial.silent or repeats < 2:
-        return None
-    runs = [trial.selected.rollouts]
-    for number in range(1, repeats):
+def _again(trial: Trial, repeats: int) -> list[Sequence[Rollout]]:
+    """The rollouts of the selected supplements in each further run of them; none where there are no supplements."""
+    runs: list[Sequence[Rollout]] = []
+    for number in range(1, 1 if trial.silent else repeats):
         with trial.run.on("test", trial.test.examples, again=number) as again:
             runs.append(given(again, f"again {number}/test", trial.selected.calls, trial.selected.rollouts))
-    whole = [
-        [each.reward.score for each in own if each.reward is not None]
-        for own in zip(*runs, trial.test.unaided, strict=True)
-    ]
-    answered = [own for own in whole if len(own) == repeats + 1]
-    if not answered:
-        return None
-    *scores, before = ([own[number] for own in answered] for number in range(repeats + 1))
-    return noise_of(scores, before)
+    return runs
 
 
 def _checked(names: Collection[str] | None) -> list[str]:

@@ -59,6 +59,12 @@ def embedded_actor(name: ActorName = "actor", *, cache: bool = False) -> dspy.LM
 
     Calls are decoded greedily and served together in batches. `cache` is DSPy's own, off by default: a run's store
     keeps what was paid, and only a program of several predictors repeats calls within its runs.
+
+    Raises:
+        GeneratorNotFoundError: no such model is shipped.
+
+    >>> embedded_actor("rule-follower")("Say something.")[0] != ""
+    True
     """
     engine = _engine(name)
     return dspy.LM(engine.model_name, engine=engine, async_engine=engine.asynchronous(), cache=cache)
@@ -77,5 +83,12 @@ def acting(name: ActorName = "actor") -> Iterator[None]:
 
 
 def embedded_generator() -> SupplementGenerator:
-    """The untrained generator: it knows the form of the kinds, and nothing of any world's words."""
+    """The untrained generator: it knows the form of the kinds, and nothing of any world's words.
+
+    Its supplements have at most `MAX_NEW_TOKENS` 64 tokens.
+
+    >>> supplements = embedded_generator().sample(["question: how many bottles?"], seeds=[0])
+    >>> len(supplements)
+    1
+    """
     return SupplementGenerator(embedded_folder("generator"), dtype=DTYPE, max_new_tokens=MAX_NEW_TOKENS)

@@ -32,7 +32,11 @@ class HouseTerm:
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How many questions each split holds, and how many terms there are (a multiple of four: one share a table)."""
+    """How many questions each split holds, and how many terms there are (a multiple of four: one share a table).
+
+    >>> QUICK.train, QUICK.terms
+    (32, 8)
+    """
 
     train: int = 100
     validation: int = 64
