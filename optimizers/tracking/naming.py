@@ -19,9 +19,11 @@ def check_report_to(report_to: ReportTo) -> tuple[TrackerName | Tracker, ...]:
 
     >>> check_report_to("none"), check_report_to(None)
     ((), ())
-    >>> check_report_to("excel")
-    Traceback (most recent call last):
-    sgt_modules.errors.SetupError: Expected report_to of mlflow, wandb, tensorboard, 'none' or a Tracker, got 'excel'.
+    >>> try:
+    ...     check_report_to("excel")
+    ... except SetupError as error:
+    ...     print(error)
+    Expected report_to of mlflow, wandb, tensorboard, 'none' or a Tracker, got 'excel'.
     """
     if report_to is None or report_to == "none":
         return ()
