@@ -49,6 +49,7 @@ class Run:
         self._stages: list[StageResult] = []
         self._scored: dict[str, Scored] = {}
         self._tried: list[Rollout] = []
+        self._learned: dict[str, float | None] = {}
         self._finished = FinishedStages(session.folder)
         self._exhausted = False
         self._alone = team.size == 1
@@ -121,6 +122,7 @@ class Run:
             self._train.without()
         self._explorer = explorer(self._settings.credit, self._setting)
         self._tried = self._explorer.warm_start(self._settings.generator)
+        self._learned = {"train/score": mean_score(self._tried)}
         return self._tried
 
     def explore(self, round_: int, checkpoint: Checkpoint | None) -> list[Rollout]:
@@ -132,6 +134,7 @@ class Run:
         else:
             rollouts = self._explorer.direct(round_, generator)
         self._tried = [*self._tried, *rollouts]
+        self._learned = {"train/score": mean_score(rollouts)}
         return rollouts
 
     def sft_rows(self, rollouts: Sequence[Rollout]) -> list[SFTExample]:
@@ -178,6 +181,7 @@ class Run:
         self._exhausted = not rows
         if not rows:
             return None
+        self._learned["train/rows" if stage == "sft" else "train/pairs"] = len(rows)
         self._session.doing = f"the training of {stage}"
         self._finished.save_rows(stage, rows)
         checkpoint = self._finished.checkpoint(stage, start) or self._fit(stage, rows, start, fit)
@@ -187,8 +191,9 @@ class Run:
         return checkpoint
 
     def _fit(self, stage: str, rows: Sequence[Row], start: Checkpoint | None, fit: Fit[Row]) -> Checkpoint:
-        def step(number: int, total: int, loss: float) -> None:  # noqa: ARG001 - the loss is the trainer's to judge
+        def step(number: int, total: int, loss: float) -> None:
             view.move_to(number, total)
+            self._session.tracking.loss(stage, number, loss)
             if self._alone:  # other processes would wait for this one's step
                 self._session.budget.check()
 
@@ -255,6 +260,10 @@ class Run:
         self._stage_began = now
         MARK.restart()
         self._folder.write("spent.json", asdict(spent))
+        told = {"val/score": score, "seconds": seconds, **self._learned}
+        self._learned = {}
+        weights = None if checkpoint is None else checkpoint.path
+        self._session.tracking.stage(name, told, until, weights=weights)
 
     def _generator_at(self, checkpoint: Checkpoint) -> SupplementGenerator:
         return self._settings.generator.with_checkpoint(checkpoint.path)

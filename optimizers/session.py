@@ -17,16 +17,21 @@ from optimizers.folder import RESULT, RunFolder, versions_apart
 from optimizers.interrupts import stopping
 from optimizers.live.snapshot import Plan, Spend
 from optimizers.progress import Reporter
+from optimizers.report import FILE as REPORT
 from optimizers.report import write_report
 from optimizers.result import Spent
 from optimizers.reward import Metric, Scorer, check_metric
 from optimizers.rollouts import Actor
 from optimizers.runners import Runner
 from optimizers.store import RolloutStore
+from optimizers.tracking import Tracker, TrackerName, Tracking
 from optimizers.validation import check_priced, check_program, check_splits, hold_out
 from sgt_modules.errors import StoppedError
 
 Examples = Sequence[dspy.Example]
+
+TOLD = (RESULT, REPORT, "summary.json", "prompts.json")
+"""Files of a run's folder that its trackers get, those that are there."""
 
 
 class SessionSettings(Protocol):
@@ -70,6 +75,11 @@ class SessionSettings(Protocol):
     @property
     def max_run_seconds(self) -> float | None:
         """How long one run of the program may take."""
+        ...
+
+    @property
+    def report_to(self) -> Sequence[TrackerName | Tracker]:
+        """Who is told of the run."""
         ...
 
     @property
@@ -134,6 +144,7 @@ class Session:
         self.spent_before = spent_before
         self.doing, self.stopped = "", ""
         self.notes: list[str] = []
+        self.tracking = Tracking.of_none(folder)
 
     @classmethod
     @contextmanager
@@ -166,7 +177,8 @@ class Session:
             budget = Budget(settings.limits, store.spent(), before.total)
             open_.enter_context(stopping(budget.stop, reporter.say))
             scope = scope_of(program, settings.metric)
-            store.describe(scope, described(student, settings.metric))
+            about = described(student, settings.metric)
+            store.describe(scope, about)
             actor = Actor(
                 program,
                 Scorer(settings.metric),
@@ -185,6 +197,8 @@ class Session:
             session = cls(known["id"], folder, train, validation, before, plan)
             for note in filter(None, notes):
                 session.note(note)
+            tracking = Tracking.opened(settings.report_to, folder, known, about, note=session.note)
+            session.tracking = open_.enter_context(tracking)
             yield session
 
     @contextmanager
@@ -235,6 +249,8 @@ class Session:
             write_report(self.folder.path, store=self.actor.store)
         except Exception as problem:  # noqa: BLE001 - a page that cannot be made is no reason to lose a paid run
             self.note(f"{self.folder.path} has no report ({type(problem).__name__}: {problem}). See sgt report.")
+        labels = {"selected": selected, **({"stopped": self.stopped} if self.stopped else {})}
+        self.tracking.finish(labels, TOLD)
 
     @property
     def paid(self) -> Spent:

@@ -14,6 +14,7 @@ from optimizers.exploration import Credit
 from optimizers.fingerprints import fingerprint
 from optimizers.live.snapshot import Plan
 from optimizers.recipe import Recipe
+from optimizers.tracking import Tracker, TrackerName
 from optimizers.training import Trainer, TrainingSettings
 from sgt_modules.engine import LocalEngine
 from sgt_modules.errors import SetupError
@@ -45,6 +46,7 @@ class RunSettings:
     limits: Limits = field(default_factory=Limits)
     store: str | Path | None = None
     max_run_seconds: float | None = None
+    report_to: Sequence[TrackerName | Tracker] = ()
 
     def wrap(self, student: dspy.Module) -> dspy.Module:
         """A copy of the student whose predictors read supplements."""

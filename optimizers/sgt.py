@@ -22,6 +22,7 @@ from optimizers.run import Run, follow
 from optimizers.runners import Runner, RunnerName, check_runner, check_seconds, opened
 from optimizers.session import sizes
 from optimizers.settings import RunSettings
+from optimizers.tracking import ReportTo, check_report_to
 from optimizers.training import Trainer
 from sgt_modules.generator import GeneratorLike, SupplementGenerator
 from sgt_modules.predictor import Scope
@@ -67,6 +68,8 @@ class SGTTeleprompter(Teleprompter):
         store: Where rollouts are kept, if not in `log_dir`: a file, or a database's URL such as
             `postgresql+psycopg://user@host/database` (needs `dspy-sgt[postgresql]`). Runs that share one pay no rollout
             of the same program, actor and metric twice.
+        report_to: Who is told of the run, nobody by default: `mlflow`, `wandb`, `tensorboard` (they need
+            `dspy-sgt[trackers]`), a `Tracker` of your own, or several; see [Tracking](tracking.md).
         display_progress: False is silence; by default a live view on a terminal or in a notebook, and plain lines
             elsewhere. A function is called with a `Snapshot` of the run at most four times a second; see
             [Live view](live.md).
@@ -103,6 +106,7 @@ class SGTTeleprompter(Teleprompter):
         seed: int = 0,
         log_dir: str | Path | None = None,
         store: str | Path | None = None,
+        report_to: ReportTo = None,
         display_progress: Display = None,
     ) -> None:
         super().__init__()
@@ -124,6 +128,7 @@ class SGTTeleprompter(Teleprompter):
             store=store,
             limits=Limits(max_actor_calls, max_cost_usd, max_seconds),
             max_run_seconds=check_seconds(max_run_seconds),
+            report_to=check_report_to(report_to),
         )
         self.runner: RunnerName | Runner = check_runner(runner)
         self.display_progress: Display = display_progress

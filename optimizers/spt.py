@@ -22,6 +22,7 @@ from optimizers.spt_estimate import estimated_spt
 from optimizers.spt_recipe import SPTRecipe, Variant
 from optimizers.spt_run import PromptRun
 from optimizers.spt_settings import SPTSettings
+from optimizers.tracking import ReportTo, check_report_to
 
 
 class SupervisoryPromptTeleprompter(Teleprompter):
@@ -55,6 +56,8 @@ class SupervisoryPromptTeleprompter(Teleprompter):
         log_dir: The run's folder; a fresh one under `runs/` by default. A folder with a run of the same settings is
             gone on with: no run of the program and no reply of the corrector is paid for again.
         store: Where rollouts and replies are kept, if not in `log_dir`: a file, or a database's URL.
+        report_to: Who is told of the run, nobody by default: `mlflow`, `wandb`, `tensorboard` (they need
+            `dspy-sgt[trackers]`), a `Tracker` of your own, or several; see [Tracking](tracking.md).
         display_progress: False is silence; by default a live view on a terminal or in a notebook, and plain lines
             elsewhere. A function is called with a `Snapshot` of the run at most four times a second; see
             [Live view](live.md).
@@ -87,6 +90,7 @@ class SupervisoryPromptTeleprompter(Teleprompter):
         seed: int = 0,
         log_dir: str | Path | None = None,
         store: str | Path | None = None,
+        report_to: ReportTo = None,
         display_progress: Display = None,
     ) -> None:
         super().__init__()
@@ -106,6 +110,7 @@ class SupervisoryPromptTeleprompter(Teleprompter):
             limits=Limits(max_actor_calls, max_cost_usd, max_seconds),
             store=store,
             max_run_seconds=check_seconds(max_run_seconds),
+            report_to=check_report_to(report_to),
         )
         self.runner: RunnerName | Runner = check_runner(runner)
         self.display_progress: Display = display_progress

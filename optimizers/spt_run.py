@@ -110,6 +110,7 @@ class PromptRun:
         _, _, by_then = self._finished.measured(name, 0.0, Peak(), asdict(self._spent()))
         score, spent = mean_score(rollouts), Spent.read(by_then)
         self._stages.append(PromptStage(name, score, dict(self._prompts), rollouts, spent))
+        self._session.tracking.stage(name, {"val/score": score, **self._learned()}, spent)
         self._save()
 
     def mistakes(self, number: int) -> list[Mistake]:
@@ -295,6 +296,14 @@ class PromptRun:
         else:
             text = f"refused, {before:.3f} to {after:.3f} on the training set"
         self._session.reporter.say(f"Round {found.number} ({found.predictor}): {text}.")
+
+    def _learned(self) -> dict[str, float | None]:
+        """What the last round found on the training set."""
+        if not self._rounds:
+            return {}
+        last = self._rounds[-1]
+        tried = sum(each.score is not None for each in last.candidates)
+        return {"train/score": last.train[1], "train/mistakes": len(last.mistakes), "train/candidates": tried}
 
     def _spent(self) -> Spent:
         return self._session.paid

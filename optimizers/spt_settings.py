@@ -15,6 +15,7 @@ from optimizers.prices import priced
 from optimizers.sentences import sentences
 from optimizers.spt_estimate import estimated_spt
 from optimizers.spt_recipe import SPTRecipe
+from optimizers.tracking import Tracker, TrackerName
 from sgt_modules.errors import NoPredictorError, SetupError
 from sgt_modules.wrapping import instructions_of
 
@@ -34,6 +35,7 @@ class SPTSettings:
     limits: Limits = field(default_factory=Limits)
     store: str | Path | None = None
     max_run_seconds: float | None = None
+    report_to: Sequence[TrackerName | Tracker] = ()
 
     def recorded(self, trainset: Sequence[dspy.Example], valset: Sequence[dspy.Example]) -> dict[str, object]:
         """What `run.json` remembers, and a folder is taken up again by."""

@@ -11,6 +11,7 @@ import hashlib
 import inspect
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -19,7 +20,8 @@ from transformers import DynamicCache, GenerationConfig, LogitsProcessor, Logits
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from sgt_modules.batching import ROOM, Decoded, Job, roomy, within_memory
-from sgt_modules.loading import release
+from sgt_modules.loading import one_core, release
+from sgt_modules.stepping import Row, drawn, write
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -28,6 +30,10 @@ if TYPE_CHECKING:
 
 _BLOCK = 2048
 """Prompt tokens that are read at a time on a CPU, so that activations stay in its cache: twice as fast as 25,000."""
+
+
+_SMALL = 4_000_000
+"""Parameters of a model that is too small to be shared out over a CPU's cores while several callers wait for it."""
 
 
 class Decoder:
@@ -46,13 +52,16 @@ class Decoder:
                 eos_token_id=self._ends or None, pad_token_id=self._pad, do_sample=False
             )
             self._room = _room(model, loaded.device)
+            self._small = loaded.device.type == "cpu" and model.num_parameters() <= _SMALL
         self._fits = sys.maxsize
 
-    def decode(self, jobs: Iterable[Job], max_batch_tokens: int | None) -> dict[Job, Decoded]:
+    def decode(self, jobs: Iterable[Job], max_batch_tokens: int | None, *, sparing: bool = False) -> dict[Job, Decoded]:
         """Continue every job; equal jobs once. `max_batch_tokens` bounds memory, as `batches` does, and None is what
-        the device seems to hold; where that is too much for this machine, it halves from there on."""
+        the device seems to hold; where that is too much for this machine, it halves from there on. `sparing` leaves
+        other threads all cores but one, where the model is small."""
         budget = min(max_batch_tokens or self._room, self._fits)
-        done, held = within_memory(jobs, budget, self._decode, alike=self._window is None, release=release)
+        with one_core() if sparing and self._small else nullcontext():
+            done, held = within_memory(jobs, budget, self._decode, alike=self._window is None, release=release)
         if held < budget:
             self._fits = held
         return done
@@ -65,24 +74,26 @@ class Decoder:
         ids, mask, shared = _aligned(prompts, self._pad, self.device, share=shares)
         place = {prompt: row for row, prompt in enumerate(prompts)}
         rows = torch.tensor([place[job.ids] for job in jobs], device=self.device)
-        draw = _Draw(jobs, self._ends, self._pad, self.device)
         with self._loaded.model() as model, torch.inference_mode():
+            cache = _remember(model, ids, mask, shared, rows) if remembers else None
+            if cache is not None and self.device.type == "cpu":
+                return self._read(write(model, cache, mask[rows], jobs, _uniforms(jobs, limit), self._ends))
+            draw = _Draw(jobs, self._ends, self._pad, self.device)
             output = cast("Any", model).generate(
                 ids[rows],
                 attention_mask=mask[rows],
-                past_key_values=_remember(model, ids, mask, shared, rows) if remembers else None,
+                past_key_values=cache,
                 max_new_tokens=limit,
                 logits_processor=LogitsProcessorList([draw]),
             )
-            return self._read(output[:, ids.shape[1] :].tolist(), draw)
+            return self._read(draw.rows(output[:, ids.shape[1] :]))
 
-    def _read(self, rows: list[list[int]], draw: _Draw) -> list[Decoded]:
-        counts, totals, ended = draw.counts.tolist(), draw.totals.tolist(), (~draw.open).tolist()
-        spoken = [row[: count - end] for row, count, end in zip(rows, counts, ended, strict=True)]
+    def _read(self, rows: Sequence[Row]) -> list[Decoded]:
+        spoken = [row.tokens[: len(row.tokens) - row.ended] for row in rows]
         texts = self._tokenizer.batch_decode(spoken, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return [
-            Decoded(text, count, total / count, end)
-            for text, count, total, end in zip(texts, counts, totals, ended, strict=True)
+            Decoded(text, len(row.tokens), row.total / len(row.tokens), row.ended)
+            for text, row in zip(texts, rows, strict=True)
         ]
 
 
@@ -182,6 +193,7 @@ class _Draw(LogitsProcessor):
 
     def __init__(self, jobs: Sequence[Job], ends: Sequence[int], pad: int, device: torch.device) -> None:
         wide = torch.float32 if device.type == "mps" else torch.float64
+        self._jobs = jobs
         limits = [job.limit for job in jobs]
         temperatures = [job.temperature for job in jobs]
         self._step = 0
@@ -217,11 +229,15 @@ class _Draw(LogitsProcessor):
         """One token a row, as a column."""
         if self._uniforms is None:
             return scores.argmax(-1, keepdim=True)
-        cumulated = (scores.to(self._temperatures.dtype) / self._temperatures).softmax(-1).cumsum(-1)
-        # The sum may miss 1 by rounding: scale the number instead, so that a token with some probability is found.
-        points = self._uniforms[:, self._step : self._step + 1] * cumulated[:, -1:]
-        drawn = torch.searchsorted(cumulated, points, right=True).clamp_(max=scores.shape[1] - 1)
-        return drawn if self._all else torch.where(self._sampled, drawn, scores.argmax(-1, keepdim=True))
+        tokens = drawn(scores, self._temperatures, self._uniforms[:, self._step : self._step + 1])
+        return tokens if self._all else torch.where(self._sampled, tokens, scores.argmax(-1, keepdim=True))
+
+    def rows(self, output: torch.Tensor) -> list[Row]:
+        """What `generate` gave, without what stands behind a row's end."""
+        sums = zip(
+            self._jobs, output.tolist(), self.counts.tolist(), self.totals.tolist(), self.open.tolist(), strict=True
+        )
+        return [Row(job, tokens[:count], total, not open_) for job, tokens, count, total, open_ in sums]
 
 
 def _uniforms(jobs: Sequence[Job], steps: int) -> np.ndarray:

@@ -319,7 +319,7 @@ class LocalEngine:
                 self._queue = SimpleQueue()
                 weakref.finalize(self, self._queue.put, None)
                 full, rows = self.max_batch_tokens or _WAITING, _ROWS if on_cpu(self.device) else sys.maxsize
-                work = (self._queue, weakref.WeakMethod(self._decode), full, rows)
+                work = (self._queue, weakref.WeakMethod(self._serve), full, rows)
                 threading.Thread(target=serve, args=work, name="sgt-engine", daemon=True).start()
             asked = Asked(job, Future())
             self._queue.put(asked)
@@ -327,6 +327,10 @@ class LocalEngine:
 
     def _decode(self, jobs: Iterable[Job]) -> Mapping[Job, Decoded]:
         return self._loaded().decode(jobs, self.max_batch_tokens)
+
+    def _serve(self, jobs: Sequence[Job]) -> Mapping[Job, Decoded]:
+        """As `_decode`, for the queue: the threads of several callers have work of their own meanwhile."""
+        return self._loaded().decode(jobs, self.max_batch_tokens, sparing=len(jobs) > 1)
 
     def _loaded(self) -> Decoder:
         with self._loading:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Any, TypedDict, TypeVar, cast
 from weakref import WeakValueDictionary
 
 import dspy
 from dspy.lm15 import ContextLengthError
 from dspy.predict.parameter import Parameter
+from dspy.utils.callback import with_callbacks
 
 from sgt_modules.contract import Backend, Completion
 from sgt_modules.endpoint import Endpoint, EndpointReference
@@ -24,6 +25,13 @@ from sgt_modules.states import mapping, number, text, text_or_none, whole
 from sgt_modules.weights import located
 
 logger = logging.getLogger(__name__)
+
+_F = TypeVar("_F", bound=Callable[..., object])
+
+
+def _heard(call: _F) -> _F:
+    """DSPy's callbacks hear of a call as of a module's: `on_module_start` and `on_module_end`."""
+    return cast("_F", with_callbacks(call))
 
 
 class GeneratorState(LocalReference):
@@ -145,11 +153,13 @@ class SupplementGenerator(Parameter):
         )
         return map(_sampled, drawn)
 
+    @_heard
     def draw(self, prompt: str, *, seed: int = 0, temperature: float | None = None) -> Sampled:
         """One supplement for one prompt, decoded together with whatever other threads ask at that moment.
 
         `temperature` is the generator's own by default. Stays out of the user's stream, history and cache; its tokens
-        count in `track_usage` under `name`. A prompt that is too long for the model gets no supplement, and a warning.
+        count in `track_usage` under `name`, and DSPy's callbacks hear of it as of a module. A prompt that is too long
+        for the model gets no supplement, and a warning.
         """
         heat = self.temperature if temperature is None else temperature
         try:
@@ -159,6 +169,7 @@ class SupplementGenerator(Parameter):
         self._account(reply)
         return _sampled(reply)
 
+    @_heard
     async def adraw(self, prompt: str) -> Sampled:
         """As `draw`, for coroutines."""
         try:

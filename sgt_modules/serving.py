@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -36,7 +36,7 @@ class Asked:
 Queue = SimpleQueue[Asked | None]
 """Requests; None ends the worker."""
 
-Decode = Callable[[Iterable["Job"]], Mapping["Job", "Decoded"]]
+Decode = Callable[[Sequence["Job"]], Mapping["Job", "Decoded"]]
 
 
 def serve(queue: Queue, decode: ReferenceType[Decode], full: int, rows: int) -> None:

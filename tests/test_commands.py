@@ -144,13 +144,18 @@ def test_a_user_s_program_and_data_are_estimated_compiled_and_saved(app_folder: 
     told = said("estimate", *given)
     assert [each["name"] for each in told["stages"]] == ["none", "warm", "sft", "round 1", "dpo1"]
     assert told["total"]["actor_calls"] == sum(each["actor_calls"] for each in told["stages"])
-    short = CliRunner().invoke(app, ["compile", *given, "--log-dir", "run", "--max-actor-calls", "6", "--json"])
+    short = CliRunner().invoke(
+        app, ["compile", *given, "--log-dir", "run", "--max-actor-calls", "6", "--report-to", "tensorboard", "--json"]
+    )
     assert short.exit_code == 3
     content = json.loads(short.output)
     assert content["selected"] == "none"
     assert "a larger budget to go on" in content["stopped"]
     assert Path(content["program"]).is_file()
     assert Path(content["report"]).is_file()
+    assert list(Path("run/tensorboard").glob("events.*"))
+    wrong = CliRunner().invoke(app, ["compile", *given, "--report-to", "tensorboard, excel"])
+    assert "got 'excel'" in str(wrong.exception)
 
 
 TRAIN = ["--train", "train.jsonl", "--metric", "users_app:metric"]

@@ -314,7 +314,7 @@ class Listener(BaseCallback):
 @mark("callbacks")
 @pytest.mark.parametrize("way", ["program(...)", "acall"])
 @pytest.mark.parametrize("build", [lambda: dspy.Predict("question -> answer"), Deep, Locked])
-def test_callbacks_hear_the_same_events_and_none_of_the_generator(
+def test_callbacks_hear_the_same_events_and_each_call_of_the_generator(
     build: Callable[[], dspy.Module], way: str, echo: Echo, generator: SupplementGenerator
 ) -> None:
     heard, plain = Listener(), build()
@@ -322,8 +322,13 @@ def test_callbacks_hear_the_same_events_and_none_of_the_generator(
         heard.events.append(("program", ""))
         with dspy.context(lm=echo.lm(), callbacks=[heard]):
             WAYS[way](program, "17?")
-    middle = len(heard.events) // 2
-    assert heard.events[:middle] == heard.events[middle:]
+    wrapped = heard.events.index(("program", ""), 1)
+    of_generator = [("module", "SupplementGenerator"), ("module end", "Sampled")]
+    assert [each for each in heard.events[wrapped:] if each not in of_generator] == heard.events[:wrapped]
+    calls = heard.events.count(("module", "Predict")) // 2
+    assert heard.events.count(of_generator[0]) == heard.events.count(of_generator[1]) == calls
+    for at in (n for n, each in enumerate(heard.events) if each == of_generator[0]):
+        assert heard.events[at - 1] == ("module", "Predict")
 
 
 @mark("callbacks")

@@ -137,6 +137,9 @@ RUN: dict[tuple[str, str], Callable[[], Names]] = {
     ("docs/safety.md", "harmless(forged"): _alone,
     ("docs/safety.md", "Gate.of("): _alone,
     ("docs/several-predictors.md", "class Lookup"): _alone,
+    ("docs/tracking.md", 'report_to=["mlflow"'): _compiling,
+    ("docs/tracking.md", "class Printed"): _compiling,
+    ("docs/tracking.md", "class Supplements"): _alone,
 }
 """Blocks that run here, each with the names that it finds."""
 
@@ -164,6 +167,7 @@ NOT_RUN = {
     ("docs/comparing.md", "controls("): "needs a run that was compiled with a key; tests/test_controls.py has others",
     ("docs/index.md", 'better.save("better.json")'): "needs a key and the hub; examples/quickstart.py is the like",
     ("docs/spt.md", "SupervisoryPromptTeleprompter("): "needs a key; tests/test_spt.py has a scripted corrector",
+    ("docs/tracking.md", "mlflow.dspy.autolog()"): "changes DSPy's classes; tests/tracked_alone.py does, by itself",
     ("docs/tasks.md", 'task("gsm8k")'): "needs the hub's rows; tests/test_tasks.py loads rows of its own",
 }
 """Blocks that are not run, with the reason. Their syntax and what they import of ours are still looked at."""

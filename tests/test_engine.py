@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM
 from sgt_modules.batching import Job, batches
 from sgt_modules.engine import LocalEngine
 from sgt_modules.errors import GeneratorNotFoundError
+from sgt_modules.loading import _core_setter
 from sgt_modules.reading import render_chat
 
 # PEFT 0.21 asks transformers 5.23 by a deprecated name.
@@ -102,6 +103,25 @@ def test_requests_with_different_limits_share_a_batch(engine: LocalEngine) -> No
     assert [done[job].text for job in jobs] == [each.text for each in alone]
 
 
+def test_a_row_that_has_ended_takes_no_part_in_later_steps(engine: LocalEngine) -> None:
+    decoder, steps = engine._loaded(), list[int]()
+
+    def note(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        if inputs[0].shape[1] == 1:
+            steps.append(len(inputs[0]))
+
+    jobs = [Job((*range(5, 25), place), 0, float(place % 2), limit) for place, limit in enumerate((2, 5, 12, 12, 7))]
+    with decoder._loaded.model() as model, model.get_input_embeddings().register_forward_pre_hook(note):
+        done = decoder.decode(jobs, 10_000)
+    lengths = [done[job].tokens for job in jobs]
+    assert steps == [sum(length > step for length in lengths) for step in range(max(lengths))]
+    assert lengths[:2] == [2, 5]
+    for job in jobs:
+        alone = decoder.decode([job], 10_000)[job]
+        assert (done[job].text, done[job].ended) == (alone.text, alone.ended)
+        assert done[job].logprob == pytest.approx(alone.logprob)
+
+
 def test_batches_stay_within_their_tokens() -> None:
     jobs = [Job(tuple(range(length)), length, 1.0, 5) for length in (1, 30, 2, 2, 15, 3)]
     cut = batches(jobs, 40)
@@ -114,6 +134,33 @@ def test_many_threads_are_served_together_and_each_gets_its_own_answer(engine: L
     with ThreadPoolExecutor(32) as pool:
         answers = list(pool.map(lambda prompt: engine.complete(ask(prompt)).text, prompts))
     assert answers == [each.text for each in engine.sample(prompts, seeds=[0] * 32, temperature=0.0)]
+
+
+def test_callers_together_leave_each_other_the_cores_that_one_alone_is_given(folder: Path) -> None:
+    """Of a small model; the threads that ask keep theirs, as does whoever samples without the queue."""
+    if _core_setter() is None:
+        pytest.skip("no OpenMP that can be told by thread")
+    engine, cores, before = tiny_engine(folder), set[int](), torch.get_num_threads()
+
+    def note(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        cores.add(torch.get_num_threads())
+
+    with engine._loaded()._loaded.model() as model:  # not while the worker needs it
+        hook = model.get_input_embeddings().register_forward_pre_hook(note)
+    torch.set_num_threads(3)
+    try:
+        engine.sample(["one", "two", "six"], seeds=[0, 0, 0])
+        assert cores == {3}
+        cores.clear()
+        engine._serve([Job((1, 2, place), 0, 0.0, 3) for place in range(4)])
+        assert cores == {1}
+        cores.clear()
+        engine.ask("one")
+        assert cores == {3}
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+        hook.remove()
 
 
 def test_a_request_is_answered_with_its_usage_and_its_reason_to_stop(engine: LocalEngine) -> None:

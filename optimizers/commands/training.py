@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from optimizers.budget import Limits
     from optimizers.sgt import SGTTeleprompter
+    from optimizers.tracking import TrackerName
 
 _DATA = "Examples, a row each: .jsonl, .csv or .parquet"
 Program = Annotated[str, typer.Argument(help="The program as module:attribute, or a function there that makes it.")]
@@ -29,6 +30,7 @@ Auto = Annotated[Size, typer.Option(help="How much is sampled: heavy is the pape
 Rounds = Annotated[int | None, typer.Option(help="Rounds of DPO, where not the recipe's.")]
 Seed = Annotated[int, typer.Option(help="Draws every choice of the run.")]
 Threads = Annotated[int | None, typer.Option(help="Program runs at once.")]
+ReportTo = Annotated[str, typer.Option(help="Who is told of the run: mlflow, wandb, tensorboard; commas between.")]
 LogDir = Annotated[Path | None, typer.Option(help="The run's folder; goes on with one begun. Fresh by default.")]
 
 
@@ -48,6 +50,7 @@ def compile_(
     max_actor_calls: Annotated[int | None, typer.Option(help="The most calls of the frozen model.")] = None,
     max_cost_usd: Annotated[float | None, typer.Option(help="The most dollars for them.")] = None,
     max_seconds: Annotated[float | None, typer.Option(help="The most seconds at work.")] = None,
+    report_to: ReportTo = "",
     out: Annotated[
         Path | None, typer.Option(help="The compiled program; program.json in the folder by default.")
     ] = None,
@@ -67,7 +70,9 @@ def compile_(
     student, examples, more = _given(program, train, val, inputs)
     limits = Limits(max_actor_calls, max_cost_usd, max_seconds)
     with _acting(lm):
-        sgt = _teleprompter(metric, generator, auto, rounds, seed, threads, log_dir, limits, silent=as_json)
+        sgt = _teleprompter(
+            metric, generator, auto, rounds, seed, threads, log_dir, limits, silent=as_json, report_to=report_to
+        )
         better = sgt.compile(student, trainset=examples, valset=more)
     result = result_of(better)
     saved = out or result.log_dir / "program.json"
@@ -167,6 +172,7 @@ def _teleprompter(
     limits: Limits,
     *,
     silent: bool,
+    report_to: str = "",
 ) -> SGTTeleprompter:
     from optimizers.recipe import Recipe
     from optimizers.sgt import SGTTeleprompter
@@ -183,5 +189,6 @@ def _teleprompter(
         max_actor_calls=limits.actor_calls,
         max_cost_usd=limits.cost_usd,
         max_seconds=limits.seconds,
+        report_to=cast("list[TrackerName]", [each.strip() for each in report_to.split(",") if each.strip()]),
         display_progress=False if silent else None,
     )

@@ -1,0 +1,99 @@
+"""A batch continued a token at a time, which rows leave as they end; and how a token is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+
+if TYPE_CHECKING:
+    import numpy as np
+    from transformers import DynamicCache, PreTrainedModel
+
+    from sgt_modules.batching import Job
+
+
+@dataclass(slots=True)
+class Row:
+    """What a job has become so far: its tokens with the end token, the sum of their log-probabilities (natural,
+    untempered), and whether the model ended it by itself."""
+
+    job: Job
+    tokens: list[int] = field(default_factory=list[int])
+    total: float = 0.0
+    ended: bool = False
+
+
+def write(
+    model: PreTrainedModel,
+    cache: DynamicCache,
+    mask: torch.Tensor,
+    jobs: Sequence[Job],
+    uniforms: np.ndarray,
+    ends: Sequence[int],
+) -> list[Row]:
+    """Every job continued to its end, by a model on a CPU: here a step reads which rows have ended.
+
+    `cache` holds all tokens of the prompts but the last, `mask` (rows x width) tells them and the last from padding,
+    `uniforms` (rows x steps) are the numbers in [0, 1) that tokens are drawn by.
+    """
+    written = [Row(job) for job in jobs]
+    rows, width = written, mask.shape[1]
+    mask = torch.nn.functional.pad(mask, (0, uniforms.shape[1]), value=1)
+    places = mask[:, :width].sum(-1, keepdim=True) - 1
+    tokens = torch.tensor([[row.job.ids[-1]] for row in rows])
+    points = torch.from_numpy(uniforms)
+    heat = torch.tensor([[row.job.temperature] for row in rows], dtype=torch.float64)
+    for step in range(uniforms.shape[1]):
+        read = mask[:, : width + step]
+        scores = _scores(model, tokens, attention_mask=read, position_ids=places, past_key_values=cache)
+        tokens = _chosen(scores, heat, points[:, step : step + 1])
+        _note(rows, tokens, scores, ends)
+        going = [place for place, row in enumerate(rows) if not row.ended and len(row.tokens) < row.job.limit]
+        if not going:
+            break
+        if len(going) < len(rows):
+            rows, kept = [rows[place] for place in going], torch.tensor(going)
+            cache.batch_select_indices(kept)
+            mask, places, tokens, points, heat = (each[kept] for each in (mask, places, tokens, points, heat))
+        places = places + 1
+    return written
+
+
+def drawn(scores: torch.Tensor, temperatures: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+    """One token a row, as a column: the first whose cumulated probability exceeds the row's point in [0, 1).
+
+    `scores` (rows x tokens) are logits, `temperatures` and `points` columns of one precision; temperatures above 0.
+
+    >>> halves = torch.log(torch.tensor([[0.5, 0.25, 0.25]] * 3))
+    >>> drawn(halves, torch.ones(3, 1), torch.tensor([[0.4], [0.6], [0.8]])).tolist()
+    [[0], [1], [2]]
+    """
+    cumulated = (scores.to(temperatures.dtype) / temperatures).softmax(-1).cumsum(-1)
+    # The sum may miss 1 by rounding: scale the point instead, so that a token with some probability is found.
+    found = torch.searchsorted(cumulated, points * cumulated[:, -1:], right=True)
+    return found.clamp_(max=scores.shape[1] - 1)
+
+
+def _scores(model: PreTrainedModel, tokens: torch.Tensor, **read: object) -> torch.Tensor:
+    """Logits of the next tokens, in the precision in which `generate` compares them."""
+    return cast("Any", model)(tokens, use_cache=True, **read).logits[:, -1].to(torch.float32)
+
+
+def _chosen(scores: torch.Tensor, heat: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+    """The drawn tokens, or the likeliest where the temperature is 0."""
+    sampled = heat > 0
+    if not sampled.any():
+        return scores.argmax(-1, keepdim=True)
+    tokens = drawn(scores, torch.where(sampled, heat, 1.0), points)
+    return torch.where(sampled, tokens, scores.argmax(-1, keepdim=True))
+
+
+def _note(rows: Sequence[Row], tokens: torch.Tensor, scores: torch.Tensor, ends: Sequence[int]) -> None:
+    logprobs = (scores.gather(1, tokens).squeeze(1) - scores.logsumexp(-1)).tolist()
+    for row, token, logprob in zip(rows, tokens.squeeze(1).tolist(), logprobs, strict=True):
+        row.tokens.append(token)
+        row.total += logprob
+        row.ended = token in ends
