@@ -16,7 +16,6 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, TypedDict
 
 from dspy.lm15 import ContextLengthError, Request, Response, response_to_events
@@ -24,7 +23,7 @@ from dspy.lm15 import ContextLengthError, Request, Response, response_to_events
 from sgt_modules.batching import ROOM, Job
 from sgt_modules.contract import Completion, answer, chat
 from sgt_modules.reading import Reader
-from sgt_modules.serving import Asked, Queue, serve
+from sgt_modules.serving import Asked, Queue, begin
 from sgt_modules.weights import ADAPTER, Reference, Weights, located
 
 if TYPE_CHECKING:
@@ -316,11 +315,9 @@ class LocalEngine:
             if self._queue is None:
                 from sgt_modules.loading import on_cpu
 
-                self._queue = SimpleQueue()
-                weakref.finalize(self, self._queue.put, None)
                 full, rows = self.max_batch_tokens or _WAITING, _ROWS if on_cpu(self.device) else sys.maxsize
-                work = (self._queue, weakref.WeakMethod(self._serve), full, rows)
-                threading.Thread(target=serve, args=work, name="sgt-engine", daemon=True).start()
+                self._queue = begin(weakref.WeakMethod(self._serve), full, rows)
+                weakref.finalize(self, self._queue.put, None)
             asked = Asked(job, Future())
             self._queue.put(asked)
         return asked.answer

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
-from weakref import ReferenceType
+from weakref import ReferenceType, WeakKeyDictionary
 
 from dspy.lm15 import LM15Error, ProviderError
 
@@ -37,6 +39,35 @@ Queue = SimpleQueue[Asked | None]
 """Requests; None ends the worker."""
 
 Decode = Callable[[Sequence["Job"]], Mapping["Job", "Decoded"]]
+
+
+_AT_EXIT = 10.0
+"""Seconds that the end of the interpreter waits for the batches under way."""
+
+_workers = WeakKeyDictionary[threading.Thread, Queue]()
+
+
+def begin(decode: ReferenceType[Decode], full: int, rows: int) -> Queue:
+    """The queue of a new worker, which does as `serve` until None is put there.
+
+    A thread that the interpreter's end meets in the middle of PyTorch would abort the process, with a message that says
+    nothing and an exit code of its own; so that end waits for the worker's batch.
+    """
+    queue: Queue = SimpleQueue()
+    worker = threading.Thread(target=serve, args=(queue, decode, full, rows), name="sgt-engine", daemon=True)
+    _workers[worker] = queue
+    worker.start()
+    return queue
+
+
+@atexit.register
+def _end() -> None:
+    until = time.monotonic() + _AT_EXIT
+    under_way = [*_workers.items()]
+    for _, queue in under_way:
+        queue.put(None)
+    for worker, _ in under_way:
+        worker.join(max(0.0, until - time.monotonic()))
 
 
 def serve(queue: Queue, decode: ReferenceType[Decode], full: int, rows: int) -> None:

@@ -311,3 +311,29 @@ def _greedy(folder: Path, engine: LocalEngine, prompt: str, limit: int) -> tuple
         if ids[-1] == engine.tokenizer.eos_token_id:
             return start, chosen, True
     return start, chosen, False
+
+
+_ENDS = """
+import threading
+import time
+from sgt_modules.embedded import embedded_actor
+
+actor, answered = embedded_actor(), threading.Event()
+
+def ask(number):
+    while True:
+        actor(f"question {number}? " * 20)
+        answered.set()
+
+for number in range(8):
+    threading.Thread(target=ask, args=(number,), daemon=True).start()
+answered.wait()
+time.sleep(0.2)
+raise SystemExit(7)
+"""
+
+
+def test_a_script_that_ends_while_a_batch_is_decoded_ends_with_its_own_exit_code() -> None:
+    """The interpreter's end in the middle of PyTorch would abort it: 134 for a shell, -6 here."""
+    ended = subprocess.run([sys.executable, "-c", _ENDS], capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert ended.returncode == 7, ended.stderr
