@@ -13,8 +13,10 @@ from run_folders import explored, met, run_folder, validated
 from typer.testing import CliRunner
 
 from optimizers.cli import app, main
+from optimizers.comparison.embedded import SETTINGS
 from optimizers.comparison.result import Comparison
 from optimizers.comparison.standing import Row
+from optimizers.training import TrainingSettings
 from sgt_modules.embedded import HouseTermsWorld, Sizes
 
 PROGRAM = """
@@ -242,3 +244,13 @@ def test_the_doctor_s_tiny_run_goes_through_every_step() -> None:
     [*_, found] = examined(run=True)
     assert (found.name, found.state) == ("a tiny run", "fine")
     assert "actor calls" in found.said
+
+
+def test_the_embedded_generator_is_trained_with_the_settings_that_so_small_a_model_wants(app_folder: Path) -> None:
+    """Those for 1.7 B parameters would hardly move it."""
+    given = ["users_app:program", "--train", "train.jsonl", "--metric", "users_app:metric", "--lm", "embedded"]
+    short = [*given, "--generator", "embedded", "--log-dir", "run", "--max-actor-calls", "1", "--json"]
+    assert CliRunner().invoke(app, ["compile", *short]).exit_code == 3
+    kept = json.loads(Path("run/run.json").read_text())["settings"]
+    assert SETTINGS.sft_learning_rate > 10 * TrainingSettings().sft_learning_rate
+    assert str(SETTINGS.sft_learning_rate) in json.dumps(kept)
