@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TypedDict
 
 from optimizers import Recipe
-from optimizers.comparison.embedded import SETTINGS
+from optimizers.comparison.embedded import embedded_trainer
 from optimizers.trl_trainer import TRLTrainer
 from sgt_modules import SupplementGenerator
 from sgt_modules.embedded import embedded_generator
-from sgt_modules.embedded.models import embedded_folder
 
 
 class Trained(TypedDict):
@@ -23,6 +22,4 @@ class Trained(TypedDict):
 def small() -> Trained:
     """Arguments of `SGTTeleprompter` and of `compare`: one round, sampled in half a minute."""
     recipe = Recipe(rounds=1, warm_samples=2, pool_samples=1, concat=1, max_per_kind=10, pair_cap=8)
-    return Trained(
-        generator=embedded_generator(), recipe=recipe, trainer=TRLTrainer(embedded_folder("generator"), SETTINGS)
-    )
+    return Trained(generator=embedded_generator(), recipe=recipe, trainer=embedded_trainer())

@@ -45,7 +45,8 @@ def _recipe(*, quick: bool) -> Recipe:
     return replace(scale.recipe, adaptive=True, rounds=QUICK_ROUNDS if quick else ROUNDS)
 
 
-def _trainer() -> TRLTrainer:
+def embedded_trainer() -> TRLTrainer:
+    """A trainer of the embedded generator, with the settings that so small a model wants."""
     return TRLTrainer(embedded_folder("generator"), SETTINGS)
 
 
@@ -60,7 +61,9 @@ def compare_embedded(
     display_progress: bool | None = None,
 ) -> Comparison:
     """As `compare`, with a world of its own for each seed, so that all seeds' test questions count."""
-    means = Means(generator=embedded_generator(), trainer=_trainer(), recipe=_recipe(quick=quick), num_threads=THREADS)
+    means = Means(
+        generator=embedded_generator(), trainer=embedded_trainer(), recipe=_recipe(quick=quick), num_threads=THREADS
+    )
     shown = "house terms with gold queries" if gold else "house terms, outcomes alone"
     with acting():
         return compare_problems(
@@ -96,7 +99,7 @@ def controls_embedded(
             folder=log_dir / "sgt" / f"seed-{seed}",
             num_threads=THREADS,
             generator=embedded_generator(),
-            trainer=_trainer(),
+            trainer=embedded_trainer(),
             recipe=_recipe(quick=quick),
         )
         with acting():
