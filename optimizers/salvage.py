@@ -122,12 +122,12 @@ def _copied(
         most, known = size // _LEAST[table.name], _highest(connection, table)
         top = most if known is None else min(known, most)
         taken = _upgraded(table, run, connection if old else None)
-        count = highest = 0
+        count, read = 0, set[int]()
         for rows in _every(source, connection, table, top):
             sound = [
                 (row["rowid_"], made)
                 for row in rows
-                if (made := taken(row)) is not None and _sound(table, made, kept_ids)
+                if row["rowid_"] not in read and (made := taken(row)) is not None and _sound(table, made, kept_ids)
             ]
             if not sound:
                 continue
@@ -136,8 +136,8 @@ def _copied(
                 made = [signed(row) for row in made]  # no checksum covers a key
                 kept_ids.update(row["id"] for row in made)
             count += into.execute(sa.insert(table).prefix_with("OR IGNORE"), list(made)).rowcount
-            highest = max(highest, *numbers)
-        kept[table.name], lost[table.name] = count, max(0 if known is None else top, highest) - count
+            read.update(numbers)
+        kept[table.name], lost[table.name] = count, max(0 if known is None else top, max(read, default=0)) - count
     into.execute(_unmet())
     return kept, lost
 
