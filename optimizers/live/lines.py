@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-from optimizers.live.board import Board, Clock, StageCount
+from optimizers.live.board import Board, Clock, Counting, StageCount
 from optimizers.live.snapshot import Plan, Spend
 from optimizers.live.texts import closing, ended, worth_a_line
 from optimizers.records import Rollout
@@ -59,20 +59,20 @@ class Lines:
         print(text, file=self._out, flush=True)
 
 
-class _LineStage:
+class _LineStage(Counting):
+    """A stage under way that says a line now and then."""
+
     def __init__(self, board: Board, stage: StageCount, reporter: Lines) -> None:
-        self._board, self._stage, self._reporter, self._said = board, stage, reporter, reporter.clock()
+        super().__init__(board, stage)
+        self._reporter, self._said = reporter, reporter.clock()
 
     def advance(self, rollout: Rollout | None = None) -> None:
-        self._board.advance(self._stage, rollout)
+        super().advance(rollout)
         self._maybe_say()
 
     def move_to(self, done: int, total: int) -> None:
-        self._board.move(self._stage, done, total)
+        super().move_to(done, total)
         self._maybe_say()
-
-    def expect(self, total: int) -> None:
-        self._board.move(self._stage, self._stage.done, total)
 
     def _maybe_say(self) -> None:
         now = self._reporter.clock()

@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Protocol
 
-from optimizers.live.board import Board, Clock, StageCount
+from optimizers.live.board import Board, Clock, Counting
 from optimizers.live.snapshot import Plan, Snapshot, Spend
 from optimizers.live.texts import closing, ended, worth_a_line
-from optimizers.records import Rollout
 from optimizers.threads import in_context
 
 
@@ -28,25 +27,6 @@ class Screen(Protocol):
 
     def close(self, snapshot: Snapshot) -> None:
         """Show how the run ended; it may be shown again."""
-
-
-class Counting:
-    """A stage under way, for whoever works on it."""
-
-    def __init__(self, board: Board, stage: StageCount) -> None:
-        self._board, self._stage = board, stage
-
-    def advance(self, rollout: Rollout | None = None) -> None:
-        """One more unit is done; a rollout among them counts towards rates, kinds and errors."""
-        self._board.advance(self._stage, rollout)
-
-    def move_to(self, done: int, total: int) -> None:
-        """`done` of `total` units are done."""
-        self._board.move(self._stage, done, total)
-
-    def expect(self, total: int) -> None:
-        """There are `total` units after all."""
-        self._board.move(self._stage, self._stage.done, total)
 
 
 class View:
