@@ -15,15 +15,15 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
+import multiprocessing
 import random
-import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +105,7 @@ class NotingCorrector(RulesCorrector):
         return super().__call__(*args, **kwargs)
 
 
-def session_of_prompts(folder: Path) -> None:
+def session_of_prompts(folder: Path, telling: Connection) -> None:
     """As `session`, of Supervisory Prompt Training."""
     corrector = NotingCorrector(seed=0)
     corrector.notes = folder / "notes"
@@ -113,16 +113,16 @@ def session_of_prompts(folder: Path) -> None:
     teleprompter = SupervisoryPromptTeleprompter(
         RULES.metric, corrector, recipe=PROMPTS, num_threads=THREADS, log_dir=folder / "run", display_progress=False
     )
-    print("ready", flush=True)
+    telling.send("ready")
     with dspy.context(lm=lm):
         student = list_program(RULES.instructions)
         result = teleprompter.compile(student, trainset=RULES.train, valset=RULES.val).detailed_results
     stages = {stage.name: [stage.score, stage.prompts] for stage in result.stages}
-    print(json.dumps({"stages": stages, "briefs": result.briefs, "impacts": result.impact_table()}))
+    telling.send(json.dumps({"stages": stages, "briefs": result.briefs, "impacts": result.impact_table()}))
 
 
-def session(folder: Path) -> None:
-    """One compile in the folder, as long as it lives; what came of it is printed as JSON."""
+def session(folder: Path, telling: Connection) -> None:
+    """One compile in the folder, as long as it lives; it tells that it is ready, and what came of it as JSON."""
     lm = dspy.LM("noting/actor", engine=NotingActor(folder / "notes"), cache=False, num_retries=0)
     teleprompter = SGTTeleprompter(
         WORLD.metric,
@@ -133,28 +133,36 @@ def session(folder: Path) -> None:
         log_dir=folder / "run",
         display_progress=False,
     )
-    print("ready", flush=True)
+    telling.send("ready")
     with dspy.context(lm=lm):
         result = result_of(teleprompter.compile(program(), trainset=WORLD.train, valset=WORLD.val))
     weights = {stage.name: stage.checkpoint.fingerprint for stage in result.stages if stage.checkpoint}
-    print(json.dumps({"scores": {stage.name: stage.score for stage in result.stages}, "weights": weights}))
+    telling.send(json.dumps({"scores": {stage.name: stage.score for stage in result.stages}, "weights": weights}))
+
+
+_FRESH = multiprocessing.get_context("forkserver")
+"""Processes of their own, forked from one that has imported what takes long and done nothing else."""
+
+_FRESH.set_forkserver_preload(["optimizers.trl_trainer", "sgt_modules.decoding", "sgt_modules.embedded"])
 
 
 def worked(folder: Path, method: str, seconds: float | None = None) -> tuple[str | None, float]:
-    """A session in a process of its own, killed that long after it is ready: what it printed last, None if it was
-    killed, and how long it worked.
+    """A session in a process of its own, killed that long after it is ready: what it came to, None if it was killed,
+    and how long it worked.
     """
-    command = [sys.executable, __file__, "--method", method, "--session", str(folder)]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ))
-    assert child.stdout is not None
-    child.stdout.readline()
-    began = time.monotonic()
+    hearing, telling = _FRESH.Pipe(duplex=False)
+    child = _FRESH.Process(target=session if method == "sgt" else session_of_prompts, args=(folder, telling))
+    child.start()
+    telling.close()
+    hearing.recv()
+    began, said = time.monotonic(), None
     timer = threading.Timer(seconds or 3600.0, child.kill)
     timer.start()
-    lines = child.stdout.read().splitlines()
-    child.wait()
+    with suppress(EOFError):
+        said = hearing.recv()
+    child.join()
     timer.cancel()
-    return (lines[-1] if child.returncode == 0 else None), time.monotonic() - began
+    return (said if child.exitcode == 0 else None), time.monotonic() - began
 
 
 def stage_of(folder: Path) -> str:
@@ -169,11 +177,7 @@ def main() -> None:
     asked.add_argument("--kills", type=int, default=20)
     asked.add_argument("--seed", type=int, default=0)
     asked.add_argument("--method", choices=("sgt", "spt"), default="sgt")
-    asked.add_argument("--session", type=Path)
     options = asked.parse_args()
-    if options.session is not None:
-        (session if options.method == "sgt" else session_of_prompts)(options.session)
-        return
     rng, table = random.Random(options.seed), Table("kill", "run", "after seconds", "finished by then", "calls so far")
     kills, runs, twice, same = 0, 0, 0, True
     with tempfile.TemporaryDirectory() as scratch:

@@ -6,7 +6,7 @@ Query -> Candidate -> Rollout -> SFTExample | PreferencePair -> Checkpoint
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -113,6 +113,26 @@ class Rollout:
     def lost(self, threshold: float = 1.0) -> bool:
         """Whether the actor answered and did not succeed."""
         return self.reward is not None and self.reward.score < threshold
+
+    def at(self, index: int) -> Rollout:
+        """The same of the example that stands at `index` now."""
+        return replace(self, query=replace(self.query, index=index))
+
+    def as_proposed(self, candidate: Candidate, stage: str) -> Rollout:
+        """The same as this candidate's in a stage: the outcome is kept, the proposal is its own."""
+        return replace(
+            self,
+            query=candidate.query,
+            stage=stage,
+            source=candidate.source,
+            supplement=candidate.supplement,
+            logprob=candidate.logprob,
+            writer=candidate.writer,
+        )
+
+    def unpaid(self) -> Rollout:
+        """The same without its costs, as a run's other rollouts are: what a run cost stands in its first."""
+        return replace(self, tokens_in=0, tokens_out=0, seconds=0.0, cost=0.0)
 
 
 @dataclass(frozen=True, slots=True)

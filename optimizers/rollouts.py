@@ -23,7 +23,7 @@ from optimizers.records import Candidate, Query, Rollout
 from optimizers.reward import Scorer
 from optimizers.runners import Judge, Runner, ThreadRunner, check_seconds, in_time
 from optimizers.store import RolloutStore
-from optimizers.threads import in_context
+from optimizers.threads import in_turns
 from sgt_modules.episode import Call, Chooser
 from sgt_modules.errors import ProviderRefusedError
 from sgt_modules.kinds import SILENCE, Supplement
@@ -151,7 +151,7 @@ class Actor:
             return self._rollout(taken[position], stage, judge)
 
         if not isinstance(candidates, Sequence):
-            return self._in_turns(work, take(), on_done)
+            return in_turns(self._told(work, on_done), take(), threads=self._threads)
         taken += candidates
         return self._in_parallel(work, [(each.query.id, each.supplement.render()) for each in taken], on_done)
 
@@ -175,12 +175,12 @@ class Actor:
             known = self.store.live_run(self.scope, stage, query_id(examples[index], ""))
             if known is not None:
                 [rollout], calls[index] = known
-                return _at(rollout, index)
+                return rollout.at(index)
             run = self._paid(lambda: judge(index, None))
             calls[index] = run.calls
             written = [call.supplement for call in calls[index] if call.supplement]
             candidate = Candidate(run.rollout.query, _joined(written), "direct", writer=writer)
-            rollout = _as_proposed(run.rollout, candidate, stage)
+            rollout = run.rollout.as_proposed(candidate, stage)
             self._save([rollout], run, live=stage)
             return rollout
 
@@ -208,14 +208,14 @@ class Actor:
             index, choose = choosers[position]
             known = self.store.live_run(self.scope, f"{stage}/{position}")
             if known is not None:
-                found = [_at(each, index) for each in known[0]]
+                found = [each.at(index) for each in known[0]]
                 of_run[position] = found if known[1] else []
                 return found[0]
             run = self._paid(lambda: judge(index, choose))
-            free = _unpaid(run.rollout)
+            free = run.rollout.unpaid()
             rollouts = [
-                _as_proposed(
-                    free if n else run.rollout, Candidate(query, call.supplement, "joint", call.logprob, writer), stage
+                (free if n else run.rollout).as_proposed(
+                    Candidate(query, call.supplement, "joint", call.logprob, writer), stage
                 )
                 for n, call in enumerate(run.calls)
                 for query in [query_of(call, examples[index], index, joint=True)]
@@ -250,12 +250,12 @@ class Actor:
         query = candidate.query
         known = self.store.get(self.scope, query.id, candidate.supplement)
         if known is not None:
-            rollout = _as_proposed(known, candidate, stage)
+            rollout = known.as_proposed(candidate, stage)
             self.store.meet(rollout, self.scope)
             return rollout
         given = {**dict(query.others), query.place: candidate.supplement}
         run = self._paid(lambda: judge(query.index, given))
-        rollout = _as_proposed(run.rollout, candidate, stage)
+        rollout = run.rollout.as_proposed(candidate, stage)
         self._save([rollout], run)
         return rollout
 
@@ -267,7 +267,7 @@ class Actor:
                 known = self.store.get(self.scope, query_id(example, role, turn), SILENCE)
                 if known is None:
                     break
-                own.append(replace(_at(known, index), stage=stage))
+                own.append(replace(known.at(index), stage=stage))
         for rollout in own:
             self.store.meet(rollout, self.scope)
         return own
@@ -278,7 +278,7 @@ class Actor:
         calls = sorted(run.calls, key=lambda call: (roles.index(call.place.role), call.place.turn))
         queries = [query_of(call, example, index) for call in calls]
         whole = replace(run.rollout, stage=stage)
-        free = _unpaid(whole)
+        free = whole.unpaid()
         rollouts = [replace(free if n else whole, query=query) for n, query in enumerate(queries)] or [whole]
         self._save(rollouts, run)
         return rollouts
@@ -316,79 +316,21 @@ class Actor:
         groups: dict[Hashable, list[int]] = {}
         for position, key in enumerate(keys):
             groups.setdefault(key, []).append(position)
-        return self._in_turns(work, iter(groups.values()), on_done, most=len(groups))
+        threads = min(self._threads, len(groups))
+        return in_turns(self._told(work, on_done), iter(groups.values()), threads=threads)
 
-    def _in_turns(
-        self,
-        work: Callable[[int], Rollout],
-        waiting: Iterator[Sequence[int]],
-        on_done: OnDone | None,
-        *,
-        most: int | None = None,
-    ) -> list[Rollout]:
-        """`work(position)` for every position, in order; the first exception stops the rest and is raised.
+    def _told(self, work: Callable[[int], Rollout], on_done: OnDone | None) -> Callable[[int], Rollout]:
+        """The same work, of whose rollouts `on_done` hears one at a time."""
+        if on_done is None:
+            return work
 
-        Each thread draws its next positions itself, and sees the caller's `dspy.context`. `most`: how many draws there
-        are, where that is known.
-        """
-        drawing, stop = threading.Lock(), threading.Event()
-        done: dict[int, Rollout] = {}
-        problems: list[BaseException] = []
-
-        def drain() -> None:
-            try:
-                while not stop.is_set():
-                    with drawing:
-                        positions = next(waiting, [])
-                    if not positions:
-                        return
-                    for position in positions:
-                        done[position] = work(position)
-                        self._tell(on_done, done[position])
-            except BaseException as problem:  # noqa: BLE001 - raised again below, in the caller's thread
-                problems.append(problem)
-                stop.set()
-
-        count = self._threads if most is None else min(self._threads, most)
-        threads = [in_context(drain, "sgt-actor") for _ in range(count)]
-        try:
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-        finally:  # a second Ctrl-C leaves threads at work: they save what they have, and draw no more
-            stop.set()
-        if problems:
-            raise problems[0]
-        return [done[position] for position in range(len(done))]
-
-    def _tell(self, on_done: OnDone | None, rollout: Rollout) -> None:
-        if on_done is not None:
+        def told(position: int) -> Rollout:
+            rollout = work(position)
             with self._telling:
                 on_done(rollout)
+            return rollout
 
-
-def _at(rollout: Rollout, index: int) -> Rollout:
-    """A stored rollout as that of the example that stands at `index` now."""
-    return replace(rollout, query=replace(rollout.query, index=index))
-
-
-def _as_proposed(rollout: Rollout, candidate: Candidate, stage: str) -> Rollout:
-    """A known rollout as this candidate's: the outcome is the same, the proposal is its own."""
-    return replace(
-        rollout,
-        query=candidate.query,
-        stage=stage,
-        source=candidate.source,
-        supplement=candidate.supplement,
-        logprob=candidate.logprob,
-        writer=candidate.writer,
-    )
-
-
-def _unpaid(rollout: Rollout) -> Rollout:
-    """A run's rollout as its others are: what the run cost stands in its first."""
-    return replace(rollout, tokens_in=0, tokens_out=0, seconds=0.0, cost=0.0)
+        return told
 
 
 def _joined(written: Sequence[Supplement]) -> Supplement:

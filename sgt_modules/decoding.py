@@ -37,10 +37,15 @@ _SMALL = 4_000_000
 
 
 class Decoder:
-    """A model at work. Safe for many threads: each batch waits for its turn at the model."""
+    """A model at work. Safe for many threads: each batch waits for its turn at the model.
 
-    def __init__(self, loaded: Loaded, tokenizer: PreTrainedTokenizerBase) -> None:
+    `leaving`: whether rows leave a batch as they end, which asks after each token and pays on a CPU; otherwise
+    transformers' `generate` goes on until all have ended. By default what suits the device; the replies are the same.
+    """
+
+    def __init__(self, loaded: Loaded, tokenizer: PreTrainedTokenizerBase, *, leaving: bool | None = None) -> None:
         self.device = loaded.device
+        self._leaving = loaded.device.type == "cpu" if leaving is None else leaving
         self._loaded, self._tokenizer = loaded, tokenizer
         with loaded.model() as model:
             ends = model.generation_config.eos_token_id
@@ -76,7 +81,7 @@ class Decoder:
         rows = torch.tensor([place[job.ids] for job in jobs], device=self.device)
         with self._loaded.model() as model, torch.inference_mode():
             cache = _remember(model, ids, mask, shared, rows) if remembers else None
-            if cache is not None and self.device.type == "cpu":
+            if cache is not None and self._leaving:
                 return self._read(write(model, cache, mask[rows], jobs, _uniforms(jobs, limit), self._ends))
             draw = _Draw(jobs, self._ends, self._pad, self.device)
             output = cast("Any", model).generate(

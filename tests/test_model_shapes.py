@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import dspy
@@ -19,8 +19,11 @@ from optimizers.training import LoRASettings, TrainingSettings
 from optimizers.trl_arguments import Job
 from optimizers.trl_stages import SFT, PairwiseDPO, SharedDPO
 from optimizers.trl_trainer import TRLTrainer
+from sgt_modules.batching import Job as DecodingJob
+from sgt_modules.decoding import Decoder
 from sgt_modules.engine import LocalEngine
 from sgt_modules.errors import GeneratorNotFoundError
+from sgt_modules.loading import Loaded
 from sgt_modules.reading import render_chat
 
 # PEFT 0.21 asks transformers 5.23 by a deprecated name.
@@ -75,6 +78,23 @@ def test_a_sample_does_not_depend_on_its_batch(shape: Shape, budget: int) -> Non
     assert [each.text for each in together] == [each.text for each in alone]
     assert [each.logprob for each in together] == pytest.approx([each.logprob for each in alone])
     assert len({each.text for each in together}) > 10
+
+
+def test_a_batch_says_the_same_where_rows_leave_it_as_they_end_and_where_they_stay(shape: Shape) -> None:
+    """The first is what a CPU does, the second what a GPU does."""
+    loaded = Loaded((shape.folder,), device="cpu", dtype="float64")
+    leaving, staying = (Decoder(loaded, shape.engine.tokenizer, leaving=each) for each in (True, False))
+    texts = [render_chat(shape.engine.tokenizer, [{"role": "user", "content": prompt}]) for prompt in PROMPTS]
+    jobs = [
+        DecodingJob(tuple(shape.engine.tokenizer(text, add_special_tokens=False)["input_ids"]), seed, heat, limit)
+        for text in texts
+        for seed, heat, limit in ((0, 0.0, 16), (1, 1.0, 16), (2, 1.0, 5))
+    ]
+    for room in (100_000, 250):
+        first, second = (decoder.decode(jobs, room) for decoder in (leaving, staying))
+        for job in jobs:
+            assert replace(first[job], logprob=0.0) == replace(second[job], logprob=0.0)
+            assert first[job].logprob == pytest.approx(second[job].logprob)
 
 
 def test_an_adapter_changes_what_it_says_and_can_be_taken_off(shape: Shape, tmp_path: Path) -> None:
