@@ -1,7 +1,7 @@
 """2,000 calls of an actor whose provider fails a tenth of its prompts in mixed ways: what is scored, against no faults.
 
 Which prompts fail, how, and whether for good or only at first, follows from a hash of the prompt. The same candidates
-then run against a server without faults. The last line as JSON.
+then run against a server without faults. A table, and the last line as JSON.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 import dspy
 from dspy.clients import execution
+from rich.console import Console
+from rich.table import Table
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from misbehaving_server import FAULTS, Fault, Script, misbehaving
@@ -143,12 +145,13 @@ def main() -> None:
     """Run both, and print what came of it."""
     execution._delay = lambda *_: 0.0  # nobody waits for a server that only plays
     found = chaos(CALLS)
-    print(f"{found.calls} calls, {found.failing} met a fault, {found.failing_for_good} at every attempt:")
-    print(f"{found.without_reward} without a reward, {found.outages_scored} outages scored,")
-    print(f"{found.rewards_changed} rewards other than without faults; {found.seconds} s.")
-    print(json.dumps({"benchmark": "faults", **found._asdict()}))
-    if found.outages_scored or found.rewards_changed or not found.without_reward:
-        raise SystemExit("An outage was scored, or none happened.")
+    table = Table("calls", "met a fault", "at every attempt", "without a reward", "outages scored", "rewards changed")
+    table.add_row(*(f"{each:,}" for each in found[:-1]))
+    Console().print(table)
+    wrong = found.outages_scored + found.rewards_changed
+    figure = {"figure": f"outages scored, or rewards changed by them, of {found.calls:,} calls", "ours": wrong}
+    holds = not wrong and found.without_reward > 0
+    print(json.dumps({**figure, "theirs": 0, "ratio": None, "bar": 0, "seconds": found.seconds, "holds": holds}))
 
 
 if __name__ == "__main__":

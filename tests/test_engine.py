@@ -5,6 +5,7 @@ import copy
 import gc
 import math
 import pickle
+import shutil
 import subprocess
 import sys
 import threading
@@ -257,6 +258,26 @@ def test_a_missing_model_or_adapter_is_named_with_what_would_do(tmp_path: Path, 
         LocalEngine(tmp_path / "empty").check()
     with pytest.raises(GeneratorNotFoundError, match="PEFT"):
         LocalEngine(folder, adapter=tmp_path / "empty").check()
+
+
+def test_weights_that_are_pickles_are_refused_and_beside_safetensors_never_opened(tmp_path: Path, folder: Path) -> None:
+    model = shutil.copytree(folder, tmp_path / "model")
+    (model / "pytorch_model.bin").write_bytes(b"no weights at all")
+    assert tiny_engine(model).sample(["one"], seeds=[0]) == tiny_engine(folder).sample(["one"], seeds=[0])
+    (model / "model.safetensors").unlink()
+    with pytest.raises(GeneratorNotFoundError, match=r"got only \['pytorch_model.bin'\].*safe_serialization=True"):
+        LocalEngine(model).check()
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    (adapter / "adapter_model.bin").write_bytes(b"")
+    with pytest.raises(GeneratorNotFoundError, match=r"got only \['adapter_model.bin'\]"):
+        LocalEngine(folder, adapter=adapter).check()
+
+
+def test_a_hub_that_has_no_answer_is_an_error_that_says_which_folder_would_do() -> None:
+    with pytest.raises(GeneratorNotFoundError, match=r"`hf download no-such/model --local-dir FOLDER` and pass that"):
+        LocalEngine("no-such/model").check()
 
 
 def test_an_error_of_the_worker_reaches_the_one_who_asked(folder: Path) -> None:
