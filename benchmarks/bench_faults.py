@@ -152,6 +152,8 @@ def main() -> None:
     figure = {"figure": f"outages scored, or rewards changed by them, of {found.calls:,} calls", "ours": wrong}
     holds = not wrong and found.without_reward > 0
     print(json.dumps({**figure, "theirs": 0, "ratio": None, "bar": 0, "seconds": found.seconds, "holds": holds}))
+    if not holds:
+        raise SystemExit("An outage was scored, or none happened.")
 
 
 if __name__ == "__main__":

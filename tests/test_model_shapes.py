@@ -84,10 +84,9 @@ def test_a_batch_says_the_same_where_rows_leave_it_as_they_end_and_where_they_st
     """The first is what a CPU does, the second what a GPU does."""
     loaded = Loaded((shape.folder,), device="cpu", dtype="float64")
     leaving, staying = (Decoder(loaded, shape.engine.tokenizer, leaving=each) for each in (True, False))
-    texts = [render_chat(shape.engine.tokenizer, [{"role": "user", "content": prompt}]) for prompt in PROMPTS]
     jobs = [
-        DecodingJob(tuple(shape.engine.tokenizer(text, add_special_tokens=False)["input_ids"]), seed, heat, limit)
-        for text in texts
+        DecodingJob(shape.engine._encode([{"role": "user", "content": prompt}]), seed, heat, limit)
+        for prompt in PROMPTS
         for seed, heat, limit in ((0, 0.0, 16), (1, 1.0, 16), (2, 1.0, 5))
     ]
     for room in (100_000, 250):

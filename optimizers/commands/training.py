@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from optimizers.budget import Limits
     from optimizers.sgt import SGTTeleprompter
     from optimizers.tracking import TrackerName
+    from optimizers.trl_trainer import TRLTrainer
+    from sgt_modules.generator import SupplementGenerator
 
 _DATA = "Examples, a row each: .jsonl, .csv or .parquet"
 Program = Annotated[str, typer.Argument(help="The program as module:attribute, or a function there that makes it.")]
@@ -174,17 +176,16 @@ def _teleprompter(
     silent: bool,
     report_to: str = "",
 ) -> SGTTeleprompter:
-    from optimizers.comparison.embedded import embedded_trainer
     from optimizers.recipe import Recipe
     from optimizers.sgt import SGTTeleprompter
     from optimizers.user_files import attribute
-    from sgt_modules.embedded import embedded_generator
 
-    embedded = generator == "embedded"
+    scored = attribute(metric, what="a metric")
+    model, trainer = _embedded() if generator == "embedded" else (generator, None)
     return SGTTeleprompter(
-        attribute(metric, what="a metric"),
-        embedded_generator() if embedded else generator,
-        trainer=embedded_trainer() if embedded else None,
+        scored,
+        model,
+        trainer=trainer,
         recipe=Recipe.auto(auto).with_rounds(rounds),
         seed=seed,
         num_threads=threads,
@@ -195,3 +196,11 @@ def _teleprompter(
         report_to=cast("list[TrackerName]", [each.strip() for each in report_to.split(",") if each.strip()]),
         display_progress=False if silent else None,
     )
+
+
+def _embedded() -> tuple[SupplementGenerator, TRLTrainer]:
+    """The embedded generator and its trainer, imported only for who asks: the latter brings TRL, some ten seconds."""
+    from optimizers.comparison.embedded import embedded_trainer
+    from sgt_modules.embedded import embedded_generator
+
+    return embedded_generator(), embedded_trainer()
