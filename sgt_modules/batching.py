@@ -18,12 +18,17 @@ _EXHAUSTED = ("out of memory", "can't allocate memory", "not enough memory")
 @dataclass(frozen=True, slots=True)
 class Job:
     """One prompt to continue: its token ids, the seed of its draws, the temperature (0 = the likeliest token), the most
-    new tokens (at least 1)."""
+    new tokens (at least 1), and the share of probability in (0, 1] that tokens are drawn from.
+
+    `opening` is the text of the last ids: with it the reply begins, and it is none of what the model writes.
+    """
 
     ids: tuple[int, ...]
     seed: int
     temperature: float
     limit: int
+    top_p: float = 1.0
+    opening: str = ""
 
 
 @dataclass(frozen=True, slots=True)

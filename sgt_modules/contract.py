@@ -9,14 +9,16 @@ from typing import Protocol, Self
 
 from dspy.lm15 import Message, Request, Response, TextPart, UnsupportedFeatureError, Usage
 
-_REFUSED = ("top_p", "top_k", "response_format", "tool_choice", "frequency_penalty", "presence_penalty", "logprobs")
+_REFUSED = ("top_k", "response_format", "tool_choice", "frequency_penalty", "presence_penalty", "logprobs")
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
     """A reply: its text, the tokens read and written (the end token counts), the mean log-probability of those written
     (natural, untempered; 0.0 where the model's server tells none), and whether the model ended it by itself (else the
-    token limit did)."""
+    token limit did).
+
+    Where the reply was made to begin with an opening, `text` begins with it; its tokens count as read."""
 
     text: str
     prompt_tokens: int
@@ -28,7 +30,9 @@ class Completion:
 class Backend(Protocol):
     """The model behind a generator: `LocalEngine` is one in this process, `Endpoint` one behind any `dspy.LM`.
 
-    A prompt is a user message's text. Copies share the model.
+    A prompt is a user message's text. An opening is what its reply is made to begin with; a server that cannot do that
+    replies as it likes. `top_p` in (0, 1] is the share of probability that tokens are drawn from. Copies share the
+    model.
     """
 
     @property
@@ -46,10 +50,26 @@ class Backend(Protocol):
         """sha256 (hex) of what is known of the weights."""
         ...
 
+    @property
+    def context(self) -> int | None:
+        """The most tokens of a prompt and its reply together, where that is known."""
+        ...
+
+    def count(self, prompt: str) -> int:
+        """How many tokens a prompt has as the model reads it; a guess where only a server knows."""
+        ...
+
     def sample(
-        self, prompts: Sequence[str], *, seeds: Sequence[int], temperature: float, max_new_tokens: int | None
+        self,
+        prompts: Sequence[str],
+        *,
+        seeds: Sequence[int],
+        temperature: float,
+        max_new_tokens: int | None,
+        openings: Sequence[str] | None = None,
+        top_p: float = 1.0,
     ) -> list[Completion]:
-        """One reply to each prompt, in order."""
+        """One reply to each prompt, in order; an empty one to a prompt that is too long."""
         ...
 
     def samples(
@@ -60,6 +80,8 @@ class Backend(Protocol):
         temperature: float,
         max_new_tokens: int | None,
         at_once: int,
+        openings: Sequence[str] | None = None,
+        top_p: float = 1.0,
     ) -> Iterator[Completion]:
         """As `sample`, each reply as soon as it and those before it are there.
 
@@ -67,11 +89,29 @@ class Backend(Protocol):
         """
         ...
 
-    def ask(self, prompt: str, *, seed: int, temperature: float, max_new_tokens: int | None) -> Completion:
+    def ask(
+        self,
+        prompt: str,
+        *,
+        seed: int,
+        temperature: float,
+        max_new_tokens: int | None,
+        opening: str = "",
+        top_p: float = 1.0,
+    ) -> Completion:
         """One reply to one prompt; raises `dspy.lm15.ContextLengthError` for one that is too long."""
         ...
 
-    async def aask(self, prompt: str, *, seed: int, temperature: float, max_new_tokens: int | None) -> Completion:
+    async def aask(
+        self,
+        prompt: str,
+        *,
+        seed: int,
+        temperature: float,
+        max_new_tokens: int | None,
+        opening: str = "",
+        top_p: float = 1.0,
+    ) -> Completion:
         """As `ask`, for coroutines."""
         ...
 
@@ -105,7 +145,7 @@ def chat(request: Request) -> list[dict[str, str]]:
     if refused or request.tools:
         feature = [*refused, "tools"][0]
         raise UnsupportedFeatureError(
-            f"Expected temperature, max_tokens, seed and stop, got {feature}. Leave it out for a local engine.",
+            f"Expected temperature, top_p, max_tokens, seed and stop, got {feature}. Leave it out for a local engine.",
             feature=feature,
         )
     turns = [] if request.system is None else [{"role": "system", "content": _system(request.system)}]

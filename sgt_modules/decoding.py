@@ -207,6 +207,7 @@ class _Draw(LogitsProcessor):
         self._sampled = torch.tensor([[each > 0] for each in temperatures], device=device)
         self._any, self._all = any(temperatures), all(temperatures)
         self._temperatures = torch.tensor([[each or 1.0] for each in temperatures], dtype=wide, device=device)
+        self._shares = torch.tensor([[job.top_p] for job in jobs], dtype=wide, device=device)
         self._uniforms = torch.from_numpy(_uniforms(jobs, max(limits))).to(wide).to(device) if self._any else None
         self._ends = torch.tensor(list(ends), dtype=torch.long, device=device)
         self._filler = ends[0] if ends else pad
@@ -234,7 +235,8 @@ class _Draw(LogitsProcessor):
         """One token a row, as a column."""
         if self._uniforms is None:
             return scores.argmax(-1, keepdim=True)
-        tokens = drawn(scores, self._temperatures, self._uniforms[:, self._step : self._step + 1])
+        points = self._uniforms[:, self._step : self._step + 1]
+        tokens = drawn(scores, self._temperatures, points, self._shares)
         return tokens if self._all else torch.where(self._sampled, tokens, scores.argmax(-1, keepdim=True))
 
     def rows(self, output: torch.Tensor) -> list[Row]:

@@ -103,9 +103,20 @@ class Endpoint:
         seeds: Sequence[int],
         temperature: float = 1.0,
         max_new_tokens: int | None = None,
+        openings: Sequence[str] | None = None,
+        top_p: float = 1.0,
     ) -> list[Completion]:
         """One reply to each prompt, in order, `concurrency` at a time; see `samples`."""
-        return list(self.samples(prompts, seeds=seeds, temperature=temperature, max_new_tokens=max_new_tokens))
+        return list(
+            self.samples(
+                prompts,
+                seeds=seeds,
+                temperature=temperature,
+                max_new_tokens=max_new_tokens,
+                openings=openings,
+                top_p=top_p,
+            )
+        )
 
     def samples(
         self,
@@ -115,6 +126,8 @@ class Endpoint:
         temperature: float = 1.0,
         max_new_tokens: int | None = None,
         at_once: int = 1,
+        openings: Sequence[str] | None = None,
+        top_p: float = 1.0,
     ) -> Iterator[Completion]:
         """As `sample`, each reply as soon as it and those before it are there; `at_once` makes no difference here.
 
@@ -126,7 +139,7 @@ class Endpoint:
         try:
             waiting = [
                 pool.submit(
-                    contextvars.copy_context().run, self._ask, prompt, self._options(temperature, seed, max_new_tokens)
+                    contextvars.copy_context().run, self._ask, prompt, self._options(temperature, seed, max_new_tokens, top_p)
                 )
                 for prompt, seed in zip(prompts, seeds, strict=True)
             ]
@@ -144,16 +157,30 @@ class Endpoint:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def ask(
-        self, prompt: str, *, seed: int = 0, temperature: float = 0.0, max_new_tokens: int | None = None
+        self,
+        prompt: str,
+        *,
+        seed: int = 0,
+        temperature: float = 0.0,
+        max_new_tokens: int | None = None,
+        opening: str = "",
+        top_p: float = 1.0,
     ) -> Completion:
         """One reply to one prompt. Raises what DSPy's LM raises (`LMError`), and `ContextLengthError`."""
-        return self._ask(prompt, self._options(temperature, seed, max_new_tokens))
+        return self._ask(prompt, self._options(temperature, seed, max_new_tokens, top_p))
 
     async def aask(
-        self, prompt: str, *, seed: int = 0, temperature: float = 0.0, max_new_tokens: int | None = None
+        self,
+        prompt: str,
+        *,
+        seed: int = 0,
+        temperature: float = 0.0,
+        max_new_tokens: int | None = None,
+        opening: str = "",
+        top_p: float = 1.0,
     ) -> Completion:
         """As `ask`, through the LM's own coroutine."""
-        options = self._options(temperature, seed, max_new_tokens)
+        options = self._options(temperature, seed, max_new_tokens, top_p)
         with _aside() as usage, _too_long():
             return _completion(await self.lm.acall(prompt, cache=False, **options), usage)
 
@@ -255,9 +282,20 @@ class Endpoint:
         """The names of the settings that DSPy knows this LM's provider to take."""
         return self.lm.supported_params
 
-    def _options(self, temperature: float, seed: int, max_new_tokens: int | None) -> dict[str, Any]:
+    @property
+    def context(self) -> None:
+        """Unknown: the server's to say."""
+        return None
+
+    def count(self, prompt: str) -> int:
+        """A guess at a prompt's tokens: a token has about three bytes or more."""
+        return len(prompt.encode()) // 3
+
+    def _options(self, temperature: float, seed: int, max_new_tokens: int | None, top_p: float) -> dict[str, Any]:
         limit = "max_completion_tokens" if "max_completion_tokens" in self.lm.kwargs else "max_tokens"
         options: dict[str, Any] = {"temperature": temperature}
+        if temperature > 0 and top_p < 1:
+            options["top_p"] = top_p
         if max_new_tokens is not None:
             options[limit] = max_new_tokens
         if temperature > 0 and "seed" in self._taken:

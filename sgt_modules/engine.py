@@ -9,6 +9,7 @@ Torch is imported when the model is first loaded, not before.
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 import threading
 import weakref
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
     from sgt_modules.batching import Decoded
     from sgt_modules.decoding import Decoder
+
+logger = logging.getLogger(__name__)
 
 FIRST = 64
 """How many prompts `samples` decodes before it gives the first reply; each time twice as many follow."""
@@ -123,20 +126,28 @@ class LocalEngine:
         seeds: Sequence[int],
         temperature: float = 1.0,
         max_new_tokens: int | None = None,
+        openings: Sequence[str] | None = None,
+        top_p: float = 1.0,
     ) -> list[Completion]:
         """One reply to each prompt (the user message's text), in order; `temperature` 0 takes the likeliest tokens.
 
-        Equal (prompt, seed) are computed once. Raises `dspy.lm15.ContextLengthError` if a prompt is too long.
+        With `openings`, each reply is made to begin with its own. Equal (prompt, seed) are computed once. A prompt that
+        is too long gets an empty reply, and a warning.
         """
-        if len(seeds) != len(prompts):
-            raise ValueError(f"Expected one seed a prompt, got {len(seeds)} seeds for {len(prompts)} prompts.")
-        encoded = {prompt: self._encode([{"role": "user", "content": prompt}]) for prompt in dict.fromkeys(prompts)}
+        openings = [""] * len(prompts) if openings is None else openings
+        if not len(seeds) == len(openings) == len(prompts):
+            raise ValueError(
+                f"Expected one seed and one opening a prompt, got {len(seeds)} seeds and {len(openings)} openings for "
+                f"{len(prompts)} prompts."
+            )
+        encoded = {asked: self._encode_or_none(*asked) for asked in dict.fromkeys(zip(prompts, openings, strict=True))}
         jobs = [
-            self._job(encoded[prompt], seed, temperature, max_new_tokens)
-            for prompt, seed in zip(prompts, seeds, strict=True)
+            None if ids is None else self._job(ids, seed, temperature, max_new_tokens, top_p, opening)
+            for prompt, opening, seed in zip(prompts, openings, seeds, strict=True)
+            for ids in [encoded[prompt, opening]]
         ]
-        decoded = self._decode(jobs)
-        return [_completion(job, decoded[job]) for job in jobs]
+        decoded = self._decode([job for job in jobs if job is not None])
+        return [Completion("", 0, 0, 0.0) if job is None else _completion(job, decoded[job]) for job in jobs]
 
     def samples(
         self,
@@ -146,6 +157,8 @@ class LocalEngine:
         temperature: float = 1.0,
         max_new_tokens: int | None = None,
         at_once: int = 1024,
+        openings: Sequence[str] | None = None,
+        top_p: float = 1.0,
     ) -> Iterator[Completion]:
         """As `sample`, some prompts after the others: few at first, so that a reply comes soon, then up to `at_once`,
         as more fill batches of a like length.
@@ -154,29 +167,67 @@ class LocalEngine:
         while first < len(prompts):
             part = slice(first, first + size)
             yield from self.sample(
-                prompts[part], seeds=seeds[part], temperature=temperature, max_new_tokens=max_new_tokens
+                prompts[part],
+                seeds=seeds[part],
+                temperature=temperature,
+                max_new_tokens=max_new_tokens,
+                openings=None if openings is None else openings[part],
+                top_p=top_p,
             )
             first, size = first + size, min(2 * size, at_once)
 
     def ask(
-        self, prompt: str, *, seed: int = 0, temperature: float = 0.0, max_new_tokens: int | None = None
+        self,
+        prompt: str,
+        *,
+        seed: int = 0,
+        temperature: float = 0.0,
+        max_new_tokens: int | None = None,
+        opening: str = "",
+        top_p: float = 1.0,
     ) -> Completion:
-        """One reply to one prompt, decoded together with whatever other threads ask at that moment."""
-        job = self._job(self._encode([{"role": "user", "content": prompt}]), seed, temperature, max_new_tokens)
+        """One reply to one prompt, decoded together with whatever other threads ask at that moment.
+
+        Raises `dspy.lm15.ContextLengthError` if the prompt is too long.
+        """
+        ids = self._encode([{"role": "user", "content": prompt}], opening)
+        job = self._job(ids, seed, temperature, max_new_tokens, top_p, opening)
         return _completion(job, self._submit(job).result())
 
     async def aask(
-        self, prompt: str, *, seed: int = 0, temperature: float = 0.0, max_new_tokens: int | None = None
+        self,
+        prompt: str,
+        *,
+        seed: int = 0,
+        temperature: float = 0.0,
+        max_new_tokens: int | None = None,
+        opening: str = "",
+        top_p: float = 1.0,
     ) -> Completion:
         """As `ask`, for coroutines."""
         return await asyncio.to_thread(
-            self.ask, prompt, seed=seed, temperature=temperature, max_new_tokens=max_new_tokens
+            self.ask,
+            prompt,
+            seed=seed,
+            temperature=temperature,
+            max_new_tokens=max_new_tokens,
+            opening=opening,
+            top_p=top_p,
         )
+
+    @property
+    def context(self) -> int:
+        """The most tokens of a prompt and its reply together."""
+        return self.weights.context
+
+    def count(self, prompt: str) -> int:
+        """How many tokens a prompt (the user message's text) has as the model reads it."""
+        return len(self._reader.encode(self.weights.folders[0], [{"role": "user", "content": prompt}]))
 
     def complete(self, request: Request) -> Response:
         """DSPy's engine contract; many threads at once are served together.
 
-        Honours temperature (default 0), max_tokens (default `max_new_tokens`), seed and stop. Without a seed the k-th
+        Honours temperature (default 0), top_p, max_tokens (default `max_new_tokens`), seed and stop. Without a seed the k-th
         request of the same prompt draws the k-th sample. Raises `dspy.lm15` errors.
         """
         job = self._requested(request)
@@ -289,16 +340,33 @@ class LocalEngine:
             max_new_tokens=self.max_new_tokens,
         )
 
-    def _encode(self, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
-        """Messages as token ids; `ContextLengthError` if they leave no room for a reply."""
-        ids = self._reader.encode(self.weights.folders[0], messages)
+    def _encode(self, messages: Sequence[Mapping[str, str]], opening: str = "") -> tuple[int, ...]:
+        """Messages, and what the reply begins with, as token ids; `ContextLengthError` if no room is left for it."""
+        ids = self._reader.encode(self.weights.folders[0], messages, opening)
         if len(ids) >= self.weights.context:
             raise ContextLengthError(f"Expected a prompt of fewer than {self.weights.context} tokens, got {len(ids)}.")
         return ids
 
-    def _job(self, ids: tuple[int, ...], seed: int, temperature: float, max_new_tokens: int | None) -> Job:
+    def _encode_or_none(self, prompt: str, opening: str) -> tuple[int, ...] | None:
+        """As `_encode`, for a user's text; None, and a warning, for one that is too long."""
+        try:
+            return self._encode([{"role": "user", "content": prompt}], opening)
+        except ContextLengthError as error:
+            logger.warning("No reply to a prompt that does not fit %s: %s", self.name, error)
+            return None
+
+    def _job(
+        self,
+        ids: tuple[int, ...],
+        seed: int,
+        temperature: float,
+        max_new_tokens: int | None,
+        top_p: float | None = None,
+        opening: str = "",
+    ) -> Job:
         limit = min(max_new_tokens or self.max_new_tokens, self.weights.context - len(ids))
-        return Job(ids, seed if temperature > 0 else 0, temperature, limit)
+        drawn = temperature > 0
+        return Job(ids, seed if drawn else 0, temperature, limit, (top_p or 1.0) if drawn else 1.0, opening)
 
     def _requested(self, request: Request) -> Job:
         ids = self._encode(chat(request))
@@ -307,7 +375,7 @@ class LocalEngine:
             with self._loading:
                 seed = self._unseeded[ids]
                 self._unseeded[ids] += 1
-        return self._job(ids, seed or 0, temperature, request.config.max_tokens)
+        return self._job(ids, seed or 0, temperature, request.config.max_tokens, request.config.top_p)
 
     def _submit(self, job: Job) -> Future[Decoded]:
         """Put a job in the queue; the first one starts the worker."""
@@ -385,4 +453,4 @@ def _restored(state: EngineState, trust_remote_code: bool = False) -> LocalEngin
 
 
 def _completion(job: Job, decoded: Decoded) -> Completion:
-    return Completion(decoded.text, len(job.ids), decoded.tokens, decoded.logprob, decoded.ended)
+    return Completion(f"{job.opening}{decoded.text}", len(job.ids), decoded.tokens, decoded.logprob, decoded.ended)

@@ -19,7 +19,9 @@ NONE = "none"
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One way to help: its name, and what the generator is asked to write.
+    """One way to help: its name, what the generator is asked to write, and a short made-up example of its form.
+
+    The example is of another task: it shows the form alone. A kind without one is asked for by its instruction.
 
     >>> KINDS["pairs"].name
     'pairs'
@@ -27,21 +29,42 @@ class Kind:
 
     name: str
     instruction: str
+    example: str = ""
 
 
-def _table(*rows: tuple[str, str]) -> Mapping[str, Kind]:
-    return MappingProxyType({name: Kind(name, instruction) for name, instruction in rows})
+def _table(*rows: tuple[str, str, str]) -> Mapping[str, Kind]:
+    return MappingProxyType({name: Kind(name, instruction, example) for name, instruction, example in rows})
 
 
 KINDS: Mapping[str, Kind] = _table(
-    ("answer", "Propose an answer."),
-    ("background", "State the background knowledge that the task needs."),
-    ("cot", "Think step by step towards the answer."),
-    ("rephrase", "Say the task again in clearer words."),
-    ("summary", "Sum up what matters in the input."),
-    ("mistakes", "Name the likely mistakes and how to avoid them."),
-    ("one_shot", "Give one worked example of a similar task."),
-    ("pairs", "Give a right and a wrong answer and say why."),
+    ("answer", "Propose an answer.", "180 seconds."),
+    (
+        "background",
+        "State the background knowledge that the task needs.",
+        "A minute has 60 seconds. An hour has 60 minutes.",
+    ),
+    (
+        "cot",
+        "Think step by step towards the answer.",
+        "First find how many seconds one minute has. Then multiply by the number of minutes.",
+    ),
+    (
+        "rephrase",
+        "Say the task again in clearer words.",
+        "A length of time is given in minutes. Say the same length in seconds.",
+    ),
+    ("summary", "Sum up what matters in the input.", "Given: 3 minutes. Wanted: seconds, as one number."),
+    (
+        "mistakes",
+        "Name the likely mistakes and how to avoid them.",
+        "Do not divide by 60: seconds are smaller than minutes. Do not answer in minutes.",
+    ),
+    ("one_shot", "Give one worked example of a similar task.", "Question: 2 minutes? Answer: 2 x 60 = 120 seconds."),
+    (
+        "pairs",
+        "Give a right and a wrong answer and say why.",
+        "For 5 minutes, right: 300 seconds, as each has 60. Wrong: 500 seconds, as none has 100.",
+    ),
 )
 """The eight predefined kinds by name, in the paper's order. Read-only; a user may pass a table of their own."""
 

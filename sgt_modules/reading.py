@@ -107,12 +107,13 @@ class Reader:
                 self._tokenizer = tokenizer
             return tokenizer
 
-    def encode(self, folder: Path, messages: Messages) -> tuple[int, ...]:
-        """Messages as token ids."""
+    def encode(self, folder: Path, messages: Messages, opening: str = "") -> tuple[int, ...]:
+        """Messages as token ids, then those of an opening, which are encoded apart as a training row's reply is."""
         tokenizer = self.tokenizer(folder)
         text = render_chat(tokenizer, messages)
         with self._encoding:
-            return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+            ids = tokenizer([text, opening] if opening else [text], add_special_tokens=False)["input_ids"]
+            return tuple(token for each in ids for token in each)
 
 
 def _applied(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> str:

@@ -46,10 +46,11 @@ def write(
     tokens = torch.tensor([[row.job.ids[-1]] for row in rows])
     points = torch.from_numpy(uniforms)
     heat = torch.tensor([[row.job.temperature] for row in rows], dtype=torch.float64)
+    shares = torch.tensor([[row.job.top_p] for row in rows], dtype=torch.float64)
     for step in range(uniforms.shape[1]):
         read = mask[:, : width + step]
         scores = _scores(model, tokens, attention_mask=read, position_ids=places, past_key_values=cache)
-        tokens = _chosen(scores, heat, points[:, step : step + 1])
+        tokens = _chosen(scores, heat, points[:, step : step + 1], shares)
         _note(rows, tokens, scores, ends)
         going = [place for place, row in enumerate(rows) if not row.ended and len(row.tokens) < row.job.limit]
         if not going:
@@ -57,24 +58,56 @@ def write(
         if len(going) < len(rows):
             rows, kept = [rows[place] for place in going], torch.tensor(going)
             cache.batch_select_indices(kept)
-            mask, places, tokens, points, heat = (each[kept] for each in (mask, places, tokens, points, heat))
+            mask, places, tokens, points = (each[kept] for each in (mask, places, tokens, points))
+            heat, shares = heat[kept], shares[kept]
         places = places + 1
     return written
 
 
-def drawn(scores: torch.Tensor, temperatures: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+_NUCLEUS = 512
+"""The likeliest tokens among which a nucleus is looked for first: sorting a whole vocabulary takes longer than a step of
+a model of 0.5 B parameters."""
+
+
+def drawn(
+    scores: torch.Tensor, temperatures: torch.Tensor, points: torch.Tensor, shares: torch.Tensor | None = None
+) -> torch.Tensor:
     """One token a row, as a column: the first whose cumulated probability exceeds the row's point in [0, 1).
 
     `scores` (rows x tokens) are logits, `temperatures` and `points` columns of one precision; temperatures above 0.
+    With `shares` in (0, 1], a row draws from its nucleus: the fewest likeliest tokens that have that share together.
 
     >>> halves = torch.log(torch.tensor([[0.5, 0.25, 0.25]] * 3))
     >>> drawn(halves, torch.ones(3, 1), torch.tensor([[0.4], [0.6], [0.8]])).tolist()
     [[0], [1], [2]]
+    >>> thirds = torch.log(torch.tensor([[0.2, 0.5, 0.3]] * 3))
+    >>> drawn(thirds, torch.ones(3, 1), torch.tensor([[0.1], [0.6], [0.9]]), torch.full((3, 1), 0.7)).tolist()
+    [[1], [1], [2]]
     """
+    if shares is not None and (shares < 1).any():
+        return _from_nucleus(scores, temperatures, points, shares)
     cumulated = (scores.to(temperatures.dtype) / temperatures).softmax(-1).cumsum(-1)
     # The sum may miss 1 by rounding: scale the point instead, so that a token with some probability is found.
     found = torch.searchsorted(cumulated, points * cumulated[:, -1:], right=True)
     return found.clamp_(max=scores.shape[1] - 1)
+
+
+def _from_nucleus(
+    scores: torch.Tensor, temperatures: torch.Tensor, points: torch.Tensor, shares: torch.Tensor
+) -> torch.Tensor:
+    """As `drawn`, where some rows draw from a nucleus: tokens in order of probability, ties as `topk` has them."""
+    warm = scores.to(temperatures.dtype) / temperatures
+    total = warm.logsumexp(-1, keepdim=True)
+    count = scores.shape[1]
+    for most in (min(_NUCLEUS, count), count):
+        best, tokens = warm.topk(most, dim=-1)
+        cumulated = (best - total).exp().cumsum(-1)
+        if most == count or bool((cumulated[:, -1:] >= shares).all()):
+            break
+    # The nucleus ends with the token that reaches the share.
+    held = (cumulated < shares).sum(-1, keepdim=True).clamp_(max=most - 1)
+    found = torch.searchsorted(cumulated, points * cumulated.gather(1, held), right=True)
+    return tokens.gather(1, torch.minimum(found, held))
 
 
 def _scores(model: PreTrainedModel, tokens: torch.Tensor, **read: object) -> torch.Tensor:
@@ -82,12 +115,12 @@ def _scores(model: PreTrainedModel, tokens: torch.Tensor, **read: object) -> tor
     return cast("Any", model)(tokens, use_cache=True, **read).logits[:, -1].to(torch.float32)
 
 
-def _chosen(scores: torch.Tensor, heat: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+def _chosen(scores: torch.Tensor, heat: torch.Tensor, points: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
     """The drawn tokens, or the likeliest where the temperature is 0."""
     sampled = heat > 0
     if not sampled.any():
         return scores.argmax(-1, keepdim=True)
-    tokens = drawn(scores, torch.where(sampled, heat, 1.0), points)
+    tokens = drawn(scores, torch.where(sampled, heat, 1.0), points, shares)
     return torch.where(sampled, tokens, scores.argmax(-1, keepdim=True))
 
 

@@ -1,0 +1,295 @@
+"""What the generator reads, as an object that a user can replace: a predictor's inputs -> one text. Pure.
+
+All its text is data: the fields of `GeneratorPrompt`, and each kind's instruction and example in `kinds.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from enum import Enum
+from typing import Any, Literal, get_args, get_origin
+
+import dspy
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from sgt_modules.errors import SavedStateError, SetupError
+from sgt_modules.kinds import FREE, Kind
+from sgt_modules.prompts import SUPPLEMENT
+from sgt_modules.states import mapping, whole
+
+SHORTENED = " [... shortened ...] "
+"""Stands where the middle of a long input was left out."""
+
+LEAST = 80
+"""Characters that shortening leaves of a field at each end."""
+
+Count = Callable[[str], int]
+"""How many tokens a prompt has as the model reads it."""
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratorPrompt:
+    """The text that a generator reads, as templates; each `{...}` is filled in.
+
+    The prompt without a kind is what the generator reads in training and at inference. Exploration adds a last
+    paragraph that asks for one kind, and (`opens`) forces the reply to begin with that kind in brackets, so that small
+    models write the form that training then teaches them.
+
+    Args:
+        introduction: Who reads the note. `{words}` is `max_words`.
+        task: The predictor's instructions, `{instructions}`.
+        role: Which predictor of a program it is: `{role}` and its `{fields}`; left out for a program of one.
+        input: One line for each input: `{name}`, its `{description}` in brackets, empty where it has none, its `{value}`.
+        output: One line for each output: `{name}` and its `{description}`, with the values it may take; empty for none.
+        closing: Behind the fields: the form of the reply.
+        kind: Exploration's last paragraph for a kind of the table: `{kind}`, `{instruction}`, `{example}`, `{answer}`.
+        new_kind: The same for a kind that the generator named itself, `{kind}`.
+        free: The same for a kind of the generator's own choice.
+        no_answer: What `{answer}` stands for in `kind`, but for the kind `answer`, where it is empty.
+        max_words: The most words the generator is asked for.
+        opens: Whether exploration forces the beginning of the reply.
+
+    Raises:
+        SetupError: a template names a part that does not exist.
+
+    >>> from sgt_modules import KINDS
+    >>> prompt = GeneratorPrompt()
+    >>> text = prompt.write(dspy.Signature("question -> answer: bool", "Answer."), {"question": "Is 7 prime?"})
+    >>> print(text)  # doctest: +ELLIPSIS
+    Another model ...
+    Task: Answer.
+    question: Is 7 prime?
+    The other model writes: answer (one of: true, false)
+    ...
+    >>> prompt.asking(text, KINDS["cot"]).startswith(text), prompt.opening(KINDS["cot"]), prompt.opening(FREE)
+    (True, '[cot]', '[')
+    """
+
+    introduction: str = (
+        "Another model will do the task below. Write a short note that helps it do the task right. It reads your note "
+        "beside the same input."
+    )
+    task: str = "Task: {instructions}"
+    role: str = "Step: {role} ({fields})"
+    input: str = "{name}{description}: {value}"
+    output: str = "The other model writes: {name}{description}"
+    closing: str = "Write the note in at most {words} words. Begin with its kind in brackets, such as [mistakes]."
+    kind: str = "Kind of note: [{kind}]. {instruction}{answer}\nThe form, with another task: [{kind}] {example}"
+    new_kind: str = "Kind of note: [{kind}].{answer}"
+    free: str = (
+        "Kind of note: one of your own. Name it in one or two words, in brackets.{answer}\n"
+        "The form, with another task: [units] The answer is wanted in seconds."
+    )
+    no_answer: str = " Do not give the answer itself."
+    max_words: int = 60
+    opens: bool = True
+
+    def __post_init__(self) -> None:
+        for name, parts in _PARTS.items():
+            try:
+                getattr(self, name).format(**dict.fromkeys(parts, ""))
+            except (KeyError, IndexError, ValueError, AttributeError) as problem:
+                allowed = ", ".join(f"{{{part}}}" for part in parts) or "no part"
+                raise SetupError(
+                    f"Expected {name} to be a text with {allowed} in it, got {getattr(self, name)!r} ({problem}). Write "
+                    "a brace that stands for itself twice."
+                ) from problem
+        if self.max_words < 1:
+            raise SetupError(f"Expected max_words of at least 1, got {self.max_words}.")
+
+    def write(
+        self,
+        signature: type[dspy.Signature],
+        inputs: Mapping[str, object],
+        *,
+        role: str = "",
+        limit: int | None = None,
+        count: Count = len,
+    ) -> str:
+        """The prompt that names no kind, for one call of a predictor: no trailing newline.
+
+        An input that is not there reads as its default or as empty; the supplement field is never shown. A `role` of
+        `self` is a bare predictor's and says nothing. With a `limit` of tokens, which `count` counts, the longest input
+        is shortened in the middle, then the next, until the prompt fits or nothing can be left out; see `SHORTENED`.
+        """
+        values = {name: _value(signature, name, inputs) for name in _inputs(signature)}
+        text = self._text(signature, values, role)
+        while limit is not None and (tokens := count(text)) > limit:
+            name = max(values, key=lambda name: len(values[name]), default="")
+            if not name or len(values[name]) <= 2 * LEAST + len(SHORTENED):
+                break
+            values[name] = shortened(values[name], -(-(tokens - limit) * len(text) // tokens) + 1)
+            text = self._text(signature, values, role)
+        return text
+
+    def asking(self, prompt: str, kind: Kind | str | None) -> str:
+        """A prompt that names no kind, turned into one that asks for a kind: a `Kind` of the table, `FREE` for one of
+        the generator's own choice, or the bare name of another; None leaves it as it is.
+        """
+        if kind is None:
+            return prompt
+        if isinstance(kind, Kind):
+            answer = "" if kind.name == "answer" else self.no_answer
+            asked = self.kind.format(kind=kind.name, instruction=kind.instruction, example=kind.example, answer=answer)
+            if not kind.example:  # a user's own kind may have none
+                asked = "\n".join(line for line in asked.split("\n") if not line.endswith(f"[{kind.name}] "))
+        elif kind == FREE:
+            asked = self.free.format(answer=self.no_answer)
+        else:
+            asked = self.new_kind.format(kind=kind, answer=self.no_answer)
+        return f"{prompt}\n{asked}"
+
+    def opening(self, kind: Kind | str | None) -> str:
+        """What the reply is forced to begin with where this kind is asked for; empty where nothing is forced."""
+        if kind is None or not self.opens:
+            return ""
+        if kind == FREE:
+            return "["
+        return f"[{kind.name if isinstance(kind, Kind) else kind}]"
+
+    def dump_state(self) -> dict[str, object]:
+        """Every field, as a saved program keeps it."""
+        return asdict(self)
+
+    @classmethod
+    def load_state(cls, state: object) -> GeneratorPrompt:
+        """The prompt of a saved program. Raises `SavedStateError` for anything else."""
+        found = mapping(state, "a generator prompt's state")
+        known = {each.name: each.type for each in fields(cls)}
+        if unknown := sorted(found.keys() - known.keys()):
+            raise SavedStateError(f"Expected a generator prompt's fields {sorted(known)}, got {unknown} too.")
+        for name, value in found.items():
+            if name == "max_words":
+                whole(found, name, 1, 2**31)
+            elif not isinstance(value, bool if name == "opens" else str):
+                raise SavedStateError(f"Expected {name} of a generator prompt as {known[name]}, got {value!r}.")
+        return cls(**found)
+
+    def _text(self, signature: type[dspy.Signature], values: Mapping[str, str], role: str) -> str:
+        lines = [
+            self.introduction.format(words=self.max_words),
+            self.task.format(instructions=signature.instructions),
+        ]
+        if role not in ("", "self"):
+            names = (", ".join(each) for each in (_inputs(signature), signature.output_fields))
+            lines.append(self.role.format(role=role, fields=" -> ".join(names)))
+        for name, value in values.items():
+            described = _in_brackets(_description(signature.input_fields[name], name))
+            lines.append(self.input.format(name=name, description=described, value=value))
+        for name, field in signature.output_fields.items():
+            said = "; ".join(filter(None, (_description(field, name), allowed_values(field.annotation))))
+            lines.append(self.output.format(name=name, description=_in_brackets(said)))
+        lines.append(self.closing.format(words=self.max_words))
+        return "\n".join(filter(None, lines))
+
+
+_PARTS = {
+    "introduction": ("words",),
+    "task": ("instructions",),
+    "role": ("role", "fields"),
+    "input": ("name", "description", "value"),
+    "output": ("name", "description"),
+    "closing": ("words",),
+    "kind": ("kind", "instruction", "example", "answer"),
+    "new_kind": ("kind", "answer"),
+    "free": ("answer",),
+    "no_answer": (),
+}
+
+NOTE = GeneratorPrompt()
+"""What a generator reads where no other prompt is given; its words were chosen by measurement (`docs/log.md`)."""
+
+COMPACT = GeneratorPrompt(
+    introduction="Write a supplement that helps another model with this task.",
+    role="Role: {role} ({fields})",
+    input="{name}: {value}",
+    output="",
+    closing="",
+    kind="Kind: {kind}. {instruction}",
+    new_kind="Kind: {kind}.",
+    free="Kind: a new one of your choice.",
+    opens=False,
+)
+"""The text that the embedded generator was trained on, to the letter: it writes the kind by itself."""
+
+
+def shortened(text: str, by: int) -> str:
+    """A text without `by` characters or more of its middle, and a mark in their place; `LEAST` stay at each end.
+
+    >>> shortened("a" * 300 + "b" * 300, 380).count("a")
+    99
+    """
+    head, _, tail = text.partition(SHORTENED)
+    if not tail:
+        half = len(text) // 2
+        head, tail = text[:half], text[half:]
+        by += len(SHORTENED)
+    for_head = max(0, min(len(head) - LEAST, by * len(head) // max(1, len(head) + len(tail)) + 1))
+    for_tail = max(0, min(len(tail) - LEAST, by - for_head))
+    return f"{head[: len(head) - for_head]}{SHORTENED}{tail[for_tail:]}"
+
+
+def allowed_values(annotation: object) -> str:
+    """The values a field may take, where its type says so.
+
+    >>> allowed_values(Literal["low", "high"]), allowed_values(bool), allowed_values(str)
+    ('one of: low, high', 'one of: true, false', '')
+    """
+    if annotation is bool:
+        return "one of: true, false"
+    if get_origin(annotation) is Literal:
+        return f"one of: {', '.join(map(str, get_args(annotation)))}"
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return f"one of: {', '.join(str(each.value) for each in annotation)}"
+    inner = [each for argument in get_args(annotation) if (each := allowed_values(argument))]
+    return "; ".join(dict.fromkeys(inner))
+
+
+def _inputs(signature: type[dspy.Signature]) -> list[str]:
+    """The task's own inputs."""
+    return [name for name in signature.input_fields if name != SUPPLEMENT]
+
+
+def _value(signature: type[dspy.Signature], name: str, inputs: Mapping[str, object]) -> str:
+    default = signature.input_fields[name].default
+    return text_of(inputs.get(name, "" if default is PydanticUndefined else default))
+
+
+def _description(field: Any, name: str) -> str:
+    """What the user says of a field; DSPy writes `${name}` where the user says nothing."""
+    said = str((field.json_schema_extra or {}).get("desc") or "").strip()
+    return "" if re.fullmatch(r"\$\{" + re.escape(name) + r"\}", said) else said
+
+
+def _in_brackets(text: str) -> str:
+    return f" ({text})" if text else ""
+
+
+def text_of(value: object) -> str:
+    """A value as one text: a string as it is, anything else as JSON (what JSON does not know, through `str`)."""
+    return value if isinstance(value, str) else json.dumps(_readable(value), ensure_ascii=False, default=str)
+
+
+def _readable(value: object) -> object:
+    """What a text model can make of a value: pictures, sound and files by their kind only, tools by what they do."""
+    match value:
+        case dspy.Image() | dspy.Audio() | dspy.File():
+            return f"({type(value).__name__.lower()})"
+        case dspy.Tool():
+            return f"{value.name}: {value.desc or ''}".strip()
+        case BaseModel():
+            return {name: _readable(getattr(value, name)) for name in type(value).model_fields}
+        case Mapping():
+            return {str(name): _readable(each) for name, each in value.items()}
+        case list() | tuple():
+            return [_readable(each) for each in value]
+        case set() | frozenset():
+            return [_readable(each) for each in sorted(value, key=str)]
+        case Enum():
+            return value.value
+        case _:
+            return value
