@@ -20,7 +20,8 @@ from sgt_modules.contract import Backend, Completion
 from sgt_modules.endpoint import Endpoint, EndpointReference
 from sgt_modules.engine import LocalEngine, LocalReference
 from sgt_modules.errors import SavedStateError, SetupError
-from sgt_modules.kinds import SILENCE, Supplement, parse
+from sgt_modules.kinds import SILENCE, Supplement
+from sgt_modules.replies import read_reply
 from sgt_modules.states import mapping, number, text, text_or_none, whole
 from sgt_modules.weights import located
 
@@ -304,7 +305,8 @@ def _own(state: Mapping[str, Any]) -> _Own:
 
 
 def _sampled(reply: Completion) -> Sampled:
-    return Sampled(parse(reply.text), reply.logprob, reply.prompt_tokens, reply.tokens)
+    supplement = read_reply(reply.text, ended=reply.ended)
+    return Sampled(supplement, reply.logprob, reply.prompt_tokens, reply.tokens)
 
 
 _SHARING = threading.Lock()

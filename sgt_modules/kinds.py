@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 FREE = "free"
@@ -75,6 +75,8 @@ _TAG = re.compile(r"\A\s*\[([A-Za-z][A-Za-z0-9_ -]{0,30})\]\s*")
 class Supplement:
     """A supplement: its kind and its text, without the bracketed tag.
 
+    `cut`: the model did not end this text itself, so training teaches no end behind it. Not part of comparison.
+
     >>> Supplement("pairs", "right: 4; wrong: 5").render()
     '[pairs] right: 4; wrong: 5'
     >>> bool(Supplement("none", ""))
@@ -83,6 +85,7 @@ class Supplement:
 
     kind: str
     text: str
+    cut: bool = field(default=False, compare=False, repr=False)
 
     def __bool__(self) -> bool:
         """False for a supplement that says nothing."""
@@ -108,9 +111,9 @@ SILENCE = Supplement(NONE, "")
 
 
 def parse(reply: str) -> Supplement:
-    """Read a generator's reply; never fails.
+    """Read a supplement's saved or rendered text; never fails. A model's own reply is read by `replies.read_reply`.
 
-    A reply begins with its kind in brackets; one without is kind `free`. An empty one, and one of kind `none` whatever
+    A text begins with its kind in brackets; one without is kind `free`. An empty one, and one of kind `none` whatever
     follows, is `SILENCE`. Names are folded to lower case with underscores.
 
     >>> parse("[One-Shot] Q: 2+2? A: 4")

@@ -12,7 +12,7 @@ from runtime_fixtures import tiny_adapter, tiny_generator, tiny_model
 
 from sgt_modules import SupplementGenerator
 from sgt_modules.errors import GeneratorNotFoundError
-from sgt_modules.kinds import parse
+from sgt_modules.replies import read_reply
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
@@ -30,7 +30,7 @@ def generator(folder: Path) -> SupplementGenerator:
 def test_samples_are_parsed_replies_with_their_tokens(generator: SupplementGenerator) -> None:
     replies = generator.engine.sample(["a", "b"], seeds=[1, 2], max_new_tokens=12)
     drawn = generator.sample(["a", "b"], seeds=[1, 2])
-    assert [each.supplement for each in drawn] == [parse(reply.text) for reply in replies]
+    assert [each.supplement for each in drawn] == [read_reply(reply.text, ended=reply.ended) for reply in replies]
     assert [(each.tokens, each.logprob) for each in drawn] == [(reply.tokens, reply.logprob) for reply in replies]
 
 

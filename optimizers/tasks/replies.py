@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import re
 
+from sgt_modules.replies import without_thoughts
+
 FIRST, LAST = 2_000, 18_000
 """Letters that are read of a longer reply: an answer stands at the end, now and then at the beginning."""
 
-_THOUGHT = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.S | re.I)
 _BOXED = re.compile(r"\\boxed\s{0,9}\{((?:[^{}]|\{[^{}]*\})*)\}")
 
 
 def spoken(reply: str) -> str:
-    """A reply without what stands in `<think>` tags; of one that is too long, both ends.
+    """A reply without its thoughts (see `without_thoughts`); of one that is too long, both ends.
 
     >>> spoken("<think>Is it 5?</think>It is 4."), len(spoken("x" * 100_000))
     ('It is 4.', 20003)
     """
-    if len(reply) > FIRST + LAST:
-        reply = f"{reply[:FIRST]}\n \n{reply[-LAST:]}"
-    return _THOUGHT.sub("", reply) if "</think" in reply.casefold() else reply
+    reply = without_thoughts(reply)
+    return f"{reply[:FIRST]}\n \n{reply[-LAST:]}" if len(reply) > FIRST + LAST else reply
 
 
 def boxed(reply: str) -> str | None:
