@@ -18,7 +18,7 @@ from optimizers.sources import candidates, warm_start
 from sgt_modules.embedded import HouseTermsWorld, embedded_generator
 from sgt_modules.embedded.models import embedded_folder
 from sgt_modules.embedded.program import AnswerInSQL
-from sgt_modules.prompts import exploring, generator_prompt
+from sgt_modules.generator_prompt import COMPACT
 
 BAR = 3.0
 PAIRS, HELD_OUT, SAMPLES, REPEATS = 1000, 200, 20, 5
@@ -30,11 +30,15 @@ def supplements() -> Iterator[Rollout]:
     """At most twenty distinct supplements a query; the shorter ten won."""
     rng, generator = random.Random(0), embedded_generator()
     queries = [
-        Query(str(index), index, "self", generator_prompt(AnswerInSQL, example.inputs()))
+        Query(str(index), index, "self", COMPACT.write(AnswerInSQL, example.inputs()))
         for index, example in enumerate(HouseTermsWorld(seed=0).train[:QUERIES])
     ]
-    wishes = warm_start(queries, prompt_for=lambda query, kind: exploring(query.prompt, kind), rng=rng, samples=4)
-    replies = generator.sample([wish.prompt for wish in wishes], seeds=[wish.seed for wish in wishes])
+    wishes = warm_start(queries, rng=rng, samples=4)
+    replies = generator.sample(
+        [wish.query.prompt for wish in wishes],
+        seeds=[wish.seed for wish in wishes],
+        kinds=[wish.kind for wish in wishes],
+    )
     drawn = list(candidates(wishes, replies))
     for query in queries:
         of_query = {each.supplement.render(): each.supplement for each in drawn if each.query == query}

@@ -20,7 +20,8 @@ from transformers import AutoModelForCausalLM
 
 from sgt_modules import supplement
 from sgt_modules.embedded import HouseTermsWorld, embedded_actor, embedded_generator, program
-from sgt_modules.prompts import SUPPLEMENT, generator_prompt, with_supplement
+from sgt_modules.generator_prompt import COMPACT
+from sgt_modules.prompts import SUPPLEMENT, with_supplement
 from sgt_modules.reading import render_chat
 
 BAR = 1.15
@@ -35,7 +36,7 @@ def by_hand() -> Callable[[dspy.Example], object]:
     model = AutoModelForCausalLM.from_pretrained(engine.weights.folders[0], dtype=torch.float64).eval()
 
     def call(example: dspy.Example) -> object:
-        prompt = generator_prompt(program().signature, example.inputs().toDict())
+        prompt = COMPACT.write(program().signature, example.inputs().toDict())
         ids = tokenizer(render_chat(tokenizer, [{"role": "user", "content": prompt}]), add_special_tokens=False)
         asked = torch.tensor([ids["input_ids"]])
         with torch.inference_mode():

@@ -33,7 +33,6 @@ from optimizers.spending import Spending
 from optimizers.store import RolloutStore
 from sgt_modules import SupplementGenerator, supplement
 from sgt_modules.embedded import HouseTermsWorld, Sizes, embedded_generator, program
-from sgt_modules.prompts import exploring
 
 BAR = 1.15
 QUERIES = 24
@@ -59,11 +58,11 @@ def sampled(generator: SupplementGenerator, where: Setting) -> list[Candidate]:
     """The warm start's samples, all of them."""
     wishes = sources.warm_start(
         where.train.queries,
-        prompt_for=lambda query, kind: query.prompt if kind is None else exploring(query.prompt, kind),
         rng=random.Random(0),
     )
-    prompts, seeds = [wish.prompt for wish in wishes], [wish.seed for wish in wishes]
-    replies = generator.samples(prompts, seeds=seeds, at_once=SAMPLED_AT_ONCE)
+    prompts, seeds = [wish.query.prompt for wish in wishes], [wish.seed for wish in wishes]
+    kinds = [wish.kind for wish in wishes]
+    replies = generator.samples(prompts, seeds=seeds, kinds=kinds, at_once=SAMPLED_AT_ONCE)
     return list(sources.distinct(sources.candidates(wishes, replies)))
 
 

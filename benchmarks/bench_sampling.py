@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from sgt_modules.embedded import HouseTermsWorld, program
 from sgt_modules.embedded.models import MAX_NEW_TOKENS, embedded_folder
 from sgt_modules.engine import LocalEngine
-from sgt_modules.prompts import generator_prompt
+from sgt_modules.generator_prompt import COMPACT
 from sgt_modules.reading import render_chat
 
 BAR = 4.0
@@ -33,7 +33,7 @@ def prompts() -> list[str]:
     signature, wanted = program().signature, dict[str, None]()
     for seed in range(20):
         for example in HouseTermsWorld(seed=seed).train:
-            wanted[generator_prompt(signature, example.inputs().toDict())] = None
+            wanted[COMPACT.write(signature, example.inputs().toDict())] = None
     return list(wanted)[:PROMPTS]
 
 

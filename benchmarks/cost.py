@@ -18,8 +18,7 @@ from optimizers import sources
 from optimizers.recipe import Recipe
 from optimizers.records import Query, Reward, Rollout
 from optimizers.store import RolloutStore
-from sgt_modules.kinds import Kind, Supplement
-from sgt_modules.prompts import exploring
+from sgt_modules.kinds import Supplement
 
 QUERIES = 1_000
 PAPER = {"warm start": 45, "round 1": 14, "rounds 2 to 5": 80}
@@ -65,16 +64,12 @@ def calls(recipe: Recipe) -> Calls:
     """Counted on the recipe's own pools, of which only concatenations cost no sample."""
     query, rng = [Query("0", 0, "self", "")], random.Random(0)
     kinds, names = recipe.kinds, [str(number) for number in range(recipe.ood_kinds)]
-    warm = sources.warm_start(query, prompt_for=_asking, rng=rng, kinds=kinds, samples=recipe.warm_samples)
-    known = sources.predefined(query, prompt_for=_asking, rng=rng, kinds=kinds, samples=recipe.pool_samples)
-    new = sources.ood(query, names, prompt_for=_asking, rng=rng, samples=recipe.pool_samples)
+    warm = sources.warm_start(query, rng=rng, kinds=kinds, samples=recipe.warm_samples)
+    known = sources.predefined(query, rng=rng, kinds=kinds, samples=recipe.pool_samples)
+    new = sources.ood(query, names, rng=rng, samples=recipe.pool_samples)
     later = (recipe.rounds - 1) * len(sources.direct(query, rng=rng, samples=recipe.direct_samples))
     sampled = len(warm) + len(known) + len(new) + later
     return Calls(len(warm), len(known) + len(new) + recipe.concat, later, sampled)
-
-
-def _asking(query: Query, kind: Kind | str | None) -> str:
-    return query.prompt if kind is None else exploring(query.prompt, kind)
 
 
 def pairs(recipe: Recipe) -> int:

@@ -86,6 +86,7 @@ class Evaluator:
             generator,
             [Ask(query.prompt, seed=0) for query in self.queries],
             temperature=generator.temperature,
+            top_p=1.0,
             at_once=SAMPLED_AT_ONCE,
         )
         calls = [_call(query, each, gate) for query, each in zip(self.queries, written, strict=True)]

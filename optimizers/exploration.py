@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections import Counter, defaultdict
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
@@ -28,7 +28,6 @@ from sgt_modules.episode import Chooser, Place
 from sgt_modules.errors import SetupError
 from sgt_modules.generator import Sampled, SupplementGenerator
 from sgt_modules.kinds import FREE, NONE, SILENCE, Kind, Supplement
-from sgt_modules.prompts import exploring
 from sgt_modules.wrapping import with_generator
 
 Credit = Literal["isolate", "joint"]
@@ -76,17 +75,36 @@ class Setting:
     reporter: Reporter
     spending: Spending
     seed: int
+    note: Callable[[str], object] = lambda _: None
+    """Says what a person should know of a stage."""
 
     def rng(self, purpose: str) -> random.Random:
         """The run's own randomness for one purpose; never the global one."""
         return random.Random(f"{self.seed}-{purpose}")
+
+    def first_pools(self, warm: Sequence[Rollout], rng: random.Random) -> tuple[list[str], list[Candidate]]:
+        """Of the warm start, the new kinds and the joins that round 1 tries; an empty pool is a note."""
+        recipe = self.recipe
+        names = sources.ood_names(warm, kinds=recipe.kinds, count=recipe.ood_kinds)
+        joins = sources.concat(warm, rng=rng, per_query=recipe.concat, threshold=recipe.threshold)
+        if recipe.ood_kinds and not names:
+            free = sum(rollout.source == "free" for rollout in warm)
+            self.note(
+                f"Round 1 tries no new kinds: none of {free} free-style supplements named a kind of its own. Look at "
+                "some with sgt inspect; a generator that follows instructions better names them."
+            )
+        if recipe.concat and not joins:
+            self.note(
+                "Round 1 tries no joins: no query was won by supplements of two kinds. Sample more in the warm start, "
+                "or use examples of middling difficulty."
+            )
+        return names, joins
 
     def warm_wishes(self, queries: Sequence[Query]) -> list[sources.Wish]:
         """What the warm start asks for these queries: of the first ones, the same whatever follows."""
         recipe = self.recipe
         return sources.warm_start(
             queries,
-            prompt_for=_prompt_for,
             rng=self.rng("warm"),
             kinds=recipe.kinds,
             samples=recipe.warm_samples,
@@ -117,14 +135,13 @@ class Isolated:
     def first_pool(self, warm: Sequence[Rollout], generator: SupplementGenerator) -> list[Rollout]:
         """As `Explorer`."""
         recipe, rng = self.setting.recipe, self.setting.rng("round-1")
-        names = sources.ood_names(warm, kinds=recipe.kinds, count=recipe.ood_kinds)
+        names, joins = self.setting.first_pools(warm, self.setting.rng("round-1-joins"))
         queries = self._queries("round 1", generator)
         samples = recipe.pool_samples
         wishes = [
-            *sources.predefined(queries, prompt_for=_prompt_for, rng=rng, kinds=recipe.kinds, samples=samples),
-            *sources.ood(queries, names, prompt_for=_prompt_for, rng=rng, samples=samples),
+            *sources.predefined(queries, rng=rng, kinds=recipe.kinds, samples=samples),
+            *sources.ood(queries, names, rng=rng, samples=samples),
         ]
-        joins = sources.concat(warm, rng=rng, per_query=recipe.concat, threshold=recipe.threshold)
         return self._explored("round 1", wishes, generator, [*self._silence(queries), *_moved(joins, queries)])
 
     def direct(self, round_: int, generator: SupplementGenerator) -> list[Rollout]:
@@ -266,10 +283,9 @@ class Joint:
         """As `Explorer`."""
         recipe = self.setting.recipe
         free = [replace(rollout, source="free") for rollout in warm]  # where a place met which ask is not noted
-        names = sources.ood_names(free, kinds=recipe.kinds, count=recipe.ood_kinds)
-        rng = self.setting.rng("round-1-joins")
+        names, joins = self.setting.first_pools(free, self.setting.rng("round-1-joins"))
         self._joins.clear()
-        for join in sources.concat(warm, rng=rng, per_query=recipe.concat, threshold=recipe.threshold):
+        for join in joins:
             self._joins.setdefault((join.query.index, join.query.place), []).append(join.supplement)
         silence = [NONE] if recipe.silence else []
         asks = [*recipe.kinds.values(), *names, *silence]
@@ -327,9 +343,9 @@ class Joint:
             if ask == NONE:
                 return SILENCE
             seed = self.setting.rng(f"{stage}-{index}-{place.role}-{place.turn}-{number}").getrandbits(32)
-            asked = prompt if ask is None else exploring(prompt, ask)
+            recipe = self.setting.recipe
             with dspy.context(usage_tracker=None):  # else its tokens would count as the actor's
-                drawn = generator.draw(asked, seed=seed, temperature=self.setting.recipe.temperature)
+                drawn = generator.draw(prompt, seed=seed, kind=ask, temperature=recipe.temperature, top_p=recipe.top_p)
             self.setting.spending.sampled([drawn])
             return drawn.supplement
 
@@ -362,8 +378,9 @@ def _sampled(
             setting.train.actor.store,
             stage,
             generator,
-            [Ask(wish.prompt, wish.seed) for wish in wishes],
+            [Ask(wish.query.prompt, wish.seed, wish.kind) for wish in wishes],
             temperature=setting.recipe.temperature,
+            top_p=setting.recipe.top_p,
             at_once=at_once,
             on_new=on_new,
         )
@@ -379,7 +396,3 @@ def _counted(pool: Iterable[Candidate], view: Stage) -> Iterator[Candidate]:
         count += 1
         yield candidate
     view.expect(count)
-
-
-def _prompt_for(query: Query, kind: Kind | str | None) -> str:
-    return query.prompt if kind is None else exploring(query.prompt, kind)

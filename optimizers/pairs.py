@@ -13,6 +13,9 @@ from sgt_modules.errors import NoPreferencePairsError
 NEEDLESS = 0.8
 """The share of supplements, right and wrong ones, that must have won for a query to need none."""
 
+SILENT = 0.25
+"""The largest share of a query's pairs between kinds that have no supplement at all on one side."""
+
 _Couple = tuple[Rollout, Rollout]
 
 
@@ -29,7 +32,8 @@ def preference_pairs(
 ) -> list[PreferencePair]:
     """Pairs of a winner and a loser of the same query, at most `cap` a category a query.
 
-    `inter` pairs differ in kind, `intra` pairs share it; those of `categories` are made. A winner has a reward of at
+    `inter` pairs differ in kind, `intra` pairs share it; those of `categories` are made. No supplement at all is in at
+    most `SILENT` of a query's `inter` pairs; where it alone won, in at most that share of `cap`. A winner has a reward of at
     least `threshold`; with `margin` (above 0) any two of a query make a pair whose rewards lie at least that far apart.
     With `length_preference`, in (0, 1], the shortest winner makes a `shorter` pair with each winner of the same reward
     than which it is shorter by at least that share of characters, at most `cap` / 4 a query. No supplement at all is
@@ -63,7 +67,7 @@ def preference_pairs(
         own = random.Random(f"{base}/{query}")
         for category in categories:
             ready = [couple for couple in couples if _category(couple) == category]
-            pairs += [_pair(couple, category) for couple in _spread(ready, cap, own)]
+            pairs += [_pair(couple, category) for couple in _with_few_silent(ready, cap, own)]
         if length_preference is not None:
             ties = _ties([each for each in rated if each.supplement or query in needless], threshold, length_preference)
             pairs += [_pair(couple, "shorter") for couple in _spread(ties, -(-cap // 4), own)]
@@ -121,6 +125,19 @@ def _needless(tried: Iterable[Rollout], threshold: float) -> set[str]:
 def _category(couple: _Couple) -> Category:
     chosen, rejected = couple
     return "intra" if chosen.supplement.kind == rejected.supplement.kind else "inter"
+
+
+def _with_few_silent(couples: Sequence[_Couple], cap: int, rng: random.Random) -> list[_Couple]:
+    """At most `cap` couples, of which at most the share `SILENT` has silence on one side.
+
+    Where silence alone won, there is no other couple to learn from: then it stands in at most that share of `cap`.
+    """
+    speaking = [couple for couple in couples if all(each.supplement for each in couple)]
+    silent = [couple for couple in couples if not all(each.supplement for each in couple)]
+    alone = bool(couples) and not any(chosen.supplement for chosen, _ in couples)
+    most = max(1, int(SILENT * cap)) if alone else min(int(SILENT * cap), int(len(speaking) * SILENT / (1 - SILENT)))
+    few = _spread(silent, most, rng)
+    return [*_spread(speaking, cap - len(few), rng), *few]
 
 
 def _spread(couples: Sequence[_Couple], cap: int, rng: random.Random) -> list[_Couple]:

@@ -40,9 +40,17 @@ def probed(
     """
     actor, examples = evaluator.actor, len(evaluator.examples)
     began = time.perf_counter()
-    asks = [Ask(wish.prompt, wish.seed) for wish in wishes]
+    asks = [Ask(wish.query.prompt, wish.seed, wish.kind) for wish in wishes]
     drawn = list(
-        sampled(actor.store, "probe", generator, asks, temperature=recipe.temperature, at_once=SAMPLED_AT_ONCE)
+        sampled(
+            actor.store,
+            "probe",
+            generator,
+            asks,
+            temperature=recipe.temperature,
+            top_p=recipe.top_p,
+            at_once=SAMPLED_AT_ONCE,
+        )
     )
     sampling = time.perf_counter() - began
     pool = list(distinct(candidates(wishes, drawn, generator.fingerprint)))

@@ -12,6 +12,9 @@ from sgt_modules.kinds import KINDS, Kind
 
 Auto = Literal["light", "medium", "heavy"]
 
+AUTO: Auto = "light"
+"""The size of a run where nobody names one, in Python and on the command line."""
+
 _LATER = ("sft", "pair_categories")
 """Options that runs of earlier versions did not record: they stand in a run's folder where they are not the default."""
 
@@ -25,10 +28,12 @@ class Recipe:
     query; `direct_samples` samples a query in rounds 2 and later. `threshold` is the reward in [0, 1] that counts as a
     success; with `margin` set, pairs are made by a reward gap of at least `margin` instead. `max_per_kind` bounds the
     SFT rows of a kind, `pair_cap` the pairs of a query and category. `silence` lets the generator choose the kind
-    `none` from round 1 on. `length_preference`, in (0, 1], prefers of two winners the one that is shorter by at least
-    that share (None: no preference). `gate` drops supplements at inference where the input is unlike the training
-    inputs or the generator is unsure, with thresholds set on validation. `temperature` is exploration's; at inference
-    the generator decodes as it is set to (greedily by default). `patience` stops after that many rounds without a
+    `none` from round 1 on, by pairs whose other side is a supplement: at most a quarter of a query's pairs between
+    kinds. `length_preference`, in (0, 1], prefers of two winners the one that is shorter by at least that share (None:
+    no preference). `gate` drops supplements at inference where the input is unlike the training inputs or the generator
+    is unsure, with thresholds set on validation. `temperature` and `top_p` (the share of probability that tokens are
+    drawn from) are exploration's; at inference the generator decodes as it is set to (greedily by default). `patience`
+    stops after that many rounds without a
     better validation score (None: never). `adaptive` runs the actor on a part of what each stage samples, where
     it is likely to be of use (`optimizers.thrift`); what was tried before counts again for free. For programs of
     one predictor. Without `sft` the warm start is only a pool: round 1 gets its new kinds and joins from it, and
@@ -50,6 +55,7 @@ class Recipe:
     max_per_kind: int = 200
     pair_cap: int = 20
     temperature: float = 1.0
+    top_p: float = 1.0
     patience: int | None = None
     silence: bool = True
     length_preference: float | None = None
@@ -65,7 +71,12 @@ class Recipe:
 
     @staticmethod
     def auto(size: Auto) -> Recipe:
-        """A recipe by DSPy's word for its size: `heavy` is the paper's, `light` about a quarter of its actor calls."""
+        """A recipe by DSPy's word for its size: `light` takes about a quarter of the actor calls of `heavy`.
+
+        `heavy` has the paper's sizes, and differs from `Recipe.paper()` in two options of ours: the generator may keep
+        silent (`silence=True`), and round 1 takes two samples a kind (`pool_samples=2`), so that it has pairs within a
+        kind.
+        """
         sizes = {
             "heavy": Recipe(),
             "medium": Recipe(rounds=3, warm_samples=3, direct_samples=12),
@@ -75,20 +86,31 @@ class Recipe:
             raise ValueError(f"auto must be one of {sorted(sizes)}, not {size!r}.")
         return sizes[size]
 
+    @staticmethod
+    def paper() -> Recipe:
+        """The published recipe and nothing else: no silence, one sample a kind in round 1.
+
+        Source: SGT (arXiv 2604.20727).
+
+        >>> Recipe.paper().silence, Recipe.paper().pool_samples, Recipe.paper().rounds
+        (False, 1, 5)
+        """
+        return Recipe(silence=False, pool_samples=1)
+
     def with_rounds(self, rounds: int | None) -> Recipe:
         """The same recipe with another number of DPO rounds."""
         return self if rounds is None else replace(self, rounds=rounds)
 
     @property
     def recorded(self) -> dict[str, Any]:
-        """Every option by name, as a run's folder keeps it; a kind is its instruction.
+        """Every option by name, as a run's folder keeps it; a kind is its instruction and its example.
 
         >>> Recipe(rounds=2).recorded["rounds"], "sft" in Recipe().recorded, Recipe(sft=False).recorded["sft"]
         (2, False, False)
         """
         usual = {each.name: each.default for each in fields(Recipe)}
         found = {name: getattr(self, name) for name in usual}
-        kinds = {name: kind.instruction for name, kind in self.kinds.items()}
+        kinds = {name: [kind.instruction, kind.example] for name, kind in self.kinds.items()}
         return {name: value for name, value in found.items() if name not in _LATER or value != usual[name]} | {
             "kinds": kinds
         }

@@ -35,6 +35,7 @@ from optimizers.together import Together, train_as_told
 from optimizers.training import Fit, Row
 from sgt_modules.gate import Gate
 from sgt_modules.generator import SupplementGenerator
+from sgt_modules.generator_prompt import SHORTENED
 from sgt_modules.wrapping import supplemented
 
 
@@ -54,7 +55,9 @@ class Run:
         self._exhausted = False
         self._alone = team.size == 1
         self._spending = Spending()
-        self._setting = Setting(settings.recipe, session.train, session.reporter, self._spending, settings.seed)
+        self._setting = Setting(
+            settings.recipe, session.train, session.reporter, self._spending, settings.seed, session.note
+        )
         self._explorer: Explorer = explorer("isolate", self._setting)
         self._stage_began = time.perf_counter()
         MARK.restart()
@@ -120,10 +123,22 @@ class Run:
         self._session.doing = "the warm start"
         with self._spending.timed("acting"):
             self._train.without()
+        self._note_shortened()
         self._explorer = explorer(self._settings.credit, self._setting)
         self._tried = self._explorer.warm_start(self._settings.generator)
         self._learned = {"train/score": mean_score(self._tried)}
         return self._tried
+
+    def _note_shortened(self) -> None:
+        """Say how many inputs were too long for the generator, which reads them without their middle."""
+        queries = [*self._train.queries, *self._validation.queries]
+        if short := sum(SHORTENED in query.prompt for query in queries):
+            generator = self._settings.generator
+            self._session.note(
+                f"{short} of {len(queries)} inputs were too long for {generator.name} and are read without the middle "
+                "of their longest field, in training as at inference. Give a generator with a longer context, or raise "
+                "max_prompt_tokens, to read them whole."
+            )
 
     def explore(self, round_: int, checkpoint: Checkpoint | None) -> list[Rollout]:
         """A round's pool: in the first, of many kinds; later, samples of the current model as it would write."""

@@ -16,7 +16,7 @@ from optimizers.estimate import Estimate, Probe, estimated
 from optimizers.exploration import Credit, check_credit
 from optimizers.processes import gathered
 from optimizers.progress import Display, reporter
-from optimizers.recipe import Auto, Recipe
+from optimizers.recipe import AUTO, Auto, Recipe
 from optimizers.result import result_of
 from optimizers.run import Run, follow
 from optimizers.runners import Runner, RunnerName, check_runner, check_seconds, opened
@@ -41,7 +41,9 @@ class SGTTeleprompter(Teleprompter):
             `Prediction(score=, feedback=)`.
         generator: A hub id, a local folder, or a `SupplementGenerator`; 1.7 B parameters or less is the idea. Behind a
             server, `Endpoint(dspy.LM(...), publish=...)`, and then a `trainer` with the base model that is served.
-        auto: The size of the run, `heavy` being the paper's recipe; `recipe` sets every option by itself.
+        auto: The size of the run: `light` (the default, up to 38 runs of the program for each training example and
+            predictor), `medium` or `heavy`, which has the paper's sizes; see `Recipe.auto` for how it differs from
+            `Recipe.paper()`. `recipe` sets every option by itself.
         rounds: Rounds of DPO, where not the recipe's.
         recipe: All options of the method; see `Recipe`.
         trainer: How weights are trained; TRL with LoRA by default. See `TRLTrainer`.
@@ -88,7 +90,7 @@ class SGTTeleprompter(Teleprompter):
         metric: Callable[..., object],
         generator: GeneratorLike,
         *,
-        auto: Auto = "heavy",
+        auto: Auto = AUTO,
         rounds: int | None = None,
         recipe: Recipe | None = None,
         trainer: Trainer | None = None,

@@ -7,29 +7,26 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from optimizers.records import Candidate, Query, Rollout
 from sgt_modules.kinds import FREE, KINDS, NONE, SILENCE, Kind, Supplement
 
-PromptFor = Callable[[Query, Kind | str | None], str]
-"""The generator's prompt for a query that asks for a kind: a `Kind`, `FREE`, another kind's bare name, or none."""
-
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """A sample to be asked from the generator: its prompt, the pool it is for, and its own seed.
+    """A sample to be asked from the generator: for which query, the pool it is for, the kind, and its own seed.
 
-    `kind` is the name the prompt asks for, empty where the prompt names none; the reply may be of another.
+    `kind` is a `Kind` of the table, `FREE` for one of the generator's own choice, another kind's bare name, or None
+    where none is asked for; the reply may be of another.
     """
 
     query: Query
-    prompt: str
     source: str
-    kind: str
+    kind: Kind | str | None
     seed: int
 
 
@@ -50,7 +47,6 @@ class Reply(Protocol):
 def warm_start(
     queries: Sequence[Query],
     *,
-    prompt_for: PromptFor,
     rng: random.Random,
     kinds: Mapping[str, Kind] = KINDS,
     samples: int = 5,
@@ -58,55 +54,51 @@ def warm_start(
     """The warm start's pool: a prompt for each kind and one free in style, `samples` of each (9 x 5 a query).
 
     >>> query = Query("q", 0, "self", "2+2?")
-    >>> wishes = warm_start([query], prompt_for=lambda query, kind: query.prompt, rng=random.Random(0))
-    >>> len(wishes), wishes[0].kind, wishes[-1].source
+    >>> wishes = warm_start([query], rng=random.Random(0))
+    >>> len(wishes), wishes[0].kind.name, wishes[-1].source
     (45, 'answer', 'free')
     """
     asks: list[tuple[str, Kind | str]] = [("predefined", kind) for kind in kinds.values()]
-    return _wishes(queries, [*asks, ("free", FREE)], samples, prompt_for, rng)
+    return _wishes(queries, [*asks, ("free", FREE)], samples, rng)
 
 
 def predefined(
     queries: Sequence[Query],
     *,
-    prompt_for: PromptFor,
     rng: random.Random,
     kinds: Mapping[str, Kind] = KINDS,
     samples: int = 2,
 ) -> list[Wish]:
     """Round 1's first pool: a prompt for each kind of the table."""
-    return _wishes(queries, [("predefined", kind) for kind in kinds.values()], samples, prompt_for, rng)
+    return _wishes(queries, [("predefined", kind) for kind in kinds.values()], samples, rng)
 
 
 def ood(
     queries: Sequence[Query],
     names: Sequence[str],
     *,
-    prompt_for: PromptFor,
     rng: random.Random,
     samples: int = 2,
 ) -> list[Wish]:
     """Round 1's second pool: a prompt for each of the generator's own kinds (see `ood_names`)."""
-    return _wishes(queries, [("ood", name) for name in names], samples, prompt_for, rng)
+    return _wishes(queries, [("ood", name) for name in names], samples, rng)
 
 
 def direct(queries: Sequence[Query], *, rng: random.Random, samples: int = 20) -> list[Wish]:
     """The later rounds' pool: samples for the prompt that names no kind, as at inference."""
-    return [Wish(query, query.prompt, "direct", "", rng.getrandbits(32)) for query in queries for _ in range(samples)]
+    return [Wish(query, "direct", None, rng.getrandbits(32)) for query in queries for _ in range(samples)]
 
 
 def _wishes(
     queries: Sequence[Query],
     asks: Sequence[tuple[str, Kind | str]],
     samples: int,
-    prompt_for: PromptFor,
     rng: random.Random,
 ) -> list[Wish]:
     return [
-        Wish(query, prompt, source, kind.name if isinstance(kind, Kind) else kind, rng.getrandbits(32))
+        Wish(query, source, kind, rng.getrandbits(32))
         for query in queries
         for source, kind in asks
-        for prompt in [prompt_for(query, kind)]
         for _ in range(samples)
     ]
 
@@ -155,6 +147,7 @@ def concat(
 ) -> list[Candidate]:
     """Joins of two winners of one query, of two different kinds, in a seeded order: at most `per_query` a query.
 
+    A query's joins are of distinct pairs of kinds; only where it has fewer pairs than `per_query` does one come again.
     A join is one supplement: of the first's kind, with the second in its text. A query whose winners are all of one
     kind gives none. The result does not depend on the order of the rollouts.
     """
@@ -179,6 +172,13 @@ def _joins(query: Query, winners: set[Supplement], rng: random.Random) -> list[C
         if couple[0].kind != couple[1].kind
     ]
     rng.shuffle(couples)
+    turns: Counter[frozenset[str]] = Counter()
+    turn_of: list[int] = []
+    for one, other in couples:
+        pair = frozenset((one.kind, other.kind))
+        turn_of.append(turns[pair])
+        turns[pair] += 1
+    couples = [couples[place] for place in sorted(range(len(couples)), key=turn_of.__getitem__)]
     joins = [Candidate(query, join(*rng.sample(couple, 2)), "concat") for couple in couples]
     return list(distinct(joins))
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sgt_modules.engine import LocalEngine
     from sgt_modules.gate import Gate
     from sgt_modules.generator import SupplementGenerator
+    from sgt_modules.generator_prompt import GeneratorPrompt
     from sgt_modules.kinds import KINDS, Kind, Supplement
     from sgt_modules.predictor import SupplementedPredictor
     from sgt_modules.prompts import Template
@@ -24,6 +25,7 @@ __all__ = [
     "KINDS",
     "Endpoint",
     "Gate",
+    "GeneratorPrompt",
     "Kind",
     "LocalEngine",
     "ServedFolder",
@@ -43,6 +45,7 @@ _ROOMS = {
     "engine": ("LocalEngine",),
     "gate": ("Gate",),
     "generator": ("SupplementGenerator",),
+    "generator_prompt": ("GeneratorPrompt",),
     "kinds": ("KINDS", "Kind", "Supplement"),
     "predictor": ("SupplementedPredictor",),
     "prompts": ("Template",),

@@ -139,7 +139,10 @@ class Endpoint:
         try:
             waiting = [
                 pool.submit(
-                    contextvars.copy_context().run, self._ask, prompt, self._options(temperature, seed, max_new_tokens, top_p)
+                    contextvars.copy_context().run,
+                    self._ask,
+                    prompt,
+                    self._options(temperature, seed, max_new_tokens, top_p),
                 )
                 for prompt, seed in zip(prompts, seeds, strict=True)
             ]

@@ -227,8 +227,8 @@ class LocalEngine:
     def complete(self, request: Request) -> Response:
         """DSPy's engine contract; many threads at once are served together.
 
-        Honours temperature (default 0), top_p, max_tokens (default `max_new_tokens`), seed and stop. Without a seed the k-th
-        request of the same prompt draws the k-th sample. Raises `dspy.lm15` errors.
+        Honours temperature (default 0), top_p, max_tokens (default `max_new_tokens`), seed and stop. Without a seed the
+        k-th request of the same prompt draws the k-th sample. Raises `dspy.lm15` errors.
         """
         job = self._requested(request)
         return answer(request, _completion(job, self._submit(job).result()))

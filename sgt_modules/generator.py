@@ -20,12 +20,22 @@ from sgt_modules.contract import Backend, Completion
 from sgt_modules.endpoint import Endpoint, EndpointReference
 from sgt_modules.engine import LocalEngine, LocalReference
 from sgt_modules.errors import SavedStateError, SetupError
-from sgt_modules.kinds import SILENCE, Supplement
+from sgt_modules.generator_prompt import NOTE, GeneratorPrompt
+from sgt_modules.kinds import SILENCE, Kind, Supplement
 from sgt_modules.replies import read_reply
 from sgt_modules.states import mapping, number, text, text_or_none, whole
 from sgt_modules.weights import located
 
 logger = logging.getLogger(__name__)
+
+Kinds = Sequence[Kind | str | None]
+"""What each of several prompts is asked for; see `GeneratorPrompt.asking`."""
+
+MAX_NEW_TOKENS = 128
+"""The most tokens of a supplement, by default: a note of the prompt's `max_words`, its kind and some more."""
+
+_SHORT = 2_000
+"""Characters of a prompt that fits any model, so that nobody asks how long the model's context is."""
 
 _F = TypeVar("_F", bound=Callable[..., object])
 
@@ -40,6 +50,8 @@ class GeneratorState(LocalReference):
 
     temperature: float
     max_new_tokens: int
+    prompt: dict[str, object]
+    max_prompt_tokens: int | None
 
 
 class EndpointGeneratorState(EndpointReference):
@@ -47,6 +59,12 @@ class EndpointGeneratorState(EndpointReference):
 
     temperature: float
     max_new_tokens: int
+    prompt: dict[str, object]
+    max_prompt_tokens: int | None
+
+
+RESERVE = 160
+"""Tokens that are left free in a model's context for what exploration adds to a prompt, and for the reply's kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +85,10 @@ class SupplementGenerator(Parameter):
     server a `dspy.LM` or an `Endpoint`; `adapter` a PEFT folder. Nothing is loaded before the first supplement, or
     `check()`. Copies of a program share their generator.
 
+    `prompt` is what the model reads (`GeneratorPrompt`). `max_prompt_tokens` is the most tokens of it: a longer one has
+    its longest input shortened in the middle, in training as at inference; by default what the model's context leaves
+    beside `max_new_tokens`, and where only a server knows that, no bound.
+
     >>> SupplementGenerator("Qwen/Qwen3-1.7B").name
     'Qwen3-1.7B'
     >>> SupplementGenerator(dspy.LM("openai/qwen3", api_base="http://localhost:8000/v1")).name
@@ -80,12 +102,19 @@ class SupplementGenerator(Parameter):
         adapter: Path | None = None,
         revision: str | None = None,
         temperature: float = 0.0,
-        max_new_tokens: int = 512,
+        max_new_tokens: int = MAX_NEW_TOKENS,
         dtype: str = "auto",
         device: str = "auto",
+        prompt: GeneratorPrompt = NOTE,
+        max_prompt_tokens: int | None = None,
     ) -> None:
+        if not isinstance(prompt, GeneratorPrompt):
+            raise SetupError(f"Expected a GeneratorPrompt, got {prompt!r}. Write GeneratorPrompt(introduction='...').")
+        if max_prompt_tokens is not None and max_prompt_tokens < 1:
+            raise SetupError(f"Expected max_prompt_tokens of at least 1, got {max_prompt_tokens}.")
         self.temperature = temperature
         self.max_new_tokens = max_new_tokens
+        self.prompt, self.max_prompt_tokens = prompt, max_prompt_tokens
         if isinstance(model, dspy.LM):
             model = Endpoint(model)
         if isinstance(model, Endpoint):
@@ -136,51 +165,107 @@ class SupplementGenerator(Parameter):
         """Whether the model runs on this process's own cores or GPU."""
         return isinstance(self.engine, LocalEngine)
 
-    def sample(self, prompts: Sequence[str], *, seeds: Sequence[int], temperature: float = 1.0) -> list[Sampled]:
-        """One supplement to each prompt, in order. Equal (prompt, seed, temperature) give equal supplements."""
-        drawn = self.engine.sample(prompts, seeds=seeds, temperature=temperature, max_new_tokens=self.max_new_tokens)
-        return [_sampled(each) for each in drawn]
+    def prompt_for(self, signature: type[dspy.Signature], inputs: Mapping[str, object], *, role: str = "") -> str:
+        """What the model reads for one call of a predictor, naming no kind; shortened to `max_prompt_tokens`.
+
+        Loads the tokenizer of a local model where a prompt may be too long, and nothing else.
+        """
+        text = self.prompt.write(signature, inputs, role=role)
+        limit = self._most_tokens(text)
+        if limit is None or len(text.encode()) <= limit:  # no token is shorter than a byte
+            return text
+        return self.prompt.write(signature, inputs, role=role, limit=limit, count=self.engine.count)
+
+    def asking(self, prompt: str, kind: Kind | str | None) -> str:
+        """What the model reads where a kind is asked for; see `GeneratorPrompt.asking`."""
+        return self.prompt.asking(prompt, kind)
+
+    def sample(
+        self,
+        prompts: Sequence[str],
+        *,
+        seeds: Sequence[int],
+        kinds: Kinds | None = None,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+    ) -> list[Sampled]:
+        """One supplement to each prompt, in order. Equal (prompt, seed, kind, temperature) give equal supplements.
+
+        `prompts` name no kind; `kinds` are what each is asked for, as in `GeneratorPrompt.asking`.
+        """
+        return list(self.samples(prompts, seeds=seeds, kinds=kinds, temperature=temperature, top_p=top_p))
 
     def samples(
-        self, prompts: Sequence[str], *, seeds: Sequence[int], temperature: float = 1.0, at_once: int = 1024
+        self,
+        prompts: Sequence[str],
+        *,
+        seeds: Sequence[int],
+        kinds: Kinds | None = None,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        at_once: int = 1024,
     ) -> Iterator[Sampled]:
         """As `sample`, each as soon as it and those before it are there.
 
         A local model decodes `at_once` prompts together; an endpoint is asked for as many at a time as it is set to.
         """
-        limit = self.max_new_tokens
-        drawn = self.engine.samples(
-            prompts, seeds=seeds, temperature=temperature, max_new_tokens=limit, at_once=at_once
+        kinds = [None] * len(prompts) if kinds is None else kinds
+        replies = self.engine.samples(
+            [self.prompt.asking(prompt, kind) for prompt, kind in zip(prompts, kinds, strict=True)],
+            seeds=seeds,
+            temperature=temperature,
+            max_new_tokens=self.max_new_tokens,
+            at_once=at_once,
+            openings=[self.prompt.opening(kind) for kind in kinds],
+            top_p=top_p,
         )
-        return map(_sampled, drawn)
+        return (_sampled(reply, kind) for reply, kind in zip(replies, kinds, strict=True))
 
     @_heard
-    def draw(self, prompt: str, *, seed: int = 0, temperature: float | None = None) -> Sampled:
+    def draw(
+        self,
+        prompt: str,
+        *,
+        seed: int = 0,
+        kind: Kind | str | None = None,
+        temperature: float | None = None,
+        top_p: float = 1.0,
+    ) -> Sampled:
         """One supplement for one prompt, decoded together with whatever other threads ask at that moment.
 
         `temperature` is the generator's own by default. Stays out of the user's stream, history and cache; its tokens
         count in `track_usage` under `name`, and DSPy's callbacks hear of it as of a module. A prompt that is too long
         for the model gets no supplement, and a warning.
         """
-        heat = self.temperature if temperature is None else temperature
         try:
-            reply = self.engine.ask(prompt, seed=seed, temperature=heat, max_new_tokens=self.max_new_tokens)
-        except ContextLengthError as error:
-            return self._silent(error)
-        self._account(reply)
-        return _sampled(reply)
-
-    @_heard
-    async def adraw(self, prompt: str) -> Sampled:
-        """As `draw`, for coroutines."""
-        try:
-            reply = await self.engine.aask(
-                prompt, seed=0, temperature=self.temperature, max_new_tokens=self.max_new_tokens
+            reply = self.engine.ask(
+                self.prompt.asking(prompt, kind),
+                seed=seed,
+                temperature=self.temperature if temperature is None else temperature,
+                max_new_tokens=self.max_new_tokens,
+                opening=self.prompt.opening(kind),
+                top_p=top_p,
             )
         except ContextLengthError as error:
             return self._silent(error)
         self._account(reply)
-        return _sampled(reply)
+        return _sampled(reply, kind)
+
+    @_heard
+    async def adraw(self, prompt: str, *, kind: Kind | str | None = None) -> Sampled:
+        """As `draw`, for coroutines."""
+        try:
+            reply = await self.engine.aask(
+                self.prompt.asking(prompt, kind),
+                seed=0,
+                temperature=self.temperature,
+                max_new_tokens=self.max_new_tokens,
+                opening=self.prompt.opening(kind),
+            )
+        except ContextLengthError as error:
+            return self._silent(error)
+        self._account(reply)
+        return _sampled(reply, kind)
 
     def write(self, prompt: str) -> Supplement:
         """The supplement for one prompt, as a program reads it; see `draw`."""
@@ -189,7 +274,13 @@ class SupplementGenerator(Parameter):
     def with_checkpoint(self, path: Path) -> SupplementGenerator:
         """The same generator with trained weights: a PEFT adapter's folder, or a whole model's."""
         engine = cast("LocalEngine | Endpoint", self.engine.with_checkpoint(path))
-        return SupplementGenerator(engine, temperature=self.temperature, max_new_tokens=self.max_new_tokens)
+        return SupplementGenerator(
+            engine,
+            temperature=self.temperature,
+            max_new_tokens=self.max_new_tokens,
+            prompt=self.prompt,
+            max_prompt_tokens=self.max_prompt_tokens,
+        )
 
     def check(self) -> None:
         """Raise `GeneratorNotFoundError` unless the model's files are there, and are those that were saved.
@@ -207,13 +298,19 @@ class SupplementGenerator(Parameter):
 
     def dump_state(self, json_mode: bool = True) -> GeneratorState | EndpointGeneratorState:
         """The reference that a saved program keeps; an adapter's folder moves with the file it is saved to."""
-        own = {"temperature": self.temperature, "max_new_tokens": self.max_new_tokens}
+        own = {
+            "temperature": self.temperature,
+            "max_new_tokens": self.max_new_tokens,
+            "prompt": self.prompt.dump_state(),
+            "max_prompt_tokens": self.max_prompt_tokens,
+        }
         return cast("GeneratorState | EndpointGeneratorState", {**self.engine.reference(), **own})
 
     def load_state(self, state: GeneratorState | EndpointGeneratorState) -> None:
         """Become the generator of a saved reference; weights are loaded, and compared with the sha256, at first use."""
         loaded = SupplementGenerator.from_state(state, like=self)
         self.engine, self.temperature, self.max_new_tokens = loaded.engine, loaded.temperature, loaded.max_new_tokens
+        self.prompt, self.max_prompt_tokens = loaded.prompt, loaded.max_prompt_tokens
 
     @classmethod
     def from_state(
@@ -253,7 +350,8 @@ class SupplementGenerator(Parameter):
         model, adapter = located(text(state, "model"), text_or_none(state, "adapter"))
         files = {name: text_or_none(state, name) for name in ("revision", "sha256", "adapter_sha256")}
         dtype, own = text(state, "dtype"), _own(state)
-        key = json.dumps([model, adapter, files, dtype, own], sort_keys=True)
+        told = {**own, "prompt": own["prompt"].dump_state()}
+        key = json.dumps([model, adapter, files, dtype, told], sort_keys=True)
         with _SHARING:
             generator = _SHARED.get(key)
             if generator is None:
@@ -281,6 +379,14 @@ class SupplementGenerator(Parameter):
     def __repr__(self) -> str:
         return f"SupplementGenerator({self.name!r})"
 
+    def _most_tokens(self, text: str) -> int | None:
+        """The most tokens of a prompt; None where there is no bound, or none that this text could come near."""
+        if self.max_prompt_tokens is not None:
+            return self.max_prompt_tokens
+        if len(text) < _SHORT or (context := self.engine.context) is None:
+            return None
+        return max(1, context - self.max_new_tokens - RESERVE)
+
     def _silent(self, error: ContextLengthError) -> Sampled:
         """No supplement for a prompt that is too long, and a warning."""
         logger.warning("No supplement, as the input does not fit %s: %s", self.name, error)
@@ -297,15 +403,23 @@ class _Own(TypedDict):
 
     temperature: float
     max_new_tokens: int
+    prompt: GeneratorPrompt
+    max_prompt_tokens: int | None
 
 
 def _own(state: Mapping[str, Any]) -> _Own:
-    limit = whole(state, "max_new_tokens", 1, 2**31)
-    return _Own(temperature=number(state, "temperature", 0.0, 1000.0), max_new_tokens=limit)
+    most = None if state.get("max_prompt_tokens") is None else whole(state, "max_prompt_tokens", 1, 2**31)
+    return _Own(
+        temperature=number(state, "temperature", 0.0, 1000.0),
+        max_new_tokens=whole(state, "max_new_tokens", 1, 2**31),
+        prompt=GeneratorPrompt.load_state(state.get("prompt")),
+        max_prompt_tokens=most,
+    )
 
 
-def _sampled(reply: Completion) -> Sampled:
-    supplement = read_reply(reply.text, ended=reply.ended)
+def _sampled(reply: Completion, kind: Kind | str | None) -> Sampled:
+    asked = kind.name if isinstance(kind, Kind) else kind or ""
+    supplement = read_reply(reply.text, kind=asked, ended=reply.ended)
     return Sampled(supplement, reply.logprob, reply.prompt_tokens, reply.tokens)
 
 

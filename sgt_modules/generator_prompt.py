@@ -43,8 +43,10 @@ class GeneratorPrompt:
         introduction: Who reads the note. `{words}` is `max_words`.
         task: The predictor's instructions, `{instructions}`.
         role: Which predictor of a program it is: `{role}` and its `{fields}`; left out for a program of one.
-        input: One line for each input: `{name}`, its `{description}` in brackets, empty where it has none, its `{value}`.
-        output: One line for each output: `{name}` and its `{description}`, with the values it may take; empty for none.
+        input: One line for each input: `{name}`, its `{description}` in brackets (empty where it has none) and its
+            `{value}`.
+        output: One line for each output: `{name}` and its `{description}`, with the values it may take; empty for
+            none.
         closing: Behind the fields: the form of the reply.
         kind: Exploration's last paragraph for a kind of the table: `{kind}`, `{instruction}`, `{example}`, `{answer}`.
         new_kind: The same for a kind that the generator named itself, `{kind}`.
@@ -95,8 +97,8 @@ class GeneratorPrompt:
             except (KeyError, IndexError, ValueError, AttributeError) as problem:
                 allowed = ", ".join(f"{{{part}}}" for part in parts) or "no part"
                 raise SetupError(
-                    f"Expected {name} to be a text with {allowed} in it, got {getattr(self, name)!r} ({problem}). Write "
-                    "a brace that stands for itself twice."
+                    f"Expected {name} to be a text with {allowed} in it, got {getattr(self, name)!r} ({problem}). "
+                    "Write a brace that stands for itself twice."
                 ) from problem
         if self.max_words < 1:
             raise SetupError(f"Expected max_words of at least 1, got {self.max_words}.")

@@ -17,7 +17,7 @@ from sgt_modules.errors import SetupError
 from sgt_modules.gate import Gate
 from sgt_modules.generator import GeneratorLike, Sampled, SupplementGenerator
 from sgt_modules.kinds import SILENCE, Supplement
-from sgt_modules.prompts import ADVICE, SUPPLEMENT, Template, generator_prompt, with_supplement, without_supplement
+from sgt_modules.prompts import ADVICE, SUPPLEMENT, Template, with_supplement, without_supplement
 from sgt_modules.safety import harmless
 
 Scope = Literal["turn", "episode"]
@@ -161,7 +161,7 @@ class SupplementedPredictor(dspy.Predict):
     def _asked(self, kwargs: Mapping[str, object]) -> _Asked:
         """A call as it begins: with a supplement where the caller, this run or the episode has one, or a shut gate."""
         signature = with_supplement(_class(kwargs.get("signature", self.signature)), self.template)
-        asked = _Asked(kwargs, signature, generator_prompt(signature, kwargs, role=self.role))
+        asked = _Asked(kwargs, signature, self.generator.prompt_for(signature, kwargs, role=self.role))
         if SUPPLEMENT in kwargs:
             given = kwargs[SUPPLEMENT]
             return replace(asked, supplement=given if isinstance(given, Supplement | str) else SILENCE, fresh=False)

@@ -65,8 +65,8 @@ def write(
 
 
 _NUCLEUS = 512
-"""The likeliest tokens among which a nucleus is looked for first: sorting a whole vocabulary takes longer than a step of
-a model of 0.5 B parameters."""
+"""The likeliest tokens among which a nucleus is looked for first: sorting a whole vocabulary takes longer than a step
+of a model of 0.5 B parameters."""
 
 
 def drawn(

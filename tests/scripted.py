@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from optimizers.records import Checkpoint, PreferencePair, Query, Reward, Rollout, SFTExample
 from optimizers.training import OnStep
 from sgt_modules.contract import Completion
-from sgt_modules.generator import Sampled, SupplementGenerator
-from sgt_modules.kinds import NONE, Supplement
+from sgt_modules.generator import Kinds, Sampled, SupplementGenerator
+from sgt_modules.generator_prompt import COMPACT
+from sgt_modules.kinds import NONE, Kind, Supplement
 
 Script = Callable[[str], str]
 """What the model answers to a request's text; it may raise, as a provider would (`dspy.lm15.RateLimitError`)."""
@@ -91,12 +92,22 @@ class ScriptedGenerator(SupplementGenerator):
         trained: ScriptedGenerator | None = None,
         model: str = "scripted/generator",
     ) -> None:
-        super().__init__(model)
+        super().__init__(model, prompt=COMPACT)
         self._script, self._logprob, self._trained = script, logprob, trained
         self.asked: list[str] = []
 
-    def draw(self, prompt: str, *, seed: int = 0, temperature: float | None = None) -> Sampled:
-        """What the script says to a prompt; its tokens count as any generator's do."""
+    def draw(
+        self,
+        prompt: str,
+        *,
+        seed: int = 0,
+        kind: Kind | str | None = None,
+        temperature: float | None = None,
+        top_p: float = 1.0,
+    ) -> Sampled:
+        """What the script says to a prompt, which names the kind that is asked for; its tokens count as any
+        generator's do."""
+        prompt = self.asking(prompt, kind)
         self.asked.append(prompt)
         supplement = self.said(prompt, seed)
         read, wrote = len(prompt.split()), len(supplement.text.split())
@@ -112,19 +123,23 @@ class ScriptedGenerator(SupplementGenerator):
         """What it writes; the seed makes no difference to a script."""
         return self._script(prompt)
 
-    def sample(self, prompts: Sequence[str], *, seeds: Sequence[int], temperature: float = 1.0) -> list[Sampled]:
-        """What the script says to each prompt."""
-        return [self.draw(prompt, seed=seed) for prompt, seed in zip(prompts, seeds, strict=True)]
-
     def samples(
-        self, prompts: Sequence[str], *, seeds: Sequence[int], temperature: float = 1.0, at_once: int = 1
+        self,
+        prompts: Sequence[str],
+        *,
+        seeds: Sequence[int],
+        kinds: Kinds | None = None,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        at_once: int = 1,
     ) -> Iterator[Sampled]:
-        """The same, one after the other."""
-        return (self.draw(prompt, seed=seed) for prompt, seed in zip(prompts, seeds, strict=True))
+        """What the script says to each prompt, as they are asked for."""
+        asked = zip(prompts, seeds, kinds or [None] * len(prompts), strict=True)
+        return (self.draw(prompt, seed=seed, kind=kind) for prompt, seed, kind in asked)
 
-    async def adraw(self, prompt: str) -> Sampled:
+    async def adraw(self, prompt: str, *, kind: Kind | str | None = None) -> Sampled:
         """As `draw`."""
-        return self.draw(prompt)
+        return self.draw(prompt, kind=kind)
 
     def with_checkpoint(self, path: Path) -> ScriptedGenerator:
         """The generator it becomes by training, whatever the weights."""

@@ -44,8 +44,8 @@ from sgt_modules import Endpoint, errors
 from sgt_modules.embedded import embedded_generator, program
 from sgt_modules.embedded.program import AnswerInSQL
 from sgt_modules.episode import Call, Place
+from sgt_modules.generator_prompt import COMPACT
 from sgt_modules.kinds import KINDS, SILENCE, Supplement
-from sgt_modules.prompts import generator_prompt
 
 FOUND = 0.03125  # exact McNemar: 2 * (1/2)**6
 
@@ -429,7 +429,7 @@ def test_the_embedded_generator_answers_alone_and_writes_supplements_untrained(t
 @pytest.mark.parametrize("kind", ["background", "pairs"])
 def test_a_generator_that_is_asked_for_a_kind_writes_it(kind: str) -> None:
     asking = Asking(embedded_generator(), KINDS[kind])
-    prompt = generator_prompt(AnswerInSQL, WORLD.test[0].inputs().toDict())
+    prompt = COMPACT.write(AnswerInSQL, WORLD.test[0].inputs().toDict())
     [sampled] = asking.sample([prompt], seeds=[0], temperature=0.0)
     assert sampled.supplement.kind == asking.draw(prompt).supplement.kind == kind
     assert asking.fingerprint != Asking(embedded_generator(), KINDS["cot"]).fingerprint

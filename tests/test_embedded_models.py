@@ -15,8 +15,8 @@ from sgt_modules.embedded.models import WEIGHTS, ActorName
 from sgt_modules.embedded.phrasing import FREE_STYLE, PREDEFINED, Claim, phrase
 from sgt_modules.embedded.program import AnswerInSQL
 from sgt_modules.embedded.questions import random_ask, term_rows
+from sgt_modules.generator_prompt import COMPACT
 from sgt_modules.kinds import FREE, KINDS
-from sgt_modules.prompts import generator_prompt
 from sgt_modules.wrapping import supplement
 
 WORLD = HouseTermsWorld(seed=0)
@@ -118,7 +118,7 @@ def test_an_actor_reasons_in_the_reasoning_field_when_the_program_has_one(actor:
 
 
 def _written(kind: object, samples: int = 2) -> list[tuple[dspy.Example, str, str]]:
-    prompts = [generator_prompt(AnswerInSQL, example.inputs(), kind=kind) for example in ASKED] * samples
+    prompts = [COMPACT.asking(COMPACT.write(AnswerInSQL, example.inputs()), kind) for example in ASKED] * samples
     replies = embedded_generator().sample(prompts, seeds=list(range(len(prompts))), temperature=1.0)
     return [
         (example, reply.supplement.kind, reply.supplement.render())

@@ -30,11 +30,11 @@ from optimizers.trl_trainer import TRLTrainer
 from sgt_modules import Endpoint, LocalEngine, ServedFolder, SupplementGenerator, supplement
 from sgt_modules.embedded import HouseTermsWorld, Sizes, program
 from sgt_modules.embedded.models import embedded_folder
+from sgt_modules.generator_prompt import COMPACT
 from sgt_modules.kinds import KINDS
-from sgt_modules.prompts import generator_prompt
 
 WORLD = HouseTermsWorld(0, sizes=Sizes(train=4, validation=4, test=4, shifted=4, terms=4, shifted_terms=4))
-PROMPTS = [generator_prompt(program().signature, example.inputs().toDict()) for example in WORLD.train]
+PROMPTS = [COMPACT.write(program().signature, example.inputs().toDict()) for example in WORLD.train]
 NEW_TOKENS = 64
 ROUTES = pytest.mark.parametrize("route", ["lm15", "litellm"])
 """DSPy's native route, and litellm's."""

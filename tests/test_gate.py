@@ -18,8 +18,8 @@ from scripted import ScriptedEngine, ScriptedGenerator, reply
 from sgt_modules import SupplementedPredictor, supplement
 from sgt_modules.episode import Call, episode
 from sgt_modules.gate import Gate
+from sgt_modules.generator_prompt import COMPACT
 from sgt_modules.kinds import SILENCE, Supplement
-from sgt_modules.prompts import generator_prompt
 from sgt_modules.wrapping import with_generator
 
 HINT = Supplement("answer", "Add one.")
@@ -78,7 +78,7 @@ def test_copies_of_a_program_share_its_gate() -> None:
 def gated(generator: ScriptedGenerator) -> SupplementedPredictor:
     """A predictor whose gate has seen one question and lets through what brings no new word."""
     predictor = SupplementedPredictor("question -> answer", generator=generator, role="self")
-    known = generator_prompt(predictor.signature, {"question": "What is 2+2?"}, role="self")
+    known = COMPACT.write(predictor.signature, {"question": "What is 2+2?"}, role="self")
     predictor.gate = Gate.of([known], most_novel=0.0, least_sure=-1.0)
     return predictor
 

@@ -79,7 +79,7 @@ def test_a_saved_generator_is_a_small_reference_that_writes_the_same(generator: 
     restored = SupplementGenerator.from_state(state)
     assert set(state) == {
         *("model", "revision", "adapter", "sha256", "adapter_sha256"),
-        *("dtype", "temperature", "max_new_tokens"),
+        *("dtype", "temperature", "max_new_tokens", "max_prompt_tokens", "prompt"),
     }
     assert restored.write("a") == generator.write("a")
     assert pickle.loads(pickle.dumps(generator)).write("a") == generator.write("a")

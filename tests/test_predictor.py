@@ -12,8 +12,9 @@ from scripted import ScriptedGenerator
 from sgt_modules import SupplementedPredictor, SupplementGenerator, supplement
 from sgt_modules.episode import episode
 from sgt_modules.errors import SetupError
+from sgt_modules.generator_prompt import COMPACT
 from sgt_modules.kinds import SILENCE, Supplement, parse
-from sgt_modules.prompts import Template, generator_prompt, with_supplement
+from sgt_modules.prompts import Template, with_supplement
 from sgt_modules.safety import harmless
 
 HINT = Supplement("mistakes", "Mind the units.")
@@ -37,7 +38,7 @@ def test_the_actor_reads_the_generators_supplement(predictor: SupplementedPredic
     lm, actor = scripted_lm("answer")
     with dspy.context(lm=lm):
         assert predictor(question="2+2?").answer == "ok"
-    prompt = generator_prompt(predictor.signature, {"question": "2+2?"})
+    prompt = predictor.generator.prompt_for(predictor.signature, {"question": "2+2?"})
     written = predictor.generator.write(prompt).render()
     assert harmless(written, predictor.signature.fields) in (actor.requests[0].messages[-1].text or "")
 
@@ -107,8 +108,8 @@ def test_the_generator_s_prompt_names_the_role_in_a_program_and_none_for_a_bare_
     with dspy.context(lm=lm), episode({}) as run:
         bare(question="a")
         nested(question="a")
-    assert "Role:" not in run.prompts["self"][0]
-    assert run.prompts["predict"][0].splitlines()[2] == "Role: predict (question -> reasoning, answer)"
+    assert "Step:" not in run.prompts["self"][0]
+    assert run.prompts["predict"][0].splitlines()[2] == "Step: predict (question -> reasoning, answer)"
 
 
 def test_a_template_is_saved_and_comes_back(predictor: SupplementedPredictor, tmp_path: Path) -> None:
@@ -136,7 +137,7 @@ def test_an_episode_gives_each_role_its_supplement_and_records_what_was_asked(
     with dspy.context(lm=lm), episode({"self": HINT, "other": SILENCE}) as run:
         predictor(question="a")
         predictor(question="b")
-    assert run.prompts == {"self": [generator_prompt(predictor.signature, {"question": each}) for each in "ab"]}
+    assert run.prompts == {"self": [predictor.generator.prompt_for(predictor.signature, {"question": each}) for each in "ab"]}
     assert run.supplements == {"self": [HINT, HINT]}
     assert all(HINT.render() in (request.messages[-1].text or "") for request in actor.requests)
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted import query, rollout, winners_and_losers
 
-from optimizers.records import Candidate, Query, Reward, Rollout
+from optimizers.records import Candidate, Reward, Rollout
 from optimizers.sources import (
     candidates,
     concat,
@@ -24,7 +24,7 @@ from optimizers.sources import (
     silence,
     warm_start,
 )
-from sgt_modules.kinds import FREE, KINDS, SILENCE, Kind, Supplement
+from sgt_modules.kinds import FREE, KINDS, SILENCE, Supplement
 
 QUERIES = [query("a", 0), query("b", 1)]
 
@@ -35,29 +35,24 @@ class Reply:
     logprob: float = -1.0
 
 
-def prompt_for(query: Query, kind: Kind | str | None) -> str:
-    return f"{query.prompt} {kind.name if isinstance(kind, Kind) else kind}"
-
-
 def test_the_warm_start_asks_for_each_kind_and_for_a_free_one_five_times() -> None:
-    wishes = warm_start(QUERIES, prompt_for=prompt_for, rng=random.Random(0))
+    wishes = warm_start(QUERIES, rng=random.Random(0))
     asked = Counter((wish.query.id, wish.source, wish.kind) for wish in wishes)
-    expected = [("predefined", kind) for kind in KINDS] + [("free", FREE)]
+    expected = [("predefined", kind) for kind in KINDS.values()] + [("free", FREE)]
     assert asked == {(query.id, *ask): 5 for query in QUERIES for ask in expected}
-    assert all(wish.prompt == f"{wish.query.prompt} {wish.kind}" for wish in wishes)
 
 
 def test_round_one_asks_for_the_table_s_kinds_and_for_the_generator_s_own() -> None:
-    first = predefined(QUERIES, prompt_for=prompt_for, rng=random.Random(0))
-    second = ood(QUERIES, ["hint", "rule"], prompt_for=prompt_for, rng=random.Random(0))
-    assert Counter(wish.kind for wish in first) == dict.fromkeys(KINDS, 4)
+    first = predefined(QUERIES, rng=random.Random(0))
+    second = ood(QUERIES, ["hint", "rule"], rng=random.Random(0))
+    assert Counter(wish.kind for wish in first) == dict.fromkeys(KINDS.values(), 4)
     assert Counter((wish.source, wish.kind) for wish in second) == {("ood", "hint"): 4, ("ood", "rule"): 4}
 
 
 def test_a_direct_sample_s_prompt_names_no_kind() -> None:
     wishes = direct(QUERIES, rng=random.Random(0))
     assert len(wishes) == 40
-    assert {(wish.prompt, wish.kind, wish.source) for wish in wishes} == {(q.prompt, "", "direct") for q in QUERIES}
+    assert {(wish.query, wish.kind, wish.source) for wish in wishes} == {(query, None, "direct") for query in QUERIES}
 
 
 def test_every_sample_has_a_seed_of_its_own_and_the_same_run_has_the_same_ones() -> None:
@@ -68,7 +63,7 @@ def test_every_sample_has_a_seed_of_its_own_and_the_same_run_has_the_same_ones()
 
 
 def test_replies_become_candidates_of_the_kind_they_name_and_empty_ones_are_dropped() -> None:
-    wishes = predefined(QUERIES, prompt_for=prompt_for, rng=random.Random(0), samples=1)[:3]
+    wishes = predefined(QUERIES, rng=random.Random(0), samples=1)[:3]
     replies = [Reply(Supplement("hint", "Look.")), Reply(SILENCE), Reply(Supplement("cot", "Think."), -2.0)]
     assert list(candidates(wishes, replies)) == [
         Candidate(QUERIES[0], Supplement("hint", "Look."), "predefined", -1.0),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from optimizers.commands.output import AsJson, Size, tell
+from optimizers.commands.output import AUTO, AsJson, Size, tell
 from sgt_modules.errors import SetupError
 
 if TYPE_CHECKING:
@@ -75,9 +75,7 @@ def bench(
     generator: Annotated[
         str, typer.Option(help="The model to train: hub id, folder, or the embedded one.")
     ] = "embedded",
-    auto: Annotated[
-        Size, typer.Option(help="How much SGT samples: light, medium, or heavy as in the paper.")
-    ] = "light",
+    auto: Annotated[Size, typer.Option(help="How much SGT samples: light, medium, or heavy as in the paper.")] = AUTO,
     api_base: Annotated[str, typer.Option(help="The address of the actor's server.")] = "",
     reflection: Annotated[
         str, typer.Option(help="The LM that writes instructions, for contenders that need one.")

@@ -13,6 +13,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing els
 Size = Literal["light", "medium", "heavy"]
 """A recipe's sizes, spelled here as the recipe's own room brings DSPy along."""
 
+AUTO: Size = "light"
+"""The same as `optimizers.recipe.AUTO`, spelled here for the same reason."""
+
 STOPPED = 3
 """Exit code of a run that a budget ended before its end."""
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from optimizers.commands.output import STOPPED, AsJson, Size, tell
+from optimizers.commands.output import AUTO, STOPPED, AsJson, Size, tell
 
 if TYPE_CHECKING:
     import dspy
@@ -28,7 +28,7 @@ Metric = Annotated[str, typer.Option(help="The metric as module:attribute.")]
 Inputs = Annotated[str, typer.Option(help="Names of the input fields, commas between; the program's own by default.")]
 Actor = Annotated[str, typer.Option("--lm", help="The frozen model, such as openai/gpt-4.1-mini, or embedded.")]
 Generator = Annotated[str, typer.Option(help="The model to train: a hub id, a folder, or embedded.")]
-Auto = Annotated[Size, typer.Option(help="How much is sampled: heavy is the paper's recipe.")]
+Auto = Annotated[Size, typer.Option(help="How much is sampled: light, medium, or heavy, of the paper's sizes.")]
 Rounds = Annotated[int | None, typer.Option(help="Rounds of DPO, where not the recipe's.")]
 Seed = Annotated[int, typer.Option(help="Draws every choice of the run.")]
 Threads = Annotated[int | None, typer.Option(help="Program runs at once.")]
@@ -44,7 +44,7 @@ def compile_(
     inputs: Inputs = "",
     lm: Actor = "",
     generator: Generator = "Qwen/Qwen3-1.7B",
-    auto: Auto = "light",
+    auto: Auto = AUTO,
     rounds: Rounds = None,
     seed: Seed = 0,
     threads: Threads = None,
@@ -112,7 +112,7 @@ def estimate(
     inputs: Inputs = "",
     lm: Actor = "",
     generator: Generator = "Qwen/Qwen3-1.7B",
-    auto: Auto = "light",
+    auto: Auto = AUTO,
     rounds: Rounds = None,
     seed: Seed = 0,
     threads: Threads = None,

@@ -23,9 +23,9 @@ from optimizers.safe_reading import entry
 from optimizers.store import RolloutStore
 from sgt_modules import supplement
 from sgt_modules.errors import SetupError
-from sgt_modules.generator import Sampled, SupplementGenerator
+from sgt_modules.generator import Kinds, Sampled, SupplementGenerator
 from sgt_modules.kinds import KINDS, Kind
-from sgt_modules.prompts import Template, exploring
+from sgt_modules.prompts import Template
 from sgt_modules.wrapping import with_generator
 
 
@@ -70,8 +70,8 @@ class FinishedRun:
             scope=asked.get("scope"),
             template=None if template is None else Template.of_state(template),
         )
-        kinds = cast("dict[str, str]", (asked.get("recipe") or {}).get("kinds") or {})
-        table = {name: Kind(name, instruction) for name, instruction in kinds.items()} or KINDS
+        kinds = cast("dict[str, list[str]]", (asked.get("recipe") or {}).get("kinds") or {})
+        table = {name: Kind(name, *texts) for name, texts in kinds.items()} or KINDS
         with RolloutStore(result.store or folder.store, run=f"{known.get('id', '')} controls") as store, view.run():
             yield cls(result, student, wrapped, metric, store, table, num_threads, view)
 
@@ -141,27 +141,41 @@ class Asking(SupplementGenerator):
     def __init__(self, inner: SupplementGenerator, kind: Kind) -> None:
         self.inner, self.kind = inner, kind
         self.engine, self.temperature, self.max_new_tokens = inner.engine, inner.temperature, inner.max_new_tokens
+        self.prompt, self.max_prompt_tokens = inner.prompt, inner.max_prompt_tokens
 
     @property
     def fingerprint(self) -> str:
         """The weights', and the kind that is asked for."""
         return f"{self.inner.fingerprint} asked for {self.kind.name}"
 
-    def draw(self, prompt: str, *, seed: int = 0, temperature: float | None = None) -> Sampled:
-        """As the other one's, for a prompt that names the kind."""
-        return self.inner.draw(exploring(prompt, self.kind), seed=seed, temperature=temperature)
+    def draw(
+        self,
+        prompt: str,
+        *,
+        seed: int = 0,
+        kind: Kind | str | None = None,
+        temperature: float | None = None,
+        top_p: float = 1.0,
+    ) -> Sampled:
+        """As the other one's, asked for the kind."""
+        return self.inner.draw(prompt, seed=seed, kind=kind or self.kind, temperature=temperature, top_p=top_p)
 
-    async def adraw(self, prompt: str) -> Sampled:
+    async def adraw(self, prompt: str, *, kind: Kind | str | None = None) -> Sampled:
         """As `draw`."""
-        return await self.inner.adraw(exploring(prompt, self.kind))
-
-    def sample(self, prompts: Sequence[str], *, seeds: Sequence[int], temperature: float = 1.0) -> list[Sampled]:
-        """As the other one's, for prompts that name the kind."""
-        return list(self.samples(prompts, seeds=seeds, temperature=temperature))
+        return await self.inner.adraw(prompt, kind=kind or self.kind)
 
     def samples(
-        self, prompts: Sequence[str], *, seeds: Sequence[int], temperature: float = 1.0, at_once: int = 1024
+        self,
+        prompts: Sequence[str],
+        *,
+        seeds: Sequence[int],
+        kinds: Kinds | None = None,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        at_once: int = 1024,
     ) -> Iterator[Sampled]:
-        """As the other one's, for prompts that name the kind."""
-        asked = [exploring(prompt, self.kind) for prompt in prompts]
-        return self.inner.samples(asked, seeds=seeds, temperature=temperature, at_once=at_once)
+        """As the other one's, asked for the kind."""
+        asked = [kind or self.kind for kind in kinds or [None] * len(prompts)]
+        return self.inner.samples(
+            prompts, seeds=seeds, kinds=asked, temperature=temperature, top_p=top_p, at_once=at_once
+        )

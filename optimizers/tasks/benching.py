@@ -15,7 +15,7 @@ from optimizers.comparison import Budget, Comparison, Problem, compare_problems
 from optimizers.comparison.conditions import Means
 from optimizers.comparison.contenders import ContenderLike
 from optimizers.comparison.embedded import SETTINGS
-from optimizers.recipe import Recipe
+from optimizers.recipe import AUTO, Recipe
 from optimizers.tasks.calling import EMBEDDED
 from optimizers.tasks.definition import Task
 from optimizers.tasks.house_terms import TASK as HOUSE_TERMS
@@ -82,7 +82,7 @@ def run(
 
     Splits are drawn by `split_seed`, the same for all seeds, and recorded in the folder's `run.json`: a bench that goes
     on must have the same. `limit` cuts each of the three splits. With `generator="embedded"` the small model that comes
-    with the package is trained; the recipe is `Recipe.auto("light")` by default. The other arguments are those of
+    with the package is trained; the recipe is `Recipe.auto(AUTO)` by default. The other arguments are those of
     `compare`.
 
     Raises:
@@ -94,7 +94,7 @@ def run(
     if generator == EMBEDDED:
         generator, trainer = embedded_generator(), trainer or _small_trainer(task)
         notes += [_TOY] if task.name != HOUSE_TERMS.name else []
-    means = Means(reflection_lm, None, generator, trainer, recipe or Recipe.auto("light"), num_threads)
+    means = Means(reflection_lm, None, generator, trainer, recipe or Recipe.auto(AUTO), num_threads)
     with _acting(actor):
         found = compare_problems(
             dict.fromkeys(seeds, problem),

@@ -16,6 +16,7 @@ import dspy
 
 from sgt_modules.errors import GeneratorNotFoundError
 from sgt_modules.generator import SupplementGenerator
+from sgt_modules.generator_prompt import COMPACT
 from sgt_modules.weights import SHIPPED
 
 if TYPE_CHECKING:
@@ -91,4 +92,5 @@ def embedded_generator() -> SupplementGenerator:
     >>> len(supplements)
     1
     """
-    return SupplementGenerator(embedded_folder("generator"), dtype=DTYPE, max_new_tokens=MAX_NEW_TOKENS)
+    folder = embedded_folder("generator")
+    return SupplementGenerator(folder, dtype=DTYPE, max_new_tokens=MAX_NEW_TOKENS, prompt=COMPACT)

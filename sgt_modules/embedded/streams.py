@@ -18,8 +18,9 @@ from sgt_modules.embedded.company import SCHEMA, TABLES, Condition, Table, condi
 from sgt_modules.embedded.phrasing import FREE_STYLE, PREDEFINED, Claim, phrase, random_kind
 from sgt_modules.embedded.program import PROGRAM_SIGNATURES
 from sgt_modules.embedded.questions import plain_rows, random_ask, term_rows, words
+from sgt_modules.generator_prompt import COMPACT
 from sgt_modules.kinds import FREE, KINDS
-from sgt_modules.prompts import SUPPLEMENT, generator_prompt
+from sgt_modules.prompts import SUPPLEMENT
 
 PLAIN_SHARE = 0.25
 UNNAMED = ("answer", "rephrase", "hint")
@@ -179,7 +180,7 @@ def generator_conversation(rng: random.Random) -> list[Turn]:
     if rng.random() < 0.1:
         signature = signature.with_instructions(_random_instructions(rng))
     inputs = {"tables": SCHEMA, "question": question_of(claim, rng)}
-    prompt = generator_prompt(signature, inputs, kind=asked, role=_random_role(rng))
+    prompt = COMPACT.asking(COMPACT.write(signature, inputs, role=_random_role(rng)), asked)
     return [Turn("user", prompt), Turn("assistant", phrase(kind, claim).render(), learned=True)]
 
 

@@ -19,8 +19,8 @@ from sgt_modules.embedded.company import TABLES
 from sgt_modules.embedded.phrasing import FREE_STYLE, PREDEFINED
 from sgt_modules.embedded.program import PROGRAM_SIGNATURES, AnswerInSQL, field_markers
 from sgt_modules.embedded.questions import FORMS, INSTRUCTIONS, SYLLABLES
+from sgt_modules.generator_prompt import COMPACT
 from sgt_modules.kinds import FREE, KINDS
-from sgt_modules.prompts import generator_prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -87,7 +87,7 @@ def _supplement_pieces() -> Iterator[str]:
 def _prompt_pieces() -> Iterator[str]:
     """The generator's own prompt, cut at the inputs and at the instructions."""
     for kind in (None, *KINDS.values(), FREE, *FREE_STYLE):
-        prompt = generator_prompt(AnswerInSQL, {"tables": HOLE, "question": HOLE}, kind=kind)
+        prompt = COMPACT.asking(COMPACT.write(AnswerInSQL, {"tables": HOLE, "question": HOLE}), kind)
         yield from prompt.split(HOLE)
         yield from prompt.replace(INSTRUCTIONS, HOLE).split(HOLE)
     yield from (INSTRUCTIONS, "system\n", "user\n", "assistant\n", "\n\n")

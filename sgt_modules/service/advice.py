@@ -8,7 +8,8 @@ from typing import Any, cast
 
 import dspy
 
-from sgt_modules.prompts import SUPPLEMENT, generator_prompt
+from sgt_modules.generator import SupplementGenerator
+from sgt_modules.prompts import SUPPLEMENT
 
 Messages = Sequence[Mapping[str, Any]]
 
@@ -25,20 +26,21 @@ def asked(messages: Messages) -> str:
     return "\n".join(_texts(last.get("content"))).strip() if last.get("role") == "user" else ""
 
 
-def prompt_of(text: str, signature: type[dspy.Signature], role: str = "") -> str:
+def prompt_of(text: str, signature: type[dspy.Signature], role: str = "", *, generator: SupplementGenerator) -> str:
     """What the generator reads for a user's text: the task's instructions, and the text as the task's inputs.
 
     A text that names inputs itself, each at the beginning of a line (`question: ...`), is taken apart by them; any
     other one is the task's last input.
 
-    >>> task = dspy.Signature("tables, question -> sql", "Write SQL.")
-    >>> prompt_of("How many?", task).splitlines()[-2:]
+    >>> from sgt_modules.embedded import embedded_generator
+    >>> task, generator = dspy.Signature("tables, question -> sql", "Write SQL."), embedded_generator()
+    >>> prompt_of("How many?", task, generator=generator).splitlines()[-2:]
     ['tables: ', 'question: How many?']
-    >>> prompt_of("tables: a(b)\\nquestion: How many?", task).splitlines()[-2:]
+    >>> prompt_of("tables: a(b)\\nquestion: How many?", task, generator=generator).splitlines()[-2:]
     ['tables: a(b)', 'question: How many?']
     """
     names = [name for name in signature.input_fields if name != SUPPLEMENT]
-    return generator_prompt(signature, parted(text, names), role=role)
+    return generator.prompt_for(signature, parted(text, names), role=role)
 
 
 def parted(text: str, names: Collection[str]) -> dict[str, str]:

@@ -179,9 +179,13 @@ class _Helper:
         """The supplement for a chat's last message; silence where that is no user's, the gate shuts, or the generator
         fails."""
         text = asked(messages)
-        found = await self._written(prompt_of(text, self._signature, self._predictor.role)) if text else SILENCE
+        found = await self._written(self._prompt(text)) if text else SILENCE
         self._metrics.told(found.kind)
         return found
+
+    def _prompt(self, text: str) -> str:
+        """What the generator reads for a user's text."""
+        return prompt_of(text, self._signature, self._predictor.role, generator=self._predictor.generator)
 
     async def _written(self, prompt: str) -> Supplement:
         gate = self._predictor.gate
