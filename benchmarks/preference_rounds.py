@@ -27,7 +27,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
-from optimizers.encoding import encode
+from optimizers.encoding import Target, encode
 from optimizers.losses import dpo_loss
 from optimizers.quiet import silence
 from optimizers.records import PreferencePair
@@ -102,7 +102,10 @@ class Round:
     def evaluation_loss(self, adapter: Path) -> float:
         """The DPO loss of the held-out pairs under an adapter, the base being the reference."""
         tokenizer = AutoTokenizer.from_pretrained(self.model)
-        texts = [(pair.prompt, (pair.chosen, pair.rejected)) for pair in self.held_out]
+        texts = [
+            (pair.prompt, (Target(pair.chosen, pair.chosen_cut), Target(pair.rejected, pair.rejected_cut)))
+            for pair in self.held_out
+        ]
         held = distinct(encode(texts, tokenizer, tokenizer.eos_token_id))
         with silence():
             base = AutoModelForCausalLM.from_pretrained(self.model, dtype=torch.float32)

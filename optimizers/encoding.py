@@ -1,10 +1,13 @@
-"""Training rows as token ids: the prompt exactly as the engine reads it, and the reply with its end token."""
+"""Training rows as token ids: the prompt exactly as the engine reads it, and the reply with its end token.
+
+No end token stands behind a reply that the model did not end: it would learn to stop where a limit once cut it off.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from sgt_modules.errors import TrainingError
 from sgt_modules.reading import render_chat
@@ -12,7 +15,19 @@ from sgt_modules.reading import render_chat
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Texts = Sequence[tuple[str, tuple[str, ...]]]
+
+class Target(NamedTuple):
+    """A reply to train on; `cut` where the model did not end it itself.
+
+    >>> Target("[cot] Add them.").cut
+    False
+    """
+
+    text: str
+    cut: bool = False
+
+
+Texts = Sequence[tuple[str, tuple[Target, ...]]]
 """Of each row, the user message and the reply to it: one in SFT, chosen and rejected in DPO."""
 
 _REPLY = "This is the reply."
@@ -20,7 +35,7 @@ _REPLY = "This is the reply."
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Token ids of a prompt and of its completions, each with its end token.
+    """Token ids of a prompt and of its completions, each with its end token unless it was cut.
 
     >>> Row([1, 2], ([3], [4, 5])).length
     4
@@ -47,9 +62,12 @@ def encode(texts: Texts, tokenizer: PreTrainedTokenizerBase, end: int) -> list[R
     predicted from what the model sees at inference. A chat template writes its own special tokens; none is added.
     """
     prompts = {text: render_chat(tokenizer, [{"role": "user", "content": text}]) for text, _ in texts}
-    wanted = dict.fromkeys((*prompts.values(), *(reply for _, replies in texts for reply in replies)))
+    wanted = dict.fromkeys((*prompts.values(), *(reply.text for _, replies in texts for reply in replies)))
     ids = dict(zip(wanted, tokenizer(list(wanted), add_special_tokens=False)["input_ids"], strict=True))
-    return [Row(ids[prompts[text]], tuple([*ids[reply], end] for reply in replies)) for text, replies in texts]
+    return [
+        Row(ids[prompts[text]], tuple([*ids[reply], *([] if cut else [end])] for reply, cut in replies))
+        for text, replies in texts
+    ]
 
 
 def end_of_turn(stops: int | Sequence[int] | None, tokenizer: PreTrainedTokenizerBase) -> int:

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 Format = Literal["parquet", "jsonl", "hub-format"]
 """`parquet` and `jsonl`: a file a table; `hub-format`: a folder that `datasets.load_dataset` reads, with a card."""
 
-SFT = ("prompt", "completion", "query", "kind", "stage")
-PREFERENCE = ("prompt", "chosen", "rejected", "query", "category", "stage")
+SFT = ("prompt", "completion", "query", "kind", "stage", "cut")
+PREFERENCE = ("prompt", "chosen", "rejected", "query", "category", "stage", "chosen_cut", "rejected_cut")
+_FLAGS = ("cut", "chosen_cut", "rejected_cut")
 
 _ROLLOUTS = {
     "run": "string",
@@ -36,6 +37,7 @@ _ROLLOUTS = {
     "prompt": "string",
     "kind": "string",
     "supplement": "string",
+    "cut": "bool",
     "others": "string",  # JSON: what every other place read, as [role, turn, kind, text]
     "score": "float64",
     "feedback": "string",
@@ -68,8 +70,9 @@ def export(
 
     `rollouts` has a row for each rollout that a stage met. `sft` (prompt, completion) and `preference` (prompt, chosen,
     rejected) are there where the run has trained: their rows stand in its folder as `training/<stage>.jsonl`, and are
-    written as turns of a chat, so that TRL puts them into the model's own template, as the generator does. Rows go from
-    disk to disk, so a store may be larger than memory. `store` is the run's, where that is not in its folder.
+    written as turns of a chat, so that TRL puts them into the model's own template, as the generator does; behind
+    a text that is `cut` (`chosen_cut`, `rejected_cut`) this package teaches no end token. Rows go from disk to disk, so
+    a store may be larger than memory. `store` is the run's, where that is not in its folder.
 
     Raises:
         RunFolderError: the folder holds no rollouts, or rows that cannot be read; or `output` holds something.
@@ -137,12 +140,13 @@ def _made(
 def _features(table: str) -> datasets.Features:
     import datasets
 
-    text = datasets.Value("string")
+    text, flag = datasets.Value("string"), datasets.Value("bool")
     if table == "rollouts":
         return datasets.Features({name: datasets.Value(kind) for name, kind in _ROLLOUTS.items()})
     columns = SFT if table == "sft" else PREFERENCE
     chat = set(columns[: columns.index("query")])
-    return datasets.Features({name: [{"role": text, "content": text}] if name in chat else text for name in columns})
+    turns = [{"role": text, "content": text}]
+    return datasets.Features({name: turns if name in chat else flag if name in _FLAGS else text for name in columns})
 
 
 def _write(rows: datasets.Dataset, file: Path) -> None:
@@ -174,6 +178,7 @@ def _flat(rollout: Rollout, run: str) -> dict[str, Any]:
         "prompt": query.prompt,
         "kind": rollout.supplement.kind,
         "supplement": rollout.supplement.text,
+        "cut": rollout.supplement.cut,
         "others": json.dumps(others, ensure_ascii=False),
         "score": None if reward is None else reward.score,
         "feedback": "" if reward is None else reward.feedback,
@@ -204,7 +209,8 @@ def training_rows(files: Sequence[str], columns: Sequence[str]) -> _Rows:
                 row = _row(line, f"{file}, line {number}")
                 if all(name in row for name in said):
                     texts = {name: str(row.get(name, "")) for name in columns}
-                    yield {**texts, **{name: _turn(name, texts[name]) for name in said}, "stage": file.stem}
+                    flags = {name: bool(row.get(name)) for name in columns if name in _FLAGS}
+                    yield {**texts, **{name: _turn(name, texts[name]) for name in said}, **flags, "stage": file.stem}
 
 
 def _turn(column: str, text: str) -> list[dict[str, str]]:

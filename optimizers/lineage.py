@@ -26,7 +26,8 @@ def lineage(
     `data_sha256` is of the rows in their order, left-out ones included; `settings` are those the stage fitted in memory
     with; `parent` is the stage and the fingerprint of the weights it began at, None for the base model's own.
 
-    >>> found = lineage("sft", [("Say it.", ("ok",))], TrainingSettings(), start=None, seed=0)
+    >>> from optimizers.encoding import Target
+    >>> found = lineage("sft", [("Say it.", (Target("ok"),))], TrainingSettings(), start=None, seed=0)
     >>> found["stage"], found["rows"], found["parent"], found["settings"]["batch_size"]
     ('sft', 1, None, 8)
     """
@@ -44,10 +45,15 @@ def lineage(
 def data_sha256(texts: Texts) -> str:
     """sha256 (hex) of rows in their order: each a line of JSON, the prompt and then its completions.
 
-    >>> data_sha256([("a", ("b",))]) == hashlib.sha256(b'["a", "b"]\\n').hexdigest()
+    A completion that was cut stands in a list of its own.
+
+    >>> from optimizers.encoding import Target
+    >>> data_sha256([("a", (Target("b"),))]) == hashlib.sha256(b'["a", "b"]\\n').hexdigest()
+    True
+    >>> data_sha256([("a", (Target("b", cut=True),))]) == hashlib.sha256(b'["a", ["b"]]\\n').hexdigest()
     True
     """
     digest = hashlib.sha256()
     for prompt, completions in texts:
-        digest.update(f"{json.dumps([prompt, *completions])}\n".encode())
+        digest.update(f"{json.dumps([prompt, *([text] if cut else text for text, cut in completions)])}\n".encode())
     return digest.hexdigest()

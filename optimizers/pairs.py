@@ -85,9 +85,9 @@ def _rated(rollouts: Iterable[Rollout]) -> dict[str, list[Rollout]]:
     return by_query
 
 
-def _order(rollout: Rollout) -> tuple[str, str, float, str, str]:
+def _order(rollout: Rollout) -> tuple[str, str, float, bool, str, str]:
     query, supplement = rollout.query, rollout.supplement
-    return query.id, supplement.render(), _reward(rollout), supplement.kind, query.prompt
+    return query.id, supplement.render(), _reward(rollout), supplement.cut, supplement.kind, query.prompt
 
 
 def _reward(rollout: Rollout) -> float:
@@ -161,8 +161,10 @@ def _spread(couples: Sequence[_Couple], cap: int, rng: random.Random) -> list[_C
 
 def _pair(couple: _Couple, category: Category) -> PreferencePair:
     chosen, rejected = couple
-    query = chosen.query
-    return PreferencePair(query.id, category, query.prompt, chosen.supplement.reply(), rejected.supplement.reply())
+    query, better, worse = chosen.query, chosen.supplement, rejected.supplement
+    return PreferencePair(
+        query.id, category, query.prompt, better.reply(), worse.reply(), chosen_cut=better.cut, rejected_cut=worse.cut
+    )
 
 
 _SHARED: Mapping[tuple[Between, ...], str] = {("inter",): "a query in two kinds", ("intra",): "a query and a kind"}

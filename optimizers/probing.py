@@ -90,7 +90,9 @@ class _Means:
 def _row_seconds(trainer: Trainer, tried: Sequence[Candidate], epochs: int, seed: int) -> float:
     """Seconds to train on a row once, of a few rows that are thrown away."""
     rows = [
-        SFTExample(each.query.id, each.supplement.kind, each.query.prompt, each.supplement.render()) for each in tried
+        SFTExample(each.query.id, said.kind, each.query.prompt, said.render(), said.cut)
+        for each in tried
+        for said in [each.supplement]
     ]
     if not rows:
         return 0.0

@@ -139,6 +139,8 @@ class Rollout:
 class SFTExample:
     """A supplement that worked, as a training row: the prompt that names no kind, and the tagged supplement.
 
+    `cut`: the model did not end the supplement itself, so no end token is taught behind it.
+
     >>> SFTExample("1f3a", "cot", "question: 17 x 3?", "[cot] 10 x 3, then 7 x 3.").completion
     '[cot] 10 x 3, then 7 x 3.'
     """
@@ -147,11 +149,14 @@ class SFTExample:
     kind: str
     prompt: str
     completion: str
+    cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class PreferencePair:
     """Of one query, a supplement that worked and one that did not, as the generator would write them.
+
+    `chosen_cut`, `rejected_cut`: the model did not end that one itself, so no end token is taught behind it.
 
     >>> pair = PreferencePair("1f3a", "inter", "question: 17 x 3?", "[cot] 10 x 3, then 7 x 3.", "[summary] A product.")
     >>> pair.chosen
@@ -163,6 +168,8 @@ class PreferencePair:
     prompt: str
     chosen: str
     rejected: str
+    chosen_cut: bool = False
+    rejected_cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -338,4 +338,4 @@ def _joined(written: Sequence[Supplement]) -> Supplement:
     if not written:
         return SILENCE
     first, *rest = written
-    return Supplement(first.kind, "\n".join([first.text, *(each.render() for each in rest)]))
+    return Supplement(first.kind, "\n".join([first.text, *(each.render() for each in rest)]), cut=written[-1].cut)

@@ -19,7 +19,7 @@ def balance_kinds(
     the set of rollouts, not on their order.
     """
     rows = {
-        SFTExample(r.query.id, r.supplement.kind, r.query.prompt, r.supplement.render())
+        SFTExample(r.query.id, r.supplement.kind, r.query.prompt, r.supplement.render(), r.supplement.cut)
         for r in rollouts
         if r.supplement and r.won(threshold)
     }
@@ -35,8 +35,8 @@ def balance_kinds(
 
 
 def _once_each(rows: Iterable[SFTExample]) -> list[SFTExample]:
-    """One row for each query and completion, sorted."""
-    ordered = sorted(rows, key=lambda row: (row.query, row.completion, row.kind, row.prompt))
+    """One row for each query and completion, sorted; one that the model ended before one that was cut."""
+    ordered = sorted(rows, key=lambda row: (row.query, row.completion, row.cut, row.kind, row.prompt))
     return list({(row.query, row.completion): row for row in reversed(ordered)}.values())[::-1]
 
 

@@ -189,4 +189,4 @@ def join(first: Supplement, second: Supplement) -> Supplement:
     >>> join(Supplement("cot", "Add them."), Supplement("answer", "4")).render()
     '[cot] Add them.\\n[answer] 4'
     """
-    return Supplement(first.kind, f"{first.text}\n{second.render()}")
+    return Supplement(first.kind, f"{first.text}\n{second.render()}", cut=second.cut)

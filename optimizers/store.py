@@ -50,9 +50,9 @@ class RolloutStore:
     `where` is a path or an SQLAlchemy URL (`sqlite:///...`, `postgresql+psycopg://user@host/database`). `run` names the
     run that uses it: runs that share a store answer each other's rollouts, and each lists its own stages and costs. A
     `scope` names what a reward depends on besides the query and the supplement: a fingerprint of program, actor and
-    metric. A file of version 2 becomes one of version 3. A damaged file is moved aside and its readable rows are kept
-    (see `optimizers.salvage`); `notes` says so. Raises `RunFolderError` for what cannot be opened, is not ours, or is
-    of another version.
+    metric. A file of version 2 becomes one of this version. A damaged file is moved aside and its readable rows are
+    kept (see `optimizers.salvage`); `notes` says so. Raises `RunFolderError` for what cannot be opened, is not ours, or
+    is of another version.
 
     >>> from tempfile import TemporaryDirectory
     >>> from optimizers.records import Query, Reward

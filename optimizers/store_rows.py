@@ -32,12 +32,12 @@ TEXTS = (
     "writer",
     "trace",  # JSON: the calls of a live run, with the first of its rollouts; see `calls_text`
 )
-NUMBERS = ("position", "turn", "asked", "tokens_in", "tokens_out")
+NUMBERS = ("position", "turn", "asked", "tokens_in", "tokens_out", "cut")  # `cut` is 0 or 1
 FRACTIONS = ("cost", "seconds", "created")
 SEPARATOR = "\x1f"
 """Between texts and numbers where they are joined for the checksum, which covers all but a row's id and key."""
 
-_SAMPLE = ("run", "stage", "number", "key", "kind", "text", "logprob", "prompt_tokens", "tokens")
+_SAMPLE = ("run", "stage", "number", "key", "kind", "text", "logprob", "prompt_tokens", "tokens", "cut")
 _json = json.JSONEncoder(ensure_ascii=False).encode
 _FRACTIONS = struct.Struct("<4d").pack
 
@@ -101,6 +101,7 @@ def row_of(
         "asked": asked,
         "tokens_in": rollout.tokens_in,
         "tokens_out": rollout.tokens_out,
+        "cut": int(supplement.cut),
         "cost": float(rollout.cost),
         "seconds": float(rollout.seconds),
         "created": float(created),
@@ -147,7 +148,7 @@ def rollout_of(row: Mapping[str, Any]) -> Rollout:
         query=Query(row["query"], row["position"], row["predictor"], row["prompt"], row["turn"], others),
         stage=row["stage"],
         source=row["source"],
-        supplement=Supplement(row["kind"], row["text"]),
+        supplement=Supplement(row["kind"], row["text"], cut=bool(row["cut"])),
         reward=None if row["score"] is None else Reward(row["score"], row["feedback"]),
         output=output,
         error=row["error"],
@@ -180,6 +181,7 @@ def sample_row(kept: KeptSample, *, run: str, stage: str, number: int) -> dict[s
         "logprob": 0.0 if math.isnan(sample.logprob) else float(sample.logprob),
         "prompt_tokens": sample.prompt_tokens,
         "tokens": sample.tokens,
+        "cut": int(sample.supplement.cut),
     }
     return {**row, "checksum": _sample_checksum(row)}
 
@@ -188,7 +190,7 @@ def sample_of(row: Mapping[str, Any]) -> KeptSample:
     """The sample of a row; raises `UnreadableRowError` for a damaged one."""
     if row["checksum"] != _sample_checksum(row):
         raise UnreadableRowError(f"Sample {row['number']} of stage {row['stage']!r} is not as it was written.")
-    supplement = Supplement(row["kind"], row["text"])
+    supplement = Supplement(row["kind"], row["text"], cut=bool(row["cut"]))
     return KeptSample(row["key"], Sampled(supplement, row["logprob"], row["prompt_tokens"], row["tokens"]))
 
 
@@ -197,10 +199,10 @@ def _sample_checksum(row: Mapping[str, Any]) -> int:
 
 
 def calls_text(calls: Sequence[Call]) -> str:
-    """A run's calls as JSON, each as [role, turn, prompt, kind, text, logprob, gated]; empty without calls.
+    """A run's calls as JSON, each as [role, turn, prompt, kind, text, cut, logprob, gated]; empty without calls.
 
     >>> calls_text([Call(Place("self"), "2+2?", Supplement("answer", "4"), -0.5)])
-    '[["self", 0, "2+2?", "answer", "4", -0.5, false]]'
+    '[["self", 0, "2+2?", "answer", "4", false, -0.5, false]]'
     """
     return "" if not calls else _json([_call_row(call) for call in calls])
 
@@ -209,15 +211,16 @@ def calls_of(row: Mapping[str, Any]) -> list[Call]:
     """The calls that a row's trace tells of; raises `UnreadableRowError` where `calls_text` has not written it."""
     try:
         return [
-            Call(Place(role, turn), prompt, Supplement(kind, said), logprob, gated)
-            for role, turn, prompt, kind, said, logprob, gated in json.loads(row["trace"] or "[]")
+            Call(Place(role, turn), prompt, Supplement(kind, said, cut=cut), logprob, gated)
+            for role, turn, prompt, kind, said, cut, logprob, gated in json.loads(row["trace"] or "[]")
         ]
     except (ValueError, TypeError, RecursionError) as problem:
         raise UnreadableRowError(f"The calls of a live run cannot be read: {problem}") from problem
 
 
 def _call_row(call: Call) -> list[object]:
-    return [*call.place, call.prompt, call.supplement.kind, call.supplement.text, call.logprob, call.gated]
+    said = call.supplement
+    return [*call.place, call.prompt, said.kind, said.text, said.cut, call.logprob, call.gated]
 
 
 def _checksum(row: Mapping[str, Any]) -> int:

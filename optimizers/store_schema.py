@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -12,7 +12,7 @@ from sqlalchemy.exc import OperationalError
 from optimizers.store_rows import FRACTIONS, MET, NUMBERS, TEXTS, signed, storable
 from sgt_modules.errors import RunFolderError
 
-SCHEMA = 3
+SCHEMA = 4
 """The version of the tables, kept in SQLite's `PRAGMA user_version`, elsewhere in the table `sgt_store`."""
 
 APPLICATION = 0x53475431
@@ -73,6 +73,7 @@ SAMPLES = sa.Table(
     sa.Column("logprob", sa.Double, nullable=False),
     sa.Column("prompt_tokens", _INTEGER, nullable=False),
     sa.Column("tokens", _INTEGER, nullable=False),
+    sa.Column("cut", _INTEGER, nullable=False),
     sa.Column("checksum", _INTEGER, nullable=False),
 )
 TABLES = (ROLLOUTS, SEEN, SCOPES, SAMPLES)
@@ -109,7 +110,7 @@ def _prepare_file(connection: sa.Connection, name: str, run: str) -> list[str]:
             f"{name} is not a store of rollouts, but another program's database. Choose another run folder."
         )
     if not new:
-        _check_version(version, name, oldest=2)
+        _check_version(version, name, known=(2, SCHEMA))
     for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "trusted_schema=OFF", "cell_size_check=ON"):
         _eventually(lambda pragma=pragma: connection.exec_driver_sql(f"PRAGMA {pragma}"))
     if version == SCHEMA:
@@ -146,13 +147,13 @@ def _prepare_server(connection: sa.Connection, name: str) -> list[str]:
             METADATA.create_all(connection)
             connection.execute(sa.insert(_VERSION).values(version=SCHEMA))
         else:
-            _check_version(version, name, oldest=SCHEMA)
+            _check_version(version, name, known=(SCHEMA,))
             _check_columns(connection, name)
     return []
 
 
-def _check_version(version: int, name: str, *, oldest: int) -> None:
-    if not oldest <= version <= SCHEMA:
+def _check_version(version: int, name: str, *, known: Sequence[int]) -> None:
+    if version not in known:
         raise RunFolderError(
             f"{name} is a store of rollouts of version {version}, and this package reads version {SCHEMA}. "
             "Use the package it was written with, or another run folder."
@@ -187,7 +188,7 @@ def _eventually(act: Callable[[], object]) -> None:
 
 
 def migrate(connection: sa.Connection, run: str) -> None:
-    """Make version 3 of version 2, within the caller's transaction."""
+    """Make this version of version 2, within the caller's transaction."""
     for table in ("rollouts", "seen"):
         connection.exec_driver_sql(f"ALTER TABLE {table} RENAME TO {table}_2")
     METADATA.create_all(connection)
@@ -207,8 +208,8 @@ def migrate(connection: sa.Connection, run: str) -> None:
 
 
 def rollout_of_version_2(row: Mapping[str, Any], run: str) -> dict[str, Any]:
-    """A row as version 2 kept it, as version 3 does."""
-    added = {"run": run, "writer": "", "trace": "", "cost": 0.0}
+    """A row as version 2 kept it, as this version does."""
+    added = {"run": run, "writer": "", "trace": "", "cut": 0, "cost": 0.0}
     return signed({**{name: _text(value) for name, value in row.items()}, **added})
 
 

@@ -22,7 +22,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from optimizers.encoding import Row, Texts, encode, end_of_turn, fitting, said_of_length
+from optimizers.encoding import Row, Target, Texts, encode, end_of_turn, fitting, said_of_length
 from optimizers.lineage import lineage
 from optimizers.microbatches import said_of_memory, until_it_fits
 from optimizers.processes import Team, gathered, sharded
@@ -70,14 +70,14 @@ class TRLTrainer:
         seed: int,
         on_step: OnStep | None = None,
     ) -> Checkpoint:
-        """Cross-entropy on the supplement and its end token, averaged over the tokens of a step.
+        """Cross-entropy on the supplement and, unless it was cut, its end token, averaged over the tokens of a step.
 
         Raises `TrainingError` without rows; when the loss is no number twice; when the disk is full.
         """
         if not rows:
             reason = "Expected supplements that worked, got none, so there is nothing to imitate. "
             raise TrainingError(reason + "Sample more, use easier examples, or lower the threshold.")
-        texts = [(row.prompt, (row.completion,)) for row in rows]
+        texts = [(row.prompt, (Target(row.completion, row.cut),)) for row in rows]
         return self._train(_Stage(SFT, texts, start, seed, on_step), output)
 
     def dpo(
@@ -96,7 +96,10 @@ class TRLTrainer:
         if not pairs:
             reason = "Expected preference pairs, got none: no query has both a winner and a loser. "
             raise NoPreferencePairsError(reason + "Sample more, or use harder (or easier) examples.")
-        texts = [(pair.prompt, (pair.chosen, pair.rejected)) for pair in pairs]
+        texts = [
+            (pair.prompt, (Target(pair.chosen, pair.chosen_cut), Target(pair.rejected, pair.rejected_cut)))
+            for pair in pairs
+        ]
         kind = SharedDPO if self.settings.dpo_forward == "shared" else PairwiseDPO
         return self._train(_Stage(kind, texts, start, seed, on_step), output)
 

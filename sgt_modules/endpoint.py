@@ -35,6 +35,13 @@ weights before. See `VLLMLoRA`, `ServedFolder`.
 """
 
 
+_LIMITS = ("max_completion_tokens", "max_tokens")
+"""The names that OpenAI gave a reply's token limit, the newer one first."""
+
+_CUT = ("length", "max_tokens", "content_filter")
+"""What a server names as the reason of a reply's end where the model did not end it."""
+
+
 class EndpointReference(TypedDict):
     """An endpoint as a saved generator keeps it: the LM's own state without keys, and which weights its name meant."""
 
@@ -185,7 +192,8 @@ class Endpoint:
         """As `ask`, through the LM's own coroutine."""
         options = self._options(temperature, seed, max_new_tokens, top_p)
         with _aside() as usage, _too_long():
-            return _completion(await self.lm.acall(prompt, cache=False, **options), usage)
+            lm, noted = _noting(self.lm)
+            return _completion(await lm.acall(prompt, cache=False, **options), usage, noted, self._limit(options))
 
     def with_checkpoint(self, path: Path) -> Endpoint:
         """The same endpoint asked for the weights in this folder, which are published first.
@@ -295,7 +303,7 @@ class Endpoint:
         return len(prompt.encode()) // 3
 
     def _options(self, temperature: float, seed: int, max_new_tokens: int | None, top_p: float) -> dict[str, Any]:
-        limit = "max_completion_tokens" if "max_completion_tokens" in self.lm.kwargs else "max_tokens"
+        limit = _LIMITS[0] if _LIMITS[0] in self.lm.kwargs else _LIMITS[1]
         options: dict[str, Any] = {"temperature": temperature}
         if temperature > 0 and top_p < 1:
             options["top_p"] = top_p
@@ -309,14 +317,35 @@ class Endpoint:
 
     def _ask(self, prompt: str, options: Mapping[str, Any]) -> Completion:
         with _aside() as usage, _too_long():
-            return _completion(self.lm(prompt, cache=False, **options), usage)
+            lm, noted = _noting(self.lm)
+            return _completion(lm(prompt, cache=False, **options), usage, noted, self._limit(options))
+
+    def _limit(self, options: Mapping[str, Any]) -> int | None:
+        """The most tokens that a reply may have, where one is set."""
+        asked = {**self.lm.kwargs, **options}
+        return next((asked[name] for name in _LIMITS if asked.get(name) is not None), None)
+
+
+def _noting(lm: dspy.LM) -> tuple[dspy.LM, list[Mapping[str, Any]]]:
+    """A copy of the LM, and the list that it writes its history to, and to nothing else.
+
+    What a call returns does not say what ended the reply; its entry in the history does.
+    """
+    noted: list[Mapping[str, Any]] = []
+
+    def note(entry: Mapping[str, Any]) -> None:
+        noted.append(entry)
+
+    copied = lm.copy()
+    copied.update_history = note
+    return copied, noted
 
 
 @contextmanager
 def _aside() -> Iterator[UsageTracker]:
-    """Inside, calls of an LM reach neither the user's stream nor any history, and are counted apart."""
+    """Inside, calls of an LM do not reach the user's stream, and are counted apart."""
     usage = UsageTracker()
-    with dspy.context(send_stream=None, stream_listeners=[], disable_history=True, usage_tracker=usage):
+    with dspy.context(send_stream=None, stream_listeners=[], disable_history=False, usage_tracker=usage):
         yield usage
 
 
@@ -329,14 +358,32 @@ def _too_long() -> Iterator[None]:
         raise ContextLengthError(str(error)) from error
 
 
-def _completion(outputs: Sequence[str | Mapping[str, Any]], usage: UsageTracker) -> Completion:
+def _completion(
+    outputs: Sequence[str | Mapping[str, Any]],
+    usage: UsageTracker,
+    noted: Sequence[Mapping[str, Any]],
+    limit: int | None,
+) -> Completion:
     """What an LM call returned: a text, or a mapping where there is more than a text."""
     output = outputs[0]
     said: Mapping[str, Any] = {"text": output} if isinstance(output, str) else output
     scores = [float(_of(token, "logprob")) for token in _of(said.get("logprobs"), "content") or ()]
     entries = [entry for of_model in usage.usage_data.values() for entry in of_model]
     read, wrote = (sum(entry.get(name) or 0 for entry in entries) for name in ("prompt_tokens", "completion_tokens"))
-    return Completion(said["text"] or "", read, wrote, sum(scores) / len(scores) if scores else 0.0)
+    logprob = sum(scores) / len(scores) if scores else 0.0
+    ended = _ended(noted[-1]["response"] if noted else None, wrote, limit)
+    return Completion(said["text"] or "", read, wrote, logprob, ended)
+
+
+def _ended(response: object, wrote: int, limit: int | None) -> bool:
+    """Whether the model ended its reply itself: the server names no other reason, and the limit was not reached.
+
+    Clients say "stop" where a server gives no reason at all, so the tokens that were written are counted as well.
+    """
+    response = cast("tuple[object, ...]", response)[0] if isinstance(response, tuple) and response else response
+    choices = _of(response, "choices") or [None]
+    reason = _of(response, "finish_reason") or _of(choices[0], "finish_reason")
+    return str(reason) not in _CUT and (limit is None or wrote < limit)
 
 
 def _of(value: object, name: str) -> Any:

@@ -296,8 +296,10 @@ class LocalEngine:
         return self._reader.tokenizer(self.weights.folders[0])
 
     def check(self) -> None:
-        """Raise `GeneratorNotFoundError` now if the files are missing, or are not those that were saved."""
+        """Raise `GeneratorNotFoundError` now if the files are missing, are not those that were saved, or if the model
+        always thinks before it answers."""
         self.weights.check()
+        self._reader.check(self.weights.folders[0])
 
     def check_trainable(self) -> None:
         """Nothing: weights are loaded from wherever training wrote them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,10 @@ _ONE_DAY = (
 )
 """What stands before a template that asks for today's date: it is always the 26th of July 2024, which Llama's own
 template falls back to, as a prompt must not change overnight."""
+
+
+_OPEN_THOUGHT = re.compile(r"<think(?:ing)?>\s*\Z", re.I)
+_TEMPLATE_FILES = ("chat_template.jinja", "tokenizer_config.json")
 
 
 def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> str:
@@ -106,6 +111,23 @@ class Reader:
                     ) from error
                 self._tokenizer = tokenizer
             return tokenizer
+
+    def check(self, folder: Path) -> None:
+        """Raise `GeneratorNotFoundError` if the chat template opens a thought that it does not close, thinking off.
+
+        The model would think until its limit, and write no supplement. The tokenizer is loaded only where a template
+        speaks of thoughts.
+        """
+        files = [folder / name for name in _TEMPLATE_FILES]
+        if not any("<think" in file.read_text(encoding="utf-8", errors="replace") for file in files if file.is_file()):
+            return
+        if _OPEN_THOUGHT.search(render_chat(self.tokenizer(folder), [{"role": "user", "content": "Hello."}])):
+            raise GeneratorNotFoundError(
+                f"Expected a model that can be told not to think, got {str(folder)!r}, whose chat template begins each "
+                "reply with <think>, also with enable_thinking=False. Use a model that can be told not to, as Qwen3 "
+                "can, or change its chat_template.jinja so that the thought is closed where enable_thinking is False: "
+                "<think>\\n\\n</think>\\n\\n."
+            )
 
     def encode(self, folder: Path, messages: Messages, opening: str = "") -> tuple[int, ...]:
         """Messages as token ids, then those of an opening, which are encoded apart as a training row's reply is."""

@@ -12,6 +12,9 @@ _MARK = r"[*_`]{0,3}"
 _NAME = rf"\[\s*{_MARK}([A-Za-z][A-Za-z0-9_ -]{{0,30}}){_MARK}\s*"
 _TAG = re.compile(rf"\s*(?:#+\s*)?({_MARK}){_NAME}(?:\](?!\((?:https?:|www\.|#|/))|:(?!//))")
 
+_REPEATS = 4
+"""Tags of one kind in a row that are read as one."""
+
 _CLOSERS = r"[\"'”’»)\]}*_`」』）】]*"  # noqa: RUF001
 _SENTENCE = re.compile(rf"(?P<mark>[.!?]+){_CLOSERS}(?=\s|\Z)|[。！？｡…।؟۔።]+{_CLOSERS}")  # noqa: RUF001
 _LIST_NUMBER = re.compile(r"(?:\A|\n|[.!?]\s)\s*[-*>(]?\s*(?:\d{1,3}|[A-Za-z]|[ivx]{1,4})\Z")
@@ -137,7 +140,10 @@ def _may_go_on(text: str, word: str) -> bool:
 def _tagged(text: str) -> tuple[str, str]:
     """The kind that the text names, folded as `kinds.parse` does, and the rest; an empty kind where it names none."""
     named = ""
-    while (tag := _TAG.match(text)) is not None:
+    for _ in range(_REPEATS):
+        tag = _TAG.match(text)
+        if tag is None:
+            break
         name = re.sub(r"[ -]+", "_", tag.group(2).strip(" -_")).lower()
         if named and name not in (named, NONE):
             break

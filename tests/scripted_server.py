@@ -19,11 +19,12 @@ Answer = str | tuple[int, Mapping[str, Any]]
 class ScriptedServer:
     """What the server was asked for, and how it answers; safe from many threads.
 
-    `scores`: a log-probability for each word of a reply, where the server tells any.
+    `scores`: a log-probability for each word of a reply, where the server tells any. A reply is cut at the request's
+    token limit, a word being a token; `tells_why` says whether the server tells that the limit ended it.
     """
 
-    def __init__(self, script: Callable[[str], Answer], *, scores: float | None = None) -> None:
-        self.script, self.scores = script, scores
+    def __init__(self, script: Callable[[str], Answer], *, scores: float | None = None, tells_why: bool = True) -> None:
+        self.script, self.scores, self.tells_why = script, scores, tells_why
         self.requests: list[dict[str, Any]] = []
         self.adapters: dict[str, str] = {}
         self.headers: list[Mapping[str, str]] = []
@@ -53,8 +54,14 @@ class ScriptedServer:
         return (200, self._completion(body, said)) if isinstance(said, str) else (said[0], {"error": said[1]})
 
     def _completion(self, body: Mapping[str, Any], text: str) -> object:
+        limit = body.get("max_completion_tokens") or body.get("max_tokens") or len(text)
+        cut = len(text.split()) > limit
+        text = " ".join(text.split()[:limit]) if cut else text
         words, read = text.split(), len(body["messages"][-1]["content"].split())
-        choice: dict[str, Any] = {"index": 0, "finish_reason": "stop"}
+        choice: dict[str, Any] = {
+            "index": 0,
+            "finish_reason": ("length" if cut else "stop") if self.tells_why else None,
+        }
         choice["message"] = {"role": "assistant", "content": text}
         if self.scores is not None and body.get("logprobs"):
             choice["logprobs"] = {

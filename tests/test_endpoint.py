@@ -95,6 +95,26 @@ def test_a_log_probability_is_the_mean_over_the_reply_s_tokens_and_0_where_none_
         assert SupplementGenerator(silent.lm(engine=engine)).draw("a").logprob == 0.0
 
 
+@pytest.mark.parametrize("tells_why", [True, False])
+@pytest.mark.parametrize("engine", ["lm15", "litellm"])
+def test_a_reply_that_the_limit_ended_is_trimmed_and_known_as_cut(engine: str, tells_why: bool) -> None:
+    server = ScriptedServer(lambda prompt: "[cot] Add. Then go on." if prompt == "long" else "[cot] Add.")
+    server.tells_why = tells_why
+    with serving(server) as cutting:
+        endpoint = Endpoint(cutting.lm(engine=engine))
+        generator = SupplementGenerator(endpoint, max_new_tokens=4)
+        replies = [*endpoint.sample(["long", "short"], seeds=[0, 0], max_new_tokens=4), endpoint.ask("long")]
+        assert [reply.ended for reply in replies] == [False, True, True]
+        cut, whole = generator.draw("long").supplement, generator.draw("short").supplement
+        assert (cut, cut.cut) == (Supplement("cot", "Add."), True)
+        assert (whole, whole.cut) == (Supplement("cot", "Add."), False)
+
+
+def test_a_coroutine_s_reply_that_the_limit_ended_is_known_as_cut() -> None:
+    with serving(ScriptedServer(lambda _: "[cot] Add. Then go on.")) as cutting:
+        assert asyncio.run(SupplementGenerator(cutting.lm(), max_new_tokens=4).adraw("a")).supplement.cut
+
+
 def test_nothing_is_answered_from_a_cache(server: ScriptedServer) -> None:
     generator = SupplementGenerator(server.lm(cache=True))
     generator.sample(["a", "a"], seeds=[1, 2])

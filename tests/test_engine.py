@@ -358,3 +358,16 @@ def test_a_script_that_ends_while_a_batch_is_decoded_ends_with_its_own_exit_code
     """The interpreter's end in the middle of PyTorch would abort it: 134 for a shell, -6 here."""
     ended = subprocess.run([sys.executable, "-c", _ENDS], capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert ended.returncode == 7, ended.stderr
+
+
+def test_a_template_that_always_opens_a_thought_is_refused_before_weights_are_loaded(tmp_path: Path) -> None:
+    folder = tiny_model(tmp_path / "tiny")
+    template = folder / "chat_template.jinja"
+    chat = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}assistant: "
+    template.write_text(chat + "<think>\n", encoding="utf-8")
+    with pytest.raises(GeneratorNotFoundError, match=r"told not to think.*Use a model that can.*chat_template\.jinja"):
+        LocalEngine(folder).check()
+    template.write_text(chat + "<think>\n\n</think>\n\n", encoding="utf-8")
+    LocalEngine(folder).check()
+    template.write_text(chat + "{% if enable_thinking %}<think>\n{% endif %}", encoding="utf-8")
+    LocalEngine(folder).check()

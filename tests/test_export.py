@@ -19,8 +19,11 @@ from sgt_modules.embedded.models import embedded_folder
 from sgt_modules.errors import RunFolderError, SetupError
 from sgt_modules.reading import render_chat
 
-SFT = [SFTExample("q1", "cot", "Help with q1.", "[cot] Ünits first"), SFTExample("q2", "hint", "Help.", "[hint] 4")]
-PAIRS = [PreferencePair("q1", "inter", "Help with q1.", "[cot] think", "[answer] 5")]
+SFT = [
+    SFTExample("q1", "cot", "Help with q1.", "[cot] Ünits first", cut=True),
+    SFTExample("q2", "hint", "Help.", "[hint] 4"),
+]
+PAIRS = [PreferencePair("q1", "inter", "Help with q1.", "[cot] think", "[answer] 5", rejected_cut=True)]
 ROLLOUTS = [
     replace(rollout(1.0, of=query("q1", 1)), output={"answer": "Ünits"}, cost=0.5, writer="f00d"),
     replace(rollout(None, of=query("q2", 2)), error="timeout"),
@@ -63,9 +66,9 @@ def test_what_is_written_is_read_again_by_datasets(run: Path, tmp_path: Path, to
     assert rows["score"][:] == [1.0, None, 1.0]
     assert rows[0] == {
         "run": "run", "stage": "sft", "source": "predefined", "query": "q1", "position": 1, "predictor": "self",
-        "turn": 0, "prompt": "Help with q1.", "kind": "cot", "supplement": "think", "others": "[]", "score": 1.0,
-        "feedback": "", "output": '{"answer": "Ünits"}', "error": "", "logprob": 0.0, "tokens_in": 0, "tokens_out": 0,
-        "seconds": 0.0, "cost": 0.5, "writer": "f00d",
+        "turn": 0, "prompt": "Help with q1.", "kind": "cot", "supplement": "think", "cut": False, "others": "[]",
+        "score": 1.0, "feedback": "", "output": '{"answer": "Ünits"}', "error": "", "logprob": 0.0, "tokens_in": 0,
+        "tokens_out": 0, "seconds": 0.0, "cost": 0.5, "writer": "f00d",
     }  # fmt: skip
     assert rows[1]["error"] == "timeout"
     sft = read(tmp_path / "out", to, "sft")
@@ -75,9 +78,11 @@ def test_what_is_written_is_read_again_by_datasets(run: Path, tmp_path: Path, to
         "query": "q1",
         "kind": "cot",
         "stage": "sft",
+        "cut": True,
     }
     preference = read(tmp_path / "out", to, "preference")
     assert preference["stage"][:] == ["dpo1", "dpo2"]
+    assert (preference[0]["chosen_cut"], preference[0]["rejected_cut"]) == (False, True)
     assert preference[0]["chosen"] == turn("assistant", "[cot] think")
     assert preference[0]["rejected"] == turn("assistant", "[answer] 5")
     assert not [each for each in tmp_path.iterdir() if each.name.startswith((".", "out."))]

@@ -11,7 +11,7 @@ from families import FAMILIES, Family, family_model, family_tokenizer
 from runtime_fixtures import tiny_adapter
 from transformers import AutoModelForCausalLM
 
-from optimizers.encoding import Row, Texts, encode, end_of_turn
+from optimizers.encoding import Row, Target, Texts, encode, end_of_turn
 from optimizers.losses import IGNORED
 from optimizers.quiet import random_states_kept, silence
 from optimizers.records import SFTExample
@@ -135,7 +135,7 @@ def test_training_reads_the_tokens_that_inference_reads(
     """Each trainer's own rows, token for token what the engine decodes from, and then the reply with its end."""
     prompts, replies = ["Which of them?", "And\n\nhow  many? "], ["[plan] Look.", "[cot] Count."]
     tokenizer, count = shape.engine.tokenizer, 1 if kind is SFT else 2
-    rows = trained_on(shape, [(prompt, tuple(replies[:count])) for prompt in prompts], kind, tmp_path)
+    rows = trained_on(shape, [(prompt, tuple(map(Target, replies[:count]))) for prompt in prompts], kind, tmp_path)
     (end,) = [mark for mark in shape.family.ends if mark in TURNS]
     for prompt, row in zip(prompts, rows, strict=True):
         job = shape.engine._requested(Request(model="m", messages=(Message.user(prompt),)))

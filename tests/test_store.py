@@ -58,6 +58,21 @@ def test_a_rollout_comes_back_field_for_field(store: RolloutStore) -> None:
     assert store.rollouts() == [FULL]
 
 
+def test_that_a_supplement_was_cut_is_stored_with_a_rollout_a_sample_and_a_call(store: RolloutStore) -> None:
+    cut = Supplement("hint", "Ünits.", cut=True)
+    store.add(FULL, "scope")
+    store.add(replace(FULL, supplement=cut), "scope")
+    store.add_samples("warm", 0, [KeptSample("key", Sampled(each, -1.0, 3, 4)) for each in (cut, FULL.supplement)])
+    calls = [Call(Place("check"), "Help.", each, -0.5) for each in (cut, FULL.supplement)]
+    store.add(replace(FULL, stage="live"), "scope", live="live", calls=calls)
+    live = store.live_run("scope", "live")
+    assert live is not None
+    assert [each.supplement.cut for each in store.rollouts(stage="sft")] == [False, True]
+    assert [each.sample.supplement.cut for each in store.samples("warm")] == [True, False]
+    assert [each.supplement.cut for each in live[1]] == [True, False]
+    assert store.scan().whole
+
+
 def test_another_scope_query_or_supplement_is_another_run(store: RolloutStore) -> None:
     store.add(FULL, "scope")
     assert store.get("other", "a1", FULL.supplement) is None
@@ -166,7 +181,7 @@ def test_a_file_of_another_program_is_refused_and_left_alone(tmp_path: Path) -> 
     assert sqlite_says(path, "SELECT count(*) FROM sqlite_master") == 1
 
 
-@pytest.mark.parametrize("version", [1, SCHEMA + 1])
+@pytest.mark.parametrize("version", [1, 3, SCHEMA + 1])
 def test_a_store_of_another_version_is_refused(tmp_path: Path, version: int) -> None:
     path = tmp_path / "rollouts.sqlite"
     RolloutStore(path).close()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
-from optimizers.encoding import encode, end_of_turn
+from optimizers.encoding import Target, encode, end_of_turn
 from optimizers.quiet import silence
 from optimizers.records import Checkpoint, PreferencePair, SFTExample
 from optimizers.training import LoRASettings, TrainingSettings
@@ -133,7 +135,7 @@ def test_the_first_supervised_loss_is_the_cross_entropy_of_the_supplement_and_it
     )
     made, base = AutoTokenizer.from_pretrained(model), AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     total, count = 0.0, 0
-    for row in encode([(row.prompt, (row.completion,)) for row in ROWS], made, made.eos_token_id):
+    for row in encode([(row.prompt, (Target(row.completion),)) for row in ROWS], made, made.eos_token_id):
         ids = torch.tensor([row.prompt + row.completions[0]])
         scores = base(ids).logits.log_softmax(-1)[0, :-1].gather(1, ids[0, 1:, None])[len(row.prompt) - 1 :]
         total, count = total - scores.sum().item(), count + len(scores)
@@ -153,7 +155,7 @@ def test_a_prompt_has_the_same_tokens_in_training_as_at_inference(model: Path):
     prompt, reply = "What is 2 + 2?", "[answer] 4"
     text = render_chat(made, [{"role": "user", "content": prompt}])
     joined = made(text + reply, add_special_tokens=False)["input_ids"]
-    (row,) = encode([(prompt, (reply,))], made, made.eos_token_id)
+    (row,) = encode([(prompt, (Target(reply),))], made, made.eos_token_id)
     assert tuple(row.prompt) == LocalEngine(model)._encode([{"role": "user", "content": prompt}])
     assert joined[: len(row.prompt)] != row.prompt, "the tokenizer of this test merges across the border"
     assert made.decode(row.completions[0]) == f"{reply}<|im_end|>"
@@ -162,9 +164,50 @@ def test_a_prompt_has_the_same_tokens_in_training_as_at_inference(model: Path):
 def test_no_token_is_put_in_front_of_the_chat_template(model: Path):
     made = AutoTokenizer.from_pretrained(model)
     assert made("a")["input_ids"][0] == made.pad_token_id, "the tokenizer of this test would put one there"
-    (row,) = encode([("a", ("b",))], made, made.eos_token_id)
+    (row,) = encode([("a", (Target("b"),))], made, made.eos_token_id)
     assert made.convert_ids_to_tokens(row.prompt)[0] == "<|im_start|>"
     assert len(row.completions[0]) == 2
+
+
+def test_no_end_is_taught_behind_a_reply_that_the_model_did_not_end(model: Path):
+    made = AutoTokenizer.from_pretrained(model)
+    (row,) = encode([("a", (Target("bcd"), Target("bcd", cut=True)))], made, made.eos_token_id)
+    ended, cut = row.completions
+    assert made.decode(cut) == "bcd"
+    assert ended == [*cut, made.eos_token_id]
+
+
+def test_a_cut_supplement_s_loss_is_the_cross_entropy_of_its_text_alone(model: Path, tmp_path: Path):
+    losses, rows = Losses(), [replace(row, cut=True) for row in ROWS]
+    TRLTrainer(model, settings(sft_epochs=1, batch_size=8)).sft(
+        rows, start=None, output=tmp_path / "sft", seed=0, on_step=losses
+    )
+    made, base = AutoTokenizer.from_pretrained(model), AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    total, count = 0.0, 0
+    for row in ROWS:
+        prompt = made(render_chat(made, [{"role": "user", "content": row.prompt}]), add_special_tokens=False).input_ids
+        reply = made(row.completion, add_special_tokens=False).input_ids
+        ids = torch.tensor([prompt + reply])
+        scores = base(ids).logits.log_softmax(-1)[0, :-1].gather(1, ids[0, 1:, None])[len(prompt) - 1 :]
+        total, count = total - scores.sum().item(), count + len(reply)
+    assert losses == [pytest.approx(total / count, rel=1e-4)]
+
+
+@pytest.mark.parametrize("forward", ["shared", "pairwise"])
+def test_a_cut_pair_s_first_loss_is_log_2_and_the_mean_nll_of_the_chosen_text_alone(
+    model: Path, tmp_path: Path, forward: Literal["shared", "pairwise"]
+):
+    losses, pairs = Losses(), [replace(pair, chosen_cut=True, rejected_cut=n == 0) for n, pair in enumerate(PAIRS)]
+    chosen = settings(dpo_epochs=1, batch_size=8, dpo_forward=forward)
+    TRLTrainer(model, chosen).dpo(pairs, start=None, output=tmp_path / "dpo1", seed=0, on_step=losses)
+    made, base = AutoTokenizer.from_pretrained(model), AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    nll: list[float] = []
+    for pair in PAIRS:
+        prompt = made(render_chat(made, [{"role": "user", "content": pair.prompt}]), add_special_tokens=False).input_ids
+        ids = torch.tensor([prompt + made(pair.chosen, add_special_tokens=False).input_ids])
+        scores = base(ids).logits.log_softmax(-1)[0, :-1].gather(1, ids[0, 1:, None])[len(prompt) - 1 :]
+        nll.append(-scores.mean().item())
+    assert losses[0] == pytest.approx(math.log(2) + sum(nll) / len(nll), rel=1e-4)
 
 
 def test_a_reply_ends_with_the_token_that_stops_generation():
