@@ -151,19 +151,21 @@ def concat(
     A join is one supplement: of the first's kind, with the second in its text. A query whose winners are all of one
     kind gives none. The result does not depend on the order of the rollouts.
     """
-    winners: dict[Query, set[Supplement]] = defaultdict(set)
+    winners: dict[Query, dict[Supplement, Supplement]] = defaultdict(dict)
     for rollout in rollouts:
         if rollout.supplement and rollout.won(threshold):
-            winners[rollout.query].add(rollout.supplement)
+            known = winners[rollout.query]
+            if rollout.supplement not in known or known[rollout.supplement].cut:  # one that was ended is better
+                known[rollout.supplement] = rollout.supplement
     base = rng.getrandbits(64)
     joins: list[Candidate] = []
     for query in sorted(winners, key=lambda query: (query.index, query.id, query.prompt)):
         own = random.Random(f"{base}/{query.id}")
-        joins += _joins(query, winners[query], own)[:per_query]
+        joins += _joins(query, winners[query].values(), own)[:per_query]
     return joins
 
 
-def _joins(query: Query, winners: set[Supplement], rng: random.Random) -> list[Candidate]:
+def _joins(query: Query, winners: Iterable[Supplement], rng: random.Random) -> list[Candidate]:
     couples = [
         couple
         for couple in itertools.combinations(

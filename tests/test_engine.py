@@ -203,10 +203,40 @@ def test_a_reply_is_limited_by_what_the_window_leaves(engine: LocalEngine) -> No
     assert reply.tokens <= 2
 
 
-@pytest.mark.parametrize("setting", [{"top_p": 0.5}, {"logprobs": 1}, {"response_format": {"type": "json_object"}}])
+@pytest.mark.parametrize("setting", [{"top_k": 5}, {"logprobs": 1}, {"response_format": {"type": "json_object"}}])
 def test_what_the_engine_cannot_honour_is_refused(engine: LocalEngine, setting: dict[str, object]) -> None:
     with pytest.raises(UnsupportedFeatureError, match=next(iter(setting))):
         engine.complete(ask("one", **setting))
+
+
+def test_a_reply_begins_with_its_opening_which_counts_as_read(engine: LocalEngine) -> None:
+    plain, opened = engine.sample(["one"] * 2, seeds=[0, 0], openings=["", "[cot]"], max_new_tokens=6)
+    assert opened.text.startswith("[cot]")
+    assert opened.prompt_tokens > plain.prompt_tokens
+    assert (opened.tokens <= 6, opened.logprob < 0) == (True, True)
+    assert engine.ask("one", seed=0, temperature=1.0, opening="[cot]", max_new_tokens=6) == opened
+    assert engine.sample(["one"], seeds=[0], max_new_tokens=6)[0] == plain
+
+
+def test_a_small_top_p_takes_the_likeliest_tokens_and_a_large_one_draws_as_without(engine: LocalEngine) -> None:
+    prompts, seeds = ["one"] * 8, list(range(8))
+    greedy = engine.sample(["one"], seeds=[0], temperature=0.0, max_new_tokens=6)[0]
+    narrow = engine.sample(prompts, seeds=seeds, top_p=1e-6, max_new_tokens=6)
+    wide = engine.sample(prompts, seeds=seeds, top_p=1.0, max_new_tokens=6)
+    half = engine.sample(prompts, seeds=seeds, top_p=0.5, max_new_tokens=6)
+    assert {each.text for each in narrow} == {greedy.text}
+    assert len({each.text for each in wide}) > 1
+    assert half != wide
+    alone = [engine.sample(["one"], seeds=[seed], top_p=0.5, max_new_tokens=6)[0] for seed in seeds]
+    assert alone == half
+
+
+def test_a_prompt_that_is_too_long_gets_an_empty_reply_among_others(engine: LocalEngine) -> None:
+    long, short = engine.sample(["x" * 600, "one"], seeds=[0, 0], max_new_tokens=4)
+    assert (long.text, long.tokens) == ("", 0)
+    assert short == engine.sample(["one"], seeds=[0], max_new_tokens=4)[0]
+    with pytest.raises(ContextLengthError):
+        engine.ask("x" * 600)
 
 
 def test_dspy_talks_to_the_model_with_and_without_threads(engine: LocalEngine) -> None:

@@ -137,6 +137,16 @@ def test_joins_are_few_distinct_and_made_of_the_query_s_own_winners(
         assert joined.supplement in [join(a, b) for a in own for b in own if a.kind != b.kind]
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_query_s_joins_are_of_distinct_pairs_of_kinds_where_it_has_them(seed: int) -> None:
+    many = [rollout(1.0, kind="cot", text=f"Step {number}.") for number in range(20)]
+    winners = [*many, rollout(1.0, kind="answer", text="4"), rollout(1.0, kind="pairs", text="4, not 5.")]
+    joins = concat(winners, rng=random.Random(seed), per_query=4)
+    pairs = [frozenset(part.partition("]")[0] for part in each.supplement.render().split("\n")) for each in joins]
+    assert len(set(pairs[:3])) == 3
+    assert len(joins) == 4
+
+
 @settings(deadline=None)
 @given(winners_and_losers(), st.randoms(use_true_random=False), st.integers(0, 9))
 def test_joins_do_not_depend_on_the_order_of_the_rollouts(
@@ -150,4 +160,4 @@ def test_joins_do_not_depend_on_the_order_of_the_rollouts(
 def test_a_seed_gives_the_same_joins_in_every_process() -> None:
     winners = [rollout(1.0, kind=kind, text=text) for kind in ("answer", "cot", "pairs") for text in "abc"]
     joins = [joined.supplement.render() for joined in concat(winners, rng=random.Random(0))]
-    assert joins == ["[pairs] c\n[answer] a", "[answer] b\n[cot] a", "[answer] b\n[pairs] c"]
+    assert joins == ["[pairs] c\n[answer] a", "[answer] b\n[cot] a", "[cot] b\n[pairs] a"]
