@@ -44,10 +44,9 @@ class Evidence:
 
     `before` are the validation rollouts of the program as it came in, `stages` those of each later stage, all in the
     examples' order; `selected` is the stage that is returned. `unaided` are training questions without help, `tried`
-    with it, `unfinished` runs of a stage that did not end. `rows` counts what each stage was trained on; `cut` counts
-    the supplements that the generator's token limit cut, `kinds_asked` the kinds that were asked for. `stopped` says
-    where a budget ended the run. `adapter` and `max_tokens` are the actor's. With `instructions`, those were rewritten
-    (SPT), and no supplement written.
+    with it, `unfinished` runs of a stage that did not end. `rows` counts what each stage was trained on,
+    `kinds_asked` the kinds that were asked for. `stopped` says where a budget ended the run. `adapter` and `max_tokens`
+    are the actor's. With `instructions`, those were rewritten (SPT), and no supplement written.
     """
 
     before: Sequence[Rollout] = ()
@@ -57,7 +56,6 @@ class Evidence:
     tried: Sequence[Rollout] = ()
     unfinished: Sequence[Rollout] = ()
     rows: Mapping[str, int] = field(default_factory=dict[str, int])
-    cut: int = 0
     kinds_asked: int = 2
     threshold: float = 1.0
     stopped: str = ""
@@ -284,10 +282,11 @@ def _all_lost(found: Evidence, lost: int, judged: int) -> str:
 
 def _cut(found: Evidence) -> str:
     written = _written(found)
-    if not written or found.cut < MOST * len(written):
+    cut = sum(each.supplement.cut for each in written)
+    if not cut or cut < MOST * len(written):
         return ""
     return (
-        f"The token limit cut {found.cut:,} of {len(written):,} supplements, so the actor read texts without an end. "
+        f"The token limit cut {cut:,} of {len(written):,} supplements, so the actor read texts without an end. "
         "Give the generator a larger max_new_tokens, or ask for fewer words in its prompt."
     )
 

@@ -153,11 +153,14 @@ def test_too_few_rows_and_pairs_are_counted_beside_what_would_do() -> None:
 
 
 def test_supplements_that_the_token_limit_cut_ask_for_a_larger_one() -> None:
-    enough = {"sft": ENOUGH_ROWS}
-    said = verdict(Evidence(bare(0.0, 1.0), {"sft": aided(0.0, 1.0)}, tried=mixed(12), cut=6, rows=enough))
-    assert "The token limit cut 6 of 12 supplements" in said
-    assert "Give the generator a larger max_new_tokens" in said
-    assert "token limit" not in verdict(Evidence(bare(0.0), tried=mixed(12), cut=5, rows=enough))
+    def cut(count: int) -> Evidence:
+        supplements = [replace(each.supplement, cut=n < count) for n, each in enumerate(mixed(12))]
+        tried = [replace(each, supplement=own) for each, own in zip(mixed(12), supplements, strict=True)]
+        return Evidence(bare(0.0, 1.0), {"sft": aided(0.0, 1.0)}, tried=tried, rows={"sft": ENOUGH_ROWS})
+
+    assert "The token limit cut 6 of 12 supplements" in verdict(cut(6))
+    assert "Give the generator a larger max_new_tokens" in verdict(cut(6))
+    assert "token limit" not in verdict(cut(5))
 
 
 def test_supplements_of_one_kind_only_are_said_to_be() -> None:
