@@ -7,6 +7,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
+from optimizers.error_types import Failure, error_types, is_unreadable, readable_by
 from optimizers.records import BETWEEN, Between, Category, PreferencePair, Rollout
 from sgt_modules.errors import NoPreferencePairsError
 
@@ -178,8 +179,22 @@ def why_no_pairs(
     >>> why_no_pairs([])
     'No supplement was tried, so there is nothing to prefer. Use examples the program can run on.'
     """
+    rollouts = list(rollouts)
     rated = [r for of_query in _rated(rollouts).values() for r in of_query]
     won = sum(r.won(threshold) for r in rated)
+    unread = sum(is_unreadable(r.error) for r in rated)
+    if unread and 2 * unread >= len(rated):
+        return (
+            f"The adapter could not read the actor's answer to {unread} of {len(rated)} supplements, so these lost "
+            f"whatever they said, and there is nothing to prefer. {readable_by()}"
+        )
+    if not rated and rollouts:
+        types = error_types(Failure(each.stage, each.error, False) for each in rollouts)
+        said = f": {types[0].name}, {types[0].quoted}" if types else ""
+        return (
+            f"None of {len(rollouts)} runs with a supplement has a reward{said}, so there is nothing to prefer. "
+            "Mend the cause and compile again with the same log_dir."
+        )
     if not rated:
         return "No supplement was tried, so there is nothing to prefer. Use examples the program can run on."
     if won == len(rated):

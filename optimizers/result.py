@@ -94,7 +94,8 @@ class SGTResult:
 
     `spent` covers every session of the run's folder. `stopped` says where a budget ended the run before its end, and is
     empty otherwise; then the stages are those that were finished, and with none of them `none` is selected. `store` is
-    where the rollouts are, if not in `log_dir`.
+    where the rollouts are, if not in `log_dir`. `verdict` says in a few sentences what was gained, or why nothing was
+    learned and what to change; see `optimizers.verdict`.
     """
 
     stages: Sequence[StageResult]
@@ -105,6 +106,7 @@ class SGTResult:
     generator: SupplementGenerator
     stopped: str = ""
     store: str | Path | None = field(default=None, repr=False)
+    verdict: str = ""
 
     @property
     def best(self) -> StageResult:

@@ -33,6 +33,7 @@ from optimizers.spending import Spending
 from optimizers.stages import FinishedStages
 from optimizers.together import Together, train_as_told
 from optimizers.training import Fit, Row
+from optimizers.verdict import verdict
 from sgt_modules.gate import Gate
 from sgt_modules.generator import SupplementGenerator
 from sgt_modules.generator_prompt import SHORTENED
@@ -51,6 +52,7 @@ class Run:
         self._scored: dict[str, Scored] = {}
         self._tried: list[Rollout] = []
         self._learned: dict[str, float | None] = {}
+        self._rows: dict[str, int] = {}
         self._finished = FinishedStages(session.folder)
         self._exhausted = False
         self._alone = team.size == 1
@@ -193,7 +195,7 @@ class Run:
 
     def _trained(self, stage: str, rows: Sequence[Row], start: Checkpoint | None, fit: Fit[Row]) -> Checkpoint | None:
         """The stage's weights, trained now unless they were before; None without rows."""
-        self._exhausted = not rows
+        self._exhausted, self._rows[stage] = not rows, len(rows)
         if not rows:
             return None
         self._learned["train/rows" if stage == "sft" else "train/pairs"] = len(rows)
@@ -245,7 +247,8 @@ class Run:
     def finish(self) -> dspy.Module:
         """The best stage's program so far: a new one, with `detailed_results`."""
         selected = self._best().name if self._stages else "none"
-        self._session.finish(selected, {stage.name: stage.score for stage in self._stages})
+        said = self._verdict(selected)
+        self._session.finish(selected, {stage.name: stage.score for stage in self._stages}, said)
         result = SGTResult(
             stages=tuple(self._stages),
             selected=selected,
@@ -255,8 +258,25 @@ class Run:
             generator=self._settings.generator,
             stopped=self._session.stopped,
             store=self._settings.store,
+            verdict=said,
         )
         return selected_program(result, self._student, self._session.actor.program)
+
+    def _verdict(self, selected: str) -> str:
+        """What the run came to, in words. Of a stage that did not end, what the store has counts."""
+        found = self._session.evidence(selected=selected, threshold=self._recipe.threshold)
+        explored = [each for each in found.unfinished if each.supplement and "/" not in each.stage]
+        before, later = self._stages[:1], self._stages[1:]
+        return verdict(
+            replace(
+                found,
+                before=before[0].rollouts if before else (),
+                stages={stage.name: stage.rollouts for stage in later},
+                tried=explored or self._tried,
+                rows=self._rows,
+                kinds_asked=len(self._recipe.kinds) + 1,
+            )
+        )
 
     def _best(self) -> StageResult:
         """The stage of the highest score: the gated one where it is among them, else the earliest."""

@@ -26,6 +26,7 @@ from optimizers.runners import Runner
 from optimizers.store import RolloutStore
 from optimizers.tracking import Tracker, TrackerName, Tracking
 from optimizers.validation import check_priced, check_program, check_splits, hold_out
+from optimizers.verdict import NOTE, Evidence
 from sgt_modules.errors import StoppedError
 
 Examples = Sequence[dspy.Example]
@@ -241,10 +242,26 @@ class Session:
         self.notes.append(text)
         self.reporter.say(text)
 
-    def finish(self, selected: str, scores: Mapping[str, float]) -> None:
-        """Keep what the run came to, validation scores by stage, and write its page."""
-        told = {"selected": selected, "scores": dict(scores), "notes": self.notes, "stopped": self.stopped}
-        self.folder.write(RESULT, told)
+    def evidence(self, *, selected: str, threshold: float) -> Evidence:
+        """What the verdict needs to know of any run: how it ended, how the actor is set, and runs without a stage."""
+        program = self.actor.program
+        lms = [each.lm or dspy.settings.lm for each in program.predictors()]
+        most = {_most_tokens(lm) for lm in lms}
+        return Evidence(
+            selected=selected,
+            unaided=self.train.unaided,
+            unfinished=list(self.actor.store.each_rollout()) if self.stopped else [],
+            threshold=threshold,
+            stopped=self.stopped,
+            adapter=type(dspy.settings.adapter or dspy.ChatAdapter()).__name__,
+            max_tokens=frozenset(each for each in most if each),
+        )
+
+    def finish(self, selected: str, scores: Mapping[str, float], verdict: str) -> None:
+        """Keep what the run came to, validation scores by stage and the verdict, and write its page."""
+        self.note(f"{NOTE}{verdict}")
+        told = {"selected": selected, "scores": dict(scores), "verdict": verdict}
+        self.folder.write(RESULT, told | {"notes": self.notes, "stopped": self.stopped})
         try:
             write_report(self.folder.path, store=self.actor.store)
         except Exception as problem:  # noqa: BLE001 - a page that cannot be made is no reason to lose a paid run
@@ -258,6 +275,14 @@ class Session:
         paid = self.budget.spent
         actor = Spent(actor_calls=paid.calls, actor_in=paid.tokens_in, actor_out=paid.tokens_out, cost=paid.cost)
         return actor + Spent(total=self.budget.seconds)
+
+
+def _most_tokens(lm: object) -> int | None:
+    """The most tokens of an LM's answer, by its own setting or its engine's; None where neither is known."""
+    own: Mapping[str, object] = getattr(lm, "kwargs", {})
+    engine = getattr(getattr(lm, "engine", None), "max_new_tokens", None)
+    found = own.get("max_tokens") or own.get("max_completion_tokens") or engine
+    return found if isinstance(found, int) else None
 
 
 def _store(settings: SessionSettings, folder: RunFolder, *, run: str) -> RolloutStore:

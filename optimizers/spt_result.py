@@ -90,7 +90,8 @@ class SPTResult:
 
     `briefs` begins with the first one, and has one more for each time the corrector rewrote it. `spent` is the
     program's, `corrector` the corrector's; both cover every session of the run's folder. `stopped` says where a budget
-    ended the run before its end, and is empty otherwise.
+    ended the run before its end, and is empty otherwise. `verdict` says in a few sentences what was gained, or why not
+    and what to change; see `optimizers.verdict`.
     """
 
     stages: Sequence[PromptStage]
@@ -103,6 +104,7 @@ class SPTResult:
     log_dir: Path
     stopped: str = ""
     store: str | Path | None = field(default=None, repr=False)
+    verdict: str = ""
 
     @property
     def best(self) -> PromptStage:

@@ -32,6 +32,7 @@ from optimizers.spt_result import PromptCandidate, PromptRound, PromptStage, SPT
 from optimizers.spt_settings import SPTSettings
 from optimizers.stages import FinishedStages
 from optimizers.store import RolloutStore
+from optimizers.verdict import verdict
 from sgt_modules.wrapping import instructions_of, with_instructions
 
 
@@ -52,6 +53,8 @@ class PromptRun:
         self._rounds: list[PromptRound] = []
         self._number, self._place = 0, places[0]
         self._before: list[Rollout] = []
+        self._unaided: list[Rollout] = []
+        self._rewritten: list[Rollout] = []
 
     @classmethod
     @contextmanager
@@ -118,6 +121,7 @@ class PromptRun:
         self._number, self._place = number, self._places[(number - 1) % len(self._places)]
         self._doing("the training set")
         self._before = self._run(self._prompts, self._session.train, f"round{number}")
+        self._unaided = self._unaided or self._before
         found = self._wrong(self._before)
         if not found:
             self._session.note(f"Round {number} found no mistakes on the training set, so the rounds end here.")
@@ -175,6 +179,7 @@ class PromptRun:
         for n, each in enumerate(candidates):
             self._doing(f"candidate {n + 1}")
             runs = [] if each.dropped else self._runs_of(each.prompt, examples, f"candidate{n + 1}")
+            self._rewritten += runs
             found.append(each if each.dropped else replace(each, score=mean_score(runs)))
         return found
 
@@ -235,7 +240,8 @@ class PromptRun:
         """The best stage's program so far: a new one, with `detailed_results`."""
         best = self._stages[-1] if self._stages and self._recipe.choice == "last" else self._best()
         selected = best.name if best else "student"
-        self._session.finish(selected, {stage.name: stage.score for stage in self._stages})
+        said = self._verdict(selected)
+        self._session.finish(selected, {stage.name: stage.score for stage in self._stages}, said)
         result = SPTResult(
             stages=tuple(self._stages),
             selected=selected,
@@ -247,8 +253,23 @@ class PromptRun:
             log_dir=self._session.folder.path,
             stopped=self._session.stopped,
             store=self._settings.store,
+            verdict=said,
         )
         return compiled(with_instructions(self._student, best.prompts if best else self._first), result)
+
+    def _verdict(self, selected: str) -> str:
+        """What the run came to, in words."""
+        before, later = self._stages[:1], self._stages[1:]
+        return verdict(
+            replace(
+                self._session.evidence(selected=selected, threshold=self._recipe.threshold),
+                before=before[0].rollouts if before else (),
+                stages={stage.name: stage.rollouts for stage in later},
+                unaided=self._unaided,
+                tried=self._rewritten,
+                instructions=True,
+            )
+        )
 
     def _best(self) -> PromptStage | None:
         return max(self._stages, key=lambda stage: stage.score, default=None)

@@ -27,7 +27,8 @@ Script = Callable[[str], str]
 class ScriptedEngine:
     """An engine that answers by script, instantly, and remembers what it was asked.
 
-    Usage is counted in words, so that tests can tell tokens in from tokens out. With `whole` the script reads the
+    Usage is counted in words, so that tests can tell tokens in from tokens out; a blank answer is one token. An answer
+    of more words than the LM's `max_tokens` is cut there. With `whole` the script reads the
     system's text too, before the last message. Safe from many threads.
 
     >>> engine = ScriptedEngine(lambda text: reply(answer="4" if "2+2" in text else "?"))
@@ -50,18 +51,23 @@ class ScriptedEngine:
         with self._lock:
             self.asked.append(text)
         answer = self._script(text)
-        tokens_in, tokens_out = len(text.split()), len(answer.split())
+        whole = answer
+        if request.config.max_tokens is not None and len(answer.split()) > request.config.max_tokens:
+            answer = " ".join(answer.split()[: request.config.max_tokens])
+        tokens_in, tokens_out = len(text.split()), len(answer.split()) or int(bool(answer))
         return Response(
             id=None,
             model=request.model,
             message=Message.assistant(answer),
-            finish_reason="stop",
+            finish_reason="stop" if answer == whole else "length",
             usage=Usage(input_tokens=tokens_in, output_tokens=tokens_out, total_tokens=tokens_in + tokens_out),
         )
 
-    def lm(self, model: str = "scripted/actor") -> dspy.LM:
+    def lm(self, model: str = "scripted/actor", *, max_tokens: int | None = None) -> dspy.LM:
         """A `dspy.LM` over this engine, for calls and for coroutines, that neither caches nor retries."""
-        return dspy.LM(model, engine=self, async_engine=_Awaited(self), cache=False, num_retries=0)
+        return dspy.LM(
+            model, engine=self, async_engine=_Awaited(self), cache=False, num_retries=0, max_tokens=max_tokens
+        )
 
 
 class _Awaited:
@@ -196,6 +202,15 @@ def reply(**fields: str) -> str:
     [[ ## completed ## ]]
     """
     return "\n\n".join([*(f"[[ ## {name} ## ]]\n{value}" for name, value in fields.items()), "[[ ## completed ## ]]"])
+
+
+UNREADABLE: dict[str, Script] = {
+    "untagged": lambda _: "The answer is four.",
+    "empty": lambda _: "\n",
+    "rambling": lambda _: "Let me think about it once more. " * 300,
+    "another field": lambda _: reply(thought="four"),
+}
+"""Actors whose every answer no adapter can read."""
 
 
 def query(name: str = "q", index: int = 0) -> Query:

@@ -76,7 +76,7 @@ def test_without_sft_a_round_that_has_no_pair_ends_the_run(tmp_path: Path) -> No
         )
         result = result_of(sgt.compile(program(), trainset=WORLD.train, valset=WORLD.val))
     assert [stage.name for stage in result.stages] == ["none"]
-    [note] = result.notes
+    note, _ = result.notes
     assert note.startswith("Round 1 learned nothing, so the rounds end here. All ")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -258,7 +259,11 @@ def test_why_there_is_nothing_to_prefer_is_said_in_words() -> None:
     )
     assert why_no_pairs(lost).startswith("All 3 supplements lost, so there is nothing to prefer. Use easier examples")
     assert "winners and losers never share a query" in why_no_pairs(apart)
-    assert why_no_pairs([rollout(None)]).startswith("No supplement was tried")
+    assert why_no_pairs([]).startswith("No supplement was tried")
+    failed = replace(rollout(None), error="LMRateLimitError: slow down")
+    assert why_no_pairs([failed]).startswith(
+        "None of 1 runs with a supplement has a reward: LMRateLimitError, 'slow down', so there is nothing to prefer."
+    )
 
 
 def test_requiring_pairs_raises_the_reason_and_else_hands_them_on() -> None:

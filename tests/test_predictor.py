@@ -137,7 +137,9 @@ def test_an_episode_gives_each_role_its_supplement_and_records_what_was_asked(
     with dspy.context(lm=lm), episode({"self": HINT, "other": SILENCE}) as run:
         predictor(question="a")
         predictor(question="b")
-    assert run.prompts == {"self": [predictor.generator.prompt_for(predictor.signature, {"question": each}) for each in "ab"]}
+    assert run.prompts == {
+        "self": [predictor.generator.prompt_for(predictor.signature, {"question": each}) for each in "ab"]
+    }
     assert run.supplements == {"self": [HINT, HINT]}
     assert all(HINT.render() in (request.messages[-1].text or "") for request in actor.requests)
 

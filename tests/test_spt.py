@@ -418,7 +418,9 @@ def test_a_program_that_makes_no_mistakes_is_returned_as_it_is(tmp_path: Path) -
     better, found = compiled(tmp_path, actor(), writing, student("Name the unit. Carry the one."))
     assert (found.selected, found.rounds, writing.asked) == ("student", (), [])
     assert better.signature.instructions == "Name the unit. Carry the one."
-    assert found.notes == ("Round 1 found no mistakes on the training set, so the rounds end here.",)
+    note, said = found.notes
+    assert note == "Round 1 found no mistakes on the training set, so the rounds end here."
+    assert "won under the first instructions, so there is nothing to tell apart" in said
 
 
 def test_without_a_validation_set_a_part_is_held_out(tmp_path: Path) -> None:

@@ -111,7 +111,8 @@ def test_a_run_ends_at_its_budget_and_a_larger_one_goes_on_from_there(
     assert result.spent.actor_calls == most
     assert f"{most} of at most {most} actor calls are made" in result.stopped
     assert "a larger budget" in result.stopped
-    assert result.notes[-1] == result.stopped
+    assert result.notes[-2:] == (result.stopped, f"Verdict: {result.verdict}")
+    assert result.verdict.startswith("The run was stopped before its end")
     assert not isinstance(first.program, SupplementedPredictor)  # nothing was trained yet: it comes back as it was
     second = Session(tmp_path / "run", max_actor_calls=calls + 1)
     assert outcome(second.run()) == outcome(uninterrupted)

@@ -32,13 +32,17 @@ def report(
     """
     from optimizers.comparison.result import FILE as COMPARED
     from optimizers.comparison.result import Comparison
-    from optimizers.report import FILE, write_report
+    from optimizers.report import FILE, read_run, write_page
 
+    said: dict[str, object] = {}
+    shown: list[Table | str] = []
     if (run / COMPARED).is_file():
         page = Comparison.read(run).to_html(out or run / FILE)
     else:
-        page = write_report(run, out, where=store or None)
-    tell({"report": str(page), "bytes": page.stat().st_size}, str(page), as_json=as_json)
+        record = read_run(run, where=store or None)
+        page = write_page(record, out)
+        said, shown = _outcome(record)
+    tell({"report": str(page), "bytes": page.stat().st_size, **said}, str(page), *shown, as_json=as_json)
 
 
 def inspect(
@@ -104,13 +108,33 @@ def _overview(record: RunRecord, *, as_json: bool) -> None:
             turned = ["", ""] if each.gain is None else [str(each.right), str(each.wrong)]
             cells = [each.stage, split, share(each.score), span(each.interval), signed(each.gain), *turned]
             table.add_row(*cells, style="bold" if each.stage == record.selected else "")
+    said, shown = _outcome(record)
     content = {
+        **said,
         "selected": record.selected,
         "scores": {split: [asdict(each) for each in scores] for split, scores in splits.items()},
         "rollouts": dict(counted),
     }
     counts = ", ".join(f"{name} {count:,}" for name, count in counted.items()) or "none yet"
-    tell(content, table, f"Selected: {record.selected or 'nothing yet'}.", f"Rollouts: {counts}.", as_json=as_json)
+    lines = [f"Selected: {record.selected or 'nothing yet'}.", f"Rollouts: {counts}.", *shown]
+    tell(content, table, *lines, as_json=as_json)
+
+
+def _outcome(record: RunRecord) -> tuple[dict[str, object], list[Table | str]]:
+    """The verdict and the errors by type, as JSON and as they are printed; nothing where the run has neither."""
+    from dataclasses import asdict
+
+    from optimizers.report.inspecting import harmless
+
+    found = record.errors()
+    shown: list[Table | str] = [harmless(f"Verdict: {record.verdict}")] if record.verdict else []
+    if found:
+        table = _table("error", "runs", "no reward", "stages", "one example")
+        for each in found:
+            cells = (each.name, f"{each.count:,}", f"{each.unrewarded:,}", ", ".join(each.stages), each.example)
+            table.add_row(*map(harmless, cells))
+        shown.append(table)
+    return {"verdict": record.verdict, "errors": [asdict(each) for each in found]}, shown
 
 
 def _list(found: list[Met], wanted: Wanted) -> Table:

@@ -81,6 +81,7 @@ def compile_(
     better.save(saved)
     scores = {stage.name: round(stage.score, 4) for stage in result.stages}
     content = {
+        "verdict": result.verdict,
         "selected": result.selected,
         "scores": scores,
         "program": str(saved),

@@ -12,7 +12,7 @@ from optimizers.report.run_page import run_page
 from optimizers.store import RolloutStore
 from sgt_modules.errors import RunFolderError
 
-__all__ = ["FILE", "RunRecord", "read_run", "run_page", "write_report"]
+__all__ = ["FILE", "RunRecord", "read_run", "run_page", "write_page", "write_report"]
 
 FILE = "report.html"
 """Where a run's folder has its page."""
@@ -32,10 +32,18 @@ def write_report(
     Raises:
         RunFolderError: the folder holds no run, or files that cannot be read.
     """
-    target = Path(folder) / FILE if out is None else Path(out)
-    record = read_run(Path(folder), store=store, where=where)
+    return write_page(read_run(Path(folder), store=store, where=where), out)
+
+
+def write_page(record: RunRecord, out: str | Path | None = None) -> Path:
+    """Write the page of a run that was read, to `report.html` in its folder or to `out`; where it is.
+
+    Raises:
+        RunFolderError: the folder's files have another form than a run writes.
+    """
+    target = record.folder / FILE if out is None else Path(out)
     try:
         page = run_page(record)
     except (UndefinedError, LookupError, TypeError, AttributeError, ValueError) as problem:
-        raise RunFolderError(f"{folder} holds JSON of another form than a run writes: {problem}.") from problem
+        raise RunFolderError(f"{record.folder} holds JSON of another form than a run writes: {problem}.") from problem
     return RunFolder(target.parent).write_text(target, page)

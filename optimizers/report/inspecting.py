@@ -90,7 +90,12 @@ def harmless_on_a_terminal(each: Met) -> Met:
     >>> harmless_on_a_terminal(one).supplement
     '�[2Jgone'
     """
-    return replace(each, **{name: _CONTROL.sub("\ufffd", getattr(each, name)) for name in _SHOWN})
+    return replace(each, **{name: harmless(getattr(each, name)) for name in _SHOWN})
+
+
+def harmless(text: str) -> str:
+    """A text without what a terminal would take for a command; line ends stay."""
+    return _CONTROL.sub("\ufffd", text)
 
 
 def as_rows(found: Sequence[Met]) -> list[dict[str, Any]]:

@@ -10,11 +10,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
+from optimizers.error_types import ErrorType, Failure, error_types
 from optimizers.folder import RESULT, RunFolder
 from optimizers.report.figures import StageScore, best_stage, splits_of, stage_scores
 from optimizers.report.met import Met, met
 from optimizers.safe_reading import entry
 from optimizers.store import RolloutStore
+from optimizers.verdict import NOTE
 from sgt_modules.errors import RunFolderError
 
 Content = Mapping[str, Any]
@@ -71,9 +73,21 @@ class RunRecord:
         return str(said) if said else best_stage(self.scores("val"))
 
     @property
+    def verdict(self) -> str:
+        """What the run came to, in words; empty while it is under way."""
+        return str(self.result.get("verdict") or "")
+
+    @property
     def notes(self) -> list[str]:
-        """Why anything was left undone."""
-        return [str(each) for each in cast("list[object]", self.result.get("notes") or self.summary.get("notes") or [])]
+        """Why anything was left undone, without the verdict."""
+        said = cast("list[object]", self.result.get("notes") or self.summary.get("notes") or [])
+        return [note for note in map(str, said) if not note.startswith(NOTE)]
+
+    def errors(self) -> list[ErrorType]:
+        """The types of error that the run's rollouts ended with, the most frequent first."""
+        return error_types(
+            Failure(f"{each.stage}/{each.split}", each.error, each.score is not None) for each in self.met
+        )
 
 
 def read_run(path: Path, *, store: RolloutStore | None = None, where: str | Path | None = None) -> RunRecord:

@@ -1,0 +1,132 @@
+"""Errors of a run, counted by the exception's name, and what an unreadable answer looked like. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+UNREADABLE = "AdapterParseError"
+"""DSPy's error for an answer in which its adapter does not find the output fields."""
+
+SHOWN = 160
+"""Characters of an example that a person sees."""
+
+_NAME = re.compile(r"[A-Za-z_][\w.]*")
+_ANSWER = re.compile(r"LM Response: (.*?)\s*(?:\n\nExpected to find output fields|\Z)", re.DOTALL)
+
+
+class Failure(NamedTuple):
+    """One run that ended with an error: its stage, the error as `Name: message`, and whether it still has a reward."""
+
+    stage: str
+    error: str
+    rewarded: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorType:
+    """Runs that ended with one type of error: how many, how many of them without a reward, in which stages.
+
+    `example` is the first message, shortened; for answers that the adapter could not read it is the answer, and may be
+    empty.
+    """
+
+    name: str
+    count: int
+    unrewarded: int
+    stages: tuple[str, ...]
+    example: str
+
+    @property
+    def quoted(self) -> str:
+        """The example in quotes.
+
+        >>> ErrorType("ValueError", 1, 0, ("sft",), "").quoted
+        "'' (empty)"
+        """
+        return repr(self.example) if self.example else "'' (empty)"
+
+
+def error_types(failures: Iterable[Failure]) -> list[ErrorType]:
+    """The types of error, the most frequent first. A failure without an error's text is left out.
+
+    >>> [each] = error_types([Failure("warm", "ValueError: no number", True), Failure("sft", "ValueError: no", False)])
+    >>> each.name, each.count, each.unrewarded, each.stages, each.example
+    ('ValueError', 2, 1, ('warm', 'sft'), 'no number')
+    """
+    by_name: dict[str, list[Failure]] = defaultdict(list)
+    for each in failures:
+        if each.error:
+            by_name[name_of(each.error)].append(each)
+    ranked = sorted(by_name.items(), key=lambda one: -len(one[1]))
+    return [
+        ErrorType(
+            name,
+            len(own),
+            sum(not each.rewarded for each in own),
+            tuple(dict.fromkeys(each.stage for each in own)),
+            example_of(own[0].error),
+        )
+        for name, own in ranked
+    ]
+
+
+def name_of(error: str) -> str:
+    """The exception's name, which stands before the colon.
+
+    >>> name_of("LMRateLimitError: slow down"), name_of("?")
+    ('LMRateLimitError', 'error')
+    """
+    found = _NAME.match(error)
+    return found.group() if found else "error"
+
+
+def is_unreadable(error: str) -> bool:
+    """Whether a run ended because the adapter could not read the actor's answer.
+
+    >>> is_unreadable("AdapterParseError: no field answer"), is_unreadable("ValueError: no number"), is_unreadable("")
+    (True, False, False)
+    """
+    return name_of(error) == UNREADABLE
+
+
+def example_of(error: str) -> str:
+    """What a person reads of an error: the answer that could not be read, else the message; shortened, on one line.
+
+    >>> example_of("ValueError: no number")
+    'no number'
+    >>> example_of("AdapterParseError: No JSON.\\n\\nLM Response: It is \\n4. \\n\\nExpected to find output fields")
+    'It is 4.'
+    """
+    answer = _ANSWER.search(error) if is_unreadable(error) else None
+    if answer is not None:
+        return shortened(answer.group(1))
+    return shortened(error.removeprefix(name_of(error)).removeprefix(":"))
+
+
+def shortened(text: str, most: int = SHOWN) -> str:
+    """A text on one line, without control characters, its middle left out where it is long.
+
+    >>> shortened("a\\x1b[2J\\nb"), shortened("word " * 100, 24)
+    ('a [2J b', 'word word word ... word')
+    """
+    line = " ".join("".join(each if each.isprintable() else " " for each in text).split())
+    if len(line) <= most:
+        return line
+    end = (most - 5) // 4
+    return f"{line[: most - 5 - end].rstrip()} ... {line[-end:].lstrip()}"
+
+
+def readable_by(adapter: str = "ChatAdapter") -> str:
+    """What to change where an adapter cannot read the actor's answers.
+
+    >>> readable_by("JSONAdapter")
+    'Use dspy.ChatAdapter() in place of JSONAdapter, a signature with fewer and plainer outputs, or a stronger actor.'
+    """
+    plainer = "a signature with fewer and plainer outputs"
+    if adapter == "ChatAdapter":
+        return f"Use {plainer}, or a stronger actor."
+    return f"Use dspy.ChatAdapter() in place of {adapter}, {plainer}, or a stronger actor."
