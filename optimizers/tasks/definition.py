@@ -35,7 +35,7 @@ class Task:
 
     `metrics` are further ones by name. `judged` makes the metric that asks a judge LM, where answers are open. `gold`
     makes the prediction that the metric must score 1.0; without it, the example's fields of the program's outputs are.
-    No text of the field `asks` stands in two splits.
+    No text of the field `asks`, or of the fields, stands in two splits.
 
     >>> capitals = [("France", "Paris"), ("Peru", "Lima"), ("Kenya", "Nairobi")]
     >>> task = Task(
@@ -58,7 +58,7 @@ class Task:
     gold: Callable[[dspy.Example], dspy.Prediction] | None = None
     metrics: Mapping[str, Metric] = field(default_factory=dict[str, Metric])
     judged: Callable[[dspy.LM], Metric] | None = None
-    asks: str = "question"
+    asks: str | tuple[str, ...] = "question"
     source: Source | None = None
 
     def new_program(self) -> dspy.Module:
