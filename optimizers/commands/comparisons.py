@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from optimizers.commands.output import AUTO, AsJson, Size, tell
+from optimizers.commands.output import AUTO, ActorPrecision, AsJson, BenchActor, Size, tell
 from sgt_modules.errors import SetupError
 
 if TYPE_CHECKING:
@@ -65,7 +65,8 @@ def compare(
 
 def bench(
     task: Annotated[str, typer.Argument(help="A task's name, path/to/file.py:TASK or module:TASK.")],
-    actor: Annotated[str, typer.Option(help="The frozen model, such as openai/gpt-4.1-mini.")] = "",
+    actor: BenchActor = "",
+    actor_dtype: ActorPrecision = "auto",
     data_dir: Annotated[Path | None, typer.Option(help="A folder of the task's rows; the hub by default.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Only check the rows: gold answers must score 1.0.")] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Examples in each split, at most.")] = None,
@@ -106,7 +107,7 @@ def bench(
 
     found = run(
         wanted,
-        actor_of(actor, wanted, api_base=api_base),
+        actor_of(actor, wanted, api_base=api_base, dtype=actor_dtype),
         data_dir=data_dir,
         limit=limit,
         contenders=[name for name in contenders.split(",") if name],
@@ -114,7 +115,7 @@ def bench(
         budget=budget,
         generator=generator,
         recipe=Recipe.auto(auto),
-        reflection_lm=actor_of(reflection) if reflection else None,
+        reflection_lm=reflection or None,
         num_threads=threads,
         log_dir=log_dir,
         display_progress=False if as_json else None,

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import dspy
 from rich.console import Console, ConsoleOptions, RenderResult
 
 from optimizers.comparison import Budget, Comparison, Problem, compare_problems
 from optimizers.comparison.conditions import Means
 from optimizers.comparison.contenders import ContenderLike
 from optimizers.comparison.embedded import SETTINGS
+<<<<<<< HEAD
 from optimizers.recipe import AUTO, Recipe
 from optimizers.tasks.calling import EMBEDDED
+=======
+from optimizers.recipe import Recipe
+from optimizers.tasks.calling import actor_of
+>>>>>>> 3513da5 (An actor, a reflection LM and sgt's other LMs may be a folder or local:HUB_ID; their unreadable answers are not asked for again)
 from optimizers.tasks.definition import Task
 from optimizers.tasks.house_terms import TASK as HOUSE_TERMS
 from optimizers.tasks.judge import Judge
 from optimizers.training import Trainer
 from optimizers.trl_trainer import TRLTrainer
-from sgt_modules.embedded import acting, embedded_actor, embedded_generator
+from sgt_modules.embedded import embedded_generator
 from sgt_modules.embedded.models import embedded_folder
 from sgt_modules.generator import GeneratorLike
+from sgt_modules.lms import EMBEDDED, PROPOSAL_TOKENS, LMLike, acting_as, lm_named
 
 CONTENDERS = ("none", "sgt")
 """Who is compared where nobody else is named."""
@@ -62,7 +66,7 @@ class Bench:
 
 def run(
     task: Task,
-    actor: dspy.LM,
+    actor: LMLike,
     *,
     data_dir: str | Path | None = None,
     limit: int | None = None,
@@ -73,12 +77,15 @@ def run(
     generator: GeneratorLike = EMBEDDED,
     trainer: Trainer | None = None,
     recipe: Recipe | None = None,
-    reflection_lm: dspy.LM | None = None,
+    reflection_lm: LMLike | None = None,
     num_threads: int | None = None,
     log_dir: str | Path | None = None,
     display_progress: bool | None = None,
 ) -> Bench:
     """Compile the task's program with each contender for this actor, and score all on the same test questions.
+
+    `actor` and `reflection_lm` are LMs or their names, as `lm_named` reads them; a model's folder and `local:HUB_ID`
+    run in this process.
 
     Splits are drawn by `split_seed`, the same for all seeds, and recorded in the folder's `run.json`: a bench that goes
     on must have the same. `limit` cuts each of the three splits. With `generator="embedded"` the small model that comes
@@ -88,14 +95,21 @@ def run(
     Raises:
         SetupError: something cannot work; nothing has been paid for.
     """
+    lm = actor_of(actor, task) if isinstance(actor, str) else actor
+    proposer = None if reflection_lm is None else lm_named(reflection_lm, max_new_tokens=PROPOSAL_TOKENS)
     splits = task.splits(data_dir, seed=split_seed, limit=limit)
     notes = list(splits.notes)
     problem = Problem(task.new_program(), task.metric, splits.train, splits.val, splits.test)
     if generator == EMBEDDED:
         generator, trainer = embedded_generator(), trainer or _small_trainer(task)
         notes += [_TOY] if task.name != HOUSE_TERMS.name else []
+<<<<<<< HEAD
     means = Means(reflection_lm, None, generator, trainer, recipe or Recipe.auto(AUTO), num_threads)
     with _acting(actor):
+=======
+    means = Means(proposer, None, generator, trainer, recipe or Recipe.auto("light"), num_threads)
+    with acting_as(lm):
+>>>>>>> 3513da5 (An actor, a reflection LM and sgt's other LMs may be a folder or local:HUB_ID; their unreadable answers are not asked for again)
         found = compare_problems(
             dict.fromkeys(seeds, problem),
             contenders,
@@ -107,11 +121,6 @@ def run(
             display_progress=display_progress,
         )
     return Bench(found, splits.record, notes, _of_judge(task))
-
-
-def _acting(actor: dspy.LM) -> AbstractContextManager[None]:
-    """Inside, the actor is DSPy's LM; the embedded one writes no JSON, so it is not asked for any."""
-    return acting() if actor.model == embedded_actor().model else dspy.context(lm=actor)
 
 
 def _small_trainer(task: Task) -> TRLTrainer:
