@@ -13,10 +13,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing els
 Size = Literal["light", "medium", "heavy"]
 """A recipe's sizes, spelled here as the recipe's own room brings DSPy along."""
 
-<<<<<<< HEAD
 AUTO: Size = "light"
 """The same as `optimizers.recipe.AUTO`, spelled here for the same reason."""
-=======
+
 Dtype = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 """How a model on this machine is run."""
 
@@ -27,7 +26,6 @@ Precision = Annotated[Dtype, typer.Option("--lm-dtype", help="Of a frozen model 
 ActorPrecision = Annotated[
     Dtype, typer.Option("--actor-dtype", help="Of a frozen model on this machine: int8 on a CPU.")
 ]
->>>>>>> 3513da5 (An actor, a reflection LM and sgt's other LMs may be a folder or local:HUB_ID; their unreadable answers are not asked for again)
 
 STOPPED = 3
 """Exit code of a run that a budget ended before its end."""
