@@ -13,7 +13,6 @@ from typing import Any, cast
 
 import dspy
 
-from sgt_modules.embedded import embedded_actor
 from sgt_modules.errors import SetupError
 
 ENDS = (".jsonl", ".csv", ".parquet")
@@ -61,11 +60,6 @@ def program_at(name: str) -> dspy.Module:
     if not isinstance(found, dspy.Module):
         raise SetupError(f"Expected a dspy.Module at {name!r}, or what makes one, got a {type(found).__name__}.")
     return found
-
-
-def actor_named(name: str) -> dspy.LM:
-    """The LM of a name such as `openai/gpt-4.1-mini`; `embedded` is the embedded world's actor."""
-    return embedded_actor() if name == "embedded" else dspy.LM(name)
 
 
 def examples_in(file: Path, inputs: Sequence[str]) -> list[dspy.Example]:

@@ -442,3 +442,32 @@ def test_other_metrics_and_judges_are_only_for_tasks_that_take_them() -> None:
 def test_a_split_of_no_size_is_refused(sizes: tuple[int, int, int]) -> None:
     with pytest.raises(SetupError, match="at least one example a split"):
         Sizes(*sizes)
+
+
+def test_questions_with_the_same_gold_query_never_stand_in_two_splits_of_spider() -> None:
+    """Of the 221 real rows, 99 queries are asked in two wordings."""
+    for seed in range(5):
+        splits = task("spider").splits(real_folder("spider"), seed=seed)
+        queries = [{_plain(each.query) for each in part} for part in (splits.train, splits.val, splits.test)]
+        questions = [{_plain(each.question) for each in part} for part in (splits.train, splits.val, splits.test)]
+        for parts in (queries, questions):
+            assert sum(map(len, parts)) == len(set.union(*parts))
+        assert [len(part) for part in (splits.train, splits.val, splits.test)] == [90, 50, 80]
+
+
+def test_rows_that_share_a_question_with_one_row_and_a_query_with_another_stay_together() -> None:
+    rows = [("a", "1"), ("A ", "2"), ("b", "2"), ("c", "3"), ("d", "4"), ("e", "5")]
+    examples = [dspy.Example(question=each, query=query).with_inputs("question") for each, query in rows]
+    for seed in range(8):
+        splits = drawn(Pools.of(examples), Sizes(3, 3, 3), seed=seed, asks=("question", "query"))
+        homes = [
+            index
+            for index, part in enumerate((splits.train, splits.val, splits.test))
+            for each in part
+            if each.query in {"1", "2"}
+        ]
+        assert len(set(homes)) <= 1
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split())

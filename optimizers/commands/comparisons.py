@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from optimizers.commands.output import AUTO, AsJson, Size, tell
+from optimizers.commands.output import AUTO, ActorPrecision, AsJson, BenchActor, Size, tell
 from sgt_modules.errors import SetupError
 
 if TYPE_CHECKING:
@@ -65,11 +65,14 @@ def compare(
 
 def bench(
     task: Annotated[str, typer.Argument(help="A task's name, path/to/file.py:TASK or module:TASK.")],
-    actor: Annotated[str, typer.Option(help="The frozen model, such as openai/gpt-4.1-mini.")] = "",
+    actor: BenchActor = "",
+    actor_dtype: ActorPrecision = "auto",
     data_dir: Annotated[Path | None, typer.Option(help="A folder of the task's rows; the hub by default.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Only check the rows: gold answers must score 1.0.")] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Examples in each split, at most.")] = None,
-    contenders: Annotated[str, typer.Option(help="Names, with commas between.")] = "none,sgt",
+    contenders: Annotated[
+        str, typer.Option(help="Names, with commas between; by default none, sgt, and few-shot for a real generator.")
+    ] = "",
     seeds: Annotated[str, typer.Option(help="Seeds, with commas between.")] = "0",
     budget: Annotated[int | None, typer.Option(help="Actor calls a contender may make to be compiled.")] = None,
     generator: Annotated[
@@ -82,6 +85,8 @@ def bench(
     ] = "",
     judge: Annotated[str, typer.Option(help="The LM that judges open answers, where the task takes one.")] = "",
     metric: Annotated[str, typer.Option(help="Another of the task's metrics, by name.")] = "",
+    with_controls: Annotated[bool, typer.Option("--controls", help="SGT's controls too, and summary.json.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="The whole way on 24 questions a split.")] = False,
     threads: Annotated[int, typer.Option(help="Program runs at once.")] = 8,
     log_dir: Annotated[Path | None, typer.Option(help="The comparison's folder; goes on with one begun.")] = None,
     as_json: AsJson = False,
@@ -106,15 +111,17 @@ def bench(
 
     found = run(
         wanted,
-        actor_of(actor, wanted, api_base=api_base),
+        actor_of(actor, wanted, api_base=api_base, dtype=actor_dtype),
         data_dir=data_dir,
         limit=limit,
-        contenders=[name for name in contenders.split(",") if name],
+        contenders=[name for name in contenders.split(",") if name] or None,
         seeds=_numbers(seeds),
         budget=budget,
         generator=generator,
-        recipe=Recipe.auto(auto),
-        reflection_lm=actor_of(reflection) if reflection else None,
+        recipe=None if quick else Recipe.auto(auto),
+        controls=with_controls,
+        quick=quick,
+        reflection_lm=reflection or None,
         num_threads=threads,
         log_dir=log_dir,
         display_progress=False if as_json else None,

@@ -16,6 +16,17 @@ Size = Literal["light", "medium", "heavy"]
 AUTO: Size = "light"
 """The same as `optimizers.recipe.AUTO`, spelled here for the same reason."""
 
+Dtype = Literal["auto", "float32", "bfloat16", "float16", "int8"]
+"""How a model on this machine is run."""
+
+_MODEL = "openai/gpt-4.1-mini, a model's folder, local:HUB_ID, or embedded"
+Actor = Annotated[str, typer.Option("--lm", help=f"The frozen model: {_MODEL}.")]
+BenchActor = Annotated[str, typer.Option("--actor", help=f"The frozen model: {_MODEL}.")]
+Precision = Annotated[Dtype, typer.Option("--lm-dtype", help="Of a frozen model on this machine: int8 on a CPU.")]
+ActorPrecision = Annotated[
+    Dtype, typer.Option("--actor-dtype", help="Of a frozen model on this machine: int8 on a CPU.")
+]
+
 STOPPED = 3
 """Exit code of a run that a budget ended before its end."""
 

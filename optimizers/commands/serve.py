@@ -8,13 +8,16 @@ from typing import Annotated
 
 import typer
 
+from optimizers.commands.output import Actor, Precision
+
 _HERE = ("127.0.0.1", "localhost", "::1")
 
 
 def serve(
     program: Annotated[str, typer.Argument(help="The program as module:attribute, or a function there that makes it.")],
     state: Annotated[Path | None, typer.Option(help="What it was saved to: program.json in a run's folder.")] = None,
-    lm: Annotated[str, typer.Option("--lm", help="The frozen model, such as openai/gpt-4.1-mini, or embedded.")] = "",
+    lm: Actor = "",
+    lm_dtype: Precision = "auto",
     upstream: Annotated[
         str, typer.Option(help="A chat endpoint's address up to /v1, to put the generator before.")
     ] = "",
@@ -50,13 +53,14 @@ def serve(
         from sgt_modules.service.guard import Limits
     except ImportError as missing:
         raise SetupError(f"{missing.name} is not installed: pip install 'dspy-sgt[serve]'.") from missing
-    from optimizers.user_files import actor_named, program_at
+    from optimizers.user_files import program_at
+    from sgt_modules.lms import lm_named
     from sgt_modules.service.opening import opened_program
 
     student = program_at(program)
     service = application(
         student if state is None else opened_program(student, state, trust=trust),
-        lm=actor_named(lm) if lm else None,
+        lm=lm_named(lm, dtype=lm_dtype) if lm else None,
         upstream=Upstream(upstream.rstrip("/"), os.environ.get(upstream_key, ""), upstream_model, timeout)
         if upstream
         else None,

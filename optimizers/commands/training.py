@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from optimizers.commands.output import AUTO, STOPPED, AsJson, Size, tell
+from optimizers.commands.output import AUTO, STOPPED, Actor, AsJson, Precision, Size, tell
 
 if TYPE_CHECKING:
     import dspy
@@ -26,7 +25,6 @@ Train = Annotated[Path, typer.Option(help=f"{_DATA}.")]
 Val = Annotated[Path | None, typer.Option(help=f"{_DATA}; by default 30 % of the training examples are held out.")]
 Metric = Annotated[str, typer.Option(help="The metric as module:attribute.")]
 Inputs = Annotated[str, typer.Option(help="Names of the input fields, commas between; the program's own by default.")]
-Actor = Annotated[str, typer.Option("--lm", help="The frozen model, such as openai/gpt-4.1-mini, or embedded.")]
 Generator = Annotated[str, typer.Option(help="The model to train: a hub id, a folder, or embedded.")]
 Auto = Annotated[Size, typer.Option(help="How much is sampled: light, medium, or heavy, of the paper's sizes.")]
 Rounds = Annotated[int | None, typer.Option(help="Rounds of DPO, where not the recipe's.")]
@@ -43,6 +41,7 @@ def compile_(
     val: Val = None,
     inputs: Inputs = "",
     lm: Actor = "",
+    lm_dtype: Precision = "auto",
     generator: Generator = "Qwen/Qwen3-1.7B",
     auto: Auto = AUTO,
     rounds: Rounds = None,
@@ -71,7 +70,7 @@ def compile_(
 
     student, examples, more = _given(program, train, val, inputs)
     limits = Limits(max_actor_calls, max_cost_usd, max_seconds)
-    with _acting(lm):
+    with _acting(lm, lm_dtype):
         sgt = _teleprompter(
             metric, generator, auto, rounds, seed, threads, log_dir, limits, silent=as_json, report_to=report_to
         )
@@ -112,6 +111,7 @@ def estimate(
     val: Val = None,
     inputs: Inputs = "",
     lm: Actor = "",
+    lm_dtype: Precision = "auto",
     generator: Generator = "Qwen/Qwen3-1.7B",
     auto: Auto = AUTO,
     rounds: Rounds = None,
@@ -130,7 +130,7 @@ def estimate(
     from optimizers.budget import Limits
 
     student, examples, more = _given(program, train, val, inputs)
-    with _acting(lm):
+    with _acting(lm, lm_dtype):
         sgt = _teleprompter(metric, generator, auto, rounds, seed, threads, log_dir, Limits(), silent=as_json)
         found = sgt.estimate(student, examples, more, probe=probe)
     tell({**asdict(found), "total": asdict(found.total)}, found, as_json=as_json)
@@ -147,21 +147,11 @@ def _given(
     return student, examples_in(train, names), None if val is None else examples_in(val, names)
 
 
-@contextmanager
-def _acting(lm: str) -> Iterator[None]:
+def _acting(lm: str, dtype: str) -> AbstractContextManager[None]:
     """Inside, the LM is DSPy's; without a name, the one that the program's own module has configured."""
-    import dspy
+    from sgt_modules.lms import acting_as, lm_named
 
-    if not lm:
-        yield
-    elif lm == "embedded":
-        from sgt_modules.embedded import acting
-
-        with acting():
-            yield
-    else:
-        with dspy.context(lm=dspy.LM(lm)):
-            yield
+    return acting_as(lm_named(lm, dtype=dtype) if lm else None)
 
 
 def _teleprompter(

@@ -26,6 +26,7 @@ from optimizers.training import Trainer
 from optimizers.validation import check_program, check_splits
 from sgt_modules.errors import SetupError
 from sgt_modules.generator import GeneratorLike
+from sgt_modules.lms import PROPOSAL_TOKENS, LMLike, acting_as, lm_named
 
 
 def compare(
@@ -38,8 +39,9 @@ def compare(
     *,
     seeds: Sequence[int] = (0, 1, 2),
     budget: Budget | int | None = None,
+    actor: LMLike | None = None,
     generator: GeneratorLike | None = None,
-    reflection_lm: dspy.LM | None = None,
+    reflection_lm: LMLike | None = None,
     recipe: Recipe | None = None,
     trainer: Trainer | None = None,
     embedder: dspy.Embedder | None = None,
@@ -65,9 +67,11 @@ def compare(
         seeds: A contender that draws is compiled once for each.
         budget: Actor calls each contender may make while it is compiled, or a `Budget` in dollars; None for no limit,
             and DSPy's own sizes.
+        actor: The frozen LM, or its name: LiteLLM's, a model's folder, or `local:HUB_ID`. By default DSPy's, or the
+            predictors' own.
         generator: The small model that SGT trains; without one, SGT is skipped.
-        reflection_lm: The LM that writes instructions for COPRO, MIPROv2, SIMBA, GEPA, InferRules and TextGrad; without
-            one, they are skipped. Its calls are counted, but not in the budget of actor calls.
+        reflection_lm: The LM that writes instructions for COPRO, MIPROv2, SIMBA, GEPA, InferRules and TextGrad, or its
+            name; without one, they are skipped. Its calls are counted, but not in the budget of actor calls.
         recipe: SGT's options; `Recipe()` by default.
         trainer: SGT's trainer; TRL with LoRA by default.
         embedder: What KNNFewShot finds neighbours with; by default shared words, which needs no model.
@@ -79,17 +83,19 @@ def compare(
     Raises:
         SetupError: something passed in cannot work, or two splits share an example; nothing has been paid for.
     """
-    means = Means(reflection_lm, embedder, generator, trainer, recipe, num_threads)
+    proposer = None if reflection_lm is None else lm_named(reflection_lm, max_new_tokens=PROPOSAL_TOKENS)
+    means = Means(proposer, embedder, generator, trainer, recipe, num_threads)
     problem = Problem(program, metric, trainset, valset, testset)
-    return compare_problems(
-        dict.fromkeys(_checked_seeds(seeds), problem),
-        contenders,
-        budget=budget,
-        means=means,
-        log_dir=log_dir,
-        task=task or type(program).__name__,
-        display_progress=display_progress,
-    )
+    with acting_as(dspy.settings.lm if actor is None else lm_named(actor)):
+        return compare_problems(
+            dict.fromkeys(_checked_seeds(seeds), problem),
+            contenders,
+            budget=budget,
+            means=means,
+            log_dir=log_dir,
+            task=task or type(program).__name__,
+            display_progress=display_progress,
+        )
 
 
 def compare_problems(

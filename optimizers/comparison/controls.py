@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import dspy
 
@@ -22,6 +23,10 @@ from sgt_modules.endpoint import Endpoint
 from sgt_modules.engine import LocalEngine
 from sgt_modules.errors import SetupError
 from sgt_modules.generator import SupplementGenerator
+from sgt_modules.lms import ANSWER_TOKENS
+
+KindsOn = Literal["test", "val"]
+"""Where the generator is asked for each kind always: on test, or on validation, so that test decides nothing."""
 
 FILE = "controls.json"
 """Where the run's folder keeps what was found last."""
@@ -37,6 +42,7 @@ def controls(
     repeats: int = 3,
     leaks: Leaks = label_in_supplement,
     names: Collection[str] | None = None,
+    kinds_on: KindsOn = "test",
     seed: int = 0,
     display_progress: Display = None,
 ) -> Controls:
@@ -55,6 +61,7 @@ def controls(
         repeats: How often the selected supplement of each question is run to see the reward's noise; 1 for not at all.
         leaks: Whether a supplement holds its example's gold answer; by default, one of its labels as whole words.
         names: Controls of `CONTROLS`; all by default.
+        kinds_on: The questions on which the selected generator is asked for each kind always.
         seed: Draws the shuffle and the filler.
         display_progress: False is silence; a function is called with a `Snapshot` now and then.
 
@@ -71,7 +78,9 @@ def controls(
         FinishedRun.opened(program, problem.program, problem.metric, num_threads=num_threads, view=view) as run,
         run.on("test", problem.testset) as test,
     ):
-        trial = Trial(run, test, run.score(run.result.selected, test), seed, shifted, second_actor)
+        chosen = run.score(run.result.selected, test)
+        valset = problem.valset if kinds_on == "val" else None
+        trial = Trial(run, test, chosen, seed, shifted, second_actor, valset)
         for name in wanted:
             trial.rows += CONTROLS[name](trial)
         again = _again(trial, repeats)
@@ -99,6 +108,7 @@ class Trial:
     seed: int
     shifted: Sequence[dspy.Example] | None
     second_actor: dspy.LM | None
+    kinds_on: Sequence[dspy.Example] | None = None
     rows: list[ControlRow] = field(default_factory=list[ControlRow])
     scored: dict[str, Sequence[Rollout]] = field(default_factory=dict[str, Sequence[Rollout]])
 
@@ -162,7 +172,8 @@ def _answering(generator: SupplementGenerator) -> dspy.LM:
     if isinstance(engine, Endpoint):
         return engine.lm
     assert isinstance(engine, LocalEngine)
-    return dspy.LM(engine.model_name, engine=engine, async_engine=engine.asynchronous(), cache=False)
+    name, most = engine.model_name, max(engine.max_new_tokens, ANSWER_TOKENS)
+    return dspy.LM(name, engine=engine, async_engine=engine.asynchronous(), max_tokens=most, cache=False)
 
 
 def _shuffled(trial: Trial) -> Iterator[ControlRow]:
@@ -176,6 +187,14 @@ def _shuffled(trial: Trial) -> Iterator[ControlRow]:
 
 def _always(trial: Trial) -> Iterator[ControlRow]:
     """For each kind, the selected generator is asked for it at every question; no gate drops anything."""
+    if trial.kinds_on is not None and trial.writer is not None:
+        with trial.run.on("val", trial.kinds_on) as val:
+            for kind in trial.run.kinds.values():
+                name, asking = f"always_{kind.name}", Asking(trial.writer, kind)
+                found = val.score(f"{trial.run.result.selected} {name}", asking).rollouts
+                trial.scored |= {f"{name}_none": val.unaided, name: found}
+                yield row_of(name, found, none=val.unaided, note="on validation")
+        return
     for kind in trial.run.kinds.values():
         name = f"always_{kind.name}"
         if trial.writer is None:

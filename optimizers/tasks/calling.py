@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from typing import Any
-
 import dspy
 
 from optimizers.tasks.definition import Task
 from optimizers.tasks.house_terms import TASK as HOUSE_TERMS
 from optimizers.tasks.registry import task
-from sgt_modules.embedded import embedded_actor
 from sgt_modules.errors import NoActorError
-
-EMBEDDED = "embedded"
-"""The name of the models that come with the package, of about 1 M parameters."""
+from sgt_modules.lms import EMBEDDED, lm_named
 
 
 def wished(which: str, *, metric: str = "", judge: str = "") -> Task:
@@ -28,11 +22,12 @@ def wished(which: str, *, metric: str = "", judge: str = "") -> Task:
     return found.with_judge(actor_of(judge)) if judge else found
 
 
-def actor_of(model: str, task: Task | None = None, *, api_base: str = "", temperature: float = 0.0) -> dspy.LM:
-    """An LM by its name, such as `openai/gpt-4.1-mini`, or behind a server of your own at `api_base`.
+def actor_of(
+    model: str, task: Task | None = None, *, api_base: str = "", temperature: float = 0.0, dtype: str = "auto"
+) -> dspy.LM:
+    """An LM by its name, as `lm_named` reads it: of a provider, behind a server of your own, or on this machine.
 
-    A server of your own is told the key in `OPENAI_API_KEY`; where there is none, a word that stands for no key. The
-    task of house terms needs no name: its actor comes with the package, and is called `embedded`.
+    The task of house terms needs no name: its actor comes with the package, and is called `embedded`.
 
     Raises:
         NoActorError: no model is named.
@@ -40,11 +35,9 @@ def actor_of(model: str, task: Task | None = None, *, api_base: str = "", temper
     >>> actor_of("openai/qwen3", api_base="http://localhost:8000/v1").model
     'openai/qwen3'
     """
-    if model == EMBEDDED or (not model and task is HOUSE_TERMS):
-        return embedded_actor()
-    if not model:
-        raise NoActorError("Expected an actor, but none is named. Pass one, such as --actor openai/gpt-4.1-mini.")
-    own: dict[str, Any] = (
-        {"api_base": api_base, "api_key": os.environ.get("OPENAI_API_KEY") or "none"} if api_base else {}
-    )
-    return dspy.LM(model, temperature=temperature, **own)
+    if not model and task is not HOUSE_TERMS:
+        raise NoActorError(
+            "Expected an actor, but none is named. Pass one, such as --actor openai/gpt-4.1-mini, a model's folder, or "
+            "local:HUB_ID."
+        )
+    return lm_named(model or EMBEDDED, api_base=api_base, temperature=temperature, dtype=dtype)

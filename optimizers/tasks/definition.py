@@ -35,7 +35,8 @@ class Task:
 
     `metrics` are further ones by name. `judged` makes the metric that asks a judge LM, where answers are open. `gold`
     makes the prediction that the metric must score 1.0; without it, the example's fields of the program's outputs are.
-    No text of the field `asks` stands in two splits.
+    No text of the field `asks`, or of the fields, stands in two splits. Where
+    it `shows_gold`, a bench adds the gold outputs to the training examples, for contenders that show examples.
 
     >>> capitals = [("France", "Paris"), ("Peru", "Lima"), ("Kenya", "Nairobi")]
     >>> task = Task(
@@ -58,7 +59,8 @@ class Task:
     gold: Callable[[dspy.Example], dspy.Prediction] | None = None
     metrics: Mapping[str, Metric] = field(default_factory=dict[str, Metric])
     judged: Callable[[dspy.LM], Metric] | None = None
-    asks: str = "question"
+    asks: str | tuple[str, ...] = "question"
+    shows_gold: bool = True
     source: Source | None = None
 
     def new_program(self) -> dspy.Module:

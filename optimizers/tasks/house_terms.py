@@ -50,5 +50,6 @@ TASK = Task(
     loader=_load,
     sizes=Sizes(train=FULL.train, val=FULL.validation, test=FULL.test),
     gold=lambda example: dspy.Prediction(sql=_world().gold_sql(example)),
+    shows_gold=False,  # outcomes alone: `sgt compare --gold` is the other comparison
     source=Source("simulated, see sgt_modules.embedded.world", "MIT"),
 )

@@ -94,7 +94,8 @@ TASK = Task(
             example=_example,
         )
     ),
-    sizes=Sizes(train=300, val=300, test=1034),
+    sizes=Sizes(train=300, val=300, test=1034, parts=(9, 5, 8)),
     gold=lambda example: dspy.Prediction(sql=example.query),
+    asks=("question", "query"),  # most queries are asked in two wordings
     source=Source("Yu et al. 2018, arXiv 1809.08887", "CC BY-SA 4.0"),
 )

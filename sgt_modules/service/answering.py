@@ -12,6 +12,7 @@ import dspy
 from pydantic import BaseModel
 
 from sgt_modules.episode import episode
+from sgt_modules.lms import acting_as
 from sgt_modules.service.advice import parted
 from sgt_modules.service.metrics import Metrics
 from sgt_modules.service.typed import inputs_of, outputs_of
@@ -36,7 +37,7 @@ class Answering:
     def answer(self, given: BaseModel) -> dict[str, Any]:
         """The program's `outputs`, and the `supplements` that were read, in order."""
         values = {name: getattr(given, name) for name in type(given).model_fields}
-        with dspy.context(**({} if self.lm is None else {"lm": self.lm})), episode(None) as run:
+        with acting_as(self.lm), episode(None) as run:
             outputs = outputs_of(self._program(**values))
         told = [
             {
