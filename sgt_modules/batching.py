@@ -5,11 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
+
+from sgt_modules.prefixes import families
 
 logger = logging.getLogger(__name__)
 
 ROOM = 16384
 """Tokens of a batch where memory is not the question: more are no faster on a CPU."""
+
+Share = Literal["prefix", "batch"]
+"""What is read once: each run of tokens that several prompts begin with, or the one that all of a batch begin with."""
 
 _EXHAUSTED = ("out of memory", "can't allocate memory", "not enough memory")
 """How allocators complain: CUDA's and MPS's, PyTorch's own for CPUs on Unix, and on Windows."""
@@ -42,10 +48,11 @@ class Decoded:
     ended: bool
 
 
-def batches(jobs: Iterable[Job], max_tokens: int, *, alike: bool = False) -> list[list[Job]]:
+def batches(jobs: Iterable[Job], max_tokens: int, *, alike: bool = False, near: bool = False) -> list[list[Job]]:
     """Jobs in order of length, cut so that rows x (longest prompt + most new tokens) stays within `max_tokens`.
 
-    A job that is larger than that by itself is a batch of its own. With `alike`, a batch has prompts of one length.
+    A job that is larger than that by itself is a batch of its own. With `alike`, a batch has prompts of one length;
+    otherwise, with `near`, prompts that share a prefix stay together, and such groups are in order of length.
 
     >>> short, long = Job((1,), 0, 0.0, 3), Job((1, 2, 3), 0, 0.0, 3)
     >>> [len(batch) for batch in batches([long, short, short], 8)]
@@ -54,15 +61,25 @@ def batches(jobs: Iterable[Job], max_tokens: int, *, alike: bool = False) -> lis
     [2, 1]
     """
     cut: list[list[Job]] = []
-    most = 0
-    for job in sorted(jobs, key=lambda job: (len(job.ids), job.limit)):
-        most = max(most, job.limit)
+    longest = most = 0
+    for job in _ordered(jobs, near=near and not alike):
+        longest, most = max(longest, len(job.ids)), max(most, job.limit)
         other = bool(cut) and alike and len(job.ids) != len(cut[-1][0].ids)
-        if not cut or other or (len(job.ids) + most) * (len(cut[-1]) + 1) > max_tokens:
+        if not cut or other or (longest + most) * (len(cut[-1]) + 1) > max_tokens:
             cut.append([])
-            most = job.limit
+            longest, most = len(job.ids), job.limit
         cut[-1].append(job)
     return cut
+
+
+def _ordered(jobs: Iterable[Job], *, near: bool) -> list[Job]:
+    """Short ones first; where they stay `near`, those of one family of prompts after each other."""
+    ordered = sorted(jobs, key=lambda job: (len(job.ids), job.limit))
+    if not near:
+        return ordered
+    groups = sorted(families([job.ids for job in ordered]), key=lambda group: max(map(len, group)))
+    rank = {prompt: number for number, group in enumerate(groups) for prompt in group}
+    return sorted(ordered, key=lambda job: rank[job.ids])
 
 
 def roomy(free: int, token: int) -> int:
@@ -91,6 +108,7 @@ def within_memory(
     run: Callable[[Sequence[Job]], Sequence[Decoded]],
     *,
     alike: bool = False,
+    near: bool = False,
     release: Callable[[], None] = lambda: None,
 ) -> tuple[dict[Job, Decoded], int]:
     """Every job run in batches, and the budget that held; equal jobs are run once.
@@ -100,7 +118,7 @@ def within_memory(
     """
     left, done = dict.fromkeys(jobs), dict[Job, Decoded]()
     while left:
-        for batch in batches(left, max_tokens, alike=alike):
+        for batch in batches(left, max_tokens, alike=alike, near=near):
             try:
                 results = run(batch)
             except (RuntimeError, MemoryError) as error:

@@ -6,7 +6,6 @@ one stream of uniform numbers a row, and a token is the first whose cumulated pr
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import inspect
 import sys
@@ -19,18 +18,16 @@ import torch
 from transformers import DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from sgt_modules.batching import ROOM, Decoded, Job, roomy, within_memory
+from sgt_modules.batching import ROOM, Decoded, Job, Share, roomy, within_memory
 from sgt_modules.loading import one_core, release
+from sgt_modules.prefixes import tree_of
+from sgt_modules.remembering import aligned, read_batch, read_tree
 from sgt_modules.stepping import Row, drawn, write
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from sgt_modules.loading import Loaded
-
-_BLOCK = 2048
-"""Prompt tokens that are read at a time on a CPU, so that activations stay in its cache: twice as fast as 25,000."""
-
 
 _SMALL = 4_000_000
 """Parameters of a model that is too small to be shared out over a CPU's cores while several callers wait for it."""
@@ -41,10 +38,19 @@ class Decoder:
 
     `leaving`: whether rows leave a batch as they end, which asks after each token and pays on a CPU; otherwise
     transformers' `generate` goes on until all have ended. By default what suits the device; the replies are the same.
+    `share`: whether each run of tokens that several prompts of a batch begin with is read once (`"prefix"`), or only
+    the one that all of them begin with (`"batch"`). `tokens_read` counts prompt tokens that the model has read.
     """
 
-    def __init__(self, loaded: Loaded, tokenizer: PreTrainedTokenizerBase, *, leaving: bool | None = None) -> None:
-        self.device = loaded.device
+    def __init__(
+        self,
+        loaded: Loaded,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        leaving: bool | None = None,
+        share: Share = "prefix",
+    ) -> None:
+        self.device, self.share, self.tokens_read = loaded.device, share, 0
         self._leaving = loaded.device.type == "cpu" if leaving is None else leaving
         self._loaded, self._tokenizer = loaded, tokenizer
         with loaded.model() as model:
@@ -65,33 +71,50 @@ class Decoder:
         the device seems to hold; where that is too much for this machine, it halves from there on. `sparing` leaves
         other threads all cores but one, where the model is small."""
         budget = min(max_batch_tokens or self._room, self._fits)
+        alike, near = self._window is None, self.share == "prefix"
         with one_core() if sparing and self._small else nullcontext():
-            done, held = within_memory(jobs, budget, self._decode, alike=self._window is None, release=release)
+            done, held = within_memory(jobs, budget, self._decode, alike=alike, near=near, release=release)
         if held < budget:
             self._fits = held
         return done
 
     def _decode(self, jobs: Sequence[Job]) -> list[Decoded]:
-        prompts = list(dict.fromkeys(job.ids for job in jobs))
-        longest, limit = max(map(len, prompts)), max(job.limit for job in jobs)
-        shares = self._window is not None and longest + limit <= self._window
-        remembers = self._window is not None and len(jobs) > 1
-        ids, mask, shared = _aligned(prompts, self._pad, self.device, share=shares)
-        place = {prompt: row for row, prompt in enumerate(prompts)}
-        rows = torch.tensor([place[job.ids] for job in jobs], device=self.device)
+        limit = max(job.limit for job in jobs)
         with self._loaded.model() as model, torch.inference_mode():
-            cache = _remember(model, ids, mask, shared, rows) if remembers else None
+            ids, mask, cache = self._begin(model, jobs, limit)
             if cache is not None and self._leaving:
-                return self._read(write(model, cache, mask[rows], jobs, _uniforms(jobs, limit), self._ends))
+                return self._read(write(model, cache, mask, jobs, _uniforms(jobs, limit), self._ends))
             draw = _Draw(jobs, self._ends, self._pad, self.device)
             output = cast("Any", model).generate(
-                ids[rows],
-                attention_mask=mask[rows],
+                ids,
+                attention_mask=mask,
                 past_key_values=cache,
                 max_new_tokens=limit,
                 logits_processor=LogitsProcessorList([draw]),
             )
             return self._read(draw.rows(output[:, ids.shape[1] :]))
+
+    def _begin(
+        self, model: PreTrainedModel, jobs: Sequence[Job], limit: int
+    ) -> tuple[torch.Tensor, torch.Tensor, DynamicCache | None]:
+        """Token ids and mask of the jobs' prompts, a row each, and what is read of them already: all but the last."""
+        prompts = list(dict.fromkeys(job.ids for job in jobs))
+        shares = self._window is not None and max(map(len, prompts)) + limit <= self._window
+        tree = tree_of(prompts) if shares and self.share == "prefix" and len(prompts) > 1 else None
+        ids, mask, shared = aligned(prompts, self._pad, self.device, share=shares and tree is None)
+        place = {prompt: row for row, prompt in enumerate(prompts)}
+        rows = torch.tensor([place[job.ids] for job in jobs], device=self.device)
+        if self._window is None or len(jobs) == 1:
+            self.tokens_read += sum(len(job.ids) for job in jobs)
+            return ids[rows], mask[rows], None
+        self.tokens_read += len(jobs)  # the last tokens of the prompts, which each row's first step reads
+        if tree is not None:
+            self.tokens_read += tree.tokens
+            cache = read_tree(model, tree, [job.ids for job in jobs], self._pad, self._window, self.device)
+        else:
+            self.tokens_read += shared + sum(len(prompt) - 1 - shared for prompt in prompts)
+            cache = read_batch(model, ids, mask, shared, rows)
+        return ids[rows], mask[rows], cache
 
     def _read(self, rows: Sequence[Row]) -> list[Decoded]:
         spoken = [row.tokens[: len(row.tokens) - row.ended] for row in rows]
@@ -100,40 +123,6 @@ class Decoder:
             Decoded(text, len(row.tokens), row.total / len(row.tokens), row.ended)
             for text, row in zip(texts, rows, strict=True)
         ]
-
-
-def _remember(
-    model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, shared: int, rows: torch.Tensor
-) -> DynamicCache | None:
-    """The cache of `rows` of the prompts up to the last token: what they share is read once, and each prompt once."""
-    last = ids.shape[1] - 1
-    if last == 0:
-        return None
-    start = DynamicCache(config=model.config)
-    read = cast("torch.nn.Module", model.get_decoder())
-    if shared:
-        read(ids[:1, :shared], past_key_values=start, use_cache=True)
-    positions = mask.cumsum(-1).sub_(1).clamp_(min=0)
-    block = max(1, (_BLOCK if ids.device.type == "cpu" else _BLOCK * 32) // ids.shape[1])
-    caches: list[DynamicCache] = []
-    for first in range(0, len(ids), block):
-        part = slice(first, first + block)
-        cache = copy.deepcopy(start)
-        if shared:
-            cache.batch_repeat_interleave(len(ids[part]))
-        if shared < last:
-            read(
-                ids[part, shared:last],
-                attention_mask=mask[part, :last],
-                position_ids=positions[part, shared:last],
-                past_key_values=cache,
-                use_cache=True,
-            )
-        caches.append(cache)
-    for layer, *others in zip(*(cache.layers for cache in caches), strict=True):
-        layer.keys = _rows([layer.keys, *(other.keys for other in others)], rows)
-        layer.values = _rows([layer.values, *(other.values for other in others)], rows)
-    return caches[0]
 
 
 def _window(model: PreTrainedModel) -> int | None:
@@ -164,33 +153,6 @@ def _room(model: PreTrainedModel, device: torch.device) -> int:
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
     values = 2 * config.num_hidden_layers * (getattr(config, "num_key_value_heads", None) or heads) * width
     return roomy(torch.cuda.mem_get_info(device)[0], values * model.dtype.itemsize)
-
-
-def _rows(blocks: list[torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
-    whole = torch.cat(blocks) if len(blocks) > 1 else blocks[0]
-    return whole if torch.equal(rows, torch.arange(len(whole), device=rows.device)) else whole[rows]
-
-
-def _aligned(
-    prompts: Sequence[tuple[int, ...]], pad: int, device: torch.device, *, share: bool
-) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """Token ids and attention mask of distinct prompts, and how many first tokens they share (not the last one).
-
-    Padding stands between what they share and what they do not, so that every row ends in the last column. Without
-    `share` it stands on the left, where a sliding window does not count it.
-    """
-    low, high = min(prompts), max(prompts)
-    most = min(map(len, prompts)) - 1 if share else 0
-    shared = next((place for place in range(most) if low[place] != high[place]), most)
-    width = max(map(len, prompts))
-    ids = np.full((len(prompts), width), pad, dtype=np.int64)
-    mask = np.zeros_like(ids)
-    ids[:, :shared] = low[:shared]
-    mask[:, :shared] = 1
-    for row, prompt in enumerate(prompts):
-        ids[row, width - len(prompt) + shared :] = prompt[shared:]
-        mask[row, width - len(prompt) + shared :] = 1
-    return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device), shared
 
 
 class _Draw(LogitsProcessor):

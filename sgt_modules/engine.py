@@ -17,11 +17,11 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, NotRequired, TypedDict, get_args
 
 from dspy.lm15 import ContextLengthError, Request, Response, response_to_events
 
-from sgt_modules.batching import ROOM, Job
+from sgt_modules.batching import ROOM, Job, Share
 from sgt_modules.contract import Completion, answer, chat
 from sgt_modules.reading import Reader
 from sgt_modules.serving import Asked, Queue, begin
@@ -54,6 +54,7 @@ class EngineSettings(TypedDict):
     device: str
     max_batch_tokens: int | None
     max_new_tokens: int
+    share: NotRequired[Share]
 
 
 class LocalReference(Reference):
@@ -77,6 +78,9 @@ class LocalEngine:
     a CPU's float32. Engines of one base, dtype and device share its weights in memory. Code that a model brings along
     runs with `trust_remote_code` only.
 
+    Prompt tokens that several prompts of a batch begin with are read once. With `share="batch"` only those that all of
+    them begin with are; the replies are the same.
+
         engine = LocalEngine("Qwen/Qwen3-1.7B")
         lm = dspy.LM(engine.model_name, engine=engine, async_engine=engine.asynchronous())
 
@@ -97,10 +101,13 @@ class LocalEngine:
         trust_remote_code: bool = False,
         max_batch_tokens: int | None = None,
         max_new_tokens: int = 512,
+        share: Share = "prefix",
         revision: str | None = None,
         sha256: str | None = None,
         adapter_sha256: str | None = None,
     ) -> None:
+        if share not in get_args(Share):
+            raise ValueError(f"Expected share to be one of {get_args(Share)}, got {share!r}. Leave it out if unsure.")
         if (max_batch_tokens is not None and max_batch_tokens < 1) or max_new_tokens < 1:
             raise ValueError(f"Expected positive token limits, got {max_batch_tokens=} and {max_new_tokens=}.")
         self.weights = Weights(
@@ -113,6 +120,7 @@ class LocalEngine:
         )
         self.dtype, self.device, self.trust_remote_code = dtype, device, trust_remote_code
         self.max_batch_tokens, self.max_new_tokens = max_batch_tokens, max_new_tokens
+        self.share: Share = share
         self._loading = threading.RLock()
         self._reader = Reader(trust_remote_code=trust_remote_code)
         self._decoder: Decoder | None = None
@@ -291,6 +299,11 @@ class LocalEngine:
         return f"sgt/{Path(self.model).resolve().name}-{self.fingerprint[:12]}"
 
     @property
+    def tokens_read(self) -> int:
+        """How many prompt tokens the model has read so far, those that several prompts share once."""
+        return 0 if self._decoder is None else self._decoder.tokens_read
+
+    @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The model's tokenizer (loaded at first use)."""
         return self._reader.tokenizer(self.weights.folders[0])
@@ -340,6 +353,7 @@ class LocalEngine:
             device=self.device,
             max_batch_tokens=self.max_batch_tokens,
             max_new_tokens=self.max_new_tokens,
+            share=self.share,
         )
 
     def _encode(self, messages: Sequence[Mapping[str, str]], opening: str = "") -> tuple[int, ...]:
@@ -408,7 +422,7 @@ class LocalEngine:
                 self.check()
                 trusting = self.trust_remote_code
                 loaded = Loaded(self.weights.folders, device=self.device, dtype=self.dtype, trust_remote_code=trusting)
-                self._decoder = Decoder(loaded, self.tokenizer)
+                self._decoder = Decoder(loaded, self.tokenizer, share=self.share)
             return self._decoder
 
 

@@ -13,6 +13,7 @@ from tokenizers.models import BPE
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from sgt_modules import SupplementGenerator
+from sgt_modules.batching import Share
 from sgt_modules.engine import LocalEngine
 
 CHAT = (
@@ -73,8 +74,8 @@ def tiny_adapter(model: Path, folder: Path, *, seed: int = 0, bias: Literal["non
     return folder
 
 
-def tiny_engine(model: Path) -> LocalEngine:
-    return LocalEngine(model, dtype="float64", device="cpu", max_new_tokens=12)
+def tiny_engine(model: Path, *, share: Share = "prefix") -> LocalEngine:
+    return LocalEngine(model, dtype="float64", device="cpu", max_new_tokens=12, share=share)
 
 
 def tiny_generator(model: Path) -> SupplementGenerator:

@@ -20,6 +20,7 @@ from optimizers.trl_arguments import Job
 from optimizers.trl_stages import SFT, PairwiseDPO, SharedDPO
 from optimizers.trl_trainer import TRLTrainer
 from sgt_modules.batching import Job as DecodingJob
+from sgt_modules.batching import Share
 from sgt_modules.decoding import Decoder
 from sgt_modules.engine import LocalEngine
 from sgt_modules.errors import GeneratorNotFoundError
@@ -94,6 +95,30 @@ def test_a_batch_says_the_same_where_rows_leave_it_as_they_end_and_where_they_st
         for job in jobs:
             assert replace(first[job], logprob=0.0) == replace(second[job], logprob=0.0)
             assert first[job].logprob == pytest.approx(second[job].logprob)
+
+
+GROUPED = [
+    f"{head} {tail}"
+    for head in ("The first of two long questions, which two prompts ask.", "The other one, past any window")
+    for tail in ("Count.", "Count twice, then say how many.", "Say no more than a word.")
+]
+"""Prompts of two families, that all begin alike."""
+
+
+def test_prompts_that_share_what_they_begin_with_say_what_each_says_by_itself(shape: Shape) -> None:
+    tree, batch = (sharing(shape, share) for share in ("prefix", "batch"))
+    asked, seeds = [*GROUPED, *PROMPTS], range(len(GROUPED) + len(PROMPTS))
+    for temperature in (0.0, 1.0):
+        shared = tree.sample(asked, seeds=seeds, temperature=temperature)
+        others = batch.sample(asked, seeds=seeds, temperature=temperature)
+        each = zip(asked, seeds, strict=True)
+        alone = [tree.sample([one], seeds=[seed], temperature=temperature)[0] for one, seed in each]
+        assert [each.text for each in shared] == [each.text for each in others] == [each.text for each in alone]
+        assert [each.logprob for each in shared] == pytest.approx([each.logprob for each in alone])
+
+
+def sharing(shape: Shape, share: Share) -> LocalEngine:
+    return LocalEngine(shape.folder, dtype="float64", device="cpu", max_new_tokens=16, share=share)
 
 
 def test_an_adapter_changes_what_it_says_and_can_be_taken_off(shape: Shape, tmp_path: Path) -> None:

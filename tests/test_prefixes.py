@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from runtime_fixtures import tiny_engine, tiny_model
+
+from sgt_modules.batching import Job, batches
+from sgt_modules.engine import LocalEngine
+from sgt_modules.prefixes import Ids, Tree, families, tree_of
+
+PROMPTS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12).map(tuple), min_size=1, max_size=12)
+
+QUESTIONS = [
+    "Which of the many singers of the show is the oldest one?",
+    "How many pets are there, and of which kind are they?",
+]
+NOTES = ["Count.", "Count them twice.", "Order by age, then take the first of them.", "Order by age."]
+GROUPED = [f"Answer in one word or in none. {question} {note}" for question in QUESTIONS for note in NOTES]
+
+
+def path(tree: Tree, node: int | None) -> Ids:
+    """The tokens from the first to the node's last."""
+    if node is None:
+        return ()
+    found = tree.nodes[node]
+    return path(tree, found.parent) + found.ids
+
+
+@given(PROMPTS, st.integers(1, 9))
+def test_a_tree_spells_every_prompt_but_its_last_token(prompts: list[Ids], worth: int) -> None:
+    tree = tree_of(prompts, worth=worth)
+    assert {prompt: path(tree, end) for prompt, end in tree.ends.items()} == {each: each[:-1] for each in prompts}
+    assert all(node.parent is None or node.parent < place for place, node in enumerate(tree.nodes))
+    assert all(node.ids and node.start == len(path(tree, node.parent)) for node in tree.nodes)
+
+
+@given(PROMPTS)
+def test_a_tree_reads_each_distinct_prefix_once_and_with_little_worth_sharing_no_more_than_all_tokens(
+    prompts: list[Ids],
+) -> None:
+    prefixes = {prompt[:length] for prompt in prompts for length in range(1, len(prompt))}
+    assert tree_of(prompts, worth=1).tokens == len(prefixes)
+    assert len(prefixes) <= tree_of(prompts, worth=9).tokens <= sum(len(prompt) - 1 for prompt in {*prompts})
+
+
+@given(PROMPTS, st.integers(1, 5))
+def test_families_hold_every_prompt_once(prompts: list[Ids], worth: int) -> None:
+    assert sorted(prompt for family in families(prompts, worth=worth) for prompt in family) == sorted({*prompts})
+
+
+def test_jobs_of_one_question_stay_in_one_batch_whatever_the_lengths_of_its_notes() -> None:
+    first, second = (1,) * 40, (2,) * 40
+    jobs = [Job(start + (3,) * length, 0, 0.0, 5) for length in (1, 9, 4, 7) for start in (first, second)]
+    near = batches(jobs, 4 * 54, near=True)
+    assert [{job.ids[0] for job in batch} for batch in near] == [{1}, {2}]
+    assert all({job.ids[0] for job in batch} == {1, 2} for batch in batches(jobs, 4 * 54))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_each_shared_question_is_read_once_and_the_replies_are_those_of_a_prompt_by_itself(
+    folder: Path, temperature: float
+) -> None:
+    tree, batch, alone = (tiny_engine(folder, share=share) for share in ("prefix", "batch", "batch"))
+    asked, seeds = GROUPED * 2, range(len(GROUPED) * 2)
+    replies = tree.sample(asked, seeds=seeds, temperature=temperature)
+    by_batch = batch.sample(asked, seeds=seeds, temperature=temperature)
+    assert [each.text for each in replies] == [each.text for each in by_batch]
+    assert [each.logprob for each in replies] == pytest.approx([each.logprob for each in by_batch])
+    singly = [
+        alone.sample([each], seeds=[seed], temperature=temperature)[0] for each, seed in zip(asked, seeds, strict=True)
+    ]
+    assert [each.text for each in replies] == [each.text for each in singly]
+    prompts = {prompt: tree._encode([{"role": "user", "content": prompt}]) for prompt in GROUPED}
+    begun = sum(len(ids) for ids in prompts.values())
+    assert tree.tokens_read < 0.6 * batch.tokens_read
+    assert batch.tokens_read < alone.tokens_read
+    assert begun > 2 * tree_of(list(prompts.values())).tokens
+
+
+def test_no_tokens_are_read_before_the_first_reply(folder: Path) -> None:
+    engine = LocalEngine(folder, device="cpu")
+    assert engine.tokens_read == 0
+    assert engine.sample(["one"], seeds=[0])[0].prompt_tokens == engine.tokens_read
+
+
+def test_a_way_to_share_that_is_none_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"'prefix', 'batch'.*got 'all'"):
+        LocalEngine("some/model", share="all")
+
+
+def test_a_saved_engine_shares_as_it_did(folder: Path) -> None:
+    engine = LocalEngine(folder, share="batch")
+    assert LocalEngine.load_state(engine.dump_state()).share == "batch"
+    assert engine.with_adapter(None).share == engine.with_model(folder).share == "batch"
