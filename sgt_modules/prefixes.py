@@ -66,7 +66,7 @@ def tree_of(prompts: Sequence[Ids], *, worth: int = WORTH) -> Tree:
 
     >>> many = tree_of([(1, 2, 3, 7), (1, 2, 3, 8), (4, 5)], worth=3)
     >>> [(node.parent, node.ids) for node in many.nodes], many.ends[1, 2, 3, 8]
-    ([(None, (1, 2, 3)), (None, (4,))], 0)
+    ([(None, (4,)), (None, (1, 2, 3))], 1)
     """
     nodes, ends = list[Node](), dict[Ids, int | None]()
     groups: list[tuple[list[Ids], int, int, int | None]] = [(sorted(set(prompts)), 0, 0, None)] if prompts else []

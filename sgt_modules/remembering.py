@@ -18,6 +18,7 @@ from sgt_modules.prefixes import Ids, Node, Tree
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+    from transformers.cache_utils import DynamicLayer
 
 _BLOCK = 2048
 """Prompt tokens that are read at a time on a CPU, so that activations stay in its cache: twice as fast as 25,000."""
@@ -145,9 +146,8 @@ class _Memory:
 
     def _keep(self, cache: DynamicCache, past: int, own: torch.Tensor, where: torch.Tensor) -> None:
         for number, layer in enumerate(cache.layers):
-            assert layer.keys is not None
-            assert layer.values is not None
-            fresh = [each[:, :, past:].transpose(1, 2)[own] for each in (layer.keys, layer.values)]
+            plain = cast("DynamicLayer", layer)
+            fresh = [each[:, :, past:].transpose(1, 2)[own] for each in (plain.keys, plain.values)]
             if number == len(self._layers):
                 keys, values = (each.new_empty(self._tree.tokens, *each.shape[1:]) for each in fresh)
                 self._layers.append((keys, values))
