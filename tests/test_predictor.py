@@ -12,7 +12,6 @@ from scripted import ScriptedGenerator
 from sgt_modules import SupplementedPredictor, SupplementGenerator, supplement
 from sgt_modules.episode import episode
 from sgt_modules.errors import SetupError
-from sgt_modules.generator_prompt import COMPACT
 from sgt_modules.kinds import SILENCE, Supplement, parse
 from sgt_modules.prompts import Template, with_supplement
 from sgt_modules.safety import harmless
