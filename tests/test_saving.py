@@ -23,6 +23,7 @@ from sgt_modules.embedded import HouseTermsWorld, embedded_actor, embedded_gener
 from sgt_modules.embedded.models import embedded_folder
 from sgt_modules.engine import LocalEngine
 from sgt_modules.errors import GeneratorNotFoundError, SavedStateError
+from sgt_modules.generator_prompt import COMPACT
 from sgt_modules.shapes import misfit
 from sgt_modules.statefile import being_read, being_written
 from sgt_modules.weights import ADAPTER_WEIGHTS, TRAINED_FROM, fingerprint_of, record_base
@@ -124,6 +125,8 @@ def test_the_state_is_a_reference_and_holds_no_weights(house: dspy.Module, tmp_p
         "dtype": "float64",
         "temperature": 0.0,
         "max_new_tokens": 64,
+        "prompt": COMPACT.dump_state(),
+        "max_prompt_tokens": None,
     }
     assert (tmp_path / "house.json").stat().st_size < 5_000
     assert str(tmp_path) not in (tmp_path / "house.json").read_text()
@@ -481,7 +484,7 @@ def test_a_state_without_its_file_finds_its_weights_from_the_files_folder_only(f
 
 def test_a_state_of_an_earlier_form_is_refused_with_what_to_do(base: Path) -> None:
     old = {"model": str(base), "adapter": None, "dtype": "auto", "sha256": "0", "temperature": 0.0, "max_new_tokens": 9}
-    with pytest.raises(SavedStateError, match=r"without \['adapter_sha256', 'revision'\].*save the program again"):
+    with pytest.raises(SavedStateError, match=r"without .*'prompt', 'revision'\].*save the program again"):
         SupplementGenerator.from_state(old)
 
 
