@@ -39,9 +39,9 @@ def preference_pairs(
     apart. With `length_preference`, in (0, 1], the shortest winner makes a `shorter` pair with each winner of the same
     reward than which it is shorter by at least that share of characters, at most `cap` / 4 a query. No supplement at
     all is the shortest, and stands there only for queries that hardly need one: `NEEDLESS` or more of the supplements
-    `tried` for them so far (these rollouts, where nothing is given) have won. Elsewhere it won by luck. A rollout without a
-    reward is in no pair. The cap is spread over winners and losers: nobody is used again while another stands ready.
-    The result depends on the seed and the set of rollouts, not on their order.
+    `tried` for them so far (these rollouts, where nothing is given) have won. Elsewhere it won by luck. A rollout
+    without a reward is in no pair. The cap is spread over winners and losers: nobody is used again while another stands
+    ready. The result depends on the seed and the set of rollouts, not on their order.
 
     Source: arXiv 2604.20727 for the categories and the cap; `docs/method.md` says what is ours.
 
