@@ -48,7 +48,8 @@ class GeneratorPrompt:
         output: One line for each output: `{name}` and its `{description}`, with the values it may take; empty for
             none.
         closing: Behind the fields: the form of the reply.
-        kind: Exploration's last paragraph for a kind of the table: `{kind}`, `{instruction}`, `{example}`, `{answer}`.
+        kind: Exploration's last paragraph for a kind of the table: `{kind}`, `{instruction}`, `{answer}`, and the
+            kind's `{example}`, which the default leaves out: models of 0.5 B parameters copy it.
         new_kind: The same for a kind that the generator named itself, `{kind}`.
         free: The same for a kind of the generator's own choice.
         no_answer: What `{answer}` stands for in `kind`, but for the kind `answer`, where it is empty.
@@ -72,22 +73,22 @@ class GeneratorPrompt:
     """
 
     introduction: str = (
-        "Another model will do the task below. Write a short note that helps it do the task right. It reads your note "
-        "beside the same input."
+        "Another model will do the task below. Write a short note that it reads beside the input, so that it does the "
+        "task right."
     )
     task: str = "Task: {instructions}"
     role: str = "Step: {role} ({fields})"
     input: str = "{name}{description}: {value}"
     output: str = "The other model writes: {name}{description}"
-    closing: str = "Write the note in at most {words} words. Begin with its kind in brackets, such as [mistakes]."
-    kind: str = "Kind of note: [{kind}]. {instruction}{answer}\nThe form, with another task: [{kind}] {example}"
-    new_kind: str = "Kind of note: [{kind}].{answer}"
+    closing: str = "Write one note of at most {words} words, and begin it with its kind in brackets."
+    kind: str = "Write the note of the kind [{kind}]. {instruction}{answer}"
+    new_kind: str = "Write the note of the kind [{kind}].{answer}"
     free: str = (
-        "Kind of note: one of your own. Name it in one or two words, in brackets.{answer}\n"
-        "The form, with another task: [units] The answer is wanted in seconds."
+        "A note about another task: [units] The answer is wanted in seconds.\nNow write the note about the task above. "
+        "Name its kind yourself, in one or two words, in brackets.{answer}"
     )
     no_answer: str = " Do not give the answer itself."
-    max_words: int = 60
+    max_words: int = 40
     opens: bool = True
 
     def __post_init__(self) -> None:
@@ -137,8 +138,6 @@ class GeneratorPrompt:
         if isinstance(kind, Kind):
             answer = "" if kind.name == "answer" else self.no_answer
             asked = self.kind.format(kind=kind.name, instruction=kind.instruction, example=kind.example, answer=answer)
-            if not kind.example:  # a user's own kind may have none
-                asked = "\n".join(line for line in asked.split("\n") if not line.endswith(f"[{kind.name}] "))
         elif kind == FREE:
             asked = self.free.format(answer=self.no_answer)
         else:

@@ -50,9 +50,10 @@ _FENCE = "```"
 def read_reply(text: str, *, kind: str = "", ended: bool = True) -> Supplement:
     """Read what a generator wrote, the forced opening included; never fails.
 
-    Thoughts are removed. A reply that the token limit ended (`ended` is False) is trimmed to its last whole sentence
-    or line. The kind is the one that the reply names in brackets, else the one that was asked for (`kind`), else
-    `free`. An empty reply, and one that names `none`, is `SILENCE`.
+    Thoughts are removed. Where the reply names its kind a second time, another note begins, and the first one is whole:
+    models that repeat themselves do so until the token limit. A reply that the token limit ended (`ended` is False) is
+    trimmed to its last whole sentence or line. The kind is the one that the reply names in brackets, else the one that
+    was asked for (`kind`), else `free`. An empty reply, and one that names `none`, is `SILENCE`.
 
     >>> read_reply("<think>Units?</think>**[Common Mistakes]:** Mind the units.")
     Supplement(kind='common_mistakes', text='Mind the units.')
@@ -63,10 +64,21 @@ def read_reply(text: str, *, kind: str = "", ended: bool = True) -> Supplement:
     named, body = _tagged(said)
     if not named and said.lstrip().startswith("[") and "]" not in said:
         body = said.lstrip()[1:]  # an opening that the model made nothing of
+    if again := _again(body, named):
+        body, ended = body[:again], True
     body = (body if ended else whole_part(body)).strip()
     if not body or named == NONE:
         return SILENCE
     return Supplement(named or kind or FREE, body, cut=not ended)
+
+
+def _again(body: str, kind: str) -> int:
+    """The place where the text names its kind again; 0 for none."""
+    if not kind:
+        return 0
+    name = kind.replace("_", "[ _-]+")
+    found = re.search(rf"\s[*#_ ]*\[ *{name} *\]", body, re.I)
+    return found.start() if found and body[: found.start()].strip() else 0
 
 
 def without_thoughts(text: str) -> str:

@@ -37,6 +37,15 @@ def test_a_named_kind_is_read_however_its_brackets_are_dressed(reply: str, kind:
     assert read_reply(reply, kind="background") == Supplement(kind, TEXT)
 
 
+def test_a_note_ends_where_its_kind_is_named_again() -> None:
+    said = "[mistakes] Mind the units.\n\n[mistakes] Mind the units.\n\n[mistakes] Mind the"
+    assert read_reply(said, ended=False) == Supplement("mistakes", "Mind the units.")
+    assert not read_reply(said, ended=False).cut
+    assert read_reply("[unit check] Seconds. [Unit-Check] Minutes.").text == "Seconds."
+    assert read_reply("[cot] Add.\n[answer] 4").text == "Add.\n[answer] 4"
+    assert read_reply("[cot] [cot] Add.").text == "Add."
+
+
 def test_an_untagged_reply_is_of_the_kind_that_was_asked_for_and_free_if_none_was() -> None:
     assert read_reply(TEXT, kind="mistakes") == Supplement("mistakes", TEXT)
     assert read_reply(TEXT) == Supplement("free", TEXT)
