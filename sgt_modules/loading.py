@@ -24,7 +24,8 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from sgt_modules.errors import GeneratorNotFoundError
+from sgt_modules.errors import GeneratorNotFoundError, SetupError
+from sgt_modules.quantising import quantise
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _DTYPES = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+INT8 = "int8"
+"""The precision of a frozen model on a CPU whose linear layers have 8 bits, and all else float32."""
+
 _Key = tuple[object, ...]
 
 
@@ -50,13 +54,13 @@ def choose_device(name: str, *, cuda: bool, mps: bool) -> str:
     return name
 
 
-def on_cpu(device: str) -> bool:
+def on_cpu(device: str, dtype: str = "auto") -> bool:
     """Whether a model that is to be put on `device` will be on the CPU of this machine.
 
-    >>> on_cpu("cpu"), on_cpu("cuda")
-    (True, False)
+    >>> on_cpu("cpu"), on_cpu("cuda"), on_cpu("auto", "int8")
+    (True, False, True)
     """
-    return device == "cpu" or (device == "auto" and place("auto", "auto")[0].type == "cpu")
+    return device == "cpu" or (device == "auto" and (dtype == INT8 or place("auto", "auto")[0].type == "cpu"))
 
 
 def choose_dtype(name: str, device: str, *, bfloat16: bool = True) -> str:
@@ -66,22 +70,31 @@ def choose_dtype(name: str, device: str, *, bfloat16: bool = True) -> str:
     ['bfloat16', 'float16', 'float32']
     """
     kind = device.partition(":")[0]
+    if name == INT8:
+        if kind != "cpu":
+            raise SetupError(
+                f"Expected a CPU for dtype='int8', got device {device!r}. Use device='cpu', or dtype='auto'."
+            )
+        return name
     if name == "auto":
         return {"cuda": "bfloat16" if bfloat16 else "float16", "mps": "float16"}.get(kind, "float32")
     if name not in _DTYPES:
-        raise ValueError(f"Expected dtype 'auto' or one of {sorted(_DTYPES)}, got {name!r}.")
+        raise ValueError(f"Expected dtype 'auto' or one of {sorted((*_DTYPES, INT8))}, got {name!r}.")
     if (kind, name) == ("mps", "float64"):
         raise ValueError("Expected a dtype that device 'mps' has, got 'float64'. Use 'float32', or device='cpu'.")
     return name
 
 
 def place(device: str, dtype: str) -> tuple[torch.device, torch.dtype]:
-    """Both choices on this machine; a GPU with its number."""
+    """Both choices on this machine; a GPU with its number. 8 bits are by default the CPU's, also where a GPU is."""
+    if dtype == INT8 and device == "auto":
+        device = "cpu"
     cuda = torch.cuda.is_available()
     chosen = torch.device(choose_device(device, cuda=cuda, mps=torch.backends.mps.is_available()))
     where = torch.device("cuda", torch.cuda.current_device()) if str(chosen) == "cuda" else chosen
     able = not cuda or torch.cuda.is_bf16_supported(including_emulation=False)
-    return where, _DTYPES[choose_dtype(dtype, where.type, bfloat16=able)]
+    chosen_dtype = choose_dtype(dtype, where.type, bfloat16=able)
+    return where, torch.int8 if chosen_dtype == INT8 else _DTYPES[chosen_dtype]
 
 
 class Base:
@@ -102,6 +115,7 @@ class Base:
         """The base's own weights, frozen, in modules apart: adapters, hooks, flags and whatever else a training run
         leaves on a model are the twin's alone, and go with it. Whoever samples from the base need not wait.
         """
+        assert self._dtype != torch.int8, "8 bits are not trained"
         return _twin(self._untouched)
 
     def add(self, folder: Path) -> str:
@@ -212,17 +226,19 @@ def _only_adds(adapter: Path) -> bool:
 
 
 def load_model(folder: Path, device: torch.device, dtype: torch.dtype, *, trust_remote_code: bool) -> PreTrainedModel:
-    """A copy of its own of a model, whose weights can be trained."""
+    """A copy of its own of a model, whose weights can be trained, but those of 8 bits."""
+    exact = torch.float32 if dtype == torch.int8 else dtype
     with quietly():
         try:
             model = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code, local_files_only=True
+                folder, dtype=exact, use_safetensors=True, trust_remote_code=trust_remote_code, local_files_only=True
             )
         except ValueError as error:
             if "trust_remote_code" not in str(error):
                 raise
             raise GeneratorNotFoundError(untrusted(folder)) from error
-    return cast("PreTrainedModel", cast("torch.nn.Module", model).to(device).eval())
+    placed = cast("PreTrainedModel", cast("torch.nn.Module", model).to(device).eval())
+    return quantise(placed) if dtype == torch.int8 else placed
 
 
 def _twin(model: PreTrainedModel) -> PreTrainedModel:
