@@ -51,7 +51,7 @@ def test_when_every_supplement_wins_the_result_says_why_there_was_nothing_to_pre
     better, _ = compiled(gold, tmp_path / "run")
     assert better.detailed_results.selected == "none"
     assert not isinstance(better, SupplementedPredictor)
-    note, said = better.detailed_results.notes
+    note, said = better.detailed_results.notes[-2:]
     assert said == f"Verdict: {better.detailed_results.verdict}"
     assert "supplements won, so there is nothing to prefer" in note
 
