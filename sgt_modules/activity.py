@@ -140,6 +140,8 @@ class Work:
             if self.doing != "writing":
                 self._batch.turns(self._clock())
             self.doing = "writing"
+        else:
+            self.doing = "reading"  # a run of one token that several prompts share looks as if it were written
         self._batch.goes_in(rows, width)
 
     def passes(self, share: float) -> None:
