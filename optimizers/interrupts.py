@@ -1,4 +1,7 @@
-"""Ctrl-C: the first lets a run end in good order, the second ends it at once."""
+"""Ctrl-C: the first lets a run end in good order, the second ends it at once.
+
+A batch or a training step of a model in this process takes minutes, so those are abandoned: nothing was paid for them.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
+from sgt_modules.activity import Abandoned, abandoned_when, is_loading
+
 INTERRUPT = "Ctrl-C was pressed"
 
 
@@ -15,23 +20,32 @@ INTERRUPT = "Ctrl-C was pressed"
 def stopping(stop: Callable[[str], None], say: Callable[[str], None]) -> Iterator[None]:
     """Inside, the first Ctrl-C calls `stop` with a reason and `say` with what happens next; a second one raises
     `KeyboardInterrupt`, as ever. Only in the main thread, which alone hears of it.
+
+    At the first one, models of this process abandon their work with `Abandoned`. A model that is being loaded cannot,
+    so there it is raised in the main thread.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    pressed = False
+    pressed = ""
 
     def press(_number: int, _frame: FrameType | None) -> None:
         nonlocal pressed
         if pressed:
             raise KeyboardInterrupt
-        pressed = True
+        pressed = INTERRUPT
         stop(INTERRUPT)
         with suppress(RuntimeError):  # where it came in the middle of another line
-            say("Stopping: what is under way is finished and saved. Press Ctrl-C again to stop at once.")
+            say(
+                "Stopping: calls under way are finished and saved, a batch of a model on this machine is given up. "
+                "Press Ctrl-C again to stop at once."
+            )
+        if is_loading():
+            raise Abandoned(INTERRUPT)
 
     before = signal.signal(signal.SIGINT, press)
     try:
-        yield
+        with abandoned_when(lambda: pressed):
+            yield
     finally:
         signal.signal(signal.SIGINT, before)

@@ -27,6 +27,7 @@ from optimizers.store import RolloutStore
 from optimizers.tracking import Tracker, TrackerName, Tracking
 from optimizers.validation import check_priced, check_program, check_splits, hold_out
 from optimizers.verdict import NOTE, Evidence
+from sgt_modules.activity import Abandoned
 from sgt_modules.errors import StoppedError
 
 Examples = Sequence[dspy.Example]
@@ -200,7 +201,10 @@ class Session:
                 session.note(note)
             tracking = Tracking.opened(settings.report_to, folder, known, about, note=session.note)
             session.tracking = open_.enter_context(tracking)
-            yield session
+            try:
+                yield session
+            except Abandoned as reason:
+                raise StoppedError(str(reason)) from None
 
     @contextmanager
     def within_budget(self, save: Callable[[], object]) -> Iterator[None]:
@@ -214,7 +218,7 @@ class Session:
         except KeyboardInterrupt:
             self.reporter.say(self._standing("it was interrupted", ""))
             raise
-        except StoppedError as stop:
+        except (StoppedError, Abandoned) as stop:
             self.stopped = self._standing(str(stop), "" if self.budget.stopped else " and a larger budget")
             self.note(self.stopped)
             save()

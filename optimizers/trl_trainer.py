@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -32,8 +33,10 @@ from optimizers.training import CHECKPOINTED, OnStep, TrainingSettings
 from optimizers.training_faults import disk_full_named, files_in, intact, until_it_converges
 from optimizers.trl_arguments import Job, mixed, unadapted
 from optimizers.trl_stages import SFT, PairwiseDPO, SharedDPO
+from sgt_modules.activity import check, loading
 from sgt_modules.errors import NoPreferencePairsError, TrainingError
 from sgt_modules.loading import Base, base_of, load_model, place, release
+from sgt_modules.watching import stoppable
 from sgt_modules.weights import ADAPTER, WHOLE_MODEL, fingerprint_of, origin_of, record_base, resolve
 
 
@@ -115,7 +118,8 @@ class TRLTrainer:
         ):
             self._check(stage.start)
             folder = resolve(self.model, code=self.trust_remote_code)
-            base = self._base(folder)  # held here: an attempt that runs out of memory need not load it again
+            with loading(Path(self.model).name):
+                base = self._base(folder)  # held here: an attempt that runs out of memory need not load it again
             fit = partial(self._fit, stage, base, folder, scratch=scratch, team=team)
             (trained, used), said_of_rate = until_it_converges(
                 asked,
@@ -144,7 +148,8 @@ class TRLTrainer:
         job = Job(model, tokenizer, rows, settings, scratch, stage.seed, team.size)
         trainer = stage.kind.of(job)
         trainer.observe(steps, [row.length for row in rows], self.settings.batch_size, job.portion)
-        trainer.train()
+        with stoppable(cast("nn.Module", model), check) if team.size == 1 else nullcontext():
+            trainer.train()
         trainer.check_weights()
         weights = trainer.gathered_weights()
         if team.main:

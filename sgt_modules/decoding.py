@@ -11,6 +11,7 @@ import inspect
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -18,11 +19,13 @@ import torch
 from transformers import DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from sgt_modules.activity import Pace, Work, working
 from sgt_modules.batching import ROOM, Decoded, Job, Share, roomy, within_memory
 from sgt_modules.loading import one_core, release
 from sgt_modules.prefixes import tree_of
 from sgt_modules.remembering import aligned, read_batch, read_tree
 from sgt_modules.stepping import Row, drawn, write
+from sgt_modules.watching import watched
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -39,7 +42,8 @@ class Decoder:
     `leaving`: whether rows leave a batch as they end, which asks after each token and pays on a CPU; otherwise
     transformers' `generate` goes on until all have ended. By default what suits the device; the replies are the same.
     `share`: whether each run of tokens that several prompts of a batch begin with is read once (`"prefix"`), or only
-    the one that all of them begin with (`"batch"`). `tokens_read` counts prompt tokens that the model has read.
+    the one that all of them begin with (`"batch"`). `tokens_read` counts prompt tokens that the model has read. `name`
+    is the model's, for `sgt_modules.activity`.
     """
 
     def __init__(
@@ -49,6 +53,7 @@ class Decoder:
         *,
         leaving: bool | None = None,
         share: Share = "prefix",
+        name: str = "model",
     ) -> None:
         self.device, self.share, self.tokens_read = loaded.device, share, 0
         self._leaving = loaded.device.type == "cpu" if leaving is None else leaving
@@ -64,19 +69,33 @@ class Decoder:
             )
             self._room = _room(model, loaded.device)
             self._small = loaded.device.type == "cpu" and model.num_parameters() <= _SMALL
+            self._large = model.num_parameters() > _SMALL
         self._fits = sys.maxsize
+        self._name, self._pace = name, Pace()
 
-    def decode(self, jobs: Iterable[Job], max_batch_tokens: int | None, *, sparing: bool = False) -> dict[Job, Decoded]:
+    def decode(
+        self, jobs: Iterable[Job], max_batch_tokens: int | None, *, sparing: bool = False, direct: bool = True
+    ) -> dict[Job, Decoded]:
         """Continue every job; equal jobs once. `max_batch_tokens` bounds memory, as `batches` does, and None is what
         the device seems to hold; where that is too much for this machine, it halves from there on. `sparing` leaves
-        other threads all cores but one, where the model is small."""
+        other threads all cores but one, where the model is small. `direct` tells one caller's jobs from a queue's.
+        Raises `Abandoned` in the middle, where that is asked for."""
         budget = min(max_batch_tokens or self._room, self._fits)
         alike, near = self._window is None, self.share == "prefix"
-        with one_core() if sparing and self._small else nullcontext():
-            done, held = within_memory(jobs, budget, self._decode, alike=alike, near=near, release=release)
+        jobs = list(dict.fromkeys(jobs))
+        work = Work(self._name, len(jobs), *_size(jobs), pace=self._pace, direct=direct)
+        with one_core() if sparing and self._small else nullcontext(), working(work):
+            run = partial(self._watched, work)
+            done, held = within_memory(jobs, budget, run, alike=alike, near=near, release=release)
         if held < budget:
             self._fits = held
         return done
+
+    def _watched(self, work: Work, jobs: Sequence[Job]) -> list[Decoded]:
+        """As `_decode`, seen by `work`."""
+        large = self._large
+        with self._loaded.model() as model, work.batch(len(jobs), *_size(jobs)), watched(model, work, inside=large):
+            return self._decode(jobs)
 
     def _decode(self, jobs: Sequence[Job]) -> list[Decoded]:
         limit = max(job.limit for job in jobs)
@@ -219,6 +238,11 @@ def _uniforms(jobs: Sequence[Job], steps: int) -> np.ndarray:
             stream = np.random.Generator(np.random.Philox(key=int.from_bytes(key.digest(), "little")))
             row[: job.limit] = stream.random(job.limit)
     return rows
+
+
+def _size(jobs: Sequence[Job]) -> tuple[int, int]:
+    """The tokens of all prompts, and the most that their replies may take."""
+    return sum(len(job.ids) for job in jobs), sum(job.limit for job in jobs)
 
 
 def _salt(seed: int) -> bytes:

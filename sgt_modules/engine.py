@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, NotRequired, TypedDict, get_args
 
 from dspy.lm15 import ContextLengthError, Request, Response, response_to_events
 
+from sgt_modules.activity import loading
 from sgt_modules.batching import ROOM, Job, Share
 from sgt_modules.contract import Completion, answer, chat
 from sgt_modules.errors import SetupError
@@ -439,19 +440,23 @@ class LocalEngine:
 
     def _serve(self, jobs: Sequence[Job]) -> Mapping[Job, Decoded]:
         """As `_decode`, for the queue: the threads of several callers have work of their own meanwhile."""
-        return self._loaded().decode(jobs, self.max_batch_tokens, sparing=len(jobs) > 1)
+        return self._loaded().decode(jobs, self.max_batch_tokens, sparing=len(jobs) > 1, direct=False)
 
     def _loaded(self) -> Decoder:
         with self._loading:
             if self._decoder is None:
-                from sgt_modules.decoding import Decoder
-                from sgt_modules.loading import Loaded
-
-                self.check()
-                trusting = self.trust_remote_code
-                loaded = Loaded(self.weights.folders, device=self.device, dtype=self.dtype, trust_remote_code=trusting)
-                self._decoder = Decoder(loaded, self.tokenizer, share=self.share)
+                with loading(self.name):
+                    self._decoder = self._load()
             return self._decoder
+
+    def _load(self) -> Decoder:
+        from sgt_modules.decoding import Decoder
+        from sgt_modules.loading import Loaded
+
+        self.check()
+        trusting = self.trust_remote_code
+        loaded = Loaded(self.weights.folders, device=self.device, dtype=self.dtype, trust_remote_code=trusting)
+        return Decoder(loaded, self.tokenizer, share=self.share, name=self.name)
 
 
 class AsyncLocalEngine:

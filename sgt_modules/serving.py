@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,10 +9,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
-from weakref import ReferenceType, WeakKeyDictionary
+from weakref import ReferenceType
 
 from dspy.lm15 import LM15Error, ProviderError
 
+from sgt_modules.activity import Abandoned
 from sgt_modules.errors import SGTError
 
 if TYPE_CHECKING:
@@ -41,33 +41,11 @@ Queue = SimpleQueue[Asked | None]
 Decode = Callable[[Sequence["Job"]], Mapping["Job", "Decoded"]]
 
 
-_AT_EXIT = 10.0
-"""Seconds that the end of the interpreter waits for the batches under way."""
-
-_workers = WeakKeyDictionary[threading.Thread, Queue]()
-
-
 def begin(decode: ReferenceType[Decode], full: int, rows: int) -> Queue:
-    """The queue of a new worker, which does as `serve` until None is put there.
-
-    A thread that the interpreter's end meets in the middle of PyTorch would abort the process, with a message that says
-    nothing and an exit code of its own; so that end waits for the worker's batch.
-    """
+    """The queue of a new worker, which does as `serve` until None is put there."""
     queue: Queue = SimpleQueue()
-    worker = threading.Thread(target=serve, args=(queue, decode, full, rows), name="sgt-engine", daemon=True)
-    _workers[worker] = queue
-    worker.start()
+    threading.Thread(target=serve, args=(queue, decode, full, rows), name="sgt-engine", daemon=True).start()
     return queue
-
-
-@atexit.register
-def _end() -> None:
-    until = time.monotonic() + _AT_EXIT
-    under_way = [*_workers.items()]
-    for _, queue in under_way:
-        queue.put(None)
-    for worker, _ in under_way:
-        worker.join(max(0.0, until - time.monotonic()))
 
 
 def serve(queue: Queue, decode: ReferenceType[Decode], full: int, rows: int) -> None:
@@ -121,10 +99,9 @@ def _answer(asked: list[Asked], decode: Decode | None) -> None:
         if decode is None:
             raise ProviderError("The engine was collected while a request waited; keep a reference to it.")
         decoded = decode([each.job for each in waiting])
-    except Exception as error:  # noqa: BLE001 - whatever it is belongs to the callers, not to this thread
-        failure = (
-            error if isinstance(error, LM15Error | SGTError) else ProviderError(f"{type(error).__name__}: {error}")
-        )
+    except (Exception, Abandoned) as error:  # noqa: BLE001 - whatever it is belongs to the callers, not to this thread
+        ours = isinstance(error, LM15Error | SGTError | Abandoned)
+        failure = error if ours else ProviderError(f"{type(error).__name__}: {error}")
         failure.__cause__ = None if failure is error else error
         for each in waiting:
             each.answer.set_exception(failure)

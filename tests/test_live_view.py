@@ -402,7 +402,7 @@ def test_a_wide_terminal_shows_everything() -> None:
         "errors  RateLimitError 2",
         "winner  question: 2+2?",
         "by      [pairs] right: 4",
-        "Ctrl-C ends in good order: what is under way is finished and saved.",
+        "Ctrl-C ends in good order: what was paid for is saved.",
     ]
 
 

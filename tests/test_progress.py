@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 
 from rich.console import Console
 from scripted import rollout
@@ -24,8 +25,8 @@ def test_a_pipe_gets_one_line_at_the_end_of_a_short_stage_with_its_success_rate(
 
 
 def test_a_long_stage_says_how_far_it_is_and_how_long_it_will_take() -> None:
-    out = io.StringIO()
-    played(Lines(out, every=0.0))
+    out, seconds = io.StringIO(), itertools.count()
+    played(Lines(out, every=2.0, clock=lambda: float(next(seconds))))
     first = out.getvalue().splitlines()[0]
     assert first.startswith("warm: acting: 1/3  100% won")
     assert first.endswith("s left")

@@ -6,16 +6,20 @@ import re
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from optimizers.live.foresight import position, seconds_left
+from optimizers.live.foresight import pace_of, position, seconds_left, work_of
 from optimizers.live.snapshot import Plan, Snapshot, Spend, StageView, Winner
 from optimizers.records import Rollout
+from sgt_modules.activity import Activity, seconds_loading, underway
 
 Clock = Callable[[], float]
 
-MARKS = 30
-"""How many moments, a second or more apart, a stage's pace is measured over."""
+MARKS = 60
+"""Moments at which a stage is measured: a second apart or, once it is older, this part of its time."""
+
+QUICK = 1.0
+"""Seconds below which a stage of samples may have come out of the store."""
 
 WINDOWS = 12
 """Windows of the trend, and half as many as a stage is cut into; each has at least `SMALLEST` rollouts."""
@@ -29,16 +33,26 @@ _ERROR = re.compile(r"[A-Za-z_][\w.]*")
 
 
 class StageCount:
-    """What one stage has done."""
+    """What one stage has done. Its pace leaves out `idle` seconds, in which a model was loaded."""
 
-    def __init__(self, name: str, total: int, *, clock: Clock = time.monotonic, threshold: float = 1.0) -> None:
+    def __init__(
+        self,
+        name: str,
+        total: int,
+        *,
+        clock: Clock = time.monotonic,
+        threshold: float = 1.0,
+        idle: Clock = lambda: 0.0,
+        calls: int | None = None,
+    ) -> None:
         self.name, self.total, self.done = name, total, 0
         self.judged, self.won, self._sum = 0, 0, 0.0
         self.kinds: Counter[str] = Counter()
         self._clock, self._threshold = clock, threshold
-        self._began = clock()
-        self._ended: float | None = None
-        self._marks: deque[tuple[float, int]] = deque(maxlen=MARKS)
+        self._began, self._idle, self._idle_before = clock(), idle, idle()
+        self._ended: tuple[float, float] | None = None
+        self._calls, self._fresh = calls, True
+        self._marks: list[tuple[float, float]] = [(self._began, 0)]
         self._windows: deque[float] = deque(maxlen=WINDOWS)
         self._lately, self._lately_won = 0, 0
 
@@ -65,40 +79,45 @@ class StageCount:
         self.total = total
         self._mark(done)
 
-    def end(self) -> None:
-        """The stage is over."""
-        self._ended = self._clock()
+    def end(self, calls: int | None = None) -> None:
+        """The stage is over, and the run has paid for so many calls until now."""
+        self._ended = self._clock(), self._at_work()
+        if work_of(self.name) == "sampling":
+            self._fresh = self._ended[1] - self._began >= QUICK
+        elif work_of(self.name) == "acting":
+            self._fresh = calls is None or calls != self._calls
 
-    def view(self) -> StageView:
-        """The stage at this moment."""
+    def view(self, coming: float = 0.0) -> StageView:
+        """The stage at this moment; `coming` units are done as far as a model is, and not here yet."""
         over = self._ended is not None
-        now = self._clock() if self._ended is None else self._ended
-        rate = self._rate(now, lately=not over)
+        now, at_work = (self._clock(), self._at_work()) if self._ended is None else self._ended
+        done = min(self.total, self.done + coming)
+        pace = pace_of([*self._marks, (at_work, done)])
+        left = None if pace is None or over else (self.total - done) / pace[0]
         return StageView(
             self.name,
             self.done,
             self.total,
             now - self._began,
-            rate,
-            (self.total - self.done) / rate if rate and not over else None,
+            pace[0] if pace else 0.0 if not over else self.done / max(at_work - self._began, 1e-3),
+            left if left is None or pace is None else max(left - pace[1], left / 10),
             self.judged,
             self.won,
             self._sum / self.judged if self.judged else None,
             tuple(self._windows),
+            self._fresh,
         )
 
-    def _rate(self, now: float, *, lately: bool) -> float:
-        """Units a second; of late they are counted from the first one on, as what comes before it may be loading."""
-        since, before = self._marks[0] if lately and self._marks else (self._began, 0)
-        if self.done <= before:
-            since, before = self._began, 0
-        return (self.done - before) / (now - since) if now > since else 0.0
+    def _at_work(self) -> float:
+        return self._clock() - (self._idle() - self._idle_before)
 
     def _mark(self, done: int) -> None:
+        """What comes within a second or so is one moment's, as replies of a batch come together."""
         self.done = done
-        now = self._clock()
-        if not self._marks or now - self._marks[-1][0] >= 1.0:
-            self._marks.append((now, done))
+        now = self._at_work()
+        if len(self._marks) > 1 and now - self._marks[-1][0] < max(1.0, (now - self._began) / MARKS):
+            now, _ = self._marks.pop()
+        self._marks.append((now, done))
 
 
 class Board:
@@ -111,8 +130,15 @@ class Board:
     [('warm: sampling', 1, 2)]
     """
 
-    def __init__(self, clock: Clock = time.monotonic) -> None:
-        self._clock, self._began = clock, clock()
+    def __init__(
+        self,
+        clock: Clock = time.monotonic,
+        *,
+        works: Callable[[], Sequence[Activity]] = underway,
+        idle: Clock = seconds_loading,
+    ) -> None:
+        """`works` tells what models of this process are at, `idle` how long they were loaded until now."""
+        self._clock, self._began, self._works, self._idle = clock, clock(), works, idle
         self._lock = threading.Lock()
         self._underway: list[StageCount] = []
         self._finished: list[StageView] = []
@@ -139,16 +165,19 @@ class Board:
 
     def begin(self, name: str, total: int) -> StageCount:
         """A stage is under way."""
+        calls = self._calls()
         with self._lock:
             self._over = False
-            stage = StageCount(name, total, clock=self._clock, threshold=self._plan.threshold)
+            threshold = self._plan.threshold
+            stage = StageCount(name, total, clock=self._clock, threshold=threshold, idle=self._idle, calls=calls)
             self._underway.append(stage)
             return stage
 
     def end(self, stage: StageCount) -> StageView:
         """A stage is over; what it came to."""
+        calls = self._calls()
         with self._lock:
-            stage.end()
+            stage.end(calls)
             self._underway.remove(stage)
             self._finished.append(stage.view())
             return self._finished[-1]
@@ -178,11 +207,32 @@ class Board:
         elif not rollout.supplement and rollout.reward is not None:
             self._failed.add(rollout.query.id)
 
+    def view(self, stage: StageCount) -> StageView:
+        """A stage at this moment."""
+        works = self._works()
+        with self._lock:
+            return stage.view(self._coming(stage, works))
+
+    def _calls(self) -> int | None:
+        return self._spend().calls if self._spend else None
+
+    def _coming(self, stage: StageCount, works: Sequence[Activity]) -> float:
+        """Units that models are done with and that have not come: one caller's own prompts are a stage's of samples.
+
+        Those of a batch of which it is only known how long it takes at most are not counted.
+        """
+        samples = [each for each in self._underway if work_of(each.name) == "sampling"]
+        acts = [each for each in self._underway if work_of(each.name) == "acting"]
+        direct, queued = (samples or acts)[:1], acts[:1]
+        telling = (each for each in works if each.left is not None and not each.at_most)
+        return sum(each.done for each in telling if stage in (direct if each.direct else queued))
+
     def snapshot(self) -> Snapshot:
         """The run at this moment."""
-        spend = self._spend() if self._spend else None
+        spend, works = self._spend() if self._spend else None, self._works()
         with self._lock:
-            underway, finished = tuple(each.view() for each in self._underway), tuple(self._finished)
+            underway = tuple(each.view(self._coming(each, works)) for each in self._underway)
+            finished = tuple(self._finished)
             step = position(self._plan, (*finished, *underway))
             kinds = self._last.kinds if self._last else Counter[str]()
             return Snapshot(
@@ -202,6 +252,7 @@ class Board:
                 spend=spend,
                 said=tuple(self.said),
                 over=self._over,
+                works=() if self._over else tuple(works),
             )
 
 

@@ -20,7 +20,7 @@ WIDE = 60
 BAR = (6, 24)
 """The columns of a bar, at least and at most."""
 
-HINT = "Ctrl-C ends in good order: what is under way is finished and saved."
+HINT = "Ctrl-C ends in good order: what was paid for is saved."
 
 
 class _Row(NamedTuple):
@@ -40,6 +40,7 @@ def drawn(snapshot: Snapshot, width: int, height: int, *, ascii_only: bool = Fal
     rows = [
         *_head(snapshot, width),
         *_stages(snapshot.underway, width, ascii_only=ascii_only),
+        *(row for each in snapshot.works for row in _listed(2, "model", texts.working(each), width)),
         *_listed(4, "scores", texts.scores(snapshot.finished), width),
         *_listed(5, "kinds", texts.shares(snapshot.kinds), width),
         *_spend(snapshot.spend, width, ascii_only=ascii_only),

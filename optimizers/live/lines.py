@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,12 +11,19 @@ from typing import TextIO
 
 from optimizers.live.board import Board, Clock, Counting, StageCount
 from optimizers.live.snapshot import Plan, Spend
-from optimizers.live.texts import closing, ended, worth_a_line
+from optimizers.live.texts import closing, ended, working, worth_a_line
 from optimizers.records import Rollout
+from optimizers.threads import in_context
+from sgt_modules.activity import underway
+
+LOOKS = 1.0
+"""Seconds between two looks at what models are at."""
 
 
 class Lines:
     """Plain lines for a pipe or a log: at most every `every` seconds of a stage, at its end, and at the run's.
+
+    While a model of this process works, of which nothing comes for minutes, a thread says how far that is.
 
     >>> import io
     >>> out = io.StringIO()
@@ -47,9 +55,12 @@ class Lines:
     def stage(self, name: str, total: int) -> Iterator[_LineStage]:
         """A line now and then, and one at the end."""
         stage = self._board.begin(name, total)
+        line, closed = _LineStage(self._board, stage, self), threading.Event()
+        in_context(lambda: line.keep_saying(closed), "sgt-lines").start()
         try:
-            yield _LineStage(self._board, stage, self)
+            yield line
         finally:
+            closed.set()
             over = self._board.end(stage)
             if worth_a_line(over):
                 self.say(ended(over))
@@ -74,10 +85,23 @@ class _LineStage(Counting):
         super().move_to(done, total)
         self._maybe_say()
 
+    def keep_saying(self, closed: threading.Event) -> None:
+        """Until then, say what a model is at; that one is being loaded, once and soon."""
+        known = ""
+        while not closed.wait(LOOKS):
+            works = underway()
+            loads = next((" ".join(working(each)[:1]) for each in works if each.doing == "loading"), "")
+            if loads and loads != known:
+                self._reporter.say(f"{self._stage.name}: {loads}")
+            known = loads
+            if works and not loads:
+                self._maybe_say()
+
     def _maybe_say(self) -> None:
         now = self._reporter.clock()
         if now - self._said >= self._reporter.every:
             self._said = now
-            stage = self._stage.view()
+            stage = self._board.view(self._stage)
             left = "" if stage.left is None else f", {stage.left:.0f} s left"
-            self._reporter.say(ended(stage) + left)
+            works = [", ".join(working(each)) for each in underway() if each.rows]
+            self._reporter.say("; ".join([ended(stage) + left, *works]))

@@ -124,6 +124,8 @@ def _stage(stage: StageView, *, over: bool) -> str:
 
 
 def _facts(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
+    for each in snapshot.works:
+        yield "model", ", ".join(map(_shown, texts.working(each)))
     yield "scores", ", ".join(map(_shown, texts.scores(snapshot.finished)))
     yield "kinds", ", ".join(map(_shown, texts.shares(snapshot.kinds)))
     yield "spent", "" if snapshot.spend is None else ", ".join(texts.spent(snapshot.spend))

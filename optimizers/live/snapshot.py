@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from sgt_modules.activity import Activity
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -45,8 +47,9 @@ class StageView:
     """A stage: `done` of `total` units after `seconds`; `rate` is units a second of late, `left` the seconds to go.
 
     Of its rollouts `judged` have a reward, `won` of them reach the threshold, and `mean` is their mean reward. `trend`
-    holds the share won of the last windows of as many judged rollouts each, the newest last. `left` is None while
-    nothing is done and once the stage is over.
+    holds the share won of the last windows of as many judged rollouts each, the newest last. `left` is None while it
+    cannot be told and once the stage is over. `fresh` is false where all of it was known from an earlier session, so
+    that its pace says nothing.
     """
 
     name: str
@@ -59,6 +62,7 @@ class StageView:
     won: int = 0
     mean: float | None = None
     trend: Sequence[float] = ()
+    fresh: bool = True
 
     @property
     def success(self) -> float | None:
@@ -87,7 +91,7 @@ class Snapshot:
     `underway` and `finished` are its stages; `step`, from 1, is the plan's step that it is at, of `steps` in all, by
     its `step_name`; `left` are seconds to the end of the plan, where they can be told. `rate` is rollouts a second,
     `kinds` the share of each kind of supplement in the stage `kinds_of`, `errors` how often each type came, `said` the
-    last lines that the run said. `over` is true once the run has ended.
+    last lines that the run said, `works` what models of this process are at. `over` is true once the run has ended.
 
     >>> now = Snapshot(underway=[StageView("warm: acting", done=30, total=40, judged=30, won=15)])
     >>> [(stage.name, stage.total - stage.done, stage.success) for stage in now.underway]
@@ -110,3 +114,4 @@ class Snapshot:
     spend: Spend | None = None
     said: Sequence[str] = ()
     over: bool = False
+    works: Sequence[Activity] = ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from optimizers.live.snapshot import Snapshot, Spend, StageView
+from sgt_modules.activity import Activity
 
 _BARS = ("▁▂▃▄▅▆▇█", "_.-:=+*#")
 """From none to all, as blocks and in ASCII."""
@@ -67,6 +68,23 @@ def ended(stage: StageView) -> str:
     """
     won = "" if stage.success is None else f"  {stage.success:.0%} won"
     return f"{harmless(stage.name)}: {stage.done:,}/{stage.total:,}{won}  {stage.seconds:.0f} s"
+
+
+def working(work: Activity) -> list[str]:
+    """What a model of this process is at, the most telling first.
+
+    >>> working(Activity("Qwen3-1.7B", "writing", 64, 12.5, 0.31, 116.2, 45.0))
+    ['Qwen3-1.7B writes', '31% done', '0:45 left', '116 tokens/s', '12 of 64 replies']
+    >>> working(Activity("Qwen3-1.7B", "loading", seconds=4.0))
+    ['loading Qwen3-1.7B', '0:04']
+    """
+    name = harmless(work.model)
+    if work.doing == "loading":
+        return [f"loading {name}", clock(work.seconds)]
+    left = [] if work.left is None else [f"{'at most ' if work.at_most else ''}{clock(work.left)} left"]
+    rate = [f"{work.rate:,.0f} tokens/s"] if work.rate else []
+    does = "reads" if work.doing == "reading" else "writes"
+    return [f"{name} {does}", f"{work.share:.0%} done", *left, *rate, f"{int(work.done):,} of {work.rows:,} replies"]
 
 
 def worth_a_line(stage: StageView) -> bool:

@@ -1,0 +1,106 @@
+"""A model at work: what it tells of itself, and that a stop ends it in the middle of a pass, forwards or backwards."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from families import FAMILIES, family_model
+from transformers import AutoModelForCausalLM
+
+from sgt_modules import activity
+from sgt_modules.activity import Abandoned, Activity, abandoned_when, check, underway
+from sgt_modules.engine import LocalEngine
+from sgt_modules.watching import parts_of, stoppable
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return family_model(FAMILIES["SmolLM2"], tmp_path_factory.mktemp("models") / "tiny-model")
+
+
+class Looking:
+    """Something that is asked whether to stop, and looks at what is under way; it says stop at a look of its choice."""
+
+    def __init__(self, stop_at: int = 10**9) -> None:
+        self.seen: list[Activity] = []
+        self._stop_at = stop_at
+
+    def __call__(self) -> str:
+        self.seen += underway()
+        return "enough" if len(self.seen) >= self._stop_at else ""
+
+
+def test_a_model_tells_its_name_what_it_reads_and_how_far_it_has_written(folder: Path) -> None:
+    looking, engine = Looking(), LocalEngine(folder, max_new_tokens=8)
+    with abandoned_when(looking):
+        engine.sample(["Is 1 odd?", "Is 22 odd?", "And 333?"], seeds=[1, 2, 3])
+    assert {each.model for each in looking.seen} == {"tiny-model"}
+    order = [each.doing for each in looking.seen]
+    assert sorted(set(order), key=order.index) == ["reading", "writing"]
+    shares = [each.share for each in looking.seen]
+    assert shares == sorted(shares)
+    assert 0.5 < shares[-1] <= 1.0
+    assert {each.rows for each in looking.seen} == {3}
+    assert underway() == []
+
+
+def test_a_stop_abandons_one_s_own_batch_and_the_engine_works_on_after_it(folder: Path) -> None:
+    engine = LocalEngine(folder, max_new_tokens=8)
+    with pytest.raises(Abandoned, match="enough"), abandoned_when(Looking(stop_at=4)):
+        engine.sample(["Is 1 odd?"], seeds=[1])
+    assert underway() == []
+    assert len(engine.sample(["Is 1 odd?"], seeds=[1])) == 1
+
+
+def test_a_stop_abandons_all_who_wait_in_the_queue(folder: Path) -> None:
+    engine = LocalEngine(folder, max_new_tokens=200)
+    ended: list[BaseException] = []
+
+    def ask(number: int) -> None:
+        try:
+            engine.ask(f"Is {number} odd?", seed=number)
+        except Abandoned as reason:
+            ended.append(reason)
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(40)]  # more than a batch
+    with abandoned_when(Looking(stop_at=10)):
+        for each in threads:
+            each.start()
+        for each in threads:
+            each.join(10)
+    assert [str(each) for each in ended] == ["enough"] * 40
+    assert engine.ask("Is 1 odd?", max_new_tokens=2).tokens == 2
+
+
+@pytest.fixture
+def trained(folder: Path) -> torch.nn.Module:
+    return AutoModelForCausalLM.from_pretrained(folder).train()
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_a_stop_ends_a_step_of_training_in_its_middle(trained: torch.nn.Module, backwards: bool) -> None:
+    ids = torch.arange(10)[None]
+    asked: list[bool] = []
+    with abandoned_when(lambda: asked.append(True) or ("enough" if len(asked) == 3 else "")), stoppable(trained, check):
+        if backwards:
+            asked += [False] * 100
+            loss = cast("Any", trained)(ids, labels=ids).loss
+            asked[:] = []
+            with pytest.raises(Abandoned, match="enough"):
+                loss.backward()
+        else:
+            with pytest.raises(Abandoned, match="enough"):
+                trained(ids, labels=ids)
+    assert len(asked) == 3
+    assert not any(part._forward_pre_hooks for part in parts_of(trained.get_decoder()))
+
+
+def test_what_loads_is_known_to_be_loading() -> None:
+    assert not activity.is_loading()
+    with activity.loading("some-model"):
+        assert activity.is_loading()
+        assert [(each.model, each.doing) for each in underway()] == [("some-model", "loading")]
