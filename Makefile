@@ -1,4 +1,5 @@
 # make demo    the whole method on the embedded world
+# make real    SGT on real models and Spider's real rows: SGT_REAL_DATA, and SGT_REAL_MODELS or a hub; QUICK=1 is short
 # make test    the tests, without the network
 # make check   format, lint, types, layers, doctests, documentation
 # make bench   the benchmarks
@@ -12,7 +13,11 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 BENCHMARKS := $(sort $(wildcard benchmarks/bench_*.py))
 
-# No command below needs a model hub, a telemetry server or a price list from the network.
+# `make real` alone may reach a model hub, as the caller's environment says.
+CALLERS := HF_HUB_OFFLINE='$(HF_HUB_OFFLINE)' TRANSFORMERS_OFFLINE='$(TRANSFORMERS_OFFLINE)' \
+    HF_DATASETS_OFFLINE='$(HF_DATASETS_OFFLINE)'
+
+# No other command needs a model hub, a telemetry server or a price list from the network.
 export HF_HUB_OFFLINE := 1
 export HF_DATASETS_OFFLINE := 1
 export TRANSFORMERS_OFFLINE := 1
@@ -22,7 +27,7 @@ export TOKENIZERS_PARALLELISM := false
 export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format bench compatibility pictures clean
+.PHONY: help install demo real test check format bench compatibility pictures clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -36,6 +41,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 demo: $(INSTALLED)
 	$(BIN)/sgt demo --log-dir runs/demo
+
+real: $(INSTALLED)
+	$(CALLERS) $(BIN)/python benchmarks/real.py $(if $(QUICK),--quick) $(REAL)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest

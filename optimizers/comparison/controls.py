@@ -187,13 +187,8 @@ def _shuffled(trial: Trial) -> Iterator[ControlRow]:
 
 def _always(trial: Trial) -> Iterator[ControlRow]:
     """For each kind, the selected generator is asked for it at every question; no gate drops anything."""
-    if trial.kinds_on is not None and trial.writer is not None:
-        with trial.run.on("val", trial.kinds_on) as val:
-            for kind in trial.run.kinds.values():
-                name, asking = f"always_{kind.name}", Asking(trial.writer, kind)
-                found = val.score(f"{trial.run.result.selected} {name}", asking).rollouts
-                trial.scored |= {f"{name}_none": val.unaided, name: found}
-                yield row_of(name, found, none=val.unaided, note="on validation")
+    if trial.kinds_on is not None:
+        yield from _always_on(trial, trial.kinds_on)
         return
     for kind in trial.run.kinds.values():
         name = f"always_{kind.name}"
@@ -202,6 +197,24 @@ def _always(trial: Trial) -> Iterator[ControlRow]:
             continue
         asking = Asking(trial.writer, kind)
         yield trial.row(name, trial.test.score(f"{trial.run.result.selected} {name}", asking).rollouts)
+
+
+def _always_on(trial: Trial, examples: Sequence[dspy.Example]) -> Iterator[ControlRow]:
+    """The same on validation, by the best trained stage there, also where no supplement was selected."""
+    result = trial.run.result
+    trained = [stage for stage in result.stages if stage.checkpoint is not None]
+    if not trained:
+        yield ControlRow("always", skipped="no stage was trained here")
+        return
+    stage = max(trained, key=lambda each: each.score).name
+    writer = result.generator_of(stage)
+    assert writer is not None
+    with trial.run.on("val", examples) as val:
+        for kind in trial.run.kinds.values():
+            name = f"always_{kind.name}"
+            found = val.score(f"{stage} {name}", Asking(writer, kind)).rollouts
+            trial.scored |= {f"{name}_none": val.unaided, name: found}
+            yield row_of(name, found, none=val.unaided, note=f"{stage}, on validation")
 
 
 def _no_tag(trial: Trial) -> Iterator[ControlRow]:
