@@ -343,9 +343,9 @@ class Joint:
             if ask == NONE:
                 return SILENCE
             seed = self.setting.rng(f"{stage}-{index}-{place.role}-{place.turn}-{number}").getrandbits(32)
-            recipe = self.setting.recipe
+            temperature, top_p = self.setting.recipe.sampling(generator.prompt)
             with dspy.context(usage_tracker=None):  # else its tokens would count as the actor's
-                drawn = generator.draw(prompt, seed=seed, kind=ask, temperature=recipe.temperature, top_p=recipe.top_p)
+                drawn = generator.draw(prompt, seed=seed, kind=ask, temperature=temperature, top_p=top_p)
             self.setting.spending.sampled([drawn])
             return drawn.supplement
 
@@ -373,14 +373,15 @@ def _sampled(
         setting.spending.sampled([reply])
         setting.train.actor.budget.check()  # what is kept costs nothing
 
+    temperature, top_p = setting.recipe.sampling(generator.prompt)
     with setting.spending.timed("sampling"), setting.reporter.stage(f"{stage}: sampling", len(wishes)) as view:
         replies = sampled(
             setting.train.actor.store,
             stage,
             generator,
             [Ask(wish.query.prompt, wish.seed, wish.kind) for wish in wishes],
-            temperature=setting.recipe.temperature,
-            top_p=setting.recipe.top_p,
+            temperature=temperature,
+            top_p=top_p,
             at_once=at_once,
             on_new=on_new,
         )

@@ -41,14 +41,15 @@ def probed(
     actor, examples = evaluator.actor, len(evaluator.examples)
     began = time.perf_counter()
     asks = [Ask(wish.query.prompt, wish.seed, wish.kind) for wish in wishes]
+    temperature, top_p = recipe.sampling(generator.prompt)
     drawn = list(
         sampled(
             actor.store,
             "probe",
             generator,
             asks,
-            temperature=recipe.temperature,
-            top_p=recipe.top_p,
+            temperature=temperature,
+            top_p=top_p,
             at_once=SAMPLED_AT_ONCE,
         )
     )

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from optimizers.records import BETWEEN, Between
 from sgt_modules.errors import SetupError
+from sgt_modules.generator_prompt import GeneratorPrompt
 from sgt_modules.kinds import KINDS, Kind
 
 Auto = Literal["light", "medium", "heavy"]
@@ -32,8 +33,8 @@ class Recipe:
     kinds. `length_preference`, in (0, 1], prefers of two winners the one that is shorter by at least that share (None:
     no preference). `gate` drops supplements at inference where the input is unlike the training inputs or the generator
     is unsure, with thresholds set on validation. `temperature` and `top_p` (the share of probability that tokens are
-    drawn from) are exploration's; at inference the generator decodes as it is set to (greedily by default). `patience`
-    stops after that many rounds without a
+    drawn from) are exploration's; by default the generator's prompt says (`GeneratorPrompt`). At inference the
+    generator decodes as it is set to, greedily by default. `patience` stops after that many rounds without a
     better validation score (None: never). `adaptive` runs the actor on a part of what each stage samples, where
     it is likely to be of use (`optimizers.thrift`); what was tried before counts again for free. For programs of
     one predictor. Without `sft` the warm start is only a pool: round 1 gets its new kinds and joins from it, and
@@ -54,8 +55,8 @@ class Recipe:
     margin: float | None = None
     max_per_kind: int = 200
     pair_cap: int = 20
-    temperature: float = 1.0
-    top_p: float = 1.0
+    temperature: float | None = None
+    top_p: float | None = None
     patience: int | None = None
     silence: bool = True
     length_preference: float | None = None
@@ -100,6 +101,16 @@ class Recipe:
     def with_rounds(self, rounds: int | None) -> Recipe:
         """The same recipe with another number of DPO rounds."""
         return self if rounds is None else replace(self, rounds=rounds)
+
+    def sampling(self, prompt: GeneratorPrompt) -> tuple[float, float]:
+        """Temperature and top_p of exploration for a generator that reads this prompt.
+
+        >>> from sgt_modules.generator_prompt import COMPACT
+        >>> Recipe(top_p=0.5).sampling(COMPACT)
+        (1.0, 0.5)
+        """
+        temperature = prompt.temperature if self.temperature is None else self.temperature
+        return temperature, prompt.top_p if self.top_p is None else self.top_p
 
     @property
     def recorded(self) -> dict[str, Any]:

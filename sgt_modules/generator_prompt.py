@@ -19,7 +19,7 @@ from pydantic_core import PydanticUndefined
 from sgt_modules.errors import SavedStateError, SetupError
 from sgt_modules.kinds import FREE, Kind
 from sgt_modules.prompts import SUPPLEMENT
-from sgt_modules.states import mapping, whole
+from sgt_modules.states import mapping, number, whole
 
 SHORTENED = " [... shortened ...] "
 """Stands where the middle of a long input was left out."""
@@ -55,9 +55,11 @@ class GeneratorPrompt:
         no_answer: What `{answer}` stands for in `kind`, but for the kind `answer`, where it is empty.
         max_words: The most words the generator is asked for.
         opens: Whether exploration forces the beginning of the reply.
+        temperature: At which exploration draws, where the recipe says nothing else.
+        top_p: The share of probability in (0, 1] that exploration draws tokens from, likewise.
 
     Raises:
-        SetupError: a template names a part that does not exist.
+        SetupError: a template names a part that does not exist, or a number is out of range.
 
     >>> from sgt_modules import KINDS
     >>> prompt = GeneratorPrompt()
@@ -90,6 +92,8 @@ class GeneratorPrompt:
     no_answer: str = " Do not give the answer itself."
     max_words: int = 40
     opens: bool = True
+    temperature: float = 0.7
+    top_p: float = 0.9
 
     def __post_init__(self) -> None:
         for name, parts in _PARTS.items():
@@ -101,8 +105,11 @@ class GeneratorPrompt:
                     f"Expected {name} to be a text with {allowed} in it, got {getattr(self, name)!r} ({problem}). "
                     "Write a brace that stands for itself twice."
                 ) from problem
-        if self.max_words < 1:
-            raise SetupError(f"Expected max_words of at least 1, got {self.max_words}.")
+        if self.max_words < 1 or self.temperature <= 0 or not 0 < self.top_p <= 1:
+            raise SetupError(
+                f"Expected max_words of at least 1, a temperature above 0 and top_p in (0, 1], got {self.max_words}, "
+                f"{self.temperature} and {self.top_p}."
+            )
 
     def write(
         self,
@@ -166,6 +173,8 @@ class GeneratorPrompt:
         for name, value in found.items():
             if name == "max_words":
                 whole(found, name, 1, 2**31)
+            elif name in ("temperature", "top_p"):
+                number(found, name, 1e-9, 1000.0 if name == "temperature" else 1.0)
             elif not isinstance(value, bool if name == "opens" else str):
                 raise SavedStateError(f"Expected {name} of a generator prompt as {known[name]}, got {value!r}.")
         return cls(**found)
@@ -214,6 +223,8 @@ COMPACT = GeneratorPrompt(
     new_kind="Kind: {kind}.",
     free="Kind: a new one of your choice.",
     opens=False,
+    temperature=1.0,
+    top_p=1.0,
 )
 """The text that the embedded generator was trained on, to the letter: it writes the kind by itself."""
 

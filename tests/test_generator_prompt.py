@@ -190,6 +190,8 @@ def test_a_saved_prompt_comes_back_and_a_strange_one_is_refused() -> None:
         ({"words": "x"}, "words"),
         ({"max_words": 0}, "max_words"),
         ({"opens": "yes"}, "opens"),
+        ({"temperature": 0}, "temperature"),
+        ({"top_p": 1.5}, "top_p"),
         ([], "mapping"),
     ):
         with pytest.raises(SavedStateError, match=said):
