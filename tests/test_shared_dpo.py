@@ -120,7 +120,11 @@ def test_loss_and_gradient_are_those_of_trls_pairwise_trainer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alpha: float, types: list[str], lora: bool, bf16: bool,
     within: float, shared: bool,
 ):  # fmt: skip
-    """TRL's `sft` term is a mean over tokens: it is ours where all chosen completions have one length."""
+    """TRL's `sft` term is a mean over tokens: it is ours where all chosen completions have one length.
+
+    Where a CPU multiplies in bfloat16 itself, TRL's own gradient is more than 1 % off its float32 one; two such
+    gradients may then lie as far apart as two roundings do.
+    """
     monkeypatch.setenv("CI", "1")  # TRL sends no telemetry then
     rows = sample(alike=alpha > 0)
     one = moved(ours(tmp_path, rows, lora, bf16, alpha=alpha, max_length=4096 if shared else 2))
@@ -132,10 +136,18 @@ def test_loss_and_gradient_are_those_of_trls_pairwise_trainer(
         ]
     )
     loss, slope = gradient(one, lambda: of_step(one))
-    expected, wanted = gradient(other, lambda: other.compute_loss(other.model, inputs))
+    expected, wanted = gradient(other, lambda: of_trl(other, inputs))
     assert loss == pytest.approx(expected, rel=within)
     assert len(slope) == len(wanted)
-    assert (slope - wanted).norm() <= within * wanted.norm()
+    most = within * wanted.norm()
+    if bf16:
+        _, exact = gradient(precise := moved(theirs(tmp_path, lora, False, types)), lambda: of_trl(precise, inputs))
+        most = max(most, 1.5 * (wanted - exact).norm())
+    assert (slope - wanted).norm() <= most
+
+
+def of_trl(trainer: DPOTrainer, inputs: dict[str, Tensor]) -> Tensor:
+    return trainer.compute_loss(trainer.model, inputs)
 
 
 def test_a_step_reads_each_distinct_completion_once_and_each_prompt_once(tmp_path: Path):
