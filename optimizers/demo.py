@@ -6,7 +6,8 @@ Simulated world, real method: see `sgt_modules.embedded.world`.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from optimizers.memory import MARK
 from optimizers.processes import gathered
 from optimizers.progress import Reporter, reporter
 from optimizers.recipe import Recipe
-from optimizers.records import Rollout
+from optimizers.records import Candidate, Rollout
 from optimizers.report import write_report
 from optimizers.result import SGTResult, result_of
 from optimizers.reward import Scorer
@@ -34,6 +35,7 @@ from sgt_modules import supplement
 from sgt_modules.embedded import (
     FULL,
     QUICK,
+    AnswerInSQL,
     HouseTermsWorld,
     Sizes,
     acting,
@@ -42,6 +44,8 @@ from sgt_modules.embedded import (
     program,
 )
 from sgt_modules.embedded.models import ActorName, embedded_folder
+from sgt_modules.kinds import Supplement
+from sgt_modules.lms import LMLike, acting_as, lm_named
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +87,22 @@ TRAINING = TrainingSettings(
 Pairs by themselves, as the figures of the README were measured with; `shared` is twice as fast here and wants 3e-3.
 """
 
+REAL_SCALE = Scale(FULL, replace(Recipe.auto("light"), length_preference=0.25, gate=True))
+"""The full world for an actor of your own on a CPU: about 6,000 of its calls."""
+
+REAL_QUICK_SCALE = Scale(
+    Sizes(train=32, validation=16, test=32, shifted=4, terms=4, shifted_terms=4), Recipe.auto("light").with_rounds(1)
+)
+"""The start page's small world, one round: about 1,000 calls of an actor of your own."""
+
+REAL_TRAINING = replace(TRAINING, full_pairs=4_000)
+"""With an actor of your own: a small world has few preference pairs, and `TRAINING`'s rate is for some thousand."""
+
 THREADS = 128
 """Program runs at once: as many actor calls are then served in one batch."""
+
+UNTOLD = ("none", "oracle", "glossary")
+"""Rows of the table in which no generator wrote anything."""
 
 Stages = Mapping[str, Mapping[str, Sequence[Rollout]]]
 """Rollouts by stage and split."""
@@ -101,26 +119,37 @@ class Demonstration:
 
 
 def demonstrate(
-    seed: int = 0, *, log_dir: Path | None = None, scale: Scale = FULL_SCALE, display: bool | None = None
+    seed: int = 0,
+    *,
+    actor: LMLike | None = None,
+    log_dir: Path | None = None,
+    scale: Scale | None = None,
+    display: bool | None = None,
 ) -> Demonstration:
     """Run Supplement Generation Training on the house-terms world of `seed` and score every stage.
+
+    `actor` is another frozen LM than the embedded one, or its name as `lm_named` reads it; then `oracle` (the true
+    meaning of the asked term as supplement) and `glossary` (all true meanings in the instructions) are scored beside
+    the stages, in the place of the second embedded actor. The scale is `FULL_SCALE`, or with an actor `REAL_SCALE`.
 
     The summary is also written to `<log_dir>/summary.json`; `display=False` is silence. Where several processes were
     launched, the main one scores and writes, and every one returns the same.
     """
     began = time.perf_counter()
+    lm = None if actor is None else lm_named(actor)
+    scale = scale or (FULL_SCALE if lm is None else REAL_SCALE)
     world = HouseTermsWorld(seed, sizes=scale.sizes)
     teleprompter = SGTTeleprompter(
         metric=world.metric,
         generator=embedded_generator(),
         recipe=scale.recipe,
-        trainer=TRLTrainer(embedded_folder("generator"), TRAINING),
+        trainer=TRLTrainer(embedded_folder("generator"), TRAINING if lm is None else REAL_TRAINING),
         num_threads=THREADS,
         seed=seed,
         log_dir=log_dir,
         display_progress=display,
     )
-    with acting():
+    with _playing(lm):
         better = teleprompter.compile(program(), trainset=world.train, valset=world.val)
     result = result_of(better)
 
@@ -128,8 +157,10 @@ def demonstrate(
         better.save(result.log_dir / "program.json")
         view = reporter(display)
         with view.run():
-            scored = score_stages(world, result, view)
-        summary = summarize(world, result, scored, seconds=time.perf_counter() - began)
+            scored = score_stages(world, result, view, lm)
+            if lm is not None:
+                scored = {**scored, **score_controls(world, result, view, lm)}
+        summary = summarize(world, result, scored, seconds=time.perf_counter() - began, actor=lm)
         RunFolder(result.log_dir).write("summary.json", summary)
         write_report(result.log_dir)
         return scored, summary
@@ -138,8 +169,17 @@ def demonstrate(
     return Demonstration(world, result, scored, summary)
 
 
-def score_stages(world: HouseTermsWorld, result: SGTResult, view: Reporter) -> Stages:
-    """Every stage, and the untrained generator, on test, on the shifted terms, and on test with the second actor."""
+@contextmanager
+def _playing(lm: dspy.LM | None, name: ActorName = "actor") -> Iterator[None]:
+    """Inside, the LM acts, or where there is none an embedded actor."""
+    with acting(name) if lm is None else acting_as(lm):
+        yield
+
+
+def score_stages(world: HouseTermsWorld, result: SGTResult, view: Reporter, lm: dspy.LM | None = None) -> Stages:
+    """Every stage, and the untrained generator, on test, on the shifted terms, and on test with the second actor,
+    which is left out where an LM of the caller's acts.
+    """
     generators = {"none": None, "untrained": result.generator}
     generators |= {stage.name: result.generator_of(stage.name) for stage in result.stages}
     gates = {stage.name: stage.gate for stage in result.stages}
@@ -152,8 +192,8 @@ def score_stages(world: HouseTermsWorld, result: SGTResult, view: Reporter) -> S
         ("shifted", "actor", world.shifted),
         ("transfer", "second-actor", world.test),
     ]
-    for split, actor_name, examples in places:
-        with acting(actor_name):
+    for split, actor_name, examples in places if lm is None else places[:-1]:
+        with _playing(lm, actor_name):
             evaluator = Evaluator(_actor(world, result), split, examples, view)
             for name, generator in generators.items():
                 if split not in scored[name]:
@@ -164,21 +204,45 @@ def score_stages(world: HouseTermsWorld, result: SGTResult, view: Reporter) -> S
     return scored
 
 
-def _actor(world: HouseTermsWorld, result: SGTResult) -> Actor:
+def score_controls(world: HouseTermsWorld, result: SGTResult, view: Reporter, lm: dspy.LM) -> Stages:
+    """What the LM does on test with the true meaning of the asked term, and with all of them in the instructions."""
+    meanings = {term.word: f"{term.word} means {term.condition}." for term in world.terms}
+    with _playing(lm):
+        evaluator = Evaluator(_actor(world, result), "test", world.test, view)
+        bare = evaluator.without()
+        asked = [query for query in evaluator.queries if world.test[query.index].term]
+        candidates = [
+            Candidate(query, Supplement("background", meanings[world.test[query.index].term]), "oracle")
+            for query in asked
+        ]
+        with view.stage("oracle: acting", len(candidates)) as shown:
+            told = evaluator.actor.run(candidates, world.test, stage="oracle/test", on_done=shown.advance)
+        aided = {rollout.query.index: rollout for rollout in told}
+        oracle = [aided.get(index, rollout) for index, rollout in enumerate(bare)]
+        lines = "\n".join(["The words of this house:", *meanings.values()])
+        informed = dspy.Predict(AnswerInSQL.with_instructions(f"{AnswerInSQL.instructions}\n\n{lines}"))
+        glossary = Evaluator(_actor(world, result, informed), "test", world.test, view).without("glossary")
+    return {"oracle": {"test": oracle}, "glossary": {"test": glossary}}
+
+
+def _actor(world: HouseTermsWorld, result: SGTResult, student: dspy.Module | None = None) -> Actor:
     """The wrapped program under the LM of now, with the run's store."""
-    wrapped = supplement(program(), generator=result.generator)
+    wrapped = supplement(student or program(), generator=result.generator)
     store = RolloutStore(RunFolder(result.log_dir).store)
     return Actor(wrapped, Scorer(world.metric), store, scope_of(wrapped, world.metric), num_threads=THREADS)
 
 
-def summarize(world: HouseTermsWorld, result: SGTResult, scored: Stages, *, seconds: float) -> dict[str, Any]:
+def summarize(
+    world: HouseTermsWorld, result: SGTResult, scored: Stages, *, seconds: float, actor: dspy.LM | None = None
+) -> dict[str, Any]:
     """The summary in its public format; see `docs/architecture.md`."""
     selected = result.selected
     spent = result.spent
+    told = {name: splits["test"] for name, splits in scored.items() if name not in UNTOLD}
     return {
         "task": "house-terms",
         "seed": world.seed,
-        "actor": embedded_actor().model,
+        "actor": (actor or embedded_actor()).model,
         "generator": result.generator.name,
         "splits": {name: len(split) for name, split in world.splits.items()},
         "scores": {name: _stage_scores(world, splits) for name, splits in scored.items()},
@@ -188,11 +252,9 @@ def summarize(world: HouseTermsWorld, result: SGTResult, scored: Stages, *, seco
             for name in ("none", "sft")
             if name in scored
         },
-        "kinds": {name: kind_shares(splits["test"]) for name, splits in scored.items() if name != "none"},
-        "leakage": {
-            name: leakage(splits["test"], world.test, world.leaks) for name, splits in scored.items() if name != "none"
-        },
-        "lengths": {name: mean_length(splits["test"]) for name, splits in scored.items() if name != "none"},
+        "kinds": {name: kind_shares(rollouts) for name, rollouts in told.items()},
+        "leakage": {name: leakage(rollouts, world.test, world.leaks) for name, rollouts in told.items()},
+        "lengths": {name: mean_length(rollouts) for name, rollouts in told.items()},
         "gated": {split: gated_share(rollouts) for split, rollouts in scored[selected].items()},
         "actor_calls": spent.actor_calls,
         "generator_calls": spent.generator_calls,

@@ -36,22 +36,28 @@ def stage_table(demonstration: Demonstration) -> Table:
     summary, scored = demonstration.summary, demonstration.scored
     seconds = {stage.name: f"{stage.seconds:.0f}" for stage in demonstration.result.stages}
     table = plain_table(f"House terms, seed {summary['seed']}: score by stage")
-    for column in ("stage", "val", "test", "95 %", "terms", "plain", "shifted", "actor 2", "seconds"):
+    last = {"transfer": "actor 2"} if any("transfer" in row for row in summary["scores"].values()) else {}
+    for column in ("stage", "val", "test", "95 %", "terms", "plain", "shifted", *last.values(), "seconds"):
         table.add_column(column, justify="left" if column == "stage" else "right", no_wrap=True)
     for name, row in summary["scores"].items():
         chosen = name == summary["selected"]
         table.add_row(
             f"{name} *" if chosen else name,
-            short(row["val"]),
-            short(row["test"]),
+            _cell(row, "val"),
+            _cell(row, "test"),
             share_interval(scored[name]["test"]),
-            *(short(row[split]) for split in ("test_terms", "test_plain", "shifted", "transfer")),
+            *(_cell(row, split) for split in ("test_terms", "test_plain", "shifted", *last)),
             seconds.get(name, ""),
             style="bold" if chosen else "",
         )
     table.caption = "* selected on validation; terms and plain are the two parts of test"
     table.caption_justify = "left"
     return table
+
+
+def _cell(row: Mapping[str, float], split: str) -> str:
+    """A score, or nothing where a row has none on this split."""
+    return short(row[split]) if split in row else ""
 
 
 def kinds_table(summary: Mapping[str, Any]) -> Table:

@@ -11,10 +11,11 @@ from rich.console import Console
 
 from optimizers import Recipe
 from optimizers.cli import app, main
-from optimizers.demo import Demonstration, Scale, demonstrate
+from optimizers.demo import REAL_TRAINING, TRAINING, Demonstration, Scale, demonstrate
 from optimizers.tables import show_demonstration
 from sgt_modules import supplement
 from sgt_modules.embedded import Sizes, acting, embedded_generator, program
+from sgt_modules.embedded.models import embedded_folder
 
 TINY = Scale(
     Sizes(train=16, validation=8, test=16, shifted=8, terms=4, shifted_terms=4),
@@ -120,3 +121,27 @@ def test_a_users_mistake_ends_with_one_line_and_exit_code_two(
     line, _ = capsys.readouterr().err.splitlines()
     assert line.startswith("sgt: ")
     assert "Choose an empty folder" in line
+
+
+def test_an_actor_of_one_s_own_is_scored_beside_the_oracle_and_the_glossary(tmp_path: Path) -> None:
+    """The second embedded actor in a folder stands for it: it knows how a term is explained, in a supplement alone."""
+    folder = embedded_folder("second-actor")
+    made = demonstrate(0, actor=str(folder), log_dir=tmp_path / "run", scale=TINY, display=False)
+    scores = made.summary["scores"]
+    assert list(scores)[-2:] == ["oracle", "glossary"]
+    assert set(scores["none"]) == {"val", "test", "test_terms", "test_plain", "shifted"}
+    assert scores["oracle"]["test_terms"] > scores["none"]["test_terms"]
+    assert scores["oracle"]["test_plain"] == scores["none"]["test_plain"]
+    assert made.summary["actor"].startswith("sgt/second-actor-")
+    assert not {"oracle", "glossary"} & set(made.summary["kinds"])
+    console = Console(width=80, record=True, file=io.StringIO())
+    show_demonstration(made, console)
+    text = console.export_text()
+    assert "glossary" in text
+    assert "actor 2" not in text
+
+
+def test_a_round_of_few_pairs_learns_at_a_lower_rate() -> None:
+    few, many = REAL_TRAINING.for_pairs(400), REAL_TRAINING.for_pairs(4_000)
+    assert (few.dpo_learning_rate, many.dpo_learning_rate) == (TRAINING.dpo_learning_rate / 10, 2e-3)
+    assert TRAINING.for_pairs(1) == TRAINING

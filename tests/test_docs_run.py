@@ -140,6 +140,7 @@ RUN: dict[tuple[str, str], Callable[[], Names]] = {
     ("docs/tracking.md", 'report_to=["mlflow"'): _compiling,
     ("docs/tracking.md", "class Printed"): _compiling,
     ("docs/tracking.md", "class Supplements"): _alone,
+    ("docs/local.md", "acting_as(actor)"): _alone,
 }
 """Blocks that run here, each with the names that it finds."""
 

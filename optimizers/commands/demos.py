@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from optimizers.commands.output import AsJson, tell
+from optimizers.commands.output import ActorPrecision, AsJson, tell
 from optimizers.processes import gathered
 from sgt_modules.errors import SetupError
 
@@ -17,9 +17,15 @@ if TYPE_CHECKING:
 
 def demo(
     method: Annotated[str, typer.Option(help="sgt; spt, or spt_pc whose corrector rewrites its brief.")] = "sgt",
+    actor: Annotated[
+        str, typer.Option(help="Another frozen model than the embedded one: a model's folder, local:HUB_ID, ...")
+    ] = "",
+    actor_dtype: ActorPrecision = "auto",
     seed: Annotated[int, typer.Option(help="Draws the world and every choice of the run.")] = 0,
     log_dir: Annotated[Path | None, typer.Option(help="The run's folder; a fresh one under runs/ by default.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="A smaller world, in about two minutes.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A smaller world, in about two minutes; twelve with --actor.")
+    ] = False,
     silent: Annotated[bool, typer.Option("--silent", help="No progress; the tables only.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -27,16 +33,21 @@ def demo(
 
     Example: sgt demo --seed 0 --log-dir runs/demo
     """
+    if method != "sgt" and actor:
+        raise SetupError("Expected --actor with the method sgt alone: the world of spt has its own actor.")
     if method != "sgt":
         _of_prompts(method, seed, log_dir, quick=quick, silent=silent, as_json=as_json)
         return
     from rich.console import Console
 
-    from optimizers.demo import FULL_SCALE, QUICK_SCALE, demonstrate
+    from optimizers.demo import QUICK_SCALE, REAL_QUICK_SCALE, demonstrate
     from optimizers.tables import show_demonstration
+    from sgt_modules.lms import lm_named
 
-    scale = QUICK_SCALE if quick else FULL_SCALE
-    demonstration = demonstrate(seed, log_dir=log_dir, scale=scale, display=False if silent or as_json else None)
+    lm = lm_named(actor, dtype=actor_dtype) if actor else None
+    scale = (QUICK_SCALE if lm is None else REAL_QUICK_SCALE) if quick else None
+    display = False if silent or as_json else None
+    demonstration = demonstrate(seed, actor=lm, log_dir=log_dir, scale=scale, display=display)
     if gathered().main and as_json:
         tell({**demonstration.summary, "log_dir": str(demonstration.result.log_dir)}, as_json=True)
     elif gathered().main:
