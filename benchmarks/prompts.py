@@ -3,8 +3,8 @@
     python benchmarks/prompts.py --questions 6 --actor FOLDER/qwen2.5-coder-0.5b FOLDER/smollm2-135m
 
 For each generator and wording: the share of replies that carry the kind asked for, of free-style replies that name a
-kind, of replies cut by the limit, longer than asked, copied from an example or holding the gold query; with an `--actor`, how
-often it succeeds with them, by kind. `SGT_REAL_DATA` names the folder that holds spider/.
+kind, of replies cut by the limit, longer than asked, copied from an example or holding the gold query; with an
+`--actor`, how often it succeeds with them, by kind. `SGT_REAL_DATA` names the folder that holds spider/.
 """
 
 from __future__ import annotations
