@@ -18,15 +18,16 @@ NOTES = ["Count with COUNT(*).", "Name the columns that are asked for.", "Join t
 
 def test_a_real_actor_says_the_same_and_reads_far_less_where_supplements_share_their_question() -> None:
     rows = [placed.example for pool in task("spider").read(real_folder("spider")).rows.values() for placed in pool]
-    short = sorted(rows, key=lambda example: len(example.tables))[:2]
+    first = {row.db_id: row for row in rows}  # a question for each database
+    short = sorted(first.values(), key=lambda example: len(example.tables))[:2]
     signature, adapter = with_supplement(AnswerInSQLite), dspy.ChatAdapter()
     chats = [adapter.format(signature, [], {**row.inputs(), "supplement": note}) for row in short for note in NOTES]
     read, texts = dict[str, int](), dict[str, list[str]]()
     for share in ("prefix", "batch"):
         engine = LocalEngine(real_model(ACTOR), device="cpu", dtype="float32", share=share)
-        jobs = [Job(engine._encode(messages), 0, 0.0, 12) for messages in chats]
+        jobs = [Job(engine._encode(messages), 0, 0.0, 8) for messages in chats]
         done = engine._decode(jobs)
         read[share], texts[share] = engine.tokens_read, [done[job].text for job in jobs]
     assert texts["prefix"] == texts["batch"]
-    assert all(text.startswith("[[ ## sql ## ]]") for text in texts["prefix"])
-    assert read["prefix"] < read["batch"]
+    assert all(texts["prefix"])
+    assert read["prefix"] < 0.7 * read["batch"]
