@@ -67,8 +67,8 @@ class Decoder:
             model.generation_config = GenerationConfig(
                 eos_token_id=self._ends or None, pad_token_id=self._pad, do_sample=False
             )
-            self._room = _room(model, loaded.device)
             self._small = loaded.device.type == "cpu" and model.num_parameters() <= _SMALL
+            self._room = ROOM if self._small else _room(model, loaded.device)
             self._large = model.num_parameters() > _SMALL
         self._fits = sys.maxsize
         self._name, self._pace = name, Pace()
@@ -164,9 +164,10 @@ def _window(model: PreTrainedModel) -> int | None:
 
 
 def _room(model: PreTrainedModel, device: torch.device) -> int:
-    """The tokens of a batch by default: many on a GPU, as it is idle with few, and as it holds them."""
+    """The tokens of a batch by default: more for a model whose weights take long to read, and many on a GPU, as it is
+    idle with few, and as it holds them."""
     if device.type != "cuda":
-        return ROOM
+        return 2 * ROOM
     config = model.config.get_text_config(decoder=True)
     heads = config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads

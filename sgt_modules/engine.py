@@ -49,6 +49,10 @@ _ROWS = 32
 """Requests that are taken from the queue together on a CPU: more are no quicker a row there, and of 64 callers one half
 runs its own code, or has another model decode, while the other half is answered."""
 
+_LARGE, _ROWS_OF_LARGE = 64 * 2**20, 128
+"""From so many bytes of weights on, reading them is what a token costs, and a batch takes this many requests: its rows
+read what they share once."""
+
 
 _INT8 = "int8"
 
@@ -425,10 +429,9 @@ class LocalEngine:
             if self._queue is None:
                 from sgt_modules.loading import on_cpu
 
-                full, rows = (
-                    self.max_batch_tokens or _WAITING,
-                    _ROWS if on_cpu(self.device, self.dtype) else sys.maxsize,
-                )
+                full, rows = self.max_batch_tokens or _WAITING, sys.maxsize
+                if on_cpu(self.device, self.dtype):
+                    rows = _ROWS if self.weights.bytes < _LARGE else _ROWS_OF_LARGE
                 self._queue = begin(weakref.WeakMethod(self._serve), full, rows)
                 weakref.finalize(self, self._queue.put, None)
             asked = Asked(job, Future())

@@ -99,6 +99,11 @@ class Weights:
         return hashlib.sha256("".join((base, *adapters)).encode()).hexdigest() if adapters else base
 
     @cached_property
+    def bytes(self) -> int:
+        """The size of the base's weight files."""
+        return sum(file.stat().st_size for file in self.folders[0].glob("*.safetensors"))
+
+    @cached_property
     def context(self) -> int:
         """The most tokens that prompt and reply may have together."""
         return context_of(self.folders[0])
