@@ -11,7 +11,7 @@ from rich.console import Console
 
 from optimizers import Recipe
 from optimizers.cli import app, main
-from optimizers.demo import REAL_TRAINING, TRAINING, Demonstration, Scale, demonstrate
+from optimizers.demo import REAL_TRAINING, TINY_SCALE, TRAINING, Demonstration, Scale, demonstrate
 from optimizers.tables import show_demonstration
 from sgt_modules import supplement
 from sgt_modules.embedded import Sizes, acting, embedded_generator, program
@@ -126,7 +126,7 @@ def test_a_users_mistake_ends_with_one_line_and_exit_code_two(
 def test_an_actor_of_one_s_own_is_scored_beside_the_oracle_and_the_glossary(tmp_path: Path) -> None:
     """The second embedded actor in a folder stands for it: it knows how a term is explained, in a supplement alone."""
     folder = embedded_folder("second-actor")
-    made = demonstrate(0, actor=str(folder), log_dir=tmp_path / "run", scale=TINY, display=False)
+    made = demonstrate(0, actor=str(folder), log_dir=tmp_path / "run", scale=TINY_SCALE, display=False)
     scores = made.summary["scores"]
     assert list(scores)[-2:] == ["oracle", "glossary"]
     assert set(scores["none"]) == {"val", "test", "test_terms", "test_plain", "shifted"}
