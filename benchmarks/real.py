@@ -29,6 +29,7 @@ def main() -> None:
         raise SystemExit("make real cannot start. " + " ".join(missing))
     words = ["bench", "spider", "--actor", actor, "--generator", generator, "--data-dir", str(rows), "--controls"]
     words += ["--budget", str(QUICK_BUDGET if options.quick else BUDGET), "--actor-dtype", options.actor_dtype]
+    words += ["--threads", "128"]  # a local actor reads what their prompts share once
     words += ["--log-dir", str(options.log_dir / ("quick" if options.quick else "full") / Path(generator).name)]
     from optimizers.cli import main as sgt
 
