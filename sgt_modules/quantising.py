@@ -7,7 +7,7 @@ batch also errs twice as much. What is multiplied are whole numbers, whose sums 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -35,14 +35,16 @@ class Int8Linear(torch.nn.Module):
         scales = weight.abs().amax(1).clamp_min(_LEAST).div_(_MOST)
         self.register_buffer("weight", (weight / scales[:, None]).round_().to(torch.int8).t())
         self.register_buffer("scales", scales)
-        self.register_buffer("bias", None if exact.bias is None else exact.bias.detach())
+        bias = cast("torch.Tensor | None", exact.bias)
+        self.register_buffer("bias", None if bias is None else bias.detach())
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """The outputs for inputs of any number of leading dimensions."""
-        weight, scales, bias = (cast("torch.Tensor", each) for each in (self.weight, self.scales, self.bias))
+        weight, scales = (cast("torch.Tensor", each) for each in (self.weight, self.scales))
+        bias = cast("torch.Tensor | None", self.bias)
         rows = inputs.reshape(-1, inputs.shape[-1])
         sizes = rows.abs().amax(-1, keepdim=True).clamp_min_(_LEAST).div_(_MOST)
-        sums = torch._int_mm((rows / sizes).round_().to(torch.int8), weight)
+        sums = cast("Any", torch)._int_mm((rows / sizes).round_().to(torch.int8), weight)
         outputs = sums.to(inputs.dtype).mul_(scales).mul_(sizes)
         if bias is not None:
             outputs.add_(bias)

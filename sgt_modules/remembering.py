@@ -147,7 +147,8 @@ class _Memory:
     def _keep(self, cache: DynamicCache, past: int, own: torch.Tensor, where: torch.Tensor) -> None:
         for number, layer in enumerate(cache.layers):
             plain = cast("DynamicLayer", layer)
-            fresh = [each[:, :, past:].transpose(1, 2)[own] for each in (plain.keys, plain.values)]
+            kept_by_it = cast("tuple[torch.Tensor, torch.Tensor]", (plain.keys, plain.values))
+            fresh = [each[:, :, past:].transpose(1, 2)[own] for each in kept_by_it]
             if number == len(self._layers):
                 keys, values = (each.new_empty(self._tree.tokens, *each.shape[1:]) for each in fresh)
                 self._layers.append((keys, values))
