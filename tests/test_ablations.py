@@ -10,7 +10,7 @@ from pathlib import Path
 import dspy
 import pytest
 from scripted import ScriptedEngine, ScriptedGenerator, ScriptedTrainer, rollout
-from small_compile import SMALL, WORLD, helped, teleprompter, writer
+from small_compile import SMALL, WORLD, helped, named, teleprompter, writer
 
 from optimizers import Recipe, TrainingSettings
 from optimizers.comparison import ABLATIONS, Bench, compare
@@ -25,6 +25,7 @@ from optimizers.trl_trainer import TRLTrainer
 from sgt_modules import errors
 from sgt_modules.embedded import program
 from sgt_modules.embedded.models import embedded_folder
+from sgt_modules.kinds import SILENCE, Supplement
 
 
 class StartingTrainer(ScriptedTrainer):
@@ -39,9 +40,19 @@ class StartingTrainer(ScriptedTrainer):
         return Checkpoint(output.name, output, f"scripted {output.name}")
 
 
-def run_of(log_dir: Path, recipe: Recipe) -> tuple[SGTResult, StartingTrainer, ScriptedGenerator]:
+class Wavering(ScriptedGenerator):
+    """A generator that writes one of two kinds wherever none is asked for."""
+
+    def said(self, prompt: str, seed: int) -> Supplement:
+        return named(prompt, ("background", "cot")[seed % 2])
+
+
+def run_of(
+    log_dir: Path, recipe: Recipe, trained: ScriptedGenerator | None = None
+) -> tuple[SGTResult, StartingTrainer, ScriptedGenerator]:
     """A compile of seconds in which the untrained generator writes `cot` wherever no kind is asked for."""
     trainer, generator = StartingTrainer(), writer()
+    generator = ScriptedGenerator(lambda prompt: named(prompt, "cot"), trained=trained) if trained else generator
     with dspy.context(lm=ScriptedEngine(helped).lm()):
         sgt = teleprompter(log_dir, generator=generator, trainer=trainer, recipe=recipe)
         better = sgt.compile(program(), trainset=WORLD.train, valset=WORLD.val)
@@ -55,7 +66,7 @@ def test_with_sft_round_1_goes_on_from_it(tmp_path: Path) -> None:
 
 
 def test_without_sft_round_1_trains_the_generator_as_it_came(tmp_path: Path) -> None:
-    result, trainer, _ = run_of(tmp_path, replace(SMALL, rounds=2, sft=False))
+    result, trainer, _ = run_of(tmp_path, replace(SMALL, rounds=2, sft=False), Wavering(lambda _: SILENCE))
     assert [stage.name for stage in result.stages] == ["none", "dpo1", "dpo2"]
     assert trainer.starts == {"dpo1": None, "dpo2": "dpo1"}
 
