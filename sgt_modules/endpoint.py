@@ -5,12 +5,12 @@ The LM is the user's: its address, key, retries, timeout and extra settings are 
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypedDict, cast
@@ -18,9 +18,9 @@ from urllib.parse import urlsplit
 
 import dspy
 from dspy.lm15 import ContextLengthError
-from dspy.utils.exceptions import ContextWindowExceededError, LMError
-from dspy.utils.usage_tracker import UsageTracker
+from dspy.utils.exceptions import LMError
 
+from sgt_modules.asking import LIMITS, Call, ChatText, Continuation, acomplete, complete, completed, continued, plain
 from sgt_modules.contract import Completion
 from sgt_modules.errors import EndpointError, GeneratorNotFoundError, SavedStateError, SetupError
 from sgt_modules.redaction import ADDRESSES, SECRET, redacted, without_user
@@ -33,13 +33,6 @@ Publish = Callable[[Path], str]
 Called once for each checkpoint, or with several processes once in each of them; the name must not have stood for other
 weights before. See `VLLMLoRA`, `ServedFolder`.
 """
-
-
-_LIMITS = ("max_completion_tokens", "max_tokens")
-"""The names that OpenAI gave a reply's token limit, the newer one first."""
-
-_CUT = ("length", "max_tokens", "content_filter")
-"""What a server names as the reason of a reply's end where the model did not end it."""
 
 
 class EndpointReference(TypedDict):
@@ -57,6 +50,11 @@ class Endpoint:
     first, equal seeds do not give equal replies; without the second, a log-probability is 0.0. `concurrency` requests
     are under way at a time in `sample`. `publish` makes trained weights known to the server; training needs it.
 
+    An opening (`[mistakes]`) is what a reply is made to begin with, where the server can: by continuing an assistant's
+    message as vLLM and SGLang do, which is found out before the first such reply (`continues`: whether it can, where
+    that is known); or, with the base's hub id or folder as `tokenizer`, by `/v1/completions`, whose text is made here
+    with the base's chat template. With neither, only the prompt asks for the opening.
+
     A model that thinks before it answers is told not to by the LM: `dspy.LM(..., extra_body={"chat_template_kwargs":
     {"enable_thinking": False}})` for Qwen3 behind vLLM. Retries are the LM's too (`num_retries`).
 
@@ -71,6 +69,8 @@ class Endpoint:
         publish: Publish | None = None,
         concurrency: int = 64,
         adapter_sha256: str | None = None,
+        continues: bool | None = None,
+        tokenizer: str | Path | None = None,
     ) -> None:
         if not isinstance(lm, dspy.LM):
             raise SetupError(f"Expected a dspy.LM, got {lm!r}. Write Endpoint(dspy.LM('provider/model', ...)).")
@@ -79,6 +79,13 @@ class Endpoint:
         self.lm, self.publish, self.concurrency = lm, publish, concurrency
         self.adapter_sha256 = adapter_sha256
         self._published: dict[tuple[Path, str], str] = {}
+        self._continuation = Continuation(continues)
+        self._chat_text = None if tokenizer is None else ChatText(tokenizer)
+
+    @property
+    def continues(self) -> bool | None:
+        """Whether the server continues an assistant's message; None as long as nothing had to find out."""
+        return self._continuation.continues
 
     @property
     def name(self) -> str:
@@ -142,6 +149,7 @@ class Endpoint:
         """
         if len(seeds) != len(prompts):
             raise ValueError(f"Expected one seed a prompt, got {len(seeds)} seeds for {len(prompts)} prompts.")
+        openings = [""] * len(prompts) if openings is None else openings
         pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="sgt-endpoint")
         try:
             waiting = [
@@ -149,9 +157,10 @@ class Endpoint:
                     contextvars.copy_context().run,
                     self._ask,
                     prompt,
+                    opening,
                     self._options(temperature, seed, max_new_tokens, top_p),
                 )
-                for prompt, seed in zip(prompts, seeds, strict=True)
+                for prompt, opening, seed in zip(prompts, openings, seeds, strict=True)
             ]
             for number, reply in enumerate(waiting):
                 try:
@@ -177,7 +186,7 @@ class Endpoint:
         top_p: float = 1.0,
     ) -> Completion:
         """One reply to one prompt. Raises what DSPy's LM raises (`LMError`), and `ContextLengthError`."""
-        return self._ask(prompt, self._options(temperature, seed, max_new_tokens, top_p))
+        return self._ask(prompt, opening, self._options(temperature, seed, max_new_tokens, top_p))
 
     async def aask(
         self,
@@ -191,9 +200,9 @@ class Endpoint:
     ) -> Completion:
         """As `ask`, through the LM's own coroutine."""
         options = self._options(temperature, seed, max_new_tokens, top_p)
-        with _aside() as usage, _too_long():
-            lm, noted = _noting(self.lm)
-            return _completion(await lm.acall(prompt, cache=False, **options), usage, noted, self._limit(options))
+        if not opening:
+            return await acomplete(plain(self.lm, prompt, options))
+        return await acomplete(await asyncio.to_thread(self._call, prompt, opening, options))
 
     def with_checkpoint(self, path: Path) -> Endpoint:
         """The same endpoint asked for the weights in this folder, which are published first.
@@ -209,12 +218,18 @@ class Endpoint:
         lm = self.lm.copy(model=f"{provider if slash else ''}{slash}{self._published[path, sha256]}")
         other = Endpoint(lm, publish=publish, concurrency=self.concurrency, adapter_sha256=sha256)
         other._published = self._published
-        return other
+        return other._opening_as(self)
 
     def check(self) -> None:
-        """Ask for a single token: raises `GeneratorNotFoundError` for a wrong address, key or name."""
+        """Ask for a single token: raises `GeneratorNotFoundError` for a wrong address, key or name.
+
+        Finds out too whether the server continues an assistant's message; with a `tokenizer`, asks it for a text
+        completion of a single token.
+        """
         try:
-            Endpoint(self.lm.copy(num_retries=0)).ask("Hello.", max_new_tokens=1)
+            asked = Endpoint(self.lm.copy(num_retries=0))._opening_as(self)
+            for opening in ("", "["):
+                asked.ask("Hello.", max_new_tokens=1, opening=opening)
         except (LMError, ContextLengthError) as error:
             where = "" if self.address is None else f" at {without_user(self.address)}"
             raise GeneratorNotFoundError(
@@ -277,7 +292,8 @@ class Endpoint:
         if known is None:
             return cls(lm, adapter_sha256=sha256)
         own = {name: value for name, value in known.lm.kwargs.items() if name in ADDRESSES or SECRET.search(name)}
-        return cls(lm.copy(**own), publish=known.publish, concurrency=known.concurrency, adapter_sha256=sha256)
+        found = cls(lm.copy(**own), publish=known.publish, concurrency=known.concurrency, adapter_sha256=sha256)
+        return found._opening_as(known)
 
     def __copy__(self) -> Endpoint:
         return self
@@ -303,7 +319,7 @@ class Endpoint:
         return len(prompt.encode()) // 3
 
     def _options(self, temperature: float, seed: int, max_new_tokens: int | None, top_p: float) -> dict[str, Any]:
-        limit = _LIMITS[0] if _LIMITS[0] in self.lm.kwargs else _LIMITS[1]
+        limit = LIMITS[0] if LIMITS[0] in self.lm.kwargs else LIMITS[1]
         options: dict[str, Any] = {"temperature": temperature}
         if temperature > 0 and top_p < 1:
             options["top_p"] = top_p
@@ -315,80 +331,21 @@ class Endpoint:
             options["logprobs"] = True
         return options
 
-    def _ask(self, prompt: str, options: Mapping[str, Any]) -> Completion:
-        with _aside() as usage, _too_long():
-            lm, noted = _noting(self.lm)
-            return _completion(lm(prompt, cache=False, **options), usage, noted, self._limit(options))
+    def _opening_as(self, other: Endpoint) -> Endpoint:
+        """This endpoint, which opens replies in the way of `other` from now on."""
+        self._continuation, self._chat_text = other._continuation, other._chat_text
+        return self
 
-    def _limit(self, options: Mapping[str, Any]) -> int | None:
-        """The most tokens that a reply may have, where one is set."""
-        asked = {**self.lm.kwargs, **options}
-        return next((asked[name] for name in _LIMITS if asked.get(name) is not None), None)
+    def _call(self, prompt: str, opening: str, options: Mapping[str, Any]) -> Call:
+        """What is sent for a reply that begins with the opening, as far as the server can make it."""
+        if opening and self._chat_text is not None:
+            return completed(self.lm, self._chat_text.of(prompt), opening, options)
+        if opening and self._continuation.found(self.lm, self._options(0.0, 0, 1, 1.0)):
+            return continued(self.lm, prompt, opening, options)
+        return plain(self.lm, prompt, options)
 
-
-def _noting(lm: dspy.LM) -> tuple[dspy.LM, list[Mapping[str, Any]]]:
-    """A copy of the LM, and the list that it writes its history to, and to nothing else.
-
-    What a call returns does not say what ended the reply; its entry in the history does.
-    """
-    noted: list[Mapping[str, Any]] = []
-
-    def note(entry: Mapping[str, Any]) -> None:
-        noted.append(entry)
-
-    copied = lm.copy()
-    copied.update_history = note
-    return copied, noted
-
-
-@contextmanager
-def _aside() -> Iterator[UsageTracker]:
-    """Inside, calls of an LM do not reach the user's stream, and are counted apart."""
-    usage = UsageTracker()
-    with dspy.context(send_stream=None, stream_listeners=[], disable_history=False, usage_tracker=usage):
-        yield usage
-
-
-@contextmanager
-def _too_long() -> Iterator[None]:
-    """DSPy's word for a prompt that is too long, as a local engine says it."""
-    try:
-        yield
-    except ContextWindowExceededError as error:
-        raise ContextLengthError(str(error)) from error
-
-
-def _completion(
-    outputs: Sequence[str | Mapping[str, Any]],
-    usage: UsageTracker,
-    noted: Sequence[Mapping[str, Any]],
-    limit: int | None,
-) -> Completion:
-    """What an LM call returned: a text, or a mapping where there is more than a text."""
-    output = outputs[0]
-    said: Mapping[str, Any] = {"text": output} if isinstance(output, str) else output
-    scores = [float(_of(token, "logprob")) for token in _of(said.get("logprobs"), "content") or ()]
-    entries = [entry for of_model in usage.usage_data.values() for entry in of_model]
-    read, wrote = (sum(entry.get(name) or 0 for entry in entries) for name in ("prompt_tokens", "completion_tokens"))
-    logprob = sum(scores) / len(scores) if scores else 0.0
-    ended = _ended(noted[-1]["response"] if noted else None, wrote, limit)
-    return Completion(said["text"] or "", read, wrote, logprob, ended)
-
-
-def _ended(response: object, wrote: int, limit: int | None) -> bool:
-    """Whether the model ended its reply itself: the server names no other reason, and the limit was not reached.
-
-    Clients say "stop" where a server gives no reason at all, so the tokens that were written are counted as well.
-    """
-    response = cast("tuple[object, ...]", response)[0] if isinstance(response, tuple) and response else response
-    choices = _of(response, "choices") or [None]
-    reason = _of(response, "finish_reason") or _of(choices[0], "finish_reason")
-    return str(reason) not in _CUT and (limit is None or wrote < limit)
-
-
-def _of(value: object, name: str) -> Any:
-    """A field of what a provider's client returned: a mapping or an object, or nothing at all."""
-    return value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)
+    def _ask(self, prompt: str, opening: str, options: Mapping[str, Any]) -> Completion:
+        return complete(self._call(prompt, opening, options))
 
 
 def _addresses(settings: Mapping[str, Any]) -> dict[str, object]:

@@ -12,6 +12,12 @@ _MARK = r"[*_`]{0,3}"
 _NAME = rf"\[\s*{_MARK}([A-Za-z][A-Za-z0-9_ -]{{0,30}}){_MARK}\s*"
 _TAG = re.compile(rf"\s*(?:#+\s*)?({_MARK}){_NAME}(?:\](?!\((?:https?:|www\.|#|/))|:(?!//))")
 
+_DOUBLED = re.compile(rf"\A\s*\[\s*({_MARK}{_NAME}\])\]?(?!\()")
+"""`[[units]` and `[[units]]`: the model repeats the bracket that its reply was opened with."""
+
+_UNOPENED = re.compile(r"\A\s*(?=[A-Za-z][A-Za-z0-9_ -]{0,30}\](?!\())")
+"""`units]`: the model leaves out the bracket that its reply should begin with."""
+
 _REPEATS = 4
 """Tags of one kind in a row that are read as one."""
 
@@ -61,7 +67,7 @@ def read_reply(text: str, *, kind: str = "", ended: bool = True) -> Supplement:
     Supplement(kind='mistakes', text='Mind the units.')
     """
     said = without_thoughts(text)
-    named, body = _tagged(said)
+    named, body = _tagged(_UNOPENED.sub("[", _DOUBLED.sub(r"\1", said)))
     if not named and said.lstrip().startswith("[") and "]" not in said:
         body = said.lstrip()[1:]  # an opening that the model made nothing of
     if again := _again(body, named):
@@ -160,6 +166,7 @@ def _tagged(text: str) -> tuple[str, str]:
         if named and name not in (named, NONE):
             break
         named = name
+        text = text[: tag.end()] + re.sub(rf"\A\s*{re.escape(tag.group(2).strip())}\s*\]", "", text[tag.end() :])
         text = _inside(text[tag.end() :]) if tag.group().endswith(":") else _behind(text[tag.end() :], tag.group(1))
     return named, text
 

@@ -31,6 +31,11 @@ WORDS = " ".join(f"Word{n % 7} {'is' if n % 9 else 'ends.'}" for n in range(1_00
         (f"[mistakes] [mistakes] {TEXT}", "mistakes"),
         (f"[mistakes] **[Mistakes]:** {TEXT}", "mistakes"),
         (f"[mistakes]{TEXT}", "mistakes"),
+        (f"[[units] {TEXT}", "units"),
+        (f"[[units]] {TEXT}", "units"),
+        (f"[ [**Units**]: {TEXT}", "units"),
+        (f"units] {TEXT}", "units"),
+        (f"[mistakes] mistakes] {TEXT}", "mistakes"),
     ],
 )
 def test_a_named_kind_is_read_however_its_brackets_are_dressed(reply: str, kind: str) -> None:
@@ -52,7 +57,15 @@ def test_an_untagged_reply_is_of_the_kind_that_was_asked_for_and_free_if_none_wa
 
 
 @pytest.mark.parametrize(
-    "reply", ["[docs](https://example.org) say so.", "[https://example.org] says so.", "[3] is the index."]
+    "reply",
+    [
+        "[docs](https://example.org) say so.",
+        "[https://example.org] says so.",
+        "[3] is the index.",
+        "[[1, 2], [3]] is a list of lists.",
+        "docs](https://example.org) say so.",
+        "Take rows[0] first.",
+    ],
 )
 def test_brackets_that_name_no_kind_stay_in_the_text(reply: str) -> None:
     assert read_reply(reply, kind="cot") == Supplement("cot", reply)
