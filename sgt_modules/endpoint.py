@@ -202,6 +202,8 @@ class Endpoint:
         options = self._options(temperature, seed, max_new_tokens, top_p)
         if not opening:
             return await acomplete(plain(self.lm, prompt, options))
+        if self._chat_text is not None:  # litellm leaves a connection open behind each text completion of a coroutine
+            return await asyncio.to_thread(self._ask, prompt, opening, options)
         return await acomplete(await asyncio.to_thread(self._call, prompt, opening, options))
 
     def with_checkpoint(self, path: Path) -> Endpoint:

@@ -8,23 +8,49 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import dspy
 
 Answer = str | tuple[int, Mapping[str, Any]]
 """What is said to a prompt: a text, or an HTTP status with its error."""
 
+Manner = Literal["continues", "always continues", "continues only", "opens a turn", "refuses", "tells no usage"]
+"""What becomes of a final assistant message and of the fields `continue_final_message`, `add_generation_prompt`:
+
+- `continues`: vLLM and SGLang, as the fields say;
+- `always continues`: llama.cpp, whatever they say;
+- `continues only`: a message that has ended is refused, as vLLM's Mistral tokenizer does;
+- `opens a turn`: the fields are ignored, and the model writes a message of its own behind the last one;
+- `refuses`: unknown fields are an error;
+- `tells no usage`: as `continues`, but how many tokens were read stays unknown.
+"""
+
+CONTINUING = ("continue_final_message", "add_generation_prompt")
+
 
 class ScriptedServer:
     """What the server was asked for, and how it answers; safe from many threads.
+
+    `going_on` is what the model writes behind an opening where a message is continued, or behind the text of a text
+    completion. The template takes one token for an opening, one for a message's end and two for the next one's head.
 
     `scores`: a log-probability for each word of a reply, where the server tells any. A reply is cut at the request's
     token limit, a word being a token; `tells_why` says whether the server tells that the limit ended it.
     """
 
-    def __init__(self, script: Callable[[str], Answer], *, scores: float | None = None, tells_why: bool = True) -> None:
+    def __init__(
+        self,
+        script: Callable[[str], Answer],
+        *,
+        scores: float | None = None,
+        tells_why: bool = True,
+        manner: Manner = "opens a turn",
+        going_on: Callable[[str], Answer] | None = None,
+    ) -> None:
         self.script, self.scores, self.tells_why = script, scores, tells_why
+        self.manner: Manner = manner
+        self.going_on = going_on or script
         self.requests: list[dict[str, Any]] = []
         self.adapters: dict[str, str] = {}
         self.headers: list[Mapping[str, str]] = []
@@ -47,29 +73,61 @@ class ScriptedServer:
             self._at_once += 1
             self.most_at_once = max(self.most_at_once, self._at_once)
         try:
-            said = self.script(body["messages"][-1]["content"])
+            read, said = self._text(body) if route.endswith("/v1/completions") else self._turn(body)
         finally:
             with self._lock:
                 self._at_once -= 1
-        return (200, self._completion(body, said)) if isinstance(said, str) else (said[0], {"error": said[1]})
+        return (200, self._completion(body, read, said)) if isinstance(said, str) else (said[0], {"error": said[1]})
 
-    def _completion(self, body: Mapping[str, Any], text: str) -> object:
+    @property
+    def opened(self) -> list[dict[str, Any]]:
+        """The requests for replies that go on with an opening, without those of a single token that find out."""
+        return [each for each in self.asked if each.get("continue_final_message") or "prompt" in each]
+
+    @property
+    def asked(self) -> list[dict[str, Any]]:
+        """The requests for more than a single token."""
+        return [each for each in self.requests if (each.get("max_completion_tokens") or each.get("max_tokens")) != 1]
+
+    def _text(self, body: Mapping[str, Any]) -> tuple[int, Answer]:
+        if self.manner == "refuses" and (unknown := {"chat_template_kwargs", *CONTINUING} & body.keys()):
+            return 0, (422, {"message": f"Unexpected fields: {sorted(unknown)}"})
+        return len(body["prompt"].split()), self.going_on(body["prompt"])
+
+    def _turn(self, body: Mapping[str, Any]) -> tuple[int, Answer]:
+        """How many tokens the chat template makes of the messages, and what the model says to them."""
+        user, *opening = [message["content"] for message in body["messages"]]
+        read, fields = len(user.split()), [body.get(name) for name in CONTINUING]
+        if self.manner == "refuses" and fields != [None, None]:
+            return 0, (400, {"message": f"Extra inputs are not permitted: {CONTINUING}"})
+        if not opening:
+            return read, self.script(user)
+        goes_on = fields[0] and self.manner in ("continues", "continues only", "tells no usage")
+        if goes_on or self.manner == "always continues":
+            return read + 1, self.going_on(opening[0])
+        if self.manner == "continues only":
+            return 0, (400, {"message": "Expected last role User or Tool (or Assistant with prefix True)."})
+        head = 0 if self.manner == "continues" and fields[1] is False else 2
+        return read + 2 + head, self.script(user)
+
+    def _completion(self, body: Mapping[str, Any], read: int, text: str) -> object:
         limit = body.get("max_completion_tokens") or body.get("max_tokens") or len(text)
         cut = len(text.split()) > limit
         text = " ".join(text.split()[:limit]) if cut else text
-        words, read = text.split(), len(body["messages"][-1]["content"].split())
+        words = text.split()
         choice: dict[str, Any] = {
             "index": 0,
             "finish_reason": ("length" if cut else "stop") if self.tells_why else None,
         }
-        choice["message"] = {"role": "assistant", "content": text}
+        choice |= {"text": text} if "prompt" in body else {"message": {"role": "assistant", "content": text}}
         if self.scores is not None and body.get("logprobs"):
             choice["logprobs"] = {
                 "content": [{"token": each, "logprob": self.scores, "top_logprobs": []} for each in words]
             }
+        kind = "text_completion" if "prompt" in body else "chat.completion"
+        about = {"id": "1", "object": kind, "created": 0, "model": body["model"], "choices": [choice]}
         usage = {"prompt_tokens": read, "completion_tokens": len(words), "total_tokens": read + len(words)}
-        about = {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"]}
-        return {**about, "choices": [choice], "usage": usage}
+        return about if self.manner == "tells no usage" else {**about, "usage": usage}
 
     def _loaded(self, body: Mapping[str, str]) -> tuple[int, object]:
         """As vLLM: a name is taken once, and a path must hold an adapter."""

@@ -2,7 +2,7 @@
 
 The server samples only where the model's own `generation_config.json` says so, decodes a request at a time, and draws
 from one random stream, which a request's seed sets: equal seeds give equal replies only where requests do not overlap.
-It tells no log-probabilities.
+It tells no log-probabilities, and ends an assistant's message that it should go on with.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from sgt_modules import Endpoint, LocalEngine, ServedFolder, SupplementGenerator
 from sgt_modules.embedded import HouseTermsWorld, Sizes, program
 from sgt_modules.embedded.models import embedded_folder
 from sgt_modules.generator_prompt import COMPACT
-from sgt_modules.kinds import KINDS
+from sgt_modules.kinds import FREE, KINDS
 
 WORLD = HouseTermsWorld(0, sizes=Sizes(train=4, validation=4, test=4, shifted=4, terms=4, shifted_terms=4))
 PROMPTS = [COMPACT.write(program().signature, example.inputs().toDict()) for example in WORLD.train]
@@ -101,6 +101,11 @@ def generator_at(address: str, base: Path, route: str = "auto", concurrency: int
     return SupplementGenerator(endpoint, max_new_tokens=NEW_TOKENS)
 
 
+def opening(model: LocalEngine | Endpoint) -> SupplementGenerator:
+    """The generator that reads the text it was trained on, and whose replies are opened with their kind."""
+    return SupplementGenerator(model, max_new_tokens=NEW_TOKENS, prompt=replace(COMPACT, opens=True))
+
+
 @pytest.fixture(scope="module")
 def local() -> SupplementGenerator:
     """The same weights in this process."""
@@ -129,6 +134,33 @@ def test_a_served_generator_draws_by_the_seed(address: str, base: Path, route: s
     assert first == again
     assert other != first
     assert len(set(first)) > 4
+
+
+@ROUTES
+def test_a_server_that_cannot_continue_is_found_out_and_asked_without_an_opening(
+    address: str, base: Path, route: str
+) -> None:
+    endpoint = Endpoint(served(address, base, route))
+    plain = Endpoint(served(address, base, route), continues=False)
+    kinds = [KINDS["pairs"]] * 4
+    first, other = (
+        opening(each).sample(PROMPTS, seeds=[0] * 4, kinds=kinds, temperature=0.0) for each in (endpoint, plain)
+    )
+    assert endpoint.continues is False
+    assert first == other
+
+
+@ROUTES
+def test_text_completions_are_opened_as_a_local_model_s_replies_are(
+    address: str, base: Path, route: str, local: SupplementGenerator
+) -> None:
+    behind = opening(Endpoint(served(address, base, route), tokenizer=base))
+    behind.check()
+    kinds = [KINDS["pairs"], KINDS["mistakes"], "units", FREE]
+    here = opening(local.engine).sample(PROMPTS, seeds=[0] * 4, kinds=kinds, temperature=0.0)
+    drawn = behind.sample(PROMPTS, seeds=[0] * 4, kinds=kinds, temperature=0.0)
+    assert drawn == [replace(each, logprob=0.0) for each in here]
+    assert [each.supplement.kind for each in drawn[:3]] == ["pairs", "mistakes", "units"]
 
 
 def test_trained_weights_are_asked_for_at_the_server(
