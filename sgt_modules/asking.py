@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -38,6 +40,17 @@ _NOT_SENT = ("n", "num_generations", "rollout_id", "prompt_cache", "stream", "st
 
 _CHAT_ONLY = ("chat_template", "chat_template_kwargs", "add_generation_prompt", "continue_final_message")
 """A server's own settings that mean nothing to a text completion, and that a strict server refuses there."""
+
+
+_ASKING: ContextVar[bool] = ContextVar("asking", default=False)
+
+
+def _said_by_the_completion(record: logging.LogRecord) -> bool:
+    """Drops DSPy's warning of a reply that the limit cut, inside a call of this module: its completion says so."""
+    return not (_ASKING.get() and "response was truncated" in record.getMessage())
+
+
+logging.getLogger("dspy.clients.lm").addFilter(_said_by_the_completion)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,9 +221,12 @@ def _noting(lm: dspy.LM) -> tuple[dspy.LM, list[Mapping[str, Any]]]:
 @contextmanager
 def _aside() -> Iterator[UsageTracker]:
     """Inside, calls of an LM do not reach the user's stream, and are counted apart."""
-    usage = UsageTracker()
-    with dspy.context(send_stream=None, stream_listeners=[], disable_history=False, usage_tracker=usage):
-        yield usage
+    usage, before = UsageTracker(), _ASKING.set(True)
+    try:
+        with dspy.context(send_stream=None, stream_listeners=[], disable_history=False, usage_tracker=usage):
+            yield usage
+    finally:
+        _ASKING.reset(before)
 
 
 @contextmanager

@@ -124,6 +124,7 @@ RUN: dict[tuple[str, str], Callable[[], Names]] = {
     ("docs/generators.md", "embedded_generator()"): _alone,
     ("docs/generators.md", "LoRASettings(rank=8)"): _alone,
     ("docs/generators.md", "Endpoint(lm)"): _alone,
+    ("docs/generators.md", "tokenizer=folder"): _alone,
     ("docs/index.md", "sgt.estimate("): _estimating,
     ("docs/index.md", "VLLMLoRA(lm)"): _compiling,
     ("docs/index.md", 'runner="ray"'): _compiling,
