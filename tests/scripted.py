@@ -98,7 +98,7 @@ class ScriptedGenerator(SupplementGenerator):
         trained: ScriptedGenerator | None = None,
         model: str = "scripted/generator",
     ) -> None:
-        super().__init__(model, prompt=COMPACT)
+        super().__init__(model, prompt=COMPACT, max_prompt_tokens=2**31)
         self._script, self._logprob, self._trained = script, logprob, trained
         self.asked: list[str] = []
 

@@ -21,11 +21,11 @@ from dspy.streaming import StreamListener, StreamResponse
 from dspy.teleprompt import Teleprompter
 from dspy.teleprompt.bootstrap_trace import FailedPrediction, bootstrap_trace_data
 from dspy.utils.callback import BaseCallback
-from runtime_fixtures import tiny_generator, tiny_model
 from scripted import ScriptedGenerator, reply
 
 from optimizers import SGTTeleprompter
 from sgt_modules import SupplementedPredictor, SupplementGenerator, supplement, unsupplement
+from sgt_modules.embedded import embedded_generator
 from sgt_modules.kinds import Supplement
 from sgt_modules.wrapping import supplemented, with_generator
 
@@ -143,8 +143,8 @@ def echo() -> Echo:
 
 
 @pytest.fixture(scope="module")
-def generator(tmp_path_factory: pytest.TempPathFactory) -> SupplementGenerator:
-    return tiny_generator(tiny_model(tmp_path_factory.mktemp("model") / "tiny", window=4096))
+def generator() -> SupplementGenerator:
+    return embedded_generator()
 
 
 def scripted(program: dspy.Module) -> dspy.Module:
@@ -265,9 +265,9 @@ def test_usage_counts_the_generator_under_its_own_name_and_the_actor_as_before(
 ) -> None:
     plain = used(Deep(), echo)
     wrapped = used(supplement(Deep(), generator=generator), echo)
-    assert wrapped.keys() == {"echo/actor", "tiny"}
+    assert wrapped.keys() == {"echo/actor", "generator"}
     assert wrapped["echo/actor"] == plain["echo/actor"]
-    tokens = wrapped["tiny"]
+    tokens = wrapped["generator"]
     assert tokens["total_tokens"] == tokens["prompt_tokens"] + tokens["completion_tokens"] > 0
 
 
@@ -277,7 +277,7 @@ def test_a_prediction_s_usage_holds_both_models(way: str, echo: Echo, generator:
     with dspy.context(lm=echo.lm(), track_usage=True):
         plain = WAYS[way](Deep(), "17?").get_lm_usage()
         wrapped = WAYS[way](supplement(Deep(), generator=generator), "17?").get_lm_usage()
-    assert wrapped.keys() == {"echo/actor", "tiny"}
+    assert wrapped.keys() == {"echo/actor", "generator"}
     assert wrapped["echo/actor"] == plain["echo/actor"]
 
 

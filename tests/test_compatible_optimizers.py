@@ -13,7 +13,6 @@ import dspy
 import numpy as np
 import pytest
 from dspy.lm15 import Message, Request, Response, Usage
-from runtime_fixtures import tiny_generator, tiny_model
 from scripted import reply
 
 from optimizers import Recipe, SGTTeleprompter, TrainingSettings
@@ -113,8 +112,8 @@ def with_feedback(
 
 
 @pytest.fixture(scope="module")
-def generator(tmp_path_factory: pytest.TempPathFactory) -> SupplementGenerator:
-    return tiny_generator(tiny_model(tmp_path_factory.mktemp("model") / "tiny", window=4096))
+def generator() -> SupplementGenerator:
+    return embedded_generator()
 
 
 @pytest.fixture(params=[lambda: dspy.Predict("question -> answer"), Pipeline], ids=["root", "pipeline"])

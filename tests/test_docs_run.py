@@ -122,6 +122,7 @@ RUN: dict[tuple[str, str], Callable[[], Names]] = {
     ("docs/faq.md", "unsupplement(wrapped)"): _alone,
     ("docs/faults.md", "RolloutStore("): _finished_run,
     ("docs/generators.md", "embedded_generator()"): _alone,
+    ("docs/generators.md", "brief.write("): _alone,
     ("docs/generators.md", "LoRASettings(rank=8)"): _alone,
     ("docs/generators.md", "Endpoint(lm)"): _alone,
     ("docs/generators.md", "tokenizer=folder"): _alone,
