@@ -19,7 +19,7 @@ from dspy.utils.callback import with_callbacks
 from sgt_modules.contract import Backend, Completion
 from sgt_modules.endpoint import Endpoint, EndpointReference
 from sgt_modules.engine import LocalEngine, LocalReference
-from sgt_modules.errors import SavedStateError, SetupError
+from sgt_modules.errors import GeneratorNotFoundError, SavedStateError, SetupError
 from sgt_modules.generator_prompt import NOTE, GeneratorPrompt
 from sgt_modules.kinds import SILENCE, Kind, Supplement
 from sgt_modules.replies import read_reply
@@ -383,9 +383,13 @@ class SupplementGenerator(Parameter):
         """The most tokens of a prompt; None where there is no bound, or none that this text could come near."""
         if self.max_prompt_tokens is not None:
             return self.max_prompt_tokens
-        if len(text) < _SHORT or (context := self.engine.context) is None:
+        if len(text) < _SHORT:
             return None
-        return max(1, context - self.max_new_tokens - RESERVE)
+        try:
+            context = self.engine.context
+        except GeneratorNotFoundError:  # said when the model is asked, which a caller's own supplement makes needless
+            return None
+        return None if context is None else max(1, context - self.max_new_tokens - RESERVE)
 
     def _silent(self, error: ContextLengthError) -> Sampled:
         """No supplement for a prompt that is too long, and a warning."""
