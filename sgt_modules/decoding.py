@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
@@ -166,13 +167,21 @@ def _window(model: PreTrainedModel) -> int | None:
 def _room(model: PreTrainedModel, device: torch.device) -> int:
     """The tokens of a batch by default: more for a model whose weights take long to read, and many on a GPU, as it is
     idle with few, and as it holds them."""
-    if device.type != "cuda":
-        return 2 * ROOM
     config = model.config.get_text_config(decoder=True)
     heads = config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
     values = 2 * config.num_hidden_layers * (getattr(config, "num_key_value_heads", None) or heads) * width
-    return roomy(torch.cuda.mem_get_info(device)[0], values * model.dtype.itemsize)
+    if device.type == "cuda":
+        return roomy(torch.cuda.mem_get_info(device)[0], values * model.dtype.itemsize)
+    return max(2 * ROOM, min(8 * ROOM, _free() // 4 // (values * 4)))
+
+
+def _free() -> int:
+    """Bytes of this machine's memory that are free; 0 where it does not say."""
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # Windows and macOS have no such numbers
+        return 0
 
 
 class _Draw(LogitsProcessor):

@@ -42,6 +42,9 @@ logger = logging.getLogger(__name__)
 FIRST = 64
 """How many prompts `samples` decodes before it gives the first reply; each time twice as many follow."""
 
+FIRST_OF_LARGE = 256
+"""The same for a large model, whose last rows take as long as many."""
+
 _WAITING = 16 * ROOM
 """Tokens of requests that are taken from the queue together, where a batch's size is left to the device."""
 
@@ -191,7 +194,7 @@ class LocalEngine:
         """As `sample`, some prompts after the others: few at first, so that a reply comes soon, then up to `at_once`,
         as more fill batches of a like length.
         """
-        first, size = 0, min(FIRST, at_once)
+        first, size = 0, min(FIRST if self.weights.bytes < _LARGE else FIRST_OF_LARGE, at_once)
         while first < len(prompts):
             part = slice(first, first + size)
             yield from self.sample(

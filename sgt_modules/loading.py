@@ -63,6 +63,16 @@ def on_cpu(device: str, dtype: str = "auto") -> bool:
     return device == "cpu" or (device == "auto" and (dtype == INT8 or place("auto", "auto")[0].type == "cpu"))
 
 
+def bfloat16_is_fast() -> bool:
+    """Whether this machine's CPU multiplies in bfloat16 itself, which is about twice as fast as float32.
+
+    >>> bfloat16_is_fast() in (True, False)
+    True
+    """
+    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+
+
 def choose_dtype(name: str, device: str, *, bfloat16: bool = True) -> str:
     """The precision: `name`, or for `auto` what the device computes well; `bfloat16` says whether a GPU can do that.
 

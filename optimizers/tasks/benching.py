@@ -27,9 +27,9 @@ from optimizers.trl_trainer import TRLTrainer
 from sgt_modules.embedded import embedded_generator
 from sgt_modules.embedded.models import embedded_folder
 from sgt_modules.engine import LocalEngine
-from sgt_modules.generator import GeneratorLike
+from sgt_modules.generator import GeneratorLike, SupplementGenerator
 from sgt_modules.lms import EMBEDDED, LOCAL, PROPOSAL_TOKENS, LMLike, acting_as, lm_named
-from sgt_modules.loading import on_cpu
+from sgt_modules.loading import bfloat16_is_fast, on_cpu
 
 CONTENDERS = ("none", "sgt")
 """The contenders by default with the embedded generator."""
@@ -172,7 +172,10 @@ def _trained(task: Task, generator: GeneratorLike, trainer: Trainer | None) -> t
         return generator, trainer
     model = str(generator).removeprefix(LOCAL)
     LocalEngine(model).check()
-    return model, trainer or TRLTrainer(model, ON_A_CPU if on_cpu("auto") else None)
+    halved = on_cpu("auto") and bfloat16_is_fast()
+    settings = replace(ON_A_CPU, bf16=halved) if on_cpu("auto") else None
+    sampler = SupplementGenerator(model, dtype="bfloat16" if halved else "auto")
+    return sampler, trainer or TRLTrainer(model, settings)
 
 
 def _small_trainer(task: Task) -> TRLTrainer:
