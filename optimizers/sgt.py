@@ -205,7 +205,7 @@ class SGTTeleprompter(Teleprompter):
         >>> world = HouseTermsWorld(seed=0)
         >>> sgt = SGTTeleprompter(world.metric, embedded_generator(), rounds=1, display_progress=False)
         >>> round(sgt.estimate(program(), world.train, world.val).total.actor_calls)
-        7292
+        3292
         """
         settings = self.settings
         train, validation = sizes(trainset, valset)
