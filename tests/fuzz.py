@@ -172,10 +172,12 @@ def own_state() -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     import dspy
 
     from sgt_modules import Endpoint, SupplementGenerator
+    from sgt_modules.generator_prompt import NOTE
 
     local = {"model": "some/model", "revision": None, "adapter": None, "sha256": "0" * 64, "adapter_sha256": None}
     behind = SupplementGenerator(Endpoint(dspy.LM("openai/m", temperature=0.2)))
-    return {**local, "dtype": "auto", "temperature": 0.0, "max_new_tokens": 512}, behind.dump_state()
+    own = {"temperature": 0.0, "max_new_tokens": 512, "prompt": NOTE.dump_state(), "max_prompt_tokens": None}
+    return {**local, "dtype": "auto", **own}, behind.dump_state()
 
 
 def state_target(room: Path) -> Target:

@@ -91,6 +91,7 @@ def test_any_state_of_a_gate_is_taken_or_refused(state: Any) -> None:
         ("max_new_tokens", 1.5),
         ("max_new_tokens", True),
         ("max_new_tokens", 10**400),
+        ("max_prompt_tokens", 0),
     ],
 )
 def test_a_generator_s_state_of_a_wrong_kind_is_refused_by_name(name: str, value: object) -> None:
@@ -100,8 +101,10 @@ def test_a_generator_s_state_of_a_wrong_kind_is_refused_by_name(name: str, value
 
 @pytest.mark.parametrize("lm", [None, [], "openai/m", {}, {"model": 3}, {"model": "openai/m", "engine": "none such"}])
 def test_an_endpoint_s_state_that_is_no_lm_s_is_refused(lm: object) -> None:
-    with pytest.raises(SavedStateError, match="Expected"):
-        SupplementGenerator.from_state({"lm": lm, "adapter_sha256": None, "temperature": 0.0, "max_new_tokens": 5})
+    own = {name: GENERATOR[name] for name in ("temperature", "max_new_tokens", "prompt", "max_prompt_tokens")}
+    with pytest.raises(SavedStateError, match="Expected") as refused:
+        SupplementGenerator.from_state({"lm": lm, "adapter_sha256": None, **own})
+    assert "without" not in str(refused.value)
 
 
 def test_a_gate_that_saw_a_word_more_often_than_inputs_is_refused() -> None:
