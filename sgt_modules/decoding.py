@@ -173,7 +173,7 @@ def _room(model: PreTrainedModel, device: torch.device) -> int:
     values = 2 * config.num_hidden_layers * (getattr(config, "num_key_value_heads", None) or heads) * width
     if device.type == "cuda":
         return roomy(torch.cuda.mem_get_info(device)[0], values * model.dtype.itemsize)
-    return max(2 * ROOM, min(8 * ROOM, _free() // 4 // (values * 4)))
+    return max(2 * ROOM, min(4 * ROOM, _free() // 4 // (values * 4)))
 
 
 def _free() -> int:
