@@ -113,7 +113,7 @@ def test_stores_that_are_made_at_the_same_moment_find_one_set_of_tables(address:
 @pytest.mark.parametrize(
     ("statement", "message"),
     [
-        ("UPDATE sgt_store SET version = 4", "of version 4, and this package reads version 3"),
+        ("UPDATE sgt_store SET version = 5", "of version 5, and this package reads version 4"),
         ("ALTER TABLE seen DROP COLUMN run", "its table seen lacks run"),
         ("DROP TABLE sgt_store", "has tables named rollouts, samples, scopes, seen that are no store"),
     ],
