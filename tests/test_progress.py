@@ -26,10 +26,15 @@ def test_a_pipe_gets_one_line_at_the_end_of_a_short_stage_with_its_success_rate(
 
 def test_a_long_stage_says_how_far_it_is_and_how_long_it_will_take() -> None:
     out, seconds = io.StringIO(), itertools.count()
-    played(Lines(out, every=2.0, clock=lambda: float(next(seconds))))
-    first = out.getvalue().splitlines()[0]
-    assert first.startswith("warm: acting: 1/3  100% won")
-    assert first.endswith("s left")
+    with Lines(out, every=2.0, clock=lambda: float(next(seconds))).stage("warm: acting", 30) as stage:
+        for _ in range(30):
+            stage.advance(rollout(1.0))
+    lines = out.getvalue().splitlines()
+    assert lines[0].startswith("warm: acting: 1/30  100% won")
+    left = [float(line.split(", ")[1].removesuffix(" s left")) for line in lines if line.endswith("s left")]
+    assert len(left) > 5
+    assert left[2:] == sorted(left[2:], reverse=True)
+    assert left[-1] < left[0] / 5
 
 
 def test_training_moves_by_steps_of_a_total_that_is_known_later() -> None:
