@@ -53,9 +53,9 @@ def pace_of(points: Sequence[tuple[float, float]]) -> tuple[float, float] | None
     or faster, has lasted as long or shown enough: what a folder knew comes at once, and a server may need a minute to
     wake. None while that is open.
 
-    >>> pace_of([(0.0, 0), (10.0, 20), (12.0, 20)])
+    >>> pace_of([(0.0, 0), (1.0, 2), (10.0, 20), (12.0, 20)])
     (2.0, 2.0)
-    >>> pace_of([(0.0, 0), (1.0, 900), (31.0, 930), (31.0, 930)]), pace_of([(0.0, 0), (1.0, 900), (4.0, 901)])
+    >>> pace_of([(0.0, 0), (1.0, 900), (31.0, 930), (31.0, 930)]), pace_of([(0.0, 0), (10.0, 20), (12.0, 20)])
     ((1.0, 0.0), None)
     """
     (start, first), (now, done) = points[0], points[-1]
