@@ -13,7 +13,7 @@ import pytest
 from scripted import ScriptedEngine, ScriptedGenerator, ScriptedTrainer, reply
 from small_compile import SMALL, WORLD, compiled, gold, helped, named, teleprompter, writer
 
-from optimizers import TrainingSettings
+from optimizers import SGTTeleprompter, TrainingSettings
 from optimizers.records import Checkpoint, SFTExample
 from optimizers.result import result_of
 from optimizers.store import RolloutStore
@@ -22,6 +22,7 @@ from sgt_modules import SupplementedPredictor, SupplementGenerator, errors, supp
 from sgt_modules.embedded import program
 from sgt_modules.embedded.models import embedded_folder
 from sgt_modules.episode import episode
+from sgt_modules.generator_prompt import SHORTENED
 from sgt_modules.kinds import SILENCE, Supplement, parse
 from sgt_modules.prompts import Template
 from sgt_modules.wrapping import supplemented
@@ -452,3 +453,43 @@ def test_a_program_of_two_predictors_is_trained_and_comes_back_with_both_supplem
     }
     assert asked == {"choose", "write"}
     assert result.best.score == max(stage.score for stage in result.stages)
+
+
+def test_pools_of_round_1_that_are_empty_are_noted(tmp_path: Path) -> None:
+    """The generator names no kind of its own, and one kind alone wins."""
+    nameless = ScriptedGenerator(
+        lambda prompt: Supplement("free", "Hm.") if "of your choice" in prompt else told(prompt)
+    )
+    better, _, _ = quickly(tmp_path / "run", program(), helped, generator=nameless)
+    notes = " ".join(result_of(better).notes)
+    assert "Round 1 tries no new kinds: none of " in notes
+    assert "Round 1 tries no joins: no query was won by supplements of two kinds" in notes
+
+
+def told(prompt: str) -> Supplement:
+    return named(prompt, "cot")
+
+
+def test_inputs_that_are_too_long_for_the_generator_are_shortened_and_counted(tmp_path: Path) -> None:
+    generator = writer()
+    generator.max_prompt_tokens = 100
+    longer = [each.copy(question=f"{each.question} {'Please. ' * 100}") for each in WORLD.train]
+    sgt = teleprompter(tmp_path / "run", generator=generator, trainer=ScriptedTrainer())
+    generator.engine.count = lambda prompt: len(prompt.split())  # a script has no tokenizer
+    with dspy.context(lm=ScriptedEngine(helped).lm()):
+        better = sgt.compile(program(), trainset=longer, valset=WORLD.val)
+    [note] = [note for note in result_of(better).notes if "were too long for" in note]
+    assert note.startswith(f"{len(longer)} of {len(longer) + len(WORLD.val)} inputs")
+    assert "read without the middle of their longest field, in training as at inference" in note
+    with RolloutStore(tmp_path / "run" / "rollouts.sqlite") as store:
+        prompts = [rollout.query.prompt for rollout in store.rollouts(stage="warm")]
+    assert prompts
+    assert all(SHORTENED in prompt and len(prompt.split()) <= 100 for prompt in prompts)
+
+
+def test_a_run_has_one_default_size_in_python_and_on_the_command_line() -> None:
+    from optimizers.commands.output import AUTO as IN_A_SHELL
+    from optimizers.recipe import AUTO, Recipe
+
+    assert IN_A_SHELL == AUTO
+    assert SGTTeleprompter(WORLD.metric, writer()).recipe == Recipe.auto(AUTO)
