@@ -34,8 +34,8 @@ def preference_pairs(
     """Pairs of a winner and a loser of the same query, at most `cap` a category a query.
 
     `inter` pairs differ in kind, `intra` pairs share it; those of `categories` are made. No supplement at all is in at
-    most `SILENT` of a query's `inter` pairs; where it alone won, in at most that share of `cap`. A winner has a reward
-    of at least `threshold`; with `margin` (above 0) any two of a query make a pair whose rewards lie at least that far
+    most `SILENT` of a query's `inter` pairs; where there is no other, in at most that share of `cap`. A winner has a
+    reward of at least `threshold`; with `margin` (above 0) any two of a query make a pair whose rewards lie at least that far
     apart. With `length_preference`, in (0, 1], the shortest winner makes a `shorter` pair with each winner of the same
     reward than which it is shorter by at least that share of characters, at most `cap` / 4 a query. No supplement at
     all is the shortest, and stands there only for queries that hardly need one: `NEEDLESS` or more of the supplements
@@ -131,12 +131,13 @@ def _category(couple: _Couple) -> Category:
 def _with_few_silent(couples: Sequence[_Couple], cap: int, rng: random.Random) -> list[_Couple]:
     """At most `cap` couples, of which at most the share `SILENT` has silence on one side.
 
-    Where silence alone won, there is no other couple to learn from: then it stands in at most that share of `cap`.
+    Where there is no other couple to learn from, silence stands in at most that share of `cap`.
     """
     speaking = [couple for couple in couples if all(each.supplement for each in couple)]
     silent = [couple for couple in couples if not all(each.supplement for each in couple)]
-    alone = bool(couples) and not any(chosen.supplement for chosen, _ in couples)
-    most = max(1, int(SILENT * cap)) if alone else min(int(SILENT * cap), int(len(speaking) * SILENT / (1 - SILENT)))
+    most = max(1, int(SILENT * cap))
+    if speaking:
+        most = min(most, int(len(speaking) * SILENT / (1 - SILENT)))
     few = _spread(silent, most, rng)
     return [*_spread(speaking, cap - len(few), rng), *few]
 

@@ -76,8 +76,11 @@ def test_where_silence_alone_won_it_is_chosen_in_a_quarter_of_the_cap() -> None:
     assert len(pairs_of([rollout(1.0, **SILENT), *lost], cap=20)) == 5
 
 
-def test_silence_that_alone_lost_makes_no_pair() -> None:
-    assert pairs_of([rollout(0.0, **SILENT), rollout(1.0, text="good")]) == []
+def test_where_silence_alone_lost_it_is_rejected_in_a_quarter_of_the_cap() -> None:
+    won = [rollout(1.0, text=f"good {number}") for number in range(40)]
+    pairs = pairs_of([rollout(0.0, **SILENT), *won], cap=20)
+    assert {pair.rejected for pair in pairs} == {"[none]"}
+    assert len(pairs) == 5
 
 
 @settings(deadline=None)
@@ -88,7 +91,7 @@ def test_silence_is_in_at_most_a_quarter_of_a_query_s_pairs_between_kinds(
     inter = [pair for pair in pairs_of(rollouts, cap=cap, seed=seed) if pair.category == "inter"]
     silent = Counter(pair.query for pair in inter if "[none]" in (pair.chosen, pair.rejected))
     of_query = Counter(pair.query for pair in inter)
-    others = {pair.query for pair in inter if pair.chosen != "[none]"}
+    others = {pair.query for pair in inter if "[none]" not in (pair.chosen, pair.rejected)}
     assert all(count <= (of_query[name] if name in others else max(4, cap)) / 4 for name, count in silent.items())
 
 
