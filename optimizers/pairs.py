@@ -35,13 +35,13 @@ def preference_pairs(
 
     `inter` pairs differ in kind, `intra` pairs share it; those of `categories` are made. No supplement at all is in at
     most `SILENT` of a query's `inter` pairs; where there is no other, in at most that share of `cap`. A winner has a
-    reward of at least `threshold`; with `margin` (above 0) any two of a query make a pair whose rewards lie at least that far
-    apart. With `length_preference`, in (0, 1], the shortest winner makes a `shorter` pair with each winner of the same
-    reward than which it is shorter by at least that share of characters, at most `cap` / 4 a query. No supplement at
-    all is the shortest, and stands there only for queries that hardly need one: `NEEDLESS` or more of the supplements
-    `tried` for them so far (these rollouts, where nothing is given) have won. Elsewhere it won by luck. A rollout
-    without a reward is in no pair. The cap is spread over winners and losers: nobody is used again while another stands
-    ready. The result depends on the seed and the set of rollouts, not on their order.
+    reward of at least `threshold`; with `margin` (above 0) any two of a query make a pair whose rewards lie at least
+    that far apart. With `length_preference`, in (0, 1], the shortest winner makes a `shorter` pair with each winner of
+    the same reward than which it is shorter by at least that share of characters, at most `cap` / 4 a query. No
+    supplement at all is the shortest, and stands there only for queries that hardly need one: `NEEDLESS` or more of the
+    supplements `tried` for them so far (these rollouts, where nothing is given) have won. Elsewhere it won by luck. A
+    rollout without a reward is in no pair. The cap is spread over winners and losers: nobody is used again while
+    another stands ready. The result depends on the seed and the set of rollouts, not on their order.
 
     Source: arXiv 2604.20727 for the categories and the cap; `docs/method.md` says what is ours.
 
