@@ -91,12 +91,11 @@ REAL_SCALE = Scale(FULL, replace(Recipe.auto("light"), length_preference=0.25, g
 """The full world for an actor of your own on a CPU: about 6,000 of its calls."""
 
 REAL_QUICK_SCALE = Scale(
-    Sizes(train=32, validation=16, test=32, shifted=4, terms=4, shifted_terms=4), Recipe.auto("light").with_rounds(1)
+    Sizes(train=32, validation=16, test=32, shifted=4, terms=4, shifted_terms=4),
+    replace(Recipe.auto("light").with_rounds(2), warm_samples=4),
 )
-"""The start page's small world, one round: about 1,000 calls of an actor of your own."""
-
-REAL_TRAINING = replace(TRAINING, full_pairs=4_000)
-"""With an actor of your own: a small world has few preference pairs, and `TRAINING`'s rate is for some thousand."""
+"""The start page's small world, two rounds: about 1,400 calls of an actor of your own. One supplement of twenty guesses a
+meaning right, so the warm start tries four of a kind."""
 
 THREADS = 128
 """Program runs at once: as many actor calls are then served in one batch."""
@@ -143,7 +142,7 @@ def demonstrate(
         metric=world.metric,
         generator=embedded_generator(),
         recipe=scale.recipe,
-        trainer=TRLTrainer(embedded_folder("generator"), TRAINING if lm is None else REAL_TRAINING),
+        trainer=TRLTrainer(embedded_folder("generator"), TRAINING),
         num_threads=THREADS,
         seed=seed,
         log_dir=log_dir,

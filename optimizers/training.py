@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar, get_args
 
@@ -111,8 +111,7 @@ class TrainingSettings:
     `alpha` the weight of the chosen supplement's length-normalised NLL. Rows of more than `max_length` tokens, prompt,
     supplement and end together, are left out and counted. `lora=None` trains all weights. `dpo_forward="shared"` fills
     the steps of a DPO round with pairs of the same prompts and reads each prompt and completion of a step once;
-    `"pairwise"` is TRL's way, which reads all that a pair has with every pair. `full_pairs` is how many pairs a DPO
-    round needs for its full learning rate; with fewer it is lowered in proportion (None: never).
+    `"pairwise"` is TRL's way, which reads all that a pair has with every pair.
 
     What fits in memory: `bf16` is mixed precision, None meaning on GPUs that compute it. `gradient_checkpointing` saves
     memory at about a fifth more time; None means for models of at least `CHECKPOINTED` parameters. Where memory runs
@@ -144,11 +143,9 @@ class TrainingSettings:
     gradient_checkpointing: bool | None = None
     bf16: bool | None = None
     dpo_forward: Forward = "shared"
-    full_pairs: int | None = None
 
     def __post_init__(self) -> None:
         least = {"sft_epochs": 1, "dpo_epochs": 1, "batch_size": 1, "gradient_accumulation": 1, "max_length": 2}
-        least |= {} if self.full_pairs is None else {"full_pairs": 1}
         for name, minimum in least.items():
             if getattr(self, name) < minimum:
                 raise SetupError(f"Expected {name} of at least {minimum}, got {getattr(self, name)}.")
@@ -159,16 +156,6 @@ class TrainingSettings:
             raise SetupError(f"Expected dpo_forward to be one of {get_args(Forward)}, got {self.dpo_forward!r}.")
         if not (0 <= self.warmup < 1 and self.alpha >= 0):
             raise SetupError(f"Expected 0 <= warmup < 1 and alpha >= 0, got {self.warmup} and {self.alpha}.")
-
-    def for_pairs(self, pairs: int) -> TrainingSettings:
-        """The settings of a preference round of so many pairs: with fewer than `full_pairs`, a lower learning rate.
-
-        >>> TrainingSettings(dpo_learning_rate=1e-3, full_pairs=1000).for_pairs(100).dpo_learning_rate
-        0.0001
-        """
-        if self.full_pairs is None or pairs >= self.full_pairs:
-            return self
-        return replace(self, dpo_learning_rate=self.dpo_learning_rate * pairs / self.full_pairs)
 
     def checkpoints(self, parameters: int) -> bool:
         """Whether a model of so many parameters is trained with gradient checkpointing.
@@ -186,7 +173,6 @@ ON_A_CPU = TrainingSettings(
     gradient_accumulation=2,
     max_length=1536,
     gradient_checkpointing=False,
-    full_pairs=500,
 )
 """Settings for a generator of 0.1 to 0.5 B parameters with LoRA on a CPU, and some hundred training questions."""
 

@@ -104,11 +104,10 @@ class TRLTrainer:
             for pair in pairs
         ]
         kind = SharedDPO if self.settings.dpo_forward == "shared" else PairwiseDPO
-        settings = self.settings.for_pairs(len(pairs))
-        return self._train(_Stage(kind, texts, start, seed, on_step), output, settings)
+        return self._train(_Stage(kind, texts, start, seed, on_step), output)
 
-    def _train(self, stage: _Stage, output: Path, settings: TrainingSettings | None = None) -> Checkpoint:
-        began, team, asked = time.perf_counter(), gathered(), settings or self.settings
+    def _train(self, stage: _Stage, output: Path) -> Checkpoint:
+        began, team, asked = time.perf_counter(), gathered(), self.settings
         with (
             team.leading(),
             silence(),

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from optimizers import Recipe
 from optimizers.cli import app, main
-from optimizers.demo import REAL_TRAINING, TINY_SCALE, TRAINING, Demonstration, Scale, demonstrate
+from optimizers.demo import TINY_SCALE, Demonstration, Scale, demonstrate
 from optimizers.tables import show_demonstration
 from sgt_modules import supplement
 from sgt_modules.embedded import Sizes, acting, embedded_generator, program
@@ -139,9 +139,3 @@ def test_an_actor_of_one_s_own_is_scored_beside_the_oracle_and_the_glossary(tmp_
     text = console.export_text()
     assert "glossary" in text
     assert "actor 2" not in text
-
-
-def test_a_round_of_few_pairs_learns_at_a_lower_rate() -> None:
-    few, many = REAL_TRAINING.for_pairs(400), REAL_TRAINING.for_pairs(4_000)
-    assert (few.dpo_learning_rate, many.dpo_learning_rate) == (TRAINING.dpo_learning_rate / 10, 2e-3)
-    assert TRAINING.for_pairs(1) == TRAINING
