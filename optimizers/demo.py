@@ -94,8 +94,8 @@ REAL_QUICK_SCALE = Scale(
     Sizes(train=32, validation=16, test=32, shifted=4, terms=4, shifted_terms=4),
     replace(Recipe.auto("light").with_rounds(2), warm_samples=4),
 )
-"""The start page's small world, two rounds: about 1,400 calls of an actor of your own. One supplement of twenty guesses a
-meaning right, so the warm start tries four of a kind."""
+"""The start page's small world, two rounds: about 1,400 calls of an actor of your own. One supplement of twenty guesses
+a meaning right, so the warm start tries four of a kind."""
 
 THREADS = 128
 """Program runs at once: as many actor calls are then served in one batch."""
