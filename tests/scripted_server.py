@@ -96,7 +96,9 @@ class ScriptedServer:
 
     def _turn(self, body: Mapping[str, Any]) -> tuple[int, Answer]:
         """How many tokens the chat template makes of the messages, and what the model says to them."""
-        user, *opening = [message["content"] for message in body["messages"]]
+        ends = [message["content"] for message in body["messages"] if message["role"] != "system"]
+        opening = ends[-1:] if body["messages"][-1]["role"] == "assistant" else []
+        user = ends[-2] if opening else ends[-1]
         read, fields = len(user.split()), [body.get(name) for name in CONTINUING]
         if self.manner == "refuses" and fields != [None, None]:
             return 0, (400, {"message": f"Extra inputs are not permitted: {CONTINUING}"})
