@@ -44,14 +44,25 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 @pytest.fixture(autouse=True)
-def collected(request: pytest.FixtureRequest) -> Iterator[None]:
+def connections_collected(request: pytest.FixtureRequest) -> Iterator[None]:
     """DSPy's and LiteLLM's clients never close their connections to a server: they go here, where that is no error,
     and not in the middle of another test."""
     yield
     if request.node.path.stem.startswith("test_endpoint"):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ResourceWarning)
-            gc.collect()
+        _collect()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def loops_collected() -> Iterator[None]:
+    """The same of the clients' event loops, once a file: training collects garbage, and would stumble over them."""
+    yield
+    _collect()
+
+
+def _collect() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 def _rows(item: pytest.Item, result: str = "") -> list[Row]:
