@@ -68,9 +68,9 @@ class Decoder:
             model.generation_config = GenerationConfig(
                 eos_token_id=self._ends or None, pad_token_id=self._pad, do_sample=False
             )
-            self._small = loaded.device.type == "cpu" and model.num_parameters() <= _SMALL
-            self._room = ROOM if self._small else _room(model, loaded.device)
             self._large = model.num_parameters() > _SMALL
+            self._small = loaded.device.type == "cpu" and not self._large
+            self._room = ROOM if self._small else _room(model, loaded.device)
         self._fits = sys.maxsize
         self._name, self._pace = name, Pace()
 
@@ -94,8 +94,11 @@ class Decoder:
 
     def _watched(self, work: Work, jobs: Sequence[Job]) -> list[Decoded]:
         """As `_decode`, seen by `work`."""
-        large = self._large
-        with self._loaded.model() as model, work.batch(len(jobs), *_size(jobs)), watched(model, work, inside=large):
+        with (
+            self._loaded.model() as model,
+            work.batch(len(jobs), *_size(jobs)),
+            watched(model, work, inside=self._large),
+        ):
             return self._decode(jobs)
 
     def _decode(self, jobs: Sequence[Job]) -> list[Decoded]:

@@ -176,10 +176,6 @@ class SupplementGenerator(Parameter):
             return text
         return self.prompt.write(signature, inputs, role=role, limit=limit, count=self.engine.count)
 
-    def asking(self, prompt: str, kind: Kind | str | None) -> str:
-        """What the model reads where a kind is asked for; see `GeneratorPrompt.asking`."""
-        return self.prompt.asking(prompt, kind)
-
     def sample(
         self,
         prompts: Sequence[str],

@@ -113,7 +113,7 @@ class ScriptedGenerator(SupplementGenerator):
     ) -> Sampled:
         """What the script says to a prompt, which names the kind that is asked for; its tokens count as any
         generator's do."""
-        prompt = self.asking(prompt, kind)
+        prompt = self.prompt.asking(prompt, kind)
         self.asked.append(prompt)
         supplement = self.said(prompt, seed)
         read, wrote = len(prompt.split()), len(supplement.text.split())
