@@ -23,6 +23,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from sgt_modules.activity import Pace, Work, working
 from sgt_modules.batching import ROOM, Decoded, Job, Share, roomy, within_memory
 from sgt_modules.loading import one_core, release
+from sgt_modules.prefix_memory import PrefixMemory
 from sgt_modules.prefixes import tree_of
 from sgt_modules.remembering import aligned, read_batch, read_tree
 from sgt_modules.stepping import Row, drawn, write
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 _SMALL = 4_000_000
 """Parameters of a model that is too small to be shared out over a CPU's cores while several callers wait for it."""
 
+_REMEMBERED = 512 * 2**20
+"""Bytes of what several prompts began with that are kept at most: 20,000 tokens of a model of 0.5 B parameters."""
+
 
 class Decoder:
     """A model at work. Safe for many threads: each batch waits for its turn at the model.
@@ -43,8 +47,9 @@ class Decoder:
     `leaving`: whether rows leave a batch as they end, which asks after each token and pays on a CPU; otherwise
     transformers' `generate` goes on until all have ended. By default what suits the device; the replies are the same.
     `share`: whether each run of tokens that several prompts of a batch begin with is read once (`"prefix"`), or only
-    the one that all of them begin with (`"batch"`). `tokens_read` counts prompt tokens that the model has read. `name`
-    is the model's, for `sgt_modules.activity`.
+    the one that all of them begin with (`"batch"`). `remember` is how many bytes of such runs are kept for later
+    batches; by default some of the free memory for a large model, and nothing for a small one. `tokens_read` counts
+    prompt tokens that the model has read. `name` is the model's, for `sgt_modules.activity`.
     """
 
     def __init__(
@@ -54,6 +59,7 @@ class Decoder:
         *,
         leaving: bool | None = None,
         share: Share = "prefix",
+        remember: int | None = None,
         name: str = "model",
     ) -> None:
         self.device, self.share, self.tokens_read = loaded.device, share, 0
@@ -71,6 +77,9 @@ class Decoder:
             self._large = model.num_parameters() > _SMALL
             self._small = loaded.device.type == "cpu" and not self._large
             self._room = ROOM if self._small else _room(model, loaded.device)
+        if remember is None:
+            remember = min(_REMEMBERED, _unused(loaded.device) // 16) if self._large else 0
+        self._earlier = PrefixMemory(remember) if share == "prefix" and remember and self._window else None
         self._fits = sys.maxsize
         self._name, self._pace = name, Pace()
 
@@ -87,10 +96,15 @@ class Decoder:
         work = Work(self._name, len(jobs), *_size(jobs), pace=self._pace, direct=direct)
         with one_core() if sparing and self._small else nullcontext(), working(work):
             run = partial(self._watched, work)
-            done, held = within_memory(jobs, budget, run, alike=alike, near=near, release=release)
+            done, held = within_memory(jobs, budget, run, alike=alike, near=near, release=self._release)
         if held < budget:
             self._fits = held
         return done
+
+    def _release(self) -> None:
+        if self._earlier is not None:
+            self._earlier.clear()
+        release()
 
     def _watched(self, work: Work, jobs: Sequence[Job]) -> list[Decoded]:
         """As `_decode`, seen by `work`."""
@@ -123,17 +137,19 @@ class Decoder:
         """Token ids and mask of the jobs' prompts, a row each, and what is read of them already: all but the last."""
         prompts = list(dict.fromkeys(job.ids for job in jobs))
         shares = self._window is not None and max(map(len, prompts)) + limit <= self._window
-        tree = tree_of(prompts) if shares and self.share == "prefix" and len(prompts) > 1 else None
+        several = len(prompts) > 1 or self._earlier is not None
+        tree = tree_of(prompts) if shares and self.share == "prefix" and several else None
         ids, mask, shared = aligned(prompts, self._pad, self.device, share=shares and tree is None)
         place = {prompt: row for row, prompt in enumerate(prompts)}
         rows = torch.tensor([place[job.ids] for job in jobs], device=self.device)
-        if self._window is None or len(jobs) == 1:
+        if self._window is None or (len(jobs) == 1 and tree is None):
             self.tokens_read += sum(len(job.ids) for job in jobs)
             return ids[rows], mask[rows], None
         self.tokens_read += len(jobs)  # the last tokens of the prompts, which each row's first step reads
         if tree is not None:
-            self.tokens_read += tree.tokens
-            cache = read_tree(model, tree, [job.ids for job in jobs], self._pad, self._window, self.device)
+            asked = [job.ids for job in jobs]
+            cache, read = read_tree(model, tree, asked, self._pad, self._window, self.device, self._earlier)
+            self.tokens_read += read
         else:
             self.tokens_read += shared + sum(len(prompt) - 1 - shared for prompt in prompts)
             cache = read_batch(model, ids, mask, shared, rows)
@@ -175,8 +191,13 @@ def _room(model: PreTrainedModel, device: torch.device) -> int:
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
     values = 2 * config.num_hidden_layers * (getattr(config, "num_key_value_heads", None) or heads) * width
     if device.type == "cuda":
-        return roomy(torch.cuda.mem_get_info(device)[0], values * model.dtype.itemsize)
-    return max(2 * ROOM, min(4 * ROOM, _free() // 4 // (values * 4)))
+        return roomy(_unused(device), values * model.dtype.itemsize)
+    return max(2 * ROOM, min(4 * ROOM, _unused(device) // 4 // (values * 4)))
+
+
+def _unused(device: torch.device) -> int:
+    """Bytes of the device's memory that are free."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _free()
 
 
 def _free() -> int:

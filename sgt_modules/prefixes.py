@@ -45,8 +45,17 @@ class Tree:
 
     @property
     def tokens(self) -> int:
-        """How many tokens are read."""
+        """How many distinct tokens the prompts have, each counted once for the tokens before it."""
         return sum(node.end - node.start for node in self.nodes)
+
+    @property
+    def stems(self) -> list[int]:
+        """Places of the longest runs that several prompts begin with; of a single prompt, its own."""
+        if len(self.ends) == 1:
+            return [place for place in self.ends.values() if place is not None]
+        parents = {node.parent for node in self.nodes if node.parent is not None}
+        above = {self.nodes[place].parent for place in parents}
+        return sorted(parents - above)
 
 
 def shared(one: Ids, other: Ids, start: int = 0) -> int:
@@ -56,9 +65,13 @@ def shared(one: Ids, other: Ids, start: int = 0) -> int:
     (2, 2)
     """
     most = min(len(one), len(other))
-    if one[start:most] == other[start:most]:
-        return most
-    return next(place for place in range(start, most) if one[place] != other[place])
+    while start < most:
+        middle = (start + most + 1) // 2
+        if one[start:middle] == other[start:middle]:
+            start = middle
+        else:
+            most = middle - 1
+    return start
 
 
 def tree_of(prompts: Sequence[Ids], *, worth: int = WORTH) -> Tree:

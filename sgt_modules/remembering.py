@@ -1,7 +1,8 @@
 """What a model has read of the prompts of a batch, as the cache that their continuation begins with.
 
 Either what all of them share is read once, and then the rest of each (`read_batch`); or each run of tokens that several
-share is, by the tree of their prefixes (`read_tree`). What comes after is the same but for rounding.
+share is, by the tree of their prefixes (`read_tree`), and not again where an earlier batch has read it. What comes
+after is the same but for rounding.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
-from sgt_modules.prefixes import Ids, Node, Tree
+from sgt_modules.prefix_memory import Layers, PrefixMemory
+from sgt_modules.prefixes import WORTH, Ids, Tree
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -90,19 +92,31 @@ def read_batch(
 
 
 def read_tree(
-    model: PreTrainedModel, tree: Tree, prompts: Sequence[Ids], pad: int, window: int, device: torch.device
-) -> DynamicCache | None:
-    """The cache of these prompts, one a row, up to the last token, padded on the left: each node is read once.
+    model: PreTrainedModel,
+    tree: Tree,
+    prompts: Sequence[Ids],
+    pad: int,
+    window: int,
+    device: torch.device,
+    earlier: PrefixMemory | None = None,
+) -> tuple[DynamicCache | None, int]:
+    """The cache of these prompts, one a row, up to the last token, padded on the left; and how many tokens were read.
 
-    No block is wider than `window`, within which padding is nothing to a sliding window.
+    Each node is read once, but for what `earlier` batches have read of it, and what several prompts share is kept
+    there. No block is wider than `window`, within which padding is nothing to a sliding window.
     """
     if not tree.nodes:
-        return None
+        return None, 0
     memory = _Memory(model, tree, pad, device)
-    for block in _blocks(tree, _block(device), window):
+    if earlier is not None:
+        memory.recall(earlier)
+    unread = memory.unread()
+    for block in _blocks(unread, _block(device), window, [node.level for node in tree.nodes]):
         memory.read(block)
-    ends = [tree.ends[prompt] for prompt in prompts]
-    return memory.cache([() if end is None else memory.places[end] for end in ends], forget=True)[0]
+    if earlier is not None:
+        memory.remember(earlier)
+    rows = [() if (end := tree.ends[prompt]) is None else memory.places[end] for prompt in prompts]
+    return memory.cache(rows, forget=True)[0], sum(length for _, length in unread.values())
 
 
 class _Memory:
@@ -111,7 +125,7 @@ class _Memory:
     def __init__(self, model: PreTrainedModel, tree: Tree, pad: int, device: torch.device) -> None:
         self._model, self._tree, self._pad, self._device = model, tree, pad, device
         self._layers: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self._first: list[int] = []
+        self._starts = [node.start for node in tree.nodes]  # of what is not known of a node
         self.places: list[np.ndarray] = []
         """For each node, where the tokens from the prompt's first to the node's last stand in the memory."""
         first = 0
@@ -119,18 +133,45 @@ class _Memory:
             own = np.arange(first, first := first + node.end - node.start)
             self.places.append(own if node.parent is None else np.concatenate([self.places[node.parent], own]))
 
+    def recall(self, earlier: PrefixMemory) -> None:
+        """Take over what earlier batches have read of these prompts' first tokens."""
+        nodes = self._tree.nodes
+        for place, node in enumerate(nodes):
+            if node.parent is not None and self._starts[node.parent] < nodes[node.parent].end:
+                continue
+            length, layers = earlier.longest(node.prompt[: node.end])
+            if length > node.start:
+                self._put(self.places[place][node.start : length], [_cut(each, node.start, length) for each in layers])
+                self._starts[place] = length
+
+    def remember(self, earlier: PrefixMemory) -> None:
+        """Keep what several of these prompts begin with for later batches."""
+        for place in self._tree.stems:
+            node, where = self._tree.nodes[place], self._tensor(self.places[place])
+            if node.end >= WORTH and not earlier.holds(node.prompt[: node.end]):
+                earlier.keep(node.prompt[: node.end], [(keys[where], values[where]) for keys, values in self._layers])
+
+    def unread(self) -> dict[int, tuple[int, int]]:
+        """Of each node that is not known as a whole: how many tokens stand before what is to be read, and how many that
+        is."""
+        found = {
+            place: (start, node.end - start)
+            for place, (node, start) in enumerate(zip(self._tree.nodes, self._starts, strict=True))
+        }
+        return {place: each for place, each in found.items() if each[1]}
+
     def read(self, block: Sequence[int]) -> None:
         """Have the model read these nodes, of whose parents each is read already."""
-        nodes = [self._tree.nodes[place] for place in block]
-        width = max(node.end - node.start for node in nodes)
-        above = [self.places[place][: node.start] for place, node in zip(block, nodes, strict=True)]
+        runs = [self._tree.nodes[place].prompt[self._starts[place] : self._tree.nodes[place].end] for place in block]
+        width = max(map(len, runs))
+        above = [self.places[place][: self._starts[place]] for place in block]
         cache, seen = self.cache(above)
         past = seen.shape[1]
-        ids = np.full((len(nodes), width), self._pad, dtype=np.int64)
+        ids = np.full((len(runs), width), self._pad, dtype=np.int64)
         own = np.zeros_like(ids)
-        for row, node in enumerate(nodes):
-            ids[row, : node.end - node.start], own[row, : node.end - node.start] = node.ids, 1
-        starts = np.array([[node.start] for node in nodes])
+        for row, run in enumerate(runs):
+            ids[row, : len(run)], own[row, : len(run)] = run, 1
+        starts = np.array([[self._starts[place]] for place in block])
         # Behind a run's end stands padding, whose positions are nobody's but must be some of the model's.
         places = np.minimum(starts + np.arange(width), starts + own.sum(1, keepdims=True) - 1)
         mask = torch.cat([seen, self._tensor(own)], 1)
@@ -141,19 +182,22 @@ class _Memory:
             past_key_values=cache,
             use_cache=True,
         )
-        where = np.concatenate([self.places[place][node.start :] for place, node in zip(block, nodes, strict=True)])
-        self._keep(cache, past, self._tensor(own).bool(), self._tensor(where))
+        where = np.concatenate([self.places[place][self._starts[place] :] for place in block])
+        fresh = self._tensor(own).bool()
+        self._put(where, [_tokens(layer, past, fresh) for layer in cache.layers])
 
-    def _keep(self, cache: DynamicCache, past: int, own: torch.Tensor, where: torch.Tensor) -> None:
-        for number, layer in enumerate(cache.layers):
-            plain = cast("DynamicLayer", layer)
-            kept_by_it = cast("tuple[torch.Tensor, torch.Tensor]", (plain.keys, plain.values))
-            fresh = [each[:, :, past:].transpose(1, 2)[own] for each in kept_by_it]
-            if number == len(self._layers):
-                keys, values = (each.new_empty(self._tree.tokens, *each.shape[1:]) for each in fresh)
-                self._layers.append((keys, values))
-            for kept, each in zip(self._layers[number], fresh, strict=True):
-                kept[where] = each
+    def _put(self, where: np.ndarray, layers: Layers) -> None:
+        """Write keys and values of tokens to their places."""
+        if not self._layers:
+            size = self._tree.tokens
+            self._layers = [
+                (keys.new_empty(size, *keys.shape[1:]), values.new_empty(size, *values.shape[1:]))
+                for keys, values in layers
+            ]
+        found = self._tensor(where)
+        for kept, fresh in zip(self._layers, layers, strict=True):
+            for each, new in zip(kept, fresh, strict=True):
+                each[found] = new
 
     def cache(
         self, rows: Sequence[Sequence[int] | np.ndarray], *, forget: bool = False
@@ -180,15 +224,26 @@ class _Memory:
         return torch.from_numpy(array).to(self._device)
 
 
-def _blocks(tree: Tree, most: int, window: int) -> Iterator[list[int]]:
+def _tokens(layer: object, past: int, own: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys and values that a layer's cache holds behind its first `past` columns, of the tokens that are no padding."""
+    plain = cast("DynamicLayer", layer)
+    keys, values = cast("tuple[torch.Tensor, torch.Tensor]", (plain.keys, plain.values))
+    return keys[:, :, past:].transpose(1, 2)[own], values[:, :, past:].transpose(1, 2)[own]
+
+
+def _cut(pair: tuple[torch.Tensor, torch.Tensor], start: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return pair[0][start:end], pair[1][start:end]
+
+
+def _blocks(lengths: dict[int, tuple[int, int]], most: int, window: int, levels: Sequence[int]) -> Iterator[list[int]]:
     """Places of nodes to read together: of one level, of like length, and no wider than they may be."""
-    levels: dict[int, list[int]] = {}
-    for place, node in enumerate(tree.nodes):
-        levels.setdefault(node.level, []).append(place)
-    for _, places in sorted(levels.items()):
+    by_level: dict[int, list[int]] = {}
+    for place in lengths:
+        by_level.setdefault(levels[place], []).append(place)
+    for _, places in sorted(by_level.items()):
         block, above, own = list[int](), 0, 0
-        for place in sorted(places, key=lambda place: _lengths(tree.nodes[place])):
-            start, length = _lengths(tree.nodes[place])
+        for place in sorted(places, key=lengths.__getitem__):
+            start, length = lengths[place]
             wider, longer, rows = max(above, start), max(own, length), len(block) + 1
             wide = wider + longer > window or rows * longer > most or rows * (wider + longer) > _ABOVE * most
             if block and wide:
@@ -197,10 +252,6 @@ def _blocks(tree: Tree, most: int, window: int) -> Iterator[list[int]]:
             block.append(place)
             above, own = wider, longer
         yield block
-
-
-def _lengths(node: Node) -> tuple[int, int]:
-    return node.start, node.end - node.start
 
 
 def _block(device: torch.device) -> int:

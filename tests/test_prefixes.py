@@ -3,13 +3,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from runtime_fixtures import tiny_engine, tiny_model
 
 from sgt_modules.batching import Job, batches
+from sgt_modules.decoding import Decoder
 from sgt_modules.engine import LocalEngine
-from sgt_modules.prefixes import Ids, Tree, families, tree_of
+from sgt_modules.loading import Loaded
+from sgt_modules.prefix_memory import Layers, PrefixMemory
+from sgt_modules.prefixes import Ids, Tree, families, shared, tree_of
 
 PROMPTS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12).map(tuple), min_size=1, max_size=12)
 
@@ -100,3 +104,67 @@ def test_a_saved_engine_shares_as_it_did(folder: Path) -> None:
     engine = LocalEngine(folder, share="batch")
     assert LocalEngine.load_state(engine.dump_state()).share == "batch"
     assert engine.with_adapter(None).share == engine.with_model(folder).share == "batch"
+
+
+@given(*[st.lists(st.integers(0, 1), max_size=9).map(tuple)] * 2)
+def test_two_prompts_share_what_both_begin_with(one: Ids, other: Ids) -> None:
+    same = shared(one, other)
+    assert one[:same] == other[:same]
+    assert same == min(len(one), len(other)) or one[same] != other[same]
+
+
+def remembering(folder: Path, remember: int) -> tuple[Decoder, LocalEngine]:
+    engine = tiny_engine(folder)
+    loaded = Loaded([folder], device="cpu", dtype="float64")
+    return Decoder(loaded, engine.tokenizer, remember=remember), engine
+
+
+def jobs_of(engine: LocalEngine, prompts: list[str], temperature: float) -> list[Job]:
+    encoded = [engine._encode([{"role": "user", "content": prompt}]) for prompt in prompts]
+    return [Job(ids, seed, temperature, 8) for seed, ids in enumerate(encoded)]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_what_an_earlier_batch_has_read_is_not_read_again_and_the_replies_stay_the_same(
+    folder: Path, temperature: float, at_once: int
+) -> None:
+    decoder, engine = remembering(folder, 2**20)
+    without, _ = remembering(folder, 0)
+    jobs = jobs_of(engine, GROUPED, temperature)
+    for first in range(0, len(jobs), at_once):
+        part = jobs[first : first + at_once]
+        found, expected = decoder.decode(part, None), without.decode(part, None)
+        assert [each.text for each in found.values()] == [each.text for each in expected.values()]
+        assert [each.logprob for each in found.values()] == pytest.approx([each.logprob for each in expected.values()])
+    begun = tree_of([job.ids for job in jobs], worth=1).tokens + len(jobs)
+    assert begun <= decoder.tokens_read < 1.3 * begun
+    assert decoder.tokens_read < 0.8 * without.tokens_read
+    read = decoder.tokens_read
+    decoder.decode(jobs[-1:], None)
+    assert decoder.tokens_read <= read + 40
+
+
+def layers_of(tokens: int) -> Layers:
+    return [(torch.zeros(tokens, 1, 1), torch.zeros(tokens, 1, 1))]
+
+
+def test_the_memory_of_prefixes_stays_within_its_bytes_and_forgets_what_was_used_longest_ago() -> None:
+    memory = PrefixMemory(most=3 * 8 * 4)  # twelve tokens of one number each for keys and values, in single precision
+    memory.keep((1, 1, 1, 1), layers_of(4))
+    memory.keep((2, 2, 2, 2), layers_of(4))
+    assert memory.longest((1, 1, 1, 9))[0] == 3
+    memory.keep((3, 3, 3, 3, 3, 3), layers_of(6))
+    assert [memory.longest(each)[0] for each in [(1, 1), (2, 2), (3, 3)]] == [2, 0, 2]
+    memory.keep((4,) * 99, layers_of(99))
+    assert memory.longest((4, 4)) == (0, ())
+
+
+def test_a_longer_run_takes_the_place_of_those_it_begins_with() -> None:
+    memory = PrefixMemory(most=10**6)
+    memory.keep((1, 2), layers_of(2))
+    memory.keep((1, 2, 3), layers_of(3))
+    assert memory.holds((1, 2))
+    assert memory.holds((1, 2, 3))
+    length, layers = memory.longest((1, 2, 4))
+    assert (length, len(layers[0][0])) == (2, 3)
