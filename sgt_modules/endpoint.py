@@ -9,6 +9,7 @@ import asyncio
 import contextvars
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -26,6 +27,8 @@ from sgt_modules.errors import EndpointError, GeneratorNotFoundError, SavedState
 from sgt_modules.redaction import ADDRESSES, SECRET, redacted, without_user
 from sgt_modules.states import mapping
 from sgt_modules.weights import fingerprint_of
+
+logger = logging.getLogger(__name__)
 
 Publish = Callable[[Path], str]
 """Makes the weights in a folder known to the server, and returns the model name to ask it for.
@@ -145,7 +148,8 @@ class Endpoint:
     ) -> Iterator[Completion]:
         """As `sample`, each reply as soon as it and those before it are there; `at_once` makes no difference here.
 
-        Raises `EndpointError` for the first reply that cannot be had, and asks for no more.
+        A prompt that is too long gets an empty reply, and a warning. Raises `EndpointError` for the first reply that
+        cannot be had, and asks for no more.
         """
         if len(seeds) != len(prompts):
             raise ValueError(f"Expected one seed a prompt, got {len(seeds)} seeds for {len(prompts)} prompts.")
@@ -165,6 +169,10 @@ class Endpoint:
             for number, reply in enumerate(waiting):
                 try:
                     yield reply.result()
+                except ContextLengthError as error:
+                    said = redacted(str(error), [self.lm])
+                    logger.warning("No reply to a prompt that does not fit %s: %s", self.name, said)
+                    yield Completion("", 0, 0, 0.0)
                 except LMError as error:
                     raise EndpointError(
                         f"Expected {len(prompts)} replies of {self.name}, got {number} and then an error: "

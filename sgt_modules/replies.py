@@ -52,14 +52,20 @@ _BEFORE_A_NUMBER = frozenset(("art", "ch", "eq", "fig", "no", "nos", "nr", "p", 
 _ANNOUNCES = re.compile(r"(?:.*[:：]|\s*(?:[-*•>#]+|\(?(?:\d{1,3}|[A-Za-z])[.)])\s*)\Z")  # noqa: RUF001
 _FENCE = "```"
 
+_PART = re.compile(r"[^\n.!?。！？]+[.!?。！？]*|[.!?。！？]+")  # noqa: RUF001
+_LONG, _IN_A_ROW = 16, 3
+"""Letters of a sentence or line that a note says once; a shorter one, as in code, may come again, but not three times
+in a row."""
+
 
 def read_reply(text: str, *, kind: str = "", ended: bool = True) -> Supplement:
     """Read what a generator wrote, the forced opening included; never fails.
 
     Thoughts are removed. Where the reply names its kind a second time, another note begins, and the first one is whole:
-    models that repeat themselves do so until the token limit. A reply that the token limit ended (`ended` is False) is
-    trimmed to its last whole sentence or line. The kind is the one that the reply names in brackets, else the one that
-    was asked for (`kind`), else `free`. An empty reply, and one that names `none`, is `SILENCE`.
+    models that repeat themselves do so until the token limit. For the same reason a reply that the token limit ended
+    (`ended` is False) is whole up to the sentence or line that it says a second time; one that says nothing twice is
+    trimmed to its last whole sentence or line, and marked as cut. The kind is the one that the reply names in brackets,
+    else the one that was asked for (`kind`), else `free`. An empty reply, and one that names `none`, is `SILENCE`.
 
     >>> read_reply("<think>Units?</think>**[Common Mistakes]:** Mind the units.")
     Supplement(kind='common_mistakes', text='Mind the units.')
@@ -70,8 +76,8 @@ def read_reply(text: str, *, kind: str = "", ended: bool = True) -> Supplement:
     named, body = _tagged(_UNOPENED.sub("[", _DOUBLED.sub(r"\1", said)))
     if not named and said.lstrip().startswith("[") and "]" not in said:
         body = said.lstrip()[1:]  # an opening that the model made nothing of
-    if again := _again(body, named):
-        body, ended = body[:again], True
+    if end := _again(body, named) or (0 if ended else repetition(body)):
+        body, ended = body[:end], True
     body = (body if ended else whole_part(body)).strip()
     if not body or named == NONE:
         return SILENCE
@@ -85,6 +91,29 @@ def _again(body: str, kind: str) -> int:
     name = kind.replace("_", "[ _-]+")
     found = re.search(rf"\s[*#_ ]*\[ *{name} *\]", body, re.I)
     return found.start() if found and body[: found.start()].strip() else 0
+
+
+def repetition(text: str) -> int:
+    """Where a text begins to say what it has said: a sentence or line of some length a second time, or a short one a
+    third time in a row; 0 where it does not.
+
+    >>> loop = "Count the singers. Use the id column. Use the id column. Use the"
+    >>> loop[:repetition(loop)]
+    'Count the singers. Use the id column.'
+    """
+    said, last, times, first = set[str](), "", 0, 0
+    for part in _PART.finditer(text):
+        line = " ".join(part.group().split()).casefold()
+        if not line:
+            continue
+        if line in said and len(line) >= _LONG:
+            return len(text[: part.start()].rstrip())
+        times, first = (times + 1, first) if line == last else (1, part.end())
+        if times == _IN_A_ROW:
+            return first
+        said.add(line)
+        last = line
+    return 0
 
 
 def without_thoughts(text: str) -> str:

@@ -31,7 +31,7 @@ from sgt_modules.errors import (
     SavedStateError,
     SetupError,
 )
-from sgt_modules.kinds import Supplement
+from sgt_modules.kinds import SILENCE, Supplement
 
 WORLD = HouseTermsWorld(0, sizes=Sizes(train=4, validation=4, test=4, shifted=4, terms=4, shifted_terms=4))
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -186,8 +186,9 @@ def test_a_prompt_that_is_too_long_gets_no_supplement_and_a_warning(caplog: pyte
         generator = SupplementGenerator(server.lm())
         assert not generator.draw("a").supplement
         assert not asyncio.run(generator.adraw("a")).supplement
+        assert generator.sample(["a"], seeds=[0])[0].supplement == SILENCE
         with pytest.raises(ContextLengthError):
-            generator.sample(["a"], seeds=[0])
+            generator.engine.ask("a")
     assert "does not fit base@" in caplog.text
 
 

@@ -12,7 +12,7 @@ from sgt_modules.kinds import KINDS, SILENCE, Supplement, parse
 from sgt_modules.replies import read_reply, whole_part, without_thoughts
 
 TEXT = "Mind the units."
-WORDS = " ".join(f"Word{n % 7} {'is' if n % 9 else 'ends.'}" for n in range(1_000))
+WORDS = " ".join(f"Word{n} {'is' if n % 9 else 'ends.'}" for n in range(1_000))
 
 
 @pytest.mark.parametrize(
@@ -197,3 +197,28 @@ def test_any_reply_is_read_and_a_cut_one_is_part_of_the_whole(reply: str, ended:
 def test_a_rendered_supplement_reads_as_it_always_did(kind: str, text: str) -> None:
     rendered = Supplement(kind, text).render()
     assert read_reply(rendered) == parse(rendered)
+
+
+LOOPS = {
+    "Mind them. Join on the singer's id. Join on the singer's id. Join on": "Mind them. Join on the singer's id.",
+    "The note.\n[detail]\nIt is a query on two tables.\n[detail_2]\nIt is a query on two tables.\n[det": (
+        "The note.\n[detail]\nIt is a query on two tables.\n[detail_2]"
+    ),
+    "A table:\n```\n```\n```\n```\n```": "A table:\n```",
+    "先数歌手的编号再连接两个表最后再排序。" * 2 + "先数": "先数歌手的编号再连接两个表最后再排序。",
+}
+
+
+@pytest.mark.parametrize("text", LOOPS)
+def test_a_reply_that_repeats_itself_until_the_limit_is_whole_up_to_there(text: str) -> None:
+    assert read_reply(f"[hint] {text}", ended=False) == Supplement("hint", LOOPS[text])
+
+
+def test_a_reply_that_the_model_ended_may_say_a_thing_twice() -> None:
+    twice = "Join on the singer's id. Count. Join on the singer's id."
+    assert read_reply(f"[hint] {twice}") == Supplement("hint", twice)
+
+
+def test_short_lines_of_code_may_come_again_in_a_reply_that_is_cut() -> None:
+    code = "CREATE TABLE a (\n    id INT\n);\nCREATE TABLE b (\n    id INT\n);\nSELECT"
+    assert read_reply(f"[hint] {code}", ended=False) == Supplement("hint", code.removesuffix("\nSELECT"), cut=True)
