@@ -49,3 +49,33 @@ def stopping(stop: Callable[[str], None], say: Callable[[str], None]) -> Iterato
             yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def leaving(say: Callable[[str], None]) -> Iterator[None]:
+    """Inside, Ctrl-C calls `say` with what is kept and raises `KeyboardInterrupt`; models of this process abandon their
+    work at once, so that no thread has to be waited for. Only in the main thread, which alone hears of it.
+
+    For work whose every paid answer is on disk, such as a comparison. A `stopping` block inside has its own way.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pressed = ""
+
+    def press(_number: int, _frame: FrameType | None) -> None:
+        nonlocal pressed
+        if not pressed:
+            pressed = INTERRUPT
+            with suppress(RuntimeError):  # where it came in the middle of another line
+                say("Stopping: every answer that was paid for is kept. Run the same again to go on.")
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        with abandoned_when(lambda: pressed):
+            yield
+    except Abandoned:
+        raise KeyboardInterrupt from None
+    finally:
+        signal.signal(signal.SIGINT, before)

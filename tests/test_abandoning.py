@@ -37,6 +37,47 @@ def rows(tmp_path: Path) -> Path:
     return file
 
 
+COMPARING = """
+import sys
+import dspy
+from dspy import Example
+from optimizers.comparison import compare
+from sgt_modules import LocalEngine
+
+
+rows = [Example(question=f"{n}?", answer="yes").with_inputs("question") for n in range(2_997)]
+splits = rows[::3], rows[1::3], rows[2::3]
+compare(
+    dspy.Predict("question -> answer"), *splits, lambda *_: True, ["none"], seeds=[0],
+    actor=dspy.LM("x", engine=LocalEngine(sys.argv[1], device="cpu", max_new_tokens=4_000)),
+    log_dir=sys.argv[2],
+)
+"""
+
+
+def test_ctrl_c_in_a_comparison_is_answered_within_two_seconds_and_no_thread_is_waited_for(
+    folder: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", COMPARING, str(folder), str(tmp_path / "run")]
+    env = {**os.environ, "PYTHONPATH": str(TESTS.parent), "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env)
+    try:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "test:" in line and " left" in line:
+                break
+        began = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        said = next(line for line in process.stderr if line.startswith("Stopping"))
+        seconds = time.monotonic() - began
+        rest = process.communicate(timeout=20)[1]
+    finally:
+        process.kill()
+    assert seconds < 2
+    assert "every answer that was paid for is kept" in said
+    assert rest.rstrip().endswith("KeyboardInterrupt")
+
+
 @contextmanager
 def compiling(rows: Path, generator: Path | str, log_dir: Path, **environment: str) -> Iterator[subprocess.Popen[str]]:
     """`sgt compile` in a process of its own, which gets Ctrl-C as from a terminal."""

@@ -17,6 +17,7 @@ from optimizers.comparison.page import FILE as PAGE
 from optimizers.comparison.result import FILE, Comparison
 from optimizers.comparison.standing import NONE, standing
 from optimizers.folder import RunFolder
+from optimizers.interrupts import leaving
 from optimizers.prices import priced
 from optimizers.progress import Display, reporter
 from optimizers.recipe import Recipe
@@ -117,7 +118,7 @@ def compare_problems(
     for problem in problems.values():
         _check(problem, budget)
     folder, view = RunFolder.at(None if log_dir is None else Path(log_dir)), reporter(display_progress)
-    with folder.held(), view.run():
+    with folder.held(), view.run(), leaving(view.say):
         folder.take_up({"comparison": task, **(settings or {})})
         arenas = {
             each.name: [Arena(each, problem, seed, folder, budget, means, view) for seed, problem in problems.items()]
