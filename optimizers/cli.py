@@ -53,6 +53,8 @@ def main() -> None:
     A mistake of the user's has exit code 2, anything else 1. Of several processes, the main one says it.
     """
     said: dict[str, bool] = {}
+    # PyTorch then takes memory in pages of 2 MB: models on a CPU are a third faster on a virtual machine.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
         app(obj=said)
     except BrokenPipeError:  # whoever read our output has seen enough

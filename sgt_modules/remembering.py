@@ -22,8 +22,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
     from transformers.cache_utils import DynamicLayer
 
-_BLOCK = 2048
-"""Prompt tokens that are read at a time on a CPU, so that activations stay in its cache: twice as fast as 25,000."""
+_BLOCK, _LEAST_BLOCK = 2048, 256
+"""Prompt tokens that are read at a time on a CPU at most, so that activations stay in its cache: twice as fast as
+25,000; and at least."""
+
+_ACTIVATIONS = 8 * 2**20
+"""Bytes that a layer's widest activations may have on a CPU: larger ones are given back to the system and had anew for
+every layer, which on a virtual machine takes longer than what is computed with them."""
 
 _GPU_BLOCKS = 32
 """How many times as many a GPU reads at a time."""
@@ -69,7 +74,7 @@ def read_batch(
     if shared:
         read(ids[:1, :shared], past_key_values=start, use_cache=True)
     positions = mask.cumsum(-1).sub_(1).clamp_(min=0)
-    block = max(1, _block(ids.device) // ids.shape[1])
+    block = max(1, _block(model, ids.device) // ids.shape[1])
     caches: list[DynamicCache] = []
     for first in range(0, len(ids), block):
         part = slice(first, first + block)
@@ -111,7 +116,7 @@ def read_tree(
     if earlier is not None:
         memory.recall(earlier)
     unread = memory.unread()
-    for block in _blocks(unread, _block(device), window, [node.level for node in tree.nodes]):
+    for block in _blocks(unread, _block(model, device), window, [node.level for node in tree.nodes]):
         memory.read(block)
     if earlier is not None:
         memory.remember(earlier)
@@ -254,8 +259,13 @@ def _blocks(lengths: dict[int, tuple[int, int]], most: int, window: int, levels:
         yield block
 
 
-def _block(device: torch.device) -> int:
-    return _BLOCK if device.type == "cpu" else _GPU_BLOCKS * _BLOCK
+def _block(model: PreTrainedModel, device: torch.device) -> int:
+    """How many tokens are read at a time."""
+    if device.type != "cpu":
+        return _GPU_BLOCKS * _BLOCK
+    config = model.config.get_text_config(decoder=True)
+    width = getattr(config, "intermediate_size", None) or config.hidden_size
+    return max(_LEAST_BLOCK, min(_BLOCK, _ACTIVATIONS // (4 * width)))
 
 
 def _rows(blocks: list[torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
