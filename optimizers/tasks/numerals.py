@@ -3,124 +3,178 @@
 from __future__ import annotations
 
 import re
-import unicodedata
+from collections.abc import Sequence
 from fractions import Fraction
+from functools import lru_cache
 
+from optimizers.tasks.concluding import BEHIND, CUE, concluding, without_labels
+from optimizers.tasks.notation import plain
+from optimizers.tasks.quantities import DIGITS, Quantity, in_digits, quantities
 from optimizers.tasks.replies import boxed, spoken
 
-_DIGITS, _POWER = 60, 60
-"""Numbers of more digits, or to a higher power of ten, are no answers."""
-_SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "k": 10**3}
-_SMALL = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen"
+_BARE = re.compile(rf"-?\d{{1,{DIGITS}}}")
+_TAGGED = re.compile(r"<answer>(.{0,2000}?)</answer>", re.S | re.I)
+_MARK = re.compile(r"####(?!\s*(?:step|part|problem|question|solution|explanation)\b)\s{0,9}([^\n]*)", re.I)
+_BECAUSE = re.compile(r"\b(?:as|because|since|for|where|if|when|given\s+that)\b", re.I)
+_LEAD = re.compile(r"\A\W{0,4}(?:since|because|if|when|as|after|with|given)\b[^,]*(?:,(?!\s)[^,]*)*,\s", re.I)
+_SO = re.compile(r"\b(?:so|therefore|thus|hence|which\s+means|which\s+gives)\b", re.I)
+_CLAUSE = re.compile(r"[,;](?!\d)|\s(?=\()|\b(?:as|because|since|for|where|so)\b", re.I)
+_BRACKETS = re.compile(r"\([^()]*\)")
+_AT_ONCE = re.compile(r"\W{0,6}(?:(?:therefore|about|approximately|exactly|thus|just|then)\W{1,3})?\Z", re.I)
+_OPERATION = re.compile(r"\s?(?:[^\W\d]+\s?){0,2}(?:[*x+\u00f7/-]|times|plus|minus|divided\s+by)\s?[$(]{0,2}\s?", re.I)
+_TOTAL = re.compile(r"\b(?:total\s+(?:of|is)|sum\s+of|leav(?:es|ing))\s*[$]?\s?\Z", re.I)
+_GIVEN = re.compile(
+    r"\b(?:(?<!in )all|in|after|over|within|during|per|every|out\s+of|from|with|than|the|these|those|her|his|their|sell(?:s|ing)|buying)"
+    r"\s+(?:the\s+)?(?:[^\W\d]+\s+)?[$]?\Z"
+    r"|\bfor\s+(?:[^\W\d]+\s+)?\Z",
+    re.I,
 )
-_UNITS = {word: value for value, word in enumerate(re.findall(r"\w+", _SMALL))}
-_TENS = {
-    word: 10 * value
-    for value, word in enumerate(re.findall(r"\w+", "twenty thirty forty fifty sixty seventy eighty ninety"), start=2)
-}
-_WORD = (
-    rf"(?:{'|'.join(sorted([*_UNITS, *_TENS, 'hundred', 'thousand', 'million', 'billion'], key=len, reverse=True))})"
+_PURPOSE = re.compile(r"\bto\s+[^\W\d]+\s+[$]?\Z", re.I)
+_OR = re.compile(
+    r"(?P<unit>(?:\s[^\W\d]+){0,2}),?\s(?:or|maybe|perhaps|possibly)(?:\s(?:it\s)?(?:could|may|might|maybe|perhaps|possibly|even|be))*\s[$]?",
+    re.I,
 )
-_WORDS = rf"(?:(?:minus|negative)\s+)?\b{_WORD}(?:(?:\s+and\s+|\s*-\s*|\s+){_WORD})*\b"
-_PLAIN = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
-_NUMBER = re.compile(
-    rf"""(?<![\w.^])(?<!\d:)(?P<sign>-)?(?:[$\u20ac\u00a3\u00a5]\s*)?
-    (?:\\d?frac\s*\{{(?P<over>-?\d[\d,]*)\}}\s*\{{(?P<under>\d[\d,]*)\}}
-      |(?P<whole>\d{1, 3}(?:,\d{3})+|\d+)\s+(?P<top>\d+)\s*/\s*(?P<bottom>\d+)(?![\d/])
-      |(?P<upper>{_PLAIN})\s*/\s*(?P<lower>\d[\d,]*)(?![\d/])
-      |(?P<plain>{_PLAIN})(?:e(?P<power>[+-]?\d+)\b)?(?:\s*(?P<scale>thousand|million|billion|k)\b)?)
-    (?![\d^:]|\.\d)|(?P<words>{_WORDS})""",
-    re.X | re.I,
-)
-_MARK = re.compile(r"####")
-_CUE = re.compile(r"\banswer\b(?:\s+(?:is|was|would\s+be|comes\s+to|equals)\b|\s*[:=])", re.I)
-_NEGATED = re.compile(r"\b(?:not|isn't|rather\s+than|instead\s+of)\s+[$\u20ac\u00a3]?-?\d[\d,.]*", re.I)
-_CLAUSE = re.compile(r"[,;](?!\d)|\n|\.\s|\.?$|\b(?:as|because|since|for|where|so)\b|\(", re.I)
-_DASHES = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2014\u2212"), "-")
-_MARKUP = re.compile(
-    r"\\(?:text|mathrm|mathbf|textbf)\s*\{([^{}]*)\}|\*\*|\\[,;!()\[\]]|\\(?=[$%])|[`\u00a0\u2009\u202f]"
-)
+_RANGE = re.compile(r"(?:-|\s(?:to|and)\s|\s?(?:±|\+/-|plus\sor\sminus)\s?)[$]?", re.I)
+_UNIT = re.compile(r"\s?[^\W\d]+")
+_NEAR = 40
+"""How many letters before a number say what it is."""
 
 
+@lru_cache(maxsize=1024)
 def final_number(answer: str) -> Fraction | None:
-    """The number that an answer ends in; None where it has none.
+    """The number that an answer ends in; None where it has none, or where it leaves two open ("17 or 18").
 
-    That is the first one behind the last `####`; else the last one in the last `\\boxed{}`; else the first one behind
-    the last "answer is" or "answer:", or of an equation there what it comes to; else the last one of all. Commas
-    between thousands, currencies, units and percent signs are passed over, and so is what stands in `<think>` tags.
-    Fractions, mixed numbers, decimals, powers of ten (`1.5e3`), "2 million" and, where there are no digits, numbers in
-    English words are read. A clock's time and a power (`2^3`) are no numbers.
+    That is the one behind the last `####`, in the last `\\boxed{}` or in the last `<answer>`; else the one that the
+    concluding sentence states (see `concluding`): what its last equation comes to, or the number that tells something
+    new ("42 eggs in 6 boxes"). What stands in `<think>` tags is passed over, as are units, currencies and percent signs;
+    see `quantities` for the forms of numbers that are read, and `plain` for markup.
 
     >>> [final_number(each) for each in ("#### 2,125", "She has $18.50 left.", "1 1/2 cups", "twenty-five", "many")]
     [Fraction(2125, 1), Fraction(37, 2), Fraction(3, 2), Fraction(25, 1), None]
+    >>> final_number("Answer: 7.\\nSo, there are 6 x 7 = 42 eggs."), final_number("40-44")
+    (Fraction(42, 1), None)
     """
-    text = _plain(spoken(answer))
-    marked = _after(_MARK, text)
-    if marked and (found := _numbers(marked)):
-        return found[0]
-    if (inner := boxed(text)) and (found := _numbers(inner)):
-        return found[-1]
-    said = _NEGATED.sub(" ", _after(_CUE, text))
-    for part in (_CLAUSE.split(said)[0].rpartition("=")[2], said):
-        if found := _numbers(part):
-            return found[0]
-    found = _numbers(text)
-    return found[-1] if found else None
+    if _BARE.fullmatch(answer):
+        return Fraction(answer)
+    reply = spoken(answer)
+    tagged, text = _TAGGED.findall(reply), plain(reply)
+    places = (_behind_the_mark(text), boxed(text), plain(tagged[-1]) if tagged else None)
+    for place in places:
+        if place and quantities(place):
+            return _stated(place, first=True)
+    if statement := concluding(text):
+        return _of_sentence(statement.text)
+    return _stated(text, first=False)  # what looks like a label is all there is
 
 
-def _plain(text: str) -> str:
-    """Without markup; every dash is a minus. Fractions that are one letter (a half, a quarter) are written out."""
-    text = "".join(
-        f" {unicodedata.normalize('NFKC', each)}" if unicodedata.category(each) == "No" else each for each in text
-    )
-    text = unicodedata.normalize("NFKC", text).replace("\u2044", "/").translate(_DASHES)
-    return _MARKUP.sub(lambda found: found[1] or ("" if found[0] != "`" else " "), text)
+def _behind_the_mark(text: str) -> str | None:
+    every = [each for each in _MARK.findall(text) if quantities(each)]
+    return without_labels(every[-1]) if every else None
 
 
-def _after(cue: re.Pattern[str], text: str) -> str:
-    ends = [each.end() for each in cue.finditer(text)]
-    return text[ends[-1] :] if ends else ""
+def _of_sentence(sentence: str) -> Fraction | None:
+    """What a sentence states, by the side of its cue where it has one."""
+    if behind := BEHIND.search(sentence):
+        before = sentence[: behind.start()]
+        if quantities(before):
+            return _stated(before, first=False)
+    cues = [each.end() for each in CUE.finditer(sentence)]
+    tail = sentence[cues[-1] :] if cues else ""
+    if tail and quantities(tail):
+        return _stated(tail, first=True)
+    return _stated(sentence, first=False)
 
 
-def _numbers(text: str) -> list[Fraction]:
-    """The numbers in digits; where there are none, those in words."""
-    every = [
-        (bool(each["words"]), value) for each in _NUMBER.finditer(text) if (value := _value(each, text)) is not None
+def _stated(text: str, *, first: bool) -> Fraction | None:
+    """The number of a sentence's main clause; of several, the `first` or the last that tells something new."""
+    clause = _main_clause(text, first=first)
+    found = in_digits(quantities(clause))
+    if not found:
+        return None
+    number = _result(clause, found)
+    if number is None:
+        new = _new(clause, found)
+        number = new[0 if first else -1]
+    number = _first_said(number, found, clause)
+    return None if _is_left_open(number, found, clause) else number.value
+
+
+def _main_clause(text: str, *, first: bool) -> str:
+    """Without brackets, reasons and conditions, as long as a number is left."""
+    for shorten in (_without_brackets, _without_lead, _without_premises, _without_reasons):
+        shorter = shorten(text, first)
+        if quantities(shorter):
+            text = shorter
+    return text
+
+
+def _without_brackets(text: str, _: bool) -> str:
+    return _BRACKETS.sub(" ", text)
+
+
+def _without_lead(text: str, _: bool) -> str:
+    return _LEAD.sub("", text, count=1)
+
+
+def _without_premises(text: str, first: bool) -> str:
+    """What stands behind the last "so", unless the answer stands before it at once: `42, so each gets 14`."""
+    found = quantities(text)
+    if first and found and _AT_ONCE.match(text[: found[0].start].rstrip("$-")):
+        return text
+    return _SO.split(text)[-1]
+
+
+def _without_reasons(text: str, first: bool) -> str:
+    return (_CLAUSE if first else _BECAUSE).split(text)[0] if "=" not in text or first else text
+
+
+def _result(text: str, found: Sequence[Quantity]) -> Quantity | None:
+    """What the last equation comes to: the side of it that is no calculation, or a total that is told behind it."""
+    signs = [place for place, letter in enumerate(text) if letter == "="]
+    for sign, end in zip(reversed(signs), [len(text), *reversed(signs)], strict=False):
+        right = [each for each in found if sign < each.start < end]
+        if right and not _is_calculation(right, text):
+            totals = [each for each in right if _TOTAL.search(text[sign + 1 : each.start])]
+            return totals[-1] if totals else right[0]
+    left = [each for each in found if signs and each.start < signs[-1]]
+    if left:
+        return left[-1]
+    return next((each for each in found if signs and each.start > signs[-1]), None)
+
+
+def _is_calculation(side: Sequence[Quantity], text: str) -> bool:
+    return len(side) > 1 and bool(_OPERATION.fullmatch(text[side[0].end : side[1].start]))
+
+
+def _new(text: str, found: Sequence[Quantity]) -> Sequence[Quantity]:
+    """Without what the problem gave (`in 6 boxes`, `the 3 friends`) and what is aimed at (`to walk 10 miles`)."""
+    for known in (_GIVEN, _PURPOSE):
+        kept = [each for each in found if not known.search(text[max(0, each.start - _NEAR) : each.start])]
+        found = kept or found
+    return found
+
+
+def _first_said(number: Quantity, found: Sequence[Quantity], text: str) -> Quantity:
+    """Of `90 minutes or 1.5 hours`, which say the same, the first."""
+    place = list(found).index(number)
+    before = found[place - 1] if place else number
+    return before if _OR.fullmatch(text[before.end : number.start]) else number
+
+
+def _is_left_open(number: Quantity, found: Sequence[Quantity], text: str) -> bool:
+    place = list(found).index(number)
+    pairs = [
+        *zip(found[max(0, place - 1) : place], [number], strict=False),
+        *zip([number], found[place + 1 :], strict=False),
     ]
-    return [value for words, value in every if not words] or [value for _, value in every]
+    return any(one.value != other.value and _are_alternatives(one, other, text) for one, other in pairs)
 
 
-def _value(found: re.Match[str], text: str) -> Fraction | None:
-    if found["words"]:
-        return _of_words(found["words"])
-    if len(found[0]) > _DIGITS or abs(int(found["power"] or 0)) > _POWER:
-        return None
-    sign = -1 if found["sign"] and not re.search(r"[\d)]\s*$", text[: found.start()]) else 1
-    if found["plain"]:
-        value = Fraction(found["plain"].replace(",", "")) * Fraction(10) ** int(found["power"] or 0)
-        return sign * value * _SCALES.get((found["scale"] or "").casefold(), 1)
-    top, bottom = found["over"] or found["top"] or found["upper"], found["under"] or found["bottom"] or found["lower"]
-    if not int(bottom.replace(",", "")):
-        return None
-    whole = int((found["whole"] or "0").replace(",", ""))
-    return sign * (whole + Fraction(top.replace(",", "")) / int(bottom.replace(",", "")))
-
-
-def _of_words(text: str) -> Fraction:
-    """A number in English words: `two hundred and five`, `minus seven`.
-
-    >>> _of_words("three thousand two hundred and forty-one")
-    Fraction(3241, 1)
-    """
-    total = part = 0
-    for word in re.findall(r"[a-z]+", text.casefold()):
-        if word == "hundred":
-            part = max(part, 1) * 100
-        elif word in _SCALES:
-            total, part = total + max(part, 1) * _SCALES[word], 0
-        else:
-            part += _UNITS.get(word, _TENS.get(word, 0))
-    negative = text.casefold().startswith(("minus", "negative"))
-    return Fraction(-total - part if negative else total + part)
+def _are_alternatives(one: Quantity, other: Quantity, text: str) -> bool:
+    """`17 or 18`, `40-44`; not `90 minutes or 1.5 hours`."""
+    between = text[one.end : other.start]
+    if _RANGE.fullmatch(between):
+        return not re.search(r"\bfrom\s[$]?\Z", text[max(0, one.start - _NEAR) : one.start])
+    joined = _OR.fullmatch(between)
+    unit = _UNIT.match(text, other.end)
+    return bool(joined) and not (joined["unit"] and unit and joined["unit"].split()[-1] != unit[0].strip())

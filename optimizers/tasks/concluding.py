@@ -1,0 +1,169 @@
+"""Which sentence of a worked solution states its answer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from optimizers.tasks.quantities import Quantity, in_digits, quantities
+
+Kind = Literal["final", "answer", "conclusion", "plain", "given", "aside", "working"]
+"""What a sentence is: `given` tells of the problem, an `aside` talks to the user, `working` explains what was answered."""
+
+STEP = "\ue000"
+"""Stands where a step's number stood."""
+
+CUE = re.compile(
+    r"\b(?:answers?|ans\.?)\b[\"')]*(?:\s(?:to|for|of|in)\s[^.!?\n:=]{0,80}?)?"
+    r"(?:\s+(?:is|was|are|(?:w|sh)ould\s+be|must\s+be|comes\s+to|equals)\b|\s*[:=])"
+    r"|^\W{0,4}(?:final\s+)?(?:result|total|solution)\s*[:=]",
+    re.I | re.M,
+)
+BEHIND = re.compile(r"\bis\s+(?:the|my|our)\s+(?:\w+\s+)?answer\b", re.I)
+_FINAL = re.compile(
+    r"\b(?:final|correct|overall)\s+(?:answer|result)\b|\banswer\s+to\s+(?:the|your|this)\s+(?:\w+\s+)?(?:question|problem)\b",
+    re.I,
+)
+_CONCLUSION = re.compile(
+    r"\W{0,4}(?:so|therefore|thus|hence|finally|altogether|overall|consequently|as\s+a\s+result|in\s+(?:total|all|conclusion)"
+    r"|(?:that|this)(?:\s+(?:means|makes|gives|leaves)|'s))\b"
+    r"|.*\b(?:in\s+(?:total|all)|altogether)\W*\Z",
+    re.I | re.S,
+)
+_GIVEN = re.compile(
+    r"\W{0,4}(?:there\s+(?:are|were|is|was)|each|every|(?:he|she|they|it)\s+had|\(|.*\b(?:could|might)\b)", re.I | re.S
+)
+_ASIDE = re.compile(
+    r"\W{0,4}(?:i\s+(?:hope|need|used|can|apologi)|hope\b|let\s+me\s+know|feel\s+free|please|thanks?\b|great\b|good\s+(?:job|luck)"
+    r"|well\s+done|is\s+there|would\s+you|do\s+you|happy\b|remember|note\b|keep\b|you(?:'ve|\s+have)\s+(?:now\s+)?completed"
+    r"|you\s+asked|that's\s+it|my\s+limit|congratulations|p\.?s\b|if\s+you(?:'d|\s+(?:need|want|would|have\s+(?:any|\w+\s+more))))"
+    r"|.*\b(?:any|more|other|further|another)\s+questions?\b",
+    re.I | re.S,
+)
+_WORKING = re.compile(
+    r"\W{0,4}(?:explanation|reasoning|justification|verification|proof|working|check\b|to\s+(?:check|verify)|because\b|(?:this|that)\s+is\s+(?:because|\S+\s+(?:more|less|fewer))"
+    r"|here(?:'s|\s+is|\s+are)\s+(?:how|why|the\s+(?:explanation|reason|working|calculations?|breakdown|steps)))",
+    re.I,
+)
+_CORRECTED = re.compile(
+    r"\b(?:wait|correction|i\s+made\s+(?:a|an)\s+(?:mistake|error)|let\s+me\s+(?:re\w+|correct))\b", re.I
+)
+_STEP = re.compile(r"\b(?:Step|STEP)\s+#?\d+\b[.:)]?|\bstep\s+\d+(?=\s?[:.)])")
+_LABEL = re.compile(r"\b(?:problem|question|part|example|exercise|equation|option|in\s+step)\s+#?\d+\b", re.I)
+_LISTED = re.compile(r"^(\s*[>(]?\s*)(\d{1,2})[.)](?=\s+\S)", re.M)
+_SENTENCE = re.compile(r"\n+|(?<=[.!?])[\s\"')*]+(?=\S)")
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A sentence with numbers; `step` counts the steps of the solution up to it."""
+
+    text: str
+    kind: Kind
+    step: int
+    found: Sequence[Quantity]
+
+
+def without_labels(text: str) -> str:
+    r"""A text without the numbers of its steps, lists and problems.
+
+    >>> without_labels("Step 2: Add.\n1. 3 + 4 = 7\n2. Problem 5 is done.").replace(STEP, "_")
+    '_ Add.\n_ 3 + 4 = 7\n_  is done.'
+    """
+    text, last = _LABEL.sub("", _STEP.sub(STEP, text)), 0
+
+    def label(found: re.Match[str]) -> str:
+        nonlocal last
+        if int(found[2]) != 1 and int(found[2]) != last + 1:
+            return found[0]
+        last = int(found[2])
+        return found[1] + STEP
+
+    return _LISTED.sub(label, text)
+
+
+def concluding(text: str) -> Statement | None:
+    """The sentence that states the answer; None where no sentence has a number.
+
+    That is the last one with a "final answer". Else it is the last one of those with an "answer is" and of conclusions
+    ("so", "in total"); a later sentence of another step counts more than an "answer", and any later calculation more
+    than a conclusion. What the problem says, talk to the user and explanations of the answer are passed over.
+
+    >>> concluding("Answer: 7.\\nSo, there are 6 x 7 = 42 eggs. I can do 2 more.").text
+    'So, there are 6 x 7 = 42 eggs.'
+    """
+    text = without_labels(text)
+    corrected = [each.end() for each in _CORRECTED.finditer(text)]
+    for part in (text[corrected[-1] :] if corrected else "", text):
+        every = list(_statements(part))
+        if every:
+            return _chosen(_as_in_digits(every))
+    return None
+
+
+def _as_in_digits(every: Sequence[Statement]) -> Sequence[Statement]:
+    """Without what counts only in words, where others have digits; an answer or a conclusion may be in words."""
+    if not any(not number.spelled for each in every for number in each.found):
+        return every
+    telling = ("final", "answer", "conclusion")
+    kept = [replace(each, found=in_digits(each.found)) for each in every]
+    return [
+        each
+        for each in kept
+        if not each.found
+        or not each.found[0].spelled
+        or (each.kind in telling and any(abs(number.value) > 1 for number in each.found))
+    ]
+
+
+def _statements(text: str) -> Iterator[Statement]:
+    step, announced = 0, None
+    for sentence in _SENTENCE.split(text):
+        step += sentence.lstrip("*# \t").startswith(STEP)
+        kind, found = _kind(sentence), quantities(sentence)
+        if kind == "working" or found:
+            yield Statement(sentence, announced if announced and kind == "plain" else kind, step, found)
+            announced = None
+        elif sentence.strip():
+            announced = kind if kind in ("final", "answer") else announced if not sentence.strip(" *_:.") else None
+
+
+def _kind(sentence: str) -> Kind:
+    bare = sentence.lstrip(f"{STEP}*#:. \t")
+    if _ASIDE.match(bare) or bare.rstrip(" *\"')").endswith("?"):
+        return "aside"
+    if _WORKING.match(bare):
+        return "working"
+    if _FINAL.search(bare):
+        return "final"
+    if CUE.search(bare) or BEHIND.search(bare):
+        return "answer"
+    if _CONCLUSION.match(bare):
+        return "conclusion"
+    return "given" if _GIVEN.match(bare) else "plain"
+
+
+def _chosen(every: Sequence[Statement]) -> Statement | None:
+    chosen: Statement | None = None
+    for each in every:
+        if each.kind == "working":
+            if chosen and chosen.kind in ("final", "answer", "conclusion"):
+                break
+        elif each.found and each.kind != "aside" and _overrides(each, chosen):
+            chosen = each
+    with_numbers = [each for each in every if each.found]
+    return chosen or (with_numbers[-1] if with_numbers else None)
+
+
+def _overrides(later: Statement, chosen: Statement | None) -> bool:
+    if chosen is None or later.kind == "final" or chosen.kind == "given":
+        return True
+    if chosen.kind == "final":
+        return False
+    if later.kind in ("answer", "conclusion"):
+        return True
+    if chosen.kind == "answer":
+        return later.step > chosen.step
+    return later.kind == "plain" or chosen.kind == "plain"

@@ -1,0 +1,238 @@
+"""The numbers in a plain text, exact, as fractions: digits, mixed numbers, powers of ten and English words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+DIGITS, POWER = 60, 60
+"""Numbers of more digits, or to a higher power of ten, are no answers."""
+
+_NEAR = 40
+"""How many letters before or behind a number say what it is."""
+
+_SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_LETTERS = {"k": 10**3, "m": 10**6, "mn": 10**6, "b": 10**9, "bn": 10**9}
+_SMALL = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen"
+)
+_UNITS = {word: value for value, word in enumerate(_SMALL.split())}
+_TENS = {
+    word: 10 * value
+    for value, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), start=2)
+}
+_PARTS = {
+    "half": 2,
+    "halves": 2,
+    "third": 3,
+    "quarter": 4,
+    "fourth": 4,
+    "fifth": 5,
+    "sixth": 6,
+    "eighth": 8,
+    "tenth": 10,
+}
+
+
+def _any(words: Sequence[str]) -> str:
+    return f"(?:{'|'.join(sorted(words, key=len, reverse=True))})"
+
+
+_LOW = rf"(?:{_any([*_TENS])}(?:[\s-]{{1,3}}{_any([*_UNITS][1:10])})?|{_any([*_UNITS])})\b"
+_MIDDLE = rf"(?:(?:{_LOW}|an?)\s+hundred\b(?:\s+(?:and\s+)?{_LOW})?|{_LOW})"
+_HIGH = _any([*_SCALES][1:])
+_WHOLE = rf"(?:(?:{_MIDDLE}|an?)\s+{_HIGH}\b(?:,?\s+(?:and\s+)?{_MIDDLE}\s+{_HIGH}\b)*(?:,?\s+(?:and\s+)?{_MIDDLE})?|{_MIDDLE})"
+_PART = rf"{_any([*_PARTS])}s?\b"
+_SHARE = rf"(?:(?P<shares>{_LOW})[\s-]+|an?\s+)(?P<part>{_PART})|(?P<half>half)\b"
+
+
+def _and_part(shares: str, part: str) -> str:
+    return rf"\s+and\s+(?:(?P<{shares}>{_LOW})[\s-]+|an?\s+)(?P<{part}>{_PART})"
+
+
+_GROUPED = r"\d{1,3}(?:(?:,\d{3})+|(?:'\d{3})+|(?:_\d{3})+|(?:[ ]\d{3})+)(?![\d_])"
+_PLAIN = rf"(?:{_GROUPED}|\d+)(?:\.\d+)?|\.\d+"
+_NUMBER = re.compile(
+    rf"""(?<![\w.^])(?<!\d[:/])(?:
+      (?P<date>\d+/\d+/\d+)
+      |(?P<whole>{_GROUPED}|\d+)(?:\s+(?:and\s+)?|-)(?P<top>\d+)\s?/\s?(?P<bottom>\d+)(?![\d/])
+      |(?P<upper>{_PLAIN})\s*/\s*(?P<lower>\d[\d,]*)(?![\d/])
+      |(?P<factor>{_PLAIN})\s?[*x]\s?10\^(?P<ten>[+-]?\d+)
+      |10\^(?P<alone>[+-]?\d+)
+      |(?P<plain>{_PLAIN})(?:e(?P<power>[+-]?\d+)\b|{_and_part("more", "rest")}|\s*(?P<scale>{_any([*_SCALES])})\b|(?P<letter>k|mn?|bn?)\b(?![$^]))?
+    )(?![\d^]|:\d|\.\d)
+    |\b(?:{_SHARE}|(?P<words>{_WHOLE})(?:{_and_part("more_", "rest_")})?)""",
+    re.X | re.I,
+)
+_CURRENCY = re.compile(r"[$\u20ac\u00a3\u00a5\u20b9]\s?\Z")
+_MINUS = re.compile(
+    r"(?:(?:\A|[\n=:(\[{$]|\b(?:is|was|be|of|at|to|equals?|exactly|about)\s)\s*-\s*|(?<![\w)\]%-])-|\bnegative\s+|(?:\A|[^\s\w)]|\b[a-z]+\s)\s*minus\s+)\Z",
+    re.I,
+)
+_BINARY = re.compile(r"[\d)%]\s*-\Z")
+_DENIED = re.compile(
+    r"(?:\bnot|n't|\bcannot|\brather\s+than|\binstead\s+of)(?:\s+(?:be|just|only|even))?\s*[-$\u20ac\u00a3(]{0,2}\s?\Z",
+    re.I,
+)
+_PRONOUN = re.compile(r"\b(?:no|any|every|some|each|this|that|which|the|another|only|last|first)[\s-]\Z", re.I)
+_OF_THEM = re.compile(r"\s+(?:of|another|by|can|could|must|should|needs|day|has)\b", re.I)
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A number where it stands in a text; `priced` behind a currency's sign, `spelled` in words."""
+
+    value: Fraction
+    start: int
+    end: int
+    spelled: bool = False
+    priced: bool = False
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Two units that are said together; `ratio` small ones make a big one, and the sum is told in `small` ones or not."""
+
+    big: re.Pattern[str]
+    small: re.Pattern[str]
+    ratio: int
+    in_small: bool = True
+
+
+def _pair(big: str, small: str, ratio: int, *, in_small: bool = True) -> _Pair:
+    joined = rf"\s?-?(?:{big})\s?(?:,?\s?and\s|,\s?|\s)\s?\Z"
+    return _Pair(re.compile(joined, re.I), re.compile(rf"\s?-?(?:{small})(?![a-z])", re.I), ratio, in_small)
+
+
+_MONEY = r"dollars?|bucks?|euros?|pounds?|"
+_PAIRS = (
+    _pair(_MONEY, "cents?|pence|\u00a2", 100, in_small=False),
+    _pair("hours?|hrs?|h", "minutes?|mins?|m", 60),
+    _pair("minutes?|mins?", "seconds?|secs?|s", 60),
+    _pair("feet|foot|ft", "inch(?:es)?|in", 12),
+    _pair("years?", "months?", 12),
+    _pair("weeks?", "days?", 7),
+    _pair("days?", "hours?", 24),
+)
+
+
+def quantities(text: str) -> list[Quantity]:
+    """The numbers of a text in their order, without those that it denies ("not 41").
+
+    A clock's time, a date, a power (`2^3`) and the pronoun "one" are no numbers.
+
+    >>> [str(each.value) for each in quantities("$1.2M, not 41; minus 5 or one and a half; 2 dollars and 50 cents")]
+    ['1200000', '-5', '3/2', '5/2']
+    """
+    return _joined(list(_found(text)), text)
+
+
+def in_digits(found: Sequence[Quantity]) -> list[Quantity]:
+    """The numbers in digits; where there are none, those in words."""
+    return [each for each in found if not each.spelled] or list(found)
+
+
+def _found(text: str) -> Iterator[Quantity]:
+    for match in _NUMBER.finditer(text):
+        start = match.start()
+        before = text[max(0, start - _NEAR) : start]
+        value = _value(match, priced := _CURRENCY.search(before) is not None)
+        if value is None or _DENIED.search(before) or _is_pronoun(match, before, text):
+            continue
+        spelled = bool(match["words"] or match["part"] or match["half"])
+        yield Quantity(-value if _is_negative(before) else value, start, match.end(), spelled, priced)
+
+
+def _is_negative(before: str) -> bool:
+    bare = _CURRENCY.sub("", before)
+    at_start = before if len(before) < _NEAR else f"_{before}"
+    if _BINARY.search(bare) or not _MINUS.search(_CURRENCY.sub("", at_start)):
+        return False
+    return True
+
+
+def _is_pronoun(match: re.Match[str], before: str, text: str) -> bool:
+    one = match[0].casefold() == "one"
+    return one and bool(_PRONOUN.search(before) or _OF_THEM.match(text, match.end()))
+
+
+def _value(found: re.Match[str], priced: bool) -> Fraction | None:
+    if found["date"] or len(found[0]) > DIGITS + _NEAR * bool(found["words"]):
+        return None
+    if found["words"]:
+        return _of_words(found["words"]) + _share(found["more_"], found["rest_"])
+    if found["part"] or found["half"]:
+        return _share(found["shares"], found["part"] or found["half"])
+    if found["plain"]:
+        return _scaled(found, priced)
+    if found["factor"] or found["alone"]:
+        return _with_power(found["factor"] or "1", found["ten"] or found["alone"])
+    top, bottom = found["top"] or found["upper"], _number(found["bottom"] or found["lower"])
+    return _number(found["whole"] or "0") + _number(top) / bottom if bottom else None
+
+
+def _scaled(found: re.Match[str], priced: bool) -> Fraction | None:
+    letter, scale = found["letter"] or "", (found["scale"] or "").casefold()
+    times = _SCALES.get(scale, 1)
+    if letter and (priced or letter.isupper() or letter in ("k", "bn", "mn")):
+        times = _LETTERS[letter.casefold()]
+    value = _with_power(found["plain"], found["power"] or "0")
+    return value and value * times + _share(found["more"], found["rest"]) if value is not None else None
+
+
+def _with_power(digits: str, power: str) -> Fraction | None:
+    return _number(digits) * Fraction(10) ** int(power) if abs(int(power)) <= POWER else None
+
+
+def _number(digits: str) -> Fraction:
+    return Fraction(re.sub(r"[,'_ ]", "", digits))
+
+
+def _share(how_many: str | None, part: str | None) -> Fraction:
+    """`three quarters`; 0 without a part."""
+    if not part:
+        return Fraction(0)
+    name = part.casefold()
+    return (_of_words(how_many) if how_many else Fraction(1)) / (_PARTS.get(name) or _PARTS[name.removesuffix("s")])
+
+
+def _of_words(text: str) -> Fraction:
+    """A number in English words: `two hundred and five`, `a thousand`.
+
+    >>> _of_words("three thousand two hundred and forty-one")
+    Fraction(3241, 1)
+    """
+    total = part = 0
+    for word in re.findall(r"[a-z]+", text.casefold()):
+        if word == "hundred":
+            part = max(part, 1) * 100
+        elif word in _SCALES:
+            total, part = total + max(part, 1) * _SCALES[word], 0
+        else:
+            part += _UNITS.get(word, _TENS.get(word, 0))
+    return Fraction(total + part)
+
+
+def _joined(found: list[Quantity], text: str) -> list[Quantity]:
+    """Two that are one amount are joined: `42 dollars and 50 cents`."""
+    joined: list[Quantity] = []
+    for each in found:
+        amount = _amount(joined[-1], each, text) if joined else None
+        if amount is None:
+            joined.append(each)
+        else:
+            joined[-1] = replace(joined[-1], value=amount, end=each.end)
+    return joined
+
+
+def _amount(big: Quantity, small: Quantity, text: str) -> Fraction | None:
+    between, behind = text[big.end : small.start], text[small.end : small.end + _NEAR]
+    if len(between) > _NEAR:
+        return None
+    for pair in _PAIRS:
+        if pair.small.match(behind) and pair.big.match(between):
+            return big.value * pair.ratio + small.value if pair.in_small else big.value + small.value / pair.ratio
+    return None
