@@ -33,7 +33,7 @@ _CONCLUSION = re.compile(
     re.I | re.S,
 )
 _GIVEN = re.compile(
-    r"\W{0,4}(?:there\s+(?:are|were|is|was)|each|every|(?:he|she|they|it)\s+had|\(|.*\b(?:could|might)\b)", re.I | re.S
+    r"\W{0,4}(?:there\s+(?:are|were|is|was)|each|every|(?:he|she|they|it)\s+had|.*\b(?:could|might)\b)", re.I | re.S
 )
 _ASIDE = re.compile(
     r"\W{0,4}(?:i\s+(?:hope|need|used|can|apologi)|hope\b|let\s+me\s+know|feel\s+free|please|thanks?\b|great\b|good\s+(?:job|luck)"
@@ -42,6 +42,7 @@ _ASIDE = re.compile(
     r"|.*\b(?:any|more|other|further|another)\s+questions?\b",
     re.I | re.S,
 )
+_BRACKETED = re.compile(r"\(\w+\s+\w")
 _WORKING = re.compile(
     r"\W{0,4}(?:explanation|reasoning|justification|verification|proof|working|check\b|to\s+(?:check|verify)|because\b|(?:this|that)\s+is\s+(?:because|\S+\s+(?:more|less|fewer))"
     r"|here(?:'s|\s+is|\s+are)\s+(?:how|why|the\s+(?:explanation|reason|working|calculations?|breakdown|steps)))",
@@ -52,7 +53,7 @@ _CORRECTED = re.compile(
 )
 _STEP = re.compile(r"\b(?:Step|STEP)\s+#?\d+\b[.:)]?|\bstep\s+\d+(?=\s?[:.)])")
 _LABEL = re.compile(r"\b(?:problem|question|part|example|exercise|equation|option|in\s+step)\s+#?\d+\b", re.I)
-_LISTED = re.compile(r"^(\s*[>(]?\s*)(\d{1,2})[.)](?=\s+\S)", re.M)
+_LISTED = re.compile(r"^([ \t]{0,20}[>(]?[ \t]{0,3})(\d{1,2})[.)](?=[ \t]{1,20}\S)", re.M)
 _SENTENCE = re.compile(r"\n+|(?<=[.!?])[\s\"')*]+(?=\S)")
 
 
@@ -132,7 +133,7 @@ def _statements(text: str) -> Iterator[Statement]:
 
 def _kind(sentence: str) -> Kind:
     bare = sentence.lstrip(f"{STEP}*#:. \t")
-    if _ASIDE.match(bare) or bare.rstrip(" *\"')").endswith("?"):
+    if _ASIDE.match(bare) or _BRACKETED.match(bare) or bare.rstrip(" *\"')").endswith("?"):
         return "aside"
     if _WORKING.match(bare):
         return "working"

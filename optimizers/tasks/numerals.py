@@ -17,19 +17,22 @@ _TAGGED = re.compile(r"<answer>(.{0,2000}?)</answer>", re.S | re.I)
 _MARK = re.compile(r"####(?!\s*(?:step|part|problem|question|solution|explanation)\b)\s{0,9}([^\n]*)", re.I)
 _BECAUSE = re.compile(r"\b(?:as|because|since|for|where|if|when|given\s+that)\b", re.I)
 _LEAD = re.compile(r"\A\W{0,4}(?:since|because|if|when|as|after|with|given)\b[^,]*(?:,(?!\s)[^,]*)*,\s", re.I)
-_SO = re.compile(r"\b(?:so|therefore|thus|hence|which\s+means|which\s+gives)\b", re.I)
+_SO = re.compile(
+    r"\b(?:so|therefore|thus|hence|which\s+(?:means|gives|leaves|makes)|leaving|giving|making|bringing|resulting)\b",
+    re.I,
+)
 _CLAUSE = re.compile(r"[,;](?!\d)|\s(?=\()|\b(?:as|because|since|for|where|so)\b", re.I)
 _BRACKETS = re.compile(r"\([^()]*\)")
 _AT_ONCE = re.compile(r"\W{0,6}(?:(?:therefore|about|approximately|exactly|thus|just|then)\W{1,3})?\Z", re.I)
 _OPERATION = re.compile(r"\s?(?:[^\W\d]+\s?){0,2}(?:[*x+\u00f7/-]|times|plus|minus|divided\s+by)\s?[$(]{0,2}\s?", re.I)
 _TOTAL = re.compile(r"\b(?:total\s+(?:of|is)|sum\s+of|leav(?:es|ing))\s*[$]?\s?\Z", re.I)
 _GIVEN = re.compile(
-    r"\b(?:(?<!in )all|in|after|over|within|during|per|every|out\s+of|from|with|than|the|these|those|her|his|their|sell(?:s|ing)|buying)"
+    r"\b(?:(?<!in )all|in|at|after|over|within|during|per|every|out\s+of|from|with|than|the|these|those|her|his|their|sell(?:s|ing)|buying)"
     r"\s+(?:the\s+)?(?:[^\W\d]+\s+)?[$]?\Z"
     r"|\bfor\s+(?:[^\W\d]+\s+)?\Z",
     re.I,
 )
-_PURPOSE = re.compile(r"\bto\s+[^\W\d]+\s+[$]?\Z", re.I)
+_PURPOSE = re.compile(r"\bto\s+(?:[^\W\d]+\s+){1,4}[$]?\Z", re.I)
 _OR = re.compile(
     r"(?P<unit>(?:\s[^\W\d]+){0,2}),?\s(?:or|maybe|perhaps|possibly)(?:\s(?:it\s)?(?:could|may|might|maybe|perhaps|possibly|even|be))*\s[$]?",
     re.I,
@@ -88,13 +91,15 @@ def _of_sentence(sentence: str) -> Fraction | None:
 def _stated(text: str, *, first: bool) -> Fraction | None:
     """The number of a sentence's main clause; of several, the `first` or the last that tells something new."""
     clause = _main_clause(text, first=first)
-    found = in_digits(quantities(clause))
-    if not found:
+    every = quantities(clause)
+    if not every:
         return None
+    found = in_digits(every)
     number = _result(clause, found)
     if number is None:
-        new = _new(clause, found)
-        number = new[0 if first else -1]
+        new = in_digits(_new(clause, every))
+        found = new if new[0].spelled and abs(new[0].value) > 1 else found
+        number = _new(clause, found)[0 if first else -1]
     number = _first_said(number, found, clause)
     return None if _is_left_open(number, found, clause) else number.value
 
