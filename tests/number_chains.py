@@ -1,4 +1,4 @@
-# ruff: noqa: E501, RUF001 - whole replies, a line a paragraph, with the signs that models write
+# ruff: noqa: E501 - whole replies, a line a paragraph, with the signs that models write
 """Chains of thought in the manner of a small chat model, each with its answer and the numbers that only look like it."""
 
 from __future__ import annotations

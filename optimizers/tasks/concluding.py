@@ -10,7 +10,10 @@ from typing import Literal
 from optimizers.tasks.quantities import Quantity, in_digits, quantities
 
 Kind = Literal["final", "answer", "conclusion", "plain", "given", "aside", "working"]
-"""What a sentence is: `given` tells of the problem, an `aside` talks to the user, `working` explains what was answered."""
+"""What a sentence is: `given` repeats the problem, an `aside` talks to the user, `working` explains the answer."""
+
+LONGEST = 2_000
+"""Letters that are read of a longer sentence, from its end."""
 
 STEP = "\ue000"
 """Stands where a step's number stood."""
@@ -121,7 +124,7 @@ def _as_in_digits(every: Sequence[Statement]) -> Sequence[Statement]:
 
 def _statements(text: str) -> Iterator[Statement]:
     step, announced = 0, None
-    for sentence in _SENTENCE.split(text):
+    for sentence in (each[-LONGEST:] for each in _SENTENCE.split(text)):
         step += sentence.lstrip("*# \t").startswith(STEP)
         kind, found = _kind(sentence), quantities(sentence)
         if kind == "working" or found:

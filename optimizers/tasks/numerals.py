@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
 
-from optimizers.tasks.concluding import BEHIND, CUE, concluding, without_labels
+from optimizers.tasks.concluding import BEHIND, CUE, LONGEST, concluding, without_labels
 from optimizers.tasks.notation import plain
 from optimizers.tasks.quantities import DIGITS, Quantity, in_digits, quantities
-from optimizers.tasks.replies import boxed, spoken
+from optimizers.tasks.replies import FIRST, LAST, boxed, spoken
 
 _BARE = re.compile(rf"-?\d{{1,{DIGITS}}}")
 _TAGGED = re.compile(r"<answer>(.{0,2000}?)</answer>", re.S | re.I)
@@ -27,7 +27,8 @@ _AT_ONCE = re.compile(r"\W{0,6}(?:(?:therefore|about|approximately|exactly|thus|
 _OPERATION = re.compile(r"\s?(?:[^\W\d]+\s?){0,2}(?:[*x+\u00f7/-]|times|plus|minus|divided\s+by)\s?[$(]{0,2}\s?", re.I)
 _TOTAL = re.compile(r"\b(?:total\s+(?:of|is)|sum\s+of|leav(?:es|ing))\s*[$]?\s?\Z", re.I)
 _GIVEN = re.compile(
-    r"\b(?:(?<!in )all|in|at|after|over|within|during|per|every|out\s+of|from|with|than|the|these|those|her|his|their|sell(?:s|ing)|buying)"
+    r"\b(?:(?<!in )all|in|at|after|over|within|during|per|every|out\s+of|from|with|than|the|these|those|her|his|their"
+    r"|sell(?:s|ing)|buying)"
     r"\s+(?:the\s+)?(?:[^\W\d]+\s+)?[$]?\Z"
     r"|\bfor\s+(?:[^\W\d]+\s+)?\Z",
     re.I,
@@ -43,14 +44,14 @@ _NEAR = 40
 """How many letters before a number say what it is."""
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=64)
 def final_number(answer: str) -> Fraction | None:
     """The number that an answer ends in; None where it has none, or where it leaves two open ("17 or 18").
 
     That is the one behind the last `####`, in the last `\\boxed{}` or in the last `<answer>`; else the one that the
     concluding sentence states (see `concluding`): what its last equation comes to, or the number that tells something
-    new ("42 eggs in 6 boxes"). What stands in `<think>` tags is passed over, as are units, currencies and percent signs;
-    see `quantities` for the forms of numbers that are read, and `plain` for markup.
+    new ("42 eggs in 6 boxes"). Units, currencies, percent signs and `<think>` tags with what is in them are skipped.
+    `quantities` lists the forms of numbers that are read, and `plain` the markup.
 
     >>> [final_number(each) for each in ("#### 2,125", "She has $18.50 left.", "1 1/2 cups", "twenty-five", "many")]
     [Fraction(2125, 1), Fraction(37, 2), Fraction(3, 2), Fraction(25, 1), None]
@@ -60,18 +61,18 @@ def final_number(answer: str) -> Fraction | None:
     if _BARE.fullmatch(answer):
         return Fraction(answer)
     reply = spoken(answer)
-    tagged, text = _TAGGED.findall(reply), plain(reply)
+    tagged, text = _TAGGED.findall(reply), plain(reply)[-FIRST - LAST :]
     places = (_behind_the_mark(text), boxed(text), plain(tagged[-1]) if tagged else None)
     for place in places:
-        if place and quantities(place):
-            return _stated(place, first=True)
+        if place and quantities(place[:LONGEST]):
+            return _stated(place[:LONGEST], first=True)
     if statement := concluding(text):
         return _of_sentence(statement.text)
-    return _stated(text, first=False)  # what looks like a label is all there is
+    return _stated(text[-LONGEST:], first=False)  # what looks like a label is all there is
 
 
 def _behind_the_mark(text: str) -> str | None:
-    every = [each for each in _MARK.findall(text) if quantities(each)]
+    every = [each[:LONGEST] for each in _MARK.findall(text) if quantities(each[:LONGEST])]
     return without_labels(every[-1]) if every else None
 
 

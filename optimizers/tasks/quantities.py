@@ -6,11 +6,12 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import lru_cache
 
 DIGITS, POWER = 60, 60
 """Numbers of more digits, or to a higher power of ten, are no answers."""
 
-_NEAR = 40
+_NEAR = 24
 """How many letters before or behind a number say what it is."""
 
 _SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
@@ -20,10 +21,8 @@ _SMALL = (
     "eighteen nineteen"
 )
 _UNITS = {word: value for value, word in enumerate(_SMALL.split())}
-_TENS = {
-    word: 10 * value
-    for value, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), start=2)
-}
+_TIMES_TEN = "twenty thirty forty fifty sixty seventy eighty ninety"
+_TENS = {word: 10 * value for value, word in enumerate(_TIMES_TEN.split(), start=2)}
 _PARTS = {
     "half": 2,
     "halves": 2,
@@ -44,7 +43,8 @@ def _any(words: Sequence[str]) -> str:
 _LOW = rf"(?:{_any([*_TENS])}(?:[\s-]{{1,3}}{_any([*_UNITS][1:10])})?|{_any([*_UNITS])})\b"
 _MIDDLE = rf"(?:(?:{_LOW}|an?)\s+hundred\b(?:\s+(?:and\s+)?{_LOW})?|{_LOW})"
 _HIGH = _any([*_SCALES][1:])
-_WHOLE = rf"(?:(?:{_MIDDLE}|an?)\s+{_HIGH}\b(?:,?\s+(?:and\s+)?{_MIDDLE}\s+{_HIGH}\b)*(?:,?\s+(?:and\s+)?{_MIDDLE})?|{_MIDDLE})"
+_AND = r",?\s+(?:and\s+)?"
+_WHOLE = rf"(?:(?:{_MIDDLE}|an?)\s+{_HIGH}\b(?:{_AND}{_MIDDLE}\s+{_HIGH}\b)*(?:{_AND}{_MIDDLE})?|{_MIDDLE})"
 _PART = rf"{_any([*_PARTS])}s?\b"
 _SHARE = rf"(?:(?P<shares>{_LOW})[\s-]+|an?\s+)(?P<part>{_PART})|(?P<half>half)\b"
 
@@ -62,7 +62,8 @@ _NUMBER = re.compile(
       |(?P<upper>{_PLAIN})\s*/\s*(?P<lower>\d[\d,]*)(?![\d/])
       |(?P<factor>{_PLAIN})\s?[*x]\s?10\^(?P<ten>[+-]?\d+)
       |10\^(?P<alone>[+-]?\d+)
-      |(?P<plain>{_PLAIN})(?:e(?P<power>[+-]?\d+)\b|{_and_part("more", "rest")}|\s*(?P<scale>{_any([*_SCALES])})\b|(?P<letter>k|mn?|bn?)\b(?![$^]))?
+      |(?P<plain>{_PLAIN})(?:e(?P<power>[+-]?\d+)\b|{_and_part("more", "rest")}
+          |\s*(?P<scale>{_any([*_SCALES])})\b|(?P<letter>k|mn?|bn?)\b(?![$^]))?
     )(?![\d^]|:\d|\.\d)
     |\b(?:{_SHARE}|(?P<words>{_WHOLE})(?:{_and_part("more_", "rest_")})?)""",
     re.X | re.I,
@@ -78,7 +79,7 @@ _DENIED = re.compile(
     re.I,
 )
 _PRONOUN = re.compile(r"\b(?:no|any|every|some|each|this|that|which|the|another|only|last|first)[\s-]\Z", re.I)
-_OF_THEM = re.compile(r"\s+(?:of|another|by|can|could|must|should|needs|day|has)\b", re.I)
+_OF_THEM = re.compile(r"\s+(?:another|by|can|could|must|should|needs|day|has)\b", re.I)
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class Quantity:
 
 @dataclass(frozen=True)
 class _Pair:
-    """Two units that are said together; `ratio` small ones make a big one, and the sum is told in `small` ones or not."""
+    """Two units of one amount; `ratio` small ones make a big one, and the amount counts small ones or big ones."""
 
     big: re.Pattern[str]
     small: re.Pattern[str]
@@ -119,7 +120,8 @@ _PAIRS = (
 )
 
 
-def quantities(text: str) -> list[Quantity]:
+@lru_cache(maxsize=256)
+def quantities(text: str) -> Sequence[Quantity]:
     """The numbers of a text in their order, without those that it denies ("not 41").
 
     A clock's time, a date, a power (`2^3`) and the pronoun "one" are no numbers.
@@ -127,7 +129,7 @@ def quantities(text: str) -> list[Quantity]:
     >>> [str(each.value) for each in quantities("$1.2M, not 41; minus 5 or one and a half; 2 dollars and 50 cents")]
     ['1200000', '-5', '3/2', '5/2']
     """
-    return _joined(list(_found(text)), text)
+    return tuple(_joined(list(_found(text)), text))
 
 
 def in_digits(found: Sequence[Quantity]) -> list[Quantity]:
@@ -149,9 +151,7 @@ def _found(text: str) -> Iterator[Quantity]:
 def _is_negative(before: str) -> bool:
     bare = _CURRENCY.sub("", before)
     at_start = before if len(before) < _NEAR else f"_{before}"
-    if _BINARY.search(bare) or not _MINUS.search(_CURRENCY.sub("", at_start)):
-        return False
-    return True
+    return not _BINARY.search(bare) and bool(_MINUS.search(_CURRENCY.sub("", at_start)))
 
 
 def _is_pronoun(match: re.Match[str], before: str, text: str) -> bool:
