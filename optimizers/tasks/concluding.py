@@ -47,7 +47,7 @@ _ASIDE = re.compile(
 )
 _BRACKETED = re.compile(r"\(\w+\s+\w")
 _WORKING = re.compile(
-    r"\W{0,4}(?:explanation|reasoning|justification|verification|proof|working|check\b|to\s+(?:check|verify)|because\b|(?:this|that)\s+is\s+(?:because|\S+\s+(?:more|less|fewer))"
+    r"\W{0,4}(?:explanation|reasoning|justification|verification|proof|working|check\b|to\s+(?:check|verify)|because\b|(?:this|that)(?:\s+is|'s)\s+(?:because|\S+\s+(?:more|less|fewer))"
     r"|here(?:'s|\s+is|\s+are)\s+(?:how|why|the\s+(?:explanation|reason|working|calculations?|breakdown|steps)))",
     re.I,
 )
@@ -55,7 +55,14 @@ _CORRECTED = re.compile(
     r"\b(?:wait|correction|i\s+made\s+(?:a|an)\s+(?:mistake|error)|let\s+me\s+(?:re\w+|correct))\b", re.I
 )
 _STEP = re.compile(r"\b(?:Step|STEP)\s+#?\d+\b[.:)]?|\bstep\s+\d+(?=\s?[:.)])")
-_LABEL = re.compile(r"\b(?:problem|question|part|example|exercise|equation|option|in\s+step)\s+#?\d+\b", re.I)
+_MONTH = r"(?-i:January|February|March|April|May|June|July|August|September|October|November|December)"
+_LABEL = re.compile(
+    r"\b(?:problem|question|part|example|exercise|equation|option|in\s+step)\s+#?\d+\b"
+    r"|\b(?:day|week|month|year|round|trip|person|group|class|room|grade)\s+\d+(?=\s?:)"
+    r"|\b(?:days|weeks|months|rounds|steps|parts|questions)\s+\d+(?:,\s\d+)*,?\s(?:and|to|through)\s\d+\b"
+    rf"|\b{_MONTH}\s+\d{{1,2}}(?:st|nd|rd|th)?\b(?:,\s\d{{4}}\b)?",
+    re.I,
+)
 _LISTED = re.compile(r"^([ \t]{0,20}[>(]?[ \t]{0,3})(\d{1,2})[.)](?=[ \t]{1,20}\S)", re.M)
 _SENTENCE = re.compile(r"\n+|(?<=[.!?])[\s\"')*]+(?=\S)")
 
@@ -71,7 +78,7 @@ class Statement:
 
 
 def without_labels(text: str) -> str:
-    r"""A text without the numbers of its steps, lists and problems.
+    r"""A text without the numbers of its steps, lists and problems, and without days of a month.
 
     >>> without_labels("Step 2: Add.\n1. 3 + 4 = 7\n2. Problem 5 is done.").replace(STEP, "_")
     '_ Add.\n_ 3 + 4 = 7\n_  is done.'

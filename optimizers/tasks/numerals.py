@@ -16,6 +16,7 @@ _BARE = re.compile(rf"-?\d{{1,{DIGITS}}}")
 _TAGGED = re.compile(r"<answer>(.{0,2000}?)</answer>", re.S | re.I)
 _MARK = re.compile(r"####(?!\s*(?:step|part|problem|question|solution|explanation)\b)\s{0,9}([^\n]*)", re.I)
 _BECAUSE = re.compile(r"\b(?:as|because|since|for|where|if|when|given\s+that)\b", re.I)
+_AFTERWARDS = re.compile(r"\s(?:after|before|when|while|until|once)\s[^,=]*\Z", re.I)
 _LEAD = re.compile(r"\A\W{0,4}(?:since|because|if|when|as|after|with|given)\b[^,]*(?:,(?!\s)[^,]*)*,\s", re.I)
 _SO = re.compile(
     r"\b(?:so|therefore|thus|hence|which\s+(?:means|gives|leaves|makes)|leaving|giving|making|bringing|resulting)\b",
@@ -34,6 +35,9 @@ _GIVEN = re.compile(
     re.I,
 )
 _PURPOSE = re.compile(r"\bto\s+(?:[^\W\d]+\s+){1,4}[$]?\Z", re.I)
+_COMPARED = re.compile(
+    r"\W{0,2}(?:\s[^\W\d]+){0,2}\s(?:more|fewer|less|higher|lower|greater|bigger|smaller)\sthan\b", re.I
+)
 _OR = re.compile(
     r"(?P<unit>(?:\s[^\W\d]+){0,2}),?\s(?:or|maybe|perhaps|possibly)(?:\s(?:it\s)?(?:could|may|might|maybe|perhaps|possibly|even|be))*\s[$]?",
     re.I,
@@ -107,7 +111,7 @@ def _stated(text: str, *, first: bool) -> Fraction | None:
 
 def _main_clause(text: str, *, first: bool) -> str:
     """Without brackets, reasons and conditions, as long as a number is left."""
-    for shorten in (_without_brackets, _without_lead, _without_premises, _without_reasons):
+    for shorten in (_without_brackets, _without_lead, _without_premises, _without_reasons, _without_time):
         shorter = shorten(text, first)
         if quantities(shorter):
             text = shorter
@@ -134,6 +138,10 @@ def _without_reasons(text: str, first: bool) -> str:
     return (_CLAUSE if first else _BECAUSE).split(text)[0] if "=" not in text or first else text
 
 
+def _without_time(text: str, _: bool) -> str:
+    return _AFTERWARDS.sub("", text)
+
+
 def _result(text: str, found: Sequence[Quantity]) -> Quantity | None:
     """What the last equation comes to: the side of it that is no calculation, or a total that is told behind it."""
     signs = [place for place, letter in enumerate(text) if letter == "="]
@@ -153,11 +161,11 @@ def _is_calculation(side: Sequence[Quantity], text: str) -> bool:
 
 
 def _new(text: str, found: Sequence[Quantity]) -> Sequence[Quantity]:
-    """Without what the problem gave (`in 6 boxes`, `the 3 friends`) and what is aimed at (`to walk 10 miles`)."""
+    """Without what the problem gave (`in 6 boxes`, `the 3 friends`), aims (`to walk 10 miles`) and differences."""
     for known in (_GIVEN, _PURPOSE):
         kept = [each for each in found if not known.search(text[max(0, each.start - _NEAR) : each.start])]
         found = kept or found
-    return found
+    return [each for each in found if not _COMPARED.match(text, each.end)] or found
 
 
 def _first_said(number: Quantity, found: Sequence[Quantity], text: str) -> Quantity:
@@ -180,7 +188,7 @@ def _are_alternatives(one: Quantity, other: Quantity, text: str) -> bool:
     """`17 or 18`, `40-44`; not `90 minutes or 1.5 hours`."""
     between = text[one.end : other.start]
     if _RANGE.fullmatch(between):
-        return not re.search(r"\bfrom\s[$]?\Z", text[max(0, one.start - _NEAR) : one.start])
+        return not re.search(r"(?<!where )\bfrom\s[$]?\Z", text[max(0, one.start - _NEAR) : one.start])
     joined = _OR.fullmatch(between)
     unit = _UNIT.match(text, other.end)
     return bool(joined) and not (joined["unit"] and unit and joined["unit"].split()[-1] != unit[0].strip())
