@@ -20,10 +20,10 @@ STEP = "\ue000"
 
 CUE = re.compile(
     r"\b(?:answers?|ans\.?)\b[\"')]*(?:\s(?:to|for|of|in)\s[^.!?\n:=]{0,80}?)?"
-    r"(?:\s+(?:is|was|are|(?:w|sh)ould\s+be|must\s+be|comes\s+to|equals)\b|\s*[:=])"
-    r"|^\W{0,4}(?:final\s+)?(?:result|total|solution)\s*[:=]",
-    re.I | re.M,
+    r"(?:\s+(?:is|was|are|(?:w|sh)ould\s+be|must\s+be|comes\s+to|equals)\b|\s*[:=])",
+    re.I,
 )
+HEADING = re.compile(r"^\W{0,4}(?:final\s+)?(?:result|total|solution)\s*[:=]", re.I | re.M)
 BEHIND = re.compile(r"\bis\s+(?:the|my|our)\s+(?:\w+\s+)?answer\b", re.I)
 _FINAL = re.compile(
     r"\b(?:final|correct|overall)\s+(?:answer|result)\b|\banswer\s+to\s+(?:the|your|this)\s+(?:\w+\s+)?(?:question|problem)\b",
@@ -47,7 +47,7 @@ _ASIDE = re.compile(
 )
 _BRACKETED = re.compile(r"\(\w+\s+\w")
 _WORKING = re.compile(
-    r"\W{0,4}(?:explanation|reasoning|justification|verification|proof|working|check\b|to\s+(?:check|verify)|because\b|(?:this|that)(?:\s+is|'s)\s+(?:because|\S+\s+(?:more|less|fewer))"
+    r"\W{0,4}(?:explanation|reasoning|justification|verification|proof|working\s?:|check\b|to\s+(?:check|verify)|because\b|(?:this|that)(?:\s+is|'s)\s+(?:because|\S+\s+(?:more|less|fewer))"
     r"|here(?:'s|\s+is|\s+are)\s+(?:how|why|the\s+(?:explanation|reason|working|calculations?|breakdown|steps)))",
     re.I,
 )
@@ -151,9 +151,9 @@ def _kind(sentence: str) -> Kind:
         return "final"
     if CUE.search(bare) or BEHIND.search(bare):
         return "answer"
-    if _CONCLUSION.match(bare):
+    if _CONCLUSION.match(bare) or HEADING.match(bare):
         return "conclusion"
-    return "given" if _GIVEN.match(bare) else "plain"
+    return "given" if _GIVEN.match(bare) and "=" not in bare else "plain"
 
 
 def _chosen(every: Sequence[Statement]) -> Statement | None:

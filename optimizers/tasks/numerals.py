@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
 
-from optimizers.tasks.concluding import BEHIND, CUE, LONGEST, concluding, without_labels
+from optimizers.tasks.concluding import BEHIND, CUE, HEADING, LONGEST, concluding, without_labels
 from optimizers.tasks.notation import plain
 from optimizers.tasks.quantities import DIGITS, Quantity, in_digits, quantities
 from optimizers.tasks.replies import FIRST, LAST, boxed, spoken
@@ -26,7 +26,7 @@ _CLAUSE = re.compile(r"[,;](?!\d)|\s(?=\()|\b(?:as|because|since|for|where|so)\b
 _BRACKETS = re.compile(r"\([^()]*\)")
 _AT_ONCE = re.compile(r"\W{0,6}(?:(?:therefore|about|approximately|exactly|thus|just|then)\W{1,3})?\Z", re.I)
 _OPERATION = re.compile(r"\s?(?:[^\W\d]+\s?){0,2}(?:[*x+\u00f7/-]|times|plus|minus|divided\s+by)\s?[$(]{0,2}\s?", re.I)
-_TOTAL = re.compile(r"\b(?:total\s+(?:of|is)|sum\s+of|leav(?:es|ing))\s*[$]?\s?\Z", re.I)
+_TOTAL = re.compile(r"\b(?:total\s+(?:of|is)|sum\s+of|leav(?:es|ing)|which\s+is)\s*[$]?\s?\Z", re.I)
 _GIVEN = re.compile(
     r"\b(?:(?<!in )all|in|at|after|over|within|during|per|every|out\s+of|from|with|than|the|these|those|her|his|their"
     r"|sell(?:s|ing)|buying)"
@@ -43,6 +43,7 @@ _OR = re.compile(
     re.I,
 )
 _RANGE = re.compile(r"(?:-|\s(?:to|and)\s|\s?(?:±|\+/-|plus\sor\sminus)\s?)[$]?", re.I)
+_EQUALS = re.compile(r"\s?=")
 _UNIT = re.compile(r"\s?[^\W\d]+")
 _NEAR = 40
 """How many letters before a number say what it is."""
@@ -86,7 +87,7 @@ def _of_sentence(sentence: str) -> Fraction | None:
         before = sentence[: behind.start()]
         if quantities(before):
             return _stated(before, first=False)
-    cues = [each.end() for each in CUE.finditer(sentence)]
+    cues = [each.end() for cue in (HEADING, CUE) for each in cue.finditer(sentence)]
     tail = sentence[cues[-1] :] if cues else ""
     if tail and quantities(tail):
         return _stated(tail, first=True)
@@ -148,7 +149,7 @@ def _result(text: str, found: Sequence[Quantity]) -> Quantity | None:
     for sign, end in zip(reversed(signs), [len(text), *reversed(signs)], strict=False):
         right = [each for each in found if sign < each.start < end]
         if right and not _is_calculation(right, text):
-            totals = [each for each in right if _TOTAL.search(text[sign + 1 : each.start])]
+            totals = [each for each in _new(text, right) if _TOTAL.search(text[sign + 1 : each.start])]
             return totals[-1] if totals else right[0]
     left = [each for each in found if signs and each.start < signs[-1]]
     if left:
@@ -189,6 +190,6 @@ def _are_alternatives(one: Quantity, other: Quantity, text: str) -> bool:
     between = text[one.end : other.start]
     if _RANGE.fullmatch(between):
         return not re.search(r"(?<!where )\bfrom\s[$]?\Z", text[max(0, one.start - _NEAR) : one.start])
-    joined = _OR.fullmatch(between)
+    joined = None if _EQUALS.match(text, other.end) else _OR.fullmatch(between)
     unit = _UNIT.match(text, other.end)
     return bool(joined) and not (joined["unit"] and unit and joined["unit"].split()[-1] != unit[0].strip())
