@@ -262,6 +262,13 @@ def test_two_ways_of_reading_agree_on_the_worked_answers_of_all_real_rows() -> N
             assert score == float(golds[index] == golds[other])
 
 
+def test_the_last_sentence_of_real_solutions_is_read_without_their_mark() -> None:
+    rows = [*real_rows("gsm8k", "train.jsonl"), *real_rows("gsm8k", "test.jsonl")]
+    split = [row["answer"].rpartition("####") for row in rows]
+    apart = [working[-200:] for working, _, gold in split if final_number(working.strip()) != final_number(gold)]
+    assert len(apart) <= len(rows) / 100, apart
+
+
 def test_the_feedback_tells_how_far_off_it_was() -> None:
     said = [
         final_answer(dspy.Example(answer="18"), dspy.Prediction(answer=each)).feedback
