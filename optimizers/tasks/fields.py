@@ -1,4 +1,4 @@
-"""The field of a structured reply that holds the answer: JSON, a Python dictionary, a tag or a marker of DSPy's. Pure."""
+"""The field of a structured reply that holds the answer: of JSON, a Python dictionary, a tag or a DSPy marker. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, cast
 
 _NAMES = (
     *("final_answer", "answer", "correct_answer", "answer_letter", "choice", "final_choice", "selected_option"),
-    *("correct_option", "option", "letter", "selection"),
+    *("correct_option", "option", "letter", "selection", "final"),
 )
 """Names of such a field, the surest first."""
 _TAG = re.compile(r"<(?:final_?)?answer>(.*?)</(?:final_?)?answer>", re.I | re.S)

@@ -78,12 +78,12 @@ def chosen(answer: str, options: Mapping[str, str]) -> tuple[str, ...]:
 
 def _read(text: str, options: Options) -> Letters:
     written = plain(text)
-    lettered = _Reply(without_texts(written, options), options)
-    worded = _Reply(with_letters(written, options), options)
     if found := _only_letter(written, options) or _whole_text(written, options):
         return found
-    for step, reply in ((each, kind) for kind_of, each in _STEPS for kind in ((lettered, worded)[kind_of],)):
-        if found := step(reply):
+    lettered = _Reply(without_texts(written, options), options)
+    worded = _Reply(with_letters(written, options), options)
+    for step, reads_texts in _STEPS:
+        if found := step(worded if reads_texts else lettered):
             return found
     return ()
 
@@ -172,19 +172,18 @@ def _united(reply: _Reply, found: Sequence[Mention]) -> Letters:
     return tuple(dict.fromkeys(letter for each in last for letter in each.letters))
 
 
-_LETTERED, _WORDED = 0, 1
-"""A text that is searched for letters alone, and one whose option texts have become letters."""
-_STEPS: Sequence[tuple[int, Callable[[_Reply], Letters]]] = (
-    (_WORDED, _stated),
-    (_LETTERED, _lone_lines),
-    (_LETTERED, _concluded),
-    (_LETTERED, _right_item),
-    (_LETTERED, _favoured),
-    (_LETTERED, _opening),
-    (_LETTERED, _one_item),
-    (_LETTERED, _standing),
-    (_WORDED, _concluded),
-    (_WORDED, _favoured),
-    (_WORDED, _opening),
-    (_WORDED, _standing),
+_STEPS: Sequence[tuple[Callable[[_Reply], Letters], bool]] = (
+    (_stated, True),
+    (_lone_lines, False),
+    (_concluded, False),
+    (_right_item, False),
+    (_favoured, False),
+    (_opening, False),
+    (_one_item, False),
+    (_standing, False),
+    (_concluded, True),
+    (_favoured, True),
+    (_opening, True),
+    (_standing, True),
 )
+"""The steps of a reading, the surest first, and whether each reads an option's own text as its letter."""

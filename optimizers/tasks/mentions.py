@@ -13,10 +13,11 @@ _BEFORE, _AFTER = 90, 60
 _MOST = 300
 """How many letters are looked at from the beginning, and as many from the end."""
 
-_OPENING, _CLOSING = r"[(\[<{\"']*", r"[)\]>}\"']*"
+_OPENING, _CLOSING = r"[(\[<{\"']{0,4}", r"[)\]>}\"']{0,4}"
 _SOLO = re.compile(rf"(?<!\w)(?<!\w['-])({_OPENING})([A-Za-z])(?!\w)(?!['-]\w)({_CLOSING})")
 _JOINED = re.compile(
-    r"\s*(?:(?:,|;|/|&|\+|\band\b|\bor\b|\bnor\b|\bas well as\b|\balong with\b)\s*)+(?:(?:also|both|either|option|choice|maybe|perhaps)\s+)*",
+    r"\s*(?:(?:,|;|/|&|\+|\b(?:and|or|nor|through|as well as|along with)\b)\s*)+"
+    r"(?:(?:also|both|either|option|choice|maybe|perhaps)\s+)*",
     re.I,
 )
 _SUBJECT = re.compile(r"\A\s+(?:is|was|wins|fits|seems|looks|has|must|cannot|would|remains|holds|matches)\b")
@@ -31,7 +32,8 @@ _AFTER_A = re.compile(
     r"|here|says?|states?|remains?|describes?|applies|does|doesn't|too|then|after|at|seemed|[^\sA-Za-z])"
 )
 _AFTER_I = re.compile(
-    r"\A\s+(?:is|are|and|or|nor|because|since|which|while|given|isn't|seems|looks|fits|wins|rather|instead|as it|not|[^\sA-Za-z])"
+    r"\A\s+(?:is|are|and|or|nor|because|since|which|while|given|isn't|seems|looks|fits|wins"
+    r"|rather|instead|as it|not|[^\sA-Za-z])"
 )
 _ASIDE = re.compile(r"\A,\s*(?:as an?\b|like\b|being\b|for one\b|personally\b|too\b|myself\b|however\b|therefore\b)")
 """Behind `I`, the pronoun: `I, as an AI`."""
@@ -141,7 +143,7 @@ def name_at(text: str, place: int) -> bool:
 
 
 def _is_a_name(letter: str, before: str, after: str) -> bool:
-    """Whether a letter without brackets is part of a name, an abbreviation or a formula: `vitamin C`, `Dr. C. Smith`, `E. coli`, `N/A`."""
+    """Whether a letter without brackets belongs to a name or a formula: `vitamin C`, `E. coli`, `N/A`, `E =`."""
     return bool(
         _NAMERS.search(before)
         or _SPECIES.match(after)

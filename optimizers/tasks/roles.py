@@ -27,7 +27,10 @@ class Role(Enum):
 
 
 _CLAUSE = r"(?:(?!\b(?:but|however|so|now|then)\b)[^.;:!?\n]){0,50}"
-_VERBS = r"(?:\s+(?:is|are|was|would\s+be|should\s+be|must\s+be|will\s+be|has\s+to\s+be|remains|stays)\b|\s*[:=\u2013\u2014-]|\s*\n)+"
+_VERBS = (
+    r"(?:\s+(?:is|are|was|(?:would|should|must|will|has\s+to)\s+be|remains|stays)\b"
+    r"|\s*[:=\u2013\u2014-]|\s*\n)+"
+)
 _FILLERS = (
     r"(?:\s*(?:therefore|thus|clearly|probably|likely|most\s+likely|definitely|certainly|hence|then|indeed|actually|only|now"
     r"|simply|surely|either|both|option|choice|letter|answer|number|the|it\s+is|it's|that|is|to|up|with|[,:\"'>#-]))*"
@@ -48,18 +51,21 @@ _ALL_BUT = _ending(
     r"\b(?:everything|all|anything|none|nothing|every\s+\w+|no\s+\w+)\s+(?:but|except(?:\s+for)?|other\s+than|save)"
 )
 _ARE = r"(?:is|are|was|were|seems?|looks?|sounds?|would\s+be|must\s+be|can\s+be|could\s+be)"
-_HOW = r"(?:\s+(?:all|both|also|clearly|definitely|therefore|probably|just|simply|obviously|certainly|thus|then|too|very|quite|each))*"
+_HOW = (
+    r"(?:\s+(?:all|both|also|clearly|definitely|therefore|probably|just|simply|obviously|certainly|thus|then|too|very"
+    r"|quite|each))*"
+)
 _REFUTED_AFTER = _beginning(
-    rf"{_ARE}{_HOW}\s+(?:not|wrong|incorrect|false|unlikely|implausible|impossible|ruled|excluded|eliminated|out\b|untrue|inaccurate"
-    r"|contraindicated|irrelevant|invalid|less|worse|inappropriate)",
+    rf"{_ARE}{_HOW}\s+(?:not|wrong|incorrect|false|unlikely|implausible|impossible|ruled|excluded|eliminated|out\b"
+    r"|untrue|inaccurate|contraindicated|irrelevant|invalid|less|worse|inappropriate)",
     r"(?:isn't|aren't|wasn't|cannot|can't|can\s+not|won't|doesn't|don't|does\s+not|do\s+not|did\s+not|didn't|couldn't|fails?\b"
     r"|falls\s+out|drops\s+out|makes\s+no\s+sense)",
     r"\(?(?:wrong|incorrect|false)\b",
 )
 _REFUTED_BEFORE = _ending(
-    r"(?:\b(?:not|never|cannot|cant|nor|neither|without|unlike)|n't)\s+"
+    r"(?:\b(?:not|never|cannot|cant|nor)|n't)\s+"
     r"(?:(?!but\b|so\b|however\b|it's\b|because\b|hence\b|thus\b|therefore\b|choose\s+)[a-z']+\s+){0,4}",
-    r"\b(?:not|never|nor|neither|unlike)(?:\s+(?:really|to|be|choose|pick|select|option|choice|answer))*",
+    r"\b(?:not|never|nor|neither|without|unlike)(?:\s+(?:really|to|be|choose|pick|select|option|choice|answer))*",
     r"\b(?:rul(?:e|es|ed|ing)\s+out|eliminat(?:e|es|ed|ing)|exclud(?:e|es|ed|ing)|reject(?:s|ed|ing)?|discard(?:s|ed|ing)?"
     r"|dismiss(?:es|ed|ing)?|cross(?:ed|ing)?\s+out|than|instead\s+of|over|as\s+opposed\s+to|except)"
     r"(?:\s+(?:for|the|option|options|choice|choices|answer|answers|letter))*",
@@ -84,7 +90,10 @@ _AMONG = _ending(
 _NOUN = (
     r"(?:answer|choice|option|solution|conclusion|verdict|response|correction|correct|final|pick|selection|diagnosis)"
 )
-_NOW = r"(?:\s*(?:'d|'ll|would|will|now|finally|then|must|shall|have\s+to|should|am\s+going\s+to|'m\s+going\s+to|can|therefore|still|thus|hence|only))*"
+_NOW = (
+    r"(?:\s*(?:'d|'ll|would|will|now|finally|then|must|shall|have\s+to|should|(?:am|'m)\s+going\s+to|can|therefore|still"
+    r"|thus|hence|only))*"
+)
 _TO_CHOOSE = (
     r"(?:choose|pick|select|go(?:ing)?\s+(?:with|for)|say|vote\s+for|opt\s+for|settle\s+(?:on|for)|answer|prefer|conclude|believe"
     r"|think|take|guess|mark|submit|stick\s+with)"
@@ -124,7 +133,7 @@ _FAVOURED = _beginning(
     r"|is\s*[.!]|is\s+what\b|alone\b",
 )
 _PREMISE = _ending(
-    rf"\b(?:because|since|although|though|if|while|when|whereas|given\s+that|even\s+if)\b[^.;:,!?\n]{{0,80}}"
+    r"\b(?:because|since|although|though|if|while|when|whereas|given\s+that|even\s+if)\b[^.;:,!?\n]{0,80}"
 )
 _FIRST = re.compile(r"\A\W*(?:(?:option|choice|letter)\s+)?\W*\Z", re.I)
 _SECOND_THOUGHT = re.compile(
