@@ -35,8 +35,8 @@ class Gate:
     """Lets a supplement through when its input is like the training inputs and the generator is sure of it.
 
     `seen` counts in how many of the `inputs` training inputs (the generator's prompts) each word stands. Where a script
-    has no spaces, pairs of characters (Chinese, Japanese) or triples (Thai, Lao, Burmese, Khmer) are its words. Inputs of a
-    `novelty` above `most_novel` get no supplement, and neither do supplements whose mean log-probability a token lies
+    has no spaces, pairs of characters (Chinese, Japanese) or triples (Thai, Lao, Burmese, Khmer) are its words. Inputs
+    of a `novelty` above `most_novel` get no supplement, neither do supplements whose mean log-probability a token lies
     under `least_sure`. The default thresholds let everything through; `optimizers.gating` sets them on validation.
 
     >>> gate = Gate.of(["how many red cars", "how many red boats"], most_novel=0.4)
