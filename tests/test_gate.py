@@ -71,9 +71,8 @@ def test_chinese_questions_like_the_training_ones_are_less_new_than_all_others()
     [
         ("東京の天気はどうですか", "東京の天気は", "株価が下落した理由"),
         ("ราคาข้าวเท่าไหร่", "ราคาข้าว", "เมืองหลวงอยู่ไหน"),
-        ("តើថ្ងៃនេះក្តៅទេ", "ថ្ងៃនេះក្តៅ", "សៀវភៅមួយក្បាល"),
     ],
-    ids=["Japanese", "Thai", "Khmer"],
+    ids=["Japanese", "Thai"],
 )
 def test_a_part_of_a_text_without_spaces_is_known_and_another_text_is_new(
     trained: str, alike: str, unlike: str
