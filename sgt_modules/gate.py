@@ -11,7 +11,12 @@ from typing import TypedDict
 
 from sgt_modules.states import mapping, number, whole
 
-_WORD = re.compile(r"\w+")
+_HAN = r"\u3005\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_THAI = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
+_WORD = re.compile(rf"(?P<han>[{_HAN}]+)|(?P<thai>[{_THAI}]+)|[^\W{_HAN}{_THAI}]+")
+"""A run of Chinese or Japanese; one of Thai, Lao, Burmese or Khmer; or a word between spaces."""
+_GRAMS = {"han": 2, "thai": 3}
+"""How many characters in a row are looked at where words have no spaces between them."""
 _ANY = -1e9
 """What a saved gate has for minus infinity, which JSON does not know."""
 
@@ -29,8 +34,9 @@ class GateState(TypedDict):
 class Gate:
     """Lets a supplement through when its input is like the training inputs and the generator is sure of it.
 
-    `seen` counts in how many of the `inputs` training inputs (the generator's prompts) each word stands. Inputs of a
-    `novelty` above `most_novel` get no supplement, and neither do supplements whose mean log-probability a token lies
+    `seen` counts in how many of the `inputs` training inputs (the generator's prompts) each word stands. Where a script
+    has no spaces, pairs of characters (Chinese, Japanese) or triples (Thai, Lao, Burmese, Khmer) are its words. Inputs
+    of a `novelty` above `most_novel` get no supplement, neither do supplements whose mean log-probability a token lies
     under `least_sure`. The default thresholds let everything through; `optimizers.gating` sets them on validation.
 
     >>> gate = Gate.of(["how many red cars", "how many red boats"], most_novel=0.4)
@@ -93,4 +99,15 @@ class Gate:
 
 
 def _words(text: str) -> set[str]:
-    return set(_WORD.findall(text.casefold()))
+    return {
+        word
+        for found in _WORD.finditer(text.casefold())
+        for word in _parts(found[0], _GRAMS.get(found.lastgroup or ""))
+    }
+
+
+def _parts(run: str, size: int | None) -> list[str]:
+    """A word itself, or the groups of `size` characters that a run without spaces holds."""
+    if size is None or len(run) <= size:
+        return [run]
+    return [run[start : start + size] for start in range(len(run) - size + 1)]

@@ -30,7 +30,15 @@ from typing import Any
 SECONDS = 5.0
 """How long one input may take."""
 
-SHARES = {"reply": 0.45, "redact": 0.25, "state": 0.2, "run": 0.09, "statefile": 0.0092, "store": 0.0008}
+SHARES = {
+    "reply": 0.45,
+    "redact": 0.25,
+    "state": 0.18,
+    "letters": 0.02,
+    "run": 0.09,
+    "statefile": 0.0092,
+    "store": 0.0008,
+}
 """How a number of inputs is dealt out to the targets: most to the fastest (a damaged store is salvaged, row by row)."""
 
 BROKEN = (RecursionError, MemoryError, SystemExit)
@@ -126,6 +134,28 @@ def reply_target(room: Path) -> Target:
         "[none]",
         "Mind the units.",
         "[free] system: <|im_start|>",
+    ]
+    return Target([each.encode() for each in seeds], read, ())
+
+
+def letters_target(room: Path) -> Target:
+    """An actor's answer to a question with lettered options."""
+    from optimizers.tasks.letters import chosen
+
+    options = {"A": "A beta blocker", "B": "Vitamin C", "C": "\u7ef4\u751f\u7d20", "D": "34", "I": "none of these"}
+
+    def read(content: bytes) -> object:
+        letters = chosen(content.decode("utf-8", "surrogateescape"), options)
+        assert len(set(letters)) == len(letters)
+        assert set(letters) <= set(options)
+        return letters
+
+    seeds = [
+        "A. is wrong.\nB. is right.\nTherefore, (B)",
+        "{'reasoning': 'Not A.', 'answer': 'C'}",
+        "\u6545\u9009C\u3002A\u548cB\u90fd\u9519\u8bef",
+        "Between A and D, Dr. C. Smith and I choose vitamin C. Wait, the answer is \\boxed{\\text{D}}.",
+        "[[ ## answer ## ]]\n<answer>I</answer>",
     ]
     return Target([each.encode() for each in seeds], read, ())
 
@@ -276,6 +306,7 @@ def store_target(room: Path) -> Target:
 
 TARGETS: Mapping[str, Callable[[Path], Target]] = {
     "reply": reply_target,
+    "letters": letters_target,
     "redact": redact_target,
     "state": state_target,
     "run": run_target,

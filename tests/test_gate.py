@@ -6,6 +6,7 @@ import asyncio
 import copy
 import json
 import math
+import re
 from pathlib import Path
 
 import dspy
@@ -52,6 +53,53 @@ def test_novelty_is_the_weighed_share_of_unseen_words(prompt: str, novelty: floa
 def test_novelty_lies_between_nothing_and_all_and_a_seen_input_is_never_novel(prompt: str, inputs: list[str]) -> None:
     assert 0 <= Gate.of(inputs).novelty(prompt) <= 1
     assert Gate.of([*inputs, prompt]).novelty(prompt) == 0
+
+
+CHINESE: dict[str, list[str]] = json.loads(Path(__file__).with_name("chinese_questions.json").read_text("utf-8"))
+"""Sums for school in words: twenty for training and ten alike; and ten questions of other kinds."""
+
+
+def test_chinese_questions_like_the_training_ones_are_less_new_than_all_others() -> None:
+    gate = Gate.of(CHINESE["training"])
+    alike, unrelated = ([gate.novelty(each) for each in CHINESE[name]] for name in ("alike", "unrelated"))
+    assert max(alike) + 0.3 < min(unrelated)
+    assert sum(alike) / len(alike) < 0.4
+
+
+@pytest.mark.parametrize(
+    ("trained", "alike", "unlike"),
+    [
+        ("東京の天気はどうですか", "東京の天気は", "株価が下落した理由"),
+        ("ราคาข้าวเท่าไหร่", "ราคาข้าว", "เมืองหลวงอยู่ไหน"),
+    ],
+    ids=["Japanese", "Thai"],
+)
+def test_a_part_of_a_text_without_spaces_is_known_and_another_text_is_new(
+    trained: str, alike: str, unlike: str
+) -> None:
+    gate = Gate.of([trained, "1 2", "3"])
+    assert gate.novelty(alike) == 0.0
+    assert gate.novelty(unlike) > 0.8
+
+
+def test_pairs_of_characters_are_the_words_of_chinese_and_words_those_of_spaced_scripts() -> None:
+    assert Gate.of(["東京tower 2 Über-x, 水 안녕 дом", "京都市"]).seen == {
+        "2": 1,
+        "tower": 1,
+        "x": 1,
+        "über": 1,
+        "дом": 1,
+        "안녕": 1,
+        "東京": 1,
+        "水": 1,
+        "京都": 1,
+        "都市": 1,
+    }
+
+
+@given(st.text(alphabet=st.characters(max_codepoint=0x2FF), max_size=200))
+def test_words_of_spaced_text_are_runs_of_letters_digits_and_underscores(text: str) -> None:
+    assert set(Gate.of([text]).seen) == set(re.findall(r"\w+", text.casefold()))
 
 
 def test_the_thresholds_themselves_are_let_through() -> None:

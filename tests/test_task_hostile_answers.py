@@ -81,6 +81,17 @@ ENDLESS: dict[str, Callable[[int], str]] = {
     "stars": lambda size: "*" * size,
     "colons": lambda size: "answer" + ":" * size,
     "json": lambda size: "[" * size,
+    "fields": lambda size: '{"answer": "' * size,
+    "pairs": lambda size: "'answer': '" * size,
+    "tags": lambda size: "<answer>" * size,
+    "brackets and letters": lambda size: "((((A " * size,
+    "conclusions": lambda size: "so, therefore, it is the answer is option " * size,
+    "refusals": lambda size: "not if because neither guess A is " * size,
+    "verdicts": lambda size: "A is wrong. B is right. " * size,
+    "names": lambda size: "Dr. C. vitamin A, E. coli " * size,
+    "Chinese": lambda size: "答案是A和" * size,
+    "Japanese": lambda size: "Aではなく" * size,
+    "Spanish": lambda size: "respuesta es la " * size,
 }
 
 

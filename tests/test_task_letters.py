@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
+from collections import Counter
+from pathlib import Path
 
 import dspy
 import pytest
@@ -217,6 +220,93 @@ def test_an_answer_scores_as_a_person_reads_it(name: str, answer: str, score: in
 
 def test_every_table_has_at_least_thirty_answers() -> None:
     assert {name: len(table) >= 30 for name, (_, _, table) in TABLES.items()} == dict.fromkeys(TABLES, True)
+
+
+LISTS = {
+    "cities": CITIES,
+    "drugs": DRUGS,
+    "orbits": ORBITS,
+    "tales": TALES,
+    "rays": {"A": "alpha rays", "B": "beta rays", "C": "gamma rays", "D": "All of the above"},
+    "claims": {
+        "A": "Only claim I holds",
+        "B": "Only claim II holds",
+        "C": "Both claims hold",
+        "D": "Neither claim holds",
+    },
+    "blood": {"A": "type O", "B": "type AB", "C": "type A", "D": "type B"},
+    "verdicts": {"A": "True", "B": "False"},
+    "steps": {
+        "A": "Order an MRI of the brain",
+        "B": "Start intravenous heparin",
+        "C": "Observe and reassess in 24 hours",
+        "D": "Give N-acetylcysteine",
+        "E": "Refer to a surgeon",
+    },
+}
+REPLIES: list[dict[str, str]] = [
+    json.loads(line) for line in Path(__file__).with_name("letter_replies.jsonl").read_text("utf-8").splitlines()
+]
+"""Replies as models write them, with the letter that a person reads in each; empty for none, or several."""
+
+
+def is_read_as_meant(row: dict[str, str]) -> bool:
+    found = chosen(row["reply"], LISTS[row["options"]])
+    return found == (row["letter"],) if row["letter"] else len(found) != 1
+
+
+def test_of_four_hundred_replies_ninety_seven_in_a_hundred_are_read_as_a_person_reads_them() -> None:
+    wrong = [row for row in REPLIES if not is_read_as_meant(row)]
+    assert len(wrong) <= 0.03 * len(REPLIES), wrong
+
+
+@pytest.mark.parametrize("kind", sorted({row["kind"] for row in REPLIES}))
+def test_of_each_kind_of_reply_nine_in_ten_are_read_as_a_person_reads_them(kind: str) -> None:
+    rows = [row for row in REPLIES if row["kind"] == kind]
+    wrong = [row for row in rows if not is_read_as_meant(row)]
+    assert len(wrong) <= 0.1 * len(rows), wrong
+
+
+def test_the_replies_hold_many_without_a_letter_and_each_letter_so_that_no_simple_guess_is_right() -> None:
+    letters = Counter(row["letter"] for row in REPLIES)
+    assert len(REPLIES) == len({(row["reply"], row["options"]) for row in REPLIES}) == 420
+    assert letters[""] >= 100
+    assert max(letters.values()) <= 0.3 * len(REPLIES)
+
+
+@pytest.mark.parametrize(
+    ("reply", "letters"),
+    [
+        ("A. Paris: in France.\nB. Lima: in Peru.\nC. Rome: in Italy.\nD. Oslo: in Norway.\nTherefore, C", "C"),
+        ("Both A and C", "AC"),
+        ("A. Paris\nC. Rome", "AC"),
+        ("N/A", ""),
+        ('{"reasoning": "A is in France, B in Peru.", "answer": "D"}', "D"),
+        ("{'answer': 'C'}", "C"),
+        ("答案是C", "C"),
+        ("故选C", "C"),
+        ("答えはC", "C"),
+        ("Between B and C, I choose B", "B"),
+        ("My first guess was A, however the river decides for B: the answer is B", "B"),
+        ("The capital of Peru is Lima.", "B"),
+        ("Dr. C. Smith wrote of it.", ""),
+        ("I, as an AI, do not know.", ""),
+        ("A and B are both right, so D", "D"),
+    ],
+)
+def test_a_letter_is_read_by_what_is_said_of_it(reply: str, letters: str) -> None:
+    assert chosen(reply, {**CITIES, "I": "Bern"}) == tuple(letters)
+
+
+def test_options_without_spaces_are_read_in_a_sentence() -> None:
+    options = {"A": "北京", "B": "上海", "C": "广州"}
+    said = {each: chosen(each, options) for each in ("首都是北京。", "上海", "我觉得应该是广州吧", "东京")}
+    assert said == {"首都是北京。": ("A",), "上海": ("B",), "我觉得应该是广州吧": ("C",), "东京": ()}
+
+
+def test_an_answer_field_is_read_alone_and_one_that_is_empty_chooses_nothing() -> None:
+    said = ('{"reasoning": "B fits.", "answer": null}', '{"a": {"answer": "(d)"}}', "<answer>A</answer> not B")
+    assert [chosen(each, CITIES) for each in said] == [(), ("D",), ("A",)]
 
 
 WRITTEN = [

@@ -3,171 +3,187 @@
 from __future__ import annotations
 
 import re
-import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
+from optimizers.tasks.fields import answer_field
+from optimizers.tasks.mentions import Mention, mentions, name_at, with_letters, without_texts
 from optimizers.tasks.replies import boxed, spoken
+from optimizers.tasks.roles import Role, is_right_item, is_second_thought, role
+from optimizers.tasks.wording import folded, plain
 
-_COMMAND = re.compile(r"\\(?:text|textbf|mathbf|mathrm|boxed)\s*\{([^{}]*)\}")
-_MARKUP = re.compile(r"[*_`$]+|\\[()\[\]]|</?[a-z]+>")
 _OPENING, _CLOSING = r"[(\[<{\"']*", r"[)\]>}\"']*"
-_VERBS = r"(?:\s+(?:is|are|was|would\s+be|should\s+be|must\s+be|will\s+be)\b|\s*[:=\u2013\u2014-])+"
-_ADVERBS = r"(?:\s*(?:therefore|thus|clearly|probably|likely|most\s+likely|definitely|hence|then|,|:))*"
-_CUE = re.compile(rf"\b(?:answer|choice|option|solution)(?:\s+(?:here|choice|option))?{_VERBS}{_ADVERBS}\s*", re.I)
-_NAMED = re.compile(r"\A(?:option|choice|letter|answer)\s+", re.I)
-_IS_RIGHT = re.compile(
-    rf"\b([A-Za-z])\b{_CLOSING}\s+is\s+(?:therefore\s+)?(?:the\s+)?(?:correct|right|answer|best\s+answer|best\s+(?:choice|option)"
-    r"|most\s+(?:appropriate|likely|accurate))"
+_BARE = re.compile(
+    rf"(?:(?:option|choice|letter|answer)\s*[:=]?\s*)?{_OPENING}([A-Za-z]){_CLOSING}[.,:;!?]*(?:\(https?:\S{{0,300}}\))?",
+    re.I,
 )
-_LETTER = re.compile(rf"\A{_OPENING}([A-Za-z])(?![\w\u2019']){_CLOSING}")
-_NEXT = re.compile(rf"\A\s*(?:,|/|&|\band\b|\bor\b)+\s*(?:and\s+|or\s+)?{_OPENING}([A-Z])(?![\w\u2019']){_CLOSING}")
-_LINE = re.compile(r"^\s*[(\[]?([A-Za-z])(?:[)\]]|[.:](?=\s|$))", re.M)
-_LONE = re.compile(r"(?<![\w\u2019'-])([A-Z])(?![\w\u2019'-])")
-_BRACKETED = re.compile(r"[(\[]([A-Za-z])[)\]]")
-_REFUTED = re.compile(
-    rf"\b([A-Z])\b{_CLOSING}\s+(?:is|are|seems|looks)\s+(?:not|wrong|incorrect|false|unlikely|implausible|ruled)"
-    rf"|\b(?i:not|rul(?:e|es|ing)\s+out|eliminat(?:e|es|ing)|exclud(?:e|es|ing)|than|instead\s+of|isn't)\s+"
-    rf"(?i:option\s+|choice\s+|answer\s+)?{_OPENING}([A-Z])\b"
+_BULLET = re.compile(r"\A(?:\d{1,2}[.)]|[-\u2022>#\u2713\u2714\u2705=]+)\s*")
+_ITEM = re.compile(
+    r"(?:^\W{0,4}|(?<=[.!?;])\s+|(?<=,)\s?(?=\"))(?:(?:option|choice)\s+)?[(\"]?([A-Za-z])\"?(?:\)|[.:](?=\s|$)|\s+[-\u2013\u2014](?=\s))",
+    re.M | re.I,
 )
-_STATEMENTS, _STATEMENT = 20, 2_000
-"""How many statements are looked at, and how much of each."""
-_ARTICLES = "AI"
-"""Letters that are words of their own."""
-_AFTER_ARTICLES = re.compile(
-    r"\A\s+(?:because|since|as|and|or|but|for|due|which|while|given|according|by|based|not|in|so|is|are|[^\sa-z])"
-)
+_OTHERS = re.compile(r"\b(?:other|others|why|explanation|reason|reasoning|because)\b", re.I)
+_TURN = re.compile(r"\b(?:but|however|though|actually|yet|no|wait)\b", re.I)
+
+Options = Mapping[str, str]
+Letters = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Reply:
+    """A plain text and its options; what the steps look at is worked out once."""
+
+    text: str
+    options: Options
+
+    @cached_property
+    def mentioned(self) -> Sequence[tuple[Mention, Role]]:
+        """Every mention with its role."""
+        return [(each, role(each)) for each in mentions(self.text, self.options)]
+
+    def of(self, *roles: Role) -> list[Mention]:
+        return [each for each, found in self.mentioned if found in roles]
+
+    @cached_property
+    def items(self) -> Sequence[tuple[str, str]]:
+        """The items of a list of options, as letter and text; a list is two or more."""
+        found = [each for each in _ITEM.finditer(self.text) if self._is_an_item(each)]
+        ends = [*(each.start() for each in found[1:]), len(self.text)][: len(found)]
+        return [(each[1].upper(), self.text[each.end() : end]) for each, end in zip(found, ends, strict=True)]
+
+    def _is_an_item(self, found: re.Match[str]) -> bool:
+        return found[1].upper() in self.options and not name_at(self.text, found.start(1))
 
 
 def chosen(answer: str, options: Mapping[str, str]) -> tuple[str, ...]:
     """The letters of the options that an answer chooses: one, several, or none that can be told.
 
-    `options` are texts by upper-case letter. In this order: a letter alone; an option's whole text; what is in a
-    `\\boxed{}` or stands behind "the answer is", the last if there are several; a letter alone on the last line or the
-    first; a letter that one line or the answer begins with; an option's text that it begins with; the letters that
-    stand in it by themselves and are not refuted. Where options have the same text, all of their letters are chosen.
-    What stands in `<think>` tags is passed over.
+    `options` are texts by upper-case letter. Thoughts in `<think>` tags are passed over; an answer field (JSON, a tag,
+    DSPy's marker) and the last `\\boxed{}` are read alone where they choose something. Then the steps of `_STEPS` are
+    tried in order, and the first that finds letters ends the reading. Where options have the same text, all of their
+    letters are chosen.
 
     >>> options = {"A": "a beta blocker", "B": "Paris", "C": "vitamin C"}
     >>> [chosen(each, options) for each in ("b)", "The answer is C, as A is wrong.", "**Paris**", "A or B", "neither")]
     [('B',), ('C',), ('B',), ('A', 'B'), ()]
     """
     said = spoken(answer)
+    field = answer_field(said)
+    if field is not None:
+        return _read(field, options)
     inner = boxed(said)
-    return (_chosen(_plain(inner), options) if inner else ()) or _chosen(_plain(said), options)
+    return (_read(inner, options) if inner else ()) or _read(said, options)
 
 
-def _chosen(text: str, options: Mapping[str, str]) -> tuple[str, ...]:
-    return (
-        _bare(text, options)
-        or _by_text(text, options)
-        or _stated(text, options)
-        or _alone(text, options)
-        or _listed(text, options)
-        or _head(text, options)
-        or _by_beginning(text, options)
-        or _standing(text, options)
-    )
-
-
-def _bare(text: str, options: Mapping[str, str]) -> tuple[str, ...]:
-    """The letter that is the whole text."""
-    found = re.fullmatch(rf"(?:(?:option|choice|letter)\s+)?{_OPENING}([A-Za-z]){_CLOSING}[.,:;!]*", text, re.I)
-    return (found[1].upper(),) if found and found[1].upper() in options else ()
-
-
-def _alone(text: str, options: Mapping[str, str]) -> tuple[str, ...]:
-    """The letter that is the whole last line, or the whole first."""
-    lines = text.splitlines() or [""]
-    return _bare(lines[-1], options) or _bare(lines[0], options)
-
-
-def _plain(text: str) -> str:
-    """Without markup, in plain letters and single spaces; lines stay."""
-    text = unicodedata.normalize("NFKC", text)
-    for _ in range(3):
-        text = _COMMAND.sub(r"\1", text)
-    lines = (" ".join(line.split()) for line in _MARKUP.sub("", text).splitlines())
-    return "\n".join(line for line in lines if line)
-
-
-def _folded(text: str) -> str:
-    """A text as it is compared."""
-    return " ".join(_plain(text).casefold().split()).strip(" .,;:!\"'")
-
-
-def _by_text(text: str, options: Mapping[str, str]) -> tuple[str, ...]:
-    folded = _folded(text)
-    return tuple(letter for letter, option in options.items() if folded and _folded(option) == folded)
-
-
-def _by_beginning(text: str, options: Mapping[str, str]) -> tuple[str, ...]:
-    """The options with the longest text that the answer begins with, as whole words."""
-    folded = _folded(text)
-    found = {
-        letter: option
-        for letter, each in options.items()
-        if len(option := _folded(each)) > 1 and re.match(rf"{re.escape(option)}(?!\w)", folded)
-    }
-    longest = max(map(len, found.values()), default=0)
-    return tuple(letter for letter, option in found.items() if len(option) == longest)
-
-
-def _stated(text: str, options: Mapping[str, str]) -> tuple[str, ...]:
-    """What the last statement of an answer states: "the answer is C", "C is correct"."""
-    places = [(each.end(), text[each.end() : each.end() + _STATEMENT]) for each in _CUE.finditer(text)]
-    places += [(each.start(), each[1]) for each in _IS_RIGHT.finditer(text) if each[1].upper() in options]
-    for _, said in sorted(places, reverse=True)[:_STATEMENTS]:
-        line = _NAMED.sub("", said.partition("\n")[0])
-        found = _by_text(line, options) or _head(line, options, refuted=False) or _by_beginning(line, options)
-        if found:
+def _read(text: str, options: Options) -> Letters:
+    written = plain(text)
+    if found := _only_letter(written, options) or _whole_text(written, options):
+        return found
+    lettered = _Reply(without_texts(written, options), options)
+    worded = _Reply(with_letters(written, options), options)
+    for step, reads_texts in _STEPS:
+        if found := step(worded if reads_texts else lettered):
             return found
     return ()
 
 
-def _head(text: str, options: Mapping[str, str], *, refuted: bool = True) -> tuple[str, ...]:
-    """The letter that a text begins with, and those joined to it by commas, "and" or "or"."""
-    found = _LETTER.match(text)
-    if found is None or not _is_letter(found[1], text[found.end() :], options):
+def _only_letter(text: str, options: Options) -> Letters:
+    """The letter that is the whole text."""
+    found = _BARE.fullmatch(text)
+    return (found[1].upper(),) if found and found[1].upper() in options else ()
+
+
+def _whole_text(text: str, options: Options) -> Letters:
+    """The options whose text is the whole text."""
+    key = folded(text)
+    return tuple(letter for letter, option in options.items() if key and folded(option) == key)
+
+
+def _stated(reply: _Reply) -> Letters:
+    """What the last clear statement says ("the answer is C"), or the second thought behind it."""
+    stated = reply.of(Role.STATED)
+    if not stated:
         return ()
-    if refuted and found[1] in set(_refuted(text)):
+    last = stated[-1]
+    later = [each for each in reply.of(Role.CONCLUDED) if each.start > last.start]
+    if later and is_second_thought(reply.text[last.end : later[-1].start]):
+        return later[-1].letters
+    return last.letters
+
+
+def _lone_lines(reply: _Reply) -> Letters:
+    """The letters that are a whole line, where the last line or the first is one."""
+    lines = [_only_letter(_BULLET.sub("", each), reply.options) for each in reply.text.splitlines()]
+    if not lines or not (lines[-1] or lines[0]):
         return ()
-    letters, rest = [found[1].upper()], text[found.end() :]
-    while (another := _NEXT.match(rest)) and another[1] in options:
-        if _is_letter(another[1], rest[another.end() :], options):
-            letters.append(another[1])
-        rest = rest[another.end() :]
-    return tuple(dict.fromkeys(letters))
+    return tuple(dict.fromkeys(letter for line in lines for letter in line))
 
 
-def _is_letter(letter: str, rest: str, options: Mapping[str, str]) -> bool:
-    """Whether a letter before `rest` names an option, and is no word."""
-    if letter.upper() not in options:
-        return False
-    if not rest or rest[0] in ".,:;)!\n/":
-        return True
-    if letter.islower():
-        return False
-    return letter not in _ARTICLES or bool(_AFTER_ARTICLES.match(rest))
+def _concluded(reply: _Reply) -> Letters:
+    """What the last conclusion says: "so C", "it is C"."""
+    found = reply.of(Role.CONCLUDED)
+    return found[-1].letters if found else ()
 
 
-def _listed(text: str, options: Mapping[str, str]) -> tuple[str, ...]:
-    """The one letter that lines begin with, as in a list; several say nothing yet."""
-    found = {each.upper() for each in _LINE.findall(text)} & set(options)
+def _right_item(reply: _Reply) -> Letters:
+    """The one item of a list of options that is called right."""
+    if len(reply.items) < 2:
+        return ()
+    found = [letter for letter, text in reply.items if is_right_item(text)]
     return tuple(found) if len(found) == 1 else ()
 
 
-def _standing(text: str, options: Mapping[str, str]) -> tuple[str, ...]:
-    """Letters that stand alone anywhere, but for articles and those that are refuted."""
-    every = [
-        each[1]
-        for each in _LONE.finditer(text)
-        if each[1] not in _ARTICLES or not re.match(r"\s+[a-z]", text[each.end() :])
-    ]
-    every += [each.upper() for each in _BRACKETED.findall(text)]
-    left_out = set(_refuted(text))
-    return tuple(dict.fromkeys(each for each in every if each in options and each not in left_out))
+def _favoured(reply: _Reply) -> Letters:
+    """The options that are called right or better, behind the last "but" if some are."""
+    return _united(reply, reply.of(Role.FAVOURED))
 
 
-def _refuted(text: str) -> Iterator[str]:
-    for each in _REFUTED.finditer(text):
-        yield each[1] or each[2]
+def _opening(reply: _Reply) -> Letters:
+    """What the text begins with, unless it begins a list."""
+    if len({letter for letter, _ in reply.items}) > 1 and not _stands_out(reply):
+        return ()
+    found = reply.mentioned[:1]
+    return found[0][0].letters if found and found[0][1] is Role.OPENING else ()
+
+
+def _stands_out(reply: _Reply) -> bool:
+    """Whether the first item is an answer, and those behind it are a list of their own."""
+    letters = [letter for letter, _ in reply.items]
+    return letters != sorted(set(letters)) or _OTHERS.search(reply.items[0][1].partition("\n")[2]) is not None
+
+
+def _one_item(reply: _Reply) -> Letters:
+    """The one letter that lines begin with, as in a list."""
+    found = dict.fromkeys(letter for letter, _ in reply.items)
+    return tuple(found) if len(found) == 1 else ()
+
+
+def _standing(reply: _Reply) -> Letters:
+    """The letters that stand somewhere and are not refuted, behind the last "but" if some do."""
+    return _united(reply, reply.of(Role.PLAIN, Role.OPENING)) or _united(reply, reply.of(Role.WEIGHED))
+
+
+def _united(reply: _Reply, found: Sequence[Mention]) -> Letters:
+    if not found:
+        return ()
+    turns = [each.end() for each in _TURN.finditer(reply.text, 0, found[-1].start)]
+    last = [each for each in found if not turns or each.start >= turns[-1]]
+    return tuple(dict.fromkeys(letter for each in last for letter in each.letters))
+
+
+_STEPS: Sequence[tuple[Callable[[_Reply], Letters], bool]] = (
+    (_stated, True),
+    (_lone_lines, False),
+    (_concluded, False),
+    (_right_item, False),
+    (_favoured, False),
+    (_opening, False),
+    (_one_item, False),
+    (_standing, False),
+    (_concluded, True),
+    (_favoured, True),
+    (_opening, True),
+    (_standing, True),
+)
+"""The steps of a reading, the surest first, and whether each reads an option's own text as its letter."""

@@ -20,7 +20,7 @@ from optimizers.tasks.loading import HubData, Nested
 from optimizers.tasks.replies import spoken
 from optimizers.tasks.splitting import Sizes
 
-_STATED = re.compile(r"(?<![A-Za-z])\(?([A-Z])\)?\s*[:=]\s*(-?[\d.]+)\s*(%?)")
+_STATED = re.compile(r"(?<![A-Za-z])\(?([A-Z])[)'\"]?\s*[:=]\s*(-?[\d.]+)\s*(%?)")
 
 
 class Targets(BaseModel):

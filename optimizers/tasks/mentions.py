@@ -1,0 +1,195 @@
+"""Where a text mentions an option by its letter, and not a word, a name or a quantity that is one letter. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from optimizers.tasks.wording import folded
+
+_BEFORE, _AFTER = 90, 60
+"""How many characters on either side of a mention are looked at."""
+_MOST = 300
+"""How many letters are looked at from the beginning, and as many from the end."""
+
+_OPENING, _CLOSING = r"[(\[<{\"']{0,4}", r"[)\]>}\"']{0,4}"
+_SOLO = re.compile(rf"(?<!\w)(?<!\w['-])({_OPENING})([A-Za-z])(?!\w)(?!['-]\w)({_CLOSING})")
+_JOINED = re.compile(
+    r"\s*(?:(?:,|;|/|&|\+|\b(?:and|or|nor|through|as well as|along with)\b)\s*)+"
+    r"(?:(?:also|both|either|option|choice|maybe|perhaps)\s+)*",
+    re.I,
+)
+_SUBJECT = re.compile(r"\A\s+(?:is|was|wins|fits|seems|looks|has|must|cannot|would|remains|holds|matches)\b")
+"""Behind a letter that begins a clause of its own: "of A and B, B is better"."""
+_SAME = re.compile(r"[\s.:)\-\u2013\u2014]*")
+"""Between a letter and its own option's text."""
+
+_PUNCTUATED = re.compile(r"\A\s*(?:\Z|[.,:;)\]!?/&+(\n\u2013\u2014\u2026=>\u2192-])")
+_AFTER_A = re.compile(
+    r"\A\s+(?:is|are|was|were|and|or|nor|but|because|since|as|for|due|which|while|given|according|by|based|not|in|so|has|over"
+    r"|seems?|looks?|fits?|wins?|holds?|fails?|cannot|can't|can|must|would|could|should|isn't|with|rather|instead|than|though"
+    r"|here|says?|states?|remains?|describes?|applies|does|doesn't|too|then|after|at|seemed|[^\sA-Za-z])"
+)
+_AFTER_I = re.compile(
+    r"\A\s+(?:is|are|and|or|nor|because|since|which|while|given|isn't|seems|looks|fits|wins"
+    r"|rather|instead|as it|not|[^\sA-Za-z])"
+)
+_ASIDE = re.compile(r"\A,\s*(?:as an?\b|like\b|being\b|for one\b|personally\b|too\b|myself\b|however\b|therefore\b)")
+"""Behind `I`, the pronoun: `I, as an AI`."""
+
+_NAMERS = re.compile(
+    r"\b(?:vitamins?|hepatitis|types?|groups?|grades?|plans?|figures?|fig\.|tables?|points?|class|theorem|lemma|phase|appendix"
+    r"|section|exhibit|teams?|strain|influenza|factor|protein|complement|stage|line|column|row|matrix|set|event|variable"
+    r"|constant|angle|side|node|vertex|company|country|person|player|patient|man|mr|mrs|ms|dr|prof|sir|st|malcolm|chapter"
+    r"|part|child-pugh|cyclosporin|immunoglobulin|ig|level|schedule|drug|an?|omega|gene|allele|box|room|block|car|city"
+    r"|town|village|chromosome|compound|substance|element|metal|gas|ion|molecule|reagent)\.?\s+\Z",
+    re.I,
+)
+_SPECIES = re.compile(
+    r"\A\.\s+(?:coli|difficile|aureus|albicans|elegans|tuberculosis|pneumoniae|falciparum|vivax|faecalis|perfringens|botulinum"
+    r"|tetani|pylori|influenzae|meningitidis|gonorrhoeae|cereus|anthracis|subtilis|aeruginosa|cerevisiae|melanogaster|sapiens"
+    r"|jejuni|trachomatis|diphtheriae|neoformans|fumigatus|burgdorferi|pallidum|fragilis|epidermidis|pyogenes|typhi|cholerae)\b"
+)
+_INITIALS = re.compile(r"\A\.\s?[A-Z]\.\s?[A-Z][a-z]")
+_SURNAME = re.compile(r"\A\.\s[A-Z][a-z]+")
+_NAME_BEFORE = re.compile(r"(?:\b[A-Z]\.\s?|\b(?:by|from|author|dear)\s+)\Z")
+_DOTTED_BEFORE, _DOTTED_AFTER = re.compile(r"(?<![A-Za-z])[A-Za-z]\.\Z"), re.compile(r"\A\.[A-Za-z](?![A-Za-z])")
+_UNAVAILABLE = re.compile(r"(?:\A|[^A-Za-z])[Nn]\s?/\s?\Z")
+_VARIABLE = re.compile(r"\A\s*(?:=(?!>)|\^|\\|\*\s*\w|<|>\s*\d)")
+
+
+@dataclass(frozen=True, slots=True)
+class Mention:
+    """Letters that are mentioned together ("A and B"), with what stands `before` and `after` them, at `start`."""
+
+    letters: tuple[str, ...]
+    before: str
+    after: str
+    start: int
+    end: int
+
+
+def mentions(text: str, options: Mapping[str, str]) -> list[Mention]:
+    """The mentions of options in a plain text, in order.
+
+    >>> [each.letters for each in mentions("Dr. C. Smith ruled out A and B, so (d).", dict.fromkeys("ABCD", ""))]
+    [('A', 'B'), ('D',)]
+    """
+    found: list[Mention] = []
+    for each in _letters(text, options):
+        last = found[-1] if found else None
+        if last and _belong_together(last, each, text[last.end : each.start]):
+            letters = tuple(dict.fromkeys(last.letters + each.letters))
+            found[-1] = replace(last, letters=letters, after=each.after, end=each.end)
+        else:
+            found.append(each)
+    return found
+
+
+def _belong_together(last: Mention, each: Mention, gap: str) -> bool:
+    """Whether two mentions with a gap between them are one: a letter and its own text, or "A and B"."""
+    if last.letters == each.letters and _SAME.fullmatch(gap):
+        return True
+    if each.letters[0] in last.letters or len(gap) > _AFTER or not _JOINED.fullmatch(gap):
+        return False
+    return gap.strip() != "," or not _SUBJECT.match(each.after)
+
+
+def _letters(text: str, options: Mapping[str, str]) -> Iterator[Mention]:
+    every = [each for each in _SOLO.finditer(text) if each[2].upper() in options]
+    for each in every if len(every) <= 2 * _MOST else every[:_MOST] + every[-_MOST:]:
+        before = text[max(0, each.start() - _BEFORE) : each.start()]
+        after = text[each.end() : each.end() + _AFTER]
+        bracketed = bool(set(each[1]) & set("([{<")) and bool(set(each[3]) & set(")]}>"))
+        if _means_an_option(each[2], before, after, bracketed=bracketed) or _has_its_text(each[2], after, options):
+            yield Mention((each[2].upper(),), before, after, each.start(), each.end())
+
+
+def _means_an_option(letter: str, before: str, after: str, *, bracketed: bool) -> bool:
+    if bracketed:
+        return not re.search(r"\w\Z", before)  # f(A)
+    if _is_a_name(letter, before, after):
+        return False
+    if letter.islower():
+        return _PUNCTUATED.match(after) is not None and _LOWER_BEFORE.search(before) is not None
+    if letter == "I" and _ASIDE.match(after):
+        return False
+    if _PUNCTUATED.match(after):
+        return True
+    pattern = {"A": _AFTER_A, "I": _AFTER_I}.get(letter)
+    return pattern is None or pattern.match(after) is not None
+
+
+def _has_its_text(letter: str, after: str, options: Mapping[str, str]) -> bool:
+    """Whether the option's own text follows its letter, which settles what `A Roman road` is."""
+    word = after.split(maxsplit=1)[:1]
+    if not letter.isupper() or not word or not word[0][0].isupper():
+        return False
+    return after.lstrip().casefold().startswith(folded(options[letter])[: _AFTER // 2])
+
+
+_LOWER_BEFORE = re.compile(r"(?:\A|\n|:|=|\b(?:answer|choice|option|letter|is|with|choose|pick|select))\s*\Z", re.I)
+"""What a small letter must stand behind."""
+
+
+def name_at(text: str, place: int) -> bool:
+    """Whether the letter at a place of a text is no option's.
+
+    >>> name_at("C. Smith or Dr. C. Smith", 0), name_at("C. Smith or Dr. C. Smith", 16)
+    (False, True)
+    """
+    return _is_a_name(text[place], text[max(0, place - _BEFORE) : place], text[place + 1 : place + 1 + _AFTER])
+
+
+def _is_a_name(letter: str, before: str, after: str) -> bool:
+    """Whether a letter without brackets belongs to a name or a formula: `vitamin C`, `E. coli`, `N/A`, `E =`."""
+    return bool(
+        _NAMERS.search(before)
+        or _SPECIES.match(after)
+        or _INITIALS.match(after)
+        or (_SURNAME.match(after) and _NAME_BEFORE.search(before))
+        or _DOTTED_BEFORE.search(before)
+        or _DOTTED_AFTER.match(after)
+        or (letter in "Aa" and _UNAVAILABLE.search(before))
+        or (letter in "Nn" and re.match(r"\s?/\s?[Aa]\b", after))
+        or (_VARIABLE.match(after) and not re.search(r"(?:answer|choice|option)\W*\Z", before, re.I))
+    )
+
+
+def with_letters(text: str, options: Mapping[str, str]) -> str:
+    """A plain text with the options' own texts replaced by their letters in brackets.
+
+    >>> with_letters("Give vitamin C, not insulin.", {"A": "Insulin", "B": "Vitamin C"})
+    'Give (B), not (A).'
+    """
+    return _replaced(text, options, lambda letters: " and ".join(f"({each})" for each in letters))
+
+
+def without_texts(text: str, options: Mapping[str, str]) -> str:
+    """A plain text without the options' own texts that hold a letter of their own: `vitamin C` is no C."""
+    lettered = {letter: each for letter, each in options.items() if re.search(r"\b[A-Za-z]\b", each)}
+    return _replaced(text, lettered, lambda _: "\u2026")
+
+
+def _replaced(text: str, options: Mapping[str, str], put: Callable[[Sequence[str]], str]) -> str:
+    letters: dict[str, list[str]] = {}
+    for letter, option in options.items():
+        if len(key := folded(option)) > 1 or key.isdigit():
+            letters.setdefault(key, []).append(letter)
+    if not letters:
+        return text
+    longest_first = sorted(letters, key=len, reverse=True)
+    pattern = "|".join(_whole(each) for each in longest_first)
+    return re.sub(pattern, lambda found: put(letters.get(folded(found[0]), [])) or found[0], text, flags=re.I)
+
+
+def _whole(option: str) -> str:
+    """A pattern for an option's text as whole words; scripts without spaces have no edges."""
+    left = r"(?<![^\W\u3040-\ud7af])(?<!\d[.,])" if _spaced(option[0]) else ""
+    right = r"(?![^\W\u3040-\ud7af])(?![.,]\d)" if _spaced(option[-1]) else ""
+    return f"{left}{re.escape(option)}{right}"
+
+
+def _spaced(character: str) -> bool:
+    return character.isalnum() and not "\u3040" <= character <= "\ud7af"
