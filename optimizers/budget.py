@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 from optimizers.ledger import Meter
@@ -40,10 +41,10 @@ class Limits:
 class Budget:
     """What is spent and what is on its way, against the limits; asked from many threads.
 
-    A run of the program counts as one call, or as many as its runs made on average, until it is done; so a program that
-    makes one call a run never makes more than `limits.actor_calls`, and another exceeds a limit by no more than what
-    its runs in flight cost beyond the average. `besides` are dollars paid for anything but runs of the program: they
-    count to the limit too.
+    Before a run of the program begins, those in flight count as many calls and dollars as runs cost on average, so the
+    first one is made alone where calls or dollars are limited. Within a run each call is asked for too: none is made
+    beyond `limits.actor_calls`, and dollars exceed their limit by the calls in flight at most. `besides` are dollars
+    paid for anything but runs of the program: they count to the limit too.
 
     >>> budget = Budget(Limits(actor_calls=1))
     >>> with budget.running() as cost:
@@ -67,7 +68,8 @@ class Budget:
         self.limits = limits or Limits()
         self._spent, self._besides = spent or Meter(), besides
         self._clock, self._began = clock, clock() - seconds
-        self._in_flight = 0
+        self._open: list[Bill] = []
+        self._calling = 0
         self._stop = ""
         self._changed = threading.Condition()
 
@@ -110,8 +112,8 @@ class Budget:
             self._besides += cost_usd
 
     @contextmanager
-    def running(self) -> Iterator[Callable[[Meter], None]]:
-        """A run of the program is paid for inside, and its cost told by a call of what this gives.
+    def running(self) -> Iterator[Bill]:
+        """Pays for one run of the program inside: call the yielded bill with what the run cost.
 
         Waits while the runs in flight may reach a limit. Raises `StoppedError` once one is reached.
         """
@@ -120,37 +122,111 @@ class Budget:
                 self._changed.wait(timeout=0.1)
             if reason:
                 raise StoppedError(reason)
-            self._in_flight += 1
+            bill = Bill(self)
+            self._open.append(bill)
+        was = _BILL.set(bill)
         try:
-            yield self._pay
+            yield bill
         finally:
+            _BILL.reset(was)
             with self._changed:
-                self._in_flight -= 1
+                self._open.remove(bill)
                 self._changed.notify_all()
 
-    def _pay(self, cost: Meter) -> None:
+    def admit(self, calls: int, *, wait: bool) -> None:
+        """Let a run in flight make so many calls, until `ended`; raises `StoppedError` where a limit would not hold.
+
+        `wait`: whether to wait for calls in flight, which may turn out to cost nothing.
+        """
+        with self._changed:
+            while not (reason := self._paid_up()) and not self._may_call(calls):
+                if not (wait and self._calling):
+                    reason = f"{self._made()}, and {calls + self._calling:,} more are asked for"
+                    break
+                self._changed.wait(timeout=0.1)
+            if reason:
+                raise StoppedError(reason)
+            self._calling += calls
+
+    def ended(self, admitted: int, cost: Meter) -> None:
+        """So many calls that were let in are over, and cost this."""
+        with self._changed:
+            self._calling -= admitted
+            self._spent += cost
+            self._changed.notify_all()
+
+    def add(self, cost: Meter) -> None:
+        """Count what was spent."""
         with self._changed:
             self._spent += cost
 
     def _has_room(self) -> bool:
-        limits, spent = self.limits, self._spent
+        limits, spent, bills = self.limits, self._spent, [bill.paid for bill in self._open]
+        if not spent.runs and bills and (limits.actor_calls, limits.cost_usd) != (None, None):
+            return False  # what a run costs is not known before the first one is over
         runs = max(1, spent.runs)
-        calls, cost = max(1.0, spent.calls / runs), spent.cost / runs
-        return spent.calls + self._in_flight * calls < _or_infinite(
-            limits.actor_calls
-        ) and self.dollars + self._in_flight * cost < _or_infinite(limits.cost_usd)
+        calls = max(1.0, (spent.calls - sum(each.calls for each in bills)) / runs)
+        cost = (spent.cost - sum(each.cost for each in bills)) / runs
+        more_calls = sum(max(0.0, calls - each.calls) for each in bills)
+        more_cost = sum(max(0.0, cost - each.cost) for each in bills)
+        within_calls = spent.calls + more_calls < _or_infinite(limits.actor_calls)
+        return within_calls and self.dollars + more_cost < _or_infinite(limits.cost_usd)
+
+    def _may_call(self, calls: int) -> bool:
+        return self._spent.calls + self._calling + calls <= _or_infinite(self.limits.actor_calls)
 
     def _reached(self) -> str:
-        limits, spent = self.limits, self._spent
-        if self._stop:
-            return self._stop
-        if spent.calls >= _or_infinite(limits.actor_calls):
-            return f"{spent.calls:,} of at most {limits.actor_calls:,} actor calls are made"
-        if self.dollars >= _or_infinite(limits.cost_usd):
-            return f"${self.dollars:,.2f} of at most ${limits.cost_usd:,.2f} are spent"
-        if self.seconds >= _or_infinite(limits.seconds):
-            return f"{self.seconds:,.0f} of at most {limits.seconds:,.0f} seconds are over"
+        if self._stop or (reason := self._paid_up()):
+            return self._stop or reason
+        if self.seconds >= _or_infinite(self.limits.seconds):
+            return f"{self.seconds:,.0f} of at most {self.limits.seconds:,.0f} seconds are over"
         return ""
+
+    def _paid_up(self) -> str:
+        """Why no further call may be paid for; empty while one may."""
+        if self._spent.calls >= _or_infinite(self.limits.actor_calls):
+            return self._made()
+        if self.dollars >= _or_infinite(self.limits.cost_usd):
+            return f"${self.dollars:,.2f} of at most ${self.limits.cost_usd:,.2f} are spent"
+        return ""
+
+    def _made(self) -> str:
+        return f"{self._spent.calls:,} of at most {self.limits.actor_calls:,} actor calls are made"
+
+
+class Bill:
+    """What one run of the program has cost so far, call by call; call it with the whole cost once the run is over."""
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget, self._lock = budget, threading.Lock()
+        self.paid = Meter()
+        """What the calls that are over have cost."""
+
+    def __call__(self, cost: Meter) -> Meter:
+        """Pay for the run: what its calls did not pay for already. Gives what the run cost in all."""
+        with self._lock:
+            rest = cost.beyond(self.paid)
+            self.paid += rest
+            self._budget.add(rest)
+            return self.paid
+
+    def admit(self, calls: int, *, wait: bool) -> None:
+        """As `Budget.admit`."""
+        self._budget.admit(calls, wait=wait)
+
+    def ended(self, admitted: int, cost: Meter) -> None:
+        """As `Budget.ended`, for a call of this run."""
+        with self._lock:
+            self.paid += cost
+        self._budget.ended(admitted, cost)
+
+
+_BILL: ContextVar[Bill | None] = ContextVar("sgt_bill", default=None)
+
+
+def running_bill() -> Bill | None:
+    """The bill of the run that is paid for around this call, if any."""
+    return _BILL.get()
 
 
 def _or_infinite(limit: float | None) -> float:

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
 
 import dspy
 from dspy.utils.exceptions import AdapterParseError
 
+from optimizers.budget import running_bill
+from optimizers.counting import Answers, BudgetReached, Till, counted, written_by
 from optimizers.ledger import Meter
 from optimizers.outages import LMCalls, heard, is_permanent, is_single_call, says_nothing
 from optimizers.prices import cost_of
 from optimizers.queries import query_id
 from optimizers.records import Query, Reward, Rollout
 from optimizers.reward import Scorer
-from sgt_modules.episode import Call, Given, episode
-from sgt_modules.errors import MetricError
+from optimizers.threads import awaited
+from sgt_modules.episode import Call, Episode, Given, episode
+from sgt_modules.errors import MetricError, SetupError, StoppedError
 from sgt_modules.kinds import SILENCE
 from sgt_modules.redaction import redacted
 from sgt_modules.wrapping import supplemented
@@ -27,7 +32,8 @@ class JudgedRun(NamedTuple):
     """One finished run: its rollout (not yet any stage's), its predictors' calls by role and turn, and its cost.
 
     `fatal`: why no further run can have a reward, in the provider's words (a wrong key, no such model, no credit).
-    `written`: tokens that the program's own generator read and wrote.
+    `written`: tokens that the program's own generator read and wrote. `used_up`: why the budget ended the run.
+    `lost`: what to change in a program that calls a predictor where its supplement cannot be known.
     """
 
     rollout: Rollout
@@ -35,56 +41,77 @@ class JudgedRun(NamedTuple):
     meter: Meter
     fatal: str = ""
     written: tuple[int, int] = (0, 0)
+    used_up: str = ""
+    lost: str = ""
 
 
 def judged_run(program: dspy.Module, example: dspy.Example, index: int, given: Given, scorer: Scorer) -> JudgedRun:
     """Run the program on an example under the given supplements (None: its own generator's) and judge it.
 
     A run with an outage has no reward, whatever the program or the metric made of it; errors are kept without keys.
+    Each LM call is asked of the bill around the run, if there is one (see `optimizers.budget`); a run that the budget
+    ends has no reward either.
     """
     began = time.perf_counter()
     prediction: object = None
     problem: Exception | None = None
-    reward = None
-    with dspy.context(trace=[], disable_history=True), dspy.track_usage() as usage, episode(given) as asked:
-        calls, single = LMCalls(usage), is_single_call(program)
+    reward, single = None, is_single_call(program)
+    keys = [] if single or given is None else [each.run_key for _, each in supplemented(program)]
+    with dspy.context(trace=[], disable_history=True), counted() as counter, episode(given, keys) as asked:
+        till = Till(counter, None if single else running_bill())
+        calls = LMCalls(till)
         try:
             with heard(calls) if single else _heard_by(calls):
-                prediction = program(**example.inputs())
+                prediction = called(program, example)
+        except BudgetReached:
+            pass
         except Exception as raised:  # noqa: BLE001 - whatever a user's program raises is a record
             problem, reward = raised, _verdict(raised, calls)
         calls.ended(problem, prediction)
     seconds = time.perf_counter() - began
-    if problem is None:
+    unfinished = _unfinished(till, asked)
+    if problem is None and unfinished is None:
         try:
             with _heard_by(calls):  # a metric may ask a judge
                 reward = scorer(example, prediction)
         except MetricError as raised:
             problem = raised
-    if calls.outage is not None:
-        reward, problem = None, calls.outage
+    if unfinished is not None or calls.outage is not None:
+        reward, problem = None, unfinished or calls.outage
     error = "" if problem is None else redacted(f"{type(problem).__name__}: {problem}", _lms(program))
     chosen = isinstance(given, Mapping)
     writers = set() if chosen else {each.generator.name for _, each in supplemented(program)}
-    used = {name: entries for name, entries in usage.usage_data.items() if name not in writers}
-    entries = [entry for of_model in used.values() for entry in of_model]
-    asked_of = [getattr(program, "predict", program)] if single else program.predictors()
-    cost = cost_of(used, (each.lm or dspy.settings.lm for each in asked_of)) if entries else 0.0
-    (read, wrote), written = _tokens(entries), _tokens(e for name in writers for e in usage.usage_data.get(name, []))
+    own, theirs = written_by(counter.answers, writers)
+    paid = sum((each.meter for each in own), Meter(1, seconds=seconds))
+    paid = replace(paid, cost=paid.cost + _cost_by_name(program, [each for each in own if each.lm is None]))
+    read, wrote = paid.tokens_in, paid.tokens_out
+    written = sum(each.tokens[0] for each in theirs), sum(each.tokens[1] for each in theirs)
     output = {name: str(value) for name, value in prediction.items()} if isinstance(prediction, dspy.Example) else {}
     whole = _whole(example, index)
-    rollout = Rollout(whole, "", "none", SILENCE, reward, output, error, 0.0, read, wrote, seconds, cost)
-    meter = Meter(1, len(entries), read, wrote, seconds, cost)
-    return JudgedRun(rollout, asked.ordered, meter, _fatal(program, calls), written)
+    rollout = Rollout(whole, "", "none", SILENCE, reward, output, error, 0.0, read, wrote, seconds, paid.cost)
+    return JudgedRun(rollout, asked.ordered, paid, _fatal(program, calls), written, till.used_up, asked.lost)
 
 
-def _tokens(entries: Iterable[Mapping[str, Any]]) -> tuple[int, int]:
-    """Tokens read and written, of tracked usage."""
-    read = wrote = 0
-    for entry in entries:
-        read += entry.get("prompt_tokens") or 0
-        wrote += entry.get("completion_tokens") or 0
-    return read, wrote
+def called(program: dspy.Module, example: dspy.Example) -> object:
+    """What a program answers to an example; one that has no `forward` but `aforward` is awaited."""
+    if hasattr(type(program), "forward") or "forward" in vars(program) or not hasattr(program, "aforward"):
+        return program(**example.inputs())
+    return awaited(partial(program.acall, **example.inputs()))
+
+
+def _unfinished(till: Till, asked: Episode) -> Exception | None:
+    """Why a run says nothing, whatever the program made of it: the budget ended it, or a supplement was lost."""
+    if asked.lost:
+        return SetupError(asked.lost)
+    return StoppedError(till.used_up) if till.used_up else None
+
+
+def _cost_by_name(program: dspy.Module, answers: Sequence[Answers]) -> float:
+    """Dollars of answers that are known by the names of the program's LMs alone."""
+    if not answers:
+        return 0.0
+    lms = [each.lm or dspy.settings.lm for each in program.predictors()]
+    return sum(cost_of({each.model: [each.usage]}, lms) for each in answers)
 
 
 def _heard_by(calls: LMCalls) -> AbstractContextManager[None]:

@@ -13,8 +13,8 @@ from sgt_modules.errors import SGTError
 class Meter:
     """What an actor has paid: runs of the program, calls of its LM, their tokens, seconds summed over threads, and USD.
 
-    Calls and tokens are what the provider reports: an answer from DSPy's own cache counts as none. `cost` counts only
-    calls of a known price (see `optimizers.prices`).
+    Each answer is a call, so a request with `n=3` counts three; one from DSPy's own cache counts as none. Tokens are
+    what the provider reports. `cost` counts only calls of a known price (see `optimizers.prices`).
     """
 
     runs: int = 0
@@ -26,6 +26,14 @@ class Meter:
 
     def __add__(self, other: Meter) -> Meter:
         return Meter(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
+
+    def beyond(self, paid: Meter) -> Meter:
+        """What of this is not in `paid`, and never less than nothing.
+
+        >>> Meter(runs=1, calls=3, tokens_in=10).beyond(Meter(calls=2, tokens_in=12))
+        Meter(runs=1, calls=1, tokens_in=0, tokens_out=0, seconds=0.0, cost=0.0)
+        """
+        return Meter(*(max(0, getattr(self, each.name) - getattr(paid, each.name)) for each in fields(self)))
 
 
 class Ledger:

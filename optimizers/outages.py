@@ -22,8 +22,8 @@ from dspy.utils.exceptions import (
     LMUnsupportedFeatureError,
     LMUnsupportedModelError,
 )
-from dspy.utils.usage_tracker import UsageTracker
 
+from optimizers.counting import CallCounter, LMCall, Till, several_answers
 from sgt_modules.predictor import SupplementedPredictor
 
 _NOTHING = "The reply holds no answer, and no token is counted for it."
@@ -77,7 +77,7 @@ def _causes(problem: BaseException) -> Iterator[BaseException]:
 
 
 def is_single_call(program: dspy.Module) -> bool:
-    """Whether a program asks one LM once and makes nothing of its errors: then how it ended tells all.
+    """Whether a program asks one LM once, for one answer, and makes nothing of its errors: then how it ended tells all.
 
     Only under DSPy's default adapter; where it asks again for JSON, as it cannot read a reply, `heard` tells.
 
@@ -88,23 +88,27 @@ def is_single_call(program: dspy.Module) -> bool:
         return False
     if type(program) is dspy.ChainOfThought:
         program = program.predict
-    return type(program) in (dspy.Predict, SupplementedPredictor)
+    if type(program) not in (dspy.Predict, SupplementedPredictor):
+        return False
+    predictor = cast("dspy.Predict", program)
+    return not several_answers(predictor.lm or dspy.settings.lm, predictor.config)
 
 
 class LMCalls(BaseCallback):
-    """Hears how each LM call of one run ended; safe from the threads that a program starts.
+    """Hears how each LM call of one run ended, and has the `till` ask for it and count it; safe from many threads.
 
     `answered`: whether any came back with something. `outage`: the first that failed for good, however the program took
     it. A reply without a choice is none, nor is an empty one for which no token is counted: overloaded providers send
     such.
     """
 
-    def __init__(self, usage: UsageTracker) -> None:
+    def __init__(self, till: Till) -> None:
         self.answered = False
         self.outage: LMError | None = None
-        self._usage = usage
+        self.till = till
+        self._usage: CallCounter = till.counter
         self._lock = threading.Lock()
-        self._begun: dict[str, tuple[str, int]] = {}
+        self._begun: dict[str, LMCall] = {}
         self._before = 0
 
     def ended(self, problem: Exception | None, prediction: object) -> None:
@@ -124,28 +128,26 @@ class LMCalls(BaseCallback):
             self.outage = self.outage or LMProviderError(_NOTHING)
 
     def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        """Remember how much was counted before; other trackers' calls are not judged by their tokens."""
-        if dspy.settings.usage_tracker is self._usage:
+        """Ask for the call, if it is the program's: a generator's or a judge's is neither counted nor limited."""
+        if call := self.till.begin(instance, inputs):
             with self._lock:
-                self._begun[call_id] = (instance.model, self._counted(instance.model))
+                self._begun[call_id] = call
 
     def on_lm_end(self, call_id: str, outputs: object, exception: BaseException | None = None) -> None:
         """Note how the call ended."""
         with self._lock:
-            begun = self._begun.pop(call_id, None)
-            if exception is None and begun is not None and not _spoken(outputs):
-                model, before = begun
-                if not outputs or self._counted(model) == before:
-                    exception = LMProviderError(_NOTHING, model=model)
+            call = self._begun.pop(call_id, None)
+        if call is not None:
+            self.till.end(call, failed=exception is not None)
+        with self._lock:
+            if exception is None and call is not None and not _spoken(outputs) and (not outputs or not call.wrote):
+                exception = LMProviderError(_NOTHING, model=getattr(call.lm, "model", None))
             if isinstance(exception, LMError) and is_outage(exception):
                 self.outage = self.outage or exception
             self.answered = self.answered or exception is None
 
     def _counted_in_all(self) -> int:
-        return sum(map(self._counted, list(self._usage.usage_data)))
-
-    def _counted(self, model: str) -> int:
-        return sum(entry.get("completion_tokens") or 0 for entry in list(self._usage.usage_data.get(model, ())))
+        return sum(each.tokens[1] for each in self._usage.answers)
 
 
 class _Heard(dspy.ChatAdapter):

@@ -25,7 +25,7 @@ from optimizers.runners import Judge, Runner, ThreadRunner, check_seconds, in_ti
 from optimizers.store import RolloutStore
 from optimizers.threads import in_turns
 from sgt_modules.episode import Call, Chooser
-from sgt_modules.errors import ProviderRefusedError
+from sgt_modules.errors import ProviderRefusedError, SetupError, StoppedError
 from sgt_modules.kinds import SILENCE, Supplement
 from sgt_modules.wrapping import supplemented
 
@@ -58,8 +58,8 @@ class Actor:
     A run of more than `max_run_seconds` is given up, and has no reward (None: never; the LM's own timeout, which DSPy
     tries again, should be shorter). `runner` says where the runs of `probe` and `run` are worked. `live` and `together`
     are always worked in threads here, beside the generator that writes as they run and answers its callers in batches.
-    `budget` is asked before each run that the store cannot answer: once it is used up, what is under way is finished
-    and saved, and `StoppedError` raised.
+    `budget` is asked before each run that the store cannot answer, and before each LM call of such a run: once it is
+    used up, runs that need no further call are finished and saved, and `StoppedError` is raised.
 
     A provider's error or a metric that raises gives a rollout without a reward. An answer that cannot be read, by the
     adapter or by the program itself, is the actor's failure: reward 0.0, with the error's text.
@@ -289,15 +289,21 @@ class Actor:
 
     def _paid(self, work: Callable[[], JudgedRun]) -> JudgedRun:
         """A run that is paid for now; raises `StoppedError` where the budget has none left."""
-        with self.budget.running() as cost:
+        with self.budget.running() as bill:
             run = work()
-            cost(run.meter)
-            return run
+            return run._replace(meter=bill(run.meter))
 
     def _save(self, rollouts: Sequence[Rollout], run: JudgedRun, *, live: str = "") -> None:
-        """Store one run's rollouts; raises `SGTError` when it is one failure in a row too many."""
+        """Store one run's rollouts; raises `SGTError` when it is one failure in a row too many.
+
+        A run that the budget ended, or whose supplements were lost, is stored as a failure, with what it cost.
+        """
         calls = run.calls if live else ()
         self.store.add_all(rollouts, self.scope, live=live, asked=len(run.calls), paid=run.meter, calls=calls)
+        if run.lost:
+            raise SetupError(run.lost)
+        if run.used_up:
+            raise StoppedError(run.used_up)
         self._ledger.enter(run.rollout)
         if run.fatal:
             raise ProviderRefusedError(

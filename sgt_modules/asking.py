@@ -45,6 +45,11 @@ _CHAT_ONLY = ("chat_template", "chat_template_kwargs", "add_generation_prompt", 
 _ASKING: ContextVar[bool] = ContextVar("asking", default=False)
 
 
+def asks_aside() -> bool:
+    """Whether this is within a generator's call of its own LM, which is counted apart."""
+    return _ASKING.get()
+
+
 def _said_by_the_completion(record: logging.LogRecord) -> bool:
     """Drops DSPy's warning of a reply that the limit cut, inside a call of this module: its completion says so."""
     return not (_ASKING.get() and "response was truncated" in record.getMessage())

@@ -6,7 +6,7 @@ Kept among DSPy's settings, which reach every thread and coroutine that DSPy sta
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Lock
@@ -14,6 +14,7 @@ from typing import NamedTuple, cast
 
 import dspy
 
+from sgt_modules.errors import SetupError
 from sgt_modules.kinds import SILENCE, Supplement
 
 _EPISODE = "sgt_episode"
@@ -52,11 +53,13 @@ class Call(NamedTuple):
 class Episode:
     """One run of a program with supplements that somebody chose, or a recording of those that the generator chose.
 
-    `calls` fills as the program runs, in the order in which its predictors finish choosing.
+    `calls` fills as the program runs, in the order in which its predictors finish choosing. `lost` says what to change
+    where a predictor of the run was called from a thread that does not know the run.
     """
 
     given: Given
     calls: list[Call] = field(default_factory=list[Call])
+    lost: str = ""
     _begun: Counter[str] = field(default_factory=Counter[str], repr=False)
     _lock: Lock = field(default_factory=Lock, repr=False)
 
@@ -103,19 +106,57 @@ class Episode:
         return roles
 
 
+_RUNNING: dict[str, list[Episode]] = {}
+"""The episodes that are under way in this process, by the keys of the predictors that belong to them."""
+
+_REGISTERING = Lock()
+
+
 @contextmanager
-def episode(given: Given) -> Iterator[Episode]:
+def episode(given: Given, keys: Collection[str] = ()) -> Iterator[Episode]:
     """Inside, a predictor reads the supplement that `given` has for its place, else none; with None the generator's.
 
-    The innermost episode counts.
+    The innermost episode counts. Predictors of these `keys` belong to the episode: outside of it they may not be
+    called while it lasts (see `check_thread`).
 
     >>> with episode({"self": Supplement("free", "Count twice.")}) as run:
     ...     run.prompts
     {}
     """
     running = Episode(given)
-    with dspy.context(**{_EPISODE: running}):
-        yield running
+    with _REGISTERING:
+        for key in keys:
+            _RUNNING.setdefault(key, []).append(running)
+    try:
+        with dspy.context(**{_EPISODE: running}):
+            yield running
+    finally:
+        with _REGISTERING:
+            for key in keys:
+                _RUNNING[key] = [each for each in _RUNNING[key] if each is not running]
+                if not _RUNNING[key]:
+                    del _RUNNING[key]
+
+
+def check_thread(key: str, role: str) -> None:
+    """Raise `SetupError` where a predictor belongs to an episode, and is called by a thread that does not know it.
+
+    A thread that a program starts by itself has none of its maker's context, so whose supplement it should read cannot
+    be known. Programs in use belong to no episode, and may be called from any thread.
+    """
+    if not _RUNNING.get(key):
+        return
+    with _REGISTERING:
+        concerned = list(_RUNNING.get(key, ()))
+        for each in concerned:
+            each.lost = (
+                f"Expected every call of the predictor {role!r} to carry its run's context, got one from a thread that "
+                "the program started without it, so which supplement it should read cannot be known. Start the thread "
+                "with dspy.Parallel or Module.batch, or pass the context on: "
+                "pool.submit(contextvars.copy_context().run, predictor, ...)."
+            )
+    if concerned:
+        raise SetupError(concerned[0].lost)
 
 
 def running_episode() -> Episode | None:

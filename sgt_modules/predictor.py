@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -12,7 +13,7 @@ from typing import Any, Literal, TypeVar, cast
 import dspy
 from dspy.signatures.signature import ensure_signature
 
-from sgt_modules.episode import Call, Place, running_episode, running_memory
+from sgt_modules.episode import Call, Place, check_thread, running_episode, running_memory
 from sgt_modules.errors import SetupError
 from sgt_modules.gate import Gate
 from sgt_modules.generator import GeneratorLike, Sampled, SupplementGenerator
@@ -57,6 +58,9 @@ class SupplementedPredictor(dspy.Predict):
     ['question', 'supplement']
     """
 
+    run_key = ""
+    """The same for copies of a predictor, and for no other: by it a run knows the calls that belong to it."""
+
     def __init__(
         self,
         signature: str | type[dspy.Signature],
@@ -75,6 +79,7 @@ class SupplementedPredictor(dspy.Predict):
         super().__init__(with_supplement(_free_of_supplement(signature), template), **config)
         self.generator = SupplementGenerator.of(generator)
         self.role, self.scope, self.template, self.gate = role, check_scope(scope), template, gate
+        self.run_key = _new_key()
 
     @classmethod
     def wrap(
@@ -102,20 +107,21 @@ class SupplementedPredictor(dspy.Predict):
         plain = without_supplement(plain) if isinstance(predict, cls) else _free_of_supplement(plain)
         new.signature = with_supplement(plain, template)
         new.generator, new.role, new.scope, new.template, new.gate = generator, role, scope, template, gate
+        new.run_key = _new_key()
         return new
 
     def with_generator(self, generator: SupplementGenerator, gate: Gate | None = None) -> SupplementedPredictor:
         """The same predictor with another generator, and with this gate or none; the given one is left alone."""
         new = twin(self, SupplementedPredictor)
-        new.generator, new.gate = generator, gate
+        new.generator, new.gate, new.run_key = generator, gate, _new_key()
         return new
 
     def unwrap(self) -> dspy.Predict:
         """The plain predictor again, with what was learned since; this one is left alone."""
         plain = twin(self, dspy.Predict)
         plain.signature = without_supplement(_class(self.signature))
-        for name in ("role", "scope", *SUPPLEMENTING):
-            del vars(plain)[name]
+        for name in ("role", "scope", "run_key", *SUPPLEMENTING):
+            vars(plain).pop(name, None)
         return plain
 
     def forward(self, **kwargs: object) -> dspy.Prediction:
@@ -172,6 +178,8 @@ class SupplementedPredictor(dspy.Predict):
             enter = partial(running.enter, self.role)
             place = memory.place(self, enter) if memory is not None and self.scope == "episode" else enter()
             asked = replace(asked, place=place, supplement=running.choose(place, asked.prompt))
+        else:
+            check_thread(self.run_key, self.role)
         if asked.supplement is None and self.gate is not None and not self.gate.familiar(asked.prompt):
             asked = replace(asked, supplement=SILENCE, gated=True)
         return asked
@@ -203,6 +211,10 @@ class SupplementedPredictor(dspy.Predict):
         if held is supplement and (running := running_episode()) and asked.place:
             running.record(Call(asked.place, asked.prompt, supplement, asked.logprob, asked.gated))
         return held
+
+
+def _new_key() -> str:
+    return uuid.uuid4().hex
 
 
 def check_scope(scope: str) -> Scope:
