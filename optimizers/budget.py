@@ -112,8 +112,8 @@ class Budget:
             self._besides += cost_usd
 
     @contextmanager
-    def running(self) -> Iterator[Bill]:
-        """Pays for one run of the program inside: call the yielded bill with what the run cost.
+    def running(self) -> Iterator[Callable[[Meter], Meter]]:
+        """Pays for one run of the program inside: call the yielded bill with what the run cost, to get the whole cost.
 
         Waits while the runs in flight may reach a limit. Raises `StoppedError` once one is reached.
         """
@@ -176,8 +176,8 @@ class Budget:
         return self._spent.calls + self._calling + calls <= _or_infinite(self.limits.actor_calls)
 
     def _reached(self) -> str:
-        if self._stop or (reason := self._paid_up()):
-            return self._stop or reason
+        if reason := self._stop or self._paid_up():
+            return reason
         if self.seconds >= _or_infinite(self.limits.seconds):
             return f"{self.seconds:,.0f} of at most {self.limits.seconds:,.0f} seconds are over"
         return ""

@@ -157,13 +157,14 @@ class _Beside(Budget):
         run.pay(spent.cost)
 
     @contextmanager
-    def running(self) -> Iterator[Callable[[Meter], None]]:
+    def running(self) -> Iterator[Callable[[Meter], Meter]]:
         self._run.check()
         with super().running() as count:
 
-            def pay(cost: Meter) -> None:
-                count(cost)
-                self._run.pay(cost.cost)
+            def pay(cost: Meter) -> Meter:
+                whole = count(cost)
+                self._run.pay(whole.cost)
+                return whole
 
             yield pay
 

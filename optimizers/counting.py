@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ from sgt_modules.asking import asks_aside
 from sgt_modules.errors import StoppedError
 
 
-class BudgetReached(BaseException):  # noqa: N818 - it ends a run as KeyboardInterrupt does, and no program may catch it
+class BudgetReached(BaseException):
     """A call that the budget does not allow; DSPy's callbacks and a program's own `except Exception` let it pass."""
 
 
@@ -170,7 +170,7 @@ class Till:
             self._bill.ended(call.admitted, sum((each.meter for each in answers), Meter()))
 
     def _is_of_run(self, tracker: UsageTracker | None) -> bool:
-        """Also under a usage tracker that the program set up itself; not what is asked for a generator or by a metric."""
+        """Also under a usage tracker that the program set up itself; not what a generator or a metric asks."""
         within = dspy.settings.get(_COUNTER) is self.counter
         return tracker is self.counter or (within and tracker is not None and not asks_aside())
 
@@ -210,7 +210,7 @@ def several_answers(lm: object, config: Mapping[str, Any]) -> bool:
     return (config.get("n") or _own(lm).get("n") or 1) != 1
 
 
-def written_by(answers: Collection[Answers], writers: Collection[str]) -> tuple[list[Answers], list[Answers]]:
+def written_by(answers: Sequence[Answers], writers: Collection[str]) -> tuple[Sequence[Answers], Sequence[Answers]]:
     """The answers of the program's LMs, and those of generators of these names."""
     theirs = [each for each in answers if each.lm is None and each.model in writers]
     return [each for each in answers if each.lm is not None or each.model not in writers], theirs

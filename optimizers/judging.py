@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import partial
 from typing import NamedTuple
 
 import dspy
@@ -20,7 +19,7 @@ from optimizers.prices import cost_of
 from optimizers.queries import query_id
 from optimizers.records import Query, Reward, Rollout
 from optimizers.reward import Scorer
-from optimizers.threads import awaited
+from sgt_modules.calling import called
 from sgt_modules.episode import Call, Episode, Given, episode
 from sgt_modules.errors import MetricError, SetupError, StoppedError
 from sgt_modules.kinds import SILENCE
@@ -62,7 +61,7 @@ def judged_run(program: dspy.Module, example: dspy.Example, index: int, given: G
         calls = LMCalls(till)
         try:
             with heard(calls) if single else _heard_by(calls):
-                prediction = called(program, example)
+                prediction = called(program, dict(example.inputs().items()))
         except BudgetReached:
             pass
         except Exception as raised:  # noqa: BLE001 - whatever a user's program raises is a record
@@ -90,13 +89,6 @@ def judged_run(program: dspy.Module, example: dspy.Example, index: int, given: G
     whole = _whole(example, index)
     rollout = Rollout(whole, "", "none", SILENCE, reward, output, error, 0.0, read, wrote, seconds, paid.cost)
     return JudgedRun(rollout, asked.ordered, paid, _fatal(program, calls), written, till.used_up, asked.lost)
-
-
-def called(program: dspy.Module, example: dspy.Example) -> object:
-    """What a program answers to an example; one that has no `forward` but `aforward` is awaited."""
-    if hasattr(type(program), "forward") or "forward" in vars(program) or not hasattr(program, "aforward"):
-        return program(**example.inputs())
-    return awaited(partial(program.acall, **example.inputs()))
 
 
 def _unfinished(till: Till, asked: Episode) -> Exception | None:

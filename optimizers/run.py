@@ -37,7 +37,7 @@ from optimizers.verdict import verdict
 from sgt_modules.gate import Gate
 from sgt_modules.generator import SupplementGenerator
 from sgt_modules.generator_prompt import SHORTENED
-from sgt_modules.wrapping import supplemented
+from sgt_modules.wrapping import left_plain, supplemented
 
 
 class Run:
@@ -89,6 +89,8 @@ class Run:
         settings.generator.check()
         wrapped = settings.wrap(student)
         with Session.opened(student, wrapped, splits, settings=settings, reporter=reporter, runner=runner) as session:
+            for note in left_plain(student):
+                session.note(note)
             yield cls(settings, student, session, team=team)
 
     def within_budget(self) -> AbstractContextManager[None]:

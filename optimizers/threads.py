@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
 import threading
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 T = TypeVar("T")
 
@@ -14,35 +13,6 @@ T = TypeVar("T")
 def in_context(work: Callable[[], None], name: str) -> threading.Thread:
     """A daemon thread of that name, not started yet, which does `work` under the caller's context."""
     return threading.Thread(target=contextvars.copy_context().run, args=(work,), name=name, daemon=True)
-
-
-def awaited(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """What a coroutine returns, under the caller's context; in a thread of its own where an event loop runs here.
-
-    >>> async def four() -> int:
-    ...     return 4
-    >>> awaited(four)
-    4
-    """
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(work())
-    ended: list[T] = []
-    problems: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            ended.append(asyncio.run(work()))
-        except BaseException as problem:  # noqa: BLE001 - raised again below, in the caller's thread
-            problems.append(problem)
-
-    thread = in_context(run, "sgt-loop")
-    thread.start()
-    thread.join()
-    if problems:
-        raise problems[0]
-    return ended[0]
 
 
 def in_turns(work: Callable[[int], T], waiting: Iterator[Sequence[int]], *, threads: int) -> list[T]:

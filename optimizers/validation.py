@@ -11,6 +11,7 @@ from typing import cast
 import dspy
 
 from optimizers.prices import priced
+from sgt_modules.calling import entry_of
 from sgt_modules.errors import (
     EmptyTrainsetError,
     ExampleError,
@@ -173,9 +174,8 @@ def _check_call(student: dspy.Module, example: dspy.Example, index: int) -> None
         ]
         problem = f"missing {', '.join(missing)}" if missing else ""
     else:
-        forward = object.__getattribute__(student, "forward")  # DSPy warns of one that is looked up without a call
         try:
-            inspect.signature(forward).bind(**inputs)
+            inspect.signature(entry_of(student)).bind(**inputs)
             problem = ""
         except TypeError as refusal:
             problem = str(refusal)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from types import MethodType
@@ -201,7 +201,18 @@ class SupplementedPredictor(dspy.Predict):
         if not supplement or not supplement.strip():
             return {**plain, "signature": _silenced(asked.signature)}
         effective = {} if asked.signature is self.signature else {"signature": asked.signature}
-        return {**plain, **effective, SUPPLEMENT: supplement}
+        demos = cast("Sequence[object]", inputs.get("demos", self.demos))
+        shown = [_completed(demo, asked.signature) for demo in demos]
+        changed = {} if all(new is old for new, old in zip(shown, demos, strict=True)) else {"demos": shown}
+        return {**plain, **effective, **changed, SUPPLEMENT: supplement}
+
+    def _get_positional_args_error_message(self) -> str:
+        """DSPy's own message, without a field that callers need not know."""
+        message = super()._get_positional_args_error_message()
+        fields = _class(self.signature).input_fields
+        return message.replace(
+            f"'{', '.join(fields)}'", f"'{', '.join(name for name in fields if name != SUPPLEMENT)}'"
+        )
 
     def _noted(self, asked: _Asked, supplement: Supplement) -> Supplement:
         """The supplement that holds: remembered for the rest of the run, and recorded in the episode."""
@@ -231,6 +242,17 @@ def _goes_on(asked: _Asked) -> bool:
     missing = set(asked.signature.input_fields) - {SUPPLEMENT, *given}
     has_history = any(isinstance(value, dspy.History) for value in carried)
     return has_history and len(carried) == len(given) and bool(missing)
+
+
+def _completed(demo: Any, signature: type[dspy.Signature]) -> Any:
+    """A demo that lacks nothing but a supplement as one whose supplement is empty; any other as it is.
+
+    DSPy's adapters would introduce it as an example of which some fields are not supplied.
+    """
+    lacking = [name for name in signature.fields if demo.get(name) is None]
+    if lacking != [SUPPLEMENT]:
+        return demo
+    return demo.copy(supplement="") if isinstance(demo, dspy.Example) else {**demo, SUPPLEMENT: ""}
 
 
 def _silenced(signature: type[dspy.Signature]) -> type[dspy.Signature]:

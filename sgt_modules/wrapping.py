@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from types import MethodType
 from typing import Any, cast
@@ -15,6 +16,8 @@ from sgt_modules.gate import Gate
 from sgt_modules.generator import GeneratorLike, SupplementGenerator
 from sgt_modules.predictor import SUPPLEMENTING, Scope, SupplementedPredictor, check_scope, twin
 from sgt_modules.prompts import ADVICE, SUPPLEMENT, Template, check_template
+
+logger = logging.getLogger(__name__)
 
 
 def supplement(
@@ -67,7 +70,38 @@ def supplement(
         for name, predict in named.items()
         if only is None or name in only
     }
+    for note in left_plain(program):
+        logger.warning(note)
     return _remembering(_rebuilt(program, wrapped))
+
+
+def left_plain(program: dspy.Module) -> list[str]:
+    """A sentence on each part of a program that asks an LM where `supplement` finds no predictor.
+
+    >>> class Nested(dspy.Module):
+    ...     def __init__(self) -> None:
+    ...         self.qa = dspy.Predict("question -> answer")
+    ...         self.steps = [[dspy.Predict("question -> hint")]]
+    >>> left_plain(Nested())
+    ["The predictor 'steps[0][0]' reads no supplement, as DSPy does not list it. Assign it to an attribute."]
+    """
+    named = {id(each) for _, each in program.named_predictors()}
+    parts = {name.removeprefix("self."): each for name, each in program.named_sub_modules()}
+    frozen = [name for name, each in parts.items() if name != "self" and getattr(each, "_compiled", False)]
+    notes: list[str] = []
+    for name, each in parts.items():
+        if isinstance(each, cast("type[dspy.Module]", dspy.Flex)):
+            notes.append(
+                f"The dspy.Flex {name!r} reads no supplement, as it makes its predictors anew in every call. Use "
+                "modules with predictors of their own where supplements are wanted."
+            )
+        elif isinstance(each, dspy.Predict) and id(each) not in named:
+            within = next((part for part in frozen if name.startswith((f"{part}.", f"{part}["))), None)
+            why, remedy = "DSPy does not list it", "Assign it to an attribute"
+            if within is not None:
+                why, remedy = f"{within!r} is compiled and so frozen", "Set its _compiled to False to thaw it"
+            notes.append(f"The predictor {name!r} reads no supplement, as {why}. {remedy}.")
+    return notes
 
 
 def unsupplement(program: dspy.Module) -> dspy.Module:

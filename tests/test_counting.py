@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -113,7 +114,9 @@ def acted(folder: Path, program: dspy.Module, engine: ScriptedEngine, limits: Li
 @pytest.mark.parametrize("way", WAYS)
 def test_every_call_is_counted_however_the_program_makes_it(way: str, tmp_path: Path) -> None:
     engine = answering()
-    spent = acted(tmp_path, Parts(way), engine, Limits())
+    # DSPy's progress bars of several batches at once get in each other's way, and then a run fails
+    threads = 1 if way in ("batch", "Parallel", "its own tracker") else 4
+    spent = acted(tmp_path, Parts(way), engine, Limits(), threads)
     assert spent.calls == len(engine.asked) == PARTS * len(EXAMPLES)
     assert spent.tokens_in == sum(len(text.split()) for text in engine.asked)
     assert spent.cost == 2.0 * spent.tokens_in + 3.0 * spent.tokens_out > 0
@@ -143,10 +146,8 @@ class Swallowing(dspy.Module):
 
     def forward(self, question: str) -> dspy.Prediction:
         for part in range(PARTS):
-            try:
+            with contextlib.suppress(Exception):
                 self.qa(question=f"{question} {part}")
-            except Exception:  # noqa: BLE001 - what this program is for
-                pass
         return dspy.Prediction(answer="1")
 
 

@@ -13,9 +13,9 @@ from typing import Any, cast
 
 import dspy
 
-from optimizers.judging import called
 from optimizers.outages import says_nothing
 from optimizers.reward import Reward, Scorer
+from sgt_modules.calling import called
 from sgt_modules.redaction import redacted
 from sgt_modules.wrapping import instructions_of, with_instructions
 
@@ -146,7 +146,7 @@ def _ran(program: dspy.Module, example: dspy.Example, scorer: Scorer) -> tuple[s
     names = {id(predictor): name for name, predictor in program.named_predictors()}
     with dspy.context(trace=[]):
         try:
-            prediction = called(program, example)
+            prediction = called(program, dict(example.inputs().items()))
             reward = scorer(example, prediction)
             said = [_fields(cast("Any", prediction).items())] if isinstance(prediction, dspy.Prediction) else []
         except Exception as problem:  # noqa: BLE001 - an answer of which the program makes nothing scores nothing

@@ -11,6 +11,7 @@ from uuid import uuid4
 import dspy
 from pydantic import BaseModel
 
+from sgt_modules.calling import called
 from sgt_modules.episode import episode
 from sgt_modules.lms import acting_as
 from sgt_modules.service.advice import parted
@@ -38,7 +39,7 @@ class Answering:
         """The program's `outputs`, and the `supplements` that were read, in order."""
         values = {name: getattr(given, name) for name in type(given).model_fields}
         with acting_as(self.lm), episode(None) as run:
-            outputs = outputs_of(self._program(**values))
+            outputs = outputs_of(called(self._program, values))
         told = [
             {
                 "predictor": call.place.role,

@@ -52,8 +52,8 @@ def _signature_fields(program: dspy.Module) -> dict[str, tuple[Any, Any]]:
 
 
 def _parameters(program: dspy.Module) -> dict[str, tuple[Any, Any]]:
-    """The named parameters of the class's own `forward`; empty where it takes whatever comes."""
-    forward = cast("Any", type(program)).forward
+    """The named parameters of the class's own `forward`, or `aforward`; empty where it takes whatever comes."""
+    forward = getattr(type(program), "forward", None) or cast("Any", type(program)).aforward
     try:
         hints = typing.get_type_hints(forward)
     except (NameError, TypeError):

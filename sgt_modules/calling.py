@@ -1,0 +1,61 @@
+"""Calls of a program from code that does not await: a program may have `aforward` and no `forward`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, TypeVar, cast
+
+import dspy
+
+T = TypeVar("T")
+
+
+def called(program: dspy.Module, inputs: Mapping[str, object]) -> object:
+    """What a program answers; one with `aforward` alone is awaited here.
+
+    >>> class Awaited(dspy.Module):
+    ...     async def aforward(self, number: int) -> int:
+    ...         return number + 1
+    >>> called(Awaited(), {"number": 1})
+    2
+    """
+    if _only_awaited(program):
+        return _awaited(lambda: cast("Coroutine[Any, Any, object]", program.acall(**inputs)))
+    return program(**inputs)
+
+
+def entry_of(program: dspy.Module) -> Callable[..., object]:
+    """The method that a call of the program ends in: its `forward`, or the `aforward` of one that has no other."""
+    # DSPy warns of a forward that is looked up without a call
+    return object.__getattribute__(program, "aforward" if _only_awaited(program) else "forward")
+
+
+def _only_awaited(program: dspy.Module) -> bool:
+    has = [hasattr(type(program), name) or name in vars(program) for name in ("forward", "aforward")]
+    return has == [False, True]
+
+
+def _awaited(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """What a coroutine returns, under the caller's context; in a thread of its own where an event loop runs here."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work())
+    ended: list[T] = []
+    problems: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            ended.append(asyncio.run(work()))
+        except BaseException as problem:  # noqa: BLE001 - raised again below, in the caller's thread
+            problems.append(problem)
+
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(run,), name="sgt-loop", daemon=True)
+    thread.start()
+    thread.join()
+    if problems:
+        raise problems[0]
+    return ended[0]
