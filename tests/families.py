@@ -182,7 +182,7 @@ def family_model(family: Family, folder: Path) -> Path:
 
 
 def pictures_model(folder: Path) -> Path:
-    """A random Gemma 3 of pictures and text, as its larger checkpoints are: a vision tower stands beside the text model."""
+    """A random Gemma 3 of pictures and text, as its larger checkpoints are: a vision tower stands beside."""
     family = FAMILIES["Gemma 3"]
     tokenizer = family_tokenizer(family)
     size, ends = len(tokenizer), [int(tokenizer.convert_tokens_to_ids(end)) for end in family.ends]

@@ -60,8 +60,7 @@ PICTURES: dict[str, object] = {
 SPOILT: dict[str, tuple[dict[str, object], str]] = {
     "vision-language": (
         PICTURES,
-        r"Expected a causal language model, got .*Qwen2_5_VLForConditionalGeneration.*no AutoModelForCausalLM.*"
-        r"reads more than text: use the text model of its family",
+        r"causal language model, got .*Qwen2_5_VLForCond.*no AutoModelForCausalLM.* use the text model of its family",
     ),
     "encoder and decoder": (
         {"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]},
@@ -72,7 +71,7 @@ SPOILT: dict[str, tuple[dict[str, object], str]] = {
         r"head that writes text, as Qwen3ForCausalLM has, got .* saved as Qwen3ForSequenceClassification",
     ),
     "newer than transformers": ({"model_type": "qwen99"}, r"qwen99.*pip install --upgrade transformers"),
-    "settings that contradict": ({"num_hidden_layers": "many"}, r"Expected a config.json that transformers .* can read"),
+    "settings that contradict": ({"num_hidden_layers": "many"}, r"Expected a config.json that transformers .* can"),
     "bitsandbytes": (
         {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}},
         r"quantised by bitsandbytes and cannot be: .*pip install -U bitsandbytes.*without quantisation",
@@ -138,7 +137,7 @@ def test_all_weights_of_a_quantised_model_cannot_be_trained(model: Path) -> None
     """FP8 is widened where no GPU computes it, so it can be loaded anywhere."""
     configured(model, quantization_config={"quant_method": "fp8", "weight_block_size": [128, 128]})
     TRLTrainer(model).check()
-    with pytest.raises(SetupError, match="Expected whole weights to train, got .* quantised by fp8"):
+    with pytest.raises(SetupError, match=r"Expected whole weights to train, got .* quantised by fp8"):
         TRLTrainer(model, TrainingSettings(lora=None)).check()
 
 
@@ -165,7 +164,7 @@ def a_pointer(file: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lost, r"Expected the \d+ shards that model\.safetensors\.index\.json names in .* 1 of them .*missing: {}\. Fetch"),
+        (lost, r"Expected the \d+ shards that model\.safetensors\.index\.json names .* 1 of them .*missing: {}\. "),
         (cut, r"bytes of weights in .*{}.* as its header says"),
         (a_pointer, r"Expected weights in safetensors, got .*{}.* damaged or in another format"),
     ],
@@ -232,7 +231,7 @@ def test_a_model_of_text_alone_has_nothing_beside_its_language_part(whole: Path)
 def tasks(*fields: str) -> list[dspy.Example]:
     """Examples that are long in each of these fields, and differ in the first."""
     return [
-        dspy.Example(**{name: f"{n}+1? {'Please. ' * 400}" for name in fields}, answer=str(n + 1)).with_inputs(*fields)
+        dspy.Example(**dict.fromkeys(fields, f"{n}+1? {'Please. ' * 400}"), answer=str(n + 1)).with_inputs(*fields)
         for n in range(4)
     ]
 
