@@ -1,9 +1,9 @@
 """The versions that pyproject.toml admits: `make test-matrix`, or `python tests/matrix.py [ROW ...]`.
 
-Each row makes a virtual environment of its own under `.matrix/`, installs the package, and runs a part of the tests that
-touches every call of dspy, trl, peft and transformers. The oldest row pins these four at the lower bounds of their ranges,
-the newest takes what pip finds within them, the tested row what constraints.txt says. Not in CI: a row takes minutes, and
-its Python must be here. Where PyTorch's build for a GPU is not wanted, let pip find the CPU's (PIP_FIND_LINKS).
+Each row makes a virtual environment of its own under `.matrix/`, installs the package, and runs a part of the tests
+that touches every call of dspy, trl, peft and transformers. The oldest row pins these four at the lower bounds of their
+ranges, the newest takes what pip finds within them, the tested row what constraints.txt says. Not in CI: a row takes
+minutes, and its Python must be here. To get PyTorch's build for a CPU, let pip find it first (PIP_FIND_LINKS).
 """
 
 from __future__ import annotations
