@@ -2,6 +2,7 @@
 # make real    SGT on real models and Spider's real rows: SGT_REAL_DATA, and SGT_REAL_MODELS or a hub; QUICK=1 is short
 # make test    the tests, without the network
 # make check   format, lint, types, layers, doctests, documentation
+# make test-matrix   a part of the tests on the oldest and the newest versions that pyproject.toml admits; ROWS= chooses
 # make bench   the benchmarks
 # make compatibility   run what the page of what works with DSPy lists, and write the page
 # make pictures   the README's pictures: a quick demonstration on a terminal, and its report
@@ -27,7 +28,7 @@ export TOKENIZERS_PARALLELISM := false
 export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo real test check format bench compatibility pictures clean
+.PHONY: help install demo real test test-matrix check format bench compatibility pictures clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -47,6 +48,9 @@ real: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+test-matrix:
+	$(PYTHON) tests/matrix.py $(ROWS)
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .

@@ -129,8 +129,12 @@ def beside(path: Path, end: str) -> Path:
 def opened(path: Path) -> sqlite3.Connection:
     """A connection that trusts nothing in the file, and reads texts that are none as well as it can."""
     connection = sqlite3.connect(path, timeout=30.0)
-    connection.text_factory = lenient
-    connection.execute("PRAGMA trusted_schema=OFF")
+    try:
+        connection.text_factory = lenient
+        connection.execute("PRAGMA trusted_schema=OFF").close()
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 

@@ -87,6 +87,7 @@ class Run:
         splits = checked(student, trainset, valset, settings=settings, runner=runner)
         settings.check_trainable()
         settings.generator.check()
+        settings.check_lengths(student, splits[0])
         wrapped = settings.wrap(student)
         with Session.opened(student, wrapped, splits, settings=settings, reporter=reporter, runner=runner) as session:
             for note in left_plain(student):

@@ -16,6 +16,7 @@ from optimizers.live.snapshot import Plan
 from optimizers.recipe import Recipe
 from optimizers.tracking import Tracker, TrackerName
 from optimizers.training import Trainer, TrainingSettings
+from optimizers.validation import check_lengths
 from sgt_modules.engine import LocalEngine
 from sgt_modules.errors import SetupError
 from sgt_modules.generator import SupplementGenerator
@@ -72,15 +73,28 @@ class RunSettings:
     @property
     def epochs(self) -> tuple[int, int]:
         """Epochs of SFT and of DPO, as far as the trainer tells its settings."""
+        return self._training.sft_epochs, self._training.dpo_epochs
+
+    @property
+    def _training(self) -> TrainingSettings:
         told = getattr(self.trainer, "settings", None)
-        settings = told if isinstance(told, TrainingSettings) else TrainingSettings()
-        return settings.sft_epochs, settings.dpo_epochs
+        return told if isinstance(told, TrainingSettings) else TrainingSettings()
 
     def check_trainable(self) -> None:
-        """Raise `SetupError` unless something trains the generator, and it can be had with what was trained."""
+        """Raise `SetupError` unless something trains the generator, and it can be had with what was trained.
+
+        A trainer that has a `check()` of its own is asked too, as `TRLTrainer` is.
+        """
         self.generator.check_trainable()
         if not self.generator.in_process:
             self.trainer_or_default()
+        check = getattr(self.trainer, "check", None)
+        if callable(check):
+            check()
+
+    def check_lengths(self, student: dspy.Module, examples: Sequence[dspy.Example]) -> None:
+        """Raise `SetupError` where the generator can read none of a predictor's inputs, or be trained on none."""
+        check_lengths(student, examples, self.generator, most=self._training.max_length, only=self.only)
 
     def recorded(self, trainset: Sequence[dspy.Example], valset: Sequence[dspy.Example]) -> dict[str, object]:
         """What `run.json` remembers, and a folder is taken up again by."""

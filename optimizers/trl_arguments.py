@@ -5,6 +5,7 @@ settings, rows, number of processes -> Job -> TRL's arguments, PEFT's fresh adap
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TypeVar, cast
 
 import torch
 from peft import LoraConfig, PeftModel
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.sft_config import SFTConfig
@@ -85,8 +87,23 @@ class Job:
             lora_alpha=lora.alpha,
             lora_dropout=lora.dropout,
             target_modules=lora.targets if isinstance(lora.targets, str) else list(lora.targets),
+            exclude_modules=beside_language(self.model),
             task_type="CAUSAL_LM",
         )
+
+
+def beside_language(model: PreTrainedModel) -> str | None:
+    """A pattern, for PEFT, of the names of all modules that read no text, such as a vision tower and what joins it to
+    the language model; None for a model of text alone.
+    """
+    module = cast("nn.Module", model)
+    text = {id(each) for each in (model.get_decoder(), model.get_output_embeddings())}
+    kept = [name for name, each in module.named_modules() if id(each) in text]
+    if "" in kept:
+        return None
+    pattern = f"(?!(?:{'|'.join(map(re.escape, kept))})(?:\\.|$)).+"
+    weighty = (name for name, each in module.named_modules() if any(True for _ in each.parameters(recurse=False)))
+    return pattern if any(re.fullmatch(pattern, name) for name in weighty) else None
 
 
 def unadapted(model: object) -> PreTrainedModel:

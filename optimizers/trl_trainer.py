@@ -34,8 +34,9 @@ from optimizers.training_faults import disk_full_named, files_in, intact, until_
 from optimizers.trl_arguments import Job, mixed, unadapted
 from optimizers.trl_stages import SFT, PairwiseDPO, SharedDPO
 from sgt_modules.activity import check, loading
-from sgt_modules.errors import NoPreferencePairsError, TrainingError
+from sgt_modules.errors import NoPreferencePairsError, SetupError, TrainingError
 from sgt_modules.loading import Base, base_of, load_model, place, release
+from sgt_modules.runnable import check_runnable, quantised_by
 from sgt_modules.watching import stoppable
 from sgt_modules.weights import ADAPTER, WHOLE_MODEL, fingerprint_of, origin_of, record_base, resolve
 
@@ -63,6 +64,19 @@ class TRLTrainer:
         self.model = model
         self.settings = settings or TrainingSettings()
         self.trust_remote_code = trust_remote_code
+
+    def check(self) -> None:
+        """Raise `GeneratorNotFoundError` unless the model can be loaded here, and `SetupError` where its weights cannot
+        be trained. No weight is read.
+        """
+        folder = resolve(self.model, code=self.trust_remote_code)
+        check_runnable(folder, trust_remote_code=self.trust_remote_code)
+        method = quantised_by(folder)
+        if self.settings.lora is None and method is not None:
+            raise SetupError(
+                f"Expected whole weights to train, got {str(folder)!r}, which is quantised by {method}. Use "
+                "lora=LoRASettings(), or the same model without quantisation."
+            )
 
     def sft(
         self,

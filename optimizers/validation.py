@@ -20,6 +20,7 @@ from sgt_modules.errors import (
     OverlappingSplitsError,
     SetupError,
 )
+from sgt_modules.generator import SupplementGenerator
 from sgt_modules.prompts import SUPPLEMENT
 
 _SHOWN = 5
@@ -161,6 +162,35 @@ def check_priced(student: dspy.Module) -> None:
                 "Expected LMs with a known price for max_cost_usd, but that of "
                 f"{getattr(actor, 'model', actor)!r} (predictor {name!r}) is not known. Use max_actor_calls, or tell "
                 "litellm its price with litellm.register_model."
+            )
+
+
+def check_lengths(
+    student: dspy.Module,
+    examples: Sequence[dspy.Example],
+    generator: SupplementGenerator,
+    *,
+    most: int,
+    only: Sequence[str] | None = None,
+) -> None:
+    """Check that of each predictor the generator can read the prompt of one example at least, within its context and
+    fewer than `most` tokens, which training takes. Raises `SetupError`.
+
+    Inputs that the program itself makes count as empty, and long ones as they are shortened.
+    """
+    for name, predictor in student.named_predictors():
+        if only is not None and name not in only:
+            continue
+        signature = cast("type[dspy.Signature]", predictor.signature)
+        known = [{key: each[key] for key in signature.input_fields if key in each} for each in examples]
+        shortest_first = sorted(known, key=lambda inputs: sum(len(str(each)) for each in inputs.values()))
+        prompts = (generator.prompt_for(signature, inputs, role=name) for inputs in shortest_first)
+        if not any(generator.fits(prompt, most) for prompt in prompts):
+            raise SetupError(
+                f"Expected examples whose inputs {generator.name} can read, got none for the predictor {name!r}: with "
+                f"inputs shortened as far as they may be, each prompt is longer than the model's context of "
+                f"{generator.engine.context} tokens, or than the {most} that training takes (max_length). Shorten the "
+                "instructions or the inputs, raise max_length, or use a generator with a longer context."
             )
 
 

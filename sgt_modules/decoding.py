@@ -22,7 +22,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from sgt_modules.activity import Pace, Work, working
 from sgt_modules.batching import ROOM, Decoded, Job, Share, roomy, within_memory
-from sgt_modules.loading import one_core, release
+from sgt_modules.loading import cache_argument, one_core, release
 from sgt_modules.prefix_memory import PrefixMemory
 from sgt_modules.prefixes import tree_of
 from sgt_modules.remembering import aligned, read_batch, read_tree
@@ -125,9 +125,9 @@ class Decoder:
             output = cast("Any", model).generate(
                 ids,
                 attention_mask=mask,
-                past_key_values=cache,
                 max_new_tokens=limit,
                 logits_processor=LogitsProcessorList([draw]),
+                **{cache_argument(cast("Any", model).forward): cache},
             )
             return self._read(draw.rows(output[:, ids.shape[1] :]))
 

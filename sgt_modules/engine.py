@@ -27,6 +27,7 @@ from sgt_modules.batching import ROOM, Job, Share
 from sgt_modules.contract import Completion, answer, chat
 from sgt_modules.errors import SetupError
 from sgt_modules.reading import Reader
+from sgt_modules.runnable import check_runnable
 from sgt_modules.serving import Asked, Queue, begin
 from sgt_modules.weights import ADAPTER, Reference, Weights, located
 
@@ -335,9 +336,10 @@ class LocalEngine:
         return self._reader.tokenizer(self.weights.folders[0])
 
     def check(self) -> None:
-        """Raise `GeneratorNotFoundError` now if the files are missing, are not those that were saved, or if the model
-        always thinks before it answers."""
+        """Raise `GeneratorNotFoundError` now if the files are missing, cut or not those that were saved, if they cannot
+        be loaded here as a model that continues text, or if the model always thinks before it answers."""
         self.weights.check()
+        check_runnable(self.weights.folders[0], trust_remote_code=self.trust_remote_code)
         self._reader.check(self.weights.folders[0])
 
     def check_trainable(self) -> None:

@@ -21,7 +21,7 @@ from sgt_modules.endpoint import Endpoint, EndpointReference
 from sgt_modules.engine import LocalEngine, LocalReference
 from sgt_modules.errors import GeneratorNotFoundError, SavedStateError, SetupError
 from sgt_modules.generator_prompt import NOTE, GeneratorPrompt
-from sgt_modules.kinds import SILENCE, Kind, Supplement
+from sgt_modules.kinds import KINDS, SILENCE, Kind, Supplement
 from sgt_modules.replies import read_reply
 from sgt_modules.states import mapping, number, text, text_or_none, whole
 from sgt_modules.weights import located
@@ -175,6 +175,21 @@ class SupplementGenerator(Parameter):
         if limit is None or len(text.encode()) <= limit:  # no token is shorter than a byte
             return text
         return self.prompt.write(signature, inputs, role=role, limit=limit, count=self.engine.count)
+
+    def fits(self, prompt: str, most: int) -> bool:
+        """Whether a prompt of `prompt_for` leaves tokens of the model's context for a reply, a kind asked for too, and
+        itself has fewer than `most`. True where nobody here knows: of a server's model, or of one that is not there.
+        """
+        try:
+            context = self.engine.context
+        except GeneratorNotFoundError:
+            return True
+        if context is None or len(prompt.encode()) + 4 * RESERVE < min(
+            context, most
+        ):  # no token is shorter than a byte
+            return True
+        asked = min((self.prompt.asking(prompt, kind) for kind in KINDS.values()), key=len)
+        return self.engine.count(asked) < context and self.engine.count(prompt) < most
 
     def sample(
         self,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import ctypes
 import gc
+import inspect
 import itertools
 import json
 import threading
@@ -249,6 +250,17 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype, *, trust_
             raise GeneratorNotFoundError(untrusted(folder)) from error
     placed = cast("PreTrainedModel", cast("torch.nn.Module", model).to(device).eval())
     return quantise(placed) if dtype == torch.int8 else placed
+
+
+def cache_argument(forward: Callable[..., object]) -> str:
+    """The name under which a model's forward pass takes the keys and values of what it has read.
+
+    transformers renamed it in 5.24 and drops the old name in 5.40; code that a model brings along may know either.
+
+    >>> cache_argument(lambda input_ids, cache=None: None), cache_argument(lambda input_ids, past_key_values=None: None)
+    ('cache', 'past_key_values')
+    """
+    return "cache" if "cache" in inspect.signature(forward).parameters else "past_key_values"
 
 
 def _twin(model: PreTrainedModel) -> PreTrainedModel:

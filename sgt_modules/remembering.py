@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
+from sgt_modules.loading import cache_argument
 from sgt_modules.prefix_memory import Layers, PrefixMemory
 from sgt_modules.prefixes import WORTH, Ids, Tree
 
@@ -71,8 +72,9 @@ def read_batch(
         return None
     start = DynamicCache(config=model.config)
     read = cast("torch.nn.Module", model.get_decoder())
+    named = cache_argument(read.forward)
     if shared:
-        read(ids[:1, :shared], past_key_values=start, use_cache=True)
+        read(ids[:1, :shared], use_cache=True, **{named: start})
     positions = mask.cumsum(-1).sub_(1).clamp_(min=0)
     block = max(1, _block(model, ids.device) // ids.shape[1])
     caches: list[DynamicCache] = []
@@ -86,8 +88,8 @@ def read_batch(
                 ids[part, shared:last],
                 attention_mask=mask[part, :last],
                 position_ids=positions[part, shared:last],
-                past_key_values=cache,
                 use_cache=True,
+                **{named: cache},
             )
         caches.append(cache)
     for layer, *others in zip(*(cache.layers for cache in caches), strict=True):
@@ -180,12 +182,13 @@ class _Memory:
         # Behind a run's end stands padding, whose positions are nobody's but must be some of the model's.
         places = np.minimum(starts + np.arange(width), starts + own.sum(1, keepdims=True) - 1)
         mask = torch.cat([seen, self._tensor(own)], 1)
-        cast("torch.nn.Module", self._model.get_decoder())(
+        decoder = cast("torch.nn.Module", self._model.get_decoder())
+        decoder(
             self._tensor(ids),
             attention_mask=mask,
             position_ids=self._tensor(places),
-            past_key_values=cache,
             use_cache=True,
+            **{cache_argument(decoder.forward): cache},
         )
         where = np.concatenate([self.places[place][self._starts[place] :] for place in block])
         fresh = self._tensor(own).bool()

@@ -33,6 +33,7 @@ class Linear(NamedTuple):
 class _Entry(TypedDict):
     dtype: str
     shape: list[int]
+    data_offsets: list[int]
 
 
 def shapes_of(files: Iterable[Path]) -> dict[str, tuple[int, ...]]:
@@ -46,6 +47,23 @@ def shapes_of(files: Iterable[Path]) -> dict[str, tuple[int, ...]]:
         for name, entry in _header(file).items()
         if name != "__metadata__" and entry["dtype"] in _FLOATING
     }
+
+
+def names_in(file: Path) -> set[str]:
+    """The names of the tensors in a safetensors file.
+
+    Raises `GeneratorNotFoundError` for a file that is damaged, or shorter than its header says.
+    """
+    header = {name: entry for name, entry in _header(file).items() if name != "__metadata__"}
+    with file.open("rb") as stream:
+        start = 8 + int.from_bytes(stream.read(8), "little")
+    size = start + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    if file.stat().st_size < size:
+        raise GeneratorNotFoundError(
+            f"Expected {size:,} bytes of weights in {str(file)!r}, as its header says, got {file.stat().st_size:,}. "
+            "Fetch the file again."
+        )
+    return set(header)
 
 
 def misfit(adapter: Shapes, base: Shapes) -> str | None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
+from sgt_modules.loading import cache_argument
+
 if TYPE_CHECKING:
     import numpy as np
     from transformers import DynamicCache, PreTrainedModel
@@ -47,9 +49,10 @@ def write(
     points = torch.from_numpy(uniforms)
     heat = torch.tensor([[row.job.temperature] for row in rows], dtype=torch.float64)
     shares = torch.tensor([[row.job.top_p] for row in rows], dtype=torch.float64)
+    held = {cache_argument(cast("Any", model).forward): cache}
     for step in range(uniforms.shape[1]):
         read = mask[:, : width + step]
-        scores = _scores(model, tokens, attention_mask=read, position_ids=places, past_key_values=cache)
+        scores = _scores(model, tokens, attention_mask=read, position_ids=places, **held)
         tokens = _chosen(scores, heat, points[:, step : step + 1], shares)
         _note(rows, tokens, scores, ends)
         going = [place for place, row in enumerate(rows) if not row.ended and len(row.tokens) < row.job.limit]

@@ -179,3 +179,29 @@ def family_model(family: Family, folder: Path) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def pictures_model(folder: Path) -> Path:
+    """A random Gemma 3 of pictures and text, as its larger checkpoints are: a vision tower stands beside."""
+    family = FAMILIES["Gemma 3"]
+    tokenizer = family_tokenizer(family)
+    size, ends = len(tokenizer), [int(tokenizer.convert_tokens_to_ids(end)) for end in family.ends]
+    text = {**_SIZES, "sliding_window": WINDOW, "layer_types": _ALTERNATE, "query_pre_attn_scalar": 16}
+    sides = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = AutoConfig.for_model(
+        "gemma3",
+        text_config={**text, "vocab_size": size + 3, "pad_token_id": tokenizer.pad_token_id},
+        vision_config={**sides, "image_size": 28, "patch_size": 14},
+        mm_tokens_per_image=4,
+        image_token_index=size,
+        boi_token_index=size + 1,
+        eoi_token_index=size + 2,
+        eos_token_id=ends,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config)
+    model.generation_config = GenerationConfig(eos_token_id=ends)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

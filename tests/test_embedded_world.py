@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import sqlite3
+import threading
 
 import dspy
 import pytest
 
 from sgt_modules.embedded import HouseTermsWorld, Sizes
 from sgt_modules.embedded.company import TABLES, conditions
+from sgt_modules.embedded.database import Database
 from sgt_modules.embedded.phrasing import FREE_STYLE, PREDEFINED
 from sgt_modules.embedded.questions import words
 from sgt_modules.embedded.streams import Turn, stream
@@ -147,3 +151,31 @@ def test_pretraining_brings_every_kind_demos_and_reasoning() -> None:
 def test_free_style_knows_at_least_three_kinds_that_are_not_predefined() -> None:
     assert set(PREDEFINED) == set(KINDS)
     assert len(set(FREE_STYLE) - set(KINDS)) >= 3
+
+
+def test_each_thread_s_connection_closes_with_the_thread_and_the_last_with_the_database() -> None:
+    """Python 3.13 warns of a SQLite connection that nobody closed."""
+    opened: list[sqlite3.Connection] = []
+    database = HouseTermsWorld(seed=0).database
+
+    def asks(database: Database) -> None:
+        assert database.rows("SELECT 1") == [(1,)]
+        opened.append(database._connection())
+
+    thread = threading.Thread(target=asks, args=[database])
+    thread.start()
+    thread.join()
+    asks(database)
+    gc.collect()
+    assert [_is_open(each) for each in opened] == [False, True]
+    del database
+    gc.collect()
+    assert not any(map(_is_open, opened))
+
+
+def _is_open(connection: sqlite3.Connection) -> bool:
+    try:
+        connection.total_changes  # noqa: B018  it raises where the connection is closed
+    except sqlite3.ProgrammingError:
+        return False
+    return True

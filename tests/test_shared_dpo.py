@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -46,6 +47,19 @@ def sample(alike: bool = False) -> list[Row]:
         losers = [[rng.randrange(2, 40) for _ in range(2 + size)] for size in range(3)]
         rows += [Row(prompt, (winner, loser)) for winner in winners for loser in losers]
     return rows[:14]
+
+
+def rounded(lora: bool) -> float:
+    """The relative error that bfloat16 may leave in a gradient of the tiny model: 2.9 %, with adapters 4.3 %.
+
+    A result is rounded to 8 bits, so by at most u = 2**-8 of itself, and n independent roundings, one behind the other,
+    add up to sqrt(n) u. A layer rounds 13 times in a row: normed states, projections, their norms, two products and a
+    sum of the rotation, scores, what attention reads, its output; then normed states, gate and up, the gate's sigmoid,
+    the product, down. An adapter adds four to each of the four linear layers that lie in a row: its two products, their
+    scale and the sum. There are two layers, then normed states and the output head; the backward pass rounds as often.
+    """
+    layer = 13 + (4 * 4 if lora else 0)
+    return math.sqrt(2 * (2 * layer + 2)) * 2.0**-8
 
 
 def arguments(kind: type[TrainingArguments], folder: Path, bf16: bool, **more: object) -> TrainingArguments:
@@ -113,37 +127,35 @@ def of_step(trainer: SharedTrainer, size: int = 14) -> Tensor:
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["prompt shared", "prompt read anew"])
-@pytest.mark.parametrize(("bf16", "within"), [(False, 1e-5), (True, 1e-2)], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("lora", [True, False], ids=["lora", "all weights"])
 @pytest.mark.parametrize(("alpha", "types"), [(0.0, ["sigmoid"]), (1.0, ["sigmoid", "sft"])], ids=["dpo", "dpo+nll"])
 def test_loss_and_gradient_are_those_of_trls_pairwise_trainer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alpha: float, types: list[str], lora: bool, bf16: bool,
-    within: float, shared: bool,
+    shared: bool,
 ):  # fmt: skip
     """TRL's `sft` term is a mean over tokens: it is ours where all chosen completions have one length.
 
-    Where a CPU multiplies in bfloat16 itself, TRL's own gradient is more than 1 % off its float32 one; two such
-    gradients may then lie as far apart as two roundings do.
+    In bfloat16 both gradients are rounded, each in its own order. On a CPU that multiplies in bfloat16 ours and TRL's
+    were each 1.7 to 3.6 % off the exact gradient, and 0.9 to 1.2 % apart. So ours is held to TRL's in single precision,
+    within `rounded`.
     """
     monkeypatch.setenv("CI", "1")  # TRL sends no telemetry then
     rows = sample(alike=alpha > 0)
     one = moved(ours(tmp_path, rows, lora, bf16, alpha=alpha, max_length=4096 if shared else 2))
-    other = moved(theirs(tmp_path, lora, bf16, types))
+    other = moved(theirs(tmp_path, lora, False, types))
     inputs = other.data_collator(
         [
             {"prompt_ids": row.prompt, "chosen_ids": row.completions[0], "rejected_ids": row.completions[1]}
             for row in rows
         ]
     )
+    within = rounded(lora) if bf16 else 1e-5
     loss, slope = gradient(one, lambda: of_step(one))
     expected, wanted = gradient(other, lambda: of_trl(other, inputs))
     assert loss == pytest.approx(expected, rel=within)
     assert len(slope) == len(wanted)
-    most = within * wanted.norm()
-    if bf16:
-        _, exact = gradient(precise := moved(theirs(tmp_path, lora, False, types)), lambda: of_trl(precise, inputs))
-        most = max(most, 1.5 * (wanted - exact).norm())
-    assert (slope - wanted).norm() <= most
+    assert (slope - wanted).norm() <= within * wanted.norm()
 
 
 def of_trl(trainer: DPOTrainer, inputs: dict[str, Tensor]) -> Tensor:

@@ -110,8 +110,9 @@ def spider_metric(
     """`SpiderMetric()` as a function: reads `database` and `query` of the example, `sql` of the prediction.
 
     >>> import sqlite3, tempfile
+    >>> from contextlib import closing
     >>> path = Path(tempfile.mkdtemp()) / "shop.sqlite"
-    >>> with sqlite3.connect(path) as shop:
+    >>> with closing(sqlite3.connect(path)) as shop:
     ...     _ = shop.executescript("CREATE TABLE tea (name, price); INSERT INTO tea VALUES ('green', 2), ('mint', 3)")
     >>> example = dspy.Example(database=str(path), query="SELECT name FROM tea WHERE price > 2")
     >>> spider_metric(example, dspy.Prediction(sql="SELECT name FROM tea")).feedback

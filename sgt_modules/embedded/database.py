@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
+import weakref
 from collections import Counter
 from collections.abc import Sequence
 
@@ -69,12 +70,20 @@ class Database:
 
     def _connection(self) -> sqlite3.Connection:
         if not hasattr(self._local, "connection"):
-            connection = sqlite3.connect(":memory:")
-            connection.deserialize(self._serialized)
-            connection.execute("PRAGMA query_only = ON")
-            connection.set_authorizer(_only_reading)
-            self._local.connection = connection
+            self._local.opened = _Opened(self._serialized)
+            self._local.connection = self._local.opened.connection
         return self._local.connection
+
+
+class _Opened:
+    """A thread's connection, which closes with the thread or the database, whichever ends first."""
+
+    def __init__(self, serialized: bytes) -> None:
+        self.connection = sqlite3.connect(":memory:", check_same_thread=False)  # another thread may close it
+        weakref.finalize(self, self.connection.close)
+        self.connection.deserialize(serialized)
+        self.connection.execute("PRAGMA query_only = ON").close()
+        self.connection.set_authorizer(_only_reading)
 
 
 def _only_reading(action: int, *_: object) -> int:

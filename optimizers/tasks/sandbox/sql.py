@@ -85,8 +85,9 @@ def run_sql(database: Path | str, sql: str, limits: SqlLimits | None = None) -> 
     """A query's rows, from the shared sandbox.
 
     >>> import sqlite3, tempfile
+    >>> from contextlib import closing
     >>> folder = Path(tempfile.mkdtemp())
-    >>> with sqlite3.connect(folder / "shop.sqlite") as shop:
+    >>> with closing(sqlite3.connect(folder / "shop.sqlite")) as shop:
     ...     shop.executescript("CREATE TABLE tea (name, price); INSERT INTO tea VALUES ('green', 2.5), ('mint', NULL)")
     <sqlite3.Cursor object at ...>
     >>> run_sql(folder / "shop.sqlite", "SELECT name, price FROM tea ORDER BY name").rows
