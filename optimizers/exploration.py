@@ -106,9 +106,15 @@ class Setting:
         return sources.warm_start(
             queries,
             rng=self.rng("warm"),
-            kinds=recipe.kinds,
+            kinds=recipe.written,
             samples=recipe.warm_samples,
+            free=not recipe.closed,
         )
+
+    def added(self, queries: Sequence[Query], *, silent: bool) -> list[Candidate]:
+        """What a stage tries without asking the generator: given texts, and with `silent` no text at all."""
+        quiet = sources.silence(queries) if silent and self.recipe.silence else []
+        return [*quiet, *sources.given(queries, self.recipe.given)]
 
 
 def explorer(credit: Credit, setting: Setting) -> Explorer:
@@ -130,7 +136,9 @@ class Isolated:
 
     def warm_start(self, generator: SupplementGenerator) -> list[Rollout]:
         """As `Explorer`; every place is silent but the one that varies."""
-        return self._explored("warm", self.setting.warm_wishes(self.setting.train.queries), generator)
+        queries = self.setting.train.queries
+        added = self.setting.added(queries, silent=False)
+        return self._explored("warm", self.setting.warm_wishes(queries), generator, added)
 
     def first_pool(self, warm: Sequence[Rollout], generator: SupplementGenerator) -> list[Rollout]:
         """As `Explorer`."""
@@ -139,18 +147,20 @@ class Isolated:
         queries = self._queries("round 1", generator)
         samples = recipe.pool_samples
         wishes = [
-            *sources.predefined(queries, rng=rng, kinds=recipe.kinds, samples=samples),
+            *sources.predefined(queries, rng=rng, kinds=recipe.written, samples=samples),
             *sources.ood(queries, names, rng=rng, samples=samples),
         ]
-        return self._explored("round 1", wishes, generator, [*self._silence(queries), *_moved(joins, queries)])
+        added = [*self.setting.added(queries, silent=True), *_moved(joins, queries)]
+        return self._explored("round 1", wishes, generator, added)
 
     def direct(self, round_: int, generator: SupplementGenerator) -> list[Rollout]:
         """As `Explorer`."""
         stage = f"round {round_}"
         queries = self._queries(stage, generator)
-        rng = self.setting.rng(f"round-{round_}")
-        wishes = sources.direct(queries, rng=rng, samples=self.setting.recipe.direct_samples)
-        return self._explored(stage, wishes, generator, self._silence(queries))
+        recipe, rng = self.setting.recipe, self.setting.rng(f"round-{round_}")
+        wishes = [] if recipe.closed else sources.direct(queries, rng=rng, samples=recipe.direct_samples)
+        added = self.setting.added(queries, silent=True) if recipe.closed else self._silence(queries)
+        return self._explored(stage, wishes, generator, added)
 
     def _queries(self, stage: str, generator: SupplementGenerator) -> list[Query]:
         """Where supplements are wanted; in a program of several places, while the others read the generator's own."""
@@ -277,7 +287,8 @@ class Joint:
     def warm_start(self, generator: SupplementGenerator) -> list[Rollout]:
         """As `Explorer`."""
         recipe = self.setting.recipe
-        return self._explored("warm", [*recipe.kinds.values(), FREE], recipe.warm_samples, generator)
+        asks = [*recipe.kinds.values(), *([] if recipe.closed else [FREE])]
+        return self._explored("warm", asks, recipe.warm_samples, generator)
 
     def first_pool(self, warm: Sequence[Rollout], generator: SupplementGenerator) -> list[Rollout]:
         """As `Explorer`."""
@@ -293,9 +304,10 @@ class Joint:
 
     def direct(self, round_: int, generator: SupplementGenerator) -> list[Rollout]:
         """As `Explorer`."""
-        silence = [NONE] if self.setting.recipe.silence else []
-        samples = self.setting.recipe.direct_samples
-        return self._explored(f"round {round_}", [*[None] * samples, *silence], 1, generator)
+        recipe = self.setting.recipe
+        silence = [NONE] if recipe.silence else []
+        asks = [*recipe.kinds.values()] if recipe.closed else [None] * recipe.direct_samples
+        return self._explored(f"round {round_}", [*asks, *silence], 1, generator)
 
     def _explored(
         self,
@@ -342,6 +354,8 @@ class Joint:
             ask = asks[order[number] % len(asks)]
             if ask == NONE:
                 return SILENCE
+            if isinstance(ask, Kind) and ask.text:
+                return ask.given
             seed = self.setting.rng(f"{stage}-{index}-{place.role}-{place.turn}-{number}").getrandbits(32)
             temperature, top_p = self.setting.recipe.sampling(generator.prompt)
             with dspy.context(usage_tracker=None):  # else its tokens would count as the actor's

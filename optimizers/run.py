@@ -126,6 +126,7 @@ class Run:
         with self._spending.timed("acting"):
             self._train.without()
         self._note_shortened()
+        self._note_unscored()
         self._explorer = explorer(self._settings.credit, self._setting)
         self._tried = self._explorer.warm_start(self._settings.generator)
         self._learned = {"train/score": mean_score(self._tried)}
@@ -140,6 +141,16 @@ class Run:
                 f"{short} of {len(queries)} inputs were too long for {generator.name} and are read without the middle "
                 "of their longest field, in training as at inference. Give a generator with a longer context, or raise "
                 "max_prompt_tokens, to read them whole."
+            )
+
+    def _note_unscored(self) -> None:
+        """Say where a server writes the choice, which is no choice unless it is one of the texts."""
+        generator = self._settings.generator
+        if generator.menu and not generator.in_process:
+            self._session.note(
+                f"{generator.name} is behind a server, which does not say how likely each given text is. A reply that "
+                "is one of them word for word counts as that, and any other as no supplement. Use a local generator "
+                "to have the likeliest text always."
             )
 
     def explore(self, round_: int, checkpoint: Checkpoint | None) -> list[Rollout]:
@@ -274,7 +285,7 @@ class Run:
                 stages={stage.name: stage.rollouts for stage in later},
                 tried=explored or self._tried,
                 rows=self._rows,
-                kinds_asked=len(self._recipe.kinds) + 1,
+                kinds_asked=self._recipe.asked,
             )
         )
 

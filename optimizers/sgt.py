@@ -24,6 +24,7 @@ from optimizers.session import sizes
 from optimizers.settings import RunSettings
 from optimizers.tracking import ReportTo, check_report_to
 from optimizers.training import Trainer
+from sgt_modules.errors import SetupError
 from sgt_modules.generator import GeneratorLike, SupplementGenerator
 from sgt_modules.predictor import Scope
 from sgt_modules.prompts import Template, check_template
@@ -114,9 +115,16 @@ class SGTTeleprompter(Teleprompter):
         super().__init__()
         self.metric = metric
         self.recipe = (recipe or Recipe.auto(auto)).with_rounds(rounds)
+        writer = SupplementGenerator.of(generator)
+        if writer.menu and not self.recipe.closed:
+            raise SetupError(
+                f"Expected a recipe of given texts for {writer.name}, which chooses among {len(writer.menu.choices)}, "
+                "got one that has it write. Pass recipe=Recipe(kinds=..., closed=True), or "
+                "generator.choosing(Menu()) to let it write."
+            )
         self.settings = RunSettings(
             metric=metric,
-            generator=SupplementGenerator.of(generator),
+            generator=writer.choosing(self.recipe.menu),
             recipe=self.recipe,
             trainer=trainer,
             num_threads=num_threads,
