@@ -18,6 +18,8 @@ import dspy
 from optimizers import sources
 from optimizers.ahead import made_ahead
 from optimizers.evaluation import Evaluator
+from optimizers.logged import SOURCE as LOGGED
+from optimizers.logged import Log
 from optimizers.progress import Reporter, Stage
 from optimizers.recipe import Recipe
 from optimizers.records import Candidate, Query, Rollout
@@ -77,6 +79,8 @@ class Setting:
     seed: int
     note: Callable[[str], object] = lambda _: None
     """Says what a person should know of a stage."""
+    log: Log = field(default_factory=Log)
+    """What is known of the training examples before the run."""
 
     def rng(self, purpose: str) -> random.Random:
         """The run's own randomness for one purpose; never the global one."""
@@ -112,9 +116,10 @@ class Setting:
         )
 
     def added(self, queries: Sequence[Query], *, silent: bool) -> list[Candidate]:
-        """What a stage tries without asking the generator: given texts, and with `silent` no text at all."""
+        """What a stage tries without asking the generator: what a log knows of, given texts, and with `silent` no text
+        at all."""
         quiet = sources.silence(queries) if silent and self.recipe.silence else []
-        return [*quiet, *sources.given(queries, self.recipe.given)]
+        return [*quiet, *self.log.candidates(queries), *sources.given(queries, self.recipe.given)]
 
 
 def explorer(credit: Credit, setting: Setting) -> Explorer:
@@ -211,7 +216,7 @@ class Isolated:
         free: list[Candidate] = []
         new: list[Candidate] = []
         for each in pool:
-            met = not each.supplement or (each.query.id, each.supplement.render()) in known
+            met = each.source == LOGGED or not each.supplement or (each.query.id, each.supplement.render()) in known
             (free if met else new).append(each)
         tried = self._run(stage, free)
         before = [*self._last, *tried] or self.setting.train.unaided

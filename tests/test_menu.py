@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
-import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -17,15 +15,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scripted import ScriptedEngine, ScriptedTrainer, reply
-from small_compile import WORLD, gold
 
 from optimizers import Recipe, SGTTeleprompter
 from optimizers.demo import TRAINING
 from optimizers.estimate import Probe, estimated
-from optimizers.pairs import preference_pairs
 from optimizers.records import Checkpoint
 from optimizers.result import result_of
-from optimizers.selection import balance_kinds
 from optimizers.store import RolloutStore
 from optimizers.trl_trainer import TRLTrainer
 from sgt_modules import Endpoint, Kind, LocalEngine, Menu, SupplementGenerator, supplement
@@ -272,13 +267,13 @@ def test_each_text_is_tried_once_for_each_question_and_nothing_is_sampled(tmp_pa
     """8 runs without supplement, 3 texts x 4 training questions, silence free; every round tries them again for 0."""
     generator, server = served(lambda prompt: MENU.replies["hours" in prompt.partition("question: ")[2]])
     better, actor, trainer = compiled(tmp_path, generator)
-    with RolloutStore(tmp_path / "rollouts.sqlite", run=json.loads((tmp_path / "run.json").read_text())["id"]) as store:
+    with RolloutStore(tmp_path / "rollouts.sqlite") as store:
         of = {stage: store.rollouts(stage=stage) for stage in ("warm", "round 1", "round 2")}
     assert {stage: len(found) for stage, found in of.items()} == {"warm": 12, "round 1": 16, "round 2": 16}
     assert {each.source for each in of["warm"]} == {"given"}
     tried = Counter((each.query.index, each.supplement.kind) for each in of["round 2"])
     assert tried == Counter(itertools.product(range(4), [*TEXTS, "none"]))
-    chosen = {name: 4 for name in ("sft", "dpo1", "dpo2")}
+    chosen = dict.fromkeys(("sft", "dpo1", "dpo2"), 4)
     validated = {(index, text) for index in range(4) for text in [MENU.replies["hours" in VAL[index].question]]}
     assert len(actor.asked) == 8 + 12 + len(validated)
     assert len(server.asked) == sum(chosen.values()) + 1  # and `check`, before anything is paid
@@ -391,7 +386,7 @@ def test_given_texts_stand_beside_kinds_that_are_written(tmp_path: Path) -> None
     kinds = {"hours": KINDS["hours"], "cot": Kind("cot", "Think.")}
     recipe = Recipe(rounds=1, kinds=kinds, warm_samples=2, pool_samples=1, ood_kinds=0, concat=0)
     _, _, trainer = compiled(tmp_path, served(lambda _: "[cot] Think.")[0], recipe=recipe)
-    with RolloutStore(tmp_path / "rollouts.sqlite", run=json.loads((tmp_path / "run.json").read_text())["id"]) as store:
+    with RolloutStore(tmp_path / "rollouts.sqlite") as store:
         tried = Counter((each.stage, each.source, each.supplement.kind) for each in store.each_rollout())
     assert tried["warm", "given", "hours"] == tried["round 1", "given", "hours"] == 4
     assert tried["warm", "predefined", "cot"] == 4
