@@ -10,6 +10,8 @@ from sgt_modules.errors import SavedStateError, SetupError
 from sgt_modules.kinds import FREE, SILENCE, Kind, Supplement
 from sgt_modules.replies import read_reply
 
+_SHOWN = 80
+
 
 @dataclass(frozen=True, slots=True)
 class Menu:
@@ -32,13 +34,15 @@ class Menu:
             found = read_reply(choice.reply())
             if found != choice or (choice and choice.kind == FREE):
                 raise SetupError(
-                    f"Expected a given text that reads back as it is, got {choice.reply()!r}, which reads as "
-                    f"{found.reply()!r}. Name its kind in small letters, digits and underscores (not 'free' or "
-                    "'none'), and give a text without blanks at its ends, tags of its own kind or thoughts."
+                    f"Expected a given text that reads back as it is, got {choice.reply()[:_SHOWN]!r}, which reads "
+                    f"as {found.reply()[:_SHOWN]!r}. Name its kind in small letters, digits and underscores (not "
+                    "'free' or 'none'), and give a text without blanks at its ends, tags of its own kind or thoughts."
                 )
         for name, found in (("kind", [each.kind for each in self.choices]), ("text", list(map(_plain, self.choices)))):
             if twice := sorted({each for each in found if found.count(each) > 1}):
-                raise SetupError(f"Expected each {name} of a menu once, got {twice[0]!r} twice. Leave one out.")
+                raise SetupError(
+                    f"Expected each {name} of a menu once, got {twice[0][:_SHOWN]!r} twice. Leave one out."
+                )
         if len(self.choices) == 1:
             raise SetupError(
                 f"Expected two choices or more, got {self.choices[0].reply()!r} alone. Give another text, or let the "

@@ -368,7 +368,7 @@ def test_a_generator_that_chooses_is_trained_by_a_recipe_of_given_texts_only() -
 
 
 def test_a_text_that_is_longer_than_a_reply_may_be_is_refused_before_anything_is_paid(tmp_path: Path) -> None:
-    long = replace(CLOSED, kinds={**KINDS, "essay": Kind("essay", text="We open at nine. " * 60)})
+    long = replace(CLOSED, kinds={**KINDS, "essay": Kind("essay", text=("We open at nine. " * 60).strip())})
     with pytest.raises(SetupError, match=r"at most max_new_tokens=128 tokens, got \d+ in '\[essay\] We open"):
         compiled(tmp_path / "run", served(lambda _: "")[0], recipe=long)
     assert not (tmp_path / "run").exists()
