@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict, TypeVar, cast
+from typing import Any, TypedDict, TypeVar, cast
 from weakref import WeakValueDictionary
 
 import dspy
@@ -49,24 +49,28 @@ def _heard(call: _F) -> _F:
     return cast("_F", with_callbacks(call))
 
 
-class GeneratorState(LocalReference):
+class MenuState(TypedDict, total=False):
+    """What a generator keeps besides where it chooses: `Menu.dump_state`."""
+
+    menu: list[list[str]]
+
+
+class GeneratorState(LocalReference, MenuState):
     """A generator as a saved program keeps it: where its weights are and their sha256, never the weights."""
 
     temperature: float
     max_new_tokens: int
     prompt: dict[str, object]
     max_prompt_tokens: int | None
-    menu: NotRequired[list[list[str]]]
 
 
-class EndpointGeneratorState(EndpointReference):
+class EndpointGeneratorState(EndpointReference, MenuState):
     """A generator behind an endpoint as a saved program keeps it: what reaches it again, and no keys."""
 
     temperature: float
     max_new_tokens: int
     prompt: dict[str, object]
     max_prompt_tokens: int | None
-    menu: NotRequired[list[list[str]]]
 
 
 RESERVE = 160
