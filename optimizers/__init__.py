@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from optimizers.live.snapshot import Snapshot
+    from optimizers.logged import LoggedOutcome
     from optimizers.recipe import Recipe
     from optimizers.records import Checkpoint, PreferencePair, Query, Reward, Rollout, SFTExample
     from optimizers.sgt import SGTTeleprompter
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Checkpoint",
     "LoRASettings",
+    "LoggedOutcome",
     "PreferencePair",
     "Query",
     "Recipe",
@@ -31,6 +33,7 @@ __all__ = [
 
 _ROOMS = {
     "live.snapshot": ("Snapshot",),
+    "logged": ("LoggedOutcome",),
     "recipe": ("Recipe",),
     "records": ("Checkpoint", "PreferencePair", "Query", "Reward", "Rollout", "SFTExample"),
     "sgt": ("SGTTeleprompter",),

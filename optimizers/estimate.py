@@ -6,7 +6,7 @@ recipe, sizes, what a few examples took -> a `StageEstimate` a stage -> `Estimat
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
@@ -107,11 +107,11 @@ def estimated(recipe: Recipe, *, train: int, validation: int, epochs: tuple[int,
     took = probe or Probe()
     kinds = len(recipe.kinds)
     places = train * took.places
-    warm = places * (kinds + 1) * recipe.warm_samples
+    warm = places * recipe.asked * recipe.warm_samples
     rows = min(kinds * recipe.max_per_kind, took.won * took.distinct * warm * _share(recipe, "warm"))
     stages = [
         _bare(took, train + validation),
-        _acting(took, "warm", warm, "warm", _share(recipe, "warm")),
+        _pool(recipe, took, "warm", warm, "warm"),
         *([_training(took, "sft", rows, epochs[0], validation)] if recipe.sft else []),
     ]
     for number in range(1, recipe.rounds + 1):
@@ -120,7 +120,7 @@ def estimated(recipe: Recipe, *, train: int, validation: int, epochs: tuple[int,
         )
         power = "round 1" if number == 1 else "round 2" if number == 2 else "later"
         samples, share = places * each, _share(recipe, f"round {number}")
-        acting = _acting(took, f"round {number}", samples, power, share)
+        acting = _pool(recipe, took, f"round {number}", samples, power)
         tried = share * samples / places * took.distinct ** REPEATS[power]
         pairs = MIXED * places * min(2 * recipe.pair_cap, took.won * (1 - took.won) * tried**2)
         fitted = _training(took, f"dpo{number}", pairs * PAIR, epochs[1], validation)
@@ -148,6 +148,16 @@ def _bare(took: Probe, runs: float) -> StageEstimate:
     calls, seconds = took.calls * runs, took.run_seconds * runs
     read, wrote, cost = took.bare_in * runs, took.bare_out * runs, took.bare_cost * runs
     return StageEstimate("none", calls, calls, read, wrote, cost, seconds=seconds)
+
+
+def _pool(recipe: Recipe, took: Probe, name: str, pool: float, power: str) -> StageEstimate:
+    """A stage's pool. A closed recipe's is not sampled, and its rounds try nothing that the warm start did not, unless
+    what other places read has changed."""
+    if recipe.closed and name != "warm" and took.places <= 1:
+        return StageEstimate(name)
+    found = _acting(took, name, pool, power, _share(recipe, name))
+    sampling = found.samples * took.sample_seconds
+    return replace(found, samples=0.0, seconds=found.seconds - sampling) if recipe.closed else found
 
 
 def _acting(took: Probe, name: str, samples: float, power: str, share: float) -> StageEstimate:

@@ -18,6 +18,8 @@ import dspy
 from optimizers import sources
 from optimizers.ahead import made_ahead
 from optimizers.evaluation import Evaluator
+from optimizers.logged import SOURCE as LOGGED
+from optimizers.logged import Log
 from optimizers.progress import Reporter, Stage
 from optimizers.recipe import Recipe
 from optimizers.records import Candidate, Query, Rollout
@@ -77,6 +79,8 @@ class Setting:
     seed: int
     note: Callable[[str], object] = lambda _: None
     """Says what a person should know of a stage."""
+    log: Log = field(default_factory=Log)
+    """What is known of the training examples before the run."""
 
     def rng(self, purpose: str) -> random.Random:
         """The run's own randomness for one purpose; never the global one."""
@@ -106,9 +110,16 @@ class Setting:
         return sources.warm_start(
             queries,
             rng=self.rng("warm"),
-            kinds=recipe.kinds,
+            kinds=recipe.written,
             samples=recipe.warm_samples,
+            free=not recipe.closed,
         )
+
+    def added(self, queries: Sequence[Query], *, silent: bool) -> list[Candidate]:
+        """What a stage tries without asking the generator: what a log knows of, given texts, and with `silent` no text
+        at all."""
+        quiet = sources.silence(queries) if silent and self.recipe.silence else []
+        return [*quiet, *self.log.candidates(queries), *sources.given(queries, self.recipe.given)]
 
 
 def explorer(credit: Credit, setting: Setting) -> Explorer:
@@ -130,7 +141,9 @@ class Isolated:
 
     def warm_start(self, generator: SupplementGenerator) -> list[Rollout]:
         """As `Explorer`; every place is silent but the one that varies."""
-        return self._explored("warm", self.setting.warm_wishes(self.setting.train.queries), generator)
+        queries = self.setting.train.queries
+        added = self.setting.added(queries, silent=False)
+        return self._explored("warm", self.setting.warm_wishes(queries), generator, added)
 
     def first_pool(self, warm: Sequence[Rollout], generator: SupplementGenerator) -> list[Rollout]:
         """As `Explorer`."""
@@ -139,18 +152,20 @@ class Isolated:
         queries = self._queries("round 1", generator)
         samples = recipe.pool_samples
         wishes = [
-            *sources.predefined(queries, rng=rng, kinds=recipe.kinds, samples=samples),
+            *sources.predefined(queries, rng=rng, kinds=recipe.written, samples=samples),
             *sources.ood(queries, names, rng=rng, samples=samples),
         ]
-        return self._explored("round 1", wishes, generator, [*self._silence(queries), *_moved(joins, queries)])
+        added = [*self.setting.added(queries, silent=True), *_moved(joins, queries)]
+        return self._explored("round 1", wishes, generator, added)
 
     def direct(self, round_: int, generator: SupplementGenerator) -> list[Rollout]:
         """As `Explorer`."""
         stage = f"round {round_}"
         queries = self._queries(stage, generator)
-        rng = self.setting.rng(f"round-{round_}")
-        wishes = sources.direct(queries, rng=rng, samples=self.setting.recipe.direct_samples)
-        return self._explored(stage, wishes, generator, self._silence(queries))
+        recipe, rng = self.setting.recipe, self.setting.rng(f"round-{round_}")
+        wishes = [] if recipe.closed else sources.direct(queries, rng=rng, samples=recipe.direct_samples)
+        added = self.setting.added(queries, silent=True) if recipe.closed else self._silence(queries)
+        return self._explored(stage, wishes, generator, added)
 
     def _queries(self, stage: str, generator: SupplementGenerator) -> list[Query]:
         """Where supplements are wanted; in a program of several places, while the others read the generator's own."""
@@ -201,7 +216,7 @@ class Isolated:
         free: list[Candidate] = []
         new: list[Candidate] = []
         for each in pool:
-            met = not each.supplement or (each.query.id, each.supplement.render()) in known
+            met = each.source == LOGGED or not each.supplement or (each.query.id, each.supplement.render()) in known
             (free if met else new).append(each)
         tried = self._run(stage, free)
         before = [*self._last, *tried] or self.setting.train.unaided
@@ -277,7 +292,8 @@ class Joint:
     def warm_start(self, generator: SupplementGenerator) -> list[Rollout]:
         """As `Explorer`."""
         recipe = self.setting.recipe
-        return self._explored("warm", [*recipe.kinds.values(), FREE], recipe.warm_samples, generator)
+        asks = [*recipe.kinds.values(), *([] if recipe.closed else [FREE])]
+        return self._explored("warm", asks, recipe.warm_samples, generator)
 
     def first_pool(self, warm: Sequence[Rollout], generator: SupplementGenerator) -> list[Rollout]:
         """As `Explorer`."""
@@ -293,9 +309,10 @@ class Joint:
 
     def direct(self, round_: int, generator: SupplementGenerator) -> list[Rollout]:
         """As `Explorer`."""
-        silence = [NONE] if self.setting.recipe.silence else []
-        samples = self.setting.recipe.direct_samples
-        return self._explored(f"round {round_}", [*[None] * samples, *silence], 1, generator)
+        recipe = self.setting.recipe
+        silence = [NONE] if recipe.silence else []
+        asks = [*recipe.kinds.values()] if recipe.closed else [None] * recipe.direct_samples
+        return self._explored(f"round {round_}", [*asks, *silence], 1, generator)
 
     def _explored(
         self,
@@ -342,6 +359,8 @@ class Joint:
             ask = asks[order[number] % len(asks)]
             if ask == NONE:
                 return SILENCE
+            if isinstance(ask, Kind) and ask.text:
+                return ask.given
             seed = self.setting.rng(f"{stage}-{index}-{place.role}-{place.turn}-{number}").getrandbits(32)
             temperature, top_p = self.setting.recipe.sampling(generator.prompt)
             with dspy.context(usage_tracker=None):  # else its tokens would count as the actor's

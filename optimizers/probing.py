@@ -13,7 +13,7 @@ from optimizers.evaluation import Evaluator
 from optimizers.recipe import Recipe
 from optimizers.records import Candidate, Rollout, SFTExample
 from optimizers.sampling import SAMPLED_AT_ONCE, Ask, sampled
-from optimizers.sources import Wish, candidates, distinct
+from optimizers.sources import Wish, candidates, distinct, given
 from optimizers.training import Trainer
 from sgt_modules.generator import SupplementGenerator
 
@@ -54,7 +54,8 @@ def probed(
         )
     )
     sampling = time.perf_counter() - began
-    pool = list(distinct(candidates(wishes, drawn, generator.fingerprint)))
+    ready = given(evaluator.queries, recipe.given)
+    pool = list(distinct([*ready, *candidates(wishes, drawn, generator.fingerprint)]))
     tried = random.Random(f"{seed}-probe").sample(pool, min(len(pool), TRIED * examples))
     before, began = actor.budget.spent, time.perf_counter()
     rollouts = actor.run(tried, evaluator.examples, stage="probe")
@@ -70,10 +71,10 @@ def probed(
         tokens_in=aided.tokens_in,
         tokens_out=aided.tokens_out,
         cost=aided.cost,
-        distinct=len(pool) / len(wishes),
+        distinct=len(pool) / (len(ready) + len(wishes)),
         won=sum(rollout.won(recipe.threshold) for rollout in rollouts) / max(1, len(rollouts)),
         run_seconds=acting / max(1, len(rollouts)),
-        sample_seconds=sampling / len(wishes),
+        sample_seconds=sampling / max(1, len(wishes)),
         row_seconds=_row_seconds(trainer, tried, sft_epochs, seed),
     )
 

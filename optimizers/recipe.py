@@ -10,13 +10,14 @@ from optimizers.records import BETWEEN, Between
 from sgt_modules.errors import SetupError
 from sgt_modules.generator_prompt import GeneratorPrompt
 from sgt_modules.kinds import KINDS, Kind
+from sgt_modules.menu import Menu
 
 Auto = Literal["light", "medium", "heavy"]
 
 AUTO: Auto = "light"
 """The size of a run where nobody names one, in Python and on the command line."""
 
-_LATER = ("sft", "pair_categories")
+_LATER = ("sft", "pair_categories", "closed")
 """Options that runs of earlier versions did not record: they stand in a run's folder where they are not the default."""
 
 
@@ -40,6 +41,11 @@ class Recipe:
     one predictor. Without `sft` the warm start is only a pool: round 1 gets its new kinds and joins from it, and
     trains the generator as it came. `pair_categories` are the pairs that are made: between kinds (`inter`), within
     one (`intra`).
+
+    `kinds` are what is asked for; one with a `text` is that text, tried as it is. With `closed`, every kind has a text,
+    and the generator learns which of them to say, or nothing (`silence`): nothing is sampled, each stage tries each
+    text once for each query, and what the actor reads is one of the texts or none. The sizes of sampling
+    (`warm_samples`, `pool_samples`, `ood_kinds`, `concat`, `direct_samples`) are then set to what that means.
 
     >>> Recipe.auto("heavy").rounds
     5
@@ -65,8 +71,19 @@ class Recipe:
     sft: bool = True
     pair_categories: Sequence[Between] = BETWEEN
     kinds: Mapping[str, Kind] = field(default_factory=lambda: KINDS)
+    closed: bool = False
 
     def __post_init__(self) -> None:
+        if self.closed:
+            sizes = {
+                "warm_samples": 1,
+                "pool_samples": 1,
+                "ood_kinds": 0,
+                "concat": 0,
+                "direct_samples": len(self.menu.choices),
+            }
+            for name, size in sizes.items():
+                object.__setattr__(self, name, size)
         if not self.pair_categories or not set(self.pair_categories) <= set(BETWEEN):
             raise SetupError(f"Expected pair_categories among {BETWEEN}, at least one, got {self.pair_categories!r}.")
 
@@ -113,15 +130,45 @@ class Recipe:
         return temperature, prompt.top_p if self.top_p is None else self.top_p
 
     @property
+    def menu(self) -> Menu:
+        """What a closed recipe's generator chooses among; an empty menu for one that writes.
+
+        Raises `SetupError` where a kind has no text, or two are the same.
+
+        >>> texts = {"refunds": "Refunds take five days.", "hours": "We open at nine."}
+        >>> recipe = Recipe(kinds={name: Kind(name, text=text) for name, text in texts.items()}, closed=True)
+        >>> recipe.menu.replies
+        ('[refunds] Refunds take five days.', '[hours] We open at nine.', '[none]')
+        """
+        return Menu.of(self.kinds.values(), silence=self.silence) if self.closed else Menu()
+
+    @property
+    def written(self) -> dict[str, Kind]:
+        """The kinds that the generator is asked to write."""
+        return {name: kind for name, kind in self.kinds.items() if not kind.text}
+
+    @property
+    def given(self) -> list[Kind]:
+        """The kinds that are tried as they are."""
+        return [kind for kind in self.kinds.values() if kind.text]
+
+    @property
+    def asked(self) -> int:
+        """How many kinds the warm start tries, free style among them unless the recipe is closed."""
+        return len(self.kinds) + (not self.closed)
+
+    @property
     def recorded(self) -> dict[str, Any]:
-        """Every option by name, as a run's folder keeps it; a kind is its instruction and its example.
+        """Every option by name, as a run's folder keeps it; a kind is its instruction, its example and any text.
 
         >>> Recipe(rounds=2).recorded["rounds"], "sft" in Recipe().recorded, Recipe(sft=False).recorded["sft"]
         (2, False, False)
         """
         usual = {each.name: each.default for each in fields(Recipe)}
         found = {name: getattr(self, name) for name in usual}
-        kinds = {name: [kind.instruction, kind.example] for name, kind in self.kinds.items()}
+        kinds = {
+            name: [kind.instruction, kind.example, *filter(None, [kind.text])] for name, kind in self.kinds.items()
+        }
         return {name: value for name, value in found.items() if name not in _LATER or value != usual[name]} | {
             "kinds": kinds
         }

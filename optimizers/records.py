@@ -65,9 +65,10 @@ class Query:
 class Candidate:
     """A supplement proposed for a query, before the actor has seen it.
 
-    `source` is the pool it comes from (`predefined`, `free`, `ood`, `concat`, `direct`, `none`; `gated` where a gate
-    dropped what the generator wrote); `logprob` is the mean log-probability of its tokens under the generator that
-    wrote it (0.0 where none wrote it, or its server tells none); `writer` is that generator's fingerprint.
+    `source` is the pool it comes from (`predefined`, `free`, `ood`, `concat`, `direct`, `none`; `given` for a kind's
+    own text, `logged` for a log's, `gated` where a gate dropped what the generator wrote); `logprob` is the mean
+    log-probability of its tokens under the generator that wrote it (0.0 where none wrote it, or its server tells none);
+    `writer` is that generator's fingerprint.
     """
 
     query: Query

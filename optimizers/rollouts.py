@@ -155,6 +155,12 @@ class Actor:
         taken += candidates
         return self._in_parallel(work, [(each.query.id, each.supplement.render()) for each in taken], on_done)
 
+    def know(self, rollouts: Sequence[Rollout]) -> None:
+        """Save outcomes that were had elsewhere, so that `run` pays for none of them; a reward that is there stays."""
+        for rollout in rollouts:
+            if self.store.get(self.scope, rollout.query.id, rollout.supplement) is None:
+                self.store.add(rollout, self.scope)
+
     def live(
         self,
         examples: Sequence[dspy.Example],

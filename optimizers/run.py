@@ -18,6 +18,7 @@ from optimizers.estimate import Probe
 from optimizers.evaluation import Evaluator, Scored, mean_score
 from optimizers.exploration import Explorer, Setting, explorer
 from optimizers.gating import fitted, judged
+from optimizers.logged import Log, read_log
 from optimizers.memory import MARK
 from optimizers.pairs import preference_pairs, why_no_pairs
 from optimizers.probing import probed
@@ -34,6 +35,7 @@ from optimizers.stages import FinishedStages
 from optimizers.together import Together, train_as_told
 from optimizers.training import Fit, Row
 from optimizers.verdict import verdict
+from sgt_modules.errors import SetupError
 from sgt_modules.gate import Gate
 from sgt_modules.generator import SupplementGenerator
 from sgt_modules.generator_prompt import SHORTENED
@@ -43,7 +45,7 @@ from sgt_modules.wrapping import left_plain, supplemented
 class Run:
     """The state of one compile. Made by `Run.opened`, which validates everything before the first paid call."""
 
-    def __init__(self, settings: RunSettings, student: dspy.Module, session: Session, *, team: Team) -> None:
+    def __init__(self, settings: RunSettings, student: dspy.Module, session: Session, *, team: Team, log: Log) -> None:
         self._settings, self._recipe, self._session = settings, settings.recipe, session
         self._student, self._folder = student, session.folder
         self._train, self._validation = session.train, session.validation
@@ -58,7 +60,7 @@ class Run:
         self._alone = team.size == 1
         self._spending = Spending()
         self._setting = Setting(
-            settings.recipe, session.train, session.reporter, self._spending, settings.seed, session.note
+            settings.recipe, session.train, session.reporter, self._spending, settings.seed, session.note, log
         )
         self._explorer: Explorer = explorer("isolate", self._setting)
         self._stage_began = time.perf_counter()
@@ -89,10 +91,16 @@ class Run:
         settings.generator.check()
         settings.check_lengths(student, splits[0])
         wrapped = settings.wrap(student)
+        log = read_log(settings.logged, *splits, menu=settings.recipe.menu)
+        if log.outcomes and (places := len(supplemented(wrapped))) != 1:
+            raise SetupError(
+                f"Expected logged outcomes for a program of one predictor that reads supplements, got {places}. Name "
+                "the one that the log is of with only=[...], or leave logged out."
+            )
         with Session.opened(student, wrapped, splits, settings=settings, reporter=reporter, runner=runner) as session:
             for note in left_plain(student):
                 session.note(note)
-            yield cls(settings, student, session, team=team)
+            yield cls(settings, student, session, team=team, log=log)
 
     def within_budget(self) -> AbstractContextManager[None]:
         """Where a budget is used up inside, the rest is left out; at Ctrl-C, `KeyboardInterrupt` once all is saved."""
@@ -129,6 +137,8 @@ class Run:
         with self._spending.timed("acting"):
             self._train.without()
         self._note_shortened()
+        self._note_unscored()
+        self._take_in_log()
         self._explorer = explorer(self._settings.credit, self._setting)
         self._tried = self._explorer.warm_start(self._settings.generator)
         self._learned = {"train/score": mean_score(self._tried)}
@@ -143,6 +153,29 @@ class Run:
                 f"{short} of {len(queries)} inputs were too long for {generator.name} and are read without the middle "
                 "of their longest field, in training as at inference. Give a generator with a longer context, or raise "
                 "max_prompt_tokens, to read them whole."
+            )
+
+    def _take_in_log(self) -> None:
+        """Put what the log knows into the store, so that nothing of it is paid for; say how much that is."""
+        log, note = self._setting.log, self._setting.log.note
+        if log.outcomes and not self._train.once_an_example:
+            self._setting = replace(self._setting, log=Log())
+            note = (
+                "The logged outcomes are left out: the program asks for several supplements in a run, and a row does "
+                "not say which one it is of."
+            )
+        self._train.actor.know(self._setting.log.rollouts(self._train.queries, "warm"))
+        if note:
+            self._session.note(note)
+
+    def _note_unscored(self) -> None:
+        """Say where a server writes the choice, which is no choice unless it is one of the texts."""
+        generator = self._settings.generator
+        if generator.menu and not generator.in_process:
+            self._session.note(
+                f"{generator.name} is behind a server, which does not say how likely each given text is. A reply that "
+                "is one of them word for word counts as that, and any other as no supplement. Use a local generator "
+                "to have the likeliest text always."
             )
 
     def explore(self, round_: int, checkpoint: Checkpoint | None) -> list[Rollout]:
@@ -277,7 +310,7 @@ class Run:
                 stages={stage.name: stage.rollouts for stage in later},
                 tried=explored or self._tried,
                 rows=self._rows,
-                kinds_asked=len(self._recipe.kinds) + 1,
+                kinds_asked=self._recipe.asked,
             )
         )
 

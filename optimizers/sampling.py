@@ -39,7 +39,7 @@ def sampled(
     What the store has of this stage, for the same asks, weights and settings, is not sampled again; each new sample
     is stored before it is given, and `on_new` hears of it. A local model decodes `at_once` prompts together.
     """
-    settings = (generator.fingerprint, temperature, top_p, generator.max_new_tokens)
+    settings = (generator.fingerprint, temperature, top_p, generator.max_new_tokens, *generator.menu.replies)
     keys = [_key(settings, generator.prompt, ask) for ask in asks]
     done = 0
     for key, kept in zip(keys, store.samples(stage), strict=False):

@@ -13,6 +13,7 @@ from optimizers.estimate import planned
 from optimizers.exploration import Credit
 from optimizers.fingerprints import fingerprint
 from optimizers.live.snapshot import Plan
+from optimizers.logged import LoggedOutcome
 from optimizers.recipe import Recipe
 from optimizers.tracking import Tracker, TrackerName
 from optimizers.training import Trainer, TrainingSettings
@@ -48,6 +49,7 @@ class RunSettings:
     store: str | Path | None = None
     max_run_seconds: float | None = None
     report_to: Sequence[TrackerName | Tracker] = ()
+    logged: Sequence[LoggedOutcome] = ()
 
     def wrap(self, student: dspy.Module) -> dspy.Module:
         """A copy of the student whose predictors read supplements."""
@@ -98,6 +100,10 @@ class RunSettings:
 
     def recorded(self, trainset: Sequence[dspy.Example], valset: Sequence[dspy.Example]) -> dict[str, object]:
         """What `run.json` remembers, and a folder is taken up again by."""
+        rows = [
+            dspy.Example(inputs=dict(row.inputs), said=str(row.supplement), score=row.score, feedback=row.feedback)
+            for row in self.logged
+        ]
         return {
             "recipe": {name: value for name, value in self.recipe.recorded.items() if name not in FREE},
             "seed": self.seed,
@@ -112,6 +118,7 @@ class RunSettings:
             "training": str(getattr(self.trainer, "settings", type(self.trainer).__qualname__)),
             "train": fingerprint(trainset),
             "val": fingerprint(valset),
+            **({"logged": fingerprint(rows)} if rows else {}),
         }
 
     def planned(self, student: dspy.Module, train: int, validation: int) -> Plan:

@@ -6,6 +6,7 @@ Source: SGT (arXiv 2604.20727); `docs/method.md` maps each step to its place her
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import dspy
@@ -14,6 +15,7 @@ from dspy.teleprompt import Teleprompter
 from optimizers.budget import Limits
 from optimizers.estimate import Estimate, Probe, estimated
 from optimizers.exploration import Credit, check_credit
+from optimizers.logged import LoggedOutcome
 from optimizers.processes import gathered
 from optimizers.progress import Display, reporter
 from optimizers.recipe import AUTO, Auto, Recipe
@@ -24,6 +26,7 @@ from optimizers.session import sizes
 from optimizers.settings import RunSettings
 from optimizers.tracking import ReportTo, check_report_to
 from optimizers.training import Trainer
+from sgt_modules.errors import SetupError
 from sgt_modules.generator import GeneratorLike, SupplementGenerator
 from sgt_modules.predictor import Scope
 from sgt_modules.prompts import Template, check_template
@@ -114,9 +117,16 @@ class SGTTeleprompter(Teleprompter):
         super().__init__()
         self.metric = metric
         self.recipe = (recipe or Recipe.auto(auto)).with_rounds(rounds)
+        writer = SupplementGenerator.of(generator)
+        if writer.menu and not self.recipe.closed:
+            raise SetupError(
+                f"Expected a recipe of given texts for {writer.name}, which chooses among {len(writer.menu.choices)}, "
+                "got one that has it write. Pass recipe=Recipe(kinds=..., closed=True), or "
+                "generator.choosing(Menu()) to let it write."
+            )
         self.settings = RunSettings(
             metric=metric,
-            generator=SupplementGenerator.of(generator),
+            generator=writer.choosing(self.recipe.menu),
             recipe=self.recipe,
             trainer=trainer,
             num_threads=num_threads,
@@ -142,6 +152,7 @@ class SGTTeleprompter(Teleprompter):
         trainset: Sequence[dspy.Example],
         teacher: dspy.Module | None = None,
         valset: Sequence[dspy.Example] | None = None,
+        logged: Sequence[LoggedOutcome] = (),
     ) -> dspy.Module:
         """Train a generator for `student` and return a new, wrapped program; `student` is untouched.
 
@@ -151,6 +162,9 @@ class SGTTeleprompter(Teleprompter):
         held out. `teacher` is accepted as by every teleprompter and not used. The result's `detailed_results` tells
         each stage's score. The first Ctrl-C ends the run in good order, the second at once; both raise
         `KeyboardInterrupt`, and what was paid is saved.
+
+        `logged` are outcomes of your own log, for a program of one predictor that asks for one supplement a run: those
+        whose inputs are a training example's join the warm start and round 1, and cost no call (`LoggedOutcome`).
 
         Where several processes were launched, each of them calls this: the main one samples, asks the actor and writes,
         all of them train, and every one gets the same program.
@@ -162,7 +176,7 @@ class SGTTeleprompter(Teleprompter):
         team = gathered()
         if not team.main:
             return follow(student, self.settings, team)
-        view, settings = reporter(self.display_progress), self.settings
+        view, settings = reporter(self.display_progress), replace(self.settings, logged=tuple(logged))
         with (
             team.leading(),
             opened(self.runner) as runner,

@@ -50,8 +50,11 @@ def warm_start(
     rng: random.Random,
     kinds: Mapping[str, Kind] = KINDS,
     samples: int = 5,
+    free: bool = True,
 ) -> list[Wish]:
     """The warm start's pool: a prompt for each kind and one free in style, `samples` of each (9 x 5 a query).
+
+    Without `free`, the one in free style is left out.
 
     >>> query = Query("q", 0, "self", "2+2?")
     >>> wishes = warm_start([query], rng=random.Random(0))
@@ -59,7 +62,7 @@ def warm_start(
     (45, 'answer', 'free')
     """
     asks: list[tuple[str, Kind | str]] = [("predefined", kind) for kind in kinds.values()]
-    return _wishes(queries, [*asks, ("free", FREE)], samples, rng)
+    return _wishes(queries, [*asks, *([("free", FREE)] if free else [])], samples, rng)
 
 
 def predefined(
@@ -116,6 +119,16 @@ def candidates(wishes: Iterable[Wish], replies: Iterable[Reply], writer: str = "
 def silence(queries: Sequence[Query]) -> list[Candidate]:
     """The kind `none`: for each query, no supplement at all. Its outcome is mostly known, and then costs nothing."""
     return [Candidate(query, SILENCE, "none") for query in queries]
+
+
+def given(queries: Sequence[Query], kinds: Sequence[Kind]) -> list[Candidate]:
+    """Kinds that have a text of their own: for each query, each text as it is. Nothing is sampled.
+
+    >>> query = Query("q", 0, "self", "2+2?")
+    >>> [each.supplement.render() for each in given([query], [Kind("units", text="Mind the units.")])]
+    ['[units] Mind the units.']
+    """
+    return [Candidate(query, kind.given, "given") for query in queries for kind in kinds]
 
 
 def distinct(proposed: Iterable[Candidate]) -> Iterator[Candidate]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sgt_modules.generator import SupplementGenerator
     from sgt_modules.generator_prompt import GeneratorPrompt
     from sgt_modules.kinds import KINDS, Kind, Supplement
+    from sgt_modules.menu import Menu
     from sgt_modules.predictor import SupplementedPredictor
     from sgt_modules.prompts import Template
     from sgt_modules.publishing import ServedFolder, VLLMLoRA
@@ -28,6 +29,7 @@ __all__ = [
     "GeneratorPrompt",
     "Kind",
     "LocalEngine",
+    "Menu",
     "ServedFolder",
     "Supplement",
     "SupplementGenerator",
@@ -47,6 +49,7 @@ _ROOMS = {
     "generator": ("SupplementGenerator",),
     "generator_prompt": ("GeneratorPrompt",),
     "kinds": ("KINDS", "Kind", "Supplement"),
+    "menu": ("Menu",),
     "predictor": ("SupplementedPredictor",),
     "prompts": ("Template",),
     "publishing": ("ServedFolder", "VLLMLoRA"),

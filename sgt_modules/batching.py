@@ -26,7 +26,9 @@ class Job:
     """One prompt to continue: its token ids, the seed of its draws, the temperature (0 = the likeliest token), the most
     new tokens (at least 1), and the share of probability in (0, 1] that tokens are drawn from.
 
-    `opening` is the text of the last ids: with it the reply begins, and it is none of what the model writes.
+    `opening` is the text of the last ids: with it the reply begins, and it is none of what the model writes. With a
+    `reply`, nothing is drawn: the model reads these tokens and its end token as though it wrote them, which tells how
+    likely they are; `limit` is then one more than their number.
     """
 
     ids: tuple[int, ...]
@@ -35,6 +37,7 @@ class Job:
     limit: int
     top_p: float = 1.0
     opening: str = ""
+    reply: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

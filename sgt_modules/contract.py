@@ -31,8 +31,8 @@ class Backend(Protocol):
     """The model behind a generator: `LocalEngine` is one in this process, `Endpoint` one behind any `dspy.LM`.
 
     A prompt is a user message's text. An opening is what its reply is made to begin with; a server that cannot do that
-    replies as it likes. `top_p` in (0, 1] is the share of probability that tokens are drawn from. Copies share the
-    model.
+    replies as it likes. `top_p` in (0, 1] is the share of probability that tokens are drawn from. With `among`, the
+    reply is the likeliest of these; a server tells no such thing, and replies as it likes. Copies share the model.
     """
 
     @property
@@ -68,6 +68,7 @@ class Backend(Protocol):
         max_new_tokens: int | None,
         openings: Sequence[str] | None = None,
         top_p: float = 1.0,
+        among: Sequence[str] = (),
     ) -> list[Completion]:
         """One reply to each prompt, in order; an empty one to a prompt that is too long."""
         ...
@@ -82,6 +83,7 @@ class Backend(Protocol):
         at_once: int,
         openings: Sequence[str] | None = None,
         top_p: float = 1.0,
+        among: Sequence[str] = (),
     ) -> Iterator[Completion]:
         """As `sample`, each reply as soon as it and those before it are there.
 
@@ -98,6 +100,7 @@ class Backend(Protocol):
         max_new_tokens: int | None,
         opening: str = "",
         top_p: float = 1.0,
+        among: Sequence[str] = (),
     ) -> Completion:
         """One reply to one prompt; raises `dspy.lm15.ContextLengthError` for one that is too long."""
         ...
@@ -111,6 +114,7 @@ class Backend(Protocol):
         max_new_tokens: int | None,
         opening: str = "",
         top_p: float = 1.0,
+        among: Sequence[str] = (),
     ) -> Completion:
         """As `ask`, for coroutines."""
         ...

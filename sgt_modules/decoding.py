@@ -26,7 +26,7 @@ from sgt_modules.loading import cache_argument, one_core, release
 from sgt_modules.prefix_memory import PrefixMemory
 from sgt_modules.prefixes import tree_of
 from sgt_modules.remembering import aligned, read_batch, read_tree
-from sgt_modules.stepping import Row, drawn, write
+from sgt_modules.stepping import Row, drawn, given, instead, write
 from sgt_modules.watching import watched
 
 if TYPE_CHECKING:
@@ -224,7 +224,10 @@ class _Draw(LogitsProcessor):
         self._temperatures = torch.tensor([[each or 1.0] for each in temperatures], dtype=wide, device=device)
         self._shares = torch.tensor([[job.top_p] for job in jobs], dtype=wide, device=device)
         self._uniforms = torch.from_numpy(_uniforms(jobs, max(limits))).to(wide).to(device) if self._any else None
+        fixed = given(jobs, max(limits))
+        self._fixed = None if fixed is None else fixed.to(device)
         self._ends = torch.tensor(list(ends), dtype=torch.long, device=device)
+        self._ending = list(ends)
         self._filler = ends[0] if ends else pad
         self.open = torch.ones(len(jobs), dtype=torch.bool, device=device)
         self.counts = torch.zeros(len(jobs), dtype=torch.long, device=device)
@@ -233,6 +236,8 @@ class _Draw(LogitsProcessor):
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         tokens = self._choose(scores)
+        if self._fixed is not None:
+            tokens = instead(tokens, scores, self._fixed[:, self._step : self._step + 1], self._ending)
         chosen = scores.gather(1, tokens).squeeze(1) - scores.logsumexp(-1)
         tokens = tokens.squeeze(1)
         counted = self.open

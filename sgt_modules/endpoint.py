@@ -58,6 +58,8 @@ class Endpoint:
     that is known); or, with the base's hub id or folder as `tokenizer`, by `/v1/completions`, whose text is made here
     with the base's chat template. With neither, only the prompt asks for the opening.
 
+    A server does not tell how likely a given reply is, so `among` is not heeded: `Menu.read` says which one a reply is.
+
     A model that thinks before it answers is told not to by the LM: `dspy.LM(..., extra_body={"chat_template_kwargs":
     {"enable_thinking": False}})` for Qwen3 behind vLLM. Retries are the LM's too (`num_retries`).
 
@@ -122,6 +124,7 @@ class Endpoint:
         max_new_tokens: int | None = None,
         openings: Sequence[str] | None = None,
         top_p: float = 1.0,
+        among: Sequence[str] = (),
     ) -> list[Completion]:
         """One reply to each prompt, in order, `concurrency` at a time; see `samples`."""
         return list(
@@ -145,6 +148,7 @@ class Endpoint:
         at_once: int = 1,
         openings: Sequence[str] | None = None,
         top_p: float = 1.0,
+        among: Sequence[str] = (),
     ) -> Iterator[Completion]:
         """As `sample`, each reply as soon as it and those before it are there; `at_once` makes no difference here.
 
@@ -192,6 +196,7 @@ class Endpoint:
         max_new_tokens: int | None = None,
         opening: str = "",
         top_p: float = 1.0,
+        among: Sequence[str] = (),
     ) -> Completion:
         """One reply to one prompt. Raises what DSPy's LM raises (`LMError`), and `ContextLengthError`."""
         return self._ask(prompt, opening, self._options(temperature, seed, max_new_tokens, top_p))
@@ -205,6 +210,7 @@ class Endpoint:
         max_new_tokens: int | None = None,
         opening: str = "",
         top_p: float = 1.0,
+        among: Sequence[str] = (),
     ) -> Completion:
         """As `ask`, through the LM's own coroutine."""
         options = self._options(temperature, seed, max_new_tokens, top_p)

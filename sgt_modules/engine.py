@@ -160,11 +160,13 @@ class LocalEngine:
         max_new_tokens: int | None = None,
         openings: Sequence[str] | None = None,
         top_p: float = 1.0,
+        among: Sequence[str] = (),
     ) -> list[Completion]:
         """One reply to each prompt (the user message's text), in order; `temperature` 0 takes the likeliest tokens.
 
         With `openings`, each reply is made to begin with its own. Equal (prompt, seed) are computed once. A prompt that
-        is too long gets an empty reply, and a warning.
+        is too long gets an empty reply, and a warning. With `among`, nothing is drawn: the reply is the likeliest of
+        these, its end token included, the earlier one on a tie.
         """
         openings = [""] * len(prompts) if openings is None else openings
         if not len(seeds) == len(openings) == len(prompts):
@@ -172,14 +174,17 @@ class LocalEngine:
                 f"Expected one seed and one opening a prompt, got {len(seeds)} seeds and {len(openings)} openings for "
                 f"{len(prompts)} prompts."
             )
-        encoded = {asked: self._encode_or_none(*asked) for asked in dict.fromkeys(zip(prompts, openings, strict=True))}
+        given = self._given(among)
+        room = max(map(len, given), default=0)
+        distinct = dict.fromkeys(zip(prompts, openings, strict=True))
+        encoded = {asked: self._encode_or_none(*asked, room) for asked in distinct}
         jobs = [
-            None if ids is None else self._job(ids, seed, temperature, max_new_tokens, top_p, opening)
+            [] if ids is None else self._jobs(ids, seed, temperature, max_new_tokens, top_p, opening, given)
             for prompt, opening, seed in zip(prompts, openings, seeds, strict=True)
             for ids in [encoded[prompt, opening]]
         ]
-        decoded = self._decode([job for job in jobs if job is not None])
-        return [Completion("", 0, 0, 0.0) if job is None else _completion(job, decoded[job]) for job in jobs]
+        decoded = self._decode([job for of_prompt in jobs for job in of_prompt])
+        return [_best(of_prompt, [decoded[job] for job in of_prompt], among) for of_prompt in jobs]
 
     def samples(
         self,
@@ -191,6 +196,7 @@ class LocalEngine:
         at_once: int = 1024,
         openings: Sequence[str] | None = None,
         top_p: float = 1.0,
+        among: Sequence[str] = (),
     ) -> Iterator[Completion]:
         """As `sample`, some prompts after the others: few at first, so that a reply comes soon, then up to `at_once`,
         as more fill batches of a like length.
@@ -205,6 +211,7 @@ class LocalEngine:
                 max_new_tokens=max_new_tokens,
                 openings=None if openings is None else openings[part],
                 top_p=top_p,
+                among=among,
             )
             first, size = first + size, min(2 * size, at_once)
 
@@ -217,14 +224,18 @@ class LocalEngine:
         max_new_tokens: int | None = None,
         opening: str = "",
         top_p: float = 1.0,
+        among: Sequence[str] = (),
     ) -> Completion:
-        """One reply to one prompt, decoded together with whatever other threads ask at that moment.
+        """One reply to one prompt, decoded together with whatever other threads ask at that moment; `among` as in
+        `sample`.
 
         Raises `dspy.lm15.ContextLengthError` if the prompt is too long.
         """
-        ids = self._encode([{"role": "user", "content": prompt}], opening)
-        job = self._job(ids, seed, temperature, max_new_tokens, top_p, opening)
-        return _completion(job, self._submit(job).result())
+        given = self._given(among)
+        ids = self._encode([{"role": "user", "content": prompt}], opening, max(map(len, given), default=0))
+        jobs = self._jobs(ids, seed, temperature, max_new_tokens, top_p, opening, given)
+        waiting = [self._submit(job) for job in jobs]
+        return _best(jobs, [each.result() for each in waiting], among)
 
     async def aask(
         self,
@@ -235,6 +246,7 @@ class LocalEngine:
         max_new_tokens: int | None = None,
         opening: str = "",
         top_p: float = 1.0,
+        among: Sequence[str] = (),
     ) -> Completion:
         """As `ask`, for coroutines."""
         return await asyncio.to_thread(
@@ -245,6 +257,7 @@ class LocalEngine:
             max_new_tokens=max_new_tokens,
             opening=opening,
             top_p=top_p,
+            among=among,
         )
 
     @property
@@ -391,17 +404,18 @@ class LocalEngine:
             share=self.share,
         )
 
-    def _encode(self, messages: Sequence[Mapping[str, str]], opening: str = "") -> tuple[int, ...]:
-        """Messages, and what the reply begins with, as token ids; `ContextLengthError` if no room is left for it."""
-        ids = self._reader.encode(self.weights.folders[0], messages, opening)
-        if len(ids) >= self.weights.context:
-            raise ContextLengthError(f"Expected a prompt of fewer than {self.weights.context} tokens, got {len(ids)}.")
+    def _encode(self, messages: Sequence[Mapping[str, str]], opening: str = "", room: int = 0) -> tuple[int, ...]:
+        """Messages, and what the reply begins with, as token ids; `ContextLengthError` unless it leaves so much room,
+        and that of an end token."""
+        ids, most = self._reader.encode(self.weights.folders[0], messages, opening), self.weights.context - room
+        if len(ids) >= most:
+            raise ContextLengthError(f"Expected a prompt of fewer than {most} tokens, got {len(ids)}.")
         return ids
 
-    def _encode_or_none(self, prompt: str, opening: str) -> tuple[int, ...] | None:
+    def _encode_or_none(self, prompt: str, opening: str, room: int = 0) -> tuple[int, ...] | None:
         """As `_encode`, for a user's text; None, and a warning, for one that is too long."""
         try:
-            return self._encode([{"role": "user", "content": prompt}], opening)
+            return self._encode([{"role": "user", "content": prompt}], opening, room)
         except ContextLengthError as error:
             logger.warning("No reply to a prompt that does not fit %s: %s", self.name, error)
             return None
@@ -418,6 +432,25 @@ class LocalEngine:
         limit = min(max_new_tokens or self.max_new_tokens, self.weights.context - len(ids))
         drawn = temperature > 0
         return Job(ids, seed if drawn else 0, temperature, limit, (top_p or 1.0) if drawn else 1.0, opening)
+
+    def _given(self, among: Sequence[str]) -> list[tuple[int, ...]]:
+        """The tokens of replies to choose among."""
+        return [self._reader.tokens(self.weights.folders[0], text) for text in among]
+
+    def _jobs(
+        self,
+        ids: tuple[int, ...],
+        seed: int,
+        temperature: float,
+        max_new_tokens: int | None,
+        top_p: float,
+        opening: str,
+        given: Sequence[tuple[int, ...]],
+    ) -> list[Job]:
+        """One job to draw a reply, or one for each reply that is given."""
+        if given:
+            return [Job(ids, 0, 0.0, len(reply) + 1, opening=opening, reply=reply) for reply in given]
+        return [self._job(ids, seed, temperature, max_new_tokens, top_p, opening)]
 
     def _requested(self, request: Request) -> Job:
         ids = self._encode(chat(request))
@@ -507,6 +540,18 @@ class AsyncLocalEngine:
 def _restored(state: EngineState, trust_remote_code: bool = False) -> LocalEngine:
     """What a pickle calls; a method would not do, cloudpickle takes those by value."""
     return LocalEngine.load_state(state, trust_remote_code=trust_remote_code)
+
+
+def _best(jobs: Sequence[Job], decoded: Sequence[Decoded], among: Sequence[str]) -> Completion:
+    """Of a prompt's jobs, the reply: the one that was drawn, or the likeliest of those that were given; an empty one
+    without a job."""
+    if not jobs:
+        return Completion("", 0, 0, 0.0)
+    if not among:
+        return _completion(jobs[0], decoded[0])
+    best = max(range(len(jobs)), key=lambda place: decoded[place].logprob * decoded[place].tokens)
+    found = decoded[best]
+    return Completion(among[best], len(jobs[best].ids), found.tokens, found.logprob)
 
 
 def _completion(job: Job, decoded: Decoded) -> Completion:

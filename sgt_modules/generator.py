@@ -22,6 +22,7 @@ from sgt_modules.engine import LocalEngine, LocalReference
 from sgt_modules.errors import GeneratorNotFoundError, SavedStateError, SetupError
 from sgt_modules.generator_prompt import NOTE, GeneratorPrompt
 from sgt_modules.kinds import KINDS, SILENCE, Kind, Supplement
+from sgt_modules.menu import Menu
 from sgt_modules.replies import read_reply
 from sgt_modules.states import mapping, number, text, text_or_none, whole
 from sgt_modules.weights import located
@@ -34,6 +35,9 @@ Kinds = Sequence[Kind | str | None]
 MAX_NEW_TOKENS = 128
 """The most tokens of a supplement, by default: a note of the prompt's `max_words`, its kind and some more."""
 
+FREE_TO_WRITE = Menu()
+"""No menu: the generator writes."""
+
 _SHORT = 2_000
 """Characters of a prompt that fits any model, so that nobody asks how long the model's context is."""
 
@@ -45,7 +49,13 @@ def _heard(call: _F) -> _F:
     return cast("_F", with_callbacks(call))
 
 
-class GeneratorState(LocalReference):
+class MenuState(TypedDict, total=False):
+    """What a generator keeps besides where it chooses: `Menu.dump_state`."""
+
+    menu: list[list[str]]
+
+
+class GeneratorState(LocalReference, MenuState):
     """A generator as a saved program keeps it: where its weights are and their sha256, never the weights."""
 
     temperature: float
@@ -54,7 +64,7 @@ class GeneratorState(LocalReference):
     max_prompt_tokens: int | None
 
 
-class EndpointGeneratorState(EndpointReference):
+class EndpointGeneratorState(EndpointReference, MenuState):
     """A generator behind an endpoint as a saved program keeps it: what reaches it again, and no keys."""
 
     temperature: float
@@ -89,11 +99,16 @@ class SupplementGenerator(Parameter):
     its longest input shortened in the middle, in training as at inference; by default what the model's context leaves
     beside `max_new_tokens`, and where only a server knows that, no bound.
 
+    With a `menu`, every supplement is one of its choices or silence: a local model takes the likeliest. A server cannot
+    say which is, so its model replies greedily, and a reply that is no choice word for word is silence.
+
     >>> SupplementGenerator("Qwen/Qwen3-1.7B").name
     'Qwen3-1.7B'
     >>> SupplementGenerator(dspy.LM("openai/qwen3", api_base="http://localhost:8000/v1")).name
     'qwen3@localhost:8000'
     """
+
+    menu: Menu = FREE_TO_WRITE
 
     def __init__(
         self,
@@ -107,6 +122,7 @@ class SupplementGenerator(Parameter):
         device: str = "auto",
         prompt: GeneratorPrompt = NOTE,
         max_prompt_tokens: int | None = None,
+        menu: Menu = FREE_TO_WRITE,
     ) -> None:
         if not isinstance(prompt, GeneratorPrompt):
             raise SetupError(f"Expected a GeneratorPrompt, got {prompt!r}. Write GeneratorPrompt(introduction='...').")
@@ -114,7 +130,7 @@ class SupplementGenerator(Parameter):
             raise SetupError(f"Expected max_prompt_tokens of at least 1, got {max_prompt_tokens}.")
         self.temperature = temperature
         self.max_new_tokens = max_new_tokens
-        self.prompt, self.max_prompt_tokens = prompt, max_prompt_tokens
+        self.prompt, self.max_prompt_tokens, self.menu = prompt, max_prompt_tokens, menu
         if isinstance(model, dspy.LM):
             model = Endpoint(model)
         if isinstance(model, Endpoint):
@@ -221,16 +237,22 @@ class SupplementGenerator(Parameter):
         A local model decodes `at_once` prompts together; an endpoint is asked for as many at a time as it is set to.
         """
         kinds = [None] * len(prompts) if kinds is None else kinds
+        asks = [
+            (prompt, seed, self._asked(kind))
+            for prompt, seed, kind in zip(prompts, seeds, kinds, strict=True)
+            if _given(kind) is None
+        ]
         replies = self.engine.samples(
-            [self.prompt.asking(prompt, kind) for prompt, kind in zip(prompts, kinds, strict=True)],
-            seeds=seeds,
-            temperature=temperature,
+            [self.prompt.asking(prompt, kind) for prompt, _, kind in asks],
+            seeds=[seed for _, seed, _ in asks],
+            temperature=0.0 if self.menu else temperature,
             max_new_tokens=self.max_new_tokens,
             at_once=at_once,
-            openings=[self.prompt.opening(kind) for kind in kinds],
+            openings=[self.prompt.opening(kind) for *_, kind in asks],
             top_p=top_p,
+            among=self.menu.replies,
         )
-        return (_sampled(reply, kind) for reply, kind in zip(replies, kinds, strict=True))
+        return (_given(kind) or self._sampled(next(replies), kind) for kind in kinds)
 
     @_heard
     def draw(
@@ -248,35 +270,43 @@ class SupplementGenerator(Parameter):
         count in `track_usage` under `name`, and DSPy's callbacks hear of it as of a module. A prompt that is too long
         for the model gets no supplement, and a warning.
         """
+        if given := _given(kind):
+            return given
+        asked, own = self._asked(kind), self.temperature if temperature is None else temperature
         try:
             reply = self.engine.ask(
-                self.prompt.asking(prompt, kind),
+                self.prompt.asking(prompt, asked),
                 seed=seed,
-                temperature=self.temperature if temperature is None else temperature,
+                temperature=0.0 if self.menu else own,
                 max_new_tokens=self.max_new_tokens,
-                opening=self.prompt.opening(kind),
+                opening=self.prompt.opening(asked),
                 top_p=top_p,
+                among=self.menu.replies,
             )
         except ContextLengthError as error:
             return self._silent(error)
         self._account(reply)
-        return _sampled(reply, kind)
+        return self._sampled(reply, kind)
 
     @_heard
     async def adraw(self, prompt: str, *, kind: Kind | str | None = None) -> Sampled:
         """As `draw`, for coroutines."""
+        if given := _given(kind):
+            return given
+        asked = self._asked(kind)
         try:
             reply = await self.engine.aask(
-                self.prompt.asking(prompt, kind),
+                self.prompt.asking(prompt, asked),
                 seed=0,
-                temperature=self.temperature,
+                temperature=0.0 if self.menu else self.temperature,
                 max_new_tokens=self.max_new_tokens,
-                opening=self.prompt.opening(kind),
+                opening=self.prompt.opening(asked),
+                among=self.menu.replies,
             )
         except ContextLengthError as error:
             return self._silent(error)
         self._account(reply)
-        return _sampled(reply, kind)
+        return self._sampled(reply, kind)
 
     def write(self, prompt: str) -> Supplement:
         """The supplement for one prompt, as a program reads it; see `draw`."""
@@ -284,21 +314,41 @@ class SupplementGenerator(Parameter):
 
     def with_checkpoint(self, path: Path) -> SupplementGenerator:
         """The same generator with trained weights: a PEFT adapter's folder, or a whole model's."""
-        engine = cast("LocalEngine | Endpoint", self.engine.with_checkpoint(path))
+        return self._of(cast("LocalEngine | Endpoint", self.engine.with_checkpoint(path)), self.menu)
+
+    def choosing(self, menu: Menu) -> SupplementGenerator:
+        """The same generator with this menu; itself where that is its own.
+
+        >>> from sgt_modules.kinds import Supplement
+        >>> menu = Menu((Supplement("refunds", "Refunds take five days."), SILENCE))
+        >>> SupplementGenerator("Qwen/Qwen3-1.7B").choosing(menu).menu.replies
+        ('[refunds] Refunds take five days.', '[none]')
+        """
+        return self if menu == self.menu else self._of(cast("LocalEngine | Endpoint", self.engine), menu)
+
+    def _of(self, engine: LocalEngine | Endpoint, menu: Menu) -> SupplementGenerator:
         return SupplementGenerator(
             engine,
             temperature=self.temperature,
             max_new_tokens=self.max_new_tokens,
             prompt=self.prompt,
             max_prompt_tokens=self.max_prompt_tokens,
+            menu=menu,
         )
 
     def check(self) -> None:
         """Raise `GeneratorNotFoundError` unless the model's files are there, and are those that were saved.
 
-        An endpoint is asked for a single token.
+        An endpoint is asked for a single token. Raises `SetupError` where a choice of the menu has more than
+        `max_new_tokens` tokens.
         """
         self.engine.check()
+        longest = max(self.menu.replies, key=len, default="")
+        if longest and (tokens := self.engine.count(longest)) > self.max_new_tokens:
+            raise SetupError(
+                f"Expected given texts of at most max_new_tokens={self.max_new_tokens} tokens, got {tokens} in "
+                f"{longest[:60]!r}. Write SupplementGenerator(model, max_new_tokens={tokens}), or shorten the text."
+            )
 
     def check_trainable(self) -> None:
         """Raise `SetupError` unless trained weights can be put to use by `with_checkpoint`."""
@@ -314,6 +364,7 @@ class SupplementGenerator(Parameter):
             "max_new_tokens": self.max_new_tokens,
             "prompt": self.prompt.dump_state(),
             "max_prompt_tokens": self.max_prompt_tokens,
+            **({"menu": self.menu.dump_state()} if self.menu else {}),
         }
         return cast("GeneratorState | EndpointGeneratorState", {**self.engine.reference(), **own})
 
@@ -321,7 +372,7 @@ class SupplementGenerator(Parameter):
         """Become the generator of a saved reference; weights are loaded, and compared with the sha256, at first use."""
         loaded = SupplementGenerator.from_state(state, like=self)
         self.engine, self.temperature, self.max_new_tokens = loaded.engine, loaded.temperature, loaded.max_new_tokens
-        self.prompt, self.max_prompt_tokens = loaded.prompt, loaded.max_prompt_tokens
+        self.prompt, self.max_prompt_tokens, self.menu = loaded.prompt, loaded.max_prompt_tokens, loaded.menu
 
     @classmethod
     def from_state(
@@ -361,7 +412,7 @@ class SupplementGenerator(Parameter):
         model, adapter = located(text(state, "model"), text_or_none(state, "adapter"))
         files = {name: text_or_none(state, name) for name in ("revision", "sha256", "adapter_sha256")}
         dtype, own = text(state, "dtype"), _own(state)
-        told = {**own, "prompt": own["prompt"].dump_state()}
+        told = {**own, "prompt": own["prompt"].dump_state(), "menu": own["menu"].dump_state()}
         key = json.dumps([model, adapter, files, dtype, told], sort_keys=True)
         with _SHARING:
             generator = _SHARED.get(key)
@@ -402,6 +453,15 @@ class SupplementGenerator(Parameter):
             return None
         return None if context is None else max(1, context - self.max_new_tokens - RESERVE)
 
+    def _asked(self, kind: Kind | str | None) -> Kind | str | None:
+        """The kind that the model is asked for; none where it chooses."""
+        return None if self.menu else kind
+
+    def _sampled(self, reply: Completion, kind: Kind | str | None) -> Sampled:
+        asked = kind.name if isinstance(kind, Kind) else kind or ""
+        read = self.menu.read(reply.text) if self.menu else read_reply(reply.text, kind=asked, ended=reply.ended)
+        return Sampled(read, reply.logprob, reply.prompt_tokens, reply.tokens)
+
     def _silent(self, error: ContextLengthError) -> Sampled:
         """No supplement for a prompt that is too long, and a warning."""
         logger.warning("No supplement, as the input does not fit %s: %s", self.name, error)
@@ -420,6 +480,7 @@ class _Own(TypedDict):
     max_new_tokens: int
     prompt: GeneratorPrompt
     max_prompt_tokens: int | None
+    menu: Menu
 
 
 def _own(state: Mapping[str, Any]) -> _Own:
@@ -429,13 +490,13 @@ def _own(state: Mapping[str, Any]) -> _Own:
         max_new_tokens=whole(state, "max_new_tokens", 1, 2**31),
         prompt=GeneratorPrompt.load_state(state.get("prompt")),
         max_prompt_tokens=most,
+        menu=Menu.load_state(state.get("menu")),
     )
 
 
-def _sampled(reply: Completion, kind: Kind | str | None) -> Sampled:
-    asked = kind.name if isinstance(kind, Kind) else kind or ""
-    supplement = read_reply(reply.text, kind=asked, ended=reply.ended)
-    return Sampled(supplement, reply.logprob, reply.prompt_tokens, reply.tokens)
+def _given(kind: Kind | str | None) -> Sampled | None:
+    """What nobody is asked for: the kind's own text."""
+    return Sampled(kind.given, 0.0, 0, 0) if isinstance(kind, Kind) and kind.text else None
 
 
 _SHARING = threading.Lock()

@@ -21,15 +21,24 @@ NONE = "none"
 class Kind:
     """One way to help: its name, what the generator is asked to write, and a short made-up example of its form.
 
-    The example is of another task: it shows the form alone. A kind without one is asked for by its instruction.
+    The example is of another task: it shows the form alone. A kind without one is asked for by its instruction. A kind
+    with a `text` is that text, word for word: it is tried as it is, and the generator is not asked to write it.
 
     >>> KINDS["pairs"].name
     'pairs'
+    >>> Kind("refunds", text="Refunds take five days.").given
+    Supplement(kind='refunds', text='Refunds take five days.')
     """
 
     name: str
-    instruction: str
+    instruction: str = ""
     example: str = ""
+    text: str = ""
+
+    @property
+    def given(self) -> Supplement:
+        """The kind's own text as a supplement; silence for a kind without one."""
+        return Supplement(self.name, self.text) if self.text else SILENCE
 
 
 def _table(*rows: tuple[str, str, str]) -> Mapping[str, Kind]:

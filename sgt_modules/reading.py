@@ -137,6 +137,12 @@ class Reader:
             ids = tokenizer([text, opening] if opening else [text], add_special_tokens=False)["input_ids"]
             return tuple(token for each in ids for token in each)
 
+    def tokens(self, folder: Path, text: str) -> tuple[int, ...]:
+        """The tokens of a reply, as a training row's reply is encoded."""
+        tokenizer = self.tokenizer(folder)
+        with self._encoding:
+            return tuple(tokenizer([text], add_special_tokens=False)["input_ids"][0])
+
 
 def _applied(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> str:
     template = tokenizer.get_chat_template()

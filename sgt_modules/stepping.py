@@ -47,6 +47,7 @@ def write(
     places = mask[:, :width].sum(-1, keepdim=True) - 1
     tokens = torch.tensor([[row.job.ids[-1]] for row in rows])
     points = torch.from_numpy(uniforms)
+    fixed = given(jobs, uniforms.shape[1])
     heat = torch.tensor([[row.job.temperature] for row in rows], dtype=torch.float64)
     shares = torch.tensor([[row.job.top_p] for row in rows], dtype=torch.float64)
     held = {cache_argument(cast("Any", model).forward): cache}
@@ -54,6 +55,8 @@ def write(
         read = mask[:, : width + step]
         scores = _scores(model, tokens, attention_mask=read, position_ids=places, **held)
         tokens = _chosen(scores, heat, points[:, step : step + 1], shares)
+        if fixed is not None:
+            tokens = instead(tokens, scores, fixed[:, step : step + 1], ends)
         _note(rows, tokens, scores, ends)
         going = [place for place, row in enumerate(rows) if not row.ended and len(row.tokens) < row.job.limit]
         if not going:
@@ -63,8 +66,35 @@ def write(
             cache.batch_select_indices(kept)
             mask, places, tokens, points = (each[kept] for each in (mask, places, tokens, points))
             heat, shares = heat[kept], shares[kept]
+            fixed = None if fixed is None else fixed[kept]
         places = places + 1
     return written
+
+
+_DRAWN, _END = -1, -2
+"""In the place of a given token: none is given here; the reply ends here."""
+
+
+def given(jobs: Sequence[Job], steps: int) -> torch.Tensor | None:
+    """The tokens of replies that are given, rows x steps; None where none is."""
+    if not any(job.reply for job in jobs):
+        return None
+    rows = [[*job.reply, _END, *[_DRAWN] * steps][:steps] if job.reply else [_DRAWN] * steps for job in jobs]
+    return torch.tensor(rows)
+
+
+def instead(tokens: torch.Tensor, scores: torch.Tensor, fixed: torch.Tensor, ends: Sequence[int]) -> torch.Tensor:
+    """The tokens (a column), and in their place those that are given; a given reply ends with its likeliest end token.
+
+    >>> scores = torch.tensor([[0.0, 3.0, 1.0]] * 3)
+    >>> instead(scores.argmax(-1, keepdim=True), scores, torch.tensor([[-1], [0], [-2]]), ends=[0, 2]).tolist()
+    [[1], [0], [2]]
+    """
+    tokens = torch.where(fixed >= 0, fixed, tokens)
+    if not ends:
+        return tokens
+    last = torch.tensor(list(ends), device=scores.device)
+    return torch.where(fixed == _END, last[scores[:, last].argmax(-1, keepdim=True)], tokens)
 
 
 _NUCLEUS = 64
