@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import dspy
 from dspy.utils.exceptions import AdapterParseError
 
+from optimizers.kept_answers import again, kept
 from optimizers.ledger import Meter
 from optimizers.outages import LMCalls, heard, is_permanent, is_single_call, says_nothing
 from optimizers.prices import cost_of
@@ -55,12 +57,10 @@ def judged_run(program: dspy.Module, example: dspy.Example, index: int, given: G
             problem, reward = raised, _verdict(raised, calls)
         calls.ended(problem, prediction)
     seconds = time.perf_counter() - began
+    answer = kept(prediction, program) if problem is None and calls.outage is None else ""
+    output = {name: str(value) for name, value in prediction.items()} if isinstance(prediction, dspy.Example) else {}
     if problem is None:
-        try:
-            with _heard_by(calls):  # a metric may ask a judge
-                reward = scorer(example, prediction)
-        except MetricError as raised:
-            problem = raised
+        reward, problem = _judged(example, prediction, scorer, calls)
     if calls.outage is not None:
         reward, problem = None, calls.outage
     error = "" if problem is None else redacted(f"{type(problem).__name__}: {problem}", _lms(program))
@@ -71,11 +71,40 @@ def judged_run(program: dspy.Module, example: dspy.Example, index: int, given: G
     asked_of = [getattr(program, "predict", program)] if single else program.predictors()
     cost = cost_of(used, (each.lm or dspy.settings.lm for each in asked_of)) if entries else 0.0
     (read, wrote), written = _tokens(entries), _tokens(e for name in writers for e in usage.usage_data.get(name, []))
-    output = {name: str(value) for name, value in prediction.items()} if isinstance(prediction, dspy.Example) else {}
     whole = _whole(example, index)
-    rollout = Rollout(whole, "", "none", SILENCE, reward, output, error, 0.0, read, wrote, seconds, cost)
+    rollout = Rollout(whole, "", "none", SILENCE, reward, output, error, 0.0, read, wrote, seconds, cost, answer=answer)
     meter = Meter(1, len(entries), read, wrote, seconds, cost)
     return JudgedRun(rollout, asked.ordered, meter, _fatal(program, calls), written)
+
+
+def judged_again(program: dspy.Module, example: dspy.Example, rollout: Rollout, scorer: Scorer) -> Rollout | None:
+    """A rollout of the same answer, judged by this metric and nothing asked of the actor; None where none was kept.
+
+    A run in which the actor failed has no answer, and fails by any metric.
+    """
+    if rollout.error and rollout.reward is not None:
+        return rollout
+    prediction = again(rollout.output, rollout.answer, program)
+    if prediction is None:
+        return None
+    with dspy.track_usage() as usage:
+        calls = LMCalls(usage)
+    reward, problem = _judged(example, prediction, scorer, calls)
+    if calls.outage is not None:
+        reward, problem = None, calls.outage
+    error = "" if problem is None else redacted(f"{type(problem).__name__}: {problem}", _lms(program))
+    return replace(rollout, reward=reward, error=error)
+
+
+def _judged(
+    example: dspy.Example, prediction: object, scorer: Scorer, calls: LMCalls
+) -> tuple[Reward | None, Exception | None]:
+    """The metric's reward, or why it has none."""
+    try:
+        with _heard_by(calls):  # a metric may ask a judge
+            return scorer(example, prediction), None
+    except MetricError as raised:
+        return None, raised
 
 
 def _tokens(entries: Iterable[Mapping[str, Any]]) -> tuple[int, int]:
