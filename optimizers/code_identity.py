@@ -43,6 +43,7 @@ _SUPPLEMENT = frozenset({"generator", "gate", "template", "role"})  # what is va
 _WATCHING = frozenset({"callbacks", "history", "_compiled", "detailed_results", "candidate_programs", "trial_logs"})
 _CLASS = frozenset({"__module__", "__doc__", "__dict__", "__weakref__", "__slots__", "_abc_impl"})
 _HAS_DOCSTRING = 0x4000000  # CO_HAS_DOCSTRING, from Python 3.13 on
+_MADE_BY_CODE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a class statement made it
 _SECRET = ("api_key", "password", "secret")
 
 
@@ -52,7 +53,8 @@ class CodeIdentity(Canonical):
     Functions and classes of a user's own modules are read, wherever one refers to another; those of libraries stand
     by name, but for the modules in `home`. `table` holds each definition once. `unclear` names what cannot be read.
 
-    >>> CodeIdentity().text(lambda example, prediction: 1) == CodeIdentity().text(lambda example, prediction: 2)
+    >>> one, two = (CodeIdentity(frozenset({__name__})) for _ in range(2))
+    >>> one.text(lambda example, prediction: 1) == two.text(lambda example, prediction: 2)
     False
     """
 
@@ -65,8 +67,11 @@ class CodeIdentity(Canonical):
 
     def text(self, value: object, where: str = "metric") -> str:
         """All that decides what `value` does, as one line of JSON."""
-        root = self.encode(value, where)
-        return text_of([root, self.table])
+        try:
+            root = self.encode(value, where)
+            return text_of([root, self.table])
+        except RecursionError:  # a list of a million links, say
+            return text_of(self.nameless(value, where))
 
     def mapping(self, value: Mapping[Any, Any], where: str) -> object:
         """A mapping in its own order, in which code may walk it; without keys of servers."""
@@ -127,14 +132,14 @@ class CodeIdentity(Canonical):
         if kind.__module__.partition(".")[0] in _HARMLESS:
             return tagged("named", named(kind))
         package = kind.__module__.partition(".")[0]
-        if not self._reads(kind.__module__) and package in ("optimizers", "sgt_modules"):
+        if not self._reads(kind) and package in ("optimizers", "sgt_modules"):
             return tagged("named", named(kind))
-        if not self._reads(kind.__module__) and package == "dspy":
+        if not self._reads(kind) and package == "dspy":
             own = {name: each for name, each in self.held(value).items() if name not in _WATCHING}
             return tagged("object", named(kind), self._quietly(own, where))
         if isinstance(value, SimpleNamespace):
             return self.mapping(self.held(value), where)
-        if not self._reads(kind.__module__):
+        if not self._reads(kind):
             words = clear_words(value)
             return self.nameless(value, where) if words is None else tagged("says", named(kind), words)
         return tagged("object", self._class(kind, where), self._state(value, where))
@@ -142,10 +147,17 @@ class CodeIdentity(Canonical):
     def _state(self, value: Any, where: str) -> object:
         """What pickle would keep where its class says that, else its attributes."""
         if type(value).__reduce__ is not object.__reduce__:
-            return self.encode(value.__reduce__(), where)
+            try:
+                return self.encode(value.__reduce__(), where)
+            except Exception:  # noqa: BLE001 - a user's class that is not to be pickled
+                return self.nameless(value, where)
         return self.mapping(self.held(value), where)
 
-    def _reads(self, module: str) -> bool:
+    def _reads(self, value: FunctionType | type) -> bool:
+        """Whether a function or class is read; what was made by `exec` without a module's name says `builtins`."""
+        module = value.__module__ or ""
+        if module == "builtins":
+            return isinstance(value, FunctionType) or bool(value.__flags__ & _MADE_BY_CODE)
         return module in self._home or not is_library(module)
 
     def _defined(self, value: object, content: Callable[[], object]) -> object:
@@ -167,7 +179,7 @@ class CodeIdentity(Canonical):
         return super().encode(value, where)
 
     def _function(self, value: FunctionType, where: str) -> object:
-        if not self._reads(value.__module__ or ""):
+        if not self._reads(value):
             return tagged("named", named(value))
         return self._defined(value, lambda: self._body(value, where))
 
@@ -225,7 +237,7 @@ class CodeIdentity(Canonical):
     def _class(self, value: type, where: str) -> object:
         if issubclass(value, dspy.Signature):
             return self.signature(value, where)
-        if not self._reads(value.__module__):
+        if not self._reads(value):
             return tagged("named", named(value))
         return self._defined(value, lambda: self._members(value, f"{where}.{value.__name__}"))
 
@@ -305,13 +317,13 @@ class CodeIdentity(Canonical):
         hidden = _WATCHING
         if isinstance(value, dspy.Predict):
             predictor = cast("Any", value)
-            hidden = hidden | _PREDICT | _SUPPLEMENT if not self._reads(type(value).__module__) else hidden | _PREDICT
+            hidden = hidden | _PREDICT | _SUPPLEMENT if not self._reads(type(value)) else hidden | _PREDICT
             demos = self.encode([dict(each) for each in predictor.demos], f"{where}.demos")
             config = self._quietly(predictor.config, f"{where}.config")
             lm = self.lm(predictor.lm or dspy.settings.lm)
             asked = [self.signature(predictor.signature, where), demos, config, lm]
         own = {name: each for name, each in held.items() if name not in hidden}
-        state = self.mapping(own, where) if self._reads(type(value).__module__) else self._quietly(own, where)
+        state = self.mapping(own, where) if self._reads(type(value)) else self._quietly(own, where)
         return tagged("program", kind, asked, state)
 
 
@@ -322,7 +334,7 @@ def is_library(module: str) -> bool:
     >>> is_library("json"), is_library("dspy.predict"), is_library("__main__")
     (True, True, False)
     """
-    if module.startswith(_OURS):
+    if module == "__main__" or module.startswith(_OURS):  # a notebook's `__main__` is a file of a library
         return False
     if module.partition(".")[0] in _LIBRARIES:
         return True

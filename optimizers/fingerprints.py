@@ -71,8 +71,8 @@ def halves(scope: str) -> tuple[str, str]:
 def said_of_unread(unread: Sequence[str]) -> str:
     """A sentence on what could not be read; empty where all could.
 
-    >>> said_of_unread(["metric (eq)"])[:70]
-    'The code or state of metric (eq) cannot be read, so a change of it is n'
+    >>> said_of_unread(["metric (eq)"])[:47]
+    'The code or state of metric (eq) cannot be read'
     """
     if not unread:
         return ""

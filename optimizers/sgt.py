@@ -77,7 +77,8 @@ class SGTTeleprompter(Teleprompter):
             [Live view](live.md).
         version: A word of yours for the state of code that cannot be read: a metric written in C, or an object without
             code that the metric or the program uses; a note names them. Another word has answers judged again and,
-            where the program holds such an object, paid for again. See [Scaling](scaling.md#the-store).
+            where the program holds such an object, paid for again. See
+            [Scaling](scaling.md#what-makes-two-rewards-the-same).
 
     Source: SGT (arXiv 2604.20727).
 

@@ -42,6 +42,8 @@ METRIC = "def metric(example, prediction, trace=None):\n"
 def written(text: str, name: str = "metric", **around: object) -> Any:
     """What a module of this text defines: edited text is the same name in the same module."""
     known: dict[str, Any] = {"__name__": "users_own", "dspy": dspy, **around}
+    if known["__name__"] is None:
+        del known["__name__"]
     exec(text, known)
     return known[name]
 
@@ -73,6 +75,10 @@ APART: dict[str, tuple[Any, Any]] = {
         written(METRIC + "    return example.answer != prediction.answer\n"),
     ),
     "an edited constant": (written(METRIC + "    return 0.5\n"), written(METRIC + "    return 1.0\n")),
+    "text that was executed without a module's name": (
+        written(METRIC + "    return 0.5\n", __name__=None),
+        written(METRIC + "    return 1.0\n", __name__=None),
+    ),
     "a number of another type": (written(METRIC + "    return 1\n"), written(METRIC + "    return 1.0\n")),
     "two lambdas": (lambda example, prediction: 0.0, lambda example, prediction: 1.0),
     "what a lambda closes over": (level(0.0), level(1.0)),
