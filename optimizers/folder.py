@@ -19,6 +19,7 @@ from typing import Any, cast
 
 from filelock import FileLock, Timeout
 
+from optimizers.canonical import Canonical
 from optimizers.safe_reading import object_in
 from sgt_modules.errors import RunFolderError
 from sgt_modules.redaction import redacted
@@ -95,7 +96,7 @@ class RunFolder:
         known = self.read("run.json")
         if known is None and any(each.name not in _OWN and each.suffix != ".tmp" for each in self.path.iterdir()):
             raise RunFolderError(f"{self.path} holds files but no run.json. Choose an empty folder as log_dir.")
-        wanted, loose = (json.loads(json.dumps(each or {}, default=str)) for each in (settings, free))
+        wanted, loose = (json.loads(json.dumps(each or {}, default=_plain)) for each in (settings, free))
         if known is None:
             known = {"id": uuid.uuid4().hex, "settings": wanted, "versions": _versions(), "created": _now()}
             known["command"] = _command()
@@ -149,13 +150,20 @@ def versions_apart(known: Mapping[str, Any]) -> list[str]:
     return [f"{name} {before[name]}, now {now[name]}" for name in now if before.get(name, now[name]) != now[name]]
 
 
+def _plain(value: object) -> object:
+    """A setting that JSON does not know, the same in every process."""
+    return Canonical().encode(value, "setting")
+
+
 def _changes(before: object, wanted: Mapping[str, Any], prefix: str = "") -> list[str]:
     """Each setting that is another now, with both values where they are short; one inside another by `outer.inner`."""
     old = cast("dict[str, Any]", before) if isinstance(before, dict) else {}
     found: list[str] = []
     for name in sorted({*old, *wanted}):
         was, comes = old.get(name), wanted.get(name)
-        if isinstance(was, dict) and isinstance(comes, dict):
+        if name not in old:
+            found.append(f"{prefix}{name} was not recorded when the run began")
+        elif isinstance(was, dict) and isinstance(comes, dict):
             found += _changes(cast("object", was), cast("dict[str, Any]", comes), f"{prefix}{name}.")
         elif was != comes:
             told = f" from {json.dumps(was)} to {json.dumps(comes)}"

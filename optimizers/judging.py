@@ -13,6 +13,7 @@ from dspy.utils.exceptions import AdapterParseError
 
 from optimizers.budget import running_bill
 from optimizers.counting import Answers, BudgetReached, Till, counted, written_by
+from optimizers.kept_answers import again, kept
 from optimizers.ledger import Meter
 from optimizers.outages import LMCalls, heard, is_permanent, is_single_call, says_nothing
 from optimizers.prices import cost_of
@@ -69,12 +70,11 @@ def judged_run(program: dspy.Module, example: dspy.Example, index: int, given: G
         calls.ended(problem, prediction)
     seconds = time.perf_counter() - began
     unfinished = _unfinished(till, asked)
-    if problem is None and unfinished is None:
-        try:
-            with _heard_by(calls):  # a metric may ask a judge
-                reward = scorer(example, prediction)
-        except MetricError as raised:
-            problem = raised
+    answered = problem is None and unfinished is None
+    answer = kept(prediction, program) if answered and calls.outage is None else ""
+    output = {name: str(value) for name, value in prediction.items()} if isinstance(prediction, dspy.Example) else {}
+    if answered:
+        reward, problem = _judged(example, prediction, scorer, calls)
     if unfinished is not None or calls.outage is not None:
         reward, problem = None, unfinished or calls.outage
     error = "" if problem is None else redacted(f"{type(problem).__name__}: {problem}", _lms(program))
@@ -85,9 +85,10 @@ def judged_run(program: dspy.Module, example: dspy.Example, index: int, given: G
     paid = replace(paid, cost=paid.cost + _cost_by_name(program, [each for each in own if each.lm is None]))
     read, wrote = paid.tokens_in, paid.tokens_out
     written = sum(each.tokens[0] for each in theirs), sum(each.tokens[1] for each in theirs)
-    output = {name: str(value) for name, value in prediction.items()} if isinstance(prediction, dspy.Example) else {}
     whole = _whole(example, index)
-    rollout = Rollout(whole, "", "none", SILENCE, reward, output, error, 0.0, read, wrote, seconds, paid.cost)
+    rollout = Rollout(
+        whole, "", "none", SILENCE, reward, output, error, 0.0, read, wrote, seconds, paid.cost, answer=answer
+    )
     return JudgedRun(rollout, asked.ordered, paid, _fatal(program, calls), written, till.used_up, asked.lost)
 
 
@@ -104,6 +105,36 @@ def _cost_by_name(program: dspy.Module, answers: Sequence[Answers]) -> float:
         return 0.0
     lms = [each.lm or dspy.settings.lm for each in program.predictors()]
     return sum(cost_of({each.model: [each.usage]}, lms) for each in answers)
+
+
+def judged_again(program: dspy.Module, example: dspy.Example, rollout: Rollout, scorer: Scorer) -> Rollout | None:
+    """A rollout of the same answer, judged by this metric and nothing asked of the actor; None where none was kept.
+
+    A run in which the actor failed has no answer, and fails by any metric.
+    """
+    if rollout.error and rollout.reward is not None:
+        return rollout
+    prediction = again(rollout.output, rollout.answer, program)
+    if prediction is None:
+        return None
+    with counted() as counter:
+        calls = LMCalls(Till(counter, None))
+        reward, problem = _judged(example, prediction, scorer, calls)
+    if calls.outage is not None:
+        reward, problem = None, calls.outage
+    error = "" if problem is None else redacted(f"{type(problem).__name__}: {problem}", _lms(program))
+    return replace(rollout, reward=reward, error=error)
+
+
+def _judged(
+    example: dspy.Example, prediction: object, scorer: Scorer, calls: LMCalls
+) -> tuple[Reward | None, Exception | None]:
+    """The metric's reward, or why it has none."""
+    try:
+        with _heard_by(calls):  # a metric may ask a judge
+            return scorer(example, prediction), None
+    except MetricError as raised:
+        return None, raised
 
 
 def _heard_by(calls: LMCalls) -> AbstractContextManager[None]:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 import dspy
 
+from optimizers.canonical import text_of
+from optimizers.fingerprints import content_of
 from optimizers.records import Query
 from sgt_modules.episode import Call, Place
 from sgt_modules.kinds import Supplement
@@ -21,7 +23,7 @@ def query_id(
     >>> query_id(dspy.Example(question="2+2?", answer="4"), "self")
     'cc48eb025a90996b'
     """
-    content = json.dumps(dict(example.items()), sort_keys=True, default=str)
+    content = text_of(content_of(example))
     read = [[*place, supplement.render()] for place, supplement in others if supplement]
     beyond = f"\n{turn}\n{json.dumps(read)}" if turn or read else ""
     return hashlib.sha256(f"{content}\n{predictor}{beyond}".encode()).hexdigest()[:16]

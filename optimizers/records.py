@@ -85,7 +85,8 @@ class Rollout:
     `reward` is None when the run failed for a reason that says nothing about the supplement (a provider's error): such
     a rollout is neither a success nor a failure. `output` holds the program's output fields as text. Tokens are the
     actor's own, as its provider counts them; `seconds` is wall time; `cost` is in US dollars, 0.0 where no price is
-    known. `writer` is the fingerprint of the generator that wrote the supplement, empty where none did.
+    known. `writer` is the fingerprint of the generator that wrote the supplement, empty where none did. `answer` is
+    what `output` does not tell of the program's answer (see `optimizers.kept_answers`), empty where it is not kept.
 
     >>> asked = Query("1f3a", 0, "solve", "question: 17 x 3?")
     >>> tried = Rollout(asked, "dpo1", "direct", Supplement("cot", "10 x 3, then 7 x 3."), Reward(1.0))
@@ -106,6 +107,7 @@ class Rollout:
     seconds: float = 0.0
     cost: float = 0.0
     writer: str = ""
+    answer: str = ""
 
     def won(self, threshold: float = 1.0) -> bool:
         """Whether the actor succeeded, i.e. was rewarded with at least `threshold`."""

@@ -8,15 +8,17 @@ from __future__ import annotations
 import copy
 import itertools
 import threading
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from functools import cached_property, partial
+from typing import NamedTuple, TypeVar
 
 import dspy
 
 from optimizers.budget import Budget
-from optimizers.fingerprints import described, scope_of
-from optimizers.judging import JudgedRun
+from optimizers.fingerprints import described, halves, scope_of
+from optimizers.judging import JudgedRun, judged_again
 from optimizers.ledger import Ledger, Meter
 from optimizers.queries import query_id, query_of
 from optimizers.records import Candidate, Query, Rollout
@@ -28,6 +30,8 @@ from sgt_modules.episode import Call, Chooser
 from sgt_modules.errors import ProviderRefusedError, SetupError, StoppedError
 from sgt_modules.kinds import SILENCE, Supplement
 from sgt_modules.wrapping import supplemented
+
+_Found = TypeVar("_Found")
 
 OnDone = Callable[[Rollout], None]
 """Hears of each rollout as it is done, one at a time, in no fixed order, from a worker's thread."""
@@ -53,8 +57,10 @@ class LiveRun(NamedTuple):
 class Actor:
     """A wrapped program, the metric that judges it, and the store that remembers both.
 
-    `scope` names program, actor and metric (see `RolloutStore`). `num_threads` defaults to DSPy's own setting;
-    `max_errors` is how many runs in a row may fail without a reward before everything stops with an `SGTError`.
+    `scope` names program, actor and metric (see `RolloutStore`), and `version` is a user's word for what cannot be read
+    of them. What the store knows of the same program under another metric is judged again, and not paid for again.
+    `num_threads` defaults to DSPy's own setting; `max_errors` is how many runs in a row may fail without a reward
+    before everything stops with an `SGTError`.
     A run of more than `max_run_seconds` is given up, and has no reward (None: never; the LM's own timeout, which DSPy
     tries again, should be shorter). `runner` says where the runs of `probe` and `run` are worked. `live` and `together`
     are always worked in threads here, beside the generator that writes as they run and answers its callers in batches.
@@ -77,11 +83,13 @@ class Actor:
         runner: Runner | None = None,
         budget: Budget | None = None,
         max_run_seconds: float | None = None,
+        version: str = "",
     ) -> None:
         self.program = program
         self.scorer = scorer
         self.store = store
-        self.scope = scope
+        self.scope, self.version = scope, version
+        self.judged_again: Counter[str] = Counter()
         self.num_threads = num_threads
         self.max_errors = max_errors
         self.runner = runner or ThreadRunner()
@@ -93,7 +101,11 @@ class Actor:
     def acting(self, program: dspy.Module) -> Actor:
         """The same for another program, in a scope of its own; failures in a row are counted together."""
         other = copy.copy(self)
-        other.program, other.scope = program, scope_of(program, self.scorer.metric)
+        other.program, other.scope = (
+            program,
+            scope_of(program, self.scorer.metric, version=self.version, like=self.scope),
+        )
+        vars(other).pop("_others", None)
         self.store.describe(other.scope, described(program, self.scorer.metric))
         return other
 
@@ -114,7 +126,8 @@ class Actor:
 
         def work(index: int) -> Rollout:
             example = examples[index]
-            found[index] = self._known_probe(example, index, stage) or self._probe(example, index, stage, judge)
+            known = self._known_probe(example, index, stage) or self._probe_again(example, index, stage)
+            found[index] = known or self._probe(example, index, stage, judge)
             return found[index][0]
 
         rollouts = self._in_parallel(work, [query_id(example, "") for example in examples], on_done)
@@ -148,7 +161,7 @@ class Actor:
                 yield [position]
 
         def work(position: int) -> Rollout:
-            return self._rollout(taken[position], stage, judge)
+            return self._rollout(taken[position], examples, stage, judge)
 
         if not isinstance(candidates, Sequence):
             return in_turns(self._told(work, on_done), take(), threads=self._threads)
@@ -178,7 +191,9 @@ class Actor:
         writer = ",".join(sorted({each.generator.fingerprint for _, each in supplemented(program)}))
 
         def work(index: int) -> Rollout:
-            known = self.store.live_run(self.scope, stage, query_id(examples[index], ""))
+            query = query_id(examples[index], "")
+            known = self.store.live_run(self.scope, stage, query)
+            known = known or self._live_again(program, examples[index], stage, stage, query)
             if known is not None:
                 [rollout], calls[index] = known
                 return rollout.at(index)
@@ -212,7 +227,9 @@ class Actor:
 
         def work(position: int) -> Rollout:
             index, choose = choosers[position]
-            known = self.store.live_run(self.scope, f"{stage}/{position}")
+            name = f"{stage}/{position}"
+            known = self.store.live_run(self.scope, name)
+            known = known or self._live_again(self.program, examples[index], stage, name)
             if known is not None:
                 found = [each.at(index) for each in known[0]]
                 of_run[position] = found if known[1] else []
@@ -227,7 +244,7 @@ class Actor:
                 for query in [query_of(call, examples[index], index, joint=True)]
             ]
             of_run[position] = rollouts
-            self._save(rollouts or [replace(run.rollout, stage=stage)], run, live=f"{stage}/{position}")
+            self._save(rollouts or [replace(run.rollout, stage=stage)], run, live=name)
             return rollouts[0] if rollouts else run.rollout
 
         self._in_parallel(work, range(len(choosers)), on_done)
@@ -252,12 +269,17 @@ class Actor:
     def _threads(self) -> int:
         return self.num_threads or dspy.settings.num_threads
 
-    def _rollout(self, candidate: Candidate, stage: str, judge: Judge) -> Rollout:
+    def _rollout(self, candidate: Candidate, examples: Sequence[dspy.Example], stage: str, judge: Judge) -> Rollout:
         query = candidate.query
         known = self.store.get(self.scope, query.id, candidate.supplement)
         if known is not None:
             rollout = known.as_proposed(candidate, stage)
             self.store.meet(rollout, self.scope)
+            return rollout
+        again = self._again(self.program, examples[query.index], query.id, candidate.supplement)
+        if again is not None:
+            rollout = again[0].as_proposed(candidate, stage)
+            self._keep([rollout], again[1])
             return rollout
         given = {**dict(query.others), query.place: candidate.supplement}
         run = self._paid(lambda: judge(query.index, given))
@@ -267,16 +289,78 @@ class Actor:
 
     def _known_probe(self, example: dspy.Example, index: int, stage: str) -> list[Rollout]:
         """What the store knows of an example without supplements: nothing, or a rollout for each call."""
-        own: list[Rollout] = []
-        for role in self._roles():
-            for turn in itertools.count():
-                known = self.store.get(self.scope, query_id(example, role, turn), SILENCE)
-                if known is None:
-                    break
-                own.append(replace(known.at(index), stage=stage))
+        known = self._of_calls(example, lambda query: self.store.get(self.scope, query, SILENCE))
+        own = [replace(each.at(index), stage=stage) for each in known]
         for rollout in own:
             self.store.meet(rollout, self.scope)
         return own
+
+    def _of_calls(self, example: dspy.Example, find: Callable[[str], _Found | None]) -> list[_Found]:
+        """What is found of each call of the program on an example: by role, and by turn up to the first without."""
+        found: list[_Found] = []
+        for role in self._roles():
+            for turn in itertools.count():
+                known = find(query_id(example, role, turn))
+                if known is None:
+                    break
+                found.append(known)
+        return found
+
+    @cached_property
+    def _others(self) -> list[str]:
+        """The scopes of the same program and actor under other metrics."""
+        answers, _ = halves(self.scope)
+        return [each for each in self.store.described_scopes(f"{answers}-") if each != self.scope] if answers else []
+
+    def _again(
+        self, program: dspy.Module, example: dspy.Example, query: str, supplement: Supplement
+    ) -> tuple[Rollout, int] | None:
+        """A rollout that another metric judged, judged by this one; with how many supplements its run asked for."""
+        for scope in self._others:
+            known = self.store.tried(scope, query, supplement)
+            judged = None if known is None else self._judged_again(program, example, known[0])
+            if known is not None and judged is not None:
+                return judged, known[1]
+        return None
+
+    def _judged_again(self, program: dspy.Module, example: dspy.Example, rollout: Rollout) -> Rollout | None:
+        """The same answer under this metric; None where the answer was not kept whole. At a stop, nothing begins."""
+        if self.budget.stopped:
+            self.budget.check()
+        return judged_again(program, example, rollout, self.scorer)
+
+    def _probe_again(self, example: dspy.Example, index: int, stage: str) -> list[Rollout]:
+        """As `_known_probe`, of what another metric judged: the run's answer, judged once, for each of its calls."""
+        for scope in self._others:
+            known = self._of_calls(example, partial(self.store.tried, scope, supplement=SILENCE))
+            judged = self._judged_again(self.program, example, known[0][0]) if known else None
+            if judged is not None:
+                own = [
+                    replace(each.at(index), stage=stage, reward=judged.reward, error=judged.error) for each, _ in known
+                ]
+                self._keep(own, known[0][1])
+                return own
+        return []
+
+    def _live_again(
+        self, program: dspy.Module, example: dspy.Example, stage: str, live: str, query: str | None = None
+    ) -> tuple[list[Rollout], list[Call]] | None:
+        """A live run that another metric judged, judged by this one."""
+        for scope in self._others:
+            known = self.store.live_run(scope, live, query, rewarded=False)
+            judged = None if known is None else self._judged_again(program, example, known[0][0])
+            if known is not None and judged is not None:
+                own = [replace(each, stage=stage, reward=judged.reward, error=judged.error) for each in known[0]]
+                self._keep(own, len(known[1]), live=live, calls=known[1])
+                return own, known[1]
+        return None
+
+    def _keep(self, rollouts: Sequence[Rollout], asked: int, *, live: str = "", calls: Sequence[Call] = ()) -> None:
+        """Store what was judged again, for which nothing was paid; raises `SGTError` as `_save`."""
+        self.store.add_all(rollouts, self.scope, live=live, asked=asked, calls=calls)
+        with self._telling:
+            self.judged_again["runs"] += 1
+        self._ledger.enter(rollouts[0])
 
     def _probe(self, example: dspy.Example, index: int, stage: str, judge: Judge) -> list[Rollout]:
         run = self._paid(lambda: judge(index, {}))

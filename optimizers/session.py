@@ -6,13 +6,22 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import dspy
 
 from optimizers.budget import Budget, Limits
 from optimizers.evaluation import Evaluator
-from optimizers.fingerprints import described, scope_of
+from optimizers.fingerprints import (
+    BORDER,
+    Half,
+    answering,
+    described,
+    halves,
+    judging,
+    said_of_unread,
+    supplement_settings,
+)
 from optimizers.folder import RESULT, RunFolder, versions_apart
 from optimizers.interrupts import stopping
 from optimizers.live.snapshot import Plan, Spend
@@ -85,6 +94,11 @@ class SessionSettings(Protocol):
         ...
 
     @property
+    def version(self) -> str:
+        """The user's word for code that cannot be read."""
+        ...
+
+    @property
     def free(self) -> Mapping[str, object]:
         """What `run.json` remembers, and may be another when a folder is taken up again."""
         ...
@@ -96,6 +110,43 @@ class SessionSettings(Protocol):
     def planned(self, student: dspy.Module, train: int, validation: int) -> Plan:
         """The steps of a run on so many examples, as they are expected."""
         ...
+
+
+class _Code(NamedTuple):
+    """What answers and what judges in a run."""
+
+    program: Half
+    metric: Half
+
+    @classmethod
+    def recorded(cls, run: Mapping[str, Any]) -> _Code | None:
+        """As the last session of a folder wrote it into `run.json`; None where there was none."""
+        found = (run.get("free") or {}).get("code")
+        return cls(Half(str(found.get("program"))), Half(str(found.get("metric")))) if isinstance(found, dict) else None
+
+    @property
+    def scope(self) -> str:
+        """Both as the store knows them."""
+        return f"{self.program.mark}{BORDER}{self.metric.mark}"
+
+    def record(self, version: str) -> dict[str, str]:
+        """What `run.json` keeps."""
+        return {"program": self.program.mark, "metric": self.metric.mark, "version": version}
+
+    def notes(self, before: _Code | None, version: str) -> list[str]:
+        """What a person should know: what could not be read, and what is another than in the last session."""
+        found = [] if version else [said_of_unread([*self.program.unread, *self.metric.unread])]
+        if before is not None and before.program.mark != self.program.mark:
+            found.append(
+                "The program, its code or its LM is another than in this folder's last session, so its runs are paid "
+                "for again. To go on without paying, restore it."
+            )
+        elif before is not None and before.metric.mark != self.metric.mark:
+            found.append(
+                "The metric is another than in this folder's last session. Answers that are kept are judged again, "
+                "which pays for no call of the program."
+            )
+        return found
 
 
 def checked(
@@ -170,33 +221,38 @@ class Session:
         folder = RunFolder.at(settings.log_dir)
         with ExitStack() as open_:
             notes = [open_.enter_context(folder.held())]
-            known = folder.take_up(settings.recorded(*splits), settings.free)
+            code = _Code(answering(program, settings.version), judging(settings.metric, settings.version))
+            before = _Code.recorded(folder.read("run.json") or {})
+            own = supplement_settings(student)
+            recorded = {**settings.recorded(*splits), **({"student": own} if own else {})}
+            known = folder.take_up(recorded, {**settings.free, "code": code.record(settings.version)})
+            notes += code.notes(before, settings.version)
             if changed := versions_apart(known):
                 notes.append(f"This run began with other packages: {'; '.join(changed)}.")
             store = open_.enter_context(_store(settings, folder, run=known["id"]))
             notes += store.notes
-            before = Spent.read(folder.read("spent.json") or {})
-            budget = Budget(settings.limits, store.spent(), before.total)
+            spent = Spent.read(folder.read("spent.json") or {})
+            budget = Budget(settings.limits, store.spent(), spent.total)
             open_.enter_context(stopping(budget.stop, reporter.say))
-            scope = scope_of(program, settings.metric)
             about = described(student, settings.metric)
-            store.describe(scope, about)
+            store.describe(code.scope, about)
             actor = Actor(
                 program,
                 Scorer(settings.metric),
                 store,
-                scope=scope,
+                scope=code.scope,
                 num_threads=settings.num_threads,
                 max_errors=settings.max_errors,
                 runner=runner,
                 budget=budget,
                 max_run_seconds=settings.max_run_seconds,
+                version=settings.version,
             )
             train, validation = (
                 Evaluator(actor, name, split, reporter) for name, split in zip(("train", "val"), splits, strict=True)
             )
             plan = settings.planned(student, *map(len, splits))
-            session = cls(known["id"], folder, train, validation, before, plan)
+            session = cls(known["id"], folder, train, validation, spent, plan)
             for note in filter(None, notes):
                 session.note(note)
             tracking = Tracking.opened(settings.report_to, folder, known, about, note=session.note)
@@ -254,7 +310,9 @@ class Session:
         return Evidence(
             selected=selected,
             unaided=self.train.unaided,
-            unfinished=list(self.actor.store.each_rollout()) if self.stopped else [],
+            unfinished=list(self.actor.store.each_rollout(judged_by=halves(self.actor.scope)[1]))
+            if self.stopped
+            else [],
             threshold=threshold,
             stopped=self.stopped,
             adapter=type(dspy.settings.adapter or dspy.ChatAdapter()).__name__,
@@ -263,6 +321,8 @@ class Session:
 
     def finish(self, selected: str, scores: Mapping[str, float], verdict: str) -> None:
         """Keep what the run came to, validation scores by stage and the verdict, and write its page."""
+        if again := self.actor.judged_again["runs"]:
+            self.note(f"{again:,} answers were judged again by the changed metric; none of them was paid for again.")
         self.note(f"{NOTE}{verdict}")
         told = {"selected": selected, "scores": dict(scores), "verdict": verdict}
         self.folder.write(RESULT, told | {"notes": self.notes, "stopped": self.stopped})

@@ -11,7 +11,7 @@ import dspy
 from optimizers.budget import Limits
 from optimizers.estimate import planned
 from optimizers.exploration import Credit
-from optimizers.fingerprints import fingerprint
+from optimizers.fingerprints import fingerprint, generator_settings
 from optimizers.live.snapshot import Plan
 from optimizers.logged import LoggedOutcome
 from optimizers.recipe import Recipe
@@ -50,6 +50,7 @@ class RunSettings:
     max_run_seconds: float | None = None
     report_to: Sequence[TrackerName | Tracker] = ()
     logged: Sequence[LoggedOutcome] = ()
+    version: str = ""
 
     def wrap(self, student: dspy.Module) -> dspy.Module:
         """A copy of the student whose predictors read supplements."""
@@ -107,17 +108,14 @@ class RunSettings:
         return {
             "recipe": {name: value for name, value in self.recipe.recorded.items() if name not in FREE},
             "seed": self.seed,
-            "generator": self.generator.identity,
-            "prompt": self.generator.prompt.dump_state(),
-            "max_new_tokens": self.generator.max_new_tokens,
-            "max_prompt_tokens": self.generator.max_prompt_tokens,
+            **generator_settings(self.generator),
             "credit": self.credit,
             "only": None if self.only is None else sorted(self.only),
             "scope": self.scope,
             "template": None if self.template is None else asdict(self.template),
             "training": str(getattr(self.trainer, "settings", type(self.trainer).__qualname__)),
-            "train": fingerprint(trainset),
-            "val": fingerprint(valset),
+            "train": fingerprint(trainset, "trainset"),
+            "val": fingerprint(valset, "valset"),
             **({"logged": fingerprint(rows)} if rows else {}),
         }
 

@@ -61,6 +61,10 @@ class SupervisoryPromptTeleprompter(Teleprompter):
         display_progress: False is silence; by default a live view on a terminal or in a notebook, and plain lines
             elsewhere. A function is called with a `Snapshot` of the run at most four times a second; see
             [Live view](live.md).
+        version: A word of yours for the state of code that cannot be read: a metric written in C, or an object without
+            code that the metric or the program uses; a note names them. Another word has answers judged again and,
+            where the program holds such an object, paid for again. See
+            [Scaling](scaling.md#what-makes-two-rewards-the-same).
 
     Source: SPT (arXiv 2403.18051).
 
@@ -92,6 +96,7 @@ class SupervisoryPromptTeleprompter(Teleprompter):
         store: str | Path | None = None,
         report_to: ReportTo = None,
         display_progress: Display = None,
+        version: str = "",
     ) -> None:
         super().__init__()
         self.metric = metric
@@ -111,6 +116,7 @@ class SupervisoryPromptTeleprompter(Teleprompter):
             store=store,
             max_run_seconds=check_seconds(max_run_seconds),
             report_to=check_report_to(report_to),
+            version=version,
         )
         self.runner: RunnerName | Runner = check_runner(runner)
         self.display_progress: Display = display_progress

@@ -9,7 +9,7 @@ from pathlib import Path
 import dspy
 
 from optimizers.budget import Limits
-from optimizers.fingerprints import fingerprint
+from optimizers.fingerprints import fingerprint, lm_settings
 from optimizers.live.snapshot import Plan, Step
 from optimizers.prices import priced
 from optimizers.sentences import sentences
@@ -36,6 +36,7 @@ class SPTSettings:
     store: str | Path | None = None
     max_run_seconds: float | None = None
     report_to: Sequence[TrackerName | Tracker] = ()
+    version: str = ""
 
     def recorded(self, trainset: Sequence[dspy.Example], valset: Sequence[dspy.Example]) -> dict[str, object]:
         """What `run.json` remembers, and a folder is taken up again by."""
@@ -44,9 +45,10 @@ class SPTSettings:
             "recipe": self.recipe.recorded,
             "seed": self.seed,
             "corrector": self.corrector.model,
+            "corrector_settings": lm_settings(self.corrector),
             "only": None if self.only is None else sorted(self.only),
-            "train": fingerprint(trainset),
-            "val": fingerprint(valset),
+            "train": fingerprint(trainset, "trainset"),
+            "val": fingerprint(valset, "valset"),
         }
 
     def planned(self, student: dspy.Module, train: int, validation: int) -> Plan:

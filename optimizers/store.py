@@ -34,7 +34,7 @@ from optimizers.store_rows import (
 )
 from optimizers.store_scan import Scan, scanned
 from optimizers.store_schema import PAID, ROLLOUTS, SAMPLES, SCOPES, SEEN
-from optimizers.store_sql import KNOWN, LIVE, MET_ROLLOUTS, Statements
+from optimizers.store_sql import KNOWN, LIVE, MET_ROLLOUTS, TRIED, Statements
 from sgt_modules.episode import Call
 from sgt_modules.kinds import Supplement
 
@@ -146,6 +146,20 @@ class RolloutStore:
             row = connection.execute(KNOWN, key).mappings().first()
         return None if row is None else self._readable(rollout_of, row)
 
+    def tried(self, scope: str, query_id: str, supplement: Supplement) -> tuple[Rollout, int] | None:
+        """As `get`, with a reward or without, and how many supplements its run asked for."""
+        with self._database.transaction() as connection:
+            key = {"key": key_of(scope, query_id, supplement.render())}
+            row = connection.execute(TRIED, key).mappings().first()
+        found = None if row is None else self._readable(rollout_of, row)
+        return None if row is None or found is None else (found, row["asked"])
+
+    def described_scopes(self, begin: str) -> list[str]:
+        """The scopes that somebody described and whose names begin so, in their order."""
+        query = sa.select(SCOPES.c.scope).where(SCOPES.c.scope.startswith(storable(begin), autoescape=True))
+        with self._database.transaction() as connection:
+            return sorted(connection.execute(query).scalars())
+
     def _readable(self, read: Callable[[Mapping[str, Any]], _Read], row: sa.RowMapping) -> _Read | None:
         """What a row holds; None where it is not as it was written, which counts as not there."""
         try:
@@ -160,12 +174,16 @@ class RolloutStore:
         return list(self.each_rollout(scope, stage, run))
 
     def each_rollout(
-        self, scope: str | None = None, stage: str | None = None, run: str | None = None
+        self, scope: str | None = None, stage: str | None = None, run: str | None = None, *, judged_by: str = ""
     ) -> Iterator[Rollout]:
-        """As `rollouts`, of `run` (this one by default), some at a time; what is added meanwhile comes too."""
+        """As `rollouts`, of `run` (this one by default), some at a time; what is added meanwhile comes too.
+
+        With `judged_by`, the second half of a scope, only what that metric judged.
+        """
         query = MET_ROLLOUTS.where(SEEN.c.run == (self.run if run is None else storable(run)))
         query = query if stage is None else query.where(SEEN.c.stage == storable(stage))
         query = query if scope is None else query.where(_in(scope))
+        query = query if not judged_by else query.where(ROLLOUTS.c.scope.endswith(storable(judged_by), autoescape=True))
         query = query.where(SEEN.c.id > sa.bindparam("last")).order_by(SEEN.c.id).limit(_PAGE)
         last = 0
         while True:
@@ -176,13 +194,17 @@ class RolloutStore:
             yield from (rollout for row in rows if (rollout := self._readable(rollout_of, row)) is not None)
             last = rows[-1]["met"]
 
-    def live_run(self, scope: str, live: str, query_id: str | None = None) -> tuple[list[Rollout], list[Call]] | None:
+    def live_run(
+        self, scope: str, live: str, query_id: str | None = None, *, rewarded: bool = True
+    ) -> tuple[list[Rollout], list[Call]] | None:
         """The newest live run of this name that has a reward: its rollouts in the order they were saved, and its calls.
 
         `query_id` tells runs of one name apart by their first rollout's query. Live runs are never another run's.
+        Without `rewarded`, one that has no reward counts too.
         """
         query = MET_ROLLOUTS.where(LIVE, ROLLOUTS.c.live == storable(live), ROLLOUTS.c.run == self.run)
-        query = query.where(SEEN.c.run == self.run, ROLLOUTS.c.score.is_not(None), _in(scope))
+        query = query.where(SEEN.c.run == self.run, _in(scope))
+        query = query.where(ROLLOUTS.c.score.is_not(None)) if rewarded else query
         query = query if query_id is None else query.where(ROLLOUTS.c.query == storable(query_id))
         with self._database.transaction() as connection:
             rows = connection.execute(query.order_by(SEEN.c.id)).mappings().all()

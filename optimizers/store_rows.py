@@ -27,7 +27,7 @@ TEXTS = (
     "kind",
     "text",
     "feedback",
-    "output",  # JSON
+    "output",  # JSON: the answer's fields as text, and under no name what these do not tell
     "error",
     "writer",
     "trace",  # JSON: the calls of a live run, with the first of its rollouts; see `calls_text`
@@ -38,6 +38,9 @@ SEPARATOR = "\x1f"
 """Between texts and numbers where they are joined for the checksum, which covers all but a row's id and key."""
 
 _SAMPLE = ("run", "stage", "number", "key", "kind", "text", "logprob", "prompt_tokens", "tokens", "cut")
+_ANSWER = ""
+"""Where `output` has what its texts do not tell of the answer: no field has such a name."""
+
 _json = json.JSONEncoder(ensure_ascii=False).encode
 _FRACTIONS = struct.Struct("<4d").pack
 
@@ -87,7 +90,7 @@ def row_of(
         "kind": supplement.kind,
         "text": supplement.text,
         "feedback": "" if reward is None else reward.feedback,
-        "output": _json(dict(rollout.output)),
+        "output": _json({**rollout.output, **({_ANSWER: rollout.answer} if rollout.answer else {})}),
         "error": rollout.error,
         "writer": rollout.writer,
         "trace": trace,
@@ -144,6 +147,7 @@ def rollout_of(row: Mapping[str, Any]) -> Rollout:
         output = {str(name): str(value) for name, value in json.loads(row["output"]).items()}
     except (ValueError, TypeError, AttributeError, RecursionError) as problem:
         raise UnreadableRowError(f"The row of query {row['query']!r} holds no readable JSON: {problem}") from problem
+    answer = output.pop(_ANSWER, "")
     return Rollout(
         query=Query(row["query"], row["position"], row["predictor"], row["prompt"], row["turn"], others),
         stage=row["stage"],
@@ -158,6 +162,7 @@ def rollout_of(row: Mapping[str, Any]) -> Rollout:
         seconds=row["seconds"],
         cost=row["cost"],
         writer=row["writer"],
+        answer=answer,
     )
 
 

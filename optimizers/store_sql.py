@@ -20,6 +20,7 @@ LIVE = ROLLOUTS.c.live != sa.literal_column("''")
 """Of live runs: what SQLite must read word for word to take their index."""
 
 _REWARDED = (ROLLOUTS.c.key == sa.bindparam("key"), ROLLOUTS.c.score.is_not(None))
+TRIED = MET_ROLLOUTS.where(ROLLOUTS.c.key == sa.bindparam("key")).order_by(SEEN.c.id).limit(1)
 KNOWN = MET_ROLLOUTS.where(*_REWARDED).order_by(SEEN.c.id).limit(1)
 
 

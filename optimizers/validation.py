@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-import json
 import random
 from collections.abc import Sequence
 from typing import cast
 
 import dspy
 
+from optimizers.canonical import text_of
+from optimizers.fingerprints import content_of
 from optimizers.prices import priced
 from sgt_modules.calling import entry_of
 from sgt_modules.errors import (
@@ -114,7 +115,7 @@ def hold_out(
 
 
 def _inputs_of(example: dspy.Example) -> str:
-    return json.dumps(dict(example.inputs().items()), sort_keys=True, default=str)
+    return text_of(content_of(example.inputs()))
 
 
 def check_program(student: dspy.Module, examples: Sequence[dspy.Example] = ()) -> None:

@@ -379,7 +379,9 @@ def test_a_program_that_reads_supplements_goes_on_reading_its_own(tmp_path: Path
     compiled(tmp_path, engine, writing, supplement(student(), generator=writer))
     assert len(engine.asked) == paid
     silent = ScriptedGenerator(lambda _: Supplement("background", "Hm."), model="scripted/another")
-    other = compiled(tmp_path, engine, corrector(["Hm."] * 20), supplement(student(), generator=silent))[1]
+    with pytest.raises(RunFolderError, match=r"student\.self\.weights changed"):
+        compiled(tmp_path, engine, corrector(["Hm."] * 20), supplement(student(), generator=silent))
+    other = compiled(tmp_path / "b", engine, corrector(["Hm."] * 20), supplement(student(), generator=silent))[1]
     assert other.stages[0].score == pytest.approx(1 / 3)
 
 

@@ -17,7 +17,7 @@ from optimizers.comparison.conditions import Budget, Means, Problem
 from optimizers.comparison.contenders import Bench, Contender, shuffled
 from optimizers.comparison.metering import Metering, unmetered
 from optimizers.comparison.outcomes import FILE, Cost, Outcome, Skipped
-from optimizers.fingerprints import fingerprint, scope_of
+from optimizers.fingerprints import answering, fingerprint, generator_settings, judging, lm_settings
 from optimizers.folder import RunFolder
 from optimizers.judging import JudgedRun, judged_run
 from optimizers.progress import Reporter
@@ -26,6 +26,8 @@ from optimizers.result import SGTResult, Spent
 from optimizers.reward import Scorer
 from sgt_modules.errors import ProviderRefusedError, StoppedError
 from sgt_modules.generator import SupplementGenerator
+
+_SPLITS = ("trainset", "valset", "testset")
 
 ATTEMPTS = 3
 """How often a test example is run until it has a score."""
@@ -51,14 +53,16 @@ class Arena:
         problem, needs, means = self.problem, self.contender.needs, self.means
         splits = (problem.trainset, problem.valset, problem.testset)
         settings: dict[str, object] = {
-            "scope": scope_of(problem.program, problem.metric),
-            "data": [fingerprint(split) for split in splits],
+            "program": answering(problem.program, problem.version).mark,
+            "metric": judging(problem.metric, problem.version).mark,
+            "data": [fingerprint(split, name) for split, name in zip(splits, _SPLITS, strict=True)],
             "budget": self.budget.words,
         }
         if "proposer" in needs:
             settings["reflection_lm"] = getattr(means.reflection_lm, "model", None)
+            settings["reflection_settings"] = None if means.reflection_lm is None else lm_settings(means.reflection_lm)
         if "generator" in needs and means.generator is not None:
-            settings["generator"] = SupplementGenerator.of(means.generator).identity
+            settings |= generator_settings(SupplementGenerator.of(means.generator))
             settings["recipe"] = None if means.recipe is None else means.recipe.recorded
         self._folder.take_up(settings)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,10 +16,11 @@ from optimizers.comparison.outcomes import Outcome, Skipped
 from optimizers.comparison.page import FILE as PAGE
 from optimizers.comparison.result import FILE, Comparison
 from optimizers.comparison.standing import NONE, standing
+from optimizers.fingerprints import answering, judging, said_of_unread
 from optimizers.folder import RunFolder
 from optimizers.interrupts import leaving
 from optimizers.prices import priced
-from optimizers.progress import Display, reporter
+from optimizers.progress import Display, Reporter, reporter
 from optimizers.recipe import Recipe
 from optimizers.reward import Metric
 from optimizers.session import check_judged
@@ -50,6 +51,7 @@ def compare(
     log_dir: str | Path | None = None,
     task: str = "",
     display_progress: Display = None,
+    version: str = "",
 ) -> Comparison:
     """Compile the program with every contender and score each on the test set; the program itself stays as it was.
 
@@ -80,13 +82,14 @@ def compare(
         log_dir: The comparison's folder; a fresh one under `runs/` by default.
         task: The name that the table bears.
         display_progress: False is silence; a function is called with a `Snapshot` now and then.
+        version: A word for code of program or metric that cannot be read; see `SGTTeleprompter`.
 
     Raises:
         SetupError: something passed in cannot work, or two splits share an example; nothing has been paid for.
     """
     proposer = None if reflection_lm is None else lm_named(reflection_lm, max_new_tokens=PROPOSAL_TOKENS)
     means = Means(proposer, embedder, generator, trainer, recipe, num_threads)
-    problem = Problem(program, metric, trainset, valset, testset)
+    problem = Problem(program, metric, trainset, valset, testset, version)
     with acting_as(dspy.settings.lm if actor is None else lm_named(actor)):
         return compare_problems(
             dict.fromkeys(_checked_seeds(seeds), problem),
@@ -124,6 +127,7 @@ def compare_problems(
             each.name: [Arena(each, problem, seed, folder, budget, means, view) for seed, problem in problems.items()]
             for each in wanted
         }
+        _say_unread(problems.values(), view)
         for arena in (each for own in arenas.values() for each in own):
             arena.take_up()
         found = [_outcomes(own) for own in arenas.values()]
@@ -133,6 +137,15 @@ def compare_problems(
         folder.write(FILE, result.content())
         result.to_html(folder.path / PAGE)
     return result
+
+
+def _say_unread(problems: Iterable[Problem], view: Reporter) -> None:
+    """Say once what of a program or metric cannot be read, where no version stands for it."""
+    for problem in problems:
+        unread = [*answering(problem.program).unread, *judging(problem.metric).unread]
+        if unread and not problem.version:
+            view.say(said_of_unread(unread))
+            return
 
 
 def _outcomes(arenas: Sequence[Arena]) -> list[Outcome] | Skipped:

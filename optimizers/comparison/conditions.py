@@ -19,6 +19,7 @@ class Problem:
     """A program to better, the metric that judges it, and three splits that share no example.
 
     The training set is to learn from, the validation set to choose on, and the test set is used once, at the end.
+    `version` is a word for code of program or metric that cannot be read.
     """
 
     program: dspy.Module
@@ -26,6 +27,7 @@ class Problem:
     trainset: Sequence[dspy.Example]
     valset: Sequence[dspy.Example]
     testset: Sequence[dspy.Example]
+    version: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,7 @@ class FinishedRun:
     kinds: Mapping[str, Kind]
     num_threads: int | None
     view: Reporter
+    version: str = ""
 
     @classmethod
     @contextmanager
@@ -73,7 +74,9 @@ class FinishedRun:
         kinds = cast("dict[str, list[str]]", (asked.get("recipe") or {}).get("kinds") or {})
         table = {name: Kind(name, *texts) for name, texts in kinds.items()} or KINDS
         with RolloutStore(result.store or folder.store, run=f"{known.get('id', '')} controls") as store, view.run():
-            yield cls(result, student, wrapped, metric, store, table, num_threads, view)
+            code = cast("dict[str, Any]", (known.get("free") or {}).get("code") or {})
+            version = str(code.get("version", ""))
+            yield cls(result, student, wrapped, metric, store, table, num_threads, view, version)
 
     @contextmanager
     def on(
@@ -90,11 +93,11 @@ class FinishedRun:
             if predictor.lm is not None:
                 predictor.lm = _anew(predictor.lm if lm is None else lm, again)
         with dspy.context(lm=_anew(acting, again)):
-            scope = scope_of(program, self.metric)
-            if again:
-                scope = f"{scope} again {again}"
+            scope = scope_of(program, self.metric, version=self.version, again=again)
             self.store.describe(scope, described(self.student, self.metric))
-            actor = Actor(program, Scorer(self.metric), self.store, scope, num_threads=self.num_threads)
+            actor = Actor(
+                program, Scorer(self.metric), self.store, scope, num_threads=self.num_threads, version=self.version
+            )
             evaluator = Evaluator(actor, split, examples, self.view)
             if not again:
                 evaluator.without()

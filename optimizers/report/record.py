@@ -104,21 +104,22 @@ def read_run(path: Path, *, store: RolloutStore | None = None, where: str | Path
             "the folder of a comparison."
         )
     own = str(run.get("id", ""))
+    judge = str(_object(_object(run, "free"), "code").get("metric", ""))
     if store is not None:
-        found = list(_met(store, own))
+        found = list(_met(store, own, judge))
     else:
         with RolloutStore(where or folder.store, run="run" if where is None else own) as opened:
-            found = list(_met(opened, own))
+            found = list(_met(opened, own, judge))
     names = ("spent", "stages", "summary", Path(RESULT).stem, "controls", "prompts")
     files = {name: folder.read(f"{name}.json") or {} for name in names}
     return RunRecord(path, run, pairs=_pairs(folder.path), met=found, **files)
 
 
-def _met(store: RolloutStore, own: str) -> Iterator[Met]:
-    """What the run itself met, and what controls of it found on the test set beyond that."""
-    ours = list(met(store.each_rollout()))
+def _met(store: RolloutStore, own: str, judge: str) -> Iterator[Met]:
+    """What the run itself met, and what controls of it found on the test set beyond that; under its latest metric."""
+    ours = list(met(store.each_rollout(judged_by=judge)))
     known = {(each.stage, each.split) for each in ours}
-    more = met(store.each_rollout(run=f"{own} controls"))
+    more = met(store.each_rollout(run=f"{own} controls", judged_by=judge))
     return chain(ours, (each for each in more if (each.stage, each.split) not in known))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import dspy
 
@@ -88,6 +88,10 @@ class HouseTermsWorld:
     def _divides(self, table: Table, condition: Condition) -> bool:
         met = len(self.database.rows(f"SELECT id FROM {table.name} WHERE {condition}"))
         return 0.1 * ROWS_PER_TABLE <= met <= 0.8 * ROWS_PER_TABLE
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """A world is its seed and sizes: another process draws the same, and one seed's metric is one metric."""
+        return partial(type(self), self.seed, sizes=self.sizes, gold=self.gold), ()
 
     @cached_property
     def splits(self) -> dict[str, list[dspy.Example]]:

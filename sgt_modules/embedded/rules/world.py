@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import dspy
 
@@ -54,6 +54,10 @@ class HouseRulesWorld:
         usual = rng.choice([name for name in ASKED if name not in own])
         harmful = rng.choice(ASKED[usual].said(rng.choice(ASKED[usual].others)))
         self.first = (BASE, harmful, rng.choice(IDLE[1:]))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """A world is its seed and sizes: another process draws the same, and one seed's metric is one metric."""
+        return partial(type(self), self.seed, sizes=self.sizes), ()
 
     @property
     def instructions(self) -> str:

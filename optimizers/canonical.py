@@ -1,0 +1,165 @@
+"""Values as JSON that every process writes alike: no addresses, and no order of a set."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from functools import cached_property
+from inspect import getattr_static
+from typing import Any, cast
+
+import dspy
+
+_ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]+")
+_KIND = "\0"
+
+
+def tagged(kind: str, *parts: object) -> dict[str, object]:
+    """A part of a canonical value that is none of JSON's own types."""
+    return {_KIND: kind, "of": list(parts)}
+
+
+def text_of(content: object) -> str:
+    """Canonical content as one line of JSON.
+
+    >>> text_of({"b": 1, "a": None})
+    '{"a": null, "b": 1}'
+    """
+    return json.dumps(content, sort_keys=True)
+
+
+def named(value: Any) -> str:
+    """Where a class or function is found: its module and its name in it."""
+    return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}"
+
+
+class Canonical:
+    """Writes values as JSON. `unclear` names what nothing but an address tells: where it stands, and its type.
+
+    Sets are sorted; objects are told by their class and fields. JSON's own types stay as they are.
+
+    >>> Canonical().encode({"tags": {"b", "a"}, "n": 1}, "example")
+    {'tags': {'\\x00': 'set', 'of': ['a', 'b']}, 'n': 1}
+    >>> reading = Canonical()
+    >>> _ = reading.encode({"handle": object()}, "train[0]")
+    >>> reading.unclear
+    ['train[0].handle (object)']
+    """
+
+    def __init__(self) -> None:
+        self.unclear: list[str] = []
+        self._open: dict[int, int] = {}  # what is being read, by id: how deep it stands
+
+    def encode(self, value: object, where: str) -> object:
+        """A value that stands at `where` (`train[3].tags`)."""
+        if value is None or isinstance(value, bool | int | float | str):
+            return value
+        if isinstance(value, bytes | bytearray | memoryview):
+            return tagged("bytes", hashlib.sha256(bytes(value)).hexdigest())
+        if isinstance(value, range | slice | complex):
+            return str(value)
+        if id(value) in self._open:
+            return tagged("again", self._open[id(value)])
+        self._open[id(value)] = len(self._open)
+        try:
+            return self._held(value, where)
+        finally:
+            del self._open[id(value)]
+
+    def _held(self, value: object, where: str) -> object:
+        if isinstance(value, Mapping):
+            return self.mapping(cast("Mapping[Any, Any]", value), where)
+        if isinstance(value, Set):
+            return tagged("set", *sorted((self.encode(each, f"{where}{{}}") for each in value), key=text_of))
+        if isinstance(value, Sequence):
+            return [self.encode(each, f"{where}[{n}]") for n, each in enumerate(value)]
+        return self._object(value, where)
+
+    def mapping(self, value: Mapping[Any, Any], where: str) -> object:
+        """A mapping, by its keys in JSON's order."""
+        if all(type(name) is str for name in value):
+            return {name: self.encode(each, f"{where}.{name}") for name, each in value.items()}
+        pairs = [[self.encode(name, where), self.encode(each, f"{where}[{name}]")] for name, each in value.items()]
+        return tagged("pairs", *sorted(pairs, key=text_of))
+
+    def _object(self, value: object, where: str) -> object:
+        kind = type(value)
+        if isinstance(value, dspy.Example):
+            asked = sorted(cast("Any", value).inputs().keys()) if getattr(value, "_input_keys", None) else []
+            return tagged("example", named(kind), asked, self.mapping(dict(value.items()), where))
+        if isinstance(value, Enum):
+            return tagged("member", named(kind), value.name)
+        if (content := _fields(value)) is not None:
+            return tagged("record", self.kind(kind, where), self.mapping(content, where))
+        if getattr_static(value, "tobytes", None) is not None and not isinstance(value, type):
+            return self._array(value, where)
+        return self.other(value, where)
+
+    def _array(self, value: Any, where: str) -> object:
+        """An array or an image, by its bytes; an array of objects by what it holds."""
+        if str(getattr(value, "dtype", "")) == "object":
+            return tagged("array", self.encode(value.tolist(), where))
+        form = [str(getattr(value, name, "")) for name in ("dtype", "shape", "mode", "size")]
+        return tagged("array", named(type(value)), form, hashlib.sha256(value.tobytes()).hexdigest())
+
+    def kind(self, kind: type, where: str) -> object:
+        """A record's class."""
+        return named(kind)
+
+    def other(self, value: object, where: str) -> object:
+        """Anything else: a function by its name, an object by its own words, or by what it holds."""
+        if callable(value) and hasattr(value, "__qualname__"):
+            return self.nameless(value, where) if "<" in named(value) else tagged("named", named(value))
+        held = self.held(value)
+        if not held or (not hasattr(value, "__dict__") and type(value).__module__ in sys.stdlib_module_names):
+            return words if (words := clear_words(value)) is not None else self.nameless(value, where)
+        unclear = len(self.unclear)
+        content = self.mapping(held, where)
+        if len(self.unclear) > unclear and (words := clear_words(value)) is not None:
+            del self.unclear[unclear:]
+            return words
+        return tagged("object", named(type(value)), content)
+
+    def held(self, value: object) -> dict[str, object]:
+        """An object's attributes by name, without what it can compute again."""
+        found = dict(getattr(value, "__dict__", {}))
+        for each in reversed(type(value).__mro__):
+            slots = vars(each).get("__slots__", ())
+            names = [slots] if isinstance(slots, str) else list(slots)
+            found |= {name: getattr(value, name) for name in names if hasattr(value, name)}
+        cached = {
+            name for each in type(value).__mro__ for name, own in vars(each).items() if isinstance(own, cached_property)
+        }
+        return {name: found[name] for name in sorted(found) if name not in cached | {"__dict__", "__weakref__"}}
+
+    def nameless(self, value: object, where: str) -> object:
+        """What only an address tells: by its type, and listed as unclear."""
+        kind = getattr(value, "__qualname__", type(value).__qualname__)
+        if (told := f"{where} ({kind})") not in self.unclear:
+            self.unclear.append(told)
+        return tagged("unclear", named(type(value)))
+
+
+def _fields(value: Any) -> dict[str, object] | None:
+    """The fields of a dataclass's or pydantic model's instance; None for anything else."""
+    kind = type(value)
+    if is_dataclass(kind):
+        return {each.name: getattr(value, each.name, None) for each in fields(kind)}
+    if isinstance(getattr(kind, "model_fields", None), dict) and hasattr(kind, "model_validate"):
+        extra = cast("dict[str, object] | None", getattr(value, "model_extra", None)) or {}
+        return {name: getattr(value, name, None) for name in kind.model_fields} | extra
+    return None
+
+
+def clear_words(value: object) -> str | None:
+    """What an object says of itself; None where that is its address."""
+    try:
+        words = str(value)
+    except Exception:  # noqa: BLE001 - whatever a user's object raises
+        return None
+    return None if _ADDRESS.search(words) or type(value).__repr__ is object.__repr__ else words

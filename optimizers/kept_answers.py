@@ -1,0 +1,121 @@
+"""A program's answer as text that gives the same answer again, so that another metric can judge it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, cast
+
+import dspy
+from pydantic import TypeAdapter
+
+_OWN = {"_store", "_completions", "_lm_usage"}
+"""What a `dspy.Prediction` holds; one that holds more is not kept."""
+
+
+class _UnkeptError(Exception):
+    """A value cannot be written so that the same is read again."""
+
+
+def kept(prediction: object, program: dspy.Module) -> str:
+    """All of a prediction that its fields' texts do not tell, as JSON; empty where that cannot be kept.
+
+    Kept are JSON's types, tuples and sets, and what pydantic reads back as an equal value of a field's declared type.
+
+    >>> kept(dspy.Prediction(answer="4", parts=["3", "1"]), dspy.Predict("question -> answer"))
+    '{"completions": null, "typed": {"parts": ["3", "1"]}}'
+    """
+    if type(prediction) is not dspy.Prediction or set(vars(prediction)) - _OWN:
+        return ""
+    found = cast("Any", prediction)
+    fields, types, many = dict(found.items()), _types(program), found.completions
+    try:
+        typed = {name: _written(each, types.get(name)) for name, each in fields.items() if type(each) is not str}
+        content: dict[str, object] = {"typed": typed, "completions": None}
+        if many is not None:
+            own = {name: [_written(each, types.get(name)) for each in column] for name, column in many.items()}
+            alone = {name: [each] for name, each in fields.items()} == dict(many.items())
+            content["completions"] = "one" if alone else own
+        if (usage := found.get_lm_usage()) is not None:
+            content["usage"] = _written(usage, None)
+        return json.dumps(content, sort_keys=True)
+    except (_UnkeptError, RecursionError):
+        return ""
+
+
+def again(output: Mapping[str, str], text: str, program: dspy.Module) -> dspy.Prediction | None:
+    """The prediction whose fields read `output`, and of which `kept` wrote `text`; None where it wrote nothing.
+
+    >>> asked = dspy.Predict("question -> answer")
+    >>> again({"answer": "4", "parts": "['3', '1']"}, '{"completions": null, "typed": {"parts": ["3", "1"]}}', asked)
+    Prediction(
+        answer='4',
+        parts=['3', '1']
+    )
+    """
+    if not text:
+        return None
+    types = _types(program)
+    try:
+        content = json.loads(text)
+        typed = {name: _read(each, types.get(name)) for name, each in content["typed"].items()}
+        fields = {name: typed.get(name, each) for name, each in output.items()}
+        many = content["completions"]
+        if many is None:
+            found = dspy.Prediction(**fields)
+        elif many == "one":
+            found = dspy.Prediction.from_completions({name: [each] for name, each in fields.items()})
+        else:
+            columns = {name: [_read(each, types.get(name)) for each in column] for name, column in many.items()}
+            found = dspy.Prediction.from_completions(columns)
+            cast("Any", found)._store = fields
+        found.set_lm_usage(_read(content.get("usage"), None))
+    except (ValueError, TypeError, KeyError, AttributeError, AssertionError, RecursionError):
+        return None
+    return found
+
+
+def _types(program: dspy.Module) -> dict[str, Any]:
+    """The declared type of each output field of the program's predictors; of one name, the last."""
+    signatures = [cast("type[dspy.Signature]", each.signature) for each in program.predictors()]
+    return {name: each.annotation for own in signatures for name, each in own.output_fields.items()}
+
+
+def _written(value: Any, declared: Any) -> object:
+    """A value as JSON, from which `_read` makes an equal one; raises `_UnkeptError` where that cannot be."""
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if type(value) is list:
+        return [_written(each, None) for each in value]
+    if type(value) is dict and all(type(name) is str for name in value):
+        return {"dict": {name: _written(each, None) for name, each in value.items()}}
+    if type(value) in (tuple, set, frozenset):
+        return {type(value).__name__: [_written(each, None) for each in value]}
+    return {"declared": _by_type(value, declared)}
+
+
+def _by_type(value: Any, declared: Any) -> object:
+    if declared is None:
+        raise _UnkeptError
+    try:
+        adapter: TypeAdapter[Any] = TypeAdapter(declared)
+        written = adapter.dump_python(value, mode="json")
+        read = adapter.validate_python(json.loads(json.dumps(written)))
+    except Exception as problem:  # whatever a user's validator raises
+        raise _UnkeptError from problem
+    if type(read) is not type(value) or read != value or type(read).__eq__ is object.__eq__:
+        raise _UnkeptError
+    return written
+
+
+def _read(written: Any, declared: Any) -> Any:
+    if isinstance(written, list):
+        return [_read(each, None) for each in cast("list[Any]", written)]
+    if not isinstance(written, dict):
+        return written
+    ((form, content),) = cast("dict[str, Any]", written).items()
+    if form == "dict":
+        return {name: _read(each, None) for name, each in content.items()}
+    if form in (makers := {"tuple": tuple, "set": set, "frozenset": frozenset}):
+        return makers[form](_read(each, None) for each in content)
+    return TypeAdapter(declared).validate_python(content)
