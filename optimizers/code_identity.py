@@ -39,7 +39,9 @@ _HARMLESS = frozenset({"_contextvars", "_io", "_thread", "_weakref", "asyncio", 
 """Modules whose objects no outcome depends on."""
 
 _PREDICT = frozenset({"lm", "stage", "traces", "train", "demos", "signature", "config"})
-_SUPPLEMENT = frozenset({"generator", "gate", "template", "role"})  # what is varied, or stands in the signature
+_SUPPLEMENT = frozenset(
+    {"generator", "gate", "template", "role", "run_key"}
+)  # what is varied, or stands in the signature
 _WATCHING = frozenset({"callbacks", "history", "_compiled", "detailed_results", "candidate_programs", "trial_logs"})
 _CLASS = frozenset({"__module__", "__doc__", "__dict__", "__weakref__", "__slots__", "_abc_impl"})
 _HAS_DOCSTRING = 0x4000000  # CO_HAS_DOCSTRING, from Python 3.13 on
