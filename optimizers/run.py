@@ -27,14 +27,14 @@ from optimizers.progress import Reporter
 from optimizers.records import Checkpoint, PreferencePair, Rollout, SFTExample
 from optimizers.result import SGTResult, Spent, StageResult, selected_program
 from optimizers.runners import Runner
-from optimizers.selection import balance_kinds
+from optimizers.selection import balance_kinds, best_stage, gain_of
 from optimizers.session import Session, checked
 from optimizers.settings import RunSettings
 from optimizers.spending import Spending
 from optimizers.stages import FinishedStages
 from optimizers.together import Together, train_as_told
 from optimizers.training import Fit, Row
-from optimizers.verdict import verdict
+from optimizers.verdict import Evidence, unrewarded, verdict
 from sgt_modules.errors import SetupError
 from sgt_modules.gate import Gate
 from sgt_modules.generator import SupplementGenerator
@@ -259,9 +259,9 @@ class Run:
 
     def stalled(self) -> bool:
         """Whether the last stage had nothing to learn from, or validation has not risen for `patience` rounds."""
-        patience, scores = self._recipe.patience, [stage.score for stage in self._stages]
+        patience, known = self._recipe.patience, len(self._stages)
         return self._exhausted or (
-            patience is not None and len(scores) > patience + 1 and max(scores[-patience:]) <= max(scores[:-patience])
+            patience is not None and known > patience + 1 and self._stages.index(self._best()) < known - patience
         )
 
     def gate(self) -> None:
@@ -283,7 +283,10 @@ class Run:
     def finish(self) -> dspy.Module:
         """The best stage's program so far: a new one, with `detailed_results`."""
         selected = self._best().name if self._stages else "none"
-        said = self._verdict(selected)
+        evidence = self._evidence(selected)
+        said = verdict(evidence)
+        if evidence.refusals:
+            self._session.note(evidence.refusals)
         self._session.finish(selected, {stage.name: stage.score for stage in self._stages}, said)
         result = SGTResult(
             stages=tuple(self._stages),
@@ -298,25 +301,30 @@ class Run:
         )
         return selected_program(result, self._student, self._session.actor.program)
 
-    def _verdict(self, selected: str) -> str:
-        """What the run came to, in words. Of a stage that did not end, what the store has counts."""
+    def _evidence(self, selected: str) -> Evidence:
+        """What the run found. Of a stage that did not end, what the store has counts."""
         found = self._session.evidence(selected=selected, threshold=self._recipe.threshold)
         explored = [each for each in found.unfinished if each.supplement and "/" not in each.stage]
         before, later = self._stages[:1], self._stages[1:]
-        return verdict(
-            replace(
-                found,
-                before=before[0].rollouts if before else (),
-                stages={stage.name: stage.rollouts for stage in later},
-                tried=explored or self._tried,
-                rows=self._rows,
-                kinds_asked=self._recipe.asked,
-            )
+        return replace(
+            found,
+            before=before[0].rollouts if before else (),
+            stages={stage.name: stage.rollouts for stage in later},
+            tried=explored or self._tried,
+            rows=self._rows,
+            kinds_asked=self._recipe.asked,
         )
 
     def _best(self) -> StageResult:
-        """The stage of the highest score: the gated one where it is among them, else the earliest."""
-        return max(self._stages, key=lambda stage: (stage.score, stage.gate is not None))
+        """The stage that is best on the examples it shares with the others: the earliest on a tie, or the gated one."""
+        stages = [stage for stage in self._stages if stage.gate is None]
+        came_in = next((n for n, stage in enumerate(stages) if stage.name == "student"), 0)
+        best = stages[best_stage([stage.rollouts for stage in stages], came_in)]
+        for gated in self._stages[len(stages) :]:
+            gains = [gain_of(each.rollouts, gated.rollouts) for each in (best, stages[came_in])]
+            if all(gain is not None and gain >= 0 for gain in gains):
+                return gated
+        return best
 
     def _enter(self, name: str, scored: Scored, checkpoint: Checkpoint | None, gate: Gate | None = None) -> None:
         """Note a finished stage, and what was spent until now."""
@@ -328,6 +336,8 @@ class Run:
         stage = StageResult(name, score, rollouts, checkpoint, seconds, gate, scored.gated, until, memory)
         self._stages.append(stage)
         self._scored[name] = scored
+        if said := unrewarded(name, rollouts):
+            self._session.note(said)
         self._stage_began = now
         MARK.restart()
         self._folder.write("spent.json", asdict(spent))

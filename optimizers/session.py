@@ -11,6 +11,7 @@ from typing import Protocol, cast
 import dspy
 
 from optimizers.budget import Budget, Limits
+from optimizers.error_types import REFUSED, refused_scores
 from optimizers.evaluation import Evaluator
 from optimizers.fingerprints import described, scope_of
 from optimizers.folder import RESULT, RunFolder, versions_apart
@@ -251,6 +252,7 @@ class Session:
         program = self.actor.program
         lms = [each.lm or dspy.settings.lm for each in program.predictors()]
         most = {_most_tokens(lm) for lm in lms}
+        errors, met = self.actor.store.errors(f"{REFUSED}:")
         return Evidence(
             selected=selected,
             unaided=self.train.unaided,
@@ -259,6 +261,8 @@ class Session:
             stopped=self.stopped,
             adapter=type(dspy.settings.adapter or dspy.ChatAdapter()).__name__,
             max_tokens=frozenset(each for each in most if each),
+            refused=refused_scores(errors),
+            met=met,
         )
 
     def finish(self, selected: str, scores: Mapping[str, float], verdict: str) -> None:

@@ -239,6 +239,15 @@ class RolloutStore:
             *counts, seconds, cost = tuple(connection.execute(query).one())
         return Meter(*(int(count) for count in counts), seconds=float(seconds), cost=float(cost))
 
+    def errors(self, beginning: str) -> tuple[list[str], int]:
+        """The errors that begin so, of each distinct rollout that this run met, and how many it met in all."""
+        ours = sa.select(SEEN.c.rollout).where(SEEN.c.run == self.run).distinct().subquery()
+        joined = sa.select(ROLLOUTS.c.error).join(ours, ours.c.rollout == ROLLOUTS.c.id)
+        found = joined.where(ROLLOUTS.c.error.startswith(storable(beginning), autoescape=True))
+        with self._database.transaction() as connection:
+            met = connection.execute(sa.select(sa.func.count()).select_from(ours)).scalar_one()
+            return [str(error) for error in connection.execute(found).scalars()], int(met)
+
     def scan(self) -> Scan:
         """Read every row once, compare it with its checksum, and count; the stages are this run's."""
         return scanned(self._database.bare, self.run)
