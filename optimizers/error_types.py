@@ -137,8 +137,8 @@ only these are paid again.
     each = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
     return (
         f"The metric's score was refused in {sum(kinds.values()):,} of {rollouts:,} rollouts ({each}), so these have "
-        "no reward. Return a number in [0, 1], and 0.0 for a prediction that the metric cannot score; then compile again "
-        "with the same log_dir: only these are paid again."
+        "no reward. Return a number in [0, 1], and 0.0 for a prediction that the metric cannot score; then compile "
+        "again with the same log_dir: only these are paid again."
     )
 
 

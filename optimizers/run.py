@@ -6,7 +6,6 @@ the store, the folder and the clock.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, replace
@@ -30,7 +29,6 @@ from optimizers.runners import Runner
 from optimizers.selection import balance_kinds, best_stage, gain_of
 from optimizers.session import Session, checked
 from optimizers.settings import RunSettings
-from optimizers.spending import Spending
 from optimizers.stages import FinishedStages
 from optimizers.together import Together, train_as_told
 from optimizers.training import Fit, Row
@@ -58,12 +56,11 @@ class Run:
         self._finished = FinishedStages(session.folder)
         self._exhausted = False
         self._alone = team.size == 1
-        self._spending = Spending()
+        self._spending = session.spending
         self._setting = Setting(
             settings.recipe, session.train, session.reporter, self._spending, settings.seed, session.note, log
         )
         self._explorer: Explorer = explorer("isolate", self._setting)
-        self._stage_began = time.perf_counter()
         MARK.restart()
 
     @classmethod
@@ -247,6 +244,7 @@ class Run:
         def step(number: int, total: int, loss: float) -> None:
             view.move_to(number, total)
             self._session.tracking.loss(stage, number, loss)
+            self._session.clock.tick()
             if self._alone:  # other processes would wait for this one's step
                 self._session.budget.check()
 
@@ -283,7 +281,8 @@ class Run:
     def finish(self) -> dspy.Module:
         """The best stage's program so far: a new one, with `detailed_results`."""
         selected = self._best().name if self._stages else "none"
-        evidence = self._evidence(selected)
+        evidence, spent = self._evidence(selected), self._spent()
+        self._folder.write("spent.json", asdict(spent))
         said = verdict(evidence)
         if evidence.refusals:
             self._session.note(evidence.refusals)
@@ -291,7 +290,7 @@ class Run:
         result = SGTResult(
             stages=tuple(self._stages),
             selected=selected,
-            spent=self._spent(),
+            spent=spent,
             notes=tuple(self._session.notes),
             log_dir=self._folder.path,
             generator=self._settings.generator,
@@ -328,9 +327,8 @@ class Run:
 
     def _enter(self, name: str, scored: Scored, checkpoint: Checkpoint | None, gate: Gate | None = None) -> None:
         """Note a finished stage, and what was spent until now."""
-        now = time.perf_counter()
         score, rollouts, spent = mean_score(scored.rollouts), scored.rollouts, self._spent()
-        took = now - self._stage_began
+        took = spent.total - (self._stages[-1].spent.total if self._stages else 0.0)
         seconds, memory, by_then = self._finished.measured(name, took, MARK.peak(), asdict(spent))
         until = Spent.read(by_then)
         stage = StageResult(name, score, rollouts, checkpoint, seconds, gate, scored.gated, until, memory)
@@ -338,7 +336,6 @@ class Run:
         self._scored[name] = scored
         if said := unrewarded(name, rollouts):
             self._session.note(said)
-        self._stage_began = now
         MARK.restart()
         self._folder.write("spent.json", asdict(spent))
         told = {"val/score": score, "seconds": seconds, **self._learned}
@@ -350,7 +347,7 @@ class Run:
         return self._settings.generator.with_checkpoint(checkpoint.path)
 
     def _spent(self) -> Spent:
-        return self._session.spent_before.others + self._spending.so_far + self._session.paid
+        return self._session.paid
 
 
 def follow(student: dspy.Module, settings: RunSettings, team: Team) -> dspy.Module:

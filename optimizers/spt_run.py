@@ -91,6 +91,7 @@ class PromptRun:
                 num_threads=settings.num_threads,
                 max_errors=settings.max_errors,
             )
+            replies.on_write = session.clock.tick
             yield cls(settings, student, session, corrector, places)
 
     def within_budget(self) -> AbstractContextManager[None]:
