@@ -2,8 +2,8 @@
 
 `--method sgt` (the default): the smallest world of house terms, the embedded generator, real training, and a scripted
 actor that notes each call it was paid for before it answers. Compared are the scores of every stage, the bytes of every
-adapter, what the run tells of its calls, samples and tokens, and how many calls were paid twice: at most as many as were
-in flight at the kills.
+adapter, what the run tells of its calls, samples and tokens, and how many calls were paid twice: at most as many as
+were in flight at the kills.
 `--method spt`: house rules, a scripted actor that does as its instructions say, and the simulated corrector, both of
 which note their calls. Compared are scores, prompts and impacts.
 

@@ -18,6 +18,7 @@ from optimizers.error_types import (
     Failure,
     error_types,
     is_unreadable,
+    name_of,
     readable_by,
     refused_in_words,
     refused_scores,
@@ -245,11 +246,17 @@ def _failed(found: Evidence, runs: Sequence[Rollout]) -> list[_Cause]:
     failures = (Failure(each.stage, each.error, each.reward is not None) for each in runs)
     return [
         _Cause(
-            each.count / len(runs),
+            _share_of(found, runs, each),
             _words_of(found, runs, each),
         )
         for each in error_types(failures)
     ]
+
+
+def _share_of(found: Evidence, runs: Sequence[Rollout], each: ErrorType) -> float:
+    """The share of the runs that an error explains; of refused prompts, that of the stage which had most of them."""
+    parts = [runs, *(found.stages.values() if each.name in REFUSALS else ())]
+    return max(sum(name_of(one.error) == each.name for one in own) / len(own) for own in parts if own)
 
 
 def _words_of(found: Evidence, runs: Sequence[Rollout], each: ErrorType) -> str:
