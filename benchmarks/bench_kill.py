@@ -2,7 +2,8 @@
 
 `--method sgt` (the default): the smallest world of house terms, the embedded generator, real training, and a scripted
 actor that notes each call it was paid for before it answers. Compared are the scores of every stage, the bytes of every
-adapter, and how many calls were paid twice: at most as many as were in flight at the kills.
+adapter, what the run tells of its calls, samples and tokens, and how many calls were paid twice: at most as many as
+were in flight at the kills.
 `--method spt`: house rules, a scripted actor that does as its instructions say, and the simulated corrector, both of
 which note their calls. Compared are scores, prompts and impacts.
 
@@ -33,7 +34,7 @@ from rich.console import Console
 from rich.table import Table
 
 from optimizers import Recipe, SGTTeleprompter, SPTRecipe, SupervisoryPromptTeleprompter, TrainingSettings
-from optimizers.result import result_of
+from optimizers.result import Spent, result_of
 from optimizers.trl_trainer import TRLTrainer
 from sgt_modules.embedded import HouseTermsWorld, Sizes, embedded_generator, program
 from sgt_modules.embedded.models import embedded_folder
@@ -105,6 +106,11 @@ class NotingCorrector(RulesCorrector):
         return super().__call__(*args, **kwargs)
 
 
+def counted(spent: Spent) -> list[int]:
+    """What a run tells of its calls, samples and tokens, which lie on disk: the same after a kill."""
+    return [spent.actor_calls, spent.generator_calls, *spent.tokens.values()]
+
+
 def session_of_prompts(folder: Path, telling: Connection) -> None:
     """As `session`, of Supervisory Prompt Training."""
     corrector = NotingCorrector(seed=0)
@@ -118,7 +124,8 @@ def session_of_prompts(folder: Path, telling: Connection) -> None:
         student = list_program(RULES.instructions)
         result = teleprompter.compile(student, trainset=RULES.train, valset=RULES.val).detailed_results
     stages = {stage.name: [stage.score, stage.prompts] for stage in result.stages}
-    telling.send(json.dumps({"stages": stages, "briefs": result.briefs, "impacts": result.impact_table()}))
+    found = {"stages": stages, "briefs": result.briefs, "impacts": result.impact_table()}
+    telling.send(json.dumps(found | {"spent": counted(result.spent)}))
 
 
 def session(folder: Path, telling: Connection) -> None:
@@ -137,7 +144,8 @@ def session(folder: Path, telling: Connection) -> None:
     with dspy.context(lm=lm):
         result = result_of(teleprompter.compile(program(), trainset=WORLD.train, valset=WORLD.val))
     weights = {stage.name: stage.checkpoint.fingerprint for stage in result.stages if stage.checkpoint}
-    telling.send(json.dumps({"scores": {stage.name: stage.score for stage in result.stages}, "weights": weights}))
+    scores = {stage.name: stage.score for stage in result.stages}
+    telling.send(json.dumps({"scores": scores, "weights": weights, "spent": counted(result.spent)}))
 
 
 _FRESH = multiprocessing.get_context("forkserver")

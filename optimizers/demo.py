@@ -5,8 +5,7 @@ Simulated world, real method: see `sgt_modules.embedded.world`.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from optimizers.result import SGTResult, result_of
 from optimizers.reward import Scorer
 from optimizers.rollouts import Actor
 from optimizers.sgt import SGTTeleprompter
+from optimizers.spending import Clock
 from optimizers.store import RolloutStore
 from optimizers.summary import gated_share, kind_shares, leakage, mean_length, paired_p_value, peak_memory, scores
 from optimizers.training import TrainingSettings
@@ -134,7 +134,6 @@ def demonstrate(
     The summary is also written to `<log_dir>/summary.json`; `display=False` is silence. Where several processes were
     launched, the main one scores and writes, and every one returns the same.
     """
-    began = time.perf_counter()
     lm = None if actor is None else lm_named(actor)
     scale = scale or (FULL_SCALE if lm is None else REAL_SCALE)
     world = HouseTermsWorld(seed, sizes=scale.sizes)
@@ -151,15 +150,17 @@ def demonstrate(
     with _playing(lm):
         better = teleprompter.compile(program(), trainset=world.train, valset=world.val)
     result = result_of(better)
+    clock, scoring = Clock.of_scoring(RunFolder(result.log_dir))
 
     def finish() -> tuple[Stages, Mapping[str, Any]]:
         better.save(result.log_dir / "program.json")
         view = reporter(display)
         with view.run():
-            scored = score_stages(world, result, view, lm)
+            scored = score_stages(world, result, view, lm, on_write=clock.tick)
             if lm is not None:
                 scored = {**scored, **score_controls(world, result, view, lm)}
-        summary = summarize(world, result, scored, seconds=time.perf_counter() - began, actor=lm)
+        clock.stop()
+        summary = summarize(world, result, scored, seconds=result.spent.total + scoring(), actor=lm)
         RunFolder(result.log_dir).write("summary.json", summary)
         write_report(result.log_dir)
         return scored, summary
@@ -175,7 +176,14 @@ def _playing(lm: dspy.LM | None, name: ActorName = "actor") -> Iterator[None]:
         yield
 
 
-def score_stages(world: HouseTermsWorld, result: SGTResult, view: Reporter, lm: dspy.LM | None = None) -> Stages:
+def score_stages(
+    world: HouseTermsWorld,
+    result: SGTResult,
+    view: Reporter,
+    lm: dspy.LM | None = None,
+    *,
+    on_write: Callable[[], object] = lambda: None,
+) -> Stages:
     """Every stage, and the untrained generator, on test, on the shifted terms, and on test with the second actor,
     which is left out where an LM of the caller's acts.
     """
@@ -193,7 +201,7 @@ def score_stages(world: HouseTermsWorld, result: SGTResult, view: Reporter, lm: 
     ]
     for split, actor_name, examples in places if lm is None else places[:-1]:
         with _playing(lm, actor_name):
-            evaluator = Evaluator(_actor(world, result), split, examples, view)
+            evaluator = Evaluator(_actor(world, result, on_write=on_write), split, examples, view)
             for name, generator in generators.items():
                 if split not in scored[name]:
                     if generator is None:
@@ -224,10 +232,19 @@ def score_controls(world: HouseTermsWorld, result: SGTResult, view: Reporter, lm
     return {"oracle": {"test": oracle}, "glossary": {"test": glossary}}
 
 
-def _actor(world: HouseTermsWorld, result: SGTResult, student: dspy.Module | None = None) -> Actor:
+def _actor(
+    world: HouseTermsWorld,
+    result: SGTResult,
+    student: dspy.Module | None = None,
+    *,
+    on_write: Callable[[], object] = lambda: None,
+) -> Actor:
     """The wrapped program under the LM of now, with the run's store."""
     wrapped = supplement(student or program(), generator=result.generator)
-    store = RolloutStore(RunFolder(result.log_dir).store)
+    folder = RunFolder(result.log_dir)
+    id_ = (folder.read("run.json") or {}).get("id", "")
+    store = RolloutStore(folder.store, run=f"{id_} controls")  # else what scoring pays would count as the compile's
+    store.on_write = on_write
     return Actor(wrapped, Scorer(world.metric), store, scope_of(wrapped, world.metric), num_threads=THREADS)
 
 

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 UNREADABLE = "AdapterParseError"
 """DSPy's error for an answer in which its adapter does not find the output fields."""
 
+REFUSED = "MetricError"
+"""The error of a run whose score is refused: the metric raised, or returned what is no score."""
+
+NAN, ABOVE, BELOW = "NaN", "above 1", "below 0"
+NO_NUMBER, COROUTINE = "no number", "a coroutine"
+"""What a refused score was; a metric that raises is `raised ValueError`."""
+
 SHOWN = 160
 """Characters of an example that a person sees."""
 
 _NAME = re.compile(r"[A-Za-z_][\w.]*")
+_SCORE = re.compile(rf"{REFUSED}: \[([^\]]*)\] ")
 _ANSWER = re.compile(r"LM Response: (.*?)\s*(?:\n\nExpected to find output fields|\Z)", re.DOTALL)
 
 
@@ -93,6 +101,47 @@ def is_unreadable(error: str) -> bool:
     return name_of(error) == UNREADABLE
 
 
+def said_of(kind: str, text: str) -> str:
+    """A refused score's message, from which `refused_scores` reads its kind.
+
+    >>> said_of(NAN, "It returned nan.")
+    '[NaN] It returned nan.'
+    """
+    return f"[{kind}] {text}"
+
+
+def refused_scores(errors: Iterable[str]) -> dict[str, int]:
+    """How many scores were refused, by what they were, given the rollouts' errors; the most frequent first.
+
+    >>> refused_scores(["MetricError: [NaN] It returned nan.", "", "ValueError: no number", "MetricError: It raised."])
+    {'NaN': 1, 'another error': 1}
+    """
+    found = Counter[str]()
+    for error in errors:
+        if name_of(error) == REFUSED:
+            kind = _SCORE.match(error)
+            found[kind.group(1) if kind else "another error"] += 1
+    return dict(found.most_common())
+
+
+def refused_in_words(kinds: Mapping[str, int], rollouts: int) -> str:
+    """What a person should know of refused scores; empty without one.
+
+    >>> print(refused_in_words({"NaN": 2, "raised KeyError": 1}, 40))
+    The metric's score was refused in 3 of 40 rollouts (2 NaN, 1 raised KeyError), so these have no reward. Return a \
+number in [0, 1], and 0.0 for a prediction that the metric cannot score; then compile again with the same log_dir: \
+only these are paid again.
+    """
+    if not kinds:
+        return ""
+    each = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
+    return (
+        f"The metric's score was refused in {sum(kinds.values()):,} of {rollouts:,} rollouts ({each}), so these have "
+        "no reward. Return a number in [0, 1], and 0.0 for a prediction that the metric cannot score; then compile "
+        "again with the same log_dir: only these are paid again."
+    )
+
+
 def example_of(error: str) -> str:
     """What a person reads of an error: the answer that could not be read, else the message; shortened, on one line.
 
@@ -104,7 +153,8 @@ def example_of(error: str) -> str:
     answer = _ANSWER.search(error) if is_unreadable(error) else None
     if answer is not None:
         return shortened(answer.group(1))
-    return shortened(error.removeprefix(name_of(error)).removeprefix(":"))
+    kind = _SCORE.match(error)
+    return shortened(error[kind.end() :] if kind else error.removeprefix(name_of(error)).removeprefix(":"))
 
 
 def shortened(text: str, most: int = SHOWN) -> str:

@@ -6,6 +6,7 @@ and gives the program's outcome to each.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import random
 from collections import Counter, defaultdict
@@ -25,6 +26,7 @@ from optimizers.recipe import Recipe
 from optimizers.records import Candidate, Query, Rollout
 from optimizers.sampling import SAMPLED_AT_ONCE, Ask, sampled
 from optimizers.spending import Spending
+from optimizers.store import KeptSample
 from optimizers.thrift import Thrift
 from sgt_modules.episode import Chooser, Place
 from sgt_modules.errors import SetupError
@@ -365,10 +367,15 @@ class Joint:
             temperature, top_p = self.setting.recipe.sampling(generator.prompt)
             with dspy.context(usage_tracker=None):  # else its tokens would count as the actor's
                 drawn = generator.draw(prompt, seed=seed, kind=ask, temperature=temperature, top_p=top_p)
-            self.setting.spending.sampled([drawn])
+            self._keep(stage, (index, number, place), drawn)
             return drawn.supplement
 
         return choose
+
+    def _keep(self, stage: str, asked: tuple[int, int, Place], drawn: Sampled) -> None:
+        """Keep a sample on disk, where samples are counted; one that is drawn once more stands there once."""
+        number = int.from_bytes(hashlib.sha256(repr(asked).encode()).digest()[:7])
+        self.setting.train.actor.store.add_samples(f"{stage}: joint", number, [KeptSample("", drawn)])
 
 
 def _pool(
@@ -388,8 +395,7 @@ def _pool(
 def _sampled(
     stage: str, wishes: Sequence[sources.Wish], generator: SupplementGenerator, setting: Setting, at_once: int
 ) -> Iterator[sources.Reply]:
-    def on_new(reply: Sampled) -> None:
-        setting.spending.sampled([reply])
+    def on_new(_: Sampled) -> None:
         setting.train.actor.budget.check()  # what is kept costs nothing
 
     temperature, top_p = setting.recipe.sampling(generator.prompt)

@@ -15,7 +15,7 @@ from optimizers.budget import running_bill
 from optimizers.counting import Answers, BudgetReached, Till, counted, written_by
 from optimizers.kept_answers import again, kept
 from optimizers.ledger import Meter
-from optimizers.outages import LMCalls, heard, is_permanent, is_single_call, says_nothing
+from optimizers.outages import LMCalls, heard, is_permanent, is_single_call, says_nothing, was_refused
 from optimizers.prices import cost_of
 from optimizers.queries import query_id
 from optimizers.records import Query, Reward, Rollout
@@ -34,6 +34,8 @@ class JudgedRun(NamedTuple):
     `fatal`: why no further run can have a reward, in the provider's words (a wrong key, no such model, no credit).
     `written`: tokens that the program's own generator read and wrote. `used_up`: why the budget ended the run.
     `lost`: what to change in a program that calls a predictor where its supplement cannot be known.
+    `refused`: the provider refused a prompt (too long, filtered); whose fault that is depends on whether it takes the
+    same example without help.
     """
 
     rollout: Rollout
@@ -43,6 +45,7 @@ class JudgedRun(NamedTuple):
     written: tuple[int, int] = (0, 0)
     used_up: str = ""
     lost: str = ""
+    refused: bool = False
 
 
 def judged_run(program: dspy.Module, example: dspy.Example, index: int, given: Given, scorer: Scorer) -> JudgedRun:
@@ -68,6 +71,7 @@ def judged_run(program: dspy.Module, example: dspy.Example, index: int, given: G
         except Exception as raised:  # noqa: BLE001 - whatever a user's program raises is a record
             problem, reward = raised, _verdict(raised, calls)
         calls.ended(problem, prediction)
+    refused = reward is None and problem is not None and was_refused(problem, calls.outage)
     seconds = time.perf_counter() - began
     unfinished = _unfinished(till, asked)
     answered = problem is None and unfinished is None
@@ -89,7 +93,8 @@ def judged_run(program: dspy.Module, example: dspy.Example, index: int, given: G
     rollout = Rollout(
         whole, "", "none", SILENCE, reward, output, error, 0.0, read, wrote, seconds, paid.cost, answer=answer
     )
-    return JudgedRun(rollout, asked.ordered, paid, _fatal(program, calls), written, till.used_up, asked.lost)
+    refused, fatal = refused and unfinished is None, _fatal(program, calls)
+    return JudgedRun(rollout, asked.ordered, paid, fatal, written, till.used_up, asked.lost, refused)
 
 
 def _unfinished(till: Till, asked: Episode) -> Exception | None:

@@ -51,6 +51,29 @@ def is_outage(error: BaseException) -> bool:
     return isinstance(error, LMError) and (is_permanent(error) or not about_prompt)
 
 
+def is_refusal(error: BaseException) -> bool:
+    """Whether the provider refused this prompt: too long, filtered, with a feature that it lacks. It did not fail.
+
+    >>> is_refusal(LMInvalidRequestError("too long")), is_refusal(LMAuthError("moderated", status=403))
+    (True, True)
+    >>> is_refusal(LMProviderError("no JSON")), is_refusal(LMUnsupportedModelError("no such model"))
+    (False, False)
+    """
+    if isinstance(error, LMAuthError):  # 403 is what moderation says; every other status is about the key
+        return error.status == 403
+    return isinstance(error, (LMInvalidRequestError, LMUnsupportedFeatureError)) and not is_permanent(error)
+
+
+def was_refused(problem: BaseException, outage: BaseException | None) -> bool:
+    """Whether what a program raised comes from a refused prompt, while no call of the run failed by an `outage`.
+
+    >>> too_long = LMInvalidRequestError("too long")
+    >>> was_refused(too_long, None), was_refused(too_long, LMProviderError("no JSON")), was_refused(ValueError(), None)
+    (True, False, False)
+    """
+    return any(map(is_refusal, _causes(problem))) and (outage is None or is_refusal(outage))
+
+
 def says_nothing(problem: Exception) -> bool:
     """Whether what a program raised tells nothing of its supplement: a provider or the network stands behind it.
 

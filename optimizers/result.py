@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -46,11 +46,6 @@ class Spent:
 
     def __add__(self, other: Spent) -> Spent:
         return Spent(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
-
-    @property
-    def others(self) -> Spent:
-        """What was spent besides, without `total`."""
-        return replace(self, actor_calls=0, actor_in=0, actor_out=0, cost=0.0, total=0.0)
 
     @property
     def tokens(self) -> dict[str, int]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from typing import SupportsFloat
 
 import dspy
 
+from optimizers.error_types import ABOVE, BELOW, COROUTINE, NAN, NO_NUMBER, said_of
 from optimizers.records import Reward
 from sgt_modules.errors import MetricError
 
@@ -18,17 +20,18 @@ Metric = Callable[..., object]
 It returns a bool, a number in [0, 1] or a `Prediction(score=, feedback=)`."""
 
 _EXPECTED = "A metric must return a bool, a number in [0, 1] or a dspy.Prediction(score=..., feedback=...)"
+_ZERO = "Return 0.0 for a prediction it cannot score."
 _TRACES = frozenset({"trace", "_trace", "program_trace"})
-_ROUNDING = 1e-9
+_ROUNDING = 1e-6
 
 
 def as_reward(value: object) -> Reward:
     """What a metric returned, as a reward; raises `MetricError` for anything that is none.
 
-    A score may leave [0, 1] by rounding (1e-9) and is put back.
+    A score may leave [0, 1] by rounding, at most by 1e-6 as sums of 32-bit floats do, and is put back.
 
-    >>> as_reward(True)
-    Reward(score=1.0, feedback='')
+    >>> as_reward(True), as_reward(1.0000001)
+    (Reward(score=1.0, feedback=''), Reward(score=1.0, feedback=''))
     >>> as_reward(dspy.Prediction(score=0.5, feedback="half of the rows"))
     Reward(score=0.5, feedback='half of the rows')
     """
@@ -41,15 +44,20 @@ def as_reward(value: object) -> Reward:
 def _score(score: object, came: object) -> float:
     if inspect.iscoroutine(score):
         score.close()
-        raise MetricError(f"{_EXPECTED}, but it is a coroutine function. Pass a plain function that awaits inside.")
+        said = f"{_EXPECTED}, but it is a coroutine function. Pass a plain function that awaits inside."
+        raise MetricError(said_of(COROUTINE, said))
     if not isinstance(score, SupportsFloat):
-        raise MetricError(f"{_EXPECTED}, but it returned {came!r}. Return 0.0 for a prediction it cannot score.")
+        raise MetricError(said_of(NO_NUMBER, f"{_EXPECTED}, but it returned {came!r}. {_ZERO}"))
     try:
         number = float(score)
     except (TypeError, ValueError) as problem:
-        raise MetricError(f"{_EXPECTED}, but it returned {came!r}, which is no single number.") from problem
+        said = f"{_EXPECTED}, but it returned {came!r}, which is no single number. {_ZERO}"
+        raise MetricError(said_of(NO_NUMBER, said)) from problem
+    if math.isnan(number):
+        raise MetricError(said_of(NAN, f"{_EXPECTED}, but it returned {came!r}. {_ZERO}"))
     if not -_ROUNDING <= number <= 1 + _ROUNDING:
-        raise MetricError(f"{_EXPECTED}, but it returned {came!r}. Scale its scores to [0, 1]; NaN is no score.")
+        kind = ABOVE if number > 1 else BELOW
+        raise MetricError(said_of(kind, f"{_EXPECTED}, but it returned {came!r}. Scale its scores to [0, 1]."))
     return min(1.0, max(0.0, number))
 
 
@@ -80,10 +88,9 @@ class Scorer:
         try:
             value = self.metric(example, prediction, *extra)
         except Exception as problem:
-            raise MetricError(
-                f"The metric {self.name} raised {type(problem).__name__}: {problem}. "
-                "Return 0.0 for a prediction it cannot score."
-            ) from problem
+            kind = f"raised {type(problem).__name__}"
+            said = f"The metric {self.name} {kind}: {problem}. {_ZERO}"
+            raise MetricError(said_of(kind, said)) from problem
         return as_reward(value)
 
 

@@ -21,7 +21,7 @@ from optimizers.fingerprints import described, halves, scope_of
 from optimizers.judging import JudgedRun, judged_again
 from optimizers.ledger import Ledger, Meter
 from optimizers.queries import query_id, query_of
-from optimizers.records import Candidate, Query, Rollout
+from optimizers.records import Candidate, Query, Reward, Rollout
 from optimizers.reward import Scorer
 from optimizers.runners import Judge, Runner, ThreadRunner, check_seconds, in_time
 from optimizers.store import RolloutStore
@@ -68,7 +68,9 @@ class Actor:
     used up, runs that need no further call are finished and saved, and `StoppedError` is raised.
 
     A provider's error or a metric that raises gives a rollout without a reward. An answer that cannot be read, by the
-    adapter or by the program itself, is the actor's failure: reward 0.0, with the error's text.
+    adapter or by the program itself, is the actor's failure: reward 0.0, with the error's text. So is a prompt that the
+    provider refuses (too long, filtered) where the program as it came in got an answer on the same example: what was
+    added to the prompt is the cause.
     """
 
     def __init__(
@@ -96,10 +98,14 @@ class Actor:
         self.budget = budget or Budget()
         self.max_run_seconds = check_seconds(max_run_seconds)
         self._ledger = Ledger(max_errors)
+        self._first, self._answered = scope, set[tuple[str, str]]()
         self._telling = threading.Lock()
 
     def acting(self, program: dspy.Module) -> Actor:
-        """The same for another program, in a scope of its own; failures in a row are counted together."""
+        """The same for another program, in a scope of its own; failures in a row are counted together.
+
+        A prompt that the provider refuses is a loss where this actor's own program got an answer.
+        """
         other = copy.copy(self)
         other.program, other.scope = (
             program,
@@ -128,7 +134,7 @@ class Actor:
             example = examples[index]
             known = self._known_probe(example, index, stage) or self._probe_again(example, index, stage)
             found[index] = known or self._probe(example, index, stage, judge)
-            return found[index][0]
+            return self._noted(found[index][0], example)
 
         rollouts = self._in_parallel(work, [query_id(example, "") for example in examples], on_done)
         met = [rollout.query for index in range(len(examples)) for rollout in found[index]]
@@ -161,7 +167,7 @@ class Actor:
                 yield [position]
 
         def work(position: int) -> Rollout:
-            return self._rollout(taken[position], examples, stage, judge)
+            return self._rollout(taken[position], examples[taken[position].query.index], stage, judge)
 
         if not isinstance(candidates, Sequence):
             return in_turns(self._told(work, on_done), take(), threads=self._threads)
@@ -196,14 +202,14 @@ class Actor:
             known = known or self._live_again(program, examples[index], stage, stage, query)
             if known is not None:
                 [rollout], calls[index] = known
-                return rollout.at(index)
-            run = self._paid(lambda: judge(index, None))
+                return self._noted(rollout.at(index), examples[index], program)
+            run = self._blamed(self._paid(lambda: judge(index, None)), examples[index])
             calls[index] = run.calls
             written = [call.supplement for call in calls[index] if call.supplement]
             candidate = Candidate(run.rollout.query, _joined(written), "direct", writer=writer)
             rollout = run.rollout.as_proposed(candidate, stage)
             self._save([rollout], run, live=stage)
-            return rollout
+            return self._noted(rollout, examples[index], program)
 
         rollouts = self._in_parallel(work, range(len(examples)), on_done)
         return [LiveRun(rollout, calls[index]) for index, rollout in enumerate(rollouts)]
@@ -234,7 +240,7 @@ class Actor:
                 found = [each.at(index) for each in known[0]]
                 of_run[position] = found if known[1] else []
                 return found[0]
-            run = self._paid(lambda: judge(index, choose))
+            run = self._blamed(self._paid(lambda: judge(index, choose)), examples[index])
             free = run.rollout.unpaid()
             rollouts = [
                 (free if n else run.rollout).as_proposed(
@@ -269,20 +275,20 @@ class Actor:
     def _threads(self) -> int:
         return self.num_threads or dspy.settings.num_threads
 
-    def _rollout(self, candidate: Candidate, examples: Sequence[dspy.Example], stage: str, judge: Judge) -> Rollout:
+    def _rollout(self, candidate: Candidate, example: dspy.Example, stage: str, judge: Judge) -> Rollout:
         query = candidate.query
         known = self.store.get(self.scope, query.id, candidate.supplement)
         if known is not None:
             rollout = known.as_proposed(candidate, stage)
             self.store.meet(rollout, self.scope)
             return rollout
-        again = self._again(self.program, examples[query.index], query.id, candidate.supplement)
+        again = self._again(self.program, example, query.id, candidate.supplement)
         if again is not None:
             rollout = again[0].as_proposed(candidate, stage)
             self._keep([rollout], again[1])
             return rollout
         given = {**dict(query.others), query.place: candidate.supplement}
-        run = self._paid(lambda: judge(query.index, given))
+        run = self._blamed(self._paid(lambda: judge(query.index, given)), example)
         rollout = run.rollout.as_proposed(candidate, stage)
         self._save([rollout], run)
         return rollout
@@ -363,7 +369,7 @@ class Actor:
         self._ledger.enter(rollouts[0])
 
     def _probe(self, example: dspy.Example, index: int, stage: str, judge: Judge) -> list[Rollout]:
-        run = self._paid(lambda: judge(index, {}))
+        run = self._blamed(self._paid(lambda: judge(index, {})), example)
         roles = self._roles()
         calls = sorted(run.calls, key=lambda call: (roles.index(call.place.role), call.place.turn))
         queries = [query_of(call, example, index) for call in calls]
@@ -382,6 +388,19 @@ class Actor:
         with self.budget.running() as bill:
             run = work()
             return run._replace(meter=bill(run.meter))
+
+    def _noted(self, rollout: Rollout, example: dspy.Example, program: dspy.Module | None = None) -> Rollout:
+        """The rollout itself; remembers where the program as it stands got an answer."""
+        if rollout.reward is not None and (program is None or program is self.program):
+            self._answered.add((self.scope, query_id(example, "")))
+        return rollout
+
+    def _blamed(self, run: JudgedRun, example: dspy.Example) -> JudgedRun:
+        """The run; a loss where its prompt was refused for what was added: without it, the example was answered."""
+        added = self.scope != self._first or any(call.supplement for call in run.calls)
+        if not (run.refused and added and (self._first, query_id(example, "")) in self._answered):
+            return run
+        return run._replace(rollout=replace(run.rollout, reward=Reward(0.0)))
 
     def _save(self, rollouts: Sequence[Rollout], run: JudgedRun, *, live: str = "") -> None:
         """Store one run's rollouts; raises `SGTError` when it is one failure in a row too many.

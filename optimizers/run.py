@@ -6,7 +6,6 @@ the store, the folder and the clock.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, replace
@@ -27,14 +26,13 @@ from optimizers.progress import Reporter
 from optimizers.records import Checkpoint, PreferencePair, Rollout, SFTExample
 from optimizers.result import SGTResult, Spent, StageResult, selected_program
 from optimizers.runners import Runner
-from optimizers.selection import balance_kinds
+from optimizers.selection import balance_kinds, best_stage, gain_of
 from optimizers.session import Session, checked
 from optimizers.settings import RunSettings
-from optimizers.spending import Spending
 from optimizers.stages import FinishedStages
 from optimizers.together import Together, train_as_told
 from optimizers.training import Fit, Row
-from optimizers.verdict import verdict
+from optimizers.verdict import Evidence, unrewarded, verdict
 from sgt_modules.errors import SetupError
 from sgt_modules.gate import Gate
 from sgt_modules.generator import SupplementGenerator
@@ -58,12 +56,11 @@ class Run:
         self._finished = FinishedStages(session.folder)
         self._exhausted = False
         self._alone = team.size == 1
-        self._spending = Spending()
+        self._spending = session.spending
         self._setting = Setting(
             settings.recipe, session.train, session.reporter, self._spending, settings.seed, session.note, log
         )
         self._explorer: Explorer = explorer("isolate", self._setting)
-        self._stage_began = time.perf_counter()
         MARK.restart()
 
     @classmethod
@@ -247,6 +244,7 @@ class Run:
         def step(number: int, total: int, loss: float) -> None:
             view.move_to(number, total)
             self._session.tracking.loss(stage, number, loss)
+            self._session.clock.tick()
             if self._alone:  # other processes would wait for this one's step
                 self._session.budget.check()
 
@@ -259,9 +257,9 @@ class Run:
 
     def stalled(self) -> bool:
         """Whether the last stage had nothing to learn from, or validation has not risen for `patience` rounds."""
-        patience, scores = self._recipe.patience, [stage.score for stage in self._stages]
+        patience, known = self._recipe.patience, len(self._stages)
         return self._exhausted or (
-            patience is not None and len(scores) > patience + 1 and max(scores[-patience:]) <= max(scores[:-patience])
+            patience is not None and known > patience + 1 and self._stages.index(self._best()) < known - patience
         )
 
     def gate(self) -> None:
@@ -283,12 +281,16 @@ class Run:
     def finish(self) -> dspy.Module:
         """The best stage's program so far: a new one, with `detailed_results`."""
         selected = self._best().name if self._stages else "none"
-        said = self._verdict(selected)
+        evidence, spent = self._evidence(selected), self._spent()
+        self._folder.write("spent.json", asdict(spent))
+        said = verdict(evidence)
+        if evidence.refusals:
+            self._session.note(evidence.refusals)
         self._session.finish(selected, {stage.name: stage.score for stage in self._stages}, said)
         result = SGTResult(
             stages=tuple(self._stages),
             selected=selected,
-            spent=self._spent(),
+            spent=spent,
             notes=tuple(self._session.notes),
             log_dir=self._folder.path,
             generator=self._settings.generator,
@@ -298,37 +300,42 @@ class Run:
         )
         return selected_program(result, self._student, self._session.actor.program)
 
-    def _verdict(self, selected: str) -> str:
-        """What the run came to, in words. Of a stage that did not end, what the store has counts."""
+    def _evidence(self, selected: str) -> Evidence:
+        """What the run found. Of a stage that did not end, what the store has counts."""
         found = self._session.evidence(selected=selected, threshold=self._recipe.threshold)
         explored = [each for each in found.unfinished if each.supplement and "/" not in each.stage]
         before, later = self._stages[:1], self._stages[1:]
-        return verdict(
-            replace(
-                found,
-                before=before[0].rollouts if before else (),
-                stages={stage.name: stage.rollouts for stage in later},
-                tried=explored or self._tried,
-                rows=self._rows,
-                kinds_asked=self._recipe.asked,
-            )
+        return replace(
+            found,
+            before=before[0].rollouts if before else (),
+            stages={stage.name: stage.rollouts for stage in later},
+            tried=explored or self._tried,
+            rows=self._rows,
+            kinds_asked=self._recipe.asked,
         )
 
     def _best(self) -> StageResult:
-        """The stage of the highest score: the gated one where it is among them, else the earliest."""
-        return max(self._stages, key=lambda stage: (stage.score, stage.gate is not None))
+        """The stage that is best on the examples it shares with the others: the earliest on a tie, or the gated one."""
+        stages = [stage for stage in self._stages if stage.gate is None]
+        came_in = next((n for n, stage in enumerate(stages) if stage.name == "student"), 0)
+        best = stages[best_stage([stage.rollouts for stage in stages], came_in)]
+        for gated in self._stages[len(stages) :]:
+            gains = [gain_of(each.rollouts, gated.rollouts) for each in (best, stages[came_in])]
+            if all(gain is not None and gain >= 0 for gain in gains):
+                return gated
+        return best
 
     def _enter(self, name: str, scored: Scored, checkpoint: Checkpoint | None, gate: Gate | None = None) -> None:
         """Note a finished stage, and what was spent until now."""
-        now = time.perf_counter()
         score, rollouts, spent = mean_score(scored.rollouts), scored.rollouts, self._spent()
-        took = now - self._stage_began
+        took = spent.total - (self._stages[-1].spent.total if self._stages else 0.0)
         seconds, memory, by_then = self._finished.measured(name, took, MARK.peak(), asdict(spent))
         until = Spent.read(by_then)
         stage = StageResult(name, score, rollouts, checkpoint, seconds, gate, scored.gated, until, memory)
         self._stages.append(stage)
         self._scored[name] = scored
-        self._stage_began = now
+        if said := unrewarded(name, rollouts):
+            self._session.note(said)
         MARK.restart()
         self._folder.write("spent.json", asdict(spent))
         told = {"val/score": score, "seconds": seconds, **self._learned}
@@ -340,7 +347,7 @@ class Run:
         return self._settings.generator.with_checkpoint(checkpoint.path)
 
     def _spent(self) -> Spent:
-        return self._session.spent_before.others + self._spending.so_far + self._session.paid
+        return self._session.paid
 
 
 def follow(student: dspy.Module, settings: RunSettings, team: Team) -> dspy.Module:

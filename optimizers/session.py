@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
 
 import dspy
 
 from optimizers.budget import Budget, Limits
+from optimizers.error_types import REFUSED, refused_scores
 from optimizers.evaluation import Evaluator
 from optimizers.fingerprints import (
     BORDER,
@@ -32,6 +34,7 @@ from optimizers.result import Spent
 from optimizers.reward import Metric, Scorer, check_metric
 from optimizers.rollouts import Actor
 from optimizers.runners import Runner
+from optimizers.spending import Clock, Spending
 from optimizers.store import RolloutStore
 from optimizers.tracking import Tracker, TrackerName, Tracking
 from optimizers.validation import check_priced, check_program, check_splits, hold_out
@@ -189,12 +192,13 @@ class Session:
     """What a run works with until it ends. `doing` says at what it is; `stopped` why it ended before its end, if so."""
 
     def __init__(
-        self, id_: str, folder: RunFolder, train: Evaluator, validation: Evaluator, spent_before: Spent, plan: Plan
+        self, id_: str, folder: RunFolder, train: Evaluator, validation: Evaluator, before: Spent, plan: Plan
     ) -> None:
         self.id, self.folder, self.train, self.validation, self._plan = id_, folder, train, validation, plan
         self.reporter = train.reporter
         self.actor, self.budget = train.actor, train.actor.budget
-        self.spent_before = spent_before
+        self.spending = Spending(replace(before, total=0.0))
+        self.clock = Clock(folder, self._seconds)
         self.doing, self.stopped = "", ""
         self.notes: list[str] = []
         self.tracking = Tracking.of_none(folder)
@@ -231,8 +235,8 @@ class Session:
                 notes.append(f"This run began with other packages: {'; '.join(changed)}.")
             store = open_.enter_context(_store(settings, folder, run=known["id"]))
             notes += store.notes
-            spent = Spent.read(folder.read("spent.json") or {})
-            budget = Budget(settings.limits, store.spent(), spent.total)
+            passed = Clock.before(folder)
+            budget = Budget(settings.limits, store.spent(), passed.total)
             open_.enter_context(stopping(budget.stop, reporter.say))
             about = described(student, settings.metric)
             store.describe(code.scope, about)
@@ -252,7 +256,9 @@ class Session:
                 Evaluator(actor, name, split, reporter) for name, split in zip(("train", "val"), splits, strict=True)
             )
             plan = settings.planned(student, *map(len, splits))
-            session = cls(known["id"], folder, train, validation, spent, plan)
+            session = cls(known["id"], folder, train, validation, passed, plan)
+            store.on_write = session.clock.tick
+            open_.callback(session.clock.stop)
             for note in filter(None, notes):
                 session.note(note)
             tracking = Tracking.opened(settings.report_to, folder, known, about, note=session.note)
@@ -307,6 +313,7 @@ class Session:
         program = self.actor.program
         lms = [each.lm or dspy.settings.lm for each in program.predictors()]
         most = {_most_tokens(lm) for lm in lms}
+        errors, met = self.actor.store.errors(f"{REFUSED}:")
         return Evidence(
             selected=selected,
             unaided=self.train.unaided,
@@ -317,6 +324,8 @@ class Session:
             stopped=self.stopped,
             adapter=type(dspy.settings.adapter or dspy.ChatAdapter()).__name__,
             max_tokens=frozenset(each for each in most if each),
+            refused=refused_scores(errors),
+            met=met,
         )
 
     def finish(self, selected: str, scores: Mapping[str, float], verdict: str) -> None:
@@ -335,10 +344,24 @@ class Session:
 
     @property
     def paid(self) -> Spent:
-        """What all sessions in the folder have paid for the actor, and the seconds they took."""
-        paid = self.budget.spent
-        actor = Spent(actor_calls=paid.calls, actor_in=paid.tokens_in, actor_out=paid.tokens_out, cost=paid.cost)
-        return actor + Spent(total=self.budget.seconds)
+        """What all sessions in the folder have spent.
+
+        Calls, samples and tokens are those on disk; a killed session has lost its last moment's seconds at most.
+        """
+        paid, (samples, read, wrote) = self.budget.spent, self.actor.store.sampled()
+        return self.spending.so_far + Spent(
+            actor_calls=paid.calls,
+            actor_in=paid.tokens_in,
+            actor_out=paid.tokens_out,
+            generator_calls=samples,
+            generator_in=read,
+            generator_out=wrote,
+            cost=paid.cost,
+            total=self.budget.seconds,
+        )
+
+    def _seconds(self) -> dict[str, float]:
+        return {**self.spending.so_far.seconds, "total": self.budget.seconds}
 
 
 def _most_tokens(lm: object) -> int | None:

@@ -6,7 +6,6 @@ Simulated world and corrector, real method and actor: see `sgt_modules.embedded.
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from optimizers.report import write_report
 from optimizers.reward import Scorer
 from optimizers.rollouts import Actor
 from optimizers.sentences import sentences
+from optimizers.spending import Clock
 from optimizers.spt import SupervisoryPromptTeleprompter
 from optimizers.spt_recipe import SPTRecipe, Variant
 from optimizers.spt_result import SPTResult
@@ -99,7 +99,6 @@ def demonstrate_prompts(
 
     The summary is also written to `<log_dir>/summary.json`; `display=False` is silence.
     """
-    began = time.perf_counter()
     world, view = HouseRulesWorld(seed, sizes=scale.sizes), reporter(display)
     student = list_program(world.instructions)
     teleprompter = SupervisoryPromptTeleprompter(
@@ -116,7 +115,11 @@ def demonstrate_prompts(
         better = teleprompter.compile(student, trainset=world.train, valset=world.val)
         result = cast("SPTResult", cast("Any", better).detailed_results)
         better.save(result.log_dir / "program.json")
-        with RolloutStore(RunFolder(result.log_dir).store) as store, view.run():
+        folder = RunFolder(result.log_dir)
+        clock, scoring = Clock.of_scoring(folder)
+        id_ = (folder.read("run.json") or {}).get("id", "")
+        with RolloutStore(folder.store, run=f"{id_} controls") as store, view.run():
+            store.on_write = clock.tick
             scope = scope_of(student, world.metric)
             actor = Actor(student, Scorer(world.metric), store, scope, num_threads=THREADS)
             test = Evaluator(actor, "test", world.test, view)
@@ -128,7 +131,8 @@ def demonstrate_prompts(
             chosen = subsample(len(world.train), scale.recipe.impact_examples, rng)
             part = Evaluator(actor, "train", [world.train[n] for n in chosen], view)
             judged = [each for _ in range(scale.panels) for each in _panel(world, part, rng)]
-    summary = summarize_prompts(world, variant, result, tested, judged, seconds=time.perf_counter() - began)
+    clock.stop()
+    summary = summarize_prompts(world, variant, result, tested, judged, seconds=result.spent.total + scoring())
     RunFolder(result.log_dir).write("summary.json", summary)
     write_report(result.log_dir)
     return PromptDemonstration(world, result, tested, judged, summary)

@@ -32,7 +32,7 @@ class PromptStage:
 class PromptCandidate:
     """A prompt that the corrector wrote: the training examples it was shown for it, and the mean score on the mistakes.
 
-    `score` is None for one that was not tried, and `dropped` says why.
+    `score` is None for one that was not tried or has no reward, and `dropped` says why.
     """
 
     prompt: str

@@ -25,6 +25,7 @@ from optimizers.progress import Reporter
 from optimizers.records import Rollout
 from optimizers.result import Spent, compiled
 from optimizers.runners import Runner
+from optimizers.selection import best_stage, gain_of
 from optimizers.sentences import sentences
 from optimizers.session import Examples, Session, checked
 from optimizers.spt_estimate import probe_of
@@ -32,7 +33,7 @@ from optimizers.spt_result import PromptCandidate, PromptRound, PromptStage, SPT
 from optimizers.spt_settings import SPTSettings
 from optimizers.stages import FinishedStages
 from optimizers.store import RolloutStore
-from optimizers.verdict import verdict
+from optimizers.verdict import Evidence, unrewarded, verdict
 from sgt_modules.wrapping import instructions_of, with_instructions
 
 
@@ -55,6 +56,7 @@ class PromptRun:
         self._before: list[Rollout] = []
         self._unaided: list[Rollout] = []
         self._rewritten: list[Rollout] = []
+        self._on_mistakes: dict[int, list[Rollout]] = {}
 
     @classmethod
     @contextmanager
@@ -89,6 +91,7 @@ class PromptRun:
                 num_threads=settings.num_threads,
                 max_errors=settings.max_errors,
             )
+            replies.on_write = session.clock.tick
             yield cls(settings, student, session, corrector, places)
 
     def within_budget(self) -> AbstractContextManager[None]:
@@ -113,6 +116,8 @@ class PromptRun:
         _, _, by_then = self._finished.measured(name, 0.0, Peak(), asdict(self._spent()))
         score, spent = mean_score(rollouts), Spent.read(by_then)
         self._stages.append(PromptStage(name, score, dict(self._prompts), rollouts, spent))
+        if said := unrewarded(name, rollouts):
+            self._session.note(said)
         self._session.tracking.stage(name, {"val/score": score, **self._learned()}, spent)
         self._save()
 
@@ -176,26 +181,35 @@ class PromptRun:
         """The candidates with their mean score on the mistakes."""
         examples = [self._session.train.examples[each.index] for each in mistakes]
         found: list[PromptCandidate] = []
+        self._on_mistakes.clear()
         for n, each in enumerate(candidates):
             self._doing(f"candidate {n + 1}")
             runs = [] if each.dropped else self._runs_of(each.prompt, examples, f"candidate{n + 1}")
             self._rewritten += runs
-            found.append(each if each.dropped else replace(each, score=mean_score(runs)))
+            if any(run.reward is not None for run in runs):
+                self._on_mistakes[n] = runs
+                found.append(replace(each, score=mean_score(runs)))
+            else:
+                found.append(replace(each, dropped=each.dropped or "no reward"))
         return found
 
     def accept(
         self, mistakes: Sequence[Mistake], measured: Sequence[SentenceImpact], candidates: Sequence[PromptCandidate]
     ) -> bool:
-        """Whether the candidate that is best on the mistakes becomes the prompt; the earlier one on a tie."""
+        """Whether the candidate that is best on the mistakes becomes the prompt; the earlier one on a tie.
+
+        Two candidates are compared on the mistakes on which both have a reward.
+        """
         self._doing("the best candidate on the training set")
-        tried = [(each.score, -n) for n, each in enumerate(candidates) if each.score is not None]
-        chosen = -max(tried)[1] if tried else None
+        tried = list(self._on_mistakes)
+        chosen = tried[best_stage(list(self._on_mistakes.values()))] if tried else None
         before, after, accepted = mean_score(self._before), None, chosen is not None
         self._tried[self._place] += [] if chosen is None else [candidates[chosen].prompt]
         if chosen is not None and self._recipe.accept:
             examples = self._session.train.examples
-            before, after = _paired(self._before, self._runs_of(candidates[chosen].prompt, examples, "train"))
-            accepted = after >= before
+            runs = self._runs_of(candidates[chosen].prompt, examples, "train")
+            gain, (before, after) = gain_of(self._before, runs), _paired(self._before, runs)
+            accepted = gain is not None and gain >= 0
         self._rounds.append(
             PromptRound(
                 self._number,
@@ -240,7 +254,10 @@ class PromptRun:
         """The best stage's program so far: a new one, with `detailed_results`."""
         best = self._stages[-1] if self._stages and self._recipe.choice == "last" else self._best()
         selected = best.name if best else "student"
-        said = self._verdict(selected)
+        evidence = self._evidence(selected)
+        said = verdict(evidence)
+        if evidence.refusals:
+            self._session.note(evidence.refusals)
         self._session.finish(selected, {stage.name: stage.score for stage in self._stages}, said)
         result = SPTResult(
             stages=tuple(self._stages),
@@ -257,22 +274,20 @@ class PromptRun:
         )
         return compiled(with_instructions(self._student, best.prompts if best else self._first), result)
 
-    def _verdict(self, selected: str) -> str:
-        """What the run came to, in words."""
+    def _evidence(self, selected: str) -> Evidence:
+        """What the run found."""
         before, later = self._stages[:1], self._stages[1:]
-        return verdict(
-            replace(
-                self._session.evidence(selected=selected, threshold=self._recipe.threshold),
-                before=before[0].rollouts if before else (),
-                stages={stage.name: stage.rollouts for stage in later},
-                unaided=self._unaided,
-                tried=self._rewritten,
-                instructions=True,
-            )
+        return replace(
+            self._session.evidence(selected=selected, threshold=self._recipe.threshold),
+            before=before[0].rollouts if before else (),
+            stages={stage.name: stage.rollouts for stage in later},
+            unaided=self._unaided,
+            tried=self._rewritten,
+            instructions=True,
         )
 
     def _best(self) -> PromptStage | None:
-        return max(self._stages, key=lambda stage: stage.score, default=None)
+        return self._stages[best_stage([stage.rollouts for stage in self._stages])] if self._stages else None
 
     def _wrong(self, rollouts: Sequence[Rollout]) -> list[Mistake]:
         examples, threshold = self._session.train.examples, self._recipe.threshold

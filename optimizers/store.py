@@ -69,6 +69,8 @@ class RolloutStore:
         self._database = Database(where, run=self.run)
         self._statements = Statements(self._database.dialect)
         self._clock = clock
+        self.on_write: Callable[[], object] = lambda: None
+        """Called after each rollout or sample that is saved."""
         self.where, self.notes = self._database.name, self._database.notes
 
     def add(
@@ -117,6 +119,7 @@ class RolloutStore:
             self._statements.see.run_all(connection, met)
 
         self._database.write(write)
+        self.on_write()
 
     def meet(self, rollout: Rollout, scope: str) -> None:
         """Note that another stage met a stored rollout, as `rollout` says (its stage, source and log-probability)."""
@@ -223,6 +226,15 @@ class RolloutStore:
         ]
         if rows:
             self._database.write(lambda connection: connection.execute(self._statements.keep_sample, rows))
+            self.on_write()
+
+    def sampled(self) -> tuple[int, int, int]:
+        """How many samples this run keeps, and the tokens that were read and written for them."""
+        sums = (sa.func.coalesce(sa.func.sum(SAMPLES.c[name]), 0) for name in ("prompt_tokens", "tokens"))
+        query = sa.select(sa.func.count(), *sums).where(SAMPLES.c.run == self.run)
+        with self._database.transaction() as connection:
+            count, read, wrote = tuple(connection.execute(query).one())
+        return int(count), int(read), int(wrote)
 
     def samples(self, stage: str) -> list[KeptSample]:
         """What the generator wrote for a stage of this run, from number 0 up to the first that is missing."""
@@ -260,6 +272,15 @@ class RolloutStore:
         with self._database.transaction() as connection:
             *counts, seconds, cost = tuple(connection.execute(query).one())
         return Meter(*(int(count) for count in counts), seconds=float(seconds), cost=float(cost))
+
+    def errors(self, beginning: str) -> tuple[list[str], int]:
+        """The errors that begin so, of each distinct rollout that this run met, and how many it met in all."""
+        ours = sa.select(SEEN.c.rollout).where(SEEN.c.run == self.run).distinct().subquery()
+        joined = sa.select(ROLLOUTS.c.error).join(ours, ours.c.rollout == ROLLOUTS.c.id)
+        found = joined.where(ROLLOUTS.c.error.startswith(storable(beginning), autoescape=True))
+        with self._database.transaction() as connection:
+            met = connection.execute(sa.select(sa.func.count()).select_from(ours)).scalar_one()
+            return [str(error) for error in connection.execute(found).scalars()], int(met)
 
     def scan(self) -> Scan:
         """Read every row once, compare it with its checksum, and count; the stages are this run's."""

@@ -11,7 +11,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from optimizers.error_types import UNREADABLE, ErrorType, Failure, error_types, is_unreadable, readable_by
+from optimizers.error_types import (
+    REFUSED,
+    UNREADABLE,
+    ErrorType,
+    Failure,
+    error_types,
+    is_unreadable,
+    name_of,
+    readable_by,
+    refused_in_words,
+    refused_scores,
+)
 from optimizers.records import Rollout
 from optimizers.statistics import gain_interval
 
@@ -34,6 +45,9 @@ NOTABLE = 0.1
 SEVERAL = 10
 """Supplements from which on it tells something that all of them are of one kind."""
 
+REFUSALS = ("ContextWindowExceededError", "LMInvalidRequestError", "LMUnsupportedFeatureError", "LMAuthError")
+"""Errors with which a provider refuses a prompt: too long, filtered, or with a feature that it lacks."""
+
 CAUSES = 2
 """Causes that a verdict names at most."""
 
@@ -46,7 +60,8 @@ class Evidence:
     examples' order; `selected` is the stage that is returned. `unaided` are training questions without help, `tried`
     with it, `unfinished` runs of a stage that did not end. `rows` counts what each stage was trained on,
     `kinds_asked` the kinds that were asked for. `stopped` says where a budget ended the run. `adapter` and `max_tokens`
-    are the actor's. With `instructions`, those were rewritten (SPT), and no supplement written.
+    are the actor's. With `instructions`, those were rewritten (SPT), and no supplement written. `refused` counts the
+    scores of the metric that were refused, by what they were, among all `met` rollouts; by default those known here.
     """
 
     before: Sequence[Rollout] = ()
@@ -62,6 +77,16 @@ class Evidence:
     adapter: str = "ChatAdapter"
     max_tokens: frozenset[int] = frozenset()
     instructions: bool = False
+    refused: Mapping[str, int] = field(default_factory=dict[str, int])
+    met: int = 0
+
+    @property
+    def refusals(self) -> str:
+        """What to know of scores that were refused; empty where none was."""
+        if self.refused:
+            return refused_in_words(self.refused, self.met)
+        runs = self.runs
+        return refused_in_words(refused_scores(each.error for each in runs), len(runs))
 
     @property
     def runs(self) -> list[Rollout]:
@@ -118,12 +143,38 @@ def verdict(found: Evidence) -> str:
     so_far = "The run was stopped before its end, so this is what there is so far. " if found.stopped else ""
     if found.gained:
         errors = [each.text for each in _failed(found, found.runs) if each.share >= NOTABLE]
-        return so_far + " ".join([_gain(found), *errors[:1]])
+        return so_far + " ".join(_with_refusals([_gain(found), *errors[:1]], found))
     causes = _causes(found)
     chosen = [*causes.leading, *causes.training, *causes.errors][:CAUSES]
     if not found.before and not chosen:
         return f"{so_far}Nothing has been validated yet."
-    return so_far + " ".join([_nothing(found), *(chosen or [_unclear(found)])])
+    return so_far + " ".join(_with_refusals([_nothing(found), *(chosen or [_unclear(found)])], found))
+
+
+def _with_refusals(texts: Sequence[str], found: Evidence) -> list[str]:
+    """The sentences, and that scores were refused, however few they are."""
+    said = found.refusals
+    return [*texts, *([said] if said and said not in texts else [])]
+
+
+def unrewarded(stage: str, rollouts: Sequence[Rollout]) -> str:
+    """In words, how many of a stage's validation rollouts have no reward, and why; empty where all have one.
+
+    >>> from optimizers.records import Query
+    >>> from sgt_modules.kinds import SILENCE
+    >>> print(unrewarded("sft", [Rollout(Query("q", 0, "", ""), "", "", SILENCE, None, error="LMServerError: 503")]))
+    sft: 1 of 1 validation questions has no reward (1 LMServerError), so other stages are compared with it on the rest.
+    """
+    lost = [each for each in rollouts if each.reward is None]
+    if not lost:
+        return ""
+    types = error_types(Failure(each.stage, each.error or "no answer", False) for each in lost)
+    why = ", ".join(f"{each.count} {each.name}" for each in types)
+    has = "has" if len(lost) == 1 else "have"
+    return (
+        f"{stage}: {len(lost):,} of {len(rollouts):,} validation questions {has} no reward ({why}), so other stages "
+        "are compared with it on the rest."
+    )
 
 
 def paired(before: Iterable[Rollout], after: Iterable[Rollout], threshold: float = 1.0) -> Paired:
@@ -195,11 +246,40 @@ def _failed(found: Evidence, runs: Sequence[Rollout]) -> list[_Cause]:
     failures = (Failure(each.stage, each.error, each.reward is not None) for each in runs)
     return [
         _Cause(
-            each.count / len(runs),
-            _unreadable(found, runs, each) if each.name == UNREADABLE else _raised(each, len(runs)),
+            _share_of(found, runs, each),
+            _words_of(found, runs, each),
         )
         for each in error_types(failures)
     ]
+
+
+def _share_of(found: Evidence, runs: Sequence[Rollout], each: ErrorType) -> float:
+    """The share of the runs that an error explains; of refused prompts, that of the stage which had most of them."""
+    parts = [runs, *(found.stages.values() if each.name in REFUSALS else ())]
+    return max(sum(name_of(one.error) == each.name for one in own) / len(own) for own in parts if own)
+
+
+def _words_of(found: Evidence, runs: Sequence[Rollout], each: ErrorType) -> str:
+    if each.name == UNREADABLE:
+        return _unreadable(found, runs, each)
+    if each.name == REFUSED:
+        return found.refusals
+    if each.name in REFUSALS and each.unrewarded < each.count:
+        return _refused_prompts(found, each, len(runs))
+    return _raised(each, len(runs))
+
+
+def _refused_prompts(found: Evidence, each: ErrorType, runs: int) -> str:
+    remedy = (
+        "Ask for shorter instructions (the recipe's prompt_tokens)"
+        if found.instructions
+        else "Ask for shorter supplements (the generator's max_new_tokens, or the words in its prompt)"
+    )
+    return (
+        f"The provider refused the prompt in {each.count:,} of {runs:,} runs ({each.name}): {each.quoted}. "
+        f"{each.count - each.unrewarded:,} of these count as lost, as it answered the same questions {_bare(found)}. "
+        f"{remedy}, or use an actor with a longer context."
+    )
 
 
 def _unreadable(found: Evidence, runs: Sequence[Rollout], each: ErrorType) -> str:

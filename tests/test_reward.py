@@ -7,6 +7,7 @@ from collections.abc import Callable
 import dspy
 import numpy as np
 import pytest
+import torch
 from dspy.teleprompt.gepa.gepa_utils import ScoreWithFeedback
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,6 +30,9 @@ RIGHT = dspy.Prediction(answer="4")
         (np.float32(0.5), Reward(0.5)),
         (np.bool_(True), Reward(1.0)),
         (1.0 + 1e-12, Reward(1.0)),
+        (np.float32(1.0000001), Reward(1.0)),
+        (np.float32(-1e-7), Reward(0.0)),
+        (torch.tensor(1.0000001, dtype=torch.float32), Reward(1.0)),
         (dspy.Prediction(score=True, feedback="good"), Reward(1.0, "good")),
         (dspy.Prediction(score=0.5), Reward(0.5)),
         (dspy.Prediction(score=0.5, feedback=None), Reward(0.5)),
@@ -41,7 +45,19 @@ def test_every_form_of_score_that_dspy_knows_is_a_reward(returned: object, rewar
 
 @pytest.mark.parametrize(
     "returned",
-    [None, float("nan"), float("inf"), 2.0, -0.1, "1.0", [1.0], dspy.Prediction(answer="4"), dspy.Prediction(score=2)],
+    [
+        None,
+        float("nan"),
+        float("inf"),
+        2.0,
+        1.00001,
+        -0.1,
+        -0.00001,
+        "1.0",
+        [1.0],
+        dspy.Prediction(answer="4"),
+        dspy.Prediction(score=2),
+    ],
 )
 def test_anything_else_is_an_error_that_names_what_came(returned: object) -> None:
     with pytest.raises(MetricError, match=r"A metric must return a bool, a number in \[0, 1\]") as raised:

@@ -22,6 +22,7 @@ from optimizers.recipe import Recipe
 from optimizers.records import Rollout
 from optimizers.report.figures import grouped
 from optimizers.result import SGTResult, result_of
+from optimizers.selection import best_stage
 from optimizers.sgt import SGTTeleprompter
 from optimizers.summary import kind_shares
 from optimizers.training import Trainer
@@ -115,9 +116,8 @@ class CallsPoint:
 def calls_curve(result: SGTResult) -> list[CallsPoint]:
     """The learning curve over actor calls: every stage in its order. It costs nothing."""
     points: list[CallsPoint] = []
-    best = 0.0
-    for stage in result.stages:
-        best = max(best, stage.score)
+    for number, stage in enumerate(result.stages, start=1):
+        best = result.stages[best_stage([each.rollouts for each in result.stages[:number]])].score
         points.append(CallsPoint(stage.name, stage.spent.actor_calls, stage.score, best))
     return points
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from statistics import median
 
 import dspy
-from dspy.utils import exceptions
 
 from optimizers.comparison.conditions import Budget, Means, Problem
 from optimizers.comparison.contenders import Bench, Contender, shuffled
@@ -181,12 +180,10 @@ def _answered(program: dspy.Module, example: dspy.Example, index: int, scorer: S
 
 
 def _score(run: JudgedRun) -> float | None:
-    """A run's score; 0 where the actor took no such prompt, as a program that asks too much is no good."""
+    """A run's score; 0 where the provider refused the prompt, as a program that asks too much is no good."""
     if run.rollout.reward is not None:
         return run.rollout.reward.score
-    raised = getattr(exceptions, run.rollout.error.partition(":")[0], None)
-    refused = (exceptions.LMInvalidRequestError, exceptions.LMUnsupportedFeatureError)
-    return 0.0 if isinstance(raised, type) and issubclass(raised, refused) else None
+    return 0.0 if run.refused else None
 
 
 def _compiling(metering: Metering, compiled: dspy.Module, seconds: float) -> Cost:

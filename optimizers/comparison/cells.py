@@ -31,10 +31,11 @@ COLUMNS = (
 SCORES = 8
 
 LEGEND = (
-    "p is against no change, p best against the best other, both paired and adjusted by Holm's method; spread is the "
-    "standard deviation over the seeds. Calls of the actor, tokens, $ and seconds are what compiling took, the mean of "
-    "the seeds. Of one later answer are +prompt (tokens that the actor reads more), written (the generator's tokens) "
-    "and ms (milliseconds, where nothing else is asked)."
+    "test is over the questions on which every contender has a score. p is against no change, p best against the best "
+    "other, both paired and adjusted by Holm's method; spread is the standard deviation over the seeds. Calls of the "
+    "actor, tokens, $ and seconds are what compiling took, the mean of the seeds. Of one later answer are +prompt "
+    "(tokens that the actor reads more), written (the generator's tokens) and ms (milliseconds, where nothing else is "
+    "asked)."
 )
 
 

@@ -17,6 +17,7 @@ from optimizers.evaluation import Evaluator, Scored
 from optimizers.folder import RunFolder
 from optimizers.progress import Display, reporter
 from optimizers.records import Rollout
+from optimizers.selection import best_stage
 from optimizers.summary import Leaks, label_in_supplement
 from optimizers.validation import check_splits
 from sgt_modules.endpoint import Endpoint
@@ -206,7 +207,7 @@ def _always_on(trial: Trial, examples: Sequence[dspy.Example]) -> Iterator[Contr
     if not trained:
         yield ControlRow("always", skipped="no stage was trained here")
         return
-    stage = max(trained, key=lambda each: each.score).name
+    stage = trained[best_stage([each.rollouts for each in trained])].name
     writer = result.generator_of(stage)
     assert writer is not None
     with trial.run.on("val", examples) as val:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, cast
@@ -73,6 +73,10 @@ class Outcome:
     def answered(self) -> dict[str, float]:
         """The scores there are."""
         return {unit: score for unit, score in self.scores.items() if score is not None}
+
+    def answered_of(self, units: Container[str]) -> dict[str, float]:
+        """The scores there are on these examples."""
+        return {unit: score for unit, score in self.answered.items() if unit in units}
 
     def content(self) -> dict[str, Any]:
         """The outcome as JSON holds it."""

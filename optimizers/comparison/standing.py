@@ -20,8 +20,9 @@ SURE = 0.05
 class Row:
     """A contender's standing. Scores are in [0, 1]; what could not be found out is None.
 
-    `test` is the mean over the test examples, each at its mean over the seeds, with a 95 % `interval`; `by_seed` are
-    the seeds' own. `gain` and `relative_gain` are against no change on the examples that both answered, `p_value` is of
+    `test` is the mean over the test examples on which every contender has a score, each at its mean over the seeds,
+    with a 95 % `interval`; `by_seed` are the seeds' own. `gain` and `relative_gain` are against no change on the same
+    examples, `p_value` is of
     that gain and `p_best` of the difference to the best other contender, `best_other`; both are adjusted by Holm's
     method over the table's rows. `compiling` is the mean a seed; `answer` is one answer's cost, `extra_tokens` of it
     are prompt tokens that no change does not read, and `latency` its seconds when nothing else is asked. `unanswered`
@@ -61,7 +62,7 @@ def standing(outcomes: Sequence[Outcome], skipped: Sequence[Skipped] = (), *, se
     of_name: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
         of_name.setdefault(outcome.name, []).append(outcome)
-    scores = {name: by_example(own) for name, own in of_name.items()}
+    scores = _on_the_same({name: by_example(own) for name, own in of_name.items()})
     tests = {name: _mean(own.values()) for name, own in scores.items()}
     others = [name for name in of_name if name != NONE]
     against_none = {name: _paired(scores[NONE], scores[name], seed) for name in others} if NONE in scores else {}
@@ -70,7 +71,7 @@ def standing(outcomes: Sequence[Outcome], skipped: Sequence[Skipped] = (), *, se
     p_value, p_best = _adjusted(against_none), _adjusted(against_best)
     rows: list[Row] = []
     for name, own in of_name.items():
-        by_seed = {outcome.seed: outcome.score for outcome in own}
+        by_seed = {outcome.seed: _mean(outcome.answered_of(scores[name]).values()) for outcome in own}
         answers = sum(len(outcome.scores) for outcome in own)
         answer = sum((outcome.answering for outcome in own), Cost()) / max(1, answers)
         gain, before = (against_none[name].gain, against_none[name].before) if name in against_none else (None, 0.0)
@@ -94,6 +95,18 @@ def standing(outcomes: Sequence[Outcome], skipped: Sequence[Skipped] = (), *, se
             )
         )
     return [*rows, *(Row(each.name, skipped=each.reason) for each in skipped)]
+
+
+def _on_the_same(scores: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """Each contender's scores on the examples on which all have one; one without any score is left as it is.
+
+    Where an outage left no such example, each keeps all it has.
+    """
+    known = [set(own) for own in scores.values() if own]
+    shared = set[str].intersection(*known) if known else set[str]()
+    if not shared:
+        return {name: dict(own) for name, own in scores.items()}
+    return {name: {unit: score for unit, score in own.items() if unit in shared} for name, own in scores.items()}
 
 
 @dataclass(frozen=True, slots=True)

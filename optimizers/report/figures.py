@@ -114,9 +114,16 @@ def _paired(before: Mapping[int, float | None], after: Mapping[int, float | None
 
 
 def best_stage(scores: Sequence[StageScore]) -> str:
-    """The stage that validation selects: the best score, the gated one on a tie, else the earliest; empty for none."""
+    """The stage that validation selects: the best gain, the gated one on a tie, else the earliest; empty for none.
+
+    Where there is no baseline, the best score.
+    """
     chosen = [each for each in scores if each.stage != "untrained"]
-    return max(chosen, key=lambda each: (each.score, each.stage == "gated")).stage if chosen else ""
+    measured = any(each.gain is not None for each in chosen)
+    ranked = [
+        (each.gain or 0.0 if measured else each.score, each.stage == "gated", -n) for n, each in enumerate(chosen)
+    ]
+    return chosen[-max(ranked)[-1]].stage if chosen else ""
 
 
 def kind_shares(found: Sequence[Met], split: str, stages: Sequence[str]) -> dict[str, dict[str, float]]:

@@ -1,0 +1,124 @@
+"""What a run spends is one account over all of its sessions, whether or not one was killed."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import dspy
+import pytest
+from scripted import ScriptedEngine, ScriptedTrainer
+from small_compile import WORLD, compiled, helped, teleprompter, writer
+
+from optimizers.folder import RunFolder
+from optimizers.result import Spent, result_of
+from optimizers.spending import CLOCK, Clock, Spending
+from optimizers.store import RolloutStore
+from sgt_modules.embedded import program
+
+
+class KilledError(BaseException):
+    """Stands for SIGKILL: nothing catches it, and nothing is written behind it."""
+
+
+def spent_of(
+    folder: Path, monkeypatch: pytest.MonkeyPatch | None = None, *, dies_at: int | None = None
+) -> Spent | None:
+    """What a compile in the folder has spent; None where it died at its so-many-th call, without a last word."""
+    calls = 0
+
+    def answers(text: str) -> str:
+        nonlocal calls
+        calls += 1
+        if calls == dies_at:
+            raise KilledError
+        return helped(text)
+
+    with dspy.context(lm=ScriptedEngine(answers).lm()):
+        asked = teleprompter(folder, generator=writer(), trainer=ScriptedTrainer(), num_threads=1)
+        try:
+            return result_of(asked.compile(program(), trainset=WORLD.train, valset=WORLD.val)).spent
+        except KilledError:
+            return None
+
+
+def counted(spent: Spent) -> Spent:
+    """Without the seconds."""
+    return replace(spent, sampling=0.0, acting=0.0, training=0.0, total=0.0)
+
+
+@pytest.mark.parametrize("dies_at", [5, 40])
+def test_a_run_that_was_killed_and_went_on_tells_the_calls_samples_and_tokens_of_one_that_was_not(
+    tmp_path: Path, dies_at: int
+) -> None:
+    whole = spent_of(tmp_path / "whole")
+    assert spent_of(tmp_path / "broken", dies_at=dies_at) is None
+    broken = spent_of(tmp_path / "broken")
+    assert whole is not None
+    assert broken is not None
+    assert counted(broken) == counted(whole)
+    with RolloutStore(tmp_path / "broken" / "rollouts.sqlite") as store:
+        assert store.sampled() == (broken.generator_calls, broken.generator_in, broken.generator_out)
+    file = Spent.read(json.loads((tmp_path / "broken" / "spent.json").read_text()))
+    assert counted(file) == counted(broken)
+
+
+def test_seconds_are_on_disk_with_each_rollout_and_a_next_session_counts_on(tmp_path: Path) -> None:
+    folder, spending = RunFolder(tmp_path), Spending()
+    clock = Clock(folder, lambda: {**spending.so_far.seconds, "total": 7.0})
+    with spending.timed("acting"):
+        time.sleep(0.02)
+        clock.tick()
+        killed = Clock.before(folder)  # the work is still under way
+    assert killed.acting >= 0.02
+    assert killed.total == 7.0
+    assert Spending(killed).so_far.acting == killed.acting
+
+
+def test_a_folder_without_a_clock_has_the_seconds_of_its_last_stage(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.write("spent.json", {"acting": 3.0, "total": 5.0, "generator_calls": 9, "actor_calls": 4})
+    assert Clock.before(folder) == Spent(acting=3.0, total=5.0)
+    folder.write(CLOCK, {"acting": 4.0, "total": 6.0})
+    assert Clock.before(folder) == Spent(acting=4.0, total=6.0)
+
+
+def test_what_scoring_takes_after_a_compile_adds_up_over_its_sessions(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    for _ in range(2):
+        clock, seconds = Clock.of_scoring(folder)
+        time.sleep(0.02)
+        clock.stop()
+    assert seconds() >= 0.04
+
+
+def now_and_then(score: object) -> Callable[..., object]:
+    """A metric that returns this where the answer holds an even number of letters."""
+    return lambda example, got, trace=None: score if len(got.sql) % 2 == 0 and got.sql else WORLD.metric(example, got)
+
+
+@pytest.mark.parametrize(
+    ("score", "kind"), [(math.nan, "NaN"), (1.7, "above 1"), (-0.2, "below 0"), (None, "no number")]
+)
+def test_each_kind_of_refused_score_is_counted_and_said_in_notes_and_verdict(
+    tmp_path: Path, score: object, kind: str
+) -> None:
+    better, _ = compiled(
+        helped,
+        tmp_path / "run",
+        generator=writer(),
+        trainer=ScriptedTrainer(),
+        metric=now_and_then(score),
+        max_errors=9999,
+    )
+    result = better.detailed_results
+    with RolloutStore(tmp_path / "run" / "rollouts.sqlite") as store:
+        errors, met = store.errors("MetricError:")
+    assert errors
+    said = f"refused in {len(errors):,} of {met:,} rollouts ({len(errors):,} {kind})"
+    assert said in result.verdict
+    assert any(said in note for note in result.notes if not note.startswith("Verdict"))
