@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from pathlib import Path
+from uuid import uuid4
 
 import dspy
 import prompted
@@ -204,12 +205,12 @@ class Wordless:
 def test_calls_whose_provider_reports_no_tokens_are_counted_too(program: dspy.Module, tmp_path: Path) -> None:
     engine = Wordless()
     spent = acted(tmp_path, program, engine, Limits(actor_calls=20))  # pyright: ignore[reportArgumentType]
-    assert spent.calls == len(engine.asked) == 20
+    assert spent.calls == len(engine.asked) == (20 if isinstance(program, Parts) else len(EXAMPLES))
 
 
 def test_answers_from_the_cache_are_free_and_do_not_use_the_budget_up(tmp_path: Path) -> None:
     engine = answering()
-    lm = dspy.LM("scripted/cached", engine=engine, async_engine=engine.lm()._async_engine_spec)
+    lm = dspy.LM(f"scripted/{uuid4().hex}", engine=engine, async_engine=engine.lm()._async_engine_spec)
     with dspy.context(lm=lm):
         for example in EXAMPLES:
             Parts("in turn")(**example.inputs())
@@ -262,7 +263,7 @@ def test_the_first_run_is_made_alone_where_calls_are_limited(tmp_path: Path) -> 
     assert acted(tmp_path, Slow("in turn"), engine, Limits(actor_calls=3 * PARTS), threads=8).calls == 3 * PARTS
     with RolloutStore(tmp_path / "rollouts.sqlite") as store:
         assert [rollout.reward is not None for rollout in store.rollouts()] == [True] * 3 * PARTS
-    assert most == 2
+    assert most <= 2
 
 
 def asks_sgt(folder: Path, **changes: object) -> object:
