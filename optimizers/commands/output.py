@@ -65,7 +65,7 @@ def writable(file: Path | None, *, what: str) -> None:
     >>> try:
     ...     writable(Path("x" * 300), what="the page")
     ... except SetupError as error:
-    ...     print(str(error)[:55], str(error)[-42:])
+    ...     print(str(error)[:55], str(error)[-44:])
     Expected a path that can be written for the page, got ' has a name that is too long. Choose another.
     """
     if file is not None and (reason := _hindrance(file)):
