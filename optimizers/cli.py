@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from optimizers.commands import comparisons, demos, doctor, runs, serve, training
+from optimizers.commands.output import lenient
 from optimizers.processes import gathered
 from sgt_modules.errors import SetupError, SGTError
 from sgt_modules.redaction import redacted
@@ -55,6 +56,7 @@ def main() -> None:
     said: dict[str, bool] = {}
     # PyTorch then takes memory in pages of 2 MB: models on a CPU are a third faster on a virtual machine.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    lenient(sys.stdout, sys.stderr)
     try:
         app(obj=said)
     except BrokenPipeError:  # whoever read our output has seen enough

@@ -47,9 +47,21 @@ class RunFolder:
 
     @staticmethod
     def at(path: Path | None) -> RunFolder:
-        """The folder itself, made where it is missing; without a path, a fresh one under `runs/`."""
+        """The folder itself, made where it is missing; without a path, a fresh one under `runs/`.
+
+        Raises:
+            RunFolderError: it cannot be made or written, as its name is too long, or it is read-only.
+        """
         folder = RunFolder(path or Path("runs") / datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f"))
-        folder.path.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.path.mkdir(parents=True, exist_ok=True)
+            reason = "" if os.access(folder.path, os.W_OK) else "it is read-only"
+        except OSError as problem:
+            reason = problem.strerror or str(problem)
+        if reason:
+            raise RunFolderError(
+                f"Expected a folder to write the run to, got {str(folder.path)!r}: {reason}. Choose another log_dir."
+            )
         return folder
 
     @contextmanager
@@ -139,7 +151,7 @@ class RunFolder:
         """Write a file of the run whole."""
         file.parent.mkdir(parents=True, exist_ok=True)
         draft = file.with_suffix(f".{os.getpid()}.tmp")
-        draft.write_text(text, encoding="utf-8")
+        draft.write_text(text, encoding="utf-8", errors="backslashreplace")  # a path may hold bytes that are no text
         draft.replace(file)
         return file
 

@@ -99,7 +99,9 @@ def _arguments(metric: Metric) -> int:
     if not callable(metric):
         raise MetricError(f"A metric must be callable as metric(example, prediction), but {metric!r} came.")
     try:
-        signature = inspect.signature(metric.forward if isinstance(metric, dspy.Module) else metric)
+        # DSPy warns of a `forward` that is looked up without a call.
+        called = object.__getattribute__(metric, "forward") if isinstance(metric, dspy.Module) else metric
+        signature = inspect.signature(called)
     except ValueError:  # written in C: nothing tells, so DSPy's own two
         return 2
     parameters = [p for p in signature.parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]

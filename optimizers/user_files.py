@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import importlib
 import inspect
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -43,14 +44,31 @@ def attribute(name: str, *, what: str) -> Any:
         if missing.name is None or not f"{module}.".startswith(f"{missing.name}."):
             raise
         raise SetupError(
-            f"Expected {what} in the module {module!r}, but there is none of that name. Call it from the folder that "
-            "holds it, or install it."
+            f"Expected {what} in the module {module!r}, but there is none of that name. "
+            f"{did_you_mean(module, [each.stem for each in Path.cwd().glob('*.py')])}"
+            "Call it from the folder that holds it, or install it."
         ) from None
     for part in path.split("."):
         if not hasattr(found, part):
-            raise SetupError(f"Expected {what} as {name!r}, but {part!r} is not there.")
+            names = [each for each in dir(found) if not each.startswith("_")]
+            raise SetupError(
+                f"Expected {what} as {name!r}, but {part!r} is not there. {did_you_mean(part, names)}".strip()
+            )
         found = getattr(found, part)
     return found
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A question that names the likeliest of the known names, with a space behind it; empty where none is like it.
+
+    >>> did_you_mean("programm", ["metric", "program"])
+    "Did you mean 'program'? "
+    >>> did_you_mean("x", ["metric", "program"])
+    ''
+    """
+    by_lower = {each.lower(): each for each in known}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=3)
+    return f"Did you mean {' or '.join(repr(by_lower[each]) for each in close)}? " if close else ""
 
 
 def program_at(name: str) -> dspy.Module:

@@ -22,6 +22,7 @@ from sgt_modules.errors import (
     SetupError,
 )
 from sgt_modules.generator import SupplementGenerator
+from sgt_modules.lms import check_lm
 from sgt_modules.prompts import SUPPLEMENT
 
 _SHOWN = 5
@@ -121,7 +122,7 @@ def _inputs_of(example: dspy.Example) -> str:
 def check_program(student: dspy.Module, examples: Sequence[dspy.Example] = ()) -> None:
     """Check that the program has predictors, that each has an actor, and that it can be called with the examples.
 
-    Raises `NoPredictorError`, `NoActorError` or `ExampleError`.
+    Raises `NoPredictorError`, `NoActorError`, `ExampleError`, or `SetupError` for an actor without its key.
 
     >>> try:
     ...     check_program(dspy.Module())
@@ -150,6 +151,7 @@ Assign its predictors to attributes; the ones inside a compiled child are frozen
                 f"The predictor {name!r} needs an LM to act, but {came}. "
                 "Call dspy.configure(lm=dspy.LM('provider/model')), or set_lm() on the program."
             )
+        check_lm(actor)
     for index, example in enumerate(examples):
         _check_call(student, example, index)
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import dspy
+from dspy.lm15 import LMRouter, MissingCredentialError, UnknownModelError
 
 from sgt_modules.embedded import embedded_actor
 from sgt_modules.engine import LocalEngine
 from sgt_modules.errors import SetupError
+from sgt_modules.reading import check_reads, check_writes
 
 EMBEDDED = "embedded"
 """The name of the models that come with the package, of about 1 M parameters."""
@@ -46,7 +48,7 @@ def lm_named(
     that stands for no key. An LM is given back as it is.
 
     Raises:
-        GeneratorNotFoundError: the folder holds no model, or the hub id cannot be had.
+        GeneratorNotFoundError: the folder holds no model that can answer, or the hub id cannot be had.
         SetupError: `dtype` or `api_base` is set for a model that has none.
 
     >>> lm_named("openai/qwen3", api_base="http://localhost:8000/v1").model
@@ -66,7 +68,7 @@ def lm_named(
         return embedded_actor()
     if local:
         engine = LocalEngine(name.removeprefix(LOCAL), dtype=dtype, max_new_tokens=max_new_tokens)
-        engine.check()
+        _check_folder(engine)
         asynchronous = engine.asynchronous()
         return dspy.LM(
             engine.model_name, engine=engine, async_engine=asynchronous, temperature=temperature, cache=False
@@ -84,6 +86,36 @@ def is_local(name: str) -> bool:
     (True, True, False)
     """
     return name.startswith((LOCAL, "./", "../", "/", "~")) or (bool(name) and Path(name).is_dir())
+
+
+def check_lm(lm: object, environment: Mapping[str, str] | None = None) -> None:
+    """Raise `SetupError` if the first call of an LM cannot but fail: its key is missing, or there is no such provider.
+
+    Nothing is sent. An LM with an address of its own, an engine of its own, or credentials other than a key is let
+    pass, and so is what only LiteLLM knows. `environment` is this process's by default.
+
+    >>> check_lm(dspy.LM("openai/gpt-4.1-mini", api_key="a key"))
+    >>> try:
+    ...     check_lm(dspy.LM("openai/gpt-4.1-mini"), environment={})
+    ... except SetupError as error:
+    ...     print(error)
+    Expected a key for 'openai/gpt-4.1-mini' in the environment, got none. Set OPENAI_API_KEY.
+    """
+    known = os.environ if environment is None else environment
+    if not isinstance(lm, dspy.LM) or type(lm) is not dspy.LM or not isinstance(lm.engine, str):
+        return
+    if getattr(lm, "_providers", ()) or _addressed(lm, known):
+        return
+    try:
+        found = LMRouter().resolve_openai_chat(lm.model)
+    except UnknownModelError:
+        _check_provider(lm.model)
+        return
+    if lm.kwargs.get("api_key") or found.credential_policy != "key" or found.placeholder_key is not None:
+        return
+    names = _key_names(f"{found.provider}:{found.model}", found.env_key)
+    if names and not any(known.get(name) for name in names):
+        raise SetupError(f"Expected a key for {lm.model!r} in the environment, got none. Set {' or '.join(names)}.")
 
 
 @contextmanager
@@ -110,3 +142,45 @@ def runs_here(lm: dspy.LM | None) -> bool:
     (True, False)
     """
     return isinstance(getattr(lm, "engine", None), LocalEngine)
+
+
+def _check_folder(engine: LocalEngine) -> None:
+    """Raise `GeneratorNotFoundError` for a folder whose model would fail at its first call."""
+    folder = engine.weights.folders[0]
+    check_writes(folder)
+    engine.check()
+    check_reads(folder, engine.tokenizer)
+
+
+def _addressed(lm: dspy.LM, environment: Mapping[str, str]) -> bool:
+    """Whether an LM's calls go to an address that somebody set: such a server may want no key."""
+    prefix = lm.model.partition("/")[0].upper()
+    own = any(lm.kwargs.get(name) for name in ("api_base", "base_url", "custom_llm_provider"))
+    return own or any(environment.get(f"{prefix}_{end}") for end in ("API_BASE", "BASE_URL"))
+
+
+def _key_names(model: str, first: str | None) -> tuple[str, ...]:
+    """The environment variables that a provider's key is read from; the router names all where none is set."""
+    try:
+        LMRouter().lm(model)
+    except MissingCredentialError as missing:
+        return missing.env_keys
+    except Exception:  # noqa: BLE001 - another fault than a missing key, which the call itself tells
+        return ()
+    return (first,) if first else ()
+
+
+def _check_provider(model: str) -> None:
+    """Raise `SetupError` for a name that begins with no provider of LiteLLM's, such as a folder that is not there."""
+    import litellm
+
+    litellm.suppress_debug_info = True  # as DSPy does: it prints a list of providers where JSON is expected
+    try:
+        if not litellm.custom_provider_map:
+            litellm.get_llm_provider(model)
+    except litellm.exceptions.BadRequestError:
+        raise SetupError(
+            f"Expected a model as provider/name (openai/gpt-4.1-mini), a model's folder, {LOCAL}HUB_ID or {EMBEDDED}, "
+            f"got {model!r}: there is no such folder here, and no provider of that name. For a model of the hub, write "
+            f"{LOCAL}{model}; for a folder, check its path."
+        ) from None

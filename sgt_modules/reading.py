@@ -25,6 +25,7 @@ template falls back to, as a prompt must not change overnight."""
 
 
 _OPEN_THOUGHT = re.compile(r"<think(?:ing)?>\s*\Z", re.I)
+_WRITES = re.compile(r"CausalLM|LMHead|ConditionalGeneration")
 _TEMPLATE_FILES = ("chat_template.jinja", "tokenizer_config.json")
 
 
@@ -56,6 +57,39 @@ def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> str:
             f"Expected a chat template that takes the roles {[each['role'] for each in messages]}, got that of "
             f"{tokenizer.name_or_path!r}, which says: {error}. Use a model made for chat."
         ) from error
+
+
+def check_writes(folder: Path) -> None:
+    """Raise `GeneratorNotFoundError` for a config.json that transformers cannot read, or a model that writes no text.
+
+    No weight is read.
+    """
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # a config.json of another form makes transformers raise anything
+        first = str(error).strip().partition("\n")[0]
+        raise GeneratorNotFoundError(
+            f"Expected a config.json that transformers reads in {str(folder)!r}, got {type(error).__name__}: {first} "
+            "Save the model again with save_pretrained(), or update transformers."
+        ) from error
+    kinds = [str(each) for each in config.architectures or ()]
+    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or (kinds and not any(map(_WRITES.search, kinds))):
+        raise GeneratorNotFoundError(
+            f"Expected a model that writes text (...ForCausalLM) in {str(folder)!r}, got "
+            f"{', '.join(kinds) or config.model_type!r}. Pass an instruction-tuned language model's folder."
+        )
+
+
+def check_reads(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise `GeneratorNotFoundError` for a tokenizer that knows no word, or that is not made for chats."""
+    if not tokenizer.encode(render_chat(tokenizer, [{"role": "user", "content": "Hello."}])):
+        raise GeneratorNotFoundError(
+            f"Expected a tokenizer in {str(folder)!r}, got one without any tokens. Save it there with "
+            "tokenizer.save_pretrained()."
+        )
 
 
 def alternating(messages: Messages) -> list[dict[str, str]]:

@@ -338,8 +338,29 @@ def _snapshot(hub_id: str, revision: str | None, *, code: bool) -> Path:
     except (OSError, HTTPError, HFValidationError) as error:
         at = "" if revision is None else f" at revision {revision!r}"
         raise GeneratorNotFoundError(
-            f"{expected}{at}, which is no folder here and could not be had from the hub "
-            f"({type(error).__name__}). Check the name and the network; without a network, fetch it elsewhere with "
-            f"`hf download {hub_id} --local-dir FOLDER` and pass that folder: it needs {WHOLE_MODEL}, {_SAFE} and the "
-            "tokenizer's files."
+            f"The model {hub_id!r}{at} cannot be had: it is no folder here, it has not been downloaded, and "
+            f"{_why_not_fetched(error)}. Then `hf download {hub_id}` brings it; or fetch it where there is a network "
+            f"with `hf download {hub_id} --local-dir FOLDER` and pass that folder: it needs {WHOLE_MODEL}, {_SAFE} and "
+            "the tokenizer's files."
         ) from error
+
+
+def _why_not_fetched(error: Exception) -> str:
+    """What is wrong with the hub or the name, and what to do first."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+
+    seen: set[type] = set()
+    each: BaseException | None = error
+    while each is not None:
+        seen |= {type(each)}
+        each = each.__cause__ or each.__context__
+    if constants.HF_HUB_OFFLINE:
+        return "the hub is not asked, as HF_HUB_OFFLINE is set. Unset it"
+    if GatedRepoError in seen:
+        return "the hub gives it only to those who accepted its terms. Accept them on its page and set HF_TOKEN"
+    if HFValidationError in seen:
+        return "the hub takes no such name. Check the name"
+    if seen & {RepositoryNotFoundError, RevisionNotFoundError}:
+        return "the hub has none of that name, or it is private. Check the name, and set HF_TOKEN for a private one"
+    return f"the hub could not be reached ({type(error).__name__}). Check the network"

@@ -42,7 +42,7 @@ def solves_when_told(text: str) -> str:
 @pytest.mark.parametrize("name", ["gsm8k", "spider", "hotpotqa", "truthfulqa", "mmlu", "medqa"])
 def test_the_check_of_real_rows_prints_one_json_and_nothing_else(name: str) -> None:
     folder = real_folder(name)
-    done = sgt("bench", name, "--data-dir", folder, "--check")
+    done = sgt("bench", name, "--data-dir", folder, "--check", "--json")
     content = json.loads(done.stdout)
     assert done.exit_code == 0
     assert list(content) == ["task", "rows", "gold_score", "bad_rows"]
@@ -52,8 +52,10 @@ def test_the_check_of_real_rows_prints_one_json_and_nothing_else(name: str) -> N
 
 def test_the_check_ends_with_code_1_where_a_row_is_bad_and_names_it(tmp_path: Path) -> None:
     write([*rows_of("gsm8k", 2), {"question": "?", "answer": "none"}], tmp_path / "train.jsonl")
-    done = sgt("bench", "gsm8k", "--data-dir", tmp_path, "--check")
-    assert done.exit_code == 1
+    shown = sgt("bench", "gsm8k", "--data-dir", tmp_path, "--check")
+    assert "train.jsonl[2]: answer: expected it to end" in shown.stdout
+    done = sgt("bench", "gsm8k", "--data-dir", tmp_path, "--check", "--json")
+    assert (shown.exit_code, done.exit_code) == (1, 1)
     content = json.loads(done.stdout)
     assert (content["rows"], content["gold_score"]) == (3, 1.0)
     assert content["bad_rows"] == [

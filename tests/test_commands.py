@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import dspy
 import pytest
 from run_folders import explored, met, run_folder, validated
+from scripted import ScriptedEngine, reply
 from typer.testing import CliRunner
 
 from optimizers.cli import app, main
@@ -17,7 +23,12 @@ from optimizers.comparison.embedded import SETTINGS
 from optimizers.comparison.result import Comparison
 from optimizers.comparison.standing import Row
 from optimizers.training import TrainingSettings
+from optimizers.user_files import inputs_of
 from sgt_modules.embedded import HouseTermsWorld, Sizes
+from sgt_modules.embedded.models import embedded_folder
+from sgt_modules.errors import GeneratorNotFoundError, RunFolderError, SetupError
+from sgt_modules.lms import check_lm, lm_named
+from sgt_modules.weights import resolve
 
 PROGRAM = """
 from sgt_modules.embedded import HouseTermsWorld, Sizes, program
@@ -167,7 +178,15 @@ TRAIN = ["--train", "train.jsonl", "--metric", "users_app:metric"]
 MISTAKES = {
     "no colon": (["users_app.program", *TRAIN], "Expected a program as module:attribute, got 'users_app.program'"),
     "no module": (["nowhere:program", *TRAIN], "there is none of that name"),
-    "no attribute": (["users_app:programm", *TRAIN], "'programm' is not there"),
+    "no attribute": (["users_app:programm", *TRAIN], "'programm' is not there. Did you mean 'program'?"),
+    "no module of nearly that name": (["user_app:program", *TRAIN], "Did you mean 'users_app'?"),
+    "another letter case": (["users_app:Answers", *TRAIN], "Did you mean 'answers'?"),
+    "no key": (["users_app:program", *TRAIN, "--lm", "openai/gpt-4.1-mini"], "got none. Set OPENAI_API_KEY."),
+    "no such folder": (
+        ["users_app:program", *TRAIN, "--lm", "models/mine"],
+        "there is no such folder here, and no pro",
+    ),
+    "an empty folder": (["users_app:program", *TRAIN, "--lm", "empty"], "Expected config.json and *.safetensors"),
     "no program": (["users_app:number", *TRAIN], "Expected a dspy.Module at 'users_app:number'"),
     "no file": (["users_app:program", "--train", "gone.jsonl", "--metric", "users_app:metric"], "no file gone.jsonl"),
     "no such kind": (["users_app:program", "--train", "x.txt", "--metric", "users_app:metric"], ".jsonl, .csv, .parq"),
@@ -180,6 +199,8 @@ def test_a_mistake_is_one_line_with_where_to_read_more_and_exit_code_two(
     app_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     words, told = MISTAKES[name]
+    (app_folder / "empty").mkdir()
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.setattr("sys.argv", ["sgt", "estimate", *words])
     with pytest.raises(SystemExit) as ended:
         main()
@@ -257,3 +278,220 @@ def test_the_embedded_generator_is_trained_with_the_settings_that_so_small_a_mod
     kept = json.loads(Path("run/run.json").read_text())["settings"]
     assert SETTINGS.sft_learning_rate > 10 * TrainingSettings().sft_learning_rate
     assert str(SETTINGS.sft_learning_rate) in json.dumps(kept)
+
+
+NOT_ASCII = "caf\xe9 \u2264 \U0001f600"
+
+
+def in_a_process(*words: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-c", "from optimizers.cli import main; main()", *words]
+    return subprocess.run(command, capture_output=True, check=False, env={**os.environ, **environment})
+
+
+@pytest.mark.parametrize(
+    "environment", [{"PYTHONIOENCODING": "ascii"}, {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}]
+)
+def test_a_run_is_shown_where_standard_output_knows_ascii_alone(tmp_path: Path, environment: dict[str, str]) -> None:
+    rollouts = [*validated(), *explored(), met("warm", 0, 1.0, kind="cot", text=NOT_ASCII)]
+    folder = str(run_folder(tmp_path / "run", rollouts))
+    ascii_only = {**environment, "LANG": "C", "LC_ALL": "C", "COLUMNS": "200"}
+    shown = in_a_process("inspect", folder, "--text", "caf", **ascii_only)
+    assert (shown.returncode, shown.stderr) == (0, b"")
+    assert rb"caf\xe9 \u2264 \U0001f600" in shown.stdout
+    as_json = in_a_process("inspect", folder, "--text", "caf", "--json", **ascii_only)
+    [found] = json.loads(as_json.stdout.decode("ascii"))["rollouts"]
+    assert found["supplement"] == f"[cot] {NOT_ASCII}"
+
+
+@pytest.mark.parametrize("words", [[], ["--json"]])
+def test_a_report_is_written_and_named_where_the_folder_s_name_is_no_text(tmp_path: Path, words: list[str]) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/run\xff\xe9"))
+    shutil.copytree(run_folder(tmp_path / "run"), folder)
+    for environment in ({"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "utf-8"}):
+        done = in_a_process("report", str(folder), *words, **environment)
+        assert (done.returncode, done.stderr) == (0, b""), environment
+        assert rb"run\udcff\udce9" in done.stdout
+        if words:
+            assert Path(json.loads(done.stdout)["report"]) == folder / "report.html"
+        assert "run" in (folder / "report.html").read_text(encoding="utf-8")
+        (folder / "report.html").unlink()
+
+
+def test_json_is_in_the_letters_themselves_where_standard_output_has_them(run: Path, tmp_path: Path) -> None:
+    done = in_a_process("report", str(run), "--out", str(tmp_path / "caf\xe9.html"), "--json", PYTHONIOENCODING="utf-8")
+    assert b"caf\xc3\xa9.html" in done.stdout
+
+
+class Answering(dspy.Module):
+    """A program of a class of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers = dspy.Predict("question -> answer")
+
+    def forward(self, question: str) -> Any:
+        return self.answers(question=question)
+
+
+def test_nothing_looks_up_a_forward_so_that_dspy_warns_of_it(caplog: pytest.LogCaptureFixture) -> None:
+    from optimizers.reward import Scorer
+
+    class Judging(dspy.Module):
+        def forward(self, example: dspy.Example, prediction: dspy.Prediction) -> float:
+            return 1.0
+
+    logger = logging.getLogger("dspy.primitives.module")
+    logger.addHandler(caplog.handler)
+    try:
+        assert inputs_of(Answering()) == ["question"]
+        assert Scorer(Judging())(dspy.Example(), dspy.Prediction()).score == 1.0
+        assert caplog.records == []
+        _ = Answering().forward
+        assert "directly is discouraged" in caplog.text
+    finally:
+        logger.removeHandler(caplog.handler)
+
+
+def test_a_key_is_asked_for_before_anything_else_and_only_where_one_is_needed() -> None:
+    missing = {
+        "openai/gpt-4.1-mini": "OPENAI_API_KEY",
+        "anthropic/claude-sonnet-4-5": "ANTHROPIC_API_KEY",
+        "gemini/gemini-2.0-flash": "GEMINI_API_KEY or GOOGLE_API_KEY",
+    }
+    for name, keys in missing.items():
+        with pytest.raises(SetupError, match=f"Set {keys}"):
+            check_lm(dspy.LM(name), environment={})
+        check_lm(dspy.LM(name), environment={keys.split()[-1]: "a key"})
+        check_lm(dspy.LM(name, api_key="a key"), environment={})
+        check_lm(dspy.LM(name, api_base="http://localhost:1/v1"), environment={})
+    check_lm(dspy.LM("openai/gpt-4.1-mini"), environment={"OPENAI_API_BASE": "http://localhost:1/v1"})
+    check_lm(dspy.LM("ollama_chat/qwen3"), environment={})
+    check_lm(ScriptedEngine(lambda text: reply(answer="4")).lm(), environment={})
+
+
+def damaged(folder: Path, name: str) -> None:
+    weights = folder / "model.safetensors"
+    match name:
+        case "no tokenizer":
+            (folder / "tokenizer.json").unlink()
+            (folder / "tokenizer_config.json").unlink()
+        case "no template":
+            (folder / "chat_template.jinja").unlink()
+        case "no JSON":
+            (folder / "config.json").write_text("x")
+        case "a list":
+            (folder / "config.json").write_text("[]")
+        case "an encoder":
+            config = json.loads((folder / "config.json").read_text())
+            (folder / "config.json").write_text(json.dumps({**config, "architectures": ["BertModel"]}))
+        case "a pointer":
+            weights.write_text("version https://git-lfs.github.com/spec/v1\n")
+        case _:
+            weights.write_bytes(weights.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("no tokenizer", "Expected a tokenizer in|chat template"),
+        ("no template", "Expected a model with a chat template"),
+        ("no JSON", "Expected a config.json that transformers reads"),
+        ("a list", "Expected a config.json that transformers reads"),
+        ("an encoder", "Expected a model that writes text .*, got 'BertModel'"),
+        ("a pointer", "Expected weights in safetensors"),
+        ("cut off", "Expected [0-9,]+ bytes of weights"),
+    ],
+)
+def test_a_folder_whose_model_cannot_answer_is_refused_before_the_first_call(
+    tmp_path: Path, name: str, told: str
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(embedded_folder("rule-follower"), folder)
+    assert lm_named(str(folder)).model.startswith("sgt/")
+    damaged(folder, name)
+    with pytest.raises(GeneratorNotFoundError, match=told):
+        lm_named(str(folder))
+
+
+def test_a_model_that_is_not_here_is_said_to_be_not_downloaded_and_not_compared_with_its_own_name() -> None:
+    with pytest.raises(GeneratorNotFoundError) as refused:
+        resolve("Qwen/Qwen3-1.7B-that-nobody-has")
+    said = str(refused.value)
+    assert said.startswith(
+        "The model 'Qwen/Qwen3-1.7B-that-nobody-has' cannot be had: it is no folder here, it has not"
+    )
+    assert "such as" not in said
+    assert "HF_HUB_OFFLINE is set" in said or "Check the network" in said
+
+
+def test_a_check_of_rows_is_told_in_words_and_as_json_only_when_asked_for() -> None:
+    shown = CliRunner().invoke(app, ["bench", "house_terms", "--check"])
+    assert (shown.exit_code, shown.stdout) == (
+        0,
+        "house_terms: 404 rows, mean gold score 1. Every gold answer scores 1.0.\n",
+    )
+    assert said("bench", "house_terms", "--check")["rows"] == 404
+
+
+LONG = "x" * 300
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["report", "run", "--out", f"{LONG}.html"], "has a name that is too long"),
+        (["report", "run", "--out", "train.jsonl/page.html"], "lies below something that is no folder"),
+        (["report", "run", "--out", "."], "is a folder"),
+        (["export", "run", "--to", "jsonl", "--output", LONG], "has a name that is too long"),
+        (["compile", "users_app:program", *TRAIN, "--lm", "embedded", "--out", LONG], "has a name that is too long"),
+        (["compare", "--page", LONG], "has a name that is too long"),
+    ],
+)
+def test_a_path_that_cannot_be_written_is_a_mistake_of_the_command_s_and_found_first(
+    app_folder: Path, words: list[str], told: str
+) -> None:
+    run_folder(app_folder / "run")
+    failed = CliRunner().invoke(app, words).exception
+    assert isinstance(failed, SetupError)
+    assert told in str(failed)
+
+
+@pytest.mark.parametrize("place", [LONG, "a-file/below"])
+def test_a_run_s_folder_that_cannot_be_made_is_refused_as_a_mistake(tmp_path: Path, place: str) -> None:
+    from optimizers.folder import RunFolder
+
+    (tmp_path / "a-file").touch()
+    with pytest.raises(RunFolderError, match="Choose another log_dir"):
+        RunFolder.at(tmp_path / place)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_folder_is_refused_as_a_mistake(tmp_path: Path) -> None:
+    from optimizers.commands.output import writable
+    from optimizers.folder import RunFolder
+
+    tmp_path.chmod(0o500)
+    try:
+        for path in (tmp_path, tmp_path / "run"):
+            with pytest.raises(RunFolderError):
+                RunFolder.at(path)
+        with pytest.raises(SetupError, match="is read-only"):
+            writable(tmp_path / "page.html", what="the page")
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_a_stream_writes_what_its_encoding_lacks_as_escapes() -> None:
+    from optimizers.commands.output import lenient
+
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="ascii", errors="strict")
+    lenient(stream, None, io.StringIO())
+    stream.write("caf\xe9 \udcff")
+    stream.flush()
+    assert raw.getvalue() == rb"caf\xe9 \udcff"
+
+
+def test_a_method_that_is_nearly_right_is_asked_about() -> None:
+    assert "Did you mean 'spt_pc'" in str(CliRunner().invoke(app, ["demo", "--method", "spt_pcc"]).exception)
+    assert "Did you mean 'gsm8k'?" in str(CliRunner().invoke(app, ["bench", "gsmk8", "--check"]).exception)

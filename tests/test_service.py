@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -20,17 +22,19 @@ import httpx
 import openai
 import pytest
 import uvicorn
+from browser import chromium
 from scripted import ScriptedEngine, ScriptedGenerator, reply
 from scripted_server import Answer, ScriptedServer, serving
 
 from optimizers.cli import main
 from sgt_modules import supplement
 from sgt_modules.embedded import embedded_generator, program
-from sgt_modules.errors import SavedStateError, SetupError
+from sgt_modules.errors import GeneratorNotFoundError, NoActorError, SavedStateError, SetupError
 from sgt_modules.gate import Gate
 from sgt_modules.kinds import SILENCE, Supplement
 from sgt_modules.prompts import Template
 from sgt_modules.service.advice import advised, asked
+from sgt_modules.service.answering import check_service
 from sgt_modules.service.app import Upstream, application
 from sgt_modules.service.guard import Limits
 from sgt_modules.service.opening import opened_program
@@ -318,7 +322,9 @@ def test_a_chat_that_asks_nothing_is_passed_on_as_it_is(service: Served, last: d
     assert len(service.generator.asked) == read
 
 
-@pytest.mark.parametrize("route", ["/predict", "/v1/chat/completions", "/v1/models", "/metrics", "/openapi.json", "/x"])
+@pytest.mark.parametrize(
+    "route", ["/", "/docs", "/predict", "/v1/chat/completions", "/v1/models", "/metrics", "/openapi.json", "/x"]
+)
 @pytest.mark.parametrize("key", ["", "wrong", KEY[:-1], f"{KEY}x"])
 def test_without_a_key_nothing_is_told(service: Served, route: str, key: str) -> None:
     answer = service.post(route, {"question": "2+2?"}, key=key)
@@ -419,7 +425,8 @@ def test_a_saved_program_is_served_in_a_fresh_process(tmp_path: Path) -> None:
         words = ["serve", "sgt_modules.embedded:program", "--state", str(tmp_path / "program.json"), "--lm", "embedded"]
         words += ["--upstream", upstream.address, "--port", str(port)]
         command = [sys.executable, "-c", "from optimizers.cli import main; main()", *words]
-        with subprocess.Popen(command, env={**os.environ, "SGT_KEYS": KEY}, stderr=subprocess.DEVNULL) as process:
+        log = (tmp_path / "log").open("w")
+        with subprocess.Popen(command, env={**os.environ, "SGT_KEYS": KEY}, stderr=log) as process, log:
             served_at = Served(f"http://127.0.0.1:{port}", upstream, ScriptedGenerator(writes))
             deadline = time.monotonic() + 60
             while not _healthy(served_at) and time.monotonic() < deadline:
@@ -430,6 +437,11 @@ def test_a_saved_program_is_served_in_a_fresh_process(tmp_path: Path) -> None:
             said = served_at.client().chat.completions.create(model="base", messages=chat)
             process.send_signal(signal.SIGINT)
     assert process.returncode == 0
+    written = (tmp_path / "log").read_text()
+    assert f"page   http://127.0.0.1:{port}/\n" in written
+    assert f'curl http://127.0.0.1:{port}/predict -H "Authorization: Bearer ${{SGT_KEYS%%,*}}"' in written
+    assert re.search(r"^20\S+ \S+ 127\.0\.0\.1 POST /predict 200 \d+\.\d{3} s$", written, re.MULTILINE)
+    assert KEY not in written
     assert "SELECT" in answer["outputs"]["sql"]
     assert said.choices[0].message.content == "SELECT 1"
     told = answer["supplements"][0]
@@ -452,3 +464,209 @@ def test_the_world_may_ask_only_where_there_are_keys(
         main()
     assert ended.value.code == 2
     assert "Expected keys in the environment variable SGT_KEYS to listen on 0.0.0.0" in capsys.readouterr().err
+
+
+def serve_ends(words: Sequence[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    """What `sgt serve` says as it refuses to begin."""
+    monkeypatch.setattr("sys.argv", ["sgt", "serve", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_a_port_that_is_in_use_is_named_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        error = serve_ends(["sgt_modules.embedded:program", "--lm", "embedded", "--port", port], monkeypatch, capsys)
+    assert f"Expected a free port to listen on, got {port}, which another program uses" in error
+    assert "Choose another with --port" in error
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "Expected an LM for the predictor 'self', got none. Name one with --lm"),
+        (["--lm", "openai/gpt-4.1-mini"], "Set OPENAI_API_KEY"),
+        (["--lm", "./no-such-folder"], "No such folder is on this machine"),
+        (["--lm", "embedded", "--state", "gone.json"], "got 'gone.json', which is no file here"),
+        (["--upstream", "localhost:8000/v1"], "Expected --upstream as http://... or https://..."),
+        (["--lm", "embedded", "--host", "192.0.2.1"], "Expected an address of this machine"),
+    ],
+)
+def test_what_every_request_would_fail_of_ends_the_service_at_its_start(
+    words: list[str], told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setenv("SGT_KEYS", KEY)
+    assert told in serve_ends(["sgt_modules.embedded:program", "--port", "0", *words], monkeypatch, capsys)
+
+
+def test_a_program_whose_generator_is_gone_is_not_served(tmp_path: Path) -> None:
+    lm = ScriptedEngine(lambda text: reply(answer="4")).lm()
+    gone = supplement(dspy.Predict("question -> answer"), generator=str(tmp_path / "gone"))
+    with pytest.raises(GeneratorNotFoundError):
+        check_service(gone, lm)
+    plain = dspy.Predict("question -> answer")
+    assert check_service(plain, lm)
+    assert not check_service(plain, None, needed=False)
+    with pytest.raises(NoActorError):
+        check_service(plain, None)
+
+
+def test_another_model_s_name_is_refused_as_openai_does() -> None:
+    chat = [{"role": "user", "content": "2+2?"}]
+    with answering() as found, found.client() as client:
+        with pytest.raises(openai.NotFoundError) as raised:
+            client.chat.completions.create(model="gpt-4.1-mini", messages=chat)
+        assert (raised.value.code, raised.value.param) == ("model_not_found", "model")
+        assert "Expected 'SupplementedPredictor'" in str(raised.value)
+        assert found.post("/v1/chat/completions", {"messages": chat}).status_code == 200
+
+
+def test_a_stream_tells_its_tokens_when_asked_to_and_a_reply_always() -> None:
+    chat = [{"role": "user", "content": "2+2?"}]
+    with answering() as found, found.client() as client:
+        model = client.models.list().data[0].id
+        whole = client.chat.completions.create(model=model, messages=chat).usage
+        options = {"include_usage": True}
+        parts = [*client.chat.completions.create(model=model, messages=chat, stream=True, stream_options=options)]
+        plain = [*client.chat.completions.create(model=model, messages=chat, stream=True)]
+    assert whole is not None
+    assert whole.total_tokens == whole.prompt_tokens + whole.completion_tokens > 0
+    assert (parts[-1].usage, parts[-1].choices) == (whole, [])
+    assert [each.usage for each in parts[:-1]] == [None, None]
+    assert len(plain) == 2
+
+
+@pytest.mark.parametrize(
+    ("method", "route", "body", "status"),
+    [
+        ("GET", "/nowhere", b"", 404),
+        ("PUT", "/predict", b"", 405),
+        ("POST", "/predict", b"{no JSON", 422),
+        ("POST", "/predict", b"[]", 422),
+        ("POST", "/v1/chat/completions", b"[]", 422),
+        ("POST", "/v1/chat/completions", b"", 422),
+    ],
+)
+def test_each_error_has_openai_s_form(service: Served, method: str, route: str, body: bytes, status: int) -> None:
+    headers = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
+    answer = httpx.request(method, f"{service.address}{route}", content=body, headers=headers)
+    assert answer.status_code == status
+    assert sorted(answer.json()) == ["error"]
+    assert sorted(answer.json()["error"]) == ["code", "message", "param", "type"]
+    assert answer.json()["error"]["message"]
+
+
+def typed(address: str, key: str = "", **inputs: str) -> httpx.Response:
+    """The page, after somebody sent its form."""
+    return httpx.post(f"{address}/", data=inputs, auth=("me", key) if key else None, timeout=30)
+
+
+def test_the_page_shows_the_supplement_and_the_answers_with_and_without_it() -> None:
+    with answering() as found:
+        empty = httpx.get(found.address, auth=("me", KEY))
+        page = typed(found.address, KEY, question="2+2?")
+    assert (empty.status_code, page.status_code) == (200, 200)
+    assert '<textarea id="in-question" name="question"' in empty.text
+    assert "<h2>Supplement</h2>" not in empty.text
+    assert "<small>pairs</small></h3><pre>4, not 5</pre>" in page.text
+    assert "<h2>With the supplement</h2><pre>4</pre>" in page.text
+    assert "<h2>Without it</h2><pre>5</pre>" in page.text
+    assert "The answers differ." in page.text
+
+
+def test_the_page_escapes_whatever_came_from_outside_and_runs_no_script() -> None:
+    hostile = "</textarea><script>alert(1)</script>&'\""
+
+    def forging(prompt: str) -> Supplement:
+        return Supplement("hint", hostile)
+
+    program = dspy.Predict("question -> answer")
+    wrapped = supplement(program, generator=ScriptedGenerator(forging))
+    engine = ScriptedEngine(lambda text: reply(answer=f"it is {hostile}"))
+    with running(application(wrapped, lm=engine.lm())) as address:
+        page = typed(address, question=hostile)
+    assert page.status_code == 200
+    assert "<script" not in page.text
+    assert page.text.count("&lt;script&gt;alert(1)") == 4  # the question, the supplement and both answers
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert re.findall(r"(?:src|href)=\"([^\"]*)", page.text) == ["data:,", "docs"]
+
+
+def test_the_page_says_what_is_wrong_with_an_input_or_with_the_program() -> None:
+    engine = ScriptedEngine(lambda text: (_ for _ in ()).throw(RuntimeError("key sk-proj-0123456789 <refused>")))
+    with running(application(AddingProgram(), lm=engine.lm())) as address:
+        mistaken = typed(address, question="2+2?", times="two")
+        failed = typed(address, question="2+2?", times="")
+    assert (mistaken.status_code, failed.status_code) == (422, 502)
+    assert "times: Input should be a valid integer" in mistaken.text
+    assert "&lt;refused&gt;" in failed.text
+    assert "sk-proj" not in failed.text
+
+
+def test_a_program_without_an_lm_lets_the_page_ask_the_upstream() -> None:
+    wrapped = supplement(dspy.Predict("question -> answer"), generator=ScriptedGenerator(writes))
+    scripted = ScriptedServer(lambda text: "4" if "4, not 5" in text else "5")
+    with serving(scripted) as upstream, running(application(wrapped, upstream=Upstream(upstream.address))) as address:
+        page = typed(address, message="2+2?", model="base")
+    assert "<h2>With the supplement</h2><pre>4</pre>" in page.text
+    assert "<h2>Without it</h2><pre>5</pre>" in page.text
+    assert [each["model"] for each in scripted.requests] == ["base", "base"]
+
+
+def test_a_browser_is_asked_for_the_key_and_another_site_s_form_is_refused() -> None:
+    with answering() as found:
+        for route in ("/", "/docs"):
+            refused = httpx.get(f"{found.address}{route}")
+            assert refused.status_code == 401
+            assert refused.headers["www-authenticate"].startswith("Basic ")
+            assert httpx.get(f"{found.address}{route}", auth=("me", "wrong")).status_code == 401
+        assert httpx.get(f"{found.address}/v1/models", auth=("me", KEY)).status_code == 401
+        assert "www-authenticate" not in httpx.get(f"{found.address}/v1/models").headers
+        for origin, status in (("https://evil.example", 403), ("null", 403), (found.address, 200)):
+            sent = httpx.post(
+                found.address, data={"question": "2+2?"}, auth=("me", KEY), headers={"origin": origin}, timeout=30
+            )
+            assert sent.status_code == status
+
+
+def test_the_api_is_described_with_its_routes_inputs_and_a_request_to_copy() -> None:
+    with answering(AddingProgram()) as found:
+        page = httpx.get(f"{found.address}/docs", auth=("me", KEY)).text
+    for told in ("POST /predict", "POST /v1/chat/completions", "GET /v1/models", "GET /health", "GET /metrics"):
+        assert f"<code>{told}</code>" in page
+    assert "<td><code>times</code></td><td><code>int</code></td><td>by default <code>1</code></td>" in page
+    assert "curl http://ADDRESS/predict" in page
+
+
+def test_a_line_a_request_is_logged_without_what_a_caller_could_forge(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="sgt_modules.service.access"), answering() as found:
+        found.post("/predict?key=secret", {"question": "2+2?"})
+        found.get("/%0a127.0.0.1 GET /forged")
+    lines = [each.getMessage() for each in caplog.records if each.name == "sgt_modules.service.access"]
+    assert [re.sub(r"[\d.]+ s$", "", each) for each in lines] == [
+        "127.0.0.1 POST /predict 200 ",
+        "127.0.0.1 GET /?127.0.0.1 GET /forged 404 ",
+    ]
+
+
+@pytest.mark.parametrize("width", [400, 1200])
+def test_the_page_fits_its_window_and_asks_nothing_of_the_network(width: int) -> None:
+    with chromium() as browser, answering() as found:
+        login = {"username": "me", "password": KEY}
+        with browser.new_context(viewport={"width": width, "height": 800}, http_credentials=login) as context:
+            tab, asked_for = context.new_page(), list[str]()
+            tab.on("request", lambda request: asked_for.append(request.url))
+            tab.goto(found.address)
+            tab.fill("#in-question", "2+2?" + " and so on" * 40)
+            tab.click("button")
+            tab.wait_for_selector(".answers")
+            tab.click("text=The API")
+            assert tab.evaluate("document.documentElement.scrollWidth") == width
+            assert {url.removeprefix(found.address) for url in asked_for} <= {"/", "/docs", "data:,"}

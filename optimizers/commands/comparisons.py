@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from optimizers.commands.output import AUTO, ActorPrecision, AsJson, BenchActor, Size, tell
+from optimizers.commands.output import AUTO, ActorPrecision, AsJson, BenchActor, Size, tell, writable
 from sgt_modules.errors import SetupError
 
 if TYPE_CHECKING:
     from optimizers.comparison import Comparison, Controls
+    from optimizers.tasks.checking import Check
+
+_BAD_SHOWN = 20
 
 
 def compare(
@@ -42,6 +44,7 @@ def compare(
         raise SetupError(f"Expected the task 'embedded' or 'embedded-spt', got {task!r}.")
     if task == "embedded-spt" and (gold or with_controls):
         raise SetupError("Expected neither --gold nor --controls with embedded-spt: both are about supplements.")
+    writable(page, what="--page")
     comparison = compare_rules if task == "embedded-spt" else partial(compare_embedded, gold=gold)
     found = comparison(
         [name for name in contenders.split(",") if name] or None,
@@ -100,11 +103,12 @@ def bench(
     from optimizers.tasks import checked
     from optimizers.tasks.calling import actor_of, wished
 
-    console, wanted = Console(stderr=True), wished(task, metric=metric, judge=judge)
+    wanted = wished(task, metric=metric, judge=judge)
     if check:
         report = checked(wanted, data_dir)
-        console.print(*report.notes, sep="\n", end="\n" if report.notes else "")
-        print(json.dumps(report.content()))
+        if as_json:
+            Console(stderr=True).print(*report.notes, sep="\n", end="\n" if report.notes else "", soft_wrap=True)
+        tell(report.content(), *report.notes, *_checked(report), as_json=as_json)
         raise typer.Exit(int(bool(report.bad_rows)))
     from optimizers.recipe import Recipe
     from optimizers.tasks.benching import run
@@ -127,6 +131,14 @@ def bench(
         display_progress=False if as_json else None,
     )
     tell(found.content(), found, as_json=as_json)
+
+
+def _checked(report: Check) -> list[str]:
+    """A check of a task's rows in words: the first bad ones, and what came of all."""
+    bad = [f"{each.place}: {each.problem}" for each in report.bad_rows[:_BAD_SHOWN]]
+    left = [f"... and {len(report.bad_rows) - _BAD_SHOWN:,} more."] if len(report.bad_rows) > _BAD_SHOWN else []
+    said = "Every gold answer scores 1.0." if not report.bad_rows else f"Bad rows: {len(report.bad_rows):,}."
+    return [*bad, *left, f"{report.task}: {report.rows:,} rows, mean gold score {report.gold_score:g}. {said}"]
 
 
 def _numbers(text: str) -> list[int]:

@@ -42,9 +42,10 @@ def demo(
 
     from optimizers.demo import QUICK_SCALE, REAL_QUICK_SCALE, demonstrate
     from optimizers.tables import show_demonstration
-    from sgt_modules.lms import lm_named
+    from sgt_modules.lms import check_lm, lm_named
 
     lm = lm_named(actor, dtype=actor_dtype) if actor else None
+    check_lm(lm)
     scale = (QUICK_SCALE if lm is None else REAL_QUICK_SCALE) if quick else None
     display = False if silent or as_json else None
     demonstration = demonstrate(seed, actor=lm, log_dir=log_dir, scale=scale, display=display)
@@ -62,7 +63,10 @@ def _of_prompts(method: str, seed: int, log_dir: Path | None, *, quick: bool, si
 
     variants: dict[str, Variant] = {"spt": "p", "spt_p": "p", "spt_pc": "pc"}
     if method not in variants:
-        raise SetupError(f"Expected the method sgt, {' or '.join(variants)}, got {method!r}.")
+        from optimizers.user_files import did_you_mean
+
+        hint = did_you_mean(method, ["sgt", *variants])
+        raise SetupError(f"Expected the method sgt, {' or '.join(variants)}, got {method!r}. {hint}".strip())
     scale, display = SPT_QUICK if quick else SPT_FULL, False if silent or as_json else None
     found = demonstrate_prompts(seed, variant=variants[method], log_dir=log_dir, scale=scale, display=display)
     if as_json:

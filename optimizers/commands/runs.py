@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from optimizers.commands.output import AsJson, tell
+from optimizers.commands.output import AsJson, tell, writable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -34,6 +34,7 @@ def report(
     from optimizers.comparison.result import Comparison
     from optimizers.report import FILE, read_run, write_page
 
+    writable(out or run / FILE if run.is_dir() else None, what="the page (--out)")
     said: dict[str, object] = {}
     shown: list[Table | str] = []
     if (run / COMPARED).is_file():
@@ -89,6 +90,7 @@ def export(
     """
     from optimizers import export as tables
 
+    writable(output / "README.md", what="--output")
     written = tables.export(run, cast("tables.Format", to), output)
     content = [{"table": each.table, "file": str(each.file), "rows": each.rows} for each in written]
     tell(content, *(f"{each.file}: {each.rows:,} rows" for each in written), as_json=as_json)

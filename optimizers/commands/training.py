@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from optimizers.commands.output import AUTO, STOPPED, Actor, AsJson, Precision, Size, tell
+from optimizers.commands.output import AUTO, STOPPED, Actor, AsJson, Precision, Size, tell, writable
 
 if TYPE_CHECKING:
     import dspy
@@ -68,6 +68,7 @@ def compile_(
     from optimizers.report import FILE
     from optimizers.result import result_of
 
+    writable(out, what="--out")
     student, examples, more = _given(program, train, val, inputs)
     limits = Limits(max_actor_calls, max_cost_usd, max_seconds)
     with _acting(lm, lm_dtype):
@@ -149,9 +150,11 @@ def _given(
 
 def _acting(lm: str, dtype: str) -> AbstractContextManager[None]:
     """Inside, the LM is DSPy's; without a name, the one that the program's own module has configured."""
-    from sgt_modules.lms import acting_as, lm_named
+    from sgt_modules.lms import acting_as, check_lm, lm_named
 
-    return acting_as(lm_named(lm, dtype=dtype) if lm else None)
+    actor = lm_named(lm, dtype=dtype) if lm else None
+    check_lm(actor)
+    return acting_as(actor)
 
 
 def _teleprompter(

@@ -121,7 +121,7 @@ class Comparison:
         from optimizers.comparison.page import page
 
         target = Path(file)
-        target.write_text(page(self, beside=target.parent), encoding="utf-8")
+        target.write_text(page(self, beside=target.parent), encoding="utf-8", errors="backslashreplace")
         return target
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:

@@ -8,7 +8,7 @@ from optimizers.tasks.definition import Task
 from optimizers.tasks.house_terms import TASK as HOUSE_TERMS
 from optimizers.tasks.registry import task
 from sgt_modules.errors import NoActorError
-from sgt_modules.lms import EMBEDDED, lm_named
+from sgt_modules.lms import EMBEDDED, check_lm, lm_named
 
 
 def wished(which: str, *, metric: str = "", judge: str = "") -> Task:
@@ -31,6 +31,7 @@ def actor_of(
 
     Raises:
         NoActorError: no model is named.
+        SetupError: the provider's key is not in the environment, or there is no such provider.
 
     >>> actor_of("openai/qwen3", api_base="http://localhost:8000/v1").model
     'openai/qwen3'
@@ -40,4 +41,6 @@ def actor_of(
             "Expected an actor, but none is named. Pass one, such as --actor openai/gpt-4.1-mini, a model's folder, or "
             "local:HUB_ID."
         )
-    return lm_named(model or EMBEDDED, api_base=api_base, temperature=temperature, dtype=dtype)
+    lm = lm_named(model or EMBEDDED, api_base=api_base, temperature=temperature, dtype=dtype)
+    check_lm(lm)
+    return lm

@@ -10,6 +10,7 @@ from types import ModuleType
 
 from optimizers.tasks import ds1000, gsm8k, hle, hotpotqa, house_terms, medqa, mmlu, spider, supergpqa, truthfulqa
 from optimizers.tasks.definition import Task
+from optimizers.user_files import did_you_mean
 from sgt_modules.errors import SetupError
 
 _TASKS: dict[str, Task] = {
@@ -72,7 +73,7 @@ def task(which: str) -> Task:
     if not colon:
         raise SetupError(
             f"There is no task {which!r}. There are {', '.join(_TASKS)}; your own is path/to/file.py:TASK or "
-            "module:TASK."
+            f"module:TASK. {did_you_mean(which, _TASKS)}".rstrip()
         )
     module = _of_file(Path(place)) if place.endswith(".py") else _of_name(place)
     found = getattr(module, attribute, None)

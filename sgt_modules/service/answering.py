@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
@@ -13,19 +14,60 @@ from pydantic import BaseModel
 
 from sgt_modules.calling import called
 from sgt_modules.episode import episode
-from sgt_modules.lms import acting_as
+from sgt_modules.errors import NoActorError
+from sgt_modules.lms import acting_as, check_lm
 from sgt_modules.service.advice import parted
 from sgt_modules.service.metrics import Metrics
 from sgt_modules.service.typed import inputs_of, outputs_of
+from sgt_modules.wrapping import supplemented, unsupplement
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens that the actor read and wrote, as its server counts them; none for a reply from DSPy's cache."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    def content(self) -> dict[str, int]:
+        """As OpenAI writes it.
+
+        >>> Usage(3, 1).content()["total_tokens"]
+        4
+        """
+        read, wrote = self.prompt_tokens, self.completion_tokens
+        return {"prompt_tokens": read, "completion_tokens": wrote, "total_tokens": read + wrote}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The program's outputs, the supplements that were read, in order, and the tokens of it all."""
+
+    outputs: Mapping[str, Any]
+    supplements: Sequence[Mapping[str, Any]]
+    usage: Usage
+
+    def content(self) -> dict[str, Any]:
+        """What `POST /predict` answers."""
+        return {"outputs": self.outputs, "supplements": self.supplements}
 
 
 class Answering:
-    """A program with its actor: what it takes (`inputs`), what it is called (`name`), who acts in it (`lm`)."""
+    """A program with its actor: what it takes (`inputs`), what it is called (`name`), who acts in it (`lm`).
+
+    `supplements`: whether any of its predictors reads some.
+    """
 
     def __init__(self, program: dspy.Module, lm: dspy.LM | None, metrics: Metrics) -> None:
         self.inputs = inputs_of(program)
         self.name = type(program).__name__
+        self.supplements = bool(supplemented(program))
         self.lm, self._program, self._metrics = lm, program, metrics
+
+    @property
+    def acts(self) -> bool:
+        """Whether each predictor has an LM."""
+        return all(actor is not None for _, actor in _actors(self._program, self.lm))
 
     def read(self, text: str) -> BaseModel:
         """A message as the program's inputs: by the names that its lines begin with, else as the last one it needs.
@@ -35,11 +77,10 @@ class Answering:
         fields = self.inputs.model_fields
         return self.inputs(**parted(text, sorted(fields, key=lambda name: fields[name].is_required())))
 
-    def answer(self, given: BaseModel) -> dict[str, Any]:
-        """The program's `outputs`, and the `supplements` that were read, in order."""
-        values = {name: getattr(given, name) for name in type(given).model_fields}
-        with acting_as(self.lm), episode(None) as run:
-            outputs = outputs_of(called(self._program, values))
+    def answer(self, given: BaseModel) -> Answer:
+        """What the program answers."""
+        with episode(None) as run:
+            outputs, usage = self._run(self._program, given)
         told = [
             {
                 "predictor": call.place.role,
@@ -51,7 +92,42 @@ class Answering:
         ]
         for each in told:
             self._metrics.told(str(each["kind"]))
-        return {"outputs": outputs, "supplements": told}
+        return Answer(outputs, told, usage)
+
+    def answer_without(self, given: BaseModel) -> Answer:
+        """What the program answers where no predictor reads a supplement."""
+        outputs, usage = self._run(unsupplement(self._program), given)
+        return Answer(outputs, (), usage)
+
+    def _run(self, program: dspy.Module, given: BaseModel) -> tuple[dict[str, Any], Usage]:
+        values = {name: getattr(given, name) for name in type(given).model_fields}
+        with acting_as(self.lm), dspy.track_usage() as tracker:
+            outputs = outputs_of(called(program, values))
+        counted = [each for entries in tracker.usage_data.values() for each in entries]
+        sums = (sum(each.get(name) or 0 for each in counted) for name in ("prompt_tokens", "completion_tokens"))
+        return outputs, Usage(*sums)
+
+
+def check_service(program: dspy.Module, lm: dspy.LM | None, *, needed: bool = True) -> bool:
+    """Whether each predictor has an LM. Raises `SetupError` now for what every request would fail of.
+
+    That is a predictor without an LM where one is `needed`, an LM without its key, and a generator without its weights.
+    """
+    actors = _actors(program, lm)
+    for name, actor in actors:
+        if actor is None and needed:
+            raise NoActorError(
+                f"Expected an LM for the predictor {name!r}, got none. Name one with --lm, such as "
+                "openai/gpt-4.1-mini, or call dspy.configure(lm=...) in the program's module."
+            )
+        check_lm(actor)
+    for _, predictor in supplemented(program):
+        predictor.generator.check()
+    return all(actor is not None for _, actor in actors)
+
+
+def _actors(program: dspy.Module, lm: dspy.LM | None) -> list[tuple[str, object]]:
+    return [(name, each.lm or lm or dspy.settings.lm) for name, each in program.named_predictors()]
 
 
 def written(outputs: Mapping[str, Any]) -> str:
@@ -69,26 +145,28 @@ def written(outputs: Mapping[str, Any]) -> str:
     return "\n".join(f"{name}: {text}" for name, text in texts.items())
 
 
-def completion(model: str, text: str) -> dict[str, Any]:
+def completion(model: str, text: str, usage: Usage) -> dict[str, Any]:
     """A chat completion of one message, as OpenAI writes it.
 
-    >>> completion("Adder", "4")["choices"]
+    >>> completion("Adder", "4", Usage())["choices"]
     [{'index': 0, 'message': {'role': 'assistant', 'content': '4'}, 'finish_reason': 'stop'}]
     """
     choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
-    return {**_head(model), "object": "chat.completion", "choices": [choice]}
+    return {**_head(model), "object": "chat.completion", "choices": [choice], "usage": usage.content()}
 
 
-def streamed(model: str, text: str) -> Iterator[str]:
-    """The same as server-sent events: the whole message in one part, its end in another.
+def streamed(model: str, text: str, usage: Usage | None = None) -> Iterator[str]:
+    """The same as server-sent events: the whole message in one part, its end in another, then its usage if given.
 
-    >>> [event.partition(":")[0] for event in streamed("Adder", "4")]
-    ['data', 'data', 'data']
+    >>> [event.partition(":")[0] for event in streamed("Adder", "4", Usage(3, 1))]
+    ['data', 'data', 'data', 'data']
     """
-    head = {**_head(model), "object": "chat.completion.chunk"}
+    head = {**_head(model), "object": "chat.completion.chunk", **({"usage": None} if usage else {})}
     for delta, reason in (({"role": "assistant", "content": text}, None), ({}, "stop")):
         choice = {"index": 0, "delta": delta, "finish_reason": reason}
         yield f"data: {json.dumps({**head, 'choices': [choice]})}\n\n"
+    if usage is not None:
+        yield f"data: {json.dumps({**head, 'choices': [], 'usage': usage.content()})}\n\n"
     yield "data: [DONE]\n\n"
 
 

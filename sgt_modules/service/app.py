@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -12,9 +13,10 @@ import dspy
 import httpx
 from fastapi import Body, FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from pydantic import BaseModel, ValidationError
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException as AnyHTTPException
 
 from sgt_modules.errors import SetupError
 from sgt_modules.kinds import SILENCE, Supplement
@@ -23,9 +25,21 @@ from sgt_modules.prompts import without_supplement
 from sgt_modules.redaction import redacted
 from sgt_modules.safety import harmless
 from sgt_modules.service.advice import advised, asked, prompt_of
-from sgt_modules.service.answering import Answering, completion, streamed, written
+from sgt_modules.service.answering import Answer, Answering, completion, streamed, written
 from sgt_modules.service.guard import App, Guard, Limits, error_content
 from sgt_modules.service.metrics import Metrics
+from sgt_modules.service.page import (
+    POLICY,
+    Asked,
+    Column,
+    Field,
+    Result,
+    docs_page,
+    fields_of,
+    form_of,
+    page,
+    values_of,
+)
 from sgt_modules.wrapping import supplemented
 
 logger = logging.getLogger(__name__)
@@ -58,7 +72,7 @@ def application(
     limits: Limits | None = None,
 ) -> App:
     """The service as an ASGI application: `POST /predict`, `POST /v1/chat/completions` (streamed if asked for),
-    `GET /v1/models`, `GET /health` and `GET /metrics`.
+    `GET /v1/models`, `GET /health`, `GET /metrics`, and for people a page at `/` and the API described at `/docs`.
 
     Chats are answered by the program itself, or by an `upstream` that reads the generator's supplements.
 
@@ -71,7 +85,8 @@ def application(
     app = FastAPI(title="dspy-sgt", docs_url=None, redoc_url=None, lifespan=_lifespan(upstream))
     _answer_errors(app)
     answering = Answering(program, lm, metrics)
-    _serve_program(app, program, answering)
+    _serve_program(app, answering)
+    _serve_pages(app, answering, upstream, helper, keyed=bool(keys))
     app.get("/metrics", response_class=PlainTextResponse)(lambda: Response(metrics.text(), media_type="text/plain"))
     if upstream is None or helper is None:
         _serve_replies(app, answering)
@@ -80,11 +95,11 @@ def application(
     return Guard(cast("App", app), keys=keys, limits=limits or Limits(), metrics=metrics)
 
 
-def _serve_program(app: FastAPI, program: dspy.Module, answering: Answering) -> None:
-    said = {"status": "ok", "program": answering.name, "supplements": bool(supplemented(program))}
+def _serve_program(app: FastAPI, answering: Answering) -> None:
+    said = {"status": "ok", "program": answering.name, "supplements": answering.supplements}
 
     async def predict(given: Any) -> dict[str, Any]:
-        return await _answered(answering, given)
+        return (await _answered(answering, given)).content()
 
     predict.__annotations__["given"] = answering.inputs
     app.post("/predict")(predict)
@@ -96,6 +111,7 @@ def _serve_replies(app: FastAPI, answering: Answering) -> None:
 
     @app.post("/v1/chat/completions")
     async def chat(body: dict[str, Any] = Body()) -> Response:  # noqa: B008 - FastAPI's way
+        _check_model(body.get("model"), answering.name)
         text = asked(_messages(body))
         if not text:
             raise HTTPException(400, "Expected a chat whose last message is a user's text.")
@@ -103,23 +119,45 @@ def _serve_replies(app: FastAPI, answering: Answering) -> None:
             given = answering.read(text)
         except ValidationError as problem:
             raise HTTPException(422, _places(problem.errors())) from problem
-        reply = written((await _answered(answering, given))["outputs"])
+        answer = await _answered(answering, given)
+        reply = written(answer.outputs)
         if body.get("stream"):
-            return StreamingResponse(streamed(answering.name, reply), media_type="text/event-stream")
-        return JSONResponse(completion(answering.name, reply))
+            usage = answer.usage if _wants_usage(body) else None
+            return StreamingResponse(streamed(answering.name, reply, usage), media_type="text/event-stream")
+        return JSONResponse(completion(answering.name, reply, answer.usage))
 
     models = _one_model(answering.name, "dspy-sgt")
     app.get("/v1/models")(lambda: models)
 
 
-async def _answered(answering: Answering, given: BaseModel) -> dict[str, Any]:
-    """What the program answers; raises `HTTPException` where it fails."""
+def _check_model(wanted: object, name: str) -> None:
+    """Raise `HTTPException` for another model than the program; a chat that names none is answered."""
+    if wanted is not None and wanted != name:
+        said = f"The model {str(wanted)[:100]!r} does not exist here. Expected {name!r}, which GET /v1/models lists."
+        raise _Refused(404, said, "model_not_found", "model")
+
+
+def _wants_usage(body: Mapping[str, Any]) -> bool:
+    options = body.get("stream_options")
+    return isinstance(options, dict) and bool(cast("dict[str, object]", options).get("include_usage"))
+
+
+class _Refused(HTTPException):
+    """A refusal with a code of its own, and the field of the request that is to blame."""
+
+    def __init__(self, status: int, message: str, code: str, param: str) -> None:
+        super().__init__(status, message)
+        self.code, self.param = code, param
+
+
+async def _answered(answering: Answering, given: BaseModel, *, told: bool = True) -> Answer:
+    """What the program answers, `told` what the generator wrote or not; raises `HTTPException` where it fails."""
     try:
-        return await run_in_threadpool(answering.answer, given)
+        return await run_in_threadpool(answering.answer if told else answering.answer_without, given)
     except Exception as problem:
         logger.exception("The program failed.")
-        told = redacted(f"{type(problem).__name__}: {problem}", [answering.lm, dspy.settings.lm])
-        raise HTTPException(502, told) from problem
+        said = redacted(f"{type(problem).__name__}: {problem}", [answering.lm, dspy.settings.lm])
+        raise HTTPException(502, said) from problem
 
 
 def _one_model(name: str, owner: str) -> dict[str, Any]:
@@ -150,6 +188,89 @@ def _serve_chat(app: FastAPI, upstream: Upstream, helper: _Helper) -> None:
         async with AsyncExitStack() as closing:
             closing.push_async_callback(answer.aclose)
             return Response(await answer.aread(), answer.status_code, media_type="application/json")
+
+
+def _serve_pages(
+    app: FastAPI, answering: Answering, upstream: Upstream | None, helper: _Helper | None, *, keyed: bool
+) -> None:
+    """A page where a person types an input and reads the supplement and the answers with and without it; the API."""
+    fields = fields_of(answering.inputs)
+    chatting = upstream is not None and helper is not None and not answering.acts
+    shown = _chat_fields(upstream) if upstream is not None and chatting else fields
+    described = docs_page(answering.name, fields, upstream=upstream is not None, keyed=keyed)
+
+    async def result_of(request: Request, values: Mapping[str, str]) -> Result:
+        if upstream is not None and helper is not None and chatting:
+            return await _chatted(request.app.state.client, upstream, helper, values)
+        return await _compared(answering, answering.inputs(**values_of(values, shown)))
+
+    @app.get("/", include_in_schema=False)
+    async def empty() -> Response:
+        return _html(page(answering.name, shown, supplements=answering.supplements))
+
+    @app.post("/", include_in_schema=False)
+    async def filled(request: Request) -> Response:
+        values = form_of(await request.body(), shown)
+        problem, status, result = "", 200, None
+        try:
+            result = await result_of(request, values)
+        except ValidationError as mistaken:
+            problem, status = _places(mistaken.errors()), 422
+        except AnyHTTPException as failed:
+            problem, status = str(failed.detail), failed.status_code
+        given = Asked(values, result, problem)
+        return _html(page(answering.name, shown, given, supplements=answering.supplements), status)
+
+    app.get("/docs", include_in_schema=False)(lambda: _html(described))
+
+
+def _html(text: str, status: int = 200) -> Response:
+    headers = {"content-security-policy": POLICY, "x-content-type-options": "nosniff", "cache-control": "no-store"}
+    return HTMLResponse(text, status, headers)
+
+
+def _chat_fields(upstream: Upstream) -> list[Field]:
+    named = [] if upstream.model else [Field("model", "str", "The upstream's model to ask.")]
+    return [Field("message", "str", "What a user asks."), *named]
+
+
+async def _compared(answering: Answering, given: BaseModel) -> Result:
+    """The program's answers with and without supplements; without alone where it reads none."""
+    answer = await _answered(answering, given)
+    heads = [f"{each['predictor']}, call {number}" for number, each in enumerate(answer.supplements, 1)]
+    read = [
+        Column(head, str(each["text"]), str(each["kind"])) for head, each in zip(heads, answer.supplements, strict=True)
+    ]
+    if not answering.supplements:
+        return Result((), [Column("Answer", written(answer.outputs))])
+    plain = await _answered(answering, given, told=False)
+    columns = [Column("With the supplement", written(answer.outputs)), Column("Without it", written(plain.outputs))]
+    return Result(read, columns)
+
+
+async def _chatted(client: httpx.AsyncClient, upstream: Upstream, helper: _Helper, values: Mapping[str, str]) -> Result:
+    """The upstream's answers to a message with and without its supplement."""
+    messages = [{"role": "user", "content": values.get("message", "")}]
+    supplement = await helper.supplement(messages)
+    told = advised(messages, helper.shown(supplement), helper.description)
+    model = upstream.model or values.get("model", "")
+    replies = [await _replied(client, upstream, {"model": model, "messages": each}) for each in (told, messages)]
+    read = [Column("The chat's supplement", supplement.text, supplement.kind)]
+    return Result(read, [Column("With the supplement", replies[0]), Column("Without it", replies[1])])
+
+
+async def _replied(client: httpx.AsyncClient, upstream: Upstream, body: dict[str, Any]) -> str:
+    """The text of the upstream's answer; raises `HTTPException` where it refuses."""
+    answer = await _asked(client, "POST", f"{upstream.address}/chat/completions", upstream, body)
+    try:
+        content = json.loads(await answer.aread())
+        if answer.is_error:
+            raise HTTPException(502, f"The upstream refuses: {content['error']['message']}")
+        return str(content["choices"][0]["message"]["content"])
+    except (ValueError, LookupError, TypeError) as problem:
+        raise HTTPException(502, f"The upstream's answer is no chat completion ({answer.status_code}).") from problem
+    finally:
+        await answer.aclose()
 
 
 class _Helper:
@@ -246,6 +367,7 @@ def _lifespan(upstream: Upstream | None) -> Any:
 _CODES = {
     400: "invalid_request_error",
     404: "not_found",
+    405: "method_not_allowed",
     422: "invalid_request_error",
     502: "upstream_error",
     504: "timeout",
@@ -255,10 +377,18 @@ _CODES = {
 def _answer_errors(app: FastAPI) -> None:
     """Errors as OpenAI writes them."""
 
-    @app.exception_handler(HTTPException)
-    async def refused(_: Request, problem: HTTPException) -> JSONResponse:
-        code = _CODES.get(problem.status_code, "error")
-        return JSONResponse(error_content(str(problem.detail), code), problem.status_code)
+    @app.exception_handler(AnyHTTPException)
+    async def refused(request: Request, problem: AnyHTTPException) -> JSONResponse:
+        code, said = _CODES.get(problem.status_code, "error"), str(problem.detail)
+        if isinstance(problem, _Refused):
+            return JSONResponse(error_content(said, problem.code, problem.param), problem.status_code)
+        if problem.status_code in (404, 405):
+            said = f"There is no {request.method} {request.url.path[:100]} here. GET /docs describes what there is."
+        return JSONResponse(error_content(said, code), problem.status_code, headers=problem.headers)
+
+    @app.exception_handler(Exception)
+    async def failed(_: Request, __: Exception) -> JSONResponse:
+        return JSONResponse(error_content("The service failed; its log says why.", "server_error"), 500)
 
     @app.exception_handler(RequestValidationError)
     async def mistaken(_: Request, problem: RequestValidationError) -> JSONResponse:

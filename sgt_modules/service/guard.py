@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import binascii
 import hmac
 import json
+import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from dataclasses import dataclass
@@ -18,9 +21,15 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
-ROUTES = ("/predict", "/v1/chat/completions", "/v1/models", "/metrics", "/openapi.json", "/health")
+ROUTES = ("/", "/docs", "/predict", "/v1/chat/completions", "/v1/models", "/metrics", "/openapi.json", "/health")
 OPEN = "/health"
 """What needs no key."""
+
+PAGES = ("/", "/docs")
+"""What a browser opens: it asks its user for the key, as the password."""
+
+access = logging.getLogger("sgt_modules.service.access")
+"""A line a request: who, what, status, seconds. No query, header or body."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +45,8 @@ class Guard:
     """An ASGI application around another one. Errors are written as OpenAI writes them.
 
     `keys` are those that a request must bring one of (`Authorization: Bearer <key>`); without any, everybody may ask.
-    They are compared in constant time, all of them, by their hashes.
+    They are compared in constant time, all of them, by their hashes. A page takes one as the password of a browser's
+    login (Basic), too, and its form is refused where another site sends it.
     """
 
     def __init__(self, app: App, *, keys: Collection[str], limits: Limits, metrics: Metrics) -> None:
@@ -65,14 +75,20 @@ class Guard:
             self._under_way -= 1
             self._metrics.under_way.dec()
             self._metrics.requests.labels(route, str(status)).inc()
-            self._metrics.seconds.labels(route).observe(time.perf_counter() - began)
+            took = time.perf_counter() - began
+            self._metrics.seconds.labels(route).observe(took)
+            access.info("%s %s %s %d %.3f s", _client(scope), scope["method"], printable(scope["path"]), status, took)
 
     async def _guarded(self, scope: Message, receive: Receive, send: Send) -> None:
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         if scope["path"] == OPEN:
             await self._app(scope, receive, send)
-        elif self._keys and not self._known(headers.get("authorization", "")):
-            await refuse(send, 401, "Expected a key of this service as Authorization: Bearer <key>.", "invalid_api_key")
+        elif self._keys and not self._known(headers.get("authorization", ""), page=scope["path"] in PAGES):
+            said = "Expected a key of this service as Authorization: Bearer <key>."
+            login = {"www-authenticate": 'Basic realm="a key of this service is the password", charset="UTF-8"'}
+            await refuse(send, 401, said, "invalid_api_key", login if scope["path"] in PAGES else None)
+        elif scope["path"] in PAGES and _from_elsewhere(headers):
+            await refuse(send, 403, "Expected the form of this service's own page, not another site's.", "forbidden")
         elif self._under_way > self._limits.at_once:
             said = f"{self._limits.at_once} requests are under way, the most at once. Try again in a moment."
             await refuse(send, 429, said, "rate_limit_exceeded", {"retry-after": "1"})
@@ -89,9 +105,12 @@ class Guard:
             else:
                 await self._app(scope, _replayed(body, receive), send)
 
-    def _known(self, authorization: str) -> bool:
-        kind, _, key = authorization.partition(" ")
-        brought = sha256(key.strip().encode("latin-1")).digest()  # the header's own bytes
+    def _known(self, authorization: str, *, page: bool) -> bool:
+        kind, _, told = authorization.partition(" ")
+        key = told.strip().encode("latin-1")  # the header's own bytes
+        if page and kind.lower() == "basic":
+            kind, key = "bearer", _password(key)
+        brought = sha256(key).digest()
         same = [hmac.compare_digest(brought, each) for each in self._keys]
         return kind.lower() == "bearer" and any(same)
 
@@ -122,13 +141,41 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
     return replayed
 
 
+def _password(login: bytes) -> bytes:
+    try:
+        return base64.b64decode(login, validate=True).partition(b":")[2]
+    except binascii.Error:
+        return b""
+
+
+def _from_elsewhere(headers: dict[str, str]) -> bool:
+    """Whether a browser says that another site's page sends this."""
+    origin = headers.get("origin")
+    return origin is not None and origin.partition("://")[2] != headers.get("host")
+
+
+def _client(scope: Message) -> str:
+    client = scope.get("client")
+    return client[0] if client else "-"
+
+
+def printable(text: str, most: int = 120) -> str:
+    """A text from outside for a line of a log: shortened, and without anything that ends a line or moves a cursor.
+
+    >>> printable("/a\\nGET /b\\x1b[2J")
+    '/a?GET /b?[2J'
+    """
+    return "".join(each if each.isprintable() else "?" for each in text[:most])
+
+
 def _route(path: str) -> str:
     return path if path in ROUTES else "other"
 
 
-def error_content(message: str, code: str) -> dict[str, object]:
-    """An error as OpenAI's clients read it."""
-    return {"error": {"message": message, "type": code, "param": None, "code": code}}
+def error_content(message: str, code: str, param: str | None = None) -> dict[str, object]:
+    """An error as OpenAI's clients read it; `param` names the field of the request that is to blame."""
+    kind = "invalid_request_error" if param else code
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
 async def refuse(send: Send, status: int, message: str, code: str, headers: dict[str, str] | None = None) -> None:

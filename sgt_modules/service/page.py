@@ -1,0 +1,256 @@
+"""What a person sees of a service: the page with a form and both answers, and the API described. Pure.
+
+No script and nothing from elsewhere: the form is sent by the browser itself. Whatever comes from outside is escaped.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+from urllib.parse import parse_qs
+
+from pydantic import BaseModel
+
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+"""The content security policy of both pages: no script runs, and nothing is fetched."""
+
+_SILENT = "The generator keeps silent on this input."
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """An input of the form. `default` is what the program takes where the field is left empty; None if it needs one."""
+
+    name: str
+    kind: str
+    about: str = ""
+    default: str | None = None
+
+    @property
+    def example(self) -> object:
+        """A value of its type, for a request to copy.
+
+        >>> Field("question", "str").example, Field("times", "int").example
+        ('...', 1)
+        """
+        return {"str": "...", "int": 1, "float": 1.0, "bool": True}.get(self.kind, "...")
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A text under its title; `kind` is a supplement's."""
+
+    title: str
+    text: str
+    kind: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What came of an input: the supplements that were read, and the answers side by side."""
+
+    supplements: Sequence[Column]
+    answers: Sequence[Column]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A form that was sent: what was typed, and its result or the problem with it."""
+
+    values: Mapping[str, str]
+    result: Result | None = None
+    problem: str = ""
+
+
+def fields_of(inputs: type[BaseModel]) -> list[Field]:
+    """The fields of a program's inputs."""
+    found: list[Field] = []
+    for name, each in inputs.model_fields.items():
+        kind = getattr(each.annotation, "__name__", "") if isinstance(each.annotation, type) else str(each.annotation)
+        found.append(Field(name, kind or "Any", "", None if each.is_required() else _text(each.default)))
+    return found
+
+
+def form_of(body: bytes, fields: Sequence[Field]) -> dict[str, str]:
+    """A form's content by the names of its fields; others are dropped.
+
+    >>> form_of(b"question=2%2B2%3F&x=1", [Field("question", "str")])
+    {'question': '2+2?'}
+    """
+    try:
+        told = parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=1000)
+    except ValueError:
+        told = dict[str, list[str]]()
+    return {each.name: told[each.name][0].replace("\r\n", "\n") for each in fields if each.name in told}
+
+
+def values_of(values: Mapping[str, str], fields: Sequence[Field]) -> dict[str, Any]:
+    """Typed texts as the program's inputs: an empty one is left to its default, and JSON is read where no text is due.
+
+    >>> values_of({"q": "4", "n": "4", "l": "[1]", "d": ""}, [Field("q", "str"), Field("n", "int"), Field("l", "list"),
+    ...     Field("d", "int", default="1")])
+    {'q': '4', 'n': 4, 'l': [1]}
+    """
+    known = {each.name: each for each in fields}
+    return {
+        name: text if known[name].kind == "str" else _read(text)
+        for name, text in values.items()
+        if text.strip() or known[name].default is None
+    }
+
+
+def curl(address: str, fields: Sequence[Field], *, key: str = "") -> str:
+    """A command that asks the program; `key` is how the shell writes a key.
+
+    >>> curl("http://localhost:8000", [Field("question", "str")])
+    'curl http://localhost:8000/predict -H \\'Content-Type: application/json\\' -d \\'{"question": "..."}\\''
+    """
+    body = {each.name: each.example for each in fields if each.default is None}
+    login = f' -H "Authorization: Bearer {key}"' if key else ""
+    asked = shlex.quote(json.dumps(body, ensure_ascii=False))
+    return f"curl {address}/predict{login} -H 'Content-Type: application/json' -d {asked}"
+
+
+def page(name: str, fields: Sequence[Field], asked: Asked | None = None, *, supplements: bool = True) -> str:
+    """The page: a form with the program's inputs, and under it what came of those that were sent."""
+    values = asked.values if asked else {}
+    form = "".join(_input(each, values.get(each.name, "")) for each in fields)
+    twice = " The program runs twice, with its supplements and without." if supplements else ""
+    found = _found(asked) if asked else ""
+    return _document(
+        name,
+        f"<h1>{escape(name)}</h1>"
+        f'<p>Type an input and send it.{twice} <a href="docs">The API</a></p>'
+        f'<form method="post" action="./" accept-charset="utf-8">{form}<button>Ask</button></form>{found}',
+    )
+
+
+def docs_page(name: str, fields: Sequence[Field], *, upstream: bool, keyed: bool) -> str:
+    """The API described: each route, what it takes and gives, and a request to copy."""
+    key = "${SGT_KEYS%%,*}" if keyed else ""
+    inputs = "".join(
+        f"<tr><td><code>{escape(each.name)}</code></td><td><code>{escape(each.kind)}</code></td>"
+        f"<td>{'needed' if each.default is None else f'by default <code>{escape(each.default)}</code>'}</td></tr>"
+        for each in fields
+    )
+    chat = {
+        True: "A chat for the endpoint behind this one: its last message gets a supplement, and that endpoint's answer "
+        "comes back as it is.",
+        False: f"The program as the chat model <code>{escape(name)}</code>: the last message is its input, taken apart "
+        "by the names of inputs that lines begin with (<code>name: ...</code>).",
+    }[upstream]
+    rows = [
+        (
+            "POST /predict",
+            "The inputs below as a JSON object; gives <code>outputs</code> and <code>supplements</code>.",
+        ),
+        (
+            "POST /v1/chat/completions",
+            f"{chat} <code>stream</code> and <code>stream_options.include_usage</code> are heeded.",
+        ),
+        ("GET /v1/models", "The models that chats may name."),
+        ("GET /health", "Whether the service is there; needs no key."),
+        ("GET /metrics", "Counts for Prometheus."),
+        ("GET /openapi.json", "The routes for programs that read OpenAPI."),
+    ]
+    table = "".join(f"<tr><td><code>{route}</code></td><td>{about}</td></tr>" for route, about in rows)
+    login = (
+        "<p>Each request brings a key: <code>Authorization: Bearer KEY</code>. A browser asks for it as the password; "
+        "the user's name may be anything.</p>"
+        if keyed
+        else ""
+    )
+    return _document(
+        f"{name}: the API",
+        f'<h1>{escape(name)}: the API</h1><p><a href="./">Try it</a></p>{login}'
+        f"<h2>Routes</h2><table>{table}</table><h2>Inputs</h2><table>{inputs}</table>"
+        f"<h2>A request</h2><pre>{escape(curl('http://ADDRESS', fields, key=key))}</pre>"
+        "<h2>Errors</h2><p>They have OpenAI's form, whatever the route:</p>"
+        '<pre>{"error": {"message": "...", "type": "...", "param": null, "code": "..."}}</pre>'
+        "<p>400 and 422: the request. 401: the key. 404: no such route or model. 408, 413 and 429: the limits. "
+        "502 and 504: what answers behind the service.</p>",
+    )
+
+
+def _input(field: Field, value: str) -> str:
+    name, needed = escape(field.name), " required" if field.default is None else ""
+    hint = f" <small>{escape(field.kind)}</small>"
+    if field.default is not None:
+        hint += f" <small>by default {escape(field.default)}</small>"
+    about = f" <small>{escape(field.about)}</small>" if field.about else ""
+    rows = 1 if field.kind in ("int", "float", "bool") else min(8, 2 + value.count("\n"))
+    return (  # a line break right behind the tag is not part of the text
+        f'<label for="in-{name}">{name}{hint}{about}</label>'
+        f'<textarea id="in-{name}" name="{name}" rows="{rows}"{needed}>\n{escape(value)}</textarea>'
+    )
+
+
+def _found(asked: Asked) -> str:
+    if asked.problem or asked.result is None:
+        problem = f'<pre class="problem" role="alert">{escape(asked.problem)}</pre>'
+        return f"<section><h2>It did not work</h2>{problem}</section>"
+    result = asked.result
+    read = "".join(
+        f"<h3>{escape(each.title)}{f' <small>{escape(each.kind)}</small>' if each.kind else ''}</h3>"
+        f"{f'<pre>{escape(each.text)}</pre>' if each.text.strip() else f'<p>{_SILENT}</p>'}"
+        for each in result.supplements
+    )
+    answers = "".join(
+        f"<div><h2>{escape(each.title)}</h2><pre>{escape(each.text)}</pre></div>" for each in result.answers
+    )
+    same = ""
+    if len(result.answers) > 1:
+        alike = len({each.text for each in result.answers}) == 1
+        same = f"<p>{'Both answers are the same.' if alike else 'The answers differ.'}</p>"
+    title = "Supplements" if len(result.supplements) > 1 else "Supplement"
+    told = f"<section><h2>{title}</h2>{read}</section>" if result.supplements else ""
+    return f'{told}<section class="answers">{answers}</section>{same}'
+
+
+def _document(title: str, body: str) -> str:
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
+        f"<style>{_STYLE}</style></head><body><main>{body}</main></body></html>\n"
+    )
+
+
+def _read(text: str) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+_STYLE = """
+:root{color-scheme:light dark;--line:#c9ced6;--soft:#f3f5f8;--dim:#586069;--go:#1f5fbf;--bad:#a3211b}
+@media(prefers-color-scheme:dark){:root{--line:#444c56;--soft:#22272e;--dim:#a2abb6;--go:#6cb0ff;--bad:#ff8f85}}
+*{box-sizing:border-box}
+body{margin:0;font:16px/1.5 system-ui,sans-serif}
+main{max-width:68rem;margin:0 auto;padding:1.25rem}
+h1{font-size:1.5rem;margin:0 0 .25rem;overflow-wrap:anywhere}
+h2{font-size:1.05rem;margin:1.5rem 0 .5rem}
+h3{font-size:.95rem;font-weight:600;margin:.75rem 0 .25rem;overflow-wrap:anywhere}
+small{color:var(--dim);font-weight:400}
+a{color:var(--go)}
+label{display:block;font-weight:600;margin:1rem 0 .25rem;overflow-wrap:anywhere}
+textarea{width:100%;font:inherit;padding:.5rem;border:1px solid var(--line);border-radius:6px;resize:vertical}
+button{margin-top:1rem;font:inherit;font-weight:600;padding:.5rem 1.5rem;border:0;border-radius:6px;
+background:#1f5fbf;color:#fff;cursor:pointer}
+pre{margin:0;padding:.75rem;background:var(--soft);border:1px solid var(--line);border-radius:6px;
+white-space:pre-wrap;overflow-wrap:anywhere}
+.problem{border-color:var(--bad);color:var(--bad)}
+.answers{display:grid;gap:0 1.25rem}
+@media(min-width:48rem){.answers{grid-template-columns:repeat(auto-fit,minmax(20rem,1fr))}}
+table{border-collapse:collapse;width:100%}
+td{border-top:1px solid var(--line);padding:.5rem .75rem .5rem 0;vertical-align:top;overflow-wrap:anywhere}
+td:first-child{min-width:8rem}
+"""
