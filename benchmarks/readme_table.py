@@ -20,27 +20,32 @@ COLUMNS = {
 }
 
 
-def row(label: str, scores: list[dict[str, float]], lengths: list[float]) -> str:
-    """One stage: the mean over the runs, and the runs themselves for the term questions."""
-    cells = [f"{mean(each[split] for each in scores):.3f}" for split in COLUMNS]
+def row(label: str, columns: list[str], scores: list[dict[str, float]], lengths: list[float]) -> str:
+    """One stage: the mean over the runs, and the runs themselves for the term questions; - where it was not scored."""
+    cells = [f"{mean(each[split] for each in scores):.3f}" if split in scores[0] else "-" for split in columns]
     parts = " / ".join(f"{each['test_terms']:.3f}" for each in scores)
     return f"| {label} | {' | '.join(cells)} | {mean(lengths):.0f} | {parts} |"
 
 
 def table(runs: list[dict[str, Any]]) -> str:
-    """A row a stage that all runs have, and one for the stage that each selected."""
+    """A row a stage that all runs have, and one for the stage that each selected; a column for each split."""
     seeds = " / ".join(str(run["seed"]) for run in runs)
-    head = " | ".join(COLUMNS.values())
-    lines = [f"| stage | {head} | supplement, characters | term questions, seeds {seeds} |", "|---" * 8 + "|"]
+    columns = [split for split in COLUMNS if all(split in run["scores"][run["selected"]] for run in runs)]
+    head = " | ".join(COLUMNS[split] for split in columns)
+    lines = [
+        f"| stage | {head} | supplement, characters | term questions, seeds {seeds} |",
+        "|---" * (len(columns) + 3) + "|",
+    ]
     shared = [stage for stage in runs[0]["scores"] if all(stage in run["scores"] for run in runs)]
-    lines += [of_stages(stage, [(run, stage) for run in runs]) for stage in shared]
-    return "\n".join([*lines, of_stages("**selected**", [(run, run["selected"]) for run in runs])])
+    lines += [of_stages(stage, columns, [(run, stage) for run in runs]) for stage in shared]
+    return "\n".join([*lines, of_stages("**selected**", columns, [(run, run["selected"]) for run in runs])])
 
 
-def of_stages(label: str, stages: list[tuple[dict[str, Any], str]]) -> str:
+def of_stages(label: str, columns: list[str], stages: list[tuple[dict[str, Any], str]]) -> str:
     """A row of one stage of each run."""
     return row(
         label,
+        columns,
         [run["scores"][stage] for run, stage in stages],
         [run["lengths"].get(stage, 0.0) for run, stage in stages],
     )
