@@ -409,7 +409,11 @@ def test_a_kept_answer_is_the_same_prediction_again(prediction: dspy.Prediction)
     assert before == after
 
 
-@pytest.mark.parametrize("value", [Opaque(), {1: "a"}, Point(x=1), SimpleNamespace(a=1)], ids=str)
+@pytest.mark.parametrize(
+    "value",
+    [Opaque(), {1: "a"}, Point(x=1), SimpleNamespace(a=1)],
+    ids=["an object", "a mapping of numbers", "a dataclass", "a namespace"],
+)
 def test_an_answer_that_no_text_gives_again_is_not_kept(value: object) -> None:
     assert kept(dspy.Prediction(other=value), dspy.Predict("question -> answer")) == ""
     assert again({"other": "?"}, "", dspy.Predict("question -> answer")) is None
