@@ -9,6 +9,7 @@
 # Each sets up .venv on its first call and installs nothing on the next.
 
 PYTHON ?= python3.11
+WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -46,8 +47,9 @@ demo: $(INSTALLED)
 real: $(INSTALLED)
 	$(CALLERS) $(BIN)/python benchmarks/real.py $(if $(QUICK),--quick) $(REAL)
 
+# Processes of one thread each are the quickest way through many small models; a file's tests stay in one process.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-matrix:
 	$(PYTHON) tests/matrix.py $(ROWS)
