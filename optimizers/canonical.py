@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copyreg
 import hashlib
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import cached_property
@@ -15,7 +16,7 @@ from typing import Any, cast
 
 import dspy
 
-_ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]+")
+_ADDRESS = re.compile(r"\b(?:at |address=)0x[0-9a-fA-F]+")
 _KIND = "\0"
 
 
@@ -93,9 +94,13 @@ class Canonical:
             asked = sorted(cast("Any", value).inputs().keys()) if getattr(value, "_input_keys", None) else []
             return tagged("example", named(kind), asked, self.mapping(dict(value.items()), where))
         if isinstance(value, Enum):
-            return tagged("member", named(kind), value.name)
+            return tagged("member", self.kind(kind, where), value.name)
         if (content := _fields(value)) is not None:
-            return tagged("record", self.kind(kind, where), self.mapping(content, where))
+            return tagged("record", self.kind(kind, where), self.mapping(self.held(value) | content, where))
+        if (torch := sys.modules.get("torch")) is not None and isinstance(value, torch.Tensor):
+            flat = cast("Any", value).detach().cpu().flatten()
+            form = [str(cast("Any", value).dtype), list(cast("Any", value).shape)]
+            return tagged("tensor", form, hashlib.sha256(flat.view(torch.uint8).numpy().tobytes()).hexdigest())
         if getattr_static(value, "tobytes", None) is not None and not isinstance(value, type):
             return self._array(value, where)
         return self.other(value, where)
@@ -116,14 +121,34 @@ class Canonical:
         if callable(value) and hasattr(value, "__qualname__"):
             return self.nameless(value, where) if "<" in named(value) else tagged("named", named(value))
         held = self.held(value)
-        if not held or (not hasattr(value, "__dict__") and type(value).__module__ in sys.stdlib_module_names):
+        if not hasattr(value, "__dict__") and type(value).__module__ in sys.stdlib_module_names - {"re"}:
             return words if (words := clear_words(value)) is not None else self.nameless(value, where)
+        if not held:
+            return self.reduced(value, where)
         unclear = len(self.unclear)
         content = self.mapping(held, where)
         if len(self.unclear) > unclear and (words := clear_words(value)) is not None:
             del self.unclear[unclear:]
             return words
         return tagged("object", named(type(value)), content)
+
+    def reduced(self, value: Any, where: str) -> object:
+        """What pickle would keep. What an object says of itself may be cut: a long pattern, a table, a model."""
+        if (content := _bytes_of(value)) is not None:
+            return content
+        own: Any = copyreg.dispatch_table.get(type(value))
+        try:
+            parts: Any = value.__reduce_ex__(4) if own is None else own(value)
+        except Exception:  # noqa: BLE001 - an object that is not to be pickled
+            return self.nameless(value, where)
+        if not isinstance(parts, tuple):
+            return self.encode(parts, where)
+        parts = cast("tuple[Any, ...]", parts)
+        alone = len(parts[1]) == 1 and parts[1][0] is type(value)
+        if alone and not any(each is not None for each in parts[2:]):  # it holds nothing
+            words = clear_words(value)
+            return self.nameless(value, where) if words is None else tagged("says", words, self.encode(parts[1], where))
+        return self.encode([list(each) if isinstance(each, Iterator) else each for each in parts], where)
 
     def held(self, value: object) -> dict[str, object]:
         """An object's attributes by name, without what it can compute again."""
@@ -152,8 +177,17 @@ def _fields(value: Any) -> dict[str, object] | None:
         return {each.name: getattr(value, each.name, None) for each in fields(kind)}
     if isinstance(getattr(kind, "model_fields", None), dict) and hasattr(kind, "model_validate"):
         extra = cast("dict[str, object] | None", getattr(value, "model_extra", None)) or {}
-        return {name: getattr(value, name, None) for name in kind.model_fields} | extra
+        private = cast("dict[str, object] | None", getattr(value, "__pydantic_private__", None)) or {}
+        return {name: getattr(value, name, None) for name in kind.model_fields} | extra | private
     return None
+
+
+def _bytes_of(value: Any) -> object:
+    """The bytes of an object that is nothing but a buffer; None of any other."""
+    try:
+        return tagged("bytes", hashlib.sha256(memoryview(value)).hexdigest())
+    except (TypeError, ValueError, BufferError):
+        return None
 
 
 def clear_words(value: object) -> str | None:

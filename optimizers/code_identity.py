@@ -7,11 +7,13 @@ count. Another minor version of Python compiles to other bytecode.
 
 from __future__ import annotations
 
+import ast
 import dis
 import functools
+import hashlib
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
 from importlib.util import find_spec
@@ -20,6 +22,7 @@ from types import (
     CodeType,
     FunctionType,
     GetSetDescriptorType,
+    MappingProxyType,
     MemberDescriptorType,
     MethodType,
     ModuleType,
@@ -28,6 +31,7 @@ from types import (
 from typing import Any, cast, get_args, get_origin
 
 import dspy
+from pydantic import TypeAdapter
 
 from optimizers.canonical import Canonical, clear_words, named, tagged, text_of
 
@@ -46,6 +50,8 @@ _WATCHING = frozenset({"callbacks", "history", "_compiled", "detailed_results", 
 _CLASS = frozenset({"__module__", "__doc__", "__dict__", "__weakref__", "__slots__", "_abc_impl"})
 _HAS_DOCSTRING = 0x4000000  # CO_HAS_DOCSTRING, from Python 3.13 on
 _MADE_BY_CODE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a class statement made it
+_PLAIN = frozenset({bool, int, float, str, bytes, bytearray, dict, list, set, frozenset, MappingProxyType})
+_BESIDE = ("default_factory", "maxlen", "typecode")  # what a container of the standard library holds besides its items
 _SECRET = ("api_key", "password", "secret")
 
 
@@ -65,12 +71,20 @@ class CodeIdentity(Canonical):
         self.table: dict[str, object] = {}
         self._home = home
         self._names: dict[int, str] = {}
+        self._waiting: list[tuple[str, Callable[[], object], bool]] = []  # definitions that are met and not yet read
+        self._quiet = False
         self._alive: list[object] = []  # what has a name stays alive, so that nothing else gets its id
 
     def text(self, value: object, where: str = "metric") -> str:
         """All that decides what `value` does, as one line of JSON."""
         try:
             root = self.encode(value, where)
+            while self._waiting:  # one after another: a chain of helpers may be longer than Python's stack is deep
+                name, content, self._quiet = self._waiting.pop()
+                unclear = len(self.unclear)
+                self.table[name] = content()
+                if self._quiet:
+                    del self.unclear[unclear:]
             return text_of([root, self.table])
         except RecursionError:  # a list of a million links, say
             return text_of(self.nameless(value, where))
@@ -123,8 +137,10 @@ class CodeIdentity(Canonical):
 
     def _builtin(self, value: Any, where: str) -> object:
         """What is written in C, by its name, and by what it is bound to."""
-        self.nameless(value, where)
         owner = getattr(value, "__self__", None)
+        within = "." in where  # a metric that is written in C itself is named
+        if not (within and is_library(getattr(value, "__module__", None) or getattr(owner, "__module__", ""))):
+            self.nameless(value, where)
         bound = None if owner is None or isinstance(owner, ModuleType) else self.encode(owner, f"{where}.self")
         return tagged("builtin", named(value), bound)
 
@@ -141,19 +157,9 @@ class CodeIdentity(Canonical):
             return tagged("object", named(kind), self._quietly(own, where))
         if isinstance(value, SimpleNamespace):
             return self.mapping(self.held(value), where)
-        if not self._reads(kind):
-            words = clear_words(value)
-            return self.nameless(value, where) if words is None else tagged("says", named(kind), words)
-        return tagged("object", self._class(kind, where), self._state(value, where))
-
-    def _state(self, value: Any, where: str) -> object:
-        """What pickle would keep where its class says that, else its attributes."""
-        if type(value).__reduce__ is not object.__reduce__:
-            try:
-                return self.encode(value.__reduce__(), where)
-            except Exception:  # noqa: BLE001 - a user's class that is not to be pickled
-                return self.nameless(value, where)
-        return self.mapping(self.held(value), where)
+        if not self._reads(kind) or kind.__reduce__ is not object.__reduce__:
+            return tagged("object", self._class(kind, where), self.reduced(value, where))
+        return tagged("object", self._class(kind, where), self.mapping(self.held(value), where))
 
     def _reads(self, value: FunctionType | type) -> bool:
         """Whether a function or class is read; what was made by `exec` without a module's name says `builtins`."""
@@ -171,14 +177,31 @@ class CodeIdentity(Canonical):
             self._names[id(value)] = name
             self._alive.append(value)
             self.table[name] = None
-            self.table[name] = content()
+            self._waiting.append((name, content, self._quiet))
         return tagged("see", self._names[id(value)])
 
     def encode(self, value: object, where: str) -> object:
         """As `Canonical`; a function or class is referred to by its name in the table, wherever it stands."""
         if isinstance(value, FunctionType | type):
             return self.other(value, where)
-        return super().encode(value, where)
+        if isinstance(value, Enum):
+            return tagged("member", self._class(type(value), where), value.name)
+        content = super().encode(value, where)
+        if type(value) in _PLAIN or not isinstance(value, int | float | str | bytes | bytearray):
+            return content
+        return self._special(value, content, where)
+
+    def _held(self, value: object, where: str) -> object:
+        content = super()._held(value, where)
+        if type(value) in _PLAIN or not isinstance(value, Mapping | Set | Sequence):
+            return content
+        return self._special(value, content, where)
+
+    def _special(self, value: object, content: object, where: str) -> object:
+        """A number, text or container of no plain class: its class may hold a method, a default, a length."""
+        beside = self.held(value) | {name: getattr(value, name) for name in _BESIDE if hasattr(value, name)}
+        own = self.mapping(beside, where) if self._reads(type(value)) else self._quietly(beside, where)
+        return tagged("special", self._class(type(value), where), content, own)
 
     def _function(self, value: FunctionType, where: str) -> object:
         if not self._reads(value):
@@ -218,8 +241,9 @@ class CodeIdentity(Canonical):
         for name in sorted(loaded - stored):
             if name in known and not name.startswith("__"):
                 found[name] = self._global(known[name], f"{where}.{name}", names)
-        for name in sorted({name for code in codes for name in _named_by(code, "IMPORT_NAME")}):
-            found[f"import {name}"] = self._imported(name, str(known.get("__package__") or ""))
+        package = str(known.get("__package__") or "")
+        for module in sorted({each for code in codes for each in _imports_of(code, package)}):
+            found[f"import {module}"] = self._imported(module)
         return found
 
     def _global(self, value: object, where: str, names: set[str], depth: int = 0) -> object:
@@ -229,12 +253,17 @@ class CodeIdentity(Canonical):
         own = {name: vars(value)[name] for name in sorted(names) if name in vars(value)}
         return {name: self._global(each, f"{where}.{name}", names, depth + 1) for name, each in own.items()}
 
-    def _imported(self, name: str, package: str) -> object:
-        """A module that a function imports itself: a user's by its file, which is not imported for that."""
-        for full in dict.fromkeys((name, f"{package}.{name}".strip("."))):
-            if full and not is_library(full) and (file := _file_of(full)) is not None:
-                return tagged("file", file.read_bytes().hex())
-        return tagged("module", name)
+    def _imported(self, module: str) -> object:
+        """A module that a function imports itself: a user's by its file, and by those of the user's that it imports."""
+        files: dict[str, str] = {}
+        waiting = [module]
+        while waiting:
+            each = waiting.pop()
+            if each in files or is_library(each) or (file := _file_of(each)) is None:
+                continue
+            files[each] = hashlib.sha256(file.read_bytes()).hexdigest()
+            waiting += _imports_in(file, each)
+        return tagged("files", files) if files else tagged("module", module)
 
     def _class(self, value: type, where: str) -> object:
         if issubclass(value, dspy.Signature):
@@ -244,7 +273,7 @@ class CodeIdentity(Canonical):
         return self._defined(value, lambda: self._members(value, f"{where}.{value.__name__}"))
 
     def _members(self, value: type, where: str) -> object:
-        bases = [self.encode(each, where) for each in value.__bases__ if each is not object]
+        bases = [self.encode(each, where) for each in (*value.__bases__, type(value)) if each not in (object, type)]
         typed = {name: self.annotation(each, where) for name, each in inspect.get_annotations(value).items()}
         if issubclass(value, Enum):
             return [bases, {each.name: self.encode(each.value, where) for each in value}, self._own(value, where, "_")]
@@ -275,7 +304,16 @@ class CodeIdentity(Canonical):
                 [name, *(None if own is MISSING else self.encode(own, where) for own in rest)] for name, *rest in told
             ]
         known: Mapping[str, Any] = getattr(value, "__pydantic_fields__", {})
-        return [[name, repr(each.default), self.encode(each.default_factory, where)] for name, each in known.items()]
+        private: Mapping[str, Any] = getattr(value, "__private_attributes__", {})
+        told = [(name, each.default, each.default_factory) for name, each in (*known.items(), *private.items())]
+        made = [[name, self._default(own, where), self.encode(factory, where)] for name, own, factory in told]
+        return [_schema(value), *made] if known else made
+
+    def _default(self, value: object, where: str) -> object:
+        """A field's default; nothing where pydantic has a mark of its own."""
+        if value is ... or type(value).__name__ == "PydanticUndefinedType":
+            return tagged("required")
+        return self.encode(value, where)
 
     def annotation(self, value: Any, where: str) -> object:
         """A type as it is written: a user's class by its code, a generic one by its parts."""
@@ -289,11 +327,12 @@ class CodeIdentity(Canonical):
         return clear_words(value) or named(type(value))
 
     def signature(self, value: type[dspy.Signature], where: str) -> object:
-        """What an adapter reads of a signature: the instructions, and each field's name, type and words."""
+        """What an adapter reads of a signature: the instructions, and each field's name, type, its schema and words."""
         told: list[object] = []
         for name, each in value.fields.items():
-            extra = {key: str(own) for key, own in (cast("Any", each).json_schema_extra or {}).items()}
-            told.append([name, self.annotation(each.annotation, where), extra, repr(each.default)])
+            extra = self._quietly(cast("Any", each).json_schema_extra or {}, f"{where}.{name}")
+            default = self._default(each.default, f"{where}.{name}")
+            told.append([name, self.annotation(each.annotation, where), _schema(each.annotation), extra, default])
         return tagged("signature", value.instructions, *told)
 
     def lm(self, value: Any) -> object:
@@ -307,10 +346,12 @@ class CodeIdentity(Canonical):
 
     def _quietly(self, value: Mapping[str, object], where: str) -> object:
         """What a library holds: nobody need hear of what cannot be read there."""
-        unclear = len(self.unclear)
-        content = self.mapping({name: value[name] for name in sorted(value)}, where)
-        del self.unclear[unclear:]
-        return content
+        unclear, quiet, self._quiet = len(self.unclear), self._quiet, True
+        try:
+            return self.mapping({name: value[name] for name in sorted(value)}, where)
+        finally:
+            self._quiet = quiet
+            del self.unclear[unclear:]
 
     def _module(self, value: dspy.Module, where: str) -> object:
         """A program: its class, what it holds, and of a predictor what is asked of which LM."""
@@ -353,6 +394,14 @@ def home_of(metric: Any) -> frozenset[str]:
     return frozenset({str(own.__module__)})
 
 
+def _schema(annotation: Any) -> object:
+    """What a prompt says of a type's fields, with their words and bounds; None of a type without a schema."""
+    try:
+        return TypeAdapter(annotation).json_schema() if annotation is not str else None
+    except Exception:  # noqa: BLE001 - whatever a user's type raises
+        return None
+
+
 def _is_secret(name: object) -> bool:
     return isinstance(name, str) and name.endswith(_SECRET)
 
@@ -390,6 +439,41 @@ def _codes(code: CodeType) -> Iterator[CodeType]:
 
 def _named_by(code: CodeType, *operations: str) -> list[str]:
     return [str(each.argval) for each in dis.get_instructions(code) if each.opname in operations]
+
+
+def _imports_of(code: CodeType, package: str) -> Iterator[str]:
+    """The modules that a function's code may import, by their whole names."""
+    steps = list(dis.get_instructions(code))
+    for n, step in enumerate(steps):
+        if step.opname == "IMPORT_NAME":  # after the level and the names of `from`
+            yield from _modules(str(step.argval), package, steps[n - 2].argval or 0, steps[n - 1].argval or ())
+
+
+def _imports_in(file: Path, module: str) -> Iterator[str]:
+    """The modules that a file's text may import, by their whole names; the file is not run."""
+    package = module if file.name == "__init__.py" else module.rpartition(".")[0]
+    try:
+        text = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError):
+        return
+    for each in ast.walk(text):
+        if isinstance(each, ast.Import):
+            for name in each.names:
+                yield from _modules(name.name, package)
+        if isinstance(each, ast.ImportFrom):
+            yield from _modules(each.module or "", package, each.level, [name.name for name in each.names])
+
+
+def _modules(name: str, package: str, level: int = 0, taken: Sequence[str] = ()) -> Iterator[str]:
+    """A module as an import names it, the packages around it, and what may be modules within it.
+
+    >>> list(_modules("rules", "users.own", 2, ["near"]))
+    ['users', 'users.rules', 'users.rules.near']
+    """
+    base = package.split(".")[: len(package.split(".")) - level + 1] if level else []
+    parts = [each for each in [*base, *name.split(".")] if each]
+    yield from (".".join(parts[: n + 1]) for n in range(len(parts)))
+    yield from (".".join([*parts, each]) for each in taken if each != "*")
 
 
 def _file_of(module: str) -> Path | None:

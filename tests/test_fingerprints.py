@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
@@ -14,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import dspy
+import pandas
 import prompted
 import pytest
+import torch
 from scripted import ScriptedGenerator
 
 from optimizers.fingerprints import described, fingerprint, generator_settings, scope_of, supplement_settings
@@ -229,3 +233,25 @@ def test_a_corrector_of_another_temperature_is_another_run(tmp_path: Path) -> No
     RunFolder.at(tmp_path).take_up(settings(0.5))
     with pytest.raises(RunFolderError, match=r"corrector_settings\.temperature changed from 0\.5 to 1\.0"):
         RunFolder.at(tmp_path).take_up(settings(1.0))
+
+
+def middle(number: int) -> list[int]:
+    return [*range(99), number, *range(99)]
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda n: pandas.DataFrame({"n": middle(n)}),
+        lambda n: pandas.Series(middle(n)),
+        lambda n: torch.tensor([*middle(n)] * 10),
+        lambda n: torch.tensor(float(n), dtype=torch.bfloat16),
+        lambda n: re.compile("a" * 250 + str(n)),
+    ],
+    ids=["table", "column", "tensor", "number", "pattern"],
+)
+def test_examples_differ_by_what_a_library_does_not_show_of_a_value(made: Callable[[int], object]) -> None:
+    def of(number: int) -> str:
+        return fingerprint([dspy.Example(given=made(number))])
+
+    assert of(1) == of(1) != of(2)
