@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 import dspy
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 
 _OWN = {"_store", "_completions", "_lm_usage"}
 """What a `dspy.Prediction` holds; one that holds more is not kept."""
@@ -23,7 +23,7 @@ def kept(prediction: object, program: dspy.Module) -> str:
     Kept are JSON's types, tuples and sets, and what pydantic reads back as an equal value of a field's declared type.
 
     >>> kept(dspy.Prediction(answer="4", parts=["3", "1"]), dspy.Predict("question -> answer"))
-    '{"completions": null, "typed": {"parts": ["3", "1"]}}'
+    '{"typed": {"parts": ["3", "1"]}, "completions": null}'
     """
     if type(prediction) is not dspy.Prediction or set(vars(prediction)) - _OWN:
         return ""
@@ -38,7 +38,7 @@ def kept(prediction: object, program: dspy.Module) -> str:
             content["completions"] = "one" if alone else own
         if (usage := found.get_lm_usage()) is not None:
             content["usage"] = _written(usage, None)
-        return json.dumps(content, sort_keys=True)
+        return json.dumps(content)  # in its own order, in which a metric may walk a mapping
     except (_UnkeptError, RecursionError):
         return ""
 
@@ -85,27 +85,45 @@ def _written(value: Any, declared: Any) -> object:
     """A value as JSON, from which `_read` makes an equal one; raises `_UnkeptError` where that cannot be."""
     if value is None or type(value) in (bool, int, float, str):
         return value
+    try:
+        return _by_parts(value)
+    except _UnkeptError:
+        return {"declared": _by_type(value, declared)}
+
+
+def _by_parts(value: Any) -> object:
+    """A container of JSON's types as JSON; raises `_UnkeptError` for anything else."""
     if type(value) is list:
         return [_written(each, None) for each in value]
     if type(value) is dict and all(type(name) is str for name in value):
         return {"dict": {name: _written(each, None) for name, each in value.items()}}
     if type(value) in (tuple, set, frozenset):
         return {type(value).__name__: [_written(each, None) for each in value]}
-    return {"declared": _by_type(value, declared)}
+    raise _UnkeptError
 
 
 def _by_type(value: Any, declared: Any) -> object:
     if declared is None:
         raise _UnkeptError
-    try:
-        adapter: TypeAdapter[Any] = TypeAdapter(declared)
-        written = adapter.dump_python(value, mode="json")
-        read = adapter.validate_python(json.loads(json.dumps(written)))
-    except Exception as problem:  # whatever a user's validator raises
-        raise _UnkeptError from problem
-    if type(read) is not type(value) or read != value or type(read).__eq__ is object.__eq__:
-        raise _UnkeptError
-    return written
+    forms = [lambda: TypeAdapter(declared).dump_python(value, mode="json"), lambda: _plain(value)]
+    for form in forms:
+        try:
+            written = form()
+            read = TypeAdapter(declared).validate_python(json.loads(json.dumps(written)))
+        except Exception:  # noqa: BLE001 - whatever a user's type or validator raises
+            continue
+        if read is value or (type(read) is type(value) and read == value and type(read).__eq__ is not object.__eq__):
+            return written
+    raise _UnkeptError
+
+
+def _plain(value: Any) -> object:
+    """A value whose models are mappings of their fields: DSPy's own types write themselves as what a prompt shows."""
+    if isinstance(value, BaseModel):
+        return {name: _plain(getattr(value, name)) for name in type(value).model_fields}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(each) for each in cast("Iterable[Any]", value)]
+    return {name: _plain(each) for name, each in value.items()} if isinstance(value, dict) else value
 
 
 def _read(written: Any, declared: Any) -> Any:

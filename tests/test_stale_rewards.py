@@ -6,17 +6,23 @@ import functools
 import math
 import operator
 import os
+import re
 import subprocess
 import sys
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum, IntEnum
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import dspy
+import pandas
 import prompted
 import pytest
-from pydantic import BaseModel
+import torch
+from pydantic import BaseModel, Field, PrivateAttr
 from scripted import ScriptedEngine, ScriptedGenerator, ScriptedTrainer, reply
 from small_compile import WORLD, helped, teleprompter, writer
 
@@ -67,6 +73,20 @@ class Judge:
         return float(self.level)
 
 
+PYDANTIC = {"BaseModel": BaseModel, "Field": Field, "PrivateAttr": PrivateAttr, "Enum": Enum}
+
+
+@dataclass
+class Held:
+    a: int = 0
+
+
+def edited(text: str, body: str, *values: object) -> Any:
+    """A metric that returns `body`, after `text` with each of two values."""
+    known = {"re": re, "IntEnum": IntEnum, "defaultdict": defaultdict, "deque": deque, "Held": Held, **PYDANTIC}
+    return tuple(written(f"{text.format(each)}\n{METRIC}    return {body}\n", **known) for each in values)
+
+
 HELPED = METRIC + "    return near(example, prediction)\ndef near(a, b):\n    return exact(a, b)\n"
 
 APART: dict[str, tuple[Any, Any]] = {
@@ -114,6 +134,43 @@ APART: dict[str, tuple[Any, Any]] = {
         written(METRIC + "    return JUDGE\n", JUDGE=dspy.Predict(dspy.Signature("answer -> score", "Be mild."))),
     ),
     "what is memoised": (functools.lru_cache(level(0.0)), functools.lru_cache(level(1.0))),
+    "the end of a long pattern": edited("R = re.compile('a' * 250 + {!r})", "R.search(prediction.answer)", "b", "c"),
+    "a number in the middle of a tensor": tuple(
+        written(METRIC + "    return T\n", T=torch.cat([torch.zeros(600), torch.full((1,), n), torch.zeros(600)]))
+        for n in (1.0, 2.0)
+    ),
+    "a row in the middle of a table": tuple(
+        written(METRIC + "    return T\n", T=pandas.DataFrame({"n": [*range(99), n, *range(99)]})) for n in (1, 2)
+    ),
+    "the value of a member": edited("class L(Enum):\n    HIGH = {}\nX = L.HIGH", "X.value", 1, 2),
+    "the method of a member that is a number": edited(
+        "class L(IntEnum):\n    HIGH = 1\n    def rate(self): return {}\nX = L.HIGH", "X.rate()", 1, 2
+    ),
+    "a default of a mapping": edited("D = defaultdict(lambda: {})", "D[prediction.answer]", 1, 2),
+    "the length of a queue": edited("Q = deque([1], maxlen={})", "Q.maxlen", 2, 3),
+    "a list and a tuple": edited("T = {!r}", "prediction.parts == T", ["a"], ("a",)),
+    "a private attribute": edited(
+        "class R(BaseModel):\n    _t: float = PrivateAttr({})\n    def rate(self): return self._t\nX = R()",
+        "X.rate()",
+        0.1,
+        0.2,
+    ),
+    "a field's bound": edited("class R(BaseModel):\n    s: int = Field(1, le={})", "R(s=prediction.s)", 3, 4),
+    "what a child of a dataclass holds": edited(
+        "class B(Held):\n    def __init__(self, b): self.a, self.b = 0, b\nX = B({})", "X.b", 1, 2
+    ),
+    "the class of a class": edited(
+        "class M(type):\n    def rate(cls): return {}\nclass X(metaclass=M): pass", "X.rate()", 1, 2
+    ),
+    "the last of 300 helpers": edited(
+        "\n".join(f"def f{n}(x): return f{n + 1}(x)" for n in range(300)) + "\ndef f300(x): return {}", "f0(1)", 1, 2
+    ),
+    **{
+        f"a method of {kind}'s child": edited(
+            f"class C({kind}):\n    def rate(self): return {{}}\nX = C({content})", "X.rate()", 1, 2
+        )
+        for kind, content in {"str": "'a'", "int": "3", "dict": "a=1", "list": "[1]", "tuple": "(1,)"}.items()
+    },
     "the seed of a world": (type(WORLD)(1, sizes=WORLD.sizes).metric, WORLD.metric),
 }
 
@@ -184,6 +241,21 @@ PROGRAMS: dict[str, tuple[dspy.Module, dspy.Module]] = {
     "the type of a field": (asking(fields="question -> answer: int"), asking(fields="question -> answer: str")),
     "the name of a field": (asking(fields="question -> answer"), asking(fields="question -> reply")),
     "an agent's turns": tuple(dspy.ReAct("question -> answer", [looks("a")], max_iters=n) for n in (2, 3)),  # pyright: ignore[reportAssignmentType]
+    **{
+        f"{what} of a field's type": tuple(
+            dspy.Predict(
+                dspy.Signature(
+                    {"q": (str, dspy.InputField()), "a": (written(text.format(n), "R", **PYDANTIC), dspy.OutputField())}
+                )
+            )
+            for n in "ab"
+        )
+        for what, text in {
+            "the words": "class R(BaseModel):\n    s: str = Field(description={!r})",
+            "the docstring": "class R(BaseModel):\n    {!r}\n    s: int",
+            "the value of a member": "class R(Enum):\n    A = {!r}",
+        }.items()
+    },
     "the code of a tool": tuple(dspy.ReAct("question -> answer", [looks(text)]) for text in "ab"),  # pyright: ignore[reportAssignmentType]
 }
 
@@ -193,6 +265,16 @@ def test_programs_that_differ_in_what_they_do_are_two_programs(what: str) -> Non
     one, other = (answering(each) for each in PROGRAMS[what])
     assert one.mark != other.mark
     assert one.unread == other.unread == ()
+
+
+def test_a_function_in_a_signature_counts_by_its_code_and_not_by_its_address() -> None:
+    def asked() -> dspy.Module:
+        with pytest.warns(DeprecationWarning, match="format"):
+            given = dspy.InputField(format=looks("a"))
+        return dspy.Predict(dspy.Signature({"q": (str, given), "answer": (str, dspy.OutputField())}))
+
+    one, other = asked(), asked()
+    assert answering(one) == answering(other)
 
 
 def test_what_a_generator_writes_and_what_a_run_leaves_behind_do_not_make_another_program() -> None:
@@ -223,6 +305,36 @@ def test_a_scope_is_the_same_in_every_process() -> None:
     first = said("1")
     assert len(set(first.split())) >= len(APART) + len(PROGRAMS)
     assert said("2") == first
+
+
+IMPORTS = [
+    "from .. import deep\n    return deep.near()",
+    "from ..deep import near\n    return near()",
+    "from own import deep\n    return deep.near()",
+    "import own.deep\n    return own.deep.near()",
+    "from own.middle import near\n    return near()",
+]
+
+
+@pytest.mark.parametrize("body", IMPORTS)
+def test_a_metric_that_imports_within_itself_is_told_apart_by_what_that_module_and_its_imports_say(
+    body: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own" / "inner").mkdir(parents=True)
+    for empty in ("own/__init__.py", "own/inner/__init__.py"):
+        (tmp_path / empty).write_text("")
+    (tmp_path / "own" / "middle.py").write_text("from own.deep import near\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        metric = written(f"{METRIC}    {body}\n", __name__="own.inner.metrics", __package__="own.inner")
+        marks: list[str] = []
+        for value in (1, 2, 1):
+            (tmp_path / "own" / "deep.py").write_text(f"def near(): return {value}\n")
+            marks.append(judging(metric).mark)
+    finally:
+        for name in [each for each in sys.modules if each.partition(".")[0] == "own"]:
+            del sys.modules[name]
+    assert marks[0] == marks[2] != marks[1]
 
 
 def test_a_metric_that_cannot_be_read_is_named_and_told_apart_by_its_version() -> None:
@@ -383,6 +495,36 @@ def test_rewards_of_a_store_from_before_scopes_told_code_never_answer(bench: Wor
 class Point(BaseModel):
     x: int
     tags: list[str] = []
+
+
+class Mood(Enum):
+    """One of its members."""
+
+    GOOD = "good"
+
+
+DECLARED: dict[str, tuple[Any, Any]] = {
+    "models": (list[Point], [Point(x=1), Point(x=2)]),
+    "models by name": (dict[str, Point], {"z": Point(x=1), "a": Point(x=2)}),
+    "a pair": (tuple[int, Point], (1, Point(x=2))),
+    "a member": (Mood, Mood.GOOD),
+    "members": (list[Mood], [Mood.GOOD]),
+    "an image": (dspy.Image, dspy.Image(url="https://images.test/a.png")),
+    "images": (list[dspy.Image], [dspy.Image(url="https://images.test/a.png")]),
+    "names in their order": (dict[str, int], {"z": 1, "a": 2}),
+}
+
+
+@pytest.mark.parametrize("what", DECLARED)
+def test_an_answer_of_a_declared_type_is_kept_whatever_it_holds(what: str) -> None:
+    declared, value = DECLARED[what]
+    asked = dspy.Predict(dspy.Signature({"q": (str, dspy.InputField()), "answer": (declared, dspy.OutputField())}))
+    prediction = dspy.Prediction.from_completions([{"answer": value}])
+    found = again({"answer": str(value)}, kept(prediction, asked), asked)
+    assert found is not None
+    assert (found.answer, found.completions.answer) == (value, [value])
+    if isinstance(value, dict):
+        assert list(found.answer) == list(value)
 
 
 KEPT = [
