@@ -171,7 +171,7 @@ class CodeIdentity(Canonical):
     def _defined(self, value: object, content: Callable[[], object]) -> object:
         """A reference to a definition, which the table holds once."""
         if id(value) not in self._names:
-            base, count = named(value), 1
+            base, count = str(cast("Any", value).__qualname__), 1  # a script's module has another name when imported
             while (name := base if count == 1 else f"{base} {count}") in self.table:
                 count += 1
             self._names[id(value)] = name
@@ -240,6 +240,8 @@ class CodeIdentity(Canonical):
         found: dict[str, object] = {}
         for name in sorted(loaded - stored):
             if name in known and not name.startswith("__"):
+                if function.__name__ != "__init__" and _makes_predictors(known[name], names):
+                    found["asks"] = self.lm(dspy.settings.lm)
                 found[name] = self._global(known[name], f"{where}.{name}", names)
         package = str(known.get("__package__") or "")
         for module in sorted({each for code in codes for each in _imports_of(code, package)}):
@@ -404,6 +406,13 @@ def _schema(annotation: Any) -> object:
 
 def _is_secret(name: object) -> bool:
     return isinstance(name, str) and name.endswith(_SECRET)
+
+
+def _makes_predictors(value: object, names: set[str]) -> bool:
+    """Whether a global is what a predictor is made of where it is used; such a one asks DSPy's LM of that moment."""
+    if value is dspy:
+        return "settings" in names or any(_makes_predictors(getattr(dspy, name, None), names) for name in names)
+    return isinstance(value, type) and issubclass(value, dspy.Module) and is_library(value.__module__)
 
 
 def _content(cell: Any) -> object:

@@ -194,6 +194,43 @@ def test_a_metric_is_the_same_with_other_comments_docstrings_blank_lines_and_hel
     assert judging(plain) == judging(other)
 
 
+def test_a_metric_is_the_same_as_a_script_and_as_a_module_that_is_imported() -> None:
+    text = "class Rule:\n    def holds(self): return near\ndef near(): return Rule()\n" + METRIC + "    return near()\n"
+    assert judging(written(text, __name__="__main__")) == judging(written(text, __name__="users_script"))
+
+
+INLINE = {
+    "by the package": METRIC + "    return dspy.Predict('a -> b')(a='').b\n",
+    "by name": METRIC + "    return Predict('a -> b')(a='').b\n",
+    "in a helper": METRIC + "    return ask()\ndef ask(): return dspy.ChainOfThought('a -> b')(a='').b\n",
+    "the LM itself": METRIC + "    return dspy.settings.lm('Good?')\n",
+}
+
+
+@pytest.mark.parametrize("how", INLINE)
+def test_a_judge_that_a_metric_makes_as_it_runs_counts_with_the_lm_that_it_asks(how: str) -> None:
+    metric, plain = (
+        written(INLINE[how], Predict=dspy.Predict),
+        written(METRIC + "    return dspy.Prediction(score=1)\n"),
+    )
+    made: list[tuple[str, str]] = []
+    for model in ("openai/one", "openai/two"):
+        with dspy.context(lm=dspy.LM(model)):
+            made.append((judging(metric).mark, judging(plain).mark))
+    assert made[0][0] != made[1][0]
+    assert made[0][1] == made[1][1]
+
+
+def test_the_lm_of_a_predictor_that_has_one_of_its_own_is_all_that_counts() -> None:
+    asked = asking()
+    asked.set_lm(dspy.LM("openai/own"))
+    marks: list[str] = []
+    for model in ("openai/one", "openai/two"):
+        with dspy.context(lm=dspy.LM(model)):
+            marks.append(answering(asked).mark)
+    assert marks[0] == marks[1]
+
+
 def test_a_count_that_a_metric_keeps_itself_does_not_make_it_another() -> None:
     counting = written("COUNT = 0\n" + METRIC + "    global COUNT\n    COUNT += 1\n    return COUNT\n")
     before = judging(counting)
