@@ -217,7 +217,9 @@ class CodeIdentity(Canonical):
             self.encode(function.__kwdefaults__, name),
             {each: self.encode(_content(cell), f"{name}.{each}") for each, cell in closed},
             self._globals(function, name),
-            self.mapping({key: each for key, each in vars(function).items() if key != "__wrapped__"}, name),
+            self.mapping(
+                {} if _wraps(function) else {k: v for k, v in vars(function).items() if k != "__wrapped__"}, name
+            ),
         ]
 
     def _code(self, code: CodeType) -> object:
@@ -406,6 +408,11 @@ def _schema(annotation: Any) -> object:
 
 def _is_secret(name: object) -> bool:
     return isinstance(name, str) and name.endswith(_SECRET)
+
+
+def _wraps(function: FunctionType) -> bool:
+    """Whether a library's decorator made the function, which may count its calls on it."""
+    return "__wrapped__" in vars(function) and is_library(str(function.__globals__.get("__name__", "")))
 
 
 def _makes_predictors(value: object, names: set[str]) -> bool:

@@ -199,6 +199,17 @@ def test_a_metric_is_the_same_as_a_script_and_as_a_module_that_is_imported() -> 
     assert judging(written(text, __name__="__main__")) == judging(written(text, __name__="users_script"))
 
 
+def test_what_a_library_s_decorator_counts_on_a_metric_does_not_make_it_another() -> None:
+    text = "import functools\ndef counting(f):\n    @functools.wraps(f)\n    def inner(*given):\n"
+    text += "        inner.calls = getattr(inner, 'calls', 0) + 1\n        return f(*given)\n    return inner\n"
+    decorate = written(text, "counting", __name__="dspy.counting")
+    one, other = (decorate(written(METRIC + f"    return {n}\n")) for n in (0, 1))
+    before = judging(one)
+    one(None, None)
+    assert judging(one) == before
+    assert judging(one).mark != judging(other).mark
+
+
 INLINE = {
     "by the package": METRIC + "    return dspy.Predict('a -> b')(a='').b\n",
     "by name": METRIC + "    return Predict('a -> b')(a='').b\n",
