@@ -80,7 +80,9 @@ INHERENT = (
             "test_program_of_thought.py::test_pot_factory_creates_fresh_interpreter_per_sequential_call",
             "test_program_of_thought.py::test_pot_propagates_terminal_interpreter_failure_and_shuts_down",
             "test_program_of_thought.py::test_pot_shuts_down_factory_interpreter_when_execution_raises",
+            "test_rlm.py::TestRLMInterpreterLifecycle::test_factory_creates_and_shuts_down_one_interpreter_per_call",
             "test_rlm.py::TestRLMInterpreterLifecycle::test_factory_interpreter_is_shutdown_when_prediction_raises",
+            "test_rlm.py::TestRLMInterpreterLifecycle::test_interpreter_remains_available_as_signature_input",
         )
     ),
 )
