@@ -115,7 +115,7 @@ class Fixed:
 class FixedLater(Fixed):
     """The same for coroutines."""
 
-    async def complete(self, request: Request) -> Response:
+    async def complete(self, request: Request) -> Response:  # pyright: ignore[reportIncompatibleMethodOverride] - a coroutine
         return super().complete(request)
 
 
