@@ -12,6 +12,7 @@ import dis
 import functools
 import hashlib
 import inspect
+import struct
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import MISSING, fields, is_dataclass
@@ -43,9 +44,9 @@ _HARMLESS = frozenset({"_contextvars", "_io", "_thread", "_weakref", "asyncio", 
 """Modules whose objects no outcome depends on."""
 
 _PREDICT = frozenset({"lm", "stage", "traces", "train", "demos", "signature", "config"})
-_SUPPLEMENT = frozenset(
-    {"generator", "gate", "template", "role", "run_key"}
-)  # what is varied, or stands in the signature
+_SUPPLEMENT = frozenset({"generator", "gate", "template", "role", "run_key"})
+"""What is varied, or stands in the signature."""
+
 _WATCHING = frozenset({"callbacks", "history", "_compiled", "detailed_results", "candidate_programs", "trial_logs"})
 _CLASS = frozenset({"__module__", "__doc__", "__dict__", "__weakref__", "__slots__", "_abc_impl"})
 _HAS_DOCSTRING = 0x4000000  # CO_HAS_DOCSTRING, from Python 3.13 on
@@ -125,6 +126,8 @@ class CodeIdentity(Canonical):
             return tagged("property", *(self.encode(each, where) for each in (value.fget, value.fset, value.fdel)))
         if isinstance(value, classmethod | staticmethod):
             return tagged(type(value).__name__, self.encode(value.__func__, where))
+        if isinstance(value, struct.Struct):
+            return tagged("struct", value.format)
         if isinstance(value, functools.cached_property):
             return tagged("property", self.encode(value.func, where))
         if callable(inner := inspect.getattr_static(value, "__wrapped__", None)):

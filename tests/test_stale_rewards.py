@@ -34,6 +34,7 @@ from optimizers.reward import Metric, Scorer
 from optimizers.rollouts import Actor
 from optimizers.spt_recipe import SPTRecipe
 from optimizers.store import RolloutStore
+from optimizers.tasks import names, task
 from sgt_modules.embedded import program
 from sgt_modules.errors import MetricError
 from sgt_modules.kinds import SILENCE, Supplement
@@ -705,3 +706,8 @@ def test_a_metric_that_still_raises_on_a_kept_answer_has_no_reward(bench: Workbe
     assert scores(found) == [None] * 4
     assert all(each.error.startswith(f"{MetricError.__name__}: ") for each in found)
     assert len(bench.engine.asked) == paid
+
+
+@pytest.mark.parametrize("name", sorted(names()))
+def test_all_of_a_task_s_own_metric_can_be_read(name: str) -> None:
+    assert judging(task(name).metric).unread == ()
