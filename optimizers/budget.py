@@ -130,7 +130,8 @@ class Budget:
         finally:
             _BILL.reset(was)
             with self._changed:
-                self._open.remove(bill)
+                if bill in self._open:  # the run ended without a bill
+                    self._open.remove(bill)
                 self._changed.notify_all()
 
     def admit(self, calls: int, *, wait: bool) -> None:
@@ -148,17 +149,18 @@ class Budget:
                 raise StoppedError(reason)
             self._calling += calls
 
-    def ended(self, admitted: int, cost: Meter) -> None:
-        """So many calls that were let in are over, and cost this."""
+    def settle(self, bill: Bill, cost: Meter, *, admitted: int = 0, over: bool = False) -> None:
+        """Count what a run has cost more: so many calls that were let in are over, or the whole run is.
+
+        In one step, as other threads read from both sums what a run costs.
+        """
         with self._changed:
             self._calling -= admitted
+            bill.paid += cost
             self._spent += cost
+            if over and bill in self._open:
+                self._open.remove(bill)
             self._changed.notify_all()
-
-    def add(self, cost: Meter) -> None:
-        """Count what was spent."""
-        with self._changed:
-            self._spent += cost
 
     def _has_room(self) -> bool:
         limits, spent, bills = self.limits, self._spent, [bill.paid for bill in self._open]
@@ -205,9 +207,7 @@ class Bill:
     def __call__(self, cost: Meter) -> Meter:
         """Pay for the run: what its calls did not pay for already. Gives what the run cost in all."""
         with self._lock:
-            rest = cost.beyond(self.paid)
-            self.paid += rest
-            self._budget.add(rest)
+            self._budget.settle(self, cost.beyond(self.paid), over=True)
             return self.paid
 
     def admit(self, calls: int, *, wait: bool) -> None:
@@ -215,10 +215,9 @@ class Bill:
         self._budget.admit(calls, wait=wait)
 
     def ended(self, admitted: int, cost: Meter) -> None:
-        """As `Budget.ended`, for a call of this run."""
+        """So many calls of this run that were let in are over, and cost this."""
         with self._lock:
-            self.paid += cost
-        self._budget.ended(admitted, cost)
+            self._budget.settle(self, cost, admitted=admitted)
 
 
 _BILL: ContextVar[Bill | None] = ContextVar("sgt_bill", default=None)

@@ -249,6 +249,8 @@ def _completed(demo: Any, signature: type[dspy.Signature]) -> Any:
 
     DSPy's adapters would introduce it as an example of which some fields are not supplied.
     """
+    if not isinstance(demo, dspy.Example | Mapping):  # whatever a program keeps there
+        return demo
     lacking = [name for name in signature.fields if demo.get(name) is None]
     if lacking != [SUPPLEMENT]:
         return demo

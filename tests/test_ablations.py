@@ -151,7 +151,7 @@ def test_a_folder_from_before_these_options_is_gone_on_with_and_one_of_others_is
     recorded = (tmp_path / "run.json").read_text()
     assert "pair_categories" not in recorded
     assert '"sft"' not in recorded
-    with pytest.raises(errors.RunFolderError, match=r"recipe\.sft changed from null to false"):
+    with pytest.raises(errors.RunFolderError, match=r"recipe\.sft was not recorded when the run began"):
         run_of(tmp_path, replace(SMALL, sft=False))
 
 

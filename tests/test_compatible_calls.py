@@ -386,8 +386,9 @@ def test_sgt_keeps_the_conventions_by_which_mlflow_logs_an_optimizer(generator: 
     assert "compile" in vars(SGTTeleprompter)
     expected = inspect.signature(Teleprompter.compile).parameters
     offered = inspect.signature(SGTTeleprompter.compile).parameters
-    assert list(offered) == [name for name in expected if name != "kwargs"]
-    assert all(offered[name].kind == expected[name].kind for name in offered)
+    assert list(offered) == [*(name for name in expected if name != "kwargs"), "logged"]
+    assert all(offered[name].kind == expected[name].kind for name in offered if name in expected)
+    assert offered["logged"].default == ()
     sgt = SGTTeleprompter(lambda example, prediction: True, generator, display_progress=False)
     assert {"metric", "recipe"} <= sgt.get_params().keys()
     heard = Compiling()

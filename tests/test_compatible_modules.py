@@ -31,6 +31,9 @@ ASKED = re.compile(r"\[\[ ## (\w+) ## \]\]")
 READ = re.compile(r"\[\[ ## supplement ## \]\]\n(.*?)\n\n(?=\[\[ ## |Respond with)", re.DOTALL)
 
 
+EMPTY = re.compile(r"\n\n\[\[ ## supplement ## \]\]\s*\Z")
+"""The supplement of a demo that lacks nothing else."""
+
 INCOMPLETE = "This is an example of the task, though some input or output fields are not supplied.\n\n"
 """What DSPy says above a demo that lacks a field, as one from before `supplement()` does."""
 
@@ -287,7 +290,7 @@ def test_trace_and_history_gain_the_supplement_and_nothing_else(case: Case, call
         assert new.keys() == old.keys()
         assert (new["outputs"], new["kwargs"], new["model"]) == (old["outputs"], old["kwargs"], old["model"])
         assert [each["role"] for each in new["messages"]] == [each["role"] for each in old["messages"]]
-        between = [each["content"].removeprefix(INCOMPLETE) for each in new["messages"][1:-1]]
+        between = [EMPTY.sub("", each["content"].removeprefix(INCOMPLETE)) for each in new["messages"][1:-1]]
         assert between == [each["content"] for each in old["messages"][1:-1]]
         assert READ.sub("", new["messages"][-1]["content"]) == old["messages"][-1]["content"]
 

@@ -150,10 +150,10 @@ def test_a_generator_s_state_is_refused_before_anything_is_loaded() -> None:
     ],
 )
 def test_long_texts_take_no_longer_than_they_are_long(text: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     harmless(parse(text).render(), ["question"])
     redacted(text)
-    assert time.perf_counter() - began < 2.0
+    assert time.process_time() - began < 2.0
 
 
 def test_links_in_a_circle_lie_nowhere(tmp_path: Path) -> None:

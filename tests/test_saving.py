@@ -536,7 +536,7 @@ except ValueError as error:
 """
     found = in_a_fresh_process(code, environment=hub(base, tmp_path / "hub"))
     assert f"at revision '{'c' * 40}'" in found
-    assert "Check the name and the network" in found
+    assert "hf download org/tiny" in found
 
 
 class Witness(Parameter):

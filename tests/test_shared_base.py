@@ -67,6 +67,11 @@ def weights_of(engine: LocalEngine) -> dict[int, tuple[int, ...]]:
     return {each.data_ptr(): tuple(each.shape) for name, each in model.named_parameters() if "lora" not in name}
 
 
+@pytest.fixture(autouse=True)
+def _no_models_of_other_tests() -> None:
+    gc.collect()
+
+
 def in_training() -> dict[int, tuple[int, ...]]:
     """The same of all models with an adapter that is being trained."""
     alive = [each for each in gc.get_objects() if issubclass(type(each), PeftModel) and each.training]
