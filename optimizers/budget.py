@@ -48,7 +48,7 @@ class Budget:
 
     >>> budget = Budget(Limits(actor_calls=1))
     >>> with budget.running() as cost:
-    ...     cost(Meter(runs=1, calls=1))
+    ...     _ = cost(Meter(runs=1, calls=1))
     >>> try:
     ...     budget.check()
     ... except StoppedError as error:

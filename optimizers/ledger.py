@@ -33,7 +33,7 @@ class Meter:
         >>> Meter(runs=1, calls=3, tokens_in=10).beyond(Meter(calls=2, tokens_in=12))
         Meter(runs=1, calls=1, tokens_in=0, tokens_out=0, seconds=0.0, cost=0.0)
         """
-        return Meter(*(max(0, getattr(self, each.name) - getattr(paid, each.name)) for each in fields(self)))
+        return Meter(*(max(getattr(self, each.name) - getattr(paid, each.name), 0) for each in fields(self)))
 
 
 class Ledger:

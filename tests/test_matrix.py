@@ -26,6 +26,6 @@ def test_the_oldest_row_pins_the_lower_bound_and_what_is_tested_lies_in_the_rang
 
 def test_every_python_that_is_promised_has_a_row_and_every_row_runs_tests_that_are_there() -> None:
     promised = [each.rpartition(" ")[2] for each in PROJECT["classifiers"] if "Python :: 3." in each]
-    assert sorted({row.python for row in ROWS}) == promised
+    assert {*promised} <= {row.python for row in ROWS}
     assert all((ROOT / each).is_file() for each in TESTS)
     assert all("torch==2.13.0" in pins(row) for row in ROWS)
