@@ -117,11 +117,13 @@ class Setting:
             free=not recipe.closed,
         )
 
-    def added(self, queries: Sequence[Query], *, silent: bool) -> list[Candidate]:
-        """What a stage tries without asking the generator: what a log knows of, given texts, and with `silent` no text
-        at all."""
-        quiet = sources.silence(queries) if silent and self.recipe.silence else []
-        return [*quiet, *self.log.candidates(queries), *sources.given(queries, self.recipe.given)]
+    def added(self, queries: Sequence[Query]) -> list[Candidate]:
+        """What a stage tries without asking the generator: what a log knows of, and given texts."""
+        return [*self.log.candidates(queries), *sources.given(queries, self.recipe.given)]
+
+    def silence(self, queries: Sequence[Query]) -> list[Candidate]:
+        """No text at all for each query, where the recipe has the generator learn to keep silent."""
+        return sources.silence(queries) if self.recipe.silence else []
 
 
 def explorer(credit: Credit, setting: Setting) -> Explorer:
@@ -144,8 +146,8 @@ class Isolated:
     def warm_start(self, generator: SupplementGenerator) -> list[Rollout]:
         """As `Explorer`; every place is silent but the one that varies."""
         queries = self.setting.train.queries
-        added = self.setting.added(queries, silent=False)
-        return self._explored("warm", self.setting.warm_wishes(queries), generator, added)
+        wishes = self.setting.warm_wishes(queries)
+        return self._explored("warm", wishes, generator, self.setting.added(queries))
 
     def first_pool(self, warm: Sequence[Rollout], generator: SupplementGenerator) -> list[Rollout]:
         """As `Explorer`."""
@@ -157,7 +159,7 @@ class Isolated:
             *sources.predefined(queries, rng=rng, kinds=recipe.written, samples=samples),
             *sources.ood(queries, names, rng=rng, samples=samples),
         ]
-        added = [*self.setting.added(queries, silent=True), *_moved(joins, queries)]
+        added = [*self.setting.silence(queries), *self.setting.added(queries), *_moved(joins, queries)]
         return self._explored("round 1", wishes, generator, added)
 
     def direct(self, round_: int, generator: SupplementGenerator) -> list[Rollout]:
@@ -166,8 +168,8 @@ class Isolated:
         queries = self._queries(stage, generator)
         recipe, rng = self.setting.recipe, self.setting.rng(f"round-{round_}")
         wishes = [] if recipe.closed else sources.direct(queries, rng=rng, samples=recipe.direct_samples)
-        added = self.setting.added(queries, silent=True) if recipe.closed else self._silence(queries)
-        return self._explored(stage, wishes, generator, added)
+        added = self.setting.added(queries) if recipe.closed else []
+        return self._explored(stage, wishes, generator, [*self.setting.silence(queries), *added])
 
     def _queries(self, stage: str, generator: SupplementGenerator) -> list[Query]:
         """Where supplements are wanted; in a program of several places, while the others read the generator's own."""
@@ -177,9 +179,6 @@ class Isolated:
         with self.setting.spending.timed("acting"):
             runs = train.live(f"{stage}: others", with_generator(train.actor.program, generator))
         return train.actor.contexts(runs, train.examples)
-
-    def _silence(self, queries: Sequence[Query]) -> list[Candidate]:
-        return sources.silence(queries) if self.setting.recipe.silence else []
 
     def _explored(
         self,

@@ -32,10 +32,11 @@ def kept(prediction: object, program: dspy.Module) -> str:
     try:
         typed = {name: _written(each, types.get(name)) for name, each in fields.items() if type(each) is not str}
         content: dict[str, object] = {"typed": typed, "completions": None}
-        if many is not None:
+        if many is not None and {name: [each] for name, each in fields.items()} == dict(many.items()):
+            content["completions"] = "one"
+        elif many is not None:
             own = {name: [_written(each, types.get(name)) for each in column] for name, column in many.items()}
-            alone = {name: [each] for name, each in fields.items()} == dict(many.items())
-            content["completions"] = "one" if alone else own
+            content["completions"] = own
         if (usage := found.get_lm_usage()) is not None:
             content["usage"] = _written(usage, None)
         return json.dumps(content)  # in its own order, in which a metric may walk a mapping
