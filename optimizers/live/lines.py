@@ -16,7 +16,7 @@ from optimizers.records import Rollout
 from optimizers.threads import in_context
 from sgt_modules.activity import underway
 
-LOOKS = 1.0
+LOOKS = 0.1
 """Seconds between two looks at what models are at."""
 
 
