@@ -17,7 +17,7 @@ from statistics import mean
 
 from silence import summary
 
-from optimizers.demo import FULL_SCALE, Scale
+from optimizers.demos.house_terms import FULL_SCALE, Scale
 
 SCALES: dict[str, Scale] = {
     "quiet": FULL_SCALE,

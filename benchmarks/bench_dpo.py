@@ -12,9 +12,9 @@ from collections.abc import Iterator
 
 from preference_rounds import Round, compare
 
-from optimizers.pairs import preference_pairs
-from optimizers.records import Query, Reward, Rollout
-from optimizers.sources import candidates, warm_start
+from optimizers.core.records import Query, Reward, Rollout
+from optimizers.sgt.candidates import candidates, warm_start
+from optimizers.sgt.preference_pairs import preference_pairs
 from sgt_modules.embedded import HouseTermsWorld, embedded_generator
 from sgt_modules.embedded.models import embedded_folder
 from sgt_modules.embedded.program import AnswerInSQL

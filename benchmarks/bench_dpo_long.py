@@ -16,8 +16,8 @@ from pathlib import Path
 from preference_rounds import Round, compare
 from random_model import CHAT_TOKENS, Shape, write_model
 
-from optimizers.pairs import preference_pairs
-from optimizers.records import Query, Reward, Rollout
+from optimizers.core.records import Query, Reward, Rollout
+from optimizers.sgt.preference_pairs import preference_pairs
 from sgt_modules.kinds import KINDS, Supplement
 
 BAR = 8.0

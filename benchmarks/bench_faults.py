@@ -24,11 +24,11 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from misbehaving_server import FAULTS, Fault, Script, misbehaving
 from scripted import ScriptedGenerator, reply
 
-from optimizers.queries import query_id
-from optimizers.records import Candidate, Query, Rollout
-from optimizers.reward import Scorer
-from optimizers.rollouts import Actor
-from optimizers.store import RolloutStore
+from optimizers.core.records import Candidate, Query, Rollout
+from optimizers.core.reward import Scorer
+from optimizers.rollouts.engine import Actor
+from optimizers.rollouts.queries import query_id
+from optimizers.store.rollout_store import RolloutStore
 from sgt_modules.kinds import Supplement
 from sgt_modules.wrapping import supplement
 

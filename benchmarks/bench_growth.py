@@ -26,10 +26,10 @@ from dspy.lm15 import Message, Request, Response, Usage
 from rich.console import Console
 from rich.table import Table
 
-from optimizers.records import Candidate, Rollout
-from optimizers.reward import Scorer
-from optimizers.rollouts import Actor
-from optimizers.store import RolloutStore
+from optimizers.core.records import Candidate, Rollout
+from optimizers.core.reward import Scorer
+from optimizers.rollouts.engine import Actor
+from optimizers.store.rollout_store import RolloutStore
 from sgt_modules.embedded import embedded_generator
 from sgt_modules.kinds import Supplement
 from sgt_modules.wrapping import supplement

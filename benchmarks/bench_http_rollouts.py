@@ -19,11 +19,11 @@ from rich.console import Console
 from rich.table import Table
 from scripted_http_actor import LATENCY, actor, served
 
-from optimizers.queries import query_id
-from optimizers.records import Candidate, Query
-from optimizers.reward import Scorer
-from optimizers.rollouts import Actor
-from optimizers.store import RolloutStore
+from optimizers.core.records import Candidate, Query
+from optimizers.core.reward import Scorer
+from optimizers.rollouts.engine import Actor
+from optimizers.rollouts.queries import query_id
+from optimizers.store.rollout_store import RolloutStore
 from sgt_modules import supplement
 from sgt_modules.kinds import Supplement
 

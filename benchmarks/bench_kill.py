@@ -34,8 +34,8 @@ from rich.console import Console
 from rich.table import Table
 
 from optimizers import Recipe, SGTTeleprompter, SPTRecipe, SupervisoryPromptTeleprompter, TrainingSettings
-from optimizers.result import Spent, result_of
-from optimizers.trl_trainer import TRLTrainer
+from optimizers.core.result import Spent, result_of
+from optimizers.training.trl_trainer import TRLTrainer
 from sgt_modules.embedded import HouseTermsWorld, Sizes, embedded_generator, program
 from sgt_modules.embedded.models import embedded_folder
 from sgt_modules.embedded.rules import HouseRulesWorld, RulesCorrector, RuleSizes, list_program
@@ -151,7 +151,7 @@ def session(folder: Path, telling: Connection) -> None:
 _FRESH = multiprocessing.get_context("forkserver")
 """Processes of their own, forked from one that has imported what takes long and done nothing else."""
 
-_FRESH.set_forkserver_preload(["optimizers.trl_trainer", "sgt_modules.decoding", "sgt_modules.embedded"])
+_FRESH.set_forkserver_preload(["optimizers.training.trl_trainer", "sgt_modules.local.decoding", "sgt_modules.embedded"])
 
 
 def worked(folder: Path, method: str, seconds: float | None = None) -> tuple[str | None, float]:

@@ -21,8 +21,8 @@ from transformers import AutoModelForCausalLM
 from sgt_modules import supplement
 from sgt_modules.embedded import HouseTermsWorld, embedded_actor, embedded_generator, program
 from sgt_modules.generator_prompt import COMPACT
+from sgt_modules.local.chat_template import render_chat
 from sgt_modules.prompts import SUPPLEMENT, with_supplement
-from sgt_modules.reading import render_chat
 
 BAR = 1.15
 QUESTIONS = 12

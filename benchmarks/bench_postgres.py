@@ -20,9 +20,9 @@ from postgres_server import NoPostgresError, postgres
 from rich.console import Console
 from rich.table import Table
 
-from optimizers.ledger import Meter
-from optimizers.records import Query, Reward, Rollout
-from optimizers.store import RolloutStore
+from optimizers.core.records import Query, Reward, Rollout
+from optimizers.core.usage import Meter
+from optimizers.store.rollout_store import RolloutStore
 from sgt_modules.kinds import Supplement
 
 ROLLOUTS = 50_000

@@ -27,10 +27,10 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM
 
 from optimizers.tasks import task
-from sgt_modules.batching import Job, batches
 from sgt_modules.embedded import HouseTermsWorld, program
 from sgt_modules.embedded.models import embedded_folder
-from sgt_modules.engine import LocalEngine
+from sgt_modules.local.batching import Job, batches
+from sgt_modules.local.engine import LocalEngine
 from sgt_modules.prompts import with_supplement
 
 BARS = {"fewer tokens read": 4.0, "faster": 1.6, "faster with int8": 3.0, "int8 within": 0.05}

@@ -23,8 +23,8 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from browser import chromium, opened
 from run_folders import met, run_folder
 
-from optimizers.records import Rollout
-from optimizers.report import write_report
+from optimizers.core.records import Rollout
+from optimizers.observe.report import write_report
 from sgt_modules.kinds import KINDS
 
 SIZES = (10_000, 100_000)

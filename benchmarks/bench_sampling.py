@@ -17,9 +17,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from sgt_modules.embedded import HouseTermsWorld, program
 from sgt_modules.embedded.models import MAX_NEW_TOKENS, embedded_folder
-from sgt_modules.engine import LocalEngine
 from sgt_modules.generator_prompt import COMPACT
-from sgt_modules.reading import render_chat
+from sgt_modules.local.chat_template import render_chat
+from sgt_modules.local.engine import LocalEngine
 
 BAR = 4.0
 PROMPTS = 512

@@ -14,10 +14,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from optimizers import sources
-from optimizers.recipe import Recipe
-from optimizers.records import Query, Reward, Rollout
-from optimizers.store import RolloutStore
+from optimizers.core.records import Query, Reward, Rollout
+from optimizers.sgt import candidates as sources
+from optimizers.sgt.recipe import Recipe
+from optimizers.store.rollout_store import RolloutStore
 from sgt_modules.kinds import Supplement
 
 QUERIES = 1_000

@@ -22,16 +22,16 @@ from rich.console import Console
 from rich.table import Table
 
 from optimizers import Recipe, SGTTeleprompter
-from optimizers.demo import THREADS, TRAINING
-from optimizers.evaluation import Evaluator, mean_score
-from optimizers.exploration import Credit
-from optimizers.fingerprints import scope_of
-from optimizers.progress import reporter
-from optimizers.result import StageResult, result_of
-from optimizers.reward import Scorer
-from optimizers.rollouts import Actor
-from optimizers.store import RolloutStore
-from optimizers.trl_trainer import TRLTrainer
+from optimizers.core.fingerprints import scope_of
+from optimizers.core.result import StageResult, result_of
+from optimizers.core.reward import Scorer
+from optimizers.demos.house_terms import THREADS, TRAINING
+from optimizers.observe.progress import reporter
+from optimizers.rollouts.engine import Actor
+from optimizers.rollouts.evaluation import Evaluator, mean_score
+from optimizers.sgt.exploration import Credit
+from optimizers.store.rollout_store import RolloutStore
+from optimizers.training.trl_trainer import TRLTrainer
 from sgt_modules import supplement
 from sgt_modules.embedded import QUICK, HouseTermsWorld, embedded_actor, embedded_generator
 from sgt_modules.embedded.models import embedded_folder

@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.table import Table
 
 from optimizers import SGTTeleprompter
-from optimizers.demo import FULL_SCALE, THREADS, TRAINING
-from optimizers.folder import RunFolder
-from optimizers.result import Spent
-from optimizers.trl_trainer import TRLTrainer
+from optimizers.core.result import Spent
+from optimizers.core.run_folder import RunFolder
+from optimizers.demos.house_terms import FULL_SCALE, THREADS, TRAINING
+from optimizers.training.trl_trainer import TRLTrainer
 from sgt_modules.embedded import HouseTermsWorld, acting, embedded_generator, program
 from sgt_modules.embedded.models import embedded_folder
 

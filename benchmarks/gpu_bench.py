@@ -17,13 +17,13 @@ import torch
 from operations import Read, reads_noted
 from random_model import CHAT_TOKENS, SHAPES, Shape, random_text, write_model
 
-from optimizers.pairs import preference_pairs
-from optimizers.records import Checkpoint, PreferencePair, Query, Reward, Rollout
-from optimizers.training import TrainingSettings
-from optimizers.trl_trainer import TRLTrainer
-from sgt_modules import batching
-from sgt_modules.engine import LocalEngine
+from optimizers.core.records import Checkpoint, PreferencePair, Query, Reward, Rollout
+from optimizers.sgt.preference_pairs import preference_pairs
+from optimizers.training.trainer import TrainingSettings
+from optimizers.training.trl_trainer import TRLTrainer
 from sgt_modules.kinds import KINDS, Supplement
+from sgt_modules.local import batching
+from sgt_modules.local.engine import LocalEngine
 
 BAR_GB = 40.0
 """The most memory of a whole round at 2,048 tokens."""

@@ -36,10 +36,10 @@ from operations import peak_tflops, tokens_of
 from rich.console import Console
 from rich.table import Table
 
-from optimizers.training import TrainingSettings
-from sgt_modules.contract import Completion
-from sgt_modules.engine import LocalEngine
+from optimizers.training.trainer import TrainingSettings
+from sgt_modules.backend import Completion
 from sgt_modules.errors import TrainingError
+from sgt_modules.local.engine import LocalEngine
 
 FEW_NEW = 16
 """Tokens written to see whether a batch fits; the prompts are longer by what they lack."""

@@ -27,15 +27,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
-from optimizers.encoding import Target, encode
-from optimizers.losses import dpo_loss
-from optimizers.quiet import silence
-from optimizers.records import PreferencePair
-from optimizers.shared_forward import laid_out, score_completions
-from optimizers.sharing import blocks, distinct
-from optimizers.training import LoRASettings, TrainingSettings
-from optimizers.trl_trainer import TRLTrainer
-from sgt_modules.reading import render_chat
+from optimizers.core.records import PreferencePair
+from optimizers.training.base_trainer import silence
+from optimizers.training.losses import dpo_loss
+from optimizers.training.shared_forward import laid_out, score_completions
+from optimizers.training.shared_pairs import blocks, distinct
+from optimizers.training.tokenisation import Target, encode
+from optimizers.training.trainer import LoRASettings, TrainingSettings
+from optimizers.training.trl_trainer import TRLTrainer
+from sgt_modules.local.chat_template import render_chat
 
 ALIKE = 0.02
 """How much higher our evaluation loss may be and still count as the same."""

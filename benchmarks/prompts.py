@@ -21,7 +21,7 @@ from pathlib import Path
 import dspy
 from rich.console import Console
 
-from optimizers.plain_table import plain_table
+from optimizers.observe.tables import plain_table
 from optimizers.tasks.spider import TASK, AnswerInSQLite
 from sgt_modules import KINDS, GeneratorPrompt, Supplement, SupplementGenerator, supplement
 from sgt_modules.generator_prompt import NOTE

@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from optimizers.demo import FULL_SCALE, LOUD_SCALE, Scale, demonstrate
+from optimizers.demos.house_terms import FULL_SCALE, LOUD_SCALE, Scale, demonstrate
 
 SCALES: dict[str, Scale] = {"loud": LOUD_SCALE, "quiet": FULL_SCALE}
 

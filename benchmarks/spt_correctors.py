@@ -22,8 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 from optimizers import SPTRecipe, SupervisoryPromptTeleprompter
-from optimizers.spt_demo import THREADS
-from optimizers.spt_recipe import Variant
+from optimizers.demos.house_rules import THREADS
+from optimizers.spt.recipe import Variant
 from sgt_modules.embedded import acting
 from sgt_modules.embedded.rules import HouseRulesWorld, RulesCorrector, list_program
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from optimizers.report import write_report
+from optimizers.observe.report import write_report
 
 ASSETS = Path(__file__).parent / "assets"
 COLUMNS, ROWS = 100, 30

@@ -11,8 +11,8 @@ from __future__ import annotations
 import dspy
 
 from optimizers import Recipe, SGTTeleprompter
-from optimizers.comparison.embedded import SETTINGS
-from optimizers.trl_trainer import TRLTrainer
+from optimizers.demos.house_terms_comparison import SETTINGS
+from optimizers.training.trl_trainer import TRLTrainer
 from sgt_modules.embedded import HouseTermsWorld, Sizes, embedded_actor, embedded_generator, program
 
 SIZES = Sizes(train=32, validation=16, test=32, shifted=4, terms=4, shifted_terms=4)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TypedDict
 
 from optimizers import Recipe
-from optimizers.comparison.embedded import embedded_trainer
-from optimizers.trl_trainer import TRLTrainer
+from optimizers.demos.house_terms_comparison import embedded_trainer
+from optimizers.training.trl_trainer import TRLTrainer
 from sgt_modules import SupplementGenerator
 from sgt_modules.embedded import embedded_generator
 

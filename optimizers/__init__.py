@@ -4,14 +4,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from optimizers.live.snapshot import Snapshot
-    from optimizers.logged import LoggedOutcome
-    from optimizers.recipe import Recipe
-    from optimizers.records import Checkpoint, PreferencePair, Query, Reward, Rollout, SFTExample
-    from optimizers.sgt import SGTTeleprompter
-    from optimizers.spt import SupervisoryPromptTeleprompter
-    from optimizers.spt_recipe import SPTRecipe
-    from optimizers.training import LoRASettings, Trainer, TrainingSettings
+    from optimizers.core.records import Checkpoint, PreferencePair, Query, Reward, Rollout, SFTExample
+    from optimizers.observe.live.snapshot import Snapshot
+    from optimizers.sgt.logged import LoggedOutcome
+    from optimizers.sgt.recipe import Recipe
+    from optimizers.sgt.teleprompter import SGTTeleprompter
+    from optimizers.spt.recipe import SPTRecipe
+    from optimizers.spt.teleprompter import SupervisoryPromptTeleprompter
+    from optimizers.training.trainer import LoRASettings, Trainer, TrainingSettings
 
 __all__ = [
     "Checkpoint",
@@ -32,14 +32,14 @@ __all__ = [
 ]
 
 _ROOMS = {
-    "live.snapshot": ("Snapshot",),
-    "logged": ("LoggedOutcome",),
-    "recipe": ("Recipe",),
-    "records": ("Checkpoint", "PreferencePair", "Query", "Reward", "Rollout", "SFTExample"),
-    "sgt": ("SGTTeleprompter",),
-    "spt": ("SupervisoryPromptTeleprompter",),
-    "spt_recipe": ("SPTRecipe",),
-    "training": ("LoRASettings", "Trainer", "TrainingSettings"),
+    "observe.live.snapshot": ("Snapshot",),
+    "sgt.logged": ("LoggedOutcome",),
+    "sgt.recipe": ("Recipe",),
+    "core.records": ("Checkpoint", "PreferencePair", "Query", "Reward", "Rollout", "SFTExample"),
+    "sgt.teleprompter": ("SGTTeleprompter",),
+    "spt.teleprompter": ("SupervisoryPromptTeleprompter",),
+    "spt.recipe": ("SPTRecipe",),
+    "training.trainer": ("LoRASettings", "Trainer", "TrainingSettings"),
 }
 
 

@@ -11,9 +11,9 @@ import typer
 
 from optimizers.commands import comparisons, demos, doctor, runs, serve, training
 from optimizers.commands.output import lenient
-from optimizers.processes import gathered
+from optimizers.training.processes import gathered
 from sgt_modules.errors import SetupError, SGTError
-from sgt_modules.redaction import redacted
+from sgt_modules.saving.redaction import redacted
 
 app = typer.Typer(
     name="sgt",

@@ -11,10 +11,9 @@ from typing import Any, NamedTuple, Protocol, cast
 
 import dspy
 
-from optimizers.budget import Budget, Limits
-from optimizers.error_types import REFUSED, refused_scores
-from optimizers.evaluation import Evaluator
-from optimizers.fingerprints import (
+from optimizers.core.budget import Budget, Limits
+from optimizers.core.error_types import REFUSED, refused_scores
+from optimizers.core.fingerprints import (
     BORDER,
     Half,
     answering,
@@ -24,23 +23,24 @@ from optimizers.fingerprints import (
     said_of_unread,
     supplement_settings,
 )
-from optimizers.folder import RESULT, RunFolder, versions_apart
-from optimizers.interrupts import stopping
-from optimizers.live.snapshot import Plan, Spend
-from optimizers.progress import Reporter
-from optimizers.report import FILE as REPORT
-from optimizers.report import write_report
-from optimizers.result import Spent
-from optimizers.reward import Metric, Scorer, check_metric
-from optimizers.rollouts import Actor
-from optimizers.runners import Runner
-from optimizers.spending import Clock, Spending
-from optimizers.store import RolloutStore
-from optimizers.tracking import Tracker, TrackerName, Tracking
-from optimizers.validation import check_priced, check_program, check_splits, hold_out
-from optimizers.verdict import NOTE, Evidence
-from sgt_modules.activity import Abandoned
+from optimizers.core.interrupts import stopping
+from optimizers.core.result import Spent
+from optimizers.core.reward import Metric, Scorer, check_metric
+from optimizers.core.run_folder import RESULT, RunFolder, versions_apart
+from optimizers.core.spending import Clock, Spending
+from optimizers.core.validation import check_priced, check_program, check_splits, hold_out
+from optimizers.core.verdict import NOTE, Evidence
+from optimizers.observe.live.snapshot import Plan, Spend
+from optimizers.observe.progress import Reporter
+from optimizers.observe.report import FILE as REPORT
+from optimizers.observe.report import write_report
+from optimizers.observe.tracking import Tracker, TrackerName, Tracking
+from optimizers.rollouts.engine import Actor
+from optimizers.rollouts.evaluation import Evaluator
+from optimizers.rollouts.runners import Runner
+from optimizers.store.rollout_store import RolloutStore
 from sgt_modules.errors import StoppedError
+from sgt_modules.local.activity import Abandoned
 
 Examples = Sequence[dspy.Example]
 

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sgt_modules import errors
-    from sgt_modules.endpoint import Endpoint
-    from sgt_modules.engine import LocalEngine
     from sgt_modules.gate import Gate
     from sgt_modules.generator import SupplementGenerator
     from sgt_modules.generator_prompt import GeneratorPrompt
     from sgt_modules.kinds import KINDS, Kind, Supplement
+    from sgt_modules.local.engine import LocalEngine
     from sgt_modules.menu import Menu
     from sgt_modules.predictor import SupplementedPredictor
     from sgt_modules.prompts import Template
-    from sgt_modules.publishing import ServedFolder, VLLMLoRA
+    from sgt_modules.remote.endpoint import Endpoint
+    from sgt_modules.remote.publishing import ServedFolder, VLLMLoRA
     from sgt_modules.wrapping import fitting_state, supplement, unsupplement
 
 __all__ = [
@@ -43,8 +43,8 @@ __all__ = [
 ]
 
 _ROOMS = {
-    "endpoint": ("Endpoint",),
-    "engine": ("LocalEngine",),
+    "remote.endpoint": ("Endpoint",),
+    "local.engine": ("LocalEngine",),
     "gate": ("Gate",),
     "generator": ("SupplementGenerator",),
     "generator_prompt": ("GeneratorPrompt",),
@@ -52,7 +52,7 @@ _ROOMS = {
     "menu": ("Menu",),
     "predictor": ("SupplementedPredictor",),
     "prompts": ("Template",),
-    "publishing": ("ServedFolder", "VLLMLoRA"),
+    "remote.publishing": ("ServedFolder", "VLLMLoRA"),
     "wrapping": ("fitting_state", "supplement", "unsupplement"),
 }
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypedDict
 
-from sgt_modules.states import mapping, number, whole
+from sgt_modules.saving.state_checks import mapping, number, whole
 
 _HAN = r"\u3005\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _THAI = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
@@ -37,7 +37,7 @@ class Gate:
     `seen` counts in how many of the `inputs` training inputs (the generator's prompts) each word stands. Where a script
     has no spaces, pairs of characters (Chinese, Japanese) or triples (Thai, Lao, Burmese, Khmer) are its words. Inputs
     of a `novelty` above `most_novel` get no supplement, neither do supplements whose mean log-probability a token lies
-    under `least_sure`. The default thresholds let everything through; `optimizers.gating` sets them on validation.
+    under `least_sure`. The default thresholds let everything through; `optimizers.sgt.gating` sets them on validation.
 
     >>> gate = Gate.of(["how many red cars", "how many red boats"], most_novel=0.4)
     >>> gate.familiar("how many red boats"), gate.familiar("how many green goats")

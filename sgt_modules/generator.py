@@ -16,16 +16,16 @@ from dspy.lm15 import ContextLengthError
 from dspy.predict.parameter import Parameter
 from dspy.utils.callback import with_callbacks
 
-from sgt_modules.contract import Backend, Completion
-from sgt_modules.endpoint import Endpoint, EndpointReference
-from sgt_modules.engine import LocalEngine, LocalReference
+from sgt_modules.backend import Backend, Completion
 from sgt_modules.errors import GeneratorNotFoundError, SavedStateError, SetupError
 from sgt_modules.generator_prompt import NOTE, GeneratorPrompt
 from sgt_modules.kinds import KINDS, SILENCE, Kind, Supplement
+from sgt_modules.local.engine import LocalEngine, LocalReference
 from sgt_modules.menu import Menu
+from sgt_modules.remote.endpoint import Endpoint, EndpointReference
 from sgt_modules.replies import read_reply
-from sgt_modules.states import mapping, number, text, text_or_none, whole
-from sgt_modules.weights import located
+from sgt_modules.saving.state_checks import mapping, number, text, text_or_none, whole
+from sgt_modules.saving.weights import located
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from pydantic_core import PydanticUndefined
 from sgt_modules.errors import SavedStateError, SetupError
 from sgt_modules.kinds import FREE, Kind
 from sgt_modules.prompts import SUPPLEMENT
-from sgt_modules.states import mapping, number, whole
+from sgt_modules.saving.state_checks import mapping, number, whole
 
 SHORTENED = " [... shortened ...] "
 """Stands where the middle of a long input was left out."""

@@ -12,9 +12,9 @@ import dspy
 from dspy.lm15 import LMRouter, MissingCredentialError, UnknownModelError
 
 from sgt_modules.embedded import embedded_actor
-from sgt_modules.engine import LocalEngine
 from sgt_modules.errors import SetupError
-from sgt_modules.reading import check_reads, check_writes
+from sgt_modules.local.chat_template import check_reads, check_writes
+from sgt_modules.local.engine import LocalEngine
 
 EMBEDDED = "embedded"
 """The name of the models that come with the package, of about 1 M parameters."""

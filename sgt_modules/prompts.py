@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 import dspy
 
 from sgt_modules.errors import SetupError
-from sgt_modules.states import mapping, text
+from sgt_modules.saving.state_checks import mapping, text
 
 SUPPLEMENT = "supplement"
 """The name of the input field that carries the supplement to the actor."""

@@ -164,7 +164,7 @@ def redact_target(room: Path) -> Target:
     """A provider's error, kept without keys."""
     import dspy
 
-    from sgt_modules.redaction import redacted
+    from sgt_modules.saving.redaction import redacted
 
     key = "sk-abcdefgh12345678"
     lm = dspy.LM("openai/m", api_key=key, api_base="https://me:word@host.example:8000/v1")
@@ -252,8 +252,8 @@ def statefile_target(room: Path) -> Target:
 
 def run_target(room: Path) -> Target:
     """The JSON files of a run's folder."""
-    from optimizers.result import Spent
-    from optimizers.safe_reading import entry, object_in
+    from optimizers.core.result import Spent
+    from optimizers.core.safe_reading import entry, object_in
     from sgt_modules.errors import RunFolderError
 
     file = room / "run.json"
@@ -274,8 +274,8 @@ def run_target(room: Path) -> Target:
 
 def store_target(room: Path) -> Target:
     """A file that stands where a run's rollouts should be."""
-    from optimizers.records import Query, Reward, Rollout
-    from optimizers.store import RolloutStore
+    from optimizers.core.records import Query, Reward, Rollout
+    from optimizers.store.rollout_store import RolloutStore
     from sgt_modules.errors import SGTError
     from sgt_modules.kinds import Supplement
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import dspy
 
 from optimizers import Recipe, SGTTeleprompter, TrainingSettings
-from optimizers.result import result_of
-from optimizers.trl_trainer import TRLTrainer
+from optimizers.core.result import result_of
+from optimizers.training.trl_trainer import TRLTrainer
 from sgt_modules.embedded import HouseTermsWorld, Sizes, acting, embedded_generator, program
 from sgt_modules.embedded.models import embedded_folder
 from sgt_modules.errors import OverlappingSplitsError

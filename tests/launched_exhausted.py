@@ -10,8 +10,8 @@ import torch
 from launched_training import ROWS, SETTINGS
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from optimizers.training import TrainingSettings
-from optimizers.trl_trainer import TRLTrainer
+from optimizers.training.trainer import TrainingSettings
+from optimizers.training.trl_trainer import TRLTrainer
 from sgt_modules.embedded.models import embedded_folder
 
 

@@ -14,11 +14,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from optimizers.records import Checkpoint, PreferencePair, SFTExample
-from optimizers.training import LoRASettings, TrainingSettings
-from optimizers.trl_trainer import TRLTrainer
+from optimizers.core.records import Checkpoint, PreferencePair, SFTExample
+from optimizers.training.trainer import LoRASettings, TrainingSettings
+from optimizers.training.trl_trainer import TRLTrainer
 from sgt_modules.embedded.models import embedded_folder
-from sgt_modules.engine import LocalEngine
+from sgt_modules.local.engine import LocalEngine
 
 SETTINGS = {
     "lora": LoRASettings(rank=4, alpha=8),

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from optimizers.processes import gathered
+from optimizers.training.processes import gathered
 
 
 def main(output: Path) -> None:

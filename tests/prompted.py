@@ -13,7 +13,7 @@ from pathlib import Path
 import dspy
 from scripted import ScriptedEngine, reply
 
-from optimizers.spt import SupervisoryPromptTeleprompter
+from optimizers.spt.teleprompter import SupervisoryPromptTeleprompter
 
 FIRST = "Answer briefly."
 HINTS = {"carry": "Carry the one.", "unit": "Name the unit."}

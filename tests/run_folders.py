@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
-from optimizers.records import PreferencePair, Query, Reward, Rollout, SFTExample
-from optimizers.store import RolloutStore
+from optimizers.core.records import PreferencePair, Query, Reward, Rollout, SFTExample
+from optimizers.store.rollout_store import RolloutStore
 from sgt_modules.kinds import SILENCE, Supplement
 
 PROMPT = "Write a supplement that helps another model with this task.\nTask: Add.\nquestion: {}"

@@ -13,8 +13,8 @@ from tokenizers.models import BPE
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from sgt_modules import SupplementGenerator
-from sgt_modules.batching import Share
-from sgt_modules.engine import LocalEngine
+from sgt_modules.local.batching import Share
+from sgt_modules.local.engine import LocalEngine
 
 CHAT = (
     "{% for message in messages %}<s>{{ message['role'] }}\n{{ message['content'] }}</s>{% endfor %}"

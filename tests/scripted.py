@@ -13,9 +13,9 @@ import dspy
 from dspy.lm15 import Message, Request, Response, Usage
 from hypothesis import strategies as st
 
-from optimizers.records import Checkpoint, PreferencePair, Query, Reward, Rollout, SFTExample
-from optimizers.training import OnStep
-from sgt_modules.contract import Completion
+from optimizers.core.records import Checkpoint, PreferencePair, Query, Reward, Rollout, SFTExample
+from optimizers.training.trainer import OnStep
+from sgt_modules.backend import Completion
 from sgt_modules.generator import Kinds, Sampled, SupplementGenerator
 from sgt_modules.generator_prompt import COMPACT
 from sgt_modules.kinds import NONE, Kind, Supplement

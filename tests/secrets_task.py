@@ -13,7 +13,7 @@ from scripted import ScriptedEngine, ScriptedGenerator, ScriptedTrainer, reply
 
 from optimizers import Recipe, SGTTeleprompter
 from optimizers.comparison import Problem
-from optimizers.reward import Metric
+from optimizers.core.reward import Metric
 from sgt_modules.kinds import Supplement
 
 RECIPE = Recipe(rounds=1, warm_samples=1, pool_samples=1, ood_kinds=1, concat=1, max_per_kind=4, pair_cap=2)

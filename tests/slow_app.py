@@ -15,8 +15,8 @@ import dspy
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from sgt_modules.activity import underway
-from sgt_modules.engine import LocalEngine
+from sgt_modules.local.activity import underway
+from sgt_modules.local.engine import LocalEngine
 
 _SECONDS = float(os.environ.get("SLOW_SECONDS", "0"))
 

@@ -9,7 +9,7 @@ import dspy
 from scripted import ScriptedEngine, ScriptedGenerator, reply
 
 from optimizers import Recipe, SGTTeleprompter, TrainingSettings
-from optimizers.trl_trainer import TRLTrainer
+from optimizers.training.trl_trainer import TRLTrainer
 from sgt_modules.embedded import HouseTermsWorld, Sizes, embedded_generator, program
 from sgt_modules.embedded.models import embedded_folder
 from sgt_modules.kinds import Supplement

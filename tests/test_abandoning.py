@@ -17,7 +17,7 @@ import pytest
 from families import FAMILIES, family_model
 from real_models import real_model
 
-from optimizers.store import RolloutStore
+from optimizers.store.rollout_store import RolloutStore
 
 TESTS = Path(__file__).parent
 CLI = "import sys; from optimizers.cli import main; sys.argv[0] = 'sgt'; main()"

@@ -15,13 +15,13 @@ from small_compile import SMALL, WORLD, helped, named, teleprompter, writer
 from optimizers import Recipe, TrainingSettings
 from optimizers.comparison import ABLATIONS, Bench, compare
 from optimizers.comparison.naming import contender_of
-from optimizers.estimate import estimated
-from optimizers.pairs import preference_pairs
-from optimizers.records import Between, Checkpoint
-from optimizers.result import SGTResult, result_of
-from optimizers.store import RolloutStore
-from optimizers.training import Trainer
-from optimizers.trl_trainer import TRLTrainer
+from optimizers.core.records import Between, Checkpoint
+from optimizers.core.result import SGTResult, result_of
+from optimizers.sgt.estimate import estimated
+from optimizers.sgt.preference_pairs import preference_pairs
+from optimizers.store.rollout_store import RolloutStore
+from optimizers.training.trainer import Trainer
+from optimizers.training.trl_trainer import TRLTrainer
 from sgt_modules import errors
 from sgt_modules.embedded import program
 from sgt_modules.embedded.models import embedded_folder

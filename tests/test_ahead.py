@@ -6,7 +6,7 @@ from collections.abc import Generator
 import dspy
 import pytest
 
-from optimizers.ahead import made_ahead
+from optimizers.core.ahead import made_ahead
 
 
 def test_items_are_made_while_those_before_them_are_worked_on() -> None:

@@ -22,7 +22,7 @@ from optimizers.comparison import (
     validated,
 )
 from optimizers.comparison.analyses import LearningCurve
-from optimizers.result import SGTResult, Spent, StageResult, result_of
+from optimizers.core.result import SGTResult, Spent, StageResult, result_of
 from sgt_modules import errors
 
 

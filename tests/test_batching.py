@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from runtime_fixtures import tiny_engine, tiny_model
 
-from sgt_modules.batching import Decoded, Job, batches, room_of, within_memory
-from sgt_modules.engine import LocalEngine
 from sgt_modules.errors import GeneratorNotFoundError
-from sgt_modules.loading import Loaded, choose_device, choose_dtype
+from sgt_modules.local.batching import Decoded, Job, batches, room_of, within_memory
+from sgt_modules.local.engine import LocalEngine
+from sgt_modules.local.loading import Loaded, choose_device, choose_dtype
 
 JOBS = st.lists(st.builds(Job, st.integers(1, 40).map(lambda n: (1,) * n), st.integers(0, 9), st.just(1.0), st.just(5)))
 
@@ -48,7 +48,7 @@ def test_whatever_the_memory_every_job_is_done_once_if_each_fits_alone(jobs: lis
 def test_running_out_of_memory_halves_the_budget_and_keeps_what_is_done(caplog: pytest.LogCaptureFixture) -> None:
     jobs = [Job((1,) * 6, seed, 1.0, 4) for seed in range(12)]
     machine, released = Machine(40, RuntimeError("MPS backend out of memory")), list[int]()
-    with caplog.at_level(logging.WARNING, "sgt_modules.batching"):
+    with caplog.at_level(logging.WARNING, "sgt_modules.local.batching"):
         _, held = within_memory(jobs, 80, machine.run, release=lambda: released.append(1))
     assert machine.asked == [80, 40, 40, 40]
     assert (held, released) == (40, [1])
@@ -139,7 +139,7 @@ def test_a_models_own_code_runs_for_who_asks_and_travels_with_a_pickle_but_not_w
     assert pickle.loads(pickle.dumps(engine)).with_adapter(None).trust_remote_code
     assert not LocalEngine.load_state(engine.dump_state()).trust_remote_code
     code = (
-        "import sys; from sgt_modules.engine import LocalEngine; "
+        "import sys; from sgt_modules.local.engine import LocalEngine; "
         "engine = LocalEngine(sys.argv[1], dtype='float64', device='cpu', trust_remote_code=True); "
         "print(engine.sample(['one'], seeds=[0], max_new_tokens=4)[0].tokens)"
     )

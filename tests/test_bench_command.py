@@ -19,7 +19,7 @@ from optimizers.cli import app, main
 from optimizers.comparison.cells import printed
 from optimizers.tasks import task
 from optimizers.tasks.benching import run
-from optimizers.trl_trainer import TRLTrainer
+from optimizers.training.trl_trainer import TRLTrainer
 from sgt_modules.embedded.models import embedded_folder
 from sgt_modules.errors import NoActorError, RunFolderError, SetupError
 from sgt_modules.kinds import KINDS

@@ -11,11 +11,11 @@ import dspy
 import pytest
 from scripted import ScriptedEngine, reply
 
-from optimizers.budget import Budget, Limits
-from optimizers.ledger import Meter
-from optimizers.reward import Scorer
-from optimizers.rollouts import Actor
-from optimizers.store import RolloutStore
+from optimizers.core.budget import Budget, Limits
+from optimizers.core.reward import Scorer
+from optimizers.core.usage import Meter
+from optimizers.rollouts.engine import Actor
+from optimizers.store.rollout_store import RolloutStore
 from sgt_modules import supplement
 from sgt_modules.errors import SetupError, StoppedError
 

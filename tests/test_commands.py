@@ -19,16 +19,16 @@ from scripted import ScriptedEngine, reply
 from typer.testing import CliRunner
 
 from optimizers.cli import app, main
-from optimizers.comparison.embedded import SETTINGS
+from optimizers.comparison.leaderboard import Row
 from optimizers.comparison.result import Comparison
-from optimizers.comparison.standing import Row
-from optimizers.training import TrainingSettings
-from optimizers.user_files import inputs_of
+from optimizers.core.user_files import inputs_of
+from optimizers.demos.house_terms_comparison import SETTINGS
+from optimizers.training.trainer import TrainingSettings
 from sgt_modules.embedded import HouseTermsWorld, Sizes
 from sgt_modules.embedded.models import embedded_folder
 from sgt_modules.errors import GeneratorNotFoundError, RunFolderError, SetupError
 from sgt_modules.lms import check_lm, lm_named
-from sgt_modules.weights import resolve
+from sgt_modules.saving.weights import resolve
 
 PROGRAM = """
 from sgt_modules.embedded import HouseTermsWorld, Sizes, program
@@ -232,7 +232,7 @@ ROWS = [{"question": "2+2?", "answer": "4"}, {"question": "2+3?", "answer": "5"}
 def test_examples_are_read_from_each_kind_of_file(tmp_path: Path, end: str) -> None:
     import pandas as pd
 
-    from optimizers.user_files import examples_in
+    from optimizers.core.user_files import examples_in
 
     file, frame = tmp_path / f"data.{end}", pd.DataFrame(ROWS)
     match end:
@@ -263,7 +263,7 @@ def test_the_doctor_s_verdict_on_a_model_that_is_not_there_is_bad() -> None:
 
 
 def test_the_doctor_s_tiny_run_goes_through_every_step() -> None:
-    from optimizers.doctor import examined
+    from optimizers.commands.machine_check import examined
 
     [*_, found] = examined(run=True)
     assert (found.name, found.state) == ("a tiny run", "fine")
@@ -334,7 +334,7 @@ class Answering(dspy.Module):
 
 
 def test_nothing_looks_up_a_forward_so_that_dspy_warns_of_it(caplog: pytest.LogCaptureFixture) -> None:
-    from optimizers.reward import Scorer
+    from optimizers.core.reward import Scorer
 
     class Judging(dspy.Module):
         def forward(self, example: dspy.Example, prediction: dspy.Prediction) -> float:
@@ -458,7 +458,7 @@ def test_a_path_that_cannot_be_written_is_a_mistake_of_the_command_s_and_found_f
 
 @pytest.mark.parametrize("place", [LONG, "a-file/below"])
 def test_a_run_s_folder_that_cannot_be_made_is_refused_as_a_mistake(tmp_path: Path, place: str) -> None:
-    from optimizers.folder import RunFolder
+    from optimizers.core.run_folder import RunFolder
 
     (tmp_path / "a-file").touch()
     with pytest.raises(RunFolderError, match="Choose another log_dir"):
@@ -468,7 +468,7 @@ def test_a_run_s_folder_that_cannot_be_made_is_refused_as_a_mistake(tmp_path: Pa
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_read_only_folder_is_refused_as_a_mistake(tmp_path: Path) -> None:
     from optimizers.commands.output import writable
-    from optimizers.folder import RunFolder
+    from optimizers.core.run_folder import RunFolder
 
     tmp_path.chmod(0o500)
     try:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from optimizers.cli import main
-from optimizers.comparison.rules import CONTENDERS, compare_rules
+from optimizers.demos.house_rules_comparison import CONTENDERS, compare_rules
 
 
 def test_spt_is_compared_with_no_change_within_its_budget_and_goes_on_without_calls(tmp_path: Path) -> None:

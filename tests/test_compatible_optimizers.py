@@ -16,7 +16,7 @@ from dspy.lm15 import Message, Request, Response, Usage
 from scripted import reply
 
 from optimizers import Recipe, SGTTeleprompter, TrainingSettings
-from optimizers.trl_trainer import TRLTrainer
+from optimizers.training.trl_trainer import TRLTrainer
 from sgt_modules import SupplementedPredictor, SupplementGenerator, supplement
 from sgt_modules.embedded import embedded_generator
 from sgt_modules.embedded.models import embedded_folder

@@ -12,7 +12,7 @@ import pytest
 from scripted import ScriptedEngine, ScriptedGenerator, ScriptedTrainer, reply
 from small_compile import teleprompter, writer
 
-from optimizers.user_files import inputs_of
+from optimizers.core.user_files import inputs_of
 from sgt_modules import supplement
 from sgt_modules.calling import called
 from sgt_modules.kinds import SILENCE, Supplement

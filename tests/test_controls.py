@@ -31,15 +31,15 @@ from secrets_task import (
 from small_compile import WORLD, gold
 
 from optimizers.comparison import Controls, Problem, controls, pooled
+from optimizers.comparison.compiled_run import Asking
 from optimizers.comparison.control_rows import leakage_of, noise_between, row_of
-from optimizers.comparison.finished import Asking
 from optimizers.comparison.interventions import filler, shuffled, unchanged, untagged
 from optimizers.comparison.noise import noise_of
-from optimizers.records import Rollout
-from optimizers.result import SGTResult, Spent, result_of
-from optimizers.result import compiled as compiled_as
-from optimizers.statistics import gain_interval
-from optimizers.store import RolloutStore
+from optimizers.core.records import Rollout
+from optimizers.core.result import SGTResult, Spent, result_of
+from optimizers.core.result import compiled as compiled_as
+from optimizers.core.statistics import gain_interval
+from optimizers.store.rollout_store import RolloutStore
 from sgt_modules import Endpoint, errors
 from sgt_modules.embedded import embedded_generator, program
 from sgt_modules.embedded.program import AnswerInSQL

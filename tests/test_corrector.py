@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scripted import ScriptedEngine, reply
 
-from optimizers.budget import Budget, Limits
-from optimizers.corrector import Corrector, Mistake, batches, mistake_of, new_ones, told
-from optimizers.impact import tokens
-from optimizers.meta_prompts import MetaPrompts
-from optimizers.prices import Price
-from optimizers.records import Query, Reward, Rollout
-from optimizers.store import RolloutStore
+from optimizers.core.budget import Budget, Limits
+from optimizers.core.prices import Price
+from optimizers.core.records import Query, Reward, Rollout
+from optimizers.spt.corrector import Corrector, Mistake, batches, mistake_of, new_ones, told
+from optimizers.spt.impact import tokens
+from optimizers.spt.meta_prompts import MetaPrompts
+from optimizers.store.rollout_store import RolloutStore
 from sgt_modules.errors import StoppedError
 from sgt_modules.kinds import SILENCE
 

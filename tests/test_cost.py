@@ -8,7 +8,7 @@ from pathlib import Path
 import cost
 import pytest
 
-from optimizers.recipe import Auto, Recipe
+from optimizers.sgt.recipe import Auto, Recipe
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE = (DOCS / "scaling.md").read_text(encoding="utf-8")

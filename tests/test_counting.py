@@ -19,12 +19,12 @@ from dspy.lm15 import Message, Request, Response, Usage
 from scripted import ScriptedEngine, ScriptedTrainer, reply
 from small_compile import teleprompter, writer
 
-from optimizers.budget import Budget, Limits
-from optimizers.ledger import Meter
-from optimizers.prices import Price
-from optimizers.reward import Scorer
-from optimizers.rollouts import Actor
-from optimizers.store import RolloutStore
+from optimizers.core.budget import Budget, Limits
+from optimizers.core.prices import Price
+from optimizers.core.reward import Scorer
+from optimizers.core.usage import Meter
+from optimizers.rollouts.engine import Actor
+from optimizers.store.rollout_store import RolloutStore
 from sgt_modules import supplement
 from sgt_modules.errors import StoppedError
 

@@ -11,8 +11,8 @@ from rich.console import Console
 
 from optimizers import Recipe
 from optimizers.cli import app, main
-from optimizers.demo import TINY_SCALE, Demonstration, Scale, demonstrate
-from optimizers.tables import show_demonstration
+from optimizers.demos.house_terms import TINY_SCALE, Demonstration, Scale, demonstrate
+from optimizers.demos.house_terms_tables import show_demonstration
 from sgt_modules import supplement
 from sgt_modules.embedded import Sizes, acting, embedded_generator, program
 from sgt_modules.embedded.models import embedded_folder

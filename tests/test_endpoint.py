@@ -21,8 +21,8 @@ from scripted import ScriptedEngine, ScriptedTrainer, reply
 from scripted_server import Answer, ScriptedServer, serving
 
 from optimizers import SGTTeleprompter
-from optimizers.judging import judged_run
-from optimizers.reward import Scorer
+from optimizers.core.reward import Scorer
+from optimizers.rollouts.judging import judged_run
 from sgt_modules import Endpoint, ServedFolder, SupplementedPredictor, SupplementGenerator, VLLMLoRA, supplement
 from sgt_modules.embedded import HouseTermsWorld, Sizes, program
 from sgt_modules.errors import (

@@ -25,8 +25,8 @@ import pytest
 from runtime_fixtures import tiny_adapter
 
 from optimizers import Recipe, SGTTeleprompter, TrainingSettings
-from optimizers.result import result_of
-from optimizers.trl_trainer import TRLTrainer
+from optimizers.core.result import result_of
+from optimizers.training.trl_trainer import TRLTrainer
 from sgt_modules import Endpoint, LocalEngine, ServedFolder, SupplementGenerator, supplement
 from sgt_modules.embedded import HouseTermsWorld, Sizes, program
 from sgt_modules.embedded.models import embedded_folder

@@ -20,11 +20,11 @@ from dspy.lm15 import Config, ContextLengthError, Message, Request, UnsupportedF
 from runtime_fixtures import tiny_adapter, tiny_engine, tiny_model
 from transformers import AutoModelForCausalLM
 
-from sgt_modules.batching import Job, batches
-from sgt_modules.engine import LocalEngine
 from sgt_modules.errors import GeneratorNotFoundError
-from sgt_modules.loading import _core_setter
-from sgt_modules.reading import render_chat
+from sgt_modules.local.batching import Job, batches
+from sgt_modules.local.chat_template import render_chat
+from sgt_modules.local.engine import LocalEngine
+from sgt_modules.local.loading import _core_setter
 
 # PEFT 0.21 asks transformers 5.23 by a deprecated name.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -81,7 +81,7 @@ def test_draws_follow_the_models_distribution(engine: LocalEngine) -> None:
 
 def test_one_seed_over_many_prompts_gives_independent_draws(engine: LocalEngine) -> None:
     job = [Job((1, 2, place), 0, 1.0, 4) for place in range(3)]
-    from sgt_modules.decoding import _uniforms
+    from sgt_modules.local.decoding import _uniforms
 
     assert len(set(_uniforms(job, 4).ravel())) == 12
 

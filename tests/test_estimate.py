@@ -11,9 +11,9 @@ from scripted import ScriptedEngine
 from small_compile import WORLD, compiled, helped, teleprompter
 
 from optimizers import Recipe
-from optimizers.estimate import Probe, estimated
-from optimizers.result import result_of
-from optimizers.store import RolloutStore
+from optimizers.core.result import result_of
+from optimizers.sgt.estimate import Probe, estimated
+from optimizers.store.rollout_store import RolloutStore
 from sgt_modules.embedded import program
 
 RECIPE = Recipe(rounds=3, warm_samples=2, pool_samples=2, ood_kinds=3, concat=1, direct_samples=10)

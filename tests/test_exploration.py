@@ -15,8 +15,13 @@ import pytest
 from dspy.lm15 import RateLimitError, Request, Response
 from scripted import ScriptedEngine, ScriptedGenerator, reply, rollout
 
-from optimizers.evaluation import Evaluator
-from optimizers.exploration import (
+from optimizers.core.records import PreferencePair, Query, Rollout
+from optimizers.core.reward import Metric, Scorer
+from optimizers.core.spending import Spending
+from optimizers.observe.progress import reporter
+from optimizers.rollouts.engine import Actor
+from optimizers.rollouts.evaluation import Evaluator
+from optimizers.sgt.exploration import (
     Credit,
     Explorer,
     Isolated,
@@ -26,19 +31,14 @@ from optimizers.exploration import (
     deciding_predictors,
     explorer,
 )
-from optimizers.pairs import preference_pairs
-from optimizers.progress import reporter
-from optimizers.recipe import Recipe
-from optimizers.records import PreferencePair, Query, Rollout
-from optimizers.reward import Metric, Scorer
-from optimizers.rollouts import Actor
-from optimizers.spending import Spending
-from optimizers.store import RolloutStore
+from optimizers.sgt.preference_pairs import preference_pairs
+from optimizers.sgt.recipe import Recipe
+from optimizers.store.rollout_store import RolloutStore
 from sgt_modules import supplement
-from sgt_modules.engine import LocalEngine
 from sgt_modules.episode import Place
 from sgt_modules.errors import EndpointError, SetupError, SGTError
 from sgt_modules.kinds import SILENCE, Kind, Supplement
+from sgt_modules.local.engine import LocalEngine
 
 EXAMPLES = [
     dspy.Example(question=f"{n}+1?", remark=f"Remark {n}.", answer=str(n + 1)).with_inputs("question", "remark")

@@ -12,12 +12,12 @@ from scripted import query, rollout
 from typer.testing import CliRunner
 
 from optimizers.cli import app
-from optimizers.export import Format, export
-from optimizers.records import PreferencePair, Rollout, SFTExample
-from optimizers.store import RolloutStore
+from optimizers.core.records import PreferencePair, Rollout, SFTExample
+from optimizers.observe.export import Format, export
+from optimizers.store.rollout_store import RolloutStore
 from sgt_modules.embedded.models import embedded_folder
 from sgt_modules.errors import RunFolderError, SetupError
-from sgt_modules.reading import render_chat
+from sgt_modules.local.chat_template import render_chat
 
 SFT = [
     SFTExample("q1", "cot", "Help with q1.", "[cot] Ünits first", cut=True),

@@ -14,17 +14,17 @@ from small_compile import WORLD, compiled, writer
 
 from optimizers import SPTRecipe
 from optimizers.comparison.control_rows import row_of
+from optimizers.comparison.leaderboard import standing
 from optimizers.comparison.outcomes import Outcome
-from optimizers.comparison.standing import standing
-from optimizers.evaluation import Scored
-from optimizers.gating import judged
-from optimizers.pairs import preference_pairs
-from optimizers.records import Candidate, Query, Reward, Rollout
-from optimizers.reward import Scorer
-from optimizers.rollouts import Actor
-from optimizers.selection import best_stage, gain_of
-from optimizers.store import RolloutStore
-from optimizers.verdict import Evidence, verdict
+from optimizers.core.records import Candidate, Query, Reward, Rollout
+from optimizers.core.reward import Scorer
+from optimizers.core.verdict import Evidence, verdict
+from optimizers.rollouts.engine import Actor
+from optimizers.rollouts.evaluation import Scored
+from optimizers.sgt.gating import judged
+from optimizers.sgt.preference_pairs import preference_pairs
+from optimizers.sgt.sft_data import best_stage, gain_of
+from optimizers.store.rollout_store import RolloutStore
 from sgt_modules.episode import Call, Place
 from sgt_modules.gate import Gate
 from sgt_modules.kinds import SILENCE, Supplement

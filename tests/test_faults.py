@@ -19,10 +19,10 @@ from misbehaving_server import FAULTS, KEY, Fault, MisbehavingServer, Script, er
 from scripted import ScriptedGenerator, reply
 
 from optimizers import SGTTeleprompter
-from optimizers.records import Reward, Rollout
-from optimizers.reward import Metric, Scorer
-from optimizers.rollouts import Actor
-from optimizers.store import RolloutStore
+from optimizers.core.records import Reward, Rollout
+from optimizers.core.reward import Metric, Scorer
+from optimizers.rollouts.engine import Actor
+from optimizers.store.rollout_store import RolloutStore
 from sgt_modules.errors import ProviderRefusedError, SetupError, SGTError
 from sgt_modules.kinds import Supplement
 from sgt_modules.wrapping import supplement
@@ -374,9 +374,9 @@ def test_a_run_in_time_is_what_it_would_have_been_and_its_errors_reach_the_calle
 HANGING = """
 import dspy
 from misbehaving_server import FAULTS, misbehaving
-from optimizers.reward import Scorer
-from optimizers.rollouts import Actor
-from optimizers.store import RolloutStore
+from optimizers.core.reward import Scorer
+from optimizers.rollouts.engine import Actor
+from optimizers.store.rollout_store import RolloutStore
 
 open_ended = misbehaving(FAULTS["hang"])  # never closed: the call goes on hanging
 program = dspy.Predict("question -> answer")

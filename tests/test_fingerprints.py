@@ -22,10 +22,10 @@ import pytest
 import torch
 from scripted import ScriptedGenerator
 
-from optimizers.fingerprints import described, fingerprint, generator_settings, scope_of, supplement_settings
-from optimizers.folder import RunFolder
-from optimizers.spt import SupervisoryPromptTeleprompter
-from optimizers.spt_recipe import SPTRecipe
+from optimizers.core.fingerprints import described, fingerprint, generator_settings, scope_of, supplement_settings
+from optimizers.core.run_folder import RunFolder
+from optimizers.spt.recipe import SPTRecipe
+from optimizers.spt.teleprompter import SupervisoryPromptTeleprompter
 from sgt_modules.errors import ExampleError, RunFolderError
 from sgt_modules.gate import Gate
 from sgt_modules.generator import SupplementGenerator
@@ -115,8 +115,8 @@ HELD = {
 
 ELSEWHERE = """
 import dspy, test_fingerprints as here
-from optimizers.fingerprints import fingerprint
-from optimizers.queries import query_id
+from optimizers.core.fingerprints import fingerprint
+from optimizers.rollouts.queries import query_id
 for held in here.HELD.values():
     one = dspy.Example(question="?", held=held).with_inputs("question", "held")
     print(fingerprint([one]), query_id(one, "self"))

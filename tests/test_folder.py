@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from optimizers.folder import RunFolder, versions_apart
+from optimizers.core.run_folder import RunFolder, versions_apart
 from sgt_modules.errors import RunFolderError
 
 
@@ -67,7 +67,7 @@ def test_an_owner_who_failed_leaves_no_word_behind(tmp_path: Path) -> None:
 
 def test_an_owner_who_was_killed_is_recognised_as_gone(tmp_path: Path) -> None:
     script = (
-        "import os, signal, sys; from pathlib import Path; from optimizers.folder import RunFolder\n"
+        "import os, signal, sys; from pathlib import Path; from optimizers.core.run_folder import RunFolder\n"
         "with RunFolder.at(Path(sys.argv[1])).held(): os.kill(os.getpid(), signal.SIGKILL)"
     )
     killed = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)])

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from optimizers.live.board import Board
-from optimizers.live.snapshot import Spend
-from sgt_modules.activity import Activity, Pace, Work
+from optimizers.observe.live.progress_state import Board
+from optimizers.observe.live.snapshot import Spend
+from sgt_modules.local.activity import Activity, Pace, Work
 
 SLACK = 3.0
 """Seconds by which a time left may be off in any case: nobody minds."""

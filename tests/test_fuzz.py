@@ -18,9 +18,9 @@ from sgt_modules.gate import Gate
 from sgt_modules.kinds import parse
 from sgt_modules.predictor import SupplementedPredictor
 from sgt_modules.prompts import Template
-from sgt_modules.redaction import redacted
 from sgt_modules.safety import harmless
-from sgt_modules.statefile import lies_within
+from sgt_modules.saving.redaction import redacted
+from sgt_modules.saving.state_file import lies_within
 
 GENERATOR, _ = fuzz.own_state()
 GATE = {"seen": {"red": 1}, "inputs": 2, "most_novel": 0.5, "least_sure": -2.0}

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted import rollout
 
-from optimizers.evaluation import Scored
-from optimizers.gating import Judged, fitted, judged
+from optimizers.rollouts.evaluation import Scored
+from optimizers.sgt.gating import Judged, fitted, judged
 from sgt_modules.episode import Call, Place
 from sgt_modules.gate import Gate
 from sgt_modules.kinds import SILENCE, Supplement

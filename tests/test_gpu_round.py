@@ -17,9 +17,9 @@ from random_model import CHAT_TOKENS, SHAPES, random_text, word_tokenizer, write
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
-from optimizers.pairs import preference_pairs
-from sgt_modules.batching import Decoded, Job, within_memory
-from sgt_modules.reading import render_chat
+from optimizers.sgt.preference_pairs import preference_pairs
+from sgt_modules.local.batching import Decoded, Job, within_memory
+from sgt_modules.local.chat_template import render_chat
 
 TINY = SHAPES["tiny"]
 ROWS, LENGTH = 3, 16

@@ -8,8 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optimizers.impact import SentenceImpact, annotated, impacts, prompts_to_run, pruned, subsample, tokens, unmarked
-from optimizers.sentences import sentences
+from optimizers.spt.impact import (
+    SentenceImpact,
+    annotated,
+    impacts,
+    prompts_to_run,
+    pruned,
+    subsample,
+    tokens,
+    unmarked,
+)
+from optimizers.spt.sentences import sentences
 
 PARTS = ["Add. ", "Guess. ", "Smile."]
 

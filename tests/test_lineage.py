@@ -17,14 +17,14 @@ from peft import AutoPeftModelForCausalLM, PeftModel
 from runtime_fixtures import tiny_model
 from transformers import AutoModelForCausalLM
 
-from optimizers.records import Checkpoint, PreferencePair, SFTExample
-from optimizers.training import LoRASettings, TrainingSettings
-from optimizers.trl_trainer import TRLTrainer
-from sgt_modules.engine import LocalEngine
+from optimizers.core.records import Checkpoint, PreferencePair, SFTExample
+from optimizers.training.trainer import LoRASettings, TrainingSettings
+from optimizers.training.trl_trainer import TRLTrainer
 from sgt_modules.errors import GeneratorNotFoundError
 from sgt_modules.generator import SupplementGenerator
-from sgt_modules.reading import render_chat
-from sgt_modules.weights import ADAPTER, TRAINED_FROM, fingerprint_of, origin_of
+from sgt_modules.local.chat_template import render_chat
+from sgt_modules.local.engine import LocalEngine
+from sgt_modules.saving.weights import ADAPTER, TRAINED_FROM, fingerprint_of, origin_of
 
 # PEFT 0.21 asks transformers 5.23 by a deprecated name.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")

@@ -10,7 +10,7 @@ from scripted import ScriptedTrainer
 from small_compile import WORLD, compiled, helped, writer
 
 from optimizers import Snapshot
-from optimizers.result import result_of
+from optimizers.core.result import result_of
 
 
 def test_the_view_of_a_compile_ends_with_what_its_result_says(tmp_path: Path) -> None:

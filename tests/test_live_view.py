@@ -19,16 +19,16 @@ from nbclient import NotebookClient
 from rich.console import Console
 from scripted import query, rollout
 
-from optimizers.live.board import Board
-from optimizers.live.drawing import drawn
-from optimizers.live.foresight import seconds_left
-from optimizers.live.lines import Lines
-from optimizers.live.notebook import Notebook, as_html, as_text, in_notebook
-from optimizers.live.snapshot import Plan, Snapshot, Spend, StageView, Step, Winner
-from optimizers.live.terminal import Live, Terminal
-from optimizers.live.view import View
-from optimizers.progress import Silent, reporter
-from optimizers.records import Rollout
+from optimizers.core.records import Rollout
+from optimizers.observe.live.drawing import drawn
+from optimizers.observe.live.eta import seconds_left
+from optimizers.observe.live.lines import Lines
+from optimizers.observe.live.notebook import Notebook, as_html, as_text, in_notebook
+from optimizers.observe.live.progress_state import Board
+from optimizers.observe.live.snapshot import Plan, Snapshot, Spend, StageView, Step, Winner
+from optimizers.observe.live.terminal import Live, Terminal
+from optimizers.observe.live.view import View
+from optimizers.observe.progress import Silent, reporter
 from sgt_modules.errors import SetupError
 
 
@@ -547,8 +547,8 @@ def test_in_a_notebook_one_output_is_written_anew_and_its_last_state_stays(kerne
 
 
 CELL = """
-from optimizers.live.snapshot import Spend
-from optimizers.progress import reporter
+from optimizers.observe.live.snapshot import Spend
+from optimizers.observe.progress import reporter
 
 view = reporter()
 with view.run(None, lambda: Spend(3, 0.1)), view.stage("none: val", 200) as stage:

@@ -18,9 +18,9 @@ from optimizers.cli import app
 from optimizers.comparison import compare
 from optimizers.tasks import task
 from optimizers.tasks.benching import run
-from sgt_modules.engine import LocalEngine
 from sgt_modules.errors import GeneratorNotFoundError, SetupError
 from sgt_modules.lms import ANSWER_TOKENS, acting_as, lm_named, runs_here
+from sgt_modules.local.engine import LocalEngine
 
 
 @pytest.fixture(scope="module")

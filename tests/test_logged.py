@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from scripted import ScriptedEngine, ScriptedGenerator, ScriptedTrainer, reply
 
 from optimizers import LoggedOutcome, Recipe, SGTTeleprompter
-from optimizers.logged import read_log
-from optimizers.records import Query, Reward
-from optimizers.report.record import read_run
-from optimizers.report.run_page import run_page
-from optimizers.result import SGTResult, result_of
-from optimizers.store import RolloutStore
+from optimizers.core.records import Query, Reward
+from optimizers.core.result import SGTResult, result_of
+from optimizers.observe.report.record import read_run
+from optimizers.observe.report.run_page import run_page
+from optimizers.sgt.logged import read_log
+from optimizers.store.rollout_store import RolloutStore
 from sgt_modules import Kind, Menu, Supplement
 from sgt_modules.errors import RunFolderError, SetupError
 

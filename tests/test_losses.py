@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from optimizers.losses import IGNORED, dpo_loss, label_logps, score_labels_only, sequence_nll
+from optimizers.training.losses import IGNORED, dpo_loss, label_logps, score_labels_only, sequence_nll
 
 
 def test_the_preference_loss_of_two_pairs_is_the_number_derived_by_hand():

@@ -14,9 +14,9 @@ import pytest
 from scripted import ScriptedEngine, ScriptedGenerator, ScriptedTrainer, reply
 from small_compile import teleprompter, writer
 
-from optimizers.reward import Scorer
-from optimizers.rollouts import Actor
-from optimizers.store import RolloutStore
+from optimizers.core.reward import Scorer
+from optimizers.rollouts.engine import Actor
+from optimizers.store.rollout_store import RolloutStore
 from sgt_modules import supplement
 from sgt_modules.episode import episode
 from sgt_modules.errors import SetupError

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from scripted import rollout
 
-from optimizers.memory import Mark, Peak
-from optimizers.records import Checkpoint
-from optimizers.result import StageResult
-from optimizers.summary import peak_memory
+from optimizers.comparison.summary import peak_memory
+from optimizers.core.memory import Mark, Peak
+from optimizers.core.records import Checkpoint
+from optimizers.core.result import StageResult
 
 SIZE = 64 * 2**20
 

@@ -17,19 +17,19 @@ from hypothesis import strategies as st
 from scripted import ScriptedEngine, ScriptedTrainer, reply
 
 from optimizers import Recipe, SGTTeleprompter
-from optimizers.demo import TRAINING
-from optimizers.estimate import Probe, estimated
-from optimizers.records import Checkpoint
-from optimizers.result import result_of
-from optimizers.store import RolloutStore
-from optimizers.trl_trainer import TRLTrainer
+from optimizers.core.records import Checkpoint
+from optimizers.core.result import result_of
+from optimizers.demos.house_terms import TRAINING
+from optimizers.sgt.estimate import Probe, estimated
+from optimizers.store.rollout_store import RolloutStore
+from optimizers.training.trl_trainer import TRLTrainer
 from sgt_modules import Endpoint, Kind, LocalEngine, Menu, SupplementGenerator, supplement
-from sgt_modules.batching import Job
-from sgt_modules.decoding import Decoder
 from sgt_modules.embedded import HouseTermsWorld, Sizes, embedded_generator, program
 from sgt_modules.embedded.models import embedded_folder
 from sgt_modules.errors import RunFolderError, SavedStateError, SetupError
 from sgt_modules.kinds import SILENCE, Supplement
+from sgt_modules.local.batching import Job
+from sgt_modules.local.decoding import Decoder
 
 TEXTS = {
     "refunds": "Refunds take five days. Say so.",

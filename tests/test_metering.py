@@ -29,10 +29,10 @@ from misbehaving_server import FAULTS, NOW, Fault, error, misbehaving
 from paid_calls import PayingEngine
 from scripted import ScriptedEngine, reply
 
-from optimizers.budget import Limits
 from optimizers.comparison.metering import Metering, unmetered
-from optimizers.outages import is_outage, is_permanent
-from optimizers.prices import Price
+from optimizers.core.budget import Limits
+from optimizers.core.prices import Price
+from optimizers.rollouts.outages import is_outage, is_permanent
 from sgt_modules.errors import SetupError, StoppedError
 
 

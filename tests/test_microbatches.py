@@ -17,12 +17,12 @@ from runtime_fixtures import tiny_model
 from safetensors.torch import load_file
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from optimizers.microbatches import halved, said_of_memory, until_it_fits
-from optimizers.records import Checkpoint, PreferencePair, SFTExample
-from optimizers.training import CHECKPOINTED, Forward, LoRASettings, TrainingSettings
-from optimizers.trl_trainer import TRLTrainer
+from optimizers.core.records import Checkpoint, PreferencePair, SFTExample
+from optimizers.training.microbatches import halved, said_of_memory, until_it_fits
+from optimizers.training.trainer import CHECKPOINTED, Forward, LoRASettings, TrainingSettings
+from optimizers.training.trl_trainer import TRLTrainer
 from sgt_modules.errors import TrainingError
-from sgt_modules.weights import TRAINED_FROM
+from sgt_modules.saving.weights import TRAINED_FROM
 
 ROWS = [SFTExample("q", "cot", f"What is {n} + 1?", f"[cot] {'So ' * n}it is {n + 1}.") for n in range(8)]
 PAIRS = [PreferencePair("q", "inter", row.prompt, f"yes {'!' * n}", "it is not so") for n, row in enumerate(ROWS)]
@@ -88,7 +88,7 @@ def test_supervised_training_that_runs_out_of_memory_takes_the_same_steps_in_par
 ) -> None:
     told: list[tuple[int, int]] = []
     whole = TRLTrainer(folder, settings()).sft(ROWS, start=None, output=tmp_path / "whole", seed=0)
-    with room_for(1) as seen, caplog.at_level(logging.WARNING, "optimizers.microbatches"):
+    with room_for(1) as seen, caplog.at_level(logging.WARNING, "optimizers.training.microbatches"):
         parts = TRLTrainer(folder, settings()).sft(
             ROWS,
             start=None,

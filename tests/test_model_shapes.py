@@ -11,21 +11,21 @@ from families import FAMILIES, Family, family_model, family_tokenizer
 from runtime_fixtures import tiny_adapter
 from transformers import AutoModelForCausalLM
 
-from optimizers.encoding import Row, Target, Texts, encode, end_of_turn
-from optimizers.losses import IGNORED
-from optimizers.quiet import random_states_kept, silence
-from optimizers.records import SFTExample
-from optimizers.training import LoRASettings, TrainingSettings
-from optimizers.trl_arguments import Job
-from optimizers.trl_stages import SFT, PairwiseDPO, SharedDPO
-from optimizers.trl_trainer import TRLTrainer
-from sgt_modules.batching import Job as DecodingJob
-from sgt_modules.batching import Share
-from sgt_modules.decoding import Decoder
-from sgt_modules.engine import LocalEngine
+from optimizers.core.records import SFTExample
+from optimizers.training.base_trainer import random_states_kept, silence
+from optimizers.training.losses import IGNORED
+from optimizers.training.tokenisation import Row, Target, Texts, encode, end_of_turn
+from optimizers.training.trainer import LoRASettings, TrainingSettings
+from optimizers.training.trl_arguments import Job
+from optimizers.training.trl_stages import SFT, PairwiseDPO, SharedDPO
+from optimizers.training.trl_trainer import TRLTrainer
 from sgt_modules.errors import GeneratorNotFoundError
-from sgt_modules.loading import Loaded
-from sgt_modules.reading import render_chat
+from sgt_modules.local.batching import Job as DecodingJob
+from sgt_modules.local.batching import Share
+from sgt_modules.local.chat_template import render_chat
+from sgt_modules.local.decoding import Decoder
+from sgt_modules.local.engine import LocalEngine
+from sgt_modules.local.loading import Loaded
 
 # PEFT 0.21 asks transformers 5.23 by a deprecated name.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")

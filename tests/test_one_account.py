@@ -14,10 +14,10 @@ import pytest
 from scripted import ScriptedEngine, ScriptedTrainer
 from small_compile import WORLD, compiled, helped, teleprompter, writer
 
-from optimizers.folder import RunFolder
-from optimizers.result import Spent, result_of
-from optimizers.spending import CLOCK, Clock, Spending
-from optimizers.store import RolloutStore
+from optimizers.core.result import Spent, result_of
+from optimizers.core.run_folder import RunFolder
+from optimizers.core.spending import CLOCK, Clock, Spending
+from optimizers.store.rollout_store import RolloutStore
 from sgt_modules.embedded import program
 
 

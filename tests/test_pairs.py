@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted import query, rollout, winners_and_losers
 
-from optimizers.pairs import preference_pairs, require_pairs, why_no_pairs
-from optimizers.records import PreferencePair, Rollout
+from optimizers.core.records import PreferencePair, Rollout
+from optimizers.sgt.preference_pairs import preference_pairs, require_pairs, why_no_pairs
 from sgt_modules.errors import NoPreferencePairsError
 from sgt_modules.kinds import SILENCE, parse
 

@@ -13,9 +13,9 @@ import sqlalchemy as sa
 from postgres_server import NoPostgresError, postgres
 from scripted import query, rollout
 
-from optimizers.ledger import Meter
-from optimizers.records import Query, Reward, Rollout
-from optimizers.store import KeptSample, RolloutStore
+from optimizers.core.records import Query, Reward, Rollout
+from optimizers.core.usage import Meter
+from optimizers.store.rollout_store import KeptSample, RolloutStore
 from sgt_modules.episode import Call, Place
 from sgt_modules.errors import RunFolderError
 from sgt_modules.generator import Sampled

@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from runtime_fixtures import tiny_engine, tiny_model
 
-from sgt_modules.batching import Job, batches
-from sgt_modules.decoding import Decoder
-from sgt_modules.engine import LocalEngine
-from sgt_modules.loading import Loaded
-from sgt_modules.prefix_memory import Layers, PrefixMemory
-from sgt_modules.prefixes import Ids, Tree, families, shared, tree_of
+from sgt_modules.local.batching import Job, batches
+from sgt_modules.local.decoding import Decoder
+from sgt_modules.local.engine import LocalEngine
+from sgt_modules.local.loading import Loaded
+from sgt_modules.local.prefix_memory import Layers, PrefixMemory
+from sgt_modules.local.prefixes import Ids, Tree, families, shared, tree_of
 
 PROMPTS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12).map(tuple), min_size=1, max_size=12)
 

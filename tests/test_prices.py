@@ -7,9 +7,9 @@ import pytest
 from scripted import ScriptedEngine, reply
 from scripted_server import ScriptedServer, serving
 
-from optimizers.judging import judged_run
-from optimizers.prices import Price, cost_of, price_of, priced
-from optimizers.reward import Scorer
+from optimizers.core.prices import Price, cost_of, price_of, priced
+from optimizers.core.reward import Scorer
+from optimizers.rollouts.judging import judged_run
 from sgt_modules.wrapping import supplement
 
 PRICE = Price(

@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 from scripted import ScriptedTrainer
 from torch.distributed import HashStore
 
-from optimizers.processes import Team
-from optimizers.store import RolloutStore
-from optimizers.together import Together, train_as_told
+from optimizers.store.rollout_store import RolloutStore
+from optimizers.training.distributed import Together, train_as_told
+from optimizers.training.processes import Team
 from sgt_modules.errors import MainProcessError, SetupError
 
 HERE = Path(__file__).parent

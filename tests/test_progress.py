@@ -8,7 +8,7 @@ import itertools
 from rich.console import Console
 from scripted import rollout
 
-from optimizers.progress import Lines, Live, Reporter, Silent, reporter
+from optimizers.observe.progress import Lines, Live, Reporter, Silent, reporter
 
 
 def played(view: Reporter) -> None:

@@ -7,10 +7,10 @@ import torch
 from runtime_fixtures import tiny_adapter, tiny_model
 
 from sgt_modules import SupplementGenerator
-from sgt_modules.engine import LocalEngine
 from sgt_modules.errors import SetupError
-from sgt_modules.loading import choose_dtype
-from sgt_modules.quantising import Int8Linear
+from sgt_modules.local.engine import LocalEngine
+from sgt_modules.local.loading import choose_dtype
+from sgt_modules.local.quantising import Int8Linear
 
 PROMPTS = [f"{question} {note}" for question in ("How many pets are there?", "Who sings?") for note in "abcd"]
 

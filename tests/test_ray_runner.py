@@ -19,13 +19,13 @@ from paid_calls import PayingEngine, right
 from scripted import ScriptedGenerator, ScriptedTrainer
 
 from optimizers import Recipe, SGTTeleprompter
-from optimizers.pickling import packed
-from optimizers.ray_runner import RayRunner
-from optimizers.records import Candidate, Rollout
-from optimizers.reward import Metric, Scorer
-from optimizers.rollouts import Actor
-from optimizers.runners import Runner, ThreadRunner
-from optimizers.store import RolloutStore
+from optimizers.core.records import Candidate, Rollout
+from optimizers.core.reward import Metric, Scorer
+from optimizers.rollouts.engine import Actor
+from optimizers.rollouts.pickling import packed
+from optimizers.rollouts.ray_runner import RayRunner
+from optimizers.rollouts.runners import Runner, ThreadRunner
+from optimizers.store.rollout_store import RolloutStore
 from sgt_modules.embedded import HouseTermsWorld, embedded_actor, embedded_generator
 from sgt_modules.embedded import program as house_terms_program
 from sgt_modules.embedded.models import embedded_folder

@@ -7,8 +7,8 @@ from real_rows import real_folder
 
 from optimizers.tasks import task
 from optimizers.tasks.spider import AnswerInSQLite
-from sgt_modules.batching import Job
-from sgt_modules.engine import LocalEngine
+from sgt_modules.local.batching import Job
+from sgt_modules.local.engine import LocalEngine
 from sgt_modules.prompts import with_supplement
 
 pytestmark = pytest.mark.real_model

@@ -16,10 +16,10 @@ from hub_rows import folder_of
 from scripted import ScriptedEngine, reply
 
 from optimizers import Recipe, TrainingSettings
-from optimizers.store import RolloutStore
+from optimizers.store.rollout_store import RolloutStore
 from optimizers.tasks import task
 from optimizers.tasks.benching import REAL_CONTENDERS, Bench, run
-from optimizers.trl_trainer import TRLTrainer
+from optimizers.training.trl_trainer import TRLTrainer
 from sgt_modules.embedded.models import embedded_folder
 from sgt_modules.kinds import KINDS
 

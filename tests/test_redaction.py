@@ -15,11 +15,11 @@ from scripted import ScriptedEngine, ScriptedTrainer, reply
 from scripted_server import ScriptedServer, serving
 
 from optimizers import SGTTeleprompter
-from optimizers.judging import judged_run
-from optimizers.reward import Scorer
+from optimizers.core.reward import Scorer
+from optimizers.rollouts.judging import judged_run
 from sgt_modules import Endpoint, SupplementGenerator, VLLMLoRA
 from sgt_modules.errors import EndpointError, GeneratorNotFoundError
-from sgt_modules.redaction import redacted
+from sgt_modules.saving.redaction import redacted
 
 EXAMPLES = [dspy.Example(question=f"{n}+1?", answer=str(n + 1)).with_inputs("question") for n in range(8)]
 

@@ -18,13 +18,13 @@ from browser import chromium, opened
 from run_folders import explored, met, run_folder, validated
 from small_compile import compiled, helped
 
+from optimizers.comparison.leaderboard import Row
 from optimizers.comparison.result import Comparison
-from optimizers.comparison.standing import Row
-from optimizers.records import Rollout
-from optimizers.report import read_run, run_page, write_report
-from optimizers.report.figures import flipped, kind_shares, reward_by_length, stage_scores, success_by_kind
-from optimizers.report.met import met as as_met
-from optimizers.report.payload import payload
+from optimizers.core.records import Rollout
+from optimizers.observe.report import read_run, run_page, write_report
+from optimizers.observe.report.figures import flipped, kind_shares, reward_by_length, stage_scores, success_by_kind
+from optimizers.observe.report.payload import payload
+from optimizers.observe.report.stage_rollouts import met as as_met
 from sgt_modules.errors import RunFolderError
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7777777*7 }}"

@@ -12,8 +12,8 @@ from dspy.teleprompt.gepa.gepa_utils import ScoreWithFeedback
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optimizers.records import Reward
-from optimizers.reward import Scorer, as_reward, check_metric
+from optimizers.core.records import Reward
+from optimizers.core.reward import Scorer, as_reward, check_metric
 from sgt_modules.errors import MetricError
 
 EXAMPLE = dspy.Example(question="2+2?", answer="4").with_inputs("question")

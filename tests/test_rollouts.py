@@ -14,12 +14,12 @@ import pytest
 from dspy.lm15 import RateLimitError
 from scripted import Script, ScriptedEngine, ScriptedGenerator, reply
 
-from optimizers.ledger import Meter
-from optimizers.queries import query_id
-from optimizers.records import Candidate, Query, Reward, Rollout
-from optimizers.reward import Metric, Scorer
-from optimizers.rollouts import Actor
-from optimizers.store import RolloutStore
+from optimizers.core.records import Candidate, Query, Reward, Rollout
+from optimizers.core.reward import Metric, Scorer
+from optimizers.core.usage import Meter
+from optimizers.rollouts.engine import Actor
+from optimizers.rollouts.queries import query_id
+from optimizers.store.rollout_store import RolloutStore
 from sgt_modules.episode import Call, Place
 from sgt_modules.errors import SGTError
 from sgt_modules.kinds import SILENCE, Supplement

@@ -18,15 +18,15 @@ from scripted import ScriptedEngine, reply
 from transformers import AutoModelForCausalLM
 
 from optimizers import Recipe, SGTTeleprompter, TrainingSettings
-from optimizers.records import PreferencePair, SFTExample
-from optimizers.store import RolloutStore
-from optimizers.training import LoRASettings
-from optimizers.trl_arguments import beside_language
-from optimizers.trl_trainer import TRLTrainer
+from optimizers.core.records import PreferencePair, SFTExample
+from optimizers.store.rollout_store import RolloutStore
+from optimizers.training.trainer import LoRASettings
+from optimizers.training.trl_arguments import beside_language
+from optimizers.training.trl_trainer import TRLTrainer
 from sgt_modules import SupplementGenerator
-from sgt_modules.engine import LocalEngine
 from sgt_modules.errors import GeneratorNotFoundError, SetupError
 from sgt_modules.generator_prompt import COMPACT, SHORTENED
+from sgt_modules.local.engine import LocalEngine
 
 # PEFT 0.21 asks transformers 5.23 by a deprecated name.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optimizers.safe_reading import MOST_DEEP, entry, object_in
+from optimizers.core.safe_reading import MOST_DEEP, entry, object_in
 from sgt_modules.errors import RunFolderError
 
 

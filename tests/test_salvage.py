@@ -17,12 +17,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scripted import query, rollout
 
-from optimizers.damage import damage
-from optimizers.ledger import Meter
-from optimizers.records import Rollout
-from optimizers.salvage import salvage
-from optimizers.store import KeptSample, RolloutStore
-from optimizers.store_schema import SCHEMA
+from optimizers.core.records import Rollout
+from optimizers.core.usage import Meter
+from optimizers.store.damage import damage
+from optimizers.store.rollout_store import KeptSample, RolloutStore
+from optimizers.store.salvage import salvage
+from optimizers.store.schema import SCHEMA
 from sgt_modules.episode import Place
 from sgt_modules.errors import RunFolderError, SGTError
 from sgt_modules.generator import Sampled
@@ -318,7 +318,7 @@ def test_a_store_that_breaks_while_it_is_open_is_scanned_as_far_as_it_can_be_rea
 
 
 def test_a_large_file_is_checked_by_its_length_when_it_is_opened(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("optimizers.damage.CHECKED_WHOLE", 0)
+    monkeypatch.setattr("optimizers.store.damage.CHECKED_WHOLE", 0)
     overwrite_the_middle(path)
     assert damage(path) == ""
     cut_in_half(path)
@@ -352,7 +352,7 @@ import os, signal, sys
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scripted import query, rollout
-from optimizers.store import RolloutStore
+from optimizers.store.rollout_store import RolloutStore
 
 store = RolloutStore(sys.argv[1])
 for n in range(40):

@@ -21,12 +21,12 @@ from runtime_fixtures import scripted_lm, tiny_adapter, tiny_engine, tiny_genera
 from sgt_modules import SupplementGenerator, supplement
 from sgt_modules.embedded import HouseTermsWorld, embedded_actor, embedded_generator, program
 from sgt_modules.embedded.models import embedded_folder
-from sgt_modules.engine import LocalEngine
 from sgt_modules.errors import GeneratorNotFoundError, SavedStateError
 from sgt_modules.generator_prompt import COMPACT
-from sgt_modules.shapes import misfit
-from sgt_modules.statefile import being_read, being_written
-from sgt_modules.weights import ADAPTER_WEIGHTS, TRAINED_FROM, fingerprint_of, record_base
+from sgt_modules.local.engine import LocalEngine
+from sgt_modules.saving.shapes import misfit
+from sgt_modules.saving.state_file import being_read, being_written
+from sgt_modules.saving.weights import ADAPTER_WEIGHTS, TRAINED_FROM, fingerprint_of, record_base
 
 TESTS = Path(__file__).parent
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted import query, rollout, winners_and_losers
 
-from optimizers.records import Rollout, SFTExample
-from optimizers.selection import balance_kinds
+from optimizers.core.records import Rollout, SFTExample
+from optimizers.sgt.sft_data import balance_kinds
 
 
 def test_a_row_is_the_winner_s_tagged_text_under_the_prompt_that_names_no_kind() -> None:

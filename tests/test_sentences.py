@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optimizers.sentences import sentences
+from optimizers.spt.sentences import sentences
 
 FENCED = "```python\nx = 1. \ny = a.b\n\nprint(x). Done.\n```\n"
 

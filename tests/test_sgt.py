@@ -14,10 +14,10 @@ from scripted import ScriptedEngine, ScriptedGenerator, ScriptedTrainer, reply
 from small_compile import SMALL, WORLD, compiled, gold, helped, named, teleprompter, writer
 
 from optimizers import SGTTeleprompter, TrainingSettings
-from optimizers.records import Checkpoint, SFTExample
-from optimizers.result import result_of
-from optimizers.store import RolloutStore
-from optimizers.trl_trainer import TRLTrainer
+from optimizers.core.records import Checkpoint, SFTExample
+from optimizers.core.result import result_of
+from optimizers.store.rollout_store import RolloutStore
+from optimizers.training.trl_trainer import TRLTrainer
 from sgt_modules import SupplementedPredictor, SupplementGenerator, errors, supplement
 from sgt_modules.embedded import program
 from sgt_modules.embedded.models import embedded_folder
@@ -489,7 +489,7 @@ def test_inputs_that_are_too_long_for_the_generator_are_shortened_and_counted(tm
 
 def test_a_run_has_one_default_size_in_python_and_on_the_command_line() -> None:
     from optimizers.commands.output import AUTO as IN_A_SHELL
-    from optimizers.recipe import AUTO, Recipe
+    from optimizers.sgt.recipe import AUTO, Recipe
 
     assert IN_A_SHELL == AUTO
     assert SGTTeleprompter(WORLD.metric, writer()).recipe == Recipe.auto(AUTO)

@@ -11,13 +11,13 @@ import torch
 from peft import PeftModel
 from runtime_fixtures import tiny_adapter, tiny_model
 
-from optimizers.records import Checkpoint, PreferencePair, SFTExample
-from optimizers.sgt import SGTTeleprompter
-from optimizers.training import Forward, LoRASettings, TrainingSettings
-from optimizers.trl_trainer import TRLTrainer
-from sgt_modules.engine import LocalEngine
+from optimizers.core.records import Checkpoint, PreferencePair, SFTExample
+from optimizers.sgt.teleprompter import SGTTeleprompter
+from optimizers.training.trainer import Forward, LoRASettings, TrainingSettings
+from optimizers.training.trl_trainer import TRLTrainer
 from sgt_modules.errors import TrainingError
 from sgt_modules.generator import SupplementGenerator
+from sgt_modules.local.engine import LocalEngine
 
 # PEFT 0.21 asks transformers 5.23 by a deprecated name.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")

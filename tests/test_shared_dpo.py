@@ -18,12 +18,12 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM,
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
-from optimizers.encoding import Row
-from optimizers.quiet import silence
-from optimizers.shared_dpo import SharedTrainer
-from optimizers.shared_forward import laid_out, score_completions, shares_prompts
-from optimizers.sharing import Block, distinct
-from optimizers.training import TrainingSettings
+from optimizers.training.base_trainer import silence
+from optimizers.training.shared_dpo import SharedTrainer
+from optimizers.training.shared_forward import laid_out, score_completions, shares_prompts
+from optimizers.training.shared_pairs import Block, distinct
+from optimizers.training.tokenisation import Row
+from optimizers.training.trainer import TrainingSettings
 
 LORA = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
 

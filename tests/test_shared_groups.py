@@ -7,8 +7,8 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optimizers.encoding import Row
-from optimizers.sharing import Completion, Distinct, PromptGrouped, blocks, distinct, parts
+from optimizers.training.shared_pairs import Completion, Distinct, PromptGrouped, blocks, distinct, parts
+from optimizers.training.tokenisation import Row
 
 TOKENS = st.lists(st.integers(1, 3), min_size=1, max_size=3)
 ROWS = st.lists(st.builds(Row, TOKENS, st.tuples(TOKENS, TOKENS)), min_size=1, max_size=30)

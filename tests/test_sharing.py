@@ -9,7 +9,7 @@ import pytest
 import torch
 from runtime_fixtures import tiny_adapter, tiny_engine, tiny_model
 
-from sgt_modules.engine import LocalEngine
+from sgt_modules.local.engine import LocalEngine
 
 # PEFT 0.21 asks transformers 5.23 by a deprecated name.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted import query, rollout, winners_and_losers
 
-from optimizers.records import Candidate, Reward, Rollout
-from optimizers.sources import (
+from optimizers.core.records import Candidate, Reward, Rollout
+from optimizers.sgt.candidates import (
     candidates,
     concat,
     direct,

@@ -36,10 +36,10 @@ from dspy.lm15 import AuthError, RateLimitError
 from prompted import FIRST, TRAIN, VAL, actor, corrector, exact, spt, student
 from scripted import ScriptedEngine, ScriptedGenerator, reply
 
-from optimizers.meta_prompts import CORRECT
-from optimizers.prices import Price
-from optimizers.spt_recipe import SPTRecipe
-from optimizers.spt_result import SPTResult
+from optimizers.core.prices import Price
+from optimizers.spt.meta_prompts import CORRECT
+from optimizers.spt.recipe import SPTRecipe
+from optimizers.spt.result import SPTResult
 from sgt_modules.errors import NoPredictorError, ProviderRefusedError, RunFolderError, SetupError, SGTError
 from sgt_modules.kinds import Supplement
 from sgt_modules.wrapping import supplement, supplemented
@@ -458,7 +458,7 @@ def test_options_that_cannot_work_are_refused(changes: dict[str, object], messag
 
 
 def test_a_corrector_that_is_no_lm_is_refused(tmp_path: Path) -> None:
-    from optimizers.spt import SupervisoryPromptTeleprompter
+    from optimizers.spt.teleprompter import SupervisoryPromptTeleprompter
 
     with pytest.raises(SetupError, match=r"Expected a dspy\.LM as corrector, got 'gpt'"):
         SupervisoryPromptTeleprompter(exact, "gpt")  # pyright: ignore[reportArgumentType]

@@ -10,9 +10,9 @@ import pytest
 from rich.console import Console
 
 from optimizers.cli import app, main
-from optimizers.spt_demo import PromptDemonstration, PromptScale, demonstrate_prompts
-from optimizers.spt_recipe import SPTRecipe
-from optimizers.spt_tables import show_prompt_demonstration
+from optimizers.demos.house_rules import PromptDemonstration, PromptScale, demonstrate_prompts
+from optimizers.demos.house_rules_tables import show_prompt_demonstration
+from optimizers.spt.recipe import SPTRecipe
 from sgt_modules.embedded import acting
 from sgt_modules.embedded.rules import RuleSizes, list_program
 

@@ -19,8 +19,8 @@ import dspy
 import pytest
 from scripted import ScriptedEngine, reply
 
-from optimizers.spt import SupervisoryPromptTeleprompter
-from optimizers.spt_result import SPTResult
+from optimizers.spt.result import SPTResult
+from optimizers.spt.teleprompter import SupervisoryPromptTeleprompter
 from optimizers.tasks import task
 
 DATA = os.environ.get("SGT_REAL_DATA")

@@ -26,14 +26,14 @@ from pydantic import BaseModel, Field, PrivateAttr
 from scripted import ScriptedEngine, ScriptedGenerator, ScriptedTrainer, reply
 from small_compile import WORLD, helped, teleprompter, writer
 
-from optimizers.fingerprints import answering, described, halves, judging, scope_of
-from optimizers.kept_answers import again, kept
-from optimizers.records import Candidate
-from optimizers.report.record import read_run
-from optimizers.reward import Metric, Scorer
-from optimizers.rollouts import Actor
-from optimizers.spt_recipe import SPTRecipe
-from optimizers.store import RolloutStore
+from optimizers.core.fingerprints import answering, described, halves, judging, scope_of
+from optimizers.core.records import Candidate
+from optimizers.core.reward import Metric, Scorer
+from optimizers.observe.report.record import read_run
+from optimizers.rollouts.engine import Actor
+from optimizers.rollouts.kept_answers import again, kept
+from optimizers.spt.recipe import SPTRecipe
+from optimizers.store.rollout_store import RolloutStore
 from optimizers.tasks import names, task
 from sgt_modules.embedded import program
 from sgt_modules.errors import MetricError
@@ -338,7 +338,7 @@ def test_what_a_generator_writes_and_what_a_run_leaves_behind_do_not_make_anothe
 
 ELSEWHERE = """
 import sys, dspy, test_stale_rewards as here
-from optimizers.fingerprints import answering, judging
+from optimizers.core.fingerprints import answering, judging
 print(*[judging(each).mark for pair in here.APART.values() for each in pair])
 print(*[answering(each).mark for pair in here.PROGRAMS.values() for each in pair])
 """

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from optimizers.comparison.leaderboard import standing
 from optimizers.comparison.outcomes import Outcome
-from optimizers.comparison.standing import standing
-from optimizers.statistics import holm, mcnemar, mean_interval, paired_p, wilson_interval
+from optimizers.core.statistics import holm, mcnemar, mean_interval, paired_p, wilson_interval
 
 Z = 1.959963984540054  # the normal distribution's 97.5 % point
 

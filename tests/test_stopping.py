@@ -20,15 +20,15 @@ from safetensors.numpy import save_file
 from scripted import ScriptedEngine, ScriptedGenerator, ScriptedTrainer
 from small_compile import SMALL, WORLD, helped, named, teleprompter
 
-from optimizers.progress import Lines
-from optimizers.records import Checkpoint
-from optimizers.result import SGTResult, result_of
-from optimizers.store import RolloutStore
+from optimizers.core.records import Checkpoint
+from optimizers.core.result import SGTResult, result_of
+from optimizers.observe.progress import Lines
+from optimizers.store.rollout_store import RolloutStore
 from sgt_modules import SupplementedPredictor
 from sgt_modules.embedded import program
 from sgt_modules.errors import SetupError
 from sgt_modules.kinds import Supplement
-from sgt_modules.weights import ADAPTER, fingerprint_of
+from sgt_modules.saving.weights import ADAPTER, fingerprint_of
 
 
 class Learner(ScriptedGenerator):

@@ -13,10 +13,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scripted import query, rollout
 
-from optimizers.ledger import Meter
-from optimizers.records import Query, Reward, Rollout
-from optimizers.store import KeptSample, RolloutStore
-from optimizers.store_schema import SCHEMA
+from optimizers.core.records import Query, Reward, Rollout
+from optimizers.core.usage import Meter
+from optimizers.store.rollout_store import KeptSample, RolloutStore
+from optimizers.store.schema import SCHEMA
 from sgt_modules.episode import Call, Place
 from sgt_modules.errors import RunFolderError
 from sgt_modules.generator import Sampled

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optimizers.reward import Scorer
+from optimizers.core.reward import Scorer
 from optimizers.tasks import task
 from optimizers.tasks.choices import choice
 from optimizers.tasks.replies import spoken

@@ -11,9 +11,9 @@ from dspy.lm15 import RateLimitError
 from dspy.utils.exceptions import LMRateLimitError
 from scripted import ScriptedEngine, reply
 
-from optimizers.fingerprints import scope_of
-from optimizers.judging import judged_run
-from optimizers.reward import Scorer
+from optimizers.core.fingerprints import scope_of
+from optimizers.core.reward import Scorer
+from optimizers.rollouts.judging import judged_run
 from optimizers.tasks import task
 from optimizers.tasks.hle import is_exact
 from optimizers.tasks.judge import MOST_LETTERS, Agreement, Judge

@@ -20,11 +20,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from real_rows import real_folder, real_rows
 
+from optimizers.core.validation import check_splits
 from optimizers.tasks import Pools, Sizes, Task, checked, names, register, task
 from optimizers.tasks.loading import HubData
 from optimizers.tasks.spider import SpiderData
 from optimizers.tasks.splitting import drawn
-from optimizers.validation import check_splits
 from sgt_modules.errors import SetupError, TaskDataError
 
 ENDINGS = [".jsonl", ".json", ".csv", ".parquet"]

@@ -13,7 +13,7 @@ import pytest
 from scripted import ScriptedEngine, reply
 
 from optimizers.comparison.textual import by_text_gradients
-from optimizers.reward import Scorer
+from optimizers.core.reward import Scorer
 
 TRAIN = [dspy.Example(question=f"{n}+1?", answer=str(n + 1)).with_inputs("question") for n in range(4)]
 VAL = [dspy.Example(question=f"{n}+1?", answer=str(n + 1)).with_inputs("question") for n in range(4, 8)]

@@ -7,8 +7,8 @@ from collections import Counter
 import pytest
 from scripted import query, rollout
 
-from optimizers.records import Candidate, Rollout
-from optimizers.thrift import SHARES, Thrift, part_of, share_of
+from optimizers.core.records import Candidate, Rollout
+from optimizers.sgt.adaptive import SHARES, Thrift, part_of, share_of
 from sgt_modules.kinds import Supplement
 
 KINDS = ["cot", "hint", "rule", "pairs", "free"]

@@ -23,11 +23,11 @@ from prompted import TRAIN, VAL, actor, corrector, spt, student
 from scripted import ScriptedEngine, ScriptedTrainer
 from small_compile import SMALL, WORLD, compiled, helped, teleprompter, writer
 
-from optimizers.records import Checkpoint
-from optimizers.result import SGTResult
-from optimizers.tracking import Ending, Point, TrackedRun, check_report_to, telling
-from optimizers.tracking.told import parameters
-from optimizers.training import OnStep
+from optimizers.core.records import Checkpoint
+from optimizers.core.result import SGTResult
+from optimizers.observe.tracking import Ending, Point, TrackedRun, check_report_to, telling
+from optimizers.observe.tracking.params import parameters
+from optimizers.training.trainer import OnStep
 from sgt_modules.embedded import program
 from sgt_modules.errors import SetupError
 

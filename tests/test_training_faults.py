@@ -21,11 +21,11 @@ from runtime_fixtures import tiny_model
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from optimizers.quiet import QuietTrainer, Steps
-from optimizers.records import Checkpoint, PreferencePair, SFTExample
-from optimizers.training import LoRASettings, TrainingSettings
-from optimizers.training_faults import disk_full_named, intact, until_it_converges
-from optimizers.trl_trainer import TRLTrainer
+from optimizers.core.records import Checkpoint, PreferencePair, SFTExample
+from optimizers.training.base_trainer import QuietTrainer, Steps
+from optimizers.training.faults import disk_full_named, intact, until_it_converges
+from optimizers.training.trainer import LoRASettings, TrainingSettings
+from optimizers.training.trl_trainer import TRLTrainer
 from sgt_modules.errors import DivergedError, TrainingError
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -147,8 +147,8 @@ KILLED = """
 import sys
 from pathlib import Path
 from test_training_faults import PAIRS, SETTINGS
-from optimizers.records import Checkpoint
-from optimizers.trl_trainer import TRLTrainer
+from optimizers.core.records import Checkpoint
+from optimizers.training.trl_trainer import TRLTrainer
 import time
 
 def on_step(step, steps, loss):

@@ -22,14 +22,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
-from optimizers.encoding import Target, encode, end_of_turn
-from optimizers.quiet import silence
-from optimizers.records import Checkpoint, PreferencePair, SFTExample
-from optimizers.training import LoRASettings, TrainingSettings
-from optimizers.trl_trainer import TRLTrainer
-from sgt_modules.engine import LocalEngine
+from optimizers.core.records import Checkpoint, PreferencePair, SFTExample
+from optimizers.training.base_trainer import silence
+from optimizers.training.tokenisation import Target, encode, end_of_turn
+from optimizers.training.trainer import LoRASettings, TrainingSettings
+from optimizers.training.trl_trainer import TRLTrainer
 from sgt_modules.errors import NoPreferencePairsError, TrainingError
-from sgt_modules.reading import render_chat
+from sgt_modules.local.chat_template import render_chat
+from sgt_modules.local.engine import LocalEngine
 
 CHAT = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"

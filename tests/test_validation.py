@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted import ScriptedEngine, reply
 
-from optimizers.validation import check_examples, check_program, check_splits, hold_out
+from optimizers.core.validation import check_examples, check_program, check_splits, hold_out
 from sgt_modules.errors import (
     EmptyTrainsetError,
     ExampleError,

@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 from scripted import query, rollout
 
-from optimizers.error_types import Failure, error_types, example_of
-from optimizers.pairs import why_no_pairs
-from optimizers.records import Rollout
-from optimizers.statistics import gain_interval
-from optimizers.verdict import ENOUGH_PAIRS, ENOUGH_ROWS, Evidence, verdict
+from optimizers.core.error_types import Failure, error_types, example_of
+from optimizers.core.records import Rollout
+from optimizers.core.statistics import gain_interval
+from optimizers.core.verdict import ENOUGH_PAIRS, ENOUGH_ROWS, Evidence, verdict
+from optimizers.sgt.preference_pairs import why_no_pairs
 from sgt_modules.kinds import NONE
 
 UNREAD = (

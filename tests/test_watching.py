@@ -11,10 +11,10 @@ import torch
 from families import FAMILIES, family_model
 from transformers import AutoModelForCausalLM
 
-from sgt_modules import activity
-from sgt_modules.activity import Abandoned, Activity, abandoned_when, check, underway
-from sgt_modules.engine import LocalEngine
-from sgt_modules.watching import parts_of, stoppable
+from sgt_modules.local import activity
+from sgt_modules.local.activity import Abandoned, Activity, abandoned_when, check, underway
+from sgt_modules.local.engine import LocalEngine
+from sgt_modules.local.watching import parts_of, stoppable
 
 
 @pytest.fixture(scope="module")

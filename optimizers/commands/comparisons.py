@@ -37,8 +37,8 @@ def compare(
     Example: sgt compare --task embedded --seeds 0,1,2 --log-dir runs/compare
     """
     from optimizers.comparison import pooled
-    from optimizers.comparison.embedded import compare_embedded, controls_embedded
-    from optimizers.comparison.rules import compare_rules
+    from optimizers.demos.house_rules_comparison import compare_rules
+    from optimizers.demos.house_terms_comparison import compare_embedded, controls_embedded
 
     if task not in ("embedded", "embedded-spt"):
         raise SetupError(f"Expected the task 'embedded' or 'embedded-spt', got {task!r}.")
@@ -110,7 +110,7 @@ def bench(
             Console(stderr=True).print(*report.notes, sep="\n", end="\n" if report.notes else "", soft_wrap=True)
         tell(report.content(), *report.notes, *_checked(report), as_json=as_json)
         raise typer.Exit(int(bool(report.bad_rows)))
-    from optimizers.recipe import Recipe
+    from optimizers.sgt.recipe import Recipe
     from optimizers.tasks.benching import run
 
     found = run(

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from optimizers.commands.output import ActorPrecision, AsJson, tell
-from optimizers.processes import gathered
+from optimizers.training.processes import gathered
 from sgt_modules.errors import SetupError
 
 if TYPE_CHECKING:
-    from optimizers.spt_recipe import Variant
+    from optimizers.spt.recipe import Variant
 
 
 def demo(
@@ -40,8 +40,8 @@ def demo(
         return
     from rich.console import Console
 
-    from optimizers.demo import QUICK_SCALE, REAL_QUICK_SCALE, demonstrate
-    from optimizers.tables import show_demonstration
+    from optimizers.demos.house_terms import QUICK_SCALE, REAL_QUICK_SCALE, demonstrate
+    from optimizers.demos.house_terms_tables import show_demonstration
     from sgt_modules.lms import check_lm, lm_named
 
     lm = lm_named(actor, dtype=actor_dtype) if actor else None
@@ -58,12 +58,12 @@ def demo(
 def _of_prompts(method: str, seed: int, log_dir: Path | None, *, quick: bool, silent: bool, as_json: bool) -> None:
     from rich.console import Console
 
-    from optimizers.spt_demo import SPT_FULL, SPT_QUICK, demonstrate_prompts
-    from optimizers.spt_tables import show_prompt_demonstration
+    from optimizers.demos.house_rules import SPT_FULL, SPT_QUICK, demonstrate_prompts
+    from optimizers.demos.house_rules_tables import show_prompt_demonstration
 
     variants: dict[str, Variant] = {"spt": "p", "spt_p": "p", "spt_pc": "pc"}
     if method not in variants:
-        from optimizers.user_files import did_you_mean
+        from optimizers.core.user_files import did_you_mean
 
         hint = did_you_mean(method, ["sgt", *variants])
         raise SetupError(f"Expected the method sgt, {' or '.join(variants)}, got {method!r}. {hint}".strip())

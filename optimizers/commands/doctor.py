@@ -27,7 +27,7 @@ def doctor(
     from rich.console import Console
     from rich.markup import escape
 
-    from optimizers.doctor import examined
+    from optimizers.commands.machine_check import examined
 
     found = []
     console = Console()

@@ -21,7 +21,7 @@ Size = Literal["light", "medium", "heavy"]
 """A recipe's sizes, spelled here as the recipe's own room brings DSPy along."""
 
 AUTO: Size = "light"
-"""The same as `optimizers.recipe.AUTO`, spelled here for the same reason."""
+"""The same as `optimizers.sgt.recipe.AUTO`, spelled here for the same reason."""
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 """How a model on this machine is run."""

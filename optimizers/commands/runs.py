@@ -12,9 +12,9 @@ from optimizers.commands.output import AsJson, tell, writable
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from optimizers.report import RunRecord
-    from optimizers.report.inspecting import Wanted
-    from optimizers.report.met import Met
+    from optimizers.observe.report import RunRecord
+    from optimizers.observe.report.inspecting import Wanted
+    from optimizers.observe.report.stage_rollouts import Met
 
 Run = Annotated[Path, typer.Argument(help="The run's folder.")]
 Store = Annotated[str, typer.Option(help="Where the run's rollouts are, if not in its folder: a file, or a URL.")]
@@ -32,7 +32,7 @@ def report(
     """
     from optimizers.comparison.result import FILE as COMPARED
     from optimizers.comparison.result import Comparison
-    from optimizers.report import FILE, read_run, write_page
+    from optimizers.observe.report import FILE, read_run, write_page
 
     writable(out or run / FILE if run.is_dir() else None, what="the page (--out)")
     said: dict[str, object] = {}
@@ -61,8 +61,8 @@ def inspect(
 
     Examples: sgt inspect runs/demo --stage dpo1 --reward lost; sgt inspect runs/demo --query 12
     """
-    from optimizers.report import read_run
-    from optimizers.report.inspecting import Wanted, as_rows
+    from optimizers.observe.report import read_run
+    from optimizers.observe.report.inspecting import Wanted, as_rows
 
     record = read_run(run, where=store or None)
     wanted = Wanted(query, kind, reward, stage, text, record.threshold)
@@ -88,7 +88,7 @@ def export(
 
     Example: sgt export runs/demo --to parquet --output demo-tables
     """
-    from optimizers import export as tables
+    from optimizers.observe import export as tables
 
     writable(output / "README.md", what="--output")
     written = tables.export(run, cast("tables.Format", to), output)
@@ -100,7 +100,7 @@ def _overview(record: RunRecord, *, as_json: bool) -> None:
     from collections import Counter
     from dataclasses import asdict
 
-    from optimizers.report.texts import share, signed, span
+    from optimizers.observe.report.texts import share, signed, span
 
     splits = {split: record.scores(split) for split in record.splits}
     counted = Counter(f"{each.stage}/{each.split}" for each in record.met)
@@ -126,7 +126,7 @@ def _outcome(record: RunRecord) -> tuple[dict[str, object], list[Table | str]]:
     """The verdict and the errors by type, as JSON and as they are printed; nothing where the run has neither."""
     from dataclasses import asdict
 
-    from optimizers.report.inspecting import harmless
+    from optimizers.observe.report.inspecting import harmless
 
     found = record.errors()
     shown: list[Table | str] = [harmless(f"Verdict: {record.verdict}")] if record.verdict else []
@@ -140,7 +140,7 @@ def _outcome(record: RunRecord) -> tuple[dict[str, object], list[Table | str]]:
 
 
 def _list(found: list[Met], wanted: Wanted) -> Table:
-    from optimizers.report.inspecting import harmless_on_a_terminal
+    from optimizers.observe.report.inspecting import harmless_on_a_terminal
 
     table = _table("stage", "#", "reward", "supplement", "answer")
     for each in map(harmless_on_a_terminal, found):
@@ -152,7 +152,7 @@ def _list(found: list[Met], wanted: Wanted) -> Table:
 
 def _sides(found: list[Met], threshold: float, limit: int) -> list[Table | str]:
     """A query's question, and its winners beside its losers."""
-    from optimizers.report.inspecting import harmless_on_a_terminal, sides
+    from optimizers.observe.report.inspecting import harmless_on_a_terminal, sides
 
     shown: list[Table | str] = []
     for query in list(dict.fromkeys(each.query for each in found))[:limit]:
@@ -172,7 +172,7 @@ def _said(each: Met) -> list[str]:
 
 
 def _table(*columns: str, lines: bool = False) -> Table:
-    from optimizers.plain_table import plain_table
+    from optimizers.observe.tables import plain_table
 
     table = plain_table(lines=lines)
     for name in columns:

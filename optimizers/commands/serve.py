@@ -70,7 +70,7 @@ def serve(
         from sgt_modules.service.guard import Limits
     except ImportError as missing:
         raise SetupError(f"{missing.name} is not installed: pip install 'dspy-sgt[serve]'.") from missing
-    from optimizers.user_files import program_at
+    from optimizers.core.user_files import program_at
     from sgt_modules.lms import lm_named
     from sgt_modules.service.opening import opened_program
     from sgt_modules.service.page import fields_of

@@ -13,10 +13,10 @@ from optimizers.commands.output import AUTO, STOPPED, Actor, AsJson, Precision, 
 if TYPE_CHECKING:
     import dspy
 
-    from optimizers.budget import Limits
-    from optimizers.sgt import SGTTeleprompter
-    from optimizers.tracking import TrackerName
-    from optimizers.trl_trainer import TRLTrainer
+    from optimizers.core.budget import Limits
+    from optimizers.observe.tracking import TrackerName
+    from optimizers.sgt.teleprompter import SGTTeleprompter
+    from optimizers.training.trl_trainer import TRLTrainer
     from sgt_modules.generator import SupplementGenerator
 
 _DATA = "Examples, a row each: .jsonl, .csv or .parquet"
@@ -64,9 +64,9 @@ def compile_(
 
     Example: sgt compile app:program --train train.jsonl --metric app:metric --lm openai/gpt-4.1-mini --log-dir runs/a
     """
-    from optimizers.budget import Limits
-    from optimizers.report import FILE
-    from optimizers.result import result_of
+    from optimizers.core.budget import Limits
+    from optimizers.core.result import result_of
+    from optimizers.observe.report import FILE
 
     writable(out, what="--out")
     student, examples, more = _given(program, train, val, inputs)
@@ -128,7 +128,7 @@ def estimate(
     """
     from dataclasses import asdict
 
-    from optimizers.budget import Limits
+    from optimizers.core.budget import Limits
 
     student, examples, more = _given(program, train, val, inputs)
     with _acting(lm, lm_dtype):
@@ -141,7 +141,7 @@ def _given(
     program: str, train: Path, val: Path | None, inputs: str
 ) -> tuple[dspy.Module, list[dspy.Example], list[dspy.Example] | None]:
     """The program, and its examples."""
-    from optimizers.user_files import examples_in, inputs_of, program_at
+    from optimizers.core.user_files import examples_in, inputs_of, program_at
 
     student = program_at(program)
     names = [each.strip() for each in inputs.split(",") if each.strip()] or inputs_of(student)
@@ -170,9 +170,9 @@ def _teleprompter(
     silent: bool,
     report_to: str = "",
 ) -> SGTTeleprompter:
-    from optimizers.recipe import Recipe
-    from optimizers.sgt import SGTTeleprompter
-    from optimizers.user_files import attribute
+    from optimizers.core.user_files import attribute
+    from optimizers.sgt.recipe import Recipe
+    from optimizers.sgt.teleprompter import SGTTeleprompter
 
     scored = attribute(metric, what="a metric")
     model, trainer = _embedded() if generator == "embedded" else (generator, None)
@@ -194,7 +194,7 @@ def _teleprompter(
 
 def _embedded() -> tuple[SupplementGenerator, TRLTrainer]:
     """The embedded generator and its trainer, imported only for who asks: the latter brings TRL, some ten seconds."""
-    from optimizers.comparison.embedded import embedded_trainer
+    from optimizers.demos.house_terms_comparison import embedded_trainer
     from sgt_modules.embedded import embedded_generator
 
     return embedded_generator(), embedded_trainer()

@@ -10,12 +10,12 @@ from optimizers.comparison.analyses import (
     validated,
 )
 from optimizers.comparison.comparing import compare, compare_problems
-from optimizers.comparison.conditions import Budget, Problem
 from optimizers.comparison.contenders import CONTENDERS, Bench, Contender
 from optimizers.comparison.control_rows import ControlRow, Controls, pooled
 from optimizers.comparison.controls import CONTROLS, controls
+from optimizers.comparison.leaderboard import Row
 from optimizers.comparison.result import Comparison
-from optimizers.comparison.standing import Row
+from optimizers.comparison.setup import Budget, Problem
 
 __all__ = [
     "ABLATIONS",

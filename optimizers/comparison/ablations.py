@@ -8,7 +8,7 @@ from dataclasses import replace
 import dspy
 
 from optimizers.comparison.contenders import Bench, Contender, sgt, teleprompter
-from optimizers.recipe import Recipe
+from optimizers.sgt.recipe import Recipe
 from sgt_modules.errors import SetupError
 
 Change = Callable[[Recipe], Recipe]
@@ -48,7 +48,7 @@ def _changed(change: Change) -> Callable[[Bench], dspy.Module]:
 
 def _without_nll(bench: Bench) -> dspy.Module:
     """The preference rounds without the chosen supplement's own likelihood: alpha 0."""
-    from optimizers.trl_trainer import TRLTrainer
+    from optimizers.training.trl_trainer import TRLTrainer
 
     trainer = teleprompter(bench).settings.trainer_or_default()
     if not isinstance(trainer, TRLTrainer):

@@ -11,22 +11,22 @@ import dspy
 from rich.console import Console, ConsoleOptions, RenderResult
 
 from optimizers.comparison.cells import printed
-from optimizers.comparison.conditions import Problem
+from optimizers.comparison.compiled_run import FinishedRun
 from optimizers.comparison.contenders import shuffled
 from optimizers.comparison.control_rows import ControlRow, row_of
-from optimizers.comparison.finished import FinishedRun
-from optimizers.folder import RunFolder
-from optimizers.plain_table import plain_table
-from optimizers.progress import Display, reporter
-from optimizers.recipe import Recipe
-from optimizers.records import Rollout
-from optimizers.report.figures import grouped
-from optimizers.result import SGTResult, result_of
-from optimizers.selection import best_stage
-from optimizers.sgt import SGTTeleprompter
-from optimizers.summary import kind_shares
-from optimizers.training import Trainer
-from optimizers.validation import check_splits
+from optimizers.comparison.setup import Problem
+from optimizers.comparison.summary import kind_shares
+from optimizers.core.records import Rollout
+from optimizers.core.result import SGTResult, result_of
+from optimizers.core.run_folder import RunFolder
+from optimizers.core.validation import check_splits
+from optimizers.observe.progress import Display, reporter
+from optimizers.observe.report.figures import grouped
+from optimizers.observe.tables import plain_table
+from optimizers.sgt.recipe import Recipe
+from optimizers.sgt.sft_data import best_stage
+from optimizers.sgt.teleprompter import SGTTeleprompter
+from optimizers.training.trainer import Trainer
 from sgt_modules.errors import SetupError
 from sgt_modules.generator import GeneratorLike
 

@@ -10,9 +10,9 @@ from typing import Any, Literal, cast
 
 import dspy
 
-from optimizers.recipe import Recipe
-from optimizers.reward import Metric, Scorer
-from optimizers.training import Trainer
+from optimizers.core.reward import Metric, Scorer
+from optimizers.sgt.recipe import Recipe
+from optimizers.training.trainer import Trainer
 from sgt_modules.generator import GeneratorLike
 
 Need = Literal["labels", "proposer", "generator", "tunable", "optuna", "textgrad"]

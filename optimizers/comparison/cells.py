@@ -6,8 +6,8 @@ from io import StringIO
 
 from rich.console import Console, RenderableType
 
-from optimizers.comparison.standing import Row
-from optimizers.report.texts import p_text, share, signed
+from optimizers.comparison.leaderboard import Row
+from optimizers.observe.report.texts import p_text, share, signed
 
 COLUMNS = (
     "contender",

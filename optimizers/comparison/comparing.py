@@ -8,24 +8,24 @@ from pathlib import Path
 
 import dspy
 
-from optimizers.comparison.arena import Arena
-from optimizers.comparison.conditions import Budget, Means, Problem
 from optimizers.comparison.contenders import CONTENDERS, Contender, ContenderLike
+from optimizers.comparison.leaderboard import NONE, standing
 from optimizers.comparison.naming import contender_of
 from optimizers.comparison.outcomes import Outcome, Skipped
 from optimizers.comparison.page import FILE as PAGE
 from optimizers.comparison.result import FILE, Comparison
-from optimizers.comparison.standing import NONE, standing
-from optimizers.fingerprints import answering, judging, said_of_unread
-from optimizers.folder import RunFolder
-from optimizers.interrupts import leaving
-from optimizers.prices import priced
-from optimizers.progress import Display, Reporter, reporter
-from optimizers.recipe import Recipe
-from optimizers.reward import Metric
+from optimizers.comparison.setup import Budget, Means, Problem
+from optimizers.comparison.trial import Arena
+from optimizers.core.fingerprints import answering, judging, said_of_unread
+from optimizers.core.interrupts import leaving
+from optimizers.core.prices import priced
+from optimizers.core.reward import Metric
+from optimizers.core.run_folder import RunFolder
+from optimizers.core.validation import check_program, check_splits
+from optimizers.observe.progress import Display, Reporter, reporter
 from optimizers.session import check_judged
-from optimizers.training import Trainer
-from optimizers.validation import check_program, check_splits
+from optimizers.sgt.recipe import Recipe
+from optimizers.training.trainer import Trainer
 from sgt_modules.errors import SetupError
 from sgt_modules.generator import GeneratorLike
 from sgt_modules.lms import PROPOSAL_TOKENS, LMLike, acting_as, lm_named

@@ -15,11 +15,11 @@ from dspy.utils.exceptions import AdapterParseError
 from optimizers.comparison.bench import LABELED, Bench, Need
 from optimizers.comparison.nearest import word_embedder
 from optimizers.comparison.textual import BATCH, STEPS, by_text_gradients
-from optimizers.recipe import Recipe
-from optimizers.reward import Scorer
-from optimizers.sgt import SGTTeleprompter
-from optimizers.spt import SupervisoryPromptTeleprompter
-from optimizers.spt_recipe import Variant
+from optimizers.core.reward import Scorer
+from optimizers.sgt.recipe import Recipe
+from optimizers.sgt.teleprompter import SGTTeleprompter
+from optimizers.spt.recipe import Variant
+from optimizers.spt.teleprompter import SupervisoryPromptTeleprompter
 
 DEMOS = 4
 """DSPy's own number of bootstrapped demos."""

@@ -11,10 +11,10 @@ from rich.console import Console, ConsoleOptions, RenderResult
 
 from optimizers.comparison.cells import printed
 from optimizers.comparison.noise import Noise, noise_of
-from optimizers.plain_table import plain_table
-from optimizers.records import Rollout
-from optimizers.report.texts import p_text, share, signed, span
-from optimizers.statistics import gain_interval, mean_interval, paired_p
+from optimizers.core.records import Rollout
+from optimizers.core.statistics import gain_interval, mean_interval, paired_p
+from optimizers.observe.report.texts import p_text, share, signed, span
+from optimizers.observe.tables import plain_table
 
 _COLUMNS = ("control", "score", "95 %", "gain", "95 % of it", "p", "p sel", "n")
 _LEGEND = (

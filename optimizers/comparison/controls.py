@@ -9,22 +9,22 @@ from typing import Literal
 
 import dspy
 
-from optimizers.comparison.conditions import Problem
+from optimizers.comparison.compiled_run import Asking, FinishedRun, given
 from optimizers.comparison.control_rows import ControlRow, Controls, Leakage, leakage_of, noise_between, row_of
-from optimizers.comparison.finished import Asking, FinishedRun, given
 from optimizers.comparison.interventions import Told, filler, shuffled, unchanged, untagged, words_of
-from optimizers.evaluation import Evaluator, Scored
-from optimizers.folder import RunFolder
-from optimizers.progress import Display, reporter
-from optimizers.records import Rollout
-from optimizers.selection import best_stage
-from optimizers.summary import Leaks, label_in_supplement
-from optimizers.validation import check_splits
-from sgt_modules.endpoint import Endpoint
-from sgt_modules.engine import LocalEngine
+from optimizers.comparison.setup import Problem
+from optimizers.comparison.summary import Leaks, label_in_supplement
+from optimizers.core.records import Rollout
+from optimizers.core.run_folder import RunFolder
+from optimizers.core.validation import check_splits
+from optimizers.observe.progress import Display, reporter
+from optimizers.rollouts.evaluation import Evaluator, Scored
+from optimizers.sgt.sft_data import best_stage
 from sgt_modules.errors import SetupError
 from sgt_modules.generator import SupplementGenerator
 from sgt_modules.lms import ANSWER_TOKENS
+from sgt_modules.local.engine import LocalEngine
+from sgt_modules.remote.endpoint import Endpoint
 
 KindsOn = Literal["test", "val"]
 """Where the generator is asked for each kind always: on test, or on validation, so that test decides nothing."""

@@ -23,9 +23,9 @@ from dspy._vendor.lm15.serde import request_to_dict, response_from_dict, respons
 from dspy.clients.call_result import usage_dict
 from dspy.lm15 import Request, Response
 
-from optimizers.budget import Budget, Limits
-from optimizers.ledger import Meter
-from optimizers.prices import Price, price_of
+from optimizers.core.budget import Budget, Limits
+from optimizers.core.prices import Price, price_of
+from optimizers.core.usage import Meter
 from sgt_modules.errors import SetupError, StoppedError
 
 Role = Literal["actor", "proposer"]

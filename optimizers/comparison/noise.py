@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from optimizers.statistics import gain_interval
+from optimizers.core.statistics import gain_interval
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, cast
 
-from optimizers.safe_reading import entry
+from optimizers.core.safe_reading import entry
 
 FILE = "outcome.json"
 

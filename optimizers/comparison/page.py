@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optimizers.comparison.cells import COLUMNS, LEGEND, SCORES, cells_of
-from optimizers.comparison.standing import NONE
-from optimizers.folder import RunFolder
-from optimizers.report.charts import scatter
-from optimizers.report.page import rendered
-from optimizers.report.texts import flat
+from optimizers.comparison.leaderboard import NONE
+from optimizers.core.run_folder import RunFolder
+from optimizers.observe.report.charts import scatter
+from optimizers.observe.report.page import rendered
+from optimizers.observe.report.texts import flat
 
 if TYPE_CHECKING:
     from optimizers.comparison.result import Comparison

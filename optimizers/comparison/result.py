@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, cast
 from rich.console import Console, ConsoleOptions, RenderResult
 
 from optimizers.comparison.cells import COLUMNS, LEGEND, SCORES, cells_of, printed
+from optimizers.comparison.leaderboard import Row
 from optimizers.comparison.outcomes import Cost
-from optimizers.comparison.standing import Row
-from optimizers.folder import RunFolder
-from optimizers.plain_table import plain_table
-from optimizers.safe_reading import entry
+from optimizers.core.run_folder import RunFolder
+from optimizers.core.safe_reading import entry
+from optimizers.observe.tables import plain_table
 from sgt_modules.errors import RunFolderError
 
 if TYPE_CHECKING:

@@ -9,16 +9,24 @@ from typing import Any
 import dspy
 
 from optimizers.comparison.bench import Bench
-from optimizers.comparison.conditions import Budget, Means, Problem
 from optimizers.comparison.contenders import sgt, shuffled
 from optimizers.comparison.control_rows import Controls
 from optimizers.comparison.controls import KindsOn, controls
-from optimizers.folder import RunFolder
-from optimizers.memory import MARK
-from optimizers.progress import Display
-from optimizers.records import Rollout
-from optimizers.result import SGTResult, result_of
-from optimizers.summary import Leaks, kind_shares, label_in_supplement, leakage, paired_p_value, peak_memory, scores
+from optimizers.comparison.setup import Budget, Means, Problem
+from optimizers.comparison.summary import (
+    Leaks,
+    kind_shares,
+    label_in_supplement,
+    leakage,
+    paired_p_value,
+    peak_memory,
+    scores,
+)
+from optimizers.core.memory import MARK
+from optimizers.core.records import Rollout
+from optimizers.core.result import SGTResult, result_of
+from optimizers.core.run_folder import RunFolder
+from optimizers.observe.progress import Display
 
 NAMES = ("untrained", "stages", "shuffled", "small_model", "always")
 """The controls of a bench: what they leave out needs another actor, other rows, or says little beside the others."""

@@ -13,10 +13,10 @@ from typing import Any, cast
 
 import dspy
 
-from optimizers.outages import says_nothing
-from optimizers.reward import Reward, Scorer
+from optimizers.core.reward import Reward, Scorer
+from optimizers.rollouts.outages import says_nothing
 from sgt_modules.calling import called
-from sgt_modules.redaction import redacted
+from sgt_modules.saving.redaction import redacted
 from sgt_modules.wrapping import instructions_of, with_instructions
 
 BATCH = 3

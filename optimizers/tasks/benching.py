@@ -12,24 +12,24 @@ import dspy
 from rich.console import Console, ConsoleOptions, RenderResult
 
 from optimizers.comparison import Budget, Comparison, Controls, Problem, compare_problems
-from optimizers.comparison.conditions import Means
 from optimizers.comparison.contenders import ContenderLike
-from optimizers.comparison.embedded import SETTINGS
 from optimizers.comparison.scored_run import sgt_controls
-from optimizers.recipe import AUTO, Recipe
-from optimizers.summary import label_in_supplement
+from optimizers.comparison.setup import Means
+from optimizers.comparison.summary import label_in_supplement
+from optimizers.demos.house_terms_comparison import SETTINGS
+from optimizers.sgt.recipe import AUTO, Recipe
 from optimizers.tasks.calling import actor_of
 from optimizers.tasks.definition import Task
 from optimizers.tasks.house_terms import TASK as HOUSE_TERMS
 from optimizers.tasks.judge import Judge
-from optimizers.training import ON_A_CPU, Trainer
-from optimizers.trl_trainer import TRLTrainer
+from optimizers.training.trainer import ON_A_CPU, Trainer
+from optimizers.training.trl_trainer import TRLTrainer
 from sgt_modules.embedded import embedded_generator
 from sgt_modules.embedded.models import embedded_folder
-from sgt_modules.engine import LocalEngine
 from sgt_modules.generator import GeneratorLike, SupplementGenerator
 from sgt_modules.lms import EMBEDDED, LOCAL, PROPOSAL_TOKENS, LMLike, acting_as, lm_named
-from sgt_modules.loading import bfloat16_is_fast, on_cpu
+from sgt_modules.local.engine import LocalEngine
+from sgt_modules.local.loading import bfloat16_is_fast, on_cpu
 
 CONTENDERS = ("none", "sgt")
 """The contenders by default with the embedded generator."""

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from optimizers.reward import Scorer
+from optimizers.core.reward import Scorer
 from optimizers.tasks.definition import Task
 from optimizers.tasks.rows import BadRow, Placed
 from sgt_modules.errors import MetricError

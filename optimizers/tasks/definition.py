@@ -9,7 +9,7 @@ from typing import cast
 
 import dspy
 
-from optimizers.reward import Metric
+from optimizers.core.reward import Metric
 from optimizers.tasks.rows import Loaded, Pools
 from optimizers.tasks.splitting import Sizes, Splits, drawn
 from sgt_modules.errors import SetupError

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+from optimizers.core.user_files import did_you_mean
 from optimizers.tasks import ds1000, gsm8k, hle, hotpotqa, house_terms, medqa, mmlu, spider, supergpqa, truthfulqa
 from optimizers.tasks.definition import Task
-from optimizers.user_files import did_you_mean
 from sgt_modules.errors import SetupError
 
 _TASKS: dict[str, Task] = {

@@ -9,7 +9,7 @@ from typing import Any
 
 import dspy
 
-from optimizers.fingerprints import fingerprint
+from optimizers.core.fingerprints import fingerprint
 from optimizers.tasks.rows import Placed, Pools, Split
 from sgt_modules.errors import SetupError, TaskDataError
 

@@ -17,10 +17,10 @@ import dspy
 from sgt_modules.errors import GeneratorNotFoundError
 from sgt_modules.generator import SupplementGenerator
 from sgt_modules.generator_prompt import COMPACT
-from sgt_modules.weights import SHIPPED
+from sgt_modules.saving.weights import SHIPPED
 
 if TYPE_CHECKING:
-    from sgt_modules.engine import LocalEngine
+    from sgt_modules.local.engine import LocalEngine
 
 WEIGHTS = SHIPPED
 
@@ -35,7 +35,7 @@ MAX_NEW_TOKENS = 64
 
 @cache
 def _engine(name: str) -> LocalEngine:
-    from sgt_modules.engine import LocalEngine
+    from sgt_modules.local.engine import LocalEngine
 
     return LocalEngine(embedded_folder(name), dtype=DTYPE, max_new_tokens=MAX_NEW_TOKENS)
 

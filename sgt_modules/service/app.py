@@ -22,8 +22,8 @@ from sgt_modules.errors import SetupError
 from sgt_modules.kinds import SILENCE, Supplement
 from sgt_modules.predictor import SupplementedPredictor
 from sgt_modules.prompts import without_supplement
-from sgt_modules.redaction import redacted
 from sgt_modules.safety import harmless
+from sgt_modules.saving.redaction import redacted
 from sgt_modules.service.advice import advised, asked, prompt_of
 from sgt_modules.service.answering import Answer, Answering, completion, streamed, written
 from sgt_modules.service.guard import App, Guard, Limits, error_content

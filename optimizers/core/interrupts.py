@@ -1,0 +1,85 @@
+"""Ctrl-C: the first lets a run end in good order, the second ends it at once.
+
+A batch or a training step of a model in this process takes minutes, so those are abandoned: nothing was paid for them.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+from sgt_modules.local.activity import Abandoned, abandoned_when, is_loading
+
+INTERRUPT = "Ctrl-C was pressed"
+
+
+@contextmanager
+def stopping(stop: Callable[[str], None], say: Callable[[str], None]) -> Iterator[None]:
+    """Inside, the first Ctrl-C calls `stop` with a reason and `say` with what happens next; a second one raises
+    `KeyboardInterrupt`, as ever. Only in the main thread, which alone hears of it.
+
+    At the first one, models of this process abandon their work with `Abandoned`. A model that is being loaded cannot,
+    so there it is raised in the main thread.
+    """
+
+    def first() -> None:
+        stop(INTERRUPT)
+        with suppress(RuntimeError):  # where it came in the middle of another line
+            say(
+                "Stopping: calls under way are finished and saved, a batch of a model on this machine is given up. "
+                "Press Ctrl-C again to stop at once."
+            )
+        if is_loading():
+            raise Abandoned(INTERRUPT)
+
+    with _pressed(first):
+        yield
+
+
+@contextmanager
+def leaving(say: Callable[[str], None]) -> Iterator[None]:
+    """Inside, Ctrl-C calls `say` with what is kept and raises `KeyboardInterrupt`; models of this process abandon their
+    work at once, so that no thread has to be waited for. Only in the main thread, which alone hears of it.
+
+    For work whose every paid answer is on disk, such as a comparison. A `stopping` block inside has its own way.
+    """
+
+    def first() -> None:
+        with suppress(RuntimeError):  # where it came in the middle of another line
+            say("Stopping: every answer that was paid for is kept. Run the same again to go on.")
+        raise KeyboardInterrupt
+
+    try:
+        with _pressed(first):
+            yield
+    except Abandoned:
+        if threading.current_thread() is not threading.main_thread():
+            raise
+        raise KeyboardInterrupt from None
+
+
+@contextmanager
+def _pressed(first: Callable[[], None]) -> Iterator[None]:
+    """Inside, the main thread calls `first` at the first Ctrl-C, from which on models of this process abandon their
+    work, and raises `KeyboardInterrupt` at the second. Other threads hear of neither."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pressed = ""
+
+    def press(_number: int, _frame: FrameType | None) -> None:
+        nonlocal pressed
+        if pressed:
+            raise KeyboardInterrupt
+        pressed = INTERRUPT
+        first()
+
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        with abandoned_when(lambda: pressed):
+            yield
+    finally:
+        signal.signal(signal.SIGINT, before)

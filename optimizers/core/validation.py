@@ -1,0 +1,219 @@
+"""What is checked before the first paid call: the examples, their splits, and the program."""
+
+from __future__ import annotations
+
+import inspect
+import random
+from collections.abc import Sequence
+from typing import cast
+
+import dspy
+
+from optimizers.core.canonical import text_of
+from optimizers.core.fingerprints import content_of
+from optimizers.core.prices import priced
+from sgt_modules.calling import entry_of
+from sgt_modules.errors import (
+    EmptyTrainsetError,
+    ExampleError,
+    NoActorError,
+    NoPredictorError,
+    OverlappingSplitsError,
+    SetupError,
+)
+from sgt_modules.generator import SupplementGenerator
+from sgt_modules.lms import check_lm
+from sgt_modules.prompts import SUPPLEMENT
+
+_SHOWN = 5
+
+
+def check_splits(
+    trainset: Sequence[dspy.Example],
+    valset: Sequence[dspy.Example],
+    testset: Sequence[dspy.Example] | None = None,
+) -> None:
+    """Check that every split has examples with inputs, and that no inputs stand in two splits.
+
+    Raises `EmptyTrainsetError`, `SetupError` (another split is empty), `ExampleError` or `OverlappingSplitsError`.
+
+    >>> one, two = (dspy.Example(question=q).with_inputs("question") for q in ("2+2?", "2+3?"))
+    >>> check_splits([one], [two])
+    >>> try:
+    ...     check_splits([one], [two, one])
+    ... except OverlappingSplitsError as error:
+    ...     print(error)
+    1 example has the same inputs in two splits: trainset[0] = valset[1]. \
+A score on seen examples means nothing: give each split its own.
+    """
+    splits = {"trainset": trainset, "valset": valset} | ({} if testset is None else {"testset": testset})
+    first: dict[str, tuple[str, int]] = {}
+    shared: list[str] = []
+    for name, examples in splits.items():
+        check_examples(examples, name)
+        for index, example in enumerate(examples):
+            split, other = first.setdefault(_inputs_of(example), (name, index))
+            if split != name:
+                shared.append(f"{split}[{other}] = {name}[{index}]")
+    if shared:
+        told = ", ".join(shared[:_SHOWN]) + (", ..." if len(shared) > _SHOWN else "")
+        count = "1 example has" if len(shared) == 1 else f"{len(shared)} examples have"
+        raise OverlappingSplitsError(
+            f"{count} the same inputs in two splits: {told}. A score on seen examples means nothing: give each split "
+            "its own."
+        )
+
+
+def check_examples(examples: Sequence[dspy.Example], name: str = "trainset") -> None:
+    """Check that a split holds examples, and that each names its inputs and has them."""
+    if not examples:
+        if name == "trainset":
+            raise EmptyTrainsetError("The trainset is empty, so there is nothing to learn from. Pass some examples.")
+        raise SetupError(f"The {name} is empty. Pass some examples, or leave it out.")
+    for index, example in enumerate(examples):
+        if not isinstance(example, dspy.Example):
+            raise ExampleError(
+                f"{name}[{index}] must be a dspy.Example, but a {type(example).__name__} came. "
+                "Write dspy.Example(**fields).with_inputs(...)."
+            )
+        try:
+            inputs = example.inputs().keys()
+        except (ValueError, AttributeError) as problem:  # no with_inputs(), or a Prediction, which cannot have any
+            raise ExampleError(
+                f"{name}[{index}] does not say which fields are its inputs ({', '.join(example.keys())}). "
+                "Call .with_inputs(...) with their names."
+            ) from problem
+        if not inputs:
+            raise ExampleError(
+                f"{name}[{index}] has none of the fields it names as inputs; "
+                f"it has {', '.join(example.keys()) or 'no field'}. Call .with_inputs(...) with names of fields."
+            )
+
+
+def hold_out(
+    trainset: Sequence[dspy.Example], *, rng: random.Random, share: float = 0.3
+) -> tuple[list[dspy.Example], list[dspy.Example]]:
+    """Split a training set into one to learn from and one to select on, for a caller who has no validation set.
+
+    `share` (above 0, below 1) of the distinct inputs go to the second, at least one; examples with equal inputs stay
+    together; both keep the examples' order. Raises `EmptyTrainsetError` when there are no two to part.
+
+    >>> examples = [dspy.Example(question=str(n)).with_inputs("question") for n in range(10)]
+    >>> [len(part) for part in hold_out(examples, rng=random.Random(0))]
+    [7, 3]
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"share must lie between 0 and 1, got {share}.")
+    check_examples(trainset)
+    places = list(dict.fromkeys(_inputs_of(example) for example in trainset))
+    if len(places) < 2:
+        raise EmptyTrainsetError(
+            "A single example cannot be parted into training and validation. Pass more examples, or a valset."
+        )
+    held = set(rng.sample(places, min(len(places) - 1, max(1, round(share * len(places))))))
+    kept, selected = ([e for e in trainset if (_inputs_of(e) in held) is chosen] for chosen in (False, True))
+    return kept, selected
+
+
+def _inputs_of(example: dspy.Example) -> str:
+    return text_of(content_of(example.inputs()))
+
+
+def check_program(student: dspy.Module, examples: Sequence[dspy.Example] = ()) -> None:
+    """Check that the program has predictors, that each has an actor, and that it can be called with the examples.
+
+    Raises `NoPredictorError`, `NoActorError`, `ExampleError`, or `SetupError` for an actor without its key.
+
+    >>> try:
+    ...     check_program(dspy.Module())
+    ... except NoPredictorError as error:
+    ...     print(error)
+    The program Module has no dspy.Predict that could read a supplement. \
+Assign its predictors to attributes; the ones inside a compiled child are frozen (child._compiled = False thaws them).
+    """
+    if not isinstance(student, dspy.Module):
+        raise NoPredictorError(
+            f"Expected a dspy.Module to train a generator for, but a {type(student).__name__} came. "
+            "Pass an instance of your program, such as dspy.ChainOfThought('question -> answer')."
+        )
+    predictors = student.named_predictors()
+    if not predictors:
+        raise NoPredictorError(
+            f"The program {type(student).__name__} has no dspy.Predict that could read a supplement. "
+            "Assign its predictors to attributes; the ones inside a compiled child are frozen "
+            "(child._compiled = False thaws them)."
+        )
+    for name, predictor in predictors:
+        actor = predictor.lm or dspy.settings.lm
+        if actor is None or isinstance(actor, str):
+            came = "none is configured" if actor is None else f"the text {actor!r} came"
+            raise NoActorError(
+                f"The predictor {name!r} needs an LM to act, but {came}. "
+                "Call dspy.configure(lm=dspy.LM('provider/model')), or set_lm() on the program."
+            )
+        check_lm(actor)
+    for index, example in enumerate(examples):
+        _check_call(student, example, index)
+
+
+def check_priced(student: dspy.Module) -> None:
+    """Check that each predictor's actor has a known price, as a budget in dollars needs. Raises `SetupError`."""
+    for name, predictor in student.named_predictors():
+        actor = predictor.lm or dspy.settings.lm
+        if not priced(actor):
+            raise SetupError(
+                "Expected LMs with a known price for max_cost_usd, but that of "
+                f"{getattr(actor, 'model', actor)!r} (predictor {name!r}) is not known. Use max_actor_calls, or tell "
+                "litellm its price with litellm.register_model."
+            )
+
+
+def check_lengths(
+    student: dspy.Module,
+    examples: Sequence[dspy.Example],
+    generator: SupplementGenerator,
+    *,
+    most: int,
+    only: Sequence[str] | None = None,
+) -> None:
+    """Check that of each predictor the generator can read the prompt of one example at least, within its context and
+    fewer than `most` tokens, which training takes. Raises `SetupError`.
+
+    Inputs that the program itself makes count as empty, and long ones as they are shortened.
+    """
+    for name, predictor in student.named_predictors():
+        if only is not None and name not in only:
+            continue
+        signature = cast("type[dspy.Signature]", predictor.signature)
+        known = [{key: each[key] for key in signature.input_fields if key in each} for each in examples]
+        shortest_first = sorted(known, key=lambda inputs: sum(len(str(each)) for each in inputs.values()))
+        prompts = (generator.prompt_for(signature, inputs, role=name) for inputs in shortest_first)
+        if not any(generator.fits(prompt, most) for prompt in prompts):
+            raise SetupError(
+                f"Expected examples whose inputs {generator.name} can read, got none for the predictor {name!r}: with "
+                f"inputs shortened as far as they may be, each prompt is longer than the model's context of "
+                f"{generator.engine.context} tokens, or than the {most} that training takes (max_length). Shorten the "
+                "instructions or the inputs, raise max_length, or use a generator with a longer context."
+            )
+
+
+def _check_call(student: dspy.Module, example: dspy.Example, index: int) -> None:
+    inputs = dict(example.inputs().items())
+    if isinstance(student, dspy.Predict):
+        missing = [
+            name
+            for name, field in cast("type[dspy.Signature]", student.signature).input_fields.items()
+            if name not in inputs and name != SUPPLEMENT and field.is_required()
+        ]
+        problem = f"missing {', '.join(missing)}" if missing else ""
+    else:
+        try:
+            inspect.signature(entry_of(student)).bind(**inputs)
+            problem = ""
+        except TypeError as refusal:
+            problem = str(refusal)
+    if problem:
+        raise ExampleError(
+            f"The program cannot be called with the inputs of example {index} ({', '.join(inputs)}): {problem}. "
+            "Name the program's own inputs in with_inputs(...)."
+        )

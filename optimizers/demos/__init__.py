@@ -1,0 +1,1 @@
+"""The embedded worlds: the methods trained, compared and shown on them."""

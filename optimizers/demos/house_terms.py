@@ -1,0 +1,300 @@
+"""The embedded demonstration: a generator learns what a frozen actor needs to hear, and every stage is scored.
+
+Simulated world, real method: see `sgt_modules.embedded.world`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import dspy
+
+from optimizers.comparison.summary import (
+    gated_share,
+    kind_shares,
+    leakage,
+    mean_length,
+    paired_p_value,
+    peak_memory,
+    scores,
+)
+from optimizers.core.fingerprints import scope_of
+from optimizers.core.memory import MARK
+from optimizers.core.records import Candidate, Rollout
+from optimizers.core.result import SGTResult, result_of
+from optimizers.core.reward import Scorer
+from optimizers.core.run_folder import RunFolder
+from optimizers.core.spending import Clock
+from optimizers.observe.progress import Reporter, reporter
+from optimizers.observe.report import write_report
+from optimizers.rollouts.engine import Actor
+from optimizers.rollouts.evaluation import Evaluator
+from optimizers.sgt.recipe import Recipe
+from optimizers.sgt.teleprompter import SGTTeleprompter
+from optimizers.store.rollout_store import RolloutStore
+from optimizers.training.processes import gathered
+from optimizers.training.trainer import TrainingSettings
+from optimizers.training.trl_trainer import TRLTrainer
+from sgt_modules import supplement
+from sgt_modules.embedded import (
+    FULL,
+    QUICK,
+    AnswerInSQL,
+    HouseTermsWorld,
+    Sizes,
+    acting,
+    embedded_actor,
+    embedded_generator,
+    program,
+)
+from sgt_modules.embedded.models import ActorName, embedded_folder
+from sgt_modules.kinds import Supplement
+from sgt_modules.lms import LMLike, acting_as, lm_named
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How large a demonstration is: the world's sizes and the method's options."""
+
+    sizes: Sizes
+    recipe: Recipe
+
+
+FULL_SCALE = Scale(FULL, Recipe(length_preference=0.25, gate=True))
+"""A hundred training questions and the method's own options, with a generator that may keep silent."""
+
+LOUD_SCALE = Scale(FULL, Recipe(silence=False))
+"""The same, with a generator that always speaks: what silence is measured against."""
+
+QUICK_SCALE = Scale(QUICK, replace(FULL_SCALE.recipe, rounds=2, direct_samples=12))
+"""A world of eight terms and two rounds."""
+
+TINY_SCALE = Scale(
+    Sizes(train=4, validation=4, test=4, shifted=4, terms=4, shifted_terms=4),
+    Recipe(rounds=1, warm_samples=1, pool_samples=1, ood_kinds=1, concat=1, max_per_kind=4, pair_cap=2),
+)
+"""Every step once, in seconds: whether it works, not how well."""
+
+TRAINING = TrainingSettings(
+    sft_epochs=10,
+    sft_learning_rate=3e-3,
+    dpo_epochs=3,
+    dpo_learning_rate=2e-3,
+    dpo_forward="pairwise",
+    batch_size=32,
+    gradient_accumulation=1,
+    max_length=512,
+    gradient_checkpointing=False,
+)
+"""The settings that suit a generator of 1 M parameters; a real one wants the defaults.
+
+Pairs by themselves, as the figures of the README were measured with; `shared` is twice as fast here and wants 3e-3.
+"""
+
+REAL_SCALE = FULL_SCALE
+"""The full world for an actor of your own: about 12,000 of its calls. Fewer do not do: one supplement of twenty guesses
+a meaning right, and a real actor makes use of every third of those."""
+
+REAL_QUICK_SCALE = Scale(
+    Sizes(train=32, validation=16, test=32, shifted=4, terms=4, shifted_terms=4),
+    replace(Recipe.auto("light").with_rounds(2), warm_samples=4),
+)
+"""The start page's small world, two rounds: about 1,400 calls of an actor of your own. One supplement of twenty guesses
+a meaning right, so the warm start tries four of a kind."""
+
+THREADS = 128
+"""Program runs at once: as many actor calls are then served in one batch."""
+
+UNTOLD = ("none", "oracle", "glossary")
+"""Rows of the table in which no generator wrote anything."""
+
+Stages = Mapping[str, Mapping[str, Sequence[Rollout]]]
+"""Rollouts by stage and split."""
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """A finished demonstration: its world, how compiling went, every stage on every split, and the summary."""
+
+    world: HouseTermsWorld
+    result: SGTResult
+    scored: Stages
+    summary: Mapping[str, Any]
+
+
+def demonstrate(
+    seed: int = 0,
+    *,
+    actor: LMLike | None = None,
+    log_dir: Path | None = None,
+    scale: Scale | None = None,
+    display: bool | None = None,
+) -> Demonstration:
+    """Run Supplement Generation Training on the house-terms world of `seed` and score every stage.
+
+    `actor` is another frozen LM than the embedded one, or its name as `lm_named` reads it; then `oracle` (the true
+    meaning of the asked term as supplement) and `glossary` (all true meanings in the instructions) are scored beside
+    the stages, in the place of the second embedded actor. The scale is `FULL_SCALE`, or with an actor `REAL_SCALE`.
+
+    The summary is also written to `<log_dir>/summary.json`; `display=False` is silence. Where several processes were
+    launched, the main one scores and writes, and every one returns the same.
+    """
+    lm = None if actor is None else lm_named(actor)
+    scale = scale or (FULL_SCALE if lm is None else REAL_SCALE)
+    world = HouseTermsWorld(seed, sizes=scale.sizes)
+    teleprompter = SGTTeleprompter(
+        metric=world.metric,
+        generator=embedded_generator(),
+        recipe=scale.recipe,
+        trainer=TRLTrainer(embedded_folder("generator"), TRAINING),
+        num_threads=THREADS,
+        seed=seed,
+        log_dir=log_dir,
+        display_progress=display,
+    )
+    with _playing(lm):
+        better = teleprompter.compile(program(), trainset=world.train, valset=world.val)
+    result = result_of(better)
+    clock, scoring = Clock.of_scoring(RunFolder(result.log_dir))
+
+    def finish() -> tuple[Stages, Mapping[str, Any]]:
+        better.save(result.log_dir / "program.json")
+        view = reporter(display)
+        with view.run():
+            scored = score_stages(world, result, view, lm, on_write=clock.tick)
+            if lm is not None:
+                scored = {**scored, **score_controls(world, result, view, lm)}
+        clock.stop()
+        summary = summarize(world, result, scored, seconds=result.spent.total + scoring(), actor=lm)
+        RunFolder(result.log_dir).write("summary.json", summary)
+        write_report(result.log_dir)
+        return scored, summary
+
+    scored, summary = gathered().once(finish)
+    return Demonstration(world, result, scored, summary)
+
+
+@contextmanager
+def _playing(lm: dspy.LM | None, name: ActorName = "actor") -> Iterator[None]:
+    """Inside, the LM acts, or where there is none an embedded actor."""
+    with acting(name) if lm is None else acting_as(lm):
+        yield
+
+
+def score_stages(
+    world: HouseTermsWorld,
+    result: SGTResult,
+    view: Reporter,
+    lm: dspy.LM | None = None,
+    *,
+    on_write: Callable[[], object] = lambda: None,
+) -> Stages:
+    """Every stage, and the untrained generator, on test, on the shifted terms, and on test with the second actor,
+    which is left out where an LM of the caller's acts.
+    """
+    generators = {"none": None, "untrained": result.generator}
+    generators |= {stage.name: result.generator_of(stage.name) for stage in result.stages}
+    gates = {stage.name: stage.gate for stage in result.stages}
+    scored: dict[str, dict[str, Sequence[Rollout]]] = {name: {} for name in generators}
+    for stage in result.stages:
+        scored[stage.name]["val"] = stage.rollouts
+    places: list[tuple[str, ActorName, list[dspy.Example]]] = [
+        ("val", "actor", world.val),
+        ("test", "actor", world.test),
+        ("shifted", "actor", world.shifted),
+        ("transfer", "second-actor", world.test),
+    ]
+    for split, actor_name, examples in places if lm is None else places[:-1]:
+        with _playing(lm, actor_name):
+            evaluator = Evaluator(_actor(world, result, on_write=on_write), split, examples, view)
+            for name, generator in generators.items():
+                if split not in scored[name]:
+                    if generator is None:
+                        scored[name][split] = evaluator.without()
+                    else:
+                        scored[name][split] = evaluator.score(name, generator, gates.get(name)).rollouts
+    return scored
+
+
+def score_controls(world: HouseTermsWorld, result: SGTResult, view: Reporter, lm: dspy.LM) -> Stages:
+    """What the LM does on test with the true meaning of the asked term, and with all of them in the instructions."""
+    meanings = {term.word: f"{term.word} means {term.condition}." for term in world.terms}
+    with _playing(lm):
+        evaluator = Evaluator(_actor(world, result), "test", world.test, view)
+        bare = evaluator.without()
+        asked = [query for query in evaluator.queries if world.test[query.index].term]
+        candidates = [
+            Candidate(query, Supplement("background", meanings[world.test[query.index].term]), "oracle")
+            for query in asked
+        ]
+        with view.stage("oracle: acting", len(candidates)) as shown:
+            told = evaluator.actor.run(candidates, world.test, stage="oracle/test", on_done=shown.advance)
+        aided = {rollout.query.index: rollout for rollout in told}
+        oracle = [aided.get(index, rollout) for index, rollout in enumerate(bare)]
+        lines = "\n".join(["The words of this house:", *meanings.values()])
+        informed = dspy.Predict(AnswerInSQL.with_instructions(f"{AnswerInSQL.instructions}\n\n{lines}"))
+        glossary = Evaluator(_actor(world, result, informed), "test", world.test, view).without("glossary")
+    return {"oracle": {"test": oracle}, "glossary": {"test": glossary}}
+
+
+def _actor(
+    world: HouseTermsWorld,
+    result: SGTResult,
+    student: dspy.Module | None = None,
+    *,
+    on_write: Callable[[], object] = lambda: None,
+) -> Actor:
+    """The wrapped program under the LM of now, with the run's store."""
+    wrapped = supplement(student or program(), generator=result.generator)
+    folder = RunFolder(result.log_dir)
+    id_ = (folder.read("run.json") or {}).get("id", "")
+    store = RolloutStore(folder.store, run=f"{id_} controls")  # else what scoring pays would count as the compile's
+    store.on_write = on_write
+    return Actor(wrapped, Scorer(world.metric), store, scope_of(wrapped, world.metric), num_threads=THREADS)
+
+
+def summarize(
+    world: HouseTermsWorld, result: SGTResult, scored: Stages, *, seconds: float, actor: dspy.LM | None = None
+) -> dict[str, Any]:
+    """The summary in its public format; see `docs/architecture.md`."""
+    selected = result.selected
+    spent = result.spent
+    told = {name: splits["test"] for name, splits in scored.items() if name not in UNTOLD}
+    return {
+        "task": "house-terms",
+        "seed": world.seed,
+        "actor": (actor or embedded_actor()).model,
+        "generator": result.generator.name,
+        "splits": {name: len(split) for name, split in world.splits.items()},
+        "scores": {name: _stage_scores(world, splits) for name, splits in scored.items()},
+        "selected": selected,
+        "p_value": {
+            name: paired_p_value(scored[name]["test"], scored[selected]["test"])
+            for name in ("none", "sft")
+            if name in scored
+        },
+        "kinds": {name: kind_shares(rollouts) for name, rollouts in told.items()},
+        "leakage": {name: leakage(rollouts, world.test, world.leaks) for name, rollouts in told.items()},
+        "lengths": {name: mean_length(rollouts) for name, rollouts in told.items()},
+        "gated": {split: gated_share(rollouts) for split, rollouts in scored[selected].items()},
+        "actor_calls": spent.actor_calls,
+        "generator_calls": spent.generator_calls,
+        "tokens": spent.tokens,
+        "seconds": {"total": round(seconds, 1), **{name: round(each, 1) for name, each in spent.seconds.items()}},
+        "peak_rss_mb": MARK.highest,
+        "peak_mb": peak_memory(result.stages),
+        "notes": list(result.notes),
+    }
+
+
+def _stage_scores(world: HouseTermsWorld, splits: Mapping[str, Sequence[Rollout]]) -> dict[str, float]:
+    test = splits["test"]
+    parts = {
+        "test_terms": [rollout for rollout in test if world.test[rollout.query.index].term],
+        "test_plain": [rollout for rollout in test if not world.test[rollout.query.index].term],
+    }
+    return scores({**splits, **parts})

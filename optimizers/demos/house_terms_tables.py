@@ -1,0 +1,128 @@
+"""What a person reads at the end of a run: the stages' table, and questions before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from optimizers.core.records import Rollout
+from optimizers.core.statistics import wilson_interval
+from optimizers.demos.house_terms import Demonstration
+from optimizers.observe.tables import plain_table
+
+QUESTIONS_SHOWN = 3
+SMALLEST = 0.02
+"""The smallest share of a kind that is worth a place in the table."""
+
+
+def show_demonstration(demonstration: Demonstration, console: Console) -> None:
+    """Print the stages' table, the kinds' shares, what was spent, and three questions before and after."""
+    summary = demonstration.summary
+    console.print(stage_table(demonstration))
+    console.print(kinds_table(summary))
+    for line in _closing_lines(demonstration):
+        console.print(line, highlight=False)
+    for panel in before_and_after(demonstration):
+        console.print(panel)
+
+
+def stage_table(demonstration: Demonstration) -> Table:
+    """A row a stage: its score on every split, with a 95 % interval on test; fits 80 columns."""
+    summary, scored = demonstration.summary, demonstration.scored
+    seconds = {stage.name: f"{stage.seconds:.0f}" for stage in demonstration.result.stages}
+    table = plain_table(f"House terms, seed {summary['seed']}: score by stage")
+    last = {"transfer": "actor 2"} if any("transfer" in row for row in summary["scores"].values()) else {}
+    for column in ("stage", "val", "test", "95 %", "terms", "plain", "shifted", *last.values(), "seconds"):
+        table.add_column(column, justify="left" if column == "stage" else "right", no_wrap=True)
+    for name, row in summary["scores"].items():
+        chosen = name == summary["selected"]
+        table.add_row(
+            f"{name} *" if chosen else name,
+            _cell(row, "val"),
+            _cell(row, "test"),
+            share_interval(scored[name]["test"]),
+            *(_cell(row, split) for split in ("test_terms", "test_plain", "shifted", *last)),
+            seconds.get(name, ""),
+            style="bold" if chosen else "",
+        )
+    table.caption = "* selected on validation; terms and plain are the two parts of test"
+    table.caption_justify = "left"
+    return table
+
+
+def _cell(row: Mapping[str, float], split: str) -> str:
+    """A score, or nothing where a row has none on this split."""
+    return short(row[split]) if split in row else ""
+
+
+def kinds_table(summary: Mapping[str, Any]) -> Table:
+    """The kinds of the supplements on test by their share, a row a stage."""
+    table = plain_table("Kinds of supplement on test")
+    table.add_column("stage", no_wrap=True)
+    table.add_column("share of each kind")
+    for stage, shares in summary["kinds"].items():
+        table.add_row(stage, ", ".join(f"{kind} {share:.0%}" for kind, share in shares.items() if share >= SMALLEST))
+    return table
+
+
+def before_and_after(demonstration: Demonstration) -> list[Panel]:
+    """Test questions that no supplement failed and the selected stage answered, with the supplement between."""
+    before = demonstration.scored["none"]["test"]
+    after = demonstration.scored[str(demonstration.summary["selected"])]["test"]
+    turned = [(first, second) for first, second in zip(before, after, strict=True) if first.lost() and second.won()]
+    return [_panel(demonstration, first, second) for first, second in turned[:QUESTIONS_SHOWN]]
+
+
+def _panel(demonstration: Demonstration, before: Rollout, after: Rollout) -> Panel:
+    example = demonstration.world.test[before.query.index]
+    text = Text()
+    for label, words, style in (
+        ("before      ", before.output.get("sql", before.error), "red"),
+        ("supplement  ", after.supplement.render(), "cyan"),
+        ("after       ", after.output.get("sql", ""), "green"),
+    ):
+        text.append(label, style="bold").append(f"{words}\n", style=style)
+    text.rstrip()
+    return Panel(text, title=Text(example.question), title_align="left")
+
+
+def _closing_lines(demonstration: Demonstration) -> list[str]:
+    summary = demonstration.summary
+    tokens, seconds = summary["tokens"], summary["seconds"]
+    return [
+        f"Selected: {summary['selected']}; exact McNemar p against no supplement: {summary['p_value']['none']:.1e}.",
+        f"Actor calls: {summary['actor_calls']:,} with {tokens['actor_in']:,} tokens in, {tokens['actor_out']:,} out.",
+        f"Generator samples: {summary['generator_calls']:,}; peak memory: {summary['peak_rss_mb']:.0f} MB.",
+        *_memory_lines(summary["peak_mb"]),
+        f"Supplements on test: {summary['lengths'].get(summary['selected'], 0):.0f} characters on average.",
+        f"Dropped by the gate: {', '.join(f'{split} {share:.0%}' for split, share in summary['gated'].items())}.",
+        f"Seconds: {', '.join(f'{name} {value:.0f}' for name, value in seconds.items())}.",
+        *(f"Note: {note}" for note in summary["notes"]),
+        f"The run's folder: {demonstration.result.log_dir}",
+    ]
+
+
+def _memory_lines(peaks: Mapping[str, Mapping[str, float]]) -> list[str]:
+    names = {"rss": "RAM", "cuda": "GPU"}
+    return [
+        f"Peak {names[kind]} by stage: {', '.join(f'{stage} {mb:.0f}' for stage, mb in stages.items())} MB."
+        for kind, stages in peaks.items()
+    ]
+
+
+def share_interval(rollouts: Sequence[Rollout]) -> str:
+    """The 95 % interval of the share of rollouts that won, as `.48-.61`."""
+    judged = [rollout for rollout in rollouts if rollout.reward is not None]
+    low, high = wilson_interval(sum(rollout.won() for rollout in judged), len(judged))
+    return f"{short(low, 2)}-{short(high, 2)}"
+
+
+def short(value: float, places: int = 3) -> str:
+    """A score as papers print it: `.375`."""
+    text = f"{value:.{places}f}"
+    return text if value >= 1 else text.lstrip("0")

@@ -1,0 +1,1 @@
+"""Watches a run: live view, trackers, report, tables, export. Nothing that a run needs is here."""

@@ -1,0 +1,165 @@
+"""Numbers and texts as a line of a live view has them: short, and harmless on a terminal. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from optimizers.observe.live.snapshot import Snapshot, Spend, StageView
+from sgt_modules.local.activity import Activity
+
+_BARS = ("▁▂▃▄▅▆▇█", "_.-:=+*#")
+"""From none to all, as blocks and in ASCII."""
+
+BRIEF = 5.0
+"""Seconds below which the end of a stage's part goes without a line."""
+
+
+def clock(seconds: float) -> str:
+    """Seconds as on a clock.
+
+    >>> clock(42.4), clock(323), clock(7384)
+    ('0:42', '5:23', '2:03:04')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def roughly(seconds: float) -> str:
+    """Seconds as a person says them.
+
+    >>> roughly(8), roughly(100), roughly(5400)
+    ('8 s', '2 min', '1.5 h')
+    """
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
+
+
+def sparkline(shares: Sequence[float], *, ascii_only: bool = False) -> str:
+    """Shares in [0, 1] as a line of bars.
+
+    >>> sparkline([0.0, 0.5, 1.0]), sparkline([0.0, 0.5, 1.0], ascii_only=True)
+    ('▁▅█', '_=#')
+    """
+    bars = _BARS[ascii_only]
+    return "".join(bars[min(len(bars) - 1, int(max(0.0, each) * len(bars)))] for each in shares)
+
+
+def harmless(text: str) -> str:
+    """A text on one line, with no character that a terminal would obey or that turns the direction of others.
+
+    >>> harmless("one\\x1b[2J\\n  two")
+    'one [2J two'
+    """
+    return " ".join(printable(text).split())
+
+
+def printable(line: str) -> str:
+    """A line as it is, with a space for each character that is no text."""
+    return "".join(each if each.isprintable() else " " for each in line)
+
+
+def ended(stage: StageView) -> str:
+    """A finished stage on a line.
+
+    >>> ended(StageView("warm: acting", 3, 3, seconds=2.0, judged=2, won=1))
+    'warm: acting: 3/3  50% won  2 s'
+    """
+    won = "" if stage.success is None else f"  {stage.success:.0%} won"
+    return f"{harmless(stage.name)}: {stage.done:,}/{stage.total:,}{won}  {stage.seconds:.0f} s"
+
+
+def working(work: Activity) -> list[str]:
+    """What a model of this process is at, the most telling first.
+
+    >>> working(Activity("Qwen3-1.7B", "writing", 64, 12.5, 0.31, 116.2, 45.0))
+    ['Qwen3-1.7B writes', '31% done', '0:45 left', '116 tokens/s', '12 of 64 replies']
+    >>> working(Activity("Qwen3-1.7B", "loading", seconds=4.0))
+    ['loading Qwen3-1.7B', '0:04']
+    """
+    name = harmless(work.model)
+    if work.doing == "loading":
+        return [f"loading {name}", clock(work.seconds)]
+    left = [] if work.left is None else [f"{'at most ' if work.at_most else ''}{clock(work.left)} left"]
+    rate = [f"{work.rate:,.0f} tokens/s"] if work.rate else []
+    does = "reads" if work.doing == "reading" else "writes"
+    return [f"{name} {does}", f"{work.share:.0%} done", *left, *rate, f"{int(work.done):,} of {work.rows:,} replies"]
+
+
+def worth_a_line(stage: StageView) -> bool:
+    """Whether a stage's end is told: not that of a part which took no time, as a candidate of SPT may.
+
+    >>> worth_a_line(StageView("round1/impact3: train", seconds=0.5)), worth_a_line(StageView("sft: val", seconds=0.5))
+    (False, True)
+    """
+    return stage.seconds >= BRIEF or "/" not in stage.name
+
+
+def shares(kinds: Mapping[str, float]) -> list[str]:
+    """Each kind with its share, those below 1 % together.
+
+    >>> shares({"cot": 0.8, "pairs": 0.195, "free": 0.005})
+    ['cot 80%', 'pairs 20%', 'others 0.5%']
+    """
+    small = sum(share for share in kinds.values() if share < 0.01)
+    told = [f"{harmless(kind)} {share:.0%}" for kind, share in kinds.items() if share >= 0.01]
+    return [*told, *([f"others {small:.1%}"] if small else [])]
+
+
+def scores(stages: Sequence[StageView]) -> list[str]:
+    """The mean reward of each finished stage on validation, in their order; the last of each name counts.
+
+    >>> scores([StageView("none: val", mean=0.375), StageView("warm: acting", mean=0.5), StageView("sft: val", mean=1)])
+    ['none .375', 'sft 1.000']
+    """
+    found = {each.name: each.mean for each in stages if each.name.endswith(": val") and each.mean is not None}
+    return [
+        f"{name.removesuffix(': val')} {f'{mean:.3f}'.removeprefix('0') if mean < 1 else '1.000'}"
+        for name, mean in found.items()
+    ]
+
+
+def spent(spend: Spend) -> list[str]:
+    """What is spent, each beside its limit where it has one.
+
+    >>> spent(Spend(1234, 0.0, 151.0, max_calls=5000)), spent(Spend(3, 0.5, 20.0, max_dollars=2))
+    (['1,234 of 5,000 calls', '2:31'], ['3 calls', '$0.50 of $2.00', '0:20'])
+    """
+    calls = f"{spend.calls:,}" + ("" if spend.max_calls is None else f" of {spend.max_calls:,}") + " calls"
+    dollars = "" if spend.max_dollars is None else f" of ${spend.max_dollars:,.2f}"
+    money = [f"${spend.dollars:,.2f}{dollars}"] if spend.dollars or dollars else []
+    return [
+        calls,
+        *money,
+        clock(spend.seconds) + ("" if spend.max_seconds is None else f" of {clock(spend.max_seconds)}"),
+    ]
+
+
+def most_spent(spend: Spend) -> float | None:
+    """The share of the budget that is used up most, in [0, 1]; None without one.
+
+    >>> most_spent(Spend(10, 0.5, max_calls=100, max_dollars=1.0))
+    0.5
+    """
+    pairs = (
+        (spend.calls, spend.max_calls),
+        (spend.dollars, spend.max_dollars),
+        (spend.seconds, spend.max_seconds),
+    )
+    return max((min(1.0, used / limit) for used, limit in pairs if limit), default=None)
+
+
+def errors(snapshot: Snapshot) -> list[str]:
+    """Each type of error with how often it came."""
+    return [f"{harmless(name)} {count:,}" for name, count in snapshot.errors.items()]
+
+
+def closing(snapshot: Snapshot) -> list[str]:
+    """What is left to say at a run's end: what was spent, and what went wrong.
+
+    >>> closing(Snapshot(spend=Spend(12, 0.0, 3.0), errors={"RateLimitError": 2}))
+    ['Spent: 12 calls, 0:03.', 'Errors: RateLimitError 2.']
+    """
+    lines = [] if snapshot.spend is None else [f"Spent: {', '.join(spent(snapshot.spend))}."]
+    return [*lines, *([f"Errors: {', '.join(errors(snapshot))}."] if snapshot.errors else [])]

@@ -1,0 +1,149 @@
+"""A run's folder as the report reads it: its JSON files, the rows it was trained on, and what its stages met."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, cast
+
+from optimizers.core.error_types import ErrorType, Failure, error_types
+from optimizers.core.run_folder import RESULT, RunFolder
+from optimizers.core.safe_reading import entry
+from optimizers.core.verdict import NOTE
+from optimizers.observe.report.figures import StageScore, best_stage, splits_of, stage_scores
+from optimizers.observe.report.stage_rollouts import Met, met
+from optimizers.store.rollout_store import RolloutStore
+from sgt_modules.errors import RunFolderError
+
+Content = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """Everything a report tells of a run. `controls`, `prompts` and `summary` are empty where the run has none.
+
+    `pairs` counts a training stage's rows by category, SFT's by kind.
+    """
+
+    folder: Path
+    run: Content
+    spent: Content
+    stages: Content
+    summary: Content
+    result: Content
+    controls: Content
+    prompts: Content
+    pairs: Mapping[str, Mapping[str, int]]
+    met: Sequence[Met]
+
+    @property
+    def recipe(self) -> Content:
+        """The method's options."""
+        return _object(_object(self.run, "settings"), "recipe")
+
+    @property
+    def threshold(self) -> float:
+        """The reward from which a run of the program is a success."""
+        return entry(self.recipe, "threshold", float, 1.0, file=Path("run.json"))
+
+    @property
+    def splits(self) -> list[str]:
+        """The splits on which stages were scored: test, validation, the others."""
+        return splits_of(self.met)
+
+    @property
+    def split(self) -> str:
+        """The split that the figures show: the first on which the selected stage was scored."""
+        selected = self.selected
+        known = {(each.stage, each.split) for each in self.met}
+        return next((name for name in self.splits if (selected, name) in known), "val")
+
+    def scores(self, split: str) -> list[StageScore]:
+        """Every stage on a split."""
+        return stage_scores(self.met, split, threshold=self.threshold)
+
+    @property
+    def selected(self) -> str:
+        """The stage that the compiled program is: as the run says, else the best on validation; empty without any."""
+        said = self.result.get("selected") or self.summary.get("selected")
+        return str(said) if said else best_stage(self.scores("val"))
+
+    @property
+    def verdict(self) -> str:
+        """What the run came to, in words; empty while it is under way."""
+        return str(self.result.get("verdict") or "")
+
+    @property
+    def notes(self) -> list[str]:
+        """Why anything was left undone, without the verdict."""
+        said = cast("list[object]", self.result.get("notes") or self.summary.get("notes") or [])
+        return [note for note in map(str, said) if not note.startswith(NOTE)]
+
+    def errors(self) -> list[ErrorType]:
+        """The types of error that the run's rollouts ended with, the most frequent first."""
+        return error_types(
+            Failure(f"{each.stage}/{each.split}", each.error, each.score is not None) for each in self.met
+        )
+
+
+def read_run(path: Path, *, store: RolloutStore | None = None, where: str | Path | None = None) -> RunRecord:
+    """A run's folder, read within bounds; it may be another's. `store` is the run's, open; or `where` it is.
+
+    Raises:
+        RunFolderError: the folder holds no run, or files that cannot be read.
+    """
+    folder = RunFolder(path)
+    run = folder.read("run.json")
+    if run is None or (store is None and where is None and not folder.store.is_file()):
+        raise RunFolderError(
+            f"{path} holds no run: expected run.json and {folder.store.name} in it. Pass the log_dir of a compile, or "
+            "the folder of a comparison."
+        )
+    own = str(run.get("id", ""))
+    judge = str(_object(_object(run, "free"), "code").get("metric", ""))
+    if store is not None:
+        found = list(_met(store, own, judge))
+    else:
+        with RolloutStore(where or folder.store, run="run" if where is None else own) as opened:
+            found = list(_met(opened, own, judge))
+    names = ("spent", "stages", "summary", Path(RESULT).stem, "controls", "prompts")
+    files = {name: folder.read(f"{name}.json") or {} for name in names}
+    return RunRecord(path, run, pairs=_pairs(folder.path), met=found, **files)
+
+
+def _met(store: RolloutStore, own: str, judge: str) -> Iterator[Met]:
+    """What the run itself met, and what controls of it found on the test set beyond that; under its latest metric."""
+    ours = list(met(store.each_rollout(judged_by=judge)))
+    known = {(each.stage, each.split) for each in ours}
+    more = met(store.each_rollout(run=f"{own} controls", judged_by=judge))
+    return chain(ours, (each for each in more if (each.stage, each.split) not in known))
+
+
+def _pairs(run: Path) -> dict[str, dict[str, int]]:
+    """The rows of each training stage by category; of no file that a link leads out of the folder to."""
+    root = run.resolve()
+    files = [each for each in (run / "training").glob("*.jsonl") if each.resolve().is_relative_to(root)]
+    return {
+        each.stem: dict(_categories(each).most_common())
+        for each in sorted(files, key=lambda file: (file.stem != "sft", len(file.stem), file.stem))
+    }
+
+
+def _categories(file: Path) -> Counter[str]:
+    counted: Counter[str] = Counter()
+    with file.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                row = json.loads(line)
+                counted[str(row.get("category") or row.get("kind"))] += 1
+            except (ValueError, AttributeError, RecursionError) as problem:
+                raise RunFolderError(f"Expected a JSON object in {file}, line {number}, got what is none.") from problem
+    return counted
+
+
+def _object(content: Content, name: str) -> Content:
+    return entry(content, name, dict, {}, file=Path("run.json"))

@@ -1,0 +1,57 @@
+"""Trackers by the words that TRL's users know."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Literal, get_args
+
+from optimizers.observe.tracking.tracker import Tracker
+from sgt_modules.errors import SetupError
+
+TrackerName = Literal["mlflow", "wandb", "tensorboard"]
+ReportTo = Literal["none"] | TrackerName | Tracker | Sequence[TrackerName | Tracker] | None
+"""As TRL's `report_to`: a name, several, or none; and trackers of the user's own."""
+
+
+def check_report_to(report_to: ReportTo) -> tuple[TrackerName | Tracker, ...]:
+    """Who is told of a run. Raises `SetupError` for a word that names nobody, and for a package that is missing.
+
+    >>> check_report_to("none"), check_report_to(None)
+    ((), ())
+    >>> try:
+    ...     check_report_to("excel")
+    ... except SetupError as error:
+    ...     print(error)
+    Expected report_to of mlflow, wandb, tensorboard, 'none' or a Tracker, got 'excel'.
+    """
+    if report_to is None or report_to == "none":
+        return ()
+    asked = report_to if isinstance(report_to, Sequence) and not isinstance(report_to, str) else (report_to,)
+    for each in asked:
+        if isinstance(each, str) and each in get_args(TrackerName):
+            if find_spec(each) is None:
+                raise SetupError(
+                    f"Expected the package {each} for report_to={each!r}: pip install 'dspy-sgt[trackers]'."
+                )
+        elif isinstance(each, str) or not isinstance(each, Tracker):
+            names = ", ".join(get_args(TrackerName))
+            raise SetupError(f"Expected report_to of {names}, 'none' or a Tracker, got {each!r}.")
+    return tuple(each for n, each in enumerate(asked) if each not in asked[:n])
+
+
+def tracker(named: TrackerName | Tracker) -> Tracker:
+    """The tracker of that name. To be called where the user's own run of it is under way, if there is one."""
+    if named == "mlflow":
+        from optimizers.observe.tracking.mlflow_run import MLflowRun
+
+        return MLflowRun()
+    if named == "wandb":
+        from optimizers.observe.tracking.wandb_run import WandbRun
+
+        return WandbRun()
+    if named == "tensorboard":
+        from optimizers.observe.tracking.tensorboard_events import TensorBoardEvents
+
+        return TensorBoardEvents()
+    return named

@@ -1,0 +1,50 @@
+"""What of a run a tracker is told: pure. `run.json` to parameters, a stage to points."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+from optimizers.core.result import Spent
+from optimizers.observe.tracking.tracker import Point
+from sgt_modules.saving.redaction import redacted
+
+_LONG = ("kinds", "meta_prompts")
+"""Settings of many lines, of which the names are told."""
+
+
+def parameters(known: Mapping[str, Any], about: Mapping[str, object]) -> dict[str, str]:
+    """The settings in a run's `run.json`, its versions, and what else is to be told, by dotted names, without secrets.
+
+    >>> known = {"settings": {"seed": 0, "recipe": {"margin": None}}, "versions": {"dspy": "3.4.1"}}
+    >>> parameters(known, {"actors": {"self": "openai/gpt-4.1"}})
+    {'seed': '0', 'recipe.margin': 'None', 'versions.dspy': '3.4.1', 'actors.self': 'openai/gpt-4.1'}
+    """
+    told = {**known.get("settings", {}), **known.get("free", {}), "versions": known.get("versions", {}), **about}
+    return {name: redacted(str(value)) for name, value in _flat(told, "")}
+
+
+def _flat(settings: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, object]]:
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and name in _LONG:
+            yield f"{prefix}{name}", ", ".join(cast("Mapping[str, Any]", value))
+        elif isinstance(value, Mapping):
+            yield from _flat(cast("Mapping[str, Any]", value), f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def stage_points(number: int, values: Mapping[str, float | None], spent: Spent) -> list[Point]:
+    """A finished stage: its values, as far as there are some, and what the run had spent by its end.
+
+    >>> stage_points(1, {"val/score": 0.5, "train/score": None}, Spent(actor_calls=8))[:2]
+    [Point(name='val/score', value=0.5, step=1), Point(name='spent/actor_calls', value=8, step=1)]
+    """
+    paid = {
+        "spent/actor_calls": spent.actor_calls,
+        "spent/generator_calls": spent.generator_calls,
+        **{f"spent/tokens_{name}": count for name, count in spent.tokens.items()},
+        "spent/cost_usd": spent.cost,
+        "spent/seconds": spent.total,
+    }
+    return [Point(name, value, number) for name, value in {**values, **paid}.items() if value is not None]

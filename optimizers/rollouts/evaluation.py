@@ -1,0 +1,122 @@
+"""Scoring a stage: the generator writes its supplement for every example, the frozen actor answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import dspy
+
+from optimizers.core.records import Candidate, Query, Rollout
+from optimizers.observe.progress import Reporter
+from optimizers.rollouts.engine import Actor, LiveRun
+from optimizers.rollouts.sampling import SAMPLED_AT_ONCE, Ask, sampled
+from sgt_modules.episode import Call
+from sgt_modules.gate import Gate
+from sgt_modules.generator import Sampled, SupplementGenerator
+from sgt_modules.kinds import SILENCE
+from sgt_modules.wrapping import supplemented, with_generator
+
+
+class Scored(NamedTuple):
+    """A stage on a split: one rollout an example in the examples' order, and the calls in which each was helped."""
+
+    rollouts: Sequence[Rollout]
+    calls: Sequence[Sequence[Call]]
+
+    @property
+    def gated(self) -> float:
+        """The share of examples in which a gate dropped a supplement."""
+        dropped = [any(call.gated for call in calls) for calls in self.calls]
+        return sum(dropped) / len(dropped) if dropped else 0.0
+
+
+class Evaluator:
+    """Scores stages on one split with one actor; the same supplement on the same example is never paid twice.
+
+    Where the program asks for one supplement an example, all of a stage's supplements are sampled in one batch; where
+    it asks for several (several predictors, loops), the program runs with its generator live.
+    """
+
+    def __init__(self, actor: Actor, split: str, examples: Sequence[dspy.Example], reporter: Reporter) -> None:
+        self.actor, self._split, self.reporter = actor, split, reporter
+        self.examples = list(examples)
+        self.unaided: list[Rollout] = []
+        self.queries: list[Query] = []
+
+    def of(self, program: dspy.Module) -> Evaluator:
+        """The same split for another program, whose runs have a scope of their own."""
+        return Evaluator(self.actor.acting(program), self._split, self.examples, self.reporter)
+
+    @property
+    def once_an_example(self) -> bool:
+        """Whether the program asks for one supplement an example; known after `without`."""
+        return self.actor.single_call and [query.index for query in self.queries] == list(range(len(self.examples)))
+
+    def without(self, stage: str = "none") -> list[Rollout]:
+        """The rollouts of the program without supplements; also learns where it would ask for them."""
+        with self.reporter.stage(f"{stage}: {self._split}", len(self.examples)) as view:
+            probe = self.actor.probe(self.examples, stage=f"{stage}/{self._split}", on_done=view.advance)
+            self.unaided, self.queries = probe.rollouts, probe.queries
+        return self.unaided
+
+    def as_it_is(self, stage: str) -> list[Rollout]:
+        """The rollouts of the program as it stands, with its own supplements where it reads some.
+
+        Those of a generator are the same in every stage, and paid for once.
+        """
+        writers = {each.generator.fingerprint for _, each in supplemented(self.actor.program)}
+        if not writers:
+            return self.without(stage)
+        name = f"as it is, {','.join(sorted(writers))}"
+        with self.reporter.stage(f"{stage}: {self._split}", len(self.examples)) as view:
+            runs = self.actor.live(self.examples, self.actor.program, name, on_done=view.advance)
+        return [run.rollout for run in runs]
+
+    def score(self, stage: str, generator: SupplementGenerator, gate: Gate | None = None) -> Scored:
+        """One rollout an example, in the examples' order, with the generator decoding as it does at inference."""
+        if not self.unaided:
+            self.without()
+        if not self.once_an_example:
+            runs = self.live(stage, with_generator(self.actor.program, generator, gate))
+            return Scored([run.rollout for run in runs], [run.calls for run in runs])
+        written = sampled(
+            self.actor.store,
+            f"{stage}/{self._split}",
+            generator,
+            [Ask(query.prompt, seed=0) for query in self.queries],
+            temperature=generator.temperature,
+            top_p=1.0,
+            at_once=SAMPLED_AT_ONCE,
+        )
+        calls = [_call(query, each, gate) for query, each in zip(self.queries, written, strict=True)]
+        writer = generator.fingerprint
+        candidates = [
+            Candidate(query, call.supplement, "gated" if call.gated else "direct", call.logprob, writer)
+            for query, call in zip(self.queries, calls, strict=True)
+        ]
+        with self.reporter.stage(f"{stage}: {self._split}", len(self.examples)) as view:
+            rollouts = self.actor.run(candidates, self.examples, stage=f"{stage}/{self._split}", on_done=view.advance)
+        return Scored(rollouts, [[call] for call in calls])
+
+    def live(self, stage: str, program: dspy.Module) -> list[LiveRun]:
+        """One run an example of a program that writes its own supplements."""
+        with self.reporter.stage(f"{stage}: {self._split}", len(self.examples)) as view:
+            return self.actor.live(self.examples, program, f"{stage}/{self._split}", on_done=view.advance)
+
+
+def _call(query: Query, drawn: Sampled, gate: Gate | None) -> Call:
+    """What a predictor would have read at a query."""
+    shut = gate is not None and not (gate.familiar(query.prompt) and gate.sure(drawn.logprob))
+    gated = shut and bool(drawn.supplement)
+    return Call(query.place, query.prompt, SILENCE if gated else drawn.supplement, drawn.logprob, gated)
+
+
+def mean_score(rollouts: Sequence[Rollout]) -> float:
+    """The mean reward over the rollouts that have one; 0.0 when none has.
+
+    >>> mean_score([])
+    0.0
+    """
+    scores = [rollout.reward.score for rollout in rollouts if rollout.reward is not None]
+    return sum(scores) / len(scores) if scores else 0.0

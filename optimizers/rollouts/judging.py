@@ -1,0 +1,178 @@
+"""One run of a program on an example under given supplements, judged by the metric. Whatever it raises is a record."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import NamedTuple
+
+import dspy
+from dspy.utils.exceptions import AdapterParseError
+
+from optimizers.core.budget import running_bill
+from optimizers.core.counting import Answers, BudgetReached, Till, counted, written_by
+from optimizers.core.prices import cost_of
+from optimizers.core.records import Query, Reward, Rollout
+from optimizers.core.reward import Scorer
+from optimizers.core.usage import Meter
+from optimizers.rollouts.kept_answers import again, kept
+from optimizers.rollouts.outages import LMCalls, heard, is_permanent, is_single_call, says_nothing, was_refused
+from optimizers.rollouts.queries import query_id
+from sgt_modules.calling import called
+from sgt_modules.episode import Call, Episode, Given, episode
+from sgt_modules.errors import MetricError, SetupError, StoppedError
+from sgt_modules.kinds import SILENCE
+from sgt_modules.saving.redaction import redacted
+from sgt_modules.wrapping import supplemented
+
+
+class JudgedRun(NamedTuple):
+    """One finished run: its rollout (not yet any stage's), its predictors' calls by role and turn, and its cost.
+
+    `fatal`: why no further run can have a reward, in the provider's words (a wrong key, no such model, no credit).
+    `written`: tokens that the program's own generator read and wrote. `used_up`: why the budget ended the run.
+    `lost`: what to change in a program that calls a predictor where its supplement cannot be known.
+    `refused`: the provider refused a prompt (too long, filtered); whose fault that is depends on whether it takes the
+    same example without help.
+    """
+
+    rollout: Rollout
+    calls: Sequence[Call]
+    meter: Meter
+    fatal: str = ""
+    written: tuple[int, int] = (0, 0)
+    used_up: str = ""
+    lost: str = ""
+    refused: bool = False
+
+
+def judged_run(program: dspy.Module, example: dspy.Example, index: int, given: Given, scorer: Scorer) -> JudgedRun:
+    """Run the program on an example under the given supplements (None: its own generator's) and judge it.
+
+    A run with an outage has no reward, whatever the program or the metric made of it; errors are kept without keys.
+    Each LM call is asked of the bill around the run, if there is one (see `optimizers.core.budget`); a run that the
+    budget ends has no reward either.
+    """
+    began = time.perf_counter()
+    prediction: object = None
+    problem: Exception | None = None
+    reward, single = None, is_single_call(program)
+    keys = [] if single or given is None else [each.run_key for _, each in supplemented(program)]
+    with dspy.context(trace=[], disable_history=True), counted() as counter, episode(given, keys) as asked:
+        till = Till(counter, None if single else running_bill())
+        calls = LMCalls(till)
+        try:
+            with heard(calls) if single else _heard_by(calls):
+                prediction = called(program, dict(example.inputs().items()))
+        except BudgetReached:
+            pass
+        except Exception as raised:  # noqa: BLE001 - whatever a user's program raises is a record
+            problem, reward = raised, _verdict(raised, calls)
+        calls.ended(problem, prediction)
+    refused = reward is None and problem is not None and was_refused(problem, calls.outage)
+    seconds = time.perf_counter() - began
+    unfinished = _unfinished(till, asked)
+    answered = problem is None and unfinished is None
+    answer = kept(prediction, program) if answered and calls.outage is None else ""
+    output = {name: str(value) for name, value in prediction.items()} if isinstance(prediction, dspy.Example) else {}
+    if answered:
+        reward, problem = _judged(example, prediction, scorer, calls)
+    if unfinished is not None or calls.outage is not None:
+        reward, problem = None, unfinished or calls.outage
+    error = "" if problem is None else redacted(f"{type(problem).__name__}: {problem}", _lms(program))
+    chosen = isinstance(given, Mapping)
+    writers = set() if chosen else {each.generator.name for _, each in supplemented(program)}
+    own, theirs = written_by(counter.answers, writers)
+    paid = sum((each.meter for each in own), Meter(1, seconds=seconds))
+    paid = replace(paid, cost=paid.cost + _cost_by_name(program, [each for each in own if each.lm is None]))
+    read, wrote = paid.tokens_in, paid.tokens_out
+    written = sum(each.tokens[0] for each in theirs), sum(each.tokens[1] for each in theirs)
+    whole = _whole(example, index)
+    rollout = Rollout(
+        whole, "", "none", SILENCE, reward, output, error, 0.0, read, wrote, seconds, paid.cost, answer=answer
+    )
+    refused, fatal = refused and unfinished is None, _fatal(program, calls)
+    return JudgedRun(rollout, asked.ordered, paid, fatal, written, till.used_up, asked.lost, refused)
+
+
+def _unfinished(till: Till, asked: Episode) -> Exception | None:
+    """Why a run says nothing, whatever the program made of it: the budget ended it, or a supplement was lost."""
+    if asked.lost:
+        return SetupError(asked.lost)
+    return StoppedError(till.used_up) if till.used_up else None
+
+
+def _cost_by_name(program: dspy.Module, answers: Sequence[Answers]) -> float:
+    """Dollars of answers that are known by the names of the program's LMs alone."""
+    if not answers:
+        return 0.0
+    lms = [each.lm or dspy.settings.lm for each in program.predictors()]
+    return sum(cost_of({each.model: [each.usage]}, lms) for each in answers)
+
+
+def judged_again(program: dspy.Module, example: dspy.Example, rollout: Rollout, scorer: Scorer) -> Rollout | None:
+    """A rollout of the same answer, judged by this metric and nothing asked of the actor; None where none was kept.
+
+    A run in which the actor failed has no answer, and fails by any metric.
+    """
+    if rollout.error and rollout.reward is not None:
+        return rollout
+    prediction = again(rollout.output, rollout.answer, program)
+    if prediction is None:
+        return None
+    with counted() as counter:
+        calls = LMCalls(Till(counter, None))
+        reward, problem = _judged(example, prediction, scorer, calls)
+    if calls.outage is not None:
+        reward, problem = None, calls.outage
+    error = "" if problem is None else redacted(f"{type(problem).__name__}: {problem}", _lms(program))
+    return replace(rollout, reward=reward, error=error)
+
+
+def _judged(
+    example: dspy.Example, prediction: object, scorer: Scorer, calls: LMCalls
+) -> tuple[Reward | None, Exception | None]:
+    """The metric's reward, or why it has none."""
+    try:
+        with _heard_by(calls):  # a metric may ask a judge
+            return scorer(example, prediction), None
+    except MetricError as raised:
+        return None, raised
+
+
+def _heard_by(calls: LMCalls) -> AbstractContextManager[None]:
+    return dspy.context(callbacks=[*dspy.settings.callbacks, calls])
+
+
+def failed_run(example: dspy.Example, index: int, error: str) -> JudgedRun:
+    """A run of which nothing came back but the reason: no reward, and what it cost is not known."""
+    return JudgedRun(Rollout(_whole(example, index), "", "none", SILENCE, None, error=error), [], Meter(runs=1))
+
+
+def _whole(example: dspy.Example, index: int) -> Query:
+    """A run as a whole stands at no predictor."""
+    return Query(query_id(example, ""), index, "", "")
+
+
+def _verdict(problem: Exception, calls: LMCalls) -> Reward | None:
+    """What an exception of the program says of the supplement: a failure once the actor has answered, else nothing."""
+    if says_nothing(problem):
+        return None
+    answered = isinstance(problem, AdapterParseError) or calls.answered or bool(dspy.settings.trace)
+    return Reward(0.0) if answered else None
+
+
+def _fatal(program: dspy.Module, calls: LMCalls) -> str:
+    """Why no further run can do better; empty while one may."""
+    if calls.outage is None or not is_permanent(calls.outage):
+        return ""
+    said = f"{type(calls.outage).__name__}: {calls.outage}"
+    return redacted(said, _lms(program)).partition("\n")[0]
+
+
+def _lms(program: dspy.Module) -> list[object]:
+    """Every LM whose keys an error of this program may repeat."""
+    writers = (getattr(each.generator.engine, "lm", None) for _, each in supplemented(program))
+    return [dspy.settings.lm, *(each.lm for each in program.predictors()), *writers]

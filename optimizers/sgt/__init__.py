@@ -1,0 +1,1 @@
+"""Supplement Generation Training: the teleprompter and each of its steps."""

@@ -1,0 +1,423 @@
+"""What a stage tries: supplements sampled for every query, and the frozen actor's outcome on each. Where credit goes.
+
+`Isolated` varies one place of the program at a time, so a pair differs in one place; `Joint` varies all of them at once
+and gives the program's outcome to each.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol
+
+import dspy
+
+from optimizers.core.ahead import made_ahead
+from optimizers.core.records import Candidate, Query, Rollout
+from optimizers.core.spending import Spending
+from optimizers.observe.progress import Reporter, Stage
+from optimizers.rollouts.evaluation import Evaluator
+from optimizers.rollouts.sampling import SAMPLED_AT_ONCE, Ask, sampled
+from optimizers.sgt import candidates as sources
+from optimizers.sgt.adaptive import Thrift
+from optimizers.sgt.logged import SOURCE as LOGGED
+from optimizers.sgt.logged import Log
+from optimizers.sgt.recipe import Recipe
+from optimizers.store.rollout_store import KeptSample
+from sgt_modules.episode import Chooser, Place
+from sgt_modules.errors import SetupError
+from sgt_modules.generator import Sampled, SupplementGenerator
+from sgt_modules.kinds import FREE, NONE, SILENCE, Kind, Supplement
+from sgt_modules.wrapping import with_generator
+
+Credit = Literal["isolate", "joint"]
+
+SAMPLED_AHEAD = 256
+"""As many where the actor already runs on what was sampled, and an eighth of a small stage: fewer cost the sampling
+time, and of more the actor runs on the last ones alone."""
+
+FIRST_PASS = 0.2
+"""The share of a query's candidates that tell whether its predictor's supplements matter at all."""
+
+DECIDES = 0.1
+"""The least share of a predictor's queries that its supplements must decide for more of them to be tried."""
+
+
+def check_credit(credit: str) -> Credit:
+    """The word itself; raises `SetupError` for another."""
+    if credit not in ("isolate", "joint"):
+        raise SetupError(f"Expected credit 'isolate' or 'joint', got {credit!r}. See SGTTeleprompter.")
+    return credit
+
+
+class Explorer(Protocol):
+    """The three pools of the method, each sampled and run."""
+
+    def warm_start(self, generator: SupplementGenerator) -> list[Rollout]:
+        """Nine prompts a query, the actor run on each sample."""
+        ...
+
+    def first_pool(self, warm: Sequence[Rollout], generator: SupplementGenerator) -> list[Rollout]:
+        """Round 1: predefined kinds, the generator's own new kinds, and concatenations of two winners."""
+        ...
+
+    def direct(self, round_: int, generator: SupplementGenerator) -> list[Rollout]:
+        """Rounds 2 and later: samples for the prompt that names no kind."""
+        ...
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What both ways of exploring work with."""
+
+    recipe: Recipe
+    train: Evaluator
+    reporter: Reporter
+    spending: Spending
+    seed: int
+    note: Callable[[str], object] = lambda _: None
+    """Says what a person should know of a stage."""
+    log: Log = field(default_factory=Log)
+    """What is known of the training examples before the run."""
+
+    def rng(self, purpose: str) -> random.Random:
+        """The run's own randomness for one purpose; never the global one."""
+        return random.Random(f"{self.seed}-{purpose}")
+
+    def first_pools(self, warm: Sequence[Rollout], rng: random.Random) -> tuple[list[str], list[Candidate]]:
+        """Of the warm start, the new kinds and the joins that round 1 tries; an empty pool is a note."""
+        recipe = self.recipe
+        names = sources.ood_names(warm, kinds=recipe.kinds, count=recipe.ood_kinds)
+        joins = sources.concat(warm, rng=rng, per_query=recipe.concat, threshold=recipe.threshold)
+        if recipe.ood_kinds and not names:
+            free = sum(rollout.source == "free" for rollout in warm)
+            self.note(
+                f"Round 1 tries no new kinds: none of {free} free-style supplements named a kind of its own. Look at "
+                "some with sgt inspect; a generator that follows instructions better names them."
+            )
+        if recipe.concat and not joins:
+            self.note(
+                "Round 1 tries no joins: no query was won by supplements of two kinds. Sample more in the warm start, "
+                "or use examples of middling difficulty."
+            )
+        return names, joins
+
+    def warm_wishes(self, queries: Sequence[Query]) -> list[sources.Wish]:
+        """What the warm start asks for these queries: of the first ones, the same whatever follows."""
+        recipe = self.recipe
+        return sources.warm_start(
+            queries,
+            rng=self.rng("warm"),
+            kinds=recipe.written,
+            samples=recipe.warm_samples,
+            free=not recipe.closed,
+        )
+
+    def added(self, queries: Sequence[Query]) -> list[Candidate]:
+        """What a stage tries without asking the generator: what a log knows of, and given texts."""
+        return [*self.log.candidates(queries), *sources.given(queries, self.recipe.given)]
+
+    def silence(self, queries: Sequence[Query]) -> list[Candidate]:
+        """No text at all for each query, where the recipe has the generator learn to keep silent."""
+        return sources.silence(queries) if self.recipe.silence else []
+
+
+def explorer(credit: Credit, setting: Setting) -> Explorer:
+    """The way to explore: for a program of one place an example, the two are the same."""
+    return Joint(setting) if credit == "joint" and not setting.train.once_an_example else Isolated(setting)
+
+
+@dataclass
+class Isolated:
+    """One place varies, the others are fixed: silent in the warm start, as the current generator has them later.
+
+    In a program of several predictors, a first pass over a part of a stage's candidates tells which predictors'
+    supplements matter; the rest is only tried for those.
+    """
+
+    setting: Setting
+    _met: list[Rollout] = field(default_factory=list[Rollout])
+    _last: list[Rollout] = field(default_factory=list[Rollout])
+
+    def warm_start(self, generator: SupplementGenerator) -> list[Rollout]:
+        """As `Explorer`; every place is silent but the one that varies."""
+        queries = self.setting.train.queries
+        wishes = self.setting.warm_wishes(queries)
+        return self._explored("warm", wishes, generator, self.setting.added(queries))
+
+    def first_pool(self, warm: Sequence[Rollout], generator: SupplementGenerator) -> list[Rollout]:
+        """As `Explorer`."""
+        recipe, rng = self.setting.recipe, self.setting.rng("round-1")
+        names, joins = self.setting.first_pools(warm, self.setting.rng("round-1-joins"))
+        queries = self._queries("round 1", generator)
+        samples = recipe.pool_samples
+        wishes = [
+            *sources.predefined(queries, rng=rng, kinds=recipe.written, samples=samples),
+            *sources.ood(queries, names, rng=rng, samples=samples),
+        ]
+        added = [*self.setting.silence(queries), *self.setting.added(queries), *_moved(joins, queries)]
+        return self._explored("round 1", wishes, generator, added)
+
+    def direct(self, round_: int, generator: SupplementGenerator) -> list[Rollout]:
+        """As `Explorer`."""
+        stage = f"round {round_}"
+        queries = self._queries(stage, generator)
+        recipe, rng = self.setting.recipe, self.setting.rng(f"round-{round_}")
+        wishes = [] if recipe.closed else sources.direct(queries, rng=rng, samples=recipe.direct_samples)
+        added = self.setting.added(queries) if recipe.closed else []
+        return self._explored(stage, wishes, generator, [*self.setting.silence(queries), *added])
+
+    def _queries(self, stage: str, generator: SupplementGenerator) -> list[Query]:
+        """Where supplements are wanted; in a program of several places, while the others read the generator's own."""
+        train = self.setting.train
+        if train.once_an_example:
+            return train.queries
+        with self.setting.spending.timed("acting"):
+            runs = train.live(f"{stage}: others", with_generator(train.actor.program, generator))
+        return train.actor.contexts(runs, train.examples)
+
+    def _explored(
+        self,
+        stage: str,
+        wishes: Sequence[sources.Wish],
+        generator: SupplementGenerator,
+        added: Sequence[Candidate] = (),
+    ) -> list[Rollout]:
+        """Sample the wishes, and run the actor on each distinct supplement that may tell something.
+
+        It runs on what has been sampled while the rest is. Not so where both models would fight for this machine, nor
+        in a program of several predictors: a first pass takes its share of what is known of a query altogether.
+        """
+        single = len({query.predictor for query in self.setting.train.queries}) < 2
+        if single and self.setting.recipe.adaptive:
+            return self._spared(stage, wishes, generator, added)
+        overlaps = single and not (self.setting.train.actor.in_process and generator.in_process)
+        at_once = min(SAMPLED_AHEAD, max(1, len(wishes) // 8)) if overlaps else SAMPLED_AT_ONCE
+        pool = _pool(stage, wishes, generator, self.setting, added, at_once)
+        if overlaps:
+            with made_ahead(pool) as candidates:
+                return self._run(stage, candidates, len(added) + len(wishes))
+        if single:
+            return self._run(stage, list(pool))
+        first, rest = _passes(list(pool))
+        tried = self._run(f"{stage}, first pass", first)
+        telling = deciding_predictors(tried, self.setting.recipe.threshold, self.setting.recipe.margin)
+        return [*tried, *self._run(stage, [each for each in rest if each.query.predictor in telling])]
+
+    def _spared(
+        self, stage: str, wishes: Sequence[sources.Wish], generator: SupplementGenerator, added: Sequence[Candidate]
+    ) -> list[Rollout]:
+        """All is sampled; what was tried before costs nothing, and of the rest a part is tried."""
+        pool = list(_pool(stage, wishes, generator, self.setting, added, SAMPLED_AT_ONCE))
+        known = {(rollout.query.id, rollout.supplement.render()) for rollout in self._met}
+        free: list[Candidate] = []
+        new: list[Candidate] = []
+        for each in pool:
+            met = each.source == LOGGED or not each.supplement or (each.query.id, each.supplement.render()) in known
+            (free if met else new).append(each)
+        tried = self._run(stage, free)
+        before = [*self._last, *tried] or self.setting.train.unaided
+        thrift = Thrift(new, stage, threshold=self.setting.recipe.threshold, before=before)
+        first = self._run(stage, thrift.first)
+        tried += [*first, *self._run(stage, thrift.doubted(first))]
+        self._last = tried
+        self._met += tried
+        return tried
+
+    def _run(self, stage: str, pool: Iterable[Candidate], most: int = 0) -> list[Rollout]:
+        """The actor on each candidate; there are at most `most` of those that are still to come."""
+        train = self.setting.train
+        total = len(pool) if isinstance(pool, Sequence) else most
+        with self.setting.spending.timed("acting"), self.setting.reporter.stage(f"{stage}: acting", total) as view:
+            counted = pool if isinstance(pool, Sequence) else _counted(pool, view)
+            return train.actor.run(counted, train.examples, stage=stage.partition(",")[0], on_done=view.advance)
+
+
+def deciding_predictors(rollouts: Iterable[Rollout], threshold: float, margin: float | None = None) -> set[str]:
+    """The predictors whose supplements matter: `DECIDES` or more of their queries have both a winner and a loser.
+
+    With a `margin`, as where pairs are made by one, rewards that lie at least that far apart.
+    """
+    rewards: dict[Query, list[float]] = defaultdict(list)
+    for rollout in rollouts:
+        if rollout.reward is not None:
+            rewards[rollout.query].append(rollout.reward.score)
+    of_predictor: dict[str, list[bool]] = defaultdict(list)
+    for query, found in rewards.items():
+        worst, best = min(found), max(found)
+        decided = worst < threshold <= best if margin is None else best - worst >= margin
+        of_predictor[query.predictor].append(decided)
+    return {predictor for predictor, mixed in of_predictor.items() if sum(mixed) >= DECIDES * len(mixed)}
+
+
+def _passes(pool: Sequence[Candidate]) -> tuple[list[Candidate], list[Candidate]]:
+    """A few candidates of each query (at least two), and the others.
+
+    They are spread over the pool, which is ordered by kind, and start elsewhere from query to query: each kind gets its
+    turn at each place.
+    """
+    of_query: dict[Query, list[Candidate]] = defaultdict(list)
+    for candidate in pool:
+        of_query[candidate.query].append(candidate)
+    first: list[Candidate] = []
+    rest: list[Candidate] = []
+    met: Counter[Place] = Counter()
+    for query, candidates in of_query.items():
+        cut = max(2, round(FIRST_PASS * len(candidates)))
+        step = max(1, len(candidates) // cut)
+        chosen = set(range(met[query.place] % step, len(candidates), step))
+        met[query.place] += 1
+        first += [each for number, each in enumerate(candidates) if number in chosen]
+        rest += [each for number, each in enumerate(candidates) if number not in chosen]
+    return first, rest
+
+
+def _moved(joins: Sequence[Candidate], queries: Sequence[Query]) -> list[Candidate]:
+    """Candidates for the same places in another context; those whose place is gone are left out."""
+    at = {(query.index, query.place): query for query in queries}
+    found = [(join, at.get((join.query.index, join.query.place))) for join in joins]
+    return [Candidate(query, join.supplement, join.source, join.logprob) for join, query in found if query is not None]
+
+
+@dataclass
+class Joint:
+    """All places vary at once; each supplement is credited with the whole program's outcome."""
+
+    setting: Setting
+    _joins: dict[tuple[int, Place], list[Supplement]] = field(default_factory=dict[tuple[int, Place], list[Supplement]])
+
+    def warm_start(self, generator: SupplementGenerator) -> list[Rollout]:
+        """As `Explorer`."""
+        recipe = self.setting.recipe
+        asks = [*recipe.kinds.values(), *([] if recipe.closed else [FREE])]
+        return self._explored("warm", asks, recipe.warm_samples, generator)
+
+    def first_pool(self, warm: Sequence[Rollout], generator: SupplementGenerator) -> list[Rollout]:
+        """As `Explorer`."""
+        recipe = self.setting.recipe
+        free = [replace(rollout, source="free") for rollout in warm]  # where a place met which ask is not noted
+        names, joins = self.setting.first_pools(free, self.setting.rng("round-1-joins"))
+        self._joins.clear()
+        for join in joins:
+            self._joins.setdefault((join.query.index, join.query.place), []).append(join.supplement)
+        silence = [NONE] if recipe.silence else []
+        asks = [*recipe.kinds.values(), *names, *silence]
+        return self._explored("round 1", asks, recipe.pool_samples, generator, joins=recipe.concat)
+
+    def direct(self, round_: int, generator: SupplementGenerator) -> list[Rollout]:
+        """As `Explorer`."""
+        recipe = self.setting.recipe
+        silence = [NONE] if recipe.silence else []
+        asks = [*recipe.kinds.values()] if recipe.closed else [None] * recipe.direct_samples
+        return self._explored(f"round {round_}", [*asks, *silence], 1, generator)
+
+    def _explored(
+        self,
+        stage: str,
+        asks: Sequence[Kind | str | None],
+        samples: int,
+        generator: SupplementGenerator,
+        *,
+        joins: int = 0,
+    ) -> list[Rollout]:
+        """As many runs an example as one place would have candidates, each place's kinds in an order of its own."""
+        train = self.setting.train
+        runs = len(asks) * samples
+        choosers = [
+            (index, self._chooser(stage, index, number, asks, samples, generator))
+            for index in range(len(train.examples))
+            for number in range(runs + min(joins, self._most_joins(index)))
+        ]
+        with self.setting.spending.timed("acting"), self.setting.reporter.stage(f"{stage}: acting", len(choosers)) as v:
+            rollouts = train.actor.together(train.examples, choosers, stage, generator.fingerprint, on_done=v.advance)
+        return [rollout for rollout in rollouts if rollout.supplement or self.setting.recipe.silence]
+
+    def _most_joins(self, index: int) -> int:
+        return max((len(found) for (example, _), found in self._joins.items() if example == index), default=0)
+
+    def _chooser(
+        self,
+        stage: str,
+        index: int,
+        number: int,
+        asks: Sequence[Kind | str | None],
+        samples: int,
+        generator: SupplementGenerator,
+    ) -> Chooser:
+        """What one run reads: at each place a sample of the kind whose turn it is there, or a join."""
+        runs = len(asks) * samples
+
+        def choose(place: Place, prompt: str) -> Supplement:
+            if number >= runs:
+                joins = self._joins.get((index, place), [])
+                return joins[(number - runs) % len(joins)] if joins else SILENCE
+            order = list(range(runs))
+            self.setting.rng(f"{stage}-{index}-{place.role}-{place.turn}").shuffle(order)
+            ask = asks[order[number] % len(asks)]
+            if ask == NONE:
+                return SILENCE
+            if isinstance(ask, Kind) and ask.text:
+                return ask.given
+            seed = self.setting.rng(f"{stage}-{index}-{place.role}-{place.turn}-{number}").getrandbits(32)
+            temperature, top_p = self.setting.recipe.sampling(generator.prompt)
+            with dspy.context(usage_tracker=None):  # else its tokens would count as the actor's
+                drawn = generator.draw(prompt, seed=seed, kind=ask, temperature=temperature, top_p=top_p)
+            self._keep(stage, (index, number, place), drawn)
+            return drawn.supplement
+
+        return choose
+
+    def _keep(self, stage: str, asked: tuple[int, int, Place], drawn: Sampled) -> None:
+        """Keep a sample on disk, where samples are counted; one that is drawn once more stands there once."""
+        number = int.from_bytes(hashlib.sha256(repr(asked).encode()).digest()[:7])
+        self.setting.train.actor.store.add_samples(f"{stage}: joint", number, [KeptSample("", drawn)])
+
+
+def _pool(
+    stage: str,
+    wishes: Sequence[sources.Wish],
+    generator: SupplementGenerator,
+    setting: Setting,
+    added: Sequence[Candidate],
+    at_once: int,
+) -> Generator[Candidate]:
+    """The distinct candidates: those that are there already, then what the generator writes, as it does."""
+    replies = _sampled(stage, wishes, generator, setting, at_once)
+    written = sources.candidates(wishes, replies, generator.fingerprint)
+    yield from sources.distinct(itertools.chain(added, written))
+
+
+def _sampled(
+    stage: str, wishes: Sequence[sources.Wish], generator: SupplementGenerator, setting: Setting, at_once: int
+) -> Iterator[sources.Reply]:
+    def on_new(_: Sampled) -> None:
+        setting.train.actor.budget.check()  # what is kept costs nothing
+
+    temperature, top_p = setting.recipe.sampling(generator.prompt)
+    with setting.spending.timed("sampling"), setting.reporter.stage(f"{stage}: sampling", len(wishes)) as view:
+        replies = sampled(
+            setting.train.actor.store,
+            stage,
+            generator,
+            [Ask(wish.query.prompt, wish.seed, wish.kind) for wish in wishes],
+            temperature=temperature,
+            top_p=top_p,
+            at_once=at_once,
+            on_new=on_new,
+        )
+        for reply in replies:
+            view.advance()
+            yield reply
+
+
+def _counted(pool: Iterable[Candidate], view: Stage) -> Iterator[Candidate]:
+    """The candidates as they come; at their end the view learns how many they were."""
+    count = 0
+    for candidate in pool:
+        count += 1
+        yield candidate
+    view.expect(count)

@@ -1,0 +1,166 @@
+"""Outcomes of a user's own log -> what is known of the training examples before anything is paid. Pure."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import dspy
+
+from optimizers.core.records import Candidate, Query, Reward, Rollout
+from sgt_modules.errors import SetupError
+from sgt_modules.kinds import Supplement, parse
+from sgt_modules.menu import Menu
+
+SOURCE = "logged"
+"""The pool of what comes from a log."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedOutcome:
+    """A row of a log: the program's inputs, the supplement that its predictor read, and the score of what came of it.
+
+    `supplement` is the text as it was read, `[kind] text` or without a kind. `score` is in [0, 1], as the compile's own
+    metric would have it; `feedback` is what is known besides.
+
+    >>> LoggedOutcome({"question": "2+2?"}, "[cot] Count on your fingers.", 1.0).score
+    1.0
+    """
+
+    inputs: Mapping[str, object]
+    supplement: str | Supplement
+    score: float
+    feedback: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """What a log says of the training examples: by example, each supplement once, with the mean of its rows' scores.
+
+    `note` says how many rows that are, and why the others are none of them; empty without a log.
+    """
+
+    outcomes: Mapping[int, Mapping[Supplement, Reward]] = field(default_factory=dict[int, Mapping[Supplement, Reward]])
+    note: str = ""
+
+    def rollouts(self, queries: Sequence[Query], stage: str) -> list[Rollout]:
+        """The outcomes as rollouts of these queries in a stage, which cost nothing."""
+        return [
+            Rollout(query, stage, SOURCE, supplement, reward)
+            for query in queries
+            for supplement, reward in self.outcomes.get(query.index, {}).items()
+        ]
+
+    def candidates(self, queries: Sequence[Query]) -> list[Candidate]:
+        """The supplements as candidates for these queries."""
+        return [Candidate(each.query, each.supplement, SOURCE) for each in self.rollouts(queries, "")]
+
+
+def read_log(
+    logged: Sequence[LoggedOutcome],
+    trainset: Sequence[dspy.Example],
+    valset: Sequence[dspy.Example] = (),
+    *,
+    menu: Menu = Menu(),  # noqa: B008 - an empty one, frozen
+) -> Log:
+    """The rows whose inputs are a training example's. With a `menu`, only those whose supplement is a choice of it.
+
+    Rows that match a validation example are left out, as training would learn from what it is judged by. Raises
+    `SetupError` for a row that cannot be one, with its number, and where no row is left.
+
+    >>> train = [dspy.Example(question=f"{n}+1?", answer=str(n + 1)).with_inputs("question") for n in range(2)]
+    >>> rows = [LoggedOutcome({"question": f"{n}+1?"}, "Add one.", score) for n, score in ((1, 1), (1, 0), (7, 1))]
+    >>> log = read_log(rows, train)
+    >>> log.outcomes
+    {1: {Supplement(kind='free', text='Add one.'): Reward(score=0.5, feedback='')}}
+    >>> log.note
+    'From the log, 2 of 3 rows join the warm start and round 1, as 1 outcome that costs no call; 1 row matches no \
+training example.'
+    """
+    if not logged:
+        return Log()
+    places = _places(trainset)
+    names = sorted({tuple(sorted(example.inputs().keys())) for example in trainset})
+    held = _places(valset)
+    found: dict[int, dict[Supplement, list[LoggedOutcome]]] = defaultdict(lambda: defaultdict(list))
+    joined, left = 0, Counter[str]()
+    for number, row in enumerate(logged):
+        supplement = _checked(row, number, names)
+        key = _key(row.inputs)
+        choice = menu.same(supplement) if menu else supplement
+        if key not in places:
+            left["a validation example" if key in held else "no training example"] += 1
+        elif choice is None:
+            left["none of the given texts"] += 1
+        else:
+            joined += 1
+            for index in places[key]:
+                found[index][choice].append(row)
+    said = _left(left)
+    if not joined:
+        raise SetupError(
+            f"Expected logged rows of training examples, got {_rows(len(logged))} of which {said}. Give rows whose "
+            "inputs equal those of an example in trainset, or leave logged out."
+        )
+    outcomes = {index: {s: _mean(rows) for s, rows in of.items()} for index, of in sorted(found.items())}
+    count = sum(map(len, outcomes.values()))
+    return Log(
+        outcomes,
+        f"From the log, {joined} of {_rows(len(logged))} {'joins' if joined == 1 else 'join'} the warm start and round "
+        f"1, as {count} outcome{'s' if count != 1 else ''} that cost{'s' if count == 1 else ''} no call"
+        f"{f'; {said}' if said else ''}.",
+    )
+
+
+def _checked(row: LoggedOutcome, number: int, names: Sequence[tuple[str, ...]]) -> Supplement:
+    """The supplement of a row; raises `SetupError` for a row that cannot be one."""
+    where = f"logged[{number}]"
+    if not isinstance(row, LoggedOutcome):
+        raise SetupError(f"Expected a LoggedOutcome in {where}, got {row!r}. Write LoggedOutcome(inputs, text, score).")
+    if not isinstance(row.inputs, Mapping) or tuple(sorted(row.inputs)) not in names:
+        given = sorted(row.inputs) if isinstance(row.inputs, Mapping) else row.inputs
+        raise SetupError(
+            f"Expected the inputs {' or '.join(map(str, map(list, names)))} in {where}, got {given}. Name all fields "
+            "that with_inputs(...) names in trainset, and no other."
+        )
+    score: object = row.score
+    if not isinstance(score, int | float) or not math.isfinite(score) or not 0 <= score <= 1:
+        raise SetupError(f"Expected a score in [0, 1] in {where}, got {score!r}. Scale it as your metric does.")
+    said: object = row.supplement
+    supplement = parse(said) if isinstance(said, str) else said
+    if not isinstance(supplement, Supplement) or not supplement:
+        raise SetupError(
+            f"Expected a supplement in {where}, got {said!r}. Leave out rows without one: the compile runs the program "
+            "without supplements itself."
+        )
+    return supplement
+
+
+def _places(examples: Sequence[dspy.Example]) -> dict[str, list[int]]:
+    """The places of each inputs among the examples."""
+    places: dict[str, list[int]] = defaultdict(list)
+    for index, example in enumerate(examples):
+        places[_key(dict(example.inputs().items()))].append(index)
+    return places
+
+
+def _key(inputs: Mapping[str, object]) -> str:
+    return json.dumps(dict(inputs), sort_keys=True, default=str)
+
+
+def _mean(rows: Sequence[LoggedOutcome]) -> Reward:
+    told = [row.feedback for row in rows if row.feedback]
+    return Reward(sum(float(row.score) for row in rows) / len(rows), told[-1] if told else "")
+
+
+def _left(left: Mapping[str, int]) -> str:
+    verbs = {"none of the given texts": ("has", "have")}
+    parts = [(count, what, verbs.get(what, ("matches", "match"))) for what, count in left.items() if count]
+    return ", ".join(f"{_rows(count)} {verb[count != 1]} {what}" for count, what, verb in parts)
+
+
+def _rows(count: int) -> str:
+    return f"{count} row" if count == 1 else f"{count} rows"

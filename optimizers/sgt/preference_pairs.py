@@ -1,0 +1,221 @@
+"""Rollouts -> preference pairs of one query: which kind (inter), how well (intra), how short. Pure and seeded."""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+from optimizers.core.error_types import Failure, error_types, is_unreadable, readable_by
+from optimizers.core.records import BETWEEN, Between, Category, PreferencePair, Rollout
+from sgt_modules.errors import NoPreferencePairsError
+
+NEEDLESS = 0.8
+"""The share of supplements, right and wrong ones, that must have won for a query to need none."""
+
+SILENT = 0.25
+"""The largest share of a query's pairs between kinds that have no supplement at all on one side."""
+
+_Couple = tuple[Rollout, Rollout]
+
+
+def preference_pairs(
+    rollouts: Iterable[Rollout],
+    *,
+    cap: int = 20,
+    threshold: float = 1.0,
+    margin: float | None = None,
+    length_preference: float | None = None,
+    categories: Sequence[Between] = BETWEEN,
+    tried: Iterable[Rollout] = (),
+    rng: random.Random,
+) -> list[PreferencePair]:
+    """Pairs of a winner and a loser of the same query, at most `cap` a category a query.
+
+    `inter` pairs differ in kind, `intra` pairs share it; those of `categories` are made. No supplement at all is in at
+    most `SILENT` of a query's `inter` pairs; where there is no other, in at most that share of `cap`. A winner has a
+    reward of at least `threshold`; with `margin` (above 0) any two of a query make a pair whose rewards lie at least
+    that far apart. With `length_preference`, in (0, 1], the shortest winner makes a `shorter` pair with each winner of
+    the same reward than which it is shorter by at least that share of characters, at most `cap` / 4 a query. No
+    supplement at all is the shortest, and stands there only for queries that hardly need one: `NEEDLESS` or more of the
+    supplements `tried` for them so far (these rollouts, where nothing is given) have won. Elsewhere it won by luck. A
+    rollout without a reward is in no pair. The cap is spread over winners and losers: nobody is used again while
+    another stands ready. The result depends on the seed and the set of rollouts, not on their order.
+
+    Source: arXiv 2604.20727 for the categories and the cap; `docs/method.md` says what is ours.
+
+    >>> from optimizers.core.records import Query, Reward
+    >>> from sgt_modules import Supplement
+    >>> asked = Query("1f3a", 0, "solve", "question: 17 x 3?")
+    >>> tried = [("cot", "10 x 3, then 7 x 3.", 1.0), ("cot", "Guess.", 0.0), ("summary", "A product.", 0.0)]
+    >>> rollouts = [Rollout(asked, "dpo1", "direct", Supplement(kind, text), Reward(r)) for kind, text, r in tried]
+    >>> for pair in preference_pairs(rollouts, rng=random.Random(0)):
+    ...     print(f"{pair.category}: {pair.chosen} > {pair.rejected}")
+    inter: [cot] 10 x 3, then 7 x 3. > [summary] A product.
+    intra: [cot] 10 x 3, then 7 x 3. > [cot] Guess.
+    """
+    if margin is not None and margin <= 0:
+        raise ValueError(f"margin must be above 0, got {margin}. Pass None to pair winners with losers.")
+    if length_preference is not None and not 0 < length_preference <= 1:
+        raise ValueError(f"length_preference must be in (0, 1], got {length_preference}. Pass None for no preference.")
+    base = rng.getrandbits(64)
+    pairs: list[PreferencePair] = []
+    rollouts = list(rollouts)
+    needless = _needless(tried or rollouts, threshold)
+    for query, rated in _rated(rollouts).items():
+        couples = _couples(rated, threshold, margin)
+        own = random.Random(f"{base}/{query}")
+        for category in categories:
+            ready = [couple for couple in couples if _category(couple) == category]
+            pairs += [_pair(couple, category) for couple in _with_few_silent(ready, cap, own)]
+        if length_preference is not None:
+            ties = _ties([each for each in rated if each.supplement or query in needless], threshold, length_preference)
+            pairs += [_pair(couple, "shorter") for couple in _spread(ties, -(-cap // 4), own)]
+    return pairs
+
+
+def _rated(rollouts: Iterable[Rollout]) -> dict[str, list[Rollout]]:
+    """Of each query, its rewarded rollouts, each supplement once (its lowest reward if runs disagree), sorted."""
+    once: dict[tuple[str, str], Rollout] = {}
+    for rollout in sorted((r for r in rollouts if r.reward is not None), key=_order):
+        once.setdefault((rollout.query.id, rollout.supplement.render()), rollout)
+    by_query: dict[str, list[Rollout]] = defaultdict(list)
+    for rollout in once.values():
+        by_query[rollout.query.id].append(rollout)
+    return by_query
+
+
+def _order(rollout: Rollout) -> tuple[str, str, float, bool, str, str]:
+    query, supplement = rollout.query, rollout.supplement
+    return query.id, supplement.render(), _reward(rollout), supplement.cut, supplement.kind, query.prompt
+
+
+def _reward(rollout: Rollout) -> float:
+    assert rollout.reward is not None
+    return rollout.reward.score
+
+
+def _couples(rated: Sequence[Rollout], threshold: float, margin: float | None) -> list[_Couple]:
+    if margin is None:
+        losers = [r for r in rated if r.lost(threshold)]
+        return [(winner, loser) for winner in rated if winner.won(threshold) for loser in losers]
+    return [(a, b) for a in rated for b in rated if _reward(a) - _reward(b) >= margin]
+
+
+def _ties(rated: Sequence[Rollout], threshold: float, share: float) -> list[_Couple]:
+    """The shortest winner before each winner of its reward, where it saves at least `share` of the other's length."""
+    winners = sorted((r for r in rated if r.won(threshold)), key=lambda r: len(r.supplement.render()))
+    return [
+        (winners[0], wordy)
+        for wordy in winners[1:]
+        if _reward(winners[0]) == _reward(wordy)
+        and len(winners[0].supplement.render()) <= (1 - share) * len(wordy.supplement.render())
+    ]
+
+
+def _needless(tried: Iterable[Rollout], threshold: float) -> set[str]:
+    """The queries that nearly every supplement won."""
+    won: dict[str, list[bool]] = defaultdict(list)
+    for rollout in tried:
+        if rollout.reward is not None and rollout.supplement:
+            won[rollout.query.id].append(rollout.won(threshold))
+    return {query for query, outcomes in won.items() if sum(outcomes) >= NEEDLESS * len(outcomes)}
+
+
+def _category(couple: _Couple) -> Category:
+    chosen, rejected = couple
+    return "intra" if chosen.supplement.kind == rejected.supplement.kind else "inter"
+
+
+def _with_few_silent(couples: Sequence[_Couple], cap: int, rng: random.Random) -> list[_Couple]:
+    """At most `cap` couples, of which at most the share `SILENT` has silence on one side.
+
+    Where there is no other couple to learn from, silence stands in at most that share of `cap`.
+    """
+    speaking = [couple for couple in couples if all(each.supplement for each in couple)]
+    silent = [couple for couple in couples if not all(each.supplement for each in couple)]
+    most = max(1, int(SILENT * cap))
+    if speaking:
+        most = min(most, int(len(speaking) * SILENT / (1 - SILENT)))
+    few = _spread(silent, most, rng)
+    return [*_spread(speaking, cap - len(few), rng), *few]
+
+
+def _spread(couples: Sequence[_Couple], cap: int, rng: random.Random) -> list[_Couple]:
+    """At most `cap` couples: always the one whose two sides were used least so far, ties by lot."""
+    used: Counter[tuple[str, str]] = Counter()
+    taken: list[_Couple] = []
+    heap = [(0, rng.random(), number) for number in range(len(couples))]
+    heapq.heapify(heap)
+    while heap and len(taken) < cap:
+        load, lot, number = heap[0]
+        sides = [(side, rollout.supplement.render()) for side, rollout in zip("+-", couples[number], strict=True)]
+        now = sum(used[side] for side in sides)
+        if now > load:
+            heapq.heapreplace(heap, (now, lot, number))
+        else:
+            heapq.heappop(heap)
+            used.update(sides)
+            taken.append(couples[number])
+    return taken
+
+
+def _pair(couple: _Couple, category: Category) -> PreferencePair:
+    chosen, rejected = couple
+    query, better, worse = chosen.query, chosen.supplement, rejected.supplement
+    return PreferencePair(
+        query.id, category, query.prompt, better.reply(), worse.reply(), chosen_cut=better.cut, rejected_cut=worse.cut
+    )
+
+
+_SHARED: Mapping[tuple[Between, ...], str] = {("inter",): "a query in two kinds", ("intra",): "a query and a kind"}
+
+
+def why_no_pairs(
+    rollouts: Iterable[Rollout], *, threshold: float = 1.0, categories: Sequence[Between] = BETWEEN
+) -> str:
+    """In words, why these rollouts give no pair, and what to do.
+
+    >>> why_no_pairs([])
+    'No supplement was tried, so there is nothing to prefer. Use examples the program can run on.'
+    """
+    rollouts = list(rollouts)
+    rated = [r for of_query in _rated(rollouts).values() for r in of_query]
+    won = sum(r.won(threshold) for r in rated)
+    unread = sum(is_unreadable(r.error) for r in rated)
+    if unread and 2 * unread >= len(rated):
+        return (
+            f"The adapter could not read the actor's answer to {unread} of {len(rated)} supplements, so these lost "
+            f"whatever they said, and there is nothing to prefer. {readable_by()}"
+        )
+    if not rated and rollouts:
+        types = error_types(Failure(each.stage, each.error, False) for each in rollouts)
+        said = f": {types[0].name}, {types[0].quoted}" if types else ""
+        return (
+            f"None of {len(rollouts)} runs with a supplement has a reward{said}, so there is nothing to prefer. "
+            "Mend the cause and compile again with the same log_dir."
+        )
+    if not rated:
+        return "No supplement was tried, so there is nothing to prefer. Use examples the program can run on."
+    if won == len(rated):
+        return f"All {won} supplements won, so there is nothing to prefer. Use harder examples or a stricter threshold."
+    if won == 0:
+        return (
+            f"All {len(rated)} supplements lost, so there is nothing to prefer. "
+            "Use easier examples, a metric with partial credit and a lower threshold, or a stronger actor."
+        )
+    return (
+        f"{won} of {len(rated)} supplements won, but winners and losers never share "
+        f"{_SHARED.get(tuple(categories), 'a query')}, so there is nothing to prefer. "
+        "Sample more supplements a query, or use examples of middling difficulty."
+    )
+
+
+def require_pairs(
+    pairs: Sequence[PreferencePair], rollouts: Iterable[Rollout], *, threshold: float = 1.0
+) -> Sequence[PreferencePair]:
+    """The pairs themselves; raises `NoPreferencePairsError` with the reason when there is none."""
+    if not pairs:
+        raise NoPreferencePairsError(why_no_pairs(rollouts, threshold=threshold))
+    return pairs

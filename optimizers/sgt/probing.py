@@ -1,0 +1,108 @@
+"""What a few examples take: the program run on them, some supplements tried, a few rows trained on."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from optimizers.core.records import Candidate, Rollout, SFTExample
+from optimizers.rollouts.evaluation import Evaluator
+from optimizers.rollouts.sampling import SAMPLED_AT_ONCE, Ask, sampled
+from optimizers.sgt.candidates import Wish, candidates, distinct, given
+from optimizers.sgt.estimate import Probe
+from optimizers.sgt.recipe import Recipe
+from optimizers.training.trainer import Trainer
+from sgt_modules.generator import SupplementGenerator
+
+TRIED = 8
+"""Supplements an example that the actor is run on."""
+
+ROWS = 32, 96
+"""Rows that are trained on to see how long a row takes: the second lot's seconds beyond the first's, as loading a model
+takes its time too."""
+
+
+def probed(
+    evaluator: Evaluator,
+    wishes: Sequence[Wish],
+    generator: SupplementGenerator,
+    recipe: Recipe,
+    trainer: Trainer,
+    *,
+    sft_epochs: int,
+    seed: int,
+) -> Probe:
+    """Measure. `evaluator` has run the program on its examples; `wishes` are the warm start's for its queries, so that
+    a run on the same store need not pay for them again. Raises `StoppedError` where the budget does not reach.
+    """
+    actor, examples = evaluator.actor, len(evaluator.examples)
+    began = time.perf_counter()
+    asks = [Ask(wish.query.prompt, wish.seed, wish.kind) for wish in wishes]
+    temperature, top_p = recipe.sampling(generator.prompt)
+    drawn = list(
+        sampled(
+            actor.store,
+            "probe",
+            generator,
+            asks,
+            temperature=temperature,
+            top_p=top_p,
+            at_once=SAMPLED_AT_ONCE,
+        )
+    )
+    sampling = time.perf_counter() - began
+    ready = given(evaluator.queries, recipe.given)
+    pool = list(distinct([*ready, *candidates(wishes, drawn, generator.fingerprint)]))
+    tried = random.Random(f"{seed}-probe").sample(pool, min(len(pool), TRIED * examples))
+    before, began = actor.budget.spent, time.perf_counter()
+    rollouts = actor.run(tried, evaluator.examples, stage="probe")
+    acting, paid = time.perf_counter() - began, actor.budget.spent
+    runs = paid.runs - before.runs
+    bare, aided = _Means(evaluator.unaided), _Means(rollouts)
+    return Probe(
+        calls=(paid.calls - before.calls) / runs if runs else max(1.0, len(evaluator.queries) / examples),
+        places=len(evaluator.queries) / examples,
+        bare_in=bare.tokens_in,
+        bare_out=bare.tokens_out,
+        bare_cost=bare.cost,
+        tokens_in=aided.tokens_in,
+        tokens_out=aided.tokens_out,
+        cost=aided.cost,
+        distinct=len(pool) / (len(ready) + len(wishes)),
+        won=sum(rollout.won(recipe.threshold) for rollout in rollouts) / max(1, len(rollouts)),
+        run_seconds=acting / max(1, len(rollouts)),
+        sample_seconds=sampling / max(1, len(wishes)),
+        row_seconds=_row_seconds(trainer, tried, sft_epochs, seed),
+    )
+
+
+class _Means:
+    """What a run took in the mean."""
+
+    def __init__(self, rollouts: Sequence[Rollout]) -> None:
+        count = max(1, len(rollouts))
+        self.tokens_in = sum(each.tokens_in for each in rollouts) / count
+        self.tokens_out = sum(each.tokens_out for each in rollouts) / count
+        self.cost = sum(each.cost for each in rollouts) / count
+
+
+def _row_seconds(trainer: Trainer, tried: Sequence[Candidate], epochs: int, seed: int) -> float:
+    """Seconds to train on a row once, of a few rows that are thrown away."""
+    rows = [
+        SFTExample(each.query.id, said.kind, each.query.prompt, said.render(), said.cut)
+        for each in tried
+        for said in [each.supplement]
+    ]
+    if not rows:
+        return 0.0
+    took: list[float] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for count in ROWS:
+            lot = [rows[number % len(rows)] for number in range(count)]
+            began = time.perf_counter()
+            trainer.sft(lot, start=None, output=Path(scratch) / "probe", seed=seed)
+            took.append(time.perf_counter() - began)
+    return max(0.0, took[1] - took[0]) / ((ROWS[1] - ROWS[0]) * epochs)

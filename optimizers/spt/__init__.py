@@ -1,0 +1,1 @@
+"""Supervisory Prompt Training: the teleprompter and each of its steps."""

@@ -1,0 +1,76 @@
+"""What a run of SPT will take, before it is paid for: calls of the actor and replies of the corrector a round. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from optimizers.core.records import Rollout
+from optimizers.core.usage import Meter
+from optimizers.sgt.estimate import Estimate, Probe, StageEstimate
+from optimizers.spt.recipe import SPTRecipe
+
+GROWN = 8
+"""Sentences of a prompt that a corrector wrote, as far as anybody knows beforehand: an assumption."""
+
+SHORTEST = 4
+"""Tokens of a short sentence: how many of them fit in a prompt at most."""
+
+
+def probe_of(rollouts: Sequence[Rollout], paid: Meter, threshold: float) -> Probe:
+    """What runs of a few examples took; `paid` has the runs that were new, their calls, and the seconds of all."""
+    count = max(1, len(rollouts))
+    return Probe(
+        calls=paid.calls / paid.runs if paid.runs else 1.0,
+        bare_in=sum(each.tokens_in for each in rollouts) / count,
+        bare_out=sum(each.tokens_out for each in rollouts) / count,
+        bare_cost=sum(each.cost for each in rollouts) / count,
+        won=sum(each.won(threshold) for each in rollouts) / count,
+        run_seconds=paid.seconds / paid.runs if paid.runs else 0.0,
+    )
+
+
+def estimated_spt(
+    recipe: SPTRecipe, *, train: int, validation: int, sentences: Sequence[int], probe: Probe | None
+) -> Estimate:
+    """What a run of this recipe takes on so many examples; `sentences` is how many each predictor's prompt has.
+
+    Expected is that every round accepts a prompt and makes as many mistakes as the `probe` (half of the training set
+    without one); at most, that everything is a mistake and prompts have the most sentences. `samples` are the
+    corrector's replies, whose dollars and seconds are not known.
+
+    >>> found = estimated_spt(SPTRecipe(rounds=2), train=100, validation=50, sentences=[1], probe=None)
+    >>> [(stage.name, stage.actor_calls, stage.at_most, stage.samples) for stage in found.stages]
+    [('student', 150.0, 150.0, 0), ('round 1', 340.0, 490.0, 4), ('round 2', 620.0, 10450.0, 4)]
+    """
+    took = probe or Probe()
+    wrong, impacted = (1 - took.won) * train, min(recipe.impact_examples, train) if recipe.impact else 0
+    stages = [_stage(took, "student", train + validation, train + validation, 0)]
+    for number in range(1, recipe.rounds + 1):
+        first = number <= len(sentences)
+        parts = sentences[number - 1] if first else GROWN
+        most = sentences[number - 1] if first else recipe.prompt_tokens // SHORTEST
+        tried = recipe.candidates * wrong + (train - wrong if recipe.accept else 0)
+        briefs = int(recipe.variant == "pc" and number < recipe.rounds)
+        stages.append(
+            _stage(
+                took,
+                f"round {number}",
+                impacted * parts + tried + validation,
+                impacted * most + recipe.candidates * train + validation,
+                recipe.candidates + briefs,
+            )
+        )
+    return Estimate(tuple(stages), probe)
+
+
+def _stage(took: Probe, name: str, runs: float, most: float, replies: int) -> StageEstimate:
+    return StageEstimate(
+        name,
+        actor_calls=took.calls * runs,
+        at_most=took.calls * most,
+        tokens_in=took.bare_in * runs,
+        tokens_out=took.bare_out * runs,
+        cost_usd=took.bare_cost * runs,
+        samples=replies,
+        seconds=took.run_seconds * runs,
+    )

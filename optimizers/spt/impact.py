@@ -1,0 +1,157 @@
+"""What each sentence of a prompt does to the score: which prompts to run, and what their scores say. Pure.
+
+prompt -> sentences -> prompts to run -> scores of the same examples -> a `SentenceImpact` a sentence
+
+Source: SPT (arXiv 2403.18051), impact scores; that they carry an error and an interval is ours.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from optimizers.core.statistics import gain_interval
+
+Way = Literal["prefix", "leave-one-out"]
+"""`prefix`: what a sentence adds to those before it; `leave-one-out`: what is lost without it."""
+
+Scores = Sequence[float | None]
+"""Scores of a prompt on the examples, in their order; None where an outage kept the answer back."""
+
+_MARK = re.compile(r"(?:\n|[ \t]+)?\[impact [^\[\]\n]*\]")
+
+
+@dataclass(frozen=True, slots=True)
+class SentenceImpact:
+    """By how much a sentence raises the mean score, in [-1, 1], over so many examples that were scored both ways.
+
+    `error` is the standard error of the mean of the paired differences (0.0 for fewer than two examples), `low` and
+    `high` the 95 % interval of [`gain_interval`][optimizers.core.statistics.gain_interval], which is sound where the
+    differences do not vary.
+    """
+
+    sentence: str
+    impact: float
+    error: float
+    low: float
+    high: float
+    examples: int
+
+    @property
+    def distinguishable(self) -> bool:
+        """Whether the interval leaves 0 out."""
+        return self.low > 0 or self.high < 0
+
+    @property
+    def mark(self) -> str:
+        """What the corrector reads behind the sentence.
+
+        >>> SentenceImpact("Think.", 0.25, 0.1, 0.05, 0.45, 20).mark
+        '[impact +0.25 ± 0.10]'
+        >>> SentenceImpact("Hi.", 0.05, 0.1, -0.2, 0.2, 20).mark
+        '[impact +0.05 ± 0.10, not distinguishable from 0]'
+        """
+        doubt = "" if self.distinguishable else ", not distinguishable from 0"
+        return f"[impact {self.impact:+.2f} ± {self.error:.2f}{doubt}]"
+
+
+def subsample(count: int, size: int, rng: random.Random) -> list[int]:
+    """The positions of at most `size` of `count` examples, in their order.
+
+    >>> subsample(3, 5, random.Random(0)), len(subsample(100, 5, random.Random(0)))
+    ([0, 1, 2], 5)
+    """
+    return list(range(count)) if count <= size else sorted(rng.sample(range(count), size))
+
+
+def prompts_to_run(parts: Sequence[str], way: Way) -> list[str]:
+    """The prompts whose scores tell each sentence's impact.
+
+    `prefix`: the empty prompt, then one more sentence each. `leave-one-out`: the whole prompt, then each without one.
+
+    >>> prompts_to_run(["Add. ", "Check."], "prefix")
+    ['', 'Add. ', 'Add. Check.']
+    >>> prompts_to_run(["Add. ", "Check."], "leave-one-out")
+    ['Add. Check.', 'Check.', 'Add. ']
+    """
+    if way == "prefix":
+        return ["".join(parts[:count]) for count in range(len(parts) + 1)]
+    return ["".join(parts), *("".join([*parts[:left], *parts[left + 1 :]]) for left in range(len(parts)))]
+
+
+def impacts(parts: Sequence[str], scores: Sequence[Scores], way: Way) -> list[SentenceImpact]:
+    """Each sentence's impact, from the scores of `prompts_to_run` on the same examples.
+
+    >>> found = impacts(["Add. ", "Check."], [[0, 0, 0, 0], [1, 1, 0, 0], [1, 1, 0, None]], "prefix")
+    >>> [(each.impact, round(each.error, 3), each.examples) for each in found]  # .5 +- sqrt(4 * .25 / 3 / 4)
+    [(0.5, 0.289, 4), (0.0, 0.0, 3)]
+    """
+    if len(scores) != len(parts) + 1:
+        raise ValueError(f"Expected the scores of {len(parts) + 1} prompts, got those of {len(scores)}.")
+    if way == "prefix":
+        return [_impact(part, scores[n], scores[n + 1]) for n, part in enumerate(parts)]
+    return [_impact(part, scores[n + 1], scores[0]) for n, part in enumerate(parts)]
+
+
+def _impact(sentence: str, without: Scores, with_it: Scores) -> SentenceImpact:
+    pairs = [(a, b) for a, b in zip(without, with_it, strict=True) if a is not None and b is not None]
+    before, after = [a for a, _ in pairs], [b for _, b in pairs]
+    differences = [b - a for a, b in pairs]
+    count = len(differences)
+    mean = sum(differences) / count if count else 0.0
+    spread = sum((each - mean) ** 2 for each in differences) / (count - 1) if count > 1 else 0.0
+    low, high = gain_interval(before, after)
+    return SentenceImpact(sentence, mean, math.sqrt(spread / count) if count else 0.0, low, high, count)
+
+
+def annotated(measured: Sequence[SentenceImpact]) -> str:
+    """The prompt with each sentence's impact at its end, as the corrector reads it.
+
+    >>> print(annotated([SentenceImpact("Think. ", 0.25, 0.1, 0.05, 0.45, 20), SentenceImpact("Go.", 0, 0, -1, 1, 0)]))
+    Think. [impact +0.25 ± 0.10] Go. [impact +0.00 ± 0.00, not distinguishable from 0]
+    """
+    written: list[str] = []
+    for each in measured:
+        said = each.sentence.rstrip()
+        behind = each.sentence[len(said) :]
+        gap = "\n" if said.endswith(("```", "~~~")) and "\n" in said else " "
+        written.append(f"{said}{gap}{each.mark}{behind}")
+    return "".join(written)
+
+
+def unmarked(prompt: str) -> str:
+    """A prompt without the impacts that a corrector copied into it.
+
+    >>> unmarked("Think. [impact +0.25 ± 0.10] Go.")
+    'Think. Go.'
+    """
+    return _MARK.sub("", prompt)
+
+
+def tokens(text: str) -> int:
+    """About how many tokens a text takes, rather more than fewer: a third of its bytes.
+
+    >>> tokens("Think before you answer."), tokens("请先思考。")
+    (8, 5)
+    """
+    return -(-len(text.encode()) // 3)
+
+
+def pruned(parts: Sequence[str], known: Mapping[str, float], most: int) -> str:
+    """A prompt of at most `most` tokens: the sentences of the lowest impact go first, of equal ones the last.
+
+    `known` has impacts by sentence, stripped; one that nobody measured counts as 0. The last one left always stays.
+
+    >>> parts = ["Add. ", "Never guess. ", "Carry the one. ", "Be nice."]
+    >>> pruned(parts, {"Add.": 0.5, "Never guess.": -0.1}, 9)
+    'Add. Carry the one.'
+    """
+    kept = dict(enumerate(parts))
+    falling = sorted(kept, key=lambda n: (known.get(kept[n].strip(), 0.0), -n))
+    while falling[1:] and tokens("".join(kept.values()).strip()) > most:
+        del kept[falling.pop(0)]
+    return "".join(kept.values()).strip()

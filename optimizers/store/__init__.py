@@ -1,0 +1,1 @@
+"""Every rollout, durable: written before the next one starts."""

@@ -1,0 +1,1 @@
+"""`LocalEngine`: a Hugging Face model in this process."""

@@ -1,0 +1,387 @@
+"""Endpoint: a generator's model behind any `dspy.LM`, for example one that vLLM serves with a LoRA adapter.
+
+The LM is the user's: its address, key, retries, timeout and extra settings are used as they are. Nothing runs here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypedDict, cast
+from urllib.parse import urlsplit
+
+import dspy
+from dspy.lm15 import ContextLengthError
+from dspy.utils.exceptions import LMError
+
+from sgt_modules.backend import Completion
+from sgt_modules.errors import EndpointError, GeneratorNotFoundError, SavedStateError, SetupError
+from sgt_modules.remote.asking import (
+    LIMITS,
+    Call,
+    ChatText,
+    Continuation,
+    acomplete,
+    complete,
+    completed,
+    continued,
+    plain,
+)
+from sgt_modules.saving.redaction import ADDRESSES, SECRET, redacted, without_user
+from sgt_modules.saving.state_checks import mapping
+from sgt_modules.saving.weights import fingerprint_of
+
+logger = logging.getLogger(__name__)
+
+Publish = Callable[[Path], str]
+"""Makes the weights in a folder known to the server, and returns the model name to ask it for.
+
+Called once for each checkpoint, or with several processes once in each of them; the name must not have stood for other
+weights before. See `VLLMLoRA`, `ServedFolder`.
+"""
+
+
+class EndpointReference(TypedDict):
+    """An endpoint as a saved generator keeps it: the LM's own state without keys, and which weights its name meant."""
+
+    lm: dict[str, Any]
+    adapter_sha256: str | None
+
+
+class Endpoint:
+    """A model that a `dspy.LM` asks, with the interface that `LocalEngine` has for a generator.
+
+    Requests stay out of the user's stream, history and cache. They carry the temperature, the token limit and, where
+    DSPy knows that the provider takes them, a seed (when sampling) and the wish for log-probabilities: without the
+    first, equal seeds do not give equal replies; without the second, a log-probability is 0.0. `concurrency` requests
+    are under way at a time in `sample`. `publish` makes trained weights known to the server; training needs it.
+
+    An opening (`[mistakes]`) is what a reply is made to begin with, where the server can: by continuing an assistant's
+    message as vLLM and SGLang do, which is found out before the first such reply (`continues`: whether it can, where
+    that is known); or, with the base's hub id or folder as `tokenizer`, by `/v1/completions`, whose text is made here
+    with the base's chat template. With neither, only the prompt asks for the opening.
+
+    A server does not tell how likely a given reply is, so `among` is not heeded: `Menu.read` says which one a reply is.
+
+    A model that thinks before it answers is told not to by the LM: `dspy.LM(..., extra_body={"chat_template_kwargs":
+    {"enable_thinking": False}})` for Qwen3 behind vLLM. Retries are the LM's too (`num_retries`).
+
+    >>> Endpoint(dspy.LM("openai/qwen3", api_base="http://localhost:8000/v1")).name
+    'qwen3@localhost:8000'
+    """
+
+    def __init__(
+        self,
+        lm: dspy.LM,
+        *,
+        publish: Publish | None = None,
+        concurrency: int = 64,
+        adapter_sha256: str | None = None,
+        continues: bool | None = None,
+        tokenizer: str | Path | None = None,
+    ) -> None:
+        if not isinstance(lm, dspy.LM):
+            raise SetupError(f"Expected a dspy.LM, got {lm!r}. Write Endpoint(dspy.LM('provider/model', ...)).")
+        if concurrency < 1:
+            raise SetupError(f"Expected concurrency of at least 1, got {concurrency}.")
+        self.lm, self.publish, self.concurrency = lm, publish, concurrency
+        self.adapter_sha256 = adapter_sha256
+        self._published: dict[tuple[Path, str], str] = {}
+        self._continuation = Continuation(continues)
+        self._chat_text = None if tokenizer is None else ChatText(tokenizer)
+
+    @property
+    def continues(self) -> bool | None:
+        """Whether the server continues an assistant's message; None as long as nothing had to find out."""
+        return self._continuation.continues
+
+    @property
+    def name(self) -> str:
+        """The model's short name and where it is asked, so that no actor's LM has the same name."""
+        provider, _, model = self.lm.model.rpartition("/")
+        host = "" if self.address is None else urlsplit(self.address).netloc.rpartition("@")[2]
+        return f"{model}@{host or provider.partition('/')[0] or 'dspy'}"
+
+    @property
+    def address(self) -> str | None:
+        """The server's base address, where the LM names one."""
+        address = self.lm.kwargs.get("api_base") or self.lm.kwargs.get("base_url")
+        return None if address is None else str(address)
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 (hex) of the model's name, the server's address and, where they are known, the adapter's weights."""
+        return hashlib.sha256(json.dumps([self.lm.model, self.address, self.adapter_sha256]).encode()).hexdigest()
+
+    @property
+    def identity(self) -> str:
+        """The model's short name with the fingerprint's first 16 digits: an address is kept in no file of a run."""
+        return f"{self.lm.model.rpartition('/')[2]} {self.fingerprint[:16]}"
+
+    def sample(
+        self,
+        prompts: Sequence[str],
+        *,
+        seeds: Sequence[int],
+        temperature: float = 1.0,
+        max_new_tokens: int | None = None,
+        openings: Sequence[str] | None = None,
+        top_p: float = 1.0,
+        among: Sequence[str] = (),
+    ) -> list[Completion]:
+        """One reply to each prompt, in order, `concurrency` at a time; see `samples`."""
+        return list(
+            self.samples(
+                prompts,
+                seeds=seeds,
+                temperature=temperature,
+                max_new_tokens=max_new_tokens,
+                openings=openings,
+                top_p=top_p,
+            )
+        )
+
+    def samples(
+        self,
+        prompts: Sequence[str],
+        *,
+        seeds: Sequence[int],
+        temperature: float = 1.0,
+        max_new_tokens: int | None = None,
+        at_once: int = 1,
+        openings: Sequence[str] | None = None,
+        top_p: float = 1.0,
+        among: Sequence[str] = (),
+    ) -> Iterator[Completion]:
+        """As `sample`, each reply as soon as it and those before it are there; `at_once` makes no difference here.
+
+        A prompt that is too long gets an empty reply, and a warning. Raises `EndpointError` for the first reply that
+        cannot be had, and asks for no more.
+        """
+        if len(seeds) != len(prompts):
+            raise ValueError(f"Expected one seed a prompt, got {len(seeds)} seeds for {len(prompts)} prompts.")
+        openings = [""] * len(prompts) if openings is None else openings
+        pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="sgt-endpoint")
+        try:
+            waiting = [
+                pool.submit(
+                    contextvars.copy_context().run,
+                    self._ask,
+                    prompt,
+                    opening,
+                    self._options(temperature, seed, max_new_tokens, top_p),
+                )
+                for prompt, opening, seed in zip(prompts, openings, seeds, strict=True)
+            ]
+            for number, reply in enumerate(waiting):
+                try:
+                    yield reply.result()
+                except ContextLengthError as error:
+                    said = redacted(str(error), [self.lm])
+                    logger.warning("No reply to a prompt that does not fit %s: %s", self.name, said)
+                    yield Completion("", 0, 0, 0.0)
+                except LMError as error:
+                    raise EndpointError(
+                        f"Expected {len(prompts)} replies of {self.name}, got {number} and then an error: "
+                        f"{redacted(str(error), [self.lm])}. "
+                        "What an actor was paid for is saved. Look at the server and start again with the same "
+                        "log_dir, or give the LM more num_retries."
+                    ) from None  # its own words may hold the key
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def ask(
+        self,
+        prompt: str,
+        *,
+        seed: int = 0,
+        temperature: float = 0.0,
+        max_new_tokens: int | None = None,
+        opening: str = "",
+        top_p: float = 1.0,
+        among: Sequence[str] = (),
+    ) -> Completion:
+        """One reply to one prompt. Raises what DSPy's LM raises (`LMError`), and `ContextLengthError`."""
+        return self._ask(prompt, opening, self._options(temperature, seed, max_new_tokens, top_p))
+
+    async def aask(
+        self,
+        prompt: str,
+        *,
+        seed: int = 0,
+        temperature: float = 0.0,
+        max_new_tokens: int | None = None,
+        opening: str = "",
+        top_p: float = 1.0,
+        among: Sequence[str] = (),
+    ) -> Completion:
+        """As `ask`, through the LM's own coroutine."""
+        options = self._options(temperature, seed, max_new_tokens, top_p)
+        if not opening:
+            return await acomplete(plain(self.lm, prompt, options))
+        if self._chat_text is not None:  # litellm leaves a connection open behind each text completion of a coroutine
+            return await asyncio.to_thread(self._ask, prompt, opening, options)
+        return await acomplete(await asyncio.to_thread(self._call, prompt, opening, options))
+
+    def with_checkpoint(self, path: Path) -> Endpoint:
+        """The same endpoint asked for the weights in this folder, which are published first.
+
+        Raises `SetupError` where no `publish` was given, and `EndpointError` where the server refuses them.
+        """
+        self.check_trainable()
+        publish = cast("Publish", self.publish)
+        sha256 = fingerprint_of(path)
+        if (path, sha256) not in self._published:
+            self._published[path, sha256] = publish(path)
+        provider, slash, _ = self.lm.model.partition("/")
+        lm = self.lm.copy(model=f"{provider if slash else ''}{slash}{self._published[path, sha256]}")
+        other = Endpoint(lm, publish=publish, concurrency=self.concurrency, adapter_sha256=sha256)
+        other._published = self._published
+        return other._opening_as(self)
+
+    def check(self) -> None:
+        """Ask for a single token: raises `GeneratorNotFoundError` for a wrong address, key or name.
+
+        Finds out too whether the server continues an assistant's message; with a `tokenizer`, asks it for a text
+        completion of a single token.
+        """
+        try:
+            asked = Endpoint(self.lm.copy(num_retries=0))._opening_as(self)
+            for opening in ("", "["):
+                asked.ask("Hello.", max_new_tokens=1, opening=opening)
+        except (LMError, ContextLengthError) as error:
+            where = "" if self.address is None else f" at {without_user(self.address)}"
+            raise GeneratorNotFoundError(
+                f"Expected a reply of the generator {self.lm.model!r}{where}, got an error: "
+                f"{redacted(str(error), [self.lm])}. Start its server, or correct the LM's model, api_base or api_key."
+            ) from None  # its own words may hold the key
+
+    def check_trainable(self) -> None:
+        """Raise `SetupError` unless the server can be told of trained weights."""
+        if self.publish is None:
+            raise SetupError(
+                f"Expected a way to tell the server of {self.name} about trained weights, got none. Pass "
+                "generator=Endpoint(lm, publish=...): VLLMLoRA(lm) for vLLM, ServedFolder(base) for a server that "
+                "takes a folder as a model's name, or a function of your own from a checkpoint's folder to the name."
+            )
+
+    def reference(self) -> EndpointReference:
+        """The LM's own state without keys and headers. Raises `SavedStateError` for settings that are no JSON."""
+        state = _without_secrets(self.lm.dump_state())
+        for name in ADDRESSES:
+            if isinstance(state.get(name), str):
+                state[name] = without_user(state[name])
+        try:
+            return EndpointReference(lm=json.loads(json.dumps(state)), adapter_sha256=self.adapter_sha256)
+        except TypeError as error:
+            raise SavedStateError(
+                f"Expected an LM whose settings can be written as JSON, got {self.lm.model!r} with one that cannot "
+                f"({error}). Leave it out, and set it again on the LM that you load the program with."
+            ) from error
+
+    @classmethod
+    def of_reference(cls, state: EndpointReference, *, like: object = None, trusted: bool = False) -> Endpoint:
+        """The endpoint of a saved reference; nothing is asked yet.
+
+        Keys, headers and `publish` are those of `like`, if that is an endpoint at the same address; else they come
+        from the environment, as in any `dspy.LM`. An address that is not `like`'s is followed only if the file is
+        `trusted`, as the key is sent there: otherwise `SavedStateError`.
+        """
+        settings, sha256 = mapping(state["lm"], "an endpoint's LM"), state["adapter_sha256"]
+        known = like if isinstance(like, Endpoint) else None
+        if known is not None and known.reference() == state:
+            return known
+        if known is not None and _addresses(known.reference()["lm"]) != _addresses(settings):
+            known = None
+        if known is None and _addresses(settings) and not trusted:
+            raise SavedStateError(
+                f"Expected a generator at an address that the program uses already, got {_addresses(settings)} from a "
+                "file. Load it into a program supplemented with Endpoint(dspy.LM(..., api_base=...)) of that address, "
+                "or pass allow_unsafe_lm_state=True for a file that you trust: your key is sent there."
+            )
+        try:
+            lm = dspy.BaseLM.load_state(dict(settings), allow_custom_lm_class=trusted)
+        except (LMError, AttributeError, ImportError, KeyError, TypeError, ValueError) as error:
+            raise SavedStateError(
+                f"Expected the saved settings of a dspy.LM, got some that it does not take ({error}). Save the program "
+                "again, or set the generator anew."
+            ) from error
+        if not isinstance(lm, dspy.LM):
+            raise SavedStateError(f"Expected a saved dspy.LM, got a {type(lm).__name__}. Set the generator anew.")
+        if known is None:
+            return cls(lm, adapter_sha256=sha256)
+        own = {name: value for name, value in known.lm.kwargs.items() if name in ADDRESSES or SECRET.search(name)}
+        found = cls(lm.copy(**own), publish=known.publish, concurrency=known.concurrency, adapter_sha256=sha256)
+        return found._opening_as(known)
+
+    def __copy__(self) -> Endpoint:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Endpoint:
+        return self
+
+    def __repr__(self) -> str:
+        return f"Endpoint({self.lm.model!r})"
+
+    @cached_property
+    def _taken(self) -> set[str]:
+        """The names of the settings that DSPy knows this LM's provider to take."""
+        return self.lm.supported_params
+
+    @property
+    def context(self) -> None:
+        """Unknown: the server's to say."""
+        return None
+
+    def count(self, prompt: str) -> int:
+        """A guess at a prompt's tokens: a token has about three bytes or more."""
+        return len(prompt.encode()) // 3
+
+    def _options(self, temperature: float, seed: int, max_new_tokens: int | None, top_p: float) -> dict[str, Any]:
+        limit = LIMITS[0] if LIMITS[0] in self.lm.kwargs else LIMITS[1]
+        options: dict[str, Any] = {"temperature": temperature}
+        if temperature > 0 and top_p < 1:
+            options["top_p"] = top_p
+        if max_new_tokens is not None:
+            options[limit] = max_new_tokens
+        if temperature > 0 and "seed" in self._taken:
+            options["seed"] = seed
+        if "logprobs" in self._taken:
+            options["logprobs"] = True
+        return options
+
+    def _opening_as(self, other: Endpoint) -> Endpoint:
+        """This endpoint, which opens replies in the way of `other` from now on."""
+        self._continuation, self._chat_text = other._continuation, other._chat_text
+        return self
+
+    def _call(self, prompt: str, opening: str, options: Mapping[str, Any]) -> Call:
+        """What is sent for a reply that begins with the opening, as far as the server can make it."""
+        if opening and self._chat_text is not None:
+            return completed(self.lm, self._chat_text.of(prompt), opening, options)
+        if opening and self._continuation.found(self.lm, self._options(0.0, 0, 1, 1.0)):
+            return continued(self.lm, prompt, opening, options)
+        return plain(self.lm, prompt, options)
+
+    def _ask(self, prompt: str, opening: str, options: Mapping[str, Any]) -> Completion:
+        return complete(self._call(prompt, opening, options))
+
+
+def _addresses(settings: Mapping[str, Any]) -> dict[str, object]:
+    return {name: settings[name] for name in ADDRESSES if settings.get(name) is not None}
+
+
+def _without_secrets(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without what is named like a key, at any depth."""
+    return {
+        name: _without_secrets(cast("Mapping[str, Any]", value)) if isinstance(value, Mapping) else value
+        for name, value in settings.items()
+        if not SECRET.search(str(name))
+    }

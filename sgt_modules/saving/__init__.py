@@ -1,0 +1,1 @@
+"""How a saved program refers to its generator, and how a saved state is checked."""
