@@ -20,7 +20,7 @@ from dspy.clients import execution
 from rich.console import Console
 from rich.table import Table
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "doubles"))
 from misbehaving_server import FAULTS, Fault, Script, misbehaving
 from scripted import ScriptedGenerator, reply
 

@@ -22,11 +22,20 @@ BOUND = ("dspy", "dspy-ai", "peft", "transformers", "trl")
 NEEDS = ("hypothesis>=6.100", "pytest>=8.3")
 TORCH = "torch==2.13.0"
 TESTS = (
-    "tests/test_engine.py", "tests/test_generator.py", "tests/test_model_shapes.py", "tests/test_runnable.py",
-    "tests/test_saving.py", "tests/test_sgt.py", "tests/test_shared_base.py", "tests/test_shared_dpo.py",
-    "tests/test_store.py", "tests/test_salvage.py", "tests/test_trl_trainer.py", "tests/test_embedded_world.py",
-    "tests/test_wrapping.py",
-)  # fmt: skip
+    "tests/sgt_modules/local/test_engine.py",
+    "tests/sgt_modules/test_generator.py",
+    "tests/training/test_model_shapes.py",
+    "tests/sgt_modules/local/test_runnable.py",
+    "tests/sgt_modules/saving/test_saving.py",
+    "tests/sgt/test_sgt.py",
+    "tests/training/test_shared_base.py",
+    "tests/training/test_shared_dpo.py",
+    "tests/store/test_store.py",
+    "tests/store/test_salvage.py",
+    "tests/training/test_trl_trainer.py",
+    "tests/sgt_modules/embedded/test_embedded_world.py",
+    "tests/sgt_modules/test_wrapping.py",
+)
 
 
 @dataclass(frozen=True)

@@ -225,7 +225,9 @@ class Outcomes:
 def outcomes(checkout: Path, files: Sequence[str], way: str | None) -> Outcomes:
     """Runs the files of a checkout, in a process of their own. Raises `SystemExit` if pytest could not run them."""
     own = Path(__file__).parent
-    paths = os.pathsep.join([str(own), str(own.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    paths = os.pathsep.join(
+        [str(own), str(own / "doubles"), str(own.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    )
     with tempfile.TemporaryDirectory() as folder:
         noted = Path(folder) / "outcomes.json"
         options = ["-q", "-p", "peers", "-p", "no:cacheprovider", "--outcomes", str(noted)]

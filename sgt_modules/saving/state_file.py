@@ -2,7 +2,7 @@
 
 DSPy asks a parameter for its state, and gives it back, without saying which file it is for. The call stack knows:
 `save`, `load` and `dspy.load` stand on it, with the path among their locals. Nothing is patched, and each thread has a
-stack of its own. `tests/test_saving.py` fails if DSPy changes those functions.
+stack of its own. `tests/sgt_modules/saving/test_saving.py` fails if DSPy changes those functions.
 """
 
 from __future__ import annotations
