@@ -11,7 +11,7 @@ from __future__ import annotations
 import dspy
 
 from optimizers import Recipe, SGTTeleprompter
-from optimizers.demos.house_terms_comparison import SETTINGS
+from optimizers.training.embedded import SETTINGS
 from optimizers.training.trl_trainer import TRLTrainer
 from sgt_modules.embedded import HouseTermsWorld, Sizes, embedded_actor, embedded_generator, program
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TypedDict
 
 from optimizers import Recipe
-from optimizers.demos.house_terms_comparison import embedded_trainer
+from optimizers.training.embedded import embedded_trainer
 from optimizers.training.trl_trainer import TRLTrainer
 from sgt_modules import SupplementGenerator
 from sgt_modules.embedded import embedded_generator

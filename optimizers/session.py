@@ -13,6 +13,7 @@ import dspy
 
 from optimizers.core.budget import Budget, Limits
 from optimizers.core.error_types import REFUSED, refused_scores
+from optimizers.core.events import Plan, Reporter, Spend
 from optimizers.core.fingerprints import (
     BORDER,
     Half,
@@ -30,8 +31,6 @@ from optimizers.core.run_folder import RESULT, RunFolder, versions_apart
 from optimizers.core.spending import Clock, Spending
 from optimizers.core.validation import check_priced, check_program, check_splits, hold_out
 from optimizers.core.verdict import NOTE, Evidence
-from optimizers.observe.live.snapshot import Plan, Spend
-from optimizers.observe.progress import Reporter
 from optimizers.observe.report import FILE as REPORT
 from optimizers.observe.report import write_report
 from optimizers.observe.tracking import Tracker, TrackerName, Tracking

@@ -194,7 +194,7 @@ def _teleprompter(
 
 def _embedded() -> tuple[SupplementGenerator, TRLTrainer]:
     """The embedded generator and its trainer, imported only for who asks: the latter brings TRL, some ten seconds."""
-    from optimizers.demos.house_terms_comparison import embedded_trainer
+    from optimizers.training.embedded import embedded_trainer
     from sgt_modules.embedded import embedded_generator
 
     return embedded_generator(), embedded_trainer()

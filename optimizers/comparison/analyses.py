@@ -16,6 +16,7 @@ from optimizers.comparison.contenders import shuffled
 from optimizers.comparison.control_rows import ControlRow, row_of
 from optimizers.comparison.setup import Problem
 from optimizers.comparison.summary import kind_shares
+from optimizers.core.best_stage import best_stage
 from optimizers.core.records import Rollout
 from optimizers.core.result import SGTResult, result_of
 from optimizers.core.run_folder import RunFolder
@@ -24,7 +25,6 @@ from optimizers.observe.progress import Display, reporter
 from optimizers.observe.report.figures import grouped
 from optimizers.observe.tables import plain_table
 from optimizers.sgt.recipe import Recipe
-from optimizers.sgt.sft_data import best_stage
 from optimizers.sgt.teleprompter import SGTTeleprompter
 from optimizers.training.trainer import Trainer
 from sgt_modules.errors import SetupError

@@ -16,13 +16,14 @@ from optimizers.comparison.page import FILE as PAGE
 from optimizers.comparison.result import FILE, Comparison
 from optimizers.comparison.setup import Budget, Means, Problem
 from optimizers.comparison.trial import Arena
+from optimizers.core.events import Reporter
 from optimizers.core.fingerprints import answering, judging, said_of_unread
 from optimizers.core.interrupts import leaving
 from optimizers.core.prices import priced
 from optimizers.core.reward import Metric
 from optimizers.core.run_folder import RunFolder
 from optimizers.core.validation import check_program, check_splits
-from optimizers.observe.progress import Display, Reporter, reporter
+from optimizers.observe.progress import Display, reporter
 from optimizers.session import check_judged
 from optimizers.sgt.recipe import Recipe
 from optimizers.training.trainer import Trainer

@@ -10,13 +10,13 @@ from typing import Any, cast
 import dspy
 
 from optimizers.comparison.interventions import Told
+from optimizers.core.events import Reporter
 from optimizers.core.fingerprints import described, scope_of
 from optimizers.core.records import Candidate, Rollout
 from optimizers.core.result import SGTResult, result_of
 from optimizers.core.reward import Metric, Scorer
 from optimizers.core.run_folder import RunFolder
 from optimizers.core.safe_reading import entry
-from optimizers.observe.progress import Reporter
 from optimizers.rollouts.engine import Actor
 from optimizers.rollouts.evaluation import Evaluator, Scored
 from optimizers.rollouts.queries import query_of

@@ -14,12 +14,12 @@ from optimizers.comparison.control_rows import ControlRow, Controls, Leakage, le
 from optimizers.comparison.interventions import Told, filler, shuffled, unchanged, untagged, words_of
 from optimizers.comparison.setup import Problem
 from optimizers.comparison.summary import Leaks, label_in_supplement
+from optimizers.core.best_stage import best_stage
 from optimizers.core.records import Rollout
 from optimizers.core.run_folder import RunFolder
 from optimizers.core.validation import check_splits
 from optimizers.observe.progress import Display, reporter
 from optimizers.rollouts.evaluation import Evaluator, Scored
-from optimizers.sgt.sft_data import best_stage
 from sgt_modules.errors import SetupError
 from sgt_modules.generator import SupplementGenerator
 from sgt_modules.lms import ANSWER_TOKENS

@@ -3,37 +3,35 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from optimizers.comparison.cells import COLUMNS, LEGEND, SCORES, cells_of
-from optimizers.comparison.leaderboard import NONE
+from optimizers.comparison.leaderboard import NONE, Row
 from optimizers.core.run_folder import RunFolder
 from optimizers.observe.report.charts import scatter
 from optimizers.observe.report.page import rendered
 from optimizers.observe.report.texts import flat
 
-if TYPE_CHECKING:
-    from optimizers.comparison.result import Comparison
-
 FILE = "report.html"
 
 
-def page(comparison: Comparison, *, beside: Path | None = None) -> str:
-    """The page's text. Every name and reason is escaped; it loads nothing, and no script but the package's own may run.
+def page(task: str, conditions: str, rows: Sequence[Row], *, log_dir: Path = Path(), beside: Path | None = None) -> str:
+    """The page's text: what was compared, under which `conditions`, a row a contender.
 
-    `beside` is the folder that the page will lie in: the reports of SGT's runs are linked from there.
+    Every name and reason is escaped; the page loads nothing, and no script but the package's own may run. `beside` is
+    the folder that the page will lie in: the reports of SGT's runs in `log_dir` are linked from there.
 
-    >>> from optimizers.comparison.result import Comparison
-    >>> "<script>x" in page(Comparison("<script>x", "no limit", (0,), ()))
+    >>> "<script>x" in page("<script>x", "no limit a contender, seeds 0", [])
     False
     """
-    ran = [row for row in comparison.rows if not row.skipped]
-    known = RunFolder(comparison.log_dir).read("run.json") or {}
+    ran = [row for row in rows if not row.skipped]
+    known = RunFolder(log_dir).read("run.json") or {}
     return rendered(
         "comparison.html.jinja",
-        title=comparison.task or "Comparison",
-        subtitle=f"{comparison.budget} a contender, seeds {', '.join(map(str, comparison.seeds))}",
+        title=task or "Comparison",
+        subtitle=conditions,
         columns=COLUMNS,
         scores=SCORES,
         rows=[(row, cells_of(row)) for row in ran],
@@ -42,8 +40,8 @@ def page(comparison: Comparison, *, beside: Path | None = None) -> str:
         seeds=[(row.name, [f"seed {seed}: {score:.3f}" for seed, score in row.by_seed.items()]) for row in ran],
         chart=scatter([(row.name, row.compiling.actor_calls, row.test or 0.0) for row in ran]),
         legend=LEGEND,
-        skipped=comparison.skipped,
-        runs=_reports(comparison.log_dir, beside),
+        skipped=[row for row in rows if row.skipped],
+        runs=_reports(log_dir, beside),
         command=str(known.get("command") or ""),
         versions=flat(known.get("versions") or {}),
     )

@@ -12,6 +12,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from optimizers.comparison.cells import COLUMNS, LEGEND, SCORES, cells_of, printed
 from optimizers.comparison.leaderboard import Row
 from optimizers.comparison.outcomes import Cost
+from optimizers.comparison.page import page
 from optimizers.core.run_folder import RunFolder
 from optimizers.core.safe_reading import entry
 from optimizers.observe.tables import plain_table
@@ -50,7 +51,12 @@ class Comparison:
     @property
     def title(self) -> str:
         """What was compared under which conditions."""
-        return f"{self.task}: {self.budget} a contender, seeds {', '.join(map(str, self.seeds))}"
+        return f"{self.task}: {self.conditions}"
+
+    @property
+    def conditions(self) -> str:
+        """What each contender may spend, and the seeds."""
+        return f"{self.budget} a contender, seeds {', '.join(map(str, self.seeds))}"
 
     @property
     def cells(self) -> list[list[str]]:
@@ -118,10 +124,12 @@ class Comparison:
 
     def to_html(self, file: str | Path) -> Path:
         """Write the comparison as one HTML page that needs nothing else."""
-        from optimizers.comparison.page import page
-
         target = Path(file)
-        target.write_text(page(self, beside=target.parent), encoding="utf-8", errors="backslashreplace")
+        target.write_text(
+            page(self.task, self.conditions, self.rows, log_dir=self.log_dir, beside=target.parent),
+            encoding="utf-8",
+            errors="backslashreplace",
+        )
         return target
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:

@@ -16,11 +16,11 @@ from optimizers.comparison.contenders import Bench, Contender, shuffled
 from optimizers.comparison.metering import Metering, unmetered
 from optimizers.comparison.outcomes import FILE, Cost, Outcome, Skipped
 from optimizers.comparison.setup import Budget, Means, Problem
+from optimizers.core.events import Reporter
 from optimizers.core.fingerprints import answering, fingerprint, generator_settings, judging, lm_settings
 from optimizers.core.result import SGTResult, Spent
 from optimizers.core.reward import Scorer
 from optimizers.core.run_folder import RunFolder
-from optimizers.observe.progress import Reporter
 from optimizers.rollouts.judging import JudgedRun, judged_run
 from optimizers.rollouts.queries import query_id
 from sgt_modules.errors import ProviderRefusedError, StoppedError

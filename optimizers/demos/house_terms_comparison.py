@@ -13,21 +13,16 @@ from optimizers.comparison.control_rows import Controls
 from optimizers.comparison.controls import controls
 from optimizers.comparison.result import Comparison
 from optimizers.comparison.setup import Means, Problem
-from optimizers.demos.house_terms import FULL_SCALE, QUICK_SCALE, THREADS, TRAINING
+from optimizers.demos.house_terms import FULL_SCALE, QUICK_SCALE, THREADS
 from optimizers.sgt.recipe import Recipe
-from optimizers.training.trl_trainer import TRLTrainer
+from optimizers.training.embedded import embedded_trainer
 from sgt_modules.embedded import HouseTermsWorld, acting, embedded_actor, embedded_generator, program
-from sgt_modules.embedded.models import embedded_folder
 
 BUDGET, QUICK_BUDGET = 5_000, 1_500
 """Actor calls a contender."""
 
 ROUNDS, QUICK_ROUNDS = 3, 2
 """Rounds of SGT, which is adaptive here: more do not fit into the budget."""
-
-
-SETTINGS = replace(TRAINING, dpo_forward="shared", dpo_learning_rate=3e-3)
-"""The demonstration's, with preference rounds that read each completion once: they take half as long here."""
 
 
 def world_of(seed: int, *, quick: bool = False, gold: bool = False) -> HouseTermsWorld:
@@ -43,11 +38,6 @@ def problem_of(world: HouseTermsWorld) -> Problem:
 def _recipe(*, quick: bool) -> Recipe:
     scale = QUICK_SCALE if quick else FULL_SCALE
     return replace(scale.recipe, adaptive=True, rounds=QUICK_ROUNDS if quick else ROUNDS)
-
-
-def embedded_trainer() -> TRLTrainer:
-    """A trainer of the embedded generator, with the settings that so small a model wants."""
-    return TRLTrainer(embedded_folder("generator"), SETTINGS)
 
 
 def compare_embedded(

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import dspy
 
+from optimizers.core.events import Reporter
 from optimizers.core.records import Candidate, Query, Rollout
-from optimizers.observe.progress import Reporter
 from optimizers.rollouts.engine import Actor, LiveRun
 from optimizers.rollouts.sampling import SAMPLED_AT_ONCE, Ask, sampled
 from sgt_modules.episode import Call

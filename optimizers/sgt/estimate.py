@@ -5,13 +5,10 @@ recipe, sizes, what a few examples took -> a `StageEstimate` a stage -> `Estimat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 
-from rich.console import Console, ConsoleOptions, RenderResult
-from rich.table import Table
-
-from optimizers.observe.live.snapshot import Plan, Step
+from optimizers.core.estimate import Estimate, Probe, StageEstimate
+from optimizers.core.events import Plan, Step
 from optimizers.sgt.adaptive import share_of
 from optimizers.sgt.recipe import Recipe
 
@@ -25,76 +22,6 @@ PAIR = 2.5
 
 MIXED = 0.6
 """The share of queries that have winners and losers to pair, on the embedded world."""
-
-
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """What a few examples took. Calls, tokens and dollars are means a run of the program: `bare` ones without a
-    supplement, the others with one. `places` is how many supplements an example asks for, `distinct` the share of
-    samples that were no repeats, `won` that of runs that were successes. Seconds are of a run at the run's concurrency,
-    of a sample of the generator, and of a row of training.
-    """
-
-    calls: float = 1.0
-    places: float = 1.0
-    bare_in: float = 0.0
-    bare_out: float = 0.0
-    bare_cost: float = 0.0
-    tokens_in: float = 0.0
-    tokens_out: float = 0.0
-    cost: float = 0.0
-    distinct: float = 1.0
-    won: float = 0.5
-    run_seconds: float = 0.0
-    sample_seconds: float = 0.0
-    row_seconds: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class StageEstimate:
-    """A stage: the actor's calls as expected and at most, its tokens, dollars, the generator's samples, and seconds."""
-
-    name: str
-    actor_calls: float = 0.0
-    at_most: float = 0.0
-    tokens_in: float = 0.0
-    tokens_out: float = 0.0
-    cost_usd: float = 0.0
-    samples: float = 0.0
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """What a run will take. Without a `probe`, only calls and samples are known; tokens, dollars and seconds are 0."""
-
-    stages: Sequence[StageEstimate]
-    probe: Probe | None = None
-
-    @property
-    def total(self) -> StageEstimate:
-        """All stages together."""
-        names = [each.name for each in fields(StageEstimate) if each.name != "name"]
-        return StageEstimate("total", **{name: sum(getattr(stage, name) for stage in self.stages) for name in names})
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        known = self.probe is not None
-        table = Table("stage", "actor calls", "at most", title="What the run will take")
-        for name in ("tokens in", "tokens out", "$", "seconds") if known else ():
-            table.add_column(name, justify="right")
-        for stage in (*self.stages, self.total):
-            row = [stage.name, f"{stage.actor_calls:,.0f}", f"{stage.at_most:,.0f}"]
-            if known:
-                row += [f"{stage.tokens_in:,.0f}", f"{stage.tokens_out:,.0f}"]
-                row += [f"{stage.cost_usd:,.2f}", f"{stage.seconds:,.0f}"]
-            table.add_row(*row)
-        yield table
-
-    def __str__(self) -> str:
-        console = Console(width=100, no_color=True)
-        with console.capture() as captured:
-            console.print(self)
-        return captured.get()
 
 
 def estimated(recipe: Recipe, *, train: int, validation: int, epochs: tuple[int, int], probe: Probe | None) -> Estimate:

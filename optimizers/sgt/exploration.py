@@ -17,9 +17,9 @@ from typing import Literal, Protocol
 import dspy
 
 from optimizers.core.ahead import made_ahead
+from optimizers.core.events import Reporter, Stage
 from optimizers.core.records import Candidate, Query, Rollout
 from optimizers.core.spending import Spending
-from optimizers.observe.progress import Reporter, Stage
 from optimizers.rollouts.evaluation import Evaluator
 from optimizers.rollouts.sampling import SAMPLED_AT_ONCE, Ask, sampled
 from optimizers.sgt import candidates as sources

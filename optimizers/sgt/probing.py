@@ -8,11 +8,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from optimizers.core.estimate import Probe
 from optimizers.core.records import Candidate, Rollout, SFTExample
 from optimizers.rollouts.evaluation import Evaluator
 from optimizers.rollouts.sampling import SAMPLED_AT_ONCE, Ask, sampled
 from optimizers.sgt.candidates import Wish, candidates, distinct, given
-from optimizers.sgt.estimate import Probe
 from optimizers.sgt.recipe import Recipe
 from optimizers.training.trainer import Trainer
 from sgt_modules.generator import SupplementGenerator

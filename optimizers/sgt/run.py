@@ -13,22 +13,23 @@ from typing import cast
 
 import dspy
 
+from optimizers.core.best_stage import best_stage, gain_of
+from optimizers.core.estimate import Probe
+from optimizers.core.events import Reporter
 from optimizers.core.memory import MARK
 from optimizers.core.records import Checkpoint, PreferencePair, Rollout, SFTExample
 from optimizers.core.result import SGTResult, Spent, StageResult, selected_program
 from optimizers.core.verdict import Evidence, unrewarded, verdict
-from optimizers.observe.progress import Reporter
 from optimizers.rollouts.evaluation import Evaluator, Scored, mean_score
 from optimizers.rollouts.runners import Runner
 from optimizers.session import Session, checked
-from optimizers.sgt.estimate import Probe
 from optimizers.sgt.exploration import Explorer, Setting, explorer
 from optimizers.sgt.gating import fitted, judged
 from optimizers.sgt.logged import Log, read_log
 from optimizers.sgt.preference_pairs import preference_pairs, why_no_pairs
 from optimizers.sgt.probing import probed
 from optimizers.sgt.settings import RunSettings
-from optimizers.sgt.sft_data import balance_kinds, best_stage, gain_of
+from optimizers.sgt.sft_data import balance_kinds
 from optimizers.training.distributed import Together, train_as_told
 from optimizers.training.finished_stages import FinishedStages
 from optimizers.training.processes import Team

@@ -9,9 +9,9 @@ from pathlib import Path
 import dspy
 
 from optimizers.core.budget import Limits
+from optimizers.core.events import Plan
 from optimizers.core.fingerprints import fingerprint, generator_settings
 from optimizers.core.validation import check_lengths
-from optimizers.observe.live.snapshot import Plan
 from optimizers.observe.tracking import Tracker, TrackerName
 from optimizers.sgt.estimate import planned
 from optimizers.sgt.exploration import Credit

@@ -1,11 +1,10 @@
-"""Rollouts -> SFT rows, balanced over kinds and spread over queries; stages -> the best one. Pure and seeded."""
+"""Rollouts -> SFT rows, balanced over kinds and spread over queries. Pure and seeded."""
 
 from __future__ import annotations
 
-import math
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from optimizers.core.records import Rollout, SFTExample
 
@@ -52,44 +51,3 @@ def _taking_turns(rows: Iterable[SFTExample], rng: random.Random) -> list[SFTExa
         rng.shuffle(queue)
     longest = max(map(len, queues), default=0)
     return [queue[turn] for turn in range(longest) for queue in queues if turn < len(queue)]
-
-
-def best_stage(stages: Sequence[Sequence[Rollout]], came_in: int = 0) -> int:
-    """The position of the best stage, each given as its rollouts on the same examples in the same order.
-
-    Two stages are compared on the examples on which both have a reward. The earlier one stays on a tie. A stage is
-    never chosen that is worse there than the program that came in, whose position is `came_in`.
-
-    >>> from optimizers.core.records import Query, Reward
-    >>> from sgt_modules.kinds import SILENCE
-    >>> def stage(*scores):
-    ...     each = [None if score is None else Reward(score) for score in scores]
-    ...     return [Rollout(Query(f"q{n}", n, "", ""), "", "", SILENCE, one) for n, one in enumerate(each)]
-    >>> best_stage([stage(0, 1, 1, 1), stage(None, 1, None, None)])  # 1 of 1 is no better than the same 1 of 1
-    0
-    """
-    best = came_in
-    for number, stage in enumerate(stages):
-        if number == came_in:
-            continue
-        gain, against_first = gain_of(stages[best], stage), gain_of(stages[came_in], stage)
-        if gain is None or against_first is None or against_first < 0:
-            continue
-        if gain > 0 or (gain == 0 and number < best):
-            best = number
-    return best
-
-
-def gain_of(before: Sequence[Rollout], after: Sequence[Rollout]) -> float | None:
-    """How much higher the mean reward is `after` than `before`, on the examples on which both have one; None of none.
-
-    Both hold a rollout an example, in the same order.
-    """
-    both = [
-        (first.reward.score, second.reward.score)
-        for first, second in zip(before, after, strict=True)
-        if first.reward is not None and second.reward is not None
-    ]
-    if not both:
-        return None
-    return (math.fsum(score for _, score in both) - math.fsum(score for score, _ in both)) / len(both)

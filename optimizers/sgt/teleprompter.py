@@ -13,12 +13,13 @@ import dspy
 from dspy.teleprompt import Teleprompter
 
 from optimizers.core.budget import Limits
+from optimizers.core.estimate import Estimate, Probe
 from optimizers.core.result import result_of
 from optimizers.observe.progress import Display, reporter
 from optimizers.observe.tracking import ReportTo, check_report_to
 from optimizers.rollouts.runners import Runner, RunnerName, check_runner, check_seconds, opened
 from optimizers.session import sizes
-from optimizers.sgt.estimate import Estimate, Probe, estimated
+from optimizers.sgt.estimate import estimated
 from optimizers.sgt.exploration import Credit, check_credit
 from optimizers.sgt.logged import LoggedOutcome
 from optimizers.sgt.recipe import AUTO, Auto, Recipe

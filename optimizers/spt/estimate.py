@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from optimizers.core.estimate import Estimate, Probe, StageEstimate
 from optimizers.core.records import Rollout
 from optimizers.core.usage import Meter
-from optimizers.sgt.estimate import Estimate, Probe, StageEstimate
 from optimizers.spt.recipe import SPTRecipe
 
 GROWN = 8

@@ -15,17 +15,17 @@ from typing import Any, cast
 import dspy
 from dspy.adapters.utils import get_annotation_name
 
+from optimizers.core.best_stage import best_stage, gain_of
+from optimizers.core.estimate import Probe
+from optimizers.core.events import Reporter
 from optimizers.core.memory import Peak
 from optimizers.core.records import Rollout
 from optimizers.core.result import Spent, compiled
 from optimizers.core.usage import Meter
 from optimizers.core.verdict import Evidence, unrewarded, verdict
-from optimizers.observe.progress import Reporter
 from optimizers.rollouts.evaluation import Evaluator, mean_score
 from optimizers.rollouts.runners import Runner
 from optimizers.session import Examples, Session, checked
-from optimizers.sgt.estimate import Probe
-from optimizers.sgt.sft_data import best_stage, gain_of
 from optimizers.spt.corrector import Corrector, Mistake, batches, mistake_of, new_ones
 from optimizers.spt.estimate import probe_of
 from optimizers.spt.impact import SentenceImpact, annotated, impacts, prompts_to_run, pruned, subsample, tokens

@@ -9,9 +9,9 @@ from pathlib import Path
 import dspy
 
 from optimizers.core.budget import Limits
+from optimizers.core.events import Plan, Step
 from optimizers.core.fingerprints import fingerprint, lm_settings
 from optimizers.core.prices import priced
-from optimizers.observe.live.snapshot import Plan, Step
 from optimizers.observe.tracking import Tracker, TrackerName
 from optimizers.spt.estimate import estimated_spt
 from optimizers.spt.recipe import SPTRecipe

@@ -12,11 +12,11 @@ import dspy
 from dspy.teleprompt import Teleprompter
 
 from optimizers.core.budget import Limits
+from optimizers.core.estimate import Estimate
 from optimizers.observe.progress import Display, reporter
 from optimizers.observe.tracking import ReportTo, check_report_to
 from optimizers.rollouts.runners import Runner, RunnerName, check_runner, check_seconds, opened
 from optimizers.session import sizes
-from optimizers.sgt.estimate import Estimate
 from optimizers.spt.corrector import check_corrector
 from optimizers.spt.estimate import estimated_spt
 from optimizers.spt.impact import Way

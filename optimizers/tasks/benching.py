@@ -16,12 +16,12 @@ from optimizers.comparison.contenders import ContenderLike
 from optimizers.comparison.scored_run import sgt_controls
 from optimizers.comparison.setup import Means
 from optimizers.comparison.summary import label_in_supplement
-from optimizers.demos.house_terms_comparison import SETTINGS
 from optimizers.sgt.recipe import AUTO, Recipe
 from optimizers.tasks.calling import actor_of
 from optimizers.tasks.definition import Task
 from optimizers.tasks.house_terms import TASK as HOUSE_TERMS
 from optimizers.tasks.judge import Judge
+from optimizers.training.embedded import SETTINGS
 from optimizers.training.trainer import ON_A_CPU, Trainer
 from optimizers.training.trl_trainer import TRLTrainer
 from sgt_modules.embedded import embedded_generator

@@ -22,7 +22,7 @@ from optimizers.cli import app, main
 from optimizers.comparison.leaderboard import Row
 from optimizers.comparison.result import Comparison
 from optimizers.core.user_files import inputs_of
-from optimizers.demos.house_terms_comparison import SETTINGS
+from optimizers.training.embedded import SETTINGS
 from optimizers.training.trainer import TrainingSettings
 from sgt_modules.embedded import HouseTermsWorld, Sizes
 from sgt_modules.embedded.models import embedded_folder

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from optimizers.core.events import Spend
 from optimizers.observe.live.progress_state import Board
-from optimizers.observe.live.snapshot import Spend
 from sgt_modules.local.activity import Activity, Pace, Work
 
 SLACK = 3.0

@@ -19,16 +19,17 @@ from places import PATHS
 from rich.console import Console
 from scripted import query, rollout
 
+from optimizers.core.events import Plan, Silent, Spend, Step
 from optimizers.core.records import Rollout
 from optimizers.observe.live.drawing import drawn
 from optimizers.observe.live.eta import seconds_left
 from optimizers.observe.live.lines import Lines
 from optimizers.observe.live.notebook import Notebook, as_html, as_text, in_notebook
 from optimizers.observe.live.progress_state import Board
-from optimizers.observe.live.snapshot import Plan, Snapshot, Spend, StageView, Step, Winner
+from optimizers.observe.live.snapshot import Snapshot, StageView, Winner
 from optimizers.observe.live.terminal import Live, Terminal
 from optimizers.observe.live.view import View
-from optimizers.observe.progress import Silent, reporter
+from optimizers.observe.progress import reporter
 from sgt_modules.errors import SetupError
 
 
@@ -547,7 +548,7 @@ def test_in_a_notebook_one_output_is_written_anew_and_its_last_state_stays(kerne
 
 
 CELL = """
-from optimizers.observe.live.snapshot import Spend
+from optimizers.core.events import Spend
 from optimizers.observe.progress import reporter
 
 view = reporter()

@@ -8,7 +8,8 @@ import itertools
 from rich.console import Console
 from scripted import rollout
 
-from optimizers.observe.progress import Lines, Live, Reporter, Silent, reporter
+from optimizers.core.events import Reporter, Silent
+from optimizers.observe.progress import Lines, Live, reporter
 
 
 def played(view: Reporter) -> None:

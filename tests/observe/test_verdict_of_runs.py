@@ -17,9 +17,9 @@ from test_report_page import page_of
 from typer.testing import CliRunner
 
 from optimizers.cli import app
+from optimizers.core.events import Reporter
 from optimizers.observe.live.lines import Lines
 from optimizers.observe.live.terminal import Live
-from optimizers.observe.progress import Reporter
 from optimizers.observe.report import read_run
 from sgt_modules.embedded import program
 

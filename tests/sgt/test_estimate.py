@@ -11,8 +11,9 @@ from scripted import ScriptedEngine
 from small_compile import WORLD, compiled, helped, teleprompter
 
 from optimizers import Recipe
+from optimizers.core.estimate import Probe
 from optimizers.core.result import result_of
-from optimizers.sgt.estimate import Probe, estimated
+from optimizers.sgt.estimate import estimated
 from optimizers.store.rollout_store import RolloutStore
 from sgt_modules.embedded import program
 

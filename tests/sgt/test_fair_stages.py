@@ -16,6 +16,7 @@ from optimizers import SPTRecipe
 from optimizers.comparison.control_rows import row_of
 from optimizers.comparison.leaderboard import standing
 from optimizers.comparison.outcomes import Outcome
+from optimizers.core.best_stage import best_stage, gain_of
 from optimizers.core.records import Candidate, Query, Reward, Rollout
 from optimizers.core.reward import Scorer
 from optimizers.core.verdict import Evidence, verdict
@@ -23,7 +24,6 @@ from optimizers.rollouts.engine import Actor
 from optimizers.rollouts.evaluation import Scored
 from optimizers.sgt.gating import judged
 from optimizers.sgt.preference_pairs import preference_pairs
-from optimizers.sgt.sft_data import best_stage, gain_of
 from optimizers.store.rollout_store import RolloutStore
 from sgt_modules.episode import Call, Place
 from sgt_modules.gate import Gate

@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from scripted import ScriptedEngine, ScriptedTrainer, reply
 
 from optimizers import Recipe, SGTTeleprompter
+from optimizers.core.estimate import Probe
 from optimizers.core.records import Checkpoint
 from optimizers.core.result import result_of
 from optimizers.demos.house_terms import TRAINING
-from optimizers.sgt.estimate import Probe, estimated
+from optimizers.sgt.estimate import estimated
 from optimizers.store.rollout_store import RolloutStore
 from optimizers.training.trl_trainer import TRLTrainer
 from sgt_modules import Endpoint, Kind, LocalEngine, Menu, SupplementGenerator, supplement

@@ -8,8 +8,9 @@ from typing import NamedTuple
 from rich.cells import cell_len
 from rich.text import Text
 
+from optimizers.core.events import Spend
 from optimizers.observe.live import texts
-from optimizers.observe.live.snapshot import Snapshot, Spend, StageView, Winner
+from optimizers.observe.live.snapshot import Snapshot, StageView, Winner
 
 LABEL = 8
 """Columns of a row's name, where the terminal is wide enough for any."""

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Literal
 
-from optimizers.observe.live.snapshot import Plan, StageView, Step
+from optimizers.core.events import Plan, Step
+from optimizers.observe.live.snapshot import StageView
 
 FEWEST = 5.0
 """Units by which a pace differs at least from the one before, to be another."""

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from typing import TextIO
 
 from optimizers.core.concurrency import in_context
+from optimizers.core.events import Plan, Spend
 from optimizers.core.records import Rollout
 from optimizers.observe.live.progress_state import Board, Clock, Counting, StageCount
-from optimizers.observe.live.snapshot import Plan, Spend
 from optimizers.observe.live.texts import closing, ended, working, worth_a_line
 from sgt_modules.local.activity import underway
 

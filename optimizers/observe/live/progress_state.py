@@ -8,9 +8,10 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 
+from optimizers.core.events import Plan, Spend
 from optimizers.core.records import Rollout
 from optimizers.observe.live.eta import pace_of, position, seconds_left, work_of
-from optimizers.observe.live.snapshot import Plan, Snapshot, Spend, StageView, Winner
+from optimizers.observe.live.snapshot import Snapshot, StageView, Winner
 from sgt_modules.local.activity import Activity, seconds_loading, underway
 
 Clock = Callable[[], float]

@@ -5,41 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from optimizers.core.events import Spend
 from sgt_modules.local.activity import Activity
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """A step of a run as it is expected: runs of the program, samples of the generator, rows to train on."""
-
-    name: str
-    runs: float = 0.0
-    samples: float = 0.0
-    rows: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """The steps of a run in their order, if all of them are taken, and the least reward that counts as a success."""
-
-    steps: Sequence[Step] = ()
-    threshold: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Spend:
-    """What is spent and may be spent: calls of the program's LMs, US dollars, seconds at work; None is no limit.
-
-    All sessions of the run's folder count. `stopping` says why nothing more may be spent, and is empty otherwise.
-    """
-
-    calls: int = 0
-    dollars: float = 0.0
-    seconds: float = 0.0
-    max_calls: int | None = None
-    max_dollars: float | None = None
-    max_seconds: float | None = None
-    stopping: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from optimizers.observe.live.snapshot import Snapshot, Spend, StageView
+from optimizers.core.events import Spend
+from optimizers.observe.live.snapshot import Snapshot, StageView
 from sgt_modules.local.activity import Activity
 
 _BARS = ("▁▂▃▄▅▆▇█", "_.-:=+*#")

@@ -11,8 +11,9 @@ from contextlib import contextmanager, suppress
 from typing import Protocol
 
 from optimizers.core.concurrency import in_context
+from optimizers.core.events import Plan, Spend
 from optimizers.observe.live.progress_state import Board, Clock, Counting
-from optimizers.observe.live.snapshot import Plan, Snapshot, Spend
+from optimizers.observe.live.snapshot import Snapshot
 from optimizers.observe.live.texts import closing, ended, worth_a_line
 
 
