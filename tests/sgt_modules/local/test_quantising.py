@@ -8,6 +8,7 @@ from runtime_fixtures import tiny_adapter, tiny_model
 
 from sgt_modules import SupplementGenerator
 from sgt_modules.errors import SetupError
+from sgt_modules.local import quantising
 from sgt_modules.local.engine import LocalEngine
 from sgt_modules.local.loading import choose_dtype
 from sgt_modules.local.quantising import Int8Linear
@@ -35,6 +36,26 @@ def test_a_layer_in_8_bits_is_near_the_exact_one_and_a_row_does_not_depend_on_th
         assert (outputs - expected).norm(dim=1).div(expected.norm(dim=1)).max() < 0.03
         assert all(torch.equal(outputs[place], rounded(rows[place : place + 1])[0]) for place in range(9))
         assert torch.equal(rounded(torch.zeros(1, 96))[0], exact.bias)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 64])
+def test_a_cpu_without_products_of_bytes_gives_the_same_outputs(rows: int) -> None:
+    """4,864 inputs are the widest layer of Qwen2.5-0.5B."""
+    exact = torch.nn.Linear(4864, 24)
+    inputs = torch.randn(rows, 4864, generator=torch.Generator().manual_seed(rows))
+    with torch.inference_mode():
+        assert torch.equal(Int8Linear(exact, in_bytes=True)(inputs), Int8Linear(exact, in_bytes=False)(inputs))
+
+
+def test_it_is_said_where_8_bits_are_no_faster(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(quantising, "bytes_are_fast", lambda: False)
+    with LocalEngine(folder, dtype="int8", max_new_tokens=2)._loaded()._loaded.model() as model:
+        layers = [each for each in model.modules() if isinstance(each, Int8Linear)]
+    assert layers
+    assert {each.weight.dtype for each in layers} == {torch.float32}
+    assert "as large and as slow as float32" in caplog.text
 
 
 def test_it_is_another_actor_with_a_name_and_a_fingerprint_of_its_own(engine: LocalEngine, folder: Path) -> None:
