@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeVar
 import dspy
 
 from optimizers.core.budget import Budget
-from optimizers.core.concurrency import in_turns
+from optimizers.core.concurrency import parallel_map
 from optimizers.core.fingerprints import described, halves, scope_of
 from optimizers.core.records import Candidate, Query, Reward, Rollout
 from optimizers.core.reward import Scorer
@@ -170,7 +170,7 @@ class Actor:
             return self._rollout(taken[position], examples[taken[position].query.index], stage, judge)
 
         if not isinstance(candidates, Sequence):
-            return in_turns(self._told(work, on_done), take(), threads=self._threads)
+            return parallel_map(self._told(work, on_done), take(), threads=self._threads)
         taken += candidates
         return self._in_parallel(work, [(each.query.id, each.supplement.render()) for each in taken], on_done)
 
@@ -432,7 +432,7 @@ class Actor:
         for position, key in enumerate(keys):
             groups.setdefault(key, []).append(position)
         threads = min(self._threads, len(groups))
-        return in_turns(self._told(work, on_done), iter(groups.values()), threads=threads)
+        return parallel_map(self._told(work, on_done), iter(groups.values()), threads=threads)
 
     def _told(self, work: Callable[[int], Rollout], on_done: OnDone | None) -> Callable[[int], Rollout]:
         """The same work, of whose rollouts `on_done` hears one at a time."""
