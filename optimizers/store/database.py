@@ -13,9 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from optimizers.store.damage import UNREADABLE, lenient
-from optimizers.store.rows import UnreadableRowError
-from optimizers.store.salvage import salvaged_if_damaged
+from optimizers.store.recovery import READ_ERRORS, decode, recover_if_damaged
 from optimizers.store.schema import prepare
 from optimizers.store.statements import Spelled
 from sgt_modules.errors import RunFolderError, SGTError
@@ -33,41 +31,35 @@ class Database:
     Raises `RunFolderError` for what cannot be opened, is not ours, or is of another version.
     """
 
-    def __init__(self, where: str | Path, *, run: str) -> None:
+    def __init__(self, where: str | Path) -> None:
         url = address(where)
         self.name = name_of(url)
         self.notes: list[str] = []
         self._lock = threading.Lock()
         self._open = ExitStack()
         try:
-            self._engine, self._one = self._opened(url, run)
+            self._engine, self._one = self._opened(url)
         except (DBAPIError, OSError, UnicodeDecodeError) as problem:
             self.close()
             raise RunFolderError(
                 f"{self.name} cannot be opened as a store of rollouts ({type(problem).__name__}: {_said(problem)}). "
                 "Choose another run folder, or remove the file to start anew."
             ) from problem
-        except UnreadableRowError as problem:
-            self.close()
-            raise RunFolderError(
-                f"{self.name} is a store of an older version with unreadable rows ({problem}). "
-                "optimizers.store.salvage.salvage makes a store of this version of the others."
-            ) from problem
         except BaseException:
             self.close()
             raise
 
-    def _opened(self, url: sa.URL, run: str) -> tuple[sa.Engine, sa.Connection | None]:
+    def _opened(self, url: sa.URL) -> tuple[sa.Engine, sa.Connection | None]:
         if is_file(url):
             path = Path(str(url.database))
             path.parent.mkdir(parents=True, exist_ok=True)
-            self.notes += salvaged_if_damaged(path, run=run)
+            self.notes += recover_if_damaged(path)
         engine = _engine(url)
         self._open.callback(engine.dispose)
         one = self._open.enter_context(engine.connect()) if is_file(url) else None
         with ExitStack() as opening:
             connection = one or opening.enter_context(engine.connect())
-            self.notes += prepare(connection, name=self.name, run=run)
+            prepare(connection, name=self.name)
         return engine, one
 
     @property
@@ -103,7 +95,7 @@ class Database:
             with self._lock:
                 file = cast("sqlite3.Connection", self._one.connection.driver_connection)
                 return file.execute(statement.text, {**statement.own, **values}).fetchone() is not None
-        except UNREADABLE as problem:
+        except READ_ERRORS as problem:
             raise self._failure(problem) from problem
 
     def write(self, act: Callable[[sa.Connection], object]) -> None:
@@ -127,8 +119,8 @@ class Database:
     def _failure(self, problem: Exception) -> SGTError:
         return SGTError(
             f"{self.name} failed ({_said(problem)}). What was saved before is safe. See to the disk or the server, "
-            "then start again with the same log_dir: a damaged file is mended where it is opened, or by "
-            "optimizers.store.salvage.salvage."
+            "then start again with the same log_dir: a damaged file is recovered when it is opened, or by "
+            "optimizers.store.recovery.recover."
         )
 
 
@@ -170,7 +162,7 @@ def _engine(url: sa.URL) -> sa.Engine:
     if is_file(url):
         arguments = {"check_same_thread": False, "timeout": 30.0}
         engine = sa.create_engine(url, poolclass=sa.StaticPool, connect_args=arguments)
-        event.listen(engine, "connect", lambda connection, _: setattr(connection, "text_factory", lenient))
+        event.listen(engine, "connect", lambda connection, _: setattr(connection, "text_factory", decode))
         return engine
     try:
         return sa.create_engine(url, pool_size=_POOL, max_overflow=0, pool_pre_ping=True)

@@ -48,11 +48,10 @@ class RolloutStore:
     """The rollouts of runs in a SQLite file or a PostgreSQL database; many threads and processes may write at once.
 
     `where` is a path or an SQLAlchemy URL (`sqlite:///...`, `postgresql+psycopg://user@host/database`). `run` names the
-    run that uses it: runs that share a store answer each other's rollouts, and each lists its own stages and costs. A
-    `scope` names what a reward depends on besides the query and the supplement: a fingerprint of program, actor and
-    metric. A file of version 2 becomes one of this version. A damaged file is moved aside and its readable rows are
-    kept (see `optimizers.store.salvage`); `notes` says so. Raises `RunFolderError` for what cannot be opened, is not
-    ours, or is of another version.
+    run that uses the store: runs that share a store reuse each other's rollouts, and each lists its own stages and
+    costs. A `scope` is a fingerprint of program, actor and metric: what a reward depends on besides query and
+    supplement. A damaged file is moved aside, its readable rows are kept (see `optimizers.store.recovery`), and `notes`
+    says so. Raises `RunFolderError` for what cannot be opened, is another program's, or is of another version.
 
     >>> from tempfile import TemporaryDirectory
     >>> from optimizers.core.records import Query, Reward
@@ -66,7 +65,7 @@ class RolloutStore:
 
     def __init__(self, where: str | Path, *, run: str = "run", clock: Callable[[], float] = time.time) -> None:
         self.run = storable(run)
-        self._database = Database(where, run=self.run)
+        self._database = Database(where)
         self._statements = Statements(self._database.dialect)
         self._clock = clock
         self.on_write: Callable[[], object] = lambda: None

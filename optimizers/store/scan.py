@@ -27,7 +27,7 @@ Transaction = Callable[[], AbstractContextManager[sa.Connection]]
 class Scan:
     """What a store holds: distinct rollouts, of all runs; rewarded, failed, and not as they were written.
 
-    `stages` counts what the stages of one run met. Where `unreadable` is not 0, `optimizers.store.salvage.salvage`
+    `stages` counts what the stages of one run met. Where `unreadable` is not 0, `optimizers.store.recovery.recover`
     puts what can be read into a new store; a run pays again for what cannot.
     """
 
