@@ -13,8 +13,17 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from optimizers.store.rows import UnreadableRowError, check, sample_of, signed
-from optimizers.store.schema import APPLICATION, PAID, ROLLOUTS, SAMPLES, SCHEMA, SEEN, TABLES, create_tables
+from optimizers.store.rows import UnreadableRowError, add_checksum, read_sample, verify
+from optimizers.store.schema import (
+    APPLICATION_ID,
+    ROLLOUTS,
+    SAMPLES,
+    SCHEMA_VERSION,
+    SEEN,
+    TABLES,
+    USAGE_COLUMNS,
+    create_tables,
+)
 
 QUICK_CHECK_LIMIT = 64 * 2**20
 """Larger files are opened without SQLite's `quick_check`, which reads every page."""
@@ -98,9 +107,9 @@ def find_damage(path: Path, *, quick_check_limit: int = QUICK_CHECK_LIMIT) -> st
         with closing(open_file(path)) as connection:
             connection.execute("BEGIN")  # one view of a file that another process may be creating
             application, version = _read_number(connection, "application_id"), _read_number(connection, "user_version")
-            if application != APPLICATION:
+            if application != APPLICATION_ID:
                 return "its header is overwritten" if _has_tables(connection) else ""
-            if version != SCHEMA:
+            if version != SCHEMA_VERSION:
                 return ""
             if not _has_tables(connection):
                 return "its list of tables is overwritten"
@@ -143,7 +152,7 @@ def _is_marked(path: Path) -> bool:
     with path.open("rb") as file:
         begin = file.read(_MARKS_WITHIN)
     cut = len(begin) < _HEADER and begin.startswith(_MAGIC[: len(begin)])
-    return cut or begin[68:72] == APPLICATION.to_bytes(4, "big") or all(mark in begin for mark in _MARKS)
+    return cut or begin[68:72] == APPLICATION_ID.to_bytes(4, "big") or all(mark in begin for mark in _MARKS)
 
 
 def _has_tables(connection: sqlite3.Connection) -> bool:
@@ -188,7 +197,7 @@ def _write_readable_rows(path: Path, draft: Path) -> tuple[dict[str, int], dict[
     try:
         with engine.begin() as new:
             create_tables(new)
-        source = path if _is_readable(path) else _copy_with_first_page_of(draft, path, copy)
+        source = path if _is_read(path) else _copy_with_first_page_of(draft, path, copy)
         with engine.begin() as new, closing(_open_damaged(source)) as old:
             return _copy_rows(old, new, path.stat().st_size)
     finally:
@@ -197,7 +206,7 @@ def _write_readable_rows(path: Path, draft: Path) -> tuple[dict[str, int], dict[
             _sibling(copy, suffix).unlink(missing_ok=True)
 
 
-def _is_readable(path: Path) -> bool:
+def _is_read(path: Path) -> bool:
     try:
         with closing(_open_damaged(path)) as connection:
             return _has_tables(connection)
@@ -233,7 +242,7 @@ def _copy_rows(old: sqlite3.Connection, new: sa.Connection, size: int) -> tuple[
             highest = max(highest, *(number for number, _ in rows))
             intact = [row for _, row in rows if _is_intact(table, row, rollouts)]
             if table is ROLLOUTS:
-                intact = [signed(row) for row in intact]  # the checksum does not cover the key
+                intact = [add_checksum(row) for row in intact]  # the checksum does not cover the key
                 rollouts.update(row["id"] for row in intact)
             if intact:
                 copied += new.execute(sa.insert(table).prefix_with("OR IGNORE"), intact).rowcount
@@ -296,9 +305,9 @@ def _is_intact(table: sa.Table, row: Mapping[str, Any], rollouts: set[int]) -> b
         return False
     try:
         if table is ROLLOUTS:
-            check(row)
+            verify(row)
         elif table is SAMPLES:
-            sample_of(row)
+            read_sample(row)
     except UnreadableRowError:
         return False
     return True
@@ -310,6 +319,6 @@ def _insert_unlisted_rollouts() -> sa.Insert:
     listed = (c.id, c.run, sa.literal("recovered"), sa.literal("none"), sa.literal(0.0))
     paid = (1, sa.func.max(1, c.asked), c.tokens_in, c.tokens_out, c.seconds, c.cost)
     return sa.insert(SEEN).from_select(
-        ["rollout", "run", "stage", "source", "logprob", *PAID],
+        ["rollout", "run", "stage", "source", "logprob", *USAGE_COLUMNS],
         sa.select(*listed, *paid).where(c.id.not_in(sa.select(SEEN.c.rollout))),
     )

@@ -109,7 +109,7 @@ def test_an_overwritten_page_of_rows_costs_only_its_own_rows(path: Path, page: i
     recovery = recover(path)
     assert ROWS - 10 <= recovery.kept["rollouts"] == ROWS - recovery.lost["rollouts"]
     with RolloutStore(path) as store:
-        assert store.scan().whole
+        assert store.scan().intact
         assert_rows_are_as_written(store)
 
 
@@ -138,7 +138,7 @@ def test_a_damaged_store_is_recovered_when_it_is_opened_and_says_what_is_lost(
         assert_rows_are_as_written(store)
         assert {each.stage for each in store.rollouts()} <= {"warm", "recovered"}
         assert len(store.rollouts()) == scan.rollouts
-        assert scan.whole
+        assert scan.intact
         assert least <= scan.rollouts <= ROWS
         assert f"Kept: {scan.rollouts} rows of rollouts" in note
         assert (
@@ -205,7 +205,7 @@ def test_recovery_keeps_every_row_of_an_intact_store(path: Path) -> None:
         assert store.rollouts() == many()
         assert len(store.samples("warm")) == 10
         assert store.spent() == Meter(1, 1)
-        assert store.described("scope") == {"metric": "exact"}
+        assert store.get_description("scope") == {"metric": "exact"}
 
 
 def test_a_wrong_key_is_computed_again(path: Path) -> None:
@@ -234,7 +234,7 @@ def test_a_scan_counts_rows_that_changed(path: Path) -> None:
     with RolloutStore(path) as store:
         scan = store.scan()
         assert store.notes == []
-    assert (scan.unreadable, scan.rollouts, scan.whole) == (ROWS // 10, ROWS, False)
+    assert (scan.unreadable, scan.rollouts, scan.intact) == (ROWS // 10, ROWS, False)
     assert changed >= ROWS // 10
     assert recover(path).lost["rollouts"] == ROWS // 10
 
@@ -249,7 +249,7 @@ def test_a_text_that_is_no_utf_8_costs_only_its_row(path: Path) -> None:
         assert len(store.notes) == 1
 
 
-def test_a_store_that_breaks_while_it_is_open_is_scanned_as_far_as_it_is_readable(path: Path) -> None:
+def test_a_store_that_breaks_while_it_is_open_is_scanned_as_far_as_it_is_read(path: Path) -> None:
     with RolloutStore(path) as store:
         overwrite_the_middle(path)
         scan = store.scan()
