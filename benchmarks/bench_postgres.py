@@ -90,7 +90,7 @@ def _differences(store: RolloutStore, keys: set[int], rollouts: int) -> Iterator
     yield abs(scan.rollouts - len(keys)) + scan.unreadable + scan.failed
     for run in {run_of(process) for process in range(PROCESSES)}:
         of_run = [numbers(process, rollouts) for process in range(PROCESSES) if run_of(process) == run]
-        listed = [each.query.index for each in store.each_rollout(run=run)]
+        listed = [each.query.index for each in store.iter_rollouts(run=run)]
         yield len(listed) - len(set(listed))
         yield len(set(listed) ^ {number for mine in of_run for number in mine})
         paid, runs = store.spent(run), sum(map(len, of_run))

@@ -105,7 +105,7 @@ def worked(path: Path, known: Sequence[Rollout]) -> Work:
         lap()
         found = sum(store.get("scope", each.query.id, each.supplement) is not None for each in known)
         lap()
-        read = sum(1 for _ in islice(store.each_rollout("scope", "round 5"), READ))
+        read = sum(1 for _ in islice(store.iter_rollouts("scope", "round 5"), READ))
         lap()
     if scan.unreadable or paid.calls != scan.rollouts or found < len(known) or read == 0:
         raise RuntimeError(f"Expected a whole store, got {scan}, {paid}, {found} found, {read} read.")

@@ -312,11 +312,11 @@ class Session:
         program = self.actor.program
         lms = [each.lm or dspy.settings.lm for each in program.predictors()]
         most = {_most_tokens(lm) for lm in lms}
-        errors, met = self.actor.store.errors(f"{REFUSED}:")
+        errors, met = self.actor.store.find_errors(f"{REFUSED}:")
         return Evidence(
             selected=selected,
             unaided=self.train.unaided,
-            unfinished=list(self.actor.store.each_rollout(judged_by=halves(self.actor.scope)[1]))
+            unfinished=list(self.actor.store.iter_rollouts(judged_by=halves(self.actor.scope)[1]))
             if self.stopped
             else [],
             threshold=threshold,
@@ -347,7 +347,7 @@ class Session:
 
         Calls, samples and tokens are those on disk; a killed session has lost its last moment's seconds at most.
         """
-        paid, (samples, read, wrote) = self.budget.spent, self.actor.store.sampled()
+        paid, (samples, read, wrote) = self.budget.spent, self.actor.store.count_samples()
         return self.spending.so_far + Spent(
             actor_calls=paid.calls,
             actor_in=paid.tokens_in,

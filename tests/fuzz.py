@@ -39,7 +39,7 @@ SHARES = {
     "statefile": 0.0092,
     "store": 0.0008,
 }
-"""How a number of inputs is dealt out to the targets: most to the fastest (a damaged store is salvaged, row by row)."""
+"""How a number of inputs is dealt out to the targets: most to the fastest (a damaged store is recovered row by row)."""
 
 BROKEN = (RecursionError, MemoryError, SystemExit)
 """What DSPy's own loading may not end in either."""

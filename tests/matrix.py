@@ -31,7 +31,7 @@ TESTS = (
     "tests/training/test_shared_base.py",
     "tests/training/test_shared_dpo.py",
     "tests/store/test_store.py",
-    "tests/store/test_salvage.py",
+    "tests/store/test_recovery.py",
     "tests/training/test_trl_trainer.py",
     "tests/sgt_modules/embedded/test_embedded_world.py",
     "tests/sgt_modules/test_wrapping.py",

@@ -1,54 +1,102 @@
-"""Threads that see their maker's `dspy.context`, and keep nothing from ending."""
+"""Threads that share their creator's `dspy.context`: a parallel map, and a generator read ahead."""
 
 from __future__ import annotations
 
 import contextvars
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from queue import SimpleQueue
+from typing import NamedTuple, TypeVar
 
 T = TypeVar("T")
 
 
 def in_context(work: Callable[[], None], name: str) -> threading.Thread:
-    """A daemon thread of that name, not started yet, which does `work` under the caller's context."""
+    """Returns a daemon thread, not started yet, that calls `work` under the caller's `dspy.context`."""
     return threading.Thread(target=contextvars.copy_context().run, args=(work,), name=name, daemon=True)
 
 
-def in_turns(work: Callable[[int], T], waiting: Iterator[Sequence[int]], *, threads: int) -> list[T]:
-    """`work(position)` for every position, in the positions' order; the first exception stops the rest and is raised.
+def parallel_map(work: Callable[[int], T], batches: Iterator[Sequence[int]], *, threads: int) -> list[T]:
+    """Calls `work(position)` for every position in several threads; returns the results in the positions' order.
 
-    `waiting` gives positions, each number from 0 once, some at a time. Each thread draws its next ones itself, does
-    them one after the other, and sees the caller's `dspy.context`.
+    The batches hold each number from 0 on once. Each thread draws a batch when it is free and works through it in
+    order, under the caller's `dspy.context`. The first exception stops the other threads and is raised.
 
-    >>> in_turns(lambda position: position * 10, iter([[0, 2], [1]]), threads=2)
+    >>> parallel_map(lambda position: position * 10, iter([[0, 2], [1]]), threads=2)
     [0, 10, 20]
     """
     drawing, stop = threading.Lock(), threading.Event()
-    done: dict[int, T] = {}
+    results: dict[int, T] = {}
     problems: list[BaseException] = []
 
     def drain() -> None:
         try:
             while not stop.is_set():
                 with drawing:
-                    positions = next(waiting, ())
+                    positions = next(batches, ())
                 if not positions:
                     return
                 for position in positions:
-                    done[position] = work(position)
+                    results[position] = work(position)
         except BaseException as problem:  # noqa: BLE001 - raised again below, in the caller's thread
             problems.append(problem)
             stop.set()
 
-    crew = [in_context(drain, "sgt-actor") for _ in range(threads)]
+    workers = [in_context(drain, "sgt-actor") for _ in range(threads)]
     try:
-        for thread in crew:
-            thread.start()
-        for thread in crew:
-            thread.join()
-    finally:  # a second Ctrl-C leaves threads at work: they save what they have, and draw no more
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+    finally:  # after a second Ctrl-C, threads at work save what they have and draw no more
         stop.set()
     if problems:
         raise problems[0]
-    return [done[position] for position in range(len(done))]
+    return [results[position] for position in range(len(results))]
+
+
+class _End(NamedTuple):
+    """Follows the last item in the queue; `problem` is the exception that ended the generator, if one did."""
+
+    problem: BaseException | None
+
+
+@contextmanager
+def prefetch(items: Generator[T]) -> Iterator[Iterator[T]]:
+    """Prefetches a generator's items, in order, in a background thread under the caller's `dspy.context`.
+
+    An exception of the generator is raised in the reader, after the items before it. Leaving the context early closes
+    the generator after the item that it is making.
+
+    >>> with prefetch(number * number for number in range(3)) as squares:
+    ...     list(squares)
+    [0, 1, 4]
+    """
+    queue = SimpleQueue[T | _End]()
+    stop = threading.Event()
+
+    def fill() -> None:
+        problem: BaseException | None = None
+        try:
+            for item in items:
+                queue.put(item)
+                if stop.is_set():
+                    break
+            items.close()
+        except BaseException as error:  # noqa: BLE001 - raised again below, in the reader's thread
+            problem = error
+        queue.put(_End(problem))
+
+    in_context(fill, "sgt-prefetch").start()
+    try:
+        yield _read(queue)
+    finally:
+        stop.set()
+
+
+def _read(queue: SimpleQueue[T | _End]) -> Iterator[T]:
+    while not isinstance(item := queue.get(), _End):
+        yield item
+    if item.problem is not None:
+        raise item.problem

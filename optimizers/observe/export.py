@@ -160,7 +160,7 @@ def rollout_rows(store: str) -> _Rows:
     """Every rollout that a stage of any run met, as a row of the flat table."""
     with RolloutStore(store if "://" in store else Path(store)) as opened:
         for run in opened.runs():
-            for rollout in opened.each_rollout(run=run):
+            for rollout in opened.iter_rollouts(run=run):
                 yield _flat(rollout, run)
 
 

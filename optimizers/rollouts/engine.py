@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeVar
 import dspy
 
 from optimizers.core.budget import Budget
-from optimizers.core.concurrency import in_turns
+from optimizers.core.concurrency import parallel_map
 from optimizers.core.fingerprints import described, halves, scope_of
 from optimizers.core.records import Candidate, Query, Reward, Rollout
 from optimizers.core.reward import Scorer
@@ -123,7 +123,7 @@ class Actor:
     @property
     def single_call(self) -> bool:
         """Whether no run so far asked for more than one supplement: then supplements can be written beforehand."""
-        return self.store.most_asked(self.scope) <= 1
+        return self.store.max_supplements(self.scope) <= 1
 
     def probe(self, examples: Sequence[dspy.Example], stage: str = "none", on_done: OnDone | None = None) -> Probe:
         """Run the program as it came in, with no supplement; also tells where it would ask for one."""
@@ -170,7 +170,7 @@ class Actor:
             return self._rollout(taken[position], examples[taken[position].query.index], stage, judge)
 
         if not isinstance(candidates, Sequence):
-            return in_turns(self._told(work, on_done), take(), threads=self._threads)
+            return parallel_map(self._told(work, on_done), take(), threads=self._threads)
         taken += candidates
         return self._in_parallel(work, [(each.query.id, each.supplement.render()) for each in taken], on_done)
 
@@ -198,7 +198,7 @@ class Actor:
 
         def work(index: int) -> Rollout:
             query = query_id(examples[index], "")
-            known = self.store.live_run(self.scope, stage, query)
+            known = self.store.get_live_run(self.scope, stage, query)
             known = known or self._live_again(program, examples[index], stage, stage, query)
             if known is not None:
                 [rollout], calls[index] = known
@@ -234,7 +234,7 @@ class Actor:
         def work(position: int) -> Rollout:
             index, choose = choosers[position]
             name = f"{stage}/{position}"
-            known = self.store.live_run(self.scope, name)
+            known = self.store.get_live_run(self.scope, name)
             known = known or self._live_again(self.program, examples[index], stage, name)
             if known is not None:
                 found = [each.at(index) for each in known[0]]
@@ -280,7 +280,7 @@ class Actor:
         known = self.store.get(self.scope, query.id, candidate.supplement)
         if known is not None:
             rollout = known.as_proposed(candidate, stage)
-            self.store.meet(rollout, self.scope)
+            self.store.reuse(rollout, self.scope)
             return rollout
         again = self._again(self.program, example, query.id, candidate.supplement)
         if again is not None:
@@ -298,7 +298,7 @@ class Actor:
         known = self._of_calls(example, lambda query: self.store.get(self.scope, query, SILENCE))
         own = [replace(each.at(index), stage=stage) for each in known]
         for rollout in own:
-            self.store.meet(rollout, self.scope)
+            self.store.reuse(rollout, self.scope)
         return own
 
     def _of_calls(self, example: dspy.Example, find: Callable[[str], _Found | None]) -> list[_Found]:
@@ -316,14 +316,14 @@ class Actor:
     def _others(self) -> list[str]:
         """The scopes of the same program and actor under other metrics."""
         answers, _ = halves(self.scope)
-        return [each for each in self.store.described_scopes(f"{answers}-") if each != self.scope] if answers else []
+        return [each for each in self.store.find_scopes(f"{answers}-") if each != self.scope] if answers else []
 
     def _again(
         self, program: dspy.Module, example: dspy.Example, query: str, supplement: Supplement
     ) -> tuple[Rollout, int] | None:
         """A rollout that another metric judged, judged by this one; with how many supplements its run asked for."""
         for scope in self._others:
-            known = self.store.tried(scope, query, supplement)
+            known = self.store.find_attempt(scope, query, supplement)
             judged = None if known is None else self._judged_again(program, example, known[0])
             if known is not None and judged is not None:
                 return judged, known[1]
@@ -338,7 +338,7 @@ class Actor:
     def _probe_again(self, example: dspy.Example, index: int, stage: str) -> list[Rollout]:
         """As `_known_probe`, of what another metric judged: the run's answer, judged once, for each of its calls."""
         for scope in self._others:
-            known = self._of_calls(example, partial(self.store.tried, scope, supplement=SILENCE))
+            known = self._of_calls(example, partial(self.store.find_attempt, scope, supplement=SILENCE))
             judged = self._judged_again(self.program, example, known[0][0]) if known else None
             if judged is not None:
                 own = [
@@ -353,7 +353,7 @@ class Actor:
     ) -> tuple[list[Rollout], list[Call]] | None:
         """A live run that another metric judged, judged by this one."""
         for scope in self._others:
-            known = self.store.live_run(scope, live, query, rewarded=False)
+            known = self.store.get_live_run(scope, live, query, rewarded=False)
             judged = None if known is None else self._judged_again(program, example, known[0][0])
             if known is not None and judged is not None:
                 own = [replace(each, stage=stage, reward=judged.reward, error=judged.error) for each in known[0]]
@@ -432,7 +432,7 @@ class Actor:
         for position, key in enumerate(keys):
             groups.setdefault(key, []).append(position)
         threads = min(self._threads, len(groups))
-        return in_turns(self._told(work, on_done), iter(groups.values()), threads=threads)
+        return parallel_map(self._told(work, on_done), iter(groups.values()), threads=threads)
 
     def _told(self, work: Callable[[int], Rollout], on_done: OnDone | None) -> Callable[[int], Rollout]:
         """The same work, of whose rollouts `on_done` hears one at a time."""

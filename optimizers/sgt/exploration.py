@@ -16,7 +16,7 @@ from typing import Literal, Protocol
 
 import dspy
 
-from optimizers.core.ahead import made_ahead
+from optimizers.core.concurrency import prefetch
 from optimizers.core.events import Reporter, Stage
 from optimizers.core.records import Candidate, Query, Rollout
 from optimizers.core.spending import Spending
@@ -199,7 +199,7 @@ class Isolated:
         at_once = min(SAMPLED_AHEAD, max(1, len(wishes) // 8)) if overlaps else SAMPLED_AT_ONCE
         pool = _pool(stage, wishes, generator, self.setting, added, at_once)
         if overlaps:
-            with made_ahead(pool) as candidates:
+            with prefetch(pool) as candidates:
                 return self._run(stage, candidates, len(added) + len(wishes))
         if single:
             return self._run(stage, list(pool))

@@ -1,8 +1,8 @@
 """Every rollout, durable as soon as it exists: SQLite in WAL mode, one file a run, or a PostgreSQL that runs share.
 
-`rollouts` holds each run of the actor once (scope, query, supplement); `seen` lists which stage of which run met which
-of them, from which source, and what it paid, so that a stage can be read again without paying again. `samples` is what
-the generator wrote; `scopes` says what a scope's fingerprint stands for.
+Table `rollouts` holds each rollout once (scope, query, supplement). Table `seen` lists which stage of which run uses
+which rollout, from which source, and what it paid, so that a stage is read again without paying again. Table `samples`
+holds the generator's samples, `scopes` a description of each scope's fingerprint.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from optimizers.store.database import Database
 from optimizers.store.rows import (
     KeptSample,
     UnreadableRowError,
-    calls_of,
-    calls_text,
-    key_of,
-    met_by,
-    rollout_of,
-    row_of,
-    sample_of,
-    sample_row,
-    storable,
+    build_row,
+    build_sample_row,
+    build_stage_values,
+    clean_text,
+    dump_calls,
+    make_key,
+    read_calls,
+    read_rollout,
+    read_sample,
 )
-from optimizers.store.scan import Scan, scanned
-from optimizers.store.schema import PAID, ROLLOUTS, SAMPLES, SCOPES, SEEN
-from optimizers.store.statements import KNOWN, LIVE, MET_ROLLOUTS, TRIED, Statements
+from optimizers.store.scan import Scan, scan_rollouts
+from optimizers.store.schema import ROLLOUTS, SAMPLES, SCOPES, SEEN, USAGE_COLUMNS
+from optimizers.store.statements import IS_LIVE, LISTED_ROLLOUTS, SELECT_ANY, SELECT_REWARDED, Statements
 from sgt_modules.episode import Call
 from sgt_modules.kinds import Supplement
 
 _PAGE = 1000
 _NOTES = 100
-_Read = TypeVar("_Read")
+_Decoded = TypeVar("_Decoded")
 _NOTHING = Meter()
 
 
@@ -48,11 +48,10 @@ class RolloutStore:
     """The rollouts of runs in a SQLite file or a PostgreSQL database; many threads and processes may write at once.
 
     `where` is a path or an SQLAlchemy URL (`sqlite:///...`, `postgresql+psycopg://user@host/database`). `run` names the
-    run that uses it: runs that share a store answer each other's rollouts, and each lists its own stages and costs. A
-    `scope` names what a reward depends on besides the query and the supplement: a fingerprint of program, actor and
-    metric. A file of version 2 becomes one of this version. A damaged file is moved aside and its readable rows are
-    kept (see `optimizers.store.salvage`); `notes` says so. Raises `RunFolderError` for what cannot be opened, is not
-    ours, or is of another version.
+    run that uses the store: runs that share a store reuse each other's rollouts, and each lists its own stages and
+    costs. A `scope` is a fingerprint of program, actor and metric: what a reward depends on besides query and
+    supplement. A damaged file is moved aside, its readable rows are kept (see `optimizers.store.recovery`), and `notes`
+    says so. Raises `RunFolderError` for what cannot be opened, is another program's, or is of another version.
 
     >>> from tempfile import TemporaryDirectory
     >>> from optimizers.core.records import Query, Reward
@@ -65,12 +64,12 @@ class RolloutStore:
     """
 
     def __init__(self, where: str | Path, *, run: str = "run", clock: Callable[[], float] = time.time) -> None:
-        self.run = storable(run)
-        self._database = Database(where, run=self.run)
+        self.run = clean_text(run)
+        self._database = Database(where)
         self._statements = Statements(self._database.dialect)
         self._clock = clock
         self.on_write: Callable[[], object] = lambda: None
-        """Called after each rollout or sample that is saved."""
+        """Called after each saved rollout or sample."""
         self.where, self.notes = self._database.name, self._database.notes
 
     def add(
@@ -83,12 +82,12 @@ class RolloutStore:
         paid: Meter = _NOTHING,
         calls: Sequence[Call] = (),
     ) -> None:
-        """Save a rollout and that its stage met it; committed when this returns.
+        """Saves a rollout and lists it under its stage; committed when this returns.
 
-        A rollout that is known already gives way, except that one without a reward never replaces one with. `live`
-        names a run whose supplements nobody chose beforehand, with its `calls`; it is listed with its stage and never
-        answered by `get`. `asked`: how many supplements the program asked for in that run; `paid`: what it cost, which
-        counts even where the rollout was known.
+        The new rollout replaces a stored one with the same key, but a failed one never replaces a rewarded one. `live`
+        names a live run, whose supplements the generator writes as the program runs, with its `calls`; `get` never
+        returns it. `asked` is how many supplements the program asked for in the run. `paid` is the run's cost, which
+        counts in any case.
         """
         self.add_all([rollout], scope, live=live, asked=asked, paid=paid, calls=calls)
 
@@ -102,69 +101,69 @@ class RolloutStore:
         paid: Meter = _NOTHING,
         calls: Sequence[Call] = (),
     ) -> None:
-        """Save the rollouts of one run together: all of them, or after a crash none."""
-        now, traces = self._clock(), [calls_text(calls), *[""] * len(rollouts)]
+        """Saves the rollouts of one run in one transaction: after a crash, all of them or none is there."""
+        now, traces = self._clock(), [dump_calls(calls), *[""] * len(rollouts)]
         rows = [
-            row_of(rollout, scope, run=self.run, live=live, asked=asked, created=now, trace=trace)
+            build_row(rollout, scope, run=self.run, live=live, asked=asked, created=now, trace=trace)
             for rollout, trace in zip(rollouts, traces, strict=False)
         ]
-        met = [
-            self._met(rollout, row["key"], paid if n == 0 else _NOTHING)
+        listings = [
+            self._build_seen_row(rollout, row["key"], paid if n == 0 else _NOTHING)
             for n, (rollout, row) in enumerate(zip(rollouts, rows, strict=True))
         ]
         rows.sort(key=lambda row: row["key"])  # in one order, so that processes wait for each other in one direction
 
         def write(connection: sa.Connection) -> None:
-            self._statements.save.run_all(connection, rows)
-            self._statements.see.run_all(connection, met)
+            self._statements.insert_rollout.run_all(connection, rows)
+            self._statements.insert_seen.run_all(connection, listings)
 
         self._database.write(write)
         self.on_write()
 
-    def meet(self, rollout: Rollout, scope: str) -> None:
-        """Note that another stage met a stored rollout, as `rollout` says (its stage, source and log-probability)."""
-        key = key_of(scope, rollout.query.id, rollout.supplement.render())
-        met = self._met(rollout, key, _NOTHING)
-        self._database.write(lambda connection: self._statements.see.run(connection, met))
+    def reuse(self, rollout: Rollout, scope: str) -> None:
+        """Lists a stored rollout under another stage: `rollout` gives stage, source and log-probability."""
+        key = make_key(scope, rollout.query.id, rollout.supplement.render())
+        listing = self._build_seen_row(rollout, key, _NOTHING)
+        self._database.write(lambda connection: self._statements.insert_seen.run(connection, listing))
 
-    def _met(self, rollout: Rollout, key: str, paid: Meter) -> dict[str, object]:
+    def _build_seen_row(self, rollout: Rollout, key: str, paid: Meter) -> dict[str, object]:
         return {
             "key": key,
-            **met_by(rollout),
-            "met_run": self.run,
-            "met_runs": paid.runs,
-            "met_calls": paid.calls,
-            "met_paid_in": paid.tokens_in,
-            "met_paid_out": paid.tokens_out,
-            "met_seconds": paid.seconds,
-            "met_cost": paid.cost,
+            **build_stage_values(rollout),
+            "seen_run": self.run,
+            "seen_runs": paid.runs,
+            "seen_calls": paid.calls,
+            "seen_paid_in": paid.tokens_in,
+            "seen_paid_out": paid.tokens_out,
+            "seen_seconds": paid.seconds,
+            "seen_cost": paid.cost,
         }
 
     def get(self, scope: str, query_id: str, supplement: Supplement) -> Rollout | None:
-        """A supplement's rewarded rollout on a query, as its first stage met it; None when it must be (re)tried."""
-        key = {"key": key_of(scope, query_id, supplement.render())}
-        if not self._database.has(self._statements.known, key):
+        """The rewarded rollout of a supplement on a query, listed as in its first stage; None if there is none."""
+        key = {"key": make_key(scope, query_id, supplement.render())}
+        if not self._database.has_row(self._statements.find_rewarded, key):
             return None
         with self._database.transaction() as connection:
-            row = connection.execute(KNOWN, key).mappings().first()
-        return None if row is None else self._readable(rollout_of, row)
+            row = connection.execute(SELECT_REWARDED, key).mappings().first()
+        return None if row is None else self._read(read_rollout, row)
 
-    def tried(self, scope: str, query_id: str, supplement: Supplement) -> tuple[Rollout, int] | None:
-        """As `get`, with a reward or without, and how many supplements its run asked for."""
+    def find_attempt(self, scope: str, query_id: str, supplement: Supplement) -> tuple[Rollout, int] | None:
+        """As `get`, also for a failed rollout; with the number of supplements that its run asked for."""
         with self._database.transaction() as connection:
-            key = {"key": key_of(scope, query_id, supplement.render())}
-            row = connection.execute(TRIED, key).mappings().first()
-        found = None if row is None else self._readable(rollout_of, row)
+            key = {"key": make_key(scope, query_id, supplement.render())}
+            row = connection.execute(SELECT_ANY, key).mappings().first()
+        found = None if row is None else self._read(read_rollout, row)
         return None if row is None or found is None else (found, row["asked"])
 
-    def described_scopes(self, begin: str) -> list[str]:
-        """The scopes that somebody described and whose names begin so, in their order."""
-        query = sa.select(SCOPES.c.scope).where(SCOPES.c.scope.startswith(storable(begin), autoescape=True))
+    def find_scopes(self, prefix: str) -> list[str]:
+        """The described scopes with this prefix, sorted."""
+        query = sa.select(SCOPES.c.scope).where(SCOPES.c.scope.startswith(clean_text(prefix), autoescape=True))
         with self._database.transaction() as connection:
             return sorted(connection.execute(query).scalars())
 
-    def _readable(self, read: Callable[[Mapping[str, Any]], _Read], row: sa.RowMapping) -> _Read | None:
-        """What a row holds; None where it is not as it was written, which counts as not there."""
+    def _read(self, read: Callable[[Mapping[str, Any]], _Decoded], row: sa.RowMapping) -> _Decoded | None:
+        """Decodes a row; None, with a note, for a damaged row, which counts as not stored."""
         try:
             return read(cast("Mapping[str, Any]", row))
         except UnreadableRowError as problem:
@@ -173,20 +172,21 @@ class RolloutStore:
             return None
 
     def rollouts(self, scope: str | None = None, stage: str | None = None, run: str | None = None) -> list[Rollout]:
-        """What the stages met, in the order they met it; a supplement of several stages stands once in each."""
-        return list(self.each_rollout(scope, stage, run))
+        """The rollouts of this run's stages, in order; a rollout of several stages is listed once under each."""
+        return list(self.iter_rollouts(scope, stage, run))
 
-    def each_rollout(
+    def iter_rollouts(
         self, scope: str | None = None, stage: str | None = None, run: str | None = None, *, judged_by: str = ""
     ) -> Iterator[Rollout]:
-        """As `rollouts`, of `run` (this one by default), some at a time; what is added meanwhile comes too.
+        """As `rollouts`, page by page, with what is added meanwhile; `run` is another run's name.
 
-        With `judged_by`, the second half of a scope, only what that metric judged.
+        `judged_by`, the second half of a scope, selects the rollouts that this metric judged.
         """
-        query = MET_ROLLOUTS.where(SEEN.c.run == (self.run if run is None else storable(run)))
-        query = query if stage is None else query.where(SEEN.c.stage == storable(stage))
-        query = query if scope is None else query.where(_in(scope))
-        query = query if not judged_by else query.where(ROLLOUTS.c.scope.endswith(storable(judged_by), autoescape=True))
+        query = LISTED_ROLLOUTS.where(SEEN.c.run == (self.run if run is None else clean_text(run)))
+        query = query if stage is None else query.where(SEEN.c.stage == clean_text(stage))
+        query = query if scope is None else query.where(_has_scope(scope))
+        if judged_by:
+            query = query.where(ROLLOUTS.c.scope.endswith(clean_text(judged_by), autoescape=True))
         query = query.where(SEEN.c.id > sa.bindparam("last")).order_by(SEEN.c.id).limit(_PAGE)
         last = 0
         while True:
@@ -194,42 +194,43 @@ class RolloutStore:
                 rows = connection.execute(query, {"last": last}).mappings().all()
             if not rows:
                 return
-            yield from (rollout for row in rows if (rollout := self._readable(rollout_of, row)) is not None)
-            last = rows[-1]["met"]
+            yield from (rollout for row in rows if (rollout := self._read(read_rollout, row)) is not None)
+            last = rows[-1]["seen_id"]
 
-    def live_run(
+    def get_live_run(
         self, scope: str, live: str, query_id: str | None = None, *, rewarded: bool = True
     ) -> tuple[list[Rollout], list[Call]] | None:
-        """The newest live run of this name that has a reward: its rollouts in the order they were saved, and its calls.
+        """The newest rewarded live run of this name: its rollouts in the order of saving, and its calls.
 
-        `query_id` tells runs of one name apart by their first rollout's query. Live runs are never another run's.
-        Without `rewarded`, one that has no reward counts too.
+        `query_id`, that of the first rollout, selects among live runs of one name. Returns this run's own live runs
+        only. `rewarded=False` includes failed ones.
         """
-        query = MET_ROLLOUTS.where(LIVE, ROLLOUTS.c.live == storable(live), ROLLOUTS.c.run == self.run)
-        query = query.where(SEEN.c.run == self.run, _in(scope))
+        query = LISTED_ROLLOUTS.where(IS_LIVE, ROLLOUTS.c.live == clean_text(live), ROLLOUTS.c.run == self.run)
+        query = query.where(SEEN.c.run == self.run, _has_scope(scope))
         query = query.where(ROLLOUTS.c.score.is_not(None)) if rewarded else query
-        query = query if query_id is None else query.where(ROLLOUTS.c.query == storable(query_id))
+        query = query if query_id is None else query.where(ROLLOUTS.c.query == clean_text(query_id))
         with self._database.transaction() as connection:
             rows = connection.execute(query.order_by(SEEN.c.id)).mappings().all()
         last = max((row["created"] for row in rows), default=0.0)
         newest = [row for row in rows if row["created"] == last]
-        rollouts = [rollout for row in newest if (rollout := self._readable(rollout_of, row)) is not None]
-        traces = [calls for row in newest if (calls := self._readable(calls_of, row)) is not None]
+        rollouts = [rollout for row in newest if (rollout := self._read(read_rollout, row)) is not None]
+        traces = [calls for row in newest if (calls := self._read(read_calls, row)) is not None]
         if not rollouts or min(len(rollouts), len(traces)) < len(newest):
             return None
         return rollouts, [call for calls in traces for call in calls]
 
     def add_samples(self, stage: str, first: int, samples: Sequence[KeptSample]) -> None:
-        """Save what the generator wrote for a stage, from number `first` on; what stood there gives way."""
+        """Saves a stage's samples from number `first` on; replaces those with the same numbers."""
         rows = [
-            sample_row(each, run=self.run, stage=storable(stage), number=first + n) for n, each in enumerate(samples)
+            build_sample_row(each, run=self.run, stage=clean_text(stage), number=first + n)
+            for n, each in enumerate(samples)
         ]
         if rows:
-            self._database.write(lambda connection: connection.execute(self._statements.keep_sample, rows))
+            self._database.write(lambda connection: connection.execute(self._statements.upsert_sample, rows))
             self.on_write()
 
-    def sampled(self) -> tuple[int, int, int]:
-        """How many samples this run keeps, and the tokens that were read and written for them."""
+    def count_samples(self) -> tuple[int, int, int]:
+        """This run's number of samples, and their prompt tokens and generated tokens."""
         sums = (sa.func.coalesce(sa.func.sum(SAMPLES.c[name]), 0) for name in ("prompt_tokens", "tokens"))
         query = sa.select(sa.func.count(), *sums).where(SAMPLES.c.run == self.run)
         with self._database.transaction() as connection:
@@ -237,27 +238,27 @@ class RolloutStore:
         return int(count), int(read), int(wrote)
 
     def samples(self, stage: str) -> list[KeptSample]:
-        """What the generator wrote for a stage of this run, from number 0 up to the first that is missing."""
-        query = sa.select(SAMPLES).where(SAMPLES.c.run == self.run, SAMPLES.c.stage == storable(stage))
+        """The samples of a stage of this run, from number 0 up to the first that is missing."""
+        query = sa.select(SAMPLES).where(SAMPLES.c.run == self.run, SAMPLES.c.stage == clean_text(stage))
         with self._database.transaction() as connection:
             rows = connection.execute(query.order_by(SAMPLES.c.number)).mappings().all()
         kept: list[KeptSample] = []
         for row in rows:
-            sample = self._readable(sample_of, row)
+            sample = self._read(read_sample, row)
             if sample is None or row["number"] != len(kept):
                 break
             kept.append(sample)
         return kept
 
-    def describe(self, scope: str, described: Mapping[str, object]) -> None:
-        """Keep what a scope's fingerprint stands for, as JSON."""
-        text = storable(json.dumps(dict(described), ensure_ascii=False, sort_keys=True, default=str))
+    def describe(self, scope: str, description: Mapping[str, object]) -> None:
+        """Saves a description of a scope's fingerprint, as JSON."""
+        text = clean_text(json.dumps(dict(description), ensure_ascii=False, sort_keys=True, default=str))
         with self._database.transaction() as connection:
-            connection.execute(self._statements.describe, {"scope": storable(scope), "described": text})
+            connection.execute(self._statements.upsert_scope, {"scope": clean_text(scope), "described": text})
 
-    def described(self, scope: str) -> dict[str, Any]:
-        """What a scope stands for; empty where nobody said, or it cannot be read."""
-        query = sa.select(SCOPES.c.described).where(SCOPES.c.scope == storable(scope))
+    def get_description(self, scope: str) -> dict[str, Any]:
+        """The description of a scope; empty if there is none, or it cannot be read."""
+        query = sa.select(SCOPES.c.described).where(SCOPES.c.scope == clean_text(scope))
         with self._database.transaction() as connection:
             found = connection.execute(query).scalar()
         try:
@@ -266,44 +267,44 @@ class RolloutStore:
             return {}
 
     def spent(self, run: str | None = None) -> Meter:
-        """What `run` (this one by default) has paid for its rollouts, over all of its sessions."""
-        sums = (sa.func.coalesce(sa.func.sum(SEEN.c[name]), 0) for name in PAID)
-        query = sa.select(*sums).where(SEEN.c.run == (self.run if run is None else storable(run)))
+        """The cost of the rollouts of `run` (this run by default), over all of its sessions."""
+        sums = (sa.func.coalesce(sa.func.sum(SEEN.c[name]), 0) for name in USAGE_COLUMNS)
+        query = sa.select(*sums).where(SEEN.c.run == (self.run if run is None else clean_text(run)))
         with self._database.transaction() as connection:
             *counts, seconds, cost = tuple(connection.execute(query).one())
         return Meter(*(int(count) for count in counts), seconds=float(seconds), cost=float(cost))
 
-    def errors(self, beginning: str) -> tuple[list[str], int]:
-        """The errors that begin so, of each distinct rollout that this run met, and how many it met in all."""
+    def find_errors(self, prefix: str) -> tuple[list[str], int]:
+        """The errors with this prefix among this run's distinct rollouts, and the number of those rollouts."""
         ours = sa.select(SEEN.c.rollout).where(SEEN.c.run == self.run).distinct().subquery()
         joined = sa.select(ROLLOUTS.c.error).join(ours, ours.c.rollout == ROLLOUTS.c.id)
-        found = joined.where(ROLLOUTS.c.error.startswith(storable(beginning), autoescape=True))
+        found = joined.where(ROLLOUTS.c.error.startswith(clean_text(prefix), autoescape=True))
         with self._database.transaction() as connection:
-            met = connection.execute(sa.select(sa.func.count()).select_from(ours)).scalar_one()
-            return [str(error) for error in connection.execute(found).scalars()], int(met)
+            total = connection.execute(sa.select(sa.func.count()).select_from(ours)).scalar_one()
+            return [str(error) for error in connection.execute(found).scalars()], int(total)
 
     def scan(self) -> Scan:
-        """Read every row once, compare it with its checksum, and count; the stages are this run's."""
-        return scanned(self._database.bare, self.run)
+        """Reads every row once and compares it with its checksum; counts this run's stages."""
+        return scan_rollouts(self._database.begin_raw, self.run)
 
     def runs(self) -> list[str]:
-        """The names of the runs that have met rollouts here."""
+        """The names of the runs with rollouts in this store."""
         with self._database.transaction() as connection:
             return sorted(connection.execute(sa.select(SEEN.c.run).distinct()).scalars())
 
     def count(self) -> int:
-        """How many distinct runs of the actor are stored, failed ones included."""
+        """The number of stored rollouts, of all runs, failed ones included."""
         with self._database.transaction() as connection:
             return connection.execute(sa.select(sa.func.count()).select_from(ROLLOUTS)).scalar_one()
 
-    def most_asked(self, scope: str) -> int:
-        """The most supplements that one run in this scope asked for; 0 when nothing is stored."""
-        query = sa.select(sa.func.max(ROLLOUTS.c.asked)).where(ROLLOUTS.c.scope == storable(scope))
+    def max_supplements(self, scope: str) -> int:
+        """The highest number of supplements that one run in this scope asked for; 0 without a run."""
+        query = sa.select(sa.func.max(ROLLOUTS.c.asked)).where(ROLLOUTS.c.scope == clean_text(scope))
         with self._database.transaction() as connection:
             return connection.execute(query).scalar_one() or 0
 
     def close(self) -> None:
-        """Close the store; it cannot be used afterwards."""
+        """Closes the store; it cannot be used afterwards."""
         self._database.close()
 
     def __enter__(self) -> Self:
@@ -315,6 +316,6 @@ class RolloutStore:
         self.close()
 
 
-def _in(scope: str) -> sa.ColumnElement[bool]:
-    """Within a scope, told so that no index is used: most rollouts of a store may have the same one."""
-    return ROLLOUTS.c.scope.concat("") == storable(scope)
+def _has_scope(scope: str) -> sa.ColumnElement[bool]:
+    """A condition on the scope that uses no index, as most rollouts of a store may share one scope."""
+    return ROLLOUTS.c.scope.concat("") == clean_text(scope)

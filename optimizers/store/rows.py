@@ -1,4 +1,4 @@
-"""A rollout as a row of the store, and back: texts that every database takes, a key, a checksum."""
+"""Rollouts and samples to rows of the store and back: clean texts, a key, a checksum."""
 
 from __future__ import annotations
 
@@ -15,47 +15,47 @@ from sgt_modules.episode import Call, Place
 from sgt_modules.generator import Sampled
 from sgt_modules.kinds import Supplement
 
-TEXTS = (
+TEXT_COLUMNS = (
     "scope",
     "query",
     "supplement",  # as the actor reads it
-    "live",  # the name of a live run, which is never answered from the store
+    "live",  # the name of a live run, which `RolloutStore.get` never returns; else empty
     "run",  # the run that wrote this row
     "predictor",
-    "others",  # JSON: what every other place read, as [role, turn, kind, text]
+    "others",  # JSON: the supplements at all other places, as [role, turn, kind, text]
     "prompt",
     "kind",
     "text",
     "feedback",
-    "output",  # JSON: the answer's fields as text, and under no name what these do not tell
+    "output",  # JSON: the answer's fields as text; under an empty name, `Rollout.answer`
     "error",
     "writer",
-    "trace",  # JSON: the calls of a live run, with the first of its rollouts; see `calls_text`
+    "trace",  # JSON: the calls of a live run, in the row of its first rollout; see `dump_calls`
 )
-NUMBERS = ("position", "turn", "asked", "tokens_in", "tokens_out", "cut")  # `cut` is 0 or 1
-FRACTIONS = ("cost", "seconds", "created")
+INTEGER_COLUMNS = ("position", "turn", "asked", "tokens_in", "tokens_out", "cut")  # `cut` is 0 or 1
+FLOAT_COLUMNS = ("cost", "seconds", "created")
 SEPARATOR = "\x1f"
-"""Between texts and numbers where they are joined for the checksum, which covers all but a row's id and key."""
+"""Joins texts and integers for the checksum, which covers every column but `id` and `key`."""
 
-_SAMPLE = ("run", "stage", "number", "key", "kind", "text", "logprob", "prompt_tokens", "tokens", "cut")
-_ANSWER = ""
-"""Where `output` has what its texts do not tell of the answer: no field has such a name."""
+_SAMPLE_COLUMNS = ("run", "stage", "number", "key", "kind", "text", "logprob", "prompt_tokens", "tokens", "cut")
+_ANSWER_KEY = ""
+"""The name of `Rollout.answer` in the column `output`: no field has such a name."""
 
 _json = json.JSONEncoder(ensure_ascii=False).encode
-_FRACTIONS = struct.Struct("<4d").pack
+_pack_floats = struct.Struct("<4d").pack
 
-MET = ("stage", "source", "logprob")
-"""What a stage says of a rollout that it met."""
+STAGE_COLUMNS = ("stage", "source", "logprob")
+"""Columns of `seen` that differ between the stages that use one rollout."""
 
 
 class UnreadableRowError(ValueError):
-    """A row is not as it was written."""
+    """A row does not match its checksum, or cannot be decoded."""
 
 
-def storable(text: str) -> str:
-    """The text without what a database cannot hold: NUL, and halves of surrogate pairs.
+def clean_text(text: str) -> str:
+    """Replaces what a database cannot hold: NUL, and halves of surrogate pairs.
 
-    >>> storable("a\\x00b")
+    >>> clean_text("a\\x00b")
     'a\ufffdb'
     """
     if not text.isascii():
@@ -63,20 +63,20 @@ def storable(text: str) -> str:
     return text.replace("\0", "\ufffd") if "\0" in text else text
 
 
-def key_of(scope: str, query: str, supplement: str, *, live: str = "", run: str = "") -> str:
-    """32 hex digits that make a run of the actor distinct; a live one by its name within its own run."""
-    return _key(*map(storable, (scope, query, supplement, live, run)))
+def make_key(scope: str, query: str, supplement: str, *, live: str = "", run: str = "") -> str:
+    """32 hex digits that identify a rollout; a live one by its name and its run too."""
+    return _hash_key(*map(clean_text, (scope, query, supplement, live, run)))
 
 
-def _key(scope: str, query: str, supplement: str, live: str, run: str) -> str:
+def _hash_key(scope: str, query: str, supplement: str, live: str, run: str) -> str:
     parts = (scope, query, supplement, live, run if live else "")
     return blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
 
 
-def row_of(
+def build_row(
     rollout: Rollout, scope: str, *, run: str, live: str, asked: int, created: float, trace: str
 ) -> dict[str, Any]:
-    """The row of a rollout, without its id."""
+    """Builds the row of a rollout, without its id."""
     query, supplement, reward = rollout.query, rollout.supplement, rollout.reward
     texts = {
         "scope": scope,
@@ -90,13 +90,13 @@ def row_of(
         "kind": supplement.kind,
         "text": supplement.text,
         "feedback": "" if reward is None else reward.feedback,
-        "output": _json({**rollout.output, **({_ANSWER: rollout.answer} if rollout.answer else {})}),
+        "output": _json({**rollout.output, **({_ANSWER_KEY: rollout.answer} if rollout.answer else {})}),
         "error": rollout.error,
         "writer": rollout.writer,
         "trace": trace,
     }
-    if (joined := SEPARATOR.join(texts.values())) != storable(joined):
-        texts = {name: storable(text) for name, text in texts.items()}
+    if (joined := SEPARATOR.join(texts.values())) != clean_text(joined):
+        texts = {name: clean_text(text) for name, text in texts.items()}
     row: dict[str, Any] = {
         **texts,
         "position": query.index,
@@ -110,36 +110,36 @@ def row_of(
         "created": float(created),
         "score": None if reward is None else float(reward.score),
     }
-    return signed(row)
+    return add_checksum(row)
 
 
-def signed(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of all its content with its key and its checksum."""
-    key = _key(row["scope"], row["query"], row["supplement"], row["live"], row["run"])
-    return {**row, "key": key, "checksum": _checksum(row)}
+def add_checksum(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row with its key and its checksum."""
+    key = _hash_key(row["scope"], row["query"], row["supplement"], row["live"], row["run"])
+    return {**row, "key": key, "checksum": _compute_row_checksum(row)}
 
 
-def met_by(rollout: Rollout) -> dict[str, Any]:
-    """What the rollout's stage says of it, as parameters; a log-probability that is no number counts as unknown."""
+def build_stage_values(rollout: Rollout) -> dict[str, Any]:
+    """The values of a rollout's stage, as parameters; a log-probability that is NaN becomes 0, as if unknown."""
     logprob = 0.0 if math.isnan(rollout.logprob) else float(rollout.logprob)
-    return {"met_stage": storable(rollout.stage), "met_source": storable(rollout.source), "met_logprob": logprob}
+    return {"seen_stage": clean_text(rollout.stage), "seen_source": clean_text(rollout.source), "seen_logprob": logprob}
 
 
-def check(row: Mapping[str, Any]) -> None:
-    """Raise `UnreadableRowError` unless the row is as it was written."""
+def verify(row: Mapping[str, Any]) -> None:
+    """Raises `UnreadableRowError` if the row has other types than its columns, or another checksum."""
     sound = (
-        all(isinstance(row[name], str) for name in TEXTS)
-        and all(isinstance(row[name], int) for name in NUMBERS)
-        and all(isinstance(row[name], float) for name in FRACTIONS)
+        all(isinstance(row[name], str) for name in TEXT_COLUMNS)
+        and all(isinstance(row[name], int) for name in INTEGER_COLUMNS)
+        and all(isinstance(row[name], float) for name in FLOAT_COLUMNS)
         and (row["score"] is None or isinstance(row["score"], float))
     )
-    if not sound or row["checksum"] != _checksum(row):
-        raise UnreadableRowError(f"The row of query {row['query']!r} is not as it was written.")
+    if not sound or row["checksum"] != _compute_row_checksum(row):
+        raise UnreadableRowError(f"The row of query {row['query']!r} does not match its checksum.")
 
 
-def rollout_of(row: Mapping[str, Any]) -> Rollout:
-    """The rollout of a row and of what a stage says of it; raises `UnreadableRowError` for a damaged one."""
-    check(row)
+def read_rollout(row: Mapping[str, Any]) -> Rollout:
+    """Decodes a row with its stage's columns; raises `UnreadableRowError` for a damaged one."""
+    verify(row)
     try:
         others = tuple(
             (Place(role, turn), Supplement(kind, text)) for role, turn, kind, text in json.loads(row["others"])
@@ -147,7 +147,7 @@ def rollout_of(row: Mapping[str, Any]) -> Rollout:
         output = {str(name): str(value) for name, value in json.loads(row["output"]).items()}
     except (ValueError, TypeError, AttributeError, RecursionError) as problem:
         raise UnreadableRowError(f"The row of query {row['query']!r} holds no readable JSON: {problem}") from problem
-    answer = output.pop(_ANSWER, "")
+    answer = output.pop(_ANSWER_KEY, "")
     return Rollout(
         query=Query(row["query"], row["position"], row["predictor"], row["prompt"], row["turn"], others),
         stage=row["stage"],
@@ -173,69 +173,71 @@ class KeptSample(NamedTuple):
     sample: Sampled
 
 
-def sample_row(kept: KeptSample, *, run: str, stage: str, number: int) -> dict[str, Any]:
-    """The row of a sample, `run` and `stage` being storable already."""
+def build_sample_row(kept: KeptSample, *, run: str, stage: str, number: int) -> dict[str, Any]:
+    """Builds the row of a sample from a clean `run` and `stage` (see `clean_text`)."""
     sample = kept.sample
     row: dict[str, Any] = {
         "run": run,
         "stage": stage,
         "number": number,
-        "key": storable(kept.key),
-        "kind": storable(sample.supplement.kind),
-        "text": storable(sample.supplement.text),
+        "key": clean_text(kept.key),
+        "kind": clean_text(sample.supplement.kind),
+        "text": clean_text(sample.supplement.text),
         "logprob": 0.0 if math.isnan(sample.logprob) else float(sample.logprob),
         "prompt_tokens": sample.prompt_tokens,
         "tokens": sample.tokens,
         "cut": int(sample.supplement.cut),
     }
-    return {**row, "checksum": _sample_checksum(row)}
+    return {**row, "checksum": _compute_sample_checksum(row)}
 
 
-def sample_of(row: Mapping[str, Any]) -> KeptSample:
-    """The sample of a row; raises `UnreadableRowError` for a damaged one."""
-    if row["checksum"] != _sample_checksum(row):
-        raise UnreadableRowError(f"Sample {row['number']} of stage {row['stage']!r} is not as it was written.")
+def read_sample(row: Mapping[str, Any]) -> KeptSample:
+    """Decodes the row of a sample; raises `UnreadableRowError` for a damaged one."""
+    if row["checksum"] != _compute_sample_checksum(row):
+        raise UnreadableRowError(f"Sample {row['number']} of stage {row['stage']!r} does not match its checksum.")
     supplement = Supplement(row["kind"], row["text"], cut=bool(row["cut"]))
     return KeptSample(row["key"], Sampled(supplement, row["logprob"], row["prompt_tokens"], row["tokens"]))
 
 
-def _sample_checksum(row: Mapping[str, Any]) -> int:
-    return crc32(repr([row[name] for name in _SAMPLE]).encode())
+def _compute_sample_checksum(row: Mapping[str, Any]) -> int:
+    return crc32(repr([row[name] for name in _SAMPLE_COLUMNS]).encode())
 
 
-def calls_text(calls: Sequence[Call]) -> str:
-    """A run's calls as JSON, each as [role, turn, prompt, kind, text, cut, logprob, gated]; empty without calls.
+def dump_calls(calls: Sequence[Call]) -> str:
+    """Encodes a run's calls as JSON: [role, turn, prompt, kind, text, cut, logprob, gated] each; empty without calls.
 
-    >>> calls_text([Call(Place("self"), "2+2?", Supplement("answer", "4"), -0.5)])
+    >>> dump_calls([Call(Place("self"), "2+2?", Supplement("answer", "4"), -0.5)])
     '[["self", 0, "2+2?", "answer", "4", false, -0.5, false]]'
     """
-    return "" if not calls else _json([_call_row(call) for call in calls])
+    return "" if not calls else _json([_dump_call(call) for call in calls])
 
 
-def calls_of(row: Mapping[str, Any]) -> list[Call]:
-    """The calls that a row's trace tells of; raises `UnreadableRowError` where `calls_text` has not written it."""
+def read_calls(row: Mapping[str, Any]) -> list[Call]:
+    """Decodes the calls of a row's trace; raises `UnreadableRowError` unless `dump_calls` wrote it."""
     try:
         return [
-            Call(Place(role, turn), prompt, Supplement(kind, said, cut=cut), logprob, gated)
-            for role, turn, prompt, kind, said, cut, logprob, gated in json.loads(row["trace"] or "[]")
+            Call(Place(role, turn), prompt, Supplement(kind, text, cut=cut), logprob, gated)
+            for role, turn, prompt, kind, text, cut, logprob, gated in json.loads(row["trace"] or "[]")
         ]
     except (ValueError, TypeError, RecursionError) as problem:
         raise UnreadableRowError(f"The calls of a live run cannot be read: {problem}") from problem
 
 
-def _call_row(call: Call) -> list[object]:
-    said = call.supplement
-    return [*call.place, call.prompt, said.kind, said.text, said.cut, call.logprob, call.gated]
+def _dump_call(call: Call) -> list[object]:
+    supplement = call.supplement
+    return [*call.place, call.prompt, supplement.kind, supplement.text, supplement.cut, call.logprob, call.gated]
 
 
-def _checksum(row: Mapping[str, Any]) -> int:
+def _compute_row_checksum(row: Mapping[str, Any]) -> int:
     try:
-        words = SEPARATOR.join([*(row[name] for name in TEXTS), *(str(row[name]) for name in NUMBERS)])
-        return checksum(words.encode(), row["cost"], row["seconds"], row["created"], row["score"])
+        texts = SEPARATOR.join([*(row[name] for name in TEXT_COLUMNS), *(str(row[name]) for name in INTEGER_COLUMNS)])
+        return compute_checksum(texts.encode(), row["cost"], row["seconds"], row["created"], row["score"])
     except (TypeError, struct.error) as problem:
-        raise UnreadableRowError(f"The row of query {row['query']!r} holds what is none of its types.") from problem
+        raise UnreadableRowError(
+            f"The row of query {row['query']!r} holds a value of another type than its column."
+        ) from problem
 
 
-def checksum(words: bytes, cost: float, seconds: float, created: float, score: float | None) -> int:
-    """The checksum of a row's texts and numbers, joined, and of its fractions; a missing score counts as no number."""
-    return crc32(_FRACTIONS(cost, seconds, created, math.nan if score is None else score), crc32(words))
+def compute_checksum(texts: bytes, cost: float, seconds: float, created: float, score: float | None) -> int:
+    """Computes the checksum of a row's joined texts and integers and of its floats; a missing score counts as NaN."""
+    return crc32(_pack_floats(cost, seconds, created, math.nan if score is None else score), crc32(texts))

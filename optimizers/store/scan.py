@@ -1,4 +1,4 @@
-"""What a store holds, counted in one pass over all of its rows, each compared with its checksum."""
+"""Counts a store's rollouts in one pass that compares each row with its checksum."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
-from optimizers.store.rows import FRACTIONS, NUMBERS, SEPARATOR, TEXTS, checksum
+from optimizers.store.rows import FLOAT_COLUMNS, INTEGER_COLUMNS, SEPARATOR, TEXT_COLUMNS, compute_checksum
 from optimizers.store.schema import ROLLOUTS, SEEN
 
 _PAGE = 2_000
-_ROUGH_PAGE = 500
+_PAGE_ONE_BY_ONE = 500
 
 Outcome = Literal["rewarded", "failed", "unreadable"]
 Transaction = Callable[[], AbstractContextManager[sa.Connection]]
-"""Opens a transaction that may raise what the database says as it is."""
+"""Opens a transaction that raises the driver's own errors."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """What a store holds: distinct rollouts, of all runs; rewarded, failed, and not as they were written.
+    """Counts of a store's rollouts, of all runs: rewarded, failed, and unreadable.
 
-    `stages` counts what the stages of one run met. Where `unreadable` is not 0, `optimizers.store.salvage.salvage`
-    puts what can be read into a new store; a run pays again for what cannot.
+    `stages` counts the rollouts by stage of one run. If `unreadable` is not 0, `optimizers.store.recovery.recover`
+    copies the readable rows to a new store; a run pays again for the others.
     """
 
     rollouts: int
@@ -38,51 +38,51 @@ class Scan:
     stages: Mapping[str, int] = field(default_factory=dict[str, int])
 
     @property
-    def whole(self) -> bool:
-        """Whether every row is as it was written."""
+    def intact(self) -> bool:
+        """Whether every row is readable and matches its checksum."""
         return self.unreadable == 0
 
 
-def scanned(transaction: Transaction, run: str) -> Scan:
-    """Read every rollout of a store once, and count the stages of a run."""
-    found = Counter[Outcome]()
-    for rows, broken in _pages(transaction):
-        found["unreadable"] += broken
-        for _, words, cost, seconds, created, score, written in rows:
-            found[_outcome(words, cost, seconds, created, score, written)] += 1
+def scan_rollouts(transaction: Transaction, run: str) -> Scan:
+    """Reads every rollout of a store once, and counts the stages of a run."""
+    counts = Counter[Outcome]()
+    for rows, broken in _read_pages(transaction):
+        counts["unreadable"] += broken
+        for _, texts, cost, seconds, created, score, checksum in rows:
+            counts[_classify(texts, cost, seconds, created, score, checksum)] += 1
     query = sa.select(SEEN.c.stage, sa.func.count()).where(SEEN.c.run == run).group_by(SEEN.c.stage)
     try:
         with transaction() as connection:
             stages = {str(stage): int(count) for stage, count in connection.execute(query)}
     except DBAPIError:
-        stages, found["unreadable"] = {}, found["unreadable"] + 1
-    return Scan(found.total(), found["rewarded"], found["failed"], found["unreadable"], stages)
+        stages, counts["unreadable"] = {}, counts["unreadable"] + 1
+    return Scan(counts.total(), counts["rewarded"], counts["failed"], counts["unreadable"], stages)
 
 
-def _outcome(
-    words: bytes | str, cost: float, seconds: float, created: float, score: float | None, written: int
+def _classify(
+    texts: bytes | str, cost: float, seconds: float, created: float, score: float | None, checksum: int
 ) -> Outcome:
     try:
-        words = words if isinstance(words, bytes) else words.encode()
-        if checksum(words, cost, seconds, created, score) != written:
+        texts = texts if isinstance(texts, bytes) else texts.encode()
+        if compute_checksum(texts, cost, seconds, created, score) != checksum:
             return "unreadable"
-    except (struct.error, AttributeError):  # of another type than was written
+    except (struct.error, AttributeError):  # another type than the column's
         return "unreadable"
     return "failed" if score is None else "rewarded"
 
 
-def _pages(transaction: Transaction) -> Iterator[tuple[Sequence[Any], int]]:
-    """The rows by their ids, some at a time, and how many among them could not even be read."""
-    last, top = 0, _top(transaction)
+def _read_pages(transaction: Transaction) -> Iterator[tuple[Sequence[Any], int]]:
+    """Yields the rows in the order of their ids, a page at a time, with the number of rows that raise an error."""
+    last, highest = 0, _find_highest_id(transaction)
     while True:
         try:
             with transaction() as connection:
                 rows = _read(connection, ROLLOUTS.c.id > last, _PAGE)
         except DBAPIError:
-            rows, broken = _one_by_one(transaction, last)
+            rows, broken = _read_one_by_one(transaction, last)
             yield rows, broken
-            last += _ROUGH_PAGE
-            if last >= top:
+            last += _PAGE_ONE_BY_ONE
+            if last >= highest:
                 return
             continue
         if not rows:
@@ -91,32 +91,32 @@ def _pages(transaction: Transaction) -> Iterator[tuple[Sequence[Any], int]]:
         last = rows[-1][0]
 
 
-def _one_by_one(transaction: Transaction, last: int) -> tuple[list[Any], int]:
-    found: list[Any] = []
+def _read_one_by_one(transaction: Transaction, last: int) -> tuple[list[Any], int]:
+    rows: list[Any] = []
     broken = 0
-    for number in range(last + 1, last + 1 + _ROUGH_PAGE):
+    for number in range(last + 1, last + 1 + _PAGE_ONE_BY_ONE):
         try:
             with transaction() as connection:
-                found += _read(connection, ROLLOUTS.c.id == number, 1)
+                rows += _read(connection, ROLLOUTS.c.id == number, 1)
         except DBAPIError:
             broken += 1
-    return found, broken
+    return rows, broken
 
 
-def _read(connection: sa.Connection, where: sa.ColumnElement[bool], most: int) -> Sequence[Any]:
-    """Id, texts and numbers joined, fractions, score and checksum; the words of a file are bytes, whatever they are."""
+def _read(connection: sa.Connection, where: sa.ColumnElement[bool], limit: int) -> Sequence[Any]:
+    """Selects id, joined texts and integers, floats, score and checksum; from a file, the joined texts are bytes."""
     c = ROLLOUTS.c
-    texts, numbers = [c[name] for name in TEXTS], [c[name] for name in NUMBERS]
+    columns = [c[name] for name in (*TEXT_COLUMNS, *INTEGER_COLUMNS)]
     if connection.dialect.name == "sqlite":
-        form = SEPARATOR.join([*["%s"] * len(texts), *["%d"] * len(numbers)])
-        words: sa.ColumnElement[Any] = sa.cast(sa.func.printf(form, *texts, *numbers), sa.LargeBinary)
+        form = SEPARATOR.join([*["%s"] * len(TEXT_COLUMNS), *["%d"] * len(INTEGER_COLUMNS)])
+        texts: sa.ColumnElement[Any] = sa.cast(sa.func.printf(form, *columns), sa.LargeBinary)
     else:
-        words = sa.func.concat_ws(SEPARATOR, *texts, *numbers)
-    columns = (c.id, words, *(c[name] for name in FRACTIONS), c.score, c.checksum)
-    return connection.execute(sa.select(*columns).where(where).order_by(c.id).limit(most)).all()
+        texts = sa.func.concat_ws(SEPARATOR, *columns)
+    query = sa.select(c.id, texts, *(c[name] for name in FLOAT_COLUMNS), c.score, c.checksum)
+    return connection.execute(query.where(where).order_by(c.id).limit(limit)).all()
 
 
-def _top(transaction: Transaction) -> int:
+def _find_highest_id(transaction: Transaction) -> int:
     try:
         with transaction() as connection:
             return connection.execute(sa.select(sa.func.max(ROLLOUTS.c.id))).scalar() or 0

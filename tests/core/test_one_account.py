@@ -62,7 +62,7 @@ def test_a_run_that_was_killed_and_went_on_tells_the_calls_samples_and_tokens_of
     assert broken is not None
     assert counted(broken) == counted(whole)
     with RolloutStore(tmp_path / "broken" / "rollouts.sqlite") as store:
-        assert store.sampled() == (broken.generator_calls, broken.generator_in, broken.generator_out)
+        assert store.count_samples() == (broken.generator_calls, broken.generator_in, broken.generator_out)
     file = Spent.read(json.loads((tmp_path / "broken" / "spent.json").read_text()))
     assert counted(file) == counted(broken)
 
@@ -117,7 +117,7 @@ def test_each_kind_of_refused_score_is_counted_and_said_in_notes_and_verdict(
     )
     result = better.detailed_results
     with RolloutStore(tmp_path / "run" / "rollouts.sqlite") as store:
-        errors, met = store.errors("MetricError:")
+        errors, met = store.find_errors("MetricError:")
     assert errors
     said = f"refused in {len(errors):,} of {met:,} rollouts ({len(errors):,} {kind})"
     assert said in result.verdict

@@ -36,7 +36,7 @@ def run(tmp_path: Path) -> Path:
     folder = tmp_path / "run"
     with RolloutStore(folder / "rollouts.sqlite") as store:
         store.add_all(ROLLOUTS, "scope")
-        store.meet(replace(ROLLOUTS[0], stage="dpo1"), "scope")
+        store.reuse(replace(ROLLOUTS[0], stage="dpo1"), "scope")
     (folder / "training").mkdir()
     for stage, rows in {"dpo2": PAIRS, "dpo1": PAIRS, "sft": SFT}.items():
         text = "".join(json.dumps(asdict(row)) + "\n" for row in rows)

@@ -252,7 +252,7 @@ def test_a_rollout_knows_who_wrote_its_supplement_and_its_scope_who_acted(tmp_pa
     Session(tmp_path / "run").run()
     with RolloutStore(tmp_path / "run" / "rollouts.sqlite") as store:
         tried = store.rollouts(stage="round 1")
-        scopes = [store.described(scope) for scope in scopes_of(tmp_path / "run" / "rollouts.sqlite")]
+        scopes = [store.get_description(scope) for scope in scopes_of(tmp_path / "run" / "rollouts.sqlite")]
     assert {rollout.writer for rollout in tried if rollout.source == "predefined"} == {"sft"}
     assert [scope["actors"] for scope in scopes] == [{"self": "scripted/actor"}]
 

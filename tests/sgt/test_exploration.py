@@ -434,7 +434,7 @@ def test_the_generator_s_samples_and_the_seconds_are_counted(build: Build, credi
     bench = build(Both, credit)
     bench.explorer.warm_start(bench.generator)
     spent = bench.setting.spending.so_far
-    samples, read, wrote = bench.setting.train.actor.store.sampled()
+    samples, read, wrote = bench.setting.train.actor.store.count_samples()
     assert samples == len(bench.generator.asked) == 2 * 6 * len(EXAMPLES)
     assert read == sum(len(prompt.split()) for prompt in bench.generator.asked)
     assert wrote > samples

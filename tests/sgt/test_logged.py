@@ -83,7 +83,7 @@ def test_logged_outcomes_cost_no_call_and_teach_the_warm_start_and_the_pairs_of_
 def test_the_store_and_the_report_say_what_came_from_the_log(tmp_path: Path) -> None:
     result, _, _ = compiled(tmp_path, LOG)
     with stored(tmp_path) as store:
-        found = [each for each in store.each_rollout() if each.source == "logged"]
+        found = [each for each in store.iter_rollouts() if each.source == "logged"]
     assert Counter(each.stage for each in found) == {"warm": 6, "round 1": 6}
     assert {(each.tokens_in, each.cost, each.seconds, each.writer) for each in found} == {(0, 0.0, 0.0, "")}
     note = (
@@ -218,7 +218,7 @@ def test_given_texts_that_the_log_knows_are_not_paid_for(tmp_path: Path) -> None
 def test_what_is_adaptive_spares_no_logged_outcome(tmp_path: Path) -> None:
     compiled(tmp_path, LOG, recipe=Recipe(rounds=1, adaptive=True, kinds=RECIPE.kinds))
     with stored(tmp_path) as store:
-        assert sum(each.source == "logged" for each in store.each_rollout(stage="warm")) == 6
+        assert sum(each.source == "logged" for each in store.iter_rollouts(stage="warm")) == 6
 
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.sampled_from([GOOD, BAD]), st.floats(0, 1)), min_size=1))

@@ -390,7 +390,7 @@ def test_given_texts_stand_beside_kinds_that_are_written(tmp_path: Path) -> None
     recipe = Recipe(rounds=1, kinds=kinds, warm_samples=2, pool_samples=1, ood_kinds=0, concat=0)
     _, _, trainer = compiled(tmp_path, served(lambda _: "[cot] Think.")[0], recipe=recipe)
     with RolloutStore(tmp_path / "rollouts.sqlite") as store:
-        tried = Counter((each.stage, each.source, each.supplement.kind) for each in store.each_rollout())
+        tried = Counter((each.stage, each.source, each.supplement.kind) for each in store.iter_rollouts())
     assert tried["warm", "given", "hours"] == tried["round 1", "given", "hours"] == 4
     assert tried["warm", "predefined", "cot"] == 4
     assert [row.completion for row in trainer.rows["sft"]] == ["[hours] We open at nine."] * 2

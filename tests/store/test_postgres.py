@@ -52,7 +52,7 @@ def server() -> Iterator[str]:
 
 
 @pytest.fixture
-def address(server: str) -> Iterator[str]:
+def parse_url(server: str) -> Iterator[str]:
     """A database of its own."""
     engine = sa.create_engine(server, isolation_level="AUTOCOMMIT")
     name = f"own{threading.get_ident()}"
@@ -71,7 +71,7 @@ def test_a_server_keeps_what_a_file_does(address: str) -> None:
         assert store.get("scope", "a1", LONG) is None
         store.add(FULL, "scope", asked=3, paid=Meter(1, 2, 3, 4, 0.5, 0.25))
         store.add(replace(FULL, reward=None), "scope")
-        store.meet(replace(FULL, stage="dpo1"), "scope")
+        store.reuse(replace(FULL, stage="dpo1"), "scope")
         store.add(replace(FULL, stage="val"), "scope", live="val", calls=calls)
         store.add_samples("warm", 0, samples)
         store.describe("scope", {"metric": "exact"})
@@ -79,22 +79,22 @@ def test_a_server_keeps_what_a_file_does(address: str) -> None:
         assert store.get("scope", "a1", LONG) == STORED
         assert [each.stage for each in store.rollouts("scope")] == ["sft", "dpo1", "val"]
         assert store.rollouts(stage="sft") == [STORED]
-        assert store.live_run("scope", "val") == ([replace(STORED, stage="val")], calls)
+        assert store.get_live_run("scope", "val") == ([replace(STORED, stage="val")], calls)
         assert store.spent() == Meter(2, 4, 6, 8, 1.0, 0.5)
-        assert (store.samples("warm"), store.described("scope")) == (samples, {"metric": "exact"})
-        assert (store.count(), store.most_asked("scope"), store.runs()) == (2, 3, ["first"])
+        assert (store.samples("warm"), store.get_description("scope")) == (samples, {"metric": "exact"})
+        assert (store.count(), store.max_supplements("scope"), store.runs()) == (2, 3, ["first"])
         scan = store.scan()
         assert (scan.rollouts, scan.rewarded, scan.unreadable, dict(scan.stages)) == (2, 2, 0, dict.fromkeys(
             ("sft", "dpo1", "val"), 1
         ))  # fmt: skip
 
 
-def test_several_processes_lose_and_double_nothing(address: str) -> None:
+def test_several_processes_lose_and_duplicate_nothing(address: str) -> None:
     outcome = bench_postgres.measured(address, ROLLOUTS)
     assert (outcome.keys, outcome.wrong) == (ROLLOUTS * 9 // 10, 0)
 
 
-def test_processes_that_save_the_same_rollouts_in_other_orders_do_not_stop_each_other(address: str) -> None:
+def test_processes_that_save_the_same_rollouts_in_other_orders_do_not_deadlock(address: str) -> None:
     rollouts = [rollout(1.0, of=query(f"q{n}", n)) for n in range(50)]
     with RolloutStore(address) as one, RolloutStore(address) as other, ThreadPoolExecutor(2) as threads:
         both = [(one, rollouts), (other, rollouts[::-1])] * 10
@@ -102,7 +102,7 @@ def test_processes_that_save_the_same_rollouts_in_other_orders_do_not_stop_each_
         assert one.count() == 50
 
 
-def test_stores_that_are_made_at_the_same_moment_find_one_set_of_tables(address: str) -> None:
+def test_stores_created_at_the_same_moment_share_one_set_of_tables(address: str) -> None:
     with ThreadPoolExecutor(8) as threads:
         for store in threads.map(lambda _: RolloutStore(address), range(8)):
             store.close()
@@ -128,7 +128,7 @@ def test_another_database_is_refused(address: str, statement: str, message: str)
         RolloutStore(address)
 
 
-def test_connections_that_the_server_closed_are_replaced_and_a_server_that_is_not_there_is_told(address: str) -> None:
+def test_closed_connections_are_replaced_and_a_missing_server_is_named(address: str) -> None:
     with RolloutStore(address) as store:
         store.add(FULL, "scope")
         engine = sa.create_engine(address)

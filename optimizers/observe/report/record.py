@@ -117,9 +117,9 @@ def read_run(path: Path, *, store: RolloutStore | None = None, where: str | Path
 
 def _met(store: RolloutStore, own: str, judge: str) -> Iterator[Met]:
     """What the run itself met, and what controls of it found on the test set beyond that; under its latest metric."""
-    ours = list(met(store.each_rollout(judged_by=judge)))
+    ours = list(met(store.iter_rollouts(judged_by=judge)))
     known = {(each.stage, each.split) for each in ours}
-    more = met(store.each_rollout(run=f"{own} controls", judged_by=judge))
+    more = met(store.iter_rollouts(run=f"{own} controls", judged_by=judge))
     return chain(ours, (each for each in more if (each.stage, each.split) not in known))
 
 
