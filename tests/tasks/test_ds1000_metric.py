@@ -8,8 +8,8 @@ import dspy
 import pytest
 from ds1000_rows import ROWS
 
-from optimizers.tasks.code_text import code_in
-from optimizers.tasks.ds1000_metric import DS1000Metric, ds1000_metric, program
+from optimizers.tasks.code_text import extract_code
+from optimizers.tasks.ds1000_metric import DS1000Metric, build_test_script, ds1000_metric
 from optimizers.tasks.sandbox import Limits, isolation
 from sgt_modules.errors import MetricError
 
@@ -114,10 +114,10 @@ def test_a_row_without_tests_is_the_datas_fault() -> None:
 
 
 def test_the_surface_test_is_called_where_the_row_has_one() -> None:
-    assert program(ROWS[NUMPY]["code_context"], "a = '\\n'").endswith(
+    assert build_test_script(ROWS[NUMPY]["code_context"], "a = '\\n'").endswith(
         "code = \"a = '\\\\n'\"\ntest_execution(code)\ntest_string(code)\n"
     )
-    assert "test_string" not in program(ROWS[PANDAS]["code_context"], "a")
+    assert "test_string" not in build_test_script(ROWS[PANDAS]["code_context"], "a")
 
 
 @pytest.mark.parametrize(
@@ -133,4 +133,4 @@ def test_the_surface_test_is_called_where_the_row_has_one() -> None:
     ],
 )
 def test_the_code_is_found_in_an_answer(answer: str, code: str) -> None:
-    assert code_in(answer) == code
+    assert extract_code(answer) == code
