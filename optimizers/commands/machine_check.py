@@ -105,11 +105,11 @@ def _describe_device() -> str:
 
 def _check_disk() -> Finding:
     free = shutil.disk_usage(Path.cwd()).free
-    said = f"{free / 2**30:.1f} GiB free here"
+    text = f"{free / 2**30:.1f} GiB free here"
     return Finding(
         "disk",
         "fine" if free > _NEEDED_DISK_BYTES else "broken",
-        said if free > _NEEDED_DISK_BYTES else f"{said}; a run needs 5",
+        text if free > _NEEDED_DISK_BYTES else f"{text}; a run needs 5",
     )
 
 

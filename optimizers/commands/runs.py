@@ -69,15 +69,14 @@ def inspect(
     if filters == Wanted(threshold=record.threshold):
         _show_overview(record, as_json=as_json)
         return
-    found = filters.of(record.met)
-    content = {"found": len(found), "rollouts": as_rows(found[:limit])}
+    rollouts = filters.of(record.met)
+    content = {"found": len(rollouts), "rollouts": as_rows(rollouts[:limit])}
     if query:
-        print_output(content, *_compare_sides(found, record.threshold, limit), as_json=as_json)
+        print_output(content, *_compare_sides(rollouts, record.threshold, limit), as_json=as_json)
     else:
-        summary = (
-            f"{len(found):,} found; the first {limit} are shown." if len(found) > limit else f"{len(found):,} found."
-        )
-        print_output(content, _list_rollouts(found[:limit], filters), summary, as_json=as_json)
+        more = f"; the first {limit} are shown" if len(rollouts) > limit else ""
+        summary = f"{len(rollouts):,} found{more}."
+        print_output(content, _list_rollouts(rollouts[:limit], filters), summary, as_json=as_json)
 
 
 def export(
@@ -141,24 +140,24 @@ def _summarize_outcome(record: RunRecord) -> tuple[dict[str, object], list[Table
     return {"verdict": record.verdict, "errors": [asdict(each) for each in errors]}, shown
 
 
-def _list_rollouts(found: list[Met], filters: Wanted) -> Table:
+def _list_rollouts(rollouts: list[Met], filters: Wanted) -> Table:
     from optimizers.observe.report.inspecting import harmless_on_a_terminal
 
     table = _make_table("stage", "#", "reward", "supplement", "answer")
-    for each in map(harmless_on_a_terminal, found):
+    for each in map(harmless_on_a_terminal, rollouts):
         score = "" if each.score is None else f"{each.score:g}"
         place = f"{each.stage}/{each.split}" if not filters.stage else each.split
         table.add_row(place, str(each.position), score, each.supplement or "(none)", each.answer or each.error)
     return table
 
 
-def _compare_sides(found: list[Met], threshold: float, limit: int) -> list[Table | str]:
+def _compare_sides(rollouts: list[Met], threshold: float, limit: int) -> list[Table | str]:
     """Show a query's question, and its winners next to its losers."""
     from optimizers.observe.report.inspecting import harmless_on_a_terminal, sides
 
     shown: list[Table | str] = []
-    for query in list(dict.fromkeys(each.query for each in found))[:limit]:
-        own = [harmless_on_a_terminal(each) for each in found if each.query == query]
+    for query in list(dict.fromkeys(each.query for each in rollouts))[:limit]:
+        own = [harmless_on_a_terminal(each) for each in rollouts if each.query == query]
         winners, losers = sides(own, threshold)
         table = _make_table(f"won ({len(winners)})", f"lost ({len(losers)})", lines=True)
         for place in range(min(limit, max(len(winners), len(losers)))):

@@ -36,7 +36,7 @@ def normalize(text: str) -> str:
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
-def word_f1(expected: str, came: str) -> float:
+def word_f1(expected: str, actual: str) -> float:
     """Return the F1 of the words that two answers share, in [0, 1]; "yes" and "no" match only as a whole.
 
     Both answers are compared after `normalize`.
@@ -44,7 +44,7 @@ def word_f1(expected: str, came: str) -> float:
     >>> round(word_f1("Greenwich Village, New York City", "New York City"), 3)
     0.75
     """
-    wanted, got = normalize(expected), normalize(came)
+    wanted, got = normalize(expected), normalize(actual)
     if wanted != got and (wanted in _YES_NO or got in _YES_NO):
         return 0.0
     same = sum((Counter(wanted.split()) & Counter(got.split())).values())
@@ -62,8 +62,8 @@ def exact_match(
     pred_trace: object = None,
 ) -> dspy.Prediction:
     """HotpotQA's exact match: 1.0 if both answers are equal after `normalize`, else 0.0."""
-    expected, came = str(example.answer), str(prediction.get("answer", ""))
-    return dspy.Prediction(score=float(normalize(expected) == normalize(came)), feedback=_feedback(expected, came))
+    expected, actual = str(example.answer), str(prediction.get("answer", ""))
+    return dspy.Prediction(score=float(normalize(expected) == normalize(actual)), feedback=_feedback(expected, actual))
 
 
 def f1(
@@ -78,20 +78,20 @@ def f1(
     >>> f1(dspy.Example(answer="New York City"), dspy.Prediction(answer="York")).feedback
     "Expected 'New York City', got 'York': F1 0.50; missing: city new."
     """
-    expected, came = str(example.answer), str(prediction.get("answer", ""))
-    return dspy.Prediction(score=word_f1(expected, came), feedback=_feedback(expected, came))
+    expected, actual = str(example.answer), str(prediction.get("answer", ""))
+    return dspy.Prediction(score=word_f1(expected, actual), feedback=_feedback(expected, actual))
 
 
-def _feedback(expected: str, came: str) -> str:
-    wanted, got = Counter(normalize(expected).split()), Counter(normalize(came).split())
-    if normalize(expected) == normalize(came):
-        return f"{came[:200]!r} is right."
+def _feedback(expected: str, actual: str) -> str:
+    wanted, got = Counter(normalize(expected).split()), Counter(normalize(actual).split())
+    if normalize(expected) == normalize(actual):
+        return f"{actual[:200]!r} is right."
     parts = {"missing": wanted - got, "too much": got - wanted}
     differences = "".join(f"; {name}: {' '.join(sorted(words)[:20])}" for name, words in parts.items() if words)
-    return f"Expected {expected!r}, got {came[:200]!r}: F1 {word_f1(expected, came):.2f}{differences}."
+    return f"Expected {expected!r}, got {actual[:200]!r}: F1 {word_f1(expected, actual):.2f}{differences}."
 
 
-def is_same(expected: str, came: str) -> bool:
+def is_same(expected: str, actual: str) -> bool:
     """Return whether an open answer equals the expected one: the same number, or the same text.
 
     Case, spaces, wrapping such as `\\boxed{}` and a final period do not count. Answers that can be worded in many ways
@@ -100,7 +100,7 @@ def is_same(expected: str, came: str) -> bool:
     >>> is_same("1/2", "The answer is $0.5$."), is_same("Euler", "euler."), is_same("x+1", "1+x")
     (True, True, False)
     """
-    wanted, got = _strip_wrapping(expected), _strip_wrapping(came)
+    wanted, got = _strip_wrapping(expected), _strip_wrapping(actual)
     if wanted == got:
         return bool(wanted)
     if _NUMERAL.fullmatch(wanted) and _NUMERAL.fullmatch(got):

@@ -104,12 +104,12 @@ def run_bench(
     a bench needs the same splits. `limit` is the maximum size of each split. `generator="embedded"` trains the small
     model that comes with the package. The recipe is `Recipe.auto(AUTO)` by default. The contenders are
     `EMBEDDED_CONTENDERS` by default, or `REAL_CONTENDERS` with your own generator; their training examples hold the
-    task's gold outputs, which SGT's prompts never show. `controls` also scores SGT's controls, with each kind fixed on
-    validation, and writes `summary.json` into the folder of SGT's run. `quick` applies `QUICK_LIMIT` and
+    task's gold outputs, which SGT's prompts never show. `controls` also scores SGT's controls (each kind by itself runs
+    on validation), and writes `summary.json` into the folder of SGT's run. `quick` applies `QUICK_LIMIT` and
     `QUICK_RECIPE`. The other arguments are those of `compare`.
 
     Raises:
-        SetupError: the settings cannot work; no paid call has been made.
+        SetupError: the settings cannot work; no call has been paid.
     """
     lm = load_actor(actor, task) if isinstance(actor, str) else actor
     proposer = None if reflection_lm is None else lm_named(reflection_lm, max_new_tokens=PROPOSAL_TOKENS)

@@ -59,10 +59,12 @@ def right_letter(
     """
     choices: Mapping[str, str] = example.choices
     expected = f"Expected {example.answer} ({choices[example.answer]})."
-    came = str(prediction.get("answer", ""))
-    letters = read_letters(came, choices)
+    actual = str(prediction.get("answer", ""))
+    letters = read_letters(actual, choices)
     if not letters:
-        return dspy.Prediction(score=0.0, feedback=f"{expected} No option can be read from the answer {came[:200]!r}.")
+        return dspy.Prediction(
+            score=0.0, feedback=f"{expected} No option can be read from the answer {actual[:200]!r}."
+        )
     if example.answer in letters and len({choices[letter] for letter in letters}) == 1:
         return dspy.Prediction(score=1.0, feedback=f"{example.answer} is right.")
     named = ", ".join(f"{letter} ({choices[letter]})" for letter in letters)

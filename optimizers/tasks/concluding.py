@@ -36,7 +36,8 @@ _CONCLUSION = re.compile(
     re.I | re.S,
 )
 _GIVEN = re.compile(
-    r"\W{0,4}(?:there\s+(?:are|were|is|was)|each|every|(?:he|she|they|it)\s+had|.*\b(?:could|might)\b)", re.I | re.S
+    r"\W{0,4}(?:there\s+(?:are|were|is|was)|each|every|(?:he|she|they|it)\s+had|.*\b(?:could|might)\b)",
+    re.I | re.S,
 )
 _ASIDE = re.compile(
     r"\W{0,4}(?:i\s+(?:hope|need|used|can|apologi)|hope\b|let\s+me\s+know|feel\s+free|please|thanks?\b|great\b|good\s+(?:job|luck)"
@@ -74,7 +75,7 @@ class Statement:
     text: str
     kind: SentenceKind
     step: int
-    found: Sequence[Quantity]
+    numbers: Sequence[Quantity]
 
 
 def remove_labels(text: str) -> str:
@@ -85,14 +86,14 @@ def remove_labels(text: str) -> str:
     """
     text, last = _LABEL.sub("", _STEP.sub(STEP, text)), 0
 
-    def label(found: re.Match[str]) -> str:
+    def replace_number(match: re.Match[str]) -> str:
         nonlocal last
-        if int(found[2]) != 1 and int(found[2]) != last + 1:
-            return found[0]
-        last = int(found[2])
-        return found[1] + STEP
+        if int(match[2]) != 1 and int(match[2]) != last + 1:
+            return match[0]
+        last = int(match[2])
+        return match[1] + STEP
 
-    return _LIST_NUMBER.sub(label, text)
+    return _LIST_NUMBER.sub(replace_number, text)
 
 
 def find_conclusion(text: str) -> Statement | None:
@@ -106,26 +107,26 @@ def find_conclusion(text: str) -> Statement | None:
     'So, there are 6 x 7 = 42 eggs.'
     """
     text = remove_labels(text)
-    corrected = [each.end() for each in _CORRECTION.finditer(text)]
-    for part in (text[corrected[-1] :] if corrected else "", text):
-        every = list(_iter_statements(part))
-        if every:
-            return _choose(_prefer_digits(every))
+    corrections = [each.end() for each in _CORRECTION.finditer(text)]
+    for part in (text[corrections[-1] :] if corrections else "", text):
+        statements = list(_iter_statements(part))
+        if statements:
+            return _choose(_prefer_digits(statements))
     return None
 
 
-def _prefer_digits(every: Sequence[Statement]) -> Sequence[Statement]:
+def _prefer_digits(statements: Sequence[Statement]) -> Sequence[Statement]:
     """Drop numbers in words if other sentences have digits; an answer or a conclusion may stay in words."""
-    if not any(not number.spelled for each in every for number in each.found):
-        return every
-    telling = ("final", "answer", "conclusion")
-    kept = [replace(each, found=prefer_digits(each.found)) for each in every]
+    if not any(not number.spelled for each in statements for number in each.numbers):
+        return statements
+    answer_kinds = ("final", "answer", "conclusion")
+    kept = [replace(each, numbers=prefer_digits(each.numbers)) for each in statements]
     return [
         each
         for each in kept
-        if not each.found
-        or not each.found[0].spelled
-        or (each.kind in telling and any(abs(number.value) > 1 for number in each.found))
+        if not each.numbers
+        or not each.numbers[0].spelled
+        or (each.kind in answer_kinds and any(abs(number.value) > 1 for number in each.numbers))
     ]
 
 
@@ -133,9 +134,9 @@ def _iter_statements(text: str) -> Iterator[Statement]:
     step, announced = 0, None
     for sentence in (each[-MAX_SENTENCE:] for each in _SENTENCE.split(text)):
         step += sentence.lstrip("*# \t").startswith(STEP)
-        kind, found = _classify(sentence), find_quantities(sentence)
-        if kind == "working" or found:
-            yield Statement(sentence, announced if announced and kind == "plain" else kind, step, found)
+        kind, numbers = _classify(sentence), find_quantities(sentence)
+        if kind == "working" or numbers:
+            yield Statement(sentence, announced if announced and kind == "plain" else kind, step, numbers)
             announced = None
         elif sentence.strip():
             announced = kind if kind in ("final", "answer") else announced if not sentence.strip(" *_:.") else None
@@ -156,15 +157,15 @@ def _classify(sentence: str) -> SentenceKind:
     return "given" if _GIVEN.match(bare) and "=" not in bare else "plain"
 
 
-def _choose(every: Sequence[Statement]) -> Statement | None:
+def _choose(statements: Sequence[Statement]) -> Statement | None:
     chosen: Statement | None = None
-    for each in every:
+    for each in statements:
         if each.kind == "working":
             if chosen and chosen.kind in ("final", "answer", "conclusion"):
                 break
-        elif each.found and each.kind != "aside" and _overrides(each, chosen):
+        elif each.numbers and each.kind != "aside" and _overrides(each, chosen):
             chosen = each
-    with_numbers = [each for each in every if each.found]
+    with_numbers = [each for each in statements if each.numbers]
     return chosen or (with_numbers[-1] if with_numbers else None)
 
 

@@ -30,21 +30,21 @@ def find_answer_field(reply: str) -> str | None:
     ['B', '', None]
     """
     for read in (_read_tag, _read_marker, _read_json, _read_pair):
-        if (found := read(reply)) is not None:
-            return found
+        if (field := read(reply)) is not None:
+            return field
     return None
 
 
 def _read_tag(reply: str) -> str | None:
-    found = _TAG.findall(reply) if "</" in reply else []
-    return found[-1] if found else None
+    texts = _TAG.findall(reply) if "</" in reply else []
+    return texts[-1] if texts else None
 
 
 def _read_marker(reply: str) -> str | None:
     """Return the text after `[[ ## answer ## ]]`, up to the next marker."""
     parts = _MARKER.split(reply)
-    found = [text for name, text in zip(parts[1::2], parts[2::2], strict=True) if name.lower() in _NAMES]
-    return found[-1].strip() if found else None
+    texts = [text for name, text in zip(parts[1::2], parts[2::2], strict=True) if name.lower() in _NAMES]
+    return texts[-1].strip() if texts else None
 
 
 def _read_json(reply: str) -> str | None:
@@ -66,8 +66,8 @@ def _search_mapping(value: object, depth: int) -> str | None:
     for name in _NAMES:
         if name in fields and not isinstance(fields[name], Mapping):
             return _to_text(fields[name])
-    found = (_search_mapping(each, depth - 1) for each in fields.values())
-    return next((each for each in found if each is not None), None)
+    answers = (_search_mapping(each, depth - 1) for each in fields.values())
+    return next((each for each in answers if each is not None), None)
 
 
 def _normalize_name(key: str) -> str:
@@ -81,5 +81,5 @@ def _to_text(value: object) -> str:
 
 
 def _read_pair(reply: str) -> str | None:
-    found = [each[3] or each[4] or "" for each in _PAIR.finditer(reply)]
-    return re.sub(r"['\"]", "", found[-1]) if found else None
+    texts = [each[3] or each[4] or "" for each in _PAIR.finditer(reply)]
+    return re.sub(r"['\"]", "", texts[-1]) if texts else None

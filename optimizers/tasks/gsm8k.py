@@ -49,16 +49,16 @@ def final_answer(
     >>> final_answer(dspy.Example(answer="18"), dspy.Prediction(answer="That makes $20.")).feedback
     'Expected 18, got 20, which is 2 too much.'
     """
-    expected, came = read_final_number(str(example.answer)), read_final_number(str(prediction.get("answer", "")))
+    expected, actual = read_final_number(str(example.answer)), read_final_number(str(prediction.get("answer", "")))
     if expected is None:
         raise MetricError(f"The gold answer {example.answer!r} holds no number. Check the data.")
-    if came is None:
+    if actual is None:
         text = str(prediction.get("answer", ""))[:200]
         return dspy.Prediction(score=0.0, feedback=f"Expected {example.answer}, but {text!r} has no number.")
-    if came == expected:
+    if actual == expected:
         return dspy.Prediction(score=1.0, feedback=f"{example.answer} is right.")
-    apart = f"{abs(came - expected)} too {'much' if came > expected else 'little'}"
-    return dspy.Prediction(score=0.0, feedback=f"Expected {example.answer}, got {came}, which is {apart}.")
+    apart = f"{abs(actual - expected)} too {'much' if actual > expected else 'little'}"
+    return dspy.Prediction(score=0.0, feedback=f"Expected {example.answer}, got {actual}, which is {apart}.")
 
 
 GSM8K = Task(

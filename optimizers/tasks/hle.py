@@ -52,17 +52,17 @@ def parse_choices(question: str) -> dict[str, str]:
     >>> parse_choices("Which?\\n\\nAnswer Choices:\\nA. one\\nB. two")
     {'A': 'one', 'B': 'two'}
     """
-    found = _OPTIONS.search(question)
-    return {letter: text.strip() for letter, text in _OPTION.findall(question[found.end() if found else 0 :])}
+    heading = _OPTIONS.search(question)
+    return {letter: text.strip() for letter, text in _OPTION.findall(question[heading.end() if heading else 0 :])}
 
 
 def is_exact(example: dspy.Example, prediction: dspy.Prediction) -> bool:
     """Return whether the answer is right without a judge: the right letter, the same text, or the same number."""
-    expected, came = str(example.answer), str(prediction.get("answer", ""))
+    expected, actual = str(example.answer), str(prediction.get("answer", ""))
     if example.get("answer_type") != "multipleChoice" or len(expected.strip()) != 1:
-        return is_same(expected, came)
+        return is_same(expected, actual)
     letter = expected.strip().upper()
-    return read_letters(came, {letter: letter, **parse_choices(str(example.question))}) == (letter,)
+    return read_letters(actual, {letter: letter, **parse_choices(str(example.question))}) == (letter,)
 
 
 def exact_answer(
@@ -77,8 +77,8 @@ def exact_answer(
     >>> exact_answer(dspy.Example(answer="42", answer_type="exactMatch"), dspy.Prediction(answer="$42$.")).score
     1.0
     """
-    right, came = is_exact(example, prediction), str(prediction.get("answer", ""))
-    verdict = "is right" if right else f"was expected, got {came[:200]!r}"
+    right, actual = is_exact(example, prediction), str(prediction.get("answer", ""))
+    verdict = "is right" if right else f"was expected, got {actual[:200]!r}"
     return dspy.Prediction(score=float(right), feedback=f"{example.answer!r} {verdict}.")
 
 

@@ -83,10 +83,10 @@ class Judge:
         pred_trace: object = None,
     ) -> dspy.Prediction:
         """Judge a prediction's `answer` to an example's `question`."""
-        exact, came = self.exact(example, prediction), _shorten(str(prediction.get("answer", "")))
+        exact, actual = self.exact(example, prediction), _shorten(str(prediction.get("answer", "")))
         try:
             with dspy.context(lm=self.lm, adapter=dspy.ChatAdapter(), trace=[]):
-                verdict = self._predict(question=str(example.question), expected=str(example.answer), answer=came)
+                verdict = self._predict(question=str(example.question), expected=str(example.answer), answer=actual)
         except AdapterParseError:
             with self._lock:
                 self.unread += 1
@@ -94,8 +94,8 @@ class Judge:
                 score=float(exact), feedback="The judge's reply cannot be parsed; scored by exact match."
             )
         with self._lock:
-            self._verdicts[str(example.question), came] = bool(verdict.same), exact
-        feedback = f"Expected {example.answer!r}, got {came[:200]!r}. The judge: {verdict.reason}"
+            self._verdicts[str(example.question), actual] = bool(verdict.same), exact
+        feedback = f"Expected {example.answer!r}, got {actual[:200]!r}. The judge: {verdict.reason}"
         return dspy.Prediction(score=float(bool(verdict.same)), feedback=feedback)
 
     @property

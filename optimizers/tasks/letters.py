@@ -54,12 +54,12 @@ class _Reply:
     @cached_property
     def items(self) -> Sequence[tuple[str, str]]:
         """The items of a list of options, as letter and text; a list has at least two."""
-        found = [each for each in _ITEM.finditer(self.text) if self._is_an_item(each)]
-        ends = [*(each.start() for each in found[1:]), len(self.text)][: len(found)]
-        return [(each[1].upper(), self.text[each.end() : end]) for each, end in zip(found, ends, strict=True)]
+        starts = [match for match in _ITEM.finditer(self.text) if self._is_item(match)]
+        ends = [*(match.start() for match in starts[1:]), len(self.text)][: len(starts)]
+        return [(match[1].upper(), self.text[match.end() : end]) for match, end in zip(starts, ends, strict=True)]
 
-    def _is_an_item(self, found: re.Match[str]) -> bool:
-        return found[1].upper() in self.options and not is_name_at(self.text, found.start(1))
+    def _is_item(self, match: re.Match[str]) -> bool:
+        return match[1].upper() in self.options and not is_name_at(self.text, match.start(1))
 
 
 def read_letters(answer: str, options: Mapping[str, str]) -> tuple[str, ...]:
@@ -84,21 +84,21 @@ def read_letters(answer: str, options: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _read_text(text: str, options: Options) -> Letters:
-    written = simplify_wording(text)
-    if found := _only_letter(written, options) or _whole_text(written, options):
-        return found
-    by_letters = _Reply(mask_texts_with_letters(written, options), options)
-    by_texts = _Reply(replace_texts_by_letters(written, options), options)
+    plain = simplify_wording(text)
+    if letters := _only_letter(plain, options) or _whole_text(plain, options):
+        return letters
+    by_letters = _Reply(mask_texts_with_letters(plain, options), options)
+    by_texts = _Reply(replace_texts_by_letters(plain, options), options)
     for step, reads_texts in _STEPS:
-        if found := step(by_texts if reads_texts else by_letters):
-            return found
+        if letters := step(by_texts if reads_texts else by_letters):
+            return letters
     return ()
 
 
 def _only_letter(text: str, options: Options) -> Letters:
     """Return the letter that is the whole text."""
-    found = _BARE.fullmatch(text)
-    return (found[1].upper(),) if found and found[1].upper() in options else ()
+    match = _BARE.fullmatch(text)
+    return (match[1].upper(),) if match and match[1].upper() in options else ()
 
 
 def _whole_text(text: str, options: Options) -> Letters:
@@ -109,10 +109,10 @@ def _whole_text(text: str, options: Options) -> Letters:
 
 def _last_statement(reply: _Reply) -> Letters:
     """Return what the last clear statement says ("the answer is C"), or the second thought after it."""
-    stated = reply.with_role(MentionRole.STATED)
-    if not stated:
+    statements = reply.with_role(MentionRole.STATED)
+    if not statements:
         return ()
-    last = stated[-1]
+    last = statements[-1]
     later = [each for each in reply.with_role(MentionRole.CONCLUDED) if each.start > last.start]
     if later and is_second_thought(reply.text[last.end : later[-1].start]):
         return later[-1].letters
@@ -129,16 +129,16 @@ def _letter_lines(reply: _Reply) -> Letters:
 
 def _last_conclusion(reply: _Reply) -> Letters:
     """Return what the last conclusion says: "so C", "it is C"."""
-    found = reply.with_role(MentionRole.CONCLUDED)
-    return found[-1].letters if found else ()
+    conclusions = reply.with_role(MentionRole.CONCLUDED)
+    return conclusions[-1].letters if conclusions else ()
 
 
 def _right_item(reply: _Reply) -> Letters:
     """Return the one item of a list of options that is called right."""
     if len(reply.items) < 2:
         return ()
-    found = [letter for letter, text in reply.items if is_marked_right(text)]
-    return tuple(found) if len(found) == 1 else ()
+    letters = [letter for letter, text in reply.items if is_marked_right(text)]
+    return tuple(letters) if len(letters) == 1 else ()
 
 
 def _favoured_options(reply: _Reply) -> Letters:
@@ -150,8 +150,10 @@ def _first_mention(reply: _Reply) -> Letters:
     """Return the letter at the beginning of the text, unless it begins a list."""
     if len({letter for letter, _ in reply.items}) > 1 and not _stands_out(reply):
         return ()
-    found = reply.mentions[:1]
-    return found[0][0].letters if found and found[0][1] is MentionRole.OPENING else ()
+    if not reply.mentions:
+        return ()
+    mention, role = reply.mentions[0]
+    return mention.letters if role is MentionRole.OPENING else ()
 
 
 def _stands_out(reply: _Reply) -> bool:
@@ -162,8 +164,8 @@ def _stands_out(reply: _Reply) -> bool:
 
 def _single_item(reply: _Reply) -> Letters:
     """Return the one letter that begins lines, as in a list."""
-    found = dict.fromkeys(letter for letter, _ in reply.items)
-    return tuple(found) if len(found) == 1 else ()
+    letters = dict.fromkeys(letter for letter, _ in reply.items)
+    return tuple(letters) if len(letters) == 1 else ()
 
 
 def _remaining_options(reply: _Reply) -> Letters:
@@ -173,11 +175,12 @@ def _remaining_options(reply: _Reply) -> Letters:
     )
 
 
-def _unite_after_turn(reply: _Reply, found: Sequence[Mention]) -> Letters:
-    if not found:
+def _unite_after_turn(reply: _Reply, mentions: Sequence[Mention]) -> Letters:
+    """Return the letters of the mentions after the last turn ("but", "however"), or of all without a turn."""
+    if not mentions:
         return ()
-    turns = [each.end() for each in _TURN.finditer(reply.text, 0, found[-1].start)]
-    last = [each for each in found if not turns or each.start >= turns[-1]]
+    turns = [each.end() for each in _TURN.finditer(reply.text, 0, mentions[-1].start)]
+    last = [each for each in mentions if not turns or each.start >= turns[-1]]
     return tuple(dict.fromkeys(letter for each in last for letter in each.letters))
 
 

@@ -116,12 +116,12 @@ class HubData(Generic[RowT]):
         every = [[each for each in sorted(home.iterdir()) if each.suffix in _FORMATS] for home in homes]
         for files in every:
             claimed: set[Path] = set()
-            found: dict[Split, list[Path]] = {
+            by_split: dict[Split, list[Path]] = {
                 split: [file for name in names for file in self._claim_files(name, files, claimed, notes)]
                 for split, names in self.splits.items()
             }
-            if any(found.values()):
-                return found
+            if any(by_split.values()):
+                return by_split
         if len(alone := [file for files in every for file in files]) == 1:
             return {next(iter(self.splits)): alone}
         names = [name for names in self.splits.values() for name in names]
@@ -132,12 +132,12 @@ class HubData(Generic[RowT]):
 
     def _claim_files(self, split: str, files: Sequence[Path], claimed: set[Path], notes: list[str]) -> list[Path]:
         names = self.files.get(split) or _ALIASES.get(split, (split,))
-        found = [[file for file in files if _has_name(file, name) and file not in claimed] for name in names]
-        chosen = next((group for group in found if group), [])
-        others = [file.name for group in found for file in group if file not in chosen]
+        groups = [[file for file in files if _has_name(file, name) and file not in claimed] for name in names]
+        chosen = next((group for group in groups if group), [])
+        others = [file.name for group in groups for file in group if file not in chosen]
         if others:
             notes.append(f"{', '.join(others)} skipped, as {chosen[0].name} holds the split {split}.")
-        claimed.update(file for group in found for file in group)
+        claimed.update(file for group in groups for file in group)
         return chosen
 
     def _build_pools(

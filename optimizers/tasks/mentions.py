@@ -76,15 +76,15 @@ def find_mentions(text: str, options: Mapping[str, str]) -> list[Mention]:
     >>> [each.letters for each in find_mentions("Dr. C. Smith ruled out A and B, so (d).", dict.fromkeys("ABCD", ""))]
     [('A', 'B'), ('D',)]
     """
-    found: list[Mention] = []
+    mentions: list[Mention] = []
     for each in _iter_letters(text, options):
-        last = found[-1] if found else None
+        last = mentions[-1] if mentions else None
         if last and _belong_together(last, each, text[last.end : each.start]):
             letters = tuple(dict.fromkeys(last.letters + each.letters))
-            found[-1] = replace(last, letters=letters, after=each.after, end=each.end)
+            mentions[-1] = replace(last, letters=letters, after=each.after, end=each.end)
         else:
-            found.append(each)
-    return found
+            mentions.append(each)
+    return mentions
 
 
 def _belong_together(last: Mention, each: Mention, gap: str) -> bool:
@@ -181,7 +181,7 @@ def _replace_texts(text: str, options: Mapping[str, str], put: Callable[[Sequenc
         return text
     longest_first = sorted(letters, key=len, reverse=True)
     pattern = "|".join(_whole_word_pattern(each) for each in longest_first)
-    return re.sub(pattern, lambda found: put(letters.get(fold(found[0]), [])) or found[0], text, flags=re.I)
+    return re.sub(pattern, lambda match: put(letters.get(fold(match[0]), [])) or match[0], text, flags=re.I)
 
 
 def _whole_word_pattern(option: str) -> str:

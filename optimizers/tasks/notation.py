@@ -61,7 +61,7 @@ def simplify_notation(text: str) -> str:
     >>> simplify_notation(r"**$1\frac{1}{2}$** m², about 4.2 \times 10^{3} or 1{,}234½")
     '$1 1/2$ m^2, about 4.2 * 10^3 or 1,234 1/2'
     """
-    text = _POWER.sub(lambda found: f"^{found[0].translate(_RAISED)}", text.translate(_INVISIBLE))
+    text = _POWER.sub(lambda match: f"^{match[0].translate(_RAISED)}", text.translate(_INVISIBLE))
     text = "".join(f" {each}" if unicodedata.category(each) == "No" else each for each in text)
     text = unicodedata.normalize("NFKC", text.translate(_SIGNS)).translate(_SIGNS)
     for pattern, by in (*_LATEX, *_MARKDOWN):

@@ -101,14 +101,14 @@ def _stated_number(text: str, *, first: bool) -> Fraction | None:
     every = find_quantities(clause)
     if not every:
         return None
-    found = prefer_digits(every)
-    number = _equation_result(clause, found)
+    numbers = prefer_digits(every)
+    number = _equation_result(clause, numbers)
     if number is None:
         new = prefer_digits(_drop_given(clause, every))
-        found = new if new[0].spelled and abs(new[0].value) > 1 else found
-        number = _drop_given(clause, found)[0 if first else -1]
-    number = _first_of_alternatives(number, found, clause)
-    return None if _is_left_open(number, found, clause) else number.value
+        numbers = new if new[0].spelled and abs(new[0].value) > 1 else numbers
+        number = _drop_given(clause, numbers)[0 if first else -1]
+    number = _first_of_alternatives(number, numbers, clause)
+    return None if _is_left_open(number, numbers, clause) else number.value
 
 
 def _main_clause(text: str, *, first: bool) -> str:
@@ -130,8 +130,8 @@ def _drop_lead(text: str, _: bool) -> str:
 
 def _drop_premises(text: str, first: bool) -> str:
     """Keep the text after the last "so", unless the answer comes right at the start: `42, so each gets 14`."""
-    found = find_quantities(text)
-    if first and found and _AT_ONCE.match(text[: found[0].start].rstrip("$-")):
+    numbers = find_quantities(text)
+    if first and numbers and _AT_ONCE.match(text[: numbers[0].start].rstrip("$-")):
         return text
     return _SO.split(text)[-1]
 
@@ -144,44 +144,44 @@ def _drop_time(text: str, _: bool) -> str:
     return _AFTERWARDS.sub("", text)
 
 
-def _equation_result(text: str, found: Sequence[Quantity]) -> Quantity | None:
+def _equation_result(text: str, numbers: Sequence[Quantity]) -> Quantity | None:
     """Return the result of the last equation: its side without a calculation, or a total stated after it."""
     signs = [place for place, letter in enumerate(text) if letter == "="]
     for sign, end in zip(reversed(signs), [len(text), *reversed(signs)], strict=False):
-        right = [each for each in found if sign < each.start < end]
+        right = [each for each in numbers if sign < each.start < end]
         if right and not _is_calculation(right, text):
             totals = [each for each in _drop_given(text, right) if _TOTAL.search(text[sign + 1 : each.start])]
             return totals[-1] if totals else right[0]
-    left = [each for each in found if signs and each.start < signs[-1]]
+    left = [each for each in numbers if signs and each.start < signs[-1]]
     if left:
         return left[-1]
-    return next((each for each in found if signs and each.start > signs[-1]), None)
+    return next((each for each in numbers if signs and each.start > signs[-1]), None)
 
 
 def _is_calculation(side: Sequence[Quantity], text: str) -> bool:
     return len(side) > 1 and bool(_OPERATION.fullmatch(text[side[0].end : side[1].start]))
 
 
-def _drop_given(text: str, found: Sequence[Quantity]) -> Sequence[Quantity]:
+def _drop_given(text: str, numbers: Sequence[Quantity]) -> Sequence[Quantity]:
     """Drop given numbers (`in 6 boxes`, `the 3 friends`), aims (`to walk 10 miles`) and differences."""
     for pattern in (_GIVEN, _PURPOSE):
-        kept = [each for each in found if not pattern.search(text[max(0, each.start - _NEAR) : each.start])]
-        found = kept or found
-    return [each for each in found if not _COMPARISON.match(text, each.end)] or found
+        kept = [each for each in numbers if not pattern.search(text[max(0, each.start - _NEAR) : each.start])]
+        numbers = kept or numbers
+    return [each for each in numbers if not _COMPARISON.match(text, each.end)] or numbers
 
 
-def _first_of_alternatives(number: Quantity, found: Sequence[Quantity], text: str) -> Quantity:
+def _first_of_alternatives(number: Quantity, numbers: Sequence[Quantity], text: str) -> Quantity:
     """Return the first of two equal amounts, such as `90 minutes or 1.5 hours`."""
-    place = list(found).index(number)
-    before = found[place - 1] if place else number
+    place = list(numbers).index(number)
+    before = numbers[place - 1] if place else number
     return before if _OR.fullmatch(text[before.end : number.start]) else number
 
 
-def _is_left_open(number: Quantity, found: Sequence[Quantity], text: str) -> bool:
-    place = list(found).index(number)
+def _is_left_open(number: Quantity, numbers: Sequence[Quantity], text: str) -> bool:
+    place = list(numbers).index(number)
     pairs = [
-        *zip(found[max(0, place - 1) : place], [number], strict=False),
-        *zip([number], found[place + 1 :], strict=False),
+        *zip(numbers[max(0, place - 1) : place], [number], strict=False),
+        *zip([number], numbers[place + 1 :], strict=False),
     ]
     return any(one.value != other.value and _are_alternatives(one, other, text) for one, other in pairs)
 

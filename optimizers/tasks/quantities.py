@@ -133,9 +133,9 @@ def find_quantities(text: str) -> Sequence[Quantity]:
     return tuple(_join_amounts(list(_iter_quantities(text)), text))
 
 
-def prefer_digits(found: Sequence[Quantity]) -> list[Quantity]:
+def prefer_digits(numbers: Sequence[Quantity]) -> list[Quantity]:
     """Return the numbers in digits, or those in words if there are no digits."""
-    return [each for each in found if not each.spelled] or list(found)
+    return [each for each in numbers if not each.spelled] or list(numbers)
 
 
 def _iter_quantities(text: str) -> Iterator[Quantity]:
@@ -160,28 +160,28 @@ def _is_pronoun(match: re.Match[str], before: str, text: str) -> bool:
     return one and bool(_PRONOUN.search(before) or _OF_THEM.match(text, match.end()))
 
 
-def _parse_value(found: re.Match[str], priced: bool) -> Fraction | None:
-    if found["date"] or len(found[0]) > DIGITS + _NEAR * bool(found["words"]):
+def _parse_value(match: re.Match[str], priced: bool) -> Fraction | None:
+    if match["date"] or len(match[0]) > DIGITS + _NEAR * bool(match["words"]):
         return None
-    if found["words"]:
-        return _parse_words(found["words"]) + _parse_share(found["more_"], found["rest_"])
-    if found["part"] or found["half"]:
-        return _parse_share(found["shares"], found["part"] or found["half"])
-    if found["plain"]:
-        return _parse_scaled(found, priced)
-    if found["factor"] or found["alone"]:
-        return _apply_power(found["factor"] or "1", found["ten"] or found["alone"])
-    top, bottom = found["top"] or found["upper"], _parse_number(found["bottom"] or found["lower"])
-    return _parse_number(found["whole"] or "0") + _parse_number(top) / bottom if bottom else None
+    if match["words"]:
+        return _parse_words(match["words"]) + _parse_share(match["more_"], match["rest_"])
+    if match["part"] or match["half"]:
+        return _parse_share(match["shares"], match["part"] or match["half"])
+    if match["plain"]:
+        return _parse_scaled(match, priced)
+    if match["factor"] or match["alone"]:
+        return _apply_power(match["factor"] or "1", match["ten"] or match["alone"])
+    top, bottom = match["top"] or match["upper"], _parse_number(match["bottom"] or match["lower"])
+    return _parse_number(match["whole"] or "0") + _parse_number(top) / bottom if bottom else None
 
 
-def _parse_scaled(found: re.Match[str], priced: bool) -> Fraction | None:
-    letter, scale = found["letter"] or "", (found["scale"] or "").casefold()
+def _parse_scaled(match: re.Match[str], priced: bool) -> Fraction | None:
+    letter, scale = match["letter"] or "", (match["scale"] or "").casefold()
     times = _SCALES.get(scale, 1)
     if letter and (priced or letter.isupper() or letter in ("k", "bn", "mn")):
         times = _LETTERS[letter.casefold()]
-    value = _apply_power(found["plain"], found["power"] or "0")
-    return value and value * times + _parse_share(found["more"], found["rest"]) if value is not None else None
+    value = _apply_power(match["plain"], match["power"] or "0")
+    return value and value * times + _parse_share(match["more"], match["rest"]) if value is not None else None
 
 
 def _apply_power(digits: str, power: str) -> Fraction | None:
@@ -217,10 +217,10 @@ def _parse_words(text: str) -> Fraction:
     return Fraction(total + part)
 
 
-def _join_amounts(found: list[Quantity], text: str) -> list[Quantity]:
+def _join_amounts(numbers: list[Quantity], text: str) -> list[Quantity]:
     """Join two numbers that are one amount: `42 dollars and 50 cents`."""
     joined: list[Quantity] = []
-    for each in found:
+    for each in numbers:
         amount = _combine(joined[-1], each, text) if joined else None
         if amount is None:
             joined.append(each)

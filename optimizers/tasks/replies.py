@@ -30,5 +30,5 @@ def find_boxed(reply: str) -> str | None:
     >>> find_boxed(r"First \\boxed{3}, then \\boxed{\\text{B}}.")
     '\\\\text{B}'
     """
-    found = _BOX.findall(reply)
-    return found[-1] if found else None
+    contents = _BOX.findall(reply)
+    return contents[-1] if contents else None

@@ -19,7 +19,7 @@ from optimizers.tasks.splitting import Sizes
 from sgt_modules.errors import TaskDataError
 
 DATABASES = "database"
-"""The folder of `<db_id>/<db_id>.sqlite` beside the questions, as the authors' archive has it."""
+"""The folder of `<db_id>/<db_id>.sqlite` next to the questions, as in the authors' archive."""
 
 
 class SpiderRow(BaseModel):

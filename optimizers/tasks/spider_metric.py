@@ -57,13 +57,13 @@ class SpiderMetric:
     def _find_fault(self, database: Path, gold: str, query: str) -> str:
         """Return how a query's result on one database is wrong; empty if it is right."""
         expected = _run_gold(str(database), _modified_at(database), self._rewrite(gold), self.limits)
-        came = shared_sandbox(self.limits).run(database, self._rewrite(query))
-        if not came.ok:
-            return f"Expected {describe_size(expected)}, but the query fails: {came.error}"
+        actual = shared_sandbox(self.limits).run(database, self._rewrite(query))
+        if not actual.ok:
+            return f"Expected {describe_size(expected)}, but the query fails: {actual.error}"
         ordered = has_order_by(gold)
-        if is_same_result(expected.rows, came.rows, ordered=ordered):
+        if is_same_result(expected.rows, actual.rows, ordered=ordered):
             return ""
-        return describe_difference(expected, came, ordered=ordered)
+        return describe_difference(expected, actual, ordered=ordered)
 
     def _rewrite(self, query: str) -> str:
         return repair_query(query) if self.keep_distinct else remove_distinct(repair_query(query))

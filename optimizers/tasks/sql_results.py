@@ -11,7 +11,7 @@ ResultRow = tuple[object, ...]
 _MAX_ROWS, _MAX_CHARACTERS = 3, 160
 
 
-def is_same_result(expected: Sequence[ResultRow], came: Sequence[ResultRow], *, ordered: bool) -> bool:
+def is_same_result(expected: Sequence[ResultRow], actual: Sequence[ResultRow], *, ordered: bool) -> bool:
     """Return whether some order of the second result's columns makes both results equal.
 
     Results are bags of rows, or lists if `ordered`. Values compare as in Python: 1 equals 1.0 but not '1', NULL equals
@@ -25,13 +25,13 @@ def is_same_result(expected: Sequence[ResultRow], came: Sequence[ResultRow], *, 
     >>> is_same_result([(1,), (2,)], [(2,), (1,)], ordered=True)
     False
     """
-    if len(expected) != len(came):
+    if len(expected) != len(actual):
         return False
     if not expected:
         return True
-    if len(expected[0]) != len(came[0]):
+    if len(expected[0]) != len(actual[0]):
         return False
-    ours, theirs = list(zip(*expected, strict=True)), list(zip(*came, strict=True))
+    ours, theirs = list(zip(*expected, strict=True)), list(zip(*actual, strict=True))
     if ordered:  # rows stay in place, so the columns must be equal
         return Counter(ours) == Counter(theirs)
     return _can_match(ours, theirs, [], [])
@@ -55,18 +55,18 @@ def _can_match(
     return False
 
 
-def describe_difference(expected: SqlOutcome, came: SqlOutcome, *, ordered: bool) -> str:
+def describe_difference(expected: SqlOutcome, actual: SqlOutcome, *, ordered: bool) -> str:
     """Describe where two different results differ."""
-    sizes = f"Expected {describe_size(expected)}, got {describe_size(came)}."
-    if expected.rows and came.rows and len(expected.columns) != len(came.columns):
-        return f"{sizes} Columns returned: {_cut(', '.join(came.columns))}."
-    wanted, got = Counter(expected.rows), Counter(came.rows)
+    sizes = f"Expected {describe_size(expected)}, got {describe_size(actual)}."
+    if expected.rows and actual.rows and len(expected.columns) != len(actual.columns):
+        return f"{sizes} Columns returned: {_cut(', '.join(actual.columns))}."
+    wanted, got = Counter(expected.rows), Counter(actual.rows)
     missing, extra = list((wanted - got).elements()), list((got - wanted).elements())
     if ordered and not missing and not extra:
-        first = next(n for n, pair in enumerate(zip(expected.rows, came.rows, strict=True)) if pair[0] != pair[1])
+        first = next(n for n, pair in enumerate(zip(expected.rows, actual.rows, strict=True)) if pair[0] != pair[1])
         return (
             f"The rows are right, but not their order: row {first + 1} should be {_cut(repr(expected.rows[first]))} "
-            f"and is {_cut(repr(came.rows[first]))}."
+            f"and is {_cut(repr(actual.rows[first]))}."
         )
     return f"{sizes}{_list_rows('Missing', missing)}{_list_rows('Too many', extra)}"
 

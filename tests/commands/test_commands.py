@@ -440,7 +440,7 @@ LONG = "x" * 300
     ("words", "told"),
     [
         (["report", "run", "--out", f"{LONG}.html"], "has a name that is too long"),
-        (["report", "run", "--out", "train.jsonl/page.html"], "lies below something that is no folder"),
+        (["report", "run", "--out", "train.jsonl/page.html"], "is below a path that is no folder"),
         (["report", "run", "--out", "."], "is a folder"),
         (["export", "run", "--to", "jsonl", "--output", LONG], "has a name that is too long"),
         (["compile", "users_app:program", *TRAIN, "--lm", "embedded", "--out", LONG], "has a name that is too long"),

@@ -355,7 +355,7 @@ def test_the_feedback_tells_what_was_expected_and_what_came() -> None:
     assert said == {
         "C": "Expected B (Lima). The answer chose C (Rome).",
         "A or D": "Expected B (Lima). The answer chose A (Paris), D (Oslo).",
-        "hm": "Expected B (Lima). No option could be told from the answer 'hm'.",
+        "hm": "Expected B (Lima). No option can be read from the answer 'hm'.",
         "B": "B is right.",
     }
 

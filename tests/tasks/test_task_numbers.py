@@ -279,6 +279,6 @@ def test_the_feedback_tells_how_far_off_it_was() -> None:
     assert said == [
         "Expected 18, got 20, which is 2 too much.",
         "Expected 18, got 35/2, which is 1/2 too little.",
-        "Expected 18, but no number stands in 'many'.",
+        "Expected 18, but 'many' has no number.",
         "18 is right.",
     ]

@@ -84,7 +84,7 @@ BAD = [
     ("ds1000", {"metadata": {"problem_id": 1}}, "metadata.library: Field required"),
     ("hle", {"answer_type": "essay"}, "answer_type: Input should be 'exactMatch' or 'multipleChoice'"),
     ("truthfulqa", {"mc1_targets": {"choices": ["a", "b"], "labels": [1, 1]}}, "expected one true choice, got 2"),
-    ("truthfulqa", {"mc2_targets": {"choices": ["a"], "labels": [0]}}, "and a true one, got [0]"),
+    ("truthfulqa", {"mc2_targets": {"choices": ["a"], "labels": [0]}}, "and at least one true choice, got [0]"),
 ]
 
 
@@ -109,7 +109,7 @@ def test_a_gold_answer_that_does_not_score_1_is_a_bad_row() -> None:
     )
     found = check_task(own)
     assert (found.rows, found.gold_score) == (2, 0.5)
-    assert [(each.place, each.problem) for each in found.bad_rows] == [("row[1]", "its gold answer scores 0: ")]
+    assert [(each.place, each.problem) for each in found.bad_rows] == [("row[1]", "the gold answer scores 0: ")]
 
 
 def _sums(*answers: str) -> list[dspy.Example]:
@@ -151,7 +151,7 @@ def test_of_two_files_for_one_split_the_better_is_read_and_the_other_told(tmp_pa
     write([{"Question": "?"}], tmp_path / "validation.jsonl")
     found = check_task(task("truthfulqa"), tmp_path)
     assert (found.rows, found.bad_rows) == (5, [])
-    assert found.notes == ("validation.jsonl left out, as mc_task.jsonl holds the split validation.",)
+    assert found.notes == ("validation.jsonl skipped, as mc_task.jsonl holds the split validation.",)
 
 
 def test_a_folder_without_rows_and_a_file_that_is_none_say_what_was_expected(tmp_path: Path) -> None:
@@ -288,10 +288,10 @@ def test_too_few_rows_are_shared_out_in_proportion_and_told(tmp_path: Path) -> N
     assert "test: 51 of 517, as the pool train has 82 questions left for 817 wanted." in splits.notes
 
 
-def test_rows_that_are_left_out_are_told(tmp_path: Path) -> None:
+def test_skipped_rows_are_noted(tmp_path: Path) -> None:
     write(rows_of("hle", 20), tmp_path / "test.jsonl")
     splits = task("hle").splits(tmp_path, limit=4)
-    assert splits.notes[0] == "4 rows left out: their questions need an image."
+    assert splits.notes[0] == "4 rows skipped: their questions need an image."
 
 
 def test_an_image_that_no_task_reads_is_not_decoded(tmp_path: Path) -> None:
@@ -408,7 +408,7 @@ def test_a_registered_task_is_known_by_its_name_and_takes_no_other_s() -> None:
         ("nowhere.py:TASK", "no nowhere.py"),
         ("no_such_module:TASK", "no module 'no_such_module'"),
         ("json:loads", "it is a function"),
-        ("json:nothing", "no such name"),
+        ("json:nothing", "the name does not exist"),
     ],
 )
 def test_what_is_no_task_is_refused_by_name(which: str, said: str) -> None:
@@ -441,7 +441,7 @@ def test_other_metrics_and_judges_are_only_for_tasks_that_take_them() -> None:
 
 @pytest.mark.parametrize("sizes", [(0, 1, 1), (1, -1, 1)])
 def test_a_split_of_no_size_is_refused(sizes: tuple[int, int, int]) -> None:
-    with pytest.raises(SetupError, match="at least one example a split"):
+    with pytest.raises(SetupError, match="at least one example per split"):
         Sizes(*sizes)
 
 
