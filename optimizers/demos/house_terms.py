@@ -241,9 +241,8 @@ def _open_actor(
     wrapped = supplement(student or program(), generator=result.generator)
     folder = RunFolder(result.log_dir)
     id_ = (folder.read("run.json") or {}).get("id", "")
-    store = RolloutStore(
-        folder.store, run=f"{id_} controls"
-    )  # a separate run, so that the compile's usage excludes scoring
+    # A separate run, so that the compile's usage excludes scoring.
+    store = RolloutStore(folder.store, run=f"{id_} controls")
     store.on_write = on_write
     return Actor(wrapped, Scorer(world.metric), store, scope_of(wrapped, world.metric), num_threads=TERMS_THREADS)
 

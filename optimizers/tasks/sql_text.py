@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from itertools import pairwise
+from itertools import islice, pairwise
 
 _FENCED = re.compile(r"```(?:sqlite3?\b|sql\b|[\w+-]*(?=\s*\n))?(.*?)(?:```|\Z)", re.I | re.S)
 _BEGINS = r"(?:select\b|values\s*\(|with\s+(?:recursive\s+)?[\w\"]+\s*(?:\([^)]*\)\s*)?as\b)"
@@ -19,7 +19,7 @@ _BEFORE = re.compile(r"(?:[\s(]|--[^\n]*(?:\n|\Z)|/\*.*?(?:\*/|\Z))*", re.S)
 _ORDER_BY = re.compile(r"\border\s+by\b", re.I)
 _THIS_YEAR = re.compile(r"\byear\s*\(\s*curdate\s*\(\s*\)\s*\)", re.I)
 _MOST_SEMICOLONS = 100
-"""Of a text, so many semicolons are tried as the end of its first statement: reading then takes linear time."""
+"""Number of semicolons that are tried as the end of the first statement, so that reading takes linear time."""
 
 
 def extract_query(answer: str) -> str:
@@ -38,7 +38,7 @@ def extract_query(answer: str) -> str:
     blocks = [block.strip() for block in _FENCED.findall(answer)]
     queries = [block for block in blocks if _is_query(block)]
     text = (queries or blocks or [answer])[-1].strip()
-    start = None if _is_statement(text) and _is_query(text) else _ON_A_LINE.search(text)
+    start = None if _is_query(text) else _ON_A_LINE.search(text)
     if start is not None:
         in_backticks = start.group().endswith("`")
         text = text[start.end() :]
@@ -50,10 +50,6 @@ def _is_query(text: str) -> bool:
     return _QUERY.match(_skip_comments(text)) is not None
 
 
-def _is_statement(text: str) -> bool:
-    return _STATEMENT.match(_skip_comments(text)) is not None
-
-
 def _skip_comments(text: str) -> str:
     """Return the text from its first word on, without the comments and brackets before it."""
     before = _BEFORE.match(text)
@@ -61,19 +57,17 @@ def _skip_comments(text: str) -> str:
 
 
 def _first_statement(text: str) -> str:
-    """Return the text up to the first semicolon that no other statement follows.
+    """Return the text up to and with the first semicolon that no other statement follows.
 
-    SQLite says which semicolons stand outside quotes and comments. `sqlglot` cannot: it rejects the whole text when
-    prose with an apostrophe follows the query.
+    SQLite knows which semicolons are outside quotes and comments; `sqlglot` fails if prose with an apostrophe follows.
     """
-    start, ascii_text = 0, text.encode("ascii", "replace").decode().replace("\0", " ")
-    for count, semicolon in enumerate(re.finditer(";", text)):
-        if count == _MOST_SEMICOLONS:
-            break
-        if sqlite3.complete_statement(ascii_text[start : semicolon.end()]):
-            if not _is_statement(text[semicolon.end() :].lstrip("; \t\r\n")):
-                return text[: semicolon.start()]
-            start = semicolon.end()
+    ascii_text, start = text.encode("ascii", "replace").decode().replace("\0", " "), 0
+    for semicolon in islice(re.finditer(";", text), _MOST_SEMICOLONS):
+        end = semicolon.end()
+        if sqlite3.complete_statement(ascii_text[start:end]):
+            if not _STATEMENT.match(_skip_comments(text[end:].lstrip("; \t\r\n"))):
+                return text[:end]
+            start = end
     return text
 
 
