@@ -25,7 +25,7 @@ from optimizers import Recipe, SGTTeleprompter
 from optimizers.core.fingerprints import scope_of
 from optimizers.core.result import StageResult, result_of
 from optimizers.core.reward import Scorer
-from optimizers.demos.house_terms import THREADS, TRAINING
+from optimizers.demos.house_terms import TERMS_THREADS, TRAINING
 from optimizers.observe.progress import reporter
 from optimizers.rollouts.engine import Actor
 from optimizers.rollouts.evaluation import Evaluator, mean_score
@@ -69,7 +69,7 @@ def learn(seed: int, credit: Credit, folder: Path) -> Learned:
         recipe=RECIPE,
         trainer=TRLTrainer(embedded_folder("generator"), TRAINING),
         credit=credit,
-        num_threads=THREADS,
+        num_threads=TERMS_THREADS,
         seed=seed,
         log_dir=folder,
     )
@@ -78,7 +78,7 @@ def learn(seed: int, credit: Credit, folder: Path) -> Learned:
         result = result_of(teleprompter.compile(Report(), trainset=train, valset=val))
         wrapped = supplement(Report(), generator=embedded_generator())
         store = RolloutStore(folder / "test.sqlite")
-        actor = Actor(wrapped, Scorer(metric), store, scope_of(wrapped, metric), num_threads=THREADS)
+        actor = Actor(wrapped, Scorer(metric), store, scope_of(wrapped, metric), num_threads=TERMS_THREADS)
         evaluator = Evaluator(actor, "test", test, reporter(False))
         before = mean_score(evaluator.without())
         generator = result.generator_of(result.selected)

@@ -14,7 +14,7 @@ from rich.table import Table
 from optimizers import SGTTeleprompter
 from optimizers.core.result import Spent
 from optimizers.core.run_folder import RunFolder
-from optimizers.demos.house_terms import FULL_SCALE, THREADS, TRAINING
+from optimizers.demos.house_terms import FULL_SCALE, TERMS_THREADS, TRAINING
 from optimizers.training.trl_trainer import TRLTrainer
 from sgt_modules.embedded import HouseTermsWorld, acting, embedded_generator, program
 from sgt_modules.embedded.models import embedded_folder
@@ -35,7 +35,7 @@ def main() -> None:
         embedded_generator(),
         recipe=FULL_SCALE.recipe,
         trainer=TRLTrainer(embedded_folder("generator"), TRAINING),
-        num_threads=THREADS,
+        num_threads=TERMS_THREADS,
         seed=seed,
         log_dir=options.log_dir,
         display_progress=False,

@@ -22,7 +22,7 @@ import dspy
 from rich.console import Console
 
 from optimizers.observe.tables import plain_table
-from optimizers.tasks.spider import TASK, AnswerInSQLite
+from optimizers.tasks.spider import SPIDER, AnswerInSQLite
 from sgt_modules import KINDS, GeneratorPrompt, Supplement, SupplementGenerator, supplement
 from sgt_modules.generator_prompt import NOTE
 from sgt_modules.kinds import FREE, NONE, Kind
@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--wordings", default=",".join(WORDINGS), help="names, with commas between")
     parser.add_argument("--max-new-tokens", type=int, default=128)
     options = parser.parse_args()
-    train = TASK.splits(Path(os.environ["SGT_REAL_DATA"]) / "spider").train[: options.questions]
+    train = SPIDER.splits(Path(os.environ["SGT_REAL_DATA"]) / "spider").train[: options.questions]
     names = ("generator", "wording", "replies", "kind", "free named", "cut", "long", "copied", "gold", "success", "s")
     rows: list[tuple[str, ...]] = []
     for model in options.generators:
@@ -133,7 +133,7 @@ def _success(generator: SupplementGenerator, replies: Sequence[Reply], actor: st
             answer = program(**reply.example.inputs(), supplement=reply.supplement)
         except Exception:  # noqa: BLE001 - an answer that cannot be read is a wrong one
             return False
-        return bool(TASK.metric(reply.example, answer))
+        return bool(SPIDER.metric(reply.example, answer))
 
     with acting_as(lm_named(actor)):
         pairs = [(judged, (reply,)) for reply in asked]

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from optimizers import SPTRecipe, SupervisoryPromptTeleprompter
-from optimizers.demos.house_rules import THREADS
+from optimizers.demos.house_rules import RULES_THREADS
 from optimizers.spt.recipe import Variant
 from sgt_modules.embedded import acting
 from sgt_modules.embedded.rules import HouseRulesWorld, RulesCorrector, list_program
@@ -51,7 +51,7 @@ def course(seed: int, variant: Variant, folder: Path) -> list[Point]:
             world.metric,
             RulesCorrector(seed),
             recipe=replace(SPTRecipe(), variant=variant, rounds=rounds),
-            num_threads=THREADS,
+            num_threads=RULES_THREADS,
             seed=seed,
             log_dir=folder,
             display_progress=False,

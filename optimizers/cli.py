@@ -1,4 +1,4 @@
-"""The `sgt` command: its groups in `commands/`, and how it ends."""
+"""The `sgt` command: its subcommands in `commands/`, and its exit codes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from optimizers.commands import comparisons, demos, doctor, runs, serve, training
-from optimizers.commands.output import lenient
+from optimizers.commands.output import escape_unencodable
 from optimizers.training.processes import gathered
 from sgt_modules.errors import SetupError, SGTError
 from sgt_modules.saving.redaction import redacted
@@ -28,10 +28,10 @@ def _root(
     context: typer.Context,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show the traceback of an error.")] = False,
 ) -> None:
-    """A small model learns what to tell a frozen one. `sgt COMMAND --help` says more of each command.
+    """A small model learns what to tell a frozen one. `sgt COMMAND --help` describes a command.
 
-    Exit codes: 0 done; 1 something failed, or the doctor found a fault; 2 a mistake in what was given; 3 a budget
-    ended a run; 130 Ctrl-C.
+    Exit codes: 0 done; 1 failure, or a fault that the doctor found; 2 wrong arguments; 3 stopped at a budget;
+    130 Ctrl-C.
     """
     context.ensure_object(dict)["verbose"] = verbose
 
@@ -39,7 +39,7 @@ def _root(
 app.command()(demos.demo)
 app.command()(comparisons.compare)
 app.command()(comparisons.bench)
-app.command("compile")(training.compile_)
+app.command("compile")(training.compile_program)
 app.command()(training.estimate)
 app.command()(runs.report)
 app.command()(runs.inspect)
@@ -49,28 +49,28 @@ app.command()(doctor.doctor)
 
 
 def main() -> None:
-    """Run the command; what goes wrong ends with one line and an exit code, and with a traceback only if asked for.
+    """Run the command; an error ends it with one line and an exit code, and with a traceback only on request.
 
-    A mistake of the user's has exit code 2, anything else 1. Of several processes, the main one says it.
+    The exit code is 2 for a mistake of the user's, else 1. Of several processes, only the main one prints.
     """
-    said: dict[str, bool] = {}
-    # PyTorch then takes memory in pages of 2 MB: models on a CPU are a third faster on a virtual machine.
+    state: dict[str, bool] = {}
+    # With memory pages of 2 MB, models on the CPU of a virtual machine are a third faster in PyTorch.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    lenient(sys.stdout, sys.stderr)
+    escape_unencodable(sys.stdout, sys.stderr)
     try:
-        app(obj=said)
-    except BrokenPipeError:  # whoever read our output has seen enough
+        app(obj=state)
+    except BrokenPipeError:  # the reader of our output has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
-    except Exception as error:  # noqa: BLE001 - the last place where anybody can tell a person
-        if said.get("verbose"):
+    except Exception as error:  # noqa: BLE001 - the last place that can report an error
+        if state.get("verbose"):
             traceback.print_exc()
         if gathered().main:
-            print(_told(error), file=sys.stderr)
+            print(_describe(error), file=sys.stderr)
         raise SystemExit(2 if isinstance(error, SetupError) else 1) from None
 
 
-def _told(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     if isinstance(error, SGTError):
         return "\n".join([f"sgt: {error}", *error.__notes__])
     first = str(error).partition("\n")[0]

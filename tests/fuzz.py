@@ -140,12 +140,12 @@ def reply_target(room: Path) -> Target:
 
 def letters_target(room: Path) -> Target:
     """An actor's answer to a question with lettered options."""
-    from optimizers.tasks.letters import chosen
+    from optimizers.tasks.letters import read_letters
 
     options = {"A": "A beta blocker", "B": "Vitamin C", "C": "\u7ef4\u751f\u7d20", "D": "34", "I": "none of these"}
 
     def read(content: bytes) -> object:
-        letters = chosen(content.decode("utf-8", "surrogateescape"), options)
+        letters = read_letters(content.decode("utf-8", "surrogateescape"), options)
         assert len(set(letters)) == len(letters)
         assert set(letters) <= set(options)
         return letters

@@ -1,1 +1,1 @@
-"""The `sgt` command by groups: what each reads from its line, and how it shows what a room of the package found."""
+"""The `sgt` command by groups: each command reads its options, calls the package, and shows the result."""

@@ -8,29 +8,39 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from optimizers.commands.output import AUTO, ActorPrecision, AsJson, BenchActor, Size, tell, writable
+from optimizers.commands.output import (
+    AUTO,
+    ActorPrecisionOption,
+    BenchActorOption,
+    JsonOption,
+    Size,
+    check_writable,
+    print_output,
+)
 from sgt_modules.errors import SetupError
 
 if TYPE_CHECKING:
     from optimizers.comparison import Comparison, Controls
     from optimizers.tasks.checking import Check
 
-_BAD_SHOWN = 20
+_MAX_BAD_ROWS = 20
 
 
 def compare(
     task: Annotated[
         str, typer.Option(help="embedded, the world of house terms; embedded-spt, house rules.")
     ] = "embedded",
-    seeds: Annotated[str, typer.Option(help="Seeds, with commas between.")] = "0,1,2",
-    contenders: Annotated[str, typer.Option(help="Names, with commas between; all that ship by default.")] = "",
-    budget: Annotated[int | None, typer.Option(help="Actor calls a contender may make to be compiled.")] = None,
+    seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0,1,2",
+    contenders: Annotated[
+        str, typer.Option(help="Names, separated by commas; by default all that come with the package.")
+    ] = "",
+    budget: Annotated[int | None, typer.Option(help="Maximum actor calls to compile a contender.")] = None,
     gold: Annotated[bool, typer.Option("--gold", help="Training examples show their gold output.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="A smaller world, in at most ten minutes.")] = False,
-    with_controls: Annotated[bool, typer.Option("--controls", help="SGT's controls, too.")] = False,
-    log_dir: Annotated[Path | None, typer.Option(help="The comparison's folder; goes on with one begun.")] = None,
-    page: Annotated[Path | None, typer.Option(help="Write the tables as a page too, .html or .md.")] = None,
-    as_json: AsJson = False,
+    with_controls: Annotated[bool, typer.Option("--controls", help="Score SGT's controls too.")] = False,
+    log_dir: Annotated[Path | None, typer.Option(help="The comparison's folder; an unfinished one is resumed.")] = None,
+    page: Annotated[Path | None, typer.Option(help="Also write the tables as a page, .html or .md.")] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Compile one program with every optimizer on the same data and budget, and score them on the same test set.
 
@@ -38,46 +48,46 @@ def compare(
     """
     from optimizers.comparison import pooled
     from optimizers.demos.house_rules_comparison import compare_rules
-    from optimizers.demos.house_terms_comparison import compare_embedded, controls_embedded
+    from optimizers.demos.house_terms_comparison import compare_embedded, score_embedded_controls
 
     if task not in ("embedded", "embedded-spt"):
         raise SetupError(f"Expected the task 'embedded' or 'embedded-spt', got {task!r}.")
     if task == "embedded-spt" and (gold or with_controls):
         raise SetupError("Expected neither --gold nor --controls with embedded-spt: both are about supplements.")
-    writable(page, what="--page")
+    check_writable(page, what="--page")
     comparison = compare_rules if task == "embedded-spt" else partial(compare_embedded, gold=gold)
-    found = comparison(
+    result = comparison(
         [name for name in contenders.split(",") if name] or None,
-        seeds=_numbers(seeds),
+        seeds=_parse_seeds(seeds),
         quick=quick,
         budget=budget,
         log_dir=log_dir,
         display_progress=False if as_json else None,
     )
-    parts: list[Comparison | Controls] = [found]
+    parts: list[Comparison | Controls] = [result]
     if with_controls:
-        each = controls_embedded(found.log_dir, seeds=found.seeds, quick=quick, budget=budget)
+        each = score_embedded_controls(result.log_dir, seeds=result.seeds, quick=quick, budget=budget)
         parts += [pooled(each), *each]
     if page is not None and page.suffix == ".html":
-        found.to_html(page)
+        result.to_html(page)
     elif page is not None:
         page.write_text("\n".join(part.to_markdown() for part in parts), encoding="utf-8")
     more = {"controls": [part.content() for part in parts[1:]]} if with_controls else {}
-    tell({**found.content(), **more}, *parts, as_json=as_json)
+    print_output({**result.content(), **more}, *parts, as_json=as_json)
 
 
 def bench(
     task: Annotated[str, typer.Argument(help="A task's name, path/to/file.py:TASK or module:TASK.")],
-    actor: BenchActor = "",
-    actor_dtype: ActorPrecision = "auto",
+    actor: BenchActorOption = "",
+    actor_dtype: ActorPrecisionOption = "auto",
     data_dir: Annotated[Path | None, typer.Option(help="A folder of the task's rows; the hub by default.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Only check the rows: gold answers must score 1.0.")] = False,
-    limit: Annotated[int | None, typer.Option(min=1, help="Examples in each split, at most.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Maximum examples per split.")] = None,
     contenders: Annotated[
-        str, typer.Option(help="Names, with commas between; by default none, sgt, and few-shot for a real generator.")
+        str, typer.Option(help="Names, separated by commas; by default none, sgt, and few-shot for a real generator.")
     ] = "",
-    seeds: Annotated[str, typer.Option(help="Seeds, with commas between.")] = "0",
-    budget: Annotated[int | None, typer.Option(help="Actor calls a contender may make to be compiled.")] = None,
+    seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0",
+    budget: Annotated[int | None, typer.Option(help="Maximum actor calls to compile a contender.")] = None,
     generator: Annotated[
         str, typer.Option(help="The model to train: hub id, folder, or the embedded one.")
     ] = "embedded",
@@ -87,12 +97,14 @@ def bench(
         str, typer.Option(help="The LM that writes instructions, for contenders that need one.")
     ] = "",
     judge: Annotated[str, typer.Option(help="The LM that judges open answers, where the task takes one.")] = "",
-    metric: Annotated[str, typer.Option(help="Another of the task's metrics, by name.")] = "",
-    with_controls: Annotated[bool, typer.Option("--controls", help="SGT's controls too, and summary.json.")] = False,
-    quick: Annotated[bool, typer.Option("--quick", help="The whole way on 24 questions a split.")] = False,
-    threads: Annotated[int, typer.Option(help="Program runs at once.")] = 8,
-    log_dir: Annotated[Path | None, typer.Option(help="The comparison's folder; goes on with one begun.")] = None,
-    as_json: AsJson = False,
+    metric: Annotated[str, typer.Option(help="Name of another metric of the task.")] = "",
+    with_controls: Annotated[
+        bool, typer.Option("--controls", help="Score SGT's controls too, and write summary.json.")
+    ] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Every step on 24 questions per split.")] = False,
+    threads: Annotated[int, typer.Option(help="Concurrent program runs.")] = 8,
+    log_dir: Annotated[Path | None, typer.Option(help="The comparison's folder; an unfinished one is resumed.")] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Compile a task's program with SGT and others for any actor, and compare them on its test questions.
 
@@ -100,26 +112,26 @@ def bench(
     """
     from rich.console import Console
 
-    from optimizers.tasks import checked
-    from optimizers.tasks.calling import actor_of, wished
+    from optimizers.tasks import check_task
+    from optimizers.tasks.calling import choose_task, load_actor
 
-    wanted = wished(task, metric=metric, judge=judge)
+    chosen = choose_task(task, metric=metric, judge=judge)
     if check:
-        report = checked(wanted, data_dir)
+        report = check_task(chosen, data_dir)
         if as_json:
             Console(stderr=True).print(*report.notes, sep="\n", end="\n" if report.notes else "", soft_wrap=True)
-        tell(report.content(), *report.notes, *_checked(report), as_json=as_json)
+        print_output(report.content(), *report.notes, *_describe_check(report), as_json=as_json)
         raise typer.Exit(int(bool(report.bad_rows)))
     from optimizers.sgt.recipe import Recipe
-    from optimizers.tasks.benching import run
+    from optimizers.tasks.benching import run_bench
 
-    found = run(
-        wanted,
-        actor_of(actor, wanted, api_base=api_base, dtype=actor_dtype),
+    result = run_bench(
+        chosen,
+        load_actor(actor, chosen, api_base=api_base, dtype=actor_dtype),
         data_dir=data_dir,
         limit=limit,
         contenders=[name for name in contenders.split(",") if name] or None,
-        seeds=_numbers(seeds),
+        seeds=_parse_seeds(seeds),
         budget=budget,
         generator=generator,
         recipe=None if quick else Recipe.auto(auto),
@@ -130,19 +142,19 @@ def bench(
         log_dir=log_dir,
         display_progress=False if as_json else None,
     )
-    tell(found.content(), found, as_json=as_json)
+    print_output(result.content(), result, as_json=as_json)
 
 
-def _checked(report: Check) -> list[str]:
-    """A check of a task's rows in words: the first bad ones, and what came of all."""
-    bad = [f"{each.place}: {each.problem}" for each in report.bad_rows[:_BAD_SHOWN]]
-    left = [f"... and {len(report.bad_rows) - _BAD_SHOWN:,} more."] if len(report.bad_rows) > _BAD_SHOWN else []
-    said = "Every gold answer scores 1.0." if not report.bad_rows else f"Bad rows: {len(report.bad_rows):,}."
-    return [*bad, *left, f"{report.task}: {report.rows:,} rows, mean gold score {report.gold_score:g}. {said}"]
+def _describe_check(report: Check) -> list[str]:
+    """Describe a check of a task's rows: the first bad rows, and the totals."""
+    bad = [f"{each.place}: {each.problem}" for each in report.bad_rows[:_MAX_BAD_ROWS]]
+    more = [f"... and {len(report.bad_rows) - _MAX_BAD_ROWS:,} more."] if len(report.bad_rows) > _MAX_BAD_ROWS else []
+    verdict = "Every gold answer scores 1.0." if not report.bad_rows else f"Bad rows: {len(report.bad_rows):,}."
+    return [*bad, *more, f"{report.task}: {report.rows:,} rows, mean gold score {report.gold_score:g}. {verdict}"]
 
 
-def _numbers(text: str) -> list[int]:
+def _parse_seeds(text: str) -> list[int]:
     try:
         return [int(each) for each in text.split(",")]
     except ValueError:
-        raise SetupError(f"Expected numbers with commas between, got {text!r}.") from None
+        raise SetupError(f"Expected numbers separated by commas, got {text!r}.") from None

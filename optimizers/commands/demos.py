@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from optimizers.commands.output import ActorPrecision, AsJson, tell
+from optimizers.commands.output import ActorPrecisionOption, JsonOption, print_output
 from optimizers.training.processes import gathered
 from sgt_modules.errors import SetupError
 
@@ -16,27 +16,29 @@ if TYPE_CHECKING:
 
 
 def demo(
-    method: Annotated[str, typer.Option(help="sgt; spt, or spt_pc whose corrector rewrites its brief.")] = "sgt",
+    method: Annotated[
+        str, typer.Option(help="sgt, spt, or spt_pc (its corrector also rewrites its own instructions).")
+    ] = "sgt",
     actor: Annotated[
-        str, typer.Option(help="Another frozen model than the embedded one: a model's folder, local:HUB_ID, ...")
+        str, typer.Option(help="A frozen model instead of the embedded one: a model's folder, local:HUB_ID, ...")
     ] = "",
-    actor_dtype: ActorPrecision = "auto",
-    seed: Annotated[int, typer.Option(help="Draws the world and every choice of the run.")] = 0,
-    log_dir: Annotated[Path | None, typer.Option(help="The run's folder; a fresh one under runs/ by default.")] = None,
+    actor_dtype: ActorPrecisionOption = "auto",
+    seed: Annotated[int, typer.Option(help="Seed of the world and of every random choice.")] = 0,
+    log_dir: Annotated[Path | None, typer.Option(help="The run's folder; by default a new one under runs/.")] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="A smaller world, in about two minutes; twelve with --actor.")
     ] = False,
-    silent: Annotated[bool, typer.Option("--silent", help="No progress; the tables only.")] = False,
-    as_json: AsJson = False,
+    silent: Annotated[bool, typer.Option("--silent", help="Print only the tables, no progress.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Run a method on its embedded world and score every stage: sgt on house terms, spt on house rules.
 
     Example: sgt demo --seed 0 --log-dir runs/demo
     """
     if method != "sgt" and actor:
-        raise SetupError("Expected --actor with the method sgt alone: the world of spt has its own actor.")
+        raise SetupError("Expected --actor only with the method sgt: the world of spt has its own actor.")
     if method != "sgt":
-        _of_prompts(method, seed, log_dir, quick=quick, silent=silent, as_json=as_json)
+        _demonstrate_prompts(method, seed, log_dir, quick=quick, silent=silent, as_json=as_json)
         return
     from rich.console import Console
 
@@ -50,12 +52,14 @@ def demo(
     display = False if silent or as_json else None
     demonstration = demonstrate(seed, actor=lm, log_dir=log_dir, scale=scale, display=display)
     if gathered().main and as_json:
-        tell({**demonstration.summary, "log_dir": str(demonstration.result.log_dir)}, as_json=True)
+        print_output({**demonstration.summary, "log_dir": str(demonstration.result.log_dir)}, as_json=True)
     elif gathered().main:
         show_demonstration(demonstration, Console())
 
 
-def _of_prompts(method: str, seed: int, log_dir: Path | None, *, quick: bool, silent: bool, as_json: bool) -> None:
+def _demonstrate_prompts(
+    method: str, seed: int, log_dir: Path | None, *, quick: bool, silent: bool, as_json: bool
+) -> None:
     from rich.console import Console
 
     from optimizers.demos.house_rules import SPT_FULL, SPT_QUICK, demonstrate_prompts
@@ -68,8 +72,8 @@ def _of_prompts(method: str, seed: int, log_dir: Path | None, *, quick: bool, si
         hint = did_you_mean(method, ["sgt", *variants])
         raise SetupError(f"Expected the method sgt, {' or '.join(variants)}, got {method!r}. {hint}".strip())
     scale, display = SPT_QUICK if quick else SPT_FULL, False if silent or as_json else None
-    found = demonstrate_prompts(seed, variant=variants[method], log_dir=log_dir, scale=scale, display=display)
+    demonstration = demonstrate_prompts(seed, variant=variants[method], log_dir=log_dir, scale=scale, display=display)
     if as_json:
-        tell({**found.summary, "log_dir": str(found.result.log_dir)}, as_json=True)
+        print_output({**demonstration.summary, "log_dir": str(demonstration.result.log_dir)}, as_json=True)
     else:
-        show_prompt_demonstration(found, Console())
+        show_prompt_demonstration(demonstration, Console())

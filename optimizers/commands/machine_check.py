@@ -1,4 +1,4 @@
-"""Whether this machine can run the package: what is installed, on what, which models load, and a tiny run."""
+"""Checks whether this machine can run the package: packages, device, models that load, and a tiny run."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from typing import Literal
 from sgt_modules.errors import SGTError
 from sgt_modules.saving.redaction import IN_ENVIRONMENT
 
-State = Literal["fine", "missing", "broken"]
-"""`missing` is what only some commands need; `broken` makes the doctor's verdict bad."""
+FindingState = Literal["fine", "missing", "broken"]
+"""`missing` is something that only some commands need; `broken` makes the check fail."""
 
-NEEDED = ("dspy", "torch", "transformers", "trl", "peft", "datasets", "litellm")
-EXTRAS = {
+NEEDED_PACKAGES = ("dspy", "torch", "transformers", "trl", "peft", "datasets", "litellm")
+OPTIONAL_PACKAGES = {
     "ray": "ray",
     "psycopg": "postgresql",
     "textgrad": "textgrad",
@@ -31,7 +31,7 @@ EXTRAS = {
     "uvicorn": "serve",
     "prometheus-client": "serve",
 }
-"""Packages that a command or an option needs, and the extra that brings them."""
+"""Optional packages, and the extra that installs them."""
 
 _SETTINGS = (
     "HF_HUB_OFFLINE",
@@ -40,91 +40,97 @@ _SETTINGS = (
     "CUDA_VISIBLE_DEVICES",
     "LITELLM_LOCAL_MODEL_COST_MAP",
 )
-_ROOM = 5 * 2**30
+_NEEDED_DISK_BYTES = 5 * 2**30
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at: its name, its state, and what is said of it."""
+    """One result of the check: its name, its state, and a text for the user."""
 
     name: str
-    state: State
+    state: FindingState
     said: str
 
 
-def examined(models: Sequence[str] = (), *, run: bool = True) -> Iterator[Finding]:
-    """Each finding as soon as it is there. `models` are further generators to look for; `run` tries a tiny compile."""
+def examine_machine(models: Sequence[str] = (), *, run: bool = True) -> Iterator[Finding]:
+    """Yield each finding once it is ready. `models` are further generators to try; `run` tries a tiny compile."""
     yield Finding("python", "fine", f"{platform.python_version()} on {platform.platform(terse=True)}")
-    yield from map(_needed, NEEDED)
-    yield from (_extra(package, extra) for package, extra in EXTRAS.items())
-    yield _tried("device", _device)
-    yield _disk()
-    yield _keys()
-    yield from (_set(name) for name in _SETTINGS if name in os.environ)
-    yield _tried("embedded models", _embedded)
-    yield from (_tried(f"model {name}", lambda name=name: _model(name)) for name in models)
+    yield from map(_find_needed, NEEDED_PACKAGES)
+    yield from (_find_optional(package, extra) for package, extra in OPTIONAL_PACKAGES.items())
+    yield _try_out("device", _describe_device)
+    yield _check_disk()
+    yield _list_keys()
+    yield from (_show_setting(name) for name in _SETTINGS if name in os.environ)
+    yield _try_out("embedded models", _load_embedded)
+    yield from (_try_out(f"model {name}", lambda name=name: _try_model(name)) for name in models)
     if run:
-        yield _tried("a tiny run", _tiny_run)
+        yield _try_out("a tiny run", _run_tiny)
 
 
-def _needed(package: str) -> Finding:
-    found = _version(package)
-    return Finding(package, "fine" if found else "broken", found or "not installed: pip install dspy-sgt")
+def _find_needed(package: str) -> Finding:
+    installed = _find_version(package)
+    return Finding(package, "fine" if installed else "broken", installed or "not installed: pip install dspy-sgt")
 
 
-def _extra(package: str, extra: str) -> Finding:
-    found = _version(package)
-    return Finding(package, "fine" if found else "missing", found or f"not installed: pip install 'dspy-sgt[{extra}]'")
+def _find_optional(package: str, extra: str) -> Finding:
+    installed = _find_version(package)
+    return Finding(
+        package, "fine" if installed else "missing", installed or f"not installed: pip install 'dspy-sgt[{extra}]'"
+    )
 
 
-def _version(package: str) -> str:
+def _find_version(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:
         return ""
 
 
-def _tried(name: str, look: Callable[[], str]) -> Finding:
-    """What a look says; whatever it raises is the finding."""
+def _try_out(name: str, check: Callable[[], str]) -> Finding:
+    """Return the result of a check as a finding, also if the check raises."""
     try:
-        return Finding(name, "fine", look())
+        return Finding(name, "fine", check())
     except SGTError as problem:
         return Finding(name, "broken", str(problem))
-    except Exception as problem:  # noqa: BLE001 - a doctor reports what others die of
+    except Exception as problem:  # noqa: BLE001 - the check reports every failure
         return Finding(name, "broken", f"{type(problem).__name__}: {str(problem).partition(chr(10))[0]}")
 
 
-def _device() -> str:
+def _describe_device() -> str:
     from sgt_modules.local.loading import place
 
     device, dtype = place("auto", "auto")
     return f"{device}, {str(dtype).removeprefix('torch.')}, {os.cpu_count()} cores"
 
 
-def _disk() -> Finding:
+def _check_disk() -> Finding:
     free = shutil.disk_usage(Path.cwd()).free
-    said = f"{free / 2**30:.1f} GiB free here"
-    return Finding("disk", "fine" if free > _ROOM else "broken", said if free > _ROOM else f"{said}; a run wants 5")
+    text = f"{free / 2**30:.1f} GiB free here"
+    return Finding(
+        "disk",
+        "fine" if free > _NEEDED_DISK_BYTES else "broken",
+        text if free > _NEEDED_DISK_BYTES else f"{text}; a run needs 5",
+    )
 
 
-def _keys() -> Finding:
-    """Which keys are set, by their names alone."""
+def _list_keys() -> Finding:
+    """List which keys are set, by name only."""
     names = sorted(name for name, value in os.environ.items() if value and IN_ENVIRONMENT.search(name))
     return Finding("keys", "fine" if names else "missing", ", ".join(names) or "none is set in the environment")
 
 
-def _set(name: str) -> Finding:
+def _show_setting(name: str) -> Finding:
     return Finding(name, "fine", os.environ[name])
 
 
-def _embedded() -> str:
+def _load_embedded() -> str:
     from sgt_modules.embedded import embedded_actor, embedded_generator
 
     embedded_generator().check()
     return f"generator and {embedded_actor().model} load"
 
 
-def _model(name: str) -> str:
+def _try_model(name: str) -> str:
     from sgt_modules.generator import SupplementGenerator
 
     generator = SupplementGenerator(name)
@@ -134,8 +140,8 @@ def _model(name: str) -> str:
     return f"loads and writes {drawn.tokens} tokens in {time.perf_counter() - began:.1f} s"
 
 
-def _tiny_run() -> str:
-    """The whole method on the smallest world, in a folder that is thrown away."""
+def _run_tiny() -> str:
+    """Run the whole method on the smallest world, in a temporary folder."""
     from optimizers.demos.house_terms import TINY_SCALE, demonstrate
 
     began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What commands have in common: options, and how they print what was found."""
+"""Options that commands share, and how commands print their results."""
 
 from __future__ import annotations
 
@@ -15,64 +15,67 @@ from rich.console import Console, RenderableType
 
 from sgt_modules.errors import SetupError
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print only JSON.")]
 
 Size = Literal["light", "medium", "heavy"]
-"""A recipe's sizes, spelled here as the recipe's own room brings DSPy along."""
+"""A recipe's sizes; repeated here because the recipe's module imports DSPy."""
 
 AUTO: Size = "light"
-"""The same as `optimizers.sgt.recipe.AUTO`, spelled here for the same reason."""
+"""Equal to `optimizers.sgt.recipe.AUTO`; repeated here for the same reason."""
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16", "int8"]
-"""How a model on this machine is run."""
+"""Number format of a model on this machine."""
 
 _MODEL = "openai/gpt-4.1-mini, a model's folder, local:HUB_ID, or embedded"
-Actor = Annotated[str, typer.Option("--lm", help=f"The frozen model: {_MODEL}.")]
-BenchActor = Annotated[str, typer.Option("--actor", help=f"The frozen model: {_MODEL}.")]
-Precision = Annotated[Dtype, typer.Option("--lm-dtype", help="Of a frozen model on this machine: int8 on a CPU.")]
-ActorPrecision = Annotated[
-    Dtype, typer.Option("--actor-dtype", help="Of a frozen model on this machine: int8 on a CPU.")
+ActorOption = Annotated[str, typer.Option("--lm", help=f"The frozen model: {_MODEL}.")]
+BenchActorOption = Annotated[str, typer.Option("--actor", help=f"The frozen model: {_MODEL}.")]
+PrecisionOption = Annotated[
+    Dtype, typer.Option("--lm-dtype", help="Number format of a frozen model on this machine, such as int8 on a CPU.")
+]
+ActorPrecisionOption = Annotated[
+    Dtype, typer.Option("--actor-dtype", help="Number format of a frozen model on this machine, such as int8 on a CPU.")
 ]
 
-STOPPED = 3
-"""Exit code of a run that a budget ended before its end."""
+EXIT_STOPPED = 3
+"""Exit code of a run that stopped at its budget."""
 
 
-def tell(content: object, *shown: RenderableType, as_json: bool) -> None:
-    """Print the content as JSON, or else what is to be shown."""
+def print_output(content: object, *shown: RenderableType, as_json: bool) -> None:
+    """Print `content` as JSON, or else the `shown` texts and tables."""
     if as_json:
-        print(_json(content))
+        print(_format_json(content))
     else:
         console = Console(markup=False, emoji=False, highlight=False)
         for each in shown:
             console.print(each, soft_wrap=isinstance(each, str))
 
 
-def lenient(*streams: object) -> None:
-    """Let streams write what their encoding lacks as `\\xe9` or `\\u2264`, and raise nothing.
+def escape_unencodable(*streams: object) -> None:
+    """Make streams write characters that their encoding lacks as `\\xe9` or `\\u2264`, instead of raising.
 
-    So are the bytes of a file's name that are no text, whatever the encoding is.
+    This also covers bytes of file names that are no text.
     """
     for stream in streams:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
-def writable(file: Path | None, *, what: str) -> None:
-    """Raise `SetupError` now if a file cannot be written at a path, before anything is computed for it.
+def check_writable(file: Path | None, *, what: str) -> None:
+    """Raise `SetupError` if a path cannot be written, before anything is computed for it.
 
-    >>> writable(None, what="the page")
+    >>> check_writable(None, what="the page")
     >>> try:
-    ...     writable(Path("x" * 300), what="the page")
+    ...     check_writable(Path("x" * 300), what="the page")
     ... except SetupError as error:
     ...     print(str(error)[:55], str(error)[-44:])
     Expected a path that can be written for the page, got ' has a name that is too long. Choose another.
     """
-    if file is not None and (reason := _hindrance(file)):
+    if file is not None and (reason := _find_hindrance(file)):
         raise SetupError(f"Expected a path that can be written for {what}, got {str(file)!r}, which {reason}")
 
 
-def _hindrance(file: Path) -> str:
+def _find_hindrance(file: Path) -> str:
+    """Return why a file cannot be written at a path; empty if it can."""
     try:
         if file.is_dir():
             return "is a folder. Name a file in it."
@@ -80,18 +83,16 @@ def _hindrance(file: Path) -> str:
     except FileNotFoundError:
         pass
     except NotADirectoryError:
-        return "lies below something that is no folder. Choose another."
-    except OSError as problem:  # a name that is too long, or a folder that may not be looked into
-        long = (
-            "has a name that is too long" if "too long" in str(problem) else f"cannot be looked at ({problem.strerror})"
-        )
-        return f"{long}. Choose another."
-    there = file if file.exists() else next(each for each in file.absolute().parents if each.exists())
-    return "" if os.access(there, os.W_OK) else f"may not be written: {str(there)!r} is read-only. Choose another."
+        return "is below a path that is no folder. Choose another."
+    except OSError as problem:  # a name that is too long, or a folder without permission
+        reason = "has a name that is too long" if "too long" in str(problem) else f"cannot be read ({problem.strerror})"
+        return f"{reason}. Choose another."
+    existing = file if file.exists() else next(each for each in file.absolute().parents if each.exists())
+    return "" if os.access(existing, os.W_OK) else f"cannot be written: {str(existing)!r} is read-only. Choose another."
 
 
-def _json(content: object) -> str:
-    """JSON in the letters themselves, or in escapes where standard output cannot write them."""
+def _format_json(content: object) -> str:
+    """Format JSON with the characters themselves, or with escapes if standard output cannot write them."""
     text = json.dumps(content, indent=2, ensure_ascii=False, default=str)
     with suppress(UnicodeEncodeError):
         text.encode(sys.stdout.encoding or "utf-8")

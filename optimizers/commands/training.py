@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from optimizers.commands.output import AUTO, STOPPED, Actor, AsJson, Precision, Size, tell, writable
+from optimizers.commands.output import (
+    AUTO,
+    EXIT_STOPPED,
+    ActorOption,
+    JsonOption,
+    PrecisionOption,
+    Size,
+    check_writable,
+    print_output,
+)
 
 if TYPE_CHECKING:
     import dspy
@@ -19,48 +28,54 @@ if TYPE_CHECKING:
     from optimizers.training.trl_trainer import TRLTrainer
     from sgt_modules.generator import SupplementGenerator
 
-_DATA = "Examples, a row each: .jsonl, .csv or .parquet"
-Program = Annotated[str, typer.Argument(help="The program as module:attribute, or a function there that makes it.")]
-Train = Annotated[Path, typer.Option(help=f"{_DATA}.")]
-Val = Annotated[Path | None, typer.Option(help=f"{_DATA}; by default 30 % of the training examples are held out.")]
-Metric = Annotated[str, typer.Option(help="The metric as module:attribute.")]
-Inputs = Annotated[str, typer.Option(help="Names of the input fields, commas between; the program's own by default.")]
-Generator = Annotated[str, typer.Option(help="The model to train: a hub id, a folder, or embedded.")]
-Auto = Annotated[Size, typer.Option(help="How much is sampled: light, medium, or heavy, of the paper's sizes.")]
-Rounds = Annotated[int | None, typer.Option(help="Rounds of DPO, where not the recipe's.")]
-Seed = Annotated[int, typer.Option(help="Draws every choice of the run.")]
-Threads = Annotated[int | None, typer.Option(help="Program runs at once.")]
-ReportTo = Annotated[str, typer.Option(help="Who is told of the run: mlflow, wandb, tensorboard; commas between.")]
-LogDir = Annotated[Path | None, typer.Option(help="The run's folder; goes on with one begun. Fresh by default.")]
+_DATA = "Examples, one per row: .jsonl, .csv or .parquet"
+ProgramArgument = Annotated[str, typer.Argument(help="The program as module:attribute, or a function that returns it.")]
+TrainOption = Annotated[Path, typer.Option(help=f"{_DATA}.")]
+ValOption = Annotated[
+    Path | None, typer.Option(help=f"{_DATA}; by default 30 % of the training examples are held out.")
+]
+MetricOption = Annotated[str, typer.Option(help="The metric as module:attribute.")]
+InputsOption = Annotated[
+    str, typer.Option(help="Names of the input fields, separated by commas; by default the program's.")
+]
+GeneratorOption = Annotated[str, typer.Option(help="The model to train: a hub id, a folder, or embedded.")]
+AutoOption = Annotated[Size, typer.Option(help="How much is sampled: light, medium, or heavy as in the paper.")]
+RoundsOption = Annotated[int | None, typer.Option(help="Rounds of DPO; by default the recipe's.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of every random choice.")]
+ThreadsOption = Annotated[int | None, typer.Option(help="Concurrent program runs.")]
+ReportToOption = Annotated[str, typer.Option(help="Trackers, separated by commas: mlflow, wandb, tensorboard.")]
+LogDirOption = Annotated[
+    Path | None, typer.Option(help="The run's folder; an unfinished run is resumed. By default a new folder.")
+]
 
 
-def compile_(
-    program: Program,
-    train: Train,
-    metric: Metric,
-    val: Val = None,
-    inputs: Inputs = "",
-    lm: Actor = "",
-    lm_dtype: Precision = "auto",
-    generator: Generator = "Qwen/Qwen3-1.7B",
-    auto: Auto = AUTO,
-    rounds: Rounds = None,
-    seed: Seed = 0,
-    threads: Threads = None,
-    log_dir: LogDir = None,
-    max_actor_calls: Annotated[int | None, typer.Option(help="The most calls of the frozen model.")] = None,
-    max_cost_usd: Annotated[float | None, typer.Option(help="The most dollars for them.")] = None,
-    max_seconds: Annotated[float | None, typer.Option(help="The most seconds at work.")] = None,
-    report_to: ReportTo = "",
+def compile_program(
+    program: ProgramArgument,
+    train: TrainOption,
+    metric: MetricOption,
+    val: ValOption = None,
+    inputs: InputsOption = "",
+    lm: ActorOption = "",
+    lm_dtype: PrecisionOption = "auto",
+    generator: GeneratorOption = "Qwen/Qwen3-1.7B",
+    auto: AutoOption = AUTO,
+    rounds: RoundsOption = None,
+    seed: SeedOption = 0,
+    threads: ThreadsOption = None,
+    log_dir: LogDirOption = None,
+    max_actor_calls: Annotated[int | None, typer.Option(help="Maximum calls of the frozen model.")] = None,
+    max_cost_usd: Annotated[float | None, typer.Option(help="Maximum dollars for these calls.")] = None,
+    max_seconds: Annotated[float | None, typer.Option(help="Maximum seconds of work.")] = None,
+    report_to: ReportToOption = "",
     out: Annotated[
-        Path | None, typer.Option(help="The compiled program; program.json in the folder by default.")
+        Path | None, typer.Option(help="File for the compiled program; by default program.json in the folder.")
     ] = None,
-    as_json: AsJson = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Train a generator for a program, and save the program that reads its supplements.
 
-    Exit codes: 0 done; 2 a mistake in what was given; 3 a budget ended it, and the same command with a larger one and
-    its --log-dir goes on; 130 Ctrl-C, likewise.
+    Exit codes: 0 done; 2 wrong arguments; 3 stopped at a budget; 130 Ctrl-C. After 3 and 130, the same command with its
+    --log-dir resumes the run, after 3 with a larger budget.
 
     Example: sgt compile app:program --train train.jsonl --metric app:metric --lm openai/gpt-4.1-mini --log-dir runs/a
     """
@@ -68,14 +83,14 @@ def compile_(
     from optimizers.core.result import result_of
     from optimizers.observe.report import FILE
 
-    writable(out, what="--out")
-    student, examples, more = _given(program, train, val, inputs)
+    check_writable(out, what="--out")
+    student, trainset, valset = _load_inputs(program, train, val, inputs)
     limits = Limits(max_actor_calls, max_cost_usd, max_seconds)
-    with _acting(lm, lm_dtype):
-        sgt = _teleprompter(
+    with _use_actor(lm, lm_dtype):
+        sgt = _make_teleprompter(
             metric, generator, auto, rounds, seed, threads, log_dir, limits, silent=as_json, report_to=report_to
         )
-        better = sgt.compile(student, trainset=examples, valset=more)
+        better = sgt.compile(student, trainset=trainset, valset=valset)
     result = result_of(better)
     saved = out or result.log_dir / "program.json"
     better.save(saved)
@@ -93,36 +108,36 @@ def compile_(
         "notes": list(result.notes),
         "stopped": result.stopped,
     }
-    told = ", ".join(f"{name} {score:.3f}" for name, score in scores.items())
+    scores_text = ", ".join(f"{name} {score:.3f}" for name, score in scores.items())
     lines = [
-        f"Validation: {told}.",
+        f"Validation: {scores_text}.",
         f"Selected: {result.selected}.",
         f"Program: {saved}",
         f"Report: {content['report']}",
     ]
-    tell(content, *lines, as_json=as_json)
+    print_output(content, *lines, as_json=as_json)
     if result.stopped:
-        raise typer.Exit(STOPPED)
+        raise typer.Exit(EXIT_STOPPED)
 
 
 def estimate(
-    program: Program,
-    train: Train,
-    metric: Metric,
-    val: Val = None,
-    inputs: Inputs = "",
-    lm: Actor = "",
-    lm_dtype: Precision = "auto",
-    generator: Generator = "Qwen/Qwen3-1.7B",
-    auto: Auto = AUTO,
-    rounds: Rounds = None,
-    seed: Seed = 0,
-    threads: Threads = None,
-    log_dir: LogDir = None,
-    probe: Annotated[int, typer.Option(help="Examples to run first, which is paid for; 0 pays nothing.")] = 0,
-    as_json: AsJson = False,
+    program: ProgramArgument,
+    train: TrainOption,
+    metric: MetricOption,
+    val: ValOption = None,
+    inputs: InputsOption = "",
+    lm: ActorOption = "",
+    lm_dtype: PrecisionOption = "auto",
+    generator: GeneratorOption = "Qwen/Qwen3-1.7B",
+    auto: AutoOption = AUTO,
+    rounds: RoundsOption = None,
+    seed: SeedOption = 0,
+    threads: ThreadsOption = None,
+    log_dir: LogDirOption = None,
+    probe: Annotated[int, typer.Option(help="Examples to run first, at their cost; 0 costs nothing.")] = 0,
+    as_json: JsonOption = False,
 ) -> None:
-    """What compile would take, stage by stage: calls, and with a probe tokens, dollars and seconds.
+    """Estimate what compile takes, stage by stage: calls, and with a probe tokens, dollars and seconds.
 
     Example: sgt estimate app:program --train train.jsonl --metric app:metric --lm openai/gpt-4.1-mini --probe 30
     """
@@ -130,17 +145,17 @@ def estimate(
 
     from optimizers.core.budget import Limits
 
-    student, examples, more = _given(program, train, val, inputs)
-    with _acting(lm, lm_dtype):
-        sgt = _teleprompter(metric, generator, auto, rounds, seed, threads, log_dir, Limits(), silent=as_json)
-        found = sgt.estimate(student, examples, more, probe=probe)
-    tell({**asdict(found), "total": asdict(found.total)}, found, as_json=as_json)
+    student, trainset, valset = _load_inputs(program, train, val, inputs)
+    with _use_actor(lm, lm_dtype):
+        sgt = _make_teleprompter(metric, generator, auto, rounds, seed, threads, log_dir, Limits(), silent=as_json)
+        estimated = sgt.estimate(student, trainset, valset, probe=probe)
+    print_output({**asdict(estimated), "total": asdict(estimated.total)}, estimated, as_json=as_json)
 
 
-def _given(
+def _load_inputs(
     program: str, train: Path, val: Path | None, inputs: str
 ) -> tuple[dspy.Module, list[dspy.Example], list[dspy.Example] | None]:
-    """The program, and its examples."""
+    """Return the program, its training examples, and its validation examples if a file is given."""
     from optimizers.core.user_files import examples_in, inputs_of, program_at
 
     student = program_at(program)
@@ -148,8 +163,8 @@ def _given(
     return student, examples_in(train, names), None if val is None else examples_in(val, names)
 
 
-def _acting(lm: str, dtype: str) -> AbstractContextManager[None]:
-    """Inside, the LM is DSPy's; without a name, the one that the program's own module has configured."""
+def _use_actor(lm: str, dtype: str) -> AbstractContextManager[None]:
+    """Make the LM DSPy's inside the block; without a name, keep the LM that the program's module configures."""
     from sgt_modules.lms import acting_as, check_lm, lm_named
 
     actor = lm_named(lm, dtype=dtype) if lm else None
@@ -157,10 +172,10 @@ def _acting(lm: str, dtype: str) -> AbstractContextManager[None]:
     return acting_as(actor)
 
 
-def _teleprompter(
+def _make_teleprompter(
     metric: str,
     generator: str,
-    auto: Auto,
+    auto: AutoOption,
     rounds: int | None,
     seed: int,
     threads: int | None,
@@ -174,10 +189,10 @@ def _teleprompter(
     from optimizers.sgt.recipe import Recipe
     from optimizers.sgt.teleprompter import SGTTeleprompter
 
-    scored = attribute(metric, what="a metric")
-    model, trainer = _embedded() if generator == "embedded" else (generator, None)
+    metric_function = attribute(metric, what="a metric")
+    model, trainer = _load_embedded() if generator == "embedded" else (generator, None)
     return SGTTeleprompter(
-        scored,
+        metric_function,
         model,
         trainer=trainer,
         recipe=Recipe.auto(auto).with_rounds(rounds),
@@ -192,8 +207,8 @@ def _teleprompter(
     )
 
 
-def _embedded() -> tuple[SupplementGenerator, TRLTrainer]:
-    """The embedded generator and its trainer, imported only for who asks: the latter brings TRL, some ten seconds."""
+def _load_embedded() -> tuple[SupplementGenerator, TRLTrainer]:
+    """Return the embedded generator and its trainer; the late import saves others the ten seconds of TRL."""
     from optimizers.training.embedded import embedded_trainer
     from sgt_modules.embedded import embedded_generator
 

@@ -1,1 +1,1 @@
-"""The embedded worlds: the methods trained, compared and shown on them."""
+"""Demonstrations: the methods trained, compared and shown on the embedded worlds."""

@@ -1,6 +1,6 @@
-"""The embedded demonstration of Supervisory Prompt Training: a corrector finds the rules of a house by their outcomes.
+"""The embedded demonstration of Supervisory Prompt Training: a corrector learns the rules of a house from outcomes.
 
-Simulated world and corrector, real method and actor: see `sgt_modules.embedded.rules`.
+The world and the corrector are simulated, the method and the actor are real: see `sgt_modules.embedded.rules`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from sgt_modules.wrapping import instructions_of, with_instructions
 
 @dataclass(frozen=True, slots=True)
 class PromptScale:
-    """How large a demonstration is: the world's sizes, the method's options, and prompts to try impact scores on."""
+    """Size of a demonstration: the world's sizes, the method's options, and the number of impact panels."""
 
     sizes: RuleSizes
     recipe: SPTRecipe
@@ -52,21 +52,21 @@ class PromptScale:
 
 
 SPT_FULL = PromptScale(RULES_FULL, SPTRecipe(rounds=8), panels=2)
-"""Sixty-four training questions and eight rounds; all other options are the method's own."""
+"""Sixty-four training questions and eight rounds; all other options are the defaults."""
 
 SPT_QUICK = PromptScale(RULES_QUICK, SPTRecipe(rounds=4), panels=1)
 """A smaller world and four rounds."""
 
-THREADS = 64
-"""Program runs at once: as many actor calls are then served in one batch."""
+RULES_THREADS = 64
+"""Concurrent program runs, and so the size of a batch of actor calls."""
 
-NONE = "none"
-"""The name of the student's own stage in tables and summary."""
+STUDENT_ROW = "none"
+"""The name of the unchanged student in tables and summary."""
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """A sentence of a panel: its known truth (1 helps, 0 idle, -1 harms), and its impact measured in both ways."""
+class PanelSentence:
+    """A sentence of a panel: its true effect (1 helps, 0 idle, -1 harms), and its impact measured in two ways."""
 
     sentence: str
     truth: int
@@ -76,14 +76,12 @@ class Judged:
 
 @dataclass(frozen=True)
 class PromptDemonstration:
-    """A finished demonstration: its world, how compiling went, every stage's rollouts on test, the panels' sentences,
-    and the summary.
-    """
+    """A finished demonstration: its world, the result, the test rollouts by stage, the panels, and the summary."""
 
     world: HouseRulesWorld
     result: SPTResult
-    tested: Mapping[str, Sequence[Rollout]]
-    judged: Sequence[Judged]
+    test_rollouts: Mapping[str, Sequence[Rollout]]
+    panel_sentences: Sequence[PanelSentence]
     summary: Mapping[str, Any]
 
 
@@ -97,7 +95,7 @@ def demonstrate_prompts(
 ) -> PromptDemonstration:
     """Run Supervisory Prompt Training on the house-rules world of `seed`, and score every stage on its test split.
 
-    The summary is also written to `<log_dir>/summary.json`; `display=False` is silence.
+    The summary is also written to `<log_dir>/summary.json`; `display=False` prints nothing.
     """
     world, view = HouseRulesWorld(seed, sizes=scale.sizes), reporter(display)
     student = list_program(world.instructions)
@@ -106,7 +104,7 @@ def demonstrate_prompts(
         RulesCorrector(seed),
         variant=variant,
         recipe=scale.recipe,
-        num_threads=THREADS,
+        num_threads=RULES_THREADS,
         seed=seed,
         log_dir=log_dir,
         display_progress=display,
@@ -121,34 +119,36 @@ def demonstrate_prompts(
         with RolloutStore(folder.store, run=f"{id_} controls") as store, view.run():
             store.on_write = clock.tick
             scope = scope_of(student, world.metric)
-            actor = Actor(student, Scorer(world.metric), store, scope, num_threads=THREADS)
+            actor = Actor(student, Scorer(world.metric), store, scope, num_threads=RULES_THREADS)
             test = Evaluator(actor, "test", world.test, view)
-            tested = {
-                _shown(stage.name): test.of(with_instructions(student, stage.prompts)).as_it_is(stage.name)
+            test_rollouts = {
+                _display_name(stage.name): test.of(with_instructions(student, stage.prompts)).as_it_is(stage.name)
                 for stage in result.stages
             }
             rng = random.Random(f"{seed}-panel")
-            chosen = subsample(len(world.train), scale.recipe.impact_examples, rng)
-            part = Evaluator(actor, "train", [world.train[n] for n in chosen], view)
-            judged = [each for _ in range(scale.panels) for each in _panel(world, part, rng)]
+            indices = subsample(len(world.train), scale.recipe.impact_examples, rng)
+            part = Evaluator(actor, "train", [world.train[n] for n in indices], view)
+            panel = [each for _ in range(scale.panels) for each in _measure_panel(world, part, rng)]
     clock.stop()
-    summary = summarize_prompts(world, variant, result, tested, judged, seconds=result.spent.total + scoring())
+    summary = summarize_prompts(world, variant, result, test_rollouts, panel, seconds=result.spent.total + scoring())
     RunFolder(result.log_dir).write("summary.json", summary)
     write_report(result.log_dir)
-    return PromptDemonstration(world, result, tested, judged, summary)
+    return PromptDemonstration(world, result, test_rollouts, panel, summary)
 
 
-def _panel(world: HouseRulesWorld, part: Evaluator, rng: random.Random) -> list[Judged]:
-    """The sentences of one panel, with the impact of each measured in both ways."""
+def _measure_panel(world: HouseRulesWorld, part: Evaluator, rng: random.Random) -> list[PanelSentence]:
+    """Return the sentences of one panel, with the impact of each measured in two ways."""
     parts = sentences(" ".join(world.panel(rng)))
-    prefix, left_out = (_measured(parts, part, way) for way in cast("tuple[Way, Way]", ("prefix", "leave-one-out")))
+    prefix, left_out = (
+        _measure_impact(parts, part, way) for way in cast("tuple[Way, Way]", ("prefix", "leave-one-out"))
+    )
     return [
-        Judged(one.sentence.strip(), world.truth(one.sentence), one.impact, other.impact)
+        PanelSentence(one.sentence.strip(), world.truth(one.sentence), one.impact, other.impact)
         for one, other in zip(prefix, left_out, strict=True)
     ]
 
 
-def _measured(parts: Sequence[str], part: Evaluator, way: Way) -> list[SentenceImpact]:
+def _measure_impact(parts: Sequence[str], part: Evaluator, way: Way) -> list[SentenceImpact]:
     program = part.actor.program
     (place,) = instructions_of(program)
     runs = [
@@ -162,14 +162,14 @@ def summarize_prompts(
     world: HouseRulesWorld,
     variant: Variant,
     result: SPTResult,
-    tested: Mapping[str, Sequence[Rollout]],
-    judged: Sequence[Judged],
+    test_rollouts: Mapping[str, Sequence[Rollout]],
+    panel: Sequence[PanelSentence],
     *,
     seconds: float,
 ) -> dict[str, Any]:
-    """The summary in its public format, with what a run on prompts has besides; see `docs/architecture.md`."""
-    spent, corrector, selected = result.spent, result.corrector, _shown(result.selected)
-    written = {"generator_in": corrector.tokens_in, "generator_out": corrector.tokens_out}
+    """Return the summary in its public format, with the extra keys of a run on prompts."""
+    spent, corrector, selected = result.spent, result.corrector, _display_name(result.selected)
+    corrector_tokens = {"generator_in": corrector.tokens_in, "generator_out": corrector.tokens_out}
     return {
         "task": "house-rules",
         "method": f"spt_{variant}",
@@ -178,46 +178,49 @@ def summarize_prompts(
         "generator": RulesCorrector(world.seed).model,
         "splits": {name: len(split) for name, split in world.splits.items()},
         "scores": {
-            name: {"val": round(stage.score, 4), "test": round(mean_score(tested[name]), 4)}
+            name: {"val": round(stage.score, 4), "test": round(mean_score(test_rollouts[name]), 4)}
             for stage in result.stages
-            for name in (_shown(stage.name),)
+            for name in (_display_name(stage.name),)
         },
         "selected": selected,
-        "p_value": {NONE: paired_p_value(tested[NONE], tested[selected])},
+        "p_value": {STUDENT_ROW: paired_p_value(test_rollouts[STUDENT_ROW], test_rollouts[selected])},
         "kinds": {},
         "leakage": {},
         "lengths": {},
         "gated": {},
         "actor_calls": spent.actor_calls,
         "generator_calls": corrector.calls,
-        "tokens": {**spent.tokens, **written},
+        "tokens": {**spent.tokens, **corrector_tokens},
         "seconds": {"total": round(seconds, 1), **{name: round(each, 1) for name, each in spent.seconds.items()}},
         "peak_rss_mb": MARK.highest,
         "peak_mb": {"rss": {}},
         "notes": list(result.notes),
-        "prompts": {_shown(stage.name): next(iter(stage.prompts.values())) for stage in result.stages},
+        "prompts": {_display_name(stage.name): next(iter(stage.prompts.values())) for stage in result.stages},
         "impact": {
             "rounds": [{**row, "truth": world.truth(str(row["sentence"]))} for row in result.impact_table()],
-            "panel": [asdict(each) for each in judged],
-            "spearman": correlations(world, result, judged),
+            "panel": [asdict(each) for each in panel],
+            "spearman": impact_correlations(world, result, panel),
         },
     }
 
 
-def correlations(world: HouseRulesWorld, result: SPTResult, judged: Sequence[Judged]) -> dict[str, float]:
-    """Spearman's correlation of impact and truth: of the run's sentences (the mean of the rounds that measured one) and
-    of the panels', measured in both ways; rounded to three places.
+def impact_correlations(world: HouseRulesWorld, result: SPTResult, panel: Sequence[PanelSentence]) -> dict[str, float]:
+    """Return Spearman's correlation of impact and true effect, rounded to three places.
+
+    `run` covers the run's sentences, with the mean over the rounds that measured one; the others cover the panels'
+    sentences in both ways.
     """
-    found: dict[str, list[float]] = {}
+    impacts_by_sentence: dict[str, list[float]] = {}
     for row in result.impact_table():
-        found.setdefault(str(row["sentence"]), []).append(cast("float", row["impact"]))
-    truths = [each.truth for each in judged]
+        impacts_by_sentence.setdefault(str(row["sentence"]), []).append(cast("float", row["impact"]))
+    truths = [each.truth for each in panel]
+    measured = impacts_by_sentence.items()
     return {
-        "run": round(spearman([mean(each) for each in found.values()], [world.truth(each) for each in found]), 3),
-        "prefix": round(spearman([each.prefix for each in judged], truths), 3),
-        "leave_one_out": round(spearman([each.leave_one_out for each in judged], truths), 3),
+        "run": round(spearman([mean(each) for _, each in measured], [world.truth(each) for each, _ in measured]), 3),
+        "prefix": round(spearman([each.prefix for each in panel], truths), 3),
+        "leave_one_out": round(spearman([each.leave_one_out for each in panel], truths), 3),
     }
 
 
-def _shown(stage: str) -> str:
-    return NONE if stage == "student" else stage
+def _display_name(stage: str) -> str:
+    return STUDENT_ROW if stage == "student" else stage

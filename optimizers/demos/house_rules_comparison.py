@@ -9,15 +9,15 @@ from optimizers.comparison.comparing import compare_problems
 from optimizers.comparison.contenders import ContenderLike
 from optimizers.comparison.result import Comparison
 from optimizers.comparison.setup import Means, Problem
-from optimizers.demos.house_rules import SPT_FULL, SPT_QUICK, THREADS
+from optimizers.demos.house_rules import RULES_THREADS, SPT_FULL, SPT_QUICK
 from sgt_modules.embedded import acting
 from sgt_modules.embedded.rules import HouseRulesWorld, RulesCorrector, list_program
 
-CONTENDERS = ("none", "spt_p", "spt_pc", "spt_p_without_impact", "spt_pc_without_impact")
-"""Who can be compared here: the simulated corrector writes for SPT alone."""
+RULES_CONTENDERS = ("none", "spt_p", "spt_pc", "spt_p_without_impact", "spt_pc_without_impact")
+"""The possible contenders: the simulated corrector only writes for SPT."""
 
-BUDGET, QUICK_BUDGET = 2_000, 800
-"""Actor calls a contender."""
+RULES_BUDGET, QUICK_RULES_BUDGET = 2_000, 800
+"""Actor calls per contender."""
 
 
 def compare_rules(
@@ -29,7 +29,7 @@ def compare_rules(
     log_dir: str | Path | None = None,
     display_progress: bool | None = None,
 ) -> Comparison:
-    """As `compare`, with a world of its own for each seed, so that all seeds' test questions count.
+    """Run `compare` with a separate world for each seed, so that all seeds' test questions count.
 
     The corrector, and so each contender's `reflection_lm`, is the simulated one.
     """
@@ -41,9 +41,9 @@ def compare_rules(
     with acting("rule-follower"):
         return compare_problems(
             problems,
-            CONTENDERS if contenders is None else contenders,
-            budget=budget or (QUICK_BUDGET if quick else BUDGET),
-            means=Means(reflection_lm=RulesCorrector(), num_threads=THREADS),
+            RULES_CONTENDERS if contenders is None else contenders,
+            budget=budget or (QUICK_RULES_BUDGET if quick else RULES_BUDGET),
+            means=Means(reflection_lm=RulesCorrector(), num_threads=RULES_THREADS),
             log_dir=log_dir,
             task=f"house rules{', quick' if quick else ''}",
             display_progress=display_progress,

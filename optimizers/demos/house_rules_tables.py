@@ -1,4 +1,4 @@
-"""What a person reads at the end of a demonstration of SPT: stages, the impact of sentences, the prompt's history."""
+"""Tables after a demonstration of SPT: stages, the impact of sentences, the history of the prompt."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from rich.syntax import Syntax
 from rich.table import Table
 
 from optimizers.demos.house_rules import PromptDemonstration
-from optimizers.demos.house_terms_tables import share_interval, short
+from optimizers.demos.house_terms_tables import format_interval, format_score
 from optimizers.observe.tables import plain_table
 
 TRUTHS = {1: "helps", 0: "idle", -1: "harms"}
 
 
 def show_prompt_demonstration(demonstration: PromptDemonstration, console: Console) -> None:
-    """Print the stages' table, the impacts beside the truth, the prompt's history, and what was spent."""
+    """Print the stages' table, the impacts with the true effects, the prompt's history, and the usage."""
     console.print(prompt_stage_table(demonstration))
     console.print(panel_table(demonstration))
     if history := demonstration.result.history:
@@ -24,21 +24,21 @@ def show_prompt_demonstration(demonstration: PromptDemonstration, console: Conso
 
 
 def prompt_stage_table(demonstration: PromptDemonstration) -> Table:
-    """A row a stage: its scores, and how many of its prompt's sentences help, are idle and harm; fits 80 columns."""
+    """One row per stage: its scores, and how many prompt sentences help, are idle and harm; fits 80 columns."""
     summary, world = demonstration.summary, demonstration.world
     table = plain_table(f"House rules, seed {summary['seed']}, {summary['method']}: score by stage")
     for column in ("stage", "val", "test", "95 %", *TRUTHS.values()):
         table.add_column(column, justify="left" if column == "stage" else "right", no_wrap=True)
     for name, row in summary["scores"].items():
-        chosen = name == summary["selected"]
+        is_selected = name == summary["selected"]
         truths = [world.truth(each) for each in world.sentences(summary["prompts"][name])]
         table.add_row(
-            f"{name} *" if chosen else name,
-            short(row["val"]),
-            short(row["test"]),
-            share_interval(demonstration.tested[name]),
+            f"{name} *" if is_selected else name,
+            format_score(row["val"]),
+            format_score(row["test"]),
+            format_interval(demonstration.test_rollouts[name]),
             *(str(truths.count(truth)) for truth in TRUTHS),
-            style="bold" if chosen else "",
+            style="bold" if is_selected else "",
         )
     table.caption = "* selected on validation; helps, idle, harms: sentences of the prompt"
     table.caption_justify = "left"
@@ -46,11 +46,11 @@ def prompt_stage_table(demonstration: PromptDemonstration) -> Table:
 
 
 def panel_table(demonstration: PromptDemonstration) -> Table:
-    """The sentences of the panels with their truth and both impacts, the highest first."""
-    table = plain_table("Impact of sentences that are known to help, to be idle and to harm")
+    """The sentences of the panels with their true effect and both impacts, the highest first."""
+    table = plain_table("Impact of sentences with a known effect")
     for column in ("sentence", "truth", "prefix", "left out"):
         table.add_column(column, justify="left" if column == "sentence" else "right")
-    for each in sorted(demonstration.judged, key=lambda each: -each.prefix):
+    for each in sorted(demonstration.panel_sentences, key=lambda each: -each.prefix):
         table.add_row(each.sentence, TRUTHS[each.truth], f"{each.prefix:+.3f}", f"{each.leave_one_out:+.3f}")
     return table
 

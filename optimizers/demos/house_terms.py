@@ -1,6 +1,6 @@
-"""The embedded demonstration: a generator learns what a frozen actor needs to hear, and every stage is scored.
+"""The embedded demonstration of SGT: a generator learns what a frozen actor needs to know; every stage is scored.
 
-Simulated world, real method: see `sgt_modules.embedded.world`.
+The world is simulated, the method is real: see `sgt_modules.embedded.world`.
 """
 
 from __future__ import annotations
@@ -59,17 +59,17 @@ from sgt_modules.lms import LMLike, acting_as, lm_named
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How large a demonstration is: the world's sizes and the method's options."""
+    """Size of a demonstration: the world's sizes and the method's options."""
 
     sizes: Sizes
     recipe: Recipe
 
 
 FULL_SCALE = Scale(FULL, Recipe(length_preference=0.25, gate=True))
-"""A hundred training questions and the method's own options, with a generator that may keep silent."""
+"""A hundred training questions and the default options, with a generator that may stay silent."""
 
 LOUD_SCALE = Scale(FULL, Recipe(silence=False))
-"""The same, with a generator that always speaks: what silence is measured against."""
+"""The same with a generator that always speaks, as the baseline for silence."""
 
 QUICK_SCALE = Scale(QUICK, replace(FULL_SCALE.recipe, rounds=2, direct_samples=12))
 """A world of eight terms and two rounds."""
@@ -78,39 +78,39 @@ TINY_SCALE = Scale(
     Sizes(train=4, validation=4, test=4, shifted=4, terms=4, shifted_terms=4),
     Recipe(rounds=1, warm_samples=1, pool_samples=1, ood_kinds=1, concat=1, max_per_kind=4, pair_cap=2),
 )
-"""Every step once, in seconds: whether it works, not how well."""
+"""Every step once, in seconds: it shows that the method runs, not how well."""
 
 TRAINING = replace(SETTINGS, dpo_forward="pairwise", dpo_learning_rate=2e-3)
-"""Pairs by themselves, as the figures of the README were measured with."""
+"""Training settings of the README's figures: each pair in its own forward pass."""
 
 REAL_SCALE = FULL_SCALE
-"""The full world for an actor of your own: about 12,000 of its calls. Fewer do not do: one supplement of twenty guesses
-a meaning right, and a real actor makes use of every third of those."""
+"""The full world for your own actor: about 12,000 calls. Fewer are not enough: one supplement in twenty guesses a
+meaning right, and a real actor uses one in three of those."""
 
 REAL_QUICK_SCALE = Scale(
     Sizes(train=32, validation=16, test=32, shifted=4, terms=4, shifted_terms=4),
     replace(Recipe.auto("light").with_rounds(2), warm_samples=4),
 )
-"""The start page's small world, two rounds: about 1,400 calls of an actor of your own. One supplement of twenty guesses
-a meaning right, so the warm start tries four of a kind."""
+"""The start page's small world, two rounds: about 1,400 calls of your own actor. One supplement in twenty guesses a
+meaning right, so the warm start tries four of each kind."""
 
-THREADS = 128
-"""Program runs at once: as many actor calls are then served in one batch."""
+TERMS_THREADS = 128
+"""Concurrent program runs, and so the size of a batch of actor calls."""
 
-UNTOLD = ("none", "oracle", "glossary")
-"""Rows of the table in which no generator wrote anything."""
+ROWS_WITHOUT_GENERATOR = ("none", "oracle", "glossary")
+"""Rows of the table without a generator."""
 
-Stages = Mapping[str, Mapping[str, Sequence[Rollout]]]
+StageRollouts = Mapping[str, Mapping[str, Sequence[Rollout]]]
 """Rollouts by stage and split."""
 
 
 @dataclass(frozen=True)
 class Demonstration:
-    """A finished demonstration: its world, how compiling went, every stage on every split, and the summary."""
+    """A finished demonstration: its world, the result, every stage's rollouts on every split, and the summary."""
 
     world: HouseTermsWorld
     result: SGTResult
-    scored: Stages
+    stage_rollouts: StageRollouts
     summary: Mapping[str, Any]
 
 
@@ -124,12 +124,12 @@ def demonstrate(
 ) -> Demonstration:
     """Run Supplement Generation Training on the house-terms world of `seed` and score every stage.
 
-    `actor` is another frozen LM than the embedded one, or its name as `lm_named` reads it; then `oracle` (the true
-    meaning of the asked term as supplement) and `glossary` (all true meanings in the instructions) are scored beside
-    the stages, in the place of the second embedded actor. The scale is `FULL_SCALE`, or with an actor `REAL_SCALE`.
+    `actor` replaces the embedded frozen LM, or names one as `lm_named` reads it. Then two controls are scored too, in
+    place of the second embedded actor: `oracle` (the true meaning of the asked term as supplement) and `glossary` (all
+    true meanings in the instructions). The scale is `FULL_SCALE`, or `REAL_SCALE` with an actor.
 
-    The summary is also written to `<log_dir>/summary.json`; `display=False` is silence. Where several processes were
-    launched, the main one scores and writes, and every one returns the same.
+    The summary is also written to `<log_dir>/summary.json`; `display=False` prints nothing. If several processes run,
+    the main one scores and writes, and every process returns the same.
     """
     lm = None if actor is None else lm_named(actor)
     scale = scale or (FULL_SCALE if lm is None else REAL_SCALE)
@@ -139,17 +139,17 @@ def demonstrate(
         generator=embedded_generator(),
         recipe=scale.recipe,
         trainer=TRLTrainer(embedded_folder("generator"), TRAINING),
-        num_threads=THREADS,
+        num_threads=TERMS_THREADS,
         seed=seed,
         log_dir=log_dir,
         display_progress=display,
     )
-    with _playing(lm):
+    with _use_actor(lm):
         better = teleprompter.compile(program(), trainset=world.train, valset=world.val)
     result = result_of(better)
     clock, scoring = Clock.of_scoring(RunFolder(result.log_dir))
 
-    def finish() -> tuple[Stages, Mapping[str, Any]]:
+    def finish() -> tuple[StageRollouts, Mapping[str, Any]]:
         better.save(result.log_dir / "program.json")
         view = reporter(display)
         with view.run():
@@ -157,7 +157,7 @@ def demonstrate(
             if lm is not None:
                 scored = {**scored, **score_controls(world, result, view, lm)}
         clock.stop()
-        summary = summarize(world, result, scored, seconds=result.spent.total + scoring(), actor=lm)
+        summary = summarize_stages(world, result, scored, seconds=result.spent.total + scoring(), actor=lm)
         RunFolder(result.log_dir).write("summary.json", summary)
         write_report(result.log_dir)
         return scored, summary
@@ -167,8 +167,8 @@ def demonstrate(
 
 
 @contextmanager
-def _playing(lm: dspy.LM | None, name: ActorName = "actor") -> Iterator[None]:
-    """Inside, the LM acts, or where there is none an embedded actor."""
+def _use_actor(lm: dspy.LM | None, name: ActorName = "actor") -> Iterator[None]:
+    """Make the LM act inside the block, or an embedded actor if there is no LM."""
     with acting(name) if lm is None else acting_as(lm):
         yield
 
@@ -180,9 +180,10 @@ def score_stages(
     lm: dspy.LM | None = None,
     *,
     on_write: Callable[[], object] = lambda: None,
-) -> Stages:
-    """Every stage, and the untrained generator, on test, on the shifted terms, and on test with the second actor,
-    which is left out where an LM of the caller's acts.
+) -> StageRollouts:
+    """Score every stage and the untrained generator on validation, test, shifted terms, and with the second actor.
+
+    An LM of the caller's has no second actor.
     """
     generators = {"none": None, "untrained": result.generator}
     generators |= {stage.name: result.generator_of(stage.name) for stage in result.stages}
@@ -197,8 +198,8 @@ def score_stages(
         ("transfer", "second-actor", world.test),
     ]
     for split, actor_name, examples in places if lm is None else places[:-1]:
-        with _playing(lm, actor_name):
-            evaluator = Evaluator(_actor(world, result, on_write=on_write), split, examples, view)
+        with _use_actor(lm, actor_name):
+            evaluator = Evaluator(_open_actor(world, result, on_write=on_write), split, examples, view)
             for name, generator in generators.items():
                 if split not in scored[name]:
                     if generator is None:
@@ -208,50 +209,51 @@ def score_stages(
     return scored
 
 
-def score_controls(world: HouseTermsWorld, result: SGTResult, view: Reporter, lm: dspy.LM) -> Stages:
-    """What the LM does on test with the true meaning of the asked term, and with all of them in the instructions."""
+def score_controls(world: HouseTermsWorld, result: SGTResult, view: Reporter, lm: dspy.LM) -> StageRollouts:
+    """Score the LM on test with the asked term's true meaning, and with all meanings in the instructions."""
     meanings = {term.word: f"{term.word} means {term.condition}." for term in world.terms}
-    with _playing(lm):
-        evaluator = Evaluator(_actor(world, result), "test", world.test, view)
+    with _use_actor(lm):
+        evaluator = Evaluator(_open_actor(world, result), "test", world.test, view)
         bare = evaluator.without()
-        asked = [query for query in evaluator.queries if world.test[query.index].term]
+        term_queries = [query for query in evaluator.queries if world.test[query.index].term]
         candidates = [
             Candidate(query, Supplement("background", meanings[world.test[query.index].term]), "oracle")
-            for query in asked
+            for query in term_queries
         ]
-        with view.stage("oracle: acting", len(candidates)) as shown:
-            told = evaluator.actor.run(candidates, world.test, stage="oracle/test", on_done=shown.advance)
-        aided = {rollout.query.index: rollout for rollout in told}
+        with view.stage("oracle: acting", len(candidates)) as progress:
+            rollouts = evaluator.actor.run(candidates, world.test, stage="oracle/test", on_done=progress.advance)
+        aided = {rollout.query.index: rollout for rollout in rollouts}
         oracle = [aided.get(index, rollout) for index, rollout in enumerate(bare)]
         lines = "\n".join(["The words of this house:", *meanings.values()])
-        informed = dspy.Predict(AnswerInSQL.with_instructions(f"{AnswerInSQL.instructions}\n\n{lines}"))
-        glossary = Evaluator(_actor(world, result, informed), "test", world.test, view).without("glossary")
+        with_glossary = dspy.Predict(AnswerInSQL.with_instructions(f"{AnswerInSQL.instructions}\n\n{lines}"))
+        glossary = Evaluator(_open_actor(world, result, with_glossary), "test", world.test, view).without("glossary")
     return {"oracle": {"test": oracle}, "glossary": {"test": glossary}}
 
 
-def _actor(
+def _open_actor(
     world: HouseTermsWorld,
     result: SGTResult,
     student: dspy.Module | None = None,
     *,
     on_write: Callable[[], object] = lambda: None,
 ) -> Actor:
-    """The wrapped program under the LM of now, with the run's store."""
+    """Return the wrapped program under the current LM, with the run's store."""
     wrapped = supplement(student or program(), generator=result.generator)
     folder = RunFolder(result.log_dir)
     id_ = (folder.read("run.json") or {}).get("id", "")
-    store = RolloutStore(folder.store, run=f"{id_} controls")  # else what scoring pays would count as the compile's
+    # A separate run, so that the compile's usage excludes scoring.
+    store = RolloutStore(folder.store, run=f"{id_} controls")
     store.on_write = on_write
-    return Actor(wrapped, Scorer(world.metric), store, scope_of(wrapped, world.metric), num_threads=THREADS)
+    return Actor(wrapped, Scorer(world.metric), store, scope_of(wrapped, world.metric), num_threads=TERMS_THREADS)
 
 
-def summarize(
-    world: HouseTermsWorld, result: SGTResult, scored: Stages, *, seconds: float, actor: dspy.LM | None = None
+def summarize_stages(
+    world: HouseTermsWorld, result: SGTResult, scored: StageRollouts, *, seconds: float, actor: dspy.LM | None = None
 ) -> dict[str, Any]:
-    """The summary in its public format; see `docs/architecture.md`."""
+    """Return the summary in its public format; see `docs/architecture.md`."""
     selected = result.selected
     spent = result.spent
-    told = {name: splits["test"] for name, splits in scored.items() if name not in UNTOLD}
+    generated = {name: splits["test"] for name, splits in scored.items() if name not in ROWS_WITHOUT_GENERATOR}
     return {
         "task": "house-terms",
         "seed": world.seed,
@@ -265,9 +267,9 @@ def summarize(
             for name in ("none", "sft")
             if name in scored
         },
-        "kinds": {name: kind_shares(rollouts) for name, rollouts in told.items()},
-        "leakage": {name: leakage(rollouts, world.test, world.leaks) for name, rollouts in told.items()},
-        "lengths": {name: mean_length(rollouts) for name, rollouts in told.items()},
+        "kinds": {name: kind_shares(rollouts) for name, rollouts in generated.items()},
+        "leakage": {name: leakage(rollouts, world.test, world.leaks) for name, rollouts in generated.items()},
+        "lengths": {name: mean_length(rollouts) for name, rollouts in generated.items()},
         "gated": {split: gated_share(rollouts) for split, rollouts in scored[selected].items()},
         "actor_calls": spent.actor_calls,
         "generator_calls": spent.generator_calls,

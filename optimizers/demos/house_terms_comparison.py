@@ -13,29 +13,29 @@ from optimizers.comparison.control_rows import Controls
 from optimizers.comparison.controls import controls
 from optimizers.comparison.result import Comparison
 from optimizers.comparison.setup import Means, Problem
-from optimizers.demos.house_terms import FULL_SCALE, QUICK_SCALE, THREADS
+from optimizers.demos.house_terms import FULL_SCALE, QUICK_SCALE, TERMS_THREADS
 from optimizers.sgt.recipe import Recipe
 from optimizers.training.embedded import embedded_trainer
 from sgt_modules.embedded import HouseTermsWorld, acting, embedded_actor, embedded_generator, program
 
-BUDGET, QUICK_BUDGET = 5_000, 1_500
-"""Actor calls a contender."""
+TERMS_BUDGET, QUICK_TERMS_BUDGET = 5_000, 1_500
+"""Actor calls per contender."""
 
 ROUNDS, QUICK_ROUNDS = 3, 2
-"""Rounds of SGT, which is adaptive here: more do not fit into the budget."""
+"""Rounds of SGT, which is adaptive here: more rounds exceed the budget."""
 
 
-def world_of(seed: int, *, quick: bool = False, gold: bool = False) -> HouseTermsWorld:
-    """The house-terms world of a seed; with `gold`, its training examples show the query they were made from."""
+def make_world(seed: int, *, quick: bool = False, gold: bool = False) -> HouseTermsWorld:
+    """Return the house-terms world of a seed; with `gold`, its training examples show their source query."""
     return HouseTermsWorld(seed, sizes=(QUICK_SCALE if quick else FULL_SCALE).sizes, gold=gold)
 
 
-def problem_of(world: HouseTermsWorld) -> Problem:
-    """The embedded program on a world."""
+def make_problem(world: HouseTermsWorld) -> Problem:
+    """Return the embedded program on a world, ready to be compared."""
     return Problem(program(), world.metric, world.train, world.val, world.test)
 
 
-def _recipe(*, quick: bool) -> Recipe:
+def _make_recipe(*, quick: bool) -> Recipe:
     scale = QUICK_SCALE if quick else FULL_SCALE
     return replace(scale.recipe, adaptive=True, rounds=QUICK_ROUNDS if quick else ROUNDS)
 
@@ -50,58 +50,61 @@ def compare_embedded(
     log_dir: str | Path | None = None,
     display_progress: bool | None = None,
 ) -> Comparison:
-    """As `compare`, with a world of its own for each seed, so that all seeds' test questions count."""
+    """Run `compare` with a separate world for each seed, so that all seeds' test questions count."""
     means = Means(
-        generator=embedded_generator(), trainer=embedded_trainer(), recipe=_recipe(quick=quick), num_threads=THREADS
+        generator=embedded_generator(),
+        trainer=embedded_trainer(),
+        recipe=_make_recipe(quick=quick),
+        num_threads=TERMS_THREADS,
     )
-    shown = "house terms with gold queries" if gold else "house terms, outcomes alone"
+    name = "house terms with gold queries" if gold else "house terms, outcomes alone"
     with acting():
         return compare_problems(
-            {seed: problem_of(world_of(seed, quick=quick, gold=gold)) for seed in seeds},
+            {seed: make_problem(make_world(seed, quick=quick, gold=gold)) for seed in seeds},
             contenders,
-            budget=budget or (QUICK_BUDGET if quick else BUDGET),
+            budget=budget or (QUICK_TERMS_BUDGET if quick else TERMS_BUDGET),
             means=means,
             log_dir=log_dir,
-            task=f"{shown}{', quick' if quick else ''}",
+            task=f"{name}{', quick' if quick else ''}",
             display_progress=display_progress,
         )
 
 
-def controls_embedded(
+def score_embedded_controls(
     log_dir: Path, *, seeds: Sequence[int] = (0, 1, 2), quick: bool = False, budget: int | None = None
 ) -> list[Controls]:
-    """The controls of the `sgt` contenders of a comparison that `compare_embedded` made in `log_dir`, seed by seed.
+    """Score the controls of the `sgt` contenders of a comparison by `compare_embedded` in `log_dir`, seed by seed.
 
-    Each is taken up where it was finished, so that nothing is trained or paid for again; the second actor and the
-    questions on unseen terms are the demonstration's.
+    Each finished run is resumed, so that nothing is trained or paid for again; the second actor and the questions on
+    unseen terms are the demonstration's.
     """
-    found: list[Controls] = []
+    scored: list[Controls] = []
     for seed in seeds:
-        world = world_of(seed, quick=quick)
-        problem = problem_of(world)
+        world = make_world(seed, quick=quick)
+        problem = make_problem(world)
         bench = Bench(
             program=problem.program,
             trainset=shuffled(world.train, seed),
             valset=world.val,
             metric=world.metric,
             seed=seed,
-            calls=budget or (QUICK_BUDGET if quick else BUDGET),
+            calls=budget or (QUICK_TERMS_BUDGET if quick else TERMS_BUDGET),
             folder=log_dir / "sgt" / f"seed-{seed}",
-            num_threads=THREADS,
+            num_threads=TERMS_THREADS,
             generator=embedded_generator(),
             trainer=embedded_trainer(),
-            recipe=_recipe(quick=quick),
+            recipe=_make_recipe(quick=quick),
         )
         with acting():
-            found.append(
+            scored.append(
                 controls(
                     sgt(bench),
                     problem,
                     shifted=world.shifted,
                     second_actor=embedded_actor("second-actor"),
-                    num_threads=THREADS,
+                    num_threads=TERMS_THREADS,
                     leaks=world.leaks,
                     display_progress=False,
                 )
             )
-    return found
+    return scored

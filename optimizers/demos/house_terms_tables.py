@@ -1,4 +1,4 @@
-"""What a person reads at the end of a run: the stages' table, and questions before and after."""
+"""Tables after a demonstration of SGT: the stages, and questions before and after."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ from optimizers.core.statistics import wilson_interval
 from optimizers.demos.house_terms import Demonstration
 from optimizers.observe.tables import plain_table
 
-QUESTIONS_SHOWN = 3
-SMALLEST = 0.02
-"""The smallest share of a kind that is worth a place in the table."""
+MAX_QUESTIONS = 3
+SMALLEST_SHARE = 0.02
+"""The smallest share of a kind that the table shows."""
 
 
 def show_demonstration(demonstration: Demonstration, console: Console) -> None:
-    """Print the stages' table, the kinds' shares, what was spent, and three questions before and after."""
+    """Print the stages' table, the shares of kinds, the usage, and three questions before and after."""
     summary = demonstration.summary
     console.print(stage_table(demonstration))
     console.print(kinds_table(summary))
     for line in _closing_lines(demonstration):
         console.print(line, highlight=False)
-    for panel in before_and_after(demonstration):
+    for panel in before_and_after_panels(demonstration):
         console.print(panel)
 
 
 def stage_table(demonstration: Demonstration) -> Table:
-    """A row a stage: its score on every split, with a 95 % interval on test; fits 80 columns."""
-    summary, scored = demonstration.summary, demonstration.scored
+    """One row per stage: its score on every split, with a 95 % interval on test; fits 80 columns."""
+    summary, scored = demonstration.summary, demonstration.stage_rollouts
     seconds = {stage.name: f"{stage.seconds:.0f}" for stage in demonstration.result.stages}
     table = plain_table(f"House terms, seed {summary['seed']}: score by stage")
     last = {"transfer": "actor 2"} if any("transfer" in row for row in summary["scores"].values()) else {}
     for column in ("stage", "val", "test", "95 %", "terms", "plain", "shifted", *last.values(), "seconds"):
         table.add_column(column, justify="left" if column == "stage" else "right", no_wrap=True)
     for name, row in summary["scores"].items():
-        chosen = name == summary["selected"]
+        is_selected = name == summary["selected"]
         table.add_row(
-            f"{name} *" if chosen else name,
+            f"{name} *" if is_selected else name,
             _cell(row, "val"),
             _cell(row, "test"),
-            share_interval(scored[name]["test"]),
+            format_interval(scored[name]["test"]),
             *(_cell(row, split) for split in ("test_terms", "test_plain", "shifted", *last)),
             seconds.get(name, ""),
-            style="bold" if chosen else "",
+            style="bold" if is_selected else "",
         )
     table.caption = "* selected on validation; terms and plain are the two parts of test"
     table.caption_justify = "left"
@@ -56,29 +56,31 @@ def stage_table(demonstration: Demonstration) -> Table:
 
 
 def _cell(row: Mapping[str, float], split: str) -> str:
-    """A score, or nothing where a row has none on this split."""
-    return short(row[split]) if split in row else ""
+    """Format a score; empty if a row has none on this split."""
+    return format_score(row[split]) if split in row else ""
 
 
 def kinds_table(summary: Mapping[str, Any]) -> Table:
-    """The kinds of the supplements on test by their share, a row a stage."""
+    """One row per stage: the kinds of its supplements on test, by share."""
     table = plain_table("Kinds of supplement on test")
     table.add_column("stage", no_wrap=True)
     table.add_column("share of each kind")
     for stage, shares in summary["kinds"].items():
-        table.add_row(stage, ", ".join(f"{kind} {share:.0%}" for kind, share in shares.items() if share >= SMALLEST))
+        table.add_row(
+            stage, ", ".join(f"{kind} {share:.0%}" for kind, share in shares.items() if share >= SMALLEST_SHARE)
+        )
     return table
 
 
-def before_and_after(demonstration: Demonstration) -> list[Panel]:
-    """Test questions that no supplement failed and the selected stage answered, with the supplement between."""
-    before = demonstration.scored["none"]["test"]
-    after = demonstration.scored[str(demonstration.summary["selected"])]["test"]
+def before_and_after_panels(demonstration: Demonstration) -> list[Panel]:
+    """Show test questions that failed without a supplement and won at the selected stage, with the supplement."""
+    before = demonstration.stage_rollouts["none"]["test"]
+    after = demonstration.stage_rollouts[str(demonstration.summary["selected"])]["test"]
     turned = [(first, second) for first, second in zip(before, after, strict=True) if first.lost() and second.won()]
-    return [_panel(demonstration, first, second) for first, second in turned[:QUESTIONS_SHOWN]]
+    return [_question_panel(demonstration, first, second) for first, second in turned[:MAX_QUESTIONS]]
 
 
-def _panel(demonstration: Demonstration, before: Rollout, after: Rollout) -> Panel:
+def _question_panel(demonstration: Demonstration, before: Rollout, after: Rollout) -> Panel:
     example = demonstration.world.test[before.query.index]
     text = Text()
     for label, words, style in (
@@ -115,14 +117,14 @@ def _memory_lines(peaks: Mapping[str, Mapping[str, float]]) -> list[str]:
     ]
 
 
-def share_interval(rollouts: Sequence[Rollout]) -> str:
-    """The 95 % interval of the share of rollouts that won, as `.48-.61`."""
+def format_interval(rollouts: Sequence[Rollout]) -> str:
+    """Format the 95 % interval of the share of rollouts that won, as `.48-.61`."""
     judged = [rollout for rollout in rollouts if rollout.reward is not None]
     low, high = wilson_interval(sum(rollout.won() for rollout in judged), len(judged))
-    return f"{short(low, 2)}-{short(high, 2)}"
+    return f"{format_score(low, 2)}-{format_score(high, 2)}"
 
 
-def short(value: float, places: int = 3) -> str:
-    """A score as papers print it: `.375`."""
+def format_score(value: float, places: int = 3) -> str:
+    """Format a score as papers print it: `.375`."""
     text = f"{value:.{places}f}"
     return text if value >= 1 else text.lstrip("0")

@@ -1,6 +1,6 @@
-"""The papers' data sets as DSPy tasks, their metrics, and the sandbox that some of these run in."""
+"""The papers' data sets as DSPy tasks, with their metrics and the sandbox that some metrics run in."""
 
-from optimizers.tasks.checking import Check, checked
+from optimizers.tasks.checking import Check, check_task
 from optimizers.tasks.definition import Source, Task
 from optimizers.tasks.loading import HubData, Nested
 from optimizers.tasks.registry import names, register, task
@@ -18,7 +18,7 @@ __all__ = [
     "Source",
     "Splits",
     "Task",
-    "checked",
+    "check_task",
     "names",
     "register",
     "task",

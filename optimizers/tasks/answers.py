@@ -1,4 +1,4 @@
-"""Short answers compared as text: HotpotQA's exact match and F1, and exact match for open answers."""
+"""Compares short answers as text: HotpotQA's exact match and F1, and exact match for open answers."""
 
 from __future__ import annotations
 
@@ -9,41 +9,43 @@ from collections import Counter
 
 import dspy
 
-from optimizers.tasks.numerals import final_number
-from optimizers.tasks.replies import spoken
+from optimizers.tasks.numerals import read_final_number
+from optimizers.tasks.replies import visible_reply
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
-_CLOSED = ("yes", "no", "noanswer")
-"""Answers of which a part is no part of the truth."""
+_YES_NO = ("yes", "no", "noanswer")
+"""Answers that have no partial match."""
 _NUMERAL = re.compile(r"[-+]?[$\u20ac\u00a3]?\s?[\d.,/]+\s?%?")
-_WRAPPED = re.compile(
+_WRAPPING = re.compile(
     r"\A(?:\\boxed\s*\{(.*)\}|\$+(.*?)\$+|\\\((.*)\\\)|\\\[(.*)\\\]|\"(.*)\"|\*\*(.*)\*\*)\.?\Z", re.S
 )
-_LONG = 1_000
-"""Letters from which on a text is an essay, whose wrapping is its own."""
-_SAID = re.compile(r"\A(?:the\s+)?(?:final\s+|exact\s+)?answer(?:\s+is|\s*:)\s*:?\s*", re.I)
+_ESSAY_LENGTH = 1_000
+"""A text of at least this many characters is an essay; its wrapping stays."""
+_LEAD_IN = re.compile(r"\A(?:the\s+)?(?:final\s+|exact\s+)?answer(?:\s+is|\s*:)\s*:?\s*", re.I)
 
 
-def normalized(text: str) -> str:
-    """An answer as HotpotQA compares it: lower case, no punctuation, no articles, single spaces.
+def normalize(text: str) -> str:
+    """Return an answer as HotpotQA compares it: lower case, no punctuation, no articles, single spaces.
 
     Source: the evaluation script of HotpotQA (Yang et al. 2018, arXiv 1809.09600), which is that of SQuAD.
 
-    >>> normalized("The  Chief of Protocol!")
+    >>> normalize("The  Chief of Protocol!")
     'chief of protocol'
     """
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
-def f1_of(expected: str, came: str) -> float:
-    """F1 of the words both have, in [0, 1], after `normalized`; yes and no must agree wholly.
+def word_f1(expected: str, actual: str) -> float:
+    """Return the F1 of the words that two answers share, in [0, 1]; "yes" and "no" match only as a whole.
 
-    >>> round(f1_of("Greenwich Village, New York City", "New York City"), 3)
+    Both answers are compared after `normalize`.
+
+    >>> round(word_f1("Greenwich Village, New York City", "New York City"), 3)
     0.75
     """
-    wanted, got = normalized(expected), normalized(came)
-    if wanted != got and (wanted in _CLOSED or got in _CLOSED):
+    wanted, got = normalize(expected), normalize(actual)
+    if wanted != got and (wanted in _YES_NO or got in _YES_NO):
         return 0.0
     same = sum((Counter(wanted.split()) & Counter(got.split())).values())
     if not same:
@@ -59,9 +61,9 @@ def exact_match(
     pred_name: object = None,
     pred_trace: object = None,
 ) -> dspy.Prediction:
-    """HotpotQA's exact match: 1.0 where both answers are the same after `normalized`, else 0.0."""
-    expected, came = str(example.answer), str(prediction.get("answer", ""))
-    return dspy.Prediction(score=float(normalized(expected) == normalized(came)), feedback=_said(expected, came))
+    """HotpotQA's exact match: 1.0 if both answers are equal after `normalize`, else 0.0."""
+    expected, actual = str(example.answer), str(prediction.get("answer", ""))
+    return dspy.Prediction(score=float(normalize(expected) == normalize(actual)), feedback=_feedback(expected, actual))
 
 
 def f1(
@@ -71,43 +73,44 @@ def f1(
     pred_name: object = None,
     pred_trace: object = None,
 ) -> dspy.Prediction:
-    """HotpotQA's F1 of the words both answers have.
+    """HotpotQA's F1 of the words that both answers share.
 
     >>> f1(dspy.Example(answer="New York City"), dspy.Prediction(answer="York")).feedback
     "Expected 'New York City', got 'York': F1 0.50; missing: city new."
     """
-    expected, came = str(example.answer), str(prediction.get("answer", ""))
-    return dspy.Prediction(score=f1_of(expected, came), feedback=_said(expected, came))
+    expected, actual = str(example.answer), str(prediction.get("answer", ""))
+    return dspy.Prediction(score=word_f1(expected, actual), feedback=_feedback(expected, actual))
 
 
-def _said(expected: str, came: str) -> str:
-    wanted, got = Counter(normalized(expected).split()), Counter(normalized(came).split())
-    if normalized(expected) == normalized(came):
-        return f"{came[:200]!r} is right."
+def _feedback(expected: str, actual: str) -> str:
+    wanted, got = Counter(normalize(expected).split()), Counter(normalize(actual).split())
+    if normalize(expected) == normalize(actual):
+        return f"{actual[:200]!r} is right."
     parts = {"missing": wanted - got, "too much": got - wanted}
-    told = "".join(f"; {name}: {' '.join(sorted(words)[:20])}" for name, words in parts.items() if words)
-    return f"Expected {expected!r}, got {came[:200]!r}: F1 {f1_of(expected, came):.2f}{told}."
+    differences = "".join(f"; {name}: {' '.join(sorted(words)[:20])}" for name, words in parts.items() if words)
+    return f"Expected {expected!r}, got {actual[:200]!r}: F1 {word_f1(expected, actual):.2f}{differences}."
 
 
-def is_same(expected: str, came: str) -> bool:
-    """Whether an open answer is the expected one: the same number, or text whatever its case, spaces, wrapping and end.
+def is_same(expected: str, actual: str) -> bool:
+    """Return whether an open answer equals the expected one: the same number, or the same text.
 
-    It means too little for answers that can be said in many ways; a judge reads those.
+    Case, spaces, wrapping such as `\\boxed{}` and a final period do not count. Answers that can be worded in many ways
+    need a judge LM instead.
 
     >>> is_same("1/2", "The answer is $0.5$."), is_same("Euler", "euler."), is_same("x+1", "1+x")
     (True, True, False)
     """
-    wanted, got = _bare(expected), _bare(came)
+    wanted, got = _strip_wrapping(expected), _strip_wrapping(actual)
     if wanted == got:
         return bool(wanted)
     if _NUMERAL.fullmatch(wanted) and _NUMERAL.fullmatch(got):
         percent = wanted.endswith("%") == got.endswith("%")
-        return percent and (number := final_number(wanted)) is not None and number == final_number(got)
+        return percent and (number := read_final_number(wanted)) is not None and number == read_final_number(got)
     return False
 
 
-def _bare(text: str) -> str:
-    text = _SAID.sub("", unicodedata.normalize("NFKC", spoken(text)).strip())
-    while len(text) < _LONG and (wrapped := _WRAPPED.match(text.strip())):
+def _strip_wrapping(text: str) -> str:
+    text = _LEAD_IN.sub("", unicodedata.normalize("NFKC", visible_reply(text)).strip())
+    while len(text) < _ESSAY_LENGTH and (wrapped := _WRAPPING.match(text.strip())):
         text = next(each for each in wrapped.groups() if each is not None)
     return " ".join(text.casefold().replace("\u2212", "-").split()).rstrip(".").rstrip()

@@ -1,4 +1,4 @@
-"""Whether a task's rows are whole: each gold answer must score 1.0."""
+"""Checks that a task's rows are sound: each gold answer must score 1.0."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from optimizers.tasks.definition import Task
 from optimizers.tasks.rows import BadRow, Placed
 from sgt_modules.errors import MetricError
 
-_RIGHT = 1 - 1e-9
+_FULL_SCORE = 1 - 1e-9
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What became of a task's rows: how many there are, the mean score of their gold answers, and those that are bad.
+    """The result of checking a task's rows: how many there are, the mean gold score, and the bad rows.
 
-    `bad_rows` do not fit the schema, or their gold answer scores below 1.0. `gold_score` is the mean over the rows that
-    fit, in [0, 1]; 0.0 where none does.
+    Bad rows do not fit the schema, or their gold answer scores below 1.0. `gold_score` is the mean over the rows that
+    fit, in [0, 1]; 0.0 if none fits.
     """
 
     task: str
@@ -30,32 +30,32 @@ class Check:
     notes: Sequence[str] = ()
 
     def content(self) -> dict[str, Any]:
-        """The check as JSON holds it."""
+        """Return the JSON form."""
         bad = [asdict(each) for each in self.bad_rows]
         return {"task": self.task, "rows": self.rows, "gold_score": self.gold_score, "bad_rows": bad}
 
 
-def checked(task: Task, data_dir: str | Path | None = None) -> Check:
+def check_task(task: Task, data_dir: str | Path | None = None) -> Check:
     """Read every row of a task, and judge each gold answer by the task's metric.
 
     >>> from optimizers.tasks import task
-    >>> checked(task("house_terms")).content()
+    >>> check_task(task("house_terms")).content()
     {'task': 'house_terms', 'rows': 404, 'gold_score': 1.0, 'bad_rows': []}
     """
     pools, scorer = task.read(data_dir), Scorer(task.metric)
-    every, bad, total = pools.every, list(pools.bad), 0.0
+    every, bad, total = pools.all_rows, list(pools.bad), 0.0
     for each in every:
-        score, problem = _scored(task, each, scorer)
+        score, problem = _score_gold(task, each, scorer)
         total += score
-        if score < _RIGHT:
-            bad.append(BadRow(each.place, f"its gold answer scores {score:g}: {problem}"))
+        if score < _FULL_SCORE:
+            bad.append(BadRow(each.place, f"the gold answer scores {score:g}: {problem}"))
     mean = total / len(every) if every else 0.0
     return Check(task.name, len(every) + len(pools.bad), round(mean, 6), bad, pools.notes)
 
 
-def _scored(task: Task, row: Placed, scorer: Scorer) -> tuple[float, str]:
+def _score_gold(task: Task, row: Placed, scorer: Scorer) -> tuple[float, str]:
     try:
-        reward = scorer(row.example, task.golden(row.example))
+        reward = scorer(row.example, task.gold_prediction(row.example))
     except MetricError as problem:
         return 0.0, str(problem)
     return reward.score, reward.feedback

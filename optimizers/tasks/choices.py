@@ -1,4 +1,4 @@
-"""Questions with lettered options: how they are shown, and the metric of the right letter."""
+"""Questions with lettered options: their form as examples, and the metric of the right letter."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import dspy
 
-from optimizers.tasks.letters import chosen
+from optimizers.tasks.letters import read_letters
 
 
 class ChooseAnOption(dspy.Signature):
@@ -18,10 +18,10 @@ class ChooseAnOption(dspy.Signature):
     answer: str = dspy.OutputField(desc="the letter of the right option")
 
 
-def lettered(texts: Sequence[str]) -> dict[str, str]:
-    """The options by letter, from A; raises `ValueError` where there are more than letters.
+def letter_options(texts: Sequence[str]) -> dict[str, str]:
+    """Return the options by letter, from A; raise `ValueError` for more options than letters.
 
-    >>> lettered(["Paris", "Lima"])
+    >>> letter_options(["Paris", "Lima"])
     {'A': 'Paris', 'B': 'Lima'}
     """
     if len(texts) > len(string.ascii_uppercase):
@@ -29,14 +29,16 @@ def lettered(texts: Sequence[str]) -> dict[str, str]:
     return dict(zip(string.ascii_uppercase, texts, strict=False))
 
 
-def choice(question: str, choices: Mapping[str, str], answer: str, **more: object) -> dspy.Example:
-    """An example with options as text for the program and by letter for the metric; `answer` is the right letter.
+def make_choice_example(question: str, choices: Mapping[str, str], answer: str, **more: object) -> dspy.Example:
+    """Return an example with its options as text for the program and by letter for the metric.
 
-    >>> choice("Capital of France?", {"A": "Paris", "B": "Lima"}, "A").options
+    `answer` is the right letter.
+
+    >>> make_choice_example("Capital of France?", {"A": "Paris", "B": "Lima"}, "A").options
     'A. Paris\\nB. Lima'
     """
-    shown = "\n".join(f"{letter}. {text}" for letter, text in choices.items())
-    example = dspy.Example(question=question, options=shown, choices=dict(choices), answer=answer, **more)
+    text = "\n".join(f"{letter}. {text}" for letter, text in choices.items())
+    example = dspy.Example(question=question, options=text, choices=dict(choices), answer=answer, **more)
     return example.with_inputs("question", "options")
 
 
@@ -47,21 +49,21 @@ def right_letter(
     pred_name: object = None,
     pred_trace: object = None,
 ) -> dspy.Prediction:
-    """1.0 where the answer chooses the right option and no other, else 0.0; see `letters.chosen`.
+    """Score 1.0 if the answer chooses the right option and no other, else 0.0; see `letters.read_letters`.
 
-    Of options with the same text, any is right where one is.
+    If several options have the same text, each counts as right if one of them is.
 
-    >>> example = choice("Capital of France?", {"A": "Paris", "B": "Lima"}, "A")
+    >>> example = make_choice_example("Capital of France?", {"A": "Paris", "B": "Lima"}, "A")
     >>> right_letter(example, dspy.Prediction(answer="It is (B).")).feedback
     'Expected A (Paris). The answer chose B (Lima).'
     """
     choices: Mapping[str, str] = example.choices
     expected = f"Expected {example.answer} ({choices[example.answer]})."
-    came = str(prediction.get("answer", ""))
-    letters = chosen(came, choices)
+    actual = str(prediction.get("answer", ""))
+    letters = read_letters(actual, choices)
     if not letters:
         return dspy.Prediction(
-            score=0.0, feedback=f"{expected} No option could be told from the answer {came[:200]!r}."
+            score=0.0, feedback=f"{expected} No option can be read from the answer {actual[:200]!r}."
         )
     if example.answer in letters and len({choices[letter] for letter in letters}) == 1:
         return dspy.Prediction(score=1.0, feedback=f"{example.answer} is right.")

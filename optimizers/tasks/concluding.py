@@ -1,4 +1,4 @@
-"""Which sentence of a worked solution states its answer."""
+"""Finds the sentence of a worked solution that states its answer."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from optimizers.tasks.quantities import Quantity, in_digits, quantities
+from optimizers.tasks.quantities import Quantity, find_quantities, prefer_digits
 
-Kind = Literal["final", "answer", "conclusion", "plain", "given", "aside", "working"]
-"""What a sentence is: `given` repeats the problem, an `aside` talks to the user, `working` explains the answer."""
+SentenceKind = Literal["final", "answer", "conclusion", "plain", "given", "aside", "working"]
+"""The role of a sentence: `given` repeats the problem, `aside` talks to the user, `working` explains the answer."""
 
-LONGEST = 2_000
-"""Letters that are read of a longer sentence, from its end."""
+MAX_SENTENCE = 2_000
+"""A longer sentence is cut to this many characters, from its end."""
 
 STEP = "\ue000"
-"""Stands where a step's number stood."""
+"""Placeholder for the number of a step."""
 
 CUE = re.compile(
     r"\b(?:answers?|ans\.?)\b[\"')]*(?:\s(?:to|for|of|in)\s[^.!?\n:=]{0,80}?)?"
@@ -36,7 +36,8 @@ _CONCLUSION = re.compile(
     re.I | re.S,
 )
 _GIVEN = re.compile(
-    r"\W{0,4}(?:there\s+(?:are|were|is|was)|each|every|(?:he|she|they|it)\s+had|.*\b(?:could|might)\b)", re.I | re.S
+    r"\W{0,4}(?:there\s+(?:are|were|is|was)|each|every|(?:he|she|they|it)\s+had|.*\b(?:could|might)\b)",
+    re.I | re.S,
 )
 _ASIDE = re.compile(
     r"\W{0,4}(?:i\s+(?:hope|need|used|can|apologi)|hope\b|let\s+me\s+know|feel\s+free|please|thanks?\b|great\b|good\s+(?:job|luck)"
@@ -45,13 +46,13 @@ _ASIDE = re.compile(
     r"|.*\b(?:any|more|other|further|another)\s+questions?\b",
     re.I | re.S,
 )
-_BRACKETED = re.compile(r"\(\w+\s+\w")
+_PARENTHESIS = re.compile(r"\(\w+\s+\w")
 _WORKING = re.compile(
     r"\W{0,4}(?:explanation|reasoning|justification|verification|proof|working\s?:|check\b|to\s+(?:check|verify)|because\b|(?:this|that)(?:\s+is|'s)\s+(?:because|\S+\s+(?:more|less|fewer))"
     r"|here(?:'s|\s+is|\s+are)\s+(?:how|why|the\s+(?:explanation|reason|working|calculations?|breakdown|steps)))",
     re.I,
 )
-_CORRECTED = re.compile(
+_CORRECTION = re.compile(
     r"\b(?:wait|correction|i\s+made\s+(?:a|an)\s+(?:mistake|error)|let\s+me\s+(?:re\w+|correct))\b", re.I
 )
 _STEP = re.compile(r"\b(?:Step|STEP)\s+#?\d+\b[.:)]?|\bstep\s+\d+(?=\s?[:.)])")
@@ -63,87 +64,87 @@ _LABEL = re.compile(
     rf"|\b{_MONTH}\s+\d{{1,2}}(?:st|nd|rd|th)?\b(?:,\s\d{{4}}\b)?",
     re.I,
 )
-_LISTED = re.compile(r"^([ \t]{0,20}[>(]?[ \t]{0,3})(\d{1,2})[.)](?=[ \t]{1,20}\S)", re.M)
+_LIST_NUMBER = re.compile(r"^([ \t]{0,20}[>(]?[ \t]{0,3})(\d{1,2})[.)](?=[ \t]{1,20}\S)", re.M)
 _SENTENCE = re.compile(r"\n+|(?<=[.!?])[\s\"')*]+(?=\S)")
 
 
 @dataclass(frozen=True)
 class Statement:
-    """A sentence with numbers; `step` counts the steps of the solution up to it."""
+    """A sentence with numbers; `step` is the number of solution steps that have begun."""
 
     text: str
-    kind: Kind
+    kind: SentenceKind
     step: int
-    found: Sequence[Quantity]
+    numbers: Sequence[Quantity]
 
 
-def without_labels(text: str) -> str:
-    r"""A text without the numbers of its steps, lists and problems, and without days of a month.
+def remove_labels(text: str) -> str:
+    r"""Return the text without the numbers of steps, lists and problems, and without days of a month.
 
-    >>> without_labels("Step 2: Add.\n1. 3 + 4 = 7\n2. Problem 5 is done.").replace(STEP, "_")
+    >>> remove_labels("Step 2: Add.\n1. 3 + 4 = 7\n2. Problem 5 is done.").replace(STEP, "_")
     '_ Add.\n_ 3 + 4 = 7\n_  is done.'
     """
     text, last = _LABEL.sub("", _STEP.sub(STEP, text)), 0
 
-    def label(found: re.Match[str]) -> str:
+    def replace_number(match: re.Match[str]) -> str:
         nonlocal last
-        if int(found[2]) != 1 and int(found[2]) != last + 1:
-            return found[0]
-        last = int(found[2])
-        return found[1] + STEP
+        if int(match[2]) != 1 and int(match[2]) != last + 1:
+            return match[0]
+        last = int(match[2])
+        return match[1] + STEP
 
-    return _LISTED.sub(label, text)
+    return _LIST_NUMBER.sub(replace_number, text)
 
 
-def concluding(text: str) -> Statement | None:
-    """The sentence that states the answer; None where no sentence has a number.
+def find_conclusion(text: str) -> Statement | None:
+    """Return the sentence that states the answer; None if no sentence has a number.
 
-    That is the last one with a "final answer". Else it is the last one of those with an "answer is" and of conclusions
-    ("so", "in total"); a later sentence of another step counts more than an "answer", and any later calculation more
-    than a conclusion. What the problem says, talk to the user and explanations of the answer are passed over.
+    The last sentence with a "final answer" wins. Without one, it is the last "answer is" or conclusion ("so", "in
+    total"). An answer sentence in a later step overrides an earlier "answer", and any later calculation overrides a
+    conclusion. Given facts, talk to the user and explanations of the answer do not count.
 
-    >>> concluding("Answer: 7.\\nSo, there are 6 x 7 = 42 eggs. I can do 2 more.").text
+    >>> find_conclusion("Answer: 7.\\nSo, there are 6 x 7 = 42 eggs. I can do 2 more.").text
     'So, there are 6 x 7 = 42 eggs.'
     """
-    text = without_labels(text)
-    corrected = [each.end() for each in _CORRECTED.finditer(text)]
-    for part in (text[corrected[-1] :] if corrected else "", text):
-        every = list(_statements(part))
-        if every:
-            return _chosen(_as_in_digits(every))
+    text = remove_labels(text)
+    corrections = [each.end() for each in _CORRECTION.finditer(text)]
+    for part in (text[corrections[-1] :] if corrections else "", text):
+        statements = list(_iter_statements(part))
+        if statements:
+            return _choose(_prefer_digits(statements))
     return None
 
 
-def _as_in_digits(every: Sequence[Statement]) -> Sequence[Statement]:
-    """Without what counts only in words, where others have digits; an answer or a conclusion may be in words."""
-    if not any(not number.spelled for each in every for number in each.found):
-        return every
-    telling = ("final", "answer", "conclusion")
-    kept = [replace(each, found=in_digits(each.found)) for each in every]
+def _prefer_digits(statements: Sequence[Statement]) -> Sequence[Statement]:
+    """Drop numbers in words if other sentences have digits; an answer or a conclusion may stay in words."""
+    if not any(not number.spelled for each in statements for number in each.numbers):
+        return statements
+    answer_kinds = ("final", "answer", "conclusion")
+    kept = [replace(each, numbers=prefer_digits(each.numbers)) for each in statements]
     return [
         each
         for each in kept
-        if not each.found
-        or not each.found[0].spelled
-        or (each.kind in telling and any(abs(number.value) > 1 for number in each.found))
+        if not each.numbers
+        or not each.numbers[0].spelled
+        or (each.kind in answer_kinds and any(abs(number.value) > 1 for number in each.numbers))
     ]
 
 
-def _statements(text: str) -> Iterator[Statement]:
+def _iter_statements(text: str) -> Iterator[Statement]:
     step, announced = 0, None
-    for sentence in (each[-LONGEST:] for each in _SENTENCE.split(text)):
+    for sentence in (each[-MAX_SENTENCE:] for each in _SENTENCE.split(text)):
         step += sentence.lstrip("*# \t").startswith(STEP)
-        kind, found = _kind(sentence), quantities(sentence)
-        if kind == "working" or found:
-            yield Statement(sentence, announced if announced and kind == "plain" else kind, step, found)
+        kind, numbers = _classify(sentence), find_quantities(sentence)
+        if kind == "working" or numbers:
+            yield Statement(sentence, announced if announced and kind == "plain" else kind, step, numbers)
             announced = None
         elif sentence.strip():
             announced = kind if kind in ("final", "answer") else announced if not sentence.strip(" *_:.") else None
 
 
-def _kind(sentence: str) -> Kind:
+def _classify(sentence: str) -> SentenceKind:
     bare = sentence.lstrip(f"{STEP}*#:. \t")
-    if _ASIDE.match(bare) or _BRACKETED.match(bare) or bare.rstrip(" *\"')").endswith("?"):
+    if _ASIDE.match(bare) or _PARENTHESIS.match(bare) or bare.rstrip(" *\"')").endswith("?"):
         return "aside"
     if _WORKING.match(bare):
         return "working"
@@ -156,15 +157,15 @@ def _kind(sentence: str) -> Kind:
     return "given" if _GIVEN.match(bare) and "=" not in bare else "plain"
 
 
-def _chosen(every: Sequence[Statement]) -> Statement | None:
+def _choose(statements: Sequence[Statement]) -> Statement | None:
     chosen: Statement | None = None
-    for each in every:
+    for each in statements:
         if each.kind == "working":
             if chosen and chosen.kind in ("final", "answer", "conclusion"):
                 break
-        elif each.found and each.kind != "aside" and _overrides(each, chosen):
+        elif each.numbers and each.kind != "aside" and _overrides(each, chosen):
             chosen = each
-    with_numbers = [each for each in every if each.found]
+    with_numbers = [each for each in statements if each.numbers]
     return chosen or (with_numbers[-1] if with_numbers else None)
 
 

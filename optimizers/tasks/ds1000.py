@@ -16,14 +16,14 @@ from optimizers.tasks.splitting import Sizes
 
 
 class Metadata(BaseModel):
-    """Of a row's metadata, what is read."""
+    """The parts of a row's metadata that are read."""
 
     library: str
     perturbation_type: str = ""
 
 
-class Row(BaseModel):
-    """A row of the hub's: `code_context` defines the tests that a solution is run against."""
+class DS1000Row(BaseModel):
+    """A row of the data set: `code_context` defines the tests that a solution must pass."""
 
     prompt: str
     reference_code: str
@@ -38,7 +38,7 @@ class CompleteTheCode(dspy.Signature):
     code: str = dspy.OutputField(desc="Python code alone")
 
 
-def _example(row: Row, _: Path | None) -> dspy.Example:
+def _to_example(row: DS1000Row, _: Path | None) -> dspy.Example:
     if "def test_execution" not in row.code_context:
         raise ValueError("code_context: expected it to define test_execution(solution)")
     tests: Mapping[str, Any] = {"code_context": row.code_context, "reference_code": row.reference_code}
@@ -46,7 +46,7 @@ def _example(row: Row, _: Path | None) -> dspy.Example:
     return example.with_inputs("prompt")
 
 
-TASK = Task(
+DS1000 = Task(
     name="ds1000",
     description="Data-science problems in Python; the code must pass the tests.",
     program=CompleteTheCode,
@@ -56,11 +56,11 @@ TASK = Task(
         configuration=None,
         revision="4416080ac5cb80bdf7576aefb8f9a0b4d5426a44",
         splits={"train": ("test",)},
-        row=Row,
-        example=_example,
+        row=DS1000Row,
+        example=_to_example,
     ),
     sizes=Sizes(train=200, val=200, test=600),
     gold=lambda example: dspy.Prediction(code=example.reference_code),
-    asks="prompt",
+    question_fields="prompt",
     source=Source("Lai et al. 2023, arXiv 2211.11501", "CC BY-SA 4.0"),
 )

@@ -1,4 +1,4 @@
-"""GSM8K: grade-school word problems whose answer is one number."""
+"""GSM8K: grade-school word problems with one number as answer."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pydantic import BaseModel
 
 from optimizers.tasks.definition import Source, Task
 from optimizers.tasks.loading import HubData
-from optimizers.tasks.numerals import final_number
+from optimizers.tasks.numerals import read_final_number
 from optimizers.tasks.splitting import Sizes
 from sgt_modules.errors import MetricError
 
 
-class Row(BaseModel):
-    """A row of the hub's: `answer` is worked out and ends in `#### n`."""
+class GSM8KRow(BaseModel):
+    """A row of the data set: `answer` is a worked solution that ends in `#### n`."""
 
     question: str
     answer: str
@@ -28,9 +28,9 @@ class SolveTheProblem(dspy.Signature):
     answer: str = dspy.OutputField(desc="the final number")
 
 
-def _example(row: Row, _: Path | None) -> dspy.Example:
+def _to_example(row: GSM8KRow, _: Path | None) -> dspy.Example:
     working, mark, number = row.answer.rpartition("####")
-    if not mark or final_number(number) is None:
+    if not mark or read_final_number(number) is None:
         raise ValueError(f"answer: expected it to end in '#### ' and a number, got {row.answer[-40:]!r}")
     return dspy.Example(question=row.question, answer=number.strip(), working=working.strip()).with_inputs("question")
 
@@ -42,26 +42,26 @@ def final_answer(
     pred_name: object = None,
     pred_trace: object = None,
 ) -> dspy.Prediction:
-    """1.0 where the answer ends in the expected number, exactly, else 0.0; see `numerals.final_number`.
+    """Score 1.0 if the answer ends in exactly the expected number, else 0.0; see `numerals.read_final_number`.
 
-    Raises `MetricError` where the gold answer holds no number.
+    Raises `MetricError` if the gold answer holds no number.
 
     >>> final_answer(dspy.Example(answer="18"), dspy.Prediction(answer="That makes $20.")).feedback
     'Expected 18, got 20, which is 2 too much.'
     """
-    expected, came = final_number(str(example.answer)), final_number(str(prediction.get("answer", "")))
+    expected, actual = read_final_number(str(example.answer)), read_final_number(str(prediction.get("answer", "")))
     if expected is None:
         raise MetricError(f"The gold answer {example.answer!r} holds no number. Check the data.")
-    if came is None:
-        said = str(prediction.get("answer", ""))[:200]
-        return dspy.Prediction(score=0.0, feedback=f"Expected {example.answer}, but no number stands in {said!r}.")
-    if came == expected:
+    if actual is None:
+        text = str(prediction.get("answer", ""))[:200]
+        return dspy.Prediction(score=0.0, feedback=f"Expected {example.answer}, but {text!r} has no number.")
+    if actual == expected:
         return dspy.Prediction(score=1.0, feedback=f"{example.answer} is right.")
-    apart = f"{abs(came - expected)} too {'much' if came > expected else 'little'}"
-    return dspy.Prediction(score=0.0, feedback=f"Expected {example.answer}, got {came}, which is {apart}.")
+    apart = f"{abs(actual - expected)} too {'much' if actual > expected else 'little'}"
+    return dspy.Prediction(score=0.0, feedback=f"Expected {example.answer}, got {actual}, which is {apart}.")
 
 
-TASK = Task(
+GSM8K = Task(
     name="gsm8k",
     description="Grade-school word problems; the final number must be right.",
     program=SolveTheProblem,
@@ -71,8 +71,8 @@ TASK = Task(
         configuration="main",
         revision="740312add88f781978c0658806c59bc2815b9866",
         splits={"train": ("train",), "test": ("test",)},
-        row=Row,
-        example=_example,
+        row=GSM8KRow,
+        example=_to_example,
     ),
     sizes=Sizes(train=300, val=300, test=1319),
     source=Source("Cobbe et al. 2021, arXiv 2110.14168", "MIT"),

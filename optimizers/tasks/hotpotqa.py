@@ -1,4 +1,4 @@
-"""HotpotQA: questions that take two passages to answer."""
+"""HotpotQA: questions that need two passages to answer."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Context(BaseModel):
     sentences: list[list[str]]
 
 
-class Row(BaseModel):
-    """A row of the hub's; without `context`, the question alone must do."""
+class HotpotQARow(BaseModel):
+    """A row of the data set; `context` may be missing."""
 
     question: str
     answer: str
@@ -38,21 +38,21 @@ class AnswerFromPassages(dspy.Signature):
     answer: str = dspy.OutputField(desc="a name, a date, a number, yes or no: nothing else")
 
 
-def _example(row: Row, _: Path | None) -> dspy.Example:
+def _to_example(row: HotpotQARow, _: Path | None) -> dspy.Example:
     if not row.answer.strip():
         raise ValueError("answer: expected a text, got none")
     passages = row.context or Context(title=[], sentences=[])
     if len(passages.title) != len(passages.sentences):
         raise ValueError(f"context: {len(passages.title)} titles for {len(passages.sentences)} passages")
-    shown = [
+    texts = [
         f"{title}: {''.join(sentences).strip()}"
         for title, sentences in zip(passages.title, passages.sentences, strict=True)
     ]
-    example = dspy.Example(context=shown, question=row.question, answer=row.answer, type=row.type, level=row.level)
+    example = dspy.Example(context=texts, question=row.question, answer=row.answer, type=row.type, level=row.level)
     return example.with_inputs("context", "question")
 
 
-TASK = Task(
+HOTPOTQA = Task(
     name="hotpotqa",
     description="Questions over two of ten passages; F1 of the answer's words.",
     program=AnswerFromPassages,
@@ -63,8 +63,8 @@ TASK = Task(
         configuration="distractor",
         revision="1908d6afbbead072334abe2965f91bd2709910ab",
         splits={"train": ("train",), "test": ("validation",)},
-        row=Row,
-        example=_example,
+        row=HotpotQARow,
+        example=_to_example,
     ),
     sizes=Sizes(train=300, val=300, test=1000),
     source=Source("Yang et al. 2018, arXiv 1809.09600", "CC BY-SA 4.0"),

@@ -14,7 +14,7 @@ from optimizers.tasks.splitting import Sizes
 from sgt_modules.embedded import FULL, HouseTermsWorld, program
 
 SEED = 0
-"""The world's; `compare_embedded` compares on a world a seed."""
+"""Seed of the world; `compare_embedded` compares on one world per seed."""
 
 
 @cache
@@ -38,11 +38,11 @@ def same_rows(
     pred_name: object = None,
     pred_trace: object = None,
 ) -> dspy.Prediction:
-    """1.0 where the query gives the expected rows, else 0.0; see `HouseTermsWorld.metric`."""
+    """Score 1.0 if the query returns the expected rows, else 0.0; see `HouseTermsWorld.metric`."""
     return _world().metric(example, prediction)
 
 
-TASK = Task(
+HOUSE_TERMS = Task(
     name="house_terms",
     description="Questions in a simulated company's own words, answered in SQL.",
     program=program,
@@ -50,6 +50,6 @@ TASK = Task(
     loader=_load,
     sizes=Sizes(train=FULL.train, val=FULL.validation, test=FULL.test),
     gold=lambda example: dspy.Prediction(sql=_world().gold_sql(example)),
-    shows_gold=False,  # outcomes alone: `sgt compare --gold` is the other comparison
+    shows_gold=False,  # only outcomes; `sgt compare --gold` compares with gold queries
     source=Source("simulated, see sgt_modules.embedded.world", "MIT"),
 )

@@ -1,4 +1,4 @@
-"""Open answers judged by an LM, and how far it agrees with exact match or with labels."""
+"""A metric that asks a judge LM about open answers, and its agreement with exact match or with labels."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import dspy
 from dspy.utils.exceptions import AdapterParseError
 
-MOST_LETTERS = 8_000
-"""Of a longer answer the judge reads both ends, half of this each."""
+MAX_ANSWER_CHARACTERS = 8_000
+"""Of a longer answer the judge reads both ends, half of this number each."""
 
 
 class SameAnswer(dspy.Signature):
@@ -31,9 +31,9 @@ class SameAnswer(dspy.Signature):
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How often two verdicts on the same answers agree, and Cohen's kappa, which takes out what chance alone would do.
+    """How often two verdicts on the same answers agree, and Cohen's kappa, which corrects for chance.
 
-    `kappa` is 1.0 for full agreement and about 0 for chance; None where both always say the same one thing.
+    `kappa` is 1.0 for full agreement and about 0 for chance; None if both verdicts never vary.
 
     >>> Agreement.of([True, True, False, False], [True, False, False, False])
     Agreement(answers=4, share=0.75, kappa=0.5)
@@ -45,7 +45,7 @@ class Agreement:
 
     @staticmethod
     def of(one: Sequence[bool], other: Sequence[bool]) -> Agreement:
-        """The agreement of two lists of verdicts; raises `ValueError` where they are empty or unequally long.
+        """Return the agreement of two lists of verdicts; raise `ValueError` for empty or unequal lists.
 
         Source: Cohen 1960, A coefficient of agreement for nominal scales.
         """
@@ -53,22 +53,22 @@ class Agreement:
             raise ValueError(f"Expected verdicts on the same answers, got {len(one)} and {len(other)}.")
         count = len(one)
         share = sum(a == b for a, b in zip(one, other, strict=True)) / count
-        yes, also = sum(one) / count, sum(other) / count
-        by_chance = yes * also + (1 - yes) * (1 - also)
+        one_yes, other_yes = sum(one) / count, sum(other) / count
+        by_chance = one_yes * other_yes + (1 - one_yes) * (1 - other_yes)
         return Agreement(count, share, None if by_chance == 1 else (share - by_chance) / (1 - by_chance))
 
 
 class Judge:
-    """A metric that asks an LM whether an answer is the expected one: 1.0 or 0.0, with the LM's reason.
+    """A metric that asks an LM whether an answer is right: 1.0 or 0.0, with the LM's reason.
 
-    `exact` is the verdict without an LM, which counts where the judge's reply cannot be read. Both verdicts are kept
-    for `agreement`. An outage of the judge's LM is raised and is no verdict. Its calls are in no comparison's budget.
-    Safe from many threads.
+    `exact` is a verdict without an LM, used if the judge's reply cannot be parsed. Both verdicts are kept for
+    `agreement`. An outage of the judge LM raises, and is no verdict. The judge's calls count in no comparison's budget.
+    Thread-safe.
     """
 
     def __init__(self, lm: dspy.LM, exact: Callable[[dspy.Example, dspy.Prediction], bool]) -> None:
         self.lm, self.exact = lm, exact
-        self.__qualname__ = f"Judge[{lm.model}]"  # what tells one metric from another in a run's folder
+        self.__qualname__ = f"Judge[{lm.model}]"  # identifies the metric in a run's folder
         self._predict = dspy.Predict(SameAnswer)
         self._lock = threading.Lock()
         self._verdicts: dict[tuple[str, str], tuple[bool, bool]] = {}
@@ -82,29 +82,31 @@ class Judge:
         pred_name: object = None,
         pred_trace: object = None,
     ) -> dspy.Prediction:
-        """The judge's verdict on a prediction's `answer` to an example's `question`."""
-        exact, came = self.exact(example, prediction), _shortened(str(prediction.get("answer", "")))
+        """Judge a prediction's `answer` to an example's `question`."""
+        exact, actual = self.exact(example, prediction), _shorten(str(prediction.get("answer", "")))
         try:
             with dspy.context(lm=self.lm, adapter=dspy.ChatAdapter(), trace=[]):
-                said = self._predict(question=str(example.question), expected=str(example.answer), answer=came)
+                verdict = self._predict(question=str(example.question), expected=str(example.answer), answer=actual)
         except AdapterParseError:
             with self._lock:
                 self.unread += 1
-            return dspy.Prediction(score=float(exact), feedback="The judge's reply cannot be read; by exact match.")
+            return dspy.Prediction(
+                score=float(exact), feedback="The judge's reply cannot be parsed; scored by exact match."
+            )
         with self._lock:
-            self._verdicts[str(example.question), came] = bool(said.same), exact
-        feedback = f"Expected {example.answer!r}, got {came[:200]!r}. The judge: {said.reason}"
-        return dspy.Prediction(score=float(bool(said.same)), feedback=feedback)
+            self._verdicts[str(example.question), actual] = bool(verdict.same), exact
+        feedback = f"Expected {example.answer!r}, got {actual[:200]!r}. The judge: {verdict.reason}"
+        return dspy.Prediction(score=float(bool(verdict.same)), feedback=feedback)
 
     @property
     def agreement(self) -> Agreement | None:
-        """How far it agreed with exact match on the different answers so far; None where it has judged none."""
+        """Return the agreement with exact match on the distinct answers so far; None before the first."""
         with self._lock:
             verdicts = list(self._verdicts.values())
         return Agreement.of([judged for judged, _ in verdicts], [exact for _, exact in verdicts]) if verdicts else None
 
     def agreement_with(self, labels: Sequence[tuple[dspy.Example, dspy.Prediction, bool]]) -> Agreement:
-        """How far it agrees with people's labels of some answers, which it judges for that."""
+        """Judge some answers, and return the agreement with people's labels of them."""
         verdicts = [bool(self(example, prediction).score) for example, prediction, _ in labels]
         return Agreement.of(verdicts, [label for _, _, label in labels])
 
@@ -112,6 +114,6 @@ class Judge:
         return type(self), (self.lm, self.exact)
 
 
-def _shortened(text: str) -> str:
-    half = MOST_LETTERS // 2
-    return text if len(text) <= MOST_LETTERS else f"{text[:half]}\n[...]\n{text[-half:]}"
+def _shorten(text: str) -> str:
+    half = MAX_ANSWER_CHARACTERS // 2
+    return text if len(text) <= MAX_ANSWER_CHARACTERS else f"{text[:half]}\n[...]\n{text[-half:]}"

@@ -7,14 +7,14 @@ from pathlib import Path
 import dspy
 from pydantic import BaseModel
 
-from optimizers.tasks.choices import ChooseAnOption, choice, right_letter
+from optimizers.tasks.choices import ChooseAnOption, make_choice_example, right_letter
 from optimizers.tasks.definition import Source, Task
 from optimizers.tasks.loading import HubData, Nested
 from optimizers.tasks.splitting import Sizes
 
 
-class Row(BaseModel):
-    """A row of the hub's: `answer_idx` is the right option's letter, `answer` its text."""
+class MedQARow(BaseModel):
+    """A row of the data set: `answer_idx` is the letter of the right option, `answer` its text."""
 
     question: str
     options: Nested[dict[str, str]]
@@ -22,13 +22,13 @@ class Row(BaseModel):
     answer: str
 
 
-def _example(row: Row, _: Path | None) -> dspy.Example:
+def _to_example(row: MedQARow, _: Path | None) -> dspy.Example:
     if row.options.get(row.answer_idx) != row.answer:
         raise ValueError(f"answer: expected the text of option {row.answer_idx}, got {row.answer!r}")
-    return choice(row.question, row.options, row.answer_idx)
+    return make_choice_example(row.question, row.options, row.answer_idx)
 
 
-TASK = Task(
+MEDQA = Task(
     name="medqa",
     description="Medical licensing questions with four options.",
     program=ChooseAnOption,
@@ -38,8 +38,8 @@ TASK = Task(
         configuration=None,
         revision="0fb93dd23a7339b6dcd27e241cb9b5eca62d4d18",
         splits={"train": ("train",), "test": ("test",)},
-        row=Row,
-        example=_example,
+        row=MedQARow,
+        example=_to_example,
         files={
             "train": ("train", "phrases_no_exclude_train"),
             "test": ("test", "phrases_no_exclude_test"),

@@ -1,4 +1,4 @@
-"""Where a text mentions an option by its letter, and not a word, a name or a quantity that is one letter. Pure."""
+"""Finds where a text mentions an option by its letter, not a word, name or quantity of one letter. Pure."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from optimizers.tasks.wording import folded
+from optimizers.tasks.wording import fold
 
 _BEFORE, _AFTER = 90, 60
-"""How many characters on either side of a mention are looked at."""
-_MOST = 300
-"""How many letters are looked at from the beginning, and as many from the end."""
+"""How many characters before and after a mention are read."""
+_MAX_MENTIONS = 300
+"""How many candidate letters are read from the beginning, and as many from the end."""
 
 _OPENING, _CLOSING = r"[(\[<{\"']{0,4}", r"[)\]>}\"']{0,4}"
 _SOLO = re.compile(rf"(?<!\w)(?<!\w['-])({_OPENING})([A-Za-z])(?!\w)(?!['-]\w)({_CLOSING})")
-_JOINED = re.compile(
+_JOINER = re.compile(
     r"\s*(?:(?:,|;|/|&|\+|\b(?:and|or|nor|through|as well as|along with)\b)\s*)+"
     r"(?:(?:also|both|either|option|choice|maybe|perhaps)\s+)*",
     re.I,
 )
 _SUBJECT = re.compile(r"\A\s+(?:is|was|wins|fits|seems|looks|has|must|cannot|would|remains|holds|matches)\b")
-"""Behind a letter that begins a clause of its own: "of A and B, B is better"."""
+"""After a letter that begins its own clause: "of A and B, B is better"."""
 _SAME = re.compile(r"[\s.:)\-\u2013\u2014]*")
 """Between a letter and its own option's text."""
 
@@ -36,7 +36,7 @@ _AFTER_I = re.compile(
     r"|rather|instead|as it|not|[^\sA-Za-z])"
 )
 _ASIDE = re.compile(r"\A,\s*(?:as an?\b|like\b|being\b|for one\b|personally\b|too\b|myself\b|however\b|therefore\b)")
-"""Behind `I`, the pronoun: `I, as an AI`."""
+"""After the pronoun `I`: `I, as an AI`."""
 
 _NAMERS = re.compile(
     r"\b(?:vitamins?|hepatitis|types?|groups?|grades?|plans?|figures?|fig\.|tables?|points?|class|theorem|lemma|phase|appendix"
@@ -61,7 +61,7 @@ _VARIABLE = re.compile(r"\A\s*(?:=(?!>)|\^|\\|\*\s*\w|<|>\s*\d)")
 
 @dataclass(frozen=True, slots=True)
 class Mention:
-    """Letters that are mentioned together ("A and B"), with what stands `before` and `after` them, at `start`."""
+    """Letters that are mentioned together ("A and B"), with the text `before` and `after` them, at `start`."""
 
     letters: tuple[str, ...]
     before: str
@@ -70,35 +70,35 @@ class Mention:
     end: int
 
 
-def mentions(text: str, options: Mapping[str, str]) -> list[Mention]:
-    """The mentions of options in a plain text, in order.
+def find_mentions(text: str, options: Mapping[str, str]) -> list[Mention]:
+    """Return the mentions of options in a plain text, in order.
 
-    >>> [each.letters for each in mentions("Dr. C. Smith ruled out A and B, so (d).", dict.fromkeys("ABCD", ""))]
+    >>> [each.letters for each in find_mentions("Dr. C. Smith ruled out A and B, so (d).", dict.fromkeys("ABCD", ""))]
     [('A', 'B'), ('D',)]
     """
-    found: list[Mention] = []
-    for each in _letters(text, options):
-        last = found[-1] if found else None
+    mentions: list[Mention] = []
+    for each in _iter_letters(text, options):
+        last = mentions[-1] if mentions else None
         if last and _belong_together(last, each, text[last.end : each.start]):
             letters = tuple(dict.fromkeys(last.letters + each.letters))
-            found[-1] = replace(last, letters=letters, after=each.after, end=each.end)
+            mentions[-1] = replace(last, letters=letters, after=each.after, end=each.end)
         else:
-            found.append(each)
-    return found
+            mentions.append(each)
+    return mentions
 
 
 def _belong_together(last: Mention, each: Mention, gap: str) -> bool:
-    """Whether two mentions with a gap between them are one: a letter and its own text, or "A and B"."""
+    """Return whether two mentions with a gap are one: a letter and its own text, or "A and B"."""
     if last.letters == each.letters and _SAME.fullmatch(gap):
         return True
-    if each.letters[0] in last.letters or len(gap) > _AFTER or not _JOINED.fullmatch(gap):
+    if each.letters[0] in last.letters or len(gap) > _AFTER or not _JOINER.fullmatch(gap):
         return False
     return gap.strip() != "," or not _SUBJECT.match(each.after)
 
 
-def _letters(text: str, options: Mapping[str, str]) -> Iterator[Mention]:
+def _iter_letters(text: str, options: Mapping[str, str]) -> Iterator[Mention]:
     every = [each for each in _SOLO.finditer(text) if each[2].upper() in options]
-    for each in every if len(every) <= 2 * _MOST else every[:_MOST] + every[-_MOST:]:
+    for each in every if len(every) <= 2 * _MAX_MENTIONS else every[:_MAX_MENTIONS] + every[-_MAX_MENTIONS:]:
         before = text[max(0, each.start() - _BEFORE) : each.start()]
         after = text[each.end() : each.end() + _AFTER]
         bracketed = bool(set(each[1]) & set("([{<")) and bool(set(each[3]) & set(")]}>"))
@@ -122,28 +122,28 @@ def _means_an_option(letter: str, before: str, after: str, *, bracketed: bool) -
 
 
 def _has_its_text(letter: str, after: str, options: Mapping[str, str]) -> bool:
-    """Whether the option's own text follows its letter, which settles what `A Roman road` is."""
+    """Return whether the option's own text follows its letter: then `A Roman road` is an option."""
     word = after.split(maxsplit=1)[:1]
     if not letter.isupper() or not word or not word[0][0].isupper():
         return False
-    return after.lstrip().casefold().startswith(folded(options[letter])[: _AFTER // 2])
+    return after.lstrip().casefold().startswith(fold(options[letter])[: _AFTER // 2])
 
 
 _LOWER_BEFORE = re.compile(r"(?:\A|\n|:|=|\b(?:answer|choice|option|letter|is|with|choose|pick|select))\s*\Z", re.I)
-"""What a small letter must stand behind."""
+"""Text that must precede a lower-case letter."""
 
 
-def name_at(text: str, place: int) -> bool:
-    """Whether the letter at a place of a text is no option's.
+def is_name_at(text: str, place: int) -> bool:
+    """Return whether the letter at a position is part of a name, and no option's.
 
-    >>> name_at("C. Smith or Dr. C. Smith", 0), name_at("C. Smith or Dr. C. Smith", 16)
+    >>> is_name_at("C. Smith or Dr. C. Smith", 0), is_name_at("C. Smith or Dr. C. Smith", 16)
     (False, True)
     """
     return _is_a_name(text[place], text[max(0, place - _BEFORE) : place], text[place + 1 : place + 1 + _AFTER])
 
 
 def _is_a_name(letter: str, before: str, after: str) -> bool:
-    """Whether a letter without brackets belongs to a name or a formula: `vitamin C`, `E. coli`, `N/A`, `E =`."""
+    """Return whether a letter without brackets belongs to a name or a formula: `vitamin C`, `E. coli`, `N/A`, `E =`."""
     return bool(
         _NAMERS.search(before)
         or _SPECIES.match(after)
@@ -157,39 +157,39 @@ def _is_a_name(letter: str, before: str, after: str) -> bool:
     )
 
 
-def with_letters(text: str, options: Mapping[str, str]) -> str:
-    """A plain text with the options' own texts replaced by their letters in brackets.
+def replace_texts_by_letters(text: str, options: Mapping[str, str]) -> str:
+    """Return the text with each option's text replaced by its letter in brackets.
 
-    >>> with_letters("Give vitamin C, not insulin.", {"A": "Insulin", "B": "Vitamin C"})
+    >>> replace_texts_by_letters("Give vitamin C, not insulin.", {"A": "Insulin", "B": "Vitamin C"})
     'Give (B), not (A).'
     """
-    return _replaced(text, options, lambda letters: " and ".join(f"({each})" for each in letters))
+    return _replace_texts(text, options, lambda letters: " and ".join(f"({each})" for each in letters))
 
 
-def without_texts(text: str, options: Mapping[str, str]) -> str:
-    """A plain text without the options' own texts that hold a letter of their own: `vitamin C` is no C."""
+def mask_texts_with_letters(text: str, options: Mapping[str, str]) -> str:
+    """Return the text without those option texts that contain a single letter: `vitamin C` is no C."""
     lettered = {letter: each for letter, each in options.items() if re.search(r"\b[A-Za-z]\b", each)}
-    return _replaced(text, lettered, lambda _: "\u2026")
+    return _replace_texts(text, lettered, lambda _: "\u2026")
 
 
-def _replaced(text: str, options: Mapping[str, str], put: Callable[[Sequence[str]], str]) -> str:
+def _replace_texts(text: str, options: Mapping[str, str], put: Callable[[Sequence[str]], str]) -> str:
     letters: dict[str, list[str]] = {}
     for letter, option in options.items():
-        if len(key := folded(option)) > 1 or key.isdigit():
+        if len(key := fold(option)) > 1 or key.isdigit():
             letters.setdefault(key, []).append(letter)
     if not letters:
         return text
     longest_first = sorted(letters, key=len, reverse=True)
-    pattern = "|".join(_whole(each) for each in longest_first)
-    return re.sub(pattern, lambda found: put(letters.get(folded(found[0]), [])) or found[0], text, flags=re.I)
+    pattern = "|".join(_whole_word_pattern(each) for each in longest_first)
+    return re.sub(pattern, lambda match: put(letters.get(fold(match[0]), [])) or match[0], text, flags=re.I)
 
 
-def _whole(option: str) -> str:
-    """A pattern for an option's text as whole words; scripts without spaces have no edges."""
-    left = r"(?<![^\W\u3040-\ud7af])(?<!\d[.,])" if _spaced(option[0]) else ""
-    right = r"(?![^\W\u3040-\ud7af])(?![.,]\d)" if _spaced(option[-1]) else ""
+def _whole_word_pattern(option: str) -> str:
+    """Return a pattern for an option's text as whole words; scripts without spaces have no word edges."""
+    left = r"(?<![^\W\u3040-\ud7af])(?<!\d[.,])" if _has_word_edges(option[0]) else ""
+    right = r"(?![^\W\u3040-\ud7af])(?![.,]\d)" if _has_word_edges(option[-1]) else ""
     return f"{left}{re.escape(option)}{right}"
 
 
-def _spaced(character: str) -> bool:
+def _has_word_edges(character: str) -> bool:
     return character.isalnum() and not "\u3040" <= character <= "\ud7af"

@@ -7,14 +7,14 @@ from pathlib import Path
 import dspy
 from pydantic import BaseModel
 
-from optimizers.tasks.choices import ChooseAnOption, choice, lettered, right_letter
+from optimizers.tasks.choices import ChooseAnOption, letter_options, make_choice_example, right_letter
 from optimizers.tasks.definition import Source, Task
 from optimizers.tasks.loading import HubData, Nested
 from optimizers.tasks.splitting import Sizes
 
 
-class Row(BaseModel):
-    """A row of the hub's: `answer` is the index of the right choice."""
+class MMLURow(BaseModel):
+    """A row of the data set: `answer` is the index of the right choice."""
 
     question: str
     subject: str
@@ -22,14 +22,14 @@ class Row(BaseModel):
     answer: int
 
 
-def _example(row: Row, _: Path | None) -> dspy.Example:
-    choices = lettered(row.choices)
+def _to_example(row: MMLURow, _: Path | None) -> dspy.Example:
+    choices = letter_options(row.choices)
     if not 0 <= row.answer < len(choices):
         raise ValueError(f"answer: expected the index of one of {len(choices)} choices, got {row.answer}")
-    return choice(row.question, choices, list(choices)[row.answer], subject=row.subject)
+    return make_choice_example(row.question, choices, list(choices)[row.answer], subject=row.subject)
 
 
-TASK = Task(
+MMLU = Task(
     name="mmlu",
     description="Multiple choice in 57 subjects, from school to profession.",
     program=ChooseAnOption,
@@ -39,8 +39,8 @@ TASK = Task(
         configuration="all",
         revision="c30699e8356da336a370243923dbaf21066bb9fe",
         splits={"train": ("validation", "dev"), "test": ("test",)},
-        row=Row,
-        example=_example,
+        row=MMLURow,
+        example=_to_example,
         files={"validation": ("validation", "valid", "val"), "dev": ("dev",)},
     ),
     sizes=Sizes(train=300, val=300, test=1000),

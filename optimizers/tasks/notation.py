@@ -1,4 +1,4 @@
-"""How models write numbers: Unicode, LaTeX and Markdown, rewritten as plain text."""
+"""Rewrites the ways models write numbers (Unicode, LaTeX, Markdown) as plain text."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _SIGNS = str.maketrans(
 )
 
 
-def _rewrites(*rows: tuple[str, str]) -> Sequence[Rewrite]:
+def _compile_rewrites(*rows: tuple[str, str]) -> Sequence[Rewrite]:
     return [(re.compile(pattern, re.I | re.M), by) for pattern, by in rows]
 
 
 _WORDS = r"\\(?:text|mathrm|mathbf|mathit|textbf|textit|textrm|emph|underline|mbox|operatorname)\s?\{([^{}]*)\}"
-_LATEX = _rewrites(
-    *[(_WORDS, r"\1")] * 3,  # one in another, at most three deep
+_LATEX = _compile_rewrites(
+    *[(_WORDS, r"\1")] * 3,  # nested at most three deep
     (r"\{\s?,\s?\}", ","),
     (r"\\(?:left|right|displaystyle)\b", ""),
     (r"\^\s?\{?\s?\\circ\s?\}?", "°"),
@@ -45,7 +45,7 @@ _LATEX = _rewrites(
     (r"\\[dtc]?frac\s?\{\s?(-?[\d,.]{1,60})\s?\}\s?\{\s?([\d,.]{1,60})\s?\}", r"\1/\2"),
     (r"\\[dtc]?frac\s?(\d)\s?(\d)", r"\1/\2"),
 )
-_MARKDOWN = _rewrites(
+_MARKDOWN = _compile_rewrites(
     (r"^[ \t]{0,9}[-*+][ \t]+(?=\*\*)", ""),
     (r"\*\*|(?<!\w)_{1,2}(?=\w)|(?<=\w)_{1,2}(?!\w)", ""),
     (r"`", " "),
@@ -55,20 +55,20 @@ _MARKDOWN = _rewrites(
 )
 
 
-def plain(text: str) -> str:
-    r"""A text without markup: a minus is `-`, a product `*`, a power `^`, a fraction `1/2`, an arrow or `≈` `=`.
+def simplify_notation(text: str) -> str:
+    r"""Return the text without markup: minus `-`, product `*`, power `^`, fraction `1/2`, arrow or `≈` `=`.
 
-    >>> plain(r"**$1\frac{1}{2}$** m², about 4.2 \times 10^{3} or 1{,}234½")
+    >>> simplify_notation(r"**$1\frac{1}{2}$** m², about 4.2 \times 10^{3} or 1{,}234½")
     '$1 1/2$ m^2, about 4.2 * 10^3 or 1,234 1/2'
     """
-    text = _POWER.sub(lambda found: f"^{found[0].translate(_RAISED)}", text.translate(_INVISIBLE))
+    text = _POWER.sub(lambda match: f"^{match[0].translate(_RAISED)}", text.translate(_INVISIBLE))
     text = "".join(f" {each}" if unicodedata.category(each) == "No" else each for each in text)
     text = unicodedata.normalize("NFKC", text.translate(_SIGNS)).translate(_SIGNS)
     for pattern, by in (*_LATEX, *_MARKDOWN):
         text = pattern.sub(by, text)
-    return _without_bullets(text)
+    return _remove_bullets(text)
 
 
-def _without_bullets(text: str) -> str:
-    """Without the dashes of a list; a dash before the only line is a minus."""
+def _remove_bullets(text: str) -> str:
+    """Return the text without the dashes of a list; a dash before the only line is a minus."""
     return re.sub(r"(?m)^[ \t]*[-+\u2022][ \t]+", "", text) if "\n" in text.strip() else text

@@ -1,4 +1,4 @@
-"""The number that an answer comes to, however a model writes it; exact, as a fraction."""
+"""Reads the final number of an answer, however a model writes it; exact, as a fraction."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
 
-from optimizers.tasks.concluding import BEHIND, CUE, HEADING, LONGEST, concluding, without_labels
-from optimizers.tasks.notation import plain
-from optimizers.tasks.quantities import DIGITS, Quantity, in_digits, quantities
-from optimizers.tasks.replies import FIRST, LAST, boxed, spoken
+from optimizers.tasks.concluding import BEHIND, CUE, HEADING, MAX_SENTENCE, find_conclusion, remove_labels
+from optimizers.tasks.notation import simplify_notation
+from optimizers.tasks.quantities import DIGITS, Quantity, find_quantities, prefer_digits
+from optimizers.tasks.replies import FIRST_CHARACTERS, LAST_CHARACTERS, find_boxed, visible_reply
 
 _BARE = re.compile(rf"-?\d{{1,{DIGITS}}}")
-_TAGGED = re.compile(r"<answer>(.{0,2000}?)</answer>", re.S | re.I)
+_ANSWER_TAG = re.compile(r"<answer>(.{0,2000}?)</answer>", re.S | re.I)
 _MARK = re.compile(r"####(?!\s*(?:step|part|problem|question|solution|explanation)\b)\s{0,9}([^\n]*)", re.I)
 _BECAUSE = re.compile(r"\b(?:as|because|since|for|where|if|when|given\s+that)\b", re.I)
 _AFTERWARDS = re.compile(r"\s(?:after|before|when|while|until|once)\s[^,=]*\Z", re.I)
@@ -35,7 +35,7 @@ _GIVEN = re.compile(
     re.I,
 )
 _PURPOSE = re.compile(r"\bto\s+(?:[^\W\d]+\s+){1,4}[$]?\Z", re.I)
-_COMPARED = re.compile(
+_COMPARISON = re.compile(
     r"\W{0,2}(?:\s[^\W\d]+){0,2}\s(?:more|fewer|less|higher|lower|greater|bigger|smaller)\sthan\b", re.I
 )
 _OR = re.compile(
@@ -46,147 +46,148 @@ _RANGE = re.compile(r"(?:-|\s(?:to|and)\s|\s?(?:±|\+/-|plus\sor\sminus)\s?)[$]?
 _EQUALS = re.compile(r"\s?=")
 _UNIT = re.compile(r"\s?[^\W\d]+")
 _NEAR = 40
-"""How many letters before a number say what it is."""
+"""How many characters before a number are read for its meaning."""
 
 
 @lru_cache(maxsize=64)
-def final_number(answer: str) -> Fraction | None:
-    """The number that an answer ends in; None where it has none, or where it leaves two open ("17 or 18").
+def read_final_number(answer: str) -> Fraction | None:
+    """Return the final number of an answer; None if it has none or leaves two open ("17 or 18").
 
-    That is the one behind the last `####`, in the last `\\boxed{}` or in the last `<answer>`; else the one that the
-    concluding sentence states (see `concluding`): what its last equation comes to, or the number that tells something
-    new ("42 eggs in 6 boxes"). Units, currencies, percent signs and `<think>` tags with what is in them are skipped.
-    `quantities` lists the forms of numbers that are read, and `plain` the markup.
+    The number comes from the text after the last `####`, the last `\\boxed{}` or the last `<answer>`. Without these, it
+    comes from the concluding sentence (see `find_conclusion`): the result of its last equation, or the number that is
+    new ("42 eggs in 6 boxes"). Units, currencies, percent signs and `<think>` blocks are skipped. `find_quantities`
+    lists the forms of numbers, and `simplify_notation` the markup.
 
-    >>> [final_number(each) for each in ("#### 2,125", "She has $18.50 left.", "1 1/2 cups", "twenty-five", "many")]
+    >>> answers = ("#### 2,125", "She has $18.50 left.", "1 1/2 cups", "twenty-five", "many")
+    >>> [read_final_number(each) for each in answers]
     [Fraction(2125, 1), Fraction(37, 2), Fraction(3, 2), Fraction(25, 1), None]
-    >>> final_number("Answer: 7.\\nSo, there are 6 x 7 = 42 eggs."), final_number("40-44")
+    >>> read_final_number("Answer: 7.\\nSo, there are 6 x 7 = 42 eggs."), read_final_number("40-44")
     (Fraction(42, 1), None)
     """
     if _BARE.fullmatch(answer):
         return Fraction(answer)
-    reply = spoken(answer)
-    tagged, text = _TAGGED.findall(reply), plain(reply)[-FIRST - LAST :]
-    places = (_behind_the_mark(text), boxed(text), plain(tagged[-1]) if tagged else None)
+    reply = visible_reply(answer)
+    tagged, text = _ANSWER_TAG.findall(reply), simplify_notation(reply)[-FIRST_CHARACTERS - LAST_CHARACTERS :]
+    places = (_text_after_mark(text), find_boxed(text), simplify_notation(tagged[-1]) if tagged else None)
     for place in places:
-        if place and quantities(place[:LONGEST]):
-            return _stated(place[:LONGEST], first=True)
-    if statement := concluding(text):
-        return _of_sentence(statement.text)
-    return _stated(text[-LONGEST:], first=False)  # what looks like a label is all there is
+        if place and find_quantities(place[:MAX_SENTENCE]):
+            return _stated_number(place[:MAX_SENTENCE], first=True)
+    if statement := find_conclusion(text):
+        return _number_of_sentence(statement.text)
+    return _stated_number(text[-MAX_SENTENCE:], first=False)  # the text has only numbers that look like labels
 
 
-def _behind_the_mark(text: str) -> str | None:
-    every = [each[:LONGEST] for each in _MARK.findall(text) if quantities(each[:LONGEST])]
-    return without_labels(every[-1]) if every else None
+def _text_after_mark(text: str) -> str | None:
+    every = [each[:MAX_SENTENCE] for each in _MARK.findall(text) if find_quantities(each[:MAX_SENTENCE])]
+    return remove_labels(every[-1]) if every else None
 
 
-def _of_sentence(sentence: str) -> Fraction | None:
-    """What a sentence states, by the side of its cue where it has one."""
+def _number_of_sentence(sentence: str) -> Fraction | None:
+    """Return the number that a sentence states, on the proper side of its cue if it has one."""
     if behind := BEHIND.search(sentence):
         before = sentence[: behind.start()]
-        if quantities(before):
-            return _stated(before, first=False)
+        if find_quantities(before):
+            return _stated_number(before, first=False)
     cues = [each.end() for cue in (HEADING, CUE) for each in cue.finditer(sentence)]
     tail = sentence[cues[-1] :] if cues else ""
-    if tail and quantities(tail):
-        return _stated(tail, first=True)
-    return _stated(sentence, first=False)
+    if tail and find_quantities(tail):
+        return _stated_number(tail, first=True)
+    return _stated_number(sentence, first=False)
 
 
-def _stated(text: str, *, first: bool) -> Fraction | None:
-    """The number of a sentence's main clause; of several, the `first` or the last that tells something new."""
+def _stated_number(text: str, *, first: bool) -> Fraction | None:
+    """Return the number of a sentence's main clause; of several, the `first` or the last that is new."""
     clause = _main_clause(text, first=first)
-    every = quantities(clause)
+    every = find_quantities(clause)
     if not every:
         return None
-    found = in_digits(every)
-    number = _result(clause, found)
+    numbers = prefer_digits(every)
+    number = _equation_result(clause, numbers)
     if number is None:
-        new = in_digits(_new(clause, every))
-        found = new if new[0].spelled and abs(new[0].value) > 1 else found
-        number = _new(clause, found)[0 if first else -1]
-    number = _first_said(number, found, clause)
-    return None if _is_left_open(number, found, clause) else number.value
+        new = prefer_digits(_drop_given(clause, every))
+        numbers = new if new[0].spelled and abs(new[0].value) > 1 else numbers
+        number = _drop_given(clause, numbers)[0 if first else -1]
+    number = _first_of_alternatives(number, numbers, clause)
+    return None if _is_left_open(number, numbers, clause) else number.value
 
 
 def _main_clause(text: str, *, first: bool) -> str:
-    """Without brackets, reasons and conditions, as long as a number is left."""
-    for shorten in (_without_brackets, _without_lead, _without_premises, _without_reasons, _without_time):
+    """Remove brackets, reasons and conditions, as long as a number remains."""
+    for shorten in (_drop_brackets, _drop_lead, _drop_premises, _drop_reasons, _drop_time):
         shorter = shorten(text, first)
-        if quantities(shorter):
+        if find_quantities(shorter):
             text = shorter
     return text
 
 
-def _without_brackets(text: str, _: bool) -> str:
+def _drop_brackets(text: str, _: bool) -> str:
     return _BRACKETS.sub(" ", text)
 
 
-def _without_lead(text: str, _: bool) -> str:
+def _drop_lead(text: str, _: bool) -> str:
     return _LEAD.sub("", text, count=1)
 
 
-def _without_premises(text: str, first: bool) -> str:
-    """What stands behind the last "so", unless the answer stands before it at once: `42, so each gets 14`."""
-    found = quantities(text)
-    if first and found and _AT_ONCE.match(text[: found[0].start].rstrip("$-")):
+def _drop_premises(text: str, first: bool) -> str:
+    """Keep the text after the last "so", unless the answer comes right at the start: `42, so each gets 14`."""
+    numbers = find_quantities(text)
+    if first and numbers and _AT_ONCE.match(text[: numbers[0].start].rstrip("$-")):
         return text
     return _SO.split(text)[-1]
 
 
-def _without_reasons(text: str, first: bool) -> str:
+def _drop_reasons(text: str, first: bool) -> str:
     return (_CLAUSE if first else _BECAUSE).split(text)[0] if "=" not in text or first else text
 
 
-def _without_time(text: str, _: bool) -> str:
+def _drop_time(text: str, _: bool) -> str:
     return _AFTERWARDS.sub("", text)
 
 
-def _result(text: str, found: Sequence[Quantity]) -> Quantity | None:
-    """What the last equation comes to: the side of it that is no calculation, or a total that is told behind it."""
+def _equation_result(text: str, numbers: Sequence[Quantity]) -> Quantity | None:
+    """Return the result of the last equation: its side without a calculation, or a total stated after it."""
     signs = [place for place, letter in enumerate(text) if letter == "="]
     for sign, end in zip(reversed(signs), [len(text), *reversed(signs)], strict=False):
-        right = [each for each in found if sign < each.start < end]
+        right = [each for each in numbers if sign < each.start < end]
         if right and not _is_calculation(right, text):
-            totals = [each for each in _new(text, right) if _TOTAL.search(text[sign + 1 : each.start])]
+            totals = [each for each in _drop_given(text, right) if _TOTAL.search(text[sign + 1 : each.start])]
             return totals[-1] if totals else right[0]
-    left = [each for each in found if signs and each.start < signs[-1]]
+    left = [each for each in numbers if signs and each.start < signs[-1]]
     if left:
         return left[-1]
-    return next((each for each in found if signs and each.start > signs[-1]), None)
+    return next((each for each in numbers if signs and each.start > signs[-1]), None)
 
 
 def _is_calculation(side: Sequence[Quantity], text: str) -> bool:
     return len(side) > 1 and bool(_OPERATION.fullmatch(text[side[0].end : side[1].start]))
 
 
-def _new(text: str, found: Sequence[Quantity]) -> Sequence[Quantity]:
-    """Without what the problem gave (`in 6 boxes`, `the 3 friends`), aims (`to walk 10 miles`) and differences."""
-    for known in (_GIVEN, _PURPOSE):
-        kept = [each for each in found if not known.search(text[max(0, each.start - _NEAR) : each.start])]
-        found = kept or found
-    return [each for each in found if not _COMPARED.match(text, each.end)] or found
+def _drop_given(text: str, numbers: Sequence[Quantity]) -> Sequence[Quantity]:
+    """Drop given numbers (`in 6 boxes`, `the 3 friends`), aims (`to walk 10 miles`) and differences."""
+    for pattern in (_GIVEN, _PURPOSE):
+        kept = [each for each in numbers if not pattern.search(text[max(0, each.start - _NEAR) : each.start])]
+        numbers = kept or numbers
+    return [each for each in numbers if not _COMPARISON.match(text, each.end)] or numbers
 
 
-def _first_said(number: Quantity, found: Sequence[Quantity], text: str) -> Quantity:
-    """Of `90 minutes or 1.5 hours`, which say the same, the first."""
-    place = list(found).index(number)
-    before = found[place - 1] if place else number
+def _first_of_alternatives(number: Quantity, numbers: Sequence[Quantity], text: str) -> Quantity:
+    """Return the first of two equal amounts, such as `90 minutes or 1.5 hours`."""
+    place = list(numbers).index(number)
+    before = numbers[place - 1] if place else number
     return before if _OR.fullmatch(text[before.end : number.start]) else number
 
 
-def _is_left_open(number: Quantity, found: Sequence[Quantity], text: str) -> bool:
-    place = list(found).index(number)
+def _is_left_open(number: Quantity, numbers: Sequence[Quantity], text: str) -> bool:
+    place = list(numbers).index(number)
     pairs = [
-        *zip(found[max(0, place - 1) : place], [number], strict=False),
-        *zip([number], found[place + 1 :], strict=False),
+        *zip(numbers[max(0, place - 1) : place], [number], strict=False),
+        *zip([number], numbers[place + 1 :], strict=False),
     ]
     return any(one.value != other.value and _are_alternatives(one, other, text) for one, other in pairs)
 
 
 def _are_alternatives(one: Quantity, other: Quantity, text: str) -> bool:
-    """`17 or 18`, `40-44`; not `90 minutes or 1.5 hours`."""
+    """Return whether two numbers are alternatives: `17 or 18`, `40-44`; not `90 minutes or 1.5 hours`."""
     between = text[one.end : other.start]
     if _RANGE.fullmatch(between):
         return not re.search(r"(?<!where )\bfrom\s[$]?\Z", text[max(0, one.start - _NEAR) : one.start])

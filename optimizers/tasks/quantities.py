@@ -1,4 +1,4 @@
-"""The numbers in a plain text, exact, as fractions: digits, mixed numbers, powers of ten and English words."""
+"""Finds the numbers in a plain text, exact, as fractions: digits, mixed numbers, powers of ten, English words."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from fractions import Fraction
 from functools import lru_cache
 
 DIGITS, POWER = 60, 60
-"""Numbers of more digits, or to a higher power of ten, are no answers."""
+"""Numbers with more digits, or a higher power of ten, do not count."""
 
 _NEAR = 24
-"""How many letters before or behind a number say what it is."""
+"""How many characters before or after a number are read for its meaning."""
 
 _SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _LETTERS = {"k": 10**3, "m": 10**6, "mn": 10**6, "b": 10**9, "bn": 10**9}
@@ -36,16 +36,16 @@ _PARTS = {
 }
 
 
-def _any(words: Sequence[str]) -> str:
+def _any_of(words: Sequence[str]) -> str:
     return f"(?:{'|'.join(sorted(words, key=len, reverse=True))})"
 
 
-_LOW = rf"(?:{_any([*_TENS])}(?:[\s-]{{1,3}}{_any([*_UNITS][1:10])})?|{_any([*_UNITS])})\b"
+_LOW = rf"(?:{_any_of([*_TENS])}(?:[\s-]{{1,3}}{_any_of([*_UNITS][1:10])})?|{_any_of([*_UNITS])})\b"
 _MIDDLE = rf"(?:(?:{_LOW}|an?)\s+hundred\b(?:\s+(?:and\s+)?{_LOW})?|{_LOW})"
-_HIGH = _any([*_SCALES][1:])
+_HIGH = _any_of([*_SCALES][1:])
 _AND = r",?\s+(?:and\s+)?"
 _WHOLE = rf"(?:(?:{_MIDDLE}|an?)\s+{_HIGH}\b(?:{_AND}{_MIDDLE}\s+{_HIGH}\b)*(?:{_AND}{_MIDDLE})?|{_MIDDLE})"
-_PART = rf"{_any([*_PARTS])}s?\b"
+_PART = rf"{_any_of([*_PARTS])}s?\b"
 _SHARE = rf"(?:(?P<shares>{_LOW})[\s-]+|an?\s+)(?P<part>{_PART})|(?P<half>half)\b"
 
 
@@ -53,17 +53,17 @@ def _and_part(shares: str, part: str) -> str:
     return rf"\s+and\s+(?:(?P<{shares}>{_LOW})[\s-]+|an?\s+)(?P<{part}>{_PART})"
 
 
-_GROUPED = r"\d{1,3}(?:(?:,\d{3})+|(?:'\d{3})+|(?:_\d{3})+|(?:[ ]\d{3})+)(?![\d_])"
-_PLAIN = rf"(?:{_GROUPED}|\d+)(?:\.\d+)?|\.\d+"
+_GROUPED_DIGITS = r"\d{1,3}(?:(?:,\d{3})+|(?:'\d{3})+|(?:_\d{3})+|(?:[ ]\d{3})+)(?![\d_])"
+_PLAIN = rf"(?:{_GROUPED_DIGITS}|\d+)(?:\.\d+)?|\.\d+"
 _NUMBER = re.compile(
     rf"""(?<![\w.^])(?<!\d[:/])(?:
       (?P<date>\d+/\d+/\d+)
-      |(?P<whole>{_GROUPED}|\d+)(?:\s+(?:and\s+)?|-)(?P<top>\d+)\s?/\s?(?P<bottom>\d+)(?![\d/])
+      |(?P<whole>{_GROUPED_DIGITS}|\d+)(?:\s+(?:and\s+)?|-)(?P<top>\d+)\s?/\s?(?P<bottom>\d+)(?![\d/])
       |(?P<upper>{_PLAIN})\s*/\s*(?P<lower>\d[\d,]*)(?![\d/])
       |(?P<factor>{_PLAIN})\s?[*x]\s?10\^(?P<ten>[+-]?\d+)
       |10\^(?P<alone>[+-]?\d+)
       |(?P<plain>{_PLAIN})(?:e(?P<power>[+-]?\d+)\b|{_and_part("more", "rest")}
-          |\s*(?P<scale>{_any([*_SCALES])})\b|(?P<letter>k|mn?|bn?)\b(?![$^]))?
+          |\s*(?P<scale>{_any_of([*_SCALES])})\b|(?P<letter>k|mn?|bn?)\b(?![$^]))?
     )(?![\d^]|:\d|\.\d)
     |\b(?:{_SHARE}|(?P<words>{_WHOLE})(?:{_and_part("more_", "rest_")})?)""",
     re.X | re.I,
@@ -74,7 +74,7 @@ _MINUS = re.compile(
     re.I,
 )
 _BINARY = re.compile(r"[\d)%]\s*-\Z")
-_DENIED = re.compile(
+_DENIAL = re.compile(
     r"(?:\bnot|n't|\bcannot|\brather\s+than|\binstead\s+of)(?:\s+(?:be|just|only|even))?\s*[-$\u20ac\u00a3(]{0,2}\s?\Z",
     re.I,
 )
@@ -84,7 +84,7 @@ _OF_THEM = re.compile(r"\s+(?:another|by|can|could|must|should|needs|day|has)\b"
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number where it stands in a text; `priced` behind a currency's sign, `spelled` in words."""
+    """A number at its position in a text; `priced` after a currency sign, `spelled` in words."""
 
     value: Fraction
     start: int
@@ -95,7 +95,7 @@ class Quantity:
 
 @dataclass(frozen=True)
 class _Pair:
-    """Two units of one amount; `ratio` small ones make a big one, and the amount counts small ones or big ones."""
+    """Two units of one amount: `ratio` small units make a big one; the amount counts small units if `in_small`."""
 
     big: re.Pattern[str]
     small: re.Pattern[str]
@@ -103,46 +103,47 @@ class _Pair:
     in_small: bool = True
 
 
-def _pair(big: str, small: str, ratio: int, *, in_small: bool = True) -> _Pair:
+def _compile_pair(big: str, small: str, ratio: int, *, in_small: bool = True) -> _Pair:
     joined = rf"\s?-?(?:{big})\s?(?:,?\s?and\s|,\s?|\s)\s?\Z"
     return _Pair(re.compile(joined, re.I), re.compile(rf"\s?-?(?:{small})(?![a-z])", re.I), ratio, in_small)
 
 
 _MONEY = r"dollars?|bucks?|euros?|pounds?|"
 _PAIRS = (
-    _pair(_MONEY, "cents?|pence|\u00a2", 100, in_small=False),
-    _pair("hours?|hrs?|h", "minutes?|mins?|m", 60),
-    _pair("minutes?|mins?", "seconds?|secs?|s", 60),
-    _pair("feet|foot|ft", "inch(?:es)?|in", 12),
-    _pair("years?", "months?", 12),
-    _pair("weeks?", "days?", 7),
-    _pair("days?", "hours?", 24),
+    _compile_pair(_MONEY, "cents?|pence|\u00a2", 100, in_small=False),
+    _compile_pair("hours?|hrs?|h", "minutes?|mins?|m", 60),
+    _compile_pair("minutes?|mins?", "seconds?|secs?|s", 60),
+    _compile_pair("feet|foot|ft", "inch(?:es)?|in", 12),
+    _compile_pair("years?", "months?", 12),
+    _compile_pair("weeks?", "days?", 7),
+    _compile_pair("days?", "hours?", 24),
 )
 
 
 @lru_cache(maxsize=256)
-def quantities(text: str) -> Sequence[Quantity]:
-    """The numbers of a text in their order, without those that it denies ("not 41").
+def find_quantities(text: str) -> Sequence[Quantity]:
+    """Return the numbers of a text in order, without those that it denies ("not 41").
 
-    A clock's time, a date, a power (`2^3`) and the pronoun "one" are no numbers.
+    A clock time, a date, a power (`2^3`) and the pronoun "one" are no numbers.
 
-    >>> [str(each.value) for each in quantities("$1.2M, not 41; minus 5 or one and a half; 2 dollars and 50 cents")]
+    >>> text = "$1.2M, not 41; minus 5 or one and a half; 2 dollars and 50 cents"
+    >>> [str(each.value) for each in find_quantities(text)]
     ['1200000', '-5', '3/2', '5/2']
     """
-    return tuple(_joined(list(_found(text)), text))
+    return tuple(_join_amounts(list(_iter_quantities(text)), text))
 
 
-def in_digits(found: Sequence[Quantity]) -> list[Quantity]:
-    """The numbers in digits; where there are none, those in words."""
-    return [each for each in found if not each.spelled] or list(found)
+def prefer_digits(numbers: Sequence[Quantity]) -> list[Quantity]:
+    """Return the numbers in digits, or those in words if there are no digits."""
+    return [each for each in numbers if not each.spelled] or list(numbers)
 
 
-def _found(text: str) -> Iterator[Quantity]:
+def _iter_quantities(text: str) -> Iterator[Quantity]:
     for match in _NUMBER.finditer(text):
         start = match.start()
         before = text[max(0, start - _NEAR) : start]
-        value = _value(match, priced := _CURRENCY.search(before) is not None)
-        if value is None or _DENIED.search(before) or _is_pronoun(match, before, text):
+        value = _parse_value(match, priced := _CURRENCY.search(before) is not None)
+        if value is None or _DENIAL.search(before) or _is_pronoun(match, before, text):
             continue
         spelled = bool(match["words"] or match["part"] or match["half"])
         yield Quantity(-value if _is_negative(before) else value, start, match.end(), spelled, priced)
@@ -159,50 +160,50 @@ def _is_pronoun(match: re.Match[str], before: str, text: str) -> bool:
     return one and bool(_PRONOUN.search(before) or _OF_THEM.match(text, match.end()))
 
 
-def _value(found: re.Match[str], priced: bool) -> Fraction | None:
-    if found["date"] or len(found[0]) > DIGITS + _NEAR * bool(found["words"]):
+def _parse_value(match: re.Match[str], priced: bool) -> Fraction | None:
+    if match["date"] or len(match[0]) > DIGITS + _NEAR * bool(match["words"]):
         return None
-    if found["words"]:
-        return _of_words(found["words"]) + _share(found["more_"], found["rest_"])
-    if found["part"] or found["half"]:
-        return _share(found["shares"], found["part"] or found["half"])
-    if found["plain"]:
-        return _scaled(found, priced)
-    if found["factor"] or found["alone"]:
-        return _with_power(found["factor"] or "1", found["ten"] or found["alone"])
-    top, bottom = found["top"] or found["upper"], _number(found["bottom"] or found["lower"])
-    return _number(found["whole"] or "0") + _number(top) / bottom if bottom else None
+    if match["words"]:
+        return _parse_words(match["words"]) + _parse_share(match["more_"], match["rest_"])
+    if match["part"] or match["half"]:
+        return _parse_share(match["shares"], match["part"] or match["half"])
+    if match["plain"]:
+        return _parse_scaled(match, priced)
+    if match["factor"] or match["alone"]:
+        return _apply_power(match["factor"] or "1", match["ten"] or match["alone"])
+    top, bottom = match["top"] or match["upper"], _parse_number(match["bottom"] or match["lower"])
+    return _parse_number(match["whole"] or "0") + _parse_number(top) / bottom if bottom else None
 
 
-def _scaled(found: re.Match[str], priced: bool) -> Fraction | None:
-    letter, scale = found["letter"] or "", (found["scale"] or "").casefold()
+def _parse_scaled(match: re.Match[str], priced: bool) -> Fraction | None:
+    letter, scale = match["letter"] or "", (match["scale"] or "").casefold()
     times = _SCALES.get(scale, 1)
     if letter and (priced or letter.isupper() or letter in ("k", "bn", "mn")):
         times = _LETTERS[letter.casefold()]
-    value = _with_power(found["plain"], found["power"] or "0")
-    return value and value * times + _share(found["more"], found["rest"]) if value is not None else None
+    value = _apply_power(match["plain"], match["power"] or "0")
+    return value and value * times + _parse_share(match["more"], match["rest"]) if value is not None else None
 
 
-def _with_power(digits: str, power: str) -> Fraction | None:
-    return _number(digits) * Fraction(10) ** int(power) if abs(int(power)) <= POWER else None
+def _apply_power(digits: str, power: str) -> Fraction | None:
+    return _parse_number(digits) * Fraction(10) ** int(power) if abs(int(power)) <= POWER else None
 
 
-def _number(digits: str) -> Fraction:
+def _parse_number(digits: str) -> Fraction:
     return Fraction(re.sub(r"[,'_ ]", "", digits))
 
 
-def _share(how_many: str | None, part: str | None) -> Fraction:
-    """`three quarters`; 0 without a part."""
+def _parse_share(how_many: str | None, part: str | None) -> Fraction:
+    """Return the value of `three quarters`; 0 without a part."""
     if not part:
         return Fraction(0)
     name = part.casefold()
-    return (_of_words(how_many) if how_many else Fraction(1)) / (_PARTS.get(name) or _PARTS[name.removesuffix("s")])
+    return (_parse_words(how_many) if how_many else Fraction(1)) / (_PARTS.get(name) or _PARTS[name.removesuffix("s")])
 
 
-def _of_words(text: str) -> Fraction:
-    """A number in English words: `two hundred and five`, `a thousand`.
+def _parse_words(text: str) -> Fraction:
+    """Return a number in English words: `two hundred and five`, `a thousand`.
 
-    >>> _of_words("three thousand two hundred and forty-one")
+    >>> _parse_words("three thousand two hundred and forty-one")
     Fraction(3241, 1)
     """
     total = part = 0
@@ -216,11 +217,11 @@ def _of_words(text: str) -> Fraction:
     return Fraction(total + part)
 
 
-def _joined(found: list[Quantity], text: str) -> list[Quantity]:
-    """Two that are one amount are joined: `42 dollars and 50 cents`."""
+def _join_amounts(numbers: list[Quantity], text: str) -> list[Quantity]:
+    """Join two numbers that are one amount: `42 dollars and 50 cents`."""
     joined: list[Quantity] = []
-    for each in found:
-        amount = _amount(joined[-1], each, text) if joined else None
+    for each in numbers:
+        amount = _combine(joined[-1], each, text) if joined else None
         if amount is None:
             joined.append(each)
         else:
@@ -228,7 +229,7 @@ def _joined(found: list[Quantity], text: str) -> list[Quantity]:
     return joined
 
 
-def _amount(big: Quantity, small: Quantity, text: str) -> Fraction | None:
+def _combine(big: Quantity, small: Quantity, text: str) -> Fraction | None:
     between, behind = text[big.end : small.start], text[small.end : small.end + _NEAR]
     if len(between) > _NEAR:
         return None

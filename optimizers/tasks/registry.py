@@ -1,4 +1,4 @@
-"""Tasks by name, and a user's own by where they stand."""
+"""Finds tasks by name, and a user's own task by its file or module."""
 
 from __future__ import annotations
 
@@ -9,30 +9,39 @@ from pathlib import Path
 from types import ModuleType
 
 from optimizers.core.user_files import did_you_mean
-from optimizers.tasks import ds1000, gsm8k, hle, hotpotqa, house_terms, medqa, mmlu, spider, supergpqa, truthfulqa
 from optimizers.tasks.definition import Task
+from optimizers.tasks.ds1000 import DS1000
+from optimizers.tasks.gsm8k import GSM8K
+from optimizers.tasks.hle import HLE
+from optimizers.tasks.hotpotqa import HOTPOTQA
+from optimizers.tasks.house_terms import HOUSE_TERMS
+from optimizers.tasks.medqa import MEDQA
+from optimizers.tasks.mmlu import MMLU
+from optimizers.tasks.spider import SPIDER
+from optimizers.tasks.supergpqa import SUPERGPQA
+from optimizers.tasks.truthfulqa import TRUTHFULQA, TRUTHFULQA_MC2
 from sgt_modules.errors import SetupError
 
 _TASKS: dict[str, Task] = {
     each.name: each
     for each in (
-        spider.TASK,
-        ds1000.TASK,
-        hotpotqa.TASK,
-        hle.TASK,
-        supergpqa.TASK,
-        gsm8k.TASK,
-        truthfulqa.TASK,
-        truthfulqa.MC2,
-        mmlu.TASK,
-        medqa.TASK,
-        house_terms.TASK,
+        SPIDER,
+        DS1000,
+        HOTPOTQA,
+        HLE,
+        SUPERGPQA,
+        GSM8K,
+        TRUTHFULQA,
+        TRUTHFULQA_MC2,
+        MMLU,
+        MEDQA,
+        HOUSE_TERMS,
     )
 }
 
 
 def names() -> list[str]:
-    """The names that `task` knows.
+    """Return the names of the registered tasks.
 
     >>> names()[:3]
     ['spider', 'ds1000', 'hotpotqa']
@@ -41,7 +50,7 @@ def names() -> list[str]:
 
 
 def register(mine: Task) -> Task:
-    """Make a task known by its name; gives it back. Raises `SetupError` where another one has that name.
+    """Register a task under its name and return it; raise `SetupError` if another task has that name.
 
     >>> from dataclasses import replace
     >>> mine = register(replace(task("gsm8k"), name="my_sums"))
@@ -49,15 +58,15 @@ def register(mine: Task) -> Task:
     True
     """
     if _TASKS.setdefault(mine.name, mine) is not mine:
-        raise SetupError(f"There is a task {mine.name!r} already. Give yours another name.")
+        raise SetupError(f"A task {mine.name!r} already exists. Choose another name.")
     return mine
 
 
 def task(which: str) -> Task:
-    """The task of a name, or one of your own: `path/to/file.py:ATTRIBUTE` or `module:ATTRIBUTE`, which is imported.
+    """Return the task of a name, or import your own: `path/to/file.py:ATTRIBUTE` or `module:ATTRIBUTE`.
 
     Raises:
-        SetupError: there is none, or it is no `Task`.
+        SetupError: the task does not exist, or is no `Task`.
 
     >>> task("gsm8k").loader.hub
     'openai/gsm8k'
@@ -75,23 +84,23 @@ def task(which: str) -> Task:
             f"There is no task {which!r}. There are {', '.join(_TASKS)}; your own is path/to/file.py:TASK or "
             f"module:TASK. {did_you_mean(which, _TASKS)}".rstrip()
         )
-    module = _of_file(Path(place)) if place.endswith(".py") else _of_name(place)
-    found = getattr(module, attribute, None)
-    if not isinstance(found, Task):
-        came = "no such name stands there" if found is None else f"it is a {type(found).__name__}"
-        raise SetupError(f"Expected {attribute} of {place} to be a Task, but {came}.")
-    return found
+    module = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
+    value = getattr(module, attribute, None)
+    if not isinstance(value, Task):
+        problem = "the name does not exist" if value is None else f"it is a {type(value).__name__}"
+        raise SetupError(f"Expected {attribute} of {place} to be a Task, but {problem}.")
+    return value
 
 
-def _of_name(name: str) -> ModuleType:
+def _import_module(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as problem:
-        raise SetupError(f"There is no module {name!r} to take a task from: {problem}.") from problem
+        raise SetupError(f"There is no module {name!r} to import a task from: {problem}.") from problem
 
 
-def _of_file(file: Path) -> ModuleType:
-    """A file as a module, found again by its name: Ray and pickle look there."""
+def _import_file(file: Path) -> ModuleType:
+    """Import a file as a module, under its own name: Ray and pickle look it up there."""
     if not file.is_file():
         raise SetupError(f"Expected a file with a task, but there is no {file}.")
     spec = importlib.util.spec_from_file_location(file.stem, file)

@@ -1,4 +1,4 @@
-"""A model's reply as it is read: without its thoughts, and no longer than a reader has patience for."""
+"""Prepares a model's reply for reading: without its thoughts, cut to a maximum length."""
 
 from __future__ import annotations
 
@@ -6,27 +6,29 @@ import re
 
 from sgt_modules.replies import without_thoughts
 
-FIRST, LAST = 2_000, 18_000
-"""Letters that are read of a longer reply: an answer stands at the end, now and then at the beginning."""
+FIRST_CHARACTERS, LAST_CHARACTERS = 2_000, 18_000
+"""How many characters of a longer reply are read: an answer is at the end, sometimes at the beginning."""
 
-_BOXED = re.compile(r"\\boxed\s{0,9}\{((?:[^{}]|\{[^{}]*\})*)\}")
+_BOX = re.compile(r"\\boxed\s{0,9}\{((?:[^{}]|\{[^{}]*\})*)\}")
 
 
-def spoken(reply: str) -> str:
-    """A reply without its thoughts (see `without_thoughts`); of one that is too long, both ends.
+def visible_reply(reply: str) -> str:
+    """Return a reply without its thoughts (see `without_thoughts`); of a long reply, only both ends.
 
-    >>> spoken("<think>Is it 5?</think>It is 4."), len(spoken("x" * 100_000))
+    >>> visible_reply("<think>Is it 5?</think>It is 4."), len(visible_reply("x" * 100_000))
     ('It is 4.', 20003)
     """
     reply = without_thoughts(reply)
-    return f"{reply[:FIRST]}\n \n{reply[-LAST:]}" if len(reply) > FIRST + LAST else reply
+    if len(reply) <= FIRST_CHARACTERS + LAST_CHARACTERS:
+        return reply
+    return f"{reply[:FIRST_CHARACTERS]}\n \n{reply[-LAST_CHARACTERS:]}"
 
 
-def boxed(reply: str) -> str | None:
-    """What stands in the last `\\\\boxed{}`; None where there is none.
+def find_boxed(reply: str) -> str | None:
+    """Return the content of the last `\\\\boxed{}`; None if the reply has none.
 
-    >>> boxed(r"First \\boxed{3}, then \\boxed{\\text{B}}.")
+    >>> find_boxed(r"First \\boxed{3}, then \\boxed{\\text{B}}.")
     '\\\\text{B}'
     """
-    found = _BOXED.findall(reply)
-    return found[-1] if found else None
+    contents = _BOX.findall(reply)
+    return contents[-1] if contents else None

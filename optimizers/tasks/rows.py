@@ -1,4 +1,4 @@
-"""What a loader gives: examples with the places of their rows, rows that do not fit, and where all of it came from."""
+"""What a loader returns: examples with the places of their rows, rows that do not fit, and their origin."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import dspy
 from sgt_modules.errors import SetupError, TaskDataError
 
 Split = Literal["train", "val", "test"]
-"""To learn from, to choose on, and to score once, at the end."""
+"""For learning, for choosing, and for scoring once at the end."""
 
-_SHOWN = 5
+_MAX_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """An example, and the place of its row: the file (or the hub's split) with the row's index in it, from 0."""
+    """An example, and the place of its row: the file or hub split, with the row's index from 0."""
 
     example: dspy.Example
     place: str
@@ -34,9 +34,9 @@ class BadRow:
 
 @dataclass(frozen=True)
 class Pools:
-    """Rows by the split they are meant for, before any are drawn. Splits that have no rows of their own share.
+    """Rows by their intended split, before any are drawn. Splits without rows of their own share a pool.
 
-    `origin` is the data set with its revision, or a folder; `notes` tell what was left out, and why.
+    `origin` is the data set with its revision, or a folder; `notes` name skipped rows, and why.
 
     >>> Pools.of([dspy.Example(question="2+2?").with_inputs("question")]).rows["train"][0].place
     'row[0]'
@@ -48,40 +48,40 @@ class Pools:
     notes: Sequence[str] = field(default=())
 
     @staticmethod
-    def of(loaded: Loaded) -> Pools:
-        """What any loader gave as pools: examples by split, or a mere list of them.
+    def of(loaded: LoaderResult) -> Pools:
+        """Turn what any loader returns into pools: examples by split, or a plain list of them.
 
         Raises:
-            SetupError: it is neither.
+            SetupError: the value is neither.
         """
         if isinstance(loaded, Pools):
             return loaded
         if not isinstance(loaded, Mapping):
-            return Pools({"train": _placed("row", loaded)})
+            return Pools({"train": _place("row", loaded)})
         if unknown := sorted(set(loaded) - set(get_args(Split))):
             raise SetupError(f"Expected a loader's splits to be train, val and test, got {', '.join(unknown)}.")
-        return Pools({split: _placed(split, examples) for split, examples in loaded.items()})
+        return Pools({split: _place(split, examples) for split, examples in loaded.items()})
 
     @property
-    def every(self) -> list[Placed]:
+    def all_rows(self) -> list[Placed]:
         """All rows that fit."""
         return [each for placed in self.rows.values() for each in placed]
 
     def check(self) -> None:
-        """Raise `TaskDataError` where rows do not fit, or there are none."""
+        """Raise `TaskDataError` if some rows do not fit, or if there are none."""
         if self.bad:
-            told = "; ".join(f"{each.place}: {each.problem}" for each in self.bad[:_SHOWN])
-            more = f"; and {len(self.bad) - _SHOWN} more" if len(self.bad) > _SHOWN else ""
+            faults = "; ".join(f"{each.place}: {each.problem}" for each in self.bad[:_MAX_SHOWN])
+            more = f"; and {len(self.bad) - _MAX_SHOWN} more" if len(self.bad) > _MAX_SHOWN else ""
             raise TaskDataError(
-                f"{len(self.bad)} rows of {self.origin} do not fit: {told}{more}. Mend them or take them out."
+                f"{len(self.bad)} rows of {self.origin} do not fit: {faults}{more}. Fix or remove them."
             )
-        if not self.every:
+        if not self.all_rows:
             raise TaskDataError(f"{self.origin} holds no rows.")
 
 
-Loaded = Pools | Mapping[Split, Sequence[dspy.Example]] | Sequence[dspy.Example]
-"""What a loader may give; a task of your own needs no more than examples."""
+LoaderResult = Pools | Mapping[Split, Sequence[dspy.Example]] | Sequence[dspy.Example]
+"""What a loader may return; your own task only needs a list of examples."""
 
 
-def _placed(name: str, examples: Sequence[dspy.Example]) -> list[Placed]:
+def _place(name: str, examples: Sequence[dspy.Example]) -> list[Placed]:
     return [Placed(example, f"{name}[{index}]") for index, example in enumerate(examples)]

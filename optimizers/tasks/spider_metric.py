@@ -1,4 +1,4 @@
-"""Spider's execution accuracy: a query is right where its rows are those of the gold query."""
+"""Spider's execution accuracy: a query is right if it returns the rows of the gold query."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 import dspy
 
 from optimizers.tasks.sandbox import SqlLimits, SqlOutcome, shared_sandbox
-from optimizers.tasks.sql_results import difference, same_result, size
-from optimizers.tasks.sql_text import orders, query_in, tidied, without_distinct
+from optimizers.tasks.sql_results import describe_difference, describe_size, is_same_result
+from optimizers.tasks.sql_text import extract_query, has_order_by, remove_distinct, repair_query
 from sgt_modules.errors import MetricError
 
 
@@ -20,12 +20,12 @@ from sgt_modules.errors import MetricError
 class SpiderMetric:
     """Execution accuracy as the test-suite evaluator defines it (Zhong et al. 2020, arXiv 2010.02840).
 
-    The results must be the same bag of rows under some order of the columns; where the gold query says ORDER BY, the
-    same list of rows. Where the folder of the database holds several (`<db_id>/*.sqlite`, a test suite), on all.
+    The results must be the same bag of rows under some order of the columns, or the same list of rows if the gold query
+    says ORDER BY. If the folder of the database holds several (`<db_id>/*.sqlite`, a test suite), on all of them.
 
     Args:
-        keep_distinct: False leaves DISTINCT out of both queries, as the evaluator does unless it is told otherwise.
-        limits: what a query may use.
+        keep_distinct: False removes DISTINCT from both queries, which is the evaluator's default.
+        limits: the resources that a query may use.
     """
 
     keep_distinct: bool = True
@@ -39,62 +39,61 @@ class SpiderMetric:
         pred_name: object = None,
         pred_trace: object = None,
     ) -> dspy.Prediction:
-        """Score 1.0 or 0.0; the feedback says what was expected, what came, and where they differ.
+        """Score 1.0 or 0.0; the feedback compares the expected with the actual rows.
 
         Raises:
-            MetricError: the gold query has no result, so nothing can be told of any answer.
-            ExampleError: there is no such database.
+            MetricError: the gold query fails, so no answer can be scored.
+            ExampleError: the database does not exist.
         """
         gold, answer = str(example.query), prediction.get("sql")
-        query = query_in(answer) if isinstance(answer, str) else ""
+        query = extract_query(answer) if isinstance(answer, str) else ""
         if not query:
-            return dspy.Prediction(score=0.0, feedback="Expected a query, and there is none in the answer.")
-        for database in databases(Path(example.database)):
-            wrong = self._wrong(database, gold, query)
-            if wrong:
-                return dspy.Prediction(score=0.0, feedback=wrong)
+            return dspy.Prediction(score=0.0, feedback="Expected a query, but the answer has none.")
+        for database in find_databases(Path(example.database)):
+            if fault := self._find_fault(database, gold, query):
+                return dspy.Prediction(score=0.0, feedback=fault)
         return dspy.Prediction(score=1.0, feedback="The query's rows are the expected ones.")
 
-    def _wrong(self, database: Path, gold: str, query: str) -> str:
-        """What is wrong with a query's result on one database; empty where nothing is."""
-        expected = _expected(str(database), _changed(database), self._read(gold), self.limits)
-        came = shared_sandbox(self.limits).run(database, self._read(query))
-        if not came.ok:
-            return f"Expected {size(expected)}, but the query has no result: {came.error}"
-        ordered = orders(gold)
-        if same_result(expected.rows, came.rows, ordered=ordered):
+    def _find_fault(self, database: Path, gold: str, query: str) -> str:
+        """Return how a query's result on one database is wrong; empty if it is right."""
+        expected = _run_gold(str(database), _modified_at(database), self._rewrite(gold), self.limits)
+        actual = shared_sandbox(self.limits).run(database, self._rewrite(query))
+        if not actual.ok:
+            return f"Expected {describe_size(expected)}, but the query fails: {actual.error}"
+        ordered = has_order_by(gold)
+        if is_same_result(expected.rows, actual.rows, ordered=ordered):
             return ""
-        return difference(expected, came, ordered=ordered)
+        return describe_difference(expected, actual, ordered=ordered)
 
-    def _read(self, query: str) -> str:
-        return tidied(query) if self.keep_distinct else without_distinct(tidied(query))
+    def _rewrite(self, query: str) -> str:
+        return repair_query(query) if self.keep_distinct else remove_distinct(repair_query(query))
 
 
 @lru_cache(maxsize=1024)
-def _expected(database: str, changed: int, gold: str, limits: SqlLimits) -> SqlOutcome:
-    """A gold query's rows, kept while its database has not `changed`: a question is judged many times."""
+def _run_gold(database: str, modified_at: int, gold: str, limits: SqlLimits) -> SqlOutcome:
+    """Return a gold query's rows, cached until the database changes: a question is scored many times."""
     expected = shared_sandbox(limits).run(database, gold)
     if not expected.ok:
-        raise MetricError(f"The gold query {gold!r} has no result on {database}: {expected.error} Check the data.")
+        raise MetricError(f"The gold query {gold!r} fails on {database}: {expected.error} Check the data.")
     return expected
 
 
-def _changed(database: Path) -> int:
-    """When a file was last written, in nanoseconds; 0 where there is none."""
+def _modified_at(database: Path) -> int:
+    """Return when a file was last written, in nanoseconds; 0 if it does not exist."""
     try:
-        return os.stat(database).st_mtime_ns  # noqa: PTH116 - quicker than a path's
+        return os.stat(database).st_mtime_ns  # noqa: PTH116 - faster than Path.stat
     except OSError:
         return 0
 
 
-def databases(database: Path) -> Sequence[Path]:
-    """The database, and the others of its test suite: those beside it, where the folder has its name.
+def find_databases(database: Path) -> Sequence[Path]:
+    """Return the database and the others of its test suite: its neighbours, if the folder has its name.
 
-    >>> databases(Path("database/pets_1/pets_1.sqlite"))
+    >>> find_databases(Path("database/pets_1/pets_1.sqlite"))
     (PosixPath('database/pets_1/pets_1.sqlite'),)
     """
-    beside = sorted(database.parent.glob("*.sqlite")) if database.parent.name == database.stem else []
-    return (database, *(each for each in beside if each != database))
+    neighbours = sorted(database.parent.glob("*.sqlite")) if database.parent.name == database.stem else []
+    return (database, *(each for each in neighbours if each != database))
 
 
 _DEFAULT = SpiderMetric()
@@ -107,7 +106,7 @@ def spider_metric(
     pred_name: object = None,
     pred_trace: object = None,
 ) -> dspy.Prediction:
-    """`SpiderMetric()` as a function: reads `database` and `query` of the example, `sql` of the prediction.
+    """Apply `SpiderMetric()`: reads `database` and `query` of the example, `sql` of the prediction.
 
     >>> import sqlite3, tempfile
     >>> from contextlib import closing

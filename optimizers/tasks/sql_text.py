@@ -1,8 +1,10 @@
-"""The query in a model's answer, and a query as Spider's evaluator reads it."""
+"""Finds the query in a model's answer, and rewrites queries as Spider's evaluator does."""
 
 from __future__ import annotations
 
 import re
+import sqlite3
+from itertools import islice, pairwise
 
 _FENCED = re.compile(r"```(?:sqlite3?\b|sql\b|[\w+-]*(?=\s*\n))?(.*?)(?:```|\Z)", re.I | re.S)
 _BEGINS = r"(?:select\b|values\s*\(|with\s+(?:recursive\s+)?[\w\"]+\s*(?:\([^)]*\)\s*)?as\b)"
@@ -13,86 +15,99 @@ _STATEMENT = re.compile(
     r"commit|rollback|savepoint|release|reindex|analyze)\b",
     re.I,
 )
-# What is opened and never closed goes to the end, so that reading takes linear time.
-_TOKEN = re.compile(
-    r"'(?:[^']|'')*(?:'|\Z)|\"(?:[^\"]|\"\")*(?:\"|\Z)|`[^`]*(?:`|\Z)|\[[^\]]*(?:\]|\Z)"
-    r"|--[^\n]*|/\*.*?(?:\*/|\Z)|\w+|\s+|.",
-    re.S,
-)
 _BEFORE = re.compile(r"(?:[\s(]|--[^\n]*(?:\n|\Z)|/\*.*?(?:\*/|\Z))*", re.S)
-_ORDERS = re.compile(r"\border\s+by\b", re.I)
+_ORDER_BY = re.compile(r"\border\s+by\b", re.I)
 _THIS_YEAR = re.compile(r"\byear\s*\(\s*curdate\s*\(\s*\)\s*\)", re.I)
+_MOST_SEMICOLONS = 100
+"""Number of semicolons that are tried as the end of the first statement, so that reading takes linear time."""
 
 
-def query_in(answer: str) -> str:
-    """The query that an answer holds: the last fenced one, or what begins like one; without semicolons at its end.
+def extract_query(answer: str) -> str:
+    """Return the query in an answer: the last fenced query, or the text from where a query begins.
 
-    Prose before and after is left out. Several statements stay several, so that running them fails.
+    Prose before and after the query is left out, and so are semicolons at the end. Several statements stay several,
+    so that running them fails.
 
-    >>> query_in("Here it is:\\n```sql\\nSELECT 1;\\n```\\nIt counts.")
+    >>> extract_query("Here it is:\\n```sql\\nSELECT 1;\\n```\\nIt counts.")
     'SELECT 1'
-    >>> query_in("SQL: SELECT name FROM tea; This lists them.")
+    >>> extract_query("SQL: SELECT name FROM tea; This doesn't list prices.")
     'SELECT name FROM tea'
-    >>> query_in("SELECT 1; DROP TABLE tea")
+    >>> extract_query("SELECT 1; DROP TABLE tea")
     'SELECT 1; DROP TABLE tea'
     """
-    fenced = [each.strip() for each in _FENCED.findall(answer)]
-    queries = [each for each in fenced if _is_query(each)]
-    text = (queries or fenced or [answer])[-1].strip()
-    begins = None if _STATEMENT.match(_uncommented(text)) and _is_query(text) else _ON_A_LINE.search(text)
-    if begins is not None:
-        ticked = begins.group().endswith("`")
-        text = text[begins.end() :]
-        text = text.partition("`")[0] if ticked else text
+    blocks = [block.strip() for block in _FENCED.findall(answer)]
+    queries = [block for block in blocks if _is_query(block)]
+    text = (queries or blocks or [answer])[-1].strip()
+    start = None if _is_query(text) else _ON_A_LINE.search(text)
+    if start is not None:
+        in_backticks = start.group().endswith("`")
+        text = text[start.end() :]
+        text = text.partition("`")[0] if in_backticks else text
     return _first_statement(text).rstrip("; \t\r\n")
 
 
 def _is_query(text: str) -> bool:
-    return _QUERY.match(_uncommented(text)) is not None
+    return _QUERY.match(_skip_comments(text)) is not None
 
 
-def _uncommented(text: str) -> str:
-    """Text from its first word on, without comments and brackets before it."""
+def _skip_comments(text: str) -> str:
+    """Return the text from its first word on, without the comments and brackets before it."""
     before = _BEFORE.match(text)
     return text[before.end() :] if before else text
 
 
 def _first_statement(text: str) -> str:
-    """Text up to its first semicolon, unless another statement comes after that."""
-    place = 0
-    for token in _TOKEN.findall(text):
-        if token == ";" and not _STATEMENT.match(_uncommented(text[place + 1 :].lstrip("; \t\r\n"))):
-            return text[:place]
-        place += len(token)
+    """Return the text up to and with the first semicolon that no other statement follows.
+
+    SQLite knows which semicolons are outside quotes and comments; `sqlglot` fails if prose with an apostrophe follows.
+    """
+    ascii_text, start = text.encode("ascii", "replace").decode().replace("\0", " "), 0
+    for semicolon in islice(re.finditer(";", text), _MOST_SEMICOLONS):
+        end = semicolon.end()
+        if sqlite3.complete_statement(ascii_text[start:end]):
+            if not _STATEMENT.match(_skip_comments(text[end:].lstrip("; \t\r\n"))):
+                return text[:end]
+            start = end
     return text
 
 
-def tidied(query: str) -> str:
-    """A query with the two repairs of Spider's evaluator: parted comparisons joined, the current year of MySQL as 2020.
+def repair_query(query: str) -> str:
+    """Apply the two repairs of Spider's evaluator: join split comparison signs, read MySQL's current year as 2020.
 
-    >>> tidied("SELECT * FROM singer WHERE age > = YEAR(CURDATE())")
+    >>> repair_query("SELECT * FROM singer WHERE age > = YEAR(CURDATE())")
     'SELECT * FROM singer WHERE age >= 2020'
     """
     joined = query.replace("> =", ">=").replace("< =", "<=").replace("! =", "!=")
     return _THIS_YEAR.sub("2020", joined)
 
 
-def orders(query: str) -> bool:
-    """Whether a gold query orders its rows: it says ORDER BY, wherever that is, as in Spider's evaluator.
+def has_order_by(query: str) -> bool:
+    """Return whether a gold query says ORDER BY anywhere, which is how Spider's evaluator decides that order counts.
 
-    >>> orders("SELECT a FROM b order  by a"), orders("SELECT a FROM b")
+    >>> has_order_by("SELECT a FROM b order  by a"), has_order_by("SELECT a FROM b")
     (True, False)
     """
-    return _ORDERS.search(query) is not None
+    return _ORDER_BY.search(query) is not None
 
 
-def without_distinct(query: str) -> str:
-    """A query without its DISTINCT, quoted texts left alone.
+def remove_distinct(query: str) -> str:
+    """Return the query without DISTINCT; quoted texts stay.
 
-    >>> without_distinct("SELECT DISTINCT a FROM b WHERE c = 'distinct'")
+    A query with an open quote or comment stays as it is: `sqlglot` cannot read it, and SQLite runs no open quote.
+
+    >>> remove_distinct("SELECT DISTINCT a FROM b WHERE c = 'distinct'")
     "SELECT a FROM b WHERE c = 'distinct'"
     """
-    kept = "".join("" if token.lower() == "distinct" else token for token in _TOKEN.findall(query))
-    return re.sub(
-        r"(?i)(\bselect|\() +(?=\S)", lambda found: found.group(1) + (" " if found.group(1) != "(" else ""), kept
-    )
+    if "distinct" not in query.lower():
+        return query
+    from sqlglot import TokenType, tokenize
+    from sqlglot.errors import TokenError
+
+    try:
+        tokens = tokenize(query, dialect="sqlite")
+    except TokenError:
+        return query
+    bounds = [*(token.start for token in tokens), len(query)]
+    parts = zip(tokens, pairwise(bounds), strict=True)
+    kept = [query[start:end] for token, (start, end) in parts if token.token_type is not TokenType.DISTINCT]
+    return query[: bounds[0]] + "".join(kept)

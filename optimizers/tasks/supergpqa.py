@@ -7,14 +7,14 @@ from pathlib import Path
 import dspy
 from pydantic import BaseModel
 
-from optimizers.tasks.choices import ChooseAnOption, choice, lettered, right_letter
+from optimizers.tasks.choices import ChooseAnOption, letter_options, make_choice_example, right_letter
 from optimizers.tasks.definition import Source, Task
 from optimizers.tasks.loading import HubData, Nested
 from optimizers.tasks.splitting import Sizes
 
 
-class Row(BaseModel):
-    """A row of the hub's: `answer` is the right option's text, `answer_letter` its letter."""
+class SuperGPQARow(BaseModel):
+    """A row of the data set: `answer` is the text of the right option, `answer_letter` its letter."""
 
     question: str
     options: Nested[list[str]]
@@ -25,15 +25,15 @@ class Row(BaseModel):
     difficulty: str = ""
 
 
-def _example(row: Row, _: Path | None) -> dspy.Example:
-    choices = lettered(row.options)
+def _to_example(row: SuperGPQARow, _: Path | None) -> dspy.Example:
+    choices = letter_options(row.options)
     if choices.get(row.answer_letter) != row.answer:
         raise ValueError(f"answer: expected the text of option {row.answer_letter!r}, got {row.answer!r}")
     more = {"discipline": row.discipline, "field": row.field, "difficulty": row.difficulty}
-    return choice(row.question, choices, row.answer_letter, **more)
+    return make_choice_example(row.question, choices, row.answer_letter, **more)
 
 
-TASK = Task(
+SUPERGPQA = Task(
     name="supergpqa",
     description="Graduate-level multiple choice in 285 fields, up to ten options.",
     program=ChooseAnOption,
@@ -43,8 +43,8 @@ TASK = Task(
         configuration=None,
         revision="4430d4458112c7d4497fdcf94d7cc223313d6acf",
         splits={"train": ("train",)},
-        row=Row,
-        example=_example,
+        row=SuperGPQARow,
+        example=_to_example,
         files={"train": ("train", "supergpqa-all", "supergpqa")},
     ),
     sizes=Sizes(train=300, val=300, test=1000),

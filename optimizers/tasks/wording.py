@@ -1,4 +1,4 @@
-"""A reply in plain words: no markup, one form for each character, and what other languages say of an answer in English.
+"""Simplifies a reply's wording: no markup, one form per character, answer cues of other languages in English.
 
 Pure.
 """
@@ -12,7 +12,7 @@ _COMMAND = re.compile(r"\\(?:text|textbf|mathbf|mathrm|boxed)\s*\{([^{}]*)\}")
 _MARKUP = re.compile(r"[*_`$]+|\\[()\[\]]|</?[a-z]+>")
 _UNSPACED = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 _SEAM = re.compile(rf"(?<=[{_UNSPACED}])(?=[A-Za-z(])|(?<=[A-Za-z)])(?=[{_UNSPACED}])")
-"""Between a script without spaces and a Latin letter."""
+"""The border between a script without spaces and a Latin letter."""
 _SIGNS = str.maketrans({"\u3002": ". ", "\u3001": ", ", "\u3010": " ", "\u3011": ": ", "\u2019": "'", "\u2018": "'"})
 
 _L = r"([A-Za-z])\s*"
@@ -62,37 +62,37 @@ _EUROPEAN = (
 )
 
 
-def _compiled(*rows: tuple[str, str]) -> list[tuple[re.Pattern[str], str]]:
+def _compile_rows(*rows: tuple[str, str]) -> list[tuple[re.Pattern[str], str]]:
     return [(re.compile(pattern), english) for pattern, english in rows]
 
 
-_SPACED = _compiled(*_EUROPEAN)
-_ALL = _compiled(*_CHINESE, *_JAPANESE, *_KOREAN, *_EUROPEAN)
-"""Patterns of other languages and the English that stands for them, in the order in which they are put in."""
+_ASCII_PATTERNS = _compile_rows(*_EUROPEAN)
+_ALL_PATTERNS = _compile_rows(*_CHINESE, *_JAPANESE, *_KOREAN, *_EUROPEAN)
+"""Patterns of other languages and their English replacements, in the order of replacement."""
 
 
-def plain(text: str) -> str:
-    """Without markup, in plain letters and single spaces, cues in English; lines stay.
+def simplify_wording(text: str) -> str:
+    """Return the text without markup, in plain letters and single spaces, with English cues; lines stay.
 
-    >>> plain("**故选Ｃ**"), plain("La respuesta correcta es la B.")
+    >>> simplify_wording("**故选Ｃ**"), simplify_wording("La respuesta correcta es la B.")
     ('the answer is C', 'La the answer is B.')
     """
     text = unicodedata.normalize("NFKC", text).translate(_SIGNS)
     for _ in range(3):
         text = _COMMAND.sub(r"\1", text)
-    text = in_english(_MARKUP.sub("", text))
+    text = translate_cues(_MARKUP.sub("", text))
     lines = (" ".join(line.split()) for line in text.splitlines())
     return "\n".join(line for line in lines if line)
 
 
-def in_english(text: str) -> str:
-    """What an answer is introduced by in other languages, put into English; the rest stays as it is."""
+def translate_cues(text: str) -> str:
+    """Translate phrases that introduce an answer in other languages into English; the rest stays."""
     text = _SEAM.sub(" ", text)
-    for pattern, english in _SPACED if text.isascii() else _ALL:
+    for pattern, english in _ASCII_PATTERNS if text.isascii() else _ALL_PATTERNS:
         text = pattern.sub(english, text)
     return text
 
 
-def folded(text: str) -> str:
-    """A text as it is compared."""
-    return " ".join(plain(text).casefold().split()).strip(" .,;:!\"'")
+def fold(text: str) -> str:
+    """Return a text in the form used for comparison."""
+    return " ".join(simplify_wording(text).casefold().split()).strip(" .,;:!\"'")

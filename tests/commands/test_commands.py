@@ -263,9 +263,9 @@ def test_the_doctor_s_verdict_on_a_model_that_is_not_there_is_bad() -> None:
 
 
 def test_the_doctor_s_tiny_run_goes_through_every_step() -> None:
-    from optimizers.commands.machine_check import examined
+    from optimizers.commands.machine_check import examine_machine
 
-    [*_, found] = examined(run=True)
+    [*_, found] = examine_machine(run=True)
     assert (found.name, found.state) == ("a tiny run", "fine")
     assert "actor calls" in found.said
 
@@ -440,7 +440,7 @@ LONG = "x" * 300
     ("words", "told"),
     [
         (["report", "run", "--out", f"{LONG}.html"], "has a name that is too long"),
-        (["report", "run", "--out", "train.jsonl/page.html"], "lies below something that is no folder"),
+        (["report", "run", "--out", "train.jsonl/page.html"], "is below a path that is no folder"),
         (["report", "run", "--out", "."], "is a folder"),
         (["export", "run", "--to", "jsonl", "--output", LONG], "has a name that is too long"),
         (["compile", "users_app:program", *TRAIN, "--lm", "embedded", "--out", LONG], "has a name that is too long"),
@@ -467,7 +467,7 @@ def test_a_run_s_folder_that_cannot_be_made_is_refused_as_a_mistake(tmp_path: Pa
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_read_only_folder_is_refused_as_a_mistake(tmp_path: Path) -> None:
-    from optimizers.commands.output import writable
+    from optimizers.commands.output import check_writable
     from optimizers.core.run_folder import RunFolder
 
     tmp_path.chmod(0o500)
@@ -476,17 +476,17 @@ def test_a_read_only_folder_is_refused_as_a_mistake(tmp_path: Path) -> None:
             with pytest.raises(RunFolderError):
                 RunFolder.at(path)
         with pytest.raises(SetupError, match="is read-only"):
-            writable(tmp_path / "page.html", what="the page")
+            check_writable(tmp_path / "page.html", what="the page")
     finally:
         tmp_path.chmod(0o700)
 
 
 def test_a_stream_writes_what_its_encoding_lacks_as_escapes() -> None:
-    from optimizers.commands.output import lenient
+    from optimizers.commands.output import escape_unencodable
 
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding="ascii", errors="strict")
-    lenient(stream, None, io.StringIO())
+    escape_unencodable(stream, None, io.StringIO())
     stream.write("caf\xe9 \udcff")
     stream.flush()
     assert raw.getvalue() == rb"caf\xe9 \udcff"

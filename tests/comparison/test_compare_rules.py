@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from optimizers.cli import main
-from optimizers.demos.house_rules_comparison import CONTENDERS, compare_rules
+from optimizers.demos.house_rules_comparison import RULES_CONTENDERS, compare_rules
 
 
 def test_spt_is_compared_with_no_change_within_its_budget_and_goes_on_without_calls(tmp_path: Path) -> None:
@@ -25,7 +25,7 @@ def test_spt_is_compared_with_no_change_within_its_budget_and_goes_on_without_ca
 
 
 def test_every_form_of_spt_is_a_contender() -> None:
-    assert set(CONTENDERS) == {"none", "spt_p", "spt_pc", "spt_p_without_impact", "spt_pc_without_impact"}
+    assert set(RULES_CONTENDERS) == {"none", "spt_p", "spt_pc", "spt_p_without_impact", "spt_pc_without_impact"}
 
 
 @pytest.mark.parametrize("option", ["--gold", "--controls"])

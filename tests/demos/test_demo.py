@@ -95,7 +95,7 @@ def test_the_saved_program_answers_the_same_when_it_is_loaded_again(demonstratio
     result = demonstration.result
     fresh = program() if result.selected == "none" else supplement(program(), generator=embedded_generator())
     fresh.load(result.log_dir / "program.json")
-    after = demonstration.scored[result.selected]["test"]
+    after = demonstration.stage_rollouts[result.selected]["test"]
     with acting():
         answers = [fresh(**example.inputs()).sql for example in demonstration.world.test]
     assert answers == [rollout.output["sql"] for rollout in after]

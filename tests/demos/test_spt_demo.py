@@ -55,7 +55,7 @@ def test_the_first_prompt_is_the_worlds_and_the_selected_one_is_the_programs(
     assert loaded.predict.signature.instructions == summary["prompts"][summary["selected"]]
     with acting("rule-follower"):
         answers = [loaded(**example.inputs()).answer for example in demonstration.world.test]
-    assert answers == [rollout.output["answer"] for rollout in demonstration.tested[summary["selected"]]]
+    assert answers == [rollout.output["answer"] for rollout in demonstration.test_rollouts[summary["selected"]]]
 
 
 def test_the_same_seed_gives_the_same_prompts_scores_and_impacts(

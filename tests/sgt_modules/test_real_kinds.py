@@ -6,7 +6,7 @@ import pytest
 from real_models import real_model
 from real_rows import real_folder
 
-from optimizers.tasks.spider import TASK, AnswerInSQLite
+from optimizers.tasks.spider import SPIDER, AnswerInSQLite
 from sgt_modules import KINDS, SupplementGenerator
 from sgt_modules.kinds import FREE, NONE
 
@@ -22,7 +22,7 @@ def generator(request: pytest.FixtureRequest) -> SupplementGenerator:
 
 @pytest.fixture(scope="module")
 def prompts(generator: SupplementGenerator) -> list[str]:
-    train = TASK.splits(real_folder("spider")).train[:QUESTIONS]
+    train = SPIDER.splits(real_folder("spider")).train[:QUESTIONS]
     return [generator.prompt_for(AnswerInSQLite, example.inputs().toDict()) for example in train]
 
 

@@ -18,7 +18,7 @@ from optimizers import Recipe, TrainingSettings
 from optimizers.cli import app, main
 from optimizers.comparison.cells import printed
 from optimizers.tasks import task
-from optimizers.tasks.benching import run
+from optimizers.tasks.benching import run_bench
 from optimizers.training.trl_trainer import TRLTrainer
 from sgt_modules.embedded.models import embedded_folder
 from sgt_modules.errors import NoActorError, RunFolderError, SetupError
@@ -84,7 +84,7 @@ def test_sgt_is_compiled_for_an_actor_behind_http_and_compared(tmp_path: Path) -
     """Of 20 test questions the actor solves those with an odd number of pens; with background, all."""
     folder = folder_of("gsm8k", tmp_path / "rows", 60)
     with serving(ScriptedServer(solves_when_told)) as server:
-        found = run(
+        found = run_bench(
             task("gsm8k"),
             server.lm(),
             data_dir=folder,
@@ -151,9 +151,9 @@ def test_other_splits_in_the_same_folder_are_refused(tmp_path: Path) -> None:
         "display_progress": False,
     }
     actor = ScriptedEngine(solves_when_told).lm()
-    run(task("gsm8k"), actor, **settings)
+    run_bench(task("gsm8k"), actor, **settings)
     with pytest.raises(RunFolderError, match=r"splits\.seed changed from 0 to 1"):
-        run(task("gsm8k"), actor, split_seed=1, **settings)
+        run_bench(task("gsm8k"), actor, split_seed=1, **settings)
 
 
 def test_a_judge_s_agreement_with_exact_match_is_reported(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_a_judge_s_agreement_with_exact_match_is_reported(tmp_path: Path) -> Non
 
     judged = task("hle").with_judge(ScriptedEngine(verdict).lm("scripted/judge"))
     actor = ScriptedEngine(lambda _: reply(answer="It is four.")).lm()
-    found = run(
+    found = run_bench(
         judged,
         actor,
         data_dir=tmp_path,
@@ -228,7 +228,7 @@ def test_the_house_terms_need_no_actor_to_be_named(tmp_path: Path) -> None:
 
 
 def test_another_contender_s_lm_is_needed_where_it_writes_instructions(tmp_path: Path) -> None:
-    found = run(
+    found = run_bench(
         task("gsm8k"),
         ScriptedEngine(solves_when_told).lm(),
         data_dir=folder_of("gsm8k", tmp_path / "rows"),
@@ -248,7 +248,7 @@ def test_a_split_seed_draws_other_questions() -> None:
 def test_an_unknown_contender_is_refused_before_anything_is_asked(tmp_path: Path) -> None:
     engine = ScriptedEngine(solves_when_told)
     with pytest.raises(SetupError, match="no contender 'gepetto'"):
-        run(
+        run_bench(
             task("gsm8k"),
             engine.lm(),
             data_dir=folder_of("gsm8k", tmp_path / "rows"),
@@ -259,7 +259,7 @@ def test_an_unknown_contender_is_refused_before_anything_is_asked(tmp_path: Path
 
 
 def test_the_embedded_actor_is_a_name_too() -> None:
-    from optimizers.tasks.calling import actor_of
+    from optimizers.tasks.calling import load_actor
 
-    assert actor_of("embedded").model == actor_of("", task("house_terms")).model
-    assert isinstance(actor_of("openai/any", api_base="http://localhost:1/v1"), dspy.LM)
+    assert load_actor("embedded").model == load_actor("", task("house_terms")).model
+    assert isinstance(load_actor("openai/any", api_base="http://localhost:1/v1"), dspy.LM)

@@ -8,8 +8,8 @@ import dspy
 import pytest
 from ds1000_rows import ROWS
 
-from optimizers.tasks.code_text import code_in
-from optimizers.tasks.ds1000_metric import DS1000Metric, ds1000_metric, program
+from optimizers.tasks.code_text import extract_code
+from optimizers.tasks.ds1000_metric import DS1000Metric, build_test_script, ds1000_metric
 from optimizers.tasks.sandbox import Limits, isolation
 from sgt_modules.errors import MetricError
 
@@ -68,9 +68,9 @@ def test_the_reference_passes(which: int) -> None:
         # what the row forbids
         (NUMPY, "result = a.copy()\nfor i in range(a.shape[1]):\n    result[:, i] -= a[:, i].mean()", 0, "test_string"),
         # no code, or none that runs
-        (PANDAS, "", 0, "there is none in the answer"),
-        (PANDAS, None, 0, "there is none in the answer"),
-        (PANDAS, "```python\n```", 0, "there is none in the answer"),
+        (PANDAS, "", 0, "but the answer has none"),
+        (PANDAS, None, 0, "but the answer has none"),
+        (PANDAS, "```python\n```", 0, "but the answer has none"),
         (PANDAS, "Multiply the columns.", 0, "SyntaxError: invalid syntax"),
         (PANDAS, "df['paid'] = df['cup'] * df['price']", 0, "KeyError: 'cup'"),
         (PANDAS, f"    {PAID}", 0, "IndentationError: unexpected indent"),
@@ -97,8 +97,8 @@ def test_code_that_never_ends_or_takes_all_memory_is_stopped() -> None:
     endless = metric(example(PANDAS), dspy.Prediction(code="while True: pass"))
     large = metric(example(PANDAS), dspy.Prediction(code="df = bytearray(10**11)"))
     assert (endless.score, large.score) == (0.0, 0.0)
-    assert endless.feedback.startswith("Expected the tests to pass, but the time was up\nCode that passes:\ndf[")
-    assert large.feedback.startswith("Expected the tests to pass, but it needed more memory than it may have")
+    assert endless.feedback.startswith("Expected the tests to pass, but the time ran out\nCode that passes:\ndf[")
+    assert large.feedback.startswith("Expected the tests to pass, but it exceeded its memory")
     assert time.monotonic() - began < 30
 
 
@@ -114,10 +114,10 @@ def test_a_row_without_tests_is_the_datas_fault() -> None:
 
 
 def test_the_surface_test_is_called_where_the_row_has_one() -> None:
-    assert program(ROWS[NUMPY]["code_context"], "a = '\\n'").endswith(
+    assert build_test_script(ROWS[NUMPY]["code_context"], "a = '\\n'").endswith(
         "code = \"a = '\\\\n'\"\ntest_execution(code)\ntest_string(code)\n"
     )
-    assert "test_string" not in program(ROWS[PANDAS]["code_context"], "a")
+    assert "test_string" not in build_test_script(ROWS[PANDAS]["code_context"], "a")
 
 
 @pytest.mark.parametrize(
@@ -133,4 +133,4 @@ def test_the_surface_test_is_called_where_the_row_has_one() -> None:
     ],
 )
 def test_the_code_is_found_in_an_answer(answer: str, code: str) -> None:
-    assert code_in(answer) == code
+    assert extract_code(answer) == code

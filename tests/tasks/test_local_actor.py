@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 from optimizers.cli import app
 from optimizers.comparison import compare
 from optimizers.tasks import task
-from optimizers.tasks.benching import run
+from optimizers.tasks.benching import run_bench
 from sgt_modules.errors import GeneratorNotFoundError, SetupError
 from sgt_modules.lms import ANSWER_TOKENS, acting_as, lm_named, runs_here
 from sgt_modules.local.engine import LocalEngine
@@ -49,7 +49,7 @@ def test_a_folder_that_is_no_model_is_an_error_before_any_row_is_read(tmp_path: 
         done = sgt("bench", "gsm8k", "--actor", name, "--data-dir", tmp_path / "no rows either")
         assert isinstance(done.exception, GeneratorNotFoundError), name
     with pytest.raises(GeneratorNotFoundError, match=r"save_pretrained"):
-        run(task("gsm8k"), str(empty))
+        run_bench(task("gsm8k"), str(empty))
 
 
 def test_a_precision_is_refused_for_a_model_that_somebody_else_runs() -> None:

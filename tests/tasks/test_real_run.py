@@ -19,7 +19,7 @@ from scripted import ScriptedEngine, reply
 from optimizers import Recipe, TrainingSettings
 from optimizers.store.rollout_store import RolloutStore
 from optimizers.tasks import task
-from optimizers.tasks.benching import REAL_CONTENDERS, Bench, run
+from optimizers.tasks.benching import REAL_CONTENDERS, BenchResult, run_bench
 from optimizers.training.trl_trainer import TRLTrainer
 from sgt_modules.embedded.models import embedded_folder
 from sgt_modules.kinds import KINDS
@@ -62,10 +62,10 @@ def shop(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+def found(tmp_path_factory: pytest.TempPathFactory) -> BenchResult:
     """A bench of a generator in a folder, with controls, on a task whose prompts are short."""
     home = tmp_path_factory.mktemp("bench")
-    return run(
+    return run_bench(
         task("gsm8k"),
         ScriptedEngine(solves_when_told).lm(),
         data_dir=folder_of("gsm8k", home / "rows", 40),
@@ -81,12 +81,12 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     )
 
 
-def test_a_generator_of_one_s_own_is_compared_with_few_shot_contenders(found: Bench) -> None:
+def test_a_generator_of_one_s_own_is_compared_with_few_shot_contenders(found: BenchResult) -> None:
     assert [row.name for row in found.comparison.rows] == list(REAL_CONTENDERS)
     assert not found.comparison.skipped
 
 
-def test_the_controls_have_a_row_a_stage_and_each_kind_always_on_validation(found: Bench) -> None:
+def test_the_controls_have_a_row_a_stage_and_each_kind_always_on_validation(found: BenchResult) -> None:
     [controls] = found.controls
     names = [row.name for row in controls.rows]
     expected = {"none", "selected", "untrained", "sft", "dpo1", "shuffled", "small_model"}
@@ -98,7 +98,7 @@ def test_the_controls_have_a_row_a_stage_and_each_kind_always_on_validation(foun
         assert row.score is not None
 
 
-def test_the_summary_stands_in_the_run_s_folder_in_the_public_format(found: Bench) -> None:
+def test_the_summary_stands_in_the_run_s_folder_in_the_public_format(found: BenchResult) -> None:
     content = json.loads((found.comparison.log_dir / "sgt" / "seed-0" / "sgt" / "summary.json").read_text())
     assert set(content) >= PUBLIC
     assert (content["task"], content["actor"]) == ("gsm8k", "scripted/actor")
@@ -111,7 +111,7 @@ def test_the_summary_stands_in_the_run_s_folder_in_the_public_format(found: Benc
 def test_the_gold_query_is_in_the_training_examples_and_never_reaches_what_sgt_asks(tmp_path: Path) -> None:
     engine = ScriptedEngine(queries_when_told)
     folder = shop(tmp_path / "rows")
-    made = run(
+    made = run_bench(
         task("spider"),
         engine.lm(),
         data_dir=folder,
@@ -126,7 +126,7 @@ def test_the_gold_query_is_in_the_training_examples_and_never_reaches_what_sgt_a
     )
     assert not made.comparison.row("labeled_fewshot").skipped
     pools = task("spider").read(folder)
-    golds = {each.example.query for each in pools.every}
+    golds = {each.example.query for each in pools.all_rows}
     home = tmp_path / "run" / "sgt" / "seed-0" / "sgt"
     with RolloutStore(home / "rollouts.sqlite") as store:
         prompts = {rollout.query.prompt for rollout in store.rollouts()}

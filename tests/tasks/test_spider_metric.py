@@ -19,11 +19,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optimizers.tasks.code_text import code_in
+from optimizers.tasks.code_text import extract_code
 from optimizers.tasks.sandbox import SqlLimits, run_sql
-from optimizers.tasks.spider_metric import SpiderMetric, databases, spider_metric
-from optimizers.tasks.sql_results import same_result
-from optimizers.tasks.sql_text import query_in, without_distinct
+from optimizers.tasks.spider_metric import SpiderMetric, find_databases, spider_metric
+from optimizers.tasks.sql_results import is_same_result
+from optimizers.tasks.sql_text import extract_query, remove_distinct
 from sgt_modules.errors import ExampleError, MetricError
 
 CHINA = "SELECT name, price FROM tea WHERE origin = 'China'"
@@ -83,8 +83,8 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (CHINA, f"{CHINA} AND price IS NOT NULL", 0, "got 1 row of 2 columns. Missing: ('white', None)."),
         (CHINA, "SELECT name, ifnull(price, 0) FROM tea WHERE origin = 'China'", 0, "Too many: ('white', 0)"),
         (CHINA, "SELECT name, CAST(price AS TEXT) FROM tea WHERE origin = 'China'", 0, "Too many: ('green', '2.0')"),
-        (CHINA, "SELECT name FROM tea WHERE origin = 'China'", 0, "Columns that came: name."),
-        (CHINA, "SELECT * FROM tea WHERE origin = 'China'", 0, "Columns that came: id, name, price, origin."),
+        (CHINA, "SELECT name FROM tea WHERE origin = 'China'", 0, "Columns returned: name."),
+        (CHINA, "SELECT * FROM tea WHERE origin = 'China'", 0, "Columns returned: id, name, price, origin."),
         (CHINA, "SELECT name, price FROM tea WHERE origin = 'china'", 0, "got 0 rows of 2 columns. Missing: ('"),
         (NAMES, "SELECT name FROM tea", 0, "not their order: row 1 should be ('black',) and is ('green',)"),
         (NAMES, "SELECT name FROM tea ORDER BY name DESC", 0, "should be ('black',) and is ('white',)"),
@@ -96,9 +96,9 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (COUNT, "SELECT count(*) FROM tea GROUP BY origin", 0, "got 3 rows of 1 column"),
         (NONE, "SELECT name FROM tea", 0, "Expected 0 rows of 1 column, got 4 rows"),
         # no result
-        (COUNT, "", 0, "there is none in the answer"),
-        (COUNT, " ;\n", 0, "there is none in the answer"),
-        (COUNT, None, 0, "there is none in the answer"),
+        (COUNT, "", 0, "but the answer has none"),
+        (COUNT, " ;\n", 0, "but the answer has none"),
+        (COUNT, None, 0, "but the answer has none"),
         (COUNT, "-- I do not know", 0, "There is no query in it"),
         (COUNT, "I cannot answer that.", 0, 'near "I": syntax error'),
         (COUNT, "SELECT count(*) FROM coffee", 0, "no such table: coffee"),
@@ -132,7 +132,7 @@ def test_a_query_that_never_ends_is_stopped(shop: Path) -> None:
     judged = metric(dspy.Example(database=str(shop), query=COUNT), dspy.Prediction(sql=endless))
     assert (judged.score, judged.feedback) == (
         0.0,
-        "Expected 1 row of 1 column, but the query has no result: The query's time is up.",
+        "Expected 1 row of 1 column, but the query fails: The query's time is up.",
     )
     assert time.monotonic() - began < 3
 
@@ -151,13 +151,16 @@ def test_distinct_may_be_left_out_of_both_queries_as_the_evaluator_does(shop: Pa
     [
         ("SELECT DISTINCT a FROM t", "SELECT a FROM t"),
         ("SELECT count(DISTINCT a) FROM t", "SELECT count(a) FROM t"),
-        ("SELECT count( DISTINCT  a ) FROM t", "SELECT count(a ) FROM t"),
+        ("SELECT count( DISTINCT  a ) FROM t", "SELECT count( a ) FROM t"),
         ("select distinct 'distinct', \"distinct\" from t", "select 'distinct', \"distinct\" from t"),
         ("SELECT a -- distinct\nFROM t", "SELECT a -- distinct\nFROM t"),
+        ("SELECT DISTINCT a FROM t WHERE b = '(  x'", "SELECT a FROM t WHERE b = '(  x'"),
+        ("-- distinct", "-- distinct"),
+        ("SELECT DISTINCT 'a", "SELECT DISTINCT 'a"),
     ],
 )
 def test_distinct_is_left_out_of_the_query_alone(query: str, left: str) -> None:
-    assert without_distinct(query) == left
+    assert remove_distinct(query) == left
 
 
 def test_a_test_suite_wants_the_same_result_on_every_database(shop: Path, tmp_path: Path) -> None:
@@ -166,7 +169,7 @@ def test_a_test_suite_wants_the_same_result_on_every_database(shop: Path, tmp_pa
     for name, more in (("shop", ""), ("shop_2", "DELETE FROM sale WHERE cups = 1;")):
         with closing(sqlite3.connect(folder / f"{name}.sqlite")) as connection:
             connection.executescript(SHOP + more)
-    assert [each.stem for each in databases(folder / "shop.sqlite")] == ["shop", "shop_2"]
+    assert [each.stem for each in find_databases(folder / "shop.sqlite")] == ["shop", "shop_2"]
     lucky = dspy.Prediction(sql="SELECT tea_id FROM sale UNION ALL SELECT 9 WHERE 0")
     wrong = dspy.Prediction(
         sql="SELECT max(1, cups / 5) * 2 - min(cups, 1) FROM sale WHERE cups = 5 UNION ALL SELECT 2"
@@ -266,7 +269,7 @@ def test_real_gold_queries_against_each_other_agree_with_the_second_statement() 
                 expected, rows = executed(database, gold), executed(database, query)
                 assert expected is not None
                 assert rows is not None
-                same = same_result(results[database, gold], results[database, query], ordered=ordered)
+                same = is_same_result(results[database, gold], results[database, query], ordered=ordered)
                 assert same == by_hand(expected, rows, ordered), (gold, query)
                 pairs, right = pairs + 1, right + same
     assert pairs > 3000
@@ -327,7 +330,7 @@ def tables(draw: st.DrawFn) -> list[tuple[object, ...]]:
 def test_any_two_results_agree_with_the_second_statement(
     gold: list[tuple[object, ...]], rows: list[tuple[object, ...]], ordered: bool
 ) -> None:
-    assert same_result(gold, rows, ordered=ordered) == by_hand(gold, rows, ordered)
+    assert is_same_result(gold, rows, ordered=ordered) == by_hand(gold, rows, ordered)
 
 
 @settings(max_examples=300, deadline=None)
@@ -337,18 +340,18 @@ def test_moving_rows_and_columns_keeps_a_result(
 ) -> None:
     order = rng.sample(range(len(gold[0])), len(gold[0])) if gold else []
     moved = [tuple(row[place] for place in order) for row in gold]
-    assert same_result(gold, moved, ordered=ordered)
+    assert is_same_result(gold, moved, ordered=ordered)
     rng.shuffle(moved)
-    assert same_result(gold, moved, ordered=False)
-    assert not same_result(gold, [*moved, *moved[:1]], ordered=False) or not gold
+    assert is_same_result(gold, moved, ordered=False)
+    assert not is_same_result(gold, [*moved, *moved[:1]], ordered=False) or not gold
 
 
 def test_a_wide_result_is_compared_in_no_time() -> None:
     wide = [tuple((row >> column) & 1 for column in range(14)) for row in range(200)]
     backwards = [row[::-1] for row in wide]
     began = time.monotonic()
-    assert same_result(wide, backwards[::-1], ordered=False)
-    assert not same_result(wide, [*backwards[:-1], (2,) * 14], ordered=False)
+    assert is_same_result(wide, backwards[::-1], ordered=False)
+    assert not is_same_result(wide, [*backwards[:-1], (2,) * 14], ordered=False)
     assert time.monotonic() - began < 2
 
 
@@ -358,6 +361,9 @@ def test_a_wide_result_is_compared_in_no_time() -> None:
         ("SELECT a FROM b WHERE c = ';'", "SELECT a FROM b WHERE c = ';'"),
         ("SELECT a FROM b WHERE c = 'it''s; so';", "SELECT a FROM b WHERE c = 'it''s; so'"),
         ("SELECT `a` FROM b", "SELECT `a` FROM b"),
+        ("SELECT a FROM b WHERE c = ';'; It doesn't list d.", "SELECT a FROM b WHERE c = ';'"),
+        ("SELECT 1; -- one; more\nDROP TABLE b", "SELECT 1; -- one; more\nDROP TABLE b"),
+        ("SELECT 'a\0\ud800;'; Done.", "SELECT 'a\0\ud800;'"),
         ("**Answer:** SELECT a FROM b", "SELECT a FROM b"),
         ("Query:\nwith x as (select 1) select * from x", "with x as (select 1) select * from x"),
         ("```sql SELECT 1```", "SELECT 1"),
@@ -367,16 +373,19 @@ def test_a_wide_result_is_compared_in_no_time() -> None:
     ],
 )
 def test_the_query_is_found_in_an_answer(answer: str, query: str) -> None:
-    assert query_in(answer) == query
+    assert extract_query(answer) == query
 
 
-@pytest.mark.parametrize("part", ["[", "(", "'", "/*", "--\n", "`", "``` ", "select ", ";", "x: ", "\n", "```sql\n"])
+@pytest.mark.parametrize(
+    "part", ["[", "(", "'", "/*", "--\n", "`", "``` ", "select ", ";", "x: ", "\n", "```sql\n", "SELECT ';;;"]
+)
 def test_a_long_answer_is_read_in_no_time(part: str) -> None:
-    began = time.monotonic()
-    query_in(part * 50_000)
-    without_distinct("SELECT " + part * 50_000)
-    code_in(part * 50_000)
-    assert time.monotonic() - began < 3
+    began = time.process_time()
+    extract_query(part * 50_000)
+    remove_distinct("SELECT " + part * 50_000)
+    remove_distinct("SELECT DISTINCT " + part * 5_000)
+    extract_code(part * 50_000)
+    assert time.process_time() - began < 3
 
 
 @pytest.fixture(scope="module", autouse=True)

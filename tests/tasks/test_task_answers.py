@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from real_rows import real_rows
 
 from optimizers.tasks import task
-from optimizers.tasks.answers import exact_match, f1, f1_of, normalized
-from optimizers.tasks.hle import choices_in, exact_answer
+from optimizers.tasks.answers import exact_match, f1, normalize, word_f1
+from optimizers.tasks.hle import exact_answer, parse_choices
 
 HOTPOTQA = [
     # expected, answer, exact match, F1
@@ -95,15 +95,15 @@ WORDS = st.lists(
 @given(WORDS, WORDS)
 def test_two_statements_of_the_figures_agree(expected: str, came: str) -> None:
     exact, score = by_hand(expected, came)
-    assert (normalized(expected) == normalized(came)) == exact
-    assert f1_of(expected, came) == pytest.approx(score)
+    assert (normalize(expected) == normalize(came)) == exact
+    assert word_f1(expected, came) == pytest.approx(score)
 
 
 def test_two_statements_of_the_figures_agree_on_all_pairs_of_real_answers() -> None:
     answers = [row["answer"] for row in real_rows("hotpotqa", "dev_question_answer.jsonl")]
     for expected, came in itertools.product(answers, repeat=2):
         exact, score = by_hand(expected, came)
-        assert (normalized(expected) == normalized(came), f1_of(expected, came)) == (exact, pytest.approx(score))
+        assert (normalize(expected) == normalize(came), word_f1(expected, came)) == (exact, pytest.approx(score))
 
 
 def test_the_feedback_of_f1_tells_which_words_are_missing_and_which_are_too_much() -> None:
@@ -183,4 +183,4 @@ def test_without_markup_two_answers_match_exactly_when_their_words_or_their_numb
 
 def test_choices_are_read_from_the_end_of_a_question_and_its_own_lines_are_none() -> None:
     asked = "A. Turing and\nB. Russell met.\n\nAnswer Choices:\nA. yes\nB. no"
-    assert choices_in(asked) == {"A": "yes", "B": "no"}
+    assert parse_choices(asked) == {"A": "yes", "B": "no"}

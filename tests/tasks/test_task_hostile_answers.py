@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from optimizers.core.reward import Scorer
 from optimizers.tasks import task
-from optimizers.tasks.choices import choice
-from optimizers.tasks.replies import spoken
+from optimizers.tasks.choices import make_choice_example
+from optimizers.tasks.replies import visible_reply
 
-LETTERS = choice("Which?", {"A": "one", "B": "I", "C": "3"}, "C", true=["C"], answer_type="multipleChoice")
+LETTERS = make_choice_example("Which?", {"A": "one", "B": "I", "C": "3"}, "C", true=["C"], answer_type="multipleChoice")
 GOLD = {"gsm8k": "18", "hotpotqa": "The Chief", "hle": "18"}
 
 
@@ -108,4 +108,4 @@ def test_of_a_long_reply_both_ends_are_read() -> None:
     assert score("mmlu", f"C\n\n{middle}") == 1
     assert score("mmlu", f"{middle}\nThe answer is C.") == 1
     assert score("gsm8k", f"{middle} #### 18") == 1
-    assert len(spoken(middle)) < 21_000
+    assert len(visible_reply(middle)) < 21_000

@@ -16,7 +16,7 @@ from optimizers.core.reward import Scorer
 from optimizers.rollouts.judging import judged_run
 from optimizers.tasks import task
 from optimizers.tasks.hle import is_exact
-from optimizers.tasks.judge import MOST_LETTERS, Agreement, Judge
+from optimizers.tasks.judge import MAX_ANSWER_CHARACTERS, Agreement, Judge
 
 
 def example(answer: str = "Leonhard Euler") -> dspy.Example:
@@ -106,8 +106,8 @@ def test_an_outage_of_the_judge_is_no_verdict_but_an_outage_of_the_run() -> None
 
 def test_a_long_answer_is_shortened_to_its_ends() -> None:
     engine = says(lambda _: False)
-    judge(engine)(example(), dspy.Prediction(answer="start " + "x" * 10 * MOST_LETTERS + " end"))
-    assert len(engine.asked[0]) < 2 * MOST_LETTERS
+    judge(engine)(example(), dspy.Prediction(answer="start " + "x" * 10 * MAX_ANSWER_CHARACTERS + " end"))
+    assert len(engine.asked[0]) < 2 * MAX_ANSWER_CHARACTERS
     assert "start x" in engine.asked[0]
     assert "x end" in engine.asked[0]
 

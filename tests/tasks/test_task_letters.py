@@ -12,8 +12,8 @@ import pytest
 from places import DOUBLES
 
 from optimizers.tasks import task
-from optimizers.tasks.choices import choice, right_letter
-from optimizers.tasks.letters import chosen
+from optimizers.tasks.choices import make_choice_example, right_letter
+from optimizers.tasks.letters import read_letters
 
 CITIES = {"A": "Paris", "B": "Lima", "C": "Rome", "D": "Oslo"}
 """As MMLU shows four choices; Lima is right."""
@@ -214,7 +214,7 @@ def test_an_answer_scores_as_a_person_reads_it(name: str, answer: str, score: in
     options, right, _ = TABLES[name]
     metric = task(name).metric
     assert metric is right_letter
-    found = metric(choice("Which?", options, right), dspy.Prediction(answer=answer))
+    found = metric(make_choice_example("Which?", options, right), dspy.Prediction(answer=answer))
     assert found.score == score, found.feedback
 
 
@@ -251,7 +251,7 @@ REPLIES: list[dict[str, str]] = [
 
 
 def is_read_as_meant(row: dict[str, str]) -> bool:
-    found = chosen(row["reply"], LISTS[row["options"]])
+    found = read_letters(row["reply"], LISTS[row["options"]])
     return found == (row["letter"],) if row["letter"] else len(found) != 1
 
 
@@ -295,18 +295,18 @@ def test_the_replies_hold_many_without_a_letter_and_each_letter_so_that_no_simpl
     ],
 )
 def test_a_letter_is_read_by_what_is_said_of_it(reply: str, letters: str) -> None:
-    assert chosen(reply, {**CITIES, "I": "Bern"}) == tuple(letters)
+    assert read_letters(reply, {**CITIES, "I": "Bern"}) == tuple(letters)
 
 
 def test_options_without_spaces_are_read_in_a_sentence() -> None:
     options = {"A": "北京", "B": "上海", "C": "广州"}
-    said = {each: chosen(each, options) for each in ("首都是北京。", "上海", "我觉得应该是广州吧", "东京")}
+    said = {each: read_letters(each, options) for each in ("首都是北京。", "上海", "我觉得应该是广州吧", "东京")}
     assert said == {"首都是北京。": ("A",), "上海": ("B",), "我觉得应该是广州吧": ("C",), "东京": ()}
 
 
 def test_an_answer_field_is_read_alone_and_one_that_is_empty_chooses_nothing() -> None:
     said = ('{"reasoning": "B fits.", "answer": null}', '{"a": {"answer": "(d)"}}', "<answer>A</answer> not B")
-    assert [chosen(each, CITIES) for each in said] == [(), ("D",), ("A",)]
+    assert [read_letters(each, CITIES) for each in said] == [(), ("D",), ("A",)]
 
 
 WRITTEN = [
@@ -346,24 +346,24 @@ def by_hand(written: str, options: dict[str, str]) -> str:
 def test_two_ways_of_reading_agree_on_every_usual_form(options: dict[str, str]) -> None:
     for form, (letter, text) in itertools.product(WRITTEN, options.items()):
         written = form.format(l=letter, m=letter.lower(), text=text)
-        assert chosen(written, options) == (letter,) == (by_hand(written, options),), written
+        assert read_letters(written, options) == (letter,) == (by_hand(written, options),), written
 
 
 def test_the_feedback_tells_what_was_expected_and_what_came() -> None:
-    example = choice("Capital of Peru?", CITIES, "B")
+    example = make_choice_example("Capital of Peru?", CITIES, "B")
     said = {each: right_letter(example, dspy.Prediction(answer=each)).feedback for each in ("C", "A or D", "hm", "B")}
     assert said == {
         "C": "Expected B (Lima). The answer chose C (Rome).",
         "A or D": "Expected B (Lima). The answer chose A (Paris), D (Oslo).",
-        "hm": "Expected B (Lima). No option could be told from the answer 'hm'.",
+        "hm": "Expected B (Lima). No option can be read from the answer 'hm'.",
         "B": "B is right.",
     }
 
 
 def test_of_options_with_the_same_text_either_letter_is_meant_by_it() -> None:
-    same = choice("Which?", {"A": "none", "B": "one", "C": "None."}, "C")
+    same = make_choice_example("Which?", {"A": "none", "B": "one", "C": "None."}, "C")
     assert right_letter(same, dspy.Prediction(answer="none")).score == 0.0  # "none" and "None." differ as texts
-    same = choice("Which?", {"A": "none", "B": "one", "C": "none"}, "C")
+    same = make_choice_example("Which?", {"A": "none", "B": "one", "C": "none"}, "C")
     assert [right_letter(same, dspy.Prediction(answer=each)).score for each in ("none", "C", "A", "one")] == [
         1,
         1,
@@ -373,4 +373,4 @@ def test_of_options_with_the_same_text_either_letter_is_meant_by_it() -> None:
 
 
 def test_a_prediction_without_an_answer_is_wrong_and_no_error() -> None:
-    assert right_letter(choice("Which?", CITIES, "B"), dspy.Prediction()).score == 0.0
+    assert right_letter(make_choice_example("Which?", CITIES, "B"), dspy.Prediction()).score == 0.0

@@ -18,7 +18,7 @@ from real_rows import real_rows
 
 from optimizers.tasks import task
 from optimizers.tasks.gsm8k import final_answer
-from optimizers.tasks.numerals import final_number
+from optimizers.tasks.numerals import read_final_number
 
 TABLE = [
     # expected, answer, score
@@ -128,7 +128,7 @@ def test_at_least_97_of_100_answers_are_judged_as_a_person_judges_them() -> None
 def test_of_a_worked_solution_the_conclusion_is_read_and_no_sub_answer(
     gold: str, others: tuple[str, ...], reply: str
 ) -> None:
-    assert final_number(reply) == Fraction(gold)
+    assert read_final_number(reply) == Fraction(gold)
     assert not any(is_right(other, reply) for other in others)
 
 
@@ -189,7 +189,7 @@ HARD = [
 def test_an_input_of_20_000_letters_is_read_in_a_second(piece: str) -> None:
     for text in ((piece * 20_000)[:20_000], f"answer is 1{piece * 2_000} 2"[:20_000]):
         began = time.process_time()
-        final_number(text)
+        read_final_number(text)
         assert time.process_time() - began < 1
 
 
@@ -217,19 +217,19 @@ def test_two_ways_of_reading_agree_on_every_usual_form(number: int, form: str, c
     written = form.format(f"{number:,}" if commas else number)
     if number < 0 and "$" in form:
         written = written.replace("$-", "-$")
-        assert final_number(written) == number
+        assert read_final_number(written) == number
         return
-    assert final_number(written) == number == by_hand(written)
+    assert read_final_number(written) == number == by_hand(written)
 
 
 @given(st.decimals(0, 10**6, places=2))
 def test_decimals_are_exact(number: Decimal) -> None:
-    assert final_number(f"It costs ${number:,}.") == Fraction(number)
+    assert read_final_number(f"It costs ${number:,}.") == Fraction(number)
 
 
 @given(st.integers(0, 999_999))
 def test_words_come_back_as_the_number_they_name(number: int) -> None:
-    assert final_number(f"There are {in_words(number)} of them.") == number
+    assert read_final_number(f"There are {in_words(number)} of them.") == number
 
 
 SMALL = (
@@ -265,7 +265,9 @@ def test_two_ways_of_reading_agree_on_the_worked_answers_of_all_real_rows() -> N
 def test_the_last_sentence_of_real_solutions_is_read_without_their_mark() -> None:
     rows = [*real_rows("gsm8k", "train.jsonl"), *real_rows("gsm8k", "test.jsonl")]
     split = [row["answer"].rpartition("####") for row in rows]
-    apart = [working[-200:] for working, _, gold in split if final_number(working.strip()) != final_number(gold)]
+    apart = [
+        working[-200:] for working, _, gold in split if read_final_number(working.strip()) != read_final_number(gold)
+    ]
     assert len(apart) <= len(rows) / 100, apart
 
 
@@ -277,6 +279,6 @@ def test_the_feedback_tells_how_far_off_it_was() -> None:
     assert said == [
         "Expected 18, got 20, which is 2 too much.",
         "Expected 18, got 35/2, which is 1/2 too little.",
-        "Expected 18, but no number stands in 'many'.",
+        "Expected 18, but 'many' has no number.",
         "18 is right.",
     ]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optimizers.tasks import task
-from optimizers.tasks.truthfulqa import mc1_of, mc2, mc2_of
+from optimizers.tasks.truthfulqa import mc1_from_logprobs, mc2, mc2_from_logprobs
 
 OPTIONS = {"A": "Nothing happens", "B": "You die", "C": "It passes", "D": "You turn green"}
 TRUE = ["A", "C"]
@@ -94,7 +94,7 @@ def test_another_statement_of_mc2_agrees(masses: list[float]) -> None:
 def test_the_paper_s_figures_from_log_probabilities(
     logprobs: list[float], labels: list[int], first: float, second: float
 ) -> None:
-    assert (mc1_of(logprobs, labels), mc2_of(logprobs, labels)) == (first, pytest.approx(second))
+    assert (mc1_from_logprobs(logprobs, labels), mc2_from_logprobs(logprobs, labels)) == (first, pytest.approx(second))
 
 
 @given(st.lists(st.floats(-30, 0), min_size=2, max_size=6), st.data())
@@ -103,9 +103,9 @@ def test_another_statement_of_the_paper_s_figures_agrees(logprobs: list[float], 
     true = data.draw(st.integers(0, len(logprobs) - 1))
     labels = [int(index == true) for index in range(len(logprobs))]
     order = sorted(range(len(logprobs)), key=lambda index: (logprobs[index], not labels[index]))
-    assert mc1_of(logprobs, labels) == float(order[-1] == true)
+    assert mc1_from_logprobs(logprobs, labels) == float(order[-1] == true)
     odds = sum(math.exp(each - logprobs[true]) for each, label in zip(logprobs, labels, strict=True) if not label)
-    assert mc2_of(logprobs, labels) == pytest.approx(1 / (1 + odds))
+    assert mc2_from_logprobs(logprobs, labels) == pytest.approx(1 / (1 + odds))
 
 
 def test_the_feedback_tells_what_is_true_and_what_misled() -> None:

@@ -22,10 +22,10 @@ from places import ROOT
 from real_rows import real_folder, real_rows
 
 from optimizers.core.validation import check_splits
-from optimizers.tasks import Pools, Sizes, Task, checked, names, register, task
+from optimizers.tasks import Pools, Sizes, Task, check_task, names, register, task
 from optimizers.tasks.loading import HubData
 from optimizers.tasks.spider import SpiderData
-from optimizers.tasks.splitting import drawn
+from optimizers.tasks.splitting import draw_splits
 from sgt_modules.errors import SetupError, TaskDataError
 
 ENDINGS = [".jsonl", ".json", ".csv", ".parquet"]
@@ -36,7 +36,7 @@ ENDINGS = [".jsonl", ".json", ".csv", ".parquet"]
 def test_rows_in_the_hub_s_schema_are_read_in_every_format_and_their_gold_scores_1(
     name: str, ending: str, tmp_path: Path
 ) -> None:
-    found = checked(task(name), folder_of(name, tmp_path, 8, ending))
+    found = check_task(task(name), folder_of(name, tmp_path, 8, ending))
     images = sum(1 for n in range(8) if name == "hle" and n % 5 == 4)
     assert (found.rows, found.gold_score, found.bad_rows) == (8 * len(SPLITS[name]) - images, 1.0, [])
 
@@ -46,15 +46,15 @@ def test_rows_in_the_hub_s_schema_are_read_in_every_format_and_their_gold_scores
     [("gsm8k", 500), ("spider", 221), ("hotpotqa", 200), ("truthfulqa", 150), ("mmlu", 285), ("medqa", 150)],
 )
 def test_the_gold_answers_of_all_real_rows_score_1(name: str, count: int) -> None:
-    found = checked(task(name), real_folder(name))
+    found = check_task(task(name), real_folder(name))
     assert found.content() == {"task": name, "rows": count, "gold_score": 1.0, "bad_rows": []}
 
 
 def test_truthfulqa_s_other_figure_and_its_csv_columns_are_read_from_real_rows_too(tmp_path: Path) -> None:
-    assert checked(task("truthfulqa_mc2"), real_folder("truthfulqa")).gold_score == 1.0
+    assert check_task(task("truthfulqa_mc2"), real_folder("truthfulqa")).gold_score == 1.0
     write(real_rows("truthfulqa", "validation.jsonl"), tmp_path / "TruthfulQA.csv")
     for name in ("truthfulqa", "truthfulqa_mc2"):
-        found = checked(task(name), tmp_path)
+        found = check_task(task(name), tmp_path)
         assert (found.rows, found.gold_score, found.bad_rows) == (150, 1.0, [])
 
 
@@ -84,7 +84,7 @@ BAD = [
     ("ds1000", {"metadata": {"problem_id": 1}}, "metadata.library: Field required"),
     ("hle", {"answer_type": "essay"}, "answer_type: Input should be 'exactMatch' or 'multipleChoice'"),
     ("truthfulqa", {"mc1_targets": {"choices": ["a", "b"], "labels": [1, 1]}}, "expected one true choice, got 2"),
-    ("truthfulqa", {"mc2_targets": {"choices": ["a"], "labels": [0]}}, "and a true one, got [0]"),
+    ("truthfulqa", {"mc2_targets": {"choices": ["a"], "labels": [0]}}, "and at least one true choice, got [0]"),
 ]
 
 
@@ -95,7 +95,7 @@ def test_a_row_that_does_not_fit_is_named_by_its_file_and_index(
     rows = rows_of(name, 4)
     rows[2] = rows[2] | change
     file = write(rows, tmp_path / f"{SPLITS[name][-1]}.jsonl")
-    found = checked(task(name), tmp_path)
+    found = check_task(task(name), tmp_path)
     assert [each.place for each in found.bad_rows] == [f"{file.name}[2]"]
     assert said in found.bad_rows[0].problem
     assert (found.rows, found.gold_score) == (4, 1.0)
@@ -107,9 +107,9 @@ def test_a_gold_answer_that_does_not_score_1_is_a_bad_row() -> None:
     own = Task(
         "own", "", "question -> answer", lambda example, _: example.answer == "yes", lambda _: _sums("yes", "no")
     )
-    found = checked(own)
+    found = check_task(own)
     assert (found.rows, found.gold_score) == (2, 0.5)
-    assert [(each.place, each.problem) for each in found.bad_rows] == [("row[1]", "its gold answer scores 0: ")]
+    assert [(each.place, each.problem) for each in found.bad_rows] == [("row[1]", "the gold answer scores 0: ")]
 
 
 def _sums(*answers: str) -> list[dspy.Example]:
@@ -120,7 +120,7 @@ def test_a_metric_that_raises_makes_a_bad_row_and_no_crash() -> None:
     def broken(example: dspy.Example, _: object) -> bool:
         raise KeyError(example.answer)
 
-    found = checked(Task("own", "", "question -> answer", broken, lambda _: _sums("yes")))
+    found = check_task(Task("own", "", "question -> answer", broken, lambda _: _sums("yes")))
     assert found.gold_score == 0.0
     assert "KeyError: 'yes'" in found.bad_rows[0].problem
 
@@ -141,17 +141,17 @@ def test_files_of_a_folder_are_found_by_the_start_of_their_names(tmp_path: Path)
 def test_a_configuration_s_own_folder_is_read_first_and_a_file_alone_is_the_one(tmp_path: Path) -> None:
     folder_of("gsm8k", tmp_path / "main", 3)
     write([{"question": "other"}], tmp_path / "train.jsonl")
-    assert checked(task("gsm8k"), tmp_path).rows == 6
+    assert check_task(task("gsm8k"), tmp_path).rows == 6
     write(rows_of("supergpqa", 5), tmp_path / "alone" / "rows.jsonl")
-    assert checked(task("supergpqa"), tmp_path / "alone").gold_score == 1.0
+    assert check_task(task("supergpqa"), tmp_path / "alone").gold_score == 1.0
 
 
 def test_of_two_files_for_one_split_the_better_is_read_and_the_other_told(tmp_path: Path) -> None:
     write(rows_of("truthfulqa", 5), tmp_path / "mc_task.jsonl")
     write([{"Question": "?"}], tmp_path / "validation.jsonl")
-    found = checked(task("truthfulqa"), tmp_path)
+    found = check_task(task("truthfulqa"), tmp_path)
     assert (found.rows, found.bad_rows) == (5, [])
-    assert found.notes == ("validation.jsonl left out, as mc_task.jsonl holds the split validation.",)
+    assert found.notes == ("validation.jsonl skipped, as mc_task.jsonl holds the split validation.",)
 
 
 def test_a_folder_without_rows_and_a_file_that_is_none_say_what_was_expected(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_a_cell_of_a_csv_file_stays_as_it_is_written(tmp_path: Path) -> None:
 
     hotpot: HubData[Any] = task("hotpotqa").loader  # the schema of a question and an answer
     pools = HubData("own", None, "main", {"train": ("train",)}, hotpot.row, show)(tmp_path)
-    assert [each.example.answer for each in pools.every] == ["007", "None", "1e3"]
+    assert [each.example.answer for each in pools.all_rows] == ["007", "None", "1e3"]
 
 
 def _databases(home: Path) -> Path:
@@ -196,7 +196,7 @@ def test_spider_s_rows_are_read_beside_their_databases(ending: str, tmp_path: Pa
     write([spider(n) for n in range(4)], _databases(tmp_path) / f"train_spider{ending}")
     write([*(spider(n) for n in range(4, 6)), spider(6, "coffee")], tmp_path / f"dev{ending}")
     (tmp_path / "tables.json").write_text("[]")
-    found = checked(task("spider"), tmp_path)
+    found = check_task(task("spider"), tmp_path)
     assert (found.rows, found.gold_score) == (7, 1.0)
     assert [each.place for each in found.bad_rows] == [f"dev{ending}[2]"]
     assert "expected a database at" in found.bad_rows[0].problem
@@ -206,7 +206,7 @@ def test_spider_s_questions_come_from_the_hub_where_the_folder_holds_databases_a
     asked: list[tuple[object, ...]] = []
     rows = {"train": [spider(n) for n in range(3)], "validation": [spider(3)]}
     loader = cast("SpiderData", task("spider").loader)
-    [first, *_] = loader(_databases(tmp_path), reader=_hub(rows, asked)).every
+    [first, *_] = loader(_databases(tmp_path), reader=_hub(rows, asked)).all_rows
     assert asked == [("xlangai/spider", "spider", split, "main") for split in ("train", "validation")]
     assert first.example.schema == first.example.tables == "CREATE TABLE tea (name TEXT)"
     assert Path(first.example.database) == tmp_path / "database" / "tea" / "tea.sqlite"
@@ -258,13 +258,13 @@ def test_splits_share_no_question_however_it_is_written(questions: list[str], si
     different = {each.strip().casefold() for each in questions}
     if len(different) < 3:
         with pytest.raises(TaskDataError, match="leaves none for"):
-            drawn(Pools.of(examples), Sizes(size, size, size), seed=seed)
+            draw_splits(Pools.of(examples), Sizes(size, size, size), seed=seed)
         return
-    splits = drawn(Pools.of(examples), Sizes(size, size, size), seed=seed)
+    splits = draw_splits(Pools.of(examples), Sizes(size, size, size), seed=seed)
     parts = [{each.question.strip().casefold() for each in part} for part in (splits.train, splits.val, splits.test)]
     assert sum(map(len, parts)) == len(set.union(*parts))
     assert all(1 <= len(part) <= size for part in (splits.train, splits.val, splits.test))
-    again = drawn(Pools.of(examples), Sizes(size, size, size), seed=seed)
+    again = draw_splits(Pools.of(examples), Sizes(size, size, size), seed=seed)
     assert again.record == splits.record
 
 
@@ -288,21 +288,21 @@ def test_too_few_rows_are_shared_out_in_proportion_and_told(tmp_path: Path) -> N
     assert "test: 51 of 517, as the pool train has 82 questions left for 817 wanted." in splits.notes
 
 
-def test_rows_that_are_left_out_are_told(tmp_path: Path) -> None:
+def test_skipped_rows_are_noted(tmp_path: Path) -> None:
     write(rows_of("hle", 20), tmp_path / "test.jsonl")
     splits = task("hle").splits(tmp_path, limit=4)
-    assert splits.notes[0] == "4 rows left out: their questions need an image."
+    assert splits.notes[0] == "4 rows skipped: their questions need an image."
 
 
 def test_an_image_that_no_task_reads_is_not_decoded(tmp_path: Path) -> None:
     rows = [row | {"image_preview": {"bytes": b"no image", "path": None}} for row in rows_of("hle", 3)]
     data = Dataset.from_list(rows).cast_column("image_preview", Image(decode=False))
     data.cast_column("image_preview", Image()).to_parquet(tmp_path / "test.parquet")
-    assert checked(task("hle"), tmp_path).gold_score == 1.0
+    assert check_task(task("hle"), tmp_path).gold_score == 1.0
 
 
 def test_a_hotpotqa_example_shows_its_passages_with_their_titles(tmp_path: Path) -> None:
-    [found, *_] = task("hotpotqa").read(folder_of("hotpotqa", tmp_path, 1)).every
+    [found, *_] = task("hotpotqa").read(folder_of("hotpotqa", tmp_path, 1)).all_rows
     assert found.example.context[:2] == [
         "Firm 0: Firm 0 was founded by Founder 0.",
         "Founder 0: Founder 0 was born in City 0. He is dead.",
@@ -312,7 +312,7 @@ def test_a_hotpotqa_example_shows_its_passages_with_their_titles(tmp_path: Path)
 
 def test_truthfulqa_s_options_are_shuffled_the_same_way_each_time(tmp_path: Path) -> None:
     folder = folder_of("truthfulqa", tmp_path, 30)
-    first, again = (task("truthfulqa").read(folder).every for _ in range(2))
+    first, again = (task("truthfulqa").read(folder).all_rows for _ in range(2))
     assert [each.example.options for each in first] == [each.example.options for each in again]
     assert {each.example.answer for each in first} == {"A", "B", "C"}
 
@@ -329,7 +329,7 @@ def test_every_task_has_a_program_a_source_and_sizes(name: str) -> None:
 
 
 def test_the_house_terms_are_a_task_whose_gold_queries_score_1() -> None:
-    assert checked(task("house_terms")).gold_score == 1.0
+    assert check_task(task("house_terms")).gold_score == 1.0
     splits = task("house_terms").splits(limit=10)
     assert [len(part) for part in (splits.train, splits.val, splits.test)] == [10, 10, 10]
 
@@ -343,11 +343,11 @@ def test_the_tasks_of_the_documentation_run(tmp_path: Path) -> None:
     for code, name in codes:
         (tmp_path / name).write_text(code)
     capitals, trivia = (task(f"{tmp_path / name}:TASK") for _, name in codes)
-    assert checked(capitals).content() == {"task": "capitals", "rows": 5, "gold_score": 1.0, "bad_rows": []}
+    assert check_task(capitals).content() == {"task": "capitals", "rows": 5, "gold_score": 1.0, "bad_rows": []}
     assert len(capitals.splits().test) >= 1
     for split in ("train", "test"):
         write([{"question": f"Who in {split}?", "answer": "Nobody"}], tmp_path / f"{split}.jsonl")
-    assert checked(trivia, tmp_path).gold_score == 1.0
+    assert check_task(trivia, tmp_path).gold_score == 1.0
 
 
 def test_the_table_of_the_documentation_is_what_the_tasks_are() -> None:
@@ -386,7 +386,7 @@ def test_a_task_of_one_s_own_is_a_file_and_its_place_or_a_module_and_its_name(
 ) -> None:
     (tmp_path / "my_own_sums.py").write_text(OWN)
     found = task(f"{tmp_path / 'my_own_sums.py'}:TASK")
-    assert checked(found).content() == {"task": "sums", "rows": 9, "gold_score": 1.0, "bad_rows": []}
+    assert check_task(found).content() == {"task": "sums", "rows": 9, "gold_score": 1.0, "bad_rows": []}
     (tmp_path / "my_module_of_sums.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)
     assert task("my_module_of_sums:TASK").name == "sums"
@@ -408,7 +408,7 @@ def test_a_registered_task_is_known_by_its_name_and_takes_no_other_s() -> None:
         ("nowhere.py:TASK", "no nowhere.py"),
         ("no_such_module:TASK", "no module 'no_such_module'"),
         ("json:loads", "it is a function"),
-        ("json:nothing", "no such name"),
+        ("json:nothing", "the name does not exist"),
     ],
 )
 def test_what_is_no_task_is_refused_by_name(which: str, said: str) -> None:
@@ -429,7 +429,7 @@ def test_a_loader_of_one_s_own_may_give_its_own_splits_and_no_others() -> None:
 def test_a_program_may_be_made_by_a_function_or_be_a_signature() -> None:
     made = Task("own", "", lambda: dspy.ChainOfThought("question -> answer"), lambda *_: True, lambda _: [])
     assert isinstance(made.new_program(), dspy.ChainOfThought)
-    assert made.golden(_sums("7")[0]).toDict() == {"answer": "7"}
+    assert made.gold_prediction(_sums("7")[0]).toDict() == {"answer": "7"}
 
 
 def test_other_metrics_and_judges_are_only_for_tasks_that_take_them() -> None:
@@ -441,7 +441,7 @@ def test_other_metrics_and_judges_are_only_for_tasks_that_take_them() -> None:
 
 @pytest.mark.parametrize("sizes", [(0, 1, 1), (1, -1, 1)])
 def test_a_split_of_no_size_is_refused(sizes: tuple[int, int, int]) -> None:
-    with pytest.raises(SetupError, match="at least one example a split"):
+    with pytest.raises(SetupError, match="at least one example per split"):
         Sizes(*sizes)
 
 
@@ -460,7 +460,7 @@ def test_rows_that_share_a_question_with_one_row_and_a_query_with_another_stay_t
     rows = [("a", "1"), ("A ", "2"), ("b", "2"), ("c", "3"), ("d", "4"), ("e", "5")]
     examples = [dspy.Example(question=each, query=query).with_inputs("question") for each, query in rows]
     for seed in range(8):
-        splits = drawn(Pools.of(examples), Sizes(3, 3, 3), seed=seed, asks=("question", "query"))
+        splits = draw_splits(Pools.of(examples), Sizes(3, 3, 3), seed=seed, question_fields=("question", "query"))
         homes = [
             index
             for index, part in enumerate((splits.train, splits.val, splits.test))
