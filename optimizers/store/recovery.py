@@ -125,11 +125,11 @@ def find_damage(path: Path, *, quick_check_limit: int = QUICK_CHECK_LIMIT) -> st
                 return "its list of tables is overwritten"
             if path.stat().st_size > quick_check_limit:
                 return ""
-            found = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
+            report = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
     except READ_ERRORS as problem:
         code = getattr(problem, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
         return str(problem) if code & 0xFF not in _TRANSIENT_CODES and _is_marked(path) else ""
-    return "" if found == "ok" else found.splitlines()[-1]
+    return "" if report == "ok" else report.splitlines()[-1]
 
 
 def open_file(path: Path) -> sqlite3.Connection:
@@ -296,9 +296,9 @@ def _read_rows(
 
 
 def _select(old: sqlite3.Connection, table: str, first: int, last: int) -> list[tuple[int, dict[str, Any]]]:
-    found = old.execute(f"SELECT rowid, * FROM {table} WHERE rowid BETWEEN ? AND ? ORDER BY rowid", (first, last))
-    names = [column[0] for column in found.description[1:]]
-    return [(number, dict(zip(names, values, strict=True))) for number, *values in found]
+    cursor = old.execute(f"SELECT rowid, * FROM {table} WHERE rowid BETWEEN ? AND ? ORDER BY rowid", (first, last))
+    names = [column[0] for column in cursor.description[1:]]
+    return [(number, dict(zip(names, values, strict=True))) for number, *values in cursor]
 
 
 def _find_highest_row(old: sqlite3.Connection, table: sa.Table) -> int:
