@@ -24,6 +24,7 @@ from optimizers.store.schema import (
     USAGE_COLUMNS,
     create_tables,
 )
+from sgt_modules.errors import RunFolderError
 
 QUICK_CHECK_LIMIT = 64 * 2**20
 """Larger files are opened without SQLite's `quick_check`, which reads every page."""
@@ -31,7 +32,7 @@ QUICK_CHECK_LIMIT = 64 * 2**20
 READ_ERRORS = (sqlite3.Error, UnicodeDecodeError)
 """What reading a damaged file raises; the latter where SQLite's own message quotes bytes of the file."""
 
-_PASSING = {
+_TRANSIENT_CODES = {
     sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_LOCKED,
     sqlite3.SQLITE_PERM,
@@ -41,17 +42,17 @@ _PASSING = {
     sqlite3.SQLITE_FULL,
     sqlite3.SQLITE_NOMEM,
 }
-"""Error codes for a file that is in use or may not be written, or a disk or memory that fails: no damage."""
+"""SQLite's codes for a file in use or without write access, and for a failing disk or memory: no damage."""
 
 _MAGIC = b"SQLite format 3\0"
-_HEADER = 100
+_HEADER_SIZE = 100
 _MARKS = (b"CREATE TABLE rollouts", b"supplement VARCHAR")
-_MARKS_WITHIN = 2**16
+_MARKS_RANGE = 2**16
 _CHUNK = 500
 _SMALLEST_ROW = 32
 """Bytes: with the file's size, the highest row number to try."""
 _GAP = 50_000
-"""Where the highest row number is unknown, so many unreadable ones in a row end a table: more than a page leads to."""
+"""So many unreadable row numbers above the highest known one end a table: more than one page leads to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,18 +83,27 @@ def recover_if_damaged(path: Path) -> list[str]:
         return notes
     if path.stat().st_size == 0:
         return [*notes, f"{path} was empty, so a new store begins there."]
-    return [*notes, str(recover(path))] if find_damage(path) else notes
+    damage = find_damage(path)
+    return [*notes, str(_recover(path, damage))] if damage else notes
 
 
 def recover(path: str | Path) -> Recovery:
     """Moves a store's file aside and writes its readable rows to a new store at the same path.
 
-    Deletes no row: the old file stays, as `<name>.damaged-1` or the next free number. No other process may use the
-    store meanwhile.
+    The old file stays, as `<name>.damaged-1` or with the next free number. No other process may use the store
+    meanwhile. Raises `RunFolderError` for an intact file that is no store of this version, and leaves it as it is.
     """
     path = Path(path)
     _finish_interrupted(path)
     damage = find_damage(path)
+    if not damage:
+        with closing(open_file(path)) as connection:
+            if _read_identity(connection) != (APPLICATION_ID, SCHEMA_VERSION):
+                raise RunFolderError(f"Expected a store of rollouts of version {SCHEMA_VERSION}, got {path}.")
+    return _recover(path, damage)
+
+
+def _recover(path: Path, damage: str) -> Recovery:
     draft, ready = _sibling(path, ".recovering"), _sibling(path, ".recovered")
     draft.unlink(missing_ok=True)
     kept, lost = _write_readable_rows(path, draft)
@@ -106,7 +116,7 @@ def find_damage(path: Path, *, quick_check_limit: int = QUICK_CHECK_LIMIT) -> st
     try:
         with closing(open_file(path)) as connection:
             connection.execute("BEGIN")  # one view of a file that another process may be creating
-            application, version = _read_number(connection, "application_id"), _read_number(connection, "user_version")
+            application, version = _read_identity(connection)
             if application != APPLICATION_ID:
                 return "its header is overwritten" if _has_tables(connection) else ""
             if version != SCHEMA_VERSION:
@@ -115,11 +125,11 @@ def find_damage(path: Path, *, quick_check_limit: int = QUICK_CHECK_LIMIT) -> st
                 return "its list of tables is overwritten"
             if path.stat().st_size > quick_check_limit:
                 return ""
-            found = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
+            report = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
     except READ_ERRORS as problem:
         code = getattr(problem, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
-        return str(problem) if code & 0xFF not in _PASSING and _is_marked(path) else ""
-    return "" if found == "ok" else found.splitlines()[-1]
+        return str(problem) if code & 0xFF not in _TRANSIENT_CODES and _is_marked(path) else ""
+    return "" if report == "ok" else report.splitlines()[-1]
 
 
 def open_file(path: Path) -> sqlite3.Connection:
@@ -150,8 +160,8 @@ def decode(raw: bytes) -> str:
 def _is_marked(path: Path) -> bool:
     """Whether a file that SQLite cannot read begins as our stores do, or was cut off within SQLite's header."""
     with path.open("rb") as file:
-        begin = file.read(_MARKS_WITHIN)
-    cut = len(begin) < _HEADER and begin.startswith(_MAGIC[: len(begin)])
+        begin = file.read(_MARKS_RANGE)
+    cut = len(begin) < _HEADER_SIZE and begin.startswith(_MAGIC[: len(begin)])
     return cut or begin[68:72] == APPLICATION_ID.to_bytes(4, "big") or all(mark in begin for mark in _MARKS)
 
 
@@ -163,8 +173,12 @@ def _has_tables(connection: sqlite3.Connection) -> bool:
     )
 
 
-def _read_number(connection: sqlite3.Connection, pragma: str) -> int:
-    return int(connection.execute(f"PRAGMA {pragma}").fetchone()[0])
+def _read_identity(connection: sqlite3.Connection) -> tuple[int, int]:
+    """A file's application id and version."""
+    application, version = (
+        connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
+    )
+    return application, version
 
 
 def _sibling(path: Path, suffix: str) -> Path:
@@ -183,7 +197,7 @@ def _finish_interrupted(path: Path) -> list[str]:
 def _replace(path: Path, ready: Path) -> Path:
     """Moves a file aside with its write-ahead log, and `ready` into its place; returns where the old file is."""
     aside = next(each for n in count(1) if not (each := _sibling(path, f".damaged-{n}")).exists())
-    for suffix in ("-wal", "-shm", ""):  # the file last: its absence shows `_finish_interrupted` that its log has moved
+    for suffix in ("-wal", "-shm", ""):  # the file last: after a kill, its log and it still get the same number
         if (each := _sibling(path, suffix)).exists():
             each.rename(_sibling(aside, suffix))
     ready.rename(path)
@@ -197,16 +211,18 @@ def _write_readable_rows(path: Path, draft: Path) -> tuple[dict[str, int], dict[
     try:
         with engine.begin() as new:
             create_tables(new)
-        source = path if _is_read(path) else _copy_with_first_page_of(draft, path, copy)
+        source = path if _has_readable_schema(path) else _copy_with_first_page_of(draft, path, copy)
         with engine.begin() as new, closing(_open_damaged(source)) as old:
-            return _copy_rows(old, new, path.stat().st_size)
+            size = sum(each.stat().st_size for each in (path, _sibling(path, "-wal")) if each.exists())
+            return _copy_rows(old, new, size)
     finally:
         engine.dispose()
         for suffix in ("", "-wal", "-shm"):
             _sibling(copy, suffix).unlink(missing_ok=True)
 
 
-def _is_read(path: Path) -> bool:
+def _has_readable_schema(path: Path) -> bool:
+    """Whether SQLite can read the list of tables, and it is that of this version."""
     try:
         with closing(_open_damaged(path)) as connection:
             return _has_tables(connection)
@@ -231,7 +247,7 @@ def _copy_with_first_page_of(new: Path, path: Path, copy: Path) -> Path:
 
 
 def _copy_rows(old: sqlite3.Connection, new: sa.Connection, size: int) -> tuple[dict[str, int], dict[str, int]]:
-    """Copies every table; returns rows kept and rows lost by table."""
+    """Copies every table of a file of so many bytes; returns rows kept and rows lost by table."""
     kept: dict[str, int] = {}
     lost: dict[str, int] = {}
     rollouts = set[int]()
@@ -280,9 +296,9 @@ def _read_rows(
 
 
 def _select(old: sqlite3.Connection, table: str, first: int, last: int) -> list[tuple[int, dict[str, Any]]]:
-    found = old.execute(f"SELECT rowid, * FROM {table} WHERE rowid BETWEEN ? AND ? ORDER BY rowid", (first, last))
-    names = [column[0] for column in found.description[1:]]
-    return [(number, dict(zip(names, values, strict=True))) for number, *values in found]
+    cursor = old.execute(f"SELECT rowid, * FROM {table} WHERE rowid BETWEEN ? AND ? ORDER BY rowid", (first, last))
+    names = [column[0] for column in cursor.description[1:]]
+    return [(number, dict(zip(names, values, strict=True))) for number, *values in cursor]
 
 
 def _find_highest_row(old: sqlite3.Connection, table: sa.Table) -> int:

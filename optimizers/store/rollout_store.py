@@ -153,8 +153,8 @@ class RolloutStore:
         with self._database.transaction() as connection:
             key = {"key": make_key(scope, query_id, supplement.render())}
             row = connection.execute(SELECT_ANY, key).mappings().first()
-        found = None if row is None else self._read(read_rollout, row)
-        return None if row is None or found is None else (found, row["asked"])
+        rollout = None if row is None else self._read(read_rollout, row)
+        return None if row is None or rollout is None else (rollout, row["asked"])
 
     def find_scopes(self, prefix: str) -> list[str]:
         """The described scopes with this prefix, sorted."""
@@ -260,9 +260,9 @@ class RolloutStore:
         """The description of a scope; empty if there is none, or it cannot be read."""
         query = sa.select(SCOPES.c.described).where(SCOPES.c.scope == clean_text(scope))
         with self._database.transaction() as connection:
-            found = connection.execute(query).scalar()
+            text = connection.execute(query).scalar()
         try:
-            return json.loads(found or "{}")
+            return json.loads(text or "{}")
         except (ValueError, RecursionError):
             return {}
 
@@ -278,10 +278,10 @@ class RolloutStore:
         """The errors with this prefix among this run's distinct rollouts, and the number of those rollouts."""
         ours = sa.select(SEEN.c.rollout).where(SEEN.c.run == self.run).distinct().subquery()
         joined = sa.select(ROLLOUTS.c.error).join(ours, ours.c.rollout == ROLLOUTS.c.id)
-        found = joined.where(ROLLOUTS.c.error.startswith(clean_text(prefix), autoescape=True))
+        matches = joined.where(ROLLOUTS.c.error.startswith(clean_text(prefix), autoescape=True))
         with self._database.transaction() as connection:
             total = connection.execute(sa.select(sa.func.count()).select_from(ours)).scalar_one()
-            return [str(error) for error in connection.execute(found).scalars()], int(total)
+            return [str(error) for error in connection.execute(matches).scalars()], int(total)
 
     def scan(self) -> Scan:
         """Reads every row once and compares it with its checksum; counts this run's stages."""

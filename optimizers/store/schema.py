@@ -161,12 +161,8 @@ def _check_version(version: int, name: str) -> None:
 def _check_columns(connection: sa.Connection, name: str) -> None:
     inspector = sa.inspect(connection)
     for table in TABLES:
-        names = (
-            {each["name"] for each in inspector.get_columns(table.name)}
-            if inspector.has_table(table.name)
-            else set[str]()
-        )
-        if missing := sorted(set(table.c.keys()) - names):
+        columns = inspector.get_columns(table.name) if inspector.has_table(table.name) else []
+        if missing := sorted(set(table.c.keys()) - {each["name"] for each in columns}):
             raise RunFolderError(
                 f"{name} is marked as a store of version {SCHEMA_VERSION}, but its table {table.name} lacks "
                 f"{', '.join(missing)}. Choose another run folder."

@@ -52,7 +52,7 @@ def server() -> Iterator[str]:
 
 
 @pytest.fixture
-def parse_url(server: str) -> Iterator[str]:
+def address(server: str) -> Iterator[str]:
     """A database of its own."""
     engine = sa.create_engine(server, isolation_level="AUTOCOMMIT")
     name = f"own{threading.get_ident()}"

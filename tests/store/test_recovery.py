@@ -33,13 +33,13 @@ HINT = Supplement("hint", "Ünits")
 
 
 def assert_rows_are_as_written(store: RolloutStore) -> None:
-    written = {each.query.id: each for each in many()}
+    written = {each.query.id: each for each in build_rollouts()}
     for kept in store.rollouts():
         assert replace(kept, stage="warm", source="predefined") == written[kept.query.id]
         assert store.get("scope", kept.query.id, kept.supplement) is not None
 
 
-def many() -> list[Rollout]:
+def build_rollouts() -> list[Rollout]:
     return [
         replace(rollout(float(n % 2), of=query(f"q{n}", n), text=f"{n} {'think ' * 40}"), stage="warm")
         for n in range(ROWS)
@@ -51,7 +51,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of many rollouts and some samples, closed."""
     path = tmp_path_factory.mktemp("whole") / "rollouts.sqlite"
     with RolloutStore(path) as store:
-        store.add_all(many(), "scope", paid=Meter(1, 1))
+        store.add_all(build_rollouts(), "scope", paid=Meter(1, 1))
         store.describe("scope", {"metric": "exact"})
         store.add_samples("warm", 0, [KeptSample("asked", Sampled(HINT, -0.5, 7, 3))] * 10)
     return path
@@ -146,7 +146,7 @@ def test_a_damaged_store_is_recovered_when_it_is_opened_and_says_what_is_lost(
             or f" {ROWS - scan.rollouts} of rollouts" in note
             or harm in (cut_in_half, break_a_text)
         )
-        store.add_all(many(), "scope")
+        store.add_all(build_rollouts(), "scope")
         assert store.count() == ROWS
     assert (path.parent / "rollouts.sqlite.damaged-1").read_bytes() == harmed
     with RolloutStore(path) as again:
@@ -174,6 +174,8 @@ def test_a_damaged_store_of_another_version_is_refused_and_left_alone(path: Path
     before = path.read_bytes()
     with pytest.raises(RunFolderError, match=r"of version 3, and this package reads version 4\. Use"):
         RolloutStore(path)
+    with pytest.raises(RunFolderError, match="Expected a store of rollouts of version 4"):
+        recover(path)
     assert path.read_bytes() == before
     assert [each.name for each in path.parent.iterdir()] == ["rollouts.sqlite"]
 
@@ -192,7 +194,7 @@ def test_a_store_with_any_bytes_overwritten_opens_or_is_refused(
     with suppress(SGTError), RolloutStore(path) as store:
         kept = store.rollouts()
         assert {(each.query.id, each.supplement) for each in kept} <= {
-            (each.query.id, each.supplement) for each in many()
+            (each.query.id, each.supplement) for each in build_rollouts()
         }
 
 
@@ -202,7 +204,7 @@ def test_recovery_keeps_every_row_of_an_intact_store(path: Path) -> None:
     assert recovery.kept == {"rollouts": ROWS, "seen": ROWS, "scopes": 1, "samples": 10}
     assert set(recovery.lost.values()) == {0}
     with RolloutStore(path) as store:
-        assert store.rollouts() == many()
+        assert store.rollouts() == build_rollouts()
         assert len(store.samples("warm")) == 10
         assert store.spent() == Meter(1, 1)
         assert store.get_description("scope") == {"metric": "exact"}
@@ -212,7 +214,7 @@ def test_a_wrong_key_is_computed_again(path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE rollouts SET key = 'lost' WHERE query = 'q0'")
     connection.close()
-    lost = many()[0]
+    lost = build_rollouts()[0]
     with RolloutStore(path) as store:
         assert store.get("scope", lost.query.id, lost.supplement) is None
     assert recover(path).kept["rollouts"] == ROWS
