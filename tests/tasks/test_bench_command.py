@@ -138,7 +138,7 @@ def test_the_command_compiles_and_compares_on_real_rows_and_prints_json(tmp_path
     assert content["rows"][0]["test"] == 0.0
     assert not content["rows"][1]["skipped"]
     assert [len(content["splits"][split]["rows"]) for split in ("train", "val", "test")] == [2, 2, 2]
-    assert any("The generator is the embedded one" in note for note in content["notes"])
+    assert any("The embedded generator knows" in note for note in content["notes"])
 
 
 def test_other_splits_in_the_same_folder_are_refused(tmp_path: Path) -> None:

@@ -397,7 +397,7 @@ def test_a_task_of_one_s_own_is_a_file_and_its_place_or_a_module_and_its_name(
 def test_a_registered_task_is_known_by_its_name_and_takes_no_other_s() -> None:
     own = Task("registered sums", "", "question -> answer", lambda *_: True, lambda _: _sums("1"))
     assert register(own) is own is task("registered sums") is register(own)
-    with pytest.raises(SetupError, match="a task 'gsm8k' already"):
+    with pytest.raises(SetupError, match="A task 'gsm8k' already exists"):
         register(Task("gsm8k", "", "question -> answer", lambda *_: True, lambda _: []))
 
 
