@@ -69,8 +69,8 @@ def require(offered: Isolation, *, allow_weak: bool) -> Isolation:
     if offered.is_enough or allow_weak:
         return offered
     raise SandboxError(
-        "A program that a model wrote needs Landlock and seccomp to be kept from your files and the network; here there "
-        f"is {offered}. Use a kernel from 5.13 on with Landlock switched on (lsm=landlock,... at boot), a container "
+        "A program that a model wrote needs Landlock and seccomp, which keep it from your files and the network; here "
+        f"there is {offered}. Use a kernel from 5.13 on with Landlock switched on (lsm=landlock at boot), a container "
         "whose seccomp profile lets both through, or pass allow_weak=True on a machine that holds nothing of worth."
     )
 

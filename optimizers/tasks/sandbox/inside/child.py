@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, NamedTuple, TextIO
+from typing import Any, TextIO
 
 from . import kernel, landlock, seccomp
 
@@ -19,24 +19,15 @@ NAME = "<program>"
 _REPORT = 3
 
 
-class Place(NamedTuple):
-    """Where a program runs: the layers of isolation, what it may read, its folder, and the bytes its process maps."""
-
-    layers: frozenset[str]
-    readable: tuple[str, ...]
-    folder: str
-    mapped: int
-
-
-def become(code: str, limits: Mapping[str, Any], place: Place, token: str, output: int, report: int) -> None:
+def become(code: str, settings: Mapping[str, Any], folder: str, token: str, output: int, report: int) -> None:
     """Turns this process into the program's. Never returns."""
     status = 1
     try:
         _connect(output, report)
         os.setsid()  # where nothing refuses new processes, they end with this group
-        outcome = _confine(limits, place)
+        outcome = _confine(settings, folder)
         written = _open_streams()
-        outcome = outcome or _run(code, limits)
+        outcome = outcome or _run(code, settings["limits"]["error_chars"])
         with contextlib.suppress(ValueError, OSError, RecursionError):  # where the program closed it
             written.flush()
         os.write(_REPORT, json.dumps({**outcome, "token": token}).encode())
@@ -54,26 +45,29 @@ def _connect(output: int, report: int) -> None:
     os.closerange(_REPORT + 1, 4096)
 
 
-def _confine(limits: Mapping[str, Any], place: Place) -> dict[str, str]:
+def _confine(settings: Mapping[str, Any], folder: str) -> dict[str, str]:
     """Applies limits and layers, the strictest last, as it refuses the others; says what the kernel refuses."""
-    os.chdir(place.folder)
+    os.chdir(folder)
     os.umask(0o077)
+    layers = settings["layers"]
     try:
-        _limit(limits, place.mapped)
+        _limit(settings["limits"])
         kernel.prctl(kernel.PR_SET_PDEATHSIG, 9)
-        if place.layers:
+        if layers:
             kernel.refuse_new_privileges()
             kernel.drop_capabilities()
-        if "landlock" in place.layers:
-            landlock.restrict(place.readable, (place.folder, "/dev/null"))
-        if "seccomp" in place.layers:
+        if "landlock" in layers:
+            landlock.restrict(settings["readable"], (folder, "/dev/null"))
+        if "seccomp" in layers:
             seccomp.restrict()
     except OSError as refused:
         return {"reason": "exit", "error": str(refused)}
     return {}
 
 
-def _limit(limits: Mapping[str, Any], mapped: int) -> None:
+def _limit(limits: Mapping[str, Any]) -> None:
+    with open("/proc/self/statm", encoding="ascii") as sizes:
+        mapped = int(sizes.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     bounds = {
         resource.RLIMIT_AS: mapped + limits["memory_bytes"],
         resource.RLIMIT_CPU: max(1, int(limits["seconds"] + 0.999)),
@@ -95,7 +89,7 @@ def _open_streams() -> TextIO:
     return sys.stdout
 
 
-def _run(code: str, limits: Mapping[str, Any]) -> dict[str, str]:
+def _run(code: str, error_chars: int) -> dict[str, str]:
     """Runs the program as `__main__`; returns how it ended, and what it raised."""
     os.environ["HOME"] = os.environ["TMPDIR"] = os.getcwd()
     sys.argv = [NAME]
@@ -109,7 +103,7 @@ def _run(code: str, limits: Mapping[str, Any]) -> dict[str, str]:
     except SystemExit as leaving:
         return {"reason": "exit", "error": f"SystemExit: {leaving.code}"[:200]}
     except BaseException as raised:  # noqa: BLE001 - whatever a program raises is its outcome
-        return {"reason": "exception", "error": _describe(raised)[-limits["error_chars"] :]}
+        return {"reason": "exception", "error": _describe(raised)[-error_chars:]}
     return {"reason": "ended", "error": ""}
 
 

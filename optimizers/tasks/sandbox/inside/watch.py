@@ -102,7 +102,9 @@ def describe(ending: Ending, token: str, limits: Mapping[str, Any]) -> dict[str,
     if not reason:
         reason, error = _read_report(ending.report, token)
     if not reason:
-        reason, error = _explain_status(os.waitstatus_to_exitcode(ending.status), ending.cpu_seconds >= limits["seconds"])
+        reason, error = _explain_status(
+            os.waitstatus_to_exitcode(ending.status), ending.cpu_seconds >= limits["seconds"]
+        )
     return {
         "ok": reason == "ended",
         "reason": reason,

@@ -10,7 +10,7 @@ import tempfile
 from contextlib import suppress
 from typing import Any
 
-from .child import Place, become
+from .child import become
 from .folders import is_full, remove
 from .serving import Answer, serve
 from .watch import Watched, describe, watch
@@ -42,11 +42,10 @@ def run_program(code: str, settings: dict[str, Any], caller: int) -> dict[str, A
     """Runs a program in a process of its own, and says how it ended."""
     limits, token = settings["limits"], secrets.token_hex(16)
     folder = tempfile.mkdtemp(prefix="sgt-check-", dir=settings["scratch"])
-    place = Place(frozenset(settings["layers"]), tuple(settings["readable"]), folder, _count_mapped_bytes())
     (output, printed), (report, written) = os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
     if pid == 0:
-        become(code, limits, place, token, printed, written)
+        become(code, settings, folder, token, printed, written)
     process = os.pidfd_open(pid)
     os.close(printed)
     os.close(written)
@@ -57,11 +56,6 @@ def run_program(code: str, settings: dict[str, Any], caller: int) -> dict[str, A
         for each in (output, report, process):
             os.close(each)
         remove(folder)
-
-
-def _count_mapped_bytes() -> int:
-    with open("/proc/self/statm", encoding="ascii") as sizes:
-        return int(sizes.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def main() -> None:
