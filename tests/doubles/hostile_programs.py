@@ -173,7 +173,7 @@ HOSTILE = (
     Hostile("use up its descriptors", "import os\nwhile True:\n    os.dup(1)", ("exception",)),
     Hostile("an exception that cannot be told",
         "class Odd(Exception):\n    def __str__(self):\n        raise SystemExit\nraise Odd", ("exception",)),
-    Hostile("an exception of a megabyte", "raise ValueError('x' * 10**7)", ("exception",)),
+    Hostile("an exception of a megabyte", "raise ValueError('x' * 10**6)", ("exception",)),
     Hostile("no text", "print('\\ud800')\nimport os\nos.write(1, bytes(range(256)))"),
     Hostile("a program that is none", "\x00", ("exception",)),
     Hostile("a broken interpreter", "import builtins, os, sys, json\nbuiltins.str = builtins.len = None\n"

@@ -50,6 +50,8 @@ def run_program(code: str, settings: dict[str, Any], caller: int) -> dict[str, A
     os.close(printed)
     os.close(written)
     try:
+        for each in (output, report):
+            os.set_blocking(each, False)
         ending = watch(Watched(pid, process, output, report, caller), limits, lambda: is_full(folder, limits))
         return describe(ending, token, limits)
     finally:
