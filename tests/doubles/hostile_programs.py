@@ -171,7 +171,7 @@ HOSTILE = (
     Hostile("close everything", "import os\nos.closerange(0, 4096)\nprint('x', flush=True)", ("exception", "exit")),
     Hostile("close everything and stay", "import os, time\nos.closerange(0, 4096)\ntime.sleep(1000)", ("time",)),
     Hostile("use up its descriptors", "import os\nwhile True:\n    os.dup(1)", ("exception",)),
-    Hostile("an exception that cannot be told",
+    Hostile("an exception without a text",
         "class Odd(Exception):\n    def __str__(self):\n        raise SystemExit\nraise Odd", ("exception",)),
     Hostile("an exception of a megabyte", "raise ValueError('x' * 10**6)", ("exception",)),
     Hostile("no text", "print('\\ud800')\nimport os\nos.write(1, bytes(range(256)))"),

@@ -56,21 +56,21 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, object
 
 
 def below(root: int) -> set[int]:
-    """The living processes below one."""
+    """Returns the living processes below one."""
     parents: dict[int, int] = {}
     for each in Path("/proc").iterdir():
         with suppress(OSError):
             if each.name.isdigit():
                 state, parent = (each / "stat").read_text().rpartition(")")[2].split()[:2]
                 parents |= {int(each.name): int(parent)} if state != "Z" else {}
-    found = {root}
-    while more := {child for child, parent in parents.items() if parent in found} - found:
-        found |= more
-    return found - {root}
+    family = {root}
+    while more := {child for child, parent in parents.items() if parent in family} - family:
+        family |= more
+    return family - {root}
 
 
 def processes() -> int:
-    """How many processes this one has below it."""
+    """Counts the living processes below this one."""
     return len(below(os.getpid()))
 
 
@@ -136,8 +136,8 @@ def test_isolation_says_what_holds_and_why_the_rest_does_not() -> None:
 def one() -> Iterator[PythonSandbox]:
     if not HERE.is_enough:
         pytest.skip(f"this kernel has {HERE}")
-    with PythonSandbox(workers=1) as made:
-        yield made
+    with PythonSandbox(workers=1) as new:
+        yield new
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def one() -> Iterator[PythonSandbox]:
         ("", "ended", "", ""),
     ],
 )  # fmt: skip
-def test_a_program_is_told_by_its_output_and_its_end(
+def test_an_outcome_has_the_programs_output_and_its_end(
     code: str, reason: str, stdout: str, error: str, one: PythonSandbox
 ) -> None:
     outcome = one.run(code)
@@ -172,8 +172,8 @@ def test_a_program_is_told_by_its_output_and_its_end(
 
 
 def test_a_traceback_shows_the_programs_lines_and_none_of_ours(one: PythonSandbox) -> None:
-    told = one.run("def halve(n):\n    return 1 / n\n\nhalve(0)").error
-    assert told.splitlines() == [
+    error = one.run("def halve(n):\n    return 1 / n\n\nhalve(0)").error
+    assert error.splitlines() == [
         "Traceback (most recent call last):",
         '  File "<program>", line 4, in <module>',
         "    halve(0)",
@@ -193,11 +193,11 @@ def test_nothing_is_left_of_a_program_for_the_next_one(one: PythonSandbox) -> No
 def test_sets_of_texts_have_one_order_in_every_worker() -> None:
     if not HERE.is_enough:
         pytest.skip(f"this kernel has {HERE}")
-    said: set[str] = set()
+    orders: set[str] = set()
     for _ in range(2):
         with PythonSandbox(workers=1, limits=LIMITS) as sandbox:
-            said.add(sandbox.run("print(*{'red', 'green', 'blue', 'black', 'white'})").stdout)
-    assert len(said) == 1
+            orders.add(sandbox.run("print(*{'red', 'green', 'blue', 'black', 'white'})").stdout)
+    assert len(orders) == 1
 
 
 @needs_isolation
@@ -214,18 +214,18 @@ def test_python_may_be_installed_below_the_folder_of_temporary_files(monkeypatch
         (Path(folder) / "installed.py").write_text("here = 1")
         monkeypatch.setattr("optimizers.tasks.sandbox.python.find_readable", lambda: (*find_readable(), folder))
         with PythonSandbox(1) as sandbox:
-            asked = (
+            code = (
                 f"print(open({folder + '/installed.py'!r}).read())\nimport tempfile\nprint(tempfile.mkstemp()[0] > 0)"
             )
-            outcome = sandbox.run(asked)
+            outcome = sandbox.run(code)
             assert (outcome.stdout, outcome.error) == ("here = 1\nTrue\n", "")
             assert "PermissionError" in sandbox.run(f"open({folder + '/new'!r}, 'w')").error
 
 
 def test_any_number_of_threads_may_ask() -> None:
     with PythonSandbox(workers=2, limits=LIMITS) as sandbox, ThreadPoolExecutor(8) as threads:
-        told = threads.map(lambda n: sandbox.run(f"print({n})").stdout, range(60))
-        assert list(told) == [f"{n}\n" for n in range(60)]
+        printed = threads.map(lambda n: sandbox.run(f"print({n})").stdout, range(60))
+        assert list(printed) == [f"{n}\n" for n in range(60)]
         assert len(sandbox._pool._started) == 2
 
 

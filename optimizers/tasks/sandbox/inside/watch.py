@@ -117,9 +117,9 @@ def describe(ending: Ending, token: str, limits: Mapping[str, Any]) -> dict[str,
 def _read_report(report: bytes, token: str) -> tuple[str, str]:
     """Returns what the program's process reported at its end; nothing where the report is forged or missing."""
     try:
-        said = json.loads(report)
-        if said["token"] == token and said["reason"] in _REPORTED:
-            return said["reason"], str(said["error"])
+        fields = json.loads(report)
+        if fields["token"] == token and fields["reason"] in _REPORTED:
+            return fields["reason"], str(fields["error"])
     except (ValueError, TypeError, KeyError, RecursionError):
         pass
     return "", ""
