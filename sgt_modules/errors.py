@@ -10,7 +10,7 @@
     │   ├── NoPredictorError       the program has nothing that could read a supplement
     │   ├── GeneratorNotFoundError no model at that hub id or path, or not the one that was meant
     │   ├── TaskDataError          a task's rows cannot be had, or do not fit its schema
-    │   ├── SandboxError           no sandbox can be had here for what a model writes
+    │   ├── SandboxError           this system cannot isolate what a model writes
     │   ├── SavedStateError        a saved program refers to weights in a way that cannot be followed
     │   └── RunFolderError         the run folder belongs to another run, or cannot be read
     ├── StoppedError               nothing more may be spent: a budget is used up, or somebody stopped the run
@@ -77,7 +77,7 @@ class TaskDataError(SetupError):
 
 
 class SandboxError(SetupError):
-    """No sandbox can be had here for what a model writes, or its workers are lost."""
+    """This system cannot isolate what a model writes, or the sandbox's workers are lost."""
 
 
 class SavedStateError(SetupError):

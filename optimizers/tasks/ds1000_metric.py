@@ -68,7 +68,7 @@ class DS1000Metric:
 
         Raises:
             MetricError: the example has no tests.
-            SandboxError: no sandbox is available here.
+            SandboxError: this system cannot isolate programs.
         """
         context = str(example.get("code_context") or "")
         if "test_execution" not in context:

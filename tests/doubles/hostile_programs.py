@@ -1,7 +1,7 @@
-"""Programs that try to get out, to stay, or to take everything. Each prints ESCAPED where it gets its way.
+"""Programs that try to get out, to stay, or to take everything. Each prints ESCAPED where it succeeds.
 
-Names in braces are given by the tests: `{canary}` a file of the user's, `{folder}` its folder, `{link}` a link to it
-within what a program may read, `{host}` and `{parent}` process ids, `{port}` a server's, `{socket}` a socket's path.
+The tests replace the names in braces: `{canary}` is a file of the user's, `{folder}` its folder, `{host}` and
+`{parent}` are process ids, `{port}` is a server's port, `{socket}` a socket's path.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ LIBC = "import ctypes, os\nlibc = ctypes.CDLL(None, use_errno=True)\n"
 
 
 class Hostile(NamedTuple):
-    """What it does, its code, and how it may end: refused within the program, or stopped from outside."""
+    """What a program does, its code, and the ends that it may have."""
 
     what: str
     code: str
@@ -20,7 +20,7 @@ class Hostile(NamedTuple):
 
 
 def tries(what: str, attempt: str, before: str = "") -> Hostile:
-    """Something that must be refused with an exception that the program sees."""
+    """Attempts what the kernel must refuse with an exception."""
     body = "".join(f"    {line}\n" for line in attempt.splitlines())
     return Hostile(
         what, f"{before}\ntry:\n{body}    print('ESCAPED')\nexcept (OSError, KeyError, ImportError):\n    pass"
@@ -28,7 +28,7 @@ def tries(what: str, attempt: str, before: str = "") -> Hostile:
 
 
 def calls(what: str, call: str) -> Hostile:
-    """A system call by hand, which must return an error."""
+    """Makes a system call without Python's function for it; the call must return an error."""
     return Hostile(what, f"{LIBC}print('ESCAPED' if libc.{call} >= 0 else 'refused')")
 
 
@@ -171,9 +171,9 @@ HOSTILE = (
     Hostile("close everything", "import os\nos.closerange(0, 4096)\nprint('x', flush=True)", ("exception", "exit")),
     Hostile("close everything and stay", "import os, time\nos.closerange(0, 4096)\ntime.sleep(1000)", ("time",)),
     Hostile("use up its descriptors", "import os\nwhile True:\n    os.dup(1)", ("exception",)),
-    Hostile("an exception that cannot be told",
+    Hostile("an exception without a text",
         "class Odd(Exception):\n    def __str__(self):\n        raise SystemExit\nraise Odd", ("exception",)),
-    Hostile("an exception of a megabyte", "raise ValueError('x' * 10**7)", ("exception",)),
+    Hostile("an exception of a megabyte", "raise ValueError('x' * 10**6)", ("exception",)),
     Hostile("no text", "print('\\ud800')\nimport os\nos.write(1, bytes(range(256)))"),
     Hostile("a program that is none", "\x00", ("exception",)),
     Hostile("a broken interpreter", "import builtins, os, sys, json\nbuiltins.str = builtins.len = None\n"

@@ -22,8 +22,8 @@ COUNTING = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[SqlSandbox]:
-    with SqlSandbox(workers=1, limits=LIMITS) as made:
-        yield made
+    with SqlSandbox(workers=1, limits=LIMITS) as new:
+        yield new
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +174,7 @@ def test_functions_that_reach_out_are_not_among_the_allowed() -> None:
     assert {"count", "lower", "strftime", "row_number", "json_extract", "->>"} <= FUNCTIONS
 
 
-def test_a_file_that_is_no_database_is_told(sandbox: SqlSandbox, tmp_path: Path) -> None:
+def test_a_file_that_is_no_database_has_an_error(sandbox: SqlSandbox, tmp_path: Path) -> None:
     (tmp_path / "notes.sqlite").write_text("not a database, but a text that is long enough to be read as one" * 20)
     assert "file is not a database" in sandbox.run(tmp_path / "notes.sqlite", "SELECT * FROM tea").error
     with pytest.raises(ExampleError, match="Expected an SQLite file at"):
@@ -201,8 +201,8 @@ def test_several_queries_have_a_result_each_whatever_one_of_them_does(sandbox: S
 
 def test_any_number_of_threads_may_ask(tea: Path) -> None:
     with SqlSandbox(workers=2, limits=LIMITS) as sandbox, ThreadPoolExecutor(8) as threads:
-        told = threads.map(lambda n: sandbox.run(tea, f"SELECT {n}").rows, range(100))
-        assert list(told) == [[(n,)] for n in range(100)]
+        rows = threads.map(lambda n: sandbox.run(tea, f"SELECT {n}").rows, range(100))
+        assert list(rows) == [[(n,)] for n in range(100)]
     with pytest.raises(SandboxError, match="closed"):
         sandbox.run(tea, "SELECT 1")
 

@@ -1,4 +1,4 @@
-"""Where SQL and Python written by a model are run: without the user's files, network or time."""
+"""Runs SQL and Python that a model wrote, without your files, network or time."""
 
 from optimizers.tasks.sandbox.isolation import Isolation, Layer, isolation
 from optimizers.tasks.sandbox.limits import Limits, Outcome, Reason, SqlLimits, SqlOutcome, SqlReason

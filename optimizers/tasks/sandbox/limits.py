@@ -1,4 +1,4 @@
-"""What a program or a query may use, and what is told of it afterwards."""
+"""The limits of a program or a query, and its outcome."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sgt_modules.errors import SandboxError
 MiB = 1 << 20
 
 Reason = Literal["ended", "exception", "exit", "crash", "time", "memory", "output", "disk"]
-"""How a program ended: to its end; by an exception; by leaving early; by a signal; or at one of its limits."""
+"""How a program ended: it ran to its end, raised, left early, crashed, or reached a limit."""
 
 Cell = int | float | str | bytes | None
 """One value of a query's result."""
@@ -27,9 +27,9 @@ def _check(limits: Limits | SqlLimits) -> None:
 class Limits:
     """What a Python program may use.
 
-    `seconds` bounds its wall time, and its processor time rounded up to a whole second. `memory_bytes` is what it may
-    map beyond what its worker maps already. `disk_bytes` bounds its folder, and each file in it. `files` bounds how
-    many files its folder may hold, `threads` its threads (both where the kernel gives namespaces).
+    `seconds` bounds its wall time, and its processor time rounded up to a whole second. `memory_bytes` bounds what it
+    maps beyond what its worker maps already, the stacks of its threads among it. `disk_bytes` bounds its folder, and
+    each file in it. `files` bounds how many files its folder holds.
 
     >>> Limits(seconds=2).seconds
     2
@@ -40,7 +40,6 @@ class Limits:
     disk_bytes: int = 64 * MiB
     output_bytes: int = MiB
     files: int = 1024
-    threads: int = 64
     error_chars: int = 4000
 
     def __post_init__(self) -> None:
@@ -51,8 +50,8 @@ class Limits:
 class Outcome:
     """How a program ended.
 
-    `ok` is True where it ran to its end without an exception. `error` is its traceback, without our own frames, or what
-    ended it. `stdout` is what it printed, cut at the limit; `seconds` its wall time.
+    `ok` is True where it ran to its end without an exception. `error` is its traceback, without the sandbox's frames,
+    or what ended it. `stdout` is what it printed, cut at the limit; `seconds` is its wall time.
     """
 
     ok: bool
@@ -77,14 +76,14 @@ class SqlLimits:
 
 
 SqlReason = Literal["rows", "refused", "error", "time", "limit"]
-"""What became of a query: it has rows; it does what only reading may not; SQLite's error; a limit."""
+"""How a query ended: with rows; refused, as it does not only read; with SQLite's error; at a limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class SqlOutcome:
-    """A query's rows in the order in which they came, or why there are none.
+    """A query's rows in SQLite's order, or why there are none.
 
-    `columns` are the names that SQLite gives them; `error` is SQLite's message, or what was refused.
+    `columns` are the names that SQLite gives them; `error` is SQLite's message, or what the sandbox refuses.
     """
 
     rows: Sequence[tuple[Cell, ...]]
@@ -95,5 +94,5 @@ class SqlOutcome:
 
     @property
     def ok(self) -> bool:
-        """Whether the query has a result, be it without a row."""
+        """Whether the query has a result, even one without a row."""
         return self.reason == "rows"

@@ -1,4 +1,4 @@
-"""Worker processes that outlive a check: lent to threads, replaced when they are lost."""
+"""Worker processes that outlive a check: lent to threads, and replaced when they are lost."""
 
 from __future__ import annotations
 
@@ -9,18 +9,16 @@ import select
 import subprocess
 import sys
 import tempfile
-import time
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from optimizers.tasks.sandbox.inside.line import HEAD, packed
 from sgt_modules.errors import SandboxError
 
 Kind = Literal["worker", "queries"]
-"""Which room of `inside` a worker runs."""
+"""The module of `inside` that a worker runs."""
 
 _START = "import sys; sys.path.insert(0, {!r}); from inside.{} import main; del sys.path[0]; main()"
 _STARTING = 120.0
@@ -32,70 +30,57 @@ class WorkerLostError(Exception):
 
 
 class Worker:
-    """One process, and the way to it. Its environment is the one it is given, and nothing of ours."""
+    """One process, and the way to it. Its environment holds nothing of the caller's."""
 
     def __init__(self, kind: Kind, settings: Mapping[str, Any], environment: Mapping[str, str]) -> None:
         inherited = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
         self.process = subprocess.Popen(
             [sys.executable, "-s", "-P", "-c", _START.format(str(Path(__file__).parent), kind)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._said,
+            stderr=self._errors,
             env={**inherited, **environment},
-            bufsize=0,
         )
         try:
-            self.hello = self.ask(settings, _STARTING)
+            self.problem: str = self.ask(settings, _STARTING)["problem"]
         except WorkerLostError as lost:
             raise SandboxError(f"A sandbox's worker did not start: {lost}") from lost
 
     def ask(self, message: object, seconds: float) -> dict[str, Any]:
-        """A message's answer; raises `WorkerLostError` where none comes within `seconds`, and the worker is ended."""
-        deadline = time.monotonic() + seconds
-        incoming, outgoing = self.process.stdout, self.process.stdin
-        if incoming is None or outgoing is None:
-            raise WorkerLostError("the worker has no line")
+        """Returns the answer to a message; where none comes within `seconds`, ends the worker and raises.
+
+        Raises:
+            WorkerLostError: the worker ended, or gave no answer in time.
+        """
         try:
-            left = memoryview(packed(message))
-            while left:
-                left = left[outgoing.write(left) or 0 :]
-            size = HEAD.unpack(_exactly(incoming.fileno(), HEAD.size, deadline))[0]
-            return json.loads(_exactly(incoming.fileno(), size, deadline))
+            if self.process.stdin is None or self.process.stdout is None:
+                raise EOFError("the worker has no pipes")
+            self.process.stdin.write(json.dumps(message).encode() + b"\n")
+            self.process.stdin.flush()
+            answers = select.poll()
+            answers.register(self.process.stdout, select.POLLIN)
+            if not answers.poll(1000 * seconds):
+                raise TimeoutError("no answer in time")
+            if not (answer := self.process.stdout.readline()):
+                raise EOFError("the worker ended")
+            return json.loads(answer)
         except (OSError, EOFError, ValueError) as problem:
             self.process.kill()
-            said = f"{problem}. {self._last_words()}".rstrip()
+            self._errors.seek(0)
+            last_words = self._errors.read().decode("utf-8", "replace")[-500:].strip()
             self.end()
-            raise WorkerLostError(said) from problem
+            raise WorkerLostError(f"{problem}. {last_words}".rstrip()) from problem
 
     def end(self) -> None:
-        """End the process, and with it all of its checks."""
+        """Ends the process, and with it its running program."""
         self.process.kill()
         self.process.wait()
-        for way in (self.process.stdin, self.process.stdout):
-            if way is not None:
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
                 with suppress(OSError):
-                    way.close()
-        self._said.close()
-
-    def _last_words(self) -> str:
-        self._said.seek(0)
-        return self._said.read().decode("utf-8", "replace")[-500:].strip()
-
-
-def _exactly(descriptor: int, size: int, deadline: float) -> bytes:
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    parts: list[bytes] = []
-    while size:
-        if not poll.poll(1000 * max(0.0, deadline - time.monotonic())):
-            raise TimeoutError("no answer in time")
-        part = os.read(descriptor, min(size, 1 << 20))
-        if not part:
-            raise EOFError("the worker ended")
-        parts.append(part)
-        size -= len(part)
-    return b"".join(parts)
+                    pipe.close()
+        self._errors.close()
 
 
 class Pool:
@@ -105,7 +90,7 @@ class Pool:
         if workers < 1:
             raise SandboxError(f"A sandbox needs at least one worker, but workers={workers}.")
         self._kind: Kind = kind
-        self._given = (dict(settings), dict(environment))
+        self._settings, self._environment = dict(settings), dict(environment)
         self._idle: queue.LifoQueue[Worker | None] = queue.LifoQueue()
         for _ in range(workers):
             self._idle.put(None)
@@ -114,8 +99,8 @@ class Pool:
         self.close = weakref.finalize(self, _end_all, self._idle, self._started, self._owner)
 
     @contextmanager
-    def lent(self) -> Iterator[Worker]:
-        """A worker for one check; the caller waits while all are busy. A lost one is replaced at its next use."""
+    def lend(self) -> Iterator[Worker]:
+        """Lends a worker for one check, and replaces a lost one. The caller waits while all are busy."""
         if os.getpid() != self._owner:
             raise SandboxError("This sandbox belongs to the process that made it. Make one in each process.")
         worker = self._idle.get() if self.close.alive else None
@@ -123,26 +108,26 @@ class Pool:
             if not self.close.alive:
                 raise SandboxError("This sandbox is closed. Make a new one.")
             if worker is None or worker.process.poll() is not None:
-                worker = self._fresh(worker)
+                worker = self._replace(worker)
             yield worker
-        except BaseException:  # its answer may still be on the way, and is nobody else's
+        except BaseException:  # the worker's next answer may be the one to this check
             if worker is not None:
                 self._discard(worker)
             worker = None
             raise
         finally:
-            if worker is not None and not self.close.alive:  # closed meanwhile, perhaps while it was started
+            if worker is not None and not self.close.alive:  # the pool was closed meanwhile
                 self._discard(worker)
                 worker = None
             self._idle.put(worker)
 
-    def _fresh(self, old: Worker | None) -> Worker:
+    def _replace(self, old: Worker | None) -> Worker:
         if old is not None:
             self._discard(old)
-        new = Worker(self._kind, *self._given)
-        if new.hello["problem"]:
+        new = Worker(self._kind, self._settings, self._environment)
+        if new.problem:
             new.end()
-            raise SandboxError(f"The kernel refuses what isolation() promised: {new.hello['problem']}.")
+            raise SandboxError(f"The kernel refuses what isolation() promised: {new.problem}.")
         self._started.append(new)
         return new
 
@@ -153,7 +138,7 @@ class Pool:
 
 
 def _end_all(idle: queue.LifoQueue[Worker | None], started: list[Worker], owner: int) -> None:
-    """End every worker. One that is lent is only killed: its descriptors are closed by whoever reads from them."""
+    """Ends every worker. A lent one is only killed: the thread that reads from it closes its pipes."""
     if os.getpid() != owner:
         return
     for each in started:
@@ -164,4 +149,4 @@ def _end_all(idle: queue.LifoQueue[Worker | None], started: list[Worker], owner:
             if worker is not None:
                 worker.end()
                 started.remove(worker)
-    idle.put(None)  # whoever waits for a worker hears that there will be none, and passes it on
+    idle.put(None)  # a waiting thread gets it, finds the pool closed, and puts it back for the next one

@@ -1,4 +1,4 @@
-"""Python programs that a model wrote, run where they can do no harm."""
+"""Runs Python programs that a model wrote, without your files, network or time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from optimizers.tasks.sandbox.inside.folders import remove
-from optimizers.tasks.sandbox.isolation import Isolation, isolation, readable, require
+from optimizers.tasks.sandbox.isolation import Isolation, find_readable, isolation, require
 from optimizers.tasks.sandbox.limits import Limits, Outcome
 from optimizers.tasks.sandbox.pool import Pool, WorkerLostError
 from sgt_modules.errors import SandboxError
@@ -33,17 +33,17 @@ _ENVIRONMENT = {
 class PythonSandbox:
     """Runs programs one after another in `workers` processes, each program in a fork of its own.
 
-    A program reads Python, its packages and its own empty folder; it has no network, no environment, no other process,
-    and starts none. docs/sandbox.md says what each layer of this holds and what it does not. Any number of threads may
-    call `run`. Close it, or use it as a context manager; it also ends with the process.
+    A program reads Python, its packages and its own empty folder; it has no network and no environment, and starts no
+    process. docs/sandbox.md says what each layer holds and what it does not. Any number of threads may call `run`.
+    Close it, or use it as a context manager; it also ends with the process.
 
     Args:
         workers: how many programs run at once.
         limits: what each may use.
-        preload: modules imported beforehand, so that a program does not pay for it; those that are not installed
-            are left out. Not torch or others that start threads when imported.
-        found: which layers to use; those that `isolation()` finds by default.
-        allow_weak: run even where no layer keeps a program from files or the network.
+        preload: modules that a worker imports before any program runs; those that are not installed are left out.
+            Not torch or others that start threads when imported.
+        offered: which layers to use; by default all that `isolation()` returns.
+        allow_weak: run even where a layer is missing, so that a program may reach files or the network.
 
     Raises:
         SandboxError: there is not enough isolation, this is not Linux, or no worker can be started.
@@ -62,45 +62,45 @@ class PythonSandbox:
         *,
         limits: Limits | None = None,
         preload: Sequence[str] = (),
-        found: Isolation | None = None,
+        offered: Isolation | None = None,
         allow_weak: bool = False,
     ) -> None:
-        self.isolation = require(found or isolation(), allow_weak=allow_weak)
+        self.isolation = require(offered or isolation(), allow_weak=allow_weak)
         self.limits = limits or Limits()
         scratch = tempfile.mkdtemp(prefix="sgt-sandbox-")
-        self._emptied = weakref.finalize(self, _emptied, scratch, os.getpid())
+        self._delete_scratch = weakref.finalize(self, _delete_scratch, scratch, os.getpid())
         settings = {
             "layers": self.isolation.layers,
-            "readable": readable(),
+            "readable": find_readable(),
             "scratch": scratch,
             "preload": list(preload),
             "environment": _ENVIRONMENT,
+            "limits": asdict(self.limits),
         }
         self._pool = Pool("worker", workers, settings, _ENVIRONMENT)
 
     def run(self, code: str) -> Outcome:
-        """Run a program, and say how it ended. What it does wrong is an outcome, never an exception.
+        """Runs a program, and says how it ended. What it does wrong is an outcome, never an exception.
 
         Raises:
-            SandboxError: twice, the worker was lost, which a program cannot bring about by itself.
+            SandboxError: a worker was lost twice, which a program cannot cause by itself.
         """
-        asked = {"code": code, "limits": asdict(self.limits)}
         try:
-            return self._run(asked)
+            return self._run(code)
         except WorkerLostError:
             try:
-                return self._run(asked)
+                return self._run(code)
             except WorkerLostError as lost:
                 raise SandboxError(f"A worker was lost twice over one program: {lost}. Is memory short here?") from lost
 
-    def _run(self, asked: object) -> Outcome:
-        with self._pool.lent() as worker:
-            return Outcome(**worker.ask(asked, self.limits.seconds + _GRACE))
+    def _run(self, code: str) -> Outcome:
+        with self._pool.lend() as worker:
+            return Outcome(**worker.ask({"code": code}, self.limits.seconds + _GRACE))
 
     def close(self) -> None:
-        """End the workers."""
+        """Ends the workers."""
         self._pool.close()
-        self._emptied()
+        self._delete_scratch()
 
     def __enter__(self) -> Self:
         return self
@@ -111,7 +111,7 @@ class PythonSandbox:
         self.close()
 
 
-def _emptied(scratch: str, owner: int) -> None:
-    """Delete what workers that were killed may have left."""
+def _delete_scratch(scratch: str, owner: int) -> None:
+    """Deletes the folders that killed workers left."""
     if os.getpid() == owner:
         remove(scratch)

@@ -1,4 +1,4 @@
-"""Queries that a model wrote, run on SQLite files that they can only read."""
+"""Runs queries that a model wrote on SQLite files, which they can only read."""
 
 from __future__ import annotations
 
@@ -10,29 +10,28 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from optimizers.tasks.sandbox.isolation import Layer, isolation
+from optimizers.tasks.sandbox.isolation import isolation
 from optimizers.tasks.sandbox.limits import Cell, SqlLimits, SqlOutcome
 from optimizers.tasks.sandbox.pool import Pool, WorkerLostError
 from sgt_modules.errors import ExampleError
 
-_GRACE = 1.0  # seconds beyond a query's own; SQLite looks at the clock between two steps, and one may take long
-_USED: tuple[Layer, ...] = ("landlock", "seccomp")
+_GRACE = 1.0  # seconds beyond a query's own: one step of SQLite may take long, and it checks the time between steps
 
 
 class SqlSandbox:
-    """Runs queries in `workers` processes; each opens the database anew, for reading only.
+    """Runs queries in `workers` processes; each query has a connection of its own, for reading only.
 
-    SQLite asks an authorizer before anything a query does: selecting and computing pass. Where the kernel has Landlock
-    and seccomp, the processes can neither write nor connect to anything. Any number of threads may call `run`.
+    SQLite's authorizer lets a query only select and compute. Where the kernel has Landlock and seccomp, the processes
+    can neither write a file nor connect to anything. Any number of threads may call `run`.
     """
 
     def __init__(self, workers: int = 2, *, limits: SqlLimits | None = None) -> None:
         self.limits = limits or SqlLimits()
-        layers = [each for each in _USED if each in isolation().layers]
-        self._pool = Pool("queries", workers, {"layers": layers, "limits": asdict(self.limits)}, {})
+        settings = {"layers": isolation().layers, "limits": asdict(self.limits)}
+        self._pool = Pool("queries", workers, settings, {})
 
     def run(self, database: Path | str, sql: str) -> SqlOutcome:
-        """A query's rows in their order, or why there are none. Whatever the query does is an outcome.
+        """Returns a query's rows in SQLite's order, or why there are none. It raises nothing that a query causes.
 
         Raises:
             ExampleError: there is no such file.
@@ -41,16 +40,16 @@ class SqlSandbox:
         if not os.path.isfile(path):  # noqa: PTH113
             raise ExampleError(f"Expected an SQLite file at {path}, and there is none. Check the folder of databases.")
         try:
-            with self._pool.lent() as worker:
-                said = worker.ask({"database": path, "query": sql}, self.limits.seconds + _GRACE)
+            with self._pool.lend() as worker:
+                answer = worker.ask({"database": path, "query": sql}, self.limits.seconds + _GRACE)
         except WorkerLostError as lost:
             late = isinstance(lost.__cause__, TimeoutError)
             why = "The query's time is up." if late else "SQLite's process ended over it, most likely without memory."
             return SqlOutcome((), (), why, self.limits.seconds, "time" if late else "limit")
-        return _outcome(said)
+        return _to_outcome(answer)
 
     def close(self) -> None:
-        """End the workers."""
+        """Ends the workers."""
         self._pool.close()
 
     def __enter__(self) -> Self:
@@ -62,12 +61,12 @@ class SqlSandbox:
         self.close()
 
 
-def _outcome(said: dict[str, Any]) -> SqlOutcome:
-    rows = [tuple(_cell(each) for each in row) for row in said["rows"]]
-    return SqlOutcome(rows, said["columns"], said["error"], said["seconds"], said["reason"])
+def _to_outcome(answer: dict[str, Any]) -> SqlOutcome:
+    rows = [tuple(_decode(each) for each in row) for row in answer["rows"]]
+    return SqlOutcome(rows, answer["columns"], answer["error"], answer["seconds"], answer["reason"])
 
 
-def _cell(sent: Any) -> Cell:
+def _decode(sent: Any) -> Cell:
     return base64.b64decode(sent["base64"]) if isinstance(sent, dict) else sent
 
 
@@ -77,12 +76,12 @@ def _shared(limits: SqlLimits, _process: int) -> SqlSandbox:
 
 
 def shared_sandbox(limits: SqlLimits) -> SqlSandbox:
-    """The sandbox that all callers of this process with the same limits share."""
+    """Returns the sandbox that all callers of this process with the same limits share."""
     return _shared(limits, os.getpid())
 
 
 def run_sql(database: Path | str, sql: str, limits: SqlLimits | None = None) -> SqlOutcome:
-    """A query's rows, from the shared sandbox.
+    """Runs a query in the shared sandbox.
 
     >>> import sqlite3, tempfile
     >>> from contextlib import closing

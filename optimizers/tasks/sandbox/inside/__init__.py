@@ -1,1 +1,1 @@
-"""What runs in a worker's own process: the standard library only, and no other room of ours."""
+"""Code that runs in a worker process. It imports the standard library only, so that a worker starts fast."""

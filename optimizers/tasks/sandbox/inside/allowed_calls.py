@@ -1,9 +1,9 @@
-"""Which system calls a program may make, with their numbers on each kind of machine.
+"""The system calls that a program may make, with their numbers on each kind of machine.
 
-Numbers are those of the kernel's own headers: asm/unistd_64.h and asm-generic/unistd.h. Left out is whatever reaches
-beyond the program's own process and folder: starting processes and programs, sockets, signals to others, changing an
+The numbers come from the kernel's headers asm/unistd_64.h and asm-generic/unistd.h. No call is listed that reaches
+beyond the program's process and folder: starting processes and programs, sockets, signals to others, changing an
 owner, mode, time or attribute of a file, mounting, tracing, keys, shared memory and queues, and memory that no limit
-counts. `clone` and the others of `Restricted` depend on their arguments.
+counts. The calls of `Restricted` are allowed with some arguments only.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 
 class Restricted(NamedTuple):
-    """The calls that are allowed with some arguments only."""
+    """The numbers of the calls that are allowed with some arguments only."""
 
     clone: int
     clone3: int
@@ -27,7 +27,7 @@ class Restricted(NamedTuple):
 
 
 class Machine(NamedTuple):
-    """A kind of machine: how the kernel names it to a filter, the allowed calls, and those that depend."""
+    """A kind of machine: its number in a filter, the allowed calls, and the calls allowed with some arguments."""
 
     audit: int
     allowed: tuple[int, ...]
@@ -35,10 +35,10 @@ class Machine(NamedTuple):
 
 
 NEWEST_KNOWN = 450
-"""The newest call that was looked at. A later one is said to be unknown, so that libraries do without it."""
+"""The newest call in the tables. The filter calls a newer one unknown, so that libraries do without it."""
 
 
-def _numbers(table: str) -> tuple[int, ...]:
+def _parse(table: str) -> tuple[int, ...]:
     return tuple(int(each.partition("=")[2]) for each in table.split())
 
 
@@ -88,6 +88,6 @@ statx=291 rseq=293 close_range=436 faccessat2=439 epoll_pwait2=441 futex_waitv=4
 """
 
 MACHINES = {
-    "x86_64": Machine(0xC000003E, _numbers(_X86_64), Restricted(56, 435, 62, 234, 16, 72, 157, 302, 53, 44)),
-    "aarch64": Machine(0xC00000B7, _numbers(_AARCH64), Restricted(220, 435, 129, 131, 29, 25, 167, 261, 199, 206)),
+    "x86_64": Machine(0xC000003E, _parse(_X86_64), Restricted(56, 435, 62, 234, 16, 72, 157, 302, 53, 44)),
+    "aarch64": Machine(0xC00000B7, _parse(_AARCH64), Restricted(220, 435, 129, 131, 29, 25, 167, 261, 199, 206)),
 }

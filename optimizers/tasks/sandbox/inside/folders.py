@@ -1,4 +1,4 @@
-"""A program's folder where it has no file system of its own: how full it is, and how to be rid of it."""
+"""A program's folder: measures how full it is, and deletes it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def is_full(folder: str, limits: Mapping[str, Any]) -> bool:
-    """Whether there are more files or bytes below a folder than a program may have. Links are not followed."""
+    """Says whether a folder holds more files or bytes than a program may have. Follows no links."""
     count = size = 0
     unseen = [folder]
     while unseen:
@@ -27,9 +27,9 @@ def is_full(folder: str, limits: Mapping[str, Any]) -> bool:
 
 
 def remove(folder: str) -> None:
-    """Delete a folder, however deep it is; its processes must have ended.
+    """Deletes a folder, however deep it is; its processes must have ended.
 
-    What is below a folder in it is moved up before that one is deleted, so no path is long and nothing recurses.
+    It moves the content of an inner folder up before it deletes that folder, so no path is long and nothing recurses.
 
     >>> import tempfile
     >>> folder = tempfile.mkdtemp()

@@ -1,4 +1,4 @@
-"""A filter of system calls: the kernel refuses whatever is not allowed, for this process and for good."""
+"""Seccomp: a filter of system calls. The kernel refuses each call that the filter does not allow."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import errno
 import os
 import struct
 from collections.abc import Iterable, Sequence
-from functools import cache
 
 from .allowed_calls import MACHINES, NEWEST_KNOWN, Machine
-from .syscalls import PR_SET_SECCOMP, SECCOMP_MODE_FILTER, prctl
+from .kernel import PR_SET_SECCOMP, prctl
 
+_FILTER = 2  # the mode of PR_SET_SECCOMP that takes a filter
 _LOAD, _EQUAL, _GREATER, _AT_LEAST, _SET, _RETURN = 0x20, 0x15, 0x25, 0x35, 0x45, 0x06
 _ALLOW, _KILL = 0x7FFF0000, 0x80000000
 _NUMBER, _MACHINE, _ARGUMENTS = 0, 4, 16
@@ -35,19 +35,19 @@ def _refuse(number: int) -> _Instruction:
     return (_RETURN, 0, 0, 0x00050000 | number)
 
 
-def _argument(place: int, *, high: bool = False) -> _Instruction:
+def _load_argument(place: int, *, high: bool = False) -> _Instruction:
     return (_LOAD, 0, 0, _ARGUMENTS + 8 * place + (4 if high else 0))
 
 
 def _if_call(number: int, then: Sequence[_Instruction]) -> list[_Instruction]:
-    """Where the call is `number`, do `then`, which returns; else go on."""
+    """Does `then`, which returns, where the call is `number`; else goes on."""
     return [(_EQUAL, 0, len(then), number), *then]
 
 
-def ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
-    """Numbers as runs from first to last: a filter with fewer steps is faster to load and to ask.
+def join_ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
+    """Joins neighbouring numbers to runs from first to last: the kernel runs a filter of fewer steps faster.
 
-    >>> ranges([3, 0, 1, 7, 2])
+    >>> join_ranges([3, 0, 1, 7, 2])
     [(0, 3), (7, 7)]
     """
     runs: list[tuple[int, int]] = []
@@ -63,18 +63,22 @@ def _if_between(first: int, last: int, then: _Instruction) -> list[_Instruction]
     return [(_AT_LEAST, 0, 2, first), (_GREATER, 1, 0, last), then]
 
 
-def _one_of(place: int, values: Iterable[int]) -> list[_Instruction]:
-    """Allow the call where an argument is one of the values, else refuse it."""
+def _allow_one_of(place: int, values: Iterable[int]) -> list[_Instruction]:
+    """Allows the call where an argument is one of the values, else refuses it."""
     each = [step for value in values for step in ((_EQUAL, 0, 1, value), (_RETURN, 0, 0, _ALLOW))]
-    return [_argument(place), *each, _refuse(errno.EPERM)]
+    return [_load_argument(place), *each, _refuse(errno.EPERM)]
 
 
-def instructions(machine: Machine, pid: int) -> list[_Instruction]:
-    """The filter: calls of other kinds of machine kill; unknown ones do not exist; others are allowed or refused."""
+def build_filter(machine: Machine, pid: int) -> list[_Instruction]:
+    """Returns the filter for process `pid`.
+
+    A call for another kind of machine kills the process; a call newer than the table does not exist; each other call
+    is allowed or refused.
+    """
     depends = machine.restricted
     allow: _Instruction = (_RETURN, 0, 0, _ALLOW)
-    no_address = [_argument(4), (_EQUAL, 0, 3, 0), _argument(4, high=True), (_EQUAL, 0, 1, 0), allow]
-    thread = [_argument(0), (_SET, 0, 1, _CLONE_THREAD), allow, _refuse(errno.EPERM)]
+    no_address = [_load_argument(4), (_EQUAL, 0, 3, 0), _load_argument(4, high=True), (_EQUAL, 0, 1, 0), allow]
+    thread = [_load_argument(0), (_SET, 0, 1, _CLONE_THREAD), allow, _refuse(errno.EPERM)]
     return [
         (_LOAD, 0, 0, _MACHINE),
         (_EQUAL, 1, 0, machine.audit),
@@ -82,16 +86,16 @@ def instructions(machine: Machine, pid: int) -> list[_Instruction]:
         (_LOAD, 0, 0, _NUMBER),
         (_SET, 0, 1, _X32),
         (_RETURN, 0, 0, _KILL),
-        *(step for first, last in ranges(machine.allowed) for step in _if_between(first, last, allow)),
+        *(step for first, last in join_ranges(machine.allowed) for step in _if_between(first, last, allow)),
         *_if_call(depends.clone, thread),
         *_if_call(depends.clone3, [_refuse(errno.ENOSYS)]),
-        *_if_call(depends.kill, _one_of(0, [pid])),
-        *_if_call(depends.tgkill, _one_of(0, [pid])),
-        *_if_call(depends.ioctl, _one_of(1, _IOCTLS)),
-        *_if_call(depends.fcntl, _one_of(1, _FCNTLS)),
-        *_if_call(depends.prctl, _one_of(0, _PRCTLS)),
-        *_if_call(depends.prlimit64, _one_of(0, [0])),
-        *_if_call(depends.socketpair, _one_of(0, [_AF_UNIX])),
+        *_if_call(depends.kill, _allow_one_of(0, [pid])),
+        *_if_call(depends.tgkill, _allow_one_of(0, [pid])),
+        *_if_call(depends.ioctl, _allow_one_of(1, _IOCTLS)),
+        *_if_call(depends.fcntl, _allow_one_of(1, _FCNTLS)),
+        *_if_call(depends.prctl, _allow_one_of(0, _PRCTLS)),
+        *_if_call(depends.prlimit64, _allow_one_of(0, [0])),
+        *_if_call(depends.socketpair, _allow_one_of(0, [_AF_UNIX])),
         *_if_call(depends.sendto, [*no_address, _refuse(errno.EPERM)]),
         (_GREATER, 0, 1, NEWEST_KNOWN),
         _refuse(errno.ENOSYS),
@@ -99,19 +103,20 @@ def instructions(machine: Machine, pid: int) -> list[_Instruction]:
     ]
 
 
-def is_known_machine() -> bool:
-    """Whether the allowed calls of this kind of machine are known."""
-    return os.uname().machine in MACHINES
-
-
-@cache
-def compiled(pid: int) -> bytes:
-    """The filter for a process of this number, as the kernel reads it."""
-    return b"".join(struct.pack("HBBI", *step) for step in instructions(MACHINES[os.uname().machine], pid))
+def find_absence() -> str:
+    """Says why this process can have no filter; empty where it can."""
+    if os.uname().machine not in MACHINES:
+        return f"the system calls of {os.uname().machine} are not listed"
+    try:
+        prctl(PR_SET_SECCOMP, _FILTER, None)  # a kernel with filters looks for one at this address, and finds none
+    except OSError as refused:
+        return "" if refused.errno == errno.EFAULT else str(refused)
+    return ""
 
 
 def restrict() -> None:
-    """Hold this process to the allowed calls, for good; `PR_SET_NO_NEW_PRIVS` must be set."""
-    steps = compiled(os.getpid())
-    program = _Program(len(steps) // 8, ctypes.cast(ctypes.c_char_p(steps), ctypes.c_void_p))
-    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(program))
+    """Holds this process to the allowed calls, for good; `PR_SET_NO_NEW_PRIVS` must be set."""
+    steps = build_filter(MACHINES[os.uname().machine], os.getpid())
+    packed = b"".join(struct.pack("HBBI", *step) for step in steps)
+    program = _Program(len(steps), ctypes.cast(ctypes.c_char_p(packed), ctypes.c_void_p))
+    prctl(PR_SET_SECCOMP, _FILTER, ctypes.byref(program))

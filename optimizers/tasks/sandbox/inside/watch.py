@@ -1,4 +1,4 @@
-"""A check seen from outside: what it writes, how long it takes, how it ends."""
+"""Watches a program's process from outside: what it writes, how long it takes, how it ends."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-_REPORT_BYTES = 1 << 16  # as much as a pipe holds, so that a process that reports need not wait
+_REPORT_BYTES = 1 << 16  # a pipe holds as much, so that a process need not wait to report
 _TICK = 0.05
-_SAYS = ("ended", "exception", "exit", "memory")  # the ends that a program lives to tell
+_REPORTED = ("ended", "exception", "exit", "memory")  # the ends after which a process can still report
 
 
 class Watched(NamedTuple):
-    """The descriptors of a running check, and of whoever waits for it."""
+    """A running program: its process id, and the descriptors of its process, its pipes and its caller."""
 
     pid: int
     process: int
@@ -27,7 +27,7 @@ class Watched(NamedTuple):
 
 
 class Ending(NamedTuple):
-    """How a check ended: why it was stopped, its wait status, and what it wrote."""
+    """How a program ended: the limit that stopped it, its wait status, and what it wrote."""
 
     stopped: str
     status: int
@@ -37,15 +37,15 @@ class Ending(NamedTuple):
     seconds: float
 
 
-def watch(check: Watched, limits: Mapping[str, Any], too_much: Callable[[], bool]) -> Ending:
-    """Read until the check has ended, or stop it: its time is up, it writes too much, or nobody waits for it."""
+def watch(program: Watched, limits: Mapping[str, Any], is_full: Callable[[], bool]) -> Ending:
+    """Reads until the program ends; stops it at a limit, or when its caller has ended."""
     began = time.monotonic()
-    texts = {check.output: bytearray(), check.report: bytearray()}
-    most = {check.output: limits["output_bytes"], check.report: _REPORT_BYTES}
+    texts = {program.output: bytearray(), program.report: bytearray()}
+    most = {program.output: limits["output_bytes"], program.report: _REPORT_BYTES}
     poll = select.poll()
-    for descriptor in (check.process, *texts):
+    for descriptor in (program.process, *texts):
         poll.register(descriptor, select.POLLIN)
-    poll.register(check.caller, 0)  # a hang-up is told without being asked for
+    poll.register(program.caller, 0)  # poll reports a hang-up in any case
     stopped, ended = "", False
     while not ended and not stopped:
         left = began + limits["seconds"] - time.monotonic()
@@ -53,41 +53,41 @@ def watch(check: Watched, limits: Mapping[str, Any], too_much: Callable[[], bool
         for descriptor in ready & texts.keys():
             if not _read(descriptor, texts[descriptor], most[descriptor]):
                 poll.unregister(descriptor)
-        ended = check.process in ready
-        stopped = "" if ended else _why(check, left, ready, texts, most, too_much)
+        ended = program.process in ready
+        stopped = "" if ended else _find_limit(program, left, ready, texts, most, is_full)
     if stopped:
-        signal.pidfd_send_signal(check.process, signal.SIGKILL)
+        signal.pidfd_send_signal(program.process, signal.SIGKILL)
     with suppress(ProcessLookupError, PermissionError):
-        os.killpg(check.pid, signal.SIGKILL)
-    _, status, used = os.wait4(check.pid, 0)
+        os.killpg(program.pid, signal.SIGKILL)
+    _, status, used = os.wait4(program.pid, 0)
     seconds = time.monotonic() - began
     for descriptor, text in texts.items():
         while _read(descriptor, text, most[descriptor]):
             pass
     cpu = used.ru_utime + used.ru_stime
-    return Ending(stopped, status, cpu, bytes(texts[check.output]), bytes(texts[check.report]), seconds)
+    return Ending(stopped, status, cpu, bytes(texts[program.output]), bytes(texts[program.report]), seconds)
 
 
-def _why(
-    check: Watched,
+def _find_limit(
+    program: Watched,
     left: float,
     ready: set[int],
     texts: Mapping[int, bytearray],
     most: Mapping[int, int],
-    too_much: Callable[[], bool],
+    is_full: Callable[[], bool],
 ) -> str:
-    """Why a check is to be stopped now; empty while it may go on."""
+    """Returns what stops the program now; empty while it may go on."""
     if left <= 0:
         return "time"
     if any(len(text) >= most[each] for each, text in texts.items()):
         return "output"
-    if check.caller in ready:
+    if program.caller in ready:
         return "caller"
-    return "disk" if too_much() else ""
+    return "disk" if is_full() else ""
 
 
 def _read(descriptor: int, text: bytearray, most: int) -> bool:
-    """Read what is there, within the bound; False when there will be no more, or no room for more."""
+    """Reads what has come, within the bound; returns False at the end of the text or of the bound."""
     try:
         new = os.read(descriptor, min(_REPORT_BYTES, max(0, most - len(text))))
     except BlockingIOError:
@@ -96,13 +96,15 @@ def _read(descriptor: int, text: bytearray, most: int) -> bool:
     return bool(new)
 
 
-def outcome(ending: Ending, token: str, limits: Mapping[str, Any]) -> dict[str, Any]:
-    """What is told of a check: its output, and why it ended as it did."""
+def describe(ending: Ending, token: str, limits: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the fields of an `Outcome`."""
     reason, error = ending.stopped, ""
     if not reason:
-        reason, error = _reported(ending.report, token)
+        reason, error = _read_report(ending.report, token)
     if not reason:
-        reason, error = _by_status(os.waitstatus_to_exitcode(ending.status), ending.cpu_seconds >= limits["seconds"])
+        reason, error = _explain_status(
+            os.waitstatus_to_exitcode(ending.status), ending.cpu_seconds >= limits["seconds"]
+        )
     return {
         "ok": reason == "ended",
         "reason": reason,
@@ -112,19 +114,19 @@ def outcome(ending: Ending, token: str, limits: Mapping[str, Any]) -> dict[str, 
     }
 
 
-def _reported(report: bytes, token: str) -> tuple[str, str]:
-    """What the check's process said at its end; nothing where that is no report of this check."""
+def _read_report(report: bytes, token: str) -> tuple[str, str]:
+    """Returns what the program's process reported at its end; nothing where the report is forged or missing."""
     try:
-        said = json.loads(report)
-        if said["token"] == token and said["reason"] in _SAYS:
-            return said["reason"], str(said["error"])
+        fields = json.loads(report)
+        if fields["token"] == token and fields["reason"] in _REPORTED:
+            return fields["reason"], str(fields["error"])
     except (ValueError, TypeError, KeyError, RecursionError):
         pass
     return "", ""
 
 
-def _by_status(code: int, was_busy: bool) -> tuple[str, str]:
-    """An end without a report, by the exit status, or minus the signal."""
+def _explain_status(code: int, was_busy: bool) -> tuple[str, str]:
+    """Explains an end without a report. A negative code is a signal."""
     if code >= 0:
         return "exit", f"The process ended with status {code} before the program did."
     name = signal.Signals(-code).name if -code in {each.value for each in signal.Signals} else str(-code)
