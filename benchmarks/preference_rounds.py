@@ -64,7 +64,7 @@ class Round:
         return TrainingSettings(
             lora=LoRASettings(), dpo_learning_rate=self.learning_rate, alpha=0.0, batch_size=BATCH,
             gradient_accumulation=1, warmup=0.0, schedule="linear", max_length=self.max_length,
-            gradient_checkpointing=False, bf16=False, dpo_forward="shared",
+            gradient_checkpointing=False, bf16=False,
         )  # fmt: skip
 
     def ours(self, output: Path, seed: int) -> Path:

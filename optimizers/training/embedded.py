@@ -11,7 +11,6 @@ SETTINGS = TrainingSettings(
     sft_learning_rate=3e-3,
     dpo_epochs=3,
     dpo_learning_rate=3e-3,
-    dpo_forward="shared",
     batch_size=32,
     gradient_accumulation=1,
     max_length=512,

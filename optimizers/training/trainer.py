@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar, get_args
+from typing import Literal, Protocol, TypeVar
 
 from optimizers.core.records import Checkpoint, PreferencePair, SFTExample
 from sgt_modules.errors import SetupError
@@ -20,9 +20,6 @@ OnStep = Callable[[int, int, float], None]
 
 Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 """How the learning rate goes on after the warm-up."""
-
-Forward = Literal["shared", "pairwise"]
-"""What a preference round reads: each distinct completion once a step, or each pair by itself."""
 
 CHECKPOINTED = 200_000_000
 """Parameters from which on activations, not weights, are what a step's memory is full of: with 28 layers of 2048, about
@@ -109,9 +106,7 @@ class TrainingSettings:
     An optimizer step sees `batch_size * gradient_accumulation` rows (in DPO a row is a pair, so twice as many
     sequences). `warmup` is the share of the steps, in [0, 1), over which the learning rate rises. `beta` is DPO's,
     `alpha` the weight of the chosen supplement's length-normalised NLL. Rows of more than `max_length` tokens, prompt,
-    supplement and end together, are left out and counted. `lora=None` trains all weights. `dpo_forward="shared"` fills
-    the steps of a DPO round with pairs of the same prompts and reads each prompt and completion of a step once;
-    `"pairwise"` is TRL's way, which reads all that a pair has with every pair.
+    supplement and end together, are left out and counted. `lora=None` trains all weights.
 
     What fits in memory: `bf16` is mixed precision, None meaning on GPUs that compute it. `gradient_checkpointing` saves
     memory at about a fifth more time; None means for models of at least `CHECKPOINTED` parameters. Where memory runs
@@ -142,7 +137,6 @@ class TrainingSettings:
     max_length: int = 4096
     gradient_checkpointing: bool | None = None
     bf16: bool | None = None
-    dpo_forward: Forward = "shared"
 
     def __post_init__(self) -> None:
         least = {"sft_epochs": 1, "dpo_epochs": 1, "batch_size": 1, "gradient_accumulation": 1, "max_length": 2}
@@ -152,8 +146,6 @@ class TrainingSettings:
         for name in ("sft_learning_rate", "dpo_learning_rate", "beta", "max_grad_norm"):
             if not getattr(self, name) > 0:
                 raise SetupError(f"Expected {name} above 0, got {getattr(self, name)}.")
-        if self.dpo_forward not in get_args(Forward):
-            raise SetupError(f"Expected dpo_forward to be one of {get_args(Forward)}, got {self.dpo_forward!r}.")
         if not (0 <= self.warmup < 1 and self.alpha >= 0):
             raise SetupError(f"Expected 0 <= warmup < 1 and alpha >= 0, got {self.warmup} and {self.alpha}.")
 

@@ -14,15 +14,14 @@ from typing import TypeVar, cast
 import torch
 from peft import LoraConfig, PeftModel
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from trl.trainer.dpo_config import DPOConfig
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 from trl.trainer.sft_config import SFTConfig
 
 from optimizers.training.step_sampler import Portion
 from optimizers.training.tokenisation import Row
 from optimizers.training.trainer import TrainingSettings
 
-Config = TypeVar("Config", SFTConfig, DPOConfig)
+Config = TypeVar("Config", SFTConfig, TrainingArguments)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +64,6 @@ class Job:
             bf16=mixed(settings),
             use_cpu=not cuda,
             dataloader_pin_memory=cuda,
-            max_length=None,
             seed=self.seed,
             save_strategy="no",
             logging_strategy="no",

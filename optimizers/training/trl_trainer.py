@@ -32,7 +32,7 @@ from optimizers.training.provenance import lineage
 from optimizers.training.tokenisation import Row, Target, Texts, encode, end_of_turn, fitting, said_of_length
 from optimizers.training.trainer import CHECKPOINTED, OnStep, TrainingSettings
 from optimizers.training.trl_arguments import Job, mixed, unadapted
-from optimizers.training.trl_stages import SFT, PairwiseDPO, SharedDPO
+from optimizers.training.trl_stages import SFT, SharedDPO
 from sgt_modules.errors import NoPreferencePairsError, SetupError, TrainingError
 from sgt_modules.local.activity import check, loading
 from sgt_modules.local.loading import Base, base_of, load_model, place, release
@@ -117,8 +117,7 @@ class TRLTrainer:
             (pair.prompt, (Target(pair.chosen, pair.chosen_cut), Target(pair.rejected, pair.rejected_cut)))
             for pair in pairs
         ]
-        kind = SharedDPO if self.settings.dpo_forward == "shared" else PairwiseDPO
-        return self._train(_Stage(kind, texts, start, seed, on_step), output)
+        return self._train(_Stage(SharedDPO, texts, start, seed, on_step), output)
 
     def _train(self, stage: _Stage, output: Path) -> Checkpoint:
         began, team, asked = time.perf_counter(), gathered(), self.settings
@@ -217,7 +216,7 @@ class TRLTrainer:
 class _Stage:
     """One stage of training as it was asked for."""
 
-    kind: type[SFT | PairwiseDPO | SharedDPO]
+    kind: type[SFT | SharedDPO]
     texts: Texts
     start: Checkpoint | None
     seed: int

@@ -32,9 +32,9 @@ SETTINGS = {
 }
 STAGES = {
     "sft": {},
-    "whole": {"lora": None, "batch_size": 3},
-    "pairwise": {"dpo_forward": "pairwise"},
-    "shared": {"dpo_forward": "shared", "gradient_checkpointing": True},
+    "whole-sft": {"lora": None, "batch_size": 3},
+    "whole-dpo": {"lora": None, "batch_size": 3},
+    "dpo": {"gradient_checkpointing": True},
 }
 # Neither number is a multiple of a step's 8, so that the last step of an epoch is short in every stage.
 ROWS = [
@@ -62,21 +62,18 @@ def draws(engine: LocalEngine) -> list[tuple[str, float]]:
 
 
 def main(output: Path, stages: Sequence[str]) -> None:
-    """Train the stages in order; preferences go on from `sft` where that is among them."""
+    """Train the stages in order; a preference stage starts from the supervised stage of the same kind of weights."""
     told: dict[str, object] = {}
-    start: Checkpoint | None = None
+    starts: dict[bool, Checkpoint] = {}  # keyed by whether all weights are trained
     engine = LocalEngine(embedded_folder("generator"), dtype="float32", device="cpu", max_new_tokens=8)
     before = draws(engine)
     for name in stages:
-        trainer, losses = (
-            TRLTrainer(embedded_folder("generator"), TrainingSettings(**(SETTINGS | STAGES[name]))),
-            Told(),
-        )
-        if name in ("sft", "whole"):
-            found = trainer.sft(ROWS, start=None, output=output / name, seed=0, on_step=losses)
-            start = found if name == "sft" else start
+        settings, losses = TrainingSettings(**(SETTINGS | STAGES[name])), Told()
+        trainer, whole = TRLTrainer(embedded_folder("generator"), settings), settings.lora is None
+        if name.endswith("sft"):
+            found = starts[whole] = trainer.sft(ROWS, start=None, output=output / name, seed=0, on_step=losses)
         else:
-            found = trainer.dpo(PAIRS, start=start, output=output / name, seed=0, on_step=losses)
+            found = trainer.dpo(PAIRS, start=starts.get(whole), output=output / name, seed=0, on_step=losses)
         told[name] = {
             "losses": losses,
             "loss": found.metrics["loss"],

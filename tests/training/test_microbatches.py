@@ -19,7 +19,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from optimizers.core.records import Checkpoint, PreferencePair, SFTExample
 from optimizers.training.microbatches import halved, said_of_memory, until_it_fits
-from optimizers.training.trainer import CHECKPOINTED, Forward, LoRASettings, TrainingSettings
+from optimizers.training.trainer import CHECKPOINTED, LoRASettings, TrainingSettings
 from optimizers.training.trl_trainer import TRLTrainer
 from sgt_modules.errors import TrainingError
 from sgt_modules.saving.weights import TRAINED_FROM
@@ -107,12 +107,9 @@ def test_supervised_training_that_runs_out_of_memory_takes_the_same_steps_in_par
     ]
 
 
-@pytest.mark.parametrize("forward", ["shared", "pairwise"])
-def test_a_preference_round_that_runs_out_of_memory_takes_the_same_steps_in_parts(
-    folder: Path, tmp_path: Path, forward: Forward
-) -> None:
+def test_a_preference_round_that_runs_out_of_memory_takes_the_same_steps_in_parts(folder: Path, tmp_path: Path) -> None:
     """A pair is two sequences; its reference is what it is, however few of them are read at a time."""
-    trainer = TRLTrainer(folder, settings(dpo_forward=forward))
+    trainer = TRLTrainer(folder, settings())
     whole = trainer.dpo(PAIRS, start=None, output=tmp_path / "whole", seed=0)
     with room_for(2):
         parts = trainer.dpo(PAIRS, start=None, output=tmp_path / "parts", seed=0)
@@ -121,13 +118,10 @@ def test_a_preference_round_that_runs_out_of_memory_takes_the_same_steps_in_part
     assert distance(parts, whole) < 1e-3
 
 
-@pytest.mark.parametrize("forward", ["shared", "pairwise"])
-def test_the_longest_rows_run_out_of_memory_before_the_first_step(
-    folder: Path, tmp_path: Path, forward: Forward
-) -> None:
+def test_the_longest_rows_run_out_of_memory_before_the_first_step(folder: Path, tmp_path: Path) -> None:
     """One pair of 20 is much longer than the others, and stands somewhere in the middle of the steps."""
     rows = [*PAIRS, *PAIRS, replace(PAIRS[0], chosen="so " * 40), *PAIRS[:3]]
-    small, large = (settings(dpo_forward=forward, batch_size=2 // n, gradient_accumulation=n) for n in (2, 1))
+    small, large = (settings(batch_size=2 // n, gradient_accumulation=n) for n in (2, 1))
     with room_for(size=torch.numel) as seen:
         TRLTrainer(folder, replace(small, dpo_epochs=1)).dpo(rows, start=None, output=tmp_path / "dpo", seed=1)
     assert seen[0] == max(seen)

@@ -17,7 +17,7 @@ from optimizers.training.losses import IGNORED
 from optimizers.training.tokenisation import Row, Target, Texts, encode, end_of_turn
 from optimizers.training.trainer import LoRASettings, TrainingSettings
 from optimizers.training.trl_arguments import Job
-from optimizers.training.trl_stages import SFT, PairwiseDPO, SharedDPO
+from optimizers.training.trl_stages import SFT, SharedDPO
 from optimizers.training.trl_trainer import TRLTrainer
 from sgt_modules.errors import GeneratorNotFoundError
 from sgt_modules.local.batching import Job as DecodingJob
@@ -132,7 +132,7 @@ TURNS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "</s>")
 """What the families' templates write after a reply, one each."""
 
 
-def trained_on(shape: Shape, texts: Texts, kind: type[SFT | PairwiseDPO | SharedDPO], room: Path) -> list[Row]:
+def trained_on(shape: Shape, texts: Texts, kind: type[SFT | SharedDPO], room: Path) -> list[Row]:
     """The token ids that a trainer's rows hold."""
     tokenizer, bare = shape.engine.tokenizer, AutoModelForCausalLM.from_pretrained(shape.folder)
     rows = encode(texts, tokenizer, end_of_turn(bare.generation_config.eos_token_id, tokenizer))
@@ -144,8 +144,6 @@ def trained_on(shape: Shape, texts: Texts, kind: type[SFT | PairwiseDPO | Shared
         sides = [[pairs.completions[number] for number in couple] for couple in pairs.pairs]
         return [Row(pairs.prompts[one.prompt], (one.ids, other.ids)) for one, other in sides]
     held = list(trainer.train_dataset)
-    if kind is PairwiseDPO:
-        return [Row(row["prompt_ids"], (row["chosen_ids"], row["rejected_ids"])) for row in held]
     ends = [row["labels"].count(IGNORED) for row in held]
     assert [row["labels"][end:] for row, end in zip(held, ends, strict=True)] == [
         row["input_ids"][end:] for row, end in zip(held, ends, strict=True)
@@ -153,9 +151,9 @@ def trained_on(shape: Shape, texts: Texts, kind: type[SFT | PairwiseDPO | Shared
     return [Row(row["input_ids"][:end], (row["input_ids"][end:],)) for row, end in zip(held, ends, strict=True)]
 
 
-@pytest.mark.parametrize("kind", [SFT, PairwiseDPO, SharedDPO])
+@pytest.mark.parametrize("kind", [SFT, SharedDPO])
 def test_training_reads_the_tokens_that_inference_reads(
-    shape: Shape, kind: type[SFT | PairwiseDPO | SharedDPO], tmp_path: Path
+    shape: Shape, kind: type[SFT | SharedDPO], tmp_path: Path
 ) -> None:
     """Each trainer's own rows, token for token what the engine decodes from, and then the reply with its end."""
     prompts, replies = ["Which of them?", "And\n\nhow  many? "], ["[plan] Look.", "[cot] Count."]

@@ -81,7 +81,7 @@ def assert_trained_alike(alone: Path, output: Path, said: str) -> None:
 
 
 def test_two_processes_have_the_losses_and_the_weights_of_one(alone: Path, tmp_path: Path):
-    """Supervised, all weights, and preferences read both ways, each with a last step that is no full one."""
+    """SFT and DPO, each with an adapter and with all weights, each with a last step that is not full."""
     said = launched(tmp_path / "two", "launched_training.py", *launched_training.STAGES)
     assert_trained_alike(alone, tmp_path / "two", said)
 

@@ -7,7 +7,6 @@ import random
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pytest
@@ -193,12 +192,9 @@ def test_a_cut_supplement_s_loss_is_the_cross_entropy_of_its_text_alone(model: P
     assert losses == [pytest.approx(total / count, rel=1e-4)]
 
 
-@pytest.mark.parametrize("forward", ["shared", "pairwise"])
-def test_a_cut_pair_s_first_loss_is_log_2_and_the_mean_nll_of_the_chosen_text_alone(
-    model: Path, tmp_path: Path, forward: Literal["shared", "pairwise"]
-):
+def test_a_cut_pair_s_first_loss_is_log_2_and_the_mean_nll_of_the_chosen_text_alone(model: Path, tmp_path: Path):
     losses, pairs = Losses(), [replace(pair, chosen_cut=True, rejected_cut=n == 0) for n, pair in enumerate(PAIRS)]
-    chosen = settings(dpo_epochs=1, batch_size=8, dpo_forward=forward)
+    chosen = settings(dpo_epochs=1, batch_size=8)
     TRLTrainer(model, chosen).dpo(pairs, start=None, output=tmp_path / "dpo1", seed=0, on_step=losses)
     made, base = AutoTokenizer.from_pretrained(model), AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     nll: list[float] = []
@@ -220,14 +216,13 @@ def test_a_reply_ends_with_the_token_that_stops_generation():
         end_of_turn(None, made)
 
 
-@pytest.mark.parametrize("forward", ["shared", "pairwise"])
 @pytest.mark.parametrize(("alpha", "types"), [(0.0, ["sigmoid"]), (1.0, ["sigmoid", "sft"])])
 def test_the_loss_is_trls_where_both_mean_the_same(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alpha: float, types: list[str], forward: str
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alpha: float, types: list[str]
 ):
     """All pairs in each step, and all chosen of one length, where a mean over tokens is one over sequences."""
     losses = Losses()
-    TRLTrainer(model, settings(batch_size=6, dpo_epochs=3, alpha=alpha, dpo_forward=forward)).dpo(
+    TRLTrainer(model, settings(batch_size=6, dpo_epochs=3, alpha=alpha)).dpo(
         PAIRS, start=None, output=tmp_path / "dpo", seed=3, on_step=losses
     )
     monkeypatch.setenv("CI", "1")  # TRL sends no telemetry then
@@ -268,10 +263,9 @@ def test_the_loss_is_trls_where_both_mean_the_same(
     assert losses == [pytest.approx(each, rel=1e-5) for each in seen]
 
 
-@pytest.mark.parametrize("forward", ["shared", "pairwise"])
-def test_the_reference_of_every_round_is_the_model_at_its_start(model: Path, tmp_path: Path, forward: str):
+def test_the_reference_of_every_round_is_the_model_at_its_start(model: Path, tmp_path: Path):
     """With alpha = 0 the first loss of a round is log 2, and the last is not: so the base is not the reference."""
-    chosen = settings(alpha=0.0, batch_size=6, dpo_epochs=6, dpo_learning_rate=3e-3, dpo_forward=forward)
+    chosen = settings(alpha=0.0, batch_size=6, dpo_epochs=6, dpo_learning_rate=3e-3)
     trainer, start = TRLTrainer(model, chosen), None
     for round_ in (1, 2, 3):
         losses = Losses()
@@ -289,9 +283,8 @@ def test_a_round_goes_on_from_the_weights_of_its_start(model: Path, tmp_path: Pa
     assert dpo.fingerprint == sft.fingerprint
 
 
-@pytest.mark.parametrize("forward", ["shared", "pairwise"])
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others(model: Path, tmp_path: Path, forward: str):
-    trainer = TRLTrainer(model, settings(dpo_epochs=1, dpo_forward=forward))
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(model: Path, tmp_path: Path):
+    trainer = TRLTrainer(model, settings(dpo_epochs=1))
     found = []
     for run, seed in enumerate((0, 0, 1)):
         random.random()
