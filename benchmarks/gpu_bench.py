@@ -24,9 +24,9 @@ from trl.trainer.dpo_trainer import DPOTrainer
 
 from optimizers.core.records import Checkpoint, PreferencePair, Query, Reward, Rollout
 from optimizers.sgt.preference_pairs import preference_pairs
-from optimizers.training.base_trainer import random_states_kept, silence
+from optimizers.training.side_effects import keep_random_states, silence
 from optimizers.training.trainer import TrainingSettings
-from optimizers.training.trl_arguments import mixed
+from optimizers.training.trl_arguments import uses_bfloat16
 from optimizers.training.trl_trainer import TRLTrainer
 from sgt_modules.kinds import KINDS, Supplement
 from sgt_modules.local import batching
@@ -154,14 +154,14 @@ class Bench:
             for pair in pairs
         ]
         end = StepEnds()
-        with reads_noted(int(tokenizer.pad_token_id)) as reads, silence(), random_states_kept():
+        with reads_noted(int(tokenizer.pad_token_id)) as reads, silence(), keep_random_states():
             began = time.perf_counter()
             base = AutoModelForCausalLM.from_pretrained(self.model, dtype=torch.bfloat16 if cuda else torch.float32)
             arguments = DPOConfig(
                 output_dir=str(self._output), num_train_epochs=1, learning_rate=settings.dpo_learning_rate, seed=0,
-                per_device_train_batch_size=settings.batch_size, bf16=mixed(settings), use_cpu=not cuda,
+                per_device_train_batch_size=settings.batch_size, bf16=uses_bfloat16(settings), use_cpu=not cuda,
                 gradient_accumulation_steps=settings.gradient_accumulation, max_length=sum(self.plan.training),
-                activation_checkpointing=settings.checkpoints(base.num_parameters()), report_to="none",
+                activation_checkpointing=settings.uses_checkpointing(base.num_parameters()), report_to="none",
                 logging_strategy="no", save_strategy="no", disable_tqdm=True, dataloader_pin_memory=cuda,
             )  # fmt: skip
             trainer = DPOTrainer(

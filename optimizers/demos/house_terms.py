@@ -38,7 +38,7 @@ from optimizers.sgt.recipe import Recipe
 from optimizers.sgt.teleprompter import SGTTeleprompter
 from optimizers.store.rollout_store import RolloutStore
 from optimizers.training.embedded import embedded_trainer
-from optimizers.training.processes import gathered
+from optimizers.training.processes import join_team
 from sgt_modules import supplement
 from sgt_modules.embedded import (
     FULL,
@@ -158,7 +158,7 @@ def demonstrate(
         write_report(result.log_dir)
         return scored, summary
 
-    scored, summary = gathered().once(finish)
+    scored, summary = join_team().run_once(finish)
     return Demonstration(world, result, scored, summary)
 
 

@@ -17,13 +17,14 @@ from safetensors import safe_open
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.processors import TemplateProcessing
+from torch.nn.modules.module import register_module_forward_pre_hook
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
 from optimizers.core.records import Checkpoint, PreferencePair, SFTExample
-from optimizers.training.base_trainer import silence
-from optimizers.training.tokenisation import Target, encode, end_of_turn
+from optimizers.training.side_effects import silence
+from optimizers.training.tokenisation import Target, encode, find_end_token
 from optimizers.training.trainer import LoRASettings, TrainingSettings
 from optimizers.training.trl_trainer import TRLTrainer
 from sgt_modules.errors import NoPreferencePairsError, TrainingError
@@ -98,7 +99,7 @@ PAIRS = [PreferencePair("q", "inter", row.prompt, f"yes {n % 10}", "it is not so
 
 
 class Losses(list[float]):
-    """Collects what `on_step` tells."""
+    """Collects the losses that `on_step` gets."""
 
     def __call__(self, step: int, steps: int, loss: float) -> None:
         assert 1 <= step <= steps
@@ -108,20 +109,20 @@ class Losses(list[float]):
 def test_supervised_training_lowers_the_loss_and_leaves_the_adapter_alone_in_its_folder(
     model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
-    told: list[tuple[int, int, float]] = []
+    steps_seen: list[tuple[int, int, float]] = []
     checkpoint = TRLTrainer(model, settings(sft_epochs=8)).sft(
-        ROWS, start=None, output=tmp_path / "sft", seed=0, on_step=lambda *each: told.append(each)
+        ROWS, start=None, output=tmp_path / "sft", seed=0, on_step=lambda *each: steps_seen.append(each)
     )
-    assert [step for step, _, _ in told] == list(range(1, 17))
-    assert {steps for _, steps, _ in told} == {16}
-    assert told[-1][2] < told[0][2] - 0.2
+    assert [step for step, _, _ in steps_seen] == list(range(1, 17))
+    assert {steps for _, steps, _ in steps_seen} == {16}
+    assert steps_seen[-1][2] < steps_seen[0][2] - 0.2
     assert sorted(each.name for each in checkpoint.path.iterdir()) == ADAPTER_FILES
     assert [each.name for each in tmp_path.iterdir()] == ["sft"]
     assert checkpoint.fingerprint == sha256((checkpoint.path / ADAPTER_FILES[1]).read_bytes()).hexdigest()
     assert checkpoint.stage == "sft"
     assert checkpoint.metrics["rows"] == 6
     assert checkpoint.metrics["steps"] == 16
-    assert checkpoint.metrics["loss"] == pytest.approx(sum(loss for _, _, loss in told) / 16)
+    assert checkpoint.metrics["loss"] == pytest.approx(sum(loss for _, _, loss in steps_seen) / 16)
     assert "".join(capfd.readouterr()) == ""
 
 
@@ -208,12 +209,12 @@ def test_a_cut_pair_s_first_loss_is_log_2_and_the_mean_nll_of_the_chosen_text_al
 
 def test_a_reply_ends_with_the_token_that_stops_generation():
     made = tokenizer()
-    assert end_of_turn(None, made) == made.eos_token_id
-    assert end_of_turn([7, made.eos_token_id], made) == made.eos_token_id
-    assert end_of_turn(7, made) == 7
+    assert find_end_token(None, made) == made.eos_token_id
+    assert find_end_token([7, made.eos_token_id], made) == made.eos_token_id
+    assert find_end_token(7, made) == 7
     made.eos_token = None
     with pytest.raises(TrainingError, match="eos_token"):
-        end_of_turn(None, made)
+        find_end_token(None, made)
 
 
 @pytest.mark.parametrize(("alpha", "types"), [(0.0, ["sigmoid"]), (1.0, ["sigmoid", "sft"])])
@@ -335,6 +336,29 @@ def test_checkpointing_and_mixed_precision_train_too(model: Path, tmp_path: Path
     sft = trainer.sft(ROWS, start=None, output=tmp_path / "sft", seed=0)
     trainer.dpo(PAIRS, start=sft, output=tmp_path / "dpo", seed=0, on_step=losses)
     assert all(math.isfinite(each) for each in losses)
+
+
+@pytest.mark.parametrize("lora", [LoRASettings(rank=4, alpha=8), None], ids=["lora", "all weights"])
+def test_checkpointing_computes_layers_twice_and_changes_no_preference_loss(
+    model: Path, tmp_path: Path, lora: LoRASettings | None
+):
+    passes, losses = [0, 0], (Losses(), Losses())
+
+    def count(module: torch.nn.Module, inputs: object) -> None:
+        if type(module).__name__ == "Qwen3MLP" and torch.is_grad_enabled():
+            passes[checkpointing] += 1
+
+    for checkpointing in (False, True):
+        chosen = settings(lora=lora, dpo_epochs=2, dpo_learning_rate=1e-3, gradient_checkpointing=checkpointing)
+        hook = register_module_forward_pre_hook(count)
+        try:
+            TRLTrainer(model, chosen).dpo(
+                PAIRS, start=None, output=tmp_path / "dpo", seed=0, on_step=losses[checkpointing]
+            )
+        finally:
+            hook.remove()
+    assert passes[True] == 2 * passes[False]
+    assert losses[True] == pytest.approx(losses[False], rel=1e-5)
 
 
 def test_rows_that_are_too_long_are_counted_and_left_out(model: Path, tmp_path: Path):
