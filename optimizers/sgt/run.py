@@ -237,7 +237,7 @@ class Run:
         self._learned["train/rows" if stage == "sft" else "train/pairs"] = len(rows)
         self._session.doing = f"the training of {stage}"
         self._finished.save_rows(stage, rows)
-        checkpoint = self._finished.checkpoint(stage, start) or self._fit(stage, rows, start, fit)
+        checkpoint = self._finished.find_checkpoint(stage, start) or self._fit(stage, rows, start, fit)
         for note in checkpoint.notes:
             self._session.note(f"{stage}: {note}")
         self.validate(stage, checkpoint)

@@ -33,7 +33,7 @@ class FinishedStages:
         lines = (json.dumps(asdict(row), ensure_ascii=False) for row in rows)
         self._folder.write_text(self._folder.rows(stage), "".join(f"{line}\n" for line in lines))
 
-    def checkpoint(self, stage: str, start: Checkpoint | None) -> Checkpoint | None:
+    def find_checkpoint(self, stage: str, start: Checkpoint | None) -> Checkpoint | None:
         """The stage's checkpoint, if it was trained from `start` on the rows that are saved now and is intact."""
         trained = self._stages.get(stage, {}).get("trained")
         path = self._folder.checkpoint(stage)

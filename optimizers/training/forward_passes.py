@@ -49,7 +49,7 @@ def install_label_forward(model: PreTrainedModel) -> None:
 
     def forward(*, labels: Tensor, fused_lm_head: bool, **inputs: Tensor) -> LogProbs:  # noqa: ARG001
         hidden = model.base_model(**inputs).last_hidden_state
-        return LogProbs(label_logps(hidden, labels, _output_head(model)))
+        return LogProbs(label_logps(hidden, labels, _get_output_head(model)))
 
     model.forward = forward
 
@@ -72,13 +72,13 @@ def install_completion_forward(model: PreTrainedModel) -> None:
         targets: Tensor,
         **unused: object,  # noqa: ARG001  PEFT passes every argument it has a name for, None where not given
     ) -> LogProbs:
-        inputs = {"input_ids": input_ids, "use_cache": False, **attention_inputs(segments, position_ids)}
+        inputs = {"input_ids": input_ids, "use_cache": False, **build_attention_inputs(segments, position_ids)}
         predicted = targets != IGNORED
         if rescales:
             states, project = compute_logits(**inputs), _identity
         else:
-            states, project = model.base_model(**inputs).last_hidden_state, _output_head(model)
-        logps = _chunked_logps(states.flatten(0, 1)[sources[predicted]], targets[predicted], project)
+            states, project = model.base_model(**inputs).last_hidden_state, _get_output_head(model)
+        logps = _compute_chunked_logps(states.flatten(0, 1)[sources[predicted]], targets[predicted], project)
         return LogProbs(logps.new_zeros(predicted.shape).masked_scatter(predicted, logps).sum(1))
 
     model.forward = forward
@@ -126,21 +126,21 @@ def build_inputs(blocks: Sequence[Block], padding: int) -> dict[str, Tensor]:
     }
 
 
-def block_mask(segments: Tensor) -> Tensor:
+def build_block_mask(segments: Tensor) -> Tensor:
     """The attention mask of blocks: shape (rows, 1, tokens, tokens), True where a token (third axis) sees another
     (fourth).
 
-    >>> block_mask(torch.tensor([[0, 1, 2, 2]]))[0, 0].int().tolist()
+    >>> build_block_mask(torch.tensor([[0, 1, 2, 2]]))[0, 0].int().tolist()
     [[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0], [1, 0, 1, 1]]
     """
     seeing, seen = segments[:, :, None], segments[:, None, :]
     return ((seen == _PROMPT) | (seen == seeing)).tril()[:, None]
 
 
-def attention_inputs(segments: Tensor, position_ids: Tensor) -> dict[str, Tensor]:
+def build_attention_inputs(segments: Tensor, position_ids: Tensor) -> dict[str, Tensor]:
     """A model's arguments for attention: a plain mask, which any model takes, where each block has one completion."""
     if int(segments.max()) > 1:
-        return {"attention_mask": block_mask(segments), "position_ids": position_ids}
+        return {"attention_mask": build_block_mask(segments), "position_ids": position_ids}
     return {"attention_mask": (segments != _PADDING).long()}
 
 
@@ -158,20 +158,20 @@ def can_share_prompts(model: PreTrainedModel) -> bool:
     shared, alone = Block([1, 2, 3], ([4], [5, 6])), Block([1, 2, 3], ([5, 6],))
     with torch.no_grad():
         try:
-            found, expected = (_last_two_states(model, block, int(config.vocab_size)) for block in (shared, alone))
+            found, expected = (_compute_last_states(model, block, int(config.vocab_size)) for block in (shared, alone))
         except (TypeError, ValueError, RuntimeError):
             return False
     return bool((found - expected).norm() <= _TOLERANCE * expected.norm())
 
 
-def _last_two_states(model: PreTrainedModel, block: Block, vocabulary: int) -> Tensor:
+def _compute_last_states(model: PreTrainedModel, block: Block, vocabulary: int) -> Tensor:
     rows = {name: each.to(model.device) for name, each in build_inputs([block], padding=0).items()}
-    inputs = attention_inputs(rows["segments"], rows["position_ids"])
+    inputs = build_attention_inputs(rows["segments"], rows["position_ids"])
     outputs = model.base_model(input_ids=rows["input_ids"] % vocabulary, use_cache=False, **inputs)
     return outputs.last_hidden_state[0, -2:]
 
 
-def _chunked_logps(states: Tensor, targets: Tensor, project: Callable[[Tensor], Tensor]) -> Tensor:
+def _compute_chunked_logps(states: Tensor, targets: Tensor, project: Callable[[Tensor], Tensor]) -> Tensor:
     """`token_logps`; where there are many states, chunk by chunk, and computed again in the backward pass."""
     if len(states) <= HEAD_CHUNK:
         return token_logps(states, targets, project)
@@ -179,7 +179,7 @@ def _chunked_logps(states: Tensor, targets: Tensor, project: Callable[[Tensor], 
     return torch.cat([checkpoint(token_logps, *chunk, project, use_reentrant=False) for chunk in chunks])
 
 
-def _output_head(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
+def _get_output_head(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
     return cast("Callable[[Tensor], Tensor]", model.get_output_embeddings())
 
 

@@ -85,12 +85,12 @@ class StageInputs:
             lora_alpha=lora.alpha,
             lora_dropout=lora.dropout,
             target_modules=lora.targets if isinstance(lora.targets, str) else list(lora.targets),
-            exclude_modules=non_text_pattern(self.model),
+            exclude_modules=build_non_text_pattern(self.model),
             task_type="CAUSAL_LM",
         )
 
 
-def non_text_pattern(model: PreTrainedModel) -> str | None:
+def build_non_text_pattern(model: PreTrainedModel) -> str | None:
     """A regular expression, for PEFT, of the names of all modules that read no text, such as a vision tower and the
     projection behind it; None for a model of text alone.
     """

@@ -2,8 +2,8 @@
 
     python FILE OUTPUT STAGE...
 
-Each process writes what its trainer told it to `OUTPUT/<rank>.json`, and whether an engine of the same base, held
-meanwhile, goes on writing what it wrote.
+Each process writes its losses and fingerprints to `OUTPUT/<rank>.json`, and whether an engine of the same base still
+writes what it wrote before.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ PAIRS = [
 ][:19]
 
 
-class Told(list[float]):
+class Losses(list[float]):
     """The loss of each step."""
 
     def __call__(self, step: int, steps: int, loss: float) -> None:
@@ -63,24 +63,24 @@ def draws(engine: LocalEngine) -> list[tuple[str, float]]:
 
 def main(output: Path, stages: Sequence[str]) -> None:
     """Train the stages in order; a preference stage starts from the supervised stage of the same kind of weights."""
-    told: dict[str, object] = {}
+    report: dict[str, object] = {}
     starts: dict[bool, Checkpoint] = {}  # keyed by whether all weights are trained
     engine = LocalEngine(embedded_folder("generator"), dtype="float32", device="cpu", max_new_tokens=8)
     before = draws(engine)
     for name in stages:
-        settings, losses = TrainingSettings(**(SETTINGS | STAGES[name])), Told()
+        settings, losses = TrainingSettings(**(SETTINGS | STAGES[name])), Losses()
         trainer, whole = TRLTrainer(embedded_folder("generator"), settings), settings.lora is None
         if name.endswith("sft"):
             found = starts[whole] = trainer.sft(ROWS, start=None, output=output / name, seed=0, on_step=losses)
         else:
             found = trainer.dpo(PAIRS, start=starts.get(whole), output=output / name, seed=0, on_step=losses)
-        told[name] = {
+        report[name] = {
             "losses": losses,
             "loss": found.metrics["loss"],
             "fingerprint": found.fingerprint,
             "undisturbed": draws(engine) == before,
         }
-    (output / f"{os.environ.get('RANK', '0')}.json").write_text(json.dumps(told))
+    (output / f"{os.environ.get('RANK', '0')}.json").write_text(json.dumps(report))
 
 
 if __name__ == "__main__":

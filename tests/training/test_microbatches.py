@@ -86,7 +86,7 @@ def test_halving_keeps_the_rows_of_a_step_and_ends_at_one(batch: int, accumulati
 def test_supervised_training_that_runs_out_of_memory_takes_the_same_steps_in_parts(
     folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    told: list[tuple[int, int]] = []
+    steps_seen: list[tuple[int, int]] = []
     whole = TRLTrainer(folder, settings()).sft(ROWS, start=None, output=tmp_path / "whole", seed=0)
     with room_for(1) as seen, caplog.at_level(logging.WARNING, "optimizers.training.retries"):
         parts = TRLTrainer(folder, settings()).sft(
@@ -94,10 +94,10 @@ def test_supervised_training_that_runs_out_of_memory_takes_the_same_steps_in_par
             start=None,
             output=tmp_path / "parts",
             seed=0,
-            on_step=lambda step, steps, _: told.append((step, steps)),
+            on_step=lambda step, steps, _: steps_seen.append((step, steps)),
         )
     assert seen[:2] == [4, 2], "the rehearsal of each attempt"
-    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert steps_seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert parts.metrics["loss"] == pytest.approx(whole.metrics["loss"], rel=1e-4)
     assert distance(parts, whole) < 1e-3
     assert distance(parts, TRLTrainer(folder, settings()).sft(ROWS, start=None, output=tmp_path / "o", seed=1)) > 1e-2
@@ -125,14 +125,14 @@ def test_the_longest_rows_run_out_of_memory_before_the_first_step(folder: Path, 
     with room_for(size=torch.numel) as seen:
         TRLTrainer(folder, replace(small, dpo_epochs=1)).dpo(rows, start=None, output=tmp_path / "dpo", seed=1)
     assert seen[0] == max(seen)
-    told: list[int] = []
+    steps_seen: list[int] = []
     with room_for(seen[0], torch.numel) as tried:
         found = TRLTrainer(folder, replace(large, dpo_epochs=1)).dpo(
-            rows, start=None, output=tmp_path / "dpo", seed=1, on_step=lambda step, steps, loss: told.append(step)
+            rows, start=None, output=tmp_path / "dpo", seed=1, on_step=lambda step, steps, loss: steps_seen.append(step)
         )
     assert tried[0] == max(tried) > tried[1]
     assert found.metrics["batch_size"] == 1
-    assert told == list(range(1, 11))
+    assert steps_seen == list(range(1, 11))
 
 
 def test_a_checkpoint_says_with_what_it_fitted_in_memory(folder: Path, tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_checkpointing_is_for_large_models_unless_one_says() -> None:
         (4, 1, 4, "Expected memory for 1 rows .* 4 processes.* Lower max_length"),
     ],
 )
-def test_of_several_processes_none_begins_anew_alone_and_the_error_says_what_fits(
+def test_of_several_processes_none_retries_alone_and_the_error_says_what_fits(
     batch: int, accumulation: int, processes: int, cure: str
 ) -> None:
     tried: list[TrainingSettings] = []

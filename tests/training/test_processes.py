@@ -120,7 +120,7 @@ def test_a_compile_in_two_processes_is_that_of_one(tmp_path: Path):
 
 
 def test_processes_end_when_one_of_them_runs_out_of_memory(tmp_path: Path):
-    """It does not begin anew alone, which would leave the other in a collective for ever."""
+    """It does not retry alone, which would leave the other in a collective for ever."""
     said = launched(tmp_path / "two", "launched_exhausted.py")
     assert (tmp_path / "two" / "status").read_text() != "0"
     assert "Expected memory for 4 rows at a time in each of 2 processes, got: CUDA out of memory." in said

@@ -158,14 +158,14 @@ def test_after_a_training_that_failed_every_engine_says_what_it_said_before(
 def test_an_engine_answers_while_its_base_is_trained_on(
     engine: LocalEngine, folder: Path, adapter: Path, tmp_path: Path
 ) -> None:
-    adapted, heard = engine.with_adapter(adapter), list[object]()
+    adapted, answers = engine.with_adapter(adapter), list[object]()
     expected = draws(engine), draws(adapted)
 
     def ask(step: int, steps: int, loss: float) -> None:
-        heard.append((draws(engine), draws(adapted)))
+        answers.append((draws(engine), draws(adapted)))
 
     TRLTrainer(folder, settings()).sft(ROWS, start=None, output=tmp_path / "sft", seed=0, on_step=ask)
-    assert heard == [expected] * 3
+    assert answers == [expected] * 3
 
 
 def test_a_shared_base_gives_the_weights_that_one_of_its_own_gives(

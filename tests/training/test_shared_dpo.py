@@ -126,7 +126,7 @@ def of_step(trainer: SharedDPOTrainer, size: int = 14) -> Tensor:
     return torch.stack([trainer.compute_loss(trainer.model, part) for part in trainer.build_step(range(size))]).sum()
 
 
-@pytest.mark.parametrize("shared", [True, False], ids=["prompt shared", "prompt read anew"])
+@pytest.mark.parametrize("shared", [True, False], ids=["prompt shared", "prompt read again"])
 @pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("lora", [True, False], ids=["lora", "all weights"])
 @pytest.mark.parametrize(("alpha", "types"), [(0.0, ["sigmoid"]), (1.0, ["sigmoid", "sft"])], ids=["dpo", "dpo+nll"])
