@@ -19,7 +19,7 @@ from sgt_modules.errors import MainProcessError, SGTError
 
 T = TypeVar("T")
 
-_SIZES: Final = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+_SIZE_VARIABLES: Final = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 _CHUNK: Final = 4 * 1024 * 1024  # PyTorch's store takes values of at most 8 MB
 _PAUSE: Final = 0.05
 
@@ -142,7 +142,7 @@ def is_launched(environment: Mapping[str, str]) -> bool:
     >>> is_launched({"WORLD_SIZE": "2", "RANK": "0"}), is_launched({})
     (True, False)
     """
-    return any(environment.get(name, "").isdecimal() and int(environment[name]) > 1 for name in _SIZES)
+    return any(environment.get(name, "").isdecimal() and int(environment[name]) > 1 for name in _SIZE_VARIABLES)
 
 
 def is_sharded(environment: Mapping[str, str]) -> bool:

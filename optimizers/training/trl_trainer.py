@@ -187,6 +187,7 @@ class TRLTrainer:
         rows = drop_long_rows(encoded, settings.max_length)
         stage = StageInputs(model, tokenizer, rows, settings, scratch, request.seed, team.size)
         trainer = request.kind.of(stage)
+        # Groups have the batch size that the caller set, so that a retry takes the same steps of the same rows.
         trainer.configure(recorder, [row.length for row in rows], self.settings.batch_size, stage.plan)
         with stoppable(cast("nn.Module", model), check) if team.size == 1 else nullcontext():
             trainer.train()
