@@ -25,16 +25,15 @@ from optimizers import Recipe, SGTTeleprompter
 from optimizers.core.fingerprints import scope_of
 from optimizers.core.result import StageResult, result_of
 from optimizers.core.reward import Scorer
-from optimizers.demos.house_terms import TERMS_THREADS, TRAINING
+from optimizers.demos.house_terms import TERMS_THREADS
 from optimizers.observe.progress import reporter
 from optimizers.rollouts.engine import Actor
 from optimizers.rollouts.evaluation import Evaluator, mean_score
 from optimizers.sgt.exploration import Credit
 from optimizers.store.rollout_store import RolloutStore
-from optimizers.training.trl_trainer import TRLTrainer
+from optimizers.training.embedded import embedded_trainer
 from sgt_modules import supplement
 from sgt_modules.embedded import QUICK, HouseTermsWorld, embedded_actor, embedded_generator
-from sgt_modules.embedded.models import embedded_folder
 from sgt_modules.embedded.report import Report, ReportMetric, report_examples
 
 RECIPE = Recipe(rounds=3, direct_samples=12, length_preference=0.25)
@@ -67,7 +66,7 @@ def learn(seed: int, credit: Credit, folder: Path) -> Learned:
         metric=metric,
         generator=embedded_generator(),
         recipe=RECIPE,
-        trainer=TRLTrainer(embedded_folder("generator"), TRAINING),
+        trainer=embedded_trainer(),
         credit=credit,
         num_threads=TERMS_THREADS,
         seed=seed,

@@ -14,10 +14,9 @@ from rich.table import Table
 from optimizers import SGTTeleprompter
 from optimizers.core.result import Spent
 from optimizers.core.run_folder import RunFolder
-from optimizers.demos.house_terms import FULL_SCALE, TERMS_THREADS, TRAINING
-from optimizers.training.trl_trainer import TRLTrainer
+from optimizers.demos.house_terms import FULL_SCALE, TERMS_THREADS
+from optimizers.training.embedded import embedded_trainer
 from sgt_modules.embedded import HouseTermsWorld, acting, embedded_generator, program
-from sgt_modules.embedded.models import embedded_folder
 
 
 def main() -> None:
@@ -34,7 +33,7 @@ def main() -> None:
         world.metric,
         embedded_generator(),
         recipe=FULL_SCALE.recipe,
-        trainer=TRLTrainer(embedded_folder("generator"), TRAINING),
+        trainer=embedded_trainer(),
         num_threads=TERMS_THREADS,
         seed=seed,
         log_dir=options.log_dir,

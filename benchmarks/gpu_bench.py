@@ -14,15 +14,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from datasets import Dataset
 from operations import Read, reads_noted
+from peft import LoraConfig
 from random_model import CHAT_TOKENS, SHAPES, Shape, random_text, write_model
+from transformers import AutoModelForCausalLM, PrinterCallback, TrainerCallback
+from trl.trainer.dpo_config import DPOConfig
+from trl.trainer.dpo_trainer import DPOTrainer
 
 from optimizers.core.records import Checkpoint, PreferencePair, Query, Reward, Rollout
 from optimizers.sgt.preference_pairs import preference_pairs
+from optimizers.training.side_effects import keep_random_states, silence
 from optimizers.training.trainer import TrainingSettings
+from optimizers.training.trl_arguments import uses_bfloat16
 from optimizers.training.trl_trainer import TRLTrainer
 from sgt_modules.kinds import KINDS, Supplement
 from sgt_modules.local import batching
+from sgt_modules.local.chat_template import render_chat
 from sgt_modules.local.engine import LocalEngine
 
 BAR_GB = 40.0
@@ -75,22 +83,14 @@ PLANS = {
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A measured preference round: from the first text read for the reference to the end of the last step."""
+    """A measured preference round. `seconds` run from the first text read, for the reference, to the end of the last
+    step; `call_seconds` include loading and saving. `checkpoint` is None where TRL's trainer ran.
+    """
 
-    checkpoint: Checkpoint
     reads: Sequence[Read]
-    reference_seconds: float
-    training_seconds: float
+    seconds: float
     call_seconds: float
-
-    @property
-    def seconds(self) -> float:
-        return self.reference_seconds + self.training_seconds
-
-    @property
-    def micro_batch(self) -> int:
-        """Rows of the last pass; where memory ran out, fewer than were asked for."""
-        return self.reads[-1].rows
+    checkpoint: Checkpoint | None = None
 
 
 class Bench:
@@ -119,7 +119,7 @@ class Bench:
         return preference_pairs(simulated_rollouts(prompts, replies), rng=random.Random(0))
 
     def train(self, pairs: Sequence[PreferencePair], settings: TrainingSettings) -> Trained:
-        """A preference round from the base model."""
+        """Measure a preference round of our trainer from the base model."""
         prompt, reply = self.plan.training
         steps: list[float] = []
         trainer = TRLTrainer(self.model, replace(settings, max_length=prompt + reply))
@@ -136,9 +136,58 @@ class Bench:
         if dropped := checkpoint.metrics["dropped"]:
             raise RuntimeError(f"Expected pairs of at most {prompt + reply} tokens, but {dropped} are longer.")
         reads = [read for read in noted if read.tokens > read.rows * prompt]  # the rest tries what the model can
-        rehearsal = reads.pop(next(place for place, read in enumerate(reads) if read.trained))
-        turn = rehearsal.began  # its time counts as training, its tokens do not
-        return Trained(checkpoint, reads, turn - reads[0].began, steps[-1] - turn, ended - began)
+        del reads[
+            next(place for place, read in enumerate(reads) if read.trained)
+        ]  # the rehearsal: only its time counts
+        return Trained(reads, steps[-1] - reads[0].began, ended - began, checkpoint)
+
+    def train_with_trl(self, pairs: Sequence[PreferencePair], settings: TrainingSettings) -> Trained:
+        """Measure the same round of TRL's own trainer, with as many pairs a step and the same adapter."""
+        assert settings.lora is not None
+        tokenizer, lora, cuda = self.engine.tokenizer, settings.lora, torch.cuda.is_available()
+        rows = [
+            {
+                "prompt": render_chat(tokenizer, [{"role": "user", "content": pair.prompt}]),
+                "chosen": pair.chosen,
+                "rejected": pair.rejected,
+            }
+            for pair in pairs
+        ]
+        end = StepEnds()
+        with reads_noted(int(tokenizer.pad_token_id)) as reads, silence(), keep_random_states():
+            began = time.perf_counter()
+            base = AutoModelForCausalLM.from_pretrained(self.model, dtype=torch.bfloat16 if cuda else torch.float32)
+            arguments = DPOConfig(
+                output_dir=str(self._output), num_train_epochs=1, learning_rate=settings.dpo_learning_rate, seed=0,
+                per_device_train_batch_size=settings.batch_size, bf16=uses_bfloat16(settings), use_cpu=not cuda,
+                gradient_accumulation_steps=settings.gradient_accumulation, max_length=sum(self.plan.training),
+                activation_checkpointing=settings.uses_checkpointing(base.num_parameters()), report_to="none",
+                logging_strategy="no", save_strategy="no", disable_tqdm=True, dataloader_pin_memory=cuda,
+            )  # fmt: skip
+            trainer = DPOTrainer(
+                base,
+                args=arguments,
+                train_dataset=Dataset.from_list(rows),
+                processing_class=tokenizer,
+                peft_config=LoraConfig(
+                    r=lora.rank, lora_alpha=lora.alpha, target_modules=lora.targets, task_type="CAUSAL_LM"
+                ),
+                callbacks=[end],
+            )
+            trainer.remove_callback(PrinterCallback)
+            trainer.train()
+            trainer.model.save_pretrained(str(self._output))
+            ended = time.perf_counter()
+        return Trained(reads, end.last - reads[0].began, ended - began)
+
+
+class StepEnds(TrainerCallback):
+    """Keeps when the last step ended."""
+
+    last = 0.0
+
+    def on_step_end(self, *_: object, **more: object) -> None:
+        self.last = time.perf_counter()
 
 
 def simulated_rollouts(prompts: Sequence[str], replies: Sequence[str]) -> Iterator[Rollout]:

@@ -8,7 +8,7 @@ The weights are random, in bfloat16, and the texts too; lengths are exact. Rewar
 
     sampling       tokens a second of one batch of distinct prompts
     largest-batch  the most prompts that are sampled together, doubled until memory runs out
-    dpo            preference training with LoRA, 20 completions a query: pairs a second both ways, share of the peak
+    dpo            preference training with LoRA, 20 completions a query, ours and TRL's: speed, share of the peak
     round          sample, pair, train, sample with the new adapter, in one process: the most memory it held
     micro-batch    the most pairs that are trained on together, doubled until memory runs out
 
@@ -107,39 +107,38 @@ def largest_batch(bench: Bench) -> Iterator[Figure]:
 
 
 def dpo(bench: Bench) -> Iterator[Figure]:
-    """(b) The same pairs trained on both ways, in turn."""
+    """(b) The same pairs trained on by our trainer and by TRL's, in turn."""
     plan = bench.plan
     pairs = bench.pairs(bench.prompts(plan.queries, plan.training[0]))
-    runs: dict[str, list[Trained]] = {"shared": [], "pairwise": []}
+    runs: dict[str, list[Trained]] = {"ours": [], "TRL": []}
     bench.train(pairs[:1], TrainingSettings())  # the first one readies the device, too
     for _ in range(bench.repeats):
-        runs["shared"].append(bench.train(pairs, TrainingSettings(dpo_forward="shared")))
-        runs["pairwise"].append(bench.train(pairs, TrainingSettings(dpo_forward="pairwise")))
+        runs["ours"].append(bench.train(pairs, TrainingSettings()))
+        runs["TRL"].append(bench.train_with_trl(pairs, TrainingSettings()))
     of_pair = 2 * sum(plan.training)
-    needed = min(operations(each, plan) for each in runs["shared"])
-    seconds = {way: statistics.median(each.seconds for each in of_way) for way, of_way in runs.items()}
-    for way, of_way in runs.items():
-        rate, done = len(pairs) / seconds[way], operations(of_way[0], plan)
+    needed = min(operations(each, plan) for each in runs["ours"])
+    seconds = {trainer: statistics.median(each.seconds for each in own) for trainer, own in runs.items()}
+    for trainer, own in runs.items():
+        rate, done = len(pairs) / seconds[trainer], operations(own[0], plan)
         details: dict[str, object] = {
             "pairs": len(pairs),
             "tokens_each_pair": of_pair,
-            "tokens_read": sum(read.tokens for read in of_way[0].reads),
-            "seconds": [round(each.seconds, 2) for each in of_way],
-            "reference_seconds": [round(each.reference_seconds, 2) for each in of_way],
-            "whole_call_seconds": [round(each.call_seconds, 2) for each in of_way],
+            "tokens_read": sum(read.tokens for read in own[0].reads),
+            "seconds": [round(each.seconds, 2) for each in own],
+            "whole_call_seconds": [round(each.call_seconds, 2) for each in own],
             "pairs_a_second": _short(rate),
             "tflop_done": _short(done / 1e12),
             "tflop_needed": _short(needed / 1e12),
         }
-        yield Figure(f"DPO, {way}: tokens of pairs a second", round(rate * of_pair), "1/s", details=details)
+        yield Figure(f"DPO, {trainer}: tokens of pairs a second", round(rate * of_pair), "1/s", details=details)
         if bench.peak is not None:
             shares = {
-                name: work / seconds[way] / bench.peak / 1e12 for name, work in (("done", done), ("needed", needed))
+                name: work / seconds[trainer] / bench.peak / 1e12 for name, work in (("done", done), ("needed", needed))
             }
             of_peak = {"peak_tflops": bench.peak, "of_what_it_read": _short(shares["done"])}
-            yield Figure(f"DPO, {way}: share of the peak", _short(shares["needed"]), "", details=of_peak)
-    ratio = seconds["pairwise"] / seconds["shared"]
-    ours, theirs = round(seconds["shared"], 2), round(seconds["pairwise"], 2)
+            yield Figure(f"DPO, {trainer}: share of the peak", _short(shares["needed"]), "", details=of_peak)
+    ratio = seconds["TRL"] / seconds["ours"]
+    ours, theirs = round(seconds["ours"], 2), round(seconds["TRL"], 2)
     yield Figure(f"seconds of a DPO round, {len(pairs)} pairs", ours, "s", theirs=theirs, ratio=round(ratio, 2))
 
 
@@ -182,9 +181,10 @@ def whole_round(bench: Bench) -> Iterator[Figure]:
         drawn = sampled(engine)
     pairs = bench.pairs(prompts, [each.text for each in drawn])
     with stage("training"):
-        trained = bench.train(pairs, TrainingSettings())
+        checkpoint = bench.train(pairs, TrainingSettings()).checkpoint
+    assert checkpoint is not None
     with stage("sampling with the adapter"):
-        sampled(engine.with_adapter(trained.checkpoint.path))
+        sampled(engine.with_adapter(checkpoint.path))
     most = max(each["reserved"] for each in stages.values())
     sizes = {"texts": len(asked), "sampled_at_once": plan.round_rows, "pairs": len(pairs)}
     details = {**sizes, "stages": stages}
@@ -193,22 +193,24 @@ def whole_round(bench: Bench) -> Iterator[Figure]:
 
 
 def micro_batch(bench: Bench) -> Iterator[Figure]:
-    """(d) The most pairs, each read by itself, that one pass of training holds; the sampler's weights stay."""
+    """(d) The most pairs of distinct prompts that one pass of training holds; the sampler's weights stay."""
     plan, memory = bench.plan, Memory()
     prompt, reply = plan.training
     held: dict[int, dict[str, float]] = {}
-    queries = -(-plan.most_pairs // (2 * SAMPLES))
-    pairs = bench.pairs(bench.prompts(queries, prompt))
+    sampled = bench.pairs(bench.prompts(plan.most_pairs, prompt))
+    pairs = list({pair.query: pair for pair in sampled}.values())
 
     def fits(count: int) -> bool:
         memory.begin()
-        settings = TrainingSettings(batch_size=count, gradient_accumulation=1, dpo_forward="pairwise")
+        settings = TrainingSettings(batch_size=count, gradient_accumulation=1)
         try:
-            rows = bench.train(pairs[:count], settings).micro_batch
-        except TrainingError:  # not even one fits
-            rows = 0
+            checkpoint = bench.train(pairs[:count], settings).checkpoint
+            assert checkpoint is not None
+            fitted = checkpoint.metrics["batch_size"]
+        except TrainingError:  # one pair does not fit
+            fitted = 0
         held[count] = memory.most()
-        return rows == 2 * count
+        return fitted == count
 
     found = largest(min(8, plan.most_pairs), plan.most_pairs, fits)
     details = {"tokens_each": prompt + reply, "tried_up_to": max(held), "memory_gb": held.get(found)}
@@ -276,7 +278,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=list(PLANS), default="qwen3-1.7b")
     parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS), help="parts to measure")
-    parser.add_argument("--repeats", type=int, default=2, help="of sampling and of each way of DPO; the median counts")
+    parser.add_argument(
+        "--repeats", type=int, default=2, help="of sampling and of each trainer's DPO; the median counts"
+    )
     parser.add_argument("--peak-tflops", type=float, help="of the device in bfloat16, where its name is not known")
     parser.add_argument("--seconds", type=float, default=420, help="no part begins later than this")
     parser.add_argument("--folder", type=Path, help="where the random model is kept; else it goes at the end")

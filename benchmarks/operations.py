@@ -52,7 +52,7 @@ class Read:
 
 @contextmanager
 def reads_noted(padding: int) -> Iterator[list[Read]]:
-    """Every forward pass while the block runs, told by what an embedding table is asked for; filled at the block's end.
+    """Record every forward pass inside, by what an embedding table reads; the list is filled at the end.
 
     Gradient checkpointing computes blocks again, but not the table, so that a pass stands here once.
     """

@@ -28,10 +28,10 @@ from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
 from optimizers.core.records import PreferencePair
-from optimizers.training.base_trainer import silence
+from optimizers.training.forward_passes import build_inputs, install_completion_forward
 from optimizers.training.losses import dpo_loss
-from optimizers.training.shared_forward import laid_out, score_completions
-from optimizers.training.shared_pairs import blocks, distinct
+from optimizers.training.shared_pairs import build_blocks, index_pairs
+from optimizers.training.side_effects import silence
 from optimizers.training.tokenisation import Target, encode
 from optimizers.training.trainer import LoRASettings, TrainingSettings
 from optimizers.training.trl_trainer import TRLTrainer
@@ -64,7 +64,7 @@ class Round:
         return TrainingSettings(
             lora=LoRASettings(), dpo_learning_rate=self.learning_rate, alpha=0.0, batch_size=BATCH,
             gradient_accumulation=1, warmup=0.0, schedule="linear", max_length=self.max_length,
-            gradient_checkpointing=False, bf16=False, dpo_forward="shared",
+            gradient_checkpointing=False, bf16=False,
         )  # fmt: skip
 
     def ours(self, output: Path, seed: int) -> Path:
@@ -106,16 +106,16 @@ class Round:
             (pair.prompt, (Target(pair.chosen, pair.chosen_cut), Target(pair.rejected, pair.rejected_cut)))
             for pair in self.held_out
         ]
-        held = distinct(encode(texts, tokenizer, tokenizer.eos_token_id))
+        held = index_pairs(encode(texts, tokenizer, tokenizer.eos_token_id))
         with silence():
             base = AutoModelForCausalLM.from_pretrained(self.model, dtype=torch.float32)
             model = PeftModel.from_pretrained(base, adapter).eval()
-        score_completions(model.base_model.model)
-        rows, order = blocks(held, range(len(held.completions)), 0)
+        install_completion_forward(model.base_model.model)
+        rows, order = build_blocks(held, range(len(held.completions)), 0)
         scores = torch.zeros(2, len(order))
         with torch.no_grad():
             for at in range(0, len(rows), AT_ONCE):
-                inputs = laid_out(rows[at : at + AT_ONCE], padding=0)
+                inputs = build_inputs(rows[at : at + AT_ONCE], padding=0)
                 scores[0, order[at : at + AT_ONCE]] = model(**inputs).log_probs
                 with model.disable_adapter():
                     scores[1, order[at : at + AT_ONCE]] = model(**inputs).log_probs

@@ -11,7 +11,7 @@ import typer
 
 from optimizers.commands import comparisons, demos, doctor, runs, serve, training
 from optimizers.commands.output import escape_unencodable
-from optimizers.training.processes import gathered
+from optimizers.training.processes import join_team
 from sgt_modules.errors import SetupError, SGTError
 from sgt_modules.saving.redaction import redacted
 
@@ -65,7 +65,7 @@ def main() -> None:
     except Exception as error:  # noqa: BLE001 - the last place that can report an error
         if state.get("verbose"):
             traceback.print_exc()
-        if gathered().main:
+        if join_team().is_main:
             print(_describe(error), file=sys.stderr)
         raise SystemExit(2 if isinstance(error, SetupError) else 1) from None
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from optimizers.commands.output import ActorPrecisionOption, JsonOption, print_output
-from optimizers.training.processes import gathered
+from optimizers.training.processes import join_team
 from sgt_modules.errors import SetupError
 
 if TYPE_CHECKING:
@@ -51,9 +51,9 @@ def demo(
     scale = (QUICK_SCALE if lm is None else REAL_QUICK_SCALE) if quick else None
     display = False if silent or as_json else None
     demonstration = demonstrate(seed, actor=lm, log_dir=log_dir, scale=scale, display=display)
-    if gathered().main and as_json:
+    if join_team().is_main and as_json:
         print_output({**demonstration.summary, "log_dir": str(demonstration.result.log_dir)}, as_json=True)
-    elif gathered().main:
+    elif join_team().is_main:
         show_demonstration(demonstration, Console())
 
 

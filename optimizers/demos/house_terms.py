@@ -37,9 +37,8 @@ from optimizers.rollouts.evaluation import Evaluator
 from optimizers.sgt.recipe import Recipe
 from optimizers.sgt.teleprompter import SGTTeleprompter
 from optimizers.store.rollout_store import RolloutStore
-from optimizers.training.embedded import SETTINGS
-from optimizers.training.processes import gathered
-from optimizers.training.trl_trainer import TRLTrainer
+from optimizers.training.embedded import embedded_trainer
+from optimizers.training.processes import join_team
 from sgt_modules import supplement
 from sgt_modules.embedded import (
     FULL,
@@ -52,7 +51,7 @@ from sgt_modules.embedded import (
     embedded_generator,
     program,
 )
-from sgt_modules.embedded.models import ActorName, embedded_folder
+from sgt_modules.embedded.models import ActorName
 from sgt_modules.kinds import Supplement
 from sgt_modules.lms import LMLike, acting_as, lm_named
 
@@ -79,9 +78,6 @@ TINY_SCALE = Scale(
     Recipe(rounds=1, warm_samples=1, pool_samples=1, ood_kinds=1, concat=1, max_per_kind=4, pair_cap=2),
 )
 """Every step once, in seconds: it shows that the method runs, not how well."""
-
-TRAINING = replace(SETTINGS, dpo_forward="pairwise", dpo_learning_rate=2e-3)
-"""Training settings of the README's figures: each pair in its own forward pass."""
 
 REAL_SCALE = FULL_SCALE
 """The full world for your own actor: about 12,000 calls. Fewer are not enough: one supplement in twenty guesses a
@@ -138,7 +134,7 @@ def demonstrate(
         metric=world.metric,
         generator=embedded_generator(),
         recipe=scale.recipe,
-        trainer=TRLTrainer(embedded_folder("generator"), TRAINING),
+        trainer=embedded_trainer(),
         num_threads=TERMS_THREADS,
         seed=seed,
         log_dir=log_dir,
@@ -162,7 +158,7 @@ def demonstrate(
         write_report(result.log_dir)
         return scored, summary
 
-    scored, summary = gathered().once(finish)
+    scored, summary = join_team().run_once(finish)
     return Demonstration(world, result, scored, summary)
 
 

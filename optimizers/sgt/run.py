@@ -30,10 +30,10 @@ from optimizers.sgt.preference_pairs import preference_pairs, why_no_pairs
 from optimizers.sgt.probing import probed
 from optimizers.sgt.settings import RunSettings
 from optimizers.sgt.sft_data import balance_kinds
-from optimizers.training.distributed import Together, train_as_told
+from optimizers.training.distributed import DistributedTrainer, repeat_calls
 from optimizers.training.finished_stages import FinishedStages
 from optimizers.training.processes import Team
-from optimizers.training.trainer import Fit, Row
+from optimizers.training.trainer import Fit, TrainingRow
 from sgt_modules.errors import SetupError
 from sgt_modules.gate import Gate
 from sgt_modules.generator import SupplementGenerator
@@ -48,7 +48,7 @@ class Run:
         self._settings, self._recipe, self._session = settings, settings.recipe, session
         self._student, self._folder = student, session.folder
         self._train, self._validation = session.train, session.validation
-        self._trainer = Together(settings.trainer_or_default(), team)
+        self._trainer = DistributedTrainer(settings.trainer_or_default(), team)
         self._stages: list[StageResult] = []
         self._scored: dict[str, Scored] = {}
         self._tried: list[Rollout] = []
@@ -227,7 +227,9 @@ class Run:
         """
         return self._trained(f"dpo{round_}", pairs, start, self._trainer.dpo)
 
-    def _trained(self, stage: str, rows: Sequence[Row], start: Checkpoint | None, fit: Fit[Row]) -> Checkpoint | None:
+    def _trained(
+        self, stage: str, rows: Sequence[TrainingRow], start: Checkpoint | None, fit: Fit[TrainingRow]
+    ) -> Checkpoint | None:
         """The stage's weights, trained now unless they were before; None without rows."""
         self._exhausted, self._rows[stage] = not rows, len(rows)
         if not rows:
@@ -235,13 +237,15 @@ class Run:
         self._learned["train/rows" if stage == "sft" else "train/pairs"] = len(rows)
         self._session.doing = f"the training of {stage}"
         self._finished.save_rows(stage, rows)
-        checkpoint = self._finished.checkpoint(stage, start) or self._fit(stage, rows, start, fit)
+        checkpoint = self._finished.find_checkpoint(stage, start) or self._fit(stage, rows, start, fit)
         for note in checkpoint.notes:
             self._session.note(f"{stage}: {note}")
         self.validate(stage, checkpoint)
         return checkpoint
 
-    def _fit(self, stage: str, rows: Sequence[Row], start: Checkpoint | None, fit: Fit[Row]) -> Checkpoint:
+    def _fit(
+        self, stage: str, rows: Sequence[TrainingRow], start: Checkpoint | None, fit: Fit[TrainingRow]
+    ) -> Checkpoint:
         def step(number: int, total: int, loss: float) -> None:
             view.move_to(number, total)
             self._session.tracking.loss(stage, number, loss)
@@ -330,7 +334,7 @@ class Run:
         """Note a finished stage, and what was spent until now."""
         score, rollouts, spent = mean_score(scored.rollouts), scored.rollouts, self._spent()
         took = spent.total - (self._stages[-1].spent.total if self._stages else 0.0)
-        seconds, memory, by_then = self._finished.measured(name, took, MARK.peak(), asdict(spent))
+        seconds, memory, by_then = self._finished.keep_figures(name, took, MARK.peak(), asdict(spent))
         until = Spent.read(by_then)
         stage = StageResult(name, score, rollouts, checkpoint, seconds, gate, scored.gated, until, memory)
         self._stages.append(stage)
@@ -356,5 +360,5 @@ def follow(student: dspy.Module, settings: RunSettings, team: Team) -> dspy.Modu
 
     Raises what the main process fails with.
     """
-    result = cast("SGTResult", train_as_told(settings.trainer_or_default(), team))
+    result = cast("SGTResult", repeat_calls(settings.trainer_or_default(), team))
     return selected_program(replace(result, generator=settings.generator), student, settings.wrap(student))

@@ -25,7 +25,7 @@ from optimizers.sgt.logged import LoggedOutcome
 from optimizers.sgt.recipe import AUTO, Auto, Recipe
 from optimizers.sgt.run import Run, follow
 from optimizers.sgt.settings import RunSettings
-from optimizers.training.processes import gathered
+from optimizers.training.processes import join_team
 from optimizers.training.trainer import Trainer
 from sgt_modules.errors import SetupError
 from sgt_modules.generator import GeneratorLike, SupplementGenerator
@@ -180,12 +180,12 @@ class SGTTeleprompter(Teleprompter):
             SetupError: something passed in cannot work; nothing has been paid for.
             MainProcessError: in the other processes, the main one stopped with an error that is none of ours.
         """
-        team = gathered()
-        if not team.main:
+        team = join_team()
+        if not team.is_main:
             return follow(student, self.settings, team)
         view, settings = reporter(self.display_progress), replace(self.settings, logged=tuple(logged))
         with (
-            team.leading(),
+            team.send_failure(),
             opened(self.runner) as runner,
             Run.opened(
                 student, trainset=trainset, valset=valset, settings=settings, reporter=view, runner=runner, team=team
@@ -201,7 +201,7 @@ class SGTTeleprompter(Teleprompter):
                     checkpoint = run.dpo(round_, run.pairs(round_, run.explore(round_, checkpoint)), start=checkpoint)
                 run.gate()
             program = run.finish()
-            team.tell(result_of(program))
+            team.send(result_of(program))
             return program
 
     def estimate(
@@ -241,7 +241,7 @@ class SGTTeleprompter(Teleprompter):
                     settings=settings,
                     reporter=reporter(self.display_progress),
                     runner=runner,
-                    team=gathered(),
+                    team=join_team(),
                 ) as run,
             ):
                 found = run.probe(min(probe, train))

@@ -113,7 +113,7 @@ class PromptRun:
         name = self._rounds[-1].name if self._rounds else "student"
         self._session.doing = f"the validation of {name}"
         rollouts = self._run(self._prompts, self._session.validation, name)
-        _, _, by_then = self._finished.measured(name, 0.0, Peak(), asdict(self._spent()))
+        _, _, by_then = self._finished.keep_figures(name, 0.0, Peak(), asdict(self._spent()))
         score, spent = mean_score(rollouts), Spent.read(by_then)
         self._stages.append(PromptStage(name, score, dict(self._prompts), rollouts, spent))
         if said := unrewarded(name, rollouts):

@@ -1,4 +1,4 @@
-"""Training that several processes do together: the main one tells the rows, and all of them train."""
+"""Training in several processes: the main process sends each call of its trainer, and all processes make it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from optimizers.training.trainer import OnStep, Trainer
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """One call of a trainer, as it is told to the other processes."""
+class TrainerCall:
+    """One call of a trainer, as the main process sends it to the others."""
 
     method: Literal["sft", "dpo"]
     rows: Sequence[SFTExample] | Sequence[PreferencePair]
@@ -23,8 +23,8 @@ class Call:
     seed: int
 
 
-class Together:
-    """A trainer of the main process that has the other processes make each call too."""
+class DistributedTrainer:
+    """Wraps the main process's trainer so that the other processes make each call too."""
 
     def __init__(self, trainer: Trainer, team: Team) -> None:
         self.trainer, self._team = trainer, team
@@ -39,7 +39,7 @@ class Together:
         on_step: OnStep | None = None,
     ) -> Checkpoint:
         """As `Trainer`."""
-        self._team.tell(Call("sft", rows, start, output, seed))
+        self._team.send(TrainerCall("sft", rows, start, output, seed))
         return self.trainer.sft(rows, start=start, output=output, seed=seed, on_step=on_step)
 
     def dpo(
@@ -52,13 +52,14 @@ class Together:
         on_step: OnStep | None = None,
     ) -> Checkpoint:
         """As `Trainer`."""
-        self._team.tell(Call("dpo", pairs, start, output, seed))
+        self._team.send(TrainerCall("dpo", pairs, start, output, seed))
         return self.trainer.dpo(pairs, start=start, output=output, seed=seed, on_step=on_step)
 
 
-def train_as_told(trainer: Trainer, team: Team) -> object:
-    """Make the main process's calls until it tells something else, and return that."""
-    while isinstance(told := team.hear(), Call):
-        fit = trainer.sft if told.method == "sft" else trainer.dpo
-        fit(told.rows, start=told.start, output=told.output, seed=told.seed)  # pyright: ignore[reportArgumentType]
-    return told
+def repeat_calls(trainer: Trainer, team: Team) -> object:
+    """Make each trainer call that the main process sends; return the first other value it sends."""
+    while isinstance(call := team.receive(), TrainerCall):
+        fit = trainer.sft if call.method == "sft" else trainer.dpo
+        # The method decides which kind of rows a call has, which its type does not say.
+        fit(call.rows, start=call.start, output=call.output, seed=call.seed)  # pyright: ignore[reportArgumentType]
+    return call

@@ -1,4 +1,4 @@
-"""How the embedded generator is trained: settings that suit a model of one million parameters."""
+"""A trainer of the embedded generator, with settings that suit a model of one million parameters."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ SETTINGS = TrainingSettings(
     sft_learning_rate=3e-3,
     dpo_epochs=3,
     dpo_learning_rate=3e-3,
-    dpo_forward="shared",
     batch_size=32,
     gradient_accumulation=1,
     max_length=512,
     gradient_checkpointing=False,
 )
-"""The settings that suit a generator of 1 M parameters; a real one wants the defaults."""
+"""Settings for a generator of 1 M parameters; for a real one use the defaults."""
 
 
 def embedded_trainer() -> TRLTrainer:

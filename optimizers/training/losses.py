@@ -1,21 +1,14 @@
-"""The losses of a round of preference training, as functions of log-probabilities (natural logarithms)."""
+"""The losses of a DPO round, and the log-probabilities they are made of (natural logarithms)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import cast
 
 from torch import Tensor
 from torch.nn import functional
-from transformers import PreTrainedModel
-from transformers.utils.generic import ModelOutput
 
 IGNORED = -100
 """The label of a token that is not trained on."""
-
-RESCALING = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
-"""What a model's config may name that changes the logits after the output head."""
 
 
 def dpo_loss(
@@ -26,7 +19,7 @@ def dpo_loss(
     Each argument holds one sum of token log-probabilities a pair: shape (pairs,). Source: DPO
     (arXiv 2305.18290), equation 7.
 
-    Where policy and reference agree, that is log 2 whatever the pairs are:
+    Where policy and reference agree, the loss of any pair is log 2:
 
     >>> import torch
     >>> same = torch.tensor([-3.0, -5.0])
@@ -43,7 +36,7 @@ def sequence_nll(logps: Tensor, lengths: Tensor) -> Tensor:
     `logps` are sums over a sequence's tokens and `lengths` their numbers: shape (sequences,).
 
     Log-probabilities of -2 over 2 tokens and of -16 over 8 are 1 and 2 nats a token: 1.5 on average, where a mean over
-    all 10 tokens would say 1.8.
+    all 10 tokens is 1.8.
 
     >>> import torch
     >>> sequence_nll(torch.tensor([-2.0, -16.0]), torch.tensor([2, 8])).item()
@@ -53,7 +46,7 @@ def sequence_nll(logps: Tensor, lengths: Tensor) -> Tensor:
 
 
 def token_logps(states: Tensor, targets: Tensor, project: Callable[[Tensor], Tensor]) -> Tensor:
-    """The log-probability of each target under the output head at its state: shape (tokens,), in single precision.
+    """The log-probability of each target, with the output head `project` at its state: shape (tokens,), in float32.
 
     >>> import torch
     >>> round(token_logps(torch.zeros(1, 2), torch.tensor([1]), lambda states: states).item(), 4)
@@ -65,40 +58,15 @@ def token_logps(states: Tensor, targets: Tensor, project: Callable[[Tensor], Ten
 def label_logps(hidden: Tensor, labels: Tensor, project: Callable[[Tensor], Tensor]) -> Tensor:
     """The log-probability of each next label: shape (rows, tokens - 1), 0.0 where the label is `IGNORED`.
 
-    `hidden` (rows, tokens, width) are the last layer's states, `labels` (rows, tokens) belong to the same positions,
-    and `project` is the output head, which sees only positions with a label.
+    `hidden` (rows, tokens, width) are the last layer's states, `labels` (rows, tokens) belong to the same positions.
+    The output head `project` reads only positions with a label.
 
     >>> import torch
     >>> hidden, labels = torch.zeros(1, 3, 2), torch.tensor([[IGNORED, IGNORED, 1]])
     >>> [round(each, 4) for each in label_logps(hidden, labels, lambda states: states).tolist()[0]]
     [0.0, -0.6931]
     """
-    following = labels[:, 1:]
-    wanted = following != IGNORED
-    found = token_logps(hidden[:, :-1][wanted], following[wanted], project)
-    return found.new_zeros(wanted.shape).masked_scatter(wanted, found)
-
-
-@dataclass
-class Scored(ModelOutput):
-    """What a model returns instead of logits: log-probabilities, of each token or of each completion."""
-
-    log_probs: Tensor | None = None
-
-
-def score_labels_only(model: PreTrainedModel) -> None:
-    """Give `model` the forward pass that TRL's trainers call, with an output head that sees only labelled positions.
-
-    TRL's own does so on CUDA; elsewhere it projects every position, and again in the backward pass: a third of a small
-    model's step. Left as it is on CUDA, and for models that change the logits after the head.
-    """
-    config = model.config.get_text_config()
-    if model.device.type == "cuda" or any(getattr(config, name, None) not in (None, 1.0) for name in RESCALING):
-        return
-
-    def forward(*, labels: Tensor, fused_lm_head: bool, **inputs: Tensor) -> Scored:  # noqa: ARG001
-        hidden = model.base_model(**inputs).last_hidden_state
-        head = cast("Callable[[Tensor], Tensor]", model.get_output_embeddings())
-        return Scored(label_logps(hidden, labels, head))
-
-    model.forward = forward
+    next_labels = labels[:, 1:]
+    labelled = next_labels != IGNORED
+    logps = token_logps(hidden[:, :-1][labelled], next_labels[labelled], project)
+    return logps.new_zeros(labelled.shape).masked_scatter(labelled, logps)

@@ -1,35 +1,68 @@
-"""Which rows of an optimizer step each process reads, so that all of them together read just that step. Pure.
+"""Samplers: the order of rows in an epoch, and which rows of an optimizer step each process reads. Pure.
 
-order of rows -> steps -> each step dealt in batches, to one process after the other
+order of rows -> steps -> each step split into batches, one batch for each process in turn
 
-Every process reads as many batches as the others, or they would wait for each other for ever; where rows are missing
-for that, the number after the last row stands for a blank one, which has no part in any loss.
+Every process reads the same number of batches: otherwise one process would wait for another for ever. Where rows are
+missing, the index after the last row stands for a blank row, which has no part in any loss.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 T = TypeVar("T")
 
+POOL: Final = 16
+"""Batches that are sorted by length together: few enough to keep the order random, enough to save padding."""
 
-class Order(Iterable[int], Protocol):
-    """Numbers of rows, in a new order at each iteration."""
+
+class RowOrder(Iterable[int], Protocol):
+    """Row indices, in a new order at each iteration."""
 
     def __len__(self) -> int:
-        """How many rows there are."""
+        """The number of rows."""
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Portion:
-    """What one of `processes` reads of a step of `step` rows: `batch` rows at a time, `times` times.
+class LengthGrouped:
+    """A sampler that gives each row index once an iteration; consecutive batches have rows of similar length.
 
-    >>> Portion.of(step=16, most=8, processes=1), Portion.of(step=16, most=8, processes=4).batch
-    (Portion(batch=8, times=2, step=16, processes=1), 4)
+    Shuffles the rows, sorts them by length within pools of `POOL` batches, and shuffles the batches. Rows that fill no
+    batch come last.
+
+    >>> list(LengthGrouped([9, 1, 8, 2, 1], batch_size=2, rng=random.Random(0)))
+    [4, 1, 3, 0, 2]
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, rng: random.Random) -> None:
+        self._lengths, self._batch_size, self._rng = lengths, batch_size, rng
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        size = self._batch_size
+        order = self._rng.sample(range(len(self)), len(self))
+        whole = len(order) - len(order) % size
+        batches: list[list[int]] = []
+        for first in range(0, whole, POOL * size):
+            pool = sorted(order[first : min(first + POOL * size, whole)], key=self._lengths.__getitem__)
+            batches += [pool[at : at + size] for at in range(0, len(pool), size)]
+        self._rng.shuffle(batches)
+        yield from (index for batch in batches for index in batch)
+        yield from order[whole:]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPlan:
+    """How `processes` read a step of `step` rows: each reads `batch` rows at a time, `times` times.
+
+    >>> BatchPlan.of(step=16, most=8, processes=1), BatchPlan.of(step=16, most=8, processes=4).batch
+    (BatchPlan(batch=8, times=2, step=16, processes=1), 4)
     """
 
     batch: int
@@ -38,16 +71,16 @@ class Portion:
     processes: int
 
     @staticmethod
-    def of(step: int, *, most: int, processes: int) -> Portion:
-        """The fewest batches of at most `most` rows, and among those the smallest."""
-        own = ceil(step / processes)
-        times = ceil(own / most)
-        return Portion(ceil(own / times), times, step, processes)
+    def of(step: int, *, most: int, processes: int) -> BatchPlan:
+        """The plan with the fewest batches of at most `most` rows, and the smallest batches among those."""
+        rows_each = ceil(step / processes)
+        times = ceil(rows_each / most)
+        return BatchPlan(ceil(rows_each / times), times, step, processes)
 
-    def dealt(self, rows: list[int], blank: int) -> list[int]:
-        """A step's rows, and as many blank ones as are missing to a batch for each process.
+    def deal(self, rows: list[int], blank: int) -> list[int]:
+        """A step's rows, and as many blank rows as it takes to fill a batch for each process.
 
-        >>> Portion.of(step=6, most=4, processes=2).dealt([5, 3, 1, 4], blank=9)
+        >>> BatchPlan.of(step=6, most=4, processes=2).deal([5, 3, 1, 4], blank=9)
         [5, 3, 1, 4, 9, 9]
         """
         missing = 0 if self.processes == 1 else -len(rows) % (self.batch * self.processes)
@@ -55,53 +88,53 @@ class Portion:
 
 
 @dataclass(frozen=True, slots=True)
-class Whole:
-    """A step that each of `processes` gets in one batch, to read a part of it."""
+class WholeStepPlan:
+    """Each of `processes` gets the whole step in one batch, and reads its own share of it."""
 
     step: int
     processes: int
 
-    def dealt(self, rows: list[int], blank: int) -> list[int]:
-        """A step's rows once a process; a last, smaller step with blank ones.
+    def deal(self, rows: list[int], blank: int) -> list[int]:
+        """A step's rows, once for each process; a shorter last step is filled with blank rows.
 
-        >>> Whole(step=3, processes=2).dealt([5, 3], blank=9)
+        >>> WholeStepPlan(step=3, processes=2).deal([5, 3], blank=9)
         [5, 3, 9, 5, 3, 9]
         """
         missing = 0 if self.processes == 1 else self.step - len(rows)
         return (rows + [blank] * missing) * self.processes
 
 
-class Dealt:
-    """A sampler of rows in an order, dealt step by step.
+class StepSampler:
+    """A sampler that takes rows in an order and deals them step by step, as a plan says.
 
-    >>> list(Dealt([4, 2, 0, 1, 3], Portion.of(step=2, most=2, processes=2)))
+    >>> list(StepSampler([4, 2, 0, 1, 3], BatchPlan.of(step=2, most=2, processes=2)))
     [4, 2, 0, 1, 3, 5]
     """
 
-    def __init__(self, order: Order | Sequence[int], portion: Portion | Whole) -> None:
-        self._order, self._portion = order, portion
+    def __init__(self, order: RowOrder | Sequence[int], plan: BatchPlan | WholeStepPlan) -> None:
+        self._order, self._plan = order, plan
 
     def __len__(self) -> int:
-        rows, step = len(self._order), self._portion.step
-        whole, rest = divmod(rows, step)
-        deal, sample = self._portion.dealt, [0] * step
-        return whole * len(deal(sample, rows)) + (len(deal(sample[:rest], rows)) if rest else 0)
+        rows, size = len(self._order), self._plan.step
+        steps, rest = divmod(rows, size)
+        deal, sample = self._plan.deal, [0] * size
+        return steps * len(deal(sample, rows)) + (len(deal(sample[:rest], rows)) if rest else 0)
 
     def __iter__(self) -> Iterator[int]:
         step: list[int] = []
         for row in self._order:
             step.append(row)
-            if len(step) == self._portion.step:
-                yield from self._portion.dealt(step, len(self._order))
+            if len(step) == self._plan.step:
+                yield from self._plan.deal(step, len(self._order))
                 step = []
         if step:
-            yield from self._portion.dealt(step, len(self._order))
+            yield from self._plan.deal(step, len(self._order))
 
 
-def own_part(rows: Sequence[T], rank: int, processes: int) -> Sequence[T]:
-    """The part of a step's rows that a process reads: neighbours, so that what they share stays together.
+def take_share(rows: Sequence[T], rank: int, processes: int) -> Sequence[T]:
+    """The share of a step's rows that process `rank` reads: consecutive rows, so that what they share stays together.
 
-    >>> [own_part([5, 3, 1], rank, processes=2) for rank in range(2)]
+    >>> [take_share([5, 3, 1], rank, processes=2) for rank in range(2)]
     [[5, 3], [1]]
     """
     size = ceil(len(rows) / processes)

@@ -1,6 +1,6 @@
-"""Training rows as token ids: the prompt exactly as the engine reads it, and the reply with its end token.
+"""Training rows as token ids: the prompt exactly as the engine reads it, then the reply and its end token.
 
-No end token stands behind a reply that the model did not end: it would learn to stop where a limit once cut it off.
+A reply that a limit cut has no end token: the model would learn to stop at such places.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Target(NamedTuple):
-    """A reply to train on; `cut` where the model did not end it itself.
+    """A reply to train on; `cut` if a limit ended it, not the model.
 
     >>> Target("[cot] Add them.").cut
     False
@@ -28,16 +28,16 @@ class Target(NamedTuple):
 
 
 Texts = Sequence[tuple[str, tuple[Target, ...]]]
-"""Of each row, the user message and the reply to it: one in SFT, chosen and rejected in DPO."""
+"""For each row the user message, and the replies to it: one in SFT, chosen and rejected in DPO."""
 
 _REPLY = "This is the reply."
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TokenRow:
     """Token ids of a prompt and of its completions, each with its end token unless it was cut.
 
-    >>> Row([1, 2], ([3], [4, 5])).length
+    >>> TokenRow([1, 2], ([3], [4, 5])).length
     4
     """
 
@@ -55,27 +55,27 @@ class Row:
         return sum(len(self.prompt) + len(each) for each in self.completions)
 
 
-def encode(texts: Texts, tokenizer: PreTrainedTokenizerBase, end: int) -> list[Row]:
-    """Rows as token ids.
+def encode(texts: Texts, tokenizer: PreTrainedTokenizerBase, end: int) -> list[TokenRow]:
+    """Encode rows as token ids; `end` is the end token.
 
-    Prompt and completion are encoded apart, so that no token crosses the border: the completion's first token is
-    predicted from what the model sees at inference. A chat template writes its own special tokens; none is added.
+    Encodes prompt and completion separately, so that no token spans both: the completion's first token is predicted
+    from what the model reads at inference. A chat template writes its own special tokens; no other is added.
     """
     prompts = {text: render_chat(tokenizer, [{"role": "user", "content": text}]) for text, _ in texts}
-    wanted = dict.fromkeys((*prompts.values(), *(reply.text for _, replies in texts for reply in replies)))
-    ids = dict(zip(wanted, tokenizer(list(wanted), add_special_tokens=False)["input_ids"], strict=True))
+    distinct = list(dict.fromkeys((*prompts.values(), *(reply.text for _, replies in texts for reply in replies))))
+    ids = dict(zip(distinct, tokenizer(distinct, add_special_tokens=False)["input_ids"], strict=True))
     return [
-        Row(ids[prompts[text]], tuple([*ids[reply], *([] if cut else [end])] for reply, cut in replies))
+        TokenRow(ids[prompts[text]], tuple([*ids[reply], *([] if cut else [end])] for reply, cut in replies))
         for text, replies in texts
     ]
 
 
-def end_of_turn(stops: int | Sequence[int] | None, tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token that ends a reply: of those that stop generation (`stops`, the generation config's `eos_token_id`; the
-    tokenizer's own end token where it names none), the one that the chat template writes after an assistant's turn.
+def find_end_token(stops: int | Sequence[int] | None, tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that ends a reply. `stops` are the tokens that stop generation: the generation config's `eos_token_id`.
 
-    Where the template writes none of them, it is the tokenizer's own, or the first that stops. Raises `TrainingError`
-    where nothing would.
+    Of several stops, the one that the chat template writes after an assistant's turn. If it writes none of them, the
+    tokenizer's own end token if that stops generation, else the first stop. Without stops, the tokenizer's own. Raises
+    `TrainingError` if there is neither.
     """
     ends = [] if stops is None else [stops] if isinstance(stops, int) else list(stops)
     own = cast("int | None", tokenizer.eos_token_id)
@@ -85,23 +85,23 @@ def end_of_turn(stops: int | Sequence[int] | None, tokenizer: PreTrainedTokenize
             "to stop. Set eos_token in its tokenizer."
         )
     if len(ends) > 1:
-        written = next((token for token in _after_a_reply(tokenizer) if token in ends), None)
+        written = next((token for token in _tokens_after_reply(tokenizer) if token in ends), None)
         if written is not None:
             return written
     return own if own is not None and (own in ends or not ends) else ends[0]
 
 
-def _after_a_reply(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """What the chat template writes after an assistant's turn in a conversation that goes on, as tokens."""
-    said = [("user", "Question?"), ("assistant", _REPLY), ("user", "Question?")]
-    text = render_chat(tokenizer, [{"role": role, "content": content} for role, content in said])
+def _tokens_after_reply(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens that the chat template writes after an assistant's turn, in a conversation that continues."""
+    turns = [("user", "Question?"), ("assistant", _REPLY), ("user", "Question?")]
+    text = render_chat(tokenizer, [{"role": role, "content": content} for role, content in turns])
     return list(tokenizer(text.rpartition(_REPLY)[2], add_special_tokens=False)["input_ids"])
 
 
-def fitting(rows: Sequence[Row], max_length: int) -> list[Row]:
-    """The rows of at most `max_length` tokens. Raises `TrainingError` where that leaves none.
+def drop_long_rows(rows: Sequence[TokenRow], max_length: int) -> list[TokenRow]:
+    """The rows of at most `max_length` tokens. Raises `TrainingError` if there is none.
 
-    >>> len(fitting([Row([1, 2], ([3],)), Row([1], ([3],))], max_length=2))
+    >>> len(drop_long_rows([TokenRow([1, 2], ([3],)), TokenRow([1], ([3],))], max_length=2))
     1
     """
     kept = [row for row in rows if row.length <= max_length]
@@ -113,18 +113,18 @@ def fitting(rows: Sequence[Row], max_length: int) -> list[Row]:
     return kept
 
 
-def said_of_length(rows: Sequence[Row], max_length: int) -> list[str]:
-    """A sentence on the rows that `fitting` leaves out, none if it keeps all.
+def describe_long_rows(rows: Sequence[TokenRow], max_length: int) -> list[str]:
+    """A note on the rows that `drop_long_rows` drops, none if it keeps all.
 
-    >>> said_of_length([Row([1], ([2],)), Row([1, 2, 3], ([4],))], max_length=3)[0][:84]
+    >>> describe_long_rows([TokenRow([1], ([2],)), TokenRow([1, 2, 3], ([4],))], max_length=3)[0][:84]
     '1 of 2 rows had more than max_length=3 tokens (the longest 4) and took no part in tr'
     """
     lengths = [row.length for row in rows]
     count = sum(length > max_length for length in lengths)
     if not count:
         return []
-    said = (
+    note = (
         f"{count} of {len(rows)} rows had more than max_length={max_length} tokens (the longest {max(lengths)}) and "
         "took no part in training; none was cut. Raise max_length, or shorten the inputs."
     )
-    return [said]
+    return [note]

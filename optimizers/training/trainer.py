@@ -1,4 +1,4 @@
-"""What a trainer is, and its settings. Pure: no torch here.
+"""The trainer protocol, and the settings of a trainer. Pure: no torch here.
 
 SFTExample rows     -> Trainer.sft -> Checkpoint
 PreferencePair rows -> Trainer.dpo -> Checkpoint
@@ -6,37 +6,30 @@ PreferencePair rows -> Trainer.dpo -> Checkpoint
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar, get_args
+from typing import Literal, Protocol, TypeVar
 
 from optimizers.core.records import Checkpoint, PreferencePair, SFTExample
 from sgt_modules.errors import SetupError
 
 OnStep = Callable[[int, int, float], None]
-"""Told after each optimizer step: the step (from 1), the number of steps in all, and that step's loss."""
+"""Called after each optimizer step with the step (from 1), the number of steps in all, and the step's loss."""
 
 Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup"]
-"""How the learning rate goes on after the warm-up."""
+"""How the learning rate changes after the warm-up."""
 
-Forward = Literal["shared", "pairwise"]
-"""What a preference round reads: each distinct completion once a step, or each pair by itself."""
-
-CHECKPOINTED = 200_000_000
-"""Parameters from which on activations, not weights, are what a step's memory is full of: with 28 layers of 2048, about
-2 MB a token in half precision, 60 GB for 8 rows of 4096."""
-
-POOL = 16
-"""Batches that are sorted by length together: few enough to keep the order random, enough to save the padding."""
+CHECKPOINTING_SIZE = 200_000_000
+"""Parameters of a model whose activations, not weights, fill a step's memory: with 28 layers of width 2048, about 2 MB
+a token in half precision, 60 GB for 8 rows of 4096 tokens."""
 
 
 class Trainer(Protocol):
-    """Turns rows into trained weights on disk. The one seam between the method and a training library.
+    """Turns rows into trained weights on disk: the only interface between the method and a training library.
 
-    `start=None` begins at the base model, a `Checkpoint` at that checkpoint's weights. `output` becomes the folder of
-    the new weights and holds nothing else. The same rows, start and seed give the same fingerprint on one CPU.
+    `start=None` starts from the base model, a `Checkpoint` from that checkpoint's weights. `output` becomes the folder
+    of the new weights and holds nothing else. The same rows, start and seed give the same fingerprint on one CPU.
 
     >>> from optimizers.training.trl_trainer import TRLTrainer
     >>> from sgt_modules.embedded import embedded_generator
@@ -52,7 +45,7 @@ class Trainer(Protocol):
         seed: int,
         on_step: OnStep | None = None,
     ) -> Checkpoint:
-        """Cross-entropy on the supplement only. Raises `TrainingError`."""
+        """Train with cross-entropy on the supplement only. Raises `TrainingError`."""
         ...
 
     def dpo(
@@ -64,18 +57,28 @@ class Trainer(Protocol):
         seed: int,
         on_step: OnStep | None = None,
     ) -> Checkpoint:
-        """L_DPO + alpha * L_NLL against the model as it is at the start of this round. Raises `TrainingError`."""
+        """Train with L_DPO + alpha * L_NLL; the reference is the model at the start of this round.
+
+        Raises `TrainingError`.
+        """
         ...
 
 
-Row = TypeVar("Row", SFTExample, PreferencePair, contravariant=True)
+TrainingRow = TypeVar("TrainingRow", SFTExample, PreferencePair, contravariant=True)
 
 
-class Fit(Protocol[Row]):
-    """One of a trainer's two methods."""
+class Fit(Protocol[TrainingRow]):
+    """The signature of a trainer's two methods."""
 
     def __call__(
-        self, rows: Sequence[Row], /, *, start: Checkpoint | None, output: Path, seed: int, on_step: OnStep | None
+        self,
+        rows: Sequence[TrainingRow],
+        /,
+        *,
+        start: Checkpoint | None,
+        output: Path,
+        seed: int,
+        on_step: OnStep | None,
     ) -> Checkpoint:
         """Train on the rows and write the weights to `output`."""
         ...
@@ -83,10 +86,10 @@ class Fit(Protocol[Row]):
 
 @dataclass(frozen=True, slots=True)
 class LoRASettings:
-    """Low-rank adapters in place of training all weights.
+    """Low-rank adapters instead of training all weights.
 
     `rank` and `alpha` are LoRA's r and alpha (the update is scaled by alpha / rank); `targets` names the layers to
-    adapt, `all-linear` being every linear layer but the output head.
+    adapt; `all-linear` means every linear layer except the output head.
 
     >>> LoRASettings().rank
     16
@@ -106,17 +109,15 @@ class LoRASettings:
 class TrainingSettings:
     """How weights are trained; the defaults suit a generator of about 1.7 B parameters with LoRA on one GPU.
 
-    An optimizer step sees `batch_size * gradient_accumulation` rows (in DPO a row is a pair, so twice as many
-    sequences). `warmup` is the share of the steps, in [0, 1), over which the learning rate rises. `beta` is DPO's,
-    `alpha` the weight of the chosen supplement's length-normalised NLL. Rows of more than `max_length` tokens, prompt,
-    supplement and end together, are left out and counted. `lora=None` trains all weights. `dpo_forward="shared"` fills
-    the steps of a DPO round with pairs of the same prompts and reads each prompt and completion of a step once;
-    `"pairwise"` is TRL's way, which reads all that a pair has with every pair.
+    An optimizer step reads `batch_size * gradient_accumulation` rows; a row of DPO is a pair, thus two completions.
+    `warmup` is the share of the steps, in [0, 1), over which the learning rate rises. `beta` is DPO's, `alpha` the
+    weight of the chosen supplement's length-normalised NLL. Rows of more than `max_length` tokens, prompt, supplement
+    and end together, are dropped and counted. `lora=None` trains all weights.
 
-    What fits in memory: `bf16` is mixed precision, None meaning on GPUs that compute it. `gradient_checkpointing` saves
-    memory at about a fifth more time; None means for models of at least `CHECKPOINTED` parameters. Where memory runs
-    out all the same, the stage begins anew with half of `batch_size` and twice the `gradient_accumulation`, which its
-    checkpoint says; where several processes train together, that is an error.
+    Memory: `bf16` turns mixed precision on; None means on GPUs that compute it. `gradient_checkpointing` saves memory
+    and takes about a fifth more time; None means for models of at least `CHECKPOINTING_SIZE` parameters. If memory runs
+    out nevertheless, the stage starts again with half of `batch_size` and twice the `gradient_accumulation`, and its
+    checkpoint has a note; if several processes train together, that is an error.
 
     >>> TrainingSettings(lora=None, batch_size=32).beta
     0.1
@@ -142,7 +143,6 @@ class TrainingSettings:
     max_length: int = 4096
     gradient_checkpointing: bool | None = None
     bf16: bool | None = None
-    dpo_forward: Forward = "shared"
 
     def __post_init__(self) -> None:
         least = {"sft_epochs": 1, "dpo_epochs": 1, "batch_size": 1, "gradient_accumulation": 1, "max_length": 2}
@@ -152,18 +152,16 @@ class TrainingSettings:
         for name in ("sft_learning_rate", "dpo_learning_rate", "beta", "max_grad_norm"):
             if not getattr(self, name) > 0:
                 raise SetupError(f"Expected {name} above 0, got {getattr(self, name)}.")
-        if self.dpo_forward not in get_args(Forward):
-            raise SetupError(f"Expected dpo_forward to be one of {get_args(Forward)}, got {self.dpo_forward!r}.")
         if not (0 <= self.warmup < 1 and self.alpha >= 0):
             raise SetupError(f"Expected 0 <= warmup < 1 and alpha >= 0, got {self.warmup} and {self.alpha}.")
 
-    def checkpoints(self, parameters: int) -> bool:
-        """Whether a model of so many parameters is trained with gradient checkpointing.
+    def uses_checkpointing(self, parameters: int) -> bool:
+        """Whether to train a model of so many parameters with gradient checkpointing.
 
-        >>> [TrainingSettings().checkpoints(size) for size in (135_000_000, 1_700_000_000)]
+        >>> [TrainingSettings().uses_checkpointing(size) for size in (135_000_000, 1_700_000_000)]
         [False, True]
         """
-        return parameters >= CHECKPOINTED if self.gradient_checkpointing is None else self.gradient_checkpointing
+        return parameters >= CHECKPOINTING_SIZE if self.gradient_checkpointing is None else self.gradient_checkpointing
 
 
 ON_A_CPU = TrainingSettings(
@@ -174,33 +172,4 @@ ON_A_CPU = TrainingSettings(
     max_length=1536,
     gradient_checkpointing=False,
 )
-"""Settings for a generator of 0.1 to 0.5 B parameters with LoRA on a CPU, and some hundred training questions."""
-
-
-class LengthGrouped:
-    """A sampler of rows: at each iteration all indices, in an order whose consecutive batches are of similar length.
-
-    Rows are shuffled, sorted by length within pools of `POOL` batches, and the batches shuffled again; rows that fill
-    no batch come last.
-
-    >>> list(LengthGrouped([9, 1, 8, 2, 1], batch_size=2, rng=random.Random(0)))
-    [4, 1, 3, 0, 2]
-    """
-
-    def __init__(self, lengths: Sequence[int], batch_size: int, rng: random.Random) -> None:
-        self._lengths, self._batch_size, self._rng = lengths, batch_size, rng
-
-    def __len__(self) -> int:
-        return len(self._lengths)
-
-    def __iter__(self) -> Iterator[int]:
-        size = self._batch_size
-        order = self._rng.sample(range(len(self)), len(self))
-        whole = len(order) - len(order) % size
-        batches: list[list[int]] = []
-        for first in range(0, whole, POOL * size):
-            pool = sorted(order[first : min(first + POOL * size, whole)], key=self._lengths.__getitem__)
-            batches += [pool[at : at + size] for at in range(0, len(pool), size)]
-        self._rng.shuffle(batches)
-        yield from (index for batch in batches for index in batch)
-        yield from order[whole:]
+"""Settings for a generator of 0.1 to 0.5 B parameters with LoRA on a CPU, and a few hundred training questions."""

@@ -1,10 +1,10 @@
 """Training with TRL and PEFT: rows and settings in, a checkpoint on disk out.
 
-    rows -> token ids (encoding.py) -> a stage's trainer (trl_stages.py) -> the weights alone, renamed into place
+    rows -> token ids (tokenisation.py) -> a trainer (supervised.py, shared_dpo.py) -> weights, renamed into place
 
-Around TRL's loops: the base shared with the engine that samples; batches of similar length; no metrics a step, which
-cost a small model more than they are worth; a loss that is a mean over the whole step, so that several processes
-(`accelerate launch`) take the steps that one would; an attempt with less at a time where memory runs out.
+What we add to TRL's loop: a base model shared with the engine that samples; batches of similar length; no metrics a
+step, which would slow a small model down; a loss that is a mean over a whole step, so that several processes
+(`accelerate launch`) take the same steps as one; retries (retries.py).
 """
 
 from __future__ import annotations
@@ -24,15 +24,24 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from optimizers.core.records import Checkpoint, PreferencePair, SFTExample
-from optimizers.training.base_trainer import QuietTrainer, Steps, random_states_kept, replacing, silence
-from optimizers.training.faults import disk_full_named, files_in, intact, until_it_converges
-from optimizers.training.microbatches import said_of_memory, until_it_fits
-from optimizers.training.processes import Team, gathered, sharded
-from optimizers.training.provenance import lineage
-from optimizers.training.tokenisation import Row, Target, Texts, encode, end_of_turn, fitting, said_of_length
-from optimizers.training.trainer import CHECKPOINTED, OnStep, TrainingSettings
-from optimizers.training.trl_arguments import Job, mixed, unadapted
-from optimizers.training.trl_stages import SFT, PairwiseDPO, SharedDPO
+from optimizers.training.base_trainer import BaseTrainer, LossRecorder
+from optimizers.training.processes import Team, is_sharded, join_team
+from optimizers.training.provenance import describe_training, hash_files, is_intact
+from optimizers.training.retries import describe_smaller_batches, retry_with_lower_rate, retry_with_smaller_batches
+from optimizers.training.shared_dpo import SharedDPOTrainer
+from optimizers.training.side_effects import explain_full_disk, keep_random_states, replace_folder, silence
+from optimizers.training.supervised import SupervisedTrainer
+from optimizers.training.tokenisation import (
+    Target,
+    Texts,
+    TokenRow,
+    describe_long_rows,
+    drop_long_rows,
+    encode,
+    find_end_token,
+)
+from optimizers.training.trainer import CHECKPOINTING_SIZE, OnStep, TrainingSettings
+from optimizers.training.trl_arguments import StageInputs, unwrap_adapter, uses_bfloat16
 from sgt_modules.errors import NoPreferencePairsError, SetupError, TrainingError
 from sgt_modules.local.activity import check, loading
 from sgt_modules.local.loading import Base, base_of, load_model, place, release
@@ -44,15 +53,16 @@ from sgt_modules.saving.weights import ADAPTER, WHOLE_MODEL, fingerprint_of, ori
 class TRLTrainer:
     """Trains a generator with TRL: LoRA adapters or, with `settings.lora=None`, all weights.
 
-    `model` is a hub id or a folder, the same as the generator's. Runs on CUDA if there is one and else on the CPU. The
-    caller's random states are left as they were. A model that brings code of its own needs `trust_remote_code=True`.
+    `model` is a hub id or a folder, the same as the generator's. Uses CUDA if there is a GPU, else the CPU. Leaves the
+    caller's random states unchanged. A model that comes with its own code needs `trust_remote_code=True`.
 
-    With LoRA the frozen base is the one in memory that engines of the same files sample from, where both are on one
-    device in one precision: bfloat16 on a GPU (single with `bf16=False`), single on a CPU. So it is by default; an
-    engine in another precision (the embedded generator samples in double) or on another device keeps its own copy.
+    With LoRA, the trainer uses the frozen base that engines of the same files have in memory, if both have one device
+    and one precision: bfloat16 on a GPU (float32 with `bf16=False`), float32 on a CPU. This is the default; an engine
+    in another precision (the embedded generator samples in float64) or on another device keeps its own copy.
 
-    Where several processes were launched, each of them makes the same calls: the rows of a step are dealt out, the main
-    process alone writes, and every process returns the checkpoint. Weights sharded over processes are no engine's.
+    If several processes were launched, each of them makes the same calls: they share the rows of each step, only the
+    main process writes, and every process returns the checkpoint. Weights sharded over processes are shared with no
+    engine.
 
     >>> TRLTrainer("Qwen/Qwen3-1.7B").settings.beta
     0.1
@@ -66,8 +76,9 @@ class TRLTrainer:
         self.trust_remote_code = trust_remote_code
 
     def check(self) -> None:
-        """Raise `GeneratorNotFoundError` unless the model can be loaded here, and `SetupError` where its weights cannot
-        be trained. No weight is read.
+        """Check that the model can be loaded and trained, without reading a weight.
+
+        Raises `GeneratorNotFoundError` if it cannot be loaded here, `SetupError` if its weights cannot be trained.
         """
         folder = resolve(self.model, code=self.trust_remote_code)
         check_runnable(folder, trust_remote_code=self.trust_remote_code)
@@ -87,15 +98,17 @@ class TRLTrainer:
         seed: int,
         on_step: OnStep | None = None,
     ) -> Checkpoint:
-        """Cross-entropy on the supplement and, unless it was cut, its end token, averaged over the tokens of a step.
+        """Train with cross-entropy on the supplement and, unless it was cut, its end token: the mean over a step's
+        tokens.
 
-        Raises `TrainingError` without rows; when the loss is no number twice; when the disk is full.
+        Raises `TrainingError` without rows; if the loss is not finite, also at half the learning rate; and if the disk
+        is full.
         """
         if not rows:
             reason = "Expected supplements that worked, got none, so there is nothing to imitate. "
             raise TrainingError(reason + "Sample more, use easier examples, or lower the threshold.")
         texts = [(row.prompt, (Target(row.completion, row.cut),)) for row in rows]
-        return self._train(_Stage(SFT, texts, start, seed, on_step), output)
+        return self._train(_StageRequest(SupervisedTrainer, texts, start, seed, on_step), output)
 
     def dpo(
         self,
@@ -106,7 +119,7 @@ class TRLTrainer:
         seed: int,
         on_step: OnStep | None = None,
     ) -> Checkpoint:
-        """L_DPO + alpha * L_NLL. The reference is the model at `start`; its log-probabilities are computed once.
+        """Train with L_DPO + alpha * L_NLL. The reference is the model at `start`; it is computed once.
 
         Raises `NoPreferencePairsError` without pairs, and `TrainingError` as `sft` does.
         """
@@ -117,107 +130,122 @@ class TRLTrainer:
             (pair.prompt, (Target(pair.chosen, pair.chosen_cut), Target(pair.rejected, pair.rejected_cut)))
             for pair in pairs
         ]
-        kind = SharedDPO if self.settings.dpo_forward == "shared" else PairwiseDPO
-        return self._train(_Stage(kind, texts, start, seed, on_step), output)
+        return self._train(_StageRequest(SharedDPOTrainer, texts, start, seed, on_step), output)
 
-    def _train(self, stage: _Stage, output: Path) -> Checkpoint:
-        began, team, asked = time.perf_counter(), gathered(), self.settings
+    def _train(self, request: _StageRequest, output: Path) -> Checkpoint:
+        began, team, asked = time.perf_counter(), join_team(), self.settings
         with (
-            team.leading(),
+            team.send_failure(),
             silence(),
-            random_states_kept(),
-            disk_full_named(output),
-            replacing(output, write=team.main) as scratch,
+            keep_random_states(),
+            explain_full_disk(output),
+            replace_folder(output, write=team.is_main) as scratch,
         ):
-            self._check(stage.start)
+            self._check_start(request.start)
             folder = resolve(self.model, code=self.trust_remote_code)
             with loading(Path(self.model).name):
-                base = self._base(folder)  # held here: an attempt that runs out of memory need not load it again
-            fit = partial(self._fit, stage, base, folder, scratch=scratch, team=team)
-            (trained, used), said_of_rate = until_it_converges(
+                base = self._load_base(folder)  # held here, so that no retry has to load it again
+            fit = partial(self._fit, request, base, folder, scratch=scratch, team=team)
+            (result, used), rate_notes = retry_with_lower_rate(
                 asked,
-                lambda settings: until_it_fits(settings, fit, release=release, processes=team.size),
+                lambda settings: retry_with_smaller_batches(settings, fit, release=release, processes=team.size),
             )
-            if team.main:
+            if team.is_main:
                 weights = scratch / "weights"
-                record = lineage(output.name, stage.texts, trained.settings, start=stage.start, seed=stage.seed)
-                record_base(weights, folder, {**record, "files": files_in(weights)})
-        if trained.size >= CHECKPOINTED:  # collecting a small model's remains takes longer than they are worth
+                record = describe_training(
+                    output.name, request.texts, result.settings, start=request.start, seed=request.seed
+                )
+                record_base(weights, folder, {**record, "files": hash_files(weights)})
+        if (
+            result.parameters >= CHECKPOINTING_SIZE
+        ):  # for a small model, collecting garbage takes longer than it is worth
             release()
-        notes = [*said_of_length(trained.rows, asked.max_length), *said_of_memory(asked, used), *said_of_rate]
-        metrics = {**trained.metrics, "seconds": time.perf_counter() - began}
-        return team.once(lambda: Checkpoint(output.name, output, fingerprint_of(output), metrics, notes))
+        notes = [
+            *describe_long_rows(result.rows, asked.max_length),
+            *describe_smaller_batches(asked, used),
+            *rate_notes,
+        ]
+        metrics = {**result.metrics, "seconds": time.perf_counter() - began}
+        return team.run_once(lambda: Checkpoint(output.name, output, fingerprint_of(output), metrics, notes))
 
     def _fit(
-        self, stage: _Stage, base: Base | None, folder: Path, settings: TrainingSettings, scratch: Path, team: Team
-    ) -> _Trained:
-        """Train once, with these micro-batches; the main process saves the weights in the scratch folder."""
+        self,
+        request: _StageRequest,
+        base: Base | None,
+        folder: Path,
+        settings: TrainingSettings,
+        scratch: Path,
+        team: Team,
+    ) -> _StageResult:
+        """Train once with these settings; the main process saves the weights in the scratch folder."""
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=self.trust_remote_code)
-        model, steps = self._model(base, folder, stage.start), Steps(stage.on_step)
-        size = sum(each.numel() for each in cast("nn.Module", model).parameters())
-        settings = replace(settings, gradient_checkpointing=settings.checkpoints(size))
-        encoded = encode(stage.texts, tokenizer, end_of_turn(model.generation_config.eos_token_id, tokenizer))
-        rows = fitting(encoded, settings.max_length)
-        job = Job(model, tokenizer, rows, settings, scratch, stage.seed, team.size)
-        trainer = stage.kind.of(job)
-        trainer.observe(steps, [row.length for row in rows], self.settings.batch_size, job.portion)
+        model, recorder = self._load_model(base, folder, request.start), LossRecorder(request.on_step)
+        parameters = sum(each.numel() for each in cast("nn.Module", model).parameters())
+        settings = replace(settings, gradient_checkpointing=settings.uses_checkpointing(parameters))
+        end = find_end_token(model.generation_config.eos_token_id, tokenizer)
+        encoded = encode(request.texts, tokenizer, end)
+        rows = drop_long_rows(encoded, settings.max_length)
+        stage = StageInputs(model, tokenizer, rows, settings, scratch, request.seed, team.size)
+        trainer = request.kind.of(stage)
+        # Groups have the batch size that the caller set, so that a retry takes the same steps of the same rows.
+        trainer.configure(recorder, [row.length for row in rows], self.settings.batch_size, stage.plan)
         with stoppable(cast("nn.Module", model), check) if team.size == 1 else nullcontext():
             trainer.train()
         trainer.check_weights()
-        weights = trainer.gathered_weights()
-        if team.main:
-            _save(trainer, tokenizer, scratch / "weights", origin_of(folder), weights)
-        return _Trained(settings, encoded, steps.losses, int(trainer.args.num_train_epochs), size)
+        weights = trainer.gather_weights()
+        if team.is_main:
+            _save_weights(trainer, tokenizer, scratch / "weights", origin_of(folder), weights)
+        return _StageResult(settings, encoded, recorder.losses, int(trainer.args.num_train_epochs), parameters)
 
-    def _check(self, start: Checkpoint | None) -> None:
-        """Raise `TrainingError` for a checkpoint of the other sort, or one that is not what training wrote."""
+    def _check_start(self, start: Checkpoint | None) -> None:
+        """Raise `TrainingError` for a checkpoint of the other kind, or one that is not as training wrote it."""
         lora = self.settings.lora is not None
         if start is not None and not (start.path / (ADAPTER if lora else WHOLE_MODEL)).is_file():
-            wanted = "an adapter's folder" if lora else "a whole model's folder, as lora=None trains all weights"
+            expected = "an adapter's folder" if lora else "a whole model's folder, as lora=None trains all weights"
             raise TrainingError(
-                f"Expected the checkpoint {start.stage!r} to be {wanted}, got {str(start.path)!r}. "
-                "Go on with the settings it was trained with, or begin with start=None."
+                f"Expected the checkpoint {start.stage!r} to be {expected}, got {str(start.path)!r}. "
+                "Use the settings it was trained with, or start from the base model with start=None."
             )
-        if start is not None and not intact(start.path, start.fingerprint):
+        if start is not None and not is_intact(start.path, start.fingerprint):
             raise TrainingError(
                 f"Expected the checkpoint {start.stage!r} in {str(start.path)!r} as training wrote it, got files that "
                 "are missing, cut or changed. Restore them, or train that stage again."
             )
 
-    def _base(self, folder: Path) -> Base | None:
-        """The frozen base, shared with who samples from it; None where training takes the model for itself: to train
-        all weights, or to shard them over processes.
+    def _load_base(self, folder: Path) -> Base | None:
+        """The frozen base, shared with engines that sample from it; None if training needs the model for itself: to
+        train all weights, or to shard them over processes.
         """
-        if self.settings.lora is None or sharded(os.environ):
+        if self.settings.lora is None or is_sharded(os.environ):
             return None
-        return base_of(folder, *self._place(), trust_remote_code=self.trust_remote_code)
+        return base_of(folder, *self._choose_place(), trust_remote_code=self.trust_remote_code)
 
-    def _model(self, base: Base | None, folder: Path, start: Checkpoint | None) -> PreTrainedModel | PeftModel:
-        """The model to go on with: the base, the base with the checkpoint's adapter, or the checkpoint's weights."""
+    def _load_model(self, base: Base | None, folder: Path, start: Checkpoint | None) -> PreTrainedModel | PeftModel:
+        """The model to train: the base, the base with the checkpoint's adapter, or the checkpoint's own weights."""
         lora = self.settings.lora is not None
         if base is not None:
             model = base.twin()
         else:
             source = folder if lora or start is None else start.path
-            model = load_model(source, *self._place(), trust_remote_code=self.trust_remote_code)
+            model = load_model(source, *self._choose_place(), trust_remote_code=self.trust_remote_code)
         if not lora or start is None:
             return model
         return PeftModel.from_pretrained(model, start.path, is_trainable=True)
 
-    def _place(self) -> tuple[torch.device, torch.dtype]:
-        """Where the model is trained, or where it waits to be sharded; and in which precision: frozen weights may rest
-        in the one they are used in, trained ones would lose small updates.
+    def _choose_place(self) -> tuple[torch.device, torch.dtype]:
+        """The device and precision to load the model in. Weights that will be sharded are loaded on the CPU. Frozen
+        weights may have the precision of their use; trained ones would lose small updates in bfloat16.
         """
-        half = self.settings.lora is not None and torch.cuda.is_available() and mixed(self.settings)
-        gpu = torch.cuda.is_available() and not sharded(os.environ)
+        half = self.settings.lora is not None and torch.cuda.is_available() and uses_bfloat16(self.settings)
+        gpu = torch.cuda.is_available() and not is_sharded(os.environ)
         return place("cuda" if gpu else "cpu", "bfloat16" if half else "float32")
 
 
 @dataclass(frozen=True, slots=True)
-class _Stage:
-    """One stage of training as it was asked for."""
+class _StageRequest:
+    """One stage of training, as the caller asked for it."""
 
-    kind: type[SFT | PairwiseDPO | SharedDPO]
+    kind: type[SupervisedTrainer | SharedDPOTrainer]
     texts: Texts
     start: Checkpoint | None
     seed: int
@@ -225,18 +253,20 @@ class _Stage:
 
 
 @dataclass(frozen=True, slots=True)
-class _Trained:
-    """How a stage went: the settings it fitted in memory with, all its rows, each step's loss, how many parameters."""
+class _StageResult:
+    """A finished stage: the settings that fitted in memory, all rows with the dropped ones, each step's loss, the
+    number of epochs and of the model's parameters.
+    """
 
     settings: TrainingSettings
-    rows: Sequence[Row]
+    rows: Sequence[TokenRow]
     losses: Sequence[float]
     epochs: int
-    size: int
+    parameters: int
 
     @property
     def metrics(self) -> dict[str, float]:
-        kept = fitting(self.rows, self.settings.max_length)
+        kept = drop_long_rows(self.rows, self.settings.max_length)
         return {
             "rows": len(kept),
             "dropped": len(self.rows) - len(kept),
@@ -249,17 +279,17 @@ class _Trained:
         }
 
 
-def _save(
-    trainer: QuietTrainer,
+def _save_weights(
+    trainer: BaseTrainer,
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
     origin: tuple[str | None, str | None],
     weights: dict[str, Tensor] | None,
 ) -> None:
-    """The adapter alone (without TRL's copy of it, `ref`), or the whole model with its tokenizer.
+    """Save the adapter alone, or the whole model with its tokenizer.
 
-    `origin` is the base's hub id and commit, by which an adapter names it; another one is named by its folder.
-    `weights` are the model's, where it does not hold all of them itself.
+    `origin` is the base's hub id and commit, which an adapter's config names; without a commit it names the base's
+    folder. `weights` are the gathered ones if the model holds only a shard of them.
     """
     model = trainer.accelerator.unwrap_model(cast("nn.Module", trainer.model))
     if isinstance(model, PeftModel):
@@ -267,12 +297,10 @@ def _save(
         if commit is not None:
             config = model.peft_config["default"]
             config.base_model_name_or_path, config.revision = name, commit
-        model.save_pretrained(
-            str(folder), selected_adapters=["default"], save_embedding_layers=False, state_dict=weights
-        )
+        model.save_pretrained(str(folder), save_embedding_layers=False, state_dict=weights)
         (folder / "README.md").unlink(missing_ok=True)
     else:
-        bare = unadapted(model)
+        bare = unwrap_adapter(model)
         if weights is not None:
             weights = {name: each for name, each in weights.items() if name not in bare.all_tied_weights_keys}
         bare.save_pretrained(folder, state_dict=weights)

@@ -35,7 +35,7 @@ WORLD = HouseTermsWorld(0, sizes=Sizes(train=16, validation=8, test=4, shifted=4
 
 
 def main(output: Path) -> None:
-    """Compile, and tell."""
+    """Compile, and write a report."""
     judged: list[str] = []
     rank = int(os.environ.get("RANK", "0"))
 
@@ -60,7 +60,7 @@ def main(output: Path) -> None:
             refused = str(error)
         better = teleprompter.compile(program(), trainset=WORLD.train, valset=WORLD.val)
     result = result_of(better)
-    told = {
+    report = {
         "refused": refused,
         "selected": result.selected,
         "scores": {stage.name: stage.score for stage in result.stages},
@@ -69,7 +69,7 @@ def main(output: Path) -> None:
         "judged": len(judged),
         "program": better.dump_state(),
     }
-    (output / f"{rank}.json").write_text(json.dumps(told))
+    (output / f"{rank}.json").write_text(json.dumps(report))
 
 
 if __name__ == "__main__":

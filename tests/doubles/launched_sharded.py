@@ -1,6 +1,6 @@
 """`launched_training.py` with weights sharded by FSDP 2 on the CPU: `python FILE OUTPUT STAGE...`
 
-accelerate shards on GPUs only, so here it is told that the CPU is one. The sharding, its collectives (over gloo) and
+accelerate shards on GPUs only, so here it takes the CPU for a GPU. The sharding, its collectives (over gloo) and
 the gathering of weights are the real ones.
 """
 

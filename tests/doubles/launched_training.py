@@ -2,8 +2,8 @@
 
     python FILE OUTPUT STAGE...
 
-Each process writes what its trainer told it to `OUTPUT/<rank>.json`, and whether an engine of the same base, held
-meanwhile, goes on writing what it wrote.
+Each process writes its losses and fingerprints to `OUTPUT/<rank>.json`, and whether an engine of the same base still
+writes what it wrote before.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ SETTINGS = {
 }
 STAGES = {
     "sft": {},
-    "whole": {"lora": None, "batch_size": 3},
-    "pairwise": {"dpo_forward": "pairwise"},
-    "shared": {"dpo_forward": "shared", "gradient_checkpointing": True},
+    "whole-sft": {"lora": None, "batch_size": 3},
+    "whole-dpo": {"lora": None, "batch_size": 3},
+    "dpo": {"gradient_checkpointing": True},
 }
 # Neither number is a multiple of a step's 8, so that the last step of an epoch is short in every stage.
 ROWS = [
@@ -48,7 +48,7 @@ PAIRS = [
 ][:19]
 
 
-class Told(list[float]):
+class Losses(list[float]):
     """The loss of each step."""
 
     def __call__(self, step: int, steps: int, loss: float) -> None:
@@ -62,28 +62,25 @@ def draws(engine: LocalEngine) -> list[tuple[str, float]]:
 
 
 def main(output: Path, stages: Sequence[str]) -> None:
-    """Train the stages in order; preferences go on from `sft` where that is among them."""
-    told: dict[str, object] = {}
-    start: Checkpoint | None = None
+    """Train the stages in order; a preference stage starts from the supervised stage of the same kind of weights."""
+    report: dict[str, object] = {}
+    starts: dict[bool, Checkpoint] = {}  # keyed by whether all weights are trained
     engine = LocalEngine(embedded_folder("generator"), dtype="float32", device="cpu", max_new_tokens=8)
     before = draws(engine)
     for name in stages:
-        trainer, losses = (
-            TRLTrainer(embedded_folder("generator"), TrainingSettings(**(SETTINGS | STAGES[name]))),
-            Told(),
-        )
-        if name in ("sft", "whole"):
-            found = trainer.sft(ROWS, start=None, output=output / name, seed=0, on_step=losses)
-            start = found if name == "sft" else start
+        settings, losses = TrainingSettings(**(SETTINGS | STAGES[name])), Losses()
+        trainer, whole = TRLTrainer(embedded_folder("generator"), settings), settings.lora is None
+        if name.endswith("sft"):
+            found = starts[whole] = trainer.sft(ROWS, start=None, output=output / name, seed=0, on_step=losses)
         else:
-            found = trainer.dpo(PAIRS, start=start, output=output / name, seed=0, on_step=losses)
-        told[name] = {
+            found = trainer.dpo(PAIRS, start=starts.get(whole), output=output / name, seed=0, on_step=losses)
+        report[name] = {
             "losses": losses,
             "loss": found.metrics["loss"],
             "fingerprint": found.fingerprint,
             "undisturbed": draws(engine) == before,
         }
-    (output / f"{os.environ.get('RANK', '0')}.json").write_text(json.dumps(told))
+    (output / f"{os.environ.get('RANK', '0')}.json").write_text(json.dumps(report))
 
 
 if __name__ == "__main__":

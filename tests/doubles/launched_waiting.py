@@ -8,15 +8,15 @@ import sys
 import time
 from pathlib import Path
 
-from optimizers.training.processes import gathered
+from optimizers.training.processes import join_team
 
 
 def main(output: Path) -> None:
     """Note who waits; the main process dies once it knows of it."""
-    team = gathered()
-    if not team.main:
+    team = join_team()
+    if not team.is_main:
         (output / "waits").touch()
-        team.hear()
+        team.receive()
     while not (output / "waits").exists():
         time.sleep(0.05)
     os.kill(os.getpid(), signal.SIGKILL)

@@ -20,9 +20,9 @@ from optimizers import Recipe, SGTTeleprompter
 from optimizers.core.estimate import Probe
 from optimizers.core.records import Checkpoint
 from optimizers.core.result import result_of
-from optimizers.demos.house_terms import TRAINING
 from optimizers.sgt.estimate import estimated
 from optimizers.store.rollout_store import RolloutStore
+from optimizers.training.embedded import SETTINGS
 from optimizers.training.trl_trainer import TRLTrainer
 from sgt_modules import Endpoint, Kind, LocalEngine, Menu, SupplementGenerator, supplement
 from sgt_modules.embedded import HouseTermsWorld, Sizes, embedded_generator, program
@@ -327,7 +327,7 @@ def test_a_local_generator_learns_which_text_to_say_and_a_loaded_program_says_th
         TERMS.metric,
         embedded_generator(),
         recipe=recipe,
-        trainer=TRLTrainer(embedded_folder("generator"), replace(TRAINING, batch_size=8)),
+        trainer=TRLTrainer(embedded_folder("generator"), replace(SETTINGS, batch_size=8)),
         log_dir=tmp_path / "run",
         display_progress=False,
     )

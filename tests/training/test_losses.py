@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from optimizers.training.losses import IGNORED, dpo_loss, label_logps, score_labels_only, sequence_nll
+from optimizers.training.forward_passes import install_label_forward
+from optimizers.training.losses import IGNORED, dpo_loss, label_logps, sequence_nll
 
 
 def test_the_preference_loss_of_two_pairs_is_the_number_derived_by_hand():
@@ -79,6 +80,6 @@ def test_the_labels_only_forward_pass_agrees_with_the_models_own_loss():
     ids, mask = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 0]]), torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
     labels = torch.tensor([[IGNORED, IGNORED, 7, 8], [IGNORED, IGNORED, 11, IGNORED]])
     own = model(input_ids=ids, attention_mask=mask, labels=labels).loss.item()
-    score_labels_only(model)
+    install_label_forward(model)
     log_probs = model(input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True).log_probs
     assert -log_probs.sum().item() / 3 == pytest.approx(own, rel=1e-5)

@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from optimizers.core.records import Checkpoint, PreferencePair, SFTExample
-from optimizers.training.microbatches import halved, said_of_memory, until_it_fits
-from optimizers.training.trainer import CHECKPOINTED, Forward, LoRASettings, TrainingSettings
+from optimizers.training.retries import describe_smaller_batches, halve_micro_batches, retry_with_smaller_batches
+from optimizers.training.trainer import CHECKPOINTING_SIZE, LoRASettings, TrainingSettings
 from optimizers.training.trl_trainer import TRLTrainer
 from sgt_modules.errors import TrainingError
 from sgt_modules.saving.weights import TRAINED_FROM
@@ -76,7 +76,7 @@ def distance(one: Checkpoint, other: Checkpoint) -> float:
 @given(st.integers(1, 64), st.integers(1, 8))
 def test_halving_keeps_the_rows_of_a_step_and_ends_at_one(batch: int, accumulation: int) -> None:
     found, step = TrainingSettings(batch_size=batch, gradient_accumulation=accumulation), batch * accumulation
-    while (smaller := halved(found)) is not None:
+    while (smaller := halve_micro_batches(found)) is not None:
         assert smaller.batch_size <= found.batch_size / 2
         assert smaller.batch_size * smaller.gradient_accumulation == step
         found = smaller
@@ -86,33 +86,30 @@ def test_halving_keeps_the_rows_of_a_step_and_ends_at_one(batch: int, accumulati
 def test_supervised_training_that_runs_out_of_memory_takes_the_same_steps_in_parts(
     folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    told: list[tuple[int, int]] = []
+    steps_seen: list[tuple[int, int]] = []
     whole = TRLTrainer(folder, settings()).sft(ROWS, start=None, output=tmp_path / "whole", seed=0)
-    with room_for(1) as seen, caplog.at_level(logging.WARNING, "optimizers.training.microbatches"):
+    with room_for(1) as seen, caplog.at_level(logging.WARNING, "optimizers.training.retries"):
         parts = TRLTrainer(folder, settings()).sft(
             ROWS,
             start=None,
             output=tmp_path / "parts",
             seed=0,
-            on_step=lambda step, steps, _: told.append((step, steps)),
+            on_step=lambda step, steps, _: steps_seen.append((step, steps)),
         )
     assert seen[:2] == [4, 2], "the rehearsal of each attempt"
-    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert steps_seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert parts.metrics["loss"] == pytest.approx(whole.metrics["loss"], rel=1e-4)
     assert distance(parts, whole) < 1e-3
     assert distance(parts, TRLTrainer(folder, settings()).sft(ROWS, start=None, output=tmp_path / "o", seed=1)) > 1e-2
     assert caplog.messages == [
-        "Out of memory with micro-batches of 4 rows; the stage begins anew with 2.",
-        "Out of memory with micro-batches of 2 rows; the stage begins anew with 1.",
+        "Out of memory with micro-batches of 4 rows; the stage starts again with 2.",
+        "Out of memory with micro-batches of 2 rows; the stage starts again with 1.",
     ]
 
 
-@pytest.mark.parametrize("forward", ["shared", "pairwise"])
-def test_a_preference_round_that_runs_out_of_memory_takes_the_same_steps_in_parts(
-    folder: Path, tmp_path: Path, forward: Forward
-) -> None:
+def test_a_preference_round_that_runs_out_of_memory_takes_the_same_steps_in_parts(folder: Path, tmp_path: Path) -> None:
     """A pair is two sequences; its reference is what it is, however few of them are read at a time."""
-    trainer = TRLTrainer(folder, settings(dpo_forward=forward))
+    trainer = TRLTrainer(folder, settings())
     whole = trainer.dpo(PAIRS, start=None, output=tmp_path / "whole", seed=0)
     with room_for(2):
         parts = trainer.dpo(PAIRS, start=None, output=tmp_path / "parts", seed=0)
@@ -121,24 +118,21 @@ def test_a_preference_round_that_runs_out_of_memory_takes_the_same_steps_in_part
     assert distance(parts, whole) < 1e-3
 
 
-@pytest.mark.parametrize("forward", ["shared", "pairwise"])
-def test_the_longest_rows_run_out_of_memory_before_the_first_step(
-    folder: Path, tmp_path: Path, forward: Forward
-) -> None:
+def test_the_longest_rows_run_out_of_memory_before_the_first_step(folder: Path, tmp_path: Path) -> None:
     """One pair of 20 is much longer than the others, and stands somewhere in the middle of the steps."""
     rows = [*PAIRS, *PAIRS, replace(PAIRS[0], chosen="so " * 40), *PAIRS[:3]]
-    small, large = (settings(dpo_forward=forward, batch_size=2 // n, gradient_accumulation=n) for n in (2, 1))
+    small, large = (settings(batch_size=2 // n, gradient_accumulation=n) for n in (2, 1))
     with room_for(size=torch.numel) as seen:
         TRLTrainer(folder, replace(small, dpo_epochs=1)).dpo(rows, start=None, output=tmp_path / "dpo", seed=1)
     assert seen[0] == max(seen)
-    told: list[int] = []
+    steps_seen: list[int] = []
     with room_for(seen[0], torch.numel) as tried:
         found = TRLTrainer(folder, replace(large, dpo_epochs=1)).dpo(
-            rows, start=None, output=tmp_path / "dpo", seed=1, on_step=lambda step, steps, loss: told.append(step)
+            rows, start=None, output=tmp_path / "dpo", seed=1, on_step=lambda step, steps, loss: steps_seen.append(step)
         )
     assert tried[0] == max(tried) > tried[1]
     assert found.metrics["batch_size"] == 1
-    assert told == list(range(1, 11))
+    assert steps_seen == list(range(1, 11))
 
 
 def test_a_checkpoint_says_with_what_it_fitted_in_memory(folder: Path, tmp_path: Path) -> None:
@@ -153,7 +147,7 @@ def test_a_checkpoint_says_with_what_it_fitted_in_memory(folder: Path, tmp_path:
     assert "batch_size=2, gradient_accumulation=2" in note
     recorded = json.loads((found.path / TRAINED_FROM).read_text())["settings"]
     assert (recorded["batch_size"], recorded["gradient_accumulation"]) == (2, 2)
-    assert not said_of_memory(settings(), settings())
+    assert not describe_smaller_batches(settings(), settings())
 
 
 def test_one_row_that_does_not_fit_is_an_error_that_says_what_to_lower(folder: Path, tmp_path: Path) -> None:
@@ -174,21 +168,21 @@ def test_what_memory_is_held_is_given_back_before_the_next_attempt_and_other_err
             raise RuntimeError(FULL)
         return "trained"
 
-    assert until_it_fits(settings(), train, release=lambda: events.append("released"))[0] == "trained"
+    assert retry_with_smaller_batches(settings(), train, release=lambda: events.append("released"))[0] == "trained"
     assert events == [4, "released", 2]
 
     def broken(tried: TrainingSettings) -> str:
         raise RuntimeError("shapes differ")
 
     with pytest.raises(RuntimeError, match="shapes differ"):
-        until_it_fits(settings(), broken)
+        retry_with_smaller_batches(settings(), broken)
 
 
 def test_checkpointing_is_for_large_models_unless_one_says() -> None:
-    assert not TrainingSettings().checkpoints(CHECKPOINTED - 1)
-    assert TrainingSettings().checkpoints(CHECKPOINTED)
-    assert TrainingSettings(gradient_checkpointing=True).checkpoints(1)
-    assert not TrainingSettings(gradient_checkpointing=False).checkpoints(10**12)
+    assert not TrainingSettings().uses_checkpointing(CHECKPOINTING_SIZE - 1)
+    assert TrainingSettings().uses_checkpointing(CHECKPOINTING_SIZE)
+    assert TrainingSettings(gradient_checkpointing=True).uses_checkpointing(1)
+    assert not TrainingSettings(gradient_checkpointing=False).uses_checkpointing(10**12)
 
 
 @pytest.mark.parametrize(
@@ -200,7 +194,7 @@ def test_checkpointing_is_for_large_models_unless_one_says() -> None:
         (4, 1, 4, "Expected memory for 1 rows .* 4 processes.* Lower max_length"),
     ],
 )
-def test_of_several_processes_none_begins_anew_alone_and_the_error_says_what_fits(
+def test_of_several_processes_none_retries_alone_and_the_error_says_what_fits(
     batch: int, accumulation: int, processes: int, cure: str
 ) -> None:
     tried: list[TrainingSettings] = []
@@ -211,5 +205,5 @@ def test_of_several_processes_none_begins_anew_alone_and_the_error_says_what_fit
 
     asked = settings(batch_size=batch, gradient_accumulation=accumulation)
     with pytest.raises(TrainingError, match=cure):
-        until_it_fits(asked, train, processes=processes)
+        retry_with_smaller_batches(asked, train, processes=processes)
     assert tried == [asked]

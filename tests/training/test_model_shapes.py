@@ -12,12 +12,13 @@ from runtime_fixtures import tiny_adapter
 from transformers import AutoModelForCausalLM
 
 from optimizers.core.records import SFTExample
-from optimizers.training.base_trainer import random_states_kept, silence
 from optimizers.training.losses import IGNORED
-from optimizers.training.tokenisation import Row, Target, Texts, encode, end_of_turn
+from optimizers.training.shared_dpo import SharedDPOTrainer
+from optimizers.training.side_effects import keep_random_states, silence
+from optimizers.training.supervised import SupervisedTrainer
+from optimizers.training.tokenisation import Target, Texts, TokenRow, encode, find_end_token
 from optimizers.training.trainer import LoRASettings, TrainingSettings
-from optimizers.training.trl_arguments import Job
-from optimizers.training.trl_stages import SFT, PairwiseDPO, SharedDPO
+from optimizers.training.trl_arguments import StageInputs
 from optimizers.training.trl_trainer import TRLTrainer
 from sgt_modules.errors import GeneratorNotFoundError
 from sgt_modules.local.batching import Job as DecodingJob
@@ -132,35 +133,35 @@ TURNS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "</s>")
 """What the families' templates write after a reply, one each."""
 
 
-def trained_on(shape: Shape, texts: Texts, kind: type[SFT | PairwiseDPO | SharedDPO], room: Path) -> list[Row]:
+def rows_of_trainer(
+    shape: Shape, texts: Texts, kind: type[SupervisedTrainer | SharedDPOTrainer], folder: Path
+) -> list[TokenRow]:
     """The token ids that a trainer's rows hold."""
     tokenizer, bare = shape.engine.tokenizer, AutoModelForCausalLM.from_pretrained(shape.folder)
-    rows = encode(texts, tokenizer, end_of_turn(bare.generation_config.eos_token_id, tokenizer))
+    rows = encode(texts, tokenizer, find_end_token(bare.generation_config.eos_token_id, tokenizer))
     settings = TrainingSettings(lora=LoRASettings(rank=2), batch_size=2, gradient_checkpointing=False)
-    with silence(), random_states_kept():
-        trainer = kind.of(Job(bare, tokenizer, rows, settings, room, seed=0))
-    if isinstance(trainer, SharedDPO):
+    with silence(), keep_random_states():
+        trainer = kind.of(StageInputs(bare, tokenizer, rows, settings, folder, seed=0))
+    if isinstance(trainer, SharedDPOTrainer):
         pairs = trainer._pairs
         sides = [[pairs.completions[number] for number in couple] for couple in pairs.pairs]
-        return [Row(pairs.prompts[one.prompt], (one.ids, other.ids)) for one, other in sides]
+        return [TokenRow(pairs.prompts[one.prompt], (one.ids, other.ids)) for one, other in sides]
     held = list(trainer.train_dataset)
-    if kind is PairwiseDPO:
-        return [Row(row["prompt_ids"], (row["chosen_ids"], row["rejected_ids"])) for row in held]
     ends = [row["labels"].count(IGNORED) for row in held]
     assert [row["labels"][end:] for row, end in zip(held, ends, strict=True)] == [
         row["input_ids"][end:] for row, end in zip(held, ends, strict=True)
     ]
-    return [Row(row["input_ids"][:end], (row["input_ids"][end:],)) for row, end in zip(held, ends, strict=True)]
+    return [TokenRow(row["input_ids"][:end], (row["input_ids"][end:],)) for row, end in zip(held, ends, strict=True)]
 
 
-@pytest.mark.parametrize("kind", [SFT, PairwiseDPO, SharedDPO])
+@pytest.mark.parametrize("kind", [SupervisedTrainer, SharedDPOTrainer])
 def test_training_reads_the_tokens_that_inference_reads(
-    shape: Shape, kind: type[SFT | PairwiseDPO | SharedDPO], tmp_path: Path
+    shape: Shape, kind: type[SupervisedTrainer | SharedDPOTrainer], tmp_path: Path
 ) -> None:
     """Each trainer's own rows, token for token what the engine decodes from, and then the reply with its end."""
     prompts, replies = ["Which of them?", "And\n\nhow  many? "], ["[plan] Look.", "[cot] Count."]
-    tokenizer, count = shape.engine.tokenizer, 1 if kind is SFT else 2
-    rows = trained_on(shape, [(prompt, tuple(map(Target, replies[:count]))) for prompt in prompts], kind, tmp_path)
+    tokenizer, count = shape.engine.tokenizer, 1 if kind is SupervisedTrainer else 2
+    rows = rows_of_trainer(shape, [(prompt, tuple(map(Target, replies[:count]))) for prompt in prompts], kind, tmp_path)
     (end,) = [mark for mark in shape.family.ends if mark in TURNS]
     for prompt, row in zip(prompts, rows, strict=True):
         job = shape.engine._requested(Request(model="m", messages=(Message.user(prompt),)))
@@ -174,7 +175,7 @@ def test_a_reply_learns_to_end_as_the_chat_template_ends_it(shape: Shape) -> Non
     """So the conversation goes on as the model met it before; the end is also one that stops the engine."""
     tokenizer = shape.engine.tokenizer
     stops = AutoModelForCausalLM.from_pretrained(shape.folder).generation_config.eos_token_id
-    end = end_of_turn(stops, tokenizer)
+    end = find_end_token(stops, tokenizer)
     said = [("user", "one"), ("assistant", "two"), ("user", "three")]
     text = render_chat(tokenizer, [{"role": role, "content": content} for role, content in said])
     assert text.partition("two")[2].startswith(tokenizer.decode([end]))

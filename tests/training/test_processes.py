@@ -19,7 +19,7 @@ from scripted import ScriptedTrainer
 from torch.distributed import HashStore
 
 from optimizers.store.rollout_store import RolloutStore
-from optimizers.training.distributed import Together, train_as_told
+from optimizers.training.distributed import DistributedTrainer, repeat_calls
 from optimizers.training.processes import Team
 from sgt_modules.errors import MainProcessError, SetupError
 
@@ -47,7 +47,7 @@ def launched(output: Path, script: str, *words: str, options: tuple[str, ...] = 
     return done.stdout + done.stderr
 
 
-def told(output: Path, rank: int) -> dict:
+def report_of(output: Path, rank: int) -> dict:
     return json.loads((output / f"{rank}.json").read_text())
 
 
@@ -70,7 +70,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def assert_trained_alike(alone: Path, output: Path, said: str) -> None:
     assert (output / "status").read_text() == "0", said
-    one, first, second = told(alone, 0), told(output, 0), told(output, 1)
+    one, first, second = report_of(alone, 0), report_of(output, 0), report_of(output, 1)
     assert first == second
     for stage, found in first.items():
         assert found["losses"] == pytest.approx(one[stage]["losses"], abs=1e-4)
@@ -81,7 +81,7 @@ def assert_trained_alike(alone: Path, output: Path, said: str) -> None:
 
 
 def test_two_processes_have_the_losses_and_the_weights_of_one(alone: Path, tmp_path: Path):
-    """Supervised, all weights, and preferences read both ways, each with a last step that is no full one."""
+    """SFT and DPO, each with an adapter and with all weights, each with a last step that is not full."""
     said = launched(tmp_path / "two", "launched_training.py", *launched_training.STAGES)
     assert_trained_alike(alone, tmp_path / "two", said)
 
@@ -104,7 +104,7 @@ def test_a_compile_in_two_processes_is_that_of_one(tmp_path: Path):
     launched_compile.main(tmp_path / "one")
     said = launched(tmp_path / "two", "launched_compile.py")
     assert (tmp_path / "two" / "status").read_text() == "0", said
-    one, first, second = told(tmp_path / "one", 0), told(tmp_path / "two", 0), told(tmp_path / "two", 1)
+    one, first, second = report_of(tmp_path / "one", 0), report_of(tmp_path / "two", 0), report_of(tmp_path / "two", 1)
     assert rollouts(tmp_path / "two" / "run") == rollouts(tmp_path / "one" / "run")
     assert first["losses"] == pytest.approx(one["losses"], abs=1e-4)
     for stage in ("sft", "dpo1"):
@@ -120,7 +120,7 @@ def test_a_compile_in_two_processes_is_that_of_one(tmp_path: Path):
 
 
 def test_processes_end_when_one_of_them_runs_out_of_memory(tmp_path: Path):
-    """It does not begin anew alone, which would leave the other in a collective for ever."""
+    """It does not retry alone, which would leave the other in a collective for ever."""
     said = launched(tmp_path / "two", "launched_exhausted.py")
     assert (tmp_path / "two" / "status").read_text() != "0"
     assert "Expected memory for 4 rows at a time in each of 2 processes, got: CUDA out of memory." in said
@@ -150,15 +150,15 @@ def two() -> tuple[Team, Team]:
     return Team(0, 2, store, session=1), Team(1, 2, store, session=1)
 
 
-def test_what_is_told_is_heard_in_order_however_large():
+def test_values_are_received_in_the_order_of_sending_however_large():
     main, other = two()
     large = "supplement " * 1_000_000
     for value in ("first", large, None):
-        main.tell(value)
-    assert [other.hear() for _ in range(3)] == ["first", large, None]
+        main.send(value)
+    assert [other.receive() for _ in range(3)] == ["first", large, None]
 
 
-def test_what_the_main_process_makes_is_made_once_and_known_to_all():
+def test_the_main_process_computes_once_and_every_process_has_the_result():
     main, other = two()
     made: list[int] = []
 
@@ -166,7 +166,7 @@ def test_what_the_main_process_makes_is_made_once_and_known_to_all():
         made.append(1)
         return "made"
 
-    assert [main.once(make), other.once(make)] == ["made", "made"]
+    assert [main.run_once(make), other.run_once(make)] == ["made", "made"]
     assert made == [1]
 
 
@@ -179,25 +179,25 @@ def test_an_error_of_ours_and_an_interrupt_reach_every_process_as_they_are(error
 
     for team in (main, other):
         with pytest.raises(type(error)) as raised:
-            team.once(fail)
+            team.run_once(fail)
         assert str(raised.value) == str(error)
 
 
 def test_an_error_of_somebody_elses_reaches_the_others_as_a_message():
     main, other = two()
-    with pytest.raises(ZeroDivisionError), main.leading():
+    with pytest.raises(ZeroDivisionError), main.send_failure():
         1 / 0  # noqa: B018
     with pytest.raises(MainProcessError, match="stopped with ZeroDivisionError: division by zero"):
-        other.hear()
+        other.receive()
 
 
-def test_the_others_make_the_calls_of_the_main_processs_trainer_until_they_are_told_the_end(tmp_path: Path):
+def test_the_others_repeat_the_calls_of_the_main_processs_trainer_until_the_end_is_sent(tmp_path: Path):
     main, other = two()
     trainers = ScriptedTrainer(), ScriptedTrainer()
-    together = Together(trainers[0], main)
+    together = DistributedTrainer(trainers[0], main)
     start = together.sft(launched_training.ROWS, start=None, output=tmp_path / "sft", seed=0)
     together.dpo(launched_training.PAIRS, start=start, output=tmp_path / "dpo1", seed=0)
-    main.tell("the end")
-    assert train_as_told(trainers[1], other) == "the end"
+    main.send("the end")
+    assert repeat_calls(trainers[1], other) == "the end"
     assert trainers[1].rows == trainers[0].rows
     assert list(trainers[1].rows) == ["sft", "dpo1"]

@@ -13,7 +13,7 @@ from runtime_fixtures import tiny_adapter, tiny_model
 
 from optimizers.core.records import Checkpoint, PreferencePair, SFTExample
 from optimizers.sgt.teleprompter import SGTTeleprompter
-from optimizers.training.trainer import Forward, LoRASettings, TrainingSettings
+from optimizers.training.trainer import LoRASettings, TrainingSettings
 from optimizers.training.trl_trainer import TRLTrainer
 from sgt_modules.errors import TrainingError
 from sgt_modules.generator import SupplementGenerator
@@ -80,8 +80,8 @@ def in_training() -> dict[int, tuple[int, ...]]:
     return {each.data_ptr(): tuple(each.shape) for _, each in named}
 
 
-def two_rounds(folder: Path, room: Path, forward: Forward = "pairwise") -> list[Checkpoint]:
-    trainer, start = TRLTrainer(folder, settings(dpo_forward=forward)), None
+def two_rounds(folder: Path, room: Path) -> list[Checkpoint]:
+    trainer, start = TRLTrainer(folder, settings()), None
     stages = [trainer.sft(ROWS, start=None, output=room / "sft", seed=0)]
     for round_ in (1, 2):
         start = trainer.dpo(PAIRS, start=start or stages[0], output=room / f"dpo{round_}", seed=round_)
@@ -158,24 +158,23 @@ def test_after_a_training_that_failed_every_engine_says_what_it_said_before(
 def test_an_engine_answers_while_its_base_is_trained_on(
     engine: LocalEngine, folder: Path, adapter: Path, tmp_path: Path
 ) -> None:
-    adapted, heard = engine.with_adapter(adapter), list[object]()
+    adapted, answers = engine.with_adapter(adapter), list[object]()
     expected = draws(engine), draws(adapted)
 
     def ask(step: int, steps: int, loss: float) -> None:
-        heard.append((draws(engine), draws(adapted)))
+        answers.append((draws(engine), draws(adapted)))
 
     TRLTrainer(folder, settings()).sft(ROWS, start=None, output=tmp_path / "sft", seed=0, on_step=ask)
-    assert heard == [expected] * 3
+    assert answers == [expected] * 3
 
 
-@pytest.mark.parametrize("forward", ["shared", "pairwise"])
 def test_a_shared_base_gives_the_weights_that_one_of_its_own_gives(
-    engine: LocalEngine, folder: Path, adapter: Path, tmp_path: Path, forward: Forward
+    engine: LocalEngine, folder: Path, adapter: Path, tmp_path: Path
 ) -> None:
     """The engine's base has worn adapters by then, and the trainer's own has none."""
-    alone = two_rounds(folder, tmp_path / "alone", forward)
+    alone = two_rounds(folder, tmp_path / "alone")
     draws(engine.with_adapter(adapter))
-    shared = two_rounds(folder, tmp_path / "shared", forward)
+    shared = two_rounds(folder, tmp_path / "shared")
     assert [each.fingerprint for each in shared] == [each.fingerprint for each in alone]
     assert [each.metrics["loss"] for each in shared] == [each.metrics["loss"] for each in alone]
     assert len({each.fingerprint for each in shared}) == 3

@@ -1,4 +1,4 @@
-"""Reading each completion once changes nothing but the time: against TRL's pairwise trainer, on a tiny random Qwen3."""
+"""Reading each completion once changes nothing but the time: against TRL's trainer, on a tiny random Qwen3."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM,
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
-from optimizers.training.base_trainer import silence
-from optimizers.training.shared_dpo import SharedTrainer
-from optimizers.training.shared_forward import laid_out, score_completions, shares_prompts
-from optimizers.training.shared_pairs import Block, distinct
-from optimizers.training.tokenisation import Row
+from optimizers.training.forward_passes import build_inputs, can_share_prompts, install_completion_forward
+from optimizers.training.shared_dpo import SharedDPOTrainer
+from optimizers.training.shared_pairs import Block, index_pairs
+from optimizers.training.side_effects import silence
+from optimizers.training.tokenisation import TokenRow
 from optimizers.training.trainer import TrainingSettings
 
 LORA = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
@@ -38,14 +38,14 @@ def tiny(attention: str = "sdpa", **changes: object) -> Qwen3ForCausalLM:
     return Qwen3ForCausalLM(config)
 
 
-def sample(alike: bool = False) -> list[Row]:
+def sample(alike: bool = False) -> list[TokenRow]:
     """14 pairs of 3 prompts with 5 completions each, of several lengths; `alike`: each chosen one has three tokens."""
     rng, rows = random.Random(0), []
     for length in (4, 9, 6):
         prompt = [rng.randrange(2, 40) for _ in range(length)]
         winners = [[rng.randrange(2, 40) for _ in range(3 if alike else 1 + size * 2)] for size in range(2)]
         losers = [[rng.randrange(2, 40) for _ in range(2 + size)] for size in range(3)]
-        rows += [Row(prompt, (winner, loser)) for winner in winners for loser in losers]
+        rows += [TokenRow(prompt, (winner, loser)) for winner in winners for loser in losers]
     return rows[:14]
 
 
@@ -69,16 +69,16 @@ def arguments(kind: type[TrainingArguments], folder: Path, bf16: bool, **more: o
     )  # fmt: skip
 
 
-def ours(folder: Path, rows: list[Row], lora: bool, bf16: bool = False, **changes: object) -> SharedTrainer:
+def ours(folder: Path, rows: list[TokenRow], lora: bool, bf16: bool = False, **changes: object) -> SharedDPOTrainer:
     bare = tiny()
     model = get_peft_model(bare, LORA) if lora else bare
     settings = TrainingSettings(**{"batch_size": 14, "gradient_accumulation": 1, **changes})
     with silence():
-        return SharedTrainer(
+        return SharedDPOTrainer(
             model,
             arguments(TrainingArguments, folder, bf16),
             bare=bare,
-            pairs=distinct(rows),
+            pairs=index_pairs(rows),
             settings=settings,
             padding=0,
         )
@@ -122,15 +122,15 @@ def gradient(trainer: Trainer, loss: Callable[[], Tensor]) -> tuple[float, Tenso
     return value.item(), torch.cat([weights.grad.flatten().float() for weights in trained])
 
 
-def of_step(trainer: SharedTrainer, size: int = 14) -> Tensor:
-    return torch.stack([trainer.compute_loss(trainer.model, part) for part in trainer.step_of(range(size))]).sum()
+def of_step(trainer: SharedDPOTrainer, size: int = 14) -> Tensor:
+    return torch.stack([trainer.compute_loss(trainer.model, part) for part in trainer.build_step(range(size))]).sum()
 
 
-@pytest.mark.parametrize("shared", [True, False], ids=["prompt shared", "prompt read anew"])
+@pytest.mark.parametrize("shared", [True, False], ids=["prompt shared", "prompt read again"])
 @pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("lora", [True, False], ids=["lora", "all weights"])
 @pytest.mark.parametrize(("alpha", "types"), [(0.0, ["sigmoid"]), (1.0, ["sigmoid", "sft"])], ids=["dpo", "dpo+nll"])
-def test_loss_and_gradient_are_those_of_trls_pairwise_trainer(
+def test_loss_and_gradient_are_those_of_trls_trainer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alpha: float, types: list[str], lora: bool, bf16: bool,
     shared: bool,
 ):  # fmt: skip
@@ -163,7 +163,7 @@ def of_trl(trainer: DPOTrainer, inputs: dict[str, Tensor]) -> Tensor:
 
 
 def test_a_step_reads_each_distinct_completion_once_and_each_prompt_once(tmp_path: Path):
-    (part,) = ours(tmp_path, sample(), lora=False).step_of(range(14))
+    (part,) = ours(tmp_path, sample(), lora=False).build_step(range(14))
     assert part["input_ids"].shape[0] == 3
     assert part["targets"].shape[0] == 5 + 5 + 3
     assert part["pairs"].shape == (14, 2)
@@ -171,7 +171,7 @@ def test_a_step_reads_each_distinct_completion_once_and_each_prompt_once(tmp_pat
 
 def test_a_step_in_parts_has_the_loss_and_the_gradient_of_the_whole(tmp_path: Path):
     whole, cut = (moved(ours(tmp_path, sample(), lora=False, batch_size=size)) for size in (14, 2))
-    assert len(cut.step_of(range(14))) > 3
+    assert len(cut.build_step(range(14))) > 3
     loss, slope = gradient(whole, lambda: of_step(whole))
     in_parts, slope_in_parts = gradient(cut, lambda: of_step(cut))
     assert in_parts == pytest.approx(loss, rel=1e-5)
@@ -182,17 +182,17 @@ def test_a_completion_has_one_log_probability_whatever_else_is_in_its_block():
     model = tiny()
     alone = [model(torch.tensor([[5, 6, 7, *ids]])).logits.log_softmax(-1)[0] for ids in ([8], [9, 10, 1])]
     expected = [alone[0][2, 8], alone[1][2, 9] + alone[1][3, 10] + alone[1][4, 1]]
-    score_completions(model)
+    install_completion_forward(model)
     blocks = [Block([5, 6, 7], ([8], [9, 10, 1])), Block([5], ([6],))]
-    found = model(**laid_out(blocks, padding=0)).log_probs
+    found = model(**build_inputs(blocks, padding=0)).log_probs
     torch.testing.assert_close(found[:2], torch.stack(expected))
 
 
 def test_a_prompt_is_shared_only_where_attention_takes_a_block_mask_in_every_layer():
     windows = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}
-    assert shares_prompts(tiny())
-    assert not shares_prompts(tiny("eager"))
-    assert not shares_prompts(tiny(**windows))
+    assert can_share_prompts(tiny())
+    assert not can_share_prompts(tiny("eager"))
+    assert not can_share_prompts(tiny(**windows))
 
 
 def test_a_base_model_under_an_adapter_is_scored_through_the_adapter(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""When training goes wrong: the round begins anew from its adapter or says why not; nothing broken is gone on from."""
+"""When training fails: the round starts again from its adapter or says why not; nothing starts from broken weights."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from optimizers.core.records import Checkpoint, PreferencePair, SFTExample
-from optimizers.training.base_trainer import QuietTrainer, Steps
-from optimizers.training.faults import disk_full_named, intact, until_it_converges
+from optimizers.training.base_trainer import BaseTrainer, LossRecorder
+from optimizers.training.provenance import is_intact
+from optimizers.training.retries import retry_with_lower_rate
+from optimizers.training.side_effects import explain_full_disk
 from optimizers.training.trainer import LoRASettings, TrainingSettings
 from optimizers.training.trl_trainer import TRLTrainer
 from sgt_modules.errors import DivergedError, TrainingError
@@ -60,26 +62,26 @@ def broken_at(monkeypatch: pytest.MonkeyPatch, *attempts: int, last: bool = Fals
     weights that are none after the `last`. Gives each attempt's learning rate.
     """
     rates: list[float] = []
-    begin, add = QuietTrainer.train, Steps.add
+    begin, add = BaseTrainer.train, LossRecorder.add
 
-    def train(self: QuietTrainer) -> object:
+    def train(self: BaseTrainer) -> object:
         rates.append(self.args.learning_rate)
         ended = begin(self)
         if last and len(rates) in attempts:
             next(each for each in self.model.parameters() if each.requires_grad).data[0] = torch.nan
         return ended
 
-    def added(self: Steps, loss: torch.Tensor) -> None:
+    def added(self: LossRecorder, loss: torch.Tensor) -> None:
         add(self, loss * torch.nan if not last and len(rates) in attempts and len(self.losses) == 1 else loss)
 
     with monkeypatch.context() as patched:
-        patched.setattr(QuietTrainer, "train", train)
-        patched.setattr(Steps, "add", added)
+        patched.setattr(BaseTrainer, "train", train)
+        patched.setattr(LossRecorder, "add", added)
         yield rates
 
 
 @pytest.mark.parametrize("last", [False, True])
-def test_a_loss_or_weights_that_are_no_numbers_begin_the_round_anew_from_its_adapter_at_half_the_learning_rate(
+def test_a_loss_or_weights_that_are_no_numbers_start_the_round_again_from_its_adapter_at_half_the_learning_rate(
     model: Path, sft: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: bool
 ) -> None:
     with broken_at(monkeypatch, 1, last=last) as rates:
@@ -90,8 +92,8 @@ def test_a_loss_or_weights_that_are_no_numbers_begin_the_round_anew_from_its_ada
     assert rates == [1e-2, 5e-3]
     assert again.fingerprint == slow.fingerprint
     assert (len(again.notes), len(slow.notes)) == (1, 0)
-    assert "with learning rate 0.01. The stage began anew" in again.notes[0]
-    assert intact(sft.path, sft.fingerprint)
+    assert "with learning rate 0.01. The stage started again" in again.notes[0]
+    assert is_intact(sft.path, sft.fingerprint)
 
 
 @pytest.mark.parametrize("last", [False, True])
@@ -115,7 +117,7 @@ def test_other_errors_are_not_tried_again() -> None:
         raise TrainingError("no rows")
 
     with pytest.raises(TrainingError, match="no rows"):
-        until_it_converges(SETTINGS, fit)
+        retry_with_lower_rate(SETTINGS, fit)
     assert tried == [1e-2]
 
 
@@ -133,14 +135,14 @@ def test_a_full_disk_is_named_and_leaves_nothing_half_written(
 
     with monkeypatch.context() as patched:
         patched.setattr("peft.PeftModel.save_pretrained", save)
-        with pytest.raises(TrainingError, match=r"Expected room on the disk for the weights of 'dpo1'.*make room"):
+        with pytest.raises(TrainingError, match=r"Expected space on the disk for .* 'dpo1'.*free some space"):
             TRLTrainer(model, SETTINGS).dpo(PAIRS, start=sft, output=tmp_path / "dpo1", seed=1)
     assert [each.name for each in tmp_path.iterdir()] == ["sft"]
-    assert intact(sft.path, sft.fingerprint)
+    assert is_intact(sft.path, sft.fingerprint)
 
 
 def test_another_trouble_with_the_disk_is_told_as_it_is() -> None:
-    with pytest.raises(PermissionError), disk_full_named(Path("dpo1")):
+    with pytest.raises(PermissionError), explain_full_disk(Path("dpo1")):
         raise PermissionError(errno.EACCES, "no")
 
 
@@ -203,25 +205,25 @@ def changed(file: Path) -> None:
 def test_a_damaged_checkpoint_is_known_and_never_gone_on_from(
     model: Path, sft: Checkpoint, tmp_path: Path, damage: Callable[[Path], None], name: str
 ) -> None:
-    assert intact(sft.path, sft.fingerprint)
+    assert is_intact(sft.path, sft.fingerprint)
     damage(sft.path / name)
-    assert not intact(sft.path, sft.fingerprint)
+    assert not is_intact(sft.path, sft.fingerprint)
     with pytest.raises(TrainingError, match=r"an adapter's folder|as training wrote it"):
         TRLTrainer(model, SETTINGS).dpo(PAIRS, start=sft, output=tmp_path / "dpo1", seed=1)
     assert not (tmp_path / "dpo1").exists()
 
 
 def test_a_checkpoint_of_other_weights_or_of_an_earlier_version_is_told_by_its_fingerprint(sft: Checkpoint) -> None:
-    assert not intact(sft.path, "0" * 64)
+    assert not is_intact(sft.path, "0" * 64)
     record = json.loads((sft.path / "trained_from.json").read_text())
     del record["files"]
     (sft.path / "trained_from.json").write_text(json.dumps(record))
-    assert intact(sft.path, sft.fingerprint)
+    assert is_intact(sft.path, sft.fingerprint)
 
 
 def test_a_whole_model_is_intact_with_all_of_its_files(model: Path, tmp_path: Path) -> None:
     whole = TRLTrainer(model, replace(SETTINGS, lora=None)).sft(ROWS, start=None, output=tmp_path / "sft", seed=0)
-    assert intact(whole.path, whole.fingerprint)
+    assert is_intact(whole.path, whole.fingerprint)
     assert all(each.isfinite().all() for each in load_file(whole.path / "model.safetensors").values())
     (whole.path / "tokenizer.json").unlink()
-    assert not intact(whole.path, whole.fingerprint)
+    assert not is_intact(whole.path, whole.fingerprint)

@@ -7,7 +7,6 @@ import random
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pytest
@@ -18,13 +17,14 @@ from safetensors import safe_open
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.processors import TemplateProcessing
+from torch.nn.modules.module import register_module_forward_pre_hook
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
 from optimizers.core.records import Checkpoint, PreferencePair, SFTExample
-from optimizers.training.base_trainer import silence
-from optimizers.training.tokenisation import Target, encode, end_of_turn
+from optimizers.training.side_effects import silence
+from optimizers.training.tokenisation import Target, encode, find_end_token
 from optimizers.training.trainer import LoRASettings, TrainingSettings
 from optimizers.training.trl_trainer import TRLTrainer
 from sgt_modules.errors import NoPreferencePairsError, TrainingError
@@ -99,7 +99,7 @@ PAIRS = [PreferencePair("q", "inter", row.prompt, f"yes {n % 10}", "it is not so
 
 
 class Losses(list[float]):
-    """Collects what `on_step` tells."""
+    """Collects the losses that `on_step` gets."""
 
     def __call__(self, step: int, steps: int, loss: float) -> None:
         assert 1 <= step <= steps
@@ -109,20 +109,20 @@ class Losses(list[float]):
 def test_supervised_training_lowers_the_loss_and_leaves_the_adapter_alone_in_its_folder(
     model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
-    told: list[tuple[int, int, float]] = []
+    steps_seen: list[tuple[int, int, float]] = []
     checkpoint = TRLTrainer(model, settings(sft_epochs=8)).sft(
-        ROWS, start=None, output=tmp_path / "sft", seed=0, on_step=lambda *each: told.append(each)
+        ROWS, start=None, output=tmp_path / "sft", seed=0, on_step=lambda *each: steps_seen.append(each)
     )
-    assert [step for step, _, _ in told] == list(range(1, 17))
-    assert {steps for _, steps, _ in told} == {16}
-    assert told[-1][2] < told[0][2] - 0.2
+    assert [step for step, _, _ in steps_seen] == list(range(1, 17))
+    assert {steps for _, steps, _ in steps_seen} == {16}
+    assert steps_seen[-1][2] < steps_seen[0][2] - 0.2
     assert sorted(each.name for each in checkpoint.path.iterdir()) == ADAPTER_FILES
     assert [each.name for each in tmp_path.iterdir()] == ["sft"]
     assert checkpoint.fingerprint == sha256((checkpoint.path / ADAPTER_FILES[1]).read_bytes()).hexdigest()
     assert checkpoint.stage == "sft"
     assert checkpoint.metrics["rows"] == 6
     assert checkpoint.metrics["steps"] == 16
-    assert checkpoint.metrics["loss"] == pytest.approx(sum(loss for _, _, loss in told) / 16)
+    assert checkpoint.metrics["loss"] == pytest.approx(sum(loss for _, _, loss in steps_seen) / 16)
     assert "".join(capfd.readouterr()) == ""
 
 
@@ -193,12 +193,9 @@ def test_a_cut_supplement_s_loss_is_the_cross_entropy_of_its_text_alone(model: P
     assert losses == [pytest.approx(total / count, rel=1e-4)]
 
 
-@pytest.mark.parametrize("forward", ["shared", "pairwise"])
-def test_a_cut_pair_s_first_loss_is_log_2_and_the_mean_nll_of_the_chosen_text_alone(
-    model: Path, tmp_path: Path, forward: Literal["shared", "pairwise"]
-):
+def test_a_cut_pair_s_first_loss_is_log_2_and_the_mean_nll_of_the_chosen_text_alone(model: Path, tmp_path: Path):
     losses, pairs = Losses(), [replace(pair, chosen_cut=True, rejected_cut=n == 0) for n, pair in enumerate(PAIRS)]
-    chosen = settings(dpo_epochs=1, batch_size=8, dpo_forward=forward)
+    chosen = settings(dpo_epochs=1, batch_size=8)
     TRLTrainer(model, chosen).dpo(pairs, start=None, output=tmp_path / "dpo1", seed=0, on_step=losses)
     made, base = AutoTokenizer.from_pretrained(model), AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     nll: list[float] = []
@@ -212,22 +209,21 @@ def test_a_cut_pair_s_first_loss_is_log_2_and_the_mean_nll_of_the_chosen_text_al
 
 def test_a_reply_ends_with_the_token_that_stops_generation():
     made = tokenizer()
-    assert end_of_turn(None, made) == made.eos_token_id
-    assert end_of_turn([7, made.eos_token_id], made) == made.eos_token_id
-    assert end_of_turn(7, made) == 7
+    assert find_end_token(None, made) == made.eos_token_id
+    assert find_end_token([7, made.eos_token_id], made) == made.eos_token_id
+    assert find_end_token(7, made) == 7
     made.eos_token = None
     with pytest.raises(TrainingError, match="eos_token"):
-        end_of_turn(None, made)
+        find_end_token(None, made)
 
 
-@pytest.mark.parametrize("forward", ["shared", "pairwise"])
 @pytest.mark.parametrize(("alpha", "types"), [(0.0, ["sigmoid"]), (1.0, ["sigmoid", "sft"])])
 def test_the_loss_is_trls_where_both_mean_the_same(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alpha: float, types: list[str], forward: str
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alpha: float, types: list[str]
 ):
     """All pairs in each step, and all chosen of one length, where a mean over tokens is one over sequences."""
     losses = Losses()
-    TRLTrainer(model, settings(batch_size=6, dpo_epochs=3, alpha=alpha, dpo_forward=forward)).dpo(
+    TRLTrainer(model, settings(batch_size=6, dpo_epochs=3, alpha=alpha)).dpo(
         PAIRS, start=None, output=tmp_path / "dpo", seed=3, on_step=losses
     )
     monkeypatch.setenv("CI", "1")  # TRL sends no telemetry then
@@ -268,10 +264,9 @@ def test_the_loss_is_trls_where_both_mean_the_same(
     assert losses == [pytest.approx(each, rel=1e-5) for each in seen]
 
 
-@pytest.mark.parametrize("forward", ["shared", "pairwise"])
-def test_the_reference_of_every_round_is_the_model_at_its_start(model: Path, tmp_path: Path, forward: str):
+def test_the_reference_of_every_round_is_the_model_at_its_start(model: Path, tmp_path: Path):
     """With alpha = 0 the first loss of a round is log 2, and the last is not: so the base is not the reference."""
-    chosen = settings(alpha=0.0, batch_size=6, dpo_epochs=6, dpo_learning_rate=3e-3, dpo_forward=forward)
+    chosen = settings(alpha=0.0, batch_size=6, dpo_epochs=6, dpo_learning_rate=3e-3)
     trainer, start = TRLTrainer(model, chosen), None
     for round_ in (1, 2, 3):
         losses = Losses()
@@ -289,9 +284,8 @@ def test_a_round_goes_on_from_the_weights_of_its_start(model: Path, tmp_path: Pa
     assert dpo.fingerprint == sft.fingerprint
 
 
-@pytest.mark.parametrize("forward", ["shared", "pairwise"])
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others(model: Path, tmp_path: Path, forward: str):
-    trainer = TRLTrainer(model, settings(dpo_epochs=1, dpo_forward=forward))
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(model: Path, tmp_path: Path):
+    trainer = TRLTrainer(model, settings(dpo_epochs=1))
     found = []
     for run, seed in enumerate((0, 0, 1)):
         random.random()
@@ -342,6 +336,29 @@ def test_checkpointing_and_mixed_precision_train_too(model: Path, tmp_path: Path
     sft = trainer.sft(ROWS, start=None, output=tmp_path / "sft", seed=0)
     trainer.dpo(PAIRS, start=sft, output=tmp_path / "dpo", seed=0, on_step=losses)
     assert all(math.isfinite(each) for each in losses)
+
+
+@pytest.mark.parametrize("lora", [LoRASettings(rank=4, alpha=8), None], ids=["lora", "all weights"])
+def test_checkpointing_computes_layers_twice_and_changes_no_preference_loss(
+    model: Path, tmp_path: Path, lora: LoRASettings | None
+):
+    passes, losses = [0, 0], (Losses(), Losses())
+
+    def count(module: torch.nn.Module, inputs: object) -> None:
+        if type(module).__name__ == "Qwen3MLP" and torch.is_grad_enabled():
+            passes[checkpointing] += 1
+
+    for checkpointing in (False, True):
+        chosen = settings(lora=lora, dpo_epochs=2, dpo_learning_rate=1e-3, gradient_checkpointing=checkpointing)
+        hook = register_module_forward_pre_hook(count)
+        try:
+            TRLTrainer(model, chosen).dpo(
+                PAIRS, start=None, output=tmp_path / "dpo", seed=0, on_step=losses[checkpointing]
+            )
+        finally:
+            hook.remove()
+    assert passes[True] == 2 * passes[False]
+    assert losses[True] == pytest.approx(losses[False], rel=1e-5)
 
 
 def test_rows_that_are_too_long_are_counted_and_left_out(model: Path, tmp_path: Path):

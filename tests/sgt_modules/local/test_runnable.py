@@ -21,7 +21,7 @@ from optimizers import Recipe, SGTTeleprompter, TrainingSettings
 from optimizers.core.records import PreferencePair, SFTExample
 from optimizers.store.rollout_store import RolloutStore
 from optimizers.training.trainer import LoRASettings
-from optimizers.training.trl_arguments import beside_language
+from optimizers.training.trl_arguments import build_non_text_pattern
 from optimizers.training.trl_trainer import TRLTrainer
 from sgt_modules import SupplementGenerator
 from sgt_modules.errors import GeneratorNotFoundError, SetupError
@@ -225,7 +225,7 @@ def test_lora_leaves_the_vision_tower_of_a_multimodal_model_alone(tmp_path: Path
 
 
 def test_a_model_of_text_alone_has_nothing_beside_its_language_part(whole: Path) -> None:
-    assert beside_language(AutoModelForCausalLM.from_pretrained(whole)) is None
+    assert build_non_text_pattern(AutoModelForCausalLM.from_pretrained(whole)) is None
 
 
 def tasks(*fields: str) -> list[dspy.Example]:
