@@ -19,7 +19,7 @@ import dspy
 from optimizers.core.ahead import made_ahead
 from optimizers.core.events import Reporter, Stage
 from optimizers.core.records import Candidate, Query, Rollout
-from optimizers.core.spending import Spending
+from optimizers.core.work_clock import WorkClock
 from optimizers.rollouts.evaluation import Evaluator
 from optimizers.rollouts.sampling import SAMPLED_AT_ONCE, Ask, sampled
 from optimizers.sgt import candidates as sources
@@ -77,7 +77,7 @@ class Setting:
     recipe: Recipe
     train: Evaluator
     reporter: Reporter
-    spending: Spending
+    clock: WorkClock
     seed: int
     note: Callable[[str], object] = lambda _: None
     """Says what a person should know of a stage."""
@@ -176,7 +176,7 @@ class Isolated:
         train = self.setting.train
         if train.once_an_example:
             return train.queries
-        with self.setting.spending.timed("acting"):
+        with self.setting.clock.measure("acting"):
             runs = train.live(f"{stage}: others", with_generator(train.actor.program, generator))
         return train.actor.contexts(runs, train.examples)
 
@@ -232,7 +232,7 @@ class Isolated:
         """The actor on each candidate; there are at most `most` of those that are still to come."""
         train = self.setting.train
         total = len(pool) if isinstance(pool, Sequence) else most
-        with self.setting.spending.timed("acting"), self.setting.reporter.stage(f"{stage}: acting", total) as view:
+        with self.setting.clock.measure("acting"), self.setting.reporter.stage(f"{stage}: acting", total) as view:
             counted = pool if isinstance(pool, Sequence) else _counted(pool, view)
             return train.actor.run(counted, train.examples, stage=stage.partition(",")[0], on_done=view.advance)
 
@@ -332,7 +332,7 @@ class Joint:
             for index in range(len(train.examples))
             for number in range(runs + min(joins, self._most_joins(index)))
         ]
-        with self.setting.spending.timed("acting"), self.setting.reporter.stage(f"{stage}: acting", len(choosers)) as v:
+        with self.setting.clock.measure("acting"), self.setting.reporter.stage(f"{stage}: acting", len(choosers)) as v:
             rollouts = train.actor.together(train.examples, choosers, stage, generator.fingerprint, on_done=v.advance)
         return [rollout for rollout in rollouts if rollout.supplement or self.setting.recipe.silence]
 
@@ -398,7 +398,7 @@ def _sampled(
         setting.train.actor.budget.check()  # what is kept costs nothing
 
     temperature, top_p = setting.recipe.sampling(generator.prompt)
-    with setting.spending.timed("sampling"), setting.reporter.stage(f"{stage}: sampling", len(wishes)) as view:
+    with setting.clock.measure("sampling"), setting.reporter.stage(f"{stage}: sampling", len(wishes)) as view:
         replies = sampled(
             setting.train.actor.store,
             stage,

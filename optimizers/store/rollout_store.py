@@ -17,7 +17,7 @@ from typing import Any, Self, TypeVar, cast
 import sqlalchemy as sa
 
 from optimizers.core.records import Rollout
-from optimizers.core.usage import Meter
+from optimizers.core.usage import Usage
 from optimizers.store.database import Database
 from optimizers.store.rows import (
     KeptSample,
@@ -41,7 +41,7 @@ from sgt_modules.kinds import Supplement
 _PAGE = 1000
 _NOTES = 100
 _Read = TypeVar("_Read")
-_NOTHING = Meter()
+_NOTHING = Usage()
 
 
 class RolloutStore:
@@ -59,7 +59,7 @@ class RolloutStore:
     >>> from sgt_modules.kinds import SILENCE
     >>> query = Query("a1", 0, "self", "2+2?")
     >>> with TemporaryDirectory() as folder, RolloutStore(Path(folder) / "rollouts.sqlite") as store:
-    ...     store.add(Rollout(query, "none", "none", SILENCE, Reward(1.0)), scope="gpt", paid=Meter(runs=1, calls=1))
+    ...     store.add(Rollout(query, "none", "none", SILENCE, Reward(1.0)), scope="gpt", paid=Usage(runs=1, calls=1))
     ...     store.get("gpt", "a1", SILENCE).reward, store.get("other", "a1", SILENCE), store.spent().calls
     (Reward(score=1.0, feedback=''), None, 1)
     """
@@ -80,7 +80,7 @@ class RolloutStore:
         *,
         live: str = "",
         asked: int = 1,
-        paid: Meter = _NOTHING,
+        paid: Usage = _NOTHING,
         calls: Sequence[Call] = (),
     ) -> None:
         """Save a rollout and that its stage met it; committed when this returns.
@@ -99,7 +99,7 @@ class RolloutStore:
         *,
         live: str = "",
         asked: int = 1,
-        paid: Meter = _NOTHING,
+        paid: Usage = _NOTHING,
         calls: Sequence[Call] = (),
     ) -> None:
         """Save the rollouts of one run together: all of them, or after a crash none."""
@@ -127,7 +127,7 @@ class RolloutStore:
         met = self._met(rollout, key, _NOTHING)
         self._database.write(lambda connection: self._statements.see.run(connection, met))
 
-    def _met(self, rollout: Rollout, key: str, paid: Meter) -> dict[str, object]:
+    def _met(self, rollout: Rollout, key: str, paid: Usage) -> dict[str, object]:
         return {
             "key": key,
             **met_by(rollout),
@@ -265,13 +265,13 @@ class RolloutStore:
         except (ValueError, RecursionError):
             return {}
 
-    def spent(self, run: str | None = None) -> Meter:
+    def spent(self, run: str | None = None) -> Usage:
         """What `run` (this one by default) has paid for its rollouts, over all of its sessions."""
         sums = (sa.func.coalesce(sa.func.sum(SEEN.c[name]), 0) for name in PAID)
         query = sa.select(*sums).where(SEEN.c.run == (self.run if run is None else storable(run)))
         with self._database.transaction() as connection:
             *counts, seconds, cost = tuple(connection.execute(query).one())
-        return Meter(*(int(count) for count in counts), seconds=float(seconds), cost=float(cost))
+        return Usage(*(int(count) for count in counts), seconds=float(seconds), cost=float(cost))
 
     def errors(self, beginning: str) -> tuple[list[str], int]:
         """The errors that begin so, of each distinct rollout that this run met, and how many it met in all."""

@@ -19,7 +19,7 @@ APPLICATION = 0x53475431
 """"SGT1", kept in SQLite's `PRAGMA application_id`: tells our files from other people's."""
 
 PAID = ("runs", "calls", "paid_in", "paid_out", "seconds", "cost")
-"""What a run paid for a rollout: the fields of a `Meter`, over all attempts."""
+"""What a run paid for a rollout: the fields of a `Usage`, over all attempts."""
 
 _INTEGER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 METADATA = sa.MetaData()

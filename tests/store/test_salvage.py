@@ -19,7 +19,7 @@ from places import DOUBLES
 from scripted import query, rollout
 
 from optimizers.core.records import Rollout
-from optimizers.core.usage import Meter
+from optimizers.core.usage import Usage
 from optimizers.store.damage import damage
 from optimizers.store.rollout_store import KeptSample, RolloutStore
 from optimizers.store.salvage import salvage
@@ -84,7 +84,7 @@ def check_upgraded(store: RolloutStore) -> None:
     assert (silent.error, silent.reward, silent.query.others) == ("timeout", None, ((Place("check"), SILENCE),))
     assert store.get("scope", "a", HINT) == warm
     assert store.live_run("scope", "dpo1/val") == ([live], [])
-    assert store.spent() == Meter(runs=3, calls=6, tokens_in=17, tokens_out=8, seconds=1.0)
+    assert store.spent() == Usage(runs=3, calls=6, tokens_in=17, tokens_out=8, seconds=1.0)
     assert (store.most_asked("scope"), store.count()) == (3, 3)
     assert store.scan().whole
 
@@ -132,7 +132,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of many rollouts and some samples, closed."""
     path = tmp_path_factory.mktemp("whole") / "rollouts.sqlite"
     with RolloutStore(path) as store:
-        store.add_all(many(), "scope", paid=Meter(1, 1))
+        store.add_all(many(), "scope", paid=Usage(1, 1))
         store.describe("scope", {"metric": "exact"})
         store.add_samples("warm", 0, [KeptSample("asked", Sampled(HINT, -0.5, 7, 3))] * 10)
     return path
@@ -265,7 +265,7 @@ def test_salvage_keeps_everything_of_a_store_that_is_whole(path: Path) -> None:
     with RolloutStore(path) as store:
         assert store.rollouts() == many()
         assert len(store.samples("warm")) == 10
-        assert store.spent() == Meter(1, 1)
+        assert store.spent() == Usage(1, 1)
         assert store.described("scope") == {"metric": "exact"}
 
 
