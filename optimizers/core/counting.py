@@ -136,7 +136,7 @@ class CallGate:
         if not self._is_of_run(tracker):
             return None
         within = _CALL.get() is not None  # an LM that asks another
-        call = LMCall(self.counter, lm, asked := _answers_asked(lm, inputs), 0 if within else asked)
+        call = LMCall(self.counter, lm, asked := _answer_count(lm, inputs), 0 if within else asked)
         if self._reservation is not None and not within:
             try:
                 self._reservation.begin_calls(asked, wait=not _in_loop())
@@ -219,7 +219,7 @@ def _settings_of(lm: object) -> Mapping[str, Any]:
     return cast("Mapping[str, Any]", getattr(lm, "kwargs", None) or {})
 
 
-def _answers_asked(lm: object, inputs: Mapping[str, Any]) -> int:
+def _answer_count(lm: object, inputs: Mapping[str, Any]) -> int:
     if isinstance(inputs.get("prompt"), dspy.lm15.Request):
         return 1
     asked = (inputs.get("kwargs") or {}).get("n", _settings_of(lm).get("n"))

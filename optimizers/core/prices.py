@@ -80,7 +80,7 @@ def price_of(lm: object) -> Price:
         return cast("Price", getattr(lm.engine, "price", _FREE))
     model, price = _OF_LM.get(lm, ("", _FREE))
     if model != lm.model:
-        price = _listed(*_route(lm))
+        price = _listed_price(*_route(lm))
         _OF_LM[lm] = (lm.model, price)
     return price
 
@@ -121,7 +121,7 @@ def _route(lm: dspy.LM) -> tuple[str, str, tuple[str, ...] | None]:
 
 
 @lru_cache(maxsize=1024)
-def _listed(provider: str, model: str, namespaces: tuple[str, ...] | None) -> Price:
+def _listed_price(provider: str, model: str, namespaces: tuple[str, ...] | None) -> Price:
     info = model_info(provider, model, namespaces=namespaces)
     rates = {name: rate(info, name) for name in info if "cost" in name}
     return Price({name: each for name, each in rates.items() if each is not None})

@@ -19,6 +19,7 @@ from optimizers.core.events import Reporter
 from optimizers.core.memory import MARK
 from optimizers.core.records import Checkpoint, PreferencePair, Rollout, SFTExample
 from optimizers.core.result import SGTResult, StageResult, selected_program
+from optimizers.core.stages import Stage
 from optimizers.core.usage import RunUsage
 from optimizers.core.verdict import Evidence, unrewarded, verdict
 from optimizers.rollouts.evaluation import Evaluator, Scored, mean_score
@@ -305,7 +306,7 @@ class Run:
     def _evidence(self, selected: str) -> Evidence:
         """What the run found. Of a stage that did not end, what the store has counts."""
         found = self._session.evidence(selected=selected, threshold=self._recipe.threshold)
-        explored = [each for each in found.unfinished if each.supplement and "/" not in each.stage]
+        explored = [each for each in found.unfinished if each.supplement and not Stage.read(each.stage).split]
         before, later = self._stages[:1], self._stages[1:]
         return replace(
             found,

@@ -21,6 +21,7 @@ from optimizers.core.events import Reporter
 from optimizers.core.memory import Peak
 from optimizers.core.records import Rollout
 from optimizers.core.result import mark_compiled
+from optimizers.core.stages import Stage
 from optimizers.core.usage import RunUsage
 from optimizers.core.verdict import Evidence, unrewarded, verdict
 from optimizers.rollouts.evaluation import Evaluator, mean_score
@@ -231,7 +232,7 @@ class PromptRun:
     def improve_corrector(self) -> None:
         """The corrector's brief, written anew from what the first and the best prompt both get wrong, if anything."""
         self._doing("the corrector's brief")
-        name, train = f"round{self._number}/brief", self._session.train
+        name, train = str(Stage(f"round{self._number}", "brief")), self._session.train
         first, best = (self._wrong(self._run(prompts, train, name)) for prompts in (self._first, self._prompts))
         still = {each.index for each in first}
         both = [each for each in best if each.index in still]
@@ -295,7 +296,7 @@ class PromptRun:
     def _runs_of(self, prompt: str, examples: Examples, stage: str) -> list[Rollout]:
         """Runs of the program with another prompt at this round's place."""
         split = Evaluator(self._session.actor, "train", examples, self._session.reporter)
-        return self._run({**self._prompts, self._place: prompt}, split, f"round{self._number}/{stage}")
+        return self._run({**self._prompts, self._place: prompt}, split, str(Stage(f"round{self._number}", stage)))
 
     def _run(self, prompts: Mapping[str, str], split: Evaluator, stage: str) -> list[Rollout]:
         return split.of(with_instructions(self._student, prompts)).as_it_is(stage)
