@@ -208,7 +208,9 @@ def asks_several(lm: object, config: Mapping[str, Any]) -> bool:
     return (config.get("n") or _settings_of(lm).get("n") or 1) != 1
 
 
-def split_by_writer(answers: Sequence[Answers], writers: Collection[str]) -> tuple[list[Answers], list[Answers]]:
+def split_by_writer(
+    answers: Sequence[Answers], writers: Collection[str]
+) -> tuple[Sequence[Answers], Sequence[Answers]]:
     """Splits answers into those of the program's LMs and those of the generators with these names."""
     generators = [each for each in answers if each.lm is None and each.model in writers]
     return [each for each in answers if each.lm is not None or each.model not in writers], generators

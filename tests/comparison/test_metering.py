@@ -290,7 +290,7 @@ def test_a_session_that_goes_on_counts_its_questions_as_the_first_did(tmp_path: 
         lm = metering.meter_lm(ScriptedEngine(str.upper).lm(), "actor")
         for text, temperature in [("a", 0.0), ("a", 0.0), ("b", 1.0), ("b", 1.0), ("c", 0.0)]:
             lm(text, temperature=temperature)
-            counts.append(metering.asked)
+            counts.append(metering.actor_answers)
         metering.close()
         return counts
 
