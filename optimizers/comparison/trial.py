@@ -80,9 +80,11 @@ class Arena:
             found = self._found(folder, answers)
         finally:
             answers.close()
-        if isinstance(found, Outcome):
-            folder.write(FILE, found.content())
-        return found
+        if isinstance(found, Skipped):
+            return found
+        content = found.content()
+        folder.write(FILE, content)
+        return Outcome.read(content, folder.path / FILE)  # the same as a later session reads
 
     def _found(self, folder: RunFolder, answers: PaidAnswers) -> Outcome | Skipped:
         bench = self._bench(folder, answers)
