@@ -34,7 +34,8 @@ from rich.console import Console
 from rich.table import Table
 
 from optimizers import Recipe, SGTTeleprompter, SPTRecipe, SupervisoryPromptTeleprompter, TrainingSettings
-from optimizers.core.result import Spent, result_of
+from optimizers.core.result import result_of
+from optimizers.core.usage import RunUsage
 from optimizers.training.trl_trainer import TRLTrainer
 from sgt_modules.embedded import HouseTermsWorld, Sizes, embedded_generator, program
 from sgt_modules.embedded.models import embedded_folder
@@ -106,7 +107,7 @@ class NotingCorrector(RulesCorrector):
         return super().__call__(*args, **kwargs)
 
 
-def counted(spent: Spent) -> list[int]:
+def counted(spent: RunUsage) -> list[int]:
     """What a run tells of its calls, samples and tokens, which lie on disk: the same after a kill."""
     return [spent.actor_calls, spent.generator_calls, *spent.tokens.values()]
 

@@ -25,7 +25,7 @@ from scripted_http_actor import actor, served
 from optimizers import Recipe, sources
 from optimizers.core.records import Candidate
 from optimizers.core.reward import Scorer
-from optimizers.core.spending import Spending
+from optimizers.core.work_clock import WorkClock
 from optimizers.observe.progress import reporter
 from optimizers.rollouts.engine import Actor
 from optimizers.rollouts.evaluation import Evaluator
@@ -51,7 +51,7 @@ def setting(lm: dspy.LM) -> Iterator[Setting]:
         acting = Actor(wrapped, Scorer(WORLD.metric), store, "benchmark", num_threads=THREADS)
         train = Evaluator(acting, "train", WORLD.train, reporter(False))
         train.without()
-        yield Setting(Recipe(), train, reporter(False), Spending(), seed=0)
+        yield Setting(Recipe(), train, reporter(False), WorkClock(), seed=0)
 
 
 def sampled(generator: SupplementGenerator, where: Setting) -> list[Candidate]:

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from optimizers.core.records import Query, Reward, Rollout
-from optimizers.core.usage import Meter
+from optimizers.core.usage import Usage
 from optimizers.store.rollout_store import RolloutStore
 from sgt_modules.kinds import Supplement
 
@@ -31,7 +31,7 @@ THREADS = 4
 SHARED = 0.1
 """The part of a process's keys that its neighbour writes as well."""
 
-PAID = Meter(runs=1, calls=2, tokens_in=30, tokens_out=5, seconds=0.5, cost=0.25)
+PAID = Usage(runs=1, calls=2, tokens_in=30, tokens_out=5, seconds=0.5, cost=0.25)
 
 
 class Outcome(NamedTuple):
@@ -94,7 +94,7 @@ def _differences(store: RolloutStore, keys: set[int], rollouts: int) -> Iterator
         yield len(listed) - len(set(listed))
         yield len(set(listed) ^ {number for mine in of_run for number in mine})
         paid, runs = store.spent(run), sum(map(len, of_run))
-        expected = Meter(*(runs * getattr(PAID, name) for name in PAID.__slots__))
+        expected = Usage(*(runs * getattr(PAID, name) for name in PAID.__slots__))
         yield 0 if paid == expected else abs(paid.runs - runs) or 1
 
 

@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from optimizers.core.records import Query, Reward, Rollout
-from optimizers.core.usage import Meter
+from optimizers.core.usage import Usage
 from optimizers.store.rollout_store import RolloutStore
 from sgt_modules.kinds import Supplement
 
@@ -87,7 +87,7 @@ def build(path: Path, count: int) -> None:
     with RolloutStore(path) as store:
         coming = rollouts(count)
         while batch := list(islice(coming, BATCH)):
-            store.add_all(batch, "scope", paid=Meter(runs=len(batch), calls=len(batch), seconds=1.0))
+            store.add_all(batch, "scope", paid=Usage(runs=len(batch), calls=len(batch), seconds=1.0))
 
 
 def worked(path: Path, known: Sequence[Rollout]) -> Work:

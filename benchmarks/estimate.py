@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from optimizers import SGTTeleprompter
-from optimizers.core.result import Spent
 from optimizers.core.run_folder import RunFolder
+from optimizers.core.usage import RunUsage
 from optimizers.demos.house_terms import FULL_SCALE, TERMS_THREADS
 from optimizers.training.embedded import embedded_trainer
 from sgt_modules.embedded import HouseTermsWorld, acting, embedded_generator, program
@@ -42,13 +42,13 @@ def main() -> None:
     with acting():
         estimate = sgt.estimate(program(), world.train, world.val, probe=options.probe)
     console.print(estimate)
-    spent, total = Spent.read(folder.read("spent.json") or {}), estimate.total
+    spent, total = RunUsage.read(folder.read("spent.json") or {}), estimate.total
     table = Table("", "estimated", "spent", "apart", title=f"A probe of {options.probe} examples, seed {seed}")
     rows = [
         ("actor calls", total.actor_calls, spent.actor_calls),
-        ("tokens in", total.tokens_in, spent.actor_in),
-        ("tokens out", total.tokens_out, spent.actor_out),
-        ("seconds", total.seconds, spent.sampling + spent.acting + spent.training),
+        ("tokens in", total.tokens_in, spent.actor.tokens_in),
+        ("tokens out", total.tokens_out, spent.actor.tokens_out),
+        ("seconds", total.seconds, sum(spent.seconds.by_work.values())),
     ]
     for name, expected, came in rows:
         table.add_row(name, f"{expected:,.0f}", f"{came:,.0f}", f"{expected / came - 1:+.1%}")

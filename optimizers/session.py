@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -13,7 +12,7 @@ import dspy
 
 from optimizers.core.budget import Budget, Limits
 from optimizers.core.error_types import REFUSED, refused_scores
-from optimizers.core.events import Plan, Reporter, Spend
+from optimizers.core.events import Plan, Reporter
 from optimizers.core.fingerprints import (
     BORDER,
     Half,
@@ -25,12 +24,12 @@ from optimizers.core.fingerprints import (
     supplement_settings,
 )
 from optimizers.core.interrupts import stopping
-from optimizers.core.result import Spent
 from optimizers.core.reward import Metric, Scorer, check_metric
 from optimizers.core.run_folder import RESULT, RunFolder, versions_apart
-from optimizers.core.spending import Clock, Spending
+from optimizers.core.usage import RunUsage, Usage
 from optimizers.core.validation import check_priced, check_program, check_splits, hold_out
 from optimizers.core.verdict import NOTE, Evidence
+from optimizers.core.work_clock import WorkClock
 from optimizers.observe.report import FILE as REPORT
 from optimizers.observe.report import write_report
 from optimizers.observe.tracking import Tracker, TrackerName, Tracking
@@ -191,13 +190,12 @@ class Session:
     """What a run works with until it ends. `doing` says at what it is; `stopped` why it ended before its end, if so."""
 
     def __init__(
-        self, id_: str, folder: RunFolder, train: Evaluator, validation: Evaluator, before: Spent, plan: Plan
+        self, id_: str, folder: RunFolder, train: Evaluator, validation: Evaluator, clock: WorkClock, plan: Plan
     ) -> None:
         self.id, self.folder, self.train, self.validation, self._plan = id_, folder, train, validation, plan
         self.reporter = train.reporter
         self.actor, self.budget = train.actor, train.actor.budget
-        self.spending = Spending(replace(before, total=0.0))
-        self.clock = Clock(folder, self._seconds)
+        self.clock = clock
         self.doing, self.stopped = "", ""
         self.notes: list[str] = []
         self.tracking = Tracking.of_none(folder)
@@ -234,8 +232,8 @@ class Session:
                 notes.append(f"This run began with other packages: {'; '.join(changed)}.")
             store = open_.enter_context(_store(settings, folder, run=known["id"]))
             notes += store.notes
-            passed = Clock.before(folder)
-            budget = Budget(settings.limits, store.spent(), passed.total)
+            clock = WorkClock.of_run(folder)
+            budget = Budget(settings.limits, store.spent(), clock.seconds.total)
             open_.enter_context(stopping(budget.stop, reporter.say))
             about = described(student, settings.metric)
             store.describe(code.scope, about)
@@ -255,9 +253,9 @@ class Session:
                 Evaluator(actor, name, split, reporter) for name, split in zip(("train", "val"), splits, strict=True)
             )
             plan = settings.planned(student, *map(len, splits))
-            session = cls(known["id"], folder, train, validation, passed, plan)
+            session = cls(known["id"], folder, train, validation, clock, plan)
             store.on_write = session.clock.tick
-            open_.callback(session.clock.stop)
+            open_.callback(session.clock.write)
             for note in filter(None, notes):
                 session.note(note)
             tracking = Tracking.opened(settings.report_to, folder, known, about, note=session.note)
@@ -274,33 +272,21 @@ class Session:
         `save` writes what only the run itself knows. At a second Ctrl-C it is said where the run stands, no more.
         """
         try:
-            with self.reporter.run(self._plan, self._spend):
+            with self.reporter.run(self._plan, lambda: self.budget.state):
                 yield
         except KeyboardInterrupt:
             self.reporter.say(self._standing("it was interrupted", ""))
             raise
         except (StoppedError, Abandoned) as stop:
-            self.stopped = self._standing(str(stop), "" if self.budget.stopped else " and a larger budget")
+            self.stopped = self._standing(str(stop), "" if self.budget.stop_reason else " and a larger budget")
             self.note(self.stopped)
             save()
-            if self.budget.stopped:
+            if self.budget.stop_reason:
                 raise KeyboardInterrupt(self.stopped) from None
 
     def _standing(self, why: str, more: str) -> str:
         """Where the run stands, and how to go on."""
         return f"Stopped in {self.doing}: {why}. Compile with log_dir={str(self.folder.path)!r}{more} to go on."
-
-    def _spend(self) -> Spend:
-        budget, limits = self.budget, self.budget.limits
-        return Spend(
-            calls=budget.spent.calls,
-            dollars=budget.dollars,
-            seconds=budget.seconds,
-            max_calls=limits.actor_calls,
-            max_dollars=limits.cost_usd,
-            max_seconds=limits.seconds,
-            stopping=budget.stopped,
-        )
 
     def note(self, text: str) -> None:
         """Say something that a person should know, and keep it for the result."""
@@ -342,25 +328,14 @@ class Session:
         self.tracking.finish(labels, TOLD)
 
     @property
-    def paid(self) -> Spent:
-        """What all sessions in the folder have spent.
+    def usage(self) -> RunUsage:
+        """Usage of all sessions in the folder.
 
-        Calls, samples and tokens are those on disk; a killed session has lost its last moment's seconds at most.
+        Calls, samples and tokens are those on disk; a killed session loses its last moment's seconds at most.
         """
-        paid, (samples, read, wrote) = self.budget.spent, self.actor.store.count_samples()
-        return self.spending.so_far + Spent(
-            actor_calls=paid.calls,
-            actor_in=paid.tokens_in,
-            actor_out=paid.tokens_out,
-            generator_calls=samples,
-            generator_in=read,
-            generator_out=wrote,
-            cost=paid.cost,
-            total=self.budget.seconds,
-        )
-
-    def _seconds(self) -> dict[str, float]:
-        return {**self.spending.so_far.seconds, "total": self.budget.seconds}
+        actor, (samples, tokens_in, tokens_out) = self.budget.usage, self.actor.store.count_samples()
+        generator = Usage(0, samples, tokens_in, tokens_out)
+        return RunUsage(actor, generator, seconds=self.clock.seconds)
 
 
 def _most_tokens(lm: object) -> int | None:

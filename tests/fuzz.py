@@ -252,8 +252,8 @@ def statefile_target(room: Path) -> Target:
 
 def run_target(room: Path) -> Target:
     """The JSON files of a run's folder."""
-    from optimizers.core.result import Spent
     from optimizers.core.safe_reading import entry, object_in
+    from optimizers.core.usage import RunUsage
     from sgt_modules.errors import RunFolderError
 
     file = room / "run.json"
@@ -261,7 +261,7 @@ def run_target(room: Path) -> Target:
     def read(content: bytes) -> object:
         file.write_bytes(content)
         found = object_in(file, home=room) or {}
-        return entry(found, "settings", dict, {}, file=file), Spent.read(found)
+        return entry(found, "settings", dict, {}, file=file), RunUsage.read(found)
 
     run = {
         "settings": {"seed": 0, "recipe": {"rounds": 2, "margin": None}},

@@ -104,7 +104,7 @@ def compile_program(
         "report": str(result.log_dir / FILE),
         "actor_calls": result.spent.actor_calls,
         "cost_usd": result.spent.cost,
-        "seconds": round(result.spent.total, 1),
+        "seconds": round(result.spent.seconds.total, 1),
         "notes": list(result.notes),
         "stopped": result.stopped,
     }

@@ -234,7 +234,7 @@ def _point(
         row,
         bare.score or 0.0,
         spent.actor_calls,
-        spent.total,
+        spent.seconds.total,
         result.log_dir,
     )
 

@@ -42,7 +42,7 @@ LEGEND = (
 def cells_of(row: Row) -> list[str]:
     """The texts of a row that ran, in the order of `COLUMNS`."""
     low, high = row.interval or (0.0, 1.0)
-    cost = row.compiling
+    used = row.compiling
     return [
         row.name,
         share(row.test),
@@ -52,12 +52,12 @@ def cells_of(row: Row) -> list[str]:
         p_text(row.p_value),
         p_text(row.p_best),
         share(row.spread),
-        f"{cost.actor_calls:,.0f}",
-        f"{cost.tokens:,.0f}",
-        f"{cost.usd:,.2f}",
-        f"{cost.seconds:,.0f}",
+        f"{used.actor_calls:,.0f}",
+        f"{used.actor.tokens + used.proposer.tokens:,.0f}",
+        f"{used.cost:,.2f}",
+        f"{used.seconds.total:,.0f}",
         "" if row.extra_tokens is None else f"{row.extra_tokens:+.0f}",
-        f"{row.answer.generator_tokens:.0f}",
+        f"{row.answer.generator.tokens:.0f}",
         "" if row.latency is None else f"{row.latency * 1000:.0f}",
     ]
 

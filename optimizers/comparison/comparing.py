@@ -9,7 +9,7 @@ from pathlib import Path
 import dspy
 
 from optimizers.comparison.contenders import CONTENDERS, Contender, ContenderLike
-from optimizers.comparison.leaderboard import NONE, standing
+from optimizers.comparison.leaderboard import NONE, rank_rows
 from optimizers.comparison.naming import contender_of
 from optimizers.comparison.outcomes import Outcome, Skipped
 from optimizers.comparison.page import FILE as PAGE
@@ -19,7 +19,7 @@ from optimizers.comparison.trial import Arena
 from optimizers.core.events import Reporter
 from optimizers.core.fingerprints import answering, judging, said_of_unread
 from optimizers.core.interrupts import leaving
-from optimizers.core.prices import priced
+from optimizers.core.prices import has_price
 from optimizers.core.reward import Metric
 from optimizers.core.run_folder import RunFolder
 from optimizers.core.validation import check_program, check_splits
@@ -133,7 +133,7 @@ def compare_problems(
             arena.take_up()
         found = [_outcomes(own) for own in arenas.values()]
         skipped = [each for each in found if isinstance(each, Skipped)]
-        rows = standing([outcome for own in found if not isinstance(own, Skipped) for outcome in own], skipped)
+        rows = rank_rows([outcome for own in found if not isinstance(own, Skipped) for outcome in own], skipped)
         result = Comparison(task, budget.words, tuple(problems), tuple(rows), folder.path)
         folder.write(FILE, result.content())
         result.to_html(folder.path / PAGE)
@@ -185,5 +185,5 @@ def _check(problem: Problem, budget: Budget) -> None:
     check_judged(problem.program, problem.metric, problem.trainset[0])
     lms = {id(lm): lm for each in problem.program.predictors() if (lm := each.lm or dspy.settings.lm)}
     for lm in lms.values():
-        if budget.usd is not None and not priced(lm):
+        if budget.usd is not None and not has_price(lm):
             raise SetupError(f"A budget in dollars needs a known price, and {lm.model} has none. Give actor calls.")

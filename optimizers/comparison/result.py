@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,7 +11,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 
 from optimizers.comparison.cells import COLUMNS, LEGEND, SCORES, cells_of, printed
 from optimizers.comparison.leaderboard import Row
-from optimizers.comparison.outcomes import Cost
+from optimizers.comparison.outcomes import read_usage, usage_content
 from optimizers.comparison.page import page
 from optimizers.core.run_folder import RunFolder
 from optimizers.core.safe_reading import entry
@@ -78,8 +78,8 @@ class Comparison:
                 "gain": row.gain,
                 "p_value": row.p_value,
                 "actor_calls": row.compiling.actor_calls,
-                "tokens": row.compiling.tokens,
-                "seconds": row.compiling.seconds,
+                "tokens": row.compiling.actor.tokens + row.compiling.proposer.tokens,
+                "seconds": row.compiling.seconds.total,
                 "skipped": row.skipped,
                 "relative_gain": row.relative_gain,
                 "p_best": row.p_best,
@@ -87,8 +87,8 @@ class Comparison:
                 "by_seed": {str(seed): score for seed, score in row.by_seed.items()},
                 "spread": row.spread,
                 "unanswered": row.unanswered,
-                "compiling": asdict(row.compiling),
-                "answer": asdict(row.answer) | {"extra_tokens": row.extra_tokens, "latency": row.latency},
+                "compiling": usage_content(row.compiling),
+                "answer": usage_content(row.answer) | {"extra_tokens": row.extra_tokens, "latency": row.latency},
             }
             for row in self.rows
         ]
@@ -105,7 +105,7 @@ class Comparison:
         task, budget = (entry(content, name, str, "", file=file) for name in ("task", "budget"))
         seeds = cast("list[int]", entry(content, "seeds", list, [], file=file))
         try:
-            return cls(task, budget, tuple(seeds), tuple(_row(row) for row in rows), path)
+            return cls(task, budget, tuple(seeds), tuple(_row(row, file) for row in rows), path)
         except (TypeError, ValueError, KeyError, AttributeError) as problem:
             raise RunFolderError(f"{file} should hold the rows of a comparison: {problem}.") from problem
 
@@ -154,8 +154,8 @@ class Comparison:
         return printed(self, width=120)
 
 
-def _row(content: Mapping[str, Any]) -> Row:
-    """A row as `content` tells it."""
+def _row(content: Mapping[str, Any], file: Path) -> Row:
+    """The row that `content` wrote."""
     plain = (
         "name",
         "test",
@@ -168,14 +168,13 @@ def _row(content: Mapping[str, Any]) -> Row:
         "unanswered",
         "skipped",
     )
-    answer = dict(content["answer"])
-    extra, latency = answer.pop("extra_tokens"), answer.pop("latency")
+    answer = content["answer"]
     return Row(
         **{name: content[name] for name in plain},
         interval=None if content["interval"] is None else (content["interval"][0], content["interval"][1]),
         by_seed={int(seed): float(score) for seed, score in content["by_seed"].items()},
-        compiling=Cost(**content["compiling"]),
-        answer=Cost(**answer),
-        extra_tokens=extra,
-        latency=latency,
+        compiling=read_usage(content["compiling"], file),
+        answer=read_usage(answer, file),
+        extra_tokens=answer["extra_tokens"],
+        latency=answer["latency"],
     )

@@ -121,7 +121,7 @@ def summary_of(
         "actor_calls": spent.actor_calls,
         "generator_calls": spent.generator_calls,
         "tokens": spent.tokens,
-        "seconds": {"total": round(spent.total, 1), **{name: round(each, 1) for name, each in spent.seconds.items()}},
+        "seconds": spent.seconds.rounded(),
         "peak_rss_mb": MARK.highest,
         "peak_mb": peak_memory(result.stages),
         "notes": list(result.notes),

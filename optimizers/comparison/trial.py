@@ -13,14 +13,15 @@ from statistics import median
 import dspy
 
 from optimizers.comparison.contenders import Bench, Contender, shuffled
-from optimizers.comparison.metering import Metering, unmetered
-from optimizers.comparison.outcomes import FILE, Cost, Outcome, Skipped
+from optimizers.comparison.metering import PaidAnswers, unmeter
+from optimizers.comparison.outcomes import FILE, Outcome, Skipped
 from optimizers.comparison.setup import Budget, Means, Problem
 from optimizers.core.events import Reporter
 from optimizers.core.fingerprints import answering, fingerprint, generator_settings, judging, lm_settings
-from optimizers.core.result import SGTResult, Spent
+from optimizers.core.result import SGTResult
 from optimizers.core.reward import Scorer
 from optimizers.core.run_folder import RunFolder
+from optimizers.core.usage import RunUsage, Usage, WorkSeconds
 from optimizers.rollouts.judging import JudgedRun, judged_run
 from optimizers.rollouts.queries import query_id
 from sgt_modules.errors import ProviderRefusedError, StoppedError
@@ -74,39 +75,41 @@ class Arena:
         folder = self._folder
         if (known := folder.read(FILE)) is not None:
             return Outcome.read(known, folder.path / FILE)
-        metering = Metering(folder.path / "answers.sqlite", self.budget.limits)
+        answers = PaidAnswers(folder.path / "answers.sqlite", self.budget.limits)
         try:
-            found = self._found(folder, metering)
+            found = self._found(folder, answers)
         finally:
-            metering.close()
-        if isinstance(found, Outcome):
-            folder.write(FILE, found.content())
-        return found
+            answers.close()
+        if isinstance(found, Skipped):
+            return found
+        content = found.content()
+        folder.write(FILE, content)
+        return Outcome.read(content, folder.path / FILE)  # the same as a later session reads
 
-    def _found(self, folder: RunFolder, metering: Metering) -> Outcome | Skipped:
-        bench = self._bench(folder, metering)
+    def _found(self, folder: RunFolder, answers: PaidAnswers) -> Outcome | Skipped:
+        bench = self._bench(folder, answers)
         if reason := bench.missing(self.contender.needs):
             return Skipped(self.contender.name, reason)
-        with metering.acting(bench.program) as program, _aside(folder):
+        with answers.meter_program(bench.program) as program, _aside(folder):
             try:
-                with _clocked(folder) as seconds, self._compiling(metering):
+                with _clocked(folder) as seconds, self._compiling(answers):
                     compiled = self.contender.compile(replace(bench, program=program))
             except StoppedError:
                 return self._out(f"used up its budget of {self.budget.words} before it had a program")
             except Exception as problem:  # noqa: BLE001 - whatever an optimizer raises, the other contenders go on
-                if metering.used_up:
+                if answers.is_used_up:
                     return self._out(f"used up its budget of {self.budget.words} before it had a program")
                 return self._out(f"failed ({type(problem).__name__}: {str(problem).partition(chr(10))[0][:200]})")
             with contextlib.suppress(Exception):  # some programs, KNNFewShot's for one, are more than their state
-                unmetered(compiled.deepcopy()).save(str(folder.path / "program.json"))
-            compiling = _compiling(metering, compiled, seconds())
-            metering.test()
-            return self._tested(compiled, metering, compiling)
+                unmeter(compiled.deepcopy()).save(str(folder.path / "program.json"))
+            compiling = _compiling(answers, compiled, seconds())
+            answers.begin_test()
+            return self._tested(compiled, answers, compiling)
 
     def _out(self, reason: str) -> Skipped:
         return Skipped(self.contender.name, f"seed {self.seed}: {reason}")
 
-    def _tested(self, program: dspy.Module, metering: Metering, compiling: Cost) -> Outcome:
+    def _tested(self, program: dspy.Module, answers: PaidAnswers, compiling: RunUsage) -> Outcome:
         examples, scorer, began = list(self.problem.testset), Scorer(self.problem.metric), time.perf_counter()
         with self.view.stage(f"{self._name}: test", len(examples)) as stage:
 
@@ -116,22 +119,17 @@ class Arena:
                 return run
 
             runs = [work(index) for index in range(min(ALONE, len(examples)))]
-            alone = [run.meter.seconds for run in runs]
+            alone = [run.usage.seconds for run in runs]
             runs += _in_threads(work, range(len(runs), len(examples)), self._threads)
-        paid = metering.spent("test")
-        answering = Cost(
-            actor_calls=paid.calls,
-            actor_in=paid.tokens_in,
-            actor_out=paid.tokens_out,
-            generator_in=sum(run.written[0] for run in runs),
-            generator_out=sum(run.written[1] for run in runs),
-            usd=paid.cost,
-            seconds=time.perf_counter() - began,
+        answering = RunUsage(
+            actor=answers.usage("test"),
+            generator=sum((run.generator for run in runs), Usage()),
+            seconds=WorkSeconds(total=time.perf_counter() - began),
         )
         scores = {query_id(example, ""): _score(run) for example, run in zip(examples, runs, strict=True)}
         return Outcome(self.contender.name, self.seed, scores, compiling, answering, median(alone))
 
-    def _bench(self, folder: RunFolder, metering: Metering) -> Bench:
+    def _bench(self, folder: RunFolder, answers: PaidAnswers) -> Bench:
         means, lm = self.means, self.means.reflection_lm
         return Bench(
             program=self.problem.program,
@@ -142,8 +140,8 @@ class Arena:
             calls=self.budget.actor_calls,
             folder=folder.path,
             num_threads=self._threads,
-            spent=lambda: metering.asked,
-            proposer=None if lm is None else metering.metered(lm, "proposer"),
+            spent=lambda: answers.actor_answers,
+            proposer=None if lm is None else answers.meter_lm(lm, "proposer"),
             embedder=means.embedder,
             generator=means.generator,
             trainer=means.trainer,
@@ -159,13 +157,13 @@ class Arena:
         return f"{self.contender.name}, seed {self.seed}"
 
     @contextlib.contextmanager
-    def _compiling(self, metering: Metering) -> Iterator[None]:
+    def _compiling(self, answers: PaidAnswers) -> Iterator[None]:
         """Inside, the actor's calls are shown as they come, of as many as the budget holds."""
         most = self.budget.actor_calls or 0
         with self.view.stage(f"{self._name}: calls to compile", most) as stage:
-            metering.on_asked = lambda asked: stage.move_to(asked, max(asked, most))
+            answers.on_actor_answer = lambda asked: stage.move_to(asked, max(asked, most))
             yield
-            stage.move_to(metering.asked, metering.asked)
+            stage.move_to(answers.actor_answers, answers.actor_answers)
 
 
 def _answered(program: dspy.Module, example: dspy.Example, index: int, scorer: Scorer) -> JudgedRun:
@@ -186,22 +184,10 @@ def _score(run: JudgedRun) -> float | None:
     return 0.0 if run.refused else None
 
 
-def _compiling(metering: Metering, compiled: dspy.Module, seconds: float) -> Cost:
-    actor, proposer = metering.spent("actor"), metering.spent("proposer")
+def _compiling(answers: PaidAnswers, compiled: dspy.Module, seconds: float) -> RunUsage:
     results = getattr(compiled, "detailed_results", None)
-    spent = results.spent if isinstance(results, SGTResult) else Spent()
-    return Cost(
-        actor.calls,
-        actor.tokens_in,
-        actor.tokens_out,
-        proposer.calls,
-        proposer.tokens_in,
-        proposer.tokens_out,
-        spent.generator_in,
-        spent.generator_out,
-        actor.cost + proposer.cost,
-        seconds,
-    )
+    generator = results.spent.generator if isinstance(results, SGTResult) else Usage()
+    return RunUsage(answers.usage("actor"), generator, answers.usage("proposer"), WorkSeconds(total=seconds))
 
 
 @contextlib.contextmanager

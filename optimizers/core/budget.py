@@ -1,4 +1,4 @@
-"""What a run may spend, asked before each spend: calls of the actor, dollars, seconds. Also how a run is stopped."""
+"""What a run may spend, checked before each spend: calls of the actor, dollars, seconds. Also how a run is stopped."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
-from optimizers.core.usage import Meter
+from optimizers.core.usage import Usage
 from sgt_modules.errors import SetupError, StoppedError
 
 
@@ -38,17 +38,30 @@ class Limits:
                 raise SetupError(f"Expected max_{name} above 0, got {limit}. Leave it out for no limit.")
 
 
-class Budget:
-    """What is spent and what is on its way, against the limits; asked from many threads.
+@dataclass(frozen=True, slots=True)
+class BudgetState:
+    """A budget at one moment: the usage of all sessions of the run's folder, and its limits.
 
-    Before a run of the program begins, those in flight count as many calls and dollars as runs cost on average, so the
-    first one is made alone where calls or dollars are limited. Within a run each call is asked for too: none is made
-    beyond `limits.actor_calls`, and dollars exceed their limit by the calls in flight at most. `besides` are dollars
-    paid for anything but runs of the program: they count to the limit too.
+    `usage.cost` includes what else than the program was paid for, and `usage.seconds` are on the clock. `stop_reason`
+    says who stopped the run, and is empty otherwise.
+    """
+
+    usage: Usage = field(default_factory=Usage)
+    limits: Limits = field(default_factory=Limits)
+    stop_reason: str = ""
+
+
+class Budget:
+    """Usage against the limits, for many threads.
+
+    Before a run of the program begins, each run in flight counts as many calls and dollars as a run costs on average,
+    so the first run is alone where calls or dollars are limited. Within a run each call is checked too: none is made
+    beyond `limits.actor_calls`, and dollars exceed their limit by the calls in flight at most. `other_cost` is dollars
+    paid for anything but runs of the program; they count to the limit too.
 
     >>> budget = Budget(Limits(actor_calls=1))
-    >>> with budget.running() as cost:
-    ...     _ = cost(Meter(runs=1, calls=1))
+    >>> with budget.reserve_run() as charge:
+    ...     _ = charge(Usage(runs=1, calls=1))
     >>> try:
     ...     budget.check()
     ... except StoppedError as error:
@@ -59,173 +72,180 @@ class Budget:
     def __init__(
         self,
         limits: Limits | None = None,
-        spent: Meter | None = None,
+        usage: Usage | None = None,
         seconds: float = 0.0,
         *,
-        besides: float = 0.0,
+        other_cost: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.limits = limits or Limits()
-        self._spent, self._besides = spent or Meter(), besides
+        self._usage, self._other_cost = usage or Usage(), other_cost
         self._clock, self._began = clock, clock() - seconds
-        self._open: list[Bill] = []
-        self._calling = 0
-        self._stop = ""
+        self._in_flight: list[RunReservation] = []
+        self._calls_in_flight = 0
+        self._stop_reason = ""
         self._changed = threading.Condition()
 
     @property
-    def spent(self) -> Meter:
-        """What the folder's sessions have paid so far."""
+    def usage(self) -> Usage:
+        """Usage of the program, in all sessions of the folder."""
         with self._changed:
-            return self._spent
+            return self._usage
 
     @property
     def dollars(self) -> float:
-        """What has been paid so far, in US dollars: for runs of the program, and besides."""
+        """US dollars paid so far: for runs of the program and for anything else."""
         with self._changed:
-            return self._spent.cost + self._besides
+            return self._usage.cost + self._other_cost
 
     @property
     def seconds(self) -> float:
-        """The seconds that the folder's sessions have taken so far."""
+        """Seconds that the folder's sessions took so far."""
         return self._clock() - self._began
 
     @property
-    def stopped(self) -> str:
+    def state(self) -> BudgetState:
+        """The budget at this moment."""
+        usage = replace(self.usage, cost=self.dollars, seconds=self.seconds)
+        return BudgetState(usage, self.limits, self._stop_reason)
+
+    @property
+    def stop_reason(self) -> str:
         """Who asked the run to stop, and why; empty while nobody did."""
-        return self._stop
+        return self._stop_reason
 
     def stop(self, reason: str) -> None:
-        """Let nothing more be spent. Takes no lock, so that a signal's handler may call it."""
-        self._stop = reason
+        """Allow no further spend. Takes no lock, so that a signal's handler may call it."""
+        self._stop_reason = reason
 
     def check(self) -> None:
-        """Raise `StoppedError` where nothing more may be spent."""
+        """Raise `StoppedError` where a limit is reached or the run is stopped."""
         with self._changed:
-            reason = self._reached()
+            reason = self._why_stop()
         if reason:
             raise StoppedError(reason)
 
-    def pay(self, cost_usd: float) -> None:
-        """Dollars that went into anything but runs of the program."""
+    def add_other_cost(self, cost_usd: float) -> None:
+        """Count dollars that were paid for anything but runs of the program."""
         with self._changed:
-            self._besides += cost_usd
+            self._other_cost += cost_usd
 
     @contextmanager
-    def running(self) -> Iterator[Callable[[Meter], Meter]]:
-        """Pays for one run of the program inside: call the yielded bill with what the run cost, to get the whole cost.
+    def reserve_run(self) -> Iterator[Callable[[Usage], Usage]]:
+        """Reserve budget for one run of the program; call the yielded function with the run's usage.
 
-        Waits while the runs in flight may reach a limit. Raises `StoppedError` once one is reached.
+        The function returns the whole usage of the run. Waits while the runs in flight may reach a limit. Raises
+        `StoppedError` once a limit is reached.
         """
         with self._changed:
-            while not (reason := self._reached()) and not self._has_room():
+            while not (reason := self._why_stop()) and not self._allows_run():
                 self._changed.wait(timeout=0.1)
             if reason:
                 raise StoppedError(reason)
-            bill = Bill(self)
-            self._open.append(bill)
-        was = _BILL.set(bill)
+            reservation = RunReservation(self)
+            self._in_flight.append(reservation)
+        token = _RESERVATION.set(reservation)
         try:
-            yield bill
+            yield reservation
         finally:
-            _BILL.reset(was)
+            _RESERVATION.reset(token)
             with self._changed:
-                if bill in self._open:  # the run ended without a bill
-                    self._open.remove(bill)
+                if reservation in self._in_flight:  # the run ended without a charge
+                    self._in_flight.remove(reservation)
                 self._changed.notify_all()
 
-    def admit(self, calls: int, *, wait: bool) -> None:
-        """Let a run in flight make so many calls, until `ended`; raises `StoppedError` where a limit would not hold.
+    def begin_calls(self, calls: int, *, wait: bool) -> None:
+        """Allow a run in flight so many calls; raises `StoppedError` where they would exceed a limit.
 
         `wait`: whether to wait for calls in flight, which may turn out to cost nothing.
         """
         with self._changed:
-            while not (reason := self._paid_up()) and not self._may_call(calls):
-                if not (wait and self._calling):
-                    reason = f"{self._made()}, and {calls + self._calling:,} more are asked for"
+            while not (reason := self._why_no_call()) and not self._allows_calls(calls):
+                if not (wait and self._calls_in_flight):
+                    reason = f"{self._calls_made()}, and {calls + self._calls_in_flight:,} more are asked for"
                     break
                 self._changed.wait(timeout=0.1)
             if reason:
                 raise StoppedError(reason)
-            self._calling += calls
+            self._calls_in_flight += calls
 
-    def settle(self, bill: Bill, cost: Meter, *, admitted: int = 0, over: bool = False) -> None:
-        """Count what a run has cost more: so many calls that were let in are over, or the whole run is.
+    def count(self, reservation: RunReservation, usage: Usage, *, begun: int = 0, last: bool = False) -> None:
+        """Add usage of a run: of calls that end, as many as `begun`, or (`last`) of the whole run.
 
-        In one step, as other threads read from both sums what a run costs.
+        In one step, as other threads compute a run's mean cost from both sums.
         """
         with self._changed:
-            self._calling -= admitted
-            bill.paid += cost
-            self._spent += cost
-            if over and bill in self._open:
-                self._open.remove(bill)
+            self._calls_in_flight -= begun
+            reservation.counted += usage
+            self._usage += usage
+            if last and reservation in self._in_flight:
+                self._in_flight.remove(reservation)
             self._changed.notify_all()
 
-    def _has_room(self) -> bool:
-        limits, spent, bills = self.limits, self._spent, [bill.paid for bill in self._open]
-        if not spent.runs and bills and (limits.actor_calls, limits.cost_usd) != (None, None):
-            return False  # what a run costs is not known before the first one is over
-        runs = max(1, spent.runs)
-        calls = max(1.0, (spent.calls - sum(each.calls for each in bills)) / runs)
-        cost = (spent.cost - sum(each.cost for each in bills)) / runs
-        more_calls = sum(max(0.0, calls - each.calls) for each in bills)
-        more_cost = sum(max(0.0, cost - each.cost) for each in bills)
-        within_calls = spent.calls + more_calls < _or_infinite(limits.actor_calls)
+    def _allows_run(self) -> bool:
+        limits, used, in_flight = self.limits, self._usage, [each.counted for each in self._in_flight]
+        if not used.runs and in_flight and (limits.actor_calls, limits.cost_usd) != (None, None):
+            return False  # the cost of a run is unknown until the first one ends
+        runs = max(1, used.runs)
+        calls = max(1.0, (used.calls - sum(each.calls for each in in_flight)) / runs)
+        cost = (used.cost - sum(each.cost for each in in_flight)) / runs
+        more_calls = sum(max(0.0, calls - each.calls) for each in in_flight)
+        more_cost = sum(max(0.0, cost - each.cost) for each in in_flight)
+        within_calls = used.calls + more_calls < _or_infinite(limits.actor_calls)
         return within_calls and self.dollars + more_cost < _or_infinite(limits.cost_usd)
 
-    def _may_call(self, calls: int) -> bool:
-        return self._spent.calls + self._calling + calls <= _or_infinite(self.limits.actor_calls)
+    def _allows_calls(self, calls: int) -> bool:
+        return self._usage.calls + self._calls_in_flight + calls <= _or_infinite(self.limits.actor_calls)
 
-    def _reached(self) -> str:
-        if reason := self._stop or self._paid_up():
+    def _why_stop(self) -> str:
+        if reason := self._stop_reason or self._why_no_call():
             return reason
         if self.seconds >= _or_infinite(self.limits.seconds):
             return f"{self.seconds:,.0f} of at most {self.limits.seconds:,.0f} seconds are over"
         return ""
 
-    def _paid_up(self) -> str:
+    def _why_no_call(self) -> str:
         """Why no further call may be paid for; empty while one may."""
-        if self._spent.calls >= _or_infinite(self.limits.actor_calls):
-            return self._made()
+        if self._usage.calls >= _or_infinite(self.limits.actor_calls):
+            return self._calls_made()
         if self.dollars >= _or_infinite(self.limits.cost_usd):
             return f"${self.dollars:,.2f} of at most ${self.limits.cost_usd:,.2f} are spent"
         return ""
 
-    def _made(self) -> str:
-        return f"{self._spent.calls:,} of at most {self.limits.actor_calls:,} actor calls are made"
+    def _calls_made(self) -> str:
+        return f"{self._usage.calls:,} of at most {self.limits.actor_calls:,} actor calls are made"
 
 
-class Bill:
-    """What one run of the program has cost so far, call by call; call it with the whole cost once the run is over."""
+class RunReservation:
+    """The budget reserved for one run of the program; counts its calls as they end, then the rest of the run."""
 
     def __init__(self, budget: Budget) -> None:
         self._budget, self._lock = budget, threading.Lock()
-        self.paid = Meter()
-        """What the calls that are over have cost."""
+        self.counted = Usage()
+        """Usage of the calls that have ended."""
 
-    def __call__(self, cost: Meter) -> Meter:
-        """Pay for the run: what its calls did not pay for already. Gives what the run cost in all."""
+    def __call__(self, usage: Usage) -> Usage:
+        """Count the whole run's usage, less what its calls counted already. Returns the whole usage of the run."""
         with self._lock:
-            self._budget.settle(self, cost.beyond(self.paid), over=True)
-            return self.paid
+            self._budget.count(self, usage - self.counted, last=True)
+            return self.counted
 
-    def admit(self, calls: int, *, wait: bool) -> None:
-        """As `Budget.admit`."""
-        self._budget.admit(calls, wait=wait)
+    def begin_calls(self, calls: int, *, wait: bool) -> None:
+        """As `Budget.begin_calls`."""
+        self._budget.begin_calls(calls, wait=wait)
 
-    def ended(self, admitted: int, cost: Meter) -> None:
-        """So many calls of this run that were let in are over, and cost this."""
+    def end_calls(self, calls: int, usage: Usage) -> None:
+        """Count the usage of so many calls of this run, which have ended."""
         with self._lock:
-            self._budget.settle(self, cost, admitted=admitted)
+            self._budget.count(self, usage, begun=calls)
 
 
-_BILL: ContextVar[Bill | None] = ContextVar("sgt_bill", default=None)
+_RESERVATION: ContextVar[RunReservation | None] = ContextVar("sgt_run_reservation", default=None)
 
 
-def running_bill() -> Bill | None:
-    """The bill of the run that is paid for around this call, if any."""
-    return _BILL.get()
+def current_reservation() -> RunReservation | None:
+    """The reservation of the run around this call, if any."""
+    return _RESERVATION.get()
 
 
 def _or_infinite(limit: float | None) -> float:

@@ -1,4 +1,4 @@
-"""What a run says while it works, and who may listen: the run's plan, its stages, and what it has spent."""
+"""What a run says while it works, and who may listen: the run's plan, its stages, and its budget."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from optimizers.core.budget import BudgetState
 from optimizers.core.records import Rollout
 
 
@@ -28,22 +29,6 @@ class Plan:
     threshold: float = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Spend:
-    """What is spent and may be spent: calls of the program's LMs, US dollars, seconds at work; None is no limit.
-
-    All sessions of the run's folder count. `stopping` says why nothing more may be spent, and is empty otherwise.
-    """
-
-    calls: int = 0
-    dollars: float = 0.0
-    seconds: float = 0.0
-    max_calls: int | None = None
-    max_dollars: float | None = None
-    max_seconds: float | None = None
-    stopping: str = ""
-
-
 class Stage(Protocol):
     """One stage under way."""
 
@@ -61,8 +46,10 @@ class Stage(Protocol):
 class Reporter(Protocol):
     """Where a run says how far it is. Its methods may be called from any thread."""
 
-    def run(self, plan: Plan | None = None, spend: Callable[[], Spend] | None = None) -> AbstractContextManager[None]:
-        """A context manager for several stages; `spend` tells at any time what was spent, where somebody counts."""
+    def run(
+        self, plan: Plan | None = None, spend: Callable[[], BudgetState] | None = None
+    ) -> AbstractContextManager[None]:
+        """A context manager for several stages; `spend` returns the budget's state, at any time."""
         ...
 
     def stage(self, name: str, total: int) -> AbstractContextManager[Stage]:
@@ -77,7 +64,7 @@ class Silent:
     """Says nothing."""
 
     @contextmanager
-    def run(self, plan: Plan | None = None, spend: Callable[[], Spend] | None = None) -> Iterator[None]:
+    def run(self, plan: Plan | None = None, spend: Callable[[], BudgetState] | None = None) -> Iterator[None]:
         """Count nothing."""
         yield
 

@@ -1,9 +1,9 @@
-"""What a compile gives besides the program: every stage, the selected one, and what it cost."""
+"""The result of a compile: every stage, the selected one, and the usage."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,60 +11,19 @@ import dspy
 
 from optimizers.core.memory import Peak
 from optimizers.core.records import Checkpoint, Rollout
-from optimizers.core.safe_reading import entry
+from optimizers.core.usage import RunUsage
 from sgt_modules.gate import Gate
 from sgt_modules.generator import SupplementGenerator
 from sgt_modules.wrapping import unsupplement, with_generator
 
 
 @dataclass(frozen=True, slots=True)
-class Spent:
-    """What a run has spent: calls of the actor's LM and samples of the generator, their tokens, dollars for the actor,
-    and seconds: in `total`, and of three kinds of work.
-
-    >>> (Spent(actor_calls=2, acting=1.5) + Spent(actor_calls=1)).actor_calls
-    3
-    """
-
-    actor_calls: int = 0
-    actor_in: int = 0
-    actor_out: int = 0
-    generator_calls: int = 0
-    generator_in: int = 0
-    generator_out: int = 0
-    sampling: float = 0.0
-    acting: float = 0.0
-    training: float = 0.0
-    cost: float = 0.0
-    total: float = 0.0
-
-    @staticmethod
-    def read(content: Mapping[str, Any]) -> Spent:
-        """What `spent.json` holds; what it lacks is 0. Raises `RunFolderError` for what is no number."""
-        file, nothing = Path("spent.json"), {each.name: getattr(Spent(), each.name) for each in fields(Spent)}
-        return Spent(**{name: entry(content, name, type(zero), zero, file=file) for name, zero in nothing.items()})
-
-    def __add__(self, other: Spent) -> Spent:
-        return Spent(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
-
-    @property
-    def tokens(self) -> dict[str, int]:
-        """Tokens read (`in`) and written (`out`) by both models."""
-        return {name: getattr(self, name) for name in ("actor_in", "actor_out", "generator_in", "generator_out")}
-
-    @property
-    def seconds(self) -> dict[str, float]:
-        """Seconds by what they went into; what lies between is missing, and sampling and acting may overlap."""
-        return {name: getattr(self, name) for name in ("sampling", "acting", "training")}
-
-
-@dataclass(frozen=True, slots=True)
 class StageResult:
     """One stage on the validation set: its score in [0, 1], its rollouts in the examples' order, its weights and gate.
 
-    `seconds` is what the stage took from the end of the one before: sampling, acting, training and validating; `gated`
-    is the share of examples in which the gate dropped a supplement; `spent` is what the run had spent by its end;
-    `memory` is the most that was held within those seconds.
+    `seconds` is the time from the end of the stage before: sampling, acting, training and validating; `gated` is the
+    share of examples in which the gate dropped a supplement; `spent` is the run's usage up to the end of the stage;
+    `memory` is the peak within those seconds.
     """
 
     name: str
@@ -74,28 +33,28 @@ class StageResult:
     seconds: float = 0.0
     gate: Gate | None = None
     gated: float = 0.0
-    spent: Spent = field(default_factory=Spent)
+    spent: RunUsage = field(default_factory=RunUsage)
     memory: Peak = field(default_factory=Peak)
 
     @property
     def dropped(self) -> int:
-        """Training rows that were left out, as they were longer than the trainer's `max_length`."""
+        """Training rows left out because they exceed the trainer's `max_length`."""
         return 0 if self.checkpoint is None else int(self.checkpoint.metrics.get("dropped", 0))
 
 
 @dataclass(frozen=True, slots=True)
 class SGTResult:
-    """How a compile went: every stage, the selected one, what was spent, and why anything was left undone.
+    """The result of a compile: every stage, the selected one, the usage, and notes on what the user should know.
 
-    `spent` covers every session of the run's folder. `stopped` says where a budget ended the run before its end, and is
-    empty otherwise; then the stages are those that were finished, and with none of them `none` is selected. `store` is
-    where the rollouts are, if not in `log_dir`. `verdict` says in a few sentences what was gained, or why nothing was
-    learned and what to change; see `optimizers.core.verdict`.
+    `spent` covers every session of the run's folder. `stopped` says where a budget ended the run early, and is empty
+    otherwise; then `stages` holds the finished ones, and `none` is selected where no stage is finished. `store` is the
+    place of the rollouts, if not in `log_dir`. `verdict` says in a few sentences what the run gained, or why it learned
+    nothing and what to change; see `optimizers.core.verdict`.
     """
 
     stages: Sequence[StageResult]
     selected: str
-    spent: Spent
+    spent: RunUsage
     notes: Sequence[str]
     log_dir: Path
     generator: SupplementGenerator
@@ -113,7 +72,7 @@ class SGTResult:
         return next(stage for stage in self.stages if stage.name == name)
 
     def generator_of(self, stage: str) -> SupplementGenerator | None:
-        """The generator as it was after a stage; None for `none`."""
+        """The generator after a stage; None for `none`."""
         if stage == "none":
             return None
         checkpoint = self.stage(stage).checkpoint
@@ -121,7 +80,7 @@ class SGTResult:
 
 
 def selected_program(result: SGTResult, student: dspy.Module, wrapped: dspy.Module) -> dspy.Module:
-    """The selected stage's program: a new one, made of the student or of its wrapped copy, with `detailed_results`."""
+    """The selected stage's program: a new copy of the student or of its wrapped copy, with `detailed_results`."""
     best = result.best if result.stages else None
     if best is None or (best.checkpoint is None and best.name != "student"):
         program = unsupplement(student)
@@ -129,11 +88,11 @@ def selected_program(result: SGTResult, student: dspy.Module, wrapped: dspy.Modu
         program = student.deepcopy()
     else:
         program = with_generator(wrapped, result.generator.with_checkpoint(best.checkpoint.path), best.gate)
-    return compiled(program, result)
+    return mark_compiled(program, result)
 
 
-def compiled(program: dspy.Module, result: object) -> dspy.Module:
-    """The program itself, marked as compiled and with its result as `detailed_results`, as DSPy's optimizers do."""
+def mark_compiled(program: dspy.Module, result: object) -> dspy.Module:
+    """Mark the program as compiled and attach its result as `detailed_results`, as DSPy's optimizers do."""
     marked = cast("Any", program)
     marked.detailed_results = result
     marked._compiled = True
@@ -141,5 +100,5 @@ def compiled(program: dspy.Module, result: object) -> dspy.Module:
 
 
 def result_of(program: dspy.Module) -> SGTResult:
-    """What `SGTTeleprompter.compile` left on a program; raises `AttributeError` on any other program."""
+    """Return the result that `SGTTeleprompter.compile` attached; raises `AttributeError` for any other program."""
     return cast("SGTResult", cast("Any", program).detailed_results)

@@ -11,7 +11,7 @@ import dspy
 
 from optimizers.core.canonical import text_of
 from optimizers.core.fingerprints import content_of
-from optimizers.core.prices import priced
+from optimizers.core.prices import has_price
 from sgt_modules.calling import entry_of
 from sgt_modules.errors import (
     EmptyTrainsetError,
@@ -160,7 +160,7 @@ def check_priced(student: dspy.Module) -> None:
     """Check that each predictor's actor has a known price, as a budget in dollars needs. Raises `SetupError`."""
     for name, predictor in student.named_predictors():
         actor = predictor.lm or dspy.settings.lm
-        if not priced(actor):
+        if not has_price(actor):
             raise SetupError(
                 "Expected LMs with a known price for max_cost_usd, but that of "
                 f"{getattr(actor, 'model', actor)!r} (predictor {name!r}) is not known. Use max_actor_calls, or tell "

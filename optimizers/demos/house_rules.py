@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any, cast
@@ -18,8 +18,8 @@ from optimizers.core.memory import MARK
 from optimizers.core.records import Rollout
 from optimizers.core.reward import Scorer
 from optimizers.core.run_folder import RunFolder
-from optimizers.core.spending import Clock
 from optimizers.core.statistics import spearman
+from optimizers.core.work_clock import WorkClock
 from optimizers.observe.progress import reporter
 from optimizers.observe.report import write_report
 from optimizers.rollouts.engine import Actor
@@ -114,10 +114,10 @@ def demonstrate_prompts(
         result = cast("SPTResult", cast("Any", better).detailed_results)
         better.save(result.log_dir / "program.json")
         folder = RunFolder(result.log_dir)
-        clock, scoring = Clock.of_scoring(folder)
+        scoring = WorkClock.of_scoring(folder)
         id_ = (folder.read("run.json") or {}).get("id", "")
         with RolloutStore(folder.store, run=f"{id_} controls") as store, view.run():
-            store.on_write = clock.tick
+            store.on_write = scoring.tick
             scope = scope_of(student, world.metric)
             actor = Actor(student, Scorer(world.metric), store, scope, num_threads=RULES_THREADS)
             test = Evaluator(actor, "test", world.test, view)
@@ -129,8 +129,9 @@ def demonstrate_prompts(
             indices = subsample(len(world.train), scale.recipe.impact_examples, rng)
             part = Evaluator(actor, "train", [world.train[n] for n in indices], view)
             panel = [each for _ in range(scale.panels) for each in _measure_panel(world, part, rng)]
-    clock.stop()
-    summary = summarize_prompts(world, variant, result, test_rollouts, panel, seconds=result.spent.total + scoring())
+    scoring.write()
+    seconds = result.spent.seconds.total + scoring.seconds.total
+    summary = summarize_prompts(world, variant, result, test_rollouts, panel, seconds=seconds)
     RunFolder(result.log_dir).write("summary.json", summary)
     write_report(result.log_dir)
     return PromptDemonstration(world, result, test_rollouts, panel, summary)
@@ -191,7 +192,7 @@ def summarize_prompts(
         "actor_calls": spent.actor_calls,
         "generator_calls": corrector.calls,
         "tokens": {**spent.tokens, **corrector_tokens},
-        "seconds": {"total": round(seconds, 1), **{name: round(each, 1) for name, each in spent.seconds.items()}},
+        "seconds": replace(spent.seconds, total=seconds).rounded(),
         "peak_rss_mb": MARK.highest,
         "peak_mb": {"rss": {}},
         "notes": list(result.notes),

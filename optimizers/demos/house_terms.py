@@ -29,7 +29,7 @@ from optimizers.core.records import Candidate, Rollout
 from optimizers.core.result import SGTResult, result_of
 from optimizers.core.reward import Scorer
 from optimizers.core.run_folder import RunFolder
-from optimizers.core.spending import Clock
+from optimizers.core.work_clock import WorkClock
 from optimizers.observe.progress import reporter
 from optimizers.observe.report import write_report
 from optimizers.rollouts.engine import Actor
@@ -143,17 +143,18 @@ def demonstrate(
     with _use_actor(lm):
         better = teleprompter.compile(program(), trainset=world.train, valset=world.val)
     result = result_of(better)
-    clock, scoring = Clock.of_scoring(RunFolder(result.log_dir))
+    scoring = WorkClock.of_scoring(RunFolder(result.log_dir))
 
     def finish() -> tuple[StageRollouts, Mapping[str, Any]]:
         better.save(result.log_dir / "program.json")
         view = reporter(display)
         with view.run():
-            scored = score_stages(world, result, view, lm, on_write=clock.tick)
+            scored = score_stages(world, result, view, lm, on_write=scoring.tick)
             if lm is not None:
                 scored = {**scored, **score_controls(world, result, view, lm)}
-        clock.stop()
-        summary = summarize_stages(world, result, scored, seconds=result.spent.total + scoring(), actor=lm)
+        scoring.write()
+        seconds = result.spent.seconds.total + scoring.seconds.total
+        summary = summarize_stages(world, result, scored, seconds=seconds, actor=lm)
         RunFolder(result.log_dir).write("summary.json", summary)
         write_report(result.log_dir)
         return scored, summary
@@ -270,7 +271,7 @@ def summarize_stages(
         "actor_calls": spent.actor_calls,
         "generator_calls": spent.generator_calls,
         "tokens": spent.tokens,
-        "seconds": {"total": round(seconds, 1), **{name: round(each, 1) for name, each in spent.seconds.items()}},
+        "seconds": replace(spent.seconds, total=seconds).rounded(),
         "peak_rss_mb": MARK.highest,
         "peak_mb": peak_memory(result.stages),
         "notes": list(result.notes),

@@ -21,7 +21,8 @@ from optimizers.core.concurrency import parallel_map
 from optimizers.core.fingerprints import described, halves, scope_of
 from optimizers.core.records import Candidate, Query, Reward, Rollout
 from optimizers.core.reward import Scorer
-from optimizers.core.usage import Ledger, Meter
+from optimizers.core.usage import Usage
+from optimizers.rollouts.failure_streak import FailureStreak
 from optimizers.rollouts.judging import JudgedRun, judged_again
 from optimizers.rollouts.queries import query_id, query_of
 from optimizers.rollouts.runners import Judge, Runner, ThreadRunner, check_seconds, in_time
@@ -97,7 +98,7 @@ class Actor:
         self.runner = runner or ThreadRunner()
         self.budget = budget or Budget()
         self.max_run_seconds = check_seconds(max_run_seconds)
-        self._ledger = Ledger(max_errors)
+        self._failures = FailureStreak(max_errors)
         self._first, self._answered = scope, set[tuple[str, str]]()
         self._telling = threading.Lock()
 
@@ -116,9 +117,9 @@ class Actor:
         return other
 
     @property
-    def meter(self) -> Meter:
-        """What has been paid so far, by its budget."""
-        return self.budget.spent
+    def usage(self) -> Usage:
+        """Usage of the program so far, by its budget."""
+        return self.budget.usage
 
     @property
     def single_call(self) -> bool:
@@ -331,7 +332,7 @@ class Actor:
 
     def _judged_again(self, program: dspy.Module, example: dspy.Example, rollout: Rollout) -> Rollout | None:
         """The same answer under this metric; None where the answer was not kept whole. At a stop, nothing begins."""
-        if self.budget.stopped:
+        if self.budget.stop_reason:
             self.budget.check()
         return judged_again(program, example, rollout, self.scorer)
 
@@ -366,7 +367,7 @@ class Actor:
         self.store.add_all(rollouts, self.scope, live=live, asked=asked, calls=calls)
         with self._telling:
             self.judged_again["runs"] += 1
-        self._ledger.enter(rollouts[0])
+        self._failures.count(rollouts[0])
 
     def _probe(self, example: dspy.Example, index: int, stage: str, judge: Judge) -> list[Rollout]:
         run = self._blamed(self._paid(lambda: judge(index, {})), example)
@@ -385,9 +386,9 @@ class Actor:
 
     def _paid(self, work: Callable[[], JudgedRun]) -> JudgedRun:
         """A run that is paid for now; raises `StoppedError` where the budget has none left."""
-        with self.budget.running() as bill:
+        with self.budget.reserve_run() as charge:
             run = work()
-            return run._replace(meter=bill(run.meter))
+            return run._replace(usage=charge(run.usage))
 
     def _noted(self, rollout: Rollout, example: dspy.Example, program: dspy.Module | None = None) -> Rollout:
         """The rollout itself; remembers where the program as it stands got an answer."""
@@ -408,12 +409,12 @@ class Actor:
         A run that the budget ended, or whose supplements were lost, is stored as a failure, with what it cost.
         """
         calls = run.calls if live else ()
-        self.store.add_all(rollouts, self.scope, live=live, asked=len(run.calls), paid=run.meter, calls=calls)
+        self.store.add_all(rollouts, self.scope, live=live, asked=len(run.calls), paid=run.usage, calls=calls)
         if run.lost:
             raise SetupError(run.lost)
         if run.used_up:
             raise StoppedError(run.used_up)
-        self._ledger.enter(run.rollout)
+        self._failures.count(run.rollout)
         if run.fatal:
             raise ProviderRefusedError(
                 f"The provider takes no call, so the run stopped at once: {run.fatal} Everything finished before is "

@@ -9,6 +9,7 @@ import dspy
 
 from optimizers.core.events import Reporter
 from optimizers.core.records import Candidate, Query, Rollout
+from optimizers.core.stages import Stage
 from optimizers.rollouts.engine import Actor, LiveRun
 from optimizers.rollouts.sampling import SAMPLED_AT_ONCE, Ask, sampled
 from sgt_modules.episode import Call
@@ -56,7 +57,7 @@ class Evaluator:
     def without(self, stage: str = "none") -> list[Rollout]:
         """The rollouts of the program without supplements; also learns where it would ask for them."""
         with self.reporter.stage(f"{stage}: {self._split}", len(self.examples)) as view:
-            probe = self.actor.probe(self.examples, stage=f"{stage}/{self._split}", on_done=view.advance)
+            probe = self.actor.probe(self.examples, stage=self._stored(stage), on_done=view.advance)
             self.unaided, self.queries = probe.rollouts, probe.queries
         return self.unaided
 
@@ -82,7 +83,7 @@ class Evaluator:
             return Scored([run.rollout for run in runs], [run.calls for run in runs])
         written = sampled(
             self.actor.store,
-            f"{stage}/{self._split}",
+            self._stored(stage),
             generator,
             [Ask(query.prompt, seed=0) for query in self.queries],
             temperature=generator.temperature,
@@ -96,13 +97,17 @@ class Evaluator:
             for query, call in zip(self.queries, calls, strict=True)
         ]
         with self.reporter.stage(f"{stage}: {self._split}", len(self.examples)) as view:
-            rollouts = self.actor.run(candidates, self.examples, stage=f"{stage}/{self._split}", on_done=view.advance)
+            rollouts = self.actor.run(candidates, self.examples, stage=self._stored(stage), on_done=view.advance)
         return Scored(rollouts, [[call] for call in calls])
 
     def live(self, stage: str, program: dspy.Module) -> list[LiveRun]:
         """One run an example of a program that writes its own supplements."""
         with self.reporter.stage(f"{stage}: {self._split}", len(self.examples)) as view:
-            return self.actor.live(self.examples, program, f"{stage}/{self._split}", on_done=view.advance)
+            return self.actor.live(self.examples, program, self._stored(stage), on_done=view.advance)
+
+    def _stored(self, stage: str) -> str:
+        """A stage's name in the store, on this split."""
+        return str(Stage(stage, split=self._split))
 
 
 def _call(query: Query, drawn: Sampled, gate: Gate | None) -> Call:

@@ -11,12 +11,12 @@ from typing import NamedTuple
 import dspy
 from dspy.utils.exceptions import AdapterParseError
 
-from optimizers.core.budget import running_bill
-from optimizers.core.counting import Answers, BudgetReached, Till, counted, written_by
+from optimizers.core.budget import current_reservation
+from optimizers.core.counting import Answers, BudgetReached, CallGate, count_calls, split_by_writer
 from optimizers.core.prices import cost_of
 from optimizers.core.records import Query, Reward, Rollout
 from optimizers.core.reward import Scorer
-from optimizers.core.usage import Meter
+from optimizers.core.usage import Usage
 from optimizers.rollouts.kept_answers import again, kept
 from optimizers.rollouts.outages import LMCalls, heard, is_permanent, is_single_call, says_nothing, was_refused
 from optimizers.rollouts.queries import query_id
@@ -32,7 +32,7 @@ class JudgedRun(NamedTuple):
     """One finished run: its rollout (not yet any stage's), its predictors' calls by role and turn, and its cost.
 
     `fatal`: why no further run can have a reward, in the provider's words (a wrong key, no such model, no credit).
-    `written`: tokens that the program's own generator read and wrote. `used_up`: why the budget ended the run.
+    `generator`: usage of the program's own generator. `used_up`: why the budget ended the run.
     `lost`: what to change in a program that calls a predictor where its supplement cannot be known.
     `refused`: the provider refused a prompt (too long, filtered); whose fault that is depends on whether it takes the
     same example without help.
@@ -40,9 +40,9 @@ class JudgedRun(NamedTuple):
 
     rollout: Rollout
     calls: Sequence[Call]
-    meter: Meter
+    usage: Usage
     fatal: str = ""
-    written: tuple[int, int] = (0, 0)
+    generator: Usage = Usage()
     used_up: str = ""
     lost: str = ""
     refused: bool = False
@@ -52,17 +52,17 @@ def judged_run(program: dspy.Module, example: dspy.Example, index: int, given: G
     """Run the program on an example under the given supplements (None: its own generator's) and judge it.
 
     A run with an outage has no reward, whatever the program or the metric made of it; errors are kept without keys.
-    Each LM call is asked of the bill around the run, if there is one (see `optimizers.core.budget`); a run that the
-    budget ends has no reward either.
+    Each LM call is checked against the run's reservation, if there is one (see `optimizers.core.budget`); a run that
+    the budget ends has no reward either.
     """
     began = time.perf_counter()
     prediction: object = None
     problem: Exception | None = None
     reward, single = None, is_single_call(program)
     keys = [] if single or given is None else [each.run_key for _, each in supplemented(program)]
-    with dspy.context(trace=[], disable_history=True), counted() as counter, episode(given, keys) as asked:
-        till = Till(counter, None if single else running_bill())
-        calls = LMCalls(till)
+    with dspy.context(trace=[], disable_history=True), count_calls() as counter, episode(given, keys) as asked:
+        gate = CallGate(counter, None if single else current_reservation())
+        calls = LMCalls(gate)
         try:
             with heard(calls) if single else _heard_by(calls):
                 prediction = called(program, dict(example.inputs().items()))
@@ -73,7 +73,7 @@ def judged_run(program: dspy.Module, example: dspy.Example, index: int, given: G
         calls.ended(problem, prediction)
     refused = reward is None and problem is not None and was_refused(problem, calls.outage)
     seconds = time.perf_counter() - began
-    unfinished = _unfinished(till, asked)
+    unfinished = _unfinished(gate, asked)
     answered = problem is None and unfinished is None
     answer = kept(prediction, program) if answered and calls.outage is None else ""
     output = {name: str(value) for name, value in prediction.items()} if isinstance(prediction, dspy.Example) else {}
@@ -84,24 +84,24 @@ def judged_run(program: dspy.Module, example: dspy.Example, index: int, given: G
     error = "" if problem is None else redacted(f"{type(problem).__name__}: {problem}", _lms(program))
     chosen = isinstance(given, Mapping)
     writers = set() if chosen else {each.generator.name for _, each in supplemented(program)}
-    own, theirs = written_by(counter.answers, writers)
-    paid = sum((each.meter for each in own), Meter(1, seconds=seconds))
+    own, theirs = split_by_writer(counter.answers, writers)
+    paid = sum((each.usage for each in own), Usage(1, seconds=seconds))
     paid = replace(paid, cost=paid.cost + _cost_by_name(program, [each for each in own if each.lm is None]))
     read, wrote = paid.tokens_in, paid.tokens_out
-    written = sum(each.tokens[0] for each in theirs), sum(each.tokens[1] for each in theirs)
+    generator = sum((each.usage for each in theirs), Usage())
     whole = _whole(example, index)
     rollout = Rollout(
         whole, "", "none", SILENCE, reward, output, error, 0.0, read, wrote, seconds, paid.cost, answer=answer
     )
     refused, fatal = refused and unfinished is None, _fatal(program, calls)
-    return JudgedRun(rollout, asked.ordered, paid, fatal, written, till.used_up, asked.lost, refused)
+    return JudgedRun(rollout, asked.ordered, paid, fatal, generator, gate.refusal, asked.lost, refused)
 
 
-def _unfinished(till: Till, asked: Episode) -> Exception | None:
+def _unfinished(gate: CallGate, asked: Episode) -> Exception | None:
     """Why a run says nothing, whatever the program made of it: the budget ended it, or a supplement was lost."""
     if asked.lost:
         return SetupError(asked.lost)
-    return StoppedError(till.used_up) if till.used_up else None
+    return StoppedError(gate.refusal) if gate.refusal else None
 
 
 def _cost_by_name(program: dspy.Module, answers: Sequence[Answers]) -> float:
@@ -109,7 +109,7 @@ def _cost_by_name(program: dspy.Module, answers: Sequence[Answers]) -> float:
     if not answers:
         return 0.0
     lms = [each.lm or dspy.settings.lm for each in program.predictors()]
-    return sum(cost_of({each.model: [each.usage]}, lms) for each in answers)
+    return sum(cost_of({each.model: [each.entry]}, lms) for each in answers)
 
 
 def judged_again(program: dspy.Module, example: dspy.Example, rollout: Rollout, scorer: Scorer) -> Rollout | None:
@@ -122,8 +122,8 @@ def judged_again(program: dspy.Module, example: dspy.Example, rollout: Rollout, 
     prediction = again(rollout.output, rollout.answer, program)
     if prediction is None:
         return None
-    with counted() as counter:
-        calls = LMCalls(Till(counter, None))
+    with count_calls() as counter:
+        calls = LMCalls(CallGate(counter, None))
         reward, problem = _judged(example, prediction, scorer, calls)
     if calls.outage is not None:
         reward, problem = None, calls.outage
@@ -148,7 +148,7 @@ def _heard_by(calls: LMCalls) -> AbstractContextManager[None]:
 
 def failed_run(example: dspy.Example, index: int, error: str) -> JudgedRun:
     """A run of which nothing came back but the reason: no reward, and what it cost is not known."""
-    return JudgedRun(Rollout(_whole(example, index), "", "none", SILENCE, None, error=error), [], Meter(runs=1))
+    return JudgedRun(Rollout(_whole(example, index), "", "none", SILENCE, None, error=error), [], Usage(runs=1))
 
 
 def _whole(example: dspy.Example, index: int) -> Query:

@@ -23,7 +23,7 @@ from dspy.utils.exceptions import (
     LMUnsupportedModelError,
 )
 
-from optimizers.core.counting import CallCounter, LMCall, Till, several_answers
+from optimizers.core.counting import CallCounter, CallGate, LMCall, asks_several
 from sgt_modules.predictor import SupplementedPredictor
 
 _NOTHING = "The reply holds no answer, and no token is counted for it."
@@ -114,22 +114,22 @@ def is_single_call(program: dspy.Module) -> bool:
     if type(program) not in (dspy.Predict, SupplementedPredictor):
         return False
     predictor = cast("dspy.Predict", program)
-    return not several_answers(predictor.lm or dspy.settings.lm, predictor.config)
+    return not asks_several(predictor.lm or dspy.settings.lm, predictor.config)
 
 
 class LMCalls(BaseCallback):
-    """Hears how each LM call of one run ended, and has the `till` ask for it and count it; safe from many threads.
+    """Hears how each LM call of one run ended, and has the `gate` check it and count it; safe from many threads.
 
     `answered`: whether any came back with something. `outage`: the first that failed for good, however the program took
     it. A reply without a choice is none, nor is an empty one for which no token is counted: overloaded providers send
     such.
     """
 
-    def __init__(self, till: Till) -> None:
+    def __init__(self, gate: CallGate) -> None:
         self.answered = False
         self.outage: LMError | None = None
-        self.till = till
-        self._usage: CallCounter = till.counter
+        self.gate = gate
+        self._usage: CallCounter = gate.counter
         self._lock = threading.Lock()
         self._begun: dict[str, LMCall] = {}
         self._before = 0
@@ -152,7 +152,7 @@ class LMCalls(BaseCallback):
 
     def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         """Ask for the call, if it is the program's: a generator's or a judge's is neither counted nor limited."""
-        if call := self.till.begin(instance, inputs):
+        if call := self.gate.begin(instance, inputs):
             with self._lock:
                 self._begun[call_id] = call
 
@@ -161,16 +161,16 @@ class LMCalls(BaseCallback):
         with self._lock:
             call = self._begun.pop(call_id, None)
         if call is not None:
-            self.till.end(call, failed=exception is not None)
+            self.gate.end(call, failed=exception is not None)
         with self._lock:
-            if exception is None and call is not None and not _spoken(outputs) and (not outputs or not call.wrote):
+            if exception is None and call is not None and not _spoken(outputs) and (not outputs or not call.tokens_out):
                 exception = LMProviderError(_NOTHING, model=getattr(call.lm, "model", None))
             if isinstance(exception, LMError) and is_outage(exception):
                 self.outage = self.outage or exception
             self.answered = self.answered or exception is None
 
     def _counted_in_all(self) -> int:
-        return sum(each.tokens[1] for each in self._usage.answers)
+        return sum(each.usage.tokens_out for each in self._usage.answers)
 
 
 class _Heard(dspy.ChatAdapter):

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from optimizers.core.estimate import Estimate, Probe, StageEstimate
 from optimizers.core.events import Plan, Step
+from optimizers.core.stages import pool_name
 from optimizers.sgt.adaptive import share_of
 from optimizers.sgt.recipe import Recipe
 
@@ -35,10 +36,10 @@ def estimated(recipe: Recipe, *, train: int, validation: int, epochs: tuple[int,
     kinds = len(recipe.kinds)
     places = train * took.places
     warm = places * recipe.asked * recipe.warm_samples
-    rows = min(kinds * recipe.max_per_kind, took.won * took.distinct * warm * _share(recipe, "warm"))
+    rows = min(kinds * recipe.max_per_kind, took.won * took.distinct * warm * _share(recipe, 0))
     stages = [
         _bare(took, train + validation),
-        _pool(recipe, took, "warm", warm, "warm"),
+        _pool(recipe, took, pool_name(0), warm, "warm", _share(recipe, 0)),
         *([_training(took, "sft", rows, epochs[0], validation)] if recipe.sft else []),
     ]
     for number in range(1, recipe.rounds + 1):
@@ -46,8 +47,8 @@ def estimated(recipe: Recipe, *, train: int, validation: int, epochs: tuple[int,
             (kinds + recipe.ood_kinds) * recipe.pool_samples + recipe.concat if number == 1 else recipe.direct_samples
         )
         power = "round 1" if number == 1 else "round 2" if number == 2 else "later"
-        samples, share = places * each, _share(recipe, f"round {number}")
-        acting = _pool(recipe, took, f"round {number}", samples, power)
+        samples, share = places * each, _share(recipe, number)
+        acting = _pool(recipe, took, pool_name(number), samples, power, share)
         tried = share * samples / places * took.distinct ** REPEATS[power]
         pairs = MIXED * places * min(2 * recipe.pair_cap, took.won * (1 - took.won) * tried**2)
         fitted = _training(took, f"dpo{number}", pairs * PAIR, epochs[1], validation)
@@ -67,8 +68,8 @@ def planned(recipe: Recipe, *, train: int, validation: int, epochs: tuple[int, i
     return Plan(steps, recipe.threshold)
 
 
-def _share(recipe: Recipe, stage: str) -> float:
-    return share_of(stage) if recipe.adaptive else 1.0
+def _share(recipe: Recipe, round_: int) -> float:
+    return share_of(round_).open if recipe.adaptive else 1.0
 
 
 def _bare(took: Probe, runs: float) -> StageEstimate:
@@ -77,12 +78,12 @@ def _bare(took: Probe, runs: float) -> StageEstimate:
     return StageEstimate("none", calls, calls, read, wrote, cost, seconds=seconds)
 
 
-def _pool(recipe: Recipe, took: Probe, name: str, pool: float, power: str) -> StageEstimate:
+def _pool(recipe: Recipe, took: Probe, name: str, pool: float, power: str, share: float) -> StageEstimate:
     """A stage's pool. A closed recipe's is not sampled, and its rounds try nothing that the warm start did not, unless
     what other places read has changed."""
     if recipe.closed and name != "warm" and took.places <= 1:
         return StageEstimate(name)
-    found = _acting(took, name, pool, power, _share(recipe, name))
+    found = _acting(took, name, pool, power, share)
     sampling = found.samples * took.sample_seconds
     return replace(found, samples=0.0, seconds=found.seconds - sampling) if recipe.closed else found
 

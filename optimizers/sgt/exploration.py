@@ -19,11 +19,12 @@ import dspy
 from optimizers.core.concurrency import prefetch
 from optimizers.core.events import Reporter, Stage
 from optimizers.core.records import Candidate, Query, Rollout
-from optimizers.core.spending import Spending
+from optimizers.core.stages import pool_name
+from optimizers.core.work_clock import WorkClock
 from optimizers.rollouts.evaluation import Evaluator
 from optimizers.rollouts.sampling import SAMPLED_AT_ONCE, Ask, sampled
 from optimizers.sgt import candidates as sources
-from optimizers.sgt.adaptive import Thrift
+from optimizers.sgt.adaptive import CandidateScheduler
 from optimizers.sgt.logged import SOURCE as LOGGED
 from optimizers.sgt.logged import Log
 from optimizers.sgt.recipe import Recipe
@@ -77,7 +78,7 @@ class Setting:
     recipe: Recipe
     train: Evaluator
     reporter: Reporter
-    spending: Spending
+    clock: WorkClock
     seed: int
     note: Callable[[str], object] = lambda _: None
     """Says what a person should know of a stage."""
@@ -147,42 +148,41 @@ class Isolated:
         """As `Explorer`; every place is silent but the one that varies."""
         queries = self.setting.train.queries
         wishes = self.setting.warm_wishes(queries)
-        return self._explored("warm", wishes, generator, self.setting.added(queries))
+        return self._explored(0, wishes, generator, self.setting.added(queries))
 
     def first_pool(self, warm: Sequence[Rollout], generator: SupplementGenerator) -> list[Rollout]:
         """As `Explorer`."""
         recipe, rng = self.setting.recipe, self.setting.rng("round-1")
         names, joins = self.setting.first_pools(warm, self.setting.rng("round-1-joins"))
-        queries = self._queries("round 1", generator)
+        queries = self._queries(1, generator)
         samples = recipe.pool_samples
         wishes = [
             *sources.predefined(queries, rng=rng, kinds=recipe.written, samples=samples),
             *sources.ood(queries, names, rng=rng, samples=samples),
         ]
         added = [*self.setting.silence(queries), *self.setting.added(queries), *_moved(joins, queries)]
-        return self._explored("round 1", wishes, generator, added)
+        return self._explored(1, wishes, generator, added)
 
     def direct(self, round_: int, generator: SupplementGenerator) -> list[Rollout]:
         """As `Explorer`."""
-        stage = f"round {round_}"
-        queries = self._queries(stage, generator)
+        queries = self._queries(round_, generator)
         recipe, rng = self.setting.recipe, self.setting.rng(f"round-{round_}")
         wishes = [] if recipe.closed else sources.direct(queries, rng=rng, samples=recipe.direct_samples)
         added = self.setting.added(queries) if recipe.closed else []
-        return self._explored(stage, wishes, generator, [*self.setting.silence(queries), *added])
+        return self._explored(round_, wishes, generator, [*self.setting.silence(queries), *added])
 
-    def _queries(self, stage: str, generator: SupplementGenerator) -> list[Query]:
+    def _queries(self, round_: int, generator: SupplementGenerator) -> list[Query]:
         """Where supplements are wanted; in a program of several places, while the others read the generator's own."""
         train = self.setting.train
         if train.once_an_example:
             return train.queries
-        with self.setting.spending.timed("acting"):
-            runs = train.live(f"{stage}: others", with_generator(train.actor.program, generator))
+        with self.setting.clock.measure("acting"):
+            runs = train.live(f"{pool_name(round_)}: others", with_generator(train.actor.program, generator))
         return train.actor.contexts(runs, train.examples)
 
     def _explored(
         self,
-        stage: str,
+        round_: int,
         wishes: Sequence[sources.Wish],
         generator: SupplementGenerator,
         added: Sequence[Candidate] = (),
@@ -192,9 +192,10 @@ class Isolated:
         It runs on what has been sampled while the rest is. Not so where both models would fight for this machine, nor
         in a program of several predictors: a first pass takes its share of what is known of a query altogether.
         """
+        stage = pool_name(round_)
         single = len({query.predictor for query in self.setting.train.queries}) < 2
         if single and self.setting.recipe.adaptive:
-            return self._spared(stage, wishes, generator, added)
+            return self._spared(round_, wishes, generator, added)
         overlaps = single and not (self.setting.train.actor.in_process and generator.in_process)
         at_once = min(SAMPLED_AHEAD, max(1, len(wishes) // 8)) if overlaps else SAMPLED_AT_ONCE
         pool = _pool(stage, wishes, generator, self.setting, added, at_once)
@@ -204,14 +205,15 @@ class Isolated:
         if single:
             return self._run(stage, list(pool))
         first, rest = _passes(list(pool))
-        tried = self._run(f"{stage}, first pass", first)
+        tried = self._run(stage, first, label=", first pass")
         telling = deciding_predictors(tried, self.setting.recipe.threshold, self.setting.recipe.margin)
         return [*tried, *self._run(stage, [each for each in rest if each.query.predictor in telling])]
 
     def _spared(
-        self, stage: str, wishes: Sequence[sources.Wish], generator: SupplementGenerator, added: Sequence[Candidate]
+        self, round_: int, wishes: Sequence[sources.Wish], generator: SupplementGenerator, added: Sequence[Candidate]
     ) -> list[Rollout]:
         """All is sampled; what was tried before costs nothing, and of the rest a part is tried."""
+        stage = pool_name(round_)
         pool = list(_pool(stage, wishes, generator, self.setting, added, SAMPLED_AT_ONCE))
         known = {(rollout.query.id, rollout.supplement.render()) for rollout in self._met}
         free: list[Candidate] = []
@@ -221,20 +223,21 @@ class Isolated:
             (free if met else new).append(each)
         tried = self._run(stage, free)
         before = [*self._last, *tried] or self.setting.train.unaided
-        thrift = Thrift(new, stage, threshold=self.setting.recipe.threshold, before=before)
-        first = self._run(stage, thrift.first)
-        tried += [*first, *self._run(stage, thrift.doubted(first))]
+        scheduler = CandidateScheduler(new, round_, threshold=self.setting.recipe.threshold, before=before)
+        first = self._run(stage, scheduler.first)
+        tried += [*first, *self._run(stage, scheduler.reopen(first))]
         self._last = tried
         self._met += tried
         return tried
 
-    def _run(self, stage: str, pool: Iterable[Candidate], most: int = 0) -> list[Rollout]:
+    def _run(self, stage: str, pool: Iterable[Candidate], most: int = 0, *, label: str = "") -> list[Rollout]:
         """The actor on each candidate; there are at most `most` of those that are still to come."""
         train = self.setting.train
         total = len(pool) if isinstance(pool, Sequence) else most
-        with self.setting.spending.timed("acting"), self.setting.reporter.stage(f"{stage}: acting", total) as view:
+        name = f"{stage}{label}: acting"
+        with self.setting.clock.measure("acting"), self.setting.reporter.stage(name, total) as view:
             counted = pool if isinstance(pool, Sequence) else _counted(pool, view)
-            return train.actor.run(counted, train.examples, stage=stage.partition(",")[0], on_done=view.advance)
+            return train.actor.run(counted, train.examples, stage=stage, on_done=view.advance)
 
 
 def deciding_predictors(rollouts: Iterable[Rollout], threshold: float, margin: float | None = None) -> set[str]:
@@ -294,7 +297,7 @@ class Joint:
         """As `Explorer`."""
         recipe = self.setting.recipe
         asks = [*recipe.kinds.values(), *([] if recipe.closed else [FREE])]
-        return self._explored("warm", asks, recipe.warm_samples, generator)
+        return self._explored(0, asks, recipe.warm_samples, generator)
 
     def first_pool(self, warm: Sequence[Rollout], generator: SupplementGenerator) -> list[Rollout]:
         """As `Explorer`."""
@@ -306,18 +309,18 @@ class Joint:
             self._joins.setdefault((join.query.index, join.query.place), []).append(join.supplement)
         silence = [NONE] if recipe.silence else []
         asks = [*recipe.kinds.values(), *names, *silence]
-        return self._explored("round 1", asks, recipe.pool_samples, generator, joins=recipe.concat)
+        return self._explored(1, asks, recipe.pool_samples, generator, joins=recipe.concat)
 
     def direct(self, round_: int, generator: SupplementGenerator) -> list[Rollout]:
         """As `Explorer`."""
         recipe = self.setting.recipe
         silence = [NONE] if recipe.silence else []
         asks = [*recipe.kinds.values()] if recipe.closed else [None] * recipe.direct_samples
-        return self._explored(f"round {round_}", [*asks, *silence], 1, generator)
+        return self._explored(round_, [*asks, *silence], 1, generator)
 
     def _explored(
         self,
-        stage: str,
+        round_: int,
         asks: Sequence[Kind | str | None],
         samples: int,
         generator: SupplementGenerator,
@@ -325,14 +328,14 @@ class Joint:
         joins: int = 0,
     ) -> list[Rollout]:
         """As many runs an example as one place would have candidates, each place's kinds in an order of its own."""
-        train = self.setting.train
+        train, stage = self.setting.train, pool_name(round_)
         runs = len(asks) * samples
         choosers = [
             (index, self._chooser(stage, index, number, asks, samples, generator))
             for index in range(len(train.examples))
             for number in range(runs + min(joins, self._most_joins(index)))
         ]
-        with self.setting.spending.timed("acting"), self.setting.reporter.stage(f"{stage}: acting", len(choosers)) as v:
+        with self.setting.clock.measure("acting"), self.setting.reporter.stage(f"{stage}: acting", len(choosers)) as v:
             rollouts = train.actor.together(train.examples, choosers, stage, generator.fingerprint, on_done=v.advance)
         return [rollout for rollout in rollouts if rollout.supplement or self.setting.recipe.silence]
 
@@ -398,7 +401,7 @@ def _sampled(
         setting.train.actor.budget.check()  # what is kept costs nothing
 
     temperature, top_p = setting.recipe.sampling(generator.prompt)
-    with setting.spending.timed("sampling"), setting.reporter.stage(f"{stage}: sampling", len(wishes)) as view:
+    with setting.clock.measure("sampling"), setting.reporter.stage(f"{stage}: sampling", len(wishes)) as view:
         replies = sampled(
             setting.train.actor.store,
             stage,

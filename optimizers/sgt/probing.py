@@ -57,9 +57,9 @@ def probed(
     ready = given(evaluator.queries, recipe.given)
     pool = list(distinct([*ready, *candidates(wishes, drawn, generator.fingerprint)]))
     tried = random.Random(f"{seed}-probe").sample(pool, min(len(pool), TRIED * examples))
-    before, began = actor.budget.spent, time.perf_counter()
+    before, began = actor.budget.usage, time.perf_counter()
     rollouts = actor.run(tried, evaluator.examples, stage="probe")
-    acting, paid = time.perf_counter() - began, actor.budget.spent
+    acting, paid = time.perf_counter() - began, actor.budget.usage
     runs = paid.runs - before.runs
     bare, aided = _Means(evaluator.unaided), _Means(rollouts)
     return Probe(

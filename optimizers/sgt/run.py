@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import cast
 
 import dspy
@@ -18,7 +18,9 @@ from optimizers.core.estimate import Probe
 from optimizers.core.events import Reporter
 from optimizers.core.memory import MARK
 from optimizers.core.records import Checkpoint, PreferencePair, Rollout, SFTExample
-from optimizers.core.result import SGTResult, Spent, StageResult, selected_program
+from optimizers.core.result import SGTResult, StageResult, selected_program
+from optimizers.core.stages import Stage
+from optimizers.core.usage import RunUsage
 from optimizers.core.verdict import Evidence, unrewarded, verdict
 from optimizers.rollouts.evaluation import Evaluator, Scored, mean_score
 from optimizers.rollouts.runners import Runner
@@ -57,9 +59,9 @@ class Run:
         self._finished = FinishedStages(session.folder)
         self._exhausted = False
         self._alone = team.size == 1
-        self._spending = session.spending
+        self._clock = session.clock
         self._setting = Setting(
-            settings.recipe, session.train, session.reporter, self._spending, settings.seed, session.note, log
+            settings.recipe, session.train, session.reporter, self._clock, settings.seed, session.note, log
         )
         self._explorer: Explorer = explorer("isolate", self._setting)
         MARK.restart()
@@ -102,7 +104,7 @@ class Run:
 
     def within_budget(self) -> AbstractContextManager[None]:
         """Where a budget is used up inside, the rest is left out; at Ctrl-C, `KeyboardInterrupt` once all is saved."""
-        return self._session.within_budget(lambda: self._folder.write("spent.json", asdict(self._spent())))
+        return self._session.within_budget(lambda: self._folder.write("spent.json", self._spent().content))
 
     def probe(self, examples: int) -> Probe:
         """What so many of the training examples take: they are run, supplements for them tried, and rows trained on."""
@@ -116,7 +118,7 @@ class Run:
     def validate_student(self) -> None:
         """Score the program without supplements, and as it came in where it reads some already."""
         self._session.doing = "the first validation, of the program as it came in"
-        with self._spending.timed("acting"):
+        with self._clock.measure("acting"):
             self._enter("none", Scored(self._validation.without(), []), None)
             if supplemented(self._student):
                 runs = self._validation.live("student", self._student)
@@ -125,14 +127,14 @@ class Run:
     def validate(self, stage: str, checkpoint: Checkpoint) -> None:
         """Score a stage on the validation set."""
         self._session.doing = f"the validation of {stage}"
-        with self._spending.timed("acting"):
+        with self._clock.measure("acting"):
             scored = self._validation.score(stage, self._generator_at(checkpoint))
         self._enter(stage, scored, checkpoint)
 
     def warm_start(self) -> list[Rollout]:
         """Nine prompts a query, the actor run on each sample."""
         self._session.doing = "the warm start"
-        with self._spending.timed("acting"):
+        with self._clock.measure("acting"):
             self._train.without()
         self._note_shortened()
         self._note_unscored()
@@ -254,7 +256,7 @@ class Run:
                 self._session.budget.check()
 
         self._session.budget.check()
-        with self._spending.timed("training"), self._session.reporter.stage(f"{stage}: training", 1) as view:
+        with self._clock.measure("training"), self._session.reporter.stage(f"{stage}: training", 1) as view:
             output, seed = self._folder.checkpoint(stage), self._settings.seed
             checkpoint = fit(rows, start=start, output=output, seed=seed, on_step=step)
         self._finished.keep_checkpoint(checkpoint, start)
@@ -279,7 +281,7 @@ class Run:
         ]
         known = Gate.of(sorted(set(texts)))
         gate = fitted(known, judged(known, self._scored[best.name], self._validation.unaided))
-        with self._spending.timed("acting"):
+        with self._clock.measure("acting"):
             scored = self._validation.score("gated", self._generator_at(best.checkpoint), gate)
         self._enter("gated", scored, best.checkpoint, gate)
 
@@ -287,7 +289,7 @@ class Run:
         """The best stage's program so far: a new one, with `detailed_results`."""
         selected = self._best().name if self._stages else "none"
         evidence, spent = self._evidence(selected), self._spent()
-        self._folder.write("spent.json", asdict(spent))
+        self._folder.write("spent.json", spent.content)
         said = verdict(evidence)
         if evidence.refusals:
             self._session.note(evidence.refusals)
@@ -308,7 +310,7 @@ class Run:
     def _evidence(self, selected: str) -> Evidence:
         """What the run found. Of a stage that did not end, what the store has counts."""
         found = self._session.evidence(selected=selected, threshold=self._recipe.threshold)
-        explored = [each for each in found.unfinished if each.supplement and "/" not in each.stage]
+        explored = [each for each in found.unfinished if each.supplement and not Stage.read(each.stage).split]
         before, later = self._stages[:1], self._stages[1:]
         return replace(
             found,
@@ -333,16 +335,16 @@ class Run:
     def _enter(self, name: str, scored: Scored, checkpoint: Checkpoint | None, gate: Gate | None = None) -> None:
         """Note a finished stage, and what was spent until now."""
         score, rollouts, spent = mean_score(scored.rollouts), scored.rollouts, self._spent()
-        took = spent.total - (self._stages[-1].spent.total if self._stages else 0.0)
-        seconds, memory, by_then = self._finished.keep_figures(name, took, MARK.peak(), asdict(spent))
-        until = Spent.read(by_then)
+        took = spent.seconds.total - (self._stages[-1].spent.seconds.total if self._stages else 0.0)
+        seconds, memory, by_then = self._finished.keep_figures(name, took, MARK.peak(), spent.content)
+        until = RunUsage.read(by_then)
         stage = StageResult(name, score, rollouts, checkpoint, seconds, gate, scored.gated, until, memory)
         self._stages.append(stage)
         self._scored[name] = scored
         if said := unrewarded(name, rollouts):
             self._session.note(said)
         MARK.restart()
-        self._folder.write("spent.json", asdict(spent))
+        self._folder.write("spent.json", spent.content)
         told = {"val/score": score, "seconds": seconds, **self._learned}
         self._learned = {}
         weights = None if checkpoint is None else checkpoint.path
@@ -351,8 +353,8 @@ class Run:
     def _generator_at(self, checkpoint: Checkpoint) -> SupplementGenerator:
         return self._settings.generator.with_checkpoint(checkpoint.path)
 
-    def _spent(self) -> Spent:
-        return self._session.paid
+    def _spent(self) -> RunUsage:
+        return self._session.usage
 
 
 def follow(student: dspy.Module, settings: RunSettings, team: Team) -> dspy.Module:

@@ -17,7 +17,7 @@ from optimizers.core.budget import Budget
 from optimizers.core.fingerprints import scope_of
 from optimizers.core.records import Rollout
 from optimizers.core.reward import Scorer
-from optimizers.core.usage import Meter
+from optimizers.core.usage import Usage
 from optimizers.rollouts.engine import Actor
 from optimizers.spt.impact import tokens, unmarked
 from optimizers.store.rollout_store import RolloutStore
@@ -148,25 +148,25 @@ def _written(_example: dspy.Example, prediction: dspy.Prediction) -> bool:
     return any(str(value).strip() for value in cast("Any", prediction).values())
 
 
-class _Beside(Budget):
-    """What the corrector has paid. The run's budget is asked before each of its calls, and told their dollars."""
+class _CorrectorBudget(Budget):
+    """Usage of the corrector. Checks the run's budget before each call, and adds the dollars to it."""
 
-    def __init__(self, run: Budget, spent: Meter) -> None:
-        super().__init__(spent=spent)
+    def __init__(self, run: Budget, usage: Usage) -> None:
+        super().__init__(usage=usage)
         self._run = run
-        run.pay(spent.cost)
+        run.add_other_cost(usage.cost)
 
     @contextmanager
-    def running(self) -> Iterator[Callable[[Meter], Meter]]:
+    def reserve_run(self) -> Iterator[Callable[[Usage], Usage]]:
         self._run.check()
-        with super().running() as count:
+        with super().reserve_run() as charge:
 
-            def pay(cost: Meter) -> Meter:
-                whole = count(cost)
-                self._run.pay(whole.cost)
+            def charge_both(usage: Usage) -> Usage:
+                whole = charge(usage)
+                self._run.add_other_cost(whole.cost)
                 return whole
 
-            yield pay
+            yield charge_both
 
 
 class Corrector:
@@ -196,13 +196,13 @@ class Corrector:
             scope_of(asking, _written),
             num_threads=num_threads,
             max_errors=max_errors,
-            budget=_Beside(budget, store.spent()),
+            budget=_CorrectorBudget(budget, store.spent()),
         )
 
     @property
-    def spent(self) -> Meter:
-        """What all sessions have paid for it."""
-        return self._actor.budget.spent
+    def usage(self) -> Usage:
+        """Usage of the corrector in all sessions."""
+        return self._actor.budget.usage
 
     def prompts(
         self, brief: str, *, step: str, prompt: str, shown: Sequence[Sequence[Mistake]], number: int, impact: bool

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from optimizers.core.estimate import Estimate, Probe, StageEstimate
 from optimizers.core.records import Rollout
-from optimizers.core.usage import Meter
+from optimizers.core.usage import Usage
 from optimizers.spt.recipe import SPTRecipe
 
 GROWN = 8
@@ -16,7 +16,7 @@ SHORTEST = 4
 """Tokens of a short sentence: how many of them fit in a prompt at most."""
 
 
-def probe_of(rollouts: Sequence[Rollout], paid: Meter, threshold: float) -> Probe:
+def probe_of(rollouts: Sequence[Rollout], paid: Usage, threshold: float) -> Probe:
     """What runs of a few examples took; `paid` has the runs that were new, their calls, and the seconds of all."""
     count = max(1, len(rollouts))
     return Probe(

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from optimizers.core.records import Rollout
-from optimizers.core.result import Spent
-from optimizers.core.usage import Meter
+from optimizers.core.usage import RunUsage, Usage
 from optimizers.spt.impact import SentenceImpact
 
 
@@ -25,7 +24,7 @@ class PromptStage:
     score: float
     prompts: Mapping[str, str]
     rollouts: Sequence[Rollout] = field(repr=False)
-    spent: Spent = field(default_factory=Spent, repr=False)
+    spent: RunUsage = field(default_factory=RunUsage, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +97,8 @@ class SPTResult:
     selected: str
     rounds: Sequence[PromptRound]
     briefs: Sequence[str]
-    spent: Spent
-    corrector: Meter
+    spent: RunUsage
+    corrector: Usage
     notes: Sequence[str]
     log_dir: Path
     stopped: str = ""

@@ -20,8 +20,9 @@ from optimizers.core.estimate import Probe
 from optimizers.core.events import Reporter
 from optimizers.core.memory import Peak
 from optimizers.core.records import Rollout
-from optimizers.core.result import Spent, compiled
-from optimizers.core.usage import Meter
+from optimizers.core.result import mark_compiled
+from optimizers.core.stages import Stage
+from optimizers.core.usage import RunUsage
 from optimizers.core.verdict import Evidence, unrewarded, verdict
 from optimizers.rollouts.evaluation import Evaluator, mean_score
 from optimizers.rollouts.runners import Runner
@@ -101,20 +102,19 @@ class PromptRun:
     def probe(self, examples: int) -> Probe:
         """What so many of the training examples take; a run in this folder need not pay for them again."""
         self._session.doing = "the probe"
-        train, before, began = self._session.train, self._session.budget.spent, time.perf_counter()
+        train, before, began = self._session.train, self._session.budget.usage, time.perf_counter()
         few = Evaluator(train.actor, "train", train.examples[:examples], self._session.reporter)
         rollouts = self._run(self._prompts, few, "probe")
-        paid, seconds = self._session.budget.spent, time.perf_counter() - began
-        runs = Meter(paid.runs - before.runs, paid.calls - before.calls, seconds=seconds)
-        return probe_of(rollouts, runs, self._recipe.threshold)
+        paid, seconds = self._session.budget.usage, time.perf_counter() - began
+        return probe_of(rollouts, replace(paid - before, seconds=seconds), self._recipe.threshold)
 
     def validate(self) -> None:
         """Score the prompts as they are now on the validation set."""
         name = self._rounds[-1].name if self._rounds else "student"
         self._session.doing = f"the validation of {name}"
         rollouts = self._run(self._prompts, self._session.validation, name)
-        _, _, by_then = self._finished.keep_figures(name, 0.0, Peak(), asdict(self._spent()))
-        score, spent = mean_score(rollouts), Spent.read(by_then)
+        _, _, by_then = self._finished.keep_figures(name, 0.0, Peak(), self._spent().content)
+        score, spent = mean_score(rollouts), RunUsage.read(by_then)
         self._stages.append(PromptStage(name, score, dict(self._prompts), rollouts, spent))
         if said := unrewarded(name, rollouts):
             self._session.note(said)
@@ -232,7 +232,7 @@ class PromptRun:
     def improve_corrector(self) -> None:
         """The corrector's brief, written anew from what the first and the best prompt both get wrong, if anything."""
         self._doing("the corrector's brief")
-        name, train = f"round{self._number}/brief", self._session.train
+        name, train = str(Stage(f"round{self._number}", "brief")), self._session.train
         first, best = (self._wrong(self._run(prompts, train, name)) for prompts in (self._first, self._prompts))
         still = {each.index for each in first}
         both = [each for each in best if each.index in still]
@@ -265,14 +265,14 @@ class PromptRun:
             rounds=tuple(self._rounds),
             briefs=tuple(self._briefs),
             spent=self._spent(),
-            corrector=self._corrector.spent,
+            corrector=self._corrector.usage,
             notes=tuple(self._session.notes),
             log_dir=self._session.folder.path,
             stopped=self._session.stopped,
             store=self._settings.store,
             verdict=said,
         )
-        return compiled(with_instructions(self._student, best.prompts if best else self._first), result)
+        return mark_compiled(with_instructions(self._student, best.prompts if best else self._first), result)
 
     def _evidence(self, selected: str) -> Evidence:
         """What the run found."""
@@ -296,7 +296,7 @@ class PromptRun:
     def _runs_of(self, prompt: str, examples: Examples, stage: str) -> list[Rollout]:
         """Runs of the program with another prompt at this round's place."""
         split = Evaluator(self._session.actor, "train", examples, self._session.reporter)
-        return self._run({**self._prompts, self._place: prompt}, split, f"round{self._number}/{stage}")
+        return self._run({**self._prompts, self._place: prompt}, split, str(Stage(f"round{self._number}", stage)))
 
     def _run(self, prompts: Mapping[str, str], split: Evaluator, stage: str) -> list[Rollout]:
         return split.of(with_instructions(self._student, prompts)).as_it_is(stage)
@@ -341,12 +341,12 @@ class PromptRun:
         tried = sum(each.score is not None for each in last.candidates)
         return {"train/score": last.train[1], "train/mistakes": len(last.mistakes), "train/candidates": tried}
 
-    def _spent(self) -> Spent:
-        return self._session.paid
+    def _spent(self) -> RunUsage:
+        return self._session.usage
 
     def _save(self) -> None:
         """What a person looks for in the folder, and the next session's clock."""
-        self._session.folder.write("spent.json", asdict(self._spent()))
+        self._session.folder.write("spent.json", self._spent().content)
         rounds = [asdict(each) | {"diff": each.diff} for each in self._rounds]
         scores = {each.name: each.score for each in self._stages}
         self._session.folder.write("prompts.json", {"scores": scores, "rounds": rounds, "briefs": self._briefs})

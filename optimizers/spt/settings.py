@@ -11,7 +11,7 @@ import dspy
 from optimizers.core.budget import Limits
 from optimizers.core.events import Plan, Step
 from optimizers.core.fingerprints import fingerprint, lm_settings
-from optimizers.core.prices import priced
+from optimizers.core.prices import has_price
 from optimizers.observe.tracking import Tracker, TrackerName
 from optimizers.spt.estimate import estimated_spt
 from optimizers.spt.recipe import SPTRecipe
@@ -80,7 +80,7 @@ class SPTSettings:
 
     def check_priced(self) -> None:
         """Raise `SetupError` where a budget in dollars cannot hold, as nobody knows the corrector's price."""
-        if self.limits.cost_usd is not None and not priced(self.corrector):
+        if self.limits.cost_usd is not None and not has_price(self.corrector):
             raise SetupError(
                 f"Expected a corrector with a known price for max_cost_usd, but that of {self.corrector.model!r} is "
                 "not known. Use max_actor_calls, or tell litellm its price with litellm.register_model."

@@ -17,7 +17,7 @@ from typing import Any, Self, TypeVar, cast
 import sqlalchemy as sa
 
 from optimizers.core.records import Rollout
-from optimizers.core.usage import Meter
+from optimizers.core.usage import Usage
 from optimizers.store.database import Database
 from optimizers.store.rows import (
     KeptSample,
@@ -41,7 +41,7 @@ from sgt_modules.kinds import Supplement
 _PAGE = 1000
 _NOTES = 100
 _Decoded = TypeVar("_Decoded")
-_NOTHING = Meter()
+_NOTHING = Usage()
 
 
 class RolloutStore:
@@ -58,7 +58,7 @@ class RolloutStore:
     >>> from sgt_modules.kinds import SILENCE
     >>> query = Query("a1", 0, "self", "2+2?")
     >>> with TemporaryDirectory() as folder, RolloutStore(Path(folder) / "rollouts.sqlite") as store:
-    ...     store.add(Rollout(query, "none", "none", SILENCE, Reward(1.0)), scope="gpt", paid=Meter(runs=1, calls=1))
+    ...     store.add(Rollout(query, "none", "none", SILENCE, Reward(1.0)), scope="gpt", paid=Usage(runs=1, calls=1))
     ...     store.get("gpt", "a1", SILENCE).reward, store.get("other", "a1", SILENCE), store.spent().calls
     (Reward(score=1.0, feedback=''), None, 1)
     """
@@ -79,7 +79,7 @@ class RolloutStore:
         *,
         live: str = "",
         asked: int = 1,
-        paid: Meter = _NOTHING,
+        paid: Usage = _NOTHING,
         calls: Sequence[Call] = (),
     ) -> None:
         """Saves a rollout and lists it under its stage; committed when this returns.
@@ -98,7 +98,7 @@ class RolloutStore:
         *,
         live: str = "",
         asked: int = 1,
-        paid: Meter = _NOTHING,
+        paid: Usage = _NOTHING,
         calls: Sequence[Call] = (),
     ) -> None:
         """Saves the rollouts of one run in one transaction: after a crash, all of them or none is there."""
@@ -126,7 +126,7 @@ class RolloutStore:
         listing = self._build_seen_row(rollout, key, _NOTHING)
         self._database.write(lambda connection: self._statements.insert_seen.run(connection, listing))
 
-    def _build_seen_row(self, rollout: Rollout, key: str, paid: Meter) -> dict[str, object]:
+    def _build_seen_row(self, rollout: Rollout, key: str, paid: Usage) -> dict[str, object]:
         return {
             "key": key,
             **build_stage_values(rollout),
@@ -266,13 +266,13 @@ class RolloutStore:
         except (ValueError, RecursionError):
             return {}
 
-    def spent(self, run: str | None = None) -> Meter:
+    def spent(self, run: str | None = None) -> Usage:
         """The cost of the rollouts of `run` (this run by default), over all of its sessions."""
         sums = (sa.func.coalesce(sa.func.sum(SEEN.c[name]), 0) for name in USAGE_COLUMNS)
         query = sa.select(*sums).where(SEEN.c.run == (self.run if run is None else clean_text(run)))
         with self._database.transaction() as connection:
             *counts, seconds, cost = tuple(connection.execute(query).one())
-        return Meter(*(int(count) for count in counts), seconds=float(seconds), cost=float(cost))
+        return Usage(*(int(count) for count in counts), seconds=float(seconds), cost=float(cost))
 
     def find_errors(self, prefix: str) -> tuple[list[str], int]:
         """The errors with this prefix among this run's distinct rollouts, and the number of those rollouts."""

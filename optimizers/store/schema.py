@@ -18,7 +18,7 @@ APPLICATION_ID = 0x53475431
 """"SGT1" in SQLite's `PRAGMA application_id`: marks a file as ours."""
 
 USAGE_COLUMNS = ("runs", "calls", "paid_in", "paid_out", "seconds", "cost")
-"""What a run paid for a rollout over all attempts: the fields of a `Meter`."""
+"""What a run paid for a rollout over all attempts: the fields of a `Usage`."""
 
 _INTEGER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 METADATA = sa.MetaData()

@@ -22,7 +22,8 @@ from optimizers.comparison import (
     validated,
 )
 from optimizers.comparison.analyses import LearningCurve
-from optimizers.core.result import SGTResult, Spent, StageResult, result_of
+from optimizers.core.result import SGTResult, StageResult, result_of
+from optimizers.core.usage import RunUsage, Usage
 from sgt_modules import errors
 
 
@@ -94,10 +95,10 @@ def test_controls_give_what_the_analyses_read(tmp_path: Path) -> None:
 
 def test_the_curve_over_calls_is_every_stage_with_the_best_until_then() -> None:
     stages = [
-        StageResult(name, score, [rollout(score, of=query())], spent=Spent(actor_calls=calls))
+        StageResult(name, score, [rollout(score, of=query())], spent=RunUsage(Usage(calls=calls)))
         for name, score, calls in (("none", 0.2, 10), ("sft", 0.6, 50), ("dpo1", 0.5, 70), ("dpo2", 0.7, 90))
     ]
-    points = calls_curve(SGTResult(stages, "dpo2", Spent(), (), Path(), writer()))
+    points = calls_curve(SGTResult(stages, "dpo2", RunUsage(), (), Path(), writer()))
     assert [(each.stage, each.actor_calls, each.score, each.best) for each in points] == [
         ("none", 10, 0.2, 0.2),
         ("sft", 50, 0.6, 0.6),

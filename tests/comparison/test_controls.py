@@ -36,9 +36,9 @@ from optimizers.comparison.control_rows import leakage_of, noise_between, row_of
 from optimizers.comparison.interventions import filler, shuffled, unchanged, untagged
 from optimizers.comparison.noise import noise_of
 from optimizers.core.records import Rollout
-from optimizers.core.result import SGTResult, Spent, result_of
-from optimizers.core.result import compiled as compiled_as
+from optimizers.core.result import SGTResult, mark_compiled, result_of
 from optimizers.core.statistics import gain_interval
+from optimizers.core.usage import RunUsage
 from optimizers.store.rollout_store import RolloutStore
 from sgt_modules import Endpoint, errors
 from sgt_modules.embedded import embedded_generator, program
@@ -412,11 +412,11 @@ def test_it_is_told_where_a_shuffle_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_the_embedded_generator_answers_alone_and_writes_supplements_untrained(tmp_path: Path) -> None:
-    result = SGTResult((), "none", Spent(), (), tmp_path, embedded_generator())
+    result = SGTResult((), "none", RunUsage(), (), tmp_path, embedded_generator())
     asked = Problem(program(), WORLD.metric, WORLD.train, WORLD.val, WORLD.test)
     with dspy.context(lm=ScriptedEngine(gold).lm(), adapter=dspy.ChatAdapter(use_json_adapter_fallback=False)):
         found = controls(
-            compiled_as(program(), result), asked, names=["small_model", "untrained"], display_progress=False
+            mark_compiled(program(), result), asked, names=["small_model", "untrained"], display_progress=False
         )
     assert [(row.name, row.questions) for row in found.rows] == [
         (name, 4) for name in ("none", "selected", "untrained", "small_model")

@@ -29,7 +29,7 @@ from misbehaving_server import FAULTS, NOW, Fault, error, misbehaving
 from paid_calls import PayingEngine
 from scripted import ScriptedEngine, reply
 
-from optimizers.comparison.metering import Metering, unmetered
+from optimizers.comparison.metering import PaidAnswers, unmeter
 from optimizers.core.budget import Limits
 from optimizers.core.prices import Price
 from optimizers.rollouts.outages import is_outage, is_permanent
@@ -41,8 +41,8 @@ def open_meter(tmp_path: Path) -> Iterator[Any]:
     """Opens the meter's file, each time as another session does."""
     with ExitStack() as opened:
 
-        def again(limits: Limits | None = None) -> Metering:
-            metering = Metering(tmp_path / "answers.sqlite", limits)
+        def again(limits: Limits | None = None) -> PaidAnswers:
+            metering = PaidAnswers(tmp_path / "answers.sqlite", limits)
             opened.callback(metering.close)
             return metering
 
@@ -66,29 +66,29 @@ def test_a_greedy_request_is_paid_once(temperature: float | None, open_meter: An
     engine = counting()
     for _ in range(2):
         metering = open_meter()
-        lm = metering.metered(engine.lm(), "actor")
+        lm = metering.meter_lm(engine.lm(), "actor")
         assert answers(lm, "2+2?", 3, temperature=temperature) == ["0"] * 3
         assert answers(lm, "3+3?", temperature=temperature) == ["1"]
-        assert metering.spent("actor").calls == 2
+        assert metering.usage("actor").calls == 2
     assert len(engine.asked) == 2
 
 
 def test_a_sampled_request_is_paid_anew_and_another_session_hears_the_same(open_meter: Any) -> None:
     engine = counting()
     first = open_meter()
-    assert answers(first.metered(engine.lm(), "actor"), "2+2?", 3, temperature=0.7) == ["0", "1", "2"]
+    assert answers(first.meter_lm(engine.lm(), "actor"), "2+2?", 3, temperature=0.7) == ["0", "1", "2"]
     second = open_meter()
-    lm = second.metered(engine.lm(), "actor")
+    lm = second.meter_lm(engine.lm(), "actor")
     assert answers(lm, "2+2?", 3, temperature=0.7) == ["0", "1", "2"]
     assert len(engine.asked) == 3
     assert answers(lm, "2+2?", 1, temperature=0.7) == ["3"]
     assert answers(lm, "2+2?", 1, temperature=0.9) == ["4"]
-    assert second.spent("actor").calls == 5
+    assert second.usage("actor").calls == 5
 
 
 def test_a_request_under_way_is_paid_once_though_many_threads_make_it(open_meter: Any) -> None:
     engine = counting()
-    lm = open_meter().metered(engine.lm(), "actor")
+    lm = open_meter().meter_lm(engine.lm(), "actor")
     with ThreadPoolExecutor(16) as pool:
         heard = [each for found in pool.map(lambda _: answers(lm, "2+2?"), range(32)) for each in found]
     assert heard == ["0"] * 32
@@ -104,30 +104,30 @@ def test_an_error_is_not_kept(open_meter: Any) -> None:
         return reply(answer="4")
 
     metering = open_meter()
-    lm = metering.metered(ScriptedEngine(script).lm(), "actor")
+    lm = metering.meter_lm(ScriptedEngine(script).lm(), "actor")
     with pytest.raises(LMError, match="busy"):
         answers(lm, "2+2?")
-    assert metering.spent("actor").calls == 0
+    assert metering.usage("actor").calls == 0
     assert answers(lm, "2+2?", 2) == ["4", "4"]
-    assert metering.spent("actor").calls == 1
+    assert metering.usage("actor").calls == 1
 
 
 def test_purposes_are_paid_for_apart_and_only_the_actor_has_a_limit(open_meter: Any) -> None:
     metering, engine = open_meter(Limits(actor_calls=1)), counting()
-    actor, proposer = metering.metered(engine.lm(), "actor"), metering.metered(engine.lm(), "proposer")
+    actor, proposer = metering.meter_lm(engine.lm(), "actor"), metering.meter_lm(engine.lm(), "proposer")
     assert answers(actor, "2+2?") == ["0"]
     assert answers(proposer, "2+2?") == ["1"]
     assert answers(proposer, "3+3?") == ["2"]
-    assert metering.used_up
-    metering.test()
+    assert metering.is_used_up
+    metering.begin_test()
     assert answers(actor, "2+2?") == ["3"]
-    assert [metering.spent(each).calls for each in ("actor", "proposer", "test")] == [1, 2, 1]
+    assert [metering.usage(each).calls for each in ("actor", "proposer", "test")] == [1, 2, 1]
 
 
 def test_sixteen_threads_never_exceed_the_limit_and_later_calls_fail_at_once(open_meter: Any) -> None:
     engine = counting()
     metering = open_meter(Limits(actor_calls=25))
-    lm = metering.metered(engine.lm(), "actor")
+    lm = metering.meter_lm(engine.lm(), "actor")
 
     def ask(number: int) -> str:
         try:
@@ -139,20 +139,20 @@ def test_sixteen_threads_never_exceed_the_limit_and_later_calls_fail_at_once(ope
         heard = list(pool.map(ask, range(100)))
     assert len(engine.asked) == 25
     assert heard.count("stopped") == 75
-    assert metering.spent("actor").calls == 25
-    assert metering.used_up
+    assert metering.usage("actor").calls == 25
+    assert metering.is_used_up
     again = open_meter(Limits(actor_calls=25))
-    assert again.used_up
+    assert again.is_used_up
     with pytest.raises(LMUnexpectedError, match="25 of at most 25 actor calls are made"):
-        answers(again.metered(engine.lm(), "actor"), "new?")
+        answers(again.meter_lm(engine.lm(), "actor"), "new?")
     known = next(number for number, said in enumerate(heard) if said != "stopped")
-    assert answers(again.metered(engine.lm(), "actor"), f"{known}+1?") == [heard[known]]
+    assert answers(again.meter_lm(engine.lm(), "actor"), f"{known}+1?") == [heard[known]]
 
 
 def asked_until_killed(folder: Path) -> None:
     """Ask five questions, of which the fourth is deadly."""
     engine = PayingEngine(folder / "notes.txt", deadly="3+1?")
-    lm = Metering(folder / "answers.sqlite").metered(engine.lm(), "actor")
+    lm = PaidAnswers(folder / "answers.sqlite").meter_lm(engine.lm(), "actor")
     for number in range(5):
         answers(lm, f"{number}+1?")
 
@@ -163,12 +163,12 @@ def test_what_outlived_a_sigkill_is_free(tmp_path: Path, open_meter: Any) -> Non
     process.join()
     assert process.exitcode == -signal.SIGKILL
     metering, engine = open_meter(), PayingEngine(tmp_path / "notes.txt")
-    lm = metering.metered(engine.lm(), "actor")
+    lm = metering.meter_lm(engine.lm(), "actor")
     assert [answers(lm, f"{number}+1?") for number in range(5)] == [[str(number)] for number in range(5)]
     mine = [paid.asked for paid in engine.paid() if paid.process == os.getpid()]
     assert len(engine.paid()) - len(mine) == 4
     assert len(mine) == 2  # the deadly one and the one after it
-    assert metering.spent("actor").calls == 5
+    assert metering.usage("actor").calls == 5
 
 
 def test_a_program_that_awaits_its_lm_is_metered(open_meter: Any) -> None:
@@ -181,10 +181,10 @@ def test_a_program_that_awaits_its_lm_is_metered(open_meter: Any) -> None:
         return [type(each).__name__ if isinstance(each, Exception) else each.answer for each in found]
 
     engine._script = lambda _: reply(reasoning="so", answer="4")
-    with dspy.context(lm=metering.metered(engine.lm(), "actor")):
+    with dspy.context(lm=metering.meter_lm(engine.lm(), "actor")):
         assert asyncio.run(ask("2+2?", "3+1?")) == ["4", "4"]
         assert asyncio.run(ask("2+2?", "new?")) == ["4", "LMUnexpectedError"]
-    assert len(engine.asked) == metering.spent("actor").calls == 2
+    assert len(engine.asked) == metering.usage("actor").calls == 2
 
 
 def test_tokens_and_dollars_are_counted_and_limited(open_meter: Any) -> None:
@@ -192,24 +192,24 @@ def test_tokens_and_dollars_are_counted_and_limited(open_meter: Any) -> None:
     engine = ScriptedEngine(lambda _: "one two three")
     engine.price = Price({"input_cost_per_token": 2.0, "output_cost_per_token": 3.0})  # type: ignore[attr-defined]
     metering = open_meter(Limits(cost_usd=30.0))
-    lm = metering.metered(engine.lm(), "actor")
+    lm = metering.meter_lm(engine.lm(), "actor")
     assert lm("How much is it?") == ["one two three"]
-    spent = metering.spent("actor")
+    spent = metering.usage("actor")
     assert (spent.tokens_in, spent.tokens_out, spent.cost) == (4, 3, 4 * 2.0 + 3 * 3.0)
     assert lm("And how much is that?") == ["one two three"]
-    assert metering.spent("actor").cost == 17.0 + 19.0
-    assert metering.used_up
+    assert metering.usage("actor").cost == 17.0 + 19.0
+    assert metering.is_used_up
     with pytest.raises(LMUnexpectedError, match=r"\$36.00 of at most \$30.00 are spent"):
         lm("More?")
-    assert open_meter().spent("actor").cost == 36.0
+    assert open_meter().usage("actor").cost == 36.0
 
 
 def test_a_known_model_has_the_price_of_the_list(open_meter: Any) -> None:
     with misbehaving(Fault(200, FAULTS["empty answer"].body.replace('"content": ""', '"content": "4"'))) as server:
         metering = open_meter()
         lm = server.lm().copy(model="openai/gpt-4o-mini")
-        assert metering.metered(lm, "actor")("2+2?") == ["4"]
-    spent = metering.spent("actor")
+        assert metering.meter_lm(lm, "actor")("2+2?") == ["4"]
+    spent = metering.usage("actor")
     assert (spent.tokens_in, spent.tokens_out) == (3, 2)
     assert spent.cost == pytest.approx(3 * 0.15e-6 + 2 * 0.60e-6)
 
@@ -233,7 +233,7 @@ def test_a_provider_s_error_is_the_same_through_the_meter(
         with misbehaving(fault) as server:
             lm = server.lm(num_retries=retries)
             with pytest.raises(kind) as problem:
-                answers(open_meter().metered(lm, "actor") if metered else lm, "2+2?")
+                answers(open_meter().meter_lm(lm, "actor") if metered else lm, "2+2?")
             assert len(server.asked) == attempts
         raised.append(problem.value)
     assert type(raised[0]) is type(raised[1])
@@ -246,22 +246,22 @@ def test_the_program_acts_through_the_meter_and_has_its_own_lms_after_it(open_me
     own, others, metering = counting(), counting(), open_meter()
     program = dspy.ChainOfThought("question -> answer")
     program.set_lm(lm := dspy.LM("scripted/own", engine=own, temperature=0.3, num_retries=7))
-    with dspy.context(lm=others.lm()), metering.acting(program) as acting:
+    with dspy.context(lm=others.lm()), metering.meter_program(program) as acting:
         assert dspy.settings.lm("Hello?") == [reply(answer="0")]
         copies = [acting, acting.deepcopy(), acting.reset_copy()]
         assert all(each.predict.lm.model == "scripted/own" and each.predict.lm is not lm for each in copies)
         own._script = lambda _: reply(reasoning="so", answer="4")
         assert [each(question="2+2?").answer for each in copies] == ["4"] * 3
-    assert metering.spent("actor").calls == len(own.asked) + len(others.asked) == 4
+    assert metering.usage("actor").calls == len(own.asked) + len(others.asked) == 4
     assert program.predict.lm is lm
-    assert all(unmetered(each).predict.lm is lm for each in copies)
+    assert all(unmeter(each).predict.lm is lm for each in copies)
 
 
 def test_a_program_is_saved_with_the_settings_of_its_own_lm(open_meter: Any) -> None:
     program = dspy.Predict("question -> answer")
     program.set_lm(dspy.LM("openai/gpt-4o-mini", temperature=0.3, num_retries=7, timeout=9, api_key="secret"))
-    with open_meter().acting(program) as acting:
-        assert unmetered(acting.deepcopy()).dump_state() == program.dump_state()
+    with open_meter().meter_program(program) as acting:
+        assert unmeter(acting.deepcopy()).dump_state() == program.dump_state()
     assert program.dump_state()["lm"]["num_retries"] == 7
 
 
@@ -269,28 +269,28 @@ def test_threads_of_the_program_are_metered_too(open_meter: Any) -> None:
     engine, metering = counting(), open_meter()
     with (
         dspy.context(lm=engine.lm()),
-        metering.acting(dspy.Predict("question -> answer")) as program,
+        metering.meter_program(dspy.Predict("question -> answer")) as program,
         ThreadPoolExecutor(4) as pool,
     ):
         asked = [pool.submit(copy_context().run, program, question=f"{number}?") for number in range(8)]
         assert {each.result().answer for each in asked} == {str(number) for number in range(8)}
-    assert metering.spent("actor").calls == 8
+    assert metering.usage("actor").calls == 8
 
 
 @pytest.mark.parametrize("lm", [None, "openai/gpt-4o-mini"])
 def test_what_is_no_lm_is_refused(lm: object, open_meter: Any) -> None:
     with pytest.raises(SetupError, match=r"Expected a dspy\.LM to compare with"):
-        open_meter().metered(lm, "actor")
+        open_meter().meter_lm(lm, "actor")
 
 
 def test_a_session_that_goes_on_counts_its_questions_as_the_first_did(tmp_path: Path) -> None:
     def asked() -> list[int]:
         counts: list[int] = []
-        metering = Metering(tmp_path / "answers.sqlite")
-        lm = metering.metered(ScriptedEngine(str.upper).lm(), "actor")
+        metering = PaidAnswers(tmp_path / "answers.sqlite")
+        lm = metering.meter_lm(ScriptedEngine(str.upper).lm(), "actor")
         for text, temperature in [("a", 0.0), ("a", 0.0), ("b", 1.0), ("b", 1.0), ("c", 0.0)]:
             lm(text, temperature=temperature)
-            counts.append(metering.asked)
+            counts.append(metering.actor_answers)
         metering.close()
         return counts
 
@@ -304,8 +304,8 @@ def test_a_call_counts_once_for_whoever_tracks_usage_or_listens(tmp_path: Path) 
         def on_lm_start(self, call_id: str, instance: object, inputs: dict[str, object]) -> None:
             heard.append(call_id)
 
-    metering = Metering(tmp_path / "answers.sqlite")
-    lm = metering.metered(ScriptedEngine(str.upper).lm(), "actor")
+    metering = PaidAnswers(tmp_path / "answers.sqlite")
+    lm = metering.meter_lm(ScriptedEngine(str.upper).lm(), "actor")
     with dspy.context(callbacks=[Listener()]), dspy.track_usage() as usage:
         lm("two words")
     metering.close()

@@ -13,7 +13,7 @@ from scripted import ScriptedEngine, reply
 
 from optimizers.core.budget import Budget, Limits
 from optimizers.core.reward import Scorer
-from optimizers.core.usage import Meter
+from optimizers.core.usage import Usage
 from optimizers.rollouts.engine import Actor
 from optimizers.store.rollout_store import RolloutStore
 from sgt_modules import supplement
@@ -68,32 +68,32 @@ def test_a_program_of_two_calls_exceeds_the_limit_by_what_is_in_flight_at_most(t
 def test_dollars_and_seconds_are_limits_too() -> None:
     now = 100.0
     budget = Budget(Limits(cost_usd=0.5, seconds=30.0), clock=lambda: now)
-    with budget.running() as cost:
-        cost(Meter(runs=1, calls=1, cost=0.4))
+    with budget.reserve_run() as charge:
+        charge(Usage(runs=1, calls=1, cost=0.4))
     budget.check()
     now = 130.0
     with pytest.raises(StoppedError, match="30 of at most 30 seconds are over"):
         budget.check()
     now = 129.0
-    with budget.running() as cost:
-        cost(Meter(runs=1, calls=1, cost=0.2))
+    with budget.reserve_run() as charge:
+        charge(Usage(runs=1, calls=1, cost=0.2))
     with pytest.raises(StoppedError, match=r"\$0.60 of at most \$0.50 are spent"):
         budget.check()
 
 
 def test_dollars_besides_the_programs_count_to_the_limit_and_not_to_what_it_spent() -> None:
-    budget = Budget(Limits(cost_usd=1.0), Meter(runs=1, cost=0.25), besides=0.25)
-    budget.pay(0.25)
+    budget = Budget(Limits(cost_usd=1.0), Usage(runs=1, cost=0.25), other_cost=0.25)
+    budget.add_other_cost(0.25)
     budget.check()
-    budget.pay(0.25)
+    budget.add_other_cost(0.25)
     with pytest.raises(StoppedError, match=r"\$1.00 of at most \$1.00 are spent"):
         budget.check()
-    assert budget.spent.cost == 0.25
+    assert budget.usage.cost == 0.25
 
 
 def test_what_earlier_sessions_spent_counts() -> None:
     with pytest.raises(StoppedError, match="7 of at most 5 actor calls"):
-        Budget(Limits(actor_calls=5), Meter(runs=7, calls=7)).check()
+        Budget(Limits(actor_calls=5), Usage(runs=7, calls=7)).check()
     with pytest.raises(StoppedError, match="60 of at most 60 seconds"):
         Budget(Limits(seconds=60), seconds=60.0).check()
 
@@ -102,21 +102,21 @@ def test_a_run_that_cost_nothing_makes_room_for_another() -> None:
     budget, paid = Budget(Limits(actor_calls=2)), threading.Semaphore(0)
 
     def run(calls: int) -> None:
-        with budget.running() as cost:
+        with budget.reserve_run() as charge:
             time.sleep(0.01)
-            cost(Meter(runs=1, calls=calls))
+            charge(Usage(runs=1, calls=calls))
             paid.release()
 
     with ThreadPoolExecutor(4) as pool:  # two come from a cache, so all four are let in
         list(pool.map(run, [0, 0]))
         list(pool.map(run, [1, 1]))
-    assert budget.spent == Meter(runs=4, calls=2)
+    assert budget.usage == Usage(runs=4, calls=2)
 
 
 def test_a_run_that_is_told_to_stop_spends_nothing_more() -> None:
     budget = Budget()
     budget.stop("Enough")
-    with pytest.raises(StoppedError, match="Enough"), budget.running():
+    with pytest.raises(StoppedError, match="Enough"), budget.reserve_run():
         pytest.fail("it was let in")
 
 

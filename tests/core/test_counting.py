@@ -15,14 +15,14 @@ from uuid import uuid4
 import dspy
 import prompted
 import pytest
-from dspy.lm15 import Message, Request, Response, Usage
+from dspy.lm15 import Message, Request, Response
 from scripted import ScriptedEngine, ScriptedTrainer, reply
 from small_compile import teleprompter, writer
 
 from optimizers.core.budget import Budget, Limits
 from optimizers.core.prices import Price
 from optimizers.core.reward import Scorer
-from optimizers.core.usage import Meter
+from optimizers.core.usage import Usage
 from optimizers.rollouts.engine import Actor
 from optimizers.store.rollout_store import RolloutStore
 from sgt_modules import supplement
@@ -99,7 +99,7 @@ def answering() -> ScriptedEngine:
     return engine
 
 
-def acted(folder: Path, program: dspy.Module, engine: ScriptedEngine, limits: Limits, threads: int = 4) -> Meter:
+def acted(folder: Path, program: dspy.Module, engine: ScriptedEngine, limits: Limits, threads: int = 4) -> Usage:
     """What the folder's store says was paid for a probe of all examples, which may be stopped."""
     with RolloutStore(folder / "rollouts.sqlite") as store, dspy.context(lm=engine.lm()):
         wrapped = supplement(program, generator="no/model")
@@ -108,7 +108,7 @@ def acted(folder: Path, program: dspy.Module, engine: ScriptedEngine, limits: Li
             actor.probe(EXAMPLES)
         except StoppedError:
             assert limits != Limits()
-        assert actor.meter.calls == store.spent().calls
+        assert actor.usage.calls == store.spent().calls
         return store.spent()
 
 
@@ -194,7 +194,7 @@ class Wordless:
         self.asked.append(request)
         return Response(
             id=None, model=request.model, message=Message.assistant(reply(answer="1")), finish_reason="stop",
-            usage=Usage(),
+            usage=dspy.lm15.Usage(),
         )  # fmt: skip
 
     def lm(self) -> dspy.LM:
@@ -239,7 +239,7 @@ def test_what_a_run_that_is_given_up_has_cost_is_counted(tmp_path: Path) -> None
         wrapped = supplement(Stuck(), generator="no/model")
         actor = Actor(wrapped, Scorer(exact), store, "scope", num_threads=1, max_run_seconds=0.5)
         actor.probe(EXAMPLES[:1])
-        assert actor.meter.calls == store.spent().calls == 1
+        assert actor.usage.calls == store.spent().calls == 1
 
 
 def test_the_first_run_is_made_alone_where_calls_are_limited(tmp_path: Path) -> None:

@@ -14,9 +14,10 @@ import pytest
 from scripted import ScriptedEngine, ScriptedTrainer
 from small_compile import WORLD, compiled, helped, teleprompter, writer
 
-from optimizers.core.result import Spent, result_of
+from optimizers.core.result import result_of
 from optimizers.core.run_folder import RunFolder
-from optimizers.core.spending import CLOCK, Clock, Spending
+from optimizers.core.usage import RunUsage, WorkSeconds
+from optimizers.core.work_clock import CLOCK, WorkClock, read_seconds
 from optimizers.store.rollout_store import RolloutStore
 from sgt_modules.embedded import program
 
@@ -27,7 +28,7 @@ class KilledError(BaseException):
 
 def spent_of(
     folder: Path, monkeypatch: pytest.MonkeyPatch | None = None, *, dies_at: int | None = None
-) -> Spent | None:
+) -> RunUsage | None:
     """What a compile in the folder has spent; None where it died at its so-many-th call, without a last word."""
     calls = 0
 
@@ -46,9 +47,10 @@ def spent_of(
             return None
 
 
-def counted(spent: Spent) -> Spent:
-    """Without the seconds."""
-    return replace(spent, sampling=0.0, acting=0.0, training=0.0, total=0.0)
+def without_seconds(spent: RunUsage) -> RunUsage:
+    """The counts alone."""
+    parts = (spent.actor, spent.generator, spent.proposer)
+    return RunUsage(*(replace(part, runs=0, seconds=0.0) for part in parts))
 
 
 @pytest.mark.parametrize("dies_at", [5, 40])
@@ -60,40 +62,42 @@ def test_a_run_that_was_killed_and_went_on_tells_the_calls_samples_and_tokens_of
     broken = spent_of(tmp_path / "broken")
     assert whole is not None
     assert broken is not None
-    assert counted(broken) == counted(whole)
+    assert without_seconds(broken) == without_seconds(whole)
     with RolloutStore(tmp_path / "broken" / "rollouts.sqlite") as store:
-        assert store.count_samples() == (broken.generator_calls, broken.generator_in, broken.generator_out)
-    file = Spent.read(json.loads((tmp_path / "broken" / "spent.json").read_text()))
-    assert counted(file) == counted(broken)
+        generator = broken.generator
+        assert store.count_samples() == (generator.calls, generator.tokens_in, generator.tokens_out)
+    file = RunUsage.read(json.loads((tmp_path / "broken" / "spent.json").read_text()))
+    assert without_seconds(file) == without_seconds(broken)
 
 
 def test_seconds_are_on_disk_with_each_rollout_and_a_next_session_counts_on(tmp_path: Path) -> None:
-    folder, spending = RunFolder(tmp_path), Spending()
-    clock = Clock(folder, lambda: {**spending.so_far.seconds, "total": 7.0})
-    with spending.timed("acting"):
+    folder = RunFolder(tmp_path)
+    clock = WorkClock(WorkSeconds(acting=3.0, total=7.0), folder)
+    with clock.measure("acting"):
         time.sleep(0.02)
         clock.tick()
-        killed = Clock.before(folder)  # the work is still under way
-    assert killed.acting >= 0.02
-    assert killed.total == 7.0
-    assert Spending(killed).so_far.acting == killed.acting
+        killed = read_seconds(folder)  # the work has not ended
+    assert killed.acting >= 3.02
+    assert killed.total >= 7.02
+    assert WorkClock.of_run(folder).seconds.acting == killed.acting
 
 
 def test_a_folder_without_a_clock_has_the_seconds_of_its_last_stage(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.write("spent.json", {"acting": 3.0, "total": 5.0, "generator_calls": 9, "actor_calls": 4})
-    assert Clock.before(folder) == Spent(acting=3.0, total=5.0)
+    assert read_seconds(folder) == WorkSeconds(acting=3.0, total=5.0)
     folder.write(CLOCK, {"acting": 4.0, "total": 6.0})
-    assert Clock.before(folder) == Spent(acting=4.0, total=6.0)
+    assert read_seconds(folder) == WorkSeconds(acting=4.0, total=6.0)
 
 
 def test_what_scoring_takes_after_a_compile_adds_up_over_its_sessions(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     for _ in range(2):
-        clock, seconds = Clock.of_scoring(folder)
+        clock = WorkClock.of_scoring(folder)
         time.sleep(0.02)
-        clock.stop()
-    assert seconds() >= 0.04
+        clock.write()
+    assert clock.seconds.total >= 0.04
+    assert set(json.loads((tmp_path / "scoring.json").read_text())) == {"total"}
 
 
 def now_and_then(score: object) -> Callable[..., object]:

@@ -7,7 +7,7 @@ import pytest
 from scripted import ScriptedEngine, reply
 from scripted_server import ScriptedServer, serving
 
-from optimizers.core.prices import Price, cost_of, price_of, priced
+from optimizers.core.prices import Price, cost_of, has_price, price_of
 from optimizers.core.reward import Scorer
 from optimizers.rollouts.judging import judged_run
 from sgt_modules.wrapping import supplement
@@ -46,7 +46,7 @@ def test_a_call_costs_what_its_tokens_do(usage: dict[str, object], dollars: floa
 
 def test_without_a_price_for_what_is_written_nothing_is_known() -> None:
     half = Price({"input_cost_per_token": 2.0})
-    assert not half.known
+    assert not half.is_known
     assert half.cost({"prompt_tokens": 10}) == 0.0
 
 
@@ -60,19 +60,19 @@ def test_without_a_price_for_what_is_written_nothing_is_known() -> None:
     ],
 )
 def test_a_model_has_a_price_where_the_list_has_it(model: str, known: bool) -> None:
-    assert priced(dspy.LM(model)) is known
+    assert has_price(dspy.LM(model)) is known
 
 
 @pytest.mark.parametrize("lm", [None, "openai/gpt-4o-mini", ScriptedEngine(str).lm("openai/gpt-4o-mini")])
 def test_what_dspy_does_not_ask_a_provider_for_has_no_price(lm: object) -> None:
-    assert not priced(lm)
+    assert not has_price(lm)
 
 
 def test_an_lm_of_another_name_has_another_price() -> None:
     lm = dspy.LM("openai/gpt-4o-mini")
-    assert priced(lm)
+    assert has_price(lm)
     lm.model = "openai/a-model-of-mine"
-    assert not priced(lm)
+    assert not has_price(lm)
 
 
 def test_usage_of_several_models_adds_up_and_an_unknown_one_is_free() -> None:
@@ -93,7 +93,7 @@ def test_a_run_s_cost_is_what_dspy_s_history_says_and_an_answer_from_its_cache_c
         lm(f"The price of this? ({server.address})")
     history = lm.history[-1]
     assert price_of(lm).cost(history["usage"]) == pytest.approx(history["cost"])
-    expected = 0.15e-6 * paid.meter.tokens_in + 0.6e-6 * paid.meter.tokens_out
-    assert paid.meter.cost == paid.rollout.cost == pytest.approx(expected)
-    assert paid.meter.cost > 0.0
-    assert (again.meter.calls, again.meter.cost, again.rollout.cost) == (0, 0.0, 0.0)
+    expected = 0.15e-6 * paid.usage.tokens_in + 0.6e-6 * paid.usage.tokens_out
+    assert paid.usage.cost == paid.rollout.cost == pytest.approx(expected)
+    assert paid.usage.cost > 0.0
+    assert (again.usage.calls, again.usage.cost, again.rollout.cost) == (0, 0.0, 0.0)

@@ -450,7 +450,7 @@ def test_another_metric_judges_kept_answers_again_and_pays_nothing(bench: Workbe
     assert halves(second.scope)[0] == halves(first.scope)[0]
     assert scores(second.probe(EXAMPLES).rollouts) == [1.0] * 4
     assert scores(second.run(candidates, EXAMPLES, "warm")) == [0.0] * 4
-    assert (len(bench.engine.asked), second.judged_again["runs"], second.meter.calls) == (paid, 8, 0)
+    assert (len(bench.engine.asked), second.judged_again["runs"], second.usage.calls) == (paid, 8, 0)
     assert second.single_call
     third = bench.actor(wrong)  # and the new rewards are kept as well
     assert scores(third.run(candidates, EXAMPLES, "warm")) == [0.0] * 4

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optimizers.comparison.leaderboard import standing
+from optimizers.comparison.leaderboard import rank_rows
 from optimizers.comparison.outcomes import Outcome
 from optimizers.core.statistics import holm, mcnemar, mean_interval, paired_p, wilson_interval
 
@@ -122,7 +122,7 @@ def test_of_a_thousand_comparisons_of_equals_at_most_five_in_a_hundred_are_calle
             Outcome(name, 0, {str(unit): _drawn(rng, share, kind) for unit, share in enumerate(hard)})
             for name in (("none", "one", "two", "three") if kind == "binary" else ("none", "one"))
         ]
-        false += any(row.better for row in standing(outcomes))
+        false += any(row.better for row in rank_rows(outcomes))
     assert false <= 50
 
 

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from optimizers.core.records import PreferencePair, Query, Reward, Rollout, SFTExample
+from optimizers.core.stages import Stage
 from optimizers.store.rollout_store import RolloutStore
 from sgt_modules.kinds import SILENCE, Supplement
 
@@ -28,7 +29,7 @@ def met(
 ) -> Rollout:
     """What a stage (`dpo1/val`, `warm`) met at a question: no supplement, or one of a kind."""
     supplement = Supplement(kind, text) if text else SILENCE
-    split = stage.partition("/")[2] or "train"
+    split = Stage.read(stage).split or "train"
     query = Query(f"{split}-{position}", position, "self", prompt or PROMPT.format(position))
     return Rollout(
         query,

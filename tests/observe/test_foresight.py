@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from optimizers.core.events import Spend
+from optimizers.core.budget import BudgetState
+from optimizers.core.usage import Usage
 from optimizers.observe.live.progress_state import Board
 from sgt_modules.local.activity import Activity, Pace, Work
 
@@ -175,7 +176,7 @@ def test_a_stage_that_was_known_altogether_is_no_measure_of_the_next() -> None:
     hands = Hands()
     calls = [5]
     board = Board(hands, works=list, idle=lambda: 0.0)
-    board.plan(None, lambda: Spend(calls[0]))
+    board.plan(None, lambda: BudgetState(Usage(calls=calls[0])))
     known, paid = board.begin("none: val", 2), board.begin("none: train", 2)
     board.advance(known, None)
     assert not board.end(known).fresh

@@ -27,7 +27,7 @@ def test_the_view_of_a_compile_ends_with_what_its_result_says(tmp_path: Path) ->
     last, result = seen[-1], result_of(better)
     assert last.over
     assert last.spend is not None
-    assert (last.spend.calls, last.spend.max_calls) == (result.spent.actor_calls, 500)
+    assert (last.spend.usage.calls, last.spend.limits.actor_calls) == (result.spent.actor_calls, 500)
     assert last.spend.calls == len(engine.asked)
     shown = {each.name.removesuffix(": val"): each.mean for each in last.finished if each.name.endswith(": val")}
     assert shown == {stage.name: stage.score for stage in result.stages}

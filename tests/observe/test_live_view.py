@@ -19,8 +19,10 @@ from places import PATHS
 from rich.console import Console
 from scripted import query, rollout
 
-from optimizers.core.events import Plan, Silent, Spend, Step
+from optimizers.core.budget import BudgetState, Limits
+from optimizers.core.events import Plan, Silent, Step
 from optimizers.core.records import Rollout
+from optimizers.core.usage import Usage
 from optimizers.observe.live.drawing import drawn
 from optimizers.observe.live.eta import seconds_left
 from optimizers.observe.live.lines import Lines
@@ -232,7 +234,7 @@ def test_the_thread_draws_by_itself_and_an_event_costs_less_than_20_microseconds
 def test_lines_are_said_in_their_order_above_and_the_end_tells_what_was_spent() -> None:
     seen = Seen()
     view = View(seen)
-    with view.run(Plan(), lambda: Spend(7, 0.0, 3.0, max_calls=10)):
+    with view.run(Plan(), lambda: BudgetState(Usage(calls=7, seconds=3.0), Limits(actor_calls=10))):
         view.say("first")
         with view.stage("none: val", 1) as stage:
             stage.advance(rollout(1.0))
@@ -279,11 +281,11 @@ def test_nothing_is_left_running_when_the_screen_is_closed() -> None:
 def test_a_function_of_ones_own_gets_snapshots_and_the_last_one_has_all() -> None:
     snapshots: list[Snapshot] = []
     view = reporter(snapshots.append)
-    with view.run(PLAN, lambda: Spend(2)), view.stage("none: val", 2) as stage:
+    with view.run(PLAN, lambda: BudgetState(Usage(calls=2))), view.stage("none: val", 2) as stage:
         stage.advance(rollout(1.0))
         stage.advance(rollout(0.0))
     last = snapshots[-1]
-    assert (last.over, last.rollouts, last.step, last.steps, last.spend) == (True, 2, 1, 5, Spend(2))
+    assert (last.over, last.rollouts, last.step, last.steps, last.spend) == (True, 2, 1, 5, BudgetState(Usage(calls=2)))
     assert (last.finished[0].success, last.finished[0].mean) == (0.5, 0.5)
 
 
@@ -326,13 +328,14 @@ STAGES = st.builds(
     trend=st.lists(_SHARES, max_size=12),
 )
 SPENDS = st.builds(
-    Spend,
-    _COUNTS,
-    _SECONDS,
-    _SECONDS,
-    st.none() | st.integers(1, 10**7),
-    st.none() | st.floats(0.01, 1e6),
-    st.none() | st.floats(1, 1e6),
+    BudgetState,
+    st.builds(Usage, calls=_COUNTS, cost=_SECONDS, seconds=_SECONDS),
+    st.builds(
+        Limits,
+        st.none() | st.integers(1, 10**7),
+        st.none() | st.floats(0.01, 1e6),
+        st.none() | st.floats(1, 1e6),
+    ),
     st.sampled_from(["", "Ctrl-C was pressed"]),
 )
 SNAPSHOTS = st.builds(
@@ -389,7 +392,7 @@ def full() -> Snapshot:
         kinds={"pairs": 0.75, "cot": 0.25},
         errors={"RateLimitError": 2},
         winner=Winner("question: 2+2?", "pairs", "right: 4", "round 1: acting"),
-        spend=Spend(120, 0.5, 60.0, max_calls=400),
+        spend=BudgetState(Usage(calls=120, cost=0.5, seconds=60.0), Limits(actor_calls=400)),
     )
 
 
@@ -420,7 +423,7 @@ def test_a_narrow_terminal_shows_what_fits(width: int, expected: str) -> None:
 
 
 def test_after_ctrl_c_the_view_says_what_happens() -> None:
-    stopping = replace(full(), spend=Spend(stopping="Ctrl-C was pressed"))
+    stopping = replace(full(), spend=BudgetState(stop_reason="Ctrl-C was pressed"))
     assert drawn(stopping, 80, 3)[-1].plain == "Ctrl-C was pressed: finishing and saving; again stops at once."
 
 
@@ -474,7 +477,10 @@ def test_a_pipe_gets_few_plain_lines_however_much_happens() -> None:
     """10,000 rollouts in 60 seconds: a line in 10 seconds, one at the end, one of what was spent."""
     hands, out = Hands(), io.StringIO()
     lines = Lines(out, clock=hands)
-    with lines.run(Plan(), lambda: Spend(9, 0.25, 60.0)), lines.stage("warm: acting", 10_000) as stage:
+    with (
+        lines.run(Plan(), lambda: BudgetState(Usage(calls=9, cost=0.25, seconds=60.0))),
+        lines.stage("warm: acting", 10_000) as stage,
+    ):
         for n in range(10_000):
             hands.now = (n + 1) * 0.006
             stage.advance(rollout(1.0))
@@ -534,7 +540,7 @@ def test_in_a_notebook_one_output_is_written_anew_and_its_last_state_stays(kerne
     assert in_notebook()
     view = reporter()
     assert isinstance(view, Notebook)
-    with view.run(PLAN, lambda: Spend(3)):
+    with view.run(PLAN, lambda: BudgetState(Usage(calls=3))):
         with view.stage("none: val", 1) as stage:
             stage.advance(rollout(1.0))
         view.tick()
@@ -548,11 +554,12 @@ def test_in_a_notebook_one_output_is_written_anew_and_its_last_state_stays(kerne
 
 
 CELL = """
-from optimizers.core.events import Spend
+from optimizers.core.budget import BudgetState
+from optimizers.core.usage import Usage
 from optimizers.observe.progress import reporter
 
 view = reporter()
-with view.run(None, lambda: Spend(3, 0.1)), view.stage("none: val", 200) as stage:
+with view.run(None, lambda: BudgetState(Usage(calls=3, cost=0.1))), view.stage("none: val", 200) as stage:
     for _ in range(200):
         stage.advance()
 print("after")
@@ -587,7 +594,7 @@ def test_html_and_text_hold_nothing_that_a_model_could_have_meant_as_markup(snap
         errors={hostile: 1},
         kinds={hostile: 1.0},
         underway=[StageView(hostile)],
-        spend=Spend(stopping=hostile),
+        spend=BudgetState(stop_reason=hostile),
     )
     html = as_html(snapshot)
     assert "<script" not in html

@@ -152,6 +152,6 @@ def test_the_tools_of_an_agent_may_use_threads_that_carry_the_context(
                 actor.probe(EXAMPLES[:1])
             return
         probe = actor.probe(EXAMPLES[:1])
-        assert actor.meter.calls == len(configured.asked) == 4
+        assert actor.usage.calls == len(configured.asked) == 4
     roles = [query.predictor for query in probe.queries]
     assert roles == ["inner", "react.react", "react.react", "react.extract.predict"]

@@ -125,7 +125,7 @@ def test_a_cluster_gives_the_rollouts_that_threads_give_and_pays_as_often(tmp_pa
     assert [rollout.won() for rollout in theirs] == [True, False, False, False, False] * 8
     assert sorted(call.asked for call in there.engine.paid()) == sorted(call.asked for call in here.engine.paid())
     assert sorted(map(str, timeless(there.store.rollouts()))) == sorted(map(str, timeless(here.store.rollouts())))
-    assert replace(there.actor.meter, seconds=0.0) == replace(here.actor.meter, seconds=0.0)
+    assert replace(there.actor.usage, seconds=0.0) == replace(here.actor.usage, seconds=0.0)
 
 
 def test_each_worker_takes_its_share_and_this_process_none(tmp_path: Path, runner: RayRunner) -> None:
@@ -150,7 +150,7 @@ def test_what_the_store_knows_reaches_no_worker(tmp_path: Path) -> None:
     with RayRunner() as unused:
         again = Bench(tmp_path, unused)
         assert timeless(again.actor.run(candidates, EXAMPLES, "sft")) == timeless(first)
-        assert again.actor.meter.runs == 0
+        assert again.actor.usage.runs == 0
         assert unused._pool is None
 
 

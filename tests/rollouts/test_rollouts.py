@@ -16,7 +16,7 @@ from scripted import Script, ScriptedEngine, ScriptedGenerator, reply
 
 from optimizers.core.records import Candidate, Query, Reward, Rollout
 from optimizers.core.reward import Metric, Scorer
-from optimizers.core.usage import Meter
+from optimizers.core.usage import Usage
 from optimizers.rollouts.engine import Actor
 from optimizers.rollouts.queries import query_id
 from optimizers.store.rollout_store import RolloutStore
@@ -243,12 +243,12 @@ def test_tokens_are_the_actor_s_own_and_the_meter_counts_only_what_was_paid(benc
     sent = {text: len(text.split()) for text in engine.asked if "Add one." in text}
     assert sorted(r.tokens_in for r in rollouts) == sorted(sent.values())
     assert {r.tokens_out for r in rollouts} == {len(reply(answer="1").split())}
-    paid = actor.meter
+    paid = actor.usage
     assert (paid.runs, paid.calls) == (12, 12)
     assert paid.tokens_in == sum(len(text.split()) for text in engine.asked)
     actor.run(candidates, EXAMPLES, "dpo1")
-    assert actor.meter == paid
-    assert Meter() + paid == paid
+    assert actor.usage == paid
+    assert Usage() + paid == paid
 
 
 class PlanAndSolve(dspy.Module):

@@ -17,7 +17,7 @@ from scripted import ScriptedEngine, ScriptedGenerator, reply, rollout
 
 from optimizers.core.records import PreferencePair, Query, Rollout
 from optimizers.core.reward import Metric, Scorer
-from optimizers.core.spending import Spending
+from optimizers.core.work_clock import WorkClock
 from optimizers.observe.progress import reporter
 from optimizers.rollouts.engine import Actor
 from optimizers.rollouts.evaluation import Evaluator
@@ -160,7 +160,7 @@ def build(tmp_path: Path) -> Iterator[Build]:
             train = Evaluator(actor, "train", EXAMPLES, reporter(False))
             train.without()
             engine.asked.clear()
-            setting = Setting(replace(RECIPE, **recipe), train, reporter(False), Spending(), seed)
+            setting = Setting(replace(RECIPE, **recipe), train, reporter(False), WorkClock(), seed)
             return Bench(engine, actor, setting, explorer(credit, setting), generator or Sampler())
 
         yield made
@@ -355,11 +355,11 @@ def test_jointly_each_place_meets_each_kind_as_often_in_an_order_of_its_own(buil
 
 def test_jointly_the_cost_of_a_run_is_counted_once_and_the_generator_s_not_as_the_actor_s(build: Build) -> None:
     bench = build(Both, "joint", generator=Sampler("scripted/trained"))
-    paid = bench.actor.meter
+    paid = bench.actor.usage
     rollouts = [each for stage in bench.stages() for each in stage]
-    assert bench.actor.meter.calls - paid.calls == len(bench.engine.asked)
+    assert bench.actor.usage.calls - paid.calls == len(bench.engine.asked)
     words = sum(len(text.split()) for text in bench.engine.asked)
-    assert bench.actor.meter.tokens_in - paid.tokens_in == words
+    assert bench.actor.usage.tokens_in - paid.tokens_in == words
     assert sum(each.tokens_in for each in rollouts) == words
 
 
@@ -389,14 +389,14 @@ def test_of_given_texts_each_place_meets_each_and_the_generator_writes_none(buil
     given = {name: Kind(name, text=text) for name, text in texts.items()}
     bench = build(Both, credit, kinds=given, closed=True)
     warm = bench.explorer.warm_start(bench.generator)
-    assert (bench.generator.asked, bench.setting.spending.so_far.generator_calls) == ([], 0)
+    assert (bench.generator.asked, bench.actor.store.sampled()) == ([], (0, 0, 0))
     met = {(each.query.index, each.query.place, each.supplement.render()) for each in warm}
     said = [kind.given.render() for kind in given.values()]
     assert met == {(index, place, text) for index in range(3) for place in (MAIN, SIDE) for text in said}
     later = [*bench.explorer.first_pool(warm, bench.generator), *bench.explorer.direct(2, bench.generator)]
     assert {each.supplement.render() for each in later} == {*said, ""}
     assert {pair.category for pair in pairs_of(later)} == {"inter"}
-    assert bench.setting.spending.so_far.generator_calls == 0
+    assert bench.actor.store.sampled() == (0, 0, 0)
 
 
 def test_jointly_nothing_is_silent_where_that_is_not_wanted(build: Build) -> None:
@@ -433,14 +433,14 @@ def test_the_same_seed_gives_the_same_rollouts_whatever_the_threads(
 def test_the_generator_s_samples_and_the_seconds_are_counted(build: Build, credit: Credit) -> None:
     bench = build(Both, credit)
     bench.explorer.warm_start(bench.generator)
-    spent = bench.setting.spending.so_far
+    seconds = bench.setting.clock.seconds
     samples, read, wrote = bench.setting.train.actor.store.count_samples()
     assert samples == len(bench.generator.asked) == 2 * 6 * len(EXAMPLES)
     assert read == sum(len(prompt.split()) for prompt in bench.generator.asked)
     assert wrote > samples
-    assert spent.acting > 0
-    assert (spent.sampling > 0) == (credit == "isolate")
-    assert (spent.actor_calls, spent.training) == (0, 0.0)
+    assert seconds.acting > 0
+    assert (seconds.sampling > 0) == (credit == "isolate")
+    assert seconds.training == 0.0
 
 
 class InProcess(LocalEngine):

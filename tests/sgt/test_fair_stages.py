@@ -14,7 +14,7 @@ from small_compile import WORLD, compiled, writer
 
 from optimizers import SPTRecipe
 from optimizers.comparison.control_rows import row_of
-from optimizers.comparison.leaderboard import standing
+from optimizers.comparison.leaderboard import rank_rows
 from optimizers.comparison.outcomes import Outcome
 from optimizers.core.best_stage import best_stage, gain_of
 from optimizers.core.records import Candidate, Query, Reward, Rollout
@@ -172,7 +172,7 @@ def test_a_gate_learns_from_the_supplements_that_overflow() -> None:
 def test_rows_of_a_comparison_are_means_over_the_examples_that_every_contender_answered() -> None:
     none = Outcome("none", 0, {"x": 0.0, "y": 1.0, "z": 1.0})
     lucky = Outcome("lucky", 0, {"x": None, "y": 1.0, "z": None})
-    rows = {row.name: row for row in standing([none, lucky])}
+    rows = {row.name: row for row in rank_rows([none, lucky])}
     assert rows["none"].test == rows["lucky"].test == 1.0
     assert rows["lucky"].gain == 0.0
     assert rows["lucky"].unanswered == 2

@@ -14,7 +14,7 @@ from postgres_server import NoPostgresError, postgres
 from scripted import query, rollout
 
 from optimizers.core.records import Query, Reward, Rollout
-from optimizers.core.usage import Meter
+from optimizers.core.usage import Usage
 from optimizers.store.rollout_store import KeptSample, RolloutStore
 from sgt_modules.episode import Call, Place
 from sgt_modules.errors import RunFolderError
@@ -67,9 +67,9 @@ def test_a_server_keeps_what_a_file_does(address: str) -> None:
     calls = [Call(Place("solve"), "Help.", LONG, -0.5)]
     samples = [KeptSample("asked", Sampled(LONG, -0.5, 7, 3))]
     with RolloutStore(address, run="first", clock=lambda: 1234.5) as store:
-        store.add(replace(FULL, reward=None), "scope", paid=Meter(1, 2, 3, 4, 0.5, 0.25))
+        store.add(replace(FULL, reward=None), "scope", paid=Usage(1, 2, 3, 4, 0.5, 0.25))
         assert store.get("scope", "a1", LONG) is None
-        store.add(FULL, "scope", asked=3, paid=Meter(1, 2, 3, 4, 0.5, 0.25))
+        store.add(FULL, "scope", asked=3, paid=Usage(1, 2, 3, 4, 0.5, 0.25))
         store.add(replace(FULL, reward=None), "scope")
         store.reuse(replace(FULL, stage="dpo1"), "scope")
         store.add(replace(FULL, stage="val"), "scope", live="val", calls=calls)
@@ -80,7 +80,7 @@ def test_a_server_keeps_what_a_file_does(address: str) -> None:
         assert [each.stage for each in store.rollouts("scope")] == ["sft", "dpo1", "val"]
         assert store.rollouts(stage="sft") == [STORED]
         assert store.get_live_run("scope", "val") == ([replace(STORED, stage="val")], calls)
-        assert store.spent() == Meter(2, 4, 6, 8, 1.0, 0.5)
+        assert store.spent() == Usage(2, 4, 6, 8, 1.0, 0.5)
         assert (store.samples("warm"), store.get_description("scope")) == (samples, {"metric": "exact"})
         assert (store.count(), store.max_supplements("scope"), store.runs()) == (2, 3, ["first"])
         scan = store.scan()

@@ -19,7 +19,7 @@ from places import DOUBLES
 from scripted import query, rollout
 
 from optimizers.core.records import Rollout
-from optimizers.core.usage import Meter
+from optimizers.core.usage import Usage
 from optimizers.store.recovery import find_damage, recover
 from optimizers.store.rollout_store import KeptSample, RolloutStore
 from sgt_modules.errors import RunFolderError, SGTError
@@ -51,7 +51,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of many rollouts and some samples, closed."""
     path = tmp_path_factory.mktemp("whole") / "rollouts.sqlite"
     with RolloutStore(path) as store:
-        store.add_all(build_rollouts(), "scope", paid=Meter(1, 1))
+        store.add_all(build_rollouts(), "scope", paid=Usage(1, 1))
         store.describe("scope", {"metric": "exact"})
         store.add_samples("warm", 0, [KeptSample("asked", Sampled(HINT, -0.5, 7, 3))] * 10)
     return path
@@ -206,7 +206,7 @@ def test_recovery_keeps_every_row_of_an_intact_store(path: Path) -> None:
     with RolloutStore(path) as store:
         assert store.rollouts() == build_rollouts()
         assert len(store.samples("warm")) == 10
-        assert store.spent() == Meter(1, 1)
+        assert store.spent() == Usage(1, 1)
         assert store.get_description("scope") == {"metric": "exact"}
 
 

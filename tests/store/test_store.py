@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scripted import query, rollout
 
 from optimizers.core.records import Query, Reward, Rollout
-from optimizers.core.usage import Meter
+from optimizers.core.usage import Usage
 from optimizers.store.rollout_store import KeptSample, RolloutStore
 from optimizers.store.schema import SCHEMA_VERSION
 from sgt_modules.episode import Call, Place
@@ -204,17 +204,17 @@ def test_a_folder_in_the_file_s_place_is_refused(tmp_path: Path) -> None:
 
 def test_costs_add_up_over_attempts_failed_ones_included(store: RolloutStore) -> None:
     failed = replace(FULL, reward=None, error="timeout")
-    store.add(failed, "scope", paid=Meter(1, 2, 10, 5, 0.5, 0.25))
-    store.add(FULL, "scope", paid=Meter(1, 1, 20, 5, 0.25, 0.5))
-    store.add(failed, "scope", paid=Meter(1, 1, 1, 1, 0.25, 0.125))
+    store.add(failed, "scope", paid=Usage(1, 2, 10, 5, 0.5, 0.25))
+    store.add(FULL, "scope", paid=Usage(1, 1, 20, 5, 0.25, 0.5))
+    store.add(failed, "scope", paid=Usage(1, 1, 1, 1, 0.25, 0.125))
     store.reuse(replace(FULL, stage="dpo1"), "scope")
-    assert store.spent() == Meter(3, 4, 31, 11, 1.0, 0.875)
-    assert store.spent("another run") == Meter()
+    assert store.spent() == Usage(3, 4, 31, 11, 1.0, 0.875)
+    assert store.spent("another run") == Usage()
     assert store.rollouts(stage="sft") == [FULL]
 
 
 def test_a_run_of_several_rollouts_is_paid_once(store: RolloutStore) -> None:
-    paid = Meter(1, 3, 30, 6, 0.5, 0.25)
+    paid = Usage(1, 3, 30, 6, 0.5, 0.25)
     store.add_all([rollout(1.0, of=query(name)) for name in "abc"], "scope", paid=paid)
     assert store.spent() == paid
 
@@ -222,11 +222,11 @@ def test_a_run_of_several_rollouts_is_paid_once(store: RolloutStore) -> None:
 def test_runs_that_share_a_store_reuse_each_other_s_rollouts_and_list_and_pay_their_own(tmp_path: Path) -> None:
     path = tmp_path / "shared.sqlite"
     with RolloutStore(path, run="first") as first, RolloutStore(f"sqlite:///{path}", run="second") as second:
-        first.add(FULL, "scope", paid=Meter(1, 1))
+        first.add(FULL, "scope", paid=Usage(1, 1))
         found = second.get("scope", "a1", FULL.supplement)
         assert found == FULL
         second.reuse(replace(found, stage="warm"), "scope")
-        second.add(FULL, "scope", paid=Meter(1, 2))  # both ran it at once, and both paid
+        second.add(FULL, "scope", paid=Usage(1, 2))  # both ran it at once, and both paid
         assert (first.count(), first.spent().calls, second.spent().calls) == (1, 1, 2)
         assert [each.stage for each in first.rollouts()] == ["sft"]
         assert [each.stage for each in second.rollouts()] == ["warm", "sft"]

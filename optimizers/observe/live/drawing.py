@@ -8,7 +8,7 @@ from typing import NamedTuple
 from rich.cells import cell_len
 from rich.text import Text
 
-from optimizers.core.events import Spend
+from optimizers.core.budget import BudgetState
 from optimizers.observe.live import texts
 from optimizers.observe.live.snapshot import Snapshot, StageView, Winner
 
@@ -151,7 +151,7 @@ def _labelled(label: str, text: Text) -> Text:
     return Text().append(f"{label:<{LABEL}}", style="dim").append_text(text)
 
 
-def _spend(spend: Spend | None, width: int, *, ascii_only: bool) -> list[_Row]:
+def _spend(spend: BudgetState | None, width: int, *, ascii_only: bool) -> list[_Row]:
     """What is spent, and a bar of the limit that is nearest."""
     if spend is None:
         return []
@@ -172,12 +172,12 @@ def _winner(winner: Winner | None) -> list[_Row]:
     return [_Row(6, question), _Row(6, _labelled("by", Text(texts.harmless(told), style="green")))]
 
 
-def _ending(spend: Spend | None, width: int) -> list[_Row]:
+def _ending(spend: BudgetState | None, width: int) -> list[_Row]:
     """What Ctrl-C does, or what it did."""
     if spend is None:
         return []
-    if spend.stopping:
-        said = f"{texts.harmless(spend.stopping)}: finishing and saving; again stops at once."
+    if spend.stop_reason:
+        said = f"{texts.harmless(spend.stop_reason)}: finishing and saving; again stops at once."
         return [_Row(0, Text(said, style="bold yellow"))]
     return [_Row(7, Text(HINT, style="dim"))] if width > len(HINT) else []
 

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
+from optimizers.core.budget import BudgetState
 from optimizers.core.concurrency import in_context
-from optimizers.core.events import Plan, Spend
+from optimizers.core.events import Plan
 from optimizers.core.records import Rollout
 from optimizers.observe.live.progress_state import Board, Clock, Counting, StageCount
 from optimizers.observe.live.texts import closing, ended, working, worth_a_line
@@ -41,7 +42,7 @@ class Lines:
         self._board = Board(clock)
 
     @contextmanager
-    def run(self, plan: Plan | None = None, spend: Callable[[], Spend] | None = None) -> Iterator[None]:
+    def run(self, plan: Plan | None = None, spend: Callable[[], BudgetState] | None = None) -> Iterator[None]:
         """A run of several stages, which ends with what was spent."""
         self._board.plan(plan, spend)
         try:

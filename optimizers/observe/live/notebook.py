@@ -97,8 +97,8 @@ def _head(snapshot: Snapshot) -> Iterator[str]:
     parts += [f"{snapshot.rate:,.1f} rollouts a second"] if snapshot.rate else []
     if snapshot.over:
         parts = [f"{snapshot.rollouts:,} rollouts in {texts.clock(snapshot.seconds)}"]
-    if snapshot.spend is not None and snapshot.spend.stopping and not snapshot.over:
-        parts.append(f"stopping ({_shown(snapshot.spend.stopping)})")
+    if snapshot.spend is not None and snapshot.spend.stop_reason and not snapshot.over:
+        parts.append(f"stopping ({_shown(snapshot.spend.stop_reason)})")
     if parts:
         yield f"<div><b>{' · '.join(parts)}</b></div>"
 

@@ -8,7 +8,8 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 
-from optimizers.core.events import Plan, Spend
+from optimizers.core.budget import BudgetState
+from optimizers.core.events import Plan
 from optimizers.core.records import Rollout
 from optimizers.observe.live.eta import pace_of, position, seconds_left, work_of
 from optimizers.observe.live.snapshot import Snapshot, StageView, Winner
@@ -145,7 +146,7 @@ class Board:
         self._finished: list[StageView] = []
         self._last: StageCount | None = None
         self._plan = Plan()
-        self._spend: Callable[[], Spend] | None = None
+        self._spend: Callable[[], BudgetState] | None = None
         self._errors: Counter[str] = Counter()
         self._rollouts = 0
         self._failed: set[str] = set()
@@ -153,8 +154,8 @@ class Board:
         self._over = False
         self.said: deque[str] = deque(maxlen=SAID)
 
-    def plan(self, plan: Plan | None, spend: Callable[[], Spend] | None) -> None:
-        """A run begins, of which `spend` tells what it has spent."""
+    def plan(self, plan: Plan | None, spend: Callable[[], BudgetState] | None) -> None:
+        """Begin a run; `spend` returns its budget's state."""
         with self._lock:
             self._plan, self._spend, self._over = plan or Plan(), spend, False
 
@@ -215,7 +216,7 @@ class Board:
             return stage.view(self._coming(stage, works))
 
     def _calls(self) -> int | None:
-        return self._spend().calls if self._spend else None
+        return self._spend().usage.calls if self._spend else None
 
     def _coming(self, stage: StageCount, works: Sequence[Activity]) -> float:
         """Units that models are done with and that have not come: one caller's own prompts are a stage's of samples.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from optimizers.core.events import Spend
+from optimizers.core.budget import BudgetState
 from sgt_modules.local.activity import Activity
 
 
@@ -78,7 +78,7 @@ class Snapshot:
     kinds_of: str = ""
     errors: Mapping[str, int] = field(default_factory=dict[str, int])
     winner: Winner | None = None
-    spend: Spend | None = None
+    spend: BudgetState | None = None
     said: Sequence[str] = ()
     over: bool = False
     works: Sequence[Activity] = ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from optimizers.core.events import Spend
+from optimizers.core.budget import BudgetState
 from optimizers.observe.live.snapshot import Snapshot, StageView
 from sgt_modules.local.activity import Activity
 
@@ -121,33 +121,34 @@ def scores(stages: Sequence[StageView]) -> list[str]:
     ]
 
 
-def spent(spend: Spend) -> list[str]:
-    """What is spent, each beside its limit where it has one.
+def spent(spend: BudgetState) -> list[str]:
+    """Calls, dollars and seconds, each with its limit where it has one.
 
-    >>> spent(Spend(1234, 0.0, 151.0, max_calls=5000)), spent(Spend(3, 0.5, 20.0, max_dollars=2))
-    (['1,234 of 5,000 calls', '2:31'], ['3 calls', '$0.50 of $2.00', '0:20'])
+    >>> from optimizers.core.budget import Limits
+    >>> from optimizers.core.usage import Usage
+    >>> spent(BudgetState(Usage(calls=1234, seconds=151.0), Limits(actor_calls=5000)))
+    ['1,234 of 5,000 calls', '2:31']
+    >>> spent(BudgetState(Usage(calls=3, cost=0.5, seconds=20.0), Limits(cost_usd=2)))
+    ['3 calls', '$0.50 of $2.00', '0:20']
     """
-    calls = f"{spend.calls:,}" + ("" if spend.max_calls is None else f" of {spend.max_calls:,}") + " calls"
-    dollars = "" if spend.max_dollars is None else f" of ${spend.max_dollars:,.2f}"
-    money = [f"${spend.dollars:,.2f}{dollars}"] if spend.dollars or dollars else []
-    return [
-        calls,
-        *money,
-        clock(spend.seconds) + ("" if spend.max_seconds is None else f" of {clock(spend.max_seconds)}"),
-    ]
+    used, limits = spend.usage, spend.limits
+    calls = "" if limits.actor_calls is None else f" of {limits.actor_calls:,}"
+    dollars = "" if limits.cost_usd is None else f" of ${limits.cost_usd:,.2f}"
+    seconds = "" if limits.seconds is None else f" of {clock(limits.seconds)}"
+    money = [f"${used.cost:,.2f}{dollars}"] if used.cost or dollars else []
+    return [f"{used.calls:,}{calls} calls", *money, f"{clock(used.seconds)}{seconds}"]
 
 
-def most_spent(spend: Spend) -> float | None:
-    """The share of the budget that is used up most, in [0, 1]; None without one.
+def most_spent(spend: BudgetState) -> float | None:
+    """The largest share of a limit that is used, in [0, 1]; None without a limit.
 
-    >>> most_spent(Spend(10, 0.5, max_calls=100, max_dollars=1.0))
+    >>> from optimizers.core.budget import Limits
+    >>> from optimizers.core.usage import Usage
+    >>> most_spent(BudgetState(Usage(calls=10, cost=0.5), Limits(actor_calls=100, cost_usd=1.0)))
     0.5
     """
-    pairs = (
-        (spend.calls, spend.max_calls),
-        (spend.dollars, spend.max_dollars),
-        (spend.seconds, spend.max_seconds),
-    )
+    used, limits = spend.usage, spend.limits
+    pairs = ((used.calls, limits.actor_calls), (used.cost, limits.cost_usd), (used.seconds, limits.seconds))
     return max((min(1.0, used / limit) for used, limit in pairs if limit), default=None)
 
 
@@ -159,7 +160,8 @@ def errors(snapshot: Snapshot) -> list[str]:
 def closing(snapshot: Snapshot) -> list[str]:
     """What is left to say at a run's end: what was spent, and what went wrong.
 
-    >>> closing(Snapshot(spend=Spend(12, 0.0, 3.0), errors={"RateLimitError": 2}))
+    >>> from optimizers.core.usage import Usage
+    >>> closing(Snapshot(spend=BudgetState(Usage(calls=12, seconds=3.0)), errors={"RateLimitError": 2}))
     ['Spent: 12 calls, 0:03.', 'Errors: RateLimitError 2.']
     """
     lines = [] if snapshot.spend is None else [f"Spent: {', '.join(spent(snapshot.spend))}."]

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Protocol
 
+from optimizers.core.budget import BudgetState
 from optimizers.core.concurrency import in_context
-from optimizers.core.events import Plan, Spend
+from optimizers.core.events import Plan
 from optimizers.observe.live.progress_state import Board, Clock, Counting
 from optimizers.observe.live.snapshot import Snapshot
 from optimizers.observe.live.texts import closing, ended, worth_a_line
@@ -47,7 +48,7 @@ class View:
         self._broken = False
 
     @contextmanager
-    def run(self, plan: Plan | None = None, spend: Callable[[], Spend] | None = None) -> Iterator[None]:
+    def run(self, plan: Plan | None = None, spend: Callable[[], BudgetState] | None = None) -> Iterator[None]:
         """A run of several stages: the screen stays open in between, and ends with what was spent."""
         self._board.plan(plan, spend)
         with self._shown():

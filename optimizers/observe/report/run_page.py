@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from optimizers.core.result import Spent
+from optimizers.core.usage import RunUsage, WorkSeconds
 from optimizers.observe.report.charts import Chart, curve
 from optimizers.observe.report.figures import (
     NONE,
@@ -91,7 +91,7 @@ def _tiles(
     record: RunRecord, scores: Sequence[StageScore], selected: str, flips: Flipped, base: str
 ) -> list[dict[str, str]]:
     of = {each.stage: each for each in scores}
-    best, spent = of.get(selected), Spent.read(record.spent)
+    best, spent = of.get(selected), RunUsage.read(record.spent)
     tiles = [{"name": "selected on validation", "value": selected or "nothing yet", "more": ""}]
     if best is not None and base in of:
         gained = "" if best.gain is None else f"{signed(best.gain)} ({span(best.gain_interval)})"
@@ -99,14 +99,14 @@ def _tiles(
         turned = f"{len(flips.right)} right, {len(flips.wrong)} wrong"
         tiles.append({"name": "questions that turned", "value": turned, "more": f"of {best.questions}"})
     cost = f"${spent.cost:,.2f}" if spent.cost else "no price known"
-    read = f"{spent.actor_in + spent.actor_out:,} tokens, {cost}"
+    read = f"{spent.actor.tokens:,} tokens, {cost}"
     tiles.append({"name": "actor calls", "value": f"{spent.actor_calls:,}", "more": read})
-    tiles.append({"name": "time at work", "value": duration(spent.total), "more": _work(spent)})
+    tiles.append({"name": "time at work", "value": duration(spent.seconds.total), "more": _work(spent.seconds)})
     return tiles
 
 
-def _work(spent: Spent) -> str:
-    return ", ".join(f"{name} {duration(seconds)}" for name, seconds in spent.seconds.items() if seconds)
+def _work(seconds: WorkSeconds) -> str:
+    return ", ".join(f"{name} {duration(each)}" for name, each in seconds.by_work.items() if each)
 
 
 def _every_split(record: RunRecord) -> dict[str, Any] | None:
@@ -156,15 +156,15 @@ def _spend(record: RunRecord) -> dict[str, Any]:
     """What was spent by the end of each stage, and in all."""
     columns = ("actor calls", "tokens in", "tokens out", "$", "samples", "sampling", "acting", "training")
     until = [(name, _spent_of(each)) for name, each in record.stages.items() if _object(each, "spent")]
-    whole = [("all", Spent.read(record.spent))] if record.spent else []
+    whole = [("all", RunUsage.read(record.spent))] if record.spent else []
     rows = [
         (
             name,
             [
-                *(f"{each:,}" for each in (spent.actor_calls, spent.actor_in, spent.actor_out)),
+                *(f"{each:,}" for each in (spent.actor.calls, spent.actor.tokens_in, spent.actor.tokens_out)),
                 f"{spent.cost:,.2f}",
                 f"{spent.generator_calls:,}",
-                *(duration(each) for each in spent.seconds.values()),
+                *(duration(each) for each in spent.seconds.by_work.values()),
             ],
         )
         for name, spent in [*until, *whole]
@@ -240,5 +240,5 @@ def _object(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return cast("Mapping[str, Any]", found) if isinstance(found, dict) else {}
 
 
-def _spent_of(stage: Mapping[str, Any]) -> Spent:
-    return Spent.read(_object(stage, "spent"))
+def _spent_of(stage: Mapping[str, Any]) -> RunUsage:
+    return RunUsage.read(_object(stage, "spent"))

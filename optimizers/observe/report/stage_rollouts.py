@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from optimizers.core.records import Rollout
+from optimizers.core.stages import Stage
 
 TRAIN = "train"
 """The split of what a stage explores."""
@@ -41,16 +42,6 @@ class Met:
         return self.split == TRAIN and self.source != "none"
 
 
-def stage_and_split(name: str) -> tuple[str, str]:
-    """A stored stage's name as its two parts; what is no scoring is of the training set.
-
-    >>> stage_and_split("dpo1/val"), stage_and_split("round 2")
-    (('dpo1', 'val'), ('round 2', 'train'))
-    """
-    stage, slash, split = name.rpartition("/")
-    return (stage, split) if slash else (name, TRAIN)
-
-
 def met(rollouts: Iterable[Rollout]) -> Iterator[Met]:
     """Each rollout as the report keeps it."""
     known: dict[str, str] = {}
@@ -60,10 +51,10 @@ def met(rollouts: Iterable[Rollout]) -> Iterator[Met]:
 
     for each in rollouts:
         query, reward = each.query, each.reward
-        stage, split = stage_and_split(each.stage)
+        stage = Stage.read(each.stage)
         yield Met(
-            one(stage),
-            one(split),
+            one(str(stage.on(""))),
+            one(stage.split or TRAIN),
             one(each.source),
             one(each.supplement.kind),
             one(query.id),

@@ -17,8 +17,8 @@ from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, cast
 
 from optimizers.core.concurrency import in_context
-from optimizers.core.result import Spent
 from optimizers.core.run_folder import RunFolder
+from optimizers.core.usage import RunUsage
 from optimizers.observe.tracking.naming import TrackerName, tracker
 from optimizers.observe.tracking.params import parameters, stage_points
 from optimizers.observe.tracking.tracker import Ending, Point, TrackedRun, Tracker
@@ -102,7 +102,7 @@ class Tracking:
             tracking.end(ending)
 
     def stage(
-        self, name: str, values: Mapping[str, float | None], spent: Spent, *, weights: Path | None = None
+        self, name: str, values: Mapping[str, float | None], spent: RunUsage, *, weights: Path | None = None
     ) -> None:
         """A finished stage, by its name and in its turn; LoRA adapters among the weights are handed over too."""
         adapter = weights if weights is not None and (weights / ADAPTER).is_file() else None

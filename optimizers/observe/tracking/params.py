@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
-from optimizers.core.result import Spent
+from optimizers.core.usage import RunUsage
 from optimizers.observe.tracking.tracker import Point
 from sgt_modules.saving.redaction import redacted
 
@@ -34,10 +34,11 @@ def _flat(settings: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, objec
             yield f"{prefix}{name}", value
 
 
-def stage_points(number: int, values: Mapping[str, float | None], spent: Spent) -> list[Point]:
+def stage_points(number: int, values: Mapping[str, float | None], spent: RunUsage) -> list[Point]:
     """A finished stage: its values, as far as there are some, and what the run had spent by its end.
 
-    >>> stage_points(1, {"val/score": 0.5, "train/score": None}, Spent(actor_calls=8))[:2]
+    >>> from optimizers.core.usage import Usage
+    >>> stage_points(1, {"val/score": 0.5, "train/score": None}, RunUsage(Usage(calls=8)))[:2]
     [Point(name='val/score', value=0.5, step=1), Point(name='spent/actor_calls', value=8, step=1)]
     """
     paid = {
@@ -45,6 +46,6 @@ def stage_points(number: int, values: Mapping[str, float | None], spent: Spent) 
         "spent/generator_calls": spent.generator_calls,
         **{f"spent/tokens_{name}": count for name, count in spent.tokens.items()},
         "spent/cost_usd": spent.cost,
-        "spent/seconds": spent.total,
+        "spent/seconds": spent.seconds.total,
     }
     return [Point(name, value, number) for name, value in {**values, **paid}.items() if value is not None]

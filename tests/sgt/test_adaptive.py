@@ -8,7 +8,7 @@ import pytest
 from scripted import query, rollout
 
 from optimizers.core.records import Candidate, Rollout
-from optimizers.sgt.adaptive import SHARES, Thrift, part_of, share_of
+from optimizers.sgt.adaptive import CandidateScheduler, share_of
 from sgt_modules.kinds import Supplement
 
 KINDS = ["cot", "hint", "rule", "pairs", "free"]
@@ -35,19 +35,17 @@ def of_query(found: list[Candidate]) -> Counter[str]:
     return Counter(each.query.id for each in found)
 
 
-@pytest.mark.parametrize(
-    ("stage", "each"), [("warm", 10), ("round 1", 20), ("round 2", 12), ("round 3", 6), ("round 5", 6)]
-)
-def test_a_share_of_each_query_is_tried(stage: str, each: int) -> None:
+@pytest.mark.parametrize(("round_", "each"), [(0, 10), (1, 20), (2, 12), (3, 6), (5, 6)])
+def test_a_share_of_each_query_is_tried(round_: int, each: int) -> None:
     """Of 20: half, all, three fifths and three tenths."""
-    found = Thrift(candidates(4), stage, threshold=1.0).first
+    found = CandidateScheduler(candidates(4), round_, threshold=1.0).first
     assert of_query(found) == dict.fromkeys(("q0", "q1", "q2", "q3"), each)
     assert len(set(found)) == len(found)
-    assert share_of(stage) * 20 == pytest.approx(each)
+    assert share_of(round_).open * 20 == pytest.approx(each)
 
 
 def test_each_kind_has_its_turn_and_each_query_begins_at_another() -> None:
-    found = Thrift(candidates(5), "round 2", threshold=1.0).first
+    found = CandidateScheduler(candidates(5), 2, threshold=1.0).first
     for name in ("q0", "q1", "q2", "q3", "q4"):
         often = Counter(each.supplement.kind for each in found if each.query.id == name)
         assert sorted(often.values()) == [2, 2, 2, 3, 3]
@@ -58,22 +56,22 @@ def test_each_kind_has_its_turn_and_each_query_begins_at_another() -> None:
 def test_the_likeliest_of_what_was_asked_for_no_kind_come_first() -> None:
     sure = {"a": -0.1, "b": -0.9, "c": -0.5, "d": -0.2}
     direct = [Candidate(query("q0"), Supplement("cot", text), "direct", sure[text]) for text in sure]
-    assert [each.supplement.text for each in Thrift(direct, "round 2", threshold=1.0).first] == ["a", "d"]
+    assert [each.supplement.text for each in CandidateScheduler(direct, 2, threshold=1.0).first] == ["a", "d"]
 
 
-@pytest.mark.parametrize("stage", ["warm", "round 1", "round 2", "round 3"])
-def test_a_settled_query_is_only_probed_unless_it_was_luck(stage: str) -> None:
+@pytest.mark.parametrize("round_", range(4))
+def test_a_settled_query_is_only_probed_unless_it_was_luck(round_: int) -> None:
     """q0 won all along, q1 nineteen times of twenty-one, q2 never, and of q3 nothing is known."""
     before = [*outcomes(0, 20, 0), *outcomes(1, 19, 2), *outcomes(2, 0, 20)]
-    thrift = Thrift(candidates(4), stage, threshold=1.0, before=before)
-    share, probes = round(share_of(stage) * 20), SHARES[part_of(stage)].settled
-    assert of_query(thrift.first) == +Counter({"q0": probes, "q1": share, "q2": share, "q3": share})
-    assert thrift.doubted(outcomes(0, 2, 0)) == []
-    again = thrift.doubted([*outcomes(0, 1, 1), *outcomes(1, 0, 4)])
+    scheduler = CandidateScheduler(candidates(4), round_, threshold=1.0, before=before)
+    share, probes = round(share_of(round_).open * 20), share_of(round_).settled
+    assert of_query(scheduler.first) == +Counter({"q0": probes, "q1": share, "q2": share, "q3": share})
+    assert scheduler.reopen(outcomes(0, 2, 0)) == []
+    again = scheduler.reopen([*outcomes(0, 1, 1), *outcomes(1, 0, 4)])
     assert of_query(again) == +Counter({"q0": share - probes})
-    assert not set(again) & set(thrift.first)
+    assert not set(again) & set(scheduler.first)
 
 
 def test_a_query_whose_runs_all_failed_without_a_reward_is_not_settled() -> None:
     before = [rollout(None, of=query("q0", 0), text=str(at)) for at in range(3)]
-    assert len(Thrift(candidates(1), "round 2", threshold=1.0, before=before).first) == 12
+    assert len(CandidateScheduler(candidates(1), 2, threshold=1.0, before=before).first) == 12
