@@ -20,7 +20,6 @@ from optimizers.core.records import Rollout
 from optimizers.core.usage import Meter
 from optimizers.store.database import Database
 from optimizers.store.rows import (
-    KeptSample,
     UnreadableRowError,
     calls_of,
     calls_text,
@@ -37,6 +36,7 @@ from optimizers.store.schema import PAID, ROLLOUTS, SAMPLES, SCOPES, SEEN
 from optimizers.store.statements import KNOWN, LIVE, MET_ROLLOUTS, TRIED, Statements
 from sgt_modules.episode import Call
 from sgt_modules.kinds import Supplement
+from sgt_modules.samples import Sample
 
 _PAGE = 1000
 _NOTES = 100
@@ -219,10 +219,11 @@ class RolloutStore:
             return None
         return rollouts, [call for calls in traces for call in calls]
 
-    def add_samples(self, stage: str, first: int, samples: Sequence[KeptSample]) -> None:
-        """Save what the generator wrote for a stage, from number `first` on; what stood there gives way."""
+    def add_samples(self, stage: str, first: int, samples: Sequence[tuple[str, Sample]]) -> None:
+        """Save a stage's samples with their keys, from number `first` on; replaces those of the same numbers."""
         rows = [
-            sample_row(each, run=self.run, stage=storable(stage), number=first + n) for n, each in enumerate(samples)
+            sample_row(key, sample, run=self.run, stage=storable(stage), number=first + n)
+            for n, (key, sample) in enumerate(samples)
         ]
         if rows:
             self._database.write(lambda connection: connection.execute(self._statements.keep_sample, rows))
@@ -236,12 +237,12 @@ class RolloutStore:
             count, read, wrote = tuple(connection.execute(query).one())
         return int(count), int(read), int(wrote)
 
-    def samples(self, stage: str) -> list[KeptSample]:
-        """What the generator wrote for a stage of this run, from number 0 up to the first that is missing."""
+    def samples(self, stage: str) -> list[tuple[str, Sample]]:
+        """A stage's samples of this run with their keys, from number 0 up to the first that is missing."""
         query = sa.select(SAMPLES).where(SAMPLES.c.run == self.run, SAMPLES.c.stage == storable(stage))
         with self._database.transaction() as connection:
             rows = connection.execute(query.order_by(SAMPLES.c.number)).mappings().all()
-        kept: list[KeptSample] = []
+        kept: list[tuple[str, Sample]] = []
         for row in rows:
             sample = self._readable(sample_of, row)
             if sample is None or row["number"] != len(kept):

@@ -7,13 +7,13 @@ import math
 import struct
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import Any
 from zlib import crc32
 
 from optimizers.core.records import Query, Reward, Rollout
 from sgt_modules.episode import Call, Place
-from sgt_modules.generator import Sampled
 from sgt_modules.kinds import Supplement
+from sgt_modules.samples import Sample
 
 TEXTS = (
     "scope",
@@ -166,37 +166,29 @@ def rollout_of(row: Mapping[str, Any]) -> Rollout:
     )
 
 
-class KeptSample(NamedTuple):
-    """What the generator wrote, under a key that says what it was asked: prompt, seed, temperature, weights."""
-
-    key: str
-    sample: Sampled
-
-
-def sample_row(kept: KeptSample, *, run: str, stage: str, number: int) -> dict[str, Any]:
-    """The row of a sample, `run` and `stage` being storable already."""
-    sample = kept.sample
+def sample_row(key: str, sample: Sample, *, run: str, stage: str, number: int) -> dict[str, Any]:
+    """The row of a sample, `run` and `stage` being storable already; `key` stands for its request and the weights."""
     row: dict[str, Any] = {
         "run": run,
         "stage": stage,
         "number": number,
-        "key": storable(kept.key),
-        "kind": storable(sample.supplement.kind),
-        "text": storable(sample.supplement.text),
+        "key": storable(key),
+        "kind": storable(sample.kind),
+        "text": storable(sample.text),
         "logprob": 0.0 if math.isnan(sample.logprob) else float(sample.logprob),
         "prompt_tokens": sample.prompt_tokens,
         "tokens": sample.tokens,
-        "cut": int(sample.supplement.cut),
+        "cut": int(sample.cut),
     }
     return {**row, "checksum": _sample_checksum(row)}
 
 
-def sample_of(row: Mapping[str, Any]) -> KeptSample:
-    """The sample of a row; raises `UnreadableRowError` for a damaged one."""
+def sample_of(row: Mapping[str, Any]) -> tuple[str, Sample]:
+    """The key and the sample of a row; raises `UnreadableRowError` for a damaged one."""
     if row["checksum"] != _sample_checksum(row):
         raise UnreadableRowError(f"Sample {row['number']} of stage {row['stage']!r} is not as it was written.")
-    supplement = Supplement(row["kind"], row["text"], cut=bool(row["cut"]))
-    return KeptSample(row["key"], Sampled(supplement, row["logprob"], row["prompt_tokens"], row["tokens"]))
+    counts = row["prompt_tokens"], row["tokens"]
+    return row["key"], Sample(row["text"], *counts, row["logprob"], cut=bool(row["cut"]), kind=row["kind"])
 
 
 def _sample_checksum(row: Mapping[str, Any]) -> int:

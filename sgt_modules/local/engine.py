@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
-import sys
 import threading
 import weakref
 from collections import Counter
@@ -20,25 +18,24 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, NotRequired, TypedDict, get_args
 
-from dspy.lm15 import ContextLengthError, Request, Response, response_to_events
+from dspy.lm15 import Request, Response, response_to_events
 
-from sgt_modules.backend import Completion, answer, chat
+from sgt_modules.backend import answer, chat
 from sgt_modules.errors import SetupError
 from sgt_modules.local.activity import loading
-from sgt_modules.local.batching import ROOM, Job, Share
+from sgt_modules.local.batching import ROOM, Share, TokenRequest
 from sgt_modules.local.chat_template import Reader
-from sgt_modules.local.queue import Asked, Queue, begin
+from sgt_modules.local.encoding import Encoder, choose_likeliest
+from sgt_modules.local.queue import LARGE, Queue, QueuedRequest, begin, most_rows
 from sgt_modules.local.runnable import check_runnable
+from sgt_modules.samples import Sample, SampleRequest
 from sgt_modules.saving.weights import ADAPTER, Reference, Weights, located
 
 if TYPE_CHECKING:
     from dspy._vendor.lm15.types import StreamEvent
     from transformers import PreTrainedTokenizerBase
 
-    from sgt_modules.local.batching import Decoded
     from sgt_modules.local.decoding import Decoder
-
-logger = logging.getLogger(__name__)
 
 FIRST = 64
 """How many prompts `samples` decodes before it gives the first reply; each time twice as many follow."""
@@ -47,16 +44,7 @@ FIRST_OF_LARGE = 256
 """The same for a large model, whose last rows take as long as many."""
 
 _WAITING = 16 * ROOM
-"""Tokens of requests that are taken from the queue together, where a batch's size is left to the device."""
-
-_ROWS = 32
-"""Requests that are taken from the queue together on a CPU: more are no quicker a row there, and of 64 callers one half
-runs its own code, or has another model decode, while the other half is answered."""
-
-_LARGE, _ROWS_OF_LARGE = 64 * 2**20, 128
-"""From so many bytes of weights on, reading them is what a token costs, and a batch takes this many requests: its rows
-read what they share once."""
-
+"""Tokens of requests that are taken from the queue together, where the device decides the size of a batch."""
 
 _INT8 = "int8"
 
@@ -151,114 +139,43 @@ class LocalEngine:
         self._unseeded: Counter[tuple[int, ...]] = Counter()
         self._queue: Queue | None = None
 
-    def sample(
-        self,
-        prompts: Sequence[str],
-        *,
-        seeds: Sequence[int],
-        temperature: float = 1.0,
-        max_new_tokens: int | None = None,
-        openings: Sequence[str] | None = None,
-        top_p: float = 1.0,
-        among: Sequence[str] = (),
-    ) -> list[Completion]:
-        """One reply to each prompt (the user message's text), in order; `temperature` 0 takes the likeliest tokens.
+    def sample(self, requests: Sequence[SampleRequest]) -> list[Sample]:
+        """One sample for each request, in order, all decoded together; equal requests once.
 
-        With `openings`, each reply is made to begin with its own. Equal (prompt, seed) are computed once. A prompt that
-        is too long gets an empty reply, and a warning. With `among`, nothing is drawn: the reply is the likeliest of
-        these, its end token included, the earlier one on a tie.
+        A prompt that is too long gets an empty sample, and a warning.
         """
-        openings = [""] * len(prompts) if openings is None else openings
-        if not len(seeds) == len(openings) == len(prompts):
-            raise ValueError(
-                f"Expected one seed and one opening a prompt, got {len(seeds)} seeds and {len(openings)} openings for "
-                f"{len(prompts)} prompts."
-            )
-        given = self._given(among)
-        room = max(map(len, given), default=0)
-        distinct = dict.fromkeys(zip(prompts, openings, strict=True))
-        encoded = {asked: self._encode_or_none(*asked, room) for asked in distinct}
-        jobs = [
-            [] if ids is None else self._jobs(ids, seed, temperature, max_new_tokens, top_p, opening, given)
-            for prompt, opening, seed in zip(prompts, openings, seeds, strict=True)
-            for ids in [encoded[prompt, opening]]
+        encoded = self.encoder.encode_requests(requests)
+        samples = self._decode([each for of_one in encoded for each in of_one])
+        return [
+            choose_likeliest([samples[each] for each in of_one], request.among)
+            for request, of_one in zip(requests, encoded, strict=True)
         ]
-        decoded = self._decode([job for of_prompt in jobs for job in of_prompt])
-        return [_best(of_prompt, [decoded[job] for job in of_prompt], among) for of_prompt in jobs]
 
-    def samples(
-        self,
-        prompts: Sequence[str],
-        *,
-        seeds: Sequence[int],
-        temperature: float = 1.0,
-        max_new_tokens: int | None = None,
-        at_once: int = 1024,
-        openings: Sequence[str] | None = None,
-        top_p: float = 1.0,
-        among: Sequence[str] = (),
-    ) -> Iterator[Completion]:
-        """As `sample`, some prompts after the others: few at first, so that a reply comes soon, then up to `at_once`,
+    def samples(self, requests: Sequence[SampleRequest], *, at_once: int = 1024) -> Iterator[Sample]:
+        """As `sample`, some requests after the others: few at first, so that a sample comes soon, then up to `at_once`,
         as more fill batches of a like length.
         """
-        first, size = 0, min(FIRST if self.weights.bytes < _LARGE else FIRST_OF_LARGE, at_once)
-        while first < len(prompts):
-            part = slice(first, first + size)
-            yield from self.sample(
-                prompts[part],
-                seeds=seeds[part],
-                temperature=temperature,
-                max_new_tokens=max_new_tokens,
-                openings=None if openings is None else openings[part],
-                top_p=top_p,
-                among=among,
-            )
+        first, size = 0, min(FIRST if self.weights.bytes < LARGE else FIRST_OF_LARGE, at_once)
+        while first < len(requests):
+            yield from self.sample(requests[first : first + size])
             first, size = first + size, min(2 * size, at_once)
 
-    def ask(
-        self,
-        prompt: str,
-        *,
-        seed: int = 0,
-        temperature: float = 0.0,
-        max_new_tokens: int | None = None,
-        opening: str = "",
-        top_p: float = 1.0,
-        among: Sequence[str] = (),
-    ) -> Completion:
-        """One reply to one prompt, decoded together with whatever other threads ask at that moment; `among` as in
-        `sample`.
+    def ask(self, request: SampleRequest) -> Sample:
+        """One sample, decoded together with whatever other threads ask at that moment.
 
         Raises `dspy.lm15.ContextLengthError` if the prompt is too long.
         """
-        given = self._given(among)
-        ids = self._encode([{"role": "user", "content": prompt}], opening, max(map(len, given), default=0))
-        jobs = self._jobs(ids, seed, temperature, max_new_tokens, top_p, opening, given)
-        waiting = [self._submit(job) for job in jobs]
-        return _best(jobs, [each.result() for each in waiting], among)
+        waiting = [self._submit(each) for each in self.encoder.encode_request(request)]
+        return choose_likeliest([each.result() for each in waiting], request.among)
 
-    async def aask(
-        self,
-        prompt: str,
-        *,
-        seed: int = 0,
-        temperature: float = 0.0,
-        max_new_tokens: int | None = None,
-        opening: str = "",
-        top_p: float = 1.0,
-        among: Sequence[str] = (),
-    ) -> Completion:
+    async def aask(self, request: SampleRequest) -> Sample:
         """As `ask`, for coroutines."""
-        return await asyncio.to_thread(
-            self.ask,
-            prompt,
-            seed=seed,
-            temperature=temperature,
-            max_new_tokens=max_new_tokens,
-            opening=opening,
-            top_p=top_p,
-            among=among,
-        )
+        return await asyncio.to_thread(self.ask, request)
+
+    @property
+    def encoder(self) -> Encoder:
+        """Turns requests and chats into token ids that fit the model's context."""
+        return Encoder(self.weights, self._reader, self.max_new_tokens, self.name)
 
     @property
     def context(self) -> int:
@@ -275,8 +192,7 @@ class LocalEngine:
         Honours temperature (default 0), top_p, max_tokens (default `max_new_tokens`), seed and stop. Without a seed the
         k-th request of the same prompt draws the k-th sample. Raises `dspy.lm15` errors.
         """
-        job = self._requested(request)
-        return answer(request, _completion(job, self._submit(job).result()))
+        return answer(request, self._submit(self._token_request(request)).result())
 
     def stream(self, request: Request) -> Iterator[StreamEvent]:
         """The finished reply as a stream's events."""
@@ -404,84 +320,42 @@ class LocalEngine:
             share=self.share,
         )
 
-    def _encode(self, messages: Sequence[Mapping[str, str]], opening: str = "", room: int = 0) -> tuple[int, ...]:
-        """Messages, and what the reply begins with, as token ids; `ContextLengthError` unless it leaves so much room,
-        and that of an end token."""
-        ids, most = self._reader.encode(self.weights.folders[0], messages, opening), self.weights.context - room
-        if len(ids) >= most:
-            raise ContextLengthError(f"Expected a prompt of fewer than {most} tokens, got {len(ids)}.")
-        return ids
-
-    def _encode_or_none(self, prompt: str, opening: str, room: int = 0) -> tuple[int, ...] | None:
-        """As `_encode`, for a user's text; None, and a warning, for one that is too long."""
-        try:
-            return self._encode([{"role": "user", "content": prompt}], opening, room)
-        except ContextLengthError as error:
-            logger.warning("No reply to a prompt that does not fit %s: %s", self.name, error)
-            return None
-
-    def _job(
-        self,
-        ids: tuple[int, ...],
-        seed: int,
-        temperature: float,
-        max_new_tokens: int | None,
-        top_p: float | None = None,
-        opening: str = "",
-    ) -> Job:
-        limit = min(max_new_tokens or self.max_new_tokens, self.weights.context - len(ids))
-        drawn = temperature > 0
-        return Job(ids, seed if drawn else 0, temperature, limit, (top_p or 1.0) if drawn else 1.0, opening)
-
-    def _given(self, among: Sequence[str]) -> list[tuple[int, ...]]:
-        """The tokens of replies to choose among."""
-        return [self._reader.tokens(self.weights.folders[0], text) for text in among]
-
-    def _jobs(
-        self,
-        ids: tuple[int, ...],
-        seed: int,
-        temperature: float,
-        max_new_tokens: int | None,
-        top_p: float,
-        opening: str,
-        given: Sequence[tuple[int, ...]],
-    ) -> list[Job]:
-        """One job to draw a reply, or one for each reply that is given."""
-        if given:
-            return [Job(ids, 0, 0.0, len(reply) + 1, opening=opening, reply=reply) for reply in given]
-        return [self._job(ids, seed, temperature, max_new_tokens, top_p, opening)]
-
-    def _requested(self, request: Request) -> Job:
-        ids = self._encode(chat(request))
-        temperature, seed = request.config.temperature or 0.0, request.config.seed
+    def _token_request(self, request: Request) -> TokenRequest:
+        """DSPy's request; without a seed the k-th of one prompt has the seed k."""
+        messages, config = chat(request), request.config
+        ids, seed, temperature = self.encoder.encode(messages), config.seed, config.temperature or 0.0
         if seed is None and temperature > 0:
             with self._loading:
                 seed = self._unseeded[ids]
                 self._unseeded[ids] += 1
-        return self._job(ids, seed or 0, temperature, request.config.max_tokens, request.config.top_p)
+        drawing = SampleRequest(
+            messages[-1]["content"],
+            seed or 0,
+            temperature=temperature,
+            top_p=config.top_p or 1.0,
+            max_new_tokens=config.max_tokens,
+        )
+        return self.encoder.drawn(ids, drawing)
 
-    def _submit(self, job: Job) -> Future[Decoded]:
-        """Put a job in the queue; the first one starts the worker."""
+    def _submit(self, request: TokenRequest) -> Future[Sample]:
+        """Put a request in the queue; the first one starts the worker."""
         with self._loading:
             if self._queue is None:
                 from sgt_modules.local.loading import on_cpu
 
-                full, rows = self.max_batch_tokens or _WAITING, sys.maxsize
-                if on_cpu(self.device, self.dtype):
-                    rows = _ROWS if self.weights.bytes < _LARGE else _ROWS_OF_LARGE
-                self._queue = begin(weakref.WeakMethod(self._serve), full, rows)
+                rows = most_rows(self.weights.bytes, cpu=on_cpu(self.device, self.dtype))
+                self._queue = begin(weakref.WeakMethod(self._serve), self.max_batch_tokens or _WAITING, rows)
                 weakref.finalize(self, self._queue.put, None)
-            asked = Asked(job, Future())
-            self._queue.put(asked)
-        return asked.answer
+            queued = QueuedRequest(request, Future())
+            self._queue.put(queued)
+        return queued.sample
 
-    def _decode(self, jobs: Iterable[Job]) -> Mapping[Job, Decoded]:
-        return self._loaded().decode(jobs, self.max_batch_tokens)
+    def _decode(self, requests: Iterable[TokenRequest]) -> Mapping[TokenRequest, Sample]:
+        return self._loaded().decode(requests, self.max_batch_tokens)
 
-    def _serve(self, jobs: Sequence[Job]) -> Mapping[Job, Decoded]:
-        """As `_decode`, for the queue: the threads of several callers have work of their own meanwhile."""
-        return self._loaded().decode(jobs, self.max_batch_tokens, sparing=len(jobs) > 1, direct=False)
+    def _serve(self, requests: Sequence[TokenRequest]) -> Mapping[TokenRequest, Sample]:
+        """As `_decode`, for the queue: the callers' threads have work of their own meanwhile."""
+        return self._loaded().decode(requests, self.max_batch_tokens, sparing=len(requests) > 1, direct=False)
 
     def _loaded(self) -> Decoder:
         with self._loading:
@@ -512,9 +386,8 @@ class AsyncLocalEngine:
 
     async def complete(self, request: Request) -> Response:
         """As `LocalEngine.complete`."""
-        job = await asyncio.to_thread(self.engine._requested, request)
-        decoded = await asyncio.wrap_future(self.engine._submit(job))
-        return answer(request, _completion(job, decoded))
+        encoded = await asyncio.to_thread(self.engine._token_request, request)
+        return answer(request, await asyncio.wrap_future(self.engine._submit(encoded)))
 
     async def stream(self, request: Request) -> AsyncIterator[StreamEvent]:
         """The finished reply as a stream's events."""
@@ -540,19 +413,3 @@ class AsyncLocalEngine:
 def _restored(state: EngineState, trust_remote_code: bool = False) -> LocalEngine:
     """What a pickle calls; a method would not do, cloudpickle takes those by value."""
     return LocalEngine.load_state(state, trust_remote_code=trust_remote_code)
-
-
-def _best(jobs: Sequence[Job], decoded: Sequence[Decoded], among: Sequence[str]) -> Completion:
-    """Of a prompt's jobs, the reply: the one that was drawn, or the likeliest of those that were given; an empty one
-    without a job."""
-    if not jobs:
-        return Completion("", 0, 0, 0.0)
-    if not among:
-        return _completion(jobs[0], decoded[0])
-    best = max(range(len(jobs)), key=lambda place: decoded[place].logprob * decoded[place].tokens)
-    found = decoded[best]
-    return Completion(among[best], len(jobs[best].ids), found.tokens, found.logprob)
-
-
-def _completion(job: Job, decoded: Decoded) -> Completion:
-    return Completion(f"{job.opening}{decoded.text}", len(job.ids), decoded.tokens, decoded.logprob, decoded.ended)

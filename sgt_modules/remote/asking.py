@@ -1,4 +1,4 @@
-"""One call of a `dspy.LM` -> a completion: a prompt, an assistant's message that is continued, or a text completed."""
+"""One call of a `dspy.LM`, and its sample: for a prompt, an assistant's message to continue, or a text to complete."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from dspy.lm15 import Config, ContextLengthError, Message, Request, Response
 from dspy.utils.exceptions import ContextWindowExceededError, LMError
 from dspy.utils.usage_tracker import UsageTracker
 
-from sgt_modules.backend import Completion
 from sgt_modules.local.chat_template import Reader, render_chat
+from sgt_modules.samples import Sample
 from sgt_modules.saving.weights import resolve
 
 LIMITS = ("max_completion_tokens", "max_tokens")
@@ -120,18 +120,18 @@ def completed(lm: dspy.LM, text: str, opening: str, options: Mapping[str, Any]) 
     return Call(lm, text, {name: value for name, value in sent.items() if value is not None}, limit, opening)
 
 
-def complete(call: Call) -> Completion:
+def complete(call: Call) -> Sample:
     """The reply. Raises what DSPy's LM raises (`LMError`), and `ContextLengthError`."""
     with _aside() as usage, _too_long():
         lm, noted = _noting(call.lm)
-        return _completion(call, lm(call.said, cache=False, **call.options), usage, noted)
+        return _sample(call, lm(call.said, cache=False, **call.options), usage, noted)
 
 
-async def acomplete(call: Call) -> Completion:
+async def acomplete(call: Call) -> Sample:
     """As `complete`, through the LM's own coroutine."""
     with _aside() as usage, _too_long():
         lm, noted = _noting(call.lm)
-        return _completion(call, await lm.acall(call.said, cache=False, **call.options), usage, noted)
+        return _sample(call, await lm.acall(call.said, cache=False, **call.options), usage, noted)
 
 
 class Continuation:
@@ -243,23 +243,23 @@ def _too_long() -> Iterator[None]:
         raise ContextLengthError(str(error)) from error
 
 
-def _completion(
+def _sample(
     call: Call,
     outputs: Response | Sequence[str | Mapping[str, Any]],
     usage: UsageTracker,
     noted: Sequence[Mapping[str, Any]],
-) -> Completion:
-    """What an LM call returned, behind the opening."""
-    text, tokens = _said(outputs)
+) -> Sample:
+    """What an LM call returned, with the opening before it."""
+    text, tokens = _text_and_tokens(outputs)
     scores = [float(_of(token, "logprob")) for token in tokens]
     entries = [entry for of_model in usage.usage_data.values() for entry in of_model]
     read, wrote = (sum(entry.get(name) or 0 for entry in entries) for name in ("prompt_tokens", "completion_tokens"))
     logprob = sum(scores) / len(scores) if scores else 0.0
-    ended = _ended(noted[-1]["response"] if noted else None, wrote, call.limit)
-    return Completion(f"{call.opening}{text}", read, wrote, logprob, ended)
+    cut = _is_cut(noted[-1]["response"] if noted else None, wrote, call.limit)
+    return Sample(f"{call.opening}{text}", read, wrote, logprob, cut)
 
 
-def _said(outputs: Response | Sequence[str | Mapping[str, Any]]) -> tuple[str, Sequence[object]]:
+def _text_and_tokens(outputs: Response | Sequence[str | Mapping[str, Any]]) -> tuple[str, Sequence[object]]:
     """A reply's text, and its tokens with their scores; a plain call returns a text, or a mapping if there is more."""
     if isinstance(outputs, Response):
         return outputs.text or "", outputs.logprobs or ()
@@ -268,15 +268,15 @@ def _said(outputs: Response | Sequence[str | Mapping[str, Any]]) -> tuple[str, S
     return said["text"] or "", _of(said.get("logprobs"), "content") or ()
 
 
-def _ended(response: object, wrote: int, limit: int | None) -> bool:
-    """Whether the model ended its reply itself: the server names no other reason, and the limit was not reached.
+def _is_cut(response: object, wrote: int, limit: int | None) -> bool:
+    """Whether something else than the model ended the reply: the server names another reason, or the limit is reached.
 
-    Clients say "stop" where a server gives no reason at all, so the tokens that were written are counted as well.
+    Clients report "stop" where a server gives no reason at all, so the written tokens are compared with the limit too.
     """
     response = cast("tuple[object, ...]", response)[0] if isinstance(response, tuple) and response else response
     choices = _of(response, "choices") or [None]
     reason = _of(response, "finish_reason") or _of(choices[0], "finish_reason")
-    return str(reason) not in _CUT and (limit is None or wrote < limit)
+    return str(reason) in _CUT or (limit is not None and wrote >= limit)
 
 
 def _of(value: object, name: str) -> Any:

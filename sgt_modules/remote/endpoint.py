@@ -21,7 +21,6 @@ import dspy
 from dspy.lm15 import ContextLengthError
 from dspy.utils.exceptions import LMError
 
-from sgt_modules.backend import Completion
 from sgt_modules.errors import EndpointError, GeneratorNotFoundError, SavedStateError, SetupError
 from sgt_modules.remote.asking import (
     LIMITS,
@@ -34,6 +33,7 @@ from sgt_modules.remote.asking import (
     continued,
     plain,
 )
+from sgt_modules.samples import Sample, SampleRequest
 from sgt_modules.saving.redaction import ADDRESSES, SECRET, redacted, without_user
 from sgt_modules.saving.state_checks import mapping
 from sgt_modules.saving.weights import fingerprint_of
@@ -61,7 +61,7 @@ class Endpoint:
     Requests stay out of the user's stream, history and cache. They carry the temperature, the token limit and, where
     DSPy knows that the provider takes them, a seed (when sampling) and the wish for log-probabilities: without the
     first, equal seeds do not give equal replies; without the second, a log-probability is 0.0. `concurrency` requests
-    are under way at a time in `sample`. `publish` makes trained weights known to the server; training needs it.
+    are under way at a time in `samples`. `publish` makes trained weights known to the server; training needs it.
 
     An opening (`[mistakes]`) is what a reply is made to begin with, where the server can: by continuing an assistant's
     message as vLLM and SGLang do, which is found out before the first such reply (`continues`: whether it can, where
@@ -125,71 +125,25 @@ class Endpoint:
         """The model's short name with the fingerprint's first 16 digits: an address is kept in no file of a run."""
         return f"{self.lm.model.rpartition('/')[2]} {self.fingerprint[:16]}"
 
-    def sample(
-        self,
-        prompts: Sequence[str],
-        *,
-        seeds: Sequence[int],
-        temperature: float = 1.0,
-        max_new_tokens: int | None = None,
-        openings: Sequence[str] | None = None,
-        top_p: float = 1.0,
-        among: Sequence[str] = (),
-    ) -> list[Completion]:
-        """One reply to each prompt, in order, `concurrency` at a time; see `samples`."""
-        return list(
-            self.samples(
-                prompts,
-                seeds=seeds,
-                temperature=temperature,
-                max_new_tokens=max_new_tokens,
-                openings=openings,
-                top_p=top_p,
-            )
-        )
+    def samples(self, requests: Sequence[SampleRequest], *, at_once: int = 1) -> Iterator[Sample]:
+        """One sample for each request, in order, each as soon as it and those before it are there.
 
-    def samples(
-        self,
-        prompts: Sequence[str],
-        *,
-        seeds: Sequence[int],
-        temperature: float = 1.0,
-        max_new_tokens: int | None = None,
-        at_once: int = 1,
-        openings: Sequence[str] | None = None,
-        top_p: float = 1.0,
-        among: Sequence[str] = (),
-    ) -> Iterator[Completion]:
-        """As `sample`, each reply as soon as it and those before it are there; `at_once` makes no difference here.
-
-        A prompt that is too long gets an empty reply, and a warning. Raises `EndpointError` for the first reply that
-        cannot be had, and asks for no more.
+        `concurrency` requests are under way at a time, whatever `at_once` is. A prompt that is too long gets an empty
+        sample, and a warning. Raises `EndpointError` at the first reply that fails, and sends no more requests.
         """
-        if len(seeds) != len(prompts):
-            raise ValueError(f"Expected one seed a prompt, got {len(seeds)} seeds for {len(prompts)} prompts.")
-        openings = [""] * len(prompts) if openings is None else openings
         pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="sgt-endpoint")
         try:
-            waiting = [
-                pool.submit(
-                    contextvars.copy_context().run,
-                    self._ask,
-                    prompt,
-                    opening,
-                    self._options(temperature, seed, max_new_tokens, top_p),
-                )
-                for prompt, opening, seed in zip(prompts, openings, seeds, strict=True)
-            ]
+            waiting = [pool.submit(contextvars.copy_context().run, self.ask, request) for request in requests]
             for number, reply in enumerate(waiting):
                 try:
                     yield reply.result()
                 except ContextLengthError as error:
-                    said = redacted(str(error), [self.lm])
-                    logger.warning("No reply to a prompt that does not fit %s: %s", self.name, said)
-                    yield Completion("", 0, 0, 0.0)
+                    message = redacted(str(error), [self.lm])
+                    logger.warning("No reply to a prompt that does not fit %s: %s", self.name, message)
+                    yield Sample("")
                 except LMError as error:
                     raise EndpointError(
-                        f"Expected {len(prompts)} replies of {self.name}, got {number} and then an error: "
+                        f"Expected {len(requests)} replies of {self.name}, got {number} and then an error: "
                         f"{redacted(str(error), [self.lm])}. "
                         "What an actor was paid for is saved. Look at the server and start again with the same "
                         "log_dir, or give the LM more num_retries."
@@ -197,38 +151,17 @@ class Endpoint:
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def ask(
-        self,
-        prompt: str,
-        *,
-        seed: int = 0,
-        temperature: float = 0.0,
-        max_new_tokens: int | None = None,
-        opening: str = "",
-        top_p: float = 1.0,
-        among: Sequence[str] = (),
-    ) -> Completion:
-        """One reply to one prompt. Raises what DSPy's LM raises (`LMError`), and `ContextLengthError`."""
-        return self._ask(prompt, opening, self._options(temperature, seed, max_new_tokens, top_p))
+    def ask(self, request: SampleRequest) -> Sample:
+        """One sample. Raises what DSPy's LM raises (`LMError`), and `ContextLengthError`."""
+        return complete(self._call(request))
 
-    async def aask(
-        self,
-        prompt: str,
-        *,
-        seed: int = 0,
-        temperature: float = 0.0,
-        max_new_tokens: int | None = None,
-        opening: str = "",
-        top_p: float = 1.0,
-        among: Sequence[str] = (),
-    ) -> Completion:
+    async def aask(self, request: SampleRequest) -> Sample:
         """As `ask`, through the LM's own coroutine."""
-        options = self._options(temperature, seed, max_new_tokens, top_p)
-        if not opening:
-            return await acomplete(plain(self.lm, prompt, options))
+        if not request.opening:
+            return await acomplete(self._call(request))
         if self._chat_text is not None:  # litellm leaves a connection open behind each text completion of a coroutine
-            return await asyncio.to_thread(self._ask, prompt, opening, options)
-        return await acomplete(await asyncio.to_thread(self._call, prompt, opening, options))
+            return await asyncio.to_thread(self.ask, request)
+        return await acomplete(await asyncio.to_thread(self._call, request))
 
     def with_checkpoint(self, path: Path) -> Endpoint:
         """The same endpoint asked for the weights in this folder, which are published first.
@@ -253,9 +186,9 @@ class Endpoint:
         completion of a single token.
         """
         try:
-            asked = Endpoint(self.lm.copy(num_retries=0))._opening_as(self)
+            without_retries = Endpoint(self.lm.copy(num_retries=0))._opening_as(self)
             for opening in ("", "["):
-                asked.ask("Hello.", max_new_tokens=1, opening=opening)
+                without_retries.ask(SampleRequest("Hello.", max_new_tokens=1, opening=opening))
         except (LMError, ContextLengthError) as error:
             where = "" if self.address is None else f" at {without_user(self.address)}"
             raise GeneratorNotFoundError(
@@ -331,8 +264,8 @@ class Endpoint:
         return f"Endpoint({self.lm.model!r})"
 
     @cached_property
-    def _taken(self) -> set[str]:
-        """The names of the settings that DSPy knows this LM's provider to take."""
+    def _supported(self) -> set[str]:
+        """The names of the settings that, as DSPy knows, this LM's provider takes."""
         return self.lm.supported_params
 
     @property
@@ -344,16 +277,17 @@ class Endpoint:
         """A guess at a prompt's tokens: a token has about three bytes or more."""
         return len(prompt.encode()) // 3
 
-    def _options(self, temperature: float, seed: int, max_new_tokens: int | None, top_p: float) -> dict[str, Any]:
+    def _options(self, request: SampleRequest) -> dict[str, Any]:
+        """The settings that are sent with a request."""
         limit = LIMITS[0] if LIMITS[0] in self.lm.kwargs else LIMITS[1]
-        options: dict[str, Any] = {"temperature": temperature}
-        if temperature > 0 and top_p < 1:
-            options["top_p"] = top_p
-        if max_new_tokens is not None:
-            options[limit] = max_new_tokens
-        if temperature > 0 and "seed" in self._taken:
-            options["seed"] = seed
-        if "logprobs" in self._taken:
+        options: dict[str, Any] = {"temperature": request.temperature}
+        if request.temperature > 0 and request.top_p < 1:
+            options["top_p"] = request.top_p
+        if request.max_new_tokens is not None:
+            options[limit] = request.max_new_tokens
+        if request.temperature > 0 and "seed" in self._supported:
+            options["seed"] = request.seed
+        if "logprobs" in self._supported:
             options["logprobs"] = True
         return options
 
@@ -362,16 +296,14 @@ class Endpoint:
         self._continuation, self._chat_text = other._continuation, other._chat_text
         return self
 
-    def _call(self, prompt: str, opening: str, options: Mapping[str, Any]) -> Call:
-        """What is sent for a reply that begins with the opening, as far as the server can make it."""
+    def _call(self, request: SampleRequest) -> Call:
+        """What is sent for a request; the reply begins with the opening as far as the server can do that."""
+        prompt, opening, options = request.prompt, request.opening, self._options(request)
         if opening and self._chat_text is not None:
             return completed(self.lm, self._chat_text.of(prompt), opening, options)
-        if opening and self._continuation.found(self.lm, self._options(0.0, 0, 1, 1.0)):
+        if opening and self._continuation.found(self.lm, self._options(SampleRequest("", max_new_tokens=1))):
             return continued(self.lm, prompt, opening, options)
         return plain(self.lm, prompt, options)
-
-    def _ask(self, prompt: str, opening: str, options: Mapping[str, Any]) -> Completion:
-        return complete(self._call(prompt, opening, options))
 
 
 def _addresses(settings: Mapping[str, Any]) -> dict[str, object]:

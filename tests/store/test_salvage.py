@@ -21,13 +21,13 @@ from scripted import query, rollout
 from optimizers.core.records import Rollout
 from optimizers.core.usage import Meter
 from optimizers.store.damage import damage
-from optimizers.store.rollout_store import KeptSample, RolloutStore
+from optimizers.store.rollout_store import RolloutStore
 from optimizers.store.salvage import salvage
 from optimizers.store.schema import SCHEMA
 from sgt_modules.episode import Place
 from sgt_modules.errors import RunFolderError, SGTError
-from sgt_modules.generator import Sampled
 from sgt_modules.kinds import SILENCE, Supplement
+from sgt_modules.samples import Sample
 
 ROWS = 1000
 PAGE = 4096
@@ -134,7 +134,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with RolloutStore(path) as store:
         store.add_all(many(), "scope", paid=Meter(1, 1))
         store.describe("scope", {"metric": "exact"})
-        store.add_samples("warm", 0, [KeptSample("asked", Sampled(HINT, -0.5, 7, 3))] * 10)
+        store.add_samples("warm", 0, [("asked", Sample("", 7, 3, -0.5).read_as(HINT))] * 10)
     return path
 
 
