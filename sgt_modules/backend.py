@@ -100,6 +100,22 @@ def chat(request: Request) -> list[dict[str, str]]:
     return turns
 
 
+def sampling_of(request: Request) -> SampleRequest:
+    """How to sample a reply to DSPy's request; the prompt is its last message alone, see `chat` for the others.
+
+    >>> sampling_of(Request(model="m", messages=(Message.user("Hi"),))).temperature
+    0.0
+    """
+    config = request.config
+    return SampleRequest(
+        request.messages[-1].text or "",
+        config.seed or 0,
+        temperature=config.temperature or 0.0,
+        top_p=config.top_p or 1.0,
+        max_new_tokens=config.max_tokens,
+    )
+
+
 def answer(request: Request, sample: Sample) -> Response:
     """A reply as DSPy's response: cut at the first stop text, with its tokens counted.
 

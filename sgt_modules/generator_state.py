@@ -7,7 +7,7 @@ from typing import Any, TypedDict, cast
 
 from sgt_modules.errors import SavedStateError
 from sgt_modules.generator_prompt import GeneratorPrompt
-from sgt_modules.local.engine import LocalReference
+from sgt_modules.local.engine_state import LocalReference
 from sgt_modules.menu import Menu
 from sgt_modules.remote.endpoint import Endpoint, EndpointReference
 from sgt_modules.saving.state_checks import mapping, number, text, text_or_none, whole

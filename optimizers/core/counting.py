@@ -18,7 +18,7 @@ from optimizers.core.budget import Bill
 from optimizers.core.prices import price_of
 from optimizers.core.usage import Meter
 from sgt_modules.errors import StoppedError
-from sgt_modules.remote.asking import asks_aside
+from sgt_modules.remote.asking import in_generator_call
 
 
 class BudgetReached(BaseException):
@@ -172,7 +172,7 @@ class Till:
     def _is_of_run(self, tracker: UsageTracker | None) -> bool:
         """Also under a usage tracker that the program set up itself; not what a generator or a metric asks."""
         within = dspy.settings.get(_COUNTER) is self.counter
-        return tracker is self.counter or (within and tracker is not None and not asks_aside())
+        return tracker is self.counter or (within and tracker is not None and not in_generator_call())
 
 
 class _Both(UsageTracker):

@@ -1,4 +1,4 @@
-"""LocalEngine: a local model behind DSPy's engine contract, which serves its many callers together.
+"""LocalEngine: a model in this process behind DSPy's engine contract; it serves many callers together.
 
     many threads -> complete(), ask() -> one queue -> one worker -> Decoder -> the base's weights (torch)
     one caller   -> sample() ---------------------------------------^   (shared; one batch at a time)
@@ -15,21 +15,23 @@ import weakref
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NotRequired, TypedDict, get_args
+from typing import TYPE_CHECKING, get_args
 
 from dspy.lm15 import Request, Response, response_to_events
 
-from sgt_modules.backend import answer, chat
+from sgt_modules.backend import answer, chat, sampling_of
 from sgt_modules.errors import SetupError
 from sgt_modules.local.activity import loading
 from sgt_modules.local.batching import ROOM, Share, TokenRequest
 from sgt_modules.local.chat_template import Reader
 from sgt_modules.local.encoding import Encoder, choose_likeliest
+from sgt_modules.local.engine_state import EngineSettings, EngineState, LocalReference
 from sgt_modules.local.queue import LARGE, Queue, QueuedRequest, begin, most_rows
 from sgt_modules.local.runnable import check_runnable
 from sgt_modules.samples import Sample, SampleRequest
-from sgt_modules.saving.weights import ADAPTER, Reference, Weights, located
+from sgt_modules.saving.weights import ADAPTER, Weights, located
 
 if TYPE_CHECKING:
     from dspy._vendor.lm15.types import StreamEvent
@@ -38,10 +40,10 @@ if TYPE_CHECKING:
     from sgt_modules.local.decoding import Decoder
 
 FIRST = 64
-"""How many prompts `samples` decodes before it gives the first reply; each time twice as many follow."""
+"""How many requests `samples` decodes before it yields the first sample; each time twice as many follow."""
 
 FIRST_OF_LARGE = 256
-"""The same for a large model, whose last rows take as long as many."""
+"""The same for a large model, where a batch's last few rows take as long as many."""
 
 _WAITING = 16 * ROOM
 """Tokens of requests that are taken from the queue together, where the device decides the size of a batch."""
@@ -49,41 +51,21 @@ _WAITING = 16 * ROOM
 _INT8 = "int8"
 
 _REFUSED = (
-    "Expected a bare frozen model for dtype='int8', got {}: 8 bits can't be trained, nor wear an adapter. Use "
+    "Expected a bare frozen model for dtype='int8', got {}: 8 bits can't be trained or take an adapter. Use "
     "dtype='auto', or merge the adapter into a model and pass its folder."
 )
-
-
-class EngineSettings(TypedDict):
-    """How an engine runs whatever weights it has."""
-
-    dtype: str
-    device: str
-    max_batch_tokens: int | None
-    max_new_tokens: int
-    share: NotRequired[Share]
-
-
-class LocalReference(Reference):
-    """An engine as a saved generator keeps it: no weights, and the precision they run in."""
-
-    dtype: str
-
-
-class EngineState(Reference, EngineSettings):
-    """An engine as a saved program keeps it: no weights."""
 
 
 class LocalEngine:
     """A causal LM (hub id or folder, safetensors only) with an optional PEFT adapter, for `dspy.LM(engine=...)`.
 
-    Loads at first use and raises `GeneratorNotFoundError` then. Equal (prompt, seed, temperature) give equal replies,
-    whatever else is in the batch; exactly so in `float64`. `max_batch_tokens` bounds rows x (longest prompt + new
-    tokens) of a batch, by default to 16,384 tokens, or on a GPU to what half of its free memory holds;
+    It loads at first use and raises `GeneratorNotFoundError` then. Equal (prompt, seed, temperature) give equal
+    replies, whatever else is in the batch; exactly equal in `float64`. `max_batch_tokens` bounds rows x (longest prompt
+    + new tokens) of a batch, by default to 16,384 tokens, or on a GPU to what half of its free memory holds;
     `max_new_tokens` bounds a reply. With `sha256` or `adapter_sha256`, weights of another fingerprint are refused; with
     a `revision`, `model` is a hub id. `dtype` and `device` are by default a GPU's bfloat16, else Apple's float16, else
-    a CPU's float32. Engines of one base, dtype and device share its weights in memory. Code that a model brings along
-    runs with `trust_remote_code` only.
+    a CPU's float32. Engines of one base, dtype and device share its weights in memory. A model's own code runs with
+    `trust_remote_code` only.
 
     Prompt tokens that several prompts of a batch begin with are read once. With `share="batch"` only those that all of
     them begin with are; the replies are the same.
@@ -99,7 +81,7 @@ class LocalEngine:
     """
 
     in_process = True
-    """The model runs on this process's own cores or GPU."""
+    """Whether the model runs on this process's own cores or GPU."""
 
     def __init__(
         self,
@@ -195,18 +177,18 @@ class LocalEngine:
         return answer(request, self._submit(self._token_request(request)).result())
 
     def stream(self, request: Request) -> Iterator[StreamEvent]:
-        """The finished reply as a stream's events."""
+        """The whole reply as a stream's events."""
         return iter(response_to_events(self.complete(request)))
 
     def close(self) -> None:
-        """Nothing to close: the worker ends with the engine, and the engine with its last user."""
+        """Do nothing: the worker ends with the engine, and the engine with its last user."""
 
     def asynchronous(self) -> AsyncLocalEngine:
         """The same model for `dspy.LM(async_engine=...)`; both share one queue."""
         return AsyncLocalEngine(self)
 
     def with_adapter(self, path: str | Path | None) -> LocalEngine:
-        """The same base and settings with another adapter, or with none; costs the adapter's memory, no more."""
+        """The same base and settings with another adapter, or with none; it takes the adapter's memory and no more."""
         trusting = self.trust_remote_code
         if self.dtype == _INT8 and path is not None:
             raise SetupError(_REFUSED.format(f"an adapter ({str(path)!r})"))
@@ -219,7 +201,7 @@ class LocalEngine:
         return LocalEngine(path, trust_remote_code=self.trust_remote_code, **self._settings())
 
     def with_checkpoint(self, path: Path) -> LocalEngine:
-        """The same with trained weights: a PEFT adapter's folder, or a whole model's."""
+        """The same engine with trained weights: a PEFT adapter's folder, or a whole model's."""
         return self.with_adapter(path) if (path / ADAPTER).is_file() else self.with_model(path)
 
     @property
@@ -230,12 +212,12 @@ class LocalEngine:
 
     @property
     def identity(self) -> str:
-        """What `run.json` tells this model by: its name."""
+        """The model's name in `run.json`."""
         return self.name
 
     @property
     def model(self) -> str:
-        """The hub id or path, as it was given."""
+        """The hub id or path, as passed in."""
         return self.weights.model
 
     @property
@@ -245,39 +227,42 @@ class LocalEngine:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 (hex) of the weight files, adapter included; in 8 bits another one, as it is another actor."""
+        """sha256 (hex) of the weight files, adapter included; another one in 8 bits, which make another actor."""
         exact = self.weights.fingerprint
         return hashlib.sha256(f"{exact} {_INT8}".encode()).hexdigest() if self.dtype == _INT8 else exact
 
     @property
     def model_name(self) -> str:
-        """The name for `dspy.LM`: DSPy's cache knows a model by its name only, so it carries the fingerprint."""
+        """The name for `dspy.LM`, with the fingerprint, as DSPy's cache distinguishes models by name only."""
         return f"sgt/{Path(self.model).resolve().name}{self._mark}-{self.fingerprint[:12]}"
 
     @property
     def tokens_read(self) -> int:
-        """How many prompt tokens the model has read so far, those that several prompts share once."""
+        """How many prompt tokens the model has read so far; tokens that several prompts share count once."""
         return 0 if self._decoder is None else self._decoder.tokens_read
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The model's tokenizer (loaded at first use)."""
+        """The model's tokenizer, loaded at first use."""
         return self._reader.tokenizer(self.weights.folders[0])
 
     def check(self) -> None:
-        """Raise `GeneratorNotFoundError` now if the files are missing, cut or not those that were saved, if they cannot
-        be loaded here as a model that continues text, or if the model always thinks before it answers."""
+        """Raise `GeneratorNotFoundError` where the model cannot be used.
+
+        Its files are missing, cut or not those that were saved; they cannot be loaded here as a model that continues
+        text; or the model always thinks before it answers.
+        """
         self.weights.check()
         check_runnable(self.weights.folders[0], trust_remote_code=self.trust_remote_code)
         self._reader.check(self.weights.folders[0])
 
     def check_trainable(self) -> None:
-        """Raise `SetupError` for 8 bits; other weights are loaded from wherever training wrote them."""
+        """Raise `SetupError` for 8 bits; other weights can be trained."""
         if self.dtype == _INT8:
             raise SetupError(_REFUSED.format("a generator that is to be trained"))
 
     def reference(self) -> LocalReference:
-        """What a saved generator keeps: where the weights are, and in which precision they run."""
+        """What a saved generator keeps: where the weights are, and the precision they run in."""
         return LocalReference(**self.weights.reference(), dtype=self.dtype)
 
     def dump_state(self) -> EngineState:
@@ -286,7 +271,7 @@ class LocalEngine:
 
     @classmethod
     def load_state(cls, state: EngineState, *, trust_remote_code: bool = False) -> LocalEngine:
-        """The engine of a saved reference; loads nothing yet. Raises `SavedStateError` for one that leads astray.
+        """The engine of a saved state; loads nothing yet. Raises `SavedStateError` for an adapter outside the folder.
 
         Trust is no part of a state: a file that someone else wrote cannot ask for it.
         """
@@ -308,7 +293,7 @@ class LocalEngine:
 
     @property
     def _mark(self) -> str:
-        """What a name says of a precision that makes another actor of the same weights."""
+        """The part of a name for a precision that makes another actor of the same weights."""
         return f"-{_INT8}" if self.dtype == _INT8 else ""
 
     def _settings(self) -> EngineSettings:
@@ -321,21 +306,13 @@ class LocalEngine:
         )
 
     def _token_request(self, request: Request) -> TokenRequest:
-        """DSPy's request; without a seed the k-th of one prompt has the seed k."""
-        messages, config = chat(request), request.config
-        ids, seed, temperature = self.encoder.encode(messages), config.seed, config.temperature or 0.0
-        if seed is None and temperature > 0:
+        """DSPy's request as token ids; without a seed the k-th request of one prompt gets the seed k."""
+        ids, sampling = self.encoder.encode(chat(request)), sampling_of(request)
+        if request.config.seed is None and sampling.temperature > 0:
             with self._loading:
-                seed = self._unseeded[ids]
+                sampling = replace(sampling, seed=self._unseeded[ids])
                 self._unseeded[ids] += 1
-        drawing = SampleRequest(
-            messages[-1]["content"],
-            seed or 0,
-            temperature=temperature,
-            top_p=config.top_p or 1.0,
-            max_new_tokens=config.max_tokens,
-        )
-        return self.encoder.drawn(ids, drawing)
+        return self.encoder.drawn(ids, sampling)
 
     def _submit(self, request: TokenRequest) -> Future[Sample]:
         """Put a request in the queue; the first one starts the worker."""
@@ -390,12 +367,12 @@ class AsyncLocalEngine:
         return answer(request, await asyncio.wrap_future(self.engine._submit(encoded)))
 
     async def stream(self, request: Request) -> AsyncIterator[StreamEvent]:
-        """The finished reply as a stream's events."""
+        """The whole reply as a stream's events."""
         for event in response_to_events(await self.complete(request)):
             yield event
 
     async def aclose(self) -> None:
-        """Nothing to close."""
+        """Do nothing."""
 
     def dump_state(self) -> EngineState:
         """As `LocalEngine.dump_state`."""
@@ -411,5 +388,5 @@ class AsyncLocalEngine:
 
 
 def _restored(state: EngineState, trust_remote_code: bool = False) -> LocalEngine:
-    """What a pickle calls; a method would not do, cloudpickle takes those by value."""
+    """The engine of a pickle; a function, as cloudpickle would copy a method with all that it refers to."""
     return LocalEngine.load_state(state, trust_remote_code=trust_remote_code)

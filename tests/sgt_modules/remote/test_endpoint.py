@@ -274,7 +274,9 @@ def test_training_without_a_way_to_the_server_is_refused_before_anything_is_aske
         with dspy.context(lm=actor.lm()):
             sgt.compile(program(), trainset=WORLD.train, valset=WORLD.val)
 
-    with pytest.raises(SetupError, match=r"Expected a way to tell the server .* got none\. Pass generator=Endpoint"):
+    with pytest.raises(
+        SetupError, match=r"Expected a way to publish trained weights .* got none\. Pass generator=Endpoint"
+    ):
         compiled(server.lm(), ScriptedTrainer())
     with pytest.raises(SetupError, match=r"Expected a trainer for base@127.*, got none\. Pass trainer=TRLTrainer"):
         compiled(Endpoint(server.lm(), publish=str), None)
