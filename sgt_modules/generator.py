@@ -306,10 +306,9 @@ class SupplementGenerator(Parameter):
         """
         state = check_state(state)
         if "lm" in state:
-            state = cast("EndpointGeneratorState", state)
             endpoint = endpoint_of(state, like=None if like is None else like.engine, trusted=trusted)
             return cls(endpoint, **settings_of(state))
-        return cls._shared(cast("GeneratorState", state))
+        return cls._shared(state)
 
     @classmethod
     def _shared(cls, state: GeneratorState) -> SupplementGenerator:
