@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 
 from preference_rounds import Round, compare
 
@@ -33,13 +34,9 @@ def supplements() -> Iterator[Rollout]:
         Query(str(index), index, "self", COMPACT.write(AnswerInSQL, example.inputs()))
         for index, example in enumerate(HouseTermsWorld(seed=0).train[:QUERIES])
     ]
-    wishes = warm_start(queries, rng=rng, samples=4)
-    replies = generator.sample(
-        [wish.query.prompt for wish in wishes],
-        seeds=[wish.seed for wish in wishes],
-        kinds=[wish.kind for wish in wishes],
-    )
-    drawn = list(candidates(wishes, replies))
+    requests = warm_start(queries, rng=rng, samples=4)
+    samples = generator.samples([replace(request, temperature=1.0) for _, request in requests])
+    drawn = list(candidates(requests, samples))
     for query in queries:
         of_query = {each.supplement.render(): each.supplement for each in drawn if each.query == query}
         kept = sorted(rng.sample(sorted(of_query), min(SAMPLES, len(of_query))), key=len)

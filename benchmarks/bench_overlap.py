@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import dspy
@@ -56,14 +57,10 @@ def setting(lm: dspy.LM) -> Iterator[Setting]:
 
 def sampled(generator: SupplementGenerator, where: Setting) -> list[Candidate]:
     """The warm start's samples, all of them."""
-    wishes = sources.warm_start(
-        where.train.queries,
-        rng=random.Random(0),
-    )
-    prompts, seeds = [wish.query.prompt for wish in wishes], [wish.seed for wish in wishes]
-    kinds = [wish.kind for wish in wishes]
-    replies = generator.samples(prompts, seeds=seeds, kinds=kinds, at_once=SAMPLED_AT_ONCE)
-    return list(sources.distinct(sources.candidates(wishes, replies)))
+    requests = sources.warm_start(where.train.queries, rng=random.Random(0))
+    hot = [replace(request, temperature=1.0) for _, request in requests]
+    samples = generator.samples(hot, at_once=SAMPLED_AT_ONCE)
+    return list(sources.distinct(sources.candidates(requests, samples)))
 
 
 def measured(generator: SupplementGenerator, lm: dspy.LM) -> tuple[float, float, float]:

@@ -29,9 +29,10 @@ from transformers import AutoModelForCausalLM
 from optimizers.tasks import task
 from sgt_modules.embedded import HouseTermsWorld, program
 from sgt_modules.embedded.models import embedded_folder
-from sgt_modules.local.batching import Job, batches
+from sgt_modules.local.batching import TokenRequest, batches
 from sgt_modules.local.engine import LocalEngine
 from sgt_modules.prompts import with_supplement
+from sgt_modules.samples import SampleRequest
 
 BARS = {"fewer tokens read": 4.0, "faster": 1.6, "faster with int8": 3.0, "int8 within": 0.05}
 ACTOR = "qwen2.5-coder-0.5b"
@@ -96,36 +97,44 @@ def chats(
     ]
 
 
-def jobs_of(engine: LocalEngine, asked: Sequence[Messages]) -> list[Job]:
-    """The chats as greedy jobs."""
-    return [engine._job(engine._encode(messages), 0, 0.0, NEW_TOKENS) for messages in asked]
+def greedy(engine: LocalEngine, asked: Sequence[Messages]) -> list[TokenRequest]:
+    """The chats as greedy requests."""
+    encoder, settings = engine.encoder, SampleRequest("", max_new_tokens=NEW_TOKENS)
+    return [encoder.drawn(encoder.encode(messages), settings) for messages in asked]
 
 
 def ours(name: str, engine: LocalEngine, asked: Sequence[Messages]) -> Way:
     """The engine's own way."""
-    jobs = jobs_of(engine, asked)
-    engine._decode([Job(jobs[0].ids[:8], 0, 0.0, 1)])
+    requests = greedy(engine, asked)
+    engine._decode([TokenRequest(requests[0].ids[:8], 0, 0.0, 1)])
     before, began = engine.tokens_read, time.perf_counter()
-    done = engine._decode(jobs)
-    return Way(name, engine.tokens_read - before, time.perf_counter() - began, [done[job].text for job in jobs])
+    done = engine._decode(requests)
+    return Way(
+        name, engine.tokens_read - before, time.perf_counter() - began, [done[request].text for request in requests]
+    )
 
 
 def theirs(folder: Path, engine: LocalEngine, asked: Sequence[Messages]) -> Way:
     """`generate` over batches of like length, padded on the left."""
     model = cast("Any", AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)).eval()
-    jobs, texts, pad = jobs_of(engine, asked), dict[Job, str](), engine.tokenizer.pad_token_id
+    requests, texts, pad = greedy(engine, asked), dict[TokenRequest, str](), engine.tokenizer.pad_token_id
     began = time.perf_counter()
-    for batch in batches(jobs, 16_384):
-        width = max(len(job.ids) for job in batch)
-        ids = torch.tensor([[pad] * (width - len(job.ids)) + list(job.ids) for job in batch])
-        mask = torch.tensor([[0] * (width - len(job.ids)) + [1] * len(job.ids) for job in batch])
+    for batch in batches(requests, 16_384):
+        width = max(len(request.ids) for request in batch)
+        ids = torch.tensor([[pad] * (width - len(request.ids)) + list(request.ids) for request in batch])
+        mask = torch.tensor([[0] * (width - len(request.ids)) + [1] * len(request.ids) for request in batch])
         with torch.inference_mode():
             drawn = model.generate(
                 ids, attention_mask=mask, do_sample=False, repetition_penalty=1.0, max_new_tokens=NEW_TOKENS
             )
         texts |= zip(batch, engine.tokenizer.batch_decode(drawn[:, width:], skip_special_tokens=True), strict=True)
     seconds = time.perf_counter() - began
-    return Way("generate, padded", sum(len(job.ids) for job in jobs), seconds, [texts[job] for job in jobs])
+    return Way(
+        "generate, padded",
+        sum(len(request.ids) for request in requests),
+        seconds,
+        [texts[request] for request in requests],
+    )
 
 
 def compared(title: str, folder: Path, asked: Sequence[Messages], dtypes: Sequence[str]) -> list[Way]:

@@ -20,6 +20,7 @@ from sgt_modules.embedded.models import MAX_NEW_TOKENS, embedded_folder
 from sgt_modules.generator_prompt import COMPACT
 from sgt_modules.local.chat_template import render_chat
 from sgt_modules.local.engine import LocalEngine
+from sgt_modules.samples import SampleRequest
 
 BAR = 4.0
 PROMPTS = 512
@@ -39,9 +40,9 @@ def prompts() -> list[str]:
 
 def ours(engine: LocalEngine, asked: list[str], seed: int) -> float:
     """Tokens a second of one call for all samples of all prompts."""
-    seeds = [seed + sample for _ in asked for sample in range(SAMPLES)]
+    requests = [SampleRequest(prompt, seed + n, temperature=1.0) for prompt in asked for n in range(SAMPLES)]
     began = time.perf_counter()
-    drawn = engine.sample([prompt for prompt in asked for _ in range(SAMPLES)], seeds=seeds)
+    drawn = engine.sample(requests)
     return sum(each.tokens for each in drawn) / (time.perf_counter() - began)
 
 

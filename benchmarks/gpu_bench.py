@@ -32,6 +32,7 @@ from sgt_modules.kinds import KINDS, Supplement
 from sgt_modules.local import batching
 from sgt_modules.local.chat_template import render_chat
 from sgt_modules.local.engine import LocalEngine
+from sgt_modules.samples import SampleRequest
 
 BAR_GB = 40.0
 """The most memory of a whole round at 2,048 tokens."""
@@ -102,7 +103,9 @@ class Bench:
         self._output = folder / "trained"
         self._rng = random.Random(0)
         self.engine = self.sampler(plan.batch * sum(plan.sampling))  # as in a run, its weights stay in memory
-        self.engine.sample(self.prompts(1, 2 * CHAT_TOKENS), seeds=[0], max_new_tokens=1)
+        self.engine.sample(
+            [SampleRequest(each, temperature=1.0, max_new_tokens=1) for each in self.prompts(1, 2 * CHAT_TOKENS)]
+        )
 
     def sampler(self, tokens: int) -> LocalEngine:
         """An engine of the same weights for batches of so many tokens."""

@@ -37,9 +37,9 @@ from rich.console import Console
 from rich.table import Table
 
 from optimizers.training.trainer import TrainingSettings
-from sgt_modules.backend import Completion
 from sgt_modules.errors import TrainingError
 from sgt_modules.local.engine import LocalEngine
+from sgt_modules.samples import Sample, SampleRequest
 
 FEW_NEW = 16
 """Tokens written to see whether a batch fits; the prompts are longer by what they lack."""
@@ -72,13 +72,13 @@ def sampling(bench: Bench) -> Iterator[Figure]:
     plan, memory = bench.plan, Memory()
     prompt, new = plan.sampling
     engine, asked = bench.engine, bench.prompts(plan.batch, prompt)
-    engine.sample(asked[:2], seeds=[0, 0], max_new_tokens=2)
+    engine.sample([SampleRequest(each, temperature=1.0, max_new_tokens=2) for each in asked[:2]])
     rates: list[float] = []
     memory.begin()
     with halvings_noted() as halvings:
         for repeat in range(bench.repeats):
             began = time.perf_counter()
-            drawn = engine.sample(asked, seeds=[repeat] * len(asked), max_new_tokens=new)
+            drawn = engine.sample([SampleRequest(each, repeat, temperature=1.0, max_new_tokens=new) for each in asked])
             rates.append(sum(each.tokens for each in drawn) / (time.perf_counter() - began))
     lengths = {"prompt": prompt, "new": new, "repeats": [round(rate) for rate in rates]}
     details = {**lengths, "memory_gb": memory.most(), "out_of_memory": halvings}
@@ -97,7 +97,9 @@ def largest_batch(bench: Bench) -> Iterator[Figure]:
         memory.begin()
         prompts = bench.prompts(rows, room - FEW_NEW)
         with halvings_noted() as halvings:
-            bench.sampler(rows * room).sample(prompts, seeds=[0] * rows, max_new_tokens=FEW_NEW)
+            bench.sampler(rows * room).sample(
+                [SampleRequest(each, temperature=1.0, max_new_tokens=FEW_NEW) for each in prompts]
+            )
         held[rows] = memory.most()
         return not halvings
 
@@ -166,8 +168,9 @@ def whole_round(bench: Bench) -> Iterator[Figure]:
     engine = bench.sampler(plan.round_rows * (prompt + reply))
     stages: dict[str, dict[str, float]] = {}
 
-    def sampled(engine: LocalEngine) -> list[Completion]:
-        return engine.sample(asked, seeds=range(len(asked)), max_new_tokens=reply - 2)
+    def sampled(engine: LocalEngine) -> list[Sample]:
+        settings = {"temperature": 1.0, "max_new_tokens": reply - 2}
+        return engine.sample([SampleRequest(each, seed, **settings) for seed, each in enumerate(asked)])
 
     @contextmanager
     def stage(name: str) -> Iterator[None]:

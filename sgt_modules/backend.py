@@ -1,126 +1,66 @@
-"""What a generator needs of the model behind it; and between DSPy's requests and responses and plain chat. Pure."""
+"""What a generator needs of the model behind it; DSPy's requests as plain chats, samples as DSPy's responses. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
 
 from dspy.lm15 import Message, Request, Response, TextPart, UnsupportedFeatureError, Usage
 
+from sgt_modules.samples import Sample, SampleRequest
+
 _REFUSED = ("top_k", "response_format", "tool_choice", "frequency_penalty", "presence_penalty", "logprobs")
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """A reply: its text, the tokens read and written (the end token counts), the mean log-probability of those written
-    (natural, untempered; 0.0 where the model's server tells none), and whether the model ended it by itself (else the
-    token limit did).
-
-    Where the reply was made to begin with an opening, `text` begins with it; its tokens count as read."""
-
-    text: str
-    prompt_tokens: int
-    tokens: int
-    logprob: float
-    ended: bool = True
 
 
 class Backend(Protocol):
     """The model behind a generator: `LocalEngine` is one in this process, `Endpoint` one behind any `dspy.LM`.
 
-    A prompt is a user message's text. An opening is what its reply is made to begin with; a server that cannot do that
-    replies as it likes. `top_p` in (0, 1] is the share of probability that tokens are drawn from. With `among`, the
-    reply is the likeliest of these; a server tells no such thing, and replies as it likes. Copies share the model.
+    Copies share the model.
     """
 
     @property
     def name(self) -> str:
-        """Short, for people and for counting usage; no actor's LM has the same."""
+        """A short name for people and for counting usage; no actor's LM has the same."""
         ...
 
     @property
     def identity(self) -> str:
-        """What `run.json` tells this model by."""
+        """The model's name in `run.json`."""
         ...
 
     @property
     def fingerprint(self) -> str:
-        """sha256 (hex) of what is known of the weights."""
+        """sha256 (hex) of the weights, or of what identifies a server's model."""
         ...
 
     @property
     def context(self) -> int | None:
-        """The most tokens of a prompt and its reply together, where that is known."""
+        """The most tokens of a prompt and its reply together; None where only a server knows."""
         ...
 
     def count(self, prompt: str) -> int:
         """How many tokens a prompt has as the model reads it; a guess where only a server knows."""
         ...
 
-    def sample(
-        self,
-        prompts: Sequence[str],
-        *,
-        seeds: Sequence[int],
-        temperature: float,
-        max_new_tokens: int | None,
-        openings: Sequence[str] | None = None,
-        top_p: float = 1.0,
-        among: Sequence[str] = (),
-    ) -> list[Completion]:
-        """One reply to each prompt, in order; an empty one to a prompt that is too long."""
-        ...
+    def samples(self, requests: Sequence[SampleRequest], *, at_once: int) -> Iterator[Sample]:
+        """One sample for each request, in order, each as soon as it and those before it are there.
 
-    def samples(
-        self,
-        prompts: Sequence[str],
-        *,
-        seeds: Sequence[int],
-        temperature: float,
-        max_new_tokens: int | None,
-        at_once: int,
-        openings: Sequence[str] | None = None,
-        top_p: float = 1.0,
-        among: Sequence[str] = (),
-    ) -> Iterator[Completion]:
-        """As `sample`, each reply as soon as it and those before it are there.
-
-        `at_once`: how many prompts are decoded together, where that is the caller's to choose.
+        A prompt that is too long gets an empty sample. `at_once` is how many requests are decoded together, where the
+        caller can choose.
         """
         ...
 
-    def ask(
-        self,
-        prompt: str,
-        *,
-        seed: int,
-        temperature: float,
-        max_new_tokens: int | None,
-        opening: str = "",
-        top_p: float = 1.0,
-        among: Sequence[str] = (),
-    ) -> Completion:
-        """One reply to one prompt; raises `dspy.lm15.ContextLengthError` for one that is too long."""
+    def ask(self, request: SampleRequest) -> Sample:
+        """One sample; raises `dspy.lm15.ContextLengthError` for a prompt that is too long."""
         ...
 
-    async def aask(
-        self,
-        prompt: str,
-        *,
-        seed: int,
-        temperature: float,
-        max_new_tokens: int | None,
-        opening: str = "",
-        top_p: float = 1.0,
-        among: Sequence[str] = (),
-    ) -> Completion:
+    async def aask(self, request: SampleRequest) -> Sample:
         """As `ask`, for coroutines."""
         ...
 
     def with_checkpoint(self, path: Path) -> Self:
-        """The same with trained weights: a PEFT adapter's folder, or a whole model's."""
+        """The same backend with trained weights: a PEFT adapter's folder, or a whole model's."""
         ...
 
     def check(self) -> None:
@@ -132,7 +72,7 @@ class Backend(Protocol):
         ...
 
     def reference(self) -> Mapping[str, object]:
-        """What a saved program keeps to find the model again: no weights and no keys."""
+        """What a saved program keeps to find the model: no weights and no keys."""
         ...
 
 
@@ -160,20 +100,36 @@ def chat(request: Request) -> list[dict[str, str]]:
     return turns
 
 
-def answer(request: Request, completion: Completion) -> Response:
+def sampling_of(request: Request) -> SampleRequest:
+    """How to sample a reply to DSPy's request; the prompt is its last message alone, see `chat` for the others.
+
+    >>> sampling_of(Request(model="m", messages=(Message.user("Hi"),))).temperature
+    0.0
+    """
+    config = request.config
+    return SampleRequest(
+        request.messages[-1].text or "",
+        config.seed or 0,
+        temperature=config.temperature or 0.0,
+        top_p=config.top_p or 1.0,
+        max_new_tokens=config.max_tokens,
+    )
+
+
+def answer(request: Request, sample: Sample) -> Response:
     """A reply as DSPy's response: cut at the first stop text, with its tokens counted.
 
-    >>> answer(Request(model="m", messages=(Message.user("Hi"),)), Completion("Hello", 3, 2, -0.5)).finish_reason
+    >>> answer(Request(model="m", messages=(Message.user("Hi"),)), Sample("Hello", 3, 2, -0.5)).finish_reason
     'stop'
     """
-    text = completion.text
-    cuts = [place for place in (text.find(stop) for stop in request.config.stop) if place >= 0]
+    text = sample.text
+    stops = [place for place in (text.find(stop) for stop in request.config.stop) if place >= 0]
     return Response(
         id=None,
         model=request.model,
-        message=Message.assistant([TextPart(text[: min(cuts)] if cuts else text)]),
-        finish_reason="stop" if cuts or completion.ended else "length",
-        usage=Usage(input_tokens=completion.prompt_tokens, output_tokens=completion.tokens),
+        message=Message.assistant([TextPart(text[: min(stops)] if stops else text)]),
+        finish_reason="length" if sample.cut and not stops else "stop",
+        usage=Usage(input_tokens=sample.prompt_tokens, output_tokens=sample.tokens),
     )
 
 

@@ -1,4 +1,4 @@
-"""SupplementGenerator: which small model writes the supplements, with which adapter; saved as a reference."""
+"""SupplementGenerator: the small model that writes the supplements, with its adapter; saved as a reference."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import json
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar, cast
+from typing import TypeVar, cast
 from weakref import WeakValueDictionary
 
 import dspy
@@ -16,91 +16,56 @@ from dspy.lm15 import ContextLengthError
 from dspy.predict.parameter import Parameter
 from dspy.utils.callback import with_callbacks
 
-from sgt_modules.backend import Backend, Completion
-from sgt_modules.errors import GeneratorNotFoundError, SavedStateError, SetupError
+from sgt_modules.backend import Backend
+from sgt_modules.errors import SetupError
 from sgt_modules.generator_prompt import NOTE, GeneratorPrompt
-from sgt_modules.kinds import KINDS, SILENCE, Kind, Supplement
-from sgt_modules.local.engine import LocalEngine, LocalReference
+from sgt_modules.generator_state import (
+    EndpointGeneratorState,
+    GeneratorSettings,
+    GeneratorState,
+    check_state,
+    dump_settings,
+    endpoint_of,
+    local_reference,
+    settings_of,
+)
+from sgt_modules.kinds import KINDS, Kind, Supplement
+from sgt_modules.local.engine import LocalEngine
 from sgt_modules.menu import Menu
-from sgt_modules.remote.endpoint import Endpoint, EndpointReference
+from sgt_modules.prompt_length import fits, most_prompt_tokens
+from sgt_modules.remote.endpoint import Endpoint
 from sgt_modules.replies import read_reply
-from sgt_modules.saving.state_checks import mapping, number, text, text_or_none, whole
-from sgt_modules.saving.weights import located
+from sgt_modules.samples import SILENT, Sample, SampleRequest
 
 logger = logging.getLogger(__name__)
 
-Kinds = Sequence[Kind | str | None]
-"""What each of several prompts is asked for; see `GeneratorPrompt.asking`."""
-
 MAX_NEW_TOKENS = 128
-"""The most tokens of a supplement, by default: a note of the prompt's `max_words`, its kind and some more."""
+"""The default limit of a supplement's tokens: enough for `max_words` of the prompt and the kind."""
 
 FREE_TO_WRITE = Menu()
-"""No menu: the generator writes."""
-
-_SHORT = 2_000
-"""Characters of a prompt that fits any model, so that nobody asks how long the model's context is."""
+"""An empty menu: the generator writes freely."""
 
 _F = TypeVar("_F", bound=Callable[..., object])
 
 
-def _heard(call: _F) -> _F:
-    """DSPy's callbacks hear of a call as of a module's: `on_module_start` and `on_module_end`."""
+def _reported(call: _F) -> _F:
+    """Reports a call to DSPy's callbacks like a module's: `on_module_start` and `on_module_end`."""
     return cast("_F", with_callbacks(call))
 
 
-class MenuState(TypedDict, total=False):
-    """What a generator keeps besides where it chooses: `Menu.dump_state`."""
-
-    menu: list[list[str]]
-
-
-class GeneratorState(LocalReference, MenuState):
-    """A generator as a saved program keeps it: where its weights are and their sha256, never the weights."""
-
-    temperature: float
-    max_new_tokens: int
-    prompt: dict[str, object]
-    max_prompt_tokens: int | None
-
-
-class EndpointGeneratorState(EndpointReference, MenuState):
-    """A generator behind an endpoint as a saved program keeps it: what reaches it again, and no keys."""
-
-    temperature: float
-    max_new_tokens: int
-    prompt: dict[str, object]
-    max_prompt_tokens: int | None
-
-
-RESERVE = 160
-"""Tokens that are left free in a model's context for what exploration adds to a prompt, and for the reply's kind."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sampled:
-    """A supplement as it was drawn: with the mean log-probability of its tokens (natural, untempered; 0.0 where the
-    model's server tells none), and the tokens read and written."""
-
-    supplement: Supplement
-    logprob: float
-    prompt_tokens: int
-    tokens: int
-
-
 class SupplementGenerator(Parameter):
-    """A small model that writes supplements. It is a DSPy parameter and no module: `set_lm` and `get_lm` pass it by.
+    """A small model that writes supplements. It is a DSPy parameter and no module: `set_lm` and `get_lm` skip it.
 
-    `model` is a hub id (at a `revision`), a folder, a `LocalEngine` that is there already, or for a model behind a
-    server a `dspy.LM` or an `Endpoint`; `adapter` a PEFT folder. Nothing is loaded before the first supplement, or
-    `check()`. Copies of a program share their generator.
+    `model` is a hub id (at a `revision`), a folder, a `LocalEngine`, or for a model behind a server a `dspy.LM` or an
+    `Endpoint`; `adapter` is a PEFT folder. Nothing is loaded before the first supplement, or `check()`. Copies of a
+    program share their generator.
 
-    `prompt` is what the model reads (`GeneratorPrompt`). `max_prompt_tokens` is the most tokens of it: a longer one has
-    its longest input shortened in the middle, in training as at inference; by default what the model's context leaves
-    beside `max_new_tokens`, and where only a server knows that, no bound.
+    `prompt` is what the model reads (`GeneratorPrompt`). `max_prompt_tokens` bounds it: in a longer prompt the longest
+    input is shortened in the middle, in training as at inference. By default the bound is what the model's context
+    leaves after `max_new_tokens`; there is none where only a server knows the context.
 
     With a `menu`, every supplement is one of its choices or silence: a local model takes the likeliest. A server cannot
-    say which is, so its model replies greedily, and a reply that is no choice word for word is silence.
+    say which is the likeliest, so its model replies greedily, and a reply that is no choice word for word is silence.
 
     >>> SupplementGenerator("Qwen/Qwen3-1.7B").name
     'Qwen3-1.7B'
@@ -128,16 +93,15 @@ class SupplementGenerator(Parameter):
             raise SetupError(f"Expected a GeneratorPrompt, got {prompt!r}. Write GeneratorPrompt(introduction='...').")
         if max_prompt_tokens is not None and max_prompt_tokens < 1:
             raise SetupError(f"Expected max_prompt_tokens of at least 1, got {max_prompt_tokens}.")
-        self.temperature = temperature
-        self.max_new_tokens = max_new_tokens
+        self.temperature, self.max_new_tokens = temperature, max_new_tokens
         self.prompt, self.max_prompt_tokens, self.menu = prompt, max_prompt_tokens, menu
         if isinstance(model, dspy.LM):
             model = Endpoint(model)
         if isinstance(model, Endpoint):
             if (adapter, revision, dtype, device) != (None, None, "auto", "auto"):
                 raise SetupError(
-                    "Expected only temperature and max_new_tokens beside an endpoint's LM, got settings of a local "
-                    "model. What runs where is the server's to say; an adapter there has a model name of its own."
+                    "Expected only temperature and max_new_tokens with an endpoint's LM, got settings of a local "
+                    "model. The server decides what runs where; an adapter there has a model name of its own."
                 )
         elif not isinstance(model, LocalEngine):
             model = LocalEngine(
@@ -154,7 +118,7 @@ class SupplementGenerator(Parameter):
 
     @classmethod
     def of(cls, model: GeneratorLike) -> SupplementGenerator:
-        """A generator from whatever names one; a generator is given back as it is.
+        """A generator for a model, folder, LM or endpoint; a generator is returned as it is.
 
         >>> SupplementGenerator.of(SupplementGenerator.of("Qwen/Qwen3-1.7B")).name
         'Qwen3-1.7B'
@@ -163,17 +127,17 @@ class SupplementGenerator(Parameter):
 
     @property
     def name(self) -> str:
-        """The base model's short name and the adapter folder's if there is one; of an endpoint, what it asks where."""
+        """The short names of the base model and of the adapter's folder; of an endpoint, the model's name and host."""
         return self.engine.name
 
     @property
     def identity(self) -> str:
-        """What `run.json` tells the generator by."""
+        """The generator's name in `run.json`."""
         return self.engine.identity
 
     @property
     def fingerprint(self) -> str:
-        """sha256 (hex) of the weights; of a model behind a server, of what is known of it."""
+        """sha256 (hex) of the weights; of a model behind a server, of its name and address."""
         return self.engine.fingerprint
 
     @property
@@ -187,126 +151,80 @@ class SupplementGenerator(Parameter):
         Loads the tokenizer of a local model where a prompt may be too long, and nothing else.
         """
         text = self.prompt.write(signature, inputs, role=role)
-        limit = self._most_tokens(text)
-        if limit is None or len(text.encode()) <= limit:  # no token is shorter than a byte
+        limit = self.max_prompt_tokens or most_prompt_tokens(text, self.engine, self.max_new_tokens)
+        if limit is None or len(text.encode()) <= limit:  # a token has a byte or more
             return text
         return self.prompt.write(signature, inputs, role=role, limit=limit, count=self.engine.count)
 
     def fits(self, prompt: str, most: int) -> bool:
-        """Whether a prompt of `prompt_for` leaves tokens of the model's context for a reply, a kind asked for too, and
-        itself has fewer than `most`. True where nobody here knows: of a server's model, or of one that is not there.
-        """
-        try:
-            context = self.engine.context
-        except GeneratorNotFoundError:
-            return True
-        if context is None or len(prompt.encode()) + 4 * RESERVE < min(
-            context, most
-        ):  # no token is shorter than a byte
-            return True
-        asked = min((self.prompt.asking(prompt, kind) for kind in KINDS.values()), key=len)
-        return self.engine.count(asked) < context and self.engine.count(prompt) < most
+        """Whether a prompt of `prompt_for` has fewer than `most` tokens, and leaves tokens for a reply of any kind."""
+        with_kind = min((self.prompt.asking(prompt, kind) for kind in KINDS.values()), key=len)
+        return fits(prompt, with_kind, self.engine, most)
 
     def sample(
         self,
         prompts: Sequence[str],
         *,
         seeds: Sequence[int],
-        kinds: Kinds | None = None,
+        kinds: Sequence[Kind | str | None] | None = None,
         temperature: float = 1.0,
         top_p: float = 1.0,
-    ) -> list[Sampled]:
-        """One supplement to each prompt, in order. Equal (prompt, seed, kind, temperature) give equal supplements.
+    ) -> list[Sample]:
+        """One supplement for each prompt, in order. Equal (prompt, seed, kind, temperature) give equal supplements.
 
-        `prompts` name no kind; `kinds` are what each is asked for, as in `GeneratorPrompt.asking`.
-        """
-        return list(self.samples(prompts, seeds=seeds, kinds=kinds, temperature=temperature, top_p=top_p))
-
-    def samples(
-        self,
-        prompts: Sequence[str],
-        *,
-        seeds: Sequence[int],
-        kinds: Kinds | None = None,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        at_once: int = 1024,
-    ) -> Iterator[Sampled]:
-        """As `sample`, each as soon as it and those before it are there.
-
-        A local model decodes `at_once` prompts together; an endpoint is asked for as many at a time as it is set to.
+        `prompts` name no kind; `kinds` are the kinds to ask for, as in `GeneratorPrompt.asking`.
         """
         kinds = [None] * len(prompts) if kinds is None else kinds
-        asks = [
-            (prompt, seed, self._asked(kind))
+        requests = [
+            SampleRequest(prompt, seed, kind, temperature, top_p)
             for prompt, seed, kind in zip(prompts, seeds, kinds, strict=True)
-            if _given(kind) is None
         ]
-        replies = self.engine.samples(
-            [self.prompt.asking(prompt, kind) for prompt, _, kind in asks],
-            seeds=[seed for _, seed, _ in asks],
-            temperature=0.0 if self.menu else temperature,
-            max_new_tokens=self.max_new_tokens,
-            at_once=at_once,
-            openings=[self.prompt.opening(kind) for *_, kind in asks],
-            top_p=top_p,
-            among=self.menu.replies,
-        )
-        return (_given(kind) or self._sampled(next(replies), kind) for kind in kinds)
+        return list(self.samples(requests))
 
-    @_heard
-    def draw(
-        self,
-        prompt: str,
-        *,
-        seed: int = 0,
-        kind: Kind | str | None = None,
-        temperature: float | None = None,
-        top_p: float = 1.0,
-    ) -> Sampled:
-        """One supplement for one prompt, decoded together with whatever other threads ask at that moment.
+    def samples(self, requests: Sequence[SampleRequest], *, at_once: int = 1024) -> Iterator[Sample]:
+        """One supplement for each request, in order, each as soon as it and those before it are there.
 
-        `temperature` is the generator's own by default. Stays out of the user's stream, history and cache; its tokens
-        count in `track_usage` under `name`, and DSPy's callbacks hear of it as of a module. A prompt that is too long
-        for the model gets no supplement, and a warning.
+        A local model decodes `at_once` requests together; an endpoint has a limit of its own. A kind with a text is
+        that text, and no model is asked. A prompt that is too long gets no supplement, and a warning.
         """
-        if given := _given(kind):
-            return given
-        asked, own = self._asked(kind), self.temperature if temperature is None else temperature
-        try:
-            reply = self.engine.ask(
-                self.prompt.asking(prompt, asked),
-                seed=seed,
-                temperature=0.0 if self.menu else own,
-                max_new_tokens=self.max_new_tokens,
-                opening=self.prompt.opening(asked),
-                top_p=top_p,
-                among=self.menu.replies,
-            )
-        except ContextLengthError as error:
-            return self._silent(error)
-        self._account(reply)
-        return self._sampled(reply, kind)
+        to_model = [self._to_model(request) for request in requests if request.given is None]
+        replies = self.engine.samples(to_model, at_once=at_once)
+        return (request.given or self._read(next(replies), request) for request in requests)
 
-    @_heard
-    async def adraw(self, prompt: str, *, kind: Kind | str | None = None) -> Sampled:
-        """As `draw`, for coroutines."""
-        if given := _given(kind):
+    @_reported
+    def draw(self, prompt: str | SampleRequest) -> Sample:
+        """One supplement for a prompt, decoded together with whatever other threads ask at that moment.
+
+        A bare prompt is asked as a program does at inference: at the generator's own temperature, naming no kind. The
+        call stays out of the user's stream, history and cache; its tokens count in `track_usage` under `name`, and
+        DSPy's callbacks are called as for a module. A prompt that is too long gets no supplement, and a warning.
+        """
+        request = self.as_request(prompt)
+        if given := request.given:
             return given
-        asked = self._asked(kind)
         try:
-            reply = await self.engine.aask(
-                self.prompt.asking(prompt, asked),
-                seed=0,
-                temperature=0.0 if self.menu else self.temperature,
-                max_new_tokens=self.max_new_tokens,
-                opening=self.prompt.opening(asked),
-                among=self.menu.replies,
-            )
+            reply = self.engine.ask(self._to_model(request))
         except ContextLengthError as error:
-            return self._silent(error)
+            return self._too_long(error)
         self._account(reply)
-        return self._sampled(reply, kind)
+        return self._read(reply, request)
+
+    @_reported
+    async def adraw(self, prompt: str | SampleRequest) -> Sample:
+        """As `draw`, for coroutines."""
+        request = self.as_request(prompt)
+        if given := request.given:
+            return given
+        try:
+            reply = await self.engine.aask(self._to_model(request))
+        except ContextLengthError as error:
+            return self._too_long(error)
+        self._account(reply)
+        return self._read(reply, request)
+
+    def as_request(self, prompt: str | SampleRequest) -> SampleRequest:
+        """A bare prompt as the request that a program makes at inference; a request is returned as it is."""
+        return prompt if isinstance(prompt, SampleRequest) else SampleRequest(prompt, temperature=self.temperature)
 
     def write(self, prompt: str) -> Supplement:
         """The supplement for one prompt, as a program reads it; see `draw`."""
@@ -314,30 +232,34 @@ class SupplementGenerator(Parameter):
 
     def with_checkpoint(self, path: Path) -> SupplementGenerator:
         """The same generator with trained weights: a PEFT adapter's folder, or a whole model's."""
-        return self._of(cast("LocalEngine | Endpoint", self.engine.with_checkpoint(path)), self.menu)
+        return self._of(self.engine.with_checkpoint(path), self.menu)
 
     def choosing(self, menu: Menu) -> SupplementGenerator:
         """The same generator with this menu; itself where that is its own.
 
-        >>> from sgt_modules.kinds import Supplement
+        >>> from sgt_modules.kinds import SILENCE, Supplement
         >>> menu = Menu((Supplement("refunds", "Refunds take five days."), SILENCE))
         >>> SupplementGenerator("Qwen/Qwen3-1.7B").choosing(menu).menu.replies
         ('[refunds] Refunds take five days.', '[none]')
         """
-        return self if menu == self.menu else self._of(cast("LocalEngine | Endpoint", self.engine), menu)
+        return self if menu == self.menu else self._of(self.engine, menu)
 
-    def _of(self, engine: LocalEngine | Endpoint, menu: Menu) -> SupplementGenerator:
-        return SupplementGenerator(
-            engine,
+    def _of(self, engine: Backend, menu: Menu) -> SupplementGenerator:
+        settings = self._settings()
+        settings["menu"] = menu
+        return SupplementGenerator(cast("LocalEngine | Endpoint", engine), **settings)
+
+    def _settings(self) -> GeneratorSettings:
+        return GeneratorSettings(
             temperature=self.temperature,
             max_new_tokens=self.max_new_tokens,
             prompt=self.prompt,
             max_prompt_tokens=self.max_prompt_tokens,
-            menu=menu,
+            menu=self.menu,
         )
 
     def check(self) -> None:
-        """Raise `GeneratorNotFoundError` unless the model's files are there, and are those that were saved.
+        """Raise `GeneratorNotFoundError` unless the model's files exist, and are those that were saved.
 
         An endpoint is asked for a single token. Raises `SetupError` where a choice of the menu has more than
         `max_new_tokens` tokens.
@@ -351,22 +273,16 @@ class SupplementGenerator(Parameter):
             )
 
     def check_trainable(self) -> None:
-        """Raise `SetupError` unless trained weights can be put to use by `with_checkpoint`."""
+        """Raise `SetupError` unless `with_checkpoint` can use trained weights."""
         self.engine.check_trainable()
 
     def reset(self) -> None:
-        """Nothing: `reset_copy()` calls this on generators that the original program shares."""
+        """Do nothing: `reset_copy()` calls this on generators that the original program shares."""
 
     def dump_state(self, json_mode: bool = True) -> GeneratorState | EndpointGeneratorState:
         """The reference that a saved program keeps; an adapter's folder moves with the file it is saved to."""
-        own = {
-            "temperature": self.temperature,
-            "max_new_tokens": self.max_new_tokens,
-            "prompt": self.prompt.dump_state(),
-            "max_prompt_tokens": self.max_prompt_tokens,
-            **({"menu": self.menu.dump_state()} if self.menu else {}),
-        }
-        return cast("GeneratorState | EndpointGeneratorState", {**self.engine.reference(), **own})
+        state = {**self.engine.reference(), **dump_settings(self._settings())}
+        return cast("GeneratorState | EndpointGeneratorState", state)
 
     def load_state(self, state: GeneratorState | EndpointGeneratorState) -> None:
         """Become the generator of a saved reference; weights are loaded, and compared with the sha256, at first use."""
@@ -382,51 +298,28 @@ class SupplementGenerator(Parameter):
         like: SupplementGenerator | None = None,
         trusted: bool = False,
     ) -> SupplementGenerator:
-        """The generator of a saved reference; while a local one is in use, the same one again: weights load once.
+        """The generator of a saved reference; a local one that is in use already is shared, so that weights load once.
 
-        An endpoint has the keys of `like` where that is at the same address; another address is followed only for a
-        `trusted` state. Raises `SavedStateError` for that, for a state of another form, or for one whose adapter is
-        not the file's own.
+        An endpoint takes the keys of `like` if that has the same address; another address is used only for a `trusted`
+        state. Raises `SavedStateError` otherwise, for a state of another form, and for an adapter that is not in the
+        file's folder.
         """
-        state = cast("GeneratorState | EndpointGeneratorState", mapping(state, "a generator's state"))
-        known = EndpointGeneratorState if "lm" in state else GeneratorState
-        if missing := sorted(known.__required_keys__ - state.keys()):
-            raise SavedStateError(
-                f"Expected a generator's saved state, got one without {missing}. If an earlier version wrote it, save "
-                "the program again."
-            )
-        if known is EndpointGeneratorState:
-            return cls._of_endpoint(cast("EndpointGeneratorState", state), like, trusted)
-        return cls._of_weights(cast("GeneratorState", state))
+        state = check_state(state)
+        if "lm" in state:
+            endpoint = endpoint_of(state, like=None if like is None else like.engine, trusted=trusted)
+            return cls(endpoint, **settings_of(state))
+        return cls._shared(state)
 
     @classmethod
-    def _of_endpoint(
-        cls, state: EndpointGeneratorState, like: SupplementGenerator | None, trusted: bool
-    ) -> SupplementGenerator:
-        reference = EndpointReference(lm=state["lm"], adapter_sha256=text_or_none(state, "adapter_sha256"))
-        endpoint = Endpoint.of_reference(reference, like=None if like is None else like.engine, trusted=trusted)
-        return cls(endpoint, **_own(state))
-
-    @classmethod
-    def _of_weights(cls, state: GeneratorState) -> SupplementGenerator:
-        model, adapter = located(text(state, "model"), text_or_none(state, "adapter"))
-        files = {name: text_or_none(state, name) for name in ("revision", "sha256", "adapter_sha256")}
-        dtype, own = text(state, "dtype"), _own(state)
-        told = {**own, "prompt": own["prompt"].dump_state(), "menu": own["menu"].dump_state()}
-        key = json.dumps([model, adapter, files, dtype, told], sort_keys=True)
+    def _shared(cls, state: GeneratorState) -> SupplementGenerator:
+        """The generator of this state that is in use already, or a new one."""
+        reference, settings = local_reference(state), settings_of(state)
+        key = json.dumps([reference, dump_settings(settings)], sort_keys=True)
         with _SHARING:
             generator = _SHARED.get(key)
             if generator is None:
-                engine = LocalEngine(
-                    model,
-                    adapter=adapter,
-                    revision=files["revision"],
-                    dtype=dtype,
-                    max_new_tokens=own["max_new_tokens"],
-                    sha256=files["sha256"],
-                    adapter_sha256=files["adapter_sha256"],
-                )
-                generator = _SHARED[key] = cls(engine, **own)
+                engine = LocalEngine(**reference, max_new_tokens=settings["max_new_tokens"])
+                generator = _SHARED[key] = cls(engine, **settings)
             return generator
 
     def __copy__(self) -> SupplementGenerator:
@@ -441,76 +334,51 @@ class SupplementGenerator(Parameter):
     def __repr__(self) -> str:
         return f"SupplementGenerator({self.name!r})"
 
-    def _most_tokens(self, text: str) -> int | None:
-        """The most tokens of a prompt; None where there is no bound, or none that this text could come near."""
-        if self.max_prompt_tokens is not None:
-            return self.max_prompt_tokens
-        if len(text) < _SHORT:
-            return None
-        try:
-            context = self.engine.context
-        except GeneratorNotFoundError:  # said when the model is asked, which a caller's own supplement makes needless
-            return None
-        return None if context is None else max(1, context - self.max_new_tokens - RESERVE)
+    def _to_model(self, request: SampleRequest) -> SampleRequest:
+        """The request as the model gets it: its prompt asks for the kind, and the reply is limited, opened or chosen.
 
-    def _asked(self, kind: Kind | str | None) -> Kind | str | None:
-        """The kind that the model is asked for; none where it chooses."""
-        return None if self.menu else kind
+        A generator with a menu chooses whatever the kind is.
+        """
+        kind = None if self.menu else request.kind
+        return replace(
+            request,
+            prompt=self.prompt.asking(request.prompt, kind),
+            temperature=0.0 if self.menu else request.temperature,
+            max_new_tokens=self.max_new_tokens,
+            opening=self.prompt.opening(kind),
+            among=self.menu.replies,
+        )
 
-    def _sampled(self, reply: Completion, kind: Kind | str | None) -> Sampled:
-        asked = kind.name if isinstance(kind, Kind) else kind or ""
-        read = self.menu.read(reply.text) if self.menu else read_reply(reply.text, kind=asked, ended=reply.ended)
-        return Sampled(read, reply.logprob, reply.prompt_tokens, reply.tokens)
+    def _read(self, reply: Sample, request: SampleRequest) -> Sample:
+        """The supplement in a model's reply."""
+        if self.menu:
+            return reply.read_as(self.menu.read(reply.text))
+        return reply.read_as(read_reply(reply.text, kind=request.kind_name, ended=not reply.cut))
 
-    def _silent(self, error: ContextLengthError) -> Sampled:
+    def _too_long(self, error: ContextLengthError) -> Sample:
         """No supplement for a prompt that is too long, and a warning."""
         logger.warning("No supplement, as the input does not fit %s: %s", self.name, error)
-        return Sampled(SILENCE, 0.0, 0, 0)
+        return SILENT
 
-    def _account(self, reply: Completion) -> None:
+    def _account(self, reply: Sample) -> None:
+        """Count a reply's tokens in DSPy's `track_usage`."""
         if tracker := dspy.settings.usage_tracker:
             usage = {"prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.tokens}
             tracker.add_usage(self.name, {**usage, "total_tokens": sum(usage.values())})
 
 
-class _Own(TypedDict):
-    """What a generator's state holds besides where its model is."""
-
-    temperature: float
-    max_new_tokens: int
-    prompt: GeneratorPrompt
-    max_prompt_tokens: int | None
-    menu: Menu
-
-
-def _own(state: Mapping[str, Any]) -> _Own:
-    most = None if state.get("max_prompt_tokens") is None else whole(state, "max_prompt_tokens", 1, 2**31)
-    return _Own(
-        temperature=number(state, "temperature", 0.0, 1000.0),
-        max_new_tokens=whole(state, "max_new_tokens", 1, 2**31),
-        prompt=GeneratorPrompt.load_state(state.get("prompt")),
-        max_prompt_tokens=most,
-        menu=Menu.load_state(state.get("menu")),
-    )
-
-
-def _given(kind: Kind | str | None) -> Sampled | None:
-    """What nobody is asked for: the kind's own text."""
-    return Sampled(kind.given, 0.0, 0, 0) if isinstance(kind, Kind) and kind.text else None
-
-
 _SHARING = threading.Lock()
 _SHARED: WeakValueDictionary[str, SupplementGenerator] = WeakValueDictionary()
-"""Loaded generators by their state: the predictors of one program share one."""
+"""Generators in use, by their state: the predictors of one program share one."""
 
 
 def _restored(state: GeneratorState | EndpointGeneratorState) -> SupplementGenerator:
-    """What a pickle calls; a method would not do, cloudpickle takes those by value, with everything around them.
+    """The generator of a pickle; a function, as cloudpickle would copy a method with all that it refers to.
 
-    Who opens a pickle trusts it.
+    A pickle runs code when it is opened, so its state is trusted.
     """
     return SupplementGenerator.from_state(state, trusted=True)
 
 
 GeneratorLike = str | Path | LocalEngine | dspy.LM | Endpoint | SupplementGenerator
-"""Whatever names a generator; see `SupplementGenerator.of`."""
+"""What `SupplementGenerator.of` accepts."""

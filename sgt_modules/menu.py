@@ -17,8 +17,8 @@ _SHOWN = 80
 class Menu:
     """The supplements that a generator may choose among; an empty menu leaves it free to write.
 
-    A choice stands for itself to the letter: two differ in kind and in text, and each reads back as itself from the
-    reply that names it. Raises `SetupError` for other choices.
+    The choices differ in kind and in text, and `read_reply` reads each reply as exactly its choice. Raises `SetupError`
+    for other choices.
 
     >>> menu = Menu.of([Kind("refunds", text="Refunds take five days."), Kind("hours", text="We open at nine.")])
     >>> menu.replies
@@ -31,27 +31,27 @@ class Menu:
 
     def __post_init__(self) -> None:
         for choice in self.choices:
-            found = read_reply(choice.reply())
-            if found != choice or (choice and choice.kind == FREE):
+            as_read = read_reply(choice.reply())
+            if as_read != choice or (choice and choice.kind == FREE):
                 raise SetupError(
                     f"Expected a given text that reads back as it is, got {choice.reply()[:_SHOWN]!r}, which reads "
-                    f"as {found.reply()[:_SHOWN]!r}. Name its kind in small letters, digits and underscores (not "
+                    f"as {as_read.reply()[:_SHOWN]!r}. Name its kind in small letters, digits and underscores (not "
                     "'free' or 'none'), and give a text without blanks at its ends, tags of its own kind or thoughts."
                 )
-        for name, found in (("kind", [each.kind for each in self.choices]), ("text", list(map(_plain, self.choices)))):
-            if twice := sorted({each for each in found if found.count(each) > 1}):
+        for name, values in (("kind", [each.kind for each in self.choices]), ("text", list(map(_plain, self.choices)))):
+            if twice := sorted({each for each in values if values.count(each) > 1}):
                 raise SetupError(
                     f"Expected each {name} of a menu once, got {twice[0][:_SHOWN]!r} twice. Leave one out."
                 )
         if len(self.choices) == 1:
             raise SetupError(
-                f"Expected two choices or more, got {self.choices[0].reply()!r} alone. Give another text, or let the "
+                f"Expected two choices or more, got only {self.choices[0].reply()!r}. Give another text, or let the "
                 "generator keep silent (silence=True)."
             )
 
     @classmethod
     def of(cls, kinds: Iterable[Kind], *, silence: bool = True) -> Menu:
-        """The texts of these kinds, and with `silence` no supplement at all. Raises `SetupError` for one without."""
+        """The texts of these kinds, and with `silence` no supplement. Raises `SetupError` for a kind without a text."""
         kinds = list(kinds)
         if without := [kind.name for kind in kinds if not kind.text]:
             raise SetupError(
@@ -66,18 +66,18 @@ class Menu:
 
     @property
     def replies(self) -> tuple[str, ...]:
-        """What the generator writes for each choice."""
+        """The generator's reply for each choice."""
         return tuple(choice.reply() for choice in self.choices)
 
     def read(self, reply: str) -> Supplement:
-        """The choice that a reply is, word for word, with its kind before it or without; silence for any other reply.
+        """The choice that equals a reply word for word, with or without its kind; silence for any other reply.
 
         Blanks and line breaks count as one blank.
         """
         return self.same(read_reply(reply)) or SILENCE
 
     def same(self, supplement: Supplement) -> Supplement | None:
-        """The choice with this kind and text; of a supplement that names no kind, the one with its text."""
+        """The choice with this kind and text; where the supplement names no kind, the choice with its text."""
         own = supplement.kind, _plain(supplement)
         return next((each for each in self.choices if own in ((each.kind, _plain(each)), (FREE, _plain(each)))), None)
 

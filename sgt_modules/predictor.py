@@ -16,10 +16,11 @@ from dspy.signatures.signature import ensure_signature
 from sgt_modules.episode import Call, Place, check_thread, running_episode, running_memory
 from sgt_modules.errors import SetupError
 from sgt_modules.gate import Gate
-from sgt_modules.generator import GeneratorLike, Sampled, SupplementGenerator
+from sgt_modules.generator import GeneratorLike, SupplementGenerator
 from sgt_modules.kinds import SILENCE, Supplement
 from sgt_modules.prompts import ADVICE, SUPPLEMENT, Template, with_supplement, without_supplement
 from sgt_modules.safety import harmless
+from sgt_modules.samples import Sample
 
 Scope = Literal["turn", "episode"]
 """How long a supplement holds: for one call, or for every call of its predictor within a run of the program."""
@@ -184,7 +185,7 @@ class SupplementedPredictor(dspy.Predict):
             asked = replace(asked, supplement=SILENCE, gated=True)
         return asked
 
-    def _told(self, asked: _Asked, drawn: Sampled) -> _Asked:
+    def _told(self, asked: _Asked, drawn: Sample) -> _Asked:
         """The call with what the generator wrote, or with silence where it is unsure."""
         gated = bool(drawn.supplement) and self.gate is not None and not self.gate.sure(drawn.logprob)
         supplement = SILENCE if gated else drawn.supplement

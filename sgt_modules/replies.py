@@ -1,4 +1,4 @@
-"""A generator's raw reply -> a supplement: without its thoughts, without a half sentence, of a known kind. Pure."""
+"""A generator's raw reply as a supplement: without thoughts, without a half sentence, with its kind. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _NAME = rf"\[\s*{_MARK}([A-Za-z][A-Za-z0-9_ -]{{0,30}}){_MARK}\s*"
 _TAG = re.compile(rf"\s*(?:#+\s*)?({_MARK}){_NAME}(?:\](?!\((?:https?:|www\.|#|/))|:(?!//))")
 
 _DOUBLED = re.compile(rf"\A\s*\[\s*({_MARK}{_NAME}\])\]?(?!\()")
-"""`[[units]` and `[[units]]`: the model repeats the bracket that its reply was opened with."""
+"""`[[units]` and `[[units]]`: the model repeats the bracket of the opening."""
 
 _UNOPENED = re.compile(r"\A\s*(?=[A-Za-z][A-Za-z0-9_ -]{0,30}\](?!\())")
 """`units]`: the model leaves out the bracket that its reply should begin with."""
@@ -54,8 +54,7 @@ _FENCE = "```"
 
 _PART = re.compile(r"[^\n.!?。！？]+[.!?。！？]*|[.!?。！？]+")  # noqa: RUF001
 _LONG, _IN_A_ROW = 16, 3
-"""Letters of a sentence or line that a note says once; a shorter one, as in code, may come again, but not three times
-in a row."""
+"""A sentence or line of `_LONG` letters comes once in a note; a shorter one, as in code, at most twice in a row."""
 
 
 def read_reply(text: str, *, kind: str = "", ended: bool = True) -> Supplement:
@@ -63,20 +62,20 @@ def read_reply(text: str, *, kind: str = "", ended: bool = True) -> Supplement:
 
     Thoughts are removed. Where the reply names its kind a second time, another note begins, and the first one is whole:
     models that repeat themselves do so until the token limit. For the same reason a reply that the token limit ended
-    (`ended` is False) is whole up to the sentence or line that it says a second time; one that says nothing twice is
-    trimmed to its last whole sentence or line, and marked as cut. The kind is the one that the reply names in brackets,
-    else the one that was asked for (`kind`), else `free`. An empty reply, and one that names `none`, is `SILENCE`.
+    (`ended` is False) is whole up to the sentence or line that comes a second time; one without repetition is trimmed
+    to its last whole sentence or line, and marked as cut. The kind is the one that the reply names in brackets, else
+    the one that was asked for (`kind`), else `free`. An empty reply, and one that names `none`, is `SILENCE`.
 
     >>> read_reply("<think>Units?</think>**[Common Mistakes]:** Mind the units.")
     Supplement(kind='common_mistakes', text='Mind the units.')
     >>> read_reply("Mind the units. Then add the", kind="mistakes", ended=False)
     Supplement(kind='mistakes', text='Mind the units.')
     """
-    said = without_thoughts(text)
-    named, body = _tagged(_UNOPENED.sub("[", _DOUBLED.sub(r"\1", said)))
-    if not named and said.lstrip().startswith("[") and "]" not in said:
-        body = said.lstrip()[1:]  # an opening that the model made nothing of
-    if end := _again(body, named) or (0 if ended else repetition(body)):
+    reply = without_thoughts(text)
+    named, body = _split_tag(_UNOPENED.sub("[", _DOUBLED.sub(r"\1", reply)))
+    if not named and reply.lstrip().startswith("[") and "]" not in reply:
+        body = reply.lstrip()[1:]  # an opening that the model did not go on with
+    if end := _second_tag(body, named) or (0 if ended else repetition(body)):
         body, ended = body[:end], True
     body = (body if ended else whole_part(body)).strip()
     if not body or named == NONE:
@@ -84,42 +83,42 @@ def read_reply(text: str, *, kind: str = "", ended: bool = True) -> Supplement:
     return Supplement(named or kind or FREE, body, cut=not ended)
 
 
-def _again(body: str, kind: str) -> int:
+def _second_tag(body: str, kind: str) -> int:
     """The place where the text names its kind again; 0 for none."""
     if not kind:
         return 0
     name = kind.replace("_", "[ _-]+")
-    found = re.search(rf"\s[*#_ ]*\[ *{name} *\]", body, re.I)
-    return found.start() if found and body[: found.start()].strip() else 0
+    tag = re.search(rf"\s[*#_ ]*\[ *{name} *\]", body, re.I)
+    return tag.start() if tag and body[: tag.start()].strip() else 0
 
 
 def repetition(text: str) -> int:
-    """Where a text begins to say what it has said: a sentence or line of some length a second time, or a short one a
+    """Where a text begins to repeat itself: a sentence or line of some length comes a second time, or a short one a
     third time in a row; 0 where it does not.
 
     >>> loop = "Count the singers. Use the id column. Use the id column. Use the"
     >>> loop[:repetition(loop)]
     'Count the singers. Use the id column.'
     """
-    said, last, times, first = set[str](), "", 0, 0
+    earlier, last, times, first = set[str](), "", 0, 0
     for part in _PART.finditer(text):
         line = " ".join(part.group().split()).casefold()
         if not line:
             continue
-        if line in said and len(line) >= _LONG:
+        if line in earlier and len(line) >= _LONG:
             return len(text[: part.start()].rstrip())
         times, first = (times + 1, first) if line == last else (1, part.end())
         if times == _IN_A_ROW:
             return first
-        said.add(line)
+        earlier.add(line)
         last = line
     return 0
 
 
 def without_thoughts(text: str) -> str:
-    """The text without its `<think>...</think>` (also `<thinking>`), in time that grows with its length alone.
+    """The text without its `<think>...</think>` (also `<thinking>`), in time linear in its length.
 
-    What stands before a `</think>` that nothing opened is a thought too, and so is all behind one that nothing closes.
+    The text before a `</think>` without an opening tag is a thought too, and so is the text after an unclosed tag.
 
     >>> without_thoughts("<think>Is it 5?</think>It is 4."), without_thoughts("Is it 5?</think>4")
     ('It is 4.', '4')
@@ -138,16 +137,16 @@ def without_thoughts(text: str) -> str:
 
 
 def whole_part(text: str) -> str:
-    """The text up to the end of its last whole sentence or line; empty where it holds none.
+    """The text up to the end of its last whole sentence or line; empty where it has none.
 
-    A sentence ends at `.`, `!`, `?` or their like in other scripts, with the quotes and brackets behind. The point of
-    an abbreviation, a list number, a decimal or an identifier ends none. Last lines that only announce what is lost
-    (`Examples:`, `2.`) go too.
+    A sentence ends at `.`, `!`, `?` or the like in other scripts, with the quotes and brackets after it. The point of
+    an abbreviation, a list number, a decimal or an identifier ends no sentence. Last lines that only announce what is
+    lost (`Examples:`, `2.`) are removed too.
 
     >>> whole_part("Join on t.id, e.g. by name. Use 3.5 as t")
     'Join on t.id, e.g. by name.'
     """
-    ends = [found.end() for found in _SENTENCE.finditer(text) if _ends_a_sentence(text, found)]
+    ends = [mark.end() for mark in _SENTENCE.finditer(text) if _ends_a_sentence(text, mark)]
     whole = text[: max(ends[-1] if ends else 0, text.rfind("\n"), 0)].rstrip()
     while whole and _only_announces(line := whole[whole.rfind("\n") + 1 :], whole):
         whole = whole[: len(whole) - len(line)].rstrip()
@@ -155,16 +154,16 @@ def whole_part(text: str) -> str:
 
 
 def _only_announces(line: str, whole: str) -> bool:
-    """Whether the last line of `whole` opens something that is lost: a list, an item, a block of code."""
+    """Whether the last line of `whole` begins something that is lost: a list, an item, a block of code."""
     opens = line.lstrip().startswith(_FENCE) and whole.count(_FENCE) % 2 == 1
     return opens or _ANNOUNCES.match(line) is not None
 
 
-def _ends_a_sentence(text: str, found: re.Match[str]) -> bool:
-    """Whether a mark that could end a sentence does."""
-    if found["mark"] != ".":
+def _ends_a_sentence(text: str, mark: re.Match[str]) -> bool:
+    """Whether a punctuation mark ends a sentence."""
+    if mark["mark"] != ".":
         return True
-    start, rest = found.start(), text[found.end() : found.end() + 2].lstrip()
+    start, rest = mark.start(), text[mark.end() : mark.end() + 2].lstrip()
     before = text[max(0, start - 60) : start]
     match = _LAST_WORD.search(before)
     word = match.group() if match else ""
@@ -172,20 +171,20 @@ def _ends_a_sentence(text: str, found: re.Match[str]) -> bool:
         return False
     if word.casefold() in _ABBREVIATIONS or (word.casefold() in _BEFORE_A_NUMBER and rest[:1].isdigit()):
         return False
-    if before[before.rfind("\n") + 1 :].count("`") % 2 and "`" not in found.group():
+    if before[before.rfind("\n") + 1 :].count("`") % 2 and "`" not in mark.group():
         return False  # inside code
     if word.casefold() == "etc":
         return not rest[:1].islower()
-    return found.end() < len(text) or not _may_go_on(text[:start], word)
+    return mark.end() < len(text) or not _may_continue(text[:start], word)
 
 
-def _may_go_on(text: str, word: str) -> bool:
-    """Whether a point behind the word, the last of a cut text, may belong to a number or an identifier."""
+def _may_continue(text: str, word: str) -> bool:
+    """Whether a point after the word, the last of a cut text, may belong to a number or an identifier."""
     return word[-1].isdigit() or len(word) == 1 or "_" in word or re.search(rf"{re.escape(word)}\.\w", text) is not None
 
 
-def _tagged(text: str) -> tuple[str, str]:
-    """The kind that the text names, folded as `kinds.parse` does, and the rest; an empty kind where it names none."""
+def _split_tag(text: str) -> tuple[str, str]:
+    """The kind that the text names, in the form of `kinds.parse`, and the rest; an empty kind where it names none."""
     named = ""
     for _ in range(_REPEATS):
         tag = _TAG.match(text)
@@ -196,12 +195,13 @@ def _tagged(text: str) -> tuple[str, str]:
             break
         named = name
         text = text[: tag.end()] + re.sub(rf"\A\s*{re.escape(tag.group(2).strip())}\s*\]", "", text[tag.end() :])
-        text = _inside(text[tag.end() :]) if tag.group().endswith(":") else _behind(text[tag.end() :], tag.group(1))
+        rest, colon = text[tag.end() :], tag.group().endswith(":")
+        text = _text_in_tag(rest) if colon else _text_after_tag(rest, tag.group(1))
     return named, text
 
 
-def _inside(text: str) -> str:
-    """What stands in `[Hint: text] more` from `text` on, without the bracket that closes the tag's."""
+def _text_in_tag(text: str) -> str:
+    """The rest of `[Hint: text] more` from `text` on, without the tag's closing bracket."""
     depth = 1
     for bracket in re.finditer(r"[\[\]]", text):
         depth += 1 if bracket.group() == "[" else -1
@@ -210,8 +210,8 @@ def _inside(text: str) -> str:
     return text
 
 
-def _behind(text: str, mark: str) -> str:
-    """What stands behind `[Hint]`: without a colon or a dash, and without the `mark` (`**`) that stood before it."""
+def _text_after_tag(text: str, mark: str) -> str:
+    """The text after `[Hint]`: without a colon or a dash, and without the `mark` (`**`) that stands before the tag."""
     if mark:
         closed = re.match(rf"\s*:?{re.escape(mark)}", text)
         text = text[closed.end() :] if closed else text.rstrip().removesuffix(mark)

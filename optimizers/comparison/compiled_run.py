@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import dspy
@@ -23,9 +23,10 @@ from optimizers.rollouts.queries import query_of
 from optimizers.store.rollout_store import RolloutStore
 from sgt_modules import supplement
 from sgt_modules.errors import SetupError
-from sgt_modules.generator import Kinds, Sampled, SupplementGenerator
+from sgt_modules.generator import SupplementGenerator
 from sgt_modules.kinds import KINDS, Kind
 from sgt_modules.prompts import Template
+from sgt_modules.samples import Sample, SampleRequest
 from sgt_modules.wrapping import with_generator
 
 
@@ -151,34 +152,17 @@ class Asking(SupplementGenerator):
         """The weights', and the kind that is asked for."""
         return f"{self.inner.fingerprint} asked for {self.kind.name}"
 
-    def draw(
-        self,
-        prompt: str,
-        *,
-        seed: int = 0,
-        kind: Kind | str | None = None,
-        temperature: float | None = None,
-        top_p: float = 1.0,
-    ) -> Sampled:
-        """As the other one's, asked for the kind."""
-        return self.inner.draw(prompt, seed=seed, kind=kind or self.kind, temperature=temperature, top_p=top_p)
+    def draw(self, prompt: str | SampleRequest) -> Sample:
+        """As the other generator's, asked for the kind."""
+        return self.inner.draw(self._of_kind(self.as_request(prompt)))
 
-    async def adraw(self, prompt: str, *, kind: Kind | str | None = None) -> Sampled:
+    async def adraw(self, prompt: str | SampleRequest) -> Sample:
         """As `draw`."""
-        return await self.inner.adraw(prompt, kind=kind or self.kind)
+        return await self.inner.adraw(self._of_kind(self.as_request(prompt)))
 
-    def samples(
-        self,
-        prompts: Sequence[str],
-        *,
-        seeds: Sequence[int],
-        kinds: Kinds | None = None,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        at_once: int = 1024,
-    ) -> Iterator[Sampled]:
-        """As the other one's, asked for the kind."""
-        asked = [kind or self.kind for kind in kinds or [None] * len(prompts)]
-        return self.inner.samples(
-            prompts, seeds=seeds, kinds=asked, temperature=temperature, top_p=top_p, at_once=at_once
-        )
+    def samples(self, requests: Sequence[SampleRequest], *, at_once: int = 1024) -> Iterator[Sample]:
+        """As the other generator's, asked for the kind."""
+        return self.inner.samples([self._of_kind(request) for request in requests], at_once=at_once)
+
+    def _of_kind(self, request: SampleRequest) -> SampleRequest:
+        return replace(request, kind=request.kind or self.kind)

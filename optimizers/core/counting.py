@@ -18,7 +18,7 @@ from optimizers.core.budget import RunReservation
 from optimizers.core.prices import price_of
 from optimizers.core.usage import Usage
 from sgt_modules.errors import StoppedError
-from sgt_modules.remote.asking import asks_aside
+from sgt_modules.remote.asking import in_generator_call
 
 
 class BudgetReached(BaseException):
@@ -170,7 +170,7 @@ class CallGate:
     def _is_of_run(self, tracker: UsageTracker | None) -> bool:
         """Whether a call is the program's, also under a tracker that the program set up; a metric's is not."""
         within = dspy.settings.get(_COUNTER) is self.counter
-        return tracker is self.counter or (within and tracker is not None and not asks_aside())
+        return tracker is self.counter or (within and tracker is not None and not in_generator_call())
 
 
 class _Both(UsageTracker):

@@ -11,11 +11,12 @@ from optimizers.core.events import Reporter
 from optimizers.core.records import Candidate, Query, Rollout
 from optimizers.core.stages import Stage
 from optimizers.rollouts.engine import Actor, LiveRun
-from optimizers.rollouts.sampling import SAMPLED_AT_ONCE, Ask, sampled
+from optimizers.rollouts.sampling import sample_stage
 from sgt_modules.episode import Call
 from sgt_modules.gate import Gate
-from sgt_modules.generator import Sampled, SupplementGenerator
+from sgt_modules.generator import SupplementGenerator
 from sgt_modules.kinds import SILENCE
+from sgt_modules.samples import Sample, SampleRequest
 from sgt_modules.wrapping import supplemented, with_generator
 
 
@@ -81,16 +82,9 @@ class Evaluator:
         if not self.once_an_example:
             runs = self.live(stage, with_generator(self.actor.program, generator, gate))
             return Scored([run.rollout for run in runs], [run.calls for run in runs])
-        written = sampled(
-            self.actor.store,
-            self._stored(stage),
-            generator,
-            [Ask(query.prompt, seed=0) for query in self.queries],
-            temperature=generator.temperature,
-            top_p=1.0,
-            at_once=SAMPLED_AT_ONCE,
-        )
-        calls = [_call(query, each, gate) for query, each in zip(self.queries, written, strict=True)]
+        requests = [SampleRequest(query.prompt, temperature=generator.temperature) for query in self.queries]
+        samples = sample_stage(self.actor.store, self._stored(stage), generator, requests)
+        calls = [_call(query, each, gate) for query, each in zip(self.queries, samples, strict=True)]
         writer = generator.fingerprint
         candidates = [
             Candidate(query, call.supplement, "gated" if call.gated else "direct", call.logprob, writer)
@@ -110,11 +104,11 @@ class Evaluator:
         return str(Stage(stage, split=self._split))
 
 
-def _call(query: Query, drawn: Sampled, gate: Gate | None) -> Call:
+def _call(query: Query, sample: Sample, gate: Gate | None) -> Call:
     """What a predictor would have read at a query."""
-    shut = gate is not None and not (gate.familiar(query.prompt) and gate.sure(drawn.logprob))
-    gated = shut and bool(drawn.supplement)
-    return Call(query.place, query.prompt, SILENCE if gated else drawn.supplement, drawn.logprob, gated)
+    shut = gate is not None and not (gate.familiar(query.prompt) and gate.sure(sample.logprob))
+    gated = shut and bool(sample.supplement)
+    return Call(query.place, query.prompt, SILENCE if gated else sample.supplement, sample.logprob, gated)
 
 
 def mean_score(rollouts: Sequence[Rollout]) -> float:

@@ -1,70 +1,60 @@
-"""What the generator writes for a stage: in the store as it comes, and not asked again when a run goes on."""
+"""Samples of a stage: kept in the store as they come, and not asked again when a run is resumed."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
 
-from optimizers.store.rollout_store import KeptSample, RolloutStore
-from sgt_modules.generator import Sampled, SupplementGenerator
-from sgt_modules.generator_prompt import GeneratorPrompt
-from sgt_modules.kinds import Kind
+from optimizers.store.rollout_store import RolloutStore
+from sgt_modules.generator import SupplementGenerator
+from sgt_modules.samples import Sample, SampleRequest
 
 SAMPLED_AT_ONCE = 1024
-"""Prompts that a local generator decodes together: enough to fill its batches with prompts of a like length."""
+"""Requests that a local generator decodes together: enough to fill its batches with prompts of a like length."""
 
 
-class Ask(NamedTuple):
-    """One sample that is wanted: the prompt that names no kind, the seed of its draws, and the kind."""
-
-    prompt: str
-    seed: int
-    kind: Kind | str | None = None
-
-
-def sampled(
+def sample_stage(
     store: RolloutStore,
     stage: str,
     generator: SupplementGenerator,
-    asks: Sequence[Ask],
+    requests: Sequence[SampleRequest],
     *,
-    temperature: float,
-    top_p: float,
-    at_once: int,
-    on_new: Callable[[Sampled], None] = lambda _: None,
-) -> Iterator[Sampled]:
-    """A sample for each ask, in order, each as soon as it and those before it are there.
+    at_once: int = SAMPLED_AT_ONCE,
+    on_new: Callable[[Sample], None] = lambda _: None,
+) -> Iterator[Sample]:
+    """One sample for each request, in order, each as soon as it and those before it are there.
 
-    What the store has of this stage, for the same asks, weights and settings, is not sampled again; each new sample
-    is stored before it is given, and `on_new` hears of it. A local model decodes `at_once` prompts together.
+    Samples that the store has of this stage, for the same requests and weights, are not sampled again. Each new sample
+    is stored and passed to `on_new` before it is yielded. A local model decodes `at_once` requests together.
     """
-    settings = (generator.fingerprint, temperature, top_p, generator.max_new_tokens, *generator.menu.replies)
-    keys = [_key(settings, generator.prompt, ask) for ask in asks]
+    keys = _keys(generator, requests)
     done = 0
-    for key, kept in zip(keys, store.samples(stage), strict=False):
-        if kept.key != key:
+    for key, (stored_key, sample) in zip(keys, store.samples(stage), strict=False):
+        if stored_key != key:
             break
         done += 1
-        yield kept.sample
-    left = asks[done:]
+        yield sample
+    left = requests[done:]
     if not left:
         return
-    replies = generator.samples(
-        [ask.prompt for ask in left],
-        seeds=[ask.seed for ask in left],
-        kinds=[ask.kind for ask in left],
-        temperature=temperature,
-        top_p=top_p,
-        at_once=at_once,
-    )
-    for number, reply in enumerate(replies, start=done):
-        store.add_samples(stage, number, [KeptSample(keys[number], reply)])
-        on_new(reply)
-        yield reply
+    for number, sample in enumerate(generator.samples(left, at_once=at_once), start=done):
+        store.add_samples(stage, number, [(keys[number], sample)])
+        on_new(sample)
+        yield sample
 
 
-def _key(settings: tuple[object, ...], prompt: GeneratorPrompt, ask: Ask) -> str:
-    """By the text that the model reads: a kind with other words, or another prompt, is another sample."""
-    read = (prompt.asking(ask.prompt, ask.kind), prompt.opening(ask.kind), ask.seed)
-    return hashlib.sha256(repr((*settings, *read)).encode()).hexdigest()[:32]
+def _keys(generator: SupplementGenerator, requests: Sequence[SampleRequest]) -> list[str]:
+    """A key for each request, by the text that the model reads: a kind with other words is another sample."""
+    fingerprint, prompt = generator.fingerprint, generator.prompt
+    limit, replies = generator.max_new_tokens, generator.menu.replies
+    return [
+        _key(
+            *(fingerprint, request.temperature, request.top_p, limit, *replies),
+            *(prompt.asking(request.prompt, request.kind), prompt.opening(request.kind), request.seed),
+        )
+        for request in requests
+    ]
+
+
+def _key(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]

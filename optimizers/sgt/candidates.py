@@ -1,6 +1,7 @@
-"""Where candidate supplements come from: predefined kinds, free style, new kinds, concatenations, direct samples.
+"""Candidate supplements: predefined kinds, free style, new kinds, concatenations, direct samples.
 
-Pure: builders say what to ask the generator (`Wish`); the generator's replies come back as `Candidate`s.
+Pure: each pool is a list of requests to the generator, each with the query that it is for; `candidates` turns the
+samples that come into `Candidate`s.
 """
 
 from __future__ import annotations
@@ -9,39 +10,13 @@ import itertools
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
 from optimizers.core.records import Candidate, Query, Rollout
 from sgt_modules.kinds import FREE, KINDS, NONE, SILENCE, Kind, Supplement
+from sgt_modules.samples import Sample, SampleRequest
 
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """A sample to be asked from the generator: for which query, the pool it is for, the kind, and its own seed.
-
-    `kind` is a `Kind` of the table, `FREE` for one of the generator's own choice, another kind's bare name, or None
-    where none is asked for; the reply may be of another.
-    """
-
-    query: Query
-    source: str
-    kind: Kind | str | None
-    seed: int
-
-
-class Reply(Protocol):
-    """What the generator answers to one wish."""
-
-    @property
-    def supplement(self) -> Supplement:
-        """The reply, read as a supplement; empty when it says nothing."""
-        ...
-
-    @property
-    def logprob(self) -> float:
-        """The mean log-probability of its tokens (natural, untempered)."""
-        ...
+QueryRequest = tuple[Query, SampleRequest]
+"""A request to the generator, and the query that its sample is for."""
 
 
 def warm_start(
@@ -51,18 +26,17 @@ def warm_start(
     kinds: Mapping[str, Kind] = KINDS,
     samples: int = 5,
     free: bool = True,
-) -> list[Wish]:
+) -> list[QueryRequest]:
     """The warm start's pool: a prompt for each kind and one free in style, `samples` of each (9 x 5 a query).
 
     Without `free`, the one in free style is left out.
 
     >>> query = Query("q", 0, "self", "2+2?")
-    >>> wishes = warm_start([query], rng=random.Random(0))
-    >>> len(wishes), wishes[0].kind.name, wishes[-1].source
+    >>> requests = [request for _, request in warm_start([query], rng=random.Random(0))]
+    >>> len(requests), requests[0].kind.name, source_of(requests[-1])
     (45, 'answer', 'free')
     """
-    asks: list[tuple[str, Kind | str]] = [("predefined", kind) for kind in kinds.values()]
-    return _wishes(queries, [*asks, *([("free", FREE)] if free else [])], samples, rng)
+    return _requests(queries, [*kinds.values(), *([FREE] if free else [])], samples, rng)
 
 
 def predefined(
@@ -71,9 +45,9 @@ def predefined(
     rng: random.Random,
     kinds: Mapping[str, Kind] = KINDS,
     samples: int = 2,
-) -> list[Wish]:
+) -> list[QueryRequest]:
     """Round 1's first pool: a prompt for each kind of the table."""
-    return _wishes(queries, [("predefined", kind) for kind in kinds.values()], samples, rng)
+    return _requests(queries, list(kinds.values()), samples, rng)
 
 
 def ood(
@@ -82,47 +56,56 @@ def ood(
     *,
     rng: random.Random,
     samples: int = 2,
-) -> list[Wish]:
-    """Round 1's second pool: a prompt for each of the generator's own kinds (see `ood_names`)."""
-    return _wishes(queries, [("ood", name) for name in names], samples, rng)
+) -> list[QueryRequest]:
+    """Round 1's second pool: a prompt for each new kind of the generator (see `ood_names`)."""
+    return _requests(queries, names, samples, rng)
 
 
-def direct(queries: Sequence[Query], *, rng: random.Random, samples: int = 20) -> list[Wish]:
+def direct(queries: Sequence[Query], *, rng: random.Random, samples: int = 20) -> list[QueryRequest]:
     """The later rounds' pool: samples for the prompt that names no kind, as at inference."""
-    return [Wish(query, "direct", None, rng.getrandbits(32)) for query in queries for _ in range(samples)]
+    return _requests(queries, [None], samples, rng)
 
 
-def _wishes(
-    queries: Sequence[Query],
-    asks: Sequence[tuple[str, Kind | str]],
-    samples: int,
-    rng: random.Random,
-) -> list[Wish]:
+def _requests(
+    queries: Sequence[Query], kinds: Sequence[Kind | str | None], samples: int, rng: random.Random
+) -> list[QueryRequest]:
+    """`samples` requests for each query and kind, each with a seed of its own."""
     return [
-        Wish(query, source, kind, rng.getrandbits(32))
+        (query, SampleRequest(query.prompt, rng.getrandbits(32), kind))
         for query in queries
-        for source, kind in asks
+        for kind in kinds
         for _ in range(samples)
     ]
 
 
-def candidates(wishes: Iterable[Wish], replies: Iterable[Reply], writer: str = "") -> Iterator[Candidate]:
-    """The generator's replies, in the wishes' order and as they come, as candidates; what says nothing is dropped.
+def source_of(request: SampleRequest) -> str:
+    """The pool of a request: `direct` without a kind, `free`, `predefined` for a kind of the table, else `ood`.
+
+    >>> [source_of(SampleRequest("2+2?", kind=kind)) for kind in (None, FREE, KINDS["cot"], "units")]
+    ['direct', 'free', 'predefined', 'ood']
+    """
+    if isinstance(request.kind, Kind):
+        return "predefined"
+    return {None: "direct", FREE: "free"}.get(request.kind, "ood")
+
+
+def candidates(requests: Iterable[QueryRequest], samples: Iterable[Sample], writer: str = "") -> Iterator[Candidate]:
+    """The samples as candidates, as they come, in the order of their requests; an empty sample is left out.
 
     Silence has a pool of its own: see `silence`. `writer` is the generator's fingerprint.
     """
-    for wish, reply in zip(wishes, replies, strict=True):
-        if reply.supplement:
-            yield Candidate(wish.query, reply.supplement, wish.source, reply.logprob, writer)
+    for (query, request), sample in zip(requests, samples, strict=True):
+        if supplement := sample.supplement:
+            yield Candidate(query, supplement, source_of(request), sample.logprob, writer)
 
 
 def silence(queries: Sequence[Query]) -> list[Candidate]:
-    """The kind `none`: for each query, no supplement at all. Its outcome is mostly known, and then costs nothing."""
+    """The kind `none`: no supplement for each query. Its outcome is mostly in the store, and then costs nothing."""
     return [Candidate(query, SILENCE, "none") for query in queries]
 
 
 def given(queries: Sequence[Query], kinds: Sequence[Kind]) -> list[Candidate]:
-    """Kinds that have a text of their own: for each query, each text as it is. Nothing is sampled.
+    """Kinds with a text of their own: each text as it is, for each query. Nothing is sampled.
 
     >>> query = Query("q", 0, "self", "2+2?")
     >>> [each.supplement.render() for each in given([query], [Kind("units", text="Mind the units.")])]
@@ -132,17 +115,17 @@ def given(queries: Sequence[Query], kinds: Sequence[Kind]) -> list[Candidate]:
 
 
 def distinct(proposed: Iterable[Candidate]) -> Iterator[Candidate]:
-    """Each supplement once a query, compared as the actor would read it, as they come; the first one wins."""
-    met: set[tuple[str, str]] = set()
+    """Each supplement once for each query, compared as the actor reads it, as they come; the first one stays."""
+    seen: set[tuple[str, str]] = set()
     for candidate in proposed:
         key = (candidate.query.id, candidate.supplement.render())
-        if key not in met:
-            met.add(key)
+        if key not in seen:
+            seen.add(key)
             yield candidate
 
 
 def ood_names(rollouts: Iterable[Rollout], *, kinds: Mapping[str, Kind] = KINDS, count: int = 3) -> list[str]:
-    """The kinds the generator made up: the most frequent names in its free-style replies that are not in the table.
+    """The generator's new kinds: the most frequent names in its free-style samples that are not in the table.
 
     At most `count`; ties go to the higher mean log-probability, then to the alphabet.
     """
@@ -151,25 +134,25 @@ def ood_names(rollouts: Iterable[Rollout], *, kinds: Mapping[str, Kind] = KINDS,
         name = rollout.supplement.kind
         if rollout.source == "free" and name not in kinds and name not in (FREE, NONE):
             logprobs[name].append(rollout.logprob)
-    ranked = sorted((-len(found), -sum(sorted(found)) / len(found), name) for name, found in logprobs.items())
+    ranked = sorted((-len(each), -sum(sorted(each)) / len(each), name) for name, each in logprobs.items())
     return [name for _, _, name in ranked[:count]]
 
 
 def concat(
     rollouts: Iterable[Rollout], *, rng: random.Random, per_query: int = 3, threshold: float = 1.0
 ) -> list[Candidate]:
-    """Joins of two winners of one query, of two different kinds, in a seeded order: at most `per_query` a query.
+    """Joins of two winners of one query, of two different kinds, in a seeded order: at most `per_query` for each query.
 
-    A query's joins are of distinct pairs of kinds; only where it has fewer pairs than `per_query` does one come again.
-    A join is one supplement: of the first's kind, with the second in its text. A query whose winners are all of one
-    kind gives none. The result does not depend on the order of the rollouts.
+    A query's joins are of distinct pairs of kinds; a pair comes again only where there are fewer than `per_query`. A
+    join is one supplement: of the first's kind, with the second in its text. A query whose winners are all of one kind
+    has no join. The result does not depend on the order of the rollouts.
     """
     winners: dict[Query, dict[Supplement, Supplement]] = defaultdict(dict)
     for rollout in rollouts:
         if rollout.supplement and rollout.won(threshold):
-            known = winners[rollout.query]
-            if rollout.supplement not in known or known[rollout.supplement].cut:  # one that was ended is better
-                known[rollout.supplement] = rollout.supplement
+            of_query = winners[rollout.query]
+            if rollout.supplement not in of_query or of_query[rollout.supplement].cut:  # a text that is whole is better
+                of_query[rollout.supplement] = rollout.supplement
     base = rng.getrandbits(64)
     joins: list[Candidate] = []
     for query in sorted(winners, key=lambda query: (query.index, query.id, query.prompt)):
@@ -199,7 +182,7 @@ def _joins(query: Query, winners: Iterable[Supplement], rng: random.Random) -> l
 
 
 def join(first: Supplement, second: Supplement) -> Supplement:
-    """Two supplements as one: the first, and under it the second as it would be rendered.
+    """Two supplements as one: the first, and the second in its rendered form on a line below.
 
     >>> join(Supplement("cot", "Add them."), Supplement("answer", "4")).render()
     '[cot] Add them.\\n[answer] 4'

@@ -22,17 +22,17 @@ from optimizers.core.records import Candidate, Query, Rollout
 from optimizers.core.stages import pool_name
 from optimizers.core.work_clock import WorkClock
 from optimizers.rollouts.evaluation import Evaluator
-from optimizers.rollouts.sampling import SAMPLED_AT_ONCE, Ask, sampled
+from optimizers.rollouts.sampling import SAMPLED_AT_ONCE, sample_stage
 from optimizers.sgt import candidates as sources
 from optimizers.sgt.adaptive import CandidateScheduler
 from optimizers.sgt.logged import SOURCE as LOGGED
 from optimizers.sgt.logged import Log
 from optimizers.sgt.recipe import Recipe
-from optimizers.store.rollout_store import KeptSample
 from sgt_modules.episode import Chooser, Place
 from sgt_modules.errors import SetupError
-from sgt_modules.generator import Sampled, SupplementGenerator
+from sgt_modules.generator import SupplementGenerator
 from sgt_modules.kinds import FREE, NONE, SILENCE, Kind, Supplement
+from sgt_modules.samples import Sample, SampleRequest
 from sgt_modules.wrapping import with_generator
 
 Credit = Literal["isolate", "joint"]
@@ -107,8 +107,8 @@ class Setting:
             )
         return names, joins
 
-    def warm_wishes(self, queries: Sequence[Query]) -> list[sources.Wish]:
-        """What the warm start asks for these queries: of the first ones, the same whatever follows."""
+    def warm_requests(self, queries: Sequence[Query]) -> list[sources.QueryRequest]:
+        """The warm start's requests for these queries; those of the first queries do not depend on the others."""
         recipe = self.recipe
         return sources.warm_start(
             queries,
@@ -147,8 +147,8 @@ class Isolated:
     def warm_start(self, generator: SupplementGenerator) -> list[Rollout]:
         """As `Explorer`; every place is silent but the one that varies."""
         queries = self.setting.train.queries
-        wishes = self.setting.warm_wishes(queries)
-        return self._explored(0, wishes, generator, self.setting.added(queries))
+        requests = self.setting.warm_requests(queries)
+        return self._explored(0, requests, generator, self.setting.added(queries))
 
     def first_pool(self, warm: Sequence[Rollout], generator: SupplementGenerator) -> list[Rollout]:
         """As `Explorer`."""
@@ -156,20 +156,20 @@ class Isolated:
         names, joins = self.setting.first_pools(warm, self.setting.rng("round-1-joins"))
         queries = self._queries(1, generator)
         samples = recipe.pool_samples
-        wishes = [
+        requests = [
             *sources.predefined(queries, rng=rng, kinds=recipe.written, samples=samples),
             *sources.ood(queries, names, rng=rng, samples=samples),
         ]
         added = [*self.setting.silence(queries), *self.setting.added(queries), *_moved(joins, queries)]
-        return self._explored(1, wishes, generator, added)
+        return self._explored(1, requests, generator, added)
 
     def direct(self, round_: int, generator: SupplementGenerator) -> list[Rollout]:
         """As `Explorer`."""
         queries = self._queries(round_, generator)
         recipe, rng = self.setting.recipe, self.setting.rng(f"round-{round_}")
-        wishes = [] if recipe.closed else sources.direct(queries, rng=rng, samples=recipe.direct_samples)
+        requests = [] if recipe.closed else sources.direct(queries, rng=rng, samples=recipe.direct_samples)
         added = self.setting.added(queries) if recipe.closed else []
-        return self._explored(round_, wishes, generator, [*self.setting.silence(queries), *added])
+        return self._explored(round_, requests, generator, [*self.setting.silence(queries), *added])
 
     def _queries(self, round_: int, generator: SupplementGenerator) -> list[Query]:
         """Where supplements are wanted; in a program of several places, while the others read the generator's own."""
@@ -183,11 +183,11 @@ class Isolated:
     def _explored(
         self,
         round_: int,
-        wishes: Sequence[sources.Wish],
+        requests: Sequence[sources.QueryRequest],
         generator: SupplementGenerator,
         added: Sequence[Candidate] = (),
     ) -> list[Rollout]:
-        """Sample the wishes, and run the actor on each distinct supplement that may tell something.
+        """Ask for the samples, and run the actor on each distinct supplement that may tell something.
 
         It runs on what has been sampled while the rest is. Not so where both models would fight for this machine, nor
         in a program of several predictors: a first pass takes its share of what is known of a query altogether.
@@ -195,13 +195,13 @@ class Isolated:
         stage = pool_name(round_)
         single = len({query.predictor for query in self.setting.train.queries}) < 2
         if single and self.setting.recipe.adaptive:
-            return self._spared(round_, wishes, generator, added)
+            return self._spared(round_, requests, generator, added)
         overlaps = single and not (self.setting.train.actor.in_process and generator.in_process)
-        at_once = min(SAMPLED_AHEAD, max(1, len(wishes) // 8)) if overlaps else SAMPLED_AT_ONCE
-        pool = _pool(stage, wishes, generator, self.setting, added, at_once)
+        at_once = min(SAMPLED_AHEAD, max(1, len(requests) // 8)) if overlaps else SAMPLED_AT_ONCE
+        pool = _pool(stage, requests, generator, self.setting, added, at_once)
         if overlaps:
             with prefetch(pool) as candidates:
-                return self._run(stage, candidates, len(added) + len(wishes))
+                return self._run(stage, candidates, len(added) + len(requests))
         if single:
             return self._run(stage, list(pool))
         first, rest = _passes(list(pool))
@@ -210,11 +210,15 @@ class Isolated:
         return [*tried, *self._run(stage, [each for each in rest if each.query.predictor in telling])]
 
     def _spared(
-        self, round_: int, wishes: Sequence[sources.Wish], generator: SupplementGenerator, added: Sequence[Candidate]
+        self,
+        round_: int,
+        requests: Sequence[sources.QueryRequest],
+        generator: SupplementGenerator,
+        added: Sequence[Candidate],
     ) -> list[Rollout]:
         """All is sampled; what was tried before costs nothing, and of the rest a part is tried."""
         stage = pool_name(round_)
-        pool = list(_pool(stage, wishes, generator, self.setting, added, SAMPLED_AT_ONCE))
+        pool = list(_pool(stage, requests, generator, self.setting, added, SAMPLED_AT_ONCE))
         known = {(rollout.query.id, rollout.supplement.render()) for rollout in self._met}
         free: list[Candidate] = []
         new: list[Candidate] = []
@@ -368,53 +372,47 @@ class Joint:
             seed = self.setting.rng(f"{stage}-{index}-{place.role}-{place.turn}-{number}").getrandbits(32)
             temperature, top_p = self.setting.recipe.sampling(generator.prompt)
             with dspy.context(usage_tracker=None):  # else its tokens would count as the actor's
-                drawn = generator.draw(prompt, seed=seed, kind=ask, temperature=temperature, top_p=top_p)
-            self._keep(stage, (index, number, place), drawn)
-            return drawn.supplement
+                sample = generator.draw(SampleRequest(prompt, seed, ask, temperature, top_p))
+            self._keep(stage, (index, number, place), sample)
+            return sample.supplement
 
         return choose
 
-    def _keep(self, stage: str, asked: tuple[int, int, Place], drawn: Sampled) -> None:
-        """Keep a sample on disk, where samples are counted; one that is drawn once more stands there once."""
+    def _keep(self, stage: str, asked: tuple[int, int, Place], sample: Sample) -> None:
+        """Store a sample, where samples are counted; a sample that is drawn again is stored once."""
         number = int.from_bytes(hashlib.sha256(repr(asked).encode()).digest()[:7])
-        self.setting.train.actor.store.add_samples(f"{stage}: joint", number, [KeptSample("", drawn)])
+        self.setting.train.actor.store.add_samples(f"{stage}: joint", number, [("", sample)])
 
 
 def _pool(
     stage: str,
-    wishes: Sequence[sources.Wish],
+    requests: Sequence[sources.QueryRequest],
     generator: SupplementGenerator,
     setting: Setting,
     added: Sequence[Candidate],
     at_once: int,
 ) -> Generator[Candidate]:
-    """The distinct candidates: those that are there already, then what the generator writes, as it does."""
-    replies = _sampled(stage, wishes, generator, setting, at_once)
-    written = sources.candidates(wishes, replies, generator.fingerprint)
+    """The distinct candidates: those that exist already, then what the generator writes, as it comes."""
+    samples = _sample(stage, [request for _, request in requests], generator, setting, at_once)
+    written = sources.candidates(requests, samples, generator.fingerprint)
     yield from sources.distinct(itertools.chain(added, written))
 
 
-def _sampled(
-    stage: str, wishes: Sequence[sources.Wish], generator: SupplementGenerator, setting: Setting, at_once: int
-) -> Iterator[sources.Reply]:
-    def on_new(_: Sampled) -> None:
-        setting.train.actor.budget.check()  # what is kept costs nothing
+def _sample(
+    stage: str, requests: Sequence[SampleRequest], generator: SupplementGenerator, setting: Setting, at_once: int
+) -> Iterator[Sample]:
+    """The samples of these requests, at the temperature and `top_p` of exploration."""
+
+    def on_new(_: Sample) -> None:
+        setting.train.actor.budget.check()  # what is stored already costs nothing
 
     temperature, top_p = setting.recipe.sampling(generator.prompt)
-    with setting.clock.measure("sampling"), setting.reporter.stage(f"{stage}: sampling", len(wishes)) as view:
-        replies = sampled(
-            setting.train.actor.store,
-            stage,
-            generator,
-            [Ask(wish.query.prompt, wish.seed, wish.kind) for wish in wishes],
-            temperature=temperature,
-            top_p=top_p,
-            at_once=at_once,
-            on_new=on_new,
-        )
-        for reply in replies:
+    requests = [replace(request, temperature=temperature, top_p=top_p) for request in requests]
+    store = setting.train.actor.store
+    with setting.clock.measure("sampling"), setting.reporter.stage(f"{stage}: sampling", len(requests)) as view:
+        for sample in sample_stage(store, stage, generator, requests, at_once=at_once, on_new=on_new):
             view.advance()
-            yield reply
+            yield sample
 
 
 def _counted(pool: Iterable[Candidate], view: Stage) -> Iterator[Candidate]:

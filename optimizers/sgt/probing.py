@@ -6,13 +6,14 @@ import random
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from optimizers.core.estimate import Probe
 from optimizers.core.records import Candidate, Rollout, SFTExample
 from optimizers.rollouts.evaluation import Evaluator
-from optimizers.rollouts.sampling import SAMPLED_AT_ONCE, Ask, sampled
-from optimizers.sgt.candidates import Wish, candidates, distinct, given
+from optimizers.rollouts.sampling import sample_stage
+from optimizers.sgt.candidates import QueryRequest, candidates, distinct, given
 from optimizers.sgt.recipe import Recipe
 from optimizers.training.trainer import Trainer
 from sgt_modules.generator import SupplementGenerator
@@ -27,7 +28,7 @@ takes its time too."""
 
 def probed(
     evaluator: Evaluator,
-    wishes: Sequence[Wish],
+    pool_requests: Sequence[QueryRequest],
     generator: SupplementGenerator,
     recipe: Recipe,
     trainer: Trainer,
@@ -35,27 +36,17 @@ def probed(
     sft_epochs: int,
     seed: int,
 ) -> Probe:
-    """Measure. `evaluator` has run the program on its examples; `wishes` are the warm start's for its queries, so that
-    a run on the same store need not pay for them again. Raises `StoppedError` where the budget does not reach.
+    """Measure. `evaluator` has run the program on its examples; `pool_requests` are the warm start's for its queries,
+    so that a run on the same store does not pay for them again. Raises `StoppedError` where the budget is too small.
     """
     actor, examples = evaluator.actor, len(evaluator.examples)
     began = time.perf_counter()
-    asks = [Ask(wish.query.prompt, wish.seed, wish.kind) for wish in wishes]
     temperature, top_p = recipe.sampling(generator.prompt)
-    drawn = list(
-        sampled(
-            actor.store,
-            "probe",
-            generator,
-            asks,
-            temperature=temperature,
-            top_p=top_p,
-            at_once=SAMPLED_AT_ONCE,
-        )
-    )
+    requests = [replace(request, temperature=temperature, top_p=top_p) for _, request in pool_requests]
+    samples = list(sample_stage(actor.store, "probe", generator, requests))
     sampling = time.perf_counter() - began
     ready = given(evaluator.queries, recipe.given)
-    pool = list(distinct([*ready, *candidates(wishes, drawn, generator.fingerprint)]))
+    pool = list(distinct([*ready, *candidates(pool_requests, samples, generator.fingerprint)]))
     tried = random.Random(f"{seed}-probe").sample(pool, min(len(pool), TRIED * examples))
     before, began = actor.budget.usage, time.perf_counter()
     rollouts = actor.run(tried, evaluator.examples, stage="probe")
@@ -71,10 +62,10 @@ def probed(
         tokens_in=aided.tokens_in,
         tokens_out=aided.tokens_out,
         cost=aided.cost,
-        distinct=len(pool) / (len(ready) + len(wishes)),
+        distinct=len(pool) / (len(ready) + len(requests)),
         won=sum(rollout.won(recipe.threshold) for rollout in rollouts) / max(1, len(rollouts)),
         run_seconds=acting / max(1, len(rollouts)),
-        sample_seconds=sampling / max(1, len(wishes)),
+        sample_seconds=sampling / max(1, len(requests)),
         row_seconds=_row_seconds(trainer, tried, sft_epochs, seed),
     )
 

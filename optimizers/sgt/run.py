@@ -111,9 +111,11 @@ class Run:
         self._session.doing = "the probe"
         few = Evaluator(self._session.actor, "train", self._train.examples[:examples], self._session.reporter)
         few.without()
-        settings, wishes = self._settings, self._setting.warm_wishes(few.queries)
+        settings, requests = self._settings, self._setting.warm_requests(few.queries)
         generator, trainer = settings.generator, settings.trainer_or_default()
-        return probed(few, wishes, generator, self._recipe, trainer, sft_epochs=settings.epochs[0], seed=settings.seed)
+        return probed(
+            few, requests, generator, self._recipe, trainer, sft_epochs=settings.epochs[0], seed=settings.seed
+        )
 
     def validate_student(self) -> None:
         """Score the program without supplements, and as it came in where it reads some already."""

@@ -20,7 +20,6 @@ from optimizers.core.records import Rollout
 from optimizers.core.usage import Usage
 from optimizers.store.database import Database
 from optimizers.store.rows import (
-    KeptSample,
     UnreadableRowError,
     build_row,
     build_sample_row,
@@ -37,6 +36,7 @@ from optimizers.store.schema import ROLLOUTS, SAMPLES, SCOPES, SEEN, USAGE_COLUM
 from optimizers.store.statements import IS_LIVE, LISTED_ROLLOUTS, SELECT_ANY, SELECT_REWARDED, Statements
 from sgt_modules.episode import Call
 from sgt_modules.kinds import Supplement
+from sgt_modules.samples import Sample
 
 _PAGE = 1000
 _NOTES = 100
@@ -219,11 +219,11 @@ class RolloutStore:
             return None
         return rollouts, [call for calls in traces for call in calls]
 
-    def add_samples(self, stage: str, first: int, samples: Sequence[KeptSample]) -> None:
-        """Saves a stage's samples from number `first` on; replaces those with the same numbers."""
+    def add_samples(self, stage: str, first: int, samples: Sequence[tuple[str, Sample]]) -> None:
+        """Saves a stage's samples with their keys, from number `first` on; replaces those of the same numbers."""
         rows = [
-            build_sample_row(each, run=self.run, stage=clean_text(stage), number=first + n)
-            for n, each in enumerate(samples)
+            build_sample_row(key, sample, run=self.run, stage=clean_text(stage), number=first + n)
+            for n, (key, sample) in enumerate(samples)
         ]
         if rows:
             self._database.write(lambda connection: connection.execute(self._statements.upsert_sample, rows))
@@ -237,12 +237,12 @@ class RolloutStore:
             count, read, wrote = tuple(connection.execute(query).one())
         return int(count), int(read), int(wrote)
 
-    def samples(self, stage: str) -> list[KeptSample]:
-        """The samples of a stage of this run, from number 0 up to the first that is missing."""
+    def samples(self, stage: str) -> list[tuple[str, Sample]]:
+        """A stage's samples of this run with their keys, from number 0 up to the first that is missing."""
         query = sa.select(SAMPLES).where(SAMPLES.c.run == self.run, SAMPLES.c.stage == clean_text(stage))
         with self._database.transaction() as connection:
             rows = connection.execute(query.order_by(SAMPLES.c.number)).mappings().all()
-        kept: list[KeptSample] = []
+        kept: list[tuple[str, Sample]] = []
         for row in rows:
             sample = self._read(read_sample, row)
             if sample is None or row["number"] != len(kept):

@@ -7,13 +7,13 @@ import math
 import struct
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import Any
 from zlib import crc32
 
 from optimizers.core.records import Query, Reward, Rollout
 from sgt_modules.episode import Call, Place
-from sgt_modules.generator import Sampled
 from sgt_modules.kinds import Supplement
+from sgt_modules.samples import Sample
 
 TEXT_COLUMNS = (
     "scope",
@@ -166,37 +166,32 @@ def read_rollout(row: Mapping[str, Any]) -> Rollout:
     )
 
 
-class KeptSample(NamedTuple):
-    """What the generator wrote, under a key that says what it was asked: prompt, seed, temperature, weights."""
+def build_sample_row(key: str, sample: Sample, *, run: str, stage: str, number: int) -> dict[str, Any]:
+    """Builds the row of a sample from a clean `run` and `stage` (see `clean_text`).
 
-    key: str
-    sample: Sampled
-
-
-def build_sample_row(kept: KeptSample, *, run: str, stage: str, number: int) -> dict[str, Any]:
-    """Builds the row of a sample from a clean `run` and `stage` (see `clean_text`)."""
-    sample = kept.sample
+    `key` stands for the request and the weights.
+    """
     row: dict[str, Any] = {
         "run": run,
         "stage": stage,
         "number": number,
-        "key": clean_text(kept.key),
-        "kind": clean_text(sample.supplement.kind),
-        "text": clean_text(sample.supplement.text),
+        "key": clean_text(key),
+        "kind": clean_text(sample.kind),
+        "text": clean_text(sample.text),
         "logprob": 0.0 if math.isnan(sample.logprob) else float(sample.logprob),
         "prompt_tokens": sample.prompt_tokens,
         "tokens": sample.tokens,
-        "cut": int(sample.supplement.cut),
+        "cut": int(sample.cut),
     }
     return {**row, "checksum": _compute_sample_checksum(row)}
 
 
-def read_sample(row: Mapping[str, Any]) -> KeptSample:
-    """Decodes the row of a sample; raises `UnreadableRowError` for a damaged one."""
+def read_sample(row: Mapping[str, Any]) -> tuple[str, Sample]:
+    """Decodes the key and the sample of a row; raises `UnreadableRowError` for a damaged one."""
     if row["checksum"] != _compute_sample_checksum(row):
         raise UnreadableRowError(f"Sample {row['number']} of stage {row['stage']!r} does not match its checksum.")
-    supplement = Supplement(row["kind"], row["text"], cut=bool(row["cut"]))
-    return KeptSample(row["key"], Sampled(supplement, row["logprob"], row["prompt_tokens"], row["tokens"]))
+    counts = row["prompt_tokens"], row["tokens"]
+    return row["key"], Sample(row["text"], *counts, row["logprob"], cut=bool(row["cut"]), kind=row["kind"])
 
 
 def _compute_sample_checksum(row: Mapping[str, Any]) -> int:

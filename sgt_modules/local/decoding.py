@@ -21,13 +21,14 @@ from transformers import DynamicCache, GenerationConfig, LogitsProcessor, Logits
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from sgt_modules.local.activity import Pace, Work, working
-from sgt_modules.local.batching import ROOM, Decoded, Job, Share, roomy, within_memory
+from sgt_modules.local.batching import ROOM, Share, TokenRequest, roomy, within_memory
 from sgt_modules.local.loading import cache_argument, one_core, release
 from sgt_modules.local.prefix_memory import PrefixMemory
 from sgt_modules.local.prefixes import tree_of
 from sgt_modules.local.remembering import aligned, read_batch, read_tree
 from sgt_modules.local.stepping import Row, drawn, given, instead, write
 from sgt_modules.local.watching import watched
+from sgt_modules.samples import Sample
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -84,19 +85,26 @@ class Decoder:
         self._name, self._pace = name, Pace()
 
     def decode(
-        self, jobs: Iterable[Job], max_batch_tokens: int | None, *, sparing: bool = False, direct: bool = True
-    ) -> dict[Job, Decoded]:
-        """Continue every job; equal jobs once. `max_batch_tokens` bounds memory, as `batches` does, and None is what
-        the device seems to hold; where that is too much for this machine, it halves from there on. `sparing` leaves
-        other threads all cores but one, where the model is small. `direct` tells one caller's jobs from a queue's.
-        Raises `Abandoned` in the middle, where that is asked for."""
+        self,
+        requests: Iterable[TokenRequest],
+        max_batch_tokens: int | None,
+        *,
+        sparing: bool = False,
+        direct: bool = True,
+    ) -> dict[TokenRequest, Sample]:
+        """Continue every request; equal requests once.
+
+        `max_batch_tokens` bounds memory, as `batches` does; None is what the device seems to hold, and halves from then
+        on where that is too much. `sparing` leaves other threads all cores but one, where the model is small. `direct`
+        is for the requests of one caller, and not of a queue. Raises `Abandoned` where someone stops the work.
+        """
         budget = min(max_batch_tokens or self._room, self._fits)
         alike, near = self._window is None, self.share == "prefix"
-        jobs = list(dict.fromkeys(jobs))
-        work = Work(self._name, len(jobs), *_size(jobs), pace=self._pace, direct=direct)
+        requests = list(dict.fromkeys(requests))
+        work = Work(self._name, len(requests), *_size(requests), pace=self._pace, direct=direct)
         with one_core() if sparing and self._small else nullcontext(), working(work):
             run = partial(self._watched, work)
-            done, held = within_memory(jobs, budget, run, alike=alike, near=near, release=self._release)
+            done, held = within_memory(requests, budget, run, alike=alike, near=near, release=self._release)
         if held < budget:
             self._fits = held
         return done
@@ -106,22 +114,22 @@ class Decoder:
             self._earlier.clear()
         release()
 
-    def _watched(self, work: Work, jobs: Sequence[Job]) -> list[Decoded]:
+    def _watched(self, work: Work, requests: Sequence[TokenRequest]) -> list[Sample]:
         """As `_decode`, seen by `work`."""
         with (
             self._loaded.model() as model,
-            work.batch(len(jobs), *_size(jobs)),
+            work.batch(len(requests), *_size(requests)),
             watched(model, work, inside=self._large),
         ):
-            return self._decode(jobs)
+            return self._decode(requests)
 
-    def _decode(self, jobs: Sequence[Job]) -> list[Decoded]:
-        limit = max(job.limit for job in jobs)
+    def _decode(self, requests: Sequence[TokenRequest]) -> list[Sample]:
+        limit = max(request.limit for request in requests)
         with self._loaded.model() as model, torch.inference_mode():
-            ids, mask, cache = self._begin(model, jobs, limit)
+            ids, mask, cache = self._begin(model, requests, limit)
             if cache is not None and self._leaving:
-                return self._read(write(model, cache, mask, jobs, _uniforms(jobs, limit), self._ends))
-            draw = _Draw(jobs, self._ends, self._pad, self.device)
+                return self._read(write(model, cache, mask, requests, _uniforms(requests, limit), self._ends))
+            draw = _Draw(requests, self._ends, self._pad, self.device)
             output = cast("Any", model).generate(
                 ids,
                 attention_mask=mask,
@@ -132,22 +140,22 @@ class Decoder:
             return self._read(draw.rows(output[:, ids.shape[1] :]))
 
     def _begin(
-        self, model: PreTrainedModel, jobs: Sequence[Job], limit: int
+        self, model: PreTrainedModel, requests: Sequence[TokenRequest], limit: int
     ) -> tuple[torch.Tensor, torch.Tensor, DynamicCache | None]:
-        """Token ids and mask of the jobs' prompts, a row each, and what is read of them already: all but the last."""
-        prompts = list(dict.fromkeys(job.ids for job in jobs))
+        """Token ids and mask of the prompts, a row for each request, and the cache of all tokens but the last."""
+        prompts = list(dict.fromkeys(request.ids for request in requests))
         shares = self._window is not None and max(map(len, prompts)) + limit <= self._window
         several = len(prompts) > 1 or self._earlier is not None
         tree = tree_of(prompts) if shares and self.share == "prefix" and several else None
         ids, mask, shared = aligned(prompts, self._pad, self.device, share=shares and tree is None)
         place = {prompt: row for row, prompt in enumerate(prompts)}
-        rows = torch.tensor([place[job.ids] for job in jobs], device=self.device)
-        if self._window is None or (len(jobs) == 1 and tree is None):
-            self.tokens_read += sum(len(job.ids) for job in jobs)
+        rows = torch.tensor([place[request.ids] for request in requests], device=self.device)
+        if self._window is None or (len(requests) == 1 and tree is None):
+            self.tokens_read += sum(len(request.ids) for request in requests)
             return ids[rows], mask[rows], None
-        self.tokens_read += len(jobs)  # the last tokens of the prompts, which each row's first step reads
+        self.tokens_read += len(requests)  # the last tokens of the prompts, which each row's first step reads
         if tree is not None:
-            asked = [job.ids for job in jobs]
+            asked = [request.ids for request in requests]
             cache, read = read_tree(model, tree, asked, self._pad, self._window, self.device, self._earlier)
             self.tokens_read += read
         else:
@@ -155,11 +163,17 @@ class Decoder:
             cache = read_batch(model, ids, mask, shared, rows)
         return ids[rows], mask[rows], cache
 
-    def _read(self, rows: Sequence[Row]) -> list[Decoded]:
+    def _read(self, rows: Sequence[Row]) -> list[Sample]:
         spoken = [row.tokens[: len(row.tokens) - row.ended] for row in rows]
         texts = self._tokenizer.batch_decode(spoken, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return [
-            Decoded(text, len(row.tokens), row.total / len(row.tokens), row.ended)
+            Sample(
+                f"{row.request.opening}{text}",
+                len(row.request.ids),
+                len(row.tokens),
+                row.total / len(row.tokens),
+                cut=not row.ended,
+            )
             for text, row in zip(texts, rows, strict=True)
         ]
 
@@ -211,27 +225,27 @@ def _free() -> int:
 class _Draw(LogitsProcessor):
     """Chooses each row's next token by inverse CDF, and keeps the log-probabilities of what it chose."""
 
-    def __init__(self, jobs: Sequence[Job], ends: Sequence[int], pad: int, device: torch.device) -> None:
+    def __init__(self, requests: Sequence[TokenRequest], ends: Sequence[int], pad: int, device: torch.device) -> None:
         wide = torch.float32 if device.type == "mps" else torch.float64
-        self._jobs = jobs
-        limits = [job.limit for job in jobs]
-        temperatures = [job.temperature for job in jobs]
+        self._requests = requests
+        limits = [request.limit for request in requests]
+        temperatures = [request.temperature for request in requests]
         self._step = 0
         self._limits = torch.tensor(limits, device=device)
         self._shortest = min(limits)
         self._sampled = torch.tensor([[each > 0] for each in temperatures], device=device)
         self._any, self._all = any(temperatures), all(temperatures)
         self._temperatures = torch.tensor([[each or 1.0] for each in temperatures], dtype=wide, device=device)
-        self._shares = torch.tensor([[job.top_p] for job in jobs], dtype=wide, device=device)
-        self._uniforms = torch.from_numpy(_uniforms(jobs, max(limits))).to(wide).to(device) if self._any else None
-        fixed = given(jobs, max(limits))
+        self._shares = torch.tensor([[request.top_p] for request in requests], dtype=wide, device=device)
+        self._uniforms = torch.from_numpy(_uniforms(requests, max(limits))).to(wide).to(device) if self._any else None
+        fixed = given(requests, max(limits))
         self._fixed = None if fixed is None else fixed.to(device)
         self._ends = torch.tensor(list(ends), dtype=torch.long, device=device)
         self._ending = list(ends)
         self._filler = ends[0] if ends else pad
-        self.open = torch.ones(len(jobs), dtype=torch.bool, device=device)
-        self.counts = torch.zeros(len(jobs), dtype=torch.long, device=device)
-        self.totals = torch.zeros(len(jobs), dtype=wide, device=device)
+        self.open = torch.ones(len(requests), dtype=torch.bool, device=device)
+        self.counts = torch.zeros(len(requests), dtype=torch.long, device=device)
+        self.totals = torch.zeros(len(requests), dtype=wide, device=device)
         self._spent = torch.zeros_like(self.open)
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
@@ -262,26 +276,29 @@ class _Draw(LogitsProcessor):
     def rows(self, output: torch.Tensor) -> list[Row]:
         """What `generate` gave, without what stands behind a row's end."""
         sums = zip(
-            self._jobs, output.tolist(), self.counts.tolist(), self.totals.tolist(), self.open.tolist(), strict=True
+            self._requests, output.tolist(), self.counts.tolist(), self.totals.tolist(), self.open.tolist(), strict=True
         )
-        return [Row(job, tokens[:count], total, not open_) for job, tokens, count, total, open_ in sums]
+        return [Row(request, tokens[:count], total, not open_) for request, tokens, count, total, open_ in sums]
 
 
-def _uniforms(jobs: Sequence[Job], steps: int) -> np.ndarray:
-    """Numbers in [0, 1), one row a job. A row's stream depends on its prompt too, so that one seed over many prompts
-    gives independent draws."""
-    rows = np.zeros((len(jobs), steps))
-    for row, job in zip(rows, jobs, strict=True):
-        if job.temperature > 0:
-            key = hashlib.blake2b(np.array(job.ids, dtype=np.int64).tobytes(), digest_size=16, salt=_salt(job.seed))
+def _uniforms(requests: Sequence[TokenRequest], steps: int) -> np.ndarray:
+    """Numbers in [0, 1), one row for each request.
+
+    A row's stream depends on its prompt too, so that one seed gives independent draws over many prompts.
+    """
+    rows = np.zeros((len(requests), steps))
+    for row, request in zip(rows, requests, strict=True):
+        if request.temperature > 0:
+            prompt = np.array(request.ids, dtype=np.int64).tobytes()
+            key = hashlib.blake2b(prompt, digest_size=16, salt=_salt(request.seed))
             stream = np.random.Generator(np.random.Philox(key=int.from_bytes(key.digest(), "little")))
-            row[: job.limit] = stream.random(job.limit)
+            row[: request.limit] = stream.random(request.limit)
     return rows
 
 
-def _size(jobs: Sequence[Job]) -> tuple[int, int]:
+def _size(requests: Sequence[TokenRequest]) -> tuple[int, int]:
     """The tokens of all prompts, and the most that their replies may take."""
-    return sum(len(job.ids) for job in jobs), sum(job.limit for job in jobs)
+    return sum(len(request.ids) for request in requests), sum(request.limit for request in requests)
 
 
 def _salt(seed: int) -> bytes:

@@ -1,4 +1,4 @@
-"""LocalEngine: a local model behind DSPy's engine contract, which serves its many callers together.
+"""LocalEngine: a model in this process behind DSPy's engine contract; it serves many callers together.
 
     many threads -> complete(), ask() -> one queue -> one worker -> Decoder -> the base's weights (torch)
     one caller   -> sample() ---------------------------------------^   (shared; one batch at a time)
@@ -10,92 +10,62 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
-import sys
 import threading
 import weakref
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NotRequired, TypedDict, get_args
+from typing import TYPE_CHECKING, get_args
 
-from dspy.lm15 import ContextLengthError, Request, Response, response_to_events
+from dspy.lm15 import Request, Response, response_to_events
 
-from sgt_modules.backend import Completion, answer, chat
+from sgt_modules.backend import answer, chat, sampling_of
 from sgt_modules.errors import SetupError
 from sgt_modules.local.activity import loading
-from sgt_modules.local.batching import ROOM, Job, Share
+from sgt_modules.local.batching import ROOM, Share, TokenRequest
 from sgt_modules.local.chat_template import Reader
-from sgt_modules.local.queue import Asked, Queue, begin
+from sgt_modules.local.encoding import Encoder, choose_likeliest
+from sgt_modules.local.engine_state import EngineSettings, EngineState, LocalReference
+from sgt_modules.local.queue import LARGE, Queue, QueuedRequest, begin, most_rows
 from sgt_modules.local.runnable import check_runnable
-from sgt_modules.saving.weights import ADAPTER, Reference, Weights, located
+from sgt_modules.samples import Sample, SampleRequest
+from sgt_modules.saving.weights import ADAPTER, Weights, located
 
 if TYPE_CHECKING:
     from dspy._vendor.lm15.types import StreamEvent
     from transformers import PreTrainedTokenizerBase
 
-    from sgt_modules.local.batching import Decoded
     from sgt_modules.local.decoding import Decoder
 
-logger = logging.getLogger(__name__)
-
 FIRST = 64
-"""How many prompts `samples` decodes before it gives the first reply; each time twice as many follow."""
+"""How many requests `samples` decodes before it yields the first sample; each time twice as many follow."""
 
 FIRST_OF_LARGE = 256
-"""The same for a large model, whose last rows take as long as many."""
+"""The same for a large model, where a batch's last few rows take as long as many."""
 
 _WAITING = 16 * ROOM
-"""Tokens of requests that are taken from the queue together, where a batch's size is left to the device."""
-
-_ROWS = 32
-"""Requests that are taken from the queue together on a CPU: more are no quicker a row there, and of 64 callers one half
-runs its own code, or has another model decode, while the other half is answered."""
-
-_LARGE, _ROWS_OF_LARGE = 64 * 2**20, 128
-"""From so many bytes of weights on, reading them is what a token costs, and a batch takes this many requests: its rows
-read what they share once."""
-
+"""Tokens of requests that are taken from the queue together, where the device decides the size of a batch."""
 
 _INT8 = "int8"
 
 _REFUSED = (
-    "Expected a bare frozen model for dtype='int8', got {}: 8 bits can't be trained, nor wear an adapter. Use "
+    "Expected a bare frozen model for dtype='int8', got {}: 8 bits can't be trained or take an adapter. Use "
     "dtype='auto', or merge the adapter into a model and pass its folder."
 )
-
-
-class EngineSettings(TypedDict):
-    """How an engine runs whatever weights it has."""
-
-    dtype: str
-    device: str
-    max_batch_tokens: int | None
-    max_new_tokens: int
-    share: NotRequired[Share]
-
-
-class LocalReference(Reference):
-    """An engine as a saved generator keeps it: no weights, and the precision they run in."""
-
-    dtype: str
-
-
-class EngineState(Reference, EngineSettings):
-    """An engine as a saved program keeps it: no weights."""
 
 
 class LocalEngine:
     """A causal LM (hub id or folder, safetensors only) with an optional PEFT adapter, for `dspy.LM(engine=...)`.
 
-    Loads at first use and raises `GeneratorNotFoundError` then. Equal (prompt, seed, temperature) give equal replies,
-    whatever else is in the batch; exactly so in `float64`. `max_batch_tokens` bounds rows x (longest prompt + new
-    tokens) of a batch, by default to 16,384 tokens, or on a GPU to what half of its free memory holds;
+    It loads at first use and raises `GeneratorNotFoundError` then. Equal (prompt, seed, temperature) give equal
+    replies, whatever else is in the batch; exactly equal in `float64`. `max_batch_tokens` bounds rows x (longest prompt
+    + new tokens) of a batch, by default to 16,384 tokens, or on a GPU to what half of its free memory holds;
     `max_new_tokens` bounds a reply. With `sha256` or `adapter_sha256`, weights of another fingerprint are refused; with
     a `revision`, `model` is a hub id. `dtype` and `device` are by default a GPU's bfloat16, else Apple's float16, else
-    a CPU's float32. Engines of one base, dtype and device share its weights in memory. Code that a model brings along
-    runs with `trust_remote_code` only.
+    a CPU's float32. Engines of one base, dtype and device share its weights in memory. A model's own code runs with
+    `trust_remote_code` only.
 
     Prompt tokens that several prompts of a batch begin with are read once. With `share="batch"` only those that all of
     them begin with are; the replies are the same.
@@ -111,7 +81,7 @@ class LocalEngine:
     """
 
     in_process = True
-    """The model runs on this process's own cores or GPU."""
+    """Whether the model runs on this process's own cores or GPU."""
 
     def __init__(
         self,
@@ -151,114 +121,43 @@ class LocalEngine:
         self._unseeded: Counter[tuple[int, ...]] = Counter()
         self._queue: Queue | None = None
 
-    def sample(
-        self,
-        prompts: Sequence[str],
-        *,
-        seeds: Sequence[int],
-        temperature: float = 1.0,
-        max_new_tokens: int | None = None,
-        openings: Sequence[str] | None = None,
-        top_p: float = 1.0,
-        among: Sequence[str] = (),
-    ) -> list[Completion]:
-        """One reply to each prompt (the user message's text), in order; `temperature` 0 takes the likeliest tokens.
+    def sample(self, requests: Sequence[SampleRequest]) -> list[Sample]:
+        """One sample for each request, in order, all decoded together; equal requests once.
 
-        With `openings`, each reply is made to begin with its own. Equal (prompt, seed) are computed once. A prompt that
-        is too long gets an empty reply, and a warning. With `among`, nothing is drawn: the reply is the likeliest of
-        these, its end token included, the earlier one on a tie.
+        A prompt that is too long gets an empty sample, and a warning.
         """
-        openings = [""] * len(prompts) if openings is None else openings
-        if not len(seeds) == len(openings) == len(prompts):
-            raise ValueError(
-                f"Expected one seed and one opening a prompt, got {len(seeds)} seeds and {len(openings)} openings for "
-                f"{len(prompts)} prompts."
-            )
-        given = self._given(among)
-        room = max(map(len, given), default=0)
-        distinct = dict.fromkeys(zip(prompts, openings, strict=True))
-        encoded = {asked: self._encode_or_none(*asked, room) for asked in distinct}
-        jobs = [
-            [] if ids is None else self._jobs(ids, seed, temperature, max_new_tokens, top_p, opening, given)
-            for prompt, opening, seed in zip(prompts, openings, seeds, strict=True)
-            for ids in [encoded[prompt, opening]]
+        encoded = self.encoder.encode_requests(requests)
+        samples = self._decode([each for of_one in encoded for each in of_one])
+        return [
+            choose_likeliest([samples[each] for each in of_one], request.among)
+            for request, of_one in zip(requests, encoded, strict=True)
         ]
-        decoded = self._decode([job for of_prompt in jobs for job in of_prompt])
-        return [_best(of_prompt, [decoded[job] for job in of_prompt], among) for of_prompt in jobs]
 
-    def samples(
-        self,
-        prompts: Sequence[str],
-        *,
-        seeds: Sequence[int],
-        temperature: float = 1.0,
-        max_new_tokens: int | None = None,
-        at_once: int = 1024,
-        openings: Sequence[str] | None = None,
-        top_p: float = 1.0,
-        among: Sequence[str] = (),
-    ) -> Iterator[Completion]:
-        """As `sample`, some prompts after the others: few at first, so that a reply comes soon, then up to `at_once`,
+    def samples(self, requests: Sequence[SampleRequest], *, at_once: int = 1024) -> Iterator[Sample]:
+        """As `sample`, some requests after the others: few at first, so that a sample comes soon, then up to `at_once`,
         as more fill batches of a like length.
         """
-        first, size = 0, min(FIRST if self.weights.bytes < _LARGE else FIRST_OF_LARGE, at_once)
-        while first < len(prompts):
-            part = slice(first, first + size)
-            yield from self.sample(
-                prompts[part],
-                seeds=seeds[part],
-                temperature=temperature,
-                max_new_tokens=max_new_tokens,
-                openings=None if openings is None else openings[part],
-                top_p=top_p,
-                among=among,
-            )
+        first, size = 0, min(FIRST if self.weights.bytes < LARGE else FIRST_OF_LARGE, at_once)
+        while first < len(requests):
+            yield from self.sample(requests[first : first + size])
             first, size = first + size, min(2 * size, at_once)
 
-    def ask(
-        self,
-        prompt: str,
-        *,
-        seed: int = 0,
-        temperature: float = 0.0,
-        max_new_tokens: int | None = None,
-        opening: str = "",
-        top_p: float = 1.0,
-        among: Sequence[str] = (),
-    ) -> Completion:
-        """One reply to one prompt, decoded together with whatever other threads ask at that moment; `among` as in
-        `sample`.
+    def ask(self, request: SampleRequest) -> Sample:
+        """One sample, decoded together with whatever other threads ask at that moment.
 
         Raises `dspy.lm15.ContextLengthError` if the prompt is too long.
         """
-        given = self._given(among)
-        ids = self._encode([{"role": "user", "content": prompt}], opening, max(map(len, given), default=0))
-        jobs = self._jobs(ids, seed, temperature, max_new_tokens, top_p, opening, given)
-        waiting = [self._submit(job) for job in jobs]
-        return _best(jobs, [each.result() for each in waiting], among)
+        waiting = [self._submit(each) for each in self.encoder.encode_request(request)]
+        return choose_likeliest([each.result() for each in waiting], request.among)
 
-    async def aask(
-        self,
-        prompt: str,
-        *,
-        seed: int = 0,
-        temperature: float = 0.0,
-        max_new_tokens: int | None = None,
-        opening: str = "",
-        top_p: float = 1.0,
-        among: Sequence[str] = (),
-    ) -> Completion:
+    async def aask(self, request: SampleRequest) -> Sample:
         """As `ask`, for coroutines."""
-        return await asyncio.to_thread(
-            self.ask,
-            prompt,
-            seed=seed,
-            temperature=temperature,
-            max_new_tokens=max_new_tokens,
-            opening=opening,
-            top_p=top_p,
-            among=among,
-        )
+        return await asyncio.to_thread(self.ask, request)
+
+    @property
+    def encoder(self) -> Encoder:
+        """Turns requests and chats into token ids that fit the model's context."""
+        return Encoder(self.weights, self._reader, self.max_new_tokens, self.name)
 
     @property
     def context(self) -> int:
@@ -275,22 +174,21 @@ class LocalEngine:
         Honours temperature (default 0), top_p, max_tokens (default `max_new_tokens`), seed and stop. Without a seed the
         k-th request of the same prompt draws the k-th sample. Raises `dspy.lm15` errors.
         """
-        job = self._requested(request)
-        return answer(request, _completion(job, self._submit(job).result()))
+        return answer(request, self._submit(self._token_request(request)).result())
 
     def stream(self, request: Request) -> Iterator[StreamEvent]:
-        """The finished reply as a stream's events."""
+        """The whole reply as a stream's events."""
         return iter(response_to_events(self.complete(request)))
 
     def close(self) -> None:
-        """Nothing to close: the worker ends with the engine, and the engine with its last user."""
+        """Do nothing: the worker ends with the engine, and the engine with its last user."""
 
     def asynchronous(self) -> AsyncLocalEngine:
         """The same model for `dspy.LM(async_engine=...)`; both share one queue."""
         return AsyncLocalEngine(self)
 
     def with_adapter(self, path: str | Path | None) -> LocalEngine:
-        """The same base and settings with another adapter, or with none; costs the adapter's memory, no more."""
+        """The same base and settings with another adapter, or with none; it takes the adapter's memory and no more."""
         trusting = self.trust_remote_code
         if self.dtype == _INT8 and path is not None:
             raise SetupError(_REFUSED.format(f"an adapter ({str(path)!r})"))
@@ -303,7 +201,7 @@ class LocalEngine:
         return LocalEngine(path, trust_remote_code=self.trust_remote_code, **self._settings())
 
     def with_checkpoint(self, path: Path) -> LocalEngine:
-        """The same with trained weights: a PEFT adapter's folder, or a whole model's."""
+        """The same engine with trained weights: a PEFT adapter's folder, or a whole model's."""
         return self.with_adapter(path) if (path / ADAPTER).is_file() else self.with_model(path)
 
     @property
@@ -314,12 +212,12 @@ class LocalEngine:
 
     @property
     def identity(self) -> str:
-        """What `run.json` tells this model by: its name."""
+        """The model's name in `run.json`."""
         return self.name
 
     @property
     def model(self) -> str:
-        """The hub id or path, as it was given."""
+        """The hub id or path, as passed in."""
         return self.weights.model
 
     @property
@@ -329,39 +227,42 @@ class LocalEngine:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 (hex) of the weight files, adapter included; in 8 bits another one, as it is another actor."""
+        """sha256 (hex) of the weight files, adapter included; another one in 8 bits, which make another actor."""
         exact = self.weights.fingerprint
         return hashlib.sha256(f"{exact} {_INT8}".encode()).hexdigest() if self.dtype == _INT8 else exact
 
     @property
     def model_name(self) -> str:
-        """The name for `dspy.LM`: DSPy's cache knows a model by its name only, so it carries the fingerprint."""
+        """The name for `dspy.LM`, with the fingerprint, as DSPy's cache distinguishes models by name only."""
         return f"sgt/{Path(self.model).resolve().name}{self._mark}-{self.fingerprint[:12]}"
 
     @property
     def tokens_read(self) -> int:
-        """How many prompt tokens the model has read so far, those that several prompts share once."""
+        """How many prompt tokens the model has read so far; tokens that several prompts share count once."""
         return 0 if self._decoder is None else self._decoder.tokens_read
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The model's tokenizer (loaded at first use)."""
+        """The model's tokenizer, loaded at first use."""
         return self._reader.tokenizer(self.weights.folders[0])
 
     def check(self) -> None:
-        """Raise `GeneratorNotFoundError` now if the files are missing, cut or not those that were saved, if they cannot
-        be loaded here as a model that continues text, or if the model always thinks before it answers."""
+        """Raise `GeneratorNotFoundError` where the model cannot be used.
+
+        Its files are missing, cut or not those that were saved; they cannot be loaded here as a model that continues
+        text; or the model always thinks before it answers.
+        """
         self.weights.check()
         check_runnable(self.weights.folders[0], trust_remote_code=self.trust_remote_code)
         self._reader.check(self.weights.folders[0])
 
     def check_trainable(self) -> None:
-        """Raise `SetupError` for 8 bits; other weights are loaded from wherever training wrote them."""
+        """Raise `SetupError` for 8 bits; other weights can be trained."""
         if self.dtype == _INT8:
             raise SetupError(_REFUSED.format("a generator that is to be trained"))
 
     def reference(self) -> LocalReference:
-        """What a saved generator keeps: where the weights are, and in which precision they run."""
+        """What a saved generator keeps: where the weights are, and the precision they run in."""
         return LocalReference(**self.weights.reference(), dtype=self.dtype)
 
     def dump_state(self) -> EngineState:
@@ -370,7 +271,7 @@ class LocalEngine:
 
     @classmethod
     def load_state(cls, state: EngineState, *, trust_remote_code: bool = False) -> LocalEngine:
-        """The engine of a saved reference; loads nothing yet. Raises `SavedStateError` for one that leads astray.
+        """The engine of a saved state; loads nothing yet. Raises `SavedStateError` for an adapter outside the folder.
 
         Trust is no part of a state: a file that someone else wrote cannot ask for it.
         """
@@ -392,7 +293,7 @@ class LocalEngine:
 
     @property
     def _mark(self) -> str:
-        """What a name says of a precision that makes another actor of the same weights."""
+        """The part of a name for a precision that makes another actor of the same weights."""
         return f"-{_INT8}" if self.dtype == _INT8 else ""
 
     def _settings(self) -> EngineSettings:
@@ -404,84 +305,34 @@ class LocalEngine:
             share=self.share,
         )
 
-    def _encode(self, messages: Sequence[Mapping[str, str]], opening: str = "", room: int = 0) -> tuple[int, ...]:
-        """Messages, and what the reply begins with, as token ids; `ContextLengthError` unless it leaves so much room,
-        and that of an end token."""
-        ids, most = self._reader.encode(self.weights.folders[0], messages, opening), self.weights.context - room
-        if len(ids) >= most:
-            raise ContextLengthError(f"Expected a prompt of fewer than {most} tokens, got {len(ids)}.")
-        return ids
-
-    def _encode_or_none(self, prompt: str, opening: str, room: int = 0) -> tuple[int, ...] | None:
-        """As `_encode`, for a user's text; None, and a warning, for one that is too long."""
-        try:
-            return self._encode([{"role": "user", "content": prompt}], opening, room)
-        except ContextLengthError as error:
-            logger.warning("No reply to a prompt that does not fit %s: %s", self.name, error)
-            return None
-
-    def _job(
-        self,
-        ids: tuple[int, ...],
-        seed: int,
-        temperature: float,
-        max_new_tokens: int | None,
-        top_p: float | None = None,
-        opening: str = "",
-    ) -> Job:
-        limit = min(max_new_tokens or self.max_new_tokens, self.weights.context - len(ids))
-        drawn = temperature > 0
-        return Job(ids, seed if drawn else 0, temperature, limit, (top_p or 1.0) if drawn else 1.0, opening)
-
-    def _given(self, among: Sequence[str]) -> list[tuple[int, ...]]:
-        """The tokens of replies to choose among."""
-        return [self._reader.tokens(self.weights.folders[0], text) for text in among]
-
-    def _jobs(
-        self,
-        ids: tuple[int, ...],
-        seed: int,
-        temperature: float,
-        max_new_tokens: int | None,
-        top_p: float,
-        opening: str,
-        given: Sequence[tuple[int, ...]],
-    ) -> list[Job]:
-        """One job to draw a reply, or one for each reply that is given."""
-        if given:
-            return [Job(ids, 0, 0.0, len(reply) + 1, opening=opening, reply=reply) for reply in given]
-        return [self._job(ids, seed, temperature, max_new_tokens, top_p, opening)]
-
-    def _requested(self, request: Request) -> Job:
-        ids = self._encode(chat(request))
-        temperature, seed = request.config.temperature or 0.0, request.config.seed
-        if seed is None and temperature > 0:
+    def _token_request(self, request: Request) -> TokenRequest:
+        """DSPy's request as token ids; without a seed the k-th request of one prompt gets the seed k."""
+        ids, sampling = self.encoder.encode(chat(request)), sampling_of(request)
+        if request.config.seed is None and sampling.temperature > 0:
             with self._loading:
-                seed = self._unseeded[ids]
+                sampling = replace(sampling, seed=self._unseeded[ids])
                 self._unseeded[ids] += 1
-        return self._job(ids, seed or 0, temperature, request.config.max_tokens, request.config.top_p)
+        return self.encoder.drawn(ids, sampling)
 
-    def _submit(self, job: Job) -> Future[Decoded]:
-        """Put a job in the queue; the first one starts the worker."""
+    def _submit(self, request: TokenRequest) -> Future[Sample]:
+        """Put a request in the queue; the first one starts the worker."""
         with self._loading:
             if self._queue is None:
                 from sgt_modules.local.loading import on_cpu
 
-                full, rows = self.max_batch_tokens or _WAITING, sys.maxsize
-                if on_cpu(self.device, self.dtype):
-                    rows = _ROWS if self.weights.bytes < _LARGE else _ROWS_OF_LARGE
-                self._queue = begin(weakref.WeakMethod(self._serve), full, rows)
+                rows = most_rows(self.weights.bytes, cpu=on_cpu(self.device, self.dtype))
+                self._queue = begin(weakref.WeakMethod(self._serve), self.max_batch_tokens or _WAITING, rows)
                 weakref.finalize(self, self._queue.put, None)
-            asked = Asked(job, Future())
-            self._queue.put(asked)
-        return asked.answer
+            queued = QueuedRequest(request, Future())
+            self._queue.put(queued)
+        return queued.sample
 
-    def _decode(self, jobs: Iterable[Job]) -> Mapping[Job, Decoded]:
-        return self._loaded().decode(jobs, self.max_batch_tokens)
+    def _decode(self, requests: Iterable[TokenRequest]) -> Mapping[TokenRequest, Sample]:
+        return self._loaded().decode(requests, self.max_batch_tokens)
 
-    def _serve(self, jobs: Sequence[Job]) -> Mapping[Job, Decoded]:
-        """As `_decode`, for the queue: the threads of several callers have work of their own meanwhile."""
-        return self._loaded().decode(jobs, self.max_batch_tokens, sparing=len(jobs) > 1, direct=False)
+    def _serve(self, requests: Sequence[TokenRequest]) -> Mapping[TokenRequest, Sample]:
+        """As `_decode`, for the queue: the callers' threads have work of their own meanwhile."""
+        return self._loaded().decode(requests, self.max_batch_tokens, sparing=len(requests) > 1, direct=False)
 
     def _loaded(self) -> Decoder:
         with self._loading:
@@ -512,17 +363,16 @@ class AsyncLocalEngine:
 
     async def complete(self, request: Request) -> Response:
         """As `LocalEngine.complete`."""
-        job = await asyncio.to_thread(self.engine._requested, request)
-        decoded = await asyncio.wrap_future(self.engine._submit(job))
-        return answer(request, _completion(job, decoded))
+        encoded = await asyncio.to_thread(self.engine._token_request, request)
+        return answer(request, await asyncio.wrap_future(self.engine._submit(encoded)))
 
     async def stream(self, request: Request) -> AsyncIterator[StreamEvent]:
-        """The finished reply as a stream's events."""
+        """The whole reply as a stream's events."""
         for event in response_to_events(await self.complete(request)):
             yield event
 
     async def aclose(self) -> None:
-        """Nothing to close."""
+        """Do nothing."""
 
     def dump_state(self) -> EngineState:
         """As `LocalEngine.dump_state`."""
@@ -538,21 +388,5 @@ class AsyncLocalEngine:
 
 
 def _restored(state: EngineState, trust_remote_code: bool = False) -> LocalEngine:
-    """What a pickle calls; a method would not do, cloudpickle takes those by value."""
+    """The engine of a pickle; a function, as cloudpickle would copy a method with all that it refers to."""
     return LocalEngine.load_state(state, trust_remote_code=trust_remote_code)
-
-
-def _best(jobs: Sequence[Job], decoded: Sequence[Decoded], among: Sequence[str]) -> Completion:
-    """Of a prompt's jobs, the reply: the one that was drawn, or the likeliest of those that were given; an empty one
-    without a job."""
-    if not jobs:
-        return Completion("", 0, 0, 0.0)
-    if not among:
-        return _completion(jobs[0], decoded[0])
-    best = max(range(len(jobs)), key=lambda place: decoded[place].logprob * decoded[place].tokens)
-    found = decoded[best]
-    return Completion(among[best], len(jobs[best].ids), found.tokens, found.logprob)
-
-
-def _completion(job: Job, decoded: Decoded) -> Completion:
-    return Completion(f"{job.opening}{decoded.text}", len(job.ids), decoded.tokens, decoded.logprob, decoded.ended)

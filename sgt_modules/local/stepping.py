@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     import numpy as np
     from transformers import DynamicCache, PreTrainedModel
 
-    from sgt_modules.local.batching import Job
+    from sgt_modules.local.batching import TokenRequest
 
 
 @dataclass(slots=True)
 class Row:
-    """What a job has become so far: its tokens with the end token, the sum of their log-probabilities (natural,
+    """A request's reply so far: its tokens with the end token, the sum of their log-probabilities (natural,
     untempered), and whether the model ended it by itself."""
 
-    job: Job
+    request: TokenRequest
     tokens: list[int] = field(default_factory=list[int])
     total: float = 0.0
     ended: bool = False
@@ -32,24 +32,24 @@ def write(
     model: PreTrainedModel,
     cache: DynamicCache,
     mask: torch.Tensor,
-    jobs: Sequence[Job],
+    requests: Sequence[TokenRequest],
     uniforms: np.ndarray,
     ends: Sequence[int],
 ) -> list[Row]:
-    """Every job continued to its end, by a model on a CPU: here a step reads which rows have ended.
+    """Continue every request to its end, by a model on a CPU: here a step reads which rows have ended.
 
-    `cache` holds all tokens of the prompts but the last, `mask` (rows x width) tells them and the last from padding,
-    `uniforms` (rows x steps) are the numbers in [0, 1) that tokens are drawn by.
+    `cache` holds all tokens of the prompts but the last, `mask` (rows x width) is 1 for every prompt's token and 0 for
+    padding, `uniforms` (rows x steps) are the numbers in [0, 1) that tokens are drawn by.
     """
-    written = [Row(job) for job in jobs]
+    written = [Row(request) for request in requests]
     rows, width = written, mask.shape[1]
     mask = torch.nn.functional.pad(mask, (0, uniforms.shape[1]), value=1)
     places = mask[:, :width].sum(-1, keepdim=True) - 1
-    tokens = torch.tensor([[row.job.ids[-1]] for row in rows])
+    tokens = torch.tensor([[row.request.ids[-1]] for row in rows])
     points = torch.from_numpy(uniforms)
-    fixed = given(jobs, uniforms.shape[1])
-    heat = torch.tensor([[row.job.temperature] for row in rows], dtype=torch.float64)
-    shares = torch.tensor([[row.job.top_p] for row in rows], dtype=torch.float64)
+    fixed = given(requests, uniforms.shape[1])
+    heat = torch.tensor([[row.request.temperature] for row in rows], dtype=torch.float64)
+    shares = torch.tensor([[row.request.top_p] for row in rows], dtype=torch.float64)
     held = {cache_argument(cast("Any", model).forward): cache}
     for step in range(uniforms.shape[1]):
         read = mask[:, : width + step]
@@ -58,7 +58,7 @@ def write(
         if fixed is not None:
             tokens = instead(tokens, scores, fixed[:, step : step + 1], ends)
         _note(rows, tokens, scores, ends)
-        going = [place for place, row in enumerate(rows) if not row.ended and len(row.tokens) < row.job.limit]
+        going = [place for place, row in enumerate(rows) if not row.ended and len(row.tokens) < row.request.limit]
         if not going:
             break
         if len(going) < len(rows):
@@ -75,11 +75,12 @@ _DRAWN, _END = -1, -2
 """In the place of a given token: none is given here; the reply ends here."""
 
 
-def given(jobs: Sequence[Job], steps: int) -> torch.Tensor | None:
+def given(requests: Sequence[TokenRequest], steps: int) -> torch.Tensor | None:
     """The tokens of replies that are given, rows x steps; None where none is."""
-    if not any(job.reply for job in jobs):
+    if not any(request.reply for request in requests):
         return None
-    rows = [[*job.reply, _END, *[_DRAWN] * steps][:steps] if job.reply else [_DRAWN] * steps for job in jobs]
+    drawn_row = [_DRAWN] * steps
+    rows = [[*each.reply, _END, *drawn_row][:steps] if each.reply else drawn_row for each in requests]
     return torch.tensor(rows)
 
 

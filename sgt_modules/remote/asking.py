@@ -1,4 +1,4 @@
-"""One call of a `dspy.LM` -> a completion: a prompt, an assistant's message that is continued, or a text completed."""
+"""One call of a `dspy.LM`, and its sample: for a prompt, an assistant's message to continue, or a text to complete."""
 
 from __future__ import annotations
 
@@ -16,75 +16,77 @@ from dspy.lm15 import Config, ContextLengthError, Message, Request, Response
 from dspy.utils.exceptions import ContextWindowExceededError, LMError
 from dspy.utils.usage_tracker import UsageTracker
 
-from sgt_modules.backend import Completion
 from sgt_modules.local.chat_template import Reader, render_chat
+from sgt_modules.samples import Sample
 from sgt_modules.saving.weights import resolve
 
 LIMITS = ("max_completion_tokens", "max_tokens")
-"""The names that OpenAI gave a reply's token limit, the newer one first."""
+"""OpenAI's names for a reply's token limit, the newer one first."""
 
 _CUT = ("length", "max_tokens", "content_filter")
-"""What a server names as the reason of a reply's end where the model did not end it."""
+"""The reasons that servers give for the end of a reply that the model did not end."""
 
 _CONFIG = ("temperature", "top_p", "top_k", "seed", "stop", "frequency_penalty", "presence_penalty")
-"""Settings that have a field of their own in a typed request; a server's own go along by their names."""
+"""Settings that have a field of their own in a typed request; a server's own settings are sent by name."""
 
 _CONNECTION = (
     *("api_key", "api_base", "base_url", "headers", "extra_headers", "timeout", "api_version", "extra_query"),
     *("azure_ad_token_provider", "organization", "project", "custom_llm_provider"),
 )
-"""Settings of an LM that say how its server is reached, and stay with the LM."""
+"""Settings of an LM that describe the connection, and stay with the LM."""
 
 _NOT_SENT = ("n", "num_generations", "rollout_id", "prompt_cache", "stream", "stream_options", "cache", "caching")
 """Settings that DSPy keeps for itself."""
 
 _CHAT_ONLY = ("chat_template", "chat_template_kwargs", "add_generation_prompt", "continue_final_message")
-"""A server's own settings that mean nothing to a text completion, and that a strict server refuses there."""
+"""A server's own settings for chats, which a strict server refuses in a text completion."""
 
 
-_ASKING: ContextVar[bool] = ContextVar("asking", default=False)
+_INSIDE_CALL: ContextVar[bool] = ContextVar("inside_call", default=False)
 
 
-def asks_aside() -> bool:
-    """Whether this is within a generator's call of its own LM, which is counted apart."""
-    return _ASKING.get()
+def in_generator_call() -> bool:
+    """Whether this code runs inside a generator's call of its own LM, which is counted separately."""
+    return _INSIDE_CALL.get()
 
 
-def _said_by_the_completion(record: logging.LogRecord) -> bool:
-    """Drops DSPy's warning of a reply that the limit cut, inside a call of this module: its completion says so."""
-    return not (_ASKING.get() and "response was truncated" in record.getMessage())
+def _is_wanted(record: logging.LogRecord) -> bool:
+    """Drops DSPy's warning of a cut reply inside a call of this module, whose sample is marked as cut."""
+    return not (_INSIDE_CALL.get() and "response was truncated" in record.getMessage())
 
 
-logging.getLogger("dspy.clients.lm").addFilter(_said_by_the_completion)
+logging.getLogger("dspy.clients.lm").addFilter(_is_wanted)
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What one call of `lm` sends, and the opening that it makes the reply begin with.
+    """What one call of `lm` sends, and the opening that the reply begins with.
 
-    `limit` is the most tokens that the reply may have, where one is set.
+    `limit` is the most tokens of the reply, where one is set.
     """
 
     lm: dspy.LM
-    said: str | Request
+    message: str | Request
     options: Mapping[str, Any]
     limit: int | None
     opening: str = ""
 
 
-def plain(lm: dspy.LM, prompt: str, options: Mapping[str, Any]) -> Call:
-    """A prompt as a user's message, whose reply begins as the model likes."""
+def prompt_call(lm: dspy.LM, prompt: str, options: Mapping[str, Any]) -> Call:
+    """Sends a prompt as a user's message; the model chooses how its reply begins."""
     return Call(lm, prompt, options, _limit({**lm.kwargs, **options}))
 
 
-def continued(lm: dspy.LM, prompt: str, opening: str, options: Mapping[str, Any], *, opens: bool = True) -> Call:
-    """A prompt and an assistant's message that the model goes on with; not `opens`: one that has ended.
+def continuation_call(
+    lm: dspy.LM, prompt: str, opening: str, options: Mapping[str, Any], *, opens: bool = True
+) -> Call:
+    """Sends a prompt and an assistant's message for the model to continue; without `opens`, a message that has ended.
 
-    `continue_final_message` and `add_generation_prompt` are vLLM's and SGLang's names for that. They join what the LM
-    has in its `extra_body`.
+    `continue_final_message` and `add_generation_prompt` are vLLM's and SGLang's names for that. They are added to the
+    LM's `extra_body`.
 
     >>> lm = dspy.LM("openai/qwen3", extra_body={"chat_template_kwargs": {"enable_thinking": False}})
-    >>> continued(lm, "2+2?", "[cot]", {"max_tokens": 9}).said.messages[1].text
+    >>> continuation_call(lm, "2+2?", "[cot]", {"max_tokens": 9}).message.messages[1].text
     '[cot]'
     """
     settings = {
@@ -107,37 +109,37 @@ def continued(lm: dspy.LM, prompt: str, opening: str, options: Mapping[str, Any]
     return Call(lm, request, {}, limit, opening if opens else "")
 
 
-def completed(lm: dspy.LM, text: str, opening: str, options: Mapping[str, Any]) -> Call:
-    """A whole text, its chat template and the opening included, that the server's `/v1/completions` goes on with.
+def completion_call(lm: dspy.LM, text: str, opening: str, options: Mapping[str, Any]) -> Call:
+    """Sends a whole text, its chat template and the opening included, for the server's `/v1/completions` to continue.
 
-    DSPy writes words of its own behind a text completion's prompt; the one in `extra_body` takes that prompt's place.
+    DSPy adds words of its own to the prompt of a text completion; the prompt in `extra_body` replaces that prompt.
     """
     limit = _limit({**lm.kwargs, **options})
     body = {name: value for name, value in (lm.kwargs.get("extra_body") or {}).items() if name not in _CHAT_ONLY}
     lm = lm.copy(model_type="text", engine="litellm", max_completion_tokens=None, logprobs=None, top_logprobs=None)
-    said = {name: value for name, value in options.items() if name not in (*LIMITS, "logprobs")}
-    sent = {**said, "max_tokens": limit, "extra_body": {**body, "prompt": f"{text}{opening}"}}
+    kept = {name: value for name, value in options.items() if name not in (*LIMITS, "logprobs")}
+    sent = {**kept, "max_tokens": limit, "extra_body": {**body, "prompt": f"{text}{opening}"}}
     return Call(lm, text, {name: value for name, value in sent.items() if value is not None}, limit, opening)
 
 
-def complete(call: Call) -> Completion:
+def complete(call: Call) -> Sample:
     """The reply. Raises what DSPy's LM raises (`LMError`), and `ContextLengthError`."""
-    with _aside() as usage, _too_long():
-        lm, noted = _noting(call.lm)
-        return _completion(call, lm(call.said, cache=False, **call.options), usage, noted)
+    with _counted_apart() as usage, _context_errors():
+        lm, history = _with_own_history(call.lm)
+        return _sample(call, lm(call.message, cache=False, **call.options), usage, history)
 
 
-async def acomplete(call: Call) -> Completion:
+async def acomplete(call: Call) -> Sample:
     """As `complete`, through the LM's own coroutine."""
-    with _aside() as usage, _too_long():
-        lm, noted = _noting(call.lm)
-        return _completion(call, await lm.acall(call.said, cache=False, **call.options), usage, noted)
+    with _counted_apart() as usage, _context_errors():
+        lm, history = _with_own_history(call.lm)
+        return _sample(call, await lm.acall(call.message, cache=False, **call.options), usage, history)
 
 
 class Continuation:
-    """Whether a server continues an assistant's message: found out once, for all that share this object.
+    """Whether a server continues an assistant's message: tested once, for all endpoints that share this object.
 
-    >>> Continuation(True).found(dspy.LM("openai/qwen3"), {})
+    >>> Continuation(True).test(dspy.LM("openai/qwen3"), {})
     True
     """
 
@@ -145,10 +147,10 @@ class Continuation:
         self.continues = continues
         self._lock = threading.Lock()
 
-    def found(self, lm: dspy.LM, options: Mapping[str, Any]) -> bool:
-        """Whether it does, by what it reads of two requests, sometimes of a third; `options` ask for one token.
+    def test(self, lm: dspy.LM, options: Mapping[str, Any]) -> bool:
+        """Whether the server does, by the tokens that it reads of two or three requests; `options` ask for one token.
 
-        Raises `LMError` where the server answers nothing at all, and finds out the next time.
+        Raises `LMError` where the server does not answer at all; the next call tests again.
         """
         with self._lock:
             if self.continues is None:
@@ -157,34 +159,34 @@ class Continuation:
 
 
 def _continues(lm: dspy.LM, options: Mapping[str, Any]) -> bool:
-    """A server that knows the fields reads less of a message that goes on than of one that has ended.
+    """Whether a server reads fewer tokens of a message to continue than of one that has ended.
 
-    Where both are the same, or it refuses the one that has ended, it may go on with an assistant's message in any case:
-    then it reads a single token more, the bracket, than of the prompt alone. One that ends the message, or opens
-    another, reads more than that.
+    Where both are the same, or it refuses the message that has ended, it may continue an assistant's message in any
+    case: then it reads a single token more, the bracket, than of the prompt alone. A server that ends the message, or
+    begins another, reads more than that.
     """
 
     def read(opens: bool) -> int:
-        return complete(continued(lm, "Hello.", "[", options, opens=opens)).prompt_tokens
+        return complete(continuation_call(lm, "Hello.", "[", options, opens=opens)).prompt_tokens
 
     try:
-        going_on = read(True)
+        open_message = read(True)
     except (LMError, ContextLengthError, TypeError, ValueError):  # the latter two: settings that no request can carry
-        complete(plain(lm, "Hello.", options))  # raises where the fields are not to blame
+        complete(prompt_call(lm, "Hello.", options))  # raises where the fields are not the cause
         return False
     try:
-        if 0 < going_on < read(False):
+        if 0 < open_message < read(False):
             return True
     except (LMError, ContextLengthError):
         pass
-    alone = complete(plain(lm, "Hello.", options)).prompt_tokens
-    return alone > 0 and going_on == alone + 1
+    alone = complete(prompt_call(lm, "Hello.", options)).prompt_tokens
+    return alone > 0 and open_message == alone + 1
 
 
 class ChatText:
-    """A prompt as the text that a model reads, through the chat template in the model's folder, as in training.
+    """Renders prompts with the chat template in a model's folder, as in training.
 
-    Raises `GeneratorNotFoundError` for a model that is not there, at first use.
+    Raises `GeneratorNotFoundError` at first use where the model does not exist.
     """
 
     def __init__(self, model: str | Path) -> None:
@@ -192,7 +194,7 @@ class ChatText:
         self._reader = Reader(trust_remote_code=False)
         self._lock = threading.Lock()
 
-    def of(self, prompt: str) -> str:
+    def render(self, prompt: str) -> str:
         """The text after which the reply begins, without a first token that the server's tokenizer adds by itself."""
         tokenizer = self._reader.tokenizer(resolve(self._model))
         with self._lock:
@@ -208,77 +210,77 @@ def _limit(settings: Mapping[str, Any]) -> int | None:
     return next((settings[name] for name in LIMITS if settings.get(name) is not None), None)
 
 
-def _noting(lm: dspy.LM) -> tuple[dspy.LM, list[Mapping[str, Any]]]:
-    """A copy of the LM, and the list that it writes its history to, and to nothing else.
+def _with_own_history(lm: dspy.LM) -> tuple[dspy.LM, list[Mapping[str, Any]]]:
+    """A copy of the LM, and the list that is its only history.
 
-    What a call returns does not say what ended the reply; its entry in the history does.
+    The history has the reason of a reply's end, which a call does not return.
     """
-    noted: list[Mapping[str, Any]] = []
+    history: list[Mapping[str, Any]] = []
 
-    def note(entry: Mapping[str, Any]) -> None:
-        noted.append(entry)
+    def add(entry: Mapping[str, Any]) -> None:
+        history.append(entry)
 
     copied = lm.copy()
-    copied.update_history = note
-    return copied, noted
+    copied.update_history = add
+    return copied, history
 
 
 @contextmanager
-def _aside() -> Iterator[UsageTracker]:
-    """Inside, calls of an LM do not reach the user's stream, and are counted apart."""
-    usage, before = UsageTracker(), _ASKING.set(True)
+def _counted_apart() -> Iterator[UsageTracker]:
+    """Inside, calls of an LM do not reach the user's stream, and are counted by the yielded tracker."""
+    usage, before = UsageTracker(), _INSIDE_CALL.set(True)
     try:
         with dspy.context(send_stream=None, stream_listeners=[], disable_history=False, usage_tracker=usage):
             yield usage
     finally:
-        _ASKING.reset(before)
+        _INSIDE_CALL.reset(before)
 
 
 @contextmanager
-def _too_long() -> Iterator[None]:
-    """DSPy's word for a prompt that is too long, as a local engine says it."""
+def _context_errors() -> Iterator[None]:
+    """Raises DSPy's error for a prompt that is too long as `ContextLengthError`, as a local engine does."""
     try:
         yield
     except ContextWindowExceededError as error:
         raise ContextLengthError(str(error)) from error
 
 
-def _completion(
+def _sample(
     call: Call,
     outputs: Response | Sequence[str | Mapping[str, Any]],
     usage: UsageTracker,
-    noted: Sequence[Mapping[str, Any]],
-) -> Completion:
-    """What an LM call returned, behind the opening."""
-    text, tokens = _said(outputs)
-    scores = [float(_of(token, "logprob")) for token in tokens]
+    history: Sequence[Mapping[str, Any]],
+) -> Sample:
+    """What an LM call returned, with the opening before it."""
+    text, tokens = _text_and_tokens(outputs)
+    scores = [float(_field(token, "logprob")) for token in tokens]
     entries = [entry for of_model in usage.usage_data.values() for entry in of_model]
     read, wrote = (sum(entry.get(name) or 0 for entry in entries) for name in ("prompt_tokens", "completion_tokens"))
     logprob = sum(scores) / len(scores) if scores else 0.0
-    ended = _ended(noted[-1]["response"] if noted else None, wrote, call.limit)
-    return Completion(f"{call.opening}{text}", read, wrote, logprob, ended)
+    cut = _is_cut(history[-1]["response"] if history else None, wrote, call.limit)
+    return Sample(f"{call.opening}{text}", read, wrote, logprob, cut)
 
 
-def _said(outputs: Response | Sequence[str | Mapping[str, Any]]) -> tuple[str, Sequence[object]]:
-    """A reply's text, and its tokens with their scores; a plain call returns a text, or a mapping if there is more."""
+def _text_and_tokens(outputs: Response | Sequence[str | Mapping[str, Any]]) -> tuple[str, Sequence[object]]:
+    """A reply's text, and its tokens with their scores; DSPy returns a mapping where there is more than a text."""
     if isinstance(outputs, Response):
         return outputs.text or "", outputs.logprobs or ()
     output = outputs[0]
-    said: Mapping[str, Any] = {"text": output} if isinstance(output, str) else output
-    return said["text"] or "", _of(said.get("logprobs"), "content") or ()
+    reply: Mapping[str, Any] = {"text": output} if isinstance(output, str) else output
+    return reply["text"] or "", _field(reply.get("logprobs"), "content") or ()
 
 
-def _ended(response: object, wrote: int, limit: int | None) -> bool:
-    """Whether the model ended its reply itself: the server names no other reason, and the limit was not reached.
+def _is_cut(response: object, wrote: int, limit: int | None) -> bool:
+    """Whether something else than the model ended the reply: the server names another reason, or the limit is reached.
 
-    Clients say "stop" where a server gives no reason at all, so the tokens that were written are counted as well.
+    Clients report "stop" where a server gives no reason at all, so the written tokens are compared with the limit too.
     """
     response = cast("tuple[object, ...]", response)[0] if isinstance(response, tuple) and response else response
-    choices = _of(response, "choices") or [None]
-    reason = _of(response, "finish_reason") or _of(choices[0], "finish_reason")
-    return str(reason) not in _CUT and (limit is None or wrote < limit)
+    choices = _field(response, "choices") or [None]
+    reason = _field(response, "finish_reason") or _field(choices[0], "finish_reason")
+    return str(reason) in _CUT or (limit is not None and wrote >= limit)
 
 
-def _of(value: object, name: str) -> Any:
-    """A field of what a provider's client returned: a mapping or an object, or nothing at all."""
+def _field(value: object, name: str) -> Any:
+    """A field of a provider's reply, which is a mapping, an object or None."""
     return value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)

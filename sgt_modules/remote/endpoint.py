@@ -1,6 +1,6 @@
 """Endpoint: a generator's model behind any `dspy.LM`, for example one that vLLM serves with a LoRA adapter.
 
-The LM is the user's: its address, key, retries, timeout and extra settings are used as they are. Nothing runs here.
+The LM is the user's: its address, key, retries, timeout and other settings are used as they are. No model runs here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import dspy
 from dspy.lm15 import ContextLengthError
 from dspy.utils.exceptions import LMError
 
-from sgt_modules.backend import Completion
 from sgt_modules.errors import EndpointError, GeneratorNotFoundError, SavedStateError, SetupError
 from sgt_modules.remote.asking import (
     LIMITS,
@@ -30,10 +29,11 @@ from sgt_modules.remote.asking import (
     Continuation,
     acomplete,
     complete,
-    completed,
-    continued,
-    plain,
+    completion_call,
+    continuation_call,
+    prompt_call,
 )
+from sgt_modules.samples import Sample, SampleRequest
 from sgt_modules.saving.redaction import ADDRESSES, SECRET, redacted, without_user
 from sgt_modules.saving.state_checks import mapping
 from sgt_modules.saving.weights import fingerprint_of
@@ -41,15 +41,15 @@ from sgt_modules.saving.weights import fingerprint_of
 logger = logging.getLogger(__name__)
 
 Publish = Callable[[Path], str]
-"""Makes the weights in a folder known to the server, and returns the model name to ask it for.
+"""Publishes the weights in a folder to the server, and returns their model name there.
 
-Called once for each checkpoint, or with several processes once in each of them; the name must not have stood for other
-weights before. See `VLLMLoRA`, `ServedFolder`.
+It is called once for each checkpoint, in each process; a name must never stand for two different weights. See
+`VLLMLoRA`, `ServedFolder`.
 """
 
 
 class EndpointReference(TypedDict):
-    """An endpoint as a saved generator keeps it: the LM's own state without keys, and which weights its name meant."""
+    """An endpoint as a saved generator keeps it: the LM's state without keys, and the sha256 of its adapter."""
 
     lm: dict[str, Any]
     adapter_sha256: str | None
@@ -58,20 +58,21 @@ class EndpointReference(TypedDict):
 class Endpoint:
     """A model that a `dspy.LM` asks, with the interface that `LocalEngine` has for a generator.
 
-    Requests stay out of the user's stream, history and cache. They carry the temperature, the token limit and, where
-    DSPy knows that the provider takes them, a seed (when sampling) and the wish for log-probabilities: without the
-    first, equal seeds do not give equal replies; without the second, a log-probability is 0.0. `concurrency` requests
-    are under way at a time in `sample`. `publish` makes trained weights known to the server; training needs it.
+    Requests stay out of the user's stream, history and cache. They have the temperature, the token limit and, where
+    DSPy knows that the provider takes them, a seed (when sampling) and `logprobs`: without the first, equal seeds do
+    not give equal replies; without the second, a log-probability is 0.0. `concurrency` requests are under way at a time
+    in `samples`. `publish` sends trained weights to the server; training needs it.
 
-    An opening (`[mistakes]`) is what a reply is made to begin with, where the server can: by continuing an assistant's
-    message as vLLM and SGLang do, which is found out before the first such reply (`continues`: whether it can, where
-    that is known); or, with the base's hub id or folder as `tokenizer`, by `/v1/completions`, whose text is made here
-    with the base's chat template. With neither, only the prompt asks for the opening.
+    A reply begins with the request's opening (`[mistakes]`) where the server can do that: by continuing an assistant's
+    message as vLLM and SGLang do, which is tested before the first such reply (`continues` gives the answer where it is
+    known); or, with the base's hub id or folder as `tokenizer`, by `/v1/completions`, with a text that is rendered here
+    by the base's chat template. With neither, only the prompt asks for the opening.
 
-    A server does not tell how likely a given reply is, so `among` is not heeded: `Menu.read` says which one a reply is.
+    A server does not return how likely a given reply is, so `among` has no effect: `Menu.read` finds the choice that a
+    reply is.
 
-    A model that thinks before it answers is told not to by the LM: `dspy.LM(..., extra_body={"chat_template_kwargs":
-    {"enable_thinking": False}})` for Qwen3 behind vLLM. Retries are the LM's too (`num_retries`).
+    The LM's settings switch off thinking: `dspy.LM(..., extra_body={"chat_template_kwargs": {"enable_thinking":
+    False}})` for Qwen3 behind vLLM. Retries are the LM's too (`num_retries`).
 
     >>> Endpoint(dspy.LM("openai/qwen3", api_base="http://localhost:8000/v1")).name
     'qwen3@localhost:8000'
@@ -99,12 +100,12 @@ class Endpoint:
 
     @property
     def continues(self) -> bool | None:
-        """Whether the server continues an assistant's message; None as long as nothing had to find out."""
+        """Whether the server continues an assistant's message; None before it is tested."""
         return self._continuation.continues
 
     @property
     def name(self) -> str:
-        """The model's short name and where it is asked, so that no actor's LM has the same name."""
+        """The model's short name and its host, so that no actor's LM has the same name."""
         provider, _, model = self.lm.model.rpartition("/")
         host = "" if self.address is None else urlsplit(self.address).netloc.rpartition("@")[2]
         return f"{model}@{host or provider.partition('/')[0] or 'dspy'}"
@@ -117,79 +118,33 @@ class Endpoint:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 (hex) of the model's name, the server's address and, where they are known, the adapter's weights."""
+        """sha256 (hex) of the model's name, the server's address and, where known, the sha256 of the adapter."""
         return hashlib.sha256(json.dumps([self.lm.model, self.address, self.adapter_sha256]).encode()).hexdigest()
 
     @property
     def identity(self) -> str:
-        """The model's short name with the fingerprint's first 16 digits: an address is kept in no file of a run."""
+        """The model's short name and the fingerprint's first 16 digits: no file of a run has an address in it."""
         return f"{self.lm.model.rpartition('/')[2]} {self.fingerprint[:16]}"
 
-    def sample(
-        self,
-        prompts: Sequence[str],
-        *,
-        seeds: Sequence[int],
-        temperature: float = 1.0,
-        max_new_tokens: int | None = None,
-        openings: Sequence[str] | None = None,
-        top_p: float = 1.0,
-        among: Sequence[str] = (),
-    ) -> list[Completion]:
-        """One reply to each prompt, in order, `concurrency` at a time; see `samples`."""
-        return list(
-            self.samples(
-                prompts,
-                seeds=seeds,
-                temperature=temperature,
-                max_new_tokens=max_new_tokens,
-                openings=openings,
-                top_p=top_p,
-            )
-        )
+    def samples(self, requests: Sequence[SampleRequest], *, at_once: int = 1) -> Iterator[Sample]:
+        """One sample for each request, in order, each as soon as it and those before it are there.
 
-    def samples(
-        self,
-        prompts: Sequence[str],
-        *,
-        seeds: Sequence[int],
-        temperature: float = 1.0,
-        max_new_tokens: int | None = None,
-        at_once: int = 1,
-        openings: Sequence[str] | None = None,
-        top_p: float = 1.0,
-        among: Sequence[str] = (),
-    ) -> Iterator[Completion]:
-        """As `sample`, each reply as soon as it and those before it are there; `at_once` makes no difference here.
-
-        A prompt that is too long gets an empty reply, and a warning. Raises `EndpointError` for the first reply that
-        cannot be had, and asks for no more.
+        `concurrency` requests are under way at a time, whatever `at_once` is. A prompt that is too long gets an empty
+        sample, and a warning. Raises `EndpointError` at the first reply that fails, and sends no more requests.
         """
-        if len(seeds) != len(prompts):
-            raise ValueError(f"Expected one seed a prompt, got {len(seeds)} seeds for {len(prompts)} prompts.")
-        openings = [""] * len(prompts) if openings is None else openings
         pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="sgt-endpoint")
         try:
-            waiting = [
-                pool.submit(
-                    contextvars.copy_context().run,
-                    self._ask,
-                    prompt,
-                    opening,
-                    self._options(temperature, seed, max_new_tokens, top_p),
-                )
-                for prompt, opening, seed in zip(prompts, openings, seeds, strict=True)
-            ]
+            waiting = [pool.submit(contextvars.copy_context().run, self.ask, request) for request in requests]
             for number, reply in enumerate(waiting):
                 try:
                     yield reply.result()
                 except ContextLengthError as error:
-                    said = redacted(str(error), [self.lm])
-                    logger.warning("No reply to a prompt that does not fit %s: %s", self.name, said)
-                    yield Completion("", 0, 0, 0.0)
+                    message = redacted(str(error), [self.lm])
+                    logger.warning("No reply to a prompt that does not fit %s: %s", self.name, message)
+                    yield Sample("")
                 except LMError as error:
                     raise EndpointError(
-                        f"Expected {len(prompts)} replies of {self.name}, got {number} and then an error: "
+                        f"Expected {len(requests)} replies of {self.name}, got {number} and then an error: "
                         f"{redacted(str(error), [self.lm])}. "
                         "What an actor was paid for is saved. Look at the server and start again with the same "
                         "log_dir, or give the LM more num_retries."
@@ -197,43 +152,22 @@ class Endpoint:
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def ask(
-        self,
-        prompt: str,
-        *,
-        seed: int = 0,
-        temperature: float = 0.0,
-        max_new_tokens: int | None = None,
-        opening: str = "",
-        top_p: float = 1.0,
-        among: Sequence[str] = (),
-    ) -> Completion:
-        """One reply to one prompt. Raises what DSPy's LM raises (`LMError`), and `ContextLengthError`."""
-        return self._ask(prompt, opening, self._options(temperature, seed, max_new_tokens, top_p))
+    def ask(self, request: SampleRequest) -> Sample:
+        """One sample. Raises what DSPy's LM raises (`LMError`), and `ContextLengthError`."""
+        return complete(self._call(request))
 
-    async def aask(
-        self,
-        prompt: str,
-        *,
-        seed: int = 0,
-        temperature: float = 0.0,
-        max_new_tokens: int | None = None,
-        opening: str = "",
-        top_p: float = 1.0,
-        among: Sequence[str] = (),
-    ) -> Completion:
+    async def aask(self, request: SampleRequest) -> Sample:
         """As `ask`, through the LM's own coroutine."""
-        options = self._options(temperature, seed, max_new_tokens, top_p)
-        if not opening:
-            return await acomplete(plain(self.lm, prompt, options))
+        if not request.opening:
+            return await acomplete(self._call(request))
         if self._chat_text is not None:  # litellm leaves a connection open behind each text completion of a coroutine
-            return await asyncio.to_thread(self._ask, prompt, opening, options)
-        return await acomplete(await asyncio.to_thread(self._call, prompt, opening, options))
+            return await asyncio.to_thread(self.ask, request)
+        return await acomplete(await asyncio.to_thread(self._call, request))
 
     def with_checkpoint(self, path: Path) -> Endpoint:
-        """The same endpoint asked for the weights in this folder, which are published first.
+        """The same endpoint with the weights in this folder, which are published first.
 
-        Raises `SetupError` where no `publish` was given, and `EndpointError` where the server refuses them.
+        Raises `SetupError` without a `publish`, and `EndpointError` where the server refuses the weights.
         """
         self.check_trainable()
         publish = cast("Publish", self.publish)
@@ -249,13 +183,13 @@ class Endpoint:
     def check(self) -> None:
         """Ask for a single token: raises `GeneratorNotFoundError` for a wrong address, key or name.
 
-        Finds out too whether the server continues an assistant's message; with a `tokenizer`, asks it for a text
-        completion of a single token.
+        Also tests whether the server continues an assistant's message; with a `tokenizer`, asks for a text completion
+        of a single token.
         """
         try:
-            asked = Endpoint(self.lm.copy(num_retries=0))._opening_as(self)
+            without_retries = Endpoint(self.lm.copy(num_retries=0))._opening_as(self)
             for opening in ("", "["):
-                asked.ask("Hello.", max_new_tokens=1, opening=opening)
+                without_retries.ask(SampleRequest("Hello.", max_new_tokens=1, opening=opening))
         except (LMError, ContextLengthError) as error:
             where = "" if self.address is None else f" at {without_user(self.address)}"
             raise GeneratorNotFoundError(
@@ -264,16 +198,16 @@ class Endpoint:
             ) from None  # its own words may hold the key
 
     def check_trainable(self) -> None:
-        """Raise `SetupError` unless the server can be told of trained weights."""
+        """Raise `SetupError` unless trained weights can be published to the server."""
         if self.publish is None:
             raise SetupError(
-                f"Expected a way to tell the server of {self.name} about trained weights, got none. Pass "
+                f"Expected a way to publish trained weights to the server of {self.name}, got none. Pass "
                 "generator=Endpoint(lm, publish=...): VLLMLoRA(lm) for vLLM, ServedFolder(base) for a server that "
-                "takes a folder as a model's name, or a function of your own from a checkpoint's folder to the name."
+                "takes a folder as a model's name, or your own function from a checkpoint's folder to a model name."
             )
 
     def reference(self) -> EndpointReference:
-        """The LM's own state without keys and headers. Raises `SavedStateError` for settings that are no JSON."""
+        """The LM's state without keys and headers. Raises `SavedStateError` for settings that are no JSON."""
         state = _without_secrets(self.lm.dump_state())
         for name in ADDRESSES:
             if isinstance(state.get(name), str):
@@ -288,19 +222,19 @@ class Endpoint:
 
     @classmethod
     def of_reference(cls, state: EndpointReference, *, like: object = None, trusted: bool = False) -> Endpoint:
-        """The endpoint of a saved reference; nothing is asked yet.
+        """The endpoint of a saved reference; sends nothing yet.
 
         Keys, headers and `publish` are those of `like`, if that is an endpoint at the same address; else they come
-        from the environment, as in any `dspy.LM`. An address that is not `like`'s is followed only if the file is
-        `trusted`, as the key is sent there: otherwise `SavedStateError`.
+        from the environment, as in any `dspy.LM`. Raises `SavedStateError` for another address unless the file is
+        `trusted`, as the key is sent there.
         """
         settings, sha256 = mapping(state["lm"], "an endpoint's LM"), state["adapter_sha256"]
-        known = like if isinstance(like, Endpoint) else None
-        if known is not None and known.reference() == state:
-            return known
-        if known is not None and _addresses(known.reference()["lm"]) != _addresses(settings):
-            known = None
-        if known is None and _addresses(settings) and not trusted:
+        same = like if isinstance(like, Endpoint) else None
+        if same is not None and same.reference() == state:
+            return same
+        if same is not None and _addresses(same.reference()["lm"]) != _addresses(settings):
+            same = None
+        if same is None and _addresses(settings) and not trusted:
             raise SavedStateError(
                 f"Expected a generator at an address that the program uses already, got {_addresses(settings)} from a "
                 "file. Load it into a program supplemented with Endpoint(dspy.LM(..., api_base=...)) of that address, "
@@ -311,15 +245,15 @@ class Endpoint:
         except (LMError, AttributeError, ImportError, KeyError, TypeError, ValueError) as error:
             raise SavedStateError(
                 f"Expected the saved settings of a dspy.LM, got some that it does not take ({error}). Save the program "
-                "again, or set the generator anew."
+                "again, or set the generator again."
             ) from error
         if not isinstance(lm, dspy.LM):
-            raise SavedStateError(f"Expected a saved dspy.LM, got a {type(lm).__name__}. Set the generator anew.")
-        if known is None:
+            raise SavedStateError(f"Expected a saved dspy.LM, got a {type(lm).__name__}. Set the generator again.")
+        if same is None:
             return cls(lm, adapter_sha256=sha256)
-        own = {name: value for name, value in known.lm.kwargs.items() if name in ADDRESSES or SECRET.search(name)}
-        found = cls(lm.copy(**own), publish=known.publish, concurrency=known.concurrency, adapter_sha256=sha256)
-        return found._opening_as(known)
+        own = {name: value for name, value in same.lm.kwargs.items() if name in ADDRESSES or SECRET.search(name)}
+        endpoint = cls(lm.copy(**own), publish=same.publish, concurrency=same.concurrency, adapter_sha256=sha256)
+        return endpoint._opening_as(same)
 
     def __copy__(self) -> Endpoint:
         return self
@@ -331,47 +265,46 @@ class Endpoint:
         return f"Endpoint({self.lm.model!r})"
 
     @cached_property
-    def _taken(self) -> set[str]:
-        """The names of the settings that DSPy knows this LM's provider to take."""
+    def _supported(self) -> set[str]:
+        """The names of the settings that, as DSPy knows, this LM's provider takes."""
         return self.lm.supported_params
 
     @property
     def context(self) -> None:
-        """Unknown: the server's to say."""
+        """None: only the server knows."""
         return None
 
     def count(self, prompt: str) -> int:
-        """A guess at a prompt's tokens: a token has about three bytes or more."""
+        """An estimate of a prompt's tokens, at three bytes a token."""
         return len(prompt.encode()) // 3
 
-    def _options(self, temperature: float, seed: int, max_new_tokens: int | None, top_p: float) -> dict[str, Any]:
+    def _options(self, request: SampleRequest) -> dict[str, Any]:
+        """The settings that are sent with a request."""
         limit = LIMITS[0] if LIMITS[0] in self.lm.kwargs else LIMITS[1]
-        options: dict[str, Any] = {"temperature": temperature}
-        if temperature > 0 and top_p < 1:
-            options["top_p"] = top_p
-        if max_new_tokens is not None:
-            options[limit] = max_new_tokens
-        if temperature > 0 and "seed" in self._taken:
-            options["seed"] = seed
-        if "logprobs" in self._taken:
+        options: dict[str, Any] = {"temperature": request.temperature}
+        if request.temperature > 0 and request.top_p < 1:
+            options["top_p"] = request.top_p
+        if request.max_new_tokens is not None:
+            options[limit] = request.max_new_tokens
+        if request.temperature > 0 and "seed" in self._supported:
+            options["seed"] = request.seed
+        if "logprobs" in self._supported:
             options["logprobs"] = True
         return options
 
     def _opening_as(self, other: Endpoint) -> Endpoint:
-        """This endpoint, which opens replies in the way of `other` from now on."""
+        """This endpoint, which now opens replies as `other` does."""
         self._continuation, self._chat_text = other._continuation, other._chat_text
         return self
 
-    def _call(self, prompt: str, opening: str, options: Mapping[str, Any]) -> Call:
-        """What is sent for a reply that begins with the opening, as far as the server can make it."""
+    def _call(self, request: SampleRequest) -> Call:
+        """What is sent for a request; the reply begins with the opening as far as the server can do that."""
+        prompt, opening, options = request.prompt, request.opening, self._options(request)
         if opening and self._chat_text is not None:
-            return completed(self.lm, self._chat_text.of(prompt), opening, options)
-        if opening and self._continuation.found(self.lm, self._options(0.0, 0, 1, 1.0)):
-            return continued(self.lm, prompt, opening, options)
-        return plain(self.lm, prompt, options)
-
-    def _ask(self, prompt: str, opening: str, options: Mapping[str, Any]) -> Completion:
-        return complete(self._call(prompt, opening, options))
+            return completion_call(self.lm, self._chat_text.render(prompt), opening, options)
+        if opening and self._continuation.test(self.lm, self._options(SampleRequest("", max_new_tokens=1))):
+            return continuation_call(self.lm, prompt, opening, options)
+        return prompt_call(self.lm, prompt, options)
 
 
 def _addresses(settings: Mapping[str, Any]) -> dict[str, object]:
@@ -379,7 +312,7 @@ def _addresses(settings: Mapping[str, Any]) -> dict[str, object]:
 
 
 def _without_secrets(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings without what is named like a key, at any depth."""
+    """Settings without those that are named like a key, at any depth."""
     return {
         name: _without_secrets(cast("Mapping[str, Any]", value)) if isinstance(value, Mapping) else value
         for name, value in settings.items()

@@ -1,4 +1,4 @@
-"""Trained weights made known to a server: what `Endpoint(publish=...)` takes for two sorts of servers.
+"""Publishing trained weights to a server: what `Endpoint(publish=...)` takes for two sorts of servers.
 
 Either server reads the weights from the same path as this process: it runs on the same machine, or shares the folder.
 """
@@ -22,12 +22,12 @@ class VLLMLoRA:
 
     The server is started with `--enable-lora`, a `--max-lora-rank` of the training's rank at least, and
     `VLLM_ALLOW_RUNTIME_LORA_UPDATING=True` in its environment. It forgets the adapters when it ends: name those that a
-    saved program asks for in its `--lora-modules` then. `timeout` in seconds is for the loading of one.
+    saved program needs in its `--lora-modules` then. `timeout` is the most seconds for loading an adapter.
 
     Source: https://docs.vllm.ai/en/latest/features/lora/ (dynamically serving LoRA adapters).
 
     Raises:
-        SetupError: the LM does not name its server.
+        SetupError: The LM has no server's address.
 
     >>> from sgt_modules import Endpoint
     >>> lm = dspy.LM("openai/Qwen/Qwen3-1.7B", api_base="http://localhost:8000/v1", api_key="none")
@@ -72,11 +72,11 @@ class VLLMLoRA:
 
 
 class ServedFolder:
-    """For a server that takes a folder as a model's name, as `transformers serve` does: makes that folder.
+    """Makes the folder for a server that takes a folder as a model's name, as `transformers serve` does.
 
-    Such a server loads an adapter only from a folder that is a whole model too, so each checkpoint gets one beside it
-    in which the files of `base` (a hub id or folder) and of the adapter stand together, as links where the system has
-    them. Its name carries the weights' sha256, as the server keeps a folder in memory once it is loaded.
+    Such a server loads an adapter only from a folder that is a whole model too. So each checkpoint gets a folder next
+    to it with the files of `base` (a hub id or folder) and of the adapter, as links where the system has them. The
+    folder's name has the weights' sha256 in it, as the server keeps a folder in memory once it is loaded.
 
     `transformers serve` samples only if the base's `generation_config.json` has `"do_sample": true` (Qwen3's does),
     takes `"top_k"` from there too, and seeds one random stream for all requests: with `Endpoint(concurrency=1)` equal
@@ -91,15 +91,15 @@ class ServedFolder:
         self._base, self._revision = base, revision
 
     def __call__(self, path: Path) -> str:
-        """The folder to ask for the weights in `path`: made, if it is not there yet.
+        """Make the folder for the weights in `path`, unless it exists, and return it.
 
-        Raises `GeneratorNotFoundError` for a folder without weights, or a base model that is not there.
+        Raises `GeneratorNotFoundError` for a folder without weights, or a base model that does not exist.
         """
-        adapted = (path / ADAPTER).is_file()
-        parts = [resolve(self._base, self._revision), check_adapter(path)] if adapted else [resolve(path)]
+        is_adapter = (path / ADAPTER).is_file()
+        parts = [resolve(self._base, self._revision), check_adapter(path)] if is_adapter else [resolve(path)]
         served = path.resolve().with_name(_name_of(path))
         if not served.is_dir():
-            _joined(parts, served)
+            _join(parts, served)
         return str(served)
 
 
@@ -107,21 +107,21 @@ def _name_of(path: Path) -> str:
     return f"{path.name}-{fingerprint_of(path)[:12]}"
 
 
-def _joined(folders: list[Path], target: Path) -> None:
-    """The model files of several folders in one, links to them where the system has links; whole or not at all."""
+def _join(folders: list[Path], target: Path) -> None:
+    """Put the model files of several folders into one, as links where the system has links; all of them or none."""
     scratch = target.with_name(f".{target.name}-{uuid4().hex[:8]}")
     scratch.mkdir()
     try:
         for folder in folders:
             for file in sorted({file for pattern in WANTED for file in folder.glob(pattern)}):
-                _linked(file.resolve(), scratch / file.name)
+                _link(file.resolve(), scratch / file.name)
         scratch.rename(target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _linked(file: Path, link: Path) -> None:
-    """A later folder's file takes the place of an earlier one's."""
+def _link(file: Path, link: Path) -> None:
+    """Link or copy a file; a later folder's file replaces an earlier one's."""
     link.unlink(missing_ok=True)
     try:
         link.symlink_to(file)

@@ -1,4 +1,4 @@
-"""A chat and its supplement: what the generator reads of it, and the chat with the supplement in it. Pure."""
+"""A chat and its supplement: the generator's prompt for a chat, and the chat with the supplement in it. Pure."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from sgt_modules.prompts import SUPPLEMENT
 Messages = Sequence[Mapping[str, Any]]
 
 
-def asked(messages: Messages) -> str:
-    """The text of the last message where that is a user's; empty for any other chat, such as one that ends with a tool.
+def last_user_text(messages: Messages) -> str:
+    """The text of the last message where that is a user's; empty for a chat that ends otherwise, such as with a tool.
 
-    >>> asked([{"role": "user", "content": [{"type": "text", "text": "2+2?"}]}])
+    >>> last_user_text([{"role": "user", "content": [{"type": "text", "text": "2+2?"}]}])
     '2+2?'
-    >>> asked([{"role": "tool", "content": "4"}])
+    >>> last_user_text([{"role": "tool", "content": "4"}])
     ''
     """
     last = messages[-1] if messages else {}
@@ -27,10 +27,10 @@ def asked(messages: Messages) -> str:
 
 
 def prompt_of(text: str, signature: type[dspy.Signature], role: str = "", *, generator: SupplementGenerator) -> str:
-    """What the generator reads for a user's text: the task's instructions, and the text as the task's inputs.
+    """The generator's prompt for a user's text: the task's instructions, and the text as the task's inputs.
 
-    A text that names inputs itself, each at the beginning of a line (`question: ...`), is taken apart by them; any
-    other one is the task's last input.
+    A text that names inputs, each at the beginning of a line (`question: ...`), is split at them; any other text is the
+    task's last input.
 
     >>> from sgt_modules.embedded import embedded_generator
     >>> task, generator = dspy.Signature("tables, question -> sql", "Write SQL."), embedded_generator()
@@ -40,41 +40,41 @@ def prompt_of(text: str, signature: type[dspy.Signature], role: str = "", *, gen
     ['tables: a(b)', 'question: How many?']
     """
     names = [name for name in signature.input_fields if name != SUPPLEMENT]
-    return generator.prompt_for(signature, parted(text, names), role=role)
+    return generator.prompt_for(signature, split_inputs(text, names), role=role)
 
 
-def parted(text: str, names: Collection[str]) -> dict[str, str]:
-    """A text taken apart by the names that its lines begin with; one that begins otherwise is the last name's.
+def split_inputs(text: str, names: Collection[str]) -> dict[str, str]:
+    """A text split at the names that its lines begin with; a text that begins otherwise belongs to the last name.
 
-    >>> parted("tables: a(b)\\nquestion: How many?", ["tables", "question"])
+    >>> split_inputs("tables: a(b)\\nquestion: How many?", ["tables", "question"])
     {'tables': 'a(b)', 'question': 'How many?'}
-    >>> parted("How many?", ["tables", "question"])
+    >>> split_inputs("How many?", ["tables", "question"])
     {'question': 'How many?'}
     """
     marked = re.compile(rf"^({'|'.join(map(re.escape, names))}):[ \t]*", re.MULTILINE)
     begin, *parts = marked.split(text)
-    found = {[*names][-1]: text} if begin.strip() or not parts else dict(zip(parts[::2], parts[1::2], strict=True))
-    return {name: value.strip() for name, value in found.items()}
+    inputs = {[*names][-1]: text} if begin.strip() or not parts else dict(zip(parts[::2], parts[1::2], strict=True))
+    return {name: value.strip() for name, value in inputs.items()}
 
 
-def advised(messages: Messages, supplement: str, description: str) -> list[dict[str, Any]]:
-    """The chat with a supplement at the end of its last message, under what the actor is told of it.
+def add_supplement(messages: Messages, supplement: str, description: str) -> list[dict[str, Any]]:
+    """The chat with a supplement at the end of its last message, below a description for the actor.
 
-    >>> advised([{"role": "user", "content": "2+2?"}], "Add.", "Advice.")
+    >>> add_supplement([{"role": "user", "content": "2+2?"}], "Add.", "Advice.")
     [{'role': 'user', 'content': '2+2?\\n\\nAdvice.\\nAdd.'}]
     """
     if not supplement:
         return [dict(each) for each in messages]
     *before, last = (dict(each) for each in messages)
-    told, content = f"{description}\n{supplement}", last.get("content")
+    advice, content = f"{description}\n{supplement}", last.get("content")
     if isinstance(content, list):
-        return [*before, {**last, "content": [*cast("list[object]", content), {"type": "text", "text": told}]}]
-    return [*before, {**last, "content": f"{content}\n\n{told}"}]
+        return [*before, {**last, "content": [*cast("list[object]", content), {"type": "text", "text": advice}]}]
+    return [*before, {**last, "content": f"{content}\n\n{advice}"}]
 
 
 def _texts(content: object) -> list[str]:
     if isinstance(content, str):
         return [content]
     parts = cast("list[object]", content) if isinstance(content, list) else []
-    told = [cast("Mapping[str, object]", each) for each in parts if isinstance(each, Mapping)]
-    return [str(each["text"]) for each in told if each.get("type") == "text" and "text" in each]
+    mappings = [cast("Mapping[str, object]", each) for each in parts if isinstance(each, Mapping)]
+    return [str(each["text"]) for each in mappings if each.get("type") == "text" and "text" in each]

@@ -16,7 +16,7 @@ from sgt_modules.calling import called
 from sgt_modules.episode import episode
 from sgt_modules.errors import NoActorError
 from sgt_modules.lms import acting_as, check_lm
-from sgt_modules.service.advice import parted
+from sgt_modules.service.advice import split_inputs
 from sgt_modules.service.metrics import Metrics
 from sgt_modules.service.typed import inputs_of, outputs_of
 from sgt_modules.wrapping import supplemented, unsupplement
@@ -75,7 +75,7 @@ class Answering:
         Raises pydantic's `ValidationError` where an input is missing or of another type.
         """
         fields = self.inputs.model_fields
-        return self.inputs(**parted(text, sorted(fields, key=lambda name: fields[name].is_required())))
+        return self.inputs(**split_inputs(text, sorted(fields, key=lambda name: fields[name].is_required())))
 
     def answer(self, given: BaseModel) -> Answer:
         """What the program answers."""

@@ -24,7 +24,7 @@ from sgt_modules.predictor import SupplementedPredictor
 from sgt_modules.prompts import without_supplement
 from sgt_modules.safety import harmless
 from sgt_modules.saving.redaction import redacted
-from sgt_modules.service.advice import advised, asked, prompt_of
+from sgt_modules.service.advice import add_supplement, last_user_text, prompt_of
 from sgt_modules.service.answering import Answer, Answering, completion, streamed, written
 from sgt_modules.service.guard import App, Guard, Limits, error_content
 from sgt_modules.service.metrics import Metrics
@@ -112,7 +112,7 @@ def _serve_replies(app: FastAPI, answering: Answering) -> None:
     @app.post("/v1/chat/completions")
     async def chat(body: dict[str, Any] = Body()) -> Response:  # noqa: B008 - FastAPI's way
         _check_model(body.get("model"), answering.name)
-        text = asked(_messages(body))
+        text = last_user_text(_messages(body))
         if not text:
             raise HTTPException(400, "Expected a chat whose last message is a user's text.")
         try:
@@ -176,7 +176,7 @@ def _serve_chat(app: FastAPI, upstream: Upstream, helper: _Helper) -> None:
     async def chat(request: Request, body: dict[str, Any] = Body()) -> Response:  # noqa: B008 - FastAPI's way
         messages = _messages(body)
         supplement = await helper.supplement(messages)
-        told = advised(messages, helper.shown(supplement), helper.description)
+        told = add_supplement(messages, helper.shown(supplement), helper.description)
         asking = {**body, "messages": told, **({"model": upstream.model} if upstream.model else {})}
         return await _passed_on(request.app.state.client, upstream, asking, supplement.kind)
 
@@ -252,7 +252,7 @@ async def _chatted(client: httpx.AsyncClient, upstream: Upstream, helper: _Helpe
     """The upstream's answers to a message with and without its supplement."""
     messages = [{"role": "user", "content": values.get("message", "")}]
     supplement = await helper.supplement(messages)
-    told = advised(messages, helper.shown(supplement), helper.description)
+    told = add_supplement(messages, helper.shown(supplement), helper.description)
     model = upstream.model or values.get("model", "")
     replies = [await _replied(client, upstream, {"model": model, "messages": each}) for each in (told, messages)]
     read = [Column("The chat's supplement", supplement.text, supplement.kind)]
@@ -299,7 +299,7 @@ class _Helper:
     async def supplement(self, messages: list[dict[str, Any]]) -> Supplement:
         """The supplement for a chat's last message; silence where that is no user's, the gate shuts, or the generator
         fails."""
-        text = asked(messages)
+        text = last_user_text(messages)
         found = await self._written(self._prompt(text)) if text else SILENCE
         self._metrics.told(found.kind)
         return found

@@ -323,7 +323,7 @@ def test_callbacks_hear_the_same_events_and_each_call_of_the_generator(
         with dspy.context(lm=echo.lm(), callbacks=[heard]):
             WAYS[way](program, "17?")
     wrapped = heard.events.index(("program", ""), 1)
-    of_generator = [("module", "SupplementGenerator"), ("module end", "Sampled")]
+    of_generator = [("module", "SupplementGenerator"), ("module end", "Sample")]
     assert [each for each in heard.events[wrapped:] if each not in of_generator] == heard.events[:wrapped]
     calls = heard.events.count(("module", "Predict")) // 2
     assert heard.events.count(of_generator[0]) == heard.events.count(of_generator[1]) == calls

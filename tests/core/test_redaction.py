@@ -11,6 +11,7 @@ import pytest
 from dspy.utils.exceptions import LMInvalidRequestError
 from misbehaving_server import FAULTS, KEY, Fault, error, misbehaving
 from runtime_fixtures import tiny_adapter, tiny_model
+from sample_requests import requests
 from scripted import ScriptedEngine, ScriptedTrainer, reply
 from scripted_server import ScriptedServer, serving
 
@@ -88,7 +89,7 @@ def test_an_endpoint_s_errors_repeat_no_key_not_even_in_their_traceback(tmp_path
         endpoint = Endpoint(server.lm())
         for asked, kind in (
             (endpoint.check, GeneratorNotFoundError),
-            (lambda: endpoint.sample(["?"], seeds=[0]), EndpointError),
+            (lambda: list(endpoint.samples(requests(["?"], seeds=[0]))), EndpointError),
         ):
             with pytest.raises(kind, match="Incorrect API key provided: <key>") as raised:
                 asked()

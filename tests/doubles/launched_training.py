@@ -14,6 +14,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from sample_requests import requests
+
 from optimizers.core.records import Checkpoint, PreferencePair, SFTExample
 from optimizers.training.trainer import LoRASettings, TrainingSettings
 from optimizers.training.trl_trainer import TRLTrainer
@@ -57,7 +59,7 @@ class Losses(list[float]):
 
 def draws(engine: LocalEngine) -> list[tuple[str, float]]:
     """What an engine writes to fixed seeds, and how likely it finds that."""
-    replies = engine.sample([row.prompt for row in ROWS[:3]], seeds=range(3))
+    replies = engine.sample(requests([row.prompt for row in ROWS[:3]], seeds=range(3)))
     return [(each.text, each.logprob) for each in replies]
 
 

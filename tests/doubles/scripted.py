@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from optimizers.core.records import Checkpoint, PreferencePair, Query, Reward, Rollout, SFTExample
 from optimizers.training.trainer import OnStep
-from sgt_modules.backend import Completion
-from sgt_modules.generator import Kinds, Sampled, SupplementGenerator
+from sgt_modules.generator import SupplementGenerator
 from sgt_modules.generator_prompt import COMPACT
-from sgt_modules.kinds import NONE, Kind, Supplement
+from sgt_modules.kinds import NONE, Supplement
+from sgt_modules.samples import Sample, SampleRequest
 
 Script = Callable[[str], str]
 """What the model answers to a request's text; it may raise, as a provider would (`dspy.lm15.RateLimitError`)."""
@@ -102,23 +102,16 @@ class ScriptedGenerator(SupplementGenerator):
         self._script, self._logprob, self._trained = script, logprob, trained
         self.asked: list[str] = []
 
-    def draw(
-        self,
-        prompt: str,
-        *,
-        seed: int = 0,
-        kind: Kind | str | None = None,
-        temperature: float | None = None,
-        top_p: float = 1.0,
-    ) -> Sampled:
+    def draw(self, prompt: str | SampleRequest) -> Sample:
         """What the script says to a prompt, which names the kind that is asked for; its tokens count as any
         generator's do."""
-        prompt = self.prompt.asking(prompt, kind)
-        self.asked.append(prompt)
-        supplement = self.said(prompt, seed)
-        read, wrote = len(prompt.split()), len(supplement.text.split())
-        self._account(Completion(supplement.render(), read, wrote, 0.0))
-        return Sampled(supplement, self._logprob(prompt), read, wrote)
+        request = self.as_request(prompt)
+        text = self.prompt.asking(request.prompt, request.kind)
+        self.asked.append(text)
+        supplement = self.said(text, request.seed)
+        sample = Sample("", len(text.split()), len(supplement.text.split()), self._logprob(text)).read_as(supplement)
+        self._account(sample)
+        return sample
 
     @property
     def fingerprint(self) -> str:
@@ -129,23 +122,13 @@ class ScriptedGenerator(SupplementGenerator):
         """What it writes; the seed makes no difference to a script."""
         return self._script(prompt)
 
-    def samples(
-        self,
-        prompts: Sequence[str],
-        *,
-        seeds: Sequence[int],
-        kinds: Kinds | None = None,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        at_once: int = 1,
-    ) -> Iterator[Sampled]:
-        """What the script says to each prompt, as they are asked for."""
-        asked = zip(prompts, seeds, kinds or [None] * len(prompts), strict=True)
-        return (self.draw(prompt, seed=seed, kind=kind) for prompt, seed, kind in asked)
+    def samples(self, requests: Sequence[SampleRequest], *, at_once: int = 1) -> Iterator[Sample]:
+        """What the script says to each request, as they are asked for."""
+        return map(self.draw, requests)
 
-    async def adraw(self, prompt: str, *, kind: Kind | str | None = None) -> Sampled:
+    async def adraw(self, prompt: str | SampleRequest) -> Sample:
         """As `draw`."""
-        return self.draw(prompt, kind=kind)
+        return self.draw(prompt)
 
     def with_checkpoint(self, path: Path) -> ScriptedGenerator:
         """The generator it becomes by training, whatever the weights."""

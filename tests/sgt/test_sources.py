@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from dataclasses import dataclass
 
 import pytest
 from hypothesis import given, settings
@@ -22,22 +21,18 @@ from optimizers.sgt.candidates import (
     ood_names,
     predefined,
     silence,
+    source_of,
     warm_start,
 )
 from sgt_modules.kinds import FREE, KINDS, SILENCE, Supplement
+from sgt_modules.samples import SILENT, Sample
 
 QUERIES = [query("a", 0), query("b", 1)]
 
 
-@dataclass(frozen=True)
-class Reply:
-    supplement: Supplement
-    logprob: float = -1.0
-
-
 def test_the_warm_start_asks_for_each_kind_and_for_a_free_one_five_times() -> None:
-    wishes = warm_start(QUERIES, rng=random.Random(0))
-    asked = Counter((wish.query.id, wish.source, wish.kind) for wish in wishes)
+    requests = warm_start(QUERIES, rng=random.Random(0))
+    asked = Counter((query.id, source_of(request), request.kind) for query, request in requests)
     expected = [("predefined", kind) for kind in KINDS.values()] + [("free", FREE)]
     assert asked == {(query.id, *ask): 5 for query in QUERIES for ask in expected}
 
@@ -45,27 +40,31 @@ def test_the_warm_start_asks_for_each_kind_and_for_a_free_one_five_times() -> No
 def test_round_one_asks_for_the_table_s_kinds_and_for_the_generator_s_own() -> None:
     first = predefined(QUERIES, rng=random.Random(0))
     second = ood(QUERIES, ["hint", "rule"], rng=random.Random(0))
-    assert Counter(wish.kind for wish in first) == dict.fromkeys(KINDS.values(), 4)
-    assert Counter((wish.source, wish.kind) for wish in second) == {("ood", "hint"): 4, ("ood", "rule"): 4}
+    assert Counter(request.kind for _, request in first) == dict.fromkeys(KINDS.values(), 4)
+    assert Counter((source_of(request), request.kind) for _, request in second) == {
+        ("ood", "hint"): 4,
+        ("ood", "rule"): 4,
+    }
 
 
 def test_a_direct_sample_s_prompt_names_no_kind() -> None:
-    wishes = direct(QUERIES, rng=random.Random(0))
-    assert len(wishes) == 40
-    assert {(wish.query, wish.kind, wish.source) for wish in wishes} == {(query, None, "direct") for query in QUERIES}
+    requests = direct(QUERIES, rng=random.Random(0))
+    assert len(requests) == 40
+    asked = {(query, request.prompt, request.kind, source_of(request)) for query, request in requests}
+    assert asked == {(query, query.prompt, None, "direct") for query in QUERIES}
 
 
 def test_every_sample_has_a_seed_of_its_own_and_the_same_run_has_the_same_ones() -> None:
-    wishes = direct(QUERIES, rng=random.Random(7))
-    assert len({wish.seed for wish in wishes}) == len(wishes)
-    assert wishes == direct(QUERIES, rng=random.Random(7))
-    assert wishes != direct(QUERIES, rng=random.Random(8))
+    requests = direct(QUERIES, rng=random.Random(7))
+    assert len({request.seed for _, request in requests}) == len(requests)
+    assert requests == direct(QUERIES, rng=random.Random(7))
+    assert requests != direct(QUERIES, rng=random.Random(8))
 
 
 def test_replies_become_candidates_of_the_kind_they_name_and_empty_ones_are_dropped() -> None:
-    wishes = predefined(QUERIES, rng=random.Random(0), samples=1)[:3]
-    replies = [Reply(Supplement("hint", "Look.")), Reply(SILENCE), Reply(Supplement("cot", "Think."), -2.0)]
-    assert list(candidates(wishes, replies)) == [
+    requests = predefined(QUERIES, rng=random.Random(0), samples=1)[:3]
+    samples = [Sample("Look.", logprob=-1.0, kind="hint"), SILENT, Sample("Think.", logprob=-2.0, kind="cot")]
+    assert list(candidates(requests, samples)) == [
         Candidate(QUERIES[0], Supplement("hint", "Look."), "predefined", -1.0),
         Candidate(QUERIES[0], Supplement("cot", "Think."), "predefined", -2.0),
     ]

@@ -9,10 +9,12 @@ from pathlib import Path
 import dspy
 import pytest
 from runtime_fixtures import tiny_adapter, tiny_generator, tiny_model
+from sample_requests import requests
 
 from sgt_modules import SupplementGenerator
 from sgt_modules.errors import GeneratorNotFoundError
 from sgt_modules.replies import read_reply
+from sgt_modules.samples import SampleRequest
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
@@ -28,9 +30,9 @@ def generator(folder: Path) -> SupplementGenerator:
 
 
 def test_samples_are_parsed_replies_with_their_tokens(generator: SupplementGenerator) -> None:
-    replies = generator.engine.sample(["a", "b"], seeds=[1, 2], max_new_tokens=12)
+    replies = generator.engine.sample(requests(["a", "b"], seeds=[1, 2], max_new_tokens=12))
     drawn = generator.sample(["a", "b"], seeds=[1, 2])
-    assert [each.supplement for each in drawn] == [read_reply(reply.text, ended=reply.ended) for reply in replies]
+    assert [each.supplement for each in drawn] == [read_reply(reply.text, ended=not reply.cut) for reply in replies]
     assert [(each.tokens, each.logprob) for each in drawn] == [(reply.tokens, reply.logprob) for reply in replies]
 
 
@@ -45,7 +47,7 @@ def test_writing_is_counted_as_usage_under_the_generators_name(generator: Supple
     with dspy.track_usage() as tracker:
         generator.write("a")
     (usage,) = tracker.get_total_tokens().items()
-    reply = generator.engine.ask("a", max_new_tokens=12)
+    reply = generator.engine.ask(SampleRequest("a", max_new_tokens=12))
     assert usage == (
         "tiny",
         {

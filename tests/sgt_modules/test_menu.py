@@ -29,8 +29,9 @@ from sgt_modules.embedded import HouseTermsWorld, Sizes, embedded_generator, pro
 from sgt_modules.embedded.models import embedded_folder
 from sgt_modules.errors import RunFolderError, SavedStateError, SetupError
 from sgt_modules.kinds import SILENCE, Supplement
-from sgt_modules.local.batching import Job
+from sgt_modules.local.batching import TokenRequest
 from sgt_modules.local.decoding import Decoder
+from sgt_modules.samples import SampleRequest
 
 TEXTS = {
     "refunds": "Refunds take five days. Say so.",
@@ -191,7 +192,7 @@ PROMPTS = ["Question: how many zoka customers are there?", "Count the nezu staff
 
 def by_hand(engine: LocalEngine, prompt: str, text: str) -> float:
     """The log-probability of a reply and of the end token behind it: one reading of the whole text, nothing cached."""
-    ids = list(engine._encode([{"role": "user", "content": prompt}]))
+    ids = list(engine.encoder.encode([{"role": "user", "content": prompt}]))
     tokens = engine.tokenizer([text], add_special_tokens=False)["input_ids"][0]
     with engine._loaded()._loaded.model() as model, torch.inference_mode():
         scores = model(torch.tensor([[*ids, *tokens]])).logits[0].double().log_softmax(-1)
@@ -206,7 +207,7 @@ def test_a_local_model_takes_the_choice_that_is_likeliest_to_the_end() -> None:
     for prompt in PROMPTS:
         likely = [by_hand(engine, prompt, text) for text in SHORT.replies]
         for text, expected in zip(SHORT.replies, likely, strict=True):
-            alone = engine.ask(prompt, among=[text])
+            alone = engine.ask(SampleRequest(prompt, among=(text,)))
             assert alone.text == text
             assert alone.logprob * alone.tokens == pytest.approx(expected, abs=1e-2)
         best = SHORT.choices[max(range(len(likely)), key=likely.__getitem__)]
@@ -216,7 +217,7 @@ def test_a_local_model_takes_the_choice_that_is_likeliest_to_the_end() -> None:
 
 def test_the_choice_is_the_same_alone_in_a_batch_at_any_seed_and_for_coroutines() -> None:
     generator = embedded_generator().choosing(SHORT)
-    alone = [generator.draw(prompt, seed=5, temperature=1.0) for prompt in PROMPTS]
+    alone = [generator.draw(SampleRequest(prompt, seed=5, temperature=1.0)) for prompt in PROMPTS]
     batch = generator.sample(PROMPTS, seeds=[1, 2, 3], temperature=2.0, top_p=0.3)
     assert [each.supplement for each in batch] == [each.supplement for each in alone]
     assert [asyncio.run(generator.adraw(each)).supplement for each in PROMPTS] == [each.supplement for each in alone]
@@ -227,18 +228,21 @@ def test_a_decoder_whose_rows_stay_scores_a_given_reply_as_one_whose_rows_leave_
     engine = embedded_generator().engine
     assert isinstance(engine, LocalEngine)
     loaded = engine._loaded()._loaded
-    ids = engine._encode([{"role": "user", "content": PROMPTS[0]}])
+    ids = engine.encoder.encode([{"role": "user", "content": PROMPTS[0]}])
     given = [tuple(engine.tokenizer([text], add_special_tokens=False)["input_ids"][0]) for text in SHORT.replies]
-    jobs = [Job(ids, 0, 0.0, len(tokens) + 1, reply=tokens) for tokens in given]
-    drawn = [Job(ids, 7, 1.0, 9), Job(ids, 0, 0.0, 5)]
+    requests = [TokenRequest(ids, 0, 0.0, len(tokens) + 1, reply=tokens) for tokens in given]
+    drawn = [TokenRequest(ids, 7, 1.0, 9), TokenRequest(ids, 0, 0.0, 5)]
     found = [
-        Decoder(loaded, engine.tokenizer, leaving=leaving).decode([*jobs, *drawn], None) for leaving in (True, False)
+        Decoder(loaded, engine.tokenizer, leaving=leaving).decode([*requests, *drawn], None)
+        for leaving in (True, False)
     ]
-    for job, text in zip(jobs, SHORT.replies, strict=True):
+    for request, text in zip(requests, SHORT.replies, strict=True):
         total = by_hand(engine, PROMPTS[0], text)
-        assert [each[job].logprob * each[job].tokens for each in found] == pytest.approx([total, total], abs=1e-2)
-        assert [(each[job].tokens, each[job].ended) for each in found] == [(job.limit, True)] * 2
-    assert [found[0][job].text for job in drawn] == [found[1][job].text for job in drawn]
+        assert [each[request].logprob * each[request].tokens for each in found] == pytest.approx(
+            [total, total], abs=1e-2
+        )
+        assert [(each[request].tokens, each[request].cut) for each in found] == [(request.limit, False)] * 2
+    assert [found[0][each].text for each in drawn] == [found[1][each].text for each in drawn]
 
 
 def test_a_prompt_that_leaves_no_room_for_the_longest_choice_gets_no_supplement() -> None:
@@ -258,8 +262,8 @@ def test_a_kind_with_a_text_is_never_asked_of_the_model() -> None:
         Supplement("cot", "Think."),
         KINDS["refunds"].given,
     ]
-    assert generator.draw("a", kind=KINDS["hours"]).supplement == KINDS["hours"].given
-    assert asyncio.run(generator.adraw("a", kind=KINDS["hours"])).supplement == KINDS["hours"].given
+    assert generator.draw(SampleRequest("a", kind=KINDS["hours"])).supplement == KINDS["hours"].given
+    assert asyncio.run(generator.adraw(SampleRequest("a", kind=KINDS["hours"]))).supplement == KINDS["hours"].given
     assert len(engine.asked) == 1
 
 

@@ -15,11 +15,11 @@ from scripted import query, rollout
 
 from optimizers.core.records import Query, Reward, Rollout
 from optimizers.core.usage import Usage
-from optimizers.store.rollout_store import KeptSample, RolloutStore
+from optimizers.store.rollout_store import RolloutStore
 from sgt_modules.episode import Call, Place
 from sgt_modules.errors import RunFolderError
-from sgt_modules.generator import Sampled
 from sgt_modules.kinds import SILENCE, Supplement
+from sgt_modules.samples import Sample
 
 ROLLOUTS = 2_000
 LONG = Supplement("cot", "Ünits matter, and so does their order. " * 200)
@@ -65,7 +65,7 @@ def address(server: str) -> Iterator[str]:
 
 def test_a_server_keeps_what_a_file_does(address: str) -> None:
     calls = [Call(Place("solve"), "Help.", LONG, -0.5)]
-    samples = [KeptSample("asked", Sampled(LONG, -0.5, 7, 3))]
+    samples = [("asked", Sample("", 7, 3, -0.5).read_as(LONG))]
     with RolloutStore(address, run="first", clock=lambda: 1234.5) as store:
         store.add(replace(FULL, reward=None), "scope", paid=Usage(1, 2, 3, 4, 0.5, 0.25))
         assert store.get("scope", "a1", LONG) is None

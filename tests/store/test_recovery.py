@@ -21,10 +21,10 @@ from scripted import query, rollout
 from optimizers.core.records import Rollout
 from optimizers.core.usage import Usage
 from optimizers.store.recovery import find_damage, recover
-from optimizers.store.rollout_store import KeptSample, RolloutStore
+from optimizers.store.rollout_store import RolloutStore
 from sgt_modules.errors import RunFolderError, SGTError
-from sgt_modules.generator import Sampled
 from sgt_modules.kinds import Supplement
+from sgt_modules.samples import Sample
 
 ROWS = 500
 PAGE = 4096
@@ -53,7 +53,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with RolloutStore(path) as store:
         store.add_all(build_rollouts(), "scope", paid=Usage(1, 1))
         store.describe("scope", {"metric": "exact"})
-        store.add_samples("warm", 0, [KeptSample("asked", Sampled(HINT, -0.5, 7, 3))] * 10)
+        store.add_samples("warm", 0, [("asked", Sample("", 7, 3, -0.5).read_as(HINT))] * 10)
     return path
 
 

@@ -15,12 +15,12 @@ from scripted import query, rollout
 
 from optimizers.core.records import Query, Reward, Rollout
 from optimizers.core.usage import Usage
-from optimizers.store.rollout_store import KeptSample, RolloutStore
+from optimizers.store.rollout_store import RolloutStore
 from optimizers.store.schema import SCHEMA_VERSION
 from sgt_modules.episode import Call, Place
 from sgt_modules.errors import RunFolderError
-from sgt_modules.generator import Sampled
 from sgt_modules.kinds import SILENCE, Supplement
+from sgt_modules.samples import Sample
 
 FULL = Rollout(
     query=Query(
@@ -62,13 +62,13 @@ def test_that_a_supplement_was_cut_is_stored_with_a_rollout_a_sample_and_a_call(
     cut = Supplement("hint", "Ünits.", cut=True)
     store.add(FULL, "scope")
     store.add(replace(FULL, supplement=cut), "scope")
-    store.add_samples("warm", 0, [KeptSample("key", Sampled(each, -1.0, 3, 4)) for each in (cut, FULL.supplement)])
+    store.add_samples("warm", 0, [("key", Sample("", 3, 4, -1.0).read_as(each)) for each in (cut, FULL.supplement)])
     calls = [Call(Place("check"), "Help.", each, -0.5) for each in (cut, FULL.supplement)]
     store.add(replace(FULL, stage="live"), "scope", live="live", calls=calls)
     live = store.get_live_run("scope", "live")
     assert live is not None
     assert [each.supplement.cut for each in store.rollouts(stage="sft")] == [False, True]
-    assert [each.sample.supplement.cut for each in store.samples("warm")] == [True, False]
+    assert [sample.cut for _, sample in store.samples("warm")] == [True, False]
     assert [each.supplement.cut for each in live[1]] == [True, False]
     assert store.scan().intact
 
@@ -268,8 +268,8 @@ def test_a_live_run_belongs_to_one_run(tmp_path: Path) -> None:
         assert first.count() == 2
 
 
-def samples(*texts: str) -> list[KeptSample]:
-    return [KeptSample(f"asked {text}", Sampled(Supplement("cot", text), -0.5, 7, 3)) for text in texts]
+def samples(*texts: str) -> list[tuple[str, Sample]]:
+    return [(f"asked {text}", Sample(text, 7, 3, -0.5, kind="cot")) for text in texts]
 
 
 def test_samples_come_back_in_order_batch_by_batch_up_to_a_gap(store: RolloutStore) -> None:

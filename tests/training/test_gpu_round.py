@@ -18,8 +18,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from optimizers.sgt.preference_pairs import preference_pairs
-from sgt_modules.local.batching import Decoded, Job, within_memory
+from sgt_modules.local.batching import TokenRequest, within_memory
 from sgt_modules.local.chat_template import render_chat
+from sgt_modules.samples import Sample
 
 TINY = SHAPES["tiny"]
 ROWS, LENGTH = 3, 16
@@ -185,12 +186,12 @@ def test_the_search_doubles_until_something_does_not_fit() -> None:
 
 
 def test_a_batch_that_did_not_fit_is_noted() -> None:
-    def run(jobs: list[Job]) -> list[Decoded]:
-        if len(jobs) > 1:
+    def run(token_requests: list[TokenRequest]) -> list[Sample]:
+        if len(token_requests) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return [Decoded("", 1, 0.0, True)]
+        return [Sample("")]
 
-    jobs = [Job((number,), 0, 0.0, 1) for number in range(2)]
+    token_requests = [TokenRequest((number,), 0, 0.0, 1) for number in range(2)]
     with halvings_noted() as halvings:
-        within_memory(jobs, 99, run)
+        within_memory(token_requests, 99, run)
     assert halvings == ["Out of memory on 2 rows; going on with 2 tokens a batch."]

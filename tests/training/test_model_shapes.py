@@ -9,6 +9,7 @@ import torch
 from dspy.lm15 import Config, Message, Request
 from families import FAMILIES, Family, family_model, family_tokenizer
 from runtime_fixtures import tiny_adapter
+from sample_requests import requests
 from transformers import AutoModelForCausalLM
 
 from optimizers.core.records import SFTExample
@@ -21,12 +22,12 @@ from optimizers.training.trainer import LoRASettings, TrainingSettings
 from optimizers.training.trl_arguments import StageInputs
 from optimizers.training.trl_trainer import TRLTrainer
 from sgt_modules.errors import GeneratorNotFoundError
-from sgt_modules.local.batching import Job as DecodingJob
-from sgt_modules.local.batching import Share
+from sgt_modules.local.batching import Share, TokenRequest
 from sgt_modules.local.chat_template import render_chat
 from sgt_modules.local.decoding import Decoder
 from sgt_modules.local.engine import LocalEngine
 from sgt_modules.local.loading import Loaded
+from sgt_modules.samples import SampleRequest
 
 # PEFT 0.21 asks transformers 5.23 by a deprecated name.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -62,7 +63,7 @@ def likeliest(folder: Path, ids: list[int], ends: tuple[int, ...], limit: int) -
 def test_a_model_of_each_family_says_what_it_would_say_without_any_cache_or_batch(shape: Shape) -> None:
     tokenizer = shape.engine.tokenizer
     ends = tuple(tokenizer.convert_tokens_to_ids(list(shape.family.ends)))
-    replies = shape.engine.sample(PROMPTS, seeds=range(5), temperature=0.0)
+    replies = shape.engine.sample(requests(PROMPTS, seeds=range(5), temperature=0.0))
     for prompt, reply in zip(PROMPTS, replies, strict=True):
         text = render_chat(tokenizer, [{"role": "user", "content": prompt}])
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -75,8 +76,8 @@ def test_a_model_of_each_family_says_what_it_would_say_without_any_cache_or_batc
 def test_a_sample_does_not_depend_on_its_batch(shape: Shape, budget: int) -> None:
     engine = LocalEngine(shape.folder, dtype="float64", device="cpu", max_batch_tokens=budget, max_new_tokens=16)
     prompts, seeds = PROMPTS * 3, range(15)
-    together = engine.sample(prompts, seeds=seeds)
-    alone = [engine.sample([prompt], seeds=[seed])[0] for prompt, seed in zip(prompts, seeds, strict=True)]
+    together = engine.sample(requests(prompts, seeds=seeds))
+    alone = [engine.sample(requests([prompt], seeds=[seed]))[0] for prompt, seed in zip(prompts, seeds, strict=True)]
     assert [each.text for each in together] == [each.text for each in alone]
     assert [each.logprob for each in together] == pytest.approx([each.logprob for each in alone])
     assert len({each.text for each in together}) > 10
@@ -86,16 +87,16 @@ def test_a_batch_says_the_same_where_rows_leave_it_as_they_end_and_where_they_st
     """The first is what a CPU does, the second what a GPU does."""
     loaded = Loaded((shape.folder,), device="cpu", dtype="float64")
     leaving, staying = (Decoder(loaded, shape.engine.tokenizer, leaving=each) for each in (True, False))
-    jobs = [
-        DecodingJob(shape.engine._encode([{"role": "user", "content": prompt}]), seed, heat, limit)
+    token_requests = [
+        TokenRequest(shape.engine.encoder.encode([{"role": "user", "content": prompt}]), seed, heat, limit)
         for prompt in PROMPTS
         for seed, heat, limit in ((0, 0.0, 16), (1, 1.0, 16), (2, 1.0, 5))
     ]
     for room in (100_000, 250):
-        first, second = (decoder.decode(jobs, room) for decoder in (leaving, staying))
-        for job in jobs:
-            assert replace(first[job], logprob=0.0) == replace(second[job], logprob=0.0)
-            assert first[job].logprob == pytest.approx(second[job].logprob)
+        first, second = (decoder.decode(token_requests, room) for decoder in (leaving, staying))
+        for request in token_requests:
+            assert replace(first[request], logprob=0.0) == replace(second[request], logprob=0.0)
+            assert first[request].logprob == pytest.approx(second[request].logprob)
 
 
 GROUPED = [
@@ -110,10 +111,10 @@ def test_prompts_that_share_what_they_begin_with_say_what_each_says_by_itself(sh
     tree, batch = (sharing(shape, share) for share in ("prefix", "batch"))
     asked, seeds = [*GROUPED, *PROMPTS], range(len(GROUPED) + len(PROMPTS))
     for temperature in (0.0, 1.0):
-        shared = tree.sample(asked, seeds=seeds, temperature=temperature)
-        others = batch.sample(asked, seeds=seeds, temperature=temperature)
+        shared = tree.sample(requests(asked, seeds=seeds, temperature=temperature))
+        others = batch.sample(requests(asked, seeds=seeds, temperature=temperature))
         each = zip(asked, seeds, strict=True)
-        alone = [tree.sample([one], seeds=[seed], temperature=temperature)[0] for one, seed in each]
+        alone = [tree.sample(requests([one], seeds=[seed], temperature=temperature))[0] for one, seed in each]
         assert [each.text for each in shared] == [each.text for each in others] == [each.text for each in alone]
         assert [each.logprob for each in shared] == pytest.approx([each.logprob for each in alone])
 
@@ -123,10 +124,10 @@ def sharing(shape: Shape, share: Share) -> LocalEngine:
 
 
 def test_an_adapter_changes_what_it_says_and_can_be_taken_off(shape: Shape, tmp_path: Path) -> None:
-    plain = shape.engine.sample(PROMPTS, seeds=range(5))
+    plain = shape.engine.sample(requests(PROMPTS, seeds=range(5)))
     adapted = shape.engine.with_adapter(tiny_adapter(shape.folder, tmp_path / "adapter"))
-    assert adapted.sample(PROMPTS, seeds=range(5)) != plain
-    assert shape.engine.sample(PROMPTS, seeds=range(5)) == plain
+    assert adapted.sample(requests(PROMPTS, seeds=range(5))) != plain
+    assert shape.engine.sample(requests(PROMPTS, seeds=range(5))) == plain
 
 
 TURNS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "</s>")
@@ -164,8 +165,8 @@ def test_training_reads_the_tokens_that_inference_reads(
     rows = rows_of_trainer(shape, [(prompt, tuple(map(Target, replies[:count]))) for prompt in prompts], kind, tmp_path)
     (end,) = [mark for mark in shape.family.ends if mark in TURNS]
     for prompt, row in zip(prompts, rows, strict=True):
-        job = shape.engine._requested(Request(model="m", messages=(Message.user(prompt),)))
-        assert tuple(row.prompt) == job.ids
+        request = shape.engine._token_request(Request(model="m", messages=(Message.user(prompt),)))
+        assert tuple(row.prompt) == request.ids
         if shape.family.begin is not None:
             assert row.prompt.count(tokenizer.bos_token_id) == 1
         assert [tokenizer.decode(ids) for ids in row.completions] == [f"{reply}{end}" for reply in replies[:count]]
@@ -190,8 +191,8 @@ def test_an_adapter_trained_on_any_family_is_worn_by_the_engine(shape: Shape, tm
     )  # fmt: skip
     rows = [SFTExample("q", "free", "Say it.", "ok")] * 8
     sft = TRLTrainer(shape.folder, settings).sft(rows, start=None, output=tmp_path / "sft", seed=0)
-    (reply,) = shape.engine.with_adapter(sft.path).sample(["Say it."], seeds=[0], temperature=0.0)
-    assert (reply.text, reply.tokens, reply.ended) == ("ok", 3, True)
+    (reply,) = shape.engine.with_adapter(sft.path).sample(requests(["Say it."], seeds=[0], temperature=0.0))
+    assert (reply.text, reply.tokens, reply.cut) == ("ok", 3, False)
 
 
 def test_a_system_text_is_read_once_whether_or_not_the_family_has_the_role(shape: Shape) -> None:
@@ -226,13 +227,16 @@ def test_dspy_talks_to_it(shape: Shape) -> None:
     config = Config(max_tokens=4)
     request = Request(model=lm.model, system="Be brief.", messages=(Message.user("one"),), config=config)
     assert lm(request).text == shape.engine.complete(request).text
-    assert lm("one", max_tokens=4) == [shape.engine.ask("one", max_new_tokens=4).text]
+    assert lm("one", max_tokens=4) == [shape.engine.ask(SampleRequest("one", max_new_tokens=4)).text]
 
 
 def test_single_precision_agrees_with_double(shape: Shape) -> None:
     single = LocalEngine(shape.folder, dtype="float32", device="cpu", max_new_tokens=1)
-    double = [each.logprob for each in shape.engine.sample(PROMPTS, seeds=range(5), temperature=0.0, max_new_tokens=1)]
-    replies = single.sample(PROMPTS, seeds=range(5), temperature=0.0)
+    double = [
+        each.logprob
+        for each in shape.engine.sample(requests(PROMPTS, seeds=range(5), temperature=0.0, max_new_tokens=1))
+    ]
+    replies = single.sample(requests(PROMPTS, seeds=range(5), temperature=0.0))
     assert [each.logprob for each in replies] == pytest.approx(double, abs=1e-3)
 
 

@@ -15,6 +15,7 @@ import transformers
 import trl
 from peft import AutoPeftModelForCausalLM, PeftModel
 from runtime_fixtures import tiny_model
+from sample_requests import requests
 from transformers import AutoModelForCausalLM
 
 from optimizers.core.records import Checkpoint, PreferencePair, SFTExample
@@ -95,7 +96,7 @@ def test_peft_alone_loads_the_folder_and_computes_what_the_engine_computes(
     folder: Path, stages: tuple[Checkpoint, Checkpoint]
 ) -> None:
     engine = LocalEngine(folder, adapter=stages[1].path, dtype="float32", device="cpu")
-    (reply,) = engine.sample(["What is 2 + 1?"], seeds=[0], temperature=0.0, max_new_tokens=1)
+    (reply,) = engine.sample(requests(["What is 2 + 1?"], seeds=[0], temperature=0.0, max_new_tokens=1))
     text = render_chat(engine.tokenizer, [{"role": "user", "content": "What is 2 + 1?"}])
     ids = torch.tensor([engine.tokenizer(text, add_special_tokens=False)["input_ids"]])
     plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from peft import PeftModel
 from runtime_fixtures import tiny_adapter, tiny_model
+from sample_requests import requests
 
 from optimizers.core.records import Checkpoint, PreferencePair, SFTExample
 from optimizers.sgt.teleprompter import SGTTeleprompter
@@ -58,7 +59,7 @@ def settings(**changes: object) -> TrainingSettings:
 
 
 def draws(engine: LocalEngine) -> list[tuple[str, float]]:
-    return [(each.text, each.logprob) for each in engine.sample(PROMPTS, seeds=range(3))]
+    return [(each.text, each.logprob) for each in engine.sample(requests(PROMPTS, seeds=range(3)))]
 
 
 def weights_of(engine: LocalEngine) -> dict[int, tuple[int, ...]]:

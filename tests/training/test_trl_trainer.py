@@ -14,6 +14,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 from safetensors import safe_open
+from sample_requests import requests
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.processors import TemplateProcessing
@@ -156,7 +157,7 @@ def test_a_prompt_has_the_same_tokens_in_training_as_at_inference(model: Path):
     text = render_chat(made, [{"role": "user", "content": prompt}])
     joined = made(text + reply, add_special_tokens=False)["input_ids"]
     (row,) = encode([(prompt, (Target(reply),))], made, made.eos_token_id)
-    assert tuple(row.prompt) == LocalEngine(model)._encode([{"role": "user", "content": prompt}])
+    assert tuple(row.prompt) == LocalEngine(model).encoder.encode([{"role": "user", "content": prompt}])
     assert joined[: len(row.prompt)] != row.prompt, "the tokenizer of this test merges across the border"
     assert made.decode(row.completions[0]) == f"{reply}<|im_end|>"
 
@@ -317,7 +318,7 @@ def test_all_weights_can_be_trained_and_the_folder_is_a_model_to_go_on_from(mode
     assert losses[0] == pytest.approx(math.log(2), abs=1e-5)
     assert dpo.fingerprint == sha256((dpo.path / "model.safetensors").read_bytes()).hexdigest()
     assert dpo.fingerprint != sft.fingerprint
-    assert LocalEngine(dpo.path).sample(["hello"], seeds=[0], temperature=0.0, max_new_tokens=2)[0].tokens > 0
+    assert LocalEngine(dpo.path).sample(requests(["hello"], seeds=[0], temperature=0.0, max_new_tokens=2))[0].tokens > 0
 
 
 def test_an_adapter_loads_into_the_engine_and_changes_what_it_writes(model: Path, tmp_path: Path):
@@ -325,7 +326,7 @@ def test_an_adapter_loads_into_the_engine_and_changes_what_it_writes(model: Path
     checkpoint = TRLTrainer(model, settings(sft_epochs=40, sft_learning_rate=2e-2)).sft(
         rows, start=None, output=tmp_path / "sft", seed=0
     )
-    (reply,) = LocalEngine(model, adapter=checkpoint.path).sample(["Say it."], seeds=[0], temperature=0.0)
+    (reply,) = LocalEngine(model, adapter=checkpoint.path).sample(requests(["Say it."], seeds=[0], temperature=0.0))
     assert reply.text == "ok"
     assert reply.tokens == 3
 

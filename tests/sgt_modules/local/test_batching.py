@@ -15,13 +15,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from places import ROOT
 from runtime_fixtures import tiny_engine, tiny_model
+from sample_requests import requests
 
 from sgt_modules.errors import GeneratorNotFoundError
-from sgt_modules.local.batching import Decoded, Job, batches, room_of, within_memory
+from sgt_modules.local.batching import TokenRequest, batches, room_of, within_memory
 from sgt_modules.local.engine import LocalEngine
 from sgt_modules.local.loading import Loaded, choose_device, choose_dtype
+from sgt_modules.samples import Sample
 
-JOBS = st.lists(st.builds(Job, st.integers(1, 40).map(lambda n: (1,) * n), st.integers(0, 9), st.just(1.0), st.just(5)))
+JOBS = st.lists(
+    st.builds(TokenRequest, st.integers(1, 40).map(lambda n: (1,) * n), st.integers(0, 9), st.just(1.0), st.just(5))
+)
 
 
 class Machine:
@@ -31,52 +35,56 @@ class Machine:
         self.room, self.error = room, error
         self.asked: list[int] = []
 
-    def run(self, jobs: Sequence[Job]) -> list[Decoded]:
-        self.asked.append(room_of(jobs))
+    def run(self, token_requests: Sequence[TokenRequest]) -> list[Sample]:
+        self.asked.append(room_of(token_requests))
         if self.asked[-1] > self.room:
             raise self.error
-        return [Decoded(str(job.seed), len(job.ids), 0.0, True) for job in jobs]
+        return [Sample(str(request.seed), tokens=len(request.ids)) for request in token_requests]
 
 
 @given(JOBS, st.integers(46, 2000), st.sampled_from(["CUDA out of memory. Tried to", "can't allocate memory: you"]))
-def test_whatever_the_memory_every_job_is_done_once_if_each_fits_alone(jobs: list[Job], room: int, says: str) -> None:
+def test_whatever_the_memory_every_request_is_done_once_if_each_fits_alone(
+    token_requests: list[TokenRequest], room: int, says: str
+) -> None:
     machine = Machine(room, torch.OutOfMemoryError(says))
-    done, held = within_memory(jobs, 4000, machine.run)
-    assert done == {job: Decoded(str(job.seed), len(job.ids), 0.0, True) for job in jobs}
+    done, held = within_memory(token_requests, 4000, machine.run)
+    assert done == {request: Sample(str(request.seed), tokens=len(request.ids)) for request in token_requests}
     assert held == 4000 or held <= max(machine.asked) // 2
 
 
 def test_running_out_of_memory_halves_the_budget_and_keeps_what_is_done(caplog: pytest.LogCaptureFixture) -> None:
-    jobs = [Job((1,) * 6, seed, 1.0, 4) for seed in range(12)]
+    token_requests = [TokenRequest((1,) * 6, seed, 1.0, 4) for seed in range(12)]
     machine, released = Machine(40, RuntimeError("MPS backend out of memory")), list[int]()
     with caplog.at_level(logging.WARNING, "sgt_modules.local.batching"):
-        _, held = within_memory(jobs, 80, machine.run, release=lambda: released.append(1))
+        _, held = within_memory(token_requests, 80, machine.run, release=lambda: released.append(1))
     assert machine.asked == [80, 40, 40, 40]
     assert (held, released) == (40, [1])
     assert caplog.messages == ["Out of memory on 8 rows; going on with 40 tokens a batch."]
 
 
 def test_one_job_that_does_not_fit_and_other_errors_are_raised() -> None:
-    jobs = [Job((1,), seed, 1.0, 4) for seed in range(4)]
+    token_requests = [TokenRequest((1,), seed, 1.0, 4) for seed in range(4)]
     with pytest.raises(RuntimeError, match="out of memory"):
-        within_memory(jobs, 80, Machine(3, RuntimeError("out of memory")).run)
+        within_memory(token_requests, 80, Machine(3, RuntimeError("out of memory")).run)
     other = Machine(3, RuntimeError("shapes differ"))
     with pytest.raises(RuntimeError, match="shapes differ"):
-        within_memory(jobs, 80, other.run)
+        within_memory(token_requests, 80, other.run)
     assert len(other.asked) == 1
 
 
 @given(JOBS, st.integers(50, 400))
-def test_batches_of_one_length_need_no_padding(jobs: list[Job], budget: int) -> None:
-    cut = batches(jobs, budget, alike=True)
-    assert all(len({len(job.ids) for job in batch}) == 1 and room_of(batch) <= budget for batch in cut)
-    assert sorted(job.seed for batch in cut for job in batch) == sorted(job.seed for job in jobs)
+def test_batches_of_one_length_need_no_padding(token_requests: list[TokenRequest], budget: int) -> None:
+    cut = batches(token_requests, budget, alike=True)
+    assert all(len({len(request.ids) for request in batch}) == 1 and room_of(batch) <= budget for batch in cut)
+    assert sorted(request.seed for batch in cut for request in batch) == sorted(
+        request.seed for request in token_requests
+    )
 
 
 def test_a_model_that_runs_out_of_memory_gives_the_replies_it_would_have_given(tmp_path: Path) -> None:
     engine = tiny_engine(tiny_model(tmp_path / "tiny"))
     prompts = [f"prompt {place}" for place in range(12)]
-    expected = engine.sample(prompts, seeds=range(12))
+    expected = engine.sample(requests(prompts, seeds=range(12)))
     rows: list[int] = []
 
     def limited(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
@@ -86,10 +94,10 @@ def test_a_model_that_runs_out_of_memory_gives_the_replies_it_would_have_given(t
 
     decoder = engine._loaded()
     with decoder._loaded.model() as model, model.get_input_embeddings().register_forward_pre_hook(limited):
-        assert engine.sample(prompts, seeds=range(12)) == expected
+        assert engine.sample(requests(prompts, seeds=range(12))) == expected
         assert max(rows) > 5
         rows.clear()
-        assert engine.sample(prompts, seeds=range(12)) == expected
+        assert engine.sample(requests(prompts, seeds=range(12))) == expected
         assert max(rows) <= 5
 
 
@@ -129,7 +137,7 @@ def test_what_is_loaded_stands_on_the_device_in_the_precision_that_was_asked_for
 def test_a_models_own_code_is_refused_unless_asked_for(tmp_path: Path) -> None:
     folder = own_code(tiny_model(tmp_path / "tiny"))
     with pytest.raises(GeneratorNotFoundError, match="trust_remote_code=True"):
-        tiny_engine(folder).sample(["one"], seeds=[0])
+        tiny_engine(folder).sample(requests(["one"], seeds=[0]))
 
 
 def test_a_models_own_code_runs_for_who_asks_and_travels_with_a_pickle_but_not_with_a_saved_state(
@@ -140,9 +148,9 @@ def test_a_models_own_code_runs_for_who_asks_and_travels_with_a_pickle_but_not_w
     assert pickle.loads(pickle.dumps(engine)).with_adapter(None).trust_remote_code
     assert not LocalEngine.load_state(engine.dump_state()).trust_remote_code
     code = (
-        "import sys; from sgt_modules.local.engine import LocalEngine; "
+        "import sys; from sgt_modules.local.engine import LocalEngine; from sgt_modules.samples import SampleRequest; "
         "engine = LocalEngine(sys.argv[1], dtype='float64', device='cpu', trust_remote_code=True); "
-        "print(engine.sample(['one'], seeds=[0], max_new_tokens=4)[0].tokens)"
+        "print(engine.sample([SampleRequest('one', temperature=1.0, max_new_tokens=4)])[0].tokens)"
     )
     alone = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "PYTHONPATH": str(ROOT)}
     said = subprocess.run(

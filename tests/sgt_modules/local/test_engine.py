@@ -19,13 +19,15 @@ import torch
 from dspy.lm15 import Config, ContextLengthError, Message, Request, UnsupportedFeatureError
 from places import ROOT
 from runtime_fixtures import tiny_adapter, tiny_engine, tiny_model
+from sample_requests import requests
 from transformers import AutoModelForCausalLM
 
 from sgt_modules.errors import GeneratorNotFoundError
-from sgt_modules.local.batching import Job, batches
+from sgt_modules.local.batching import TokenRequest, batches
 from sgt_modules.local.chat_template import render_chat
 from sgt_modules.local.engine import LocalEngine
 from sgt_modules.local.loading import _core_setter
+from sgt_modules.samples import SampleRequest
 
 # PEFT 0.21 asks transformers 5.23 by a deprecated name.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -49,30 +51,30 @@ def ask(text: str, **config: object) -> Request:
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
 def test_a_reply_does_not_depend_on_the_rest_of_its_batch(engine: LocalEngine, temperature: float) -> None:
-    together = engine.sample(PROMPTS, seeds=range(6), temperature=temperature)
-    alone = [engine.sample([p], seeds=[s], temperature=temperature)[0] for s, p in enumerate(PROMPTS)]
+    together = engine.sample(requests(PROMPTS, seeds=range(6), temperature=temperature))
+    alone = [engine.sample(requests([p], seeds=[s], temperature=temperature))[0] for s, p in enumerate(PROMPTS)]
     assert [each.text for each in together] == [each.text for each in alone]
     assert [each.logprob for each in together] == pytest.approx([each.logprob for each in alone])
 
 
 def test_a_seed_gives_the_same_sample_and_another_seed_another(engine: LocalEngine) -> None:
-    first, again, other = engine.sample(["one"] * 3, seeds=[7, 7, 8])
+    first, again, other = engine.sample(requests(["one"] * 3, seeds=[7, 7, 8]))
     assert first == again
     assert first.text != other.text
 
 
 def test_temperature_zero_takes_the_likeliest_token_whatever_the_seed(engine: LocalEngine, folder: Path) -> None:
-    first, other = engine.sample(["one"] * 2, seeds=[1, 2], temperature=0.0)
+    first, other = engine.sample(requests(["one"] * 2, seeds=[1, 2], temperature=0.0))
     assert first == other
     ids, chosen, end = _greedy(folder, engine, "one", 12)
     assert first.prompt_tokens == ids
     assert first.tokens == len(chosen)
-    assert first.ended == end
+    assert first.cut != end
     assert first.logprob == pytest.approx(sum(chosen) / len(chosen), abs=1e-6)
 
 
 def test_draws_follow_the_models_distribution(engine: LocalEngine) -> None:
-    drawn = engine.sample(["one"] * 2000, seeds=range(2000), max_new_tokens=1)
+    drawn = engine.sample(requests(["one"] * 2000, seeds=range(2000), max_new_tokens=1))
     expected = {each.text: math.exp(each.logprob) for each in drawn if each.text}
     for text, probability in sorted(expected.items(), key=lambda item: -item[1])[:5]:
         if sum(other == text for other in expected) == 1 and "�" not in text:
@@ -81,28 +83,28 @@ def test_draws_follow_the_models_distribution(engine: LocalEngine) -> None:
 
 
 def test_one_seed_over_many_prompts_gives_independent_draws(engine: LocalEngine) -> None:
-    job = [Job((1, 2, place), 0, 1.0, 4) for place in range(3)]
+    request = [TokenRequest((1, 2, place), 0, 1.0, 4) for place in range(3)]
     from sgt_modules.local.decoding import _uniforms
 
-    assert len(set(_uniforms(job, 4).ravel())) == 12
+    assert len(set(_uniforms(request, 4).ravel())) == 12
 
 
 def test_the_token_limit_ends_a_reply_that_the_model_has_not_ended(engine: LocalEngine) -> None:
-    cut = engine.sample(["one"], seeds=[0], max_new_tokens=3)[0]
-    whole = engine.sample(["one"], seeds=[0], max_new_tokens=12)[0]
+    cut = engine.sample(requests(["one"], seeds=[0], max_new_tokens=3))[0]
+    whole = engine.sample(requests(["one"], seeds=[0], max_new_tokens=12))[0]
     assert cut.tokens == 3
-    assert not cut.ended
+    assert cut.cut
     assert whole.tokens > 3
 
 
 def test_requests_with_different_limits_share_a_batch(engine: LocalEngine) -> None:
     decoder = engine._loaded()
-    ids = engine._encode([{"role": "user", "content": "one"}])
-    jobs = [Job(ids, 0, 1.0, limit) for limit in (2, 5, 12)]
-    done = decoder.decode(jobs, 10_000)
-    assert [done[job].tokens for job in jobs[:2]] == [2, 5]
-    alone = [decoder.decode([job], 10_000)[job] for job in jobs]
-    assert [done[job].text for job in jobs] == [each.text for each in alone]
+    ids = engine.encoder.encode([{"role": "user", "content": "one"}])
+    token_requests = [TokenRequest(ids, 0, 1.0, limit) for limit in (2, 5, 12)]
+    done = decoder.decode(token_requests, 10_000)
+    assert [done[request].tokens for request in token_requests[:2]] == [2, 5]
+    alone = [decoder.decode([request], 10_000)[request] for request in token_requests]
+    assert [done[request].text for request in token_requests] == [each.text for each in alone]
 
 
 def test_a_row_that_has_ended_takes_no_part_in_later_steps(engine: LocalEngine) -> None:
@@ -112,22 +114,27 @@ def test_a_row_that_has_ended_takes_no_part_in_later_steps(engine: LocalEngine) 
         if inputs[0].shape[1] == 1:
             steps.append(len(inputs[0]))
 
-    jobs = [Job((*range(5, 25), place), 0, float(place % 2), limit) for place, limit in enumerate((2, 5, 12, 12, 7))]
+    token_requests = [
+        TokenRequest((*range(5, 25), place), 0, float(place % 2), limit)
+        for place, limit in enumerate((2, 5, 12, 12, 7))
+    ]
     with decoder._loaded.model() as model, model.get_input_embeddings().register_forward_pre_hook(note):
-        done = decoder.decode(jobs, 10_000)
-    lengths = [done[job].tokens for job in jobs]
+        done = decoder.decode(token_requests, 10_000)
+    lengths = [done[request].tokens for request in token_requests]
     assert steps == [sum(length > step for length in lengths) for step in range(max(lengths))]
     assert lengths[:2] == [2, 5]
-    for job in jobs:
-        alone = decoder.decode([job], 10_000)[job]
-        assert (done[job].text, done[job].ended) == (alone.text, alone.ended)
-        assert done[job].logprob == pytest.approx(alone.logprob)
+    for request in token_requests:
+        alone = decoder.decode([request], 10_000)[request]
+        assert (done[request].text, done[request].cut) == (alone.text, alone.cut)
+        assert done[request].logprob == pytest.approx(alone.logprob)
 
 
 def test_batches_stay_within_their_tokens() -> None:
-    jobs = [Job(tuple(range(length)), length, 1.0, 5) for length in (1, 30, 2, 2, 15, 3)]
-    cut = batches(jobs, 40)
-    assert sorted(job.seed for batch in cut for job in batch) == sorted(job.seed for job in jobs)
+    token_requests = [TokenRequest(tuple(range(length)), length, 1.0, 5) for length in (1, 30, 2, 2, 15, 3)]
+    cut = batches(token_requests, 40)
+    assert sorted(request.seed for batch in cut for request in batch) == sorted(
+        request.seed for request in token_requests
+    )
     assert all(len(b) * (max(len(j.ids) for j in b) + 5) <= 40 for b in cut)
 
 
@@ -135,7 +142,7 @@ def test_many_threads_are_served_together_and_each_gets_its_own_answer(engine: L
     prompts = [f"prompt {place}" for place in range(32)]
     with ThreadPoolExecutor(32) as pool:
         answers = list(pool.map(lambda prompt: engine.complete(ask(prompt)).text, prompts))
-    assert answers == [each.text for each in engine.sample(prompts, seeds=[0] * 32, temperature=0.0)]
+    assert answers == [each.text for each in engine.sample(requests(prompts, seeds=[0] * 32, temperature=0.0))]
 
 
 def test_callers_together_leave_each_other_the_cores_that_one_alone_is_given(folder: Path) -> None:
@@ -151,13 +158,13 @@ def test_callers_together_leave_each_other_the_cores_that_one_alone_is_given(fol
         hook = model.get_input_embeddings().register_forward_pre_hook(note)
     torch.set_num_threads(3)
     try:
-        engine.sample(["one", "two", "six"], seeds=[0, 0, 0])
+        engine.sample(requests(["one", "two", "six"], seeds=[0, 0, 0]))
         assert cores == {3}
         cores.clear()
-        engine._serve([Job((1, 2, place), 0, 0.0, 3) for place in range(4)])
+        engine._serve([TokenRequest((1, 2, place), 0, 0.0, 3) for place in range(4)])
         assert cores == {1}
         cores.clear()
-        engine.ask("one")
+        engine.ask(SampleRequest("one"))
         assert cores == {3}
         assert torch.get_num_threads() == 3
     finally:
@@ -167,7 +174,7 @@ def test_callers_together_leave_each_other_the_cores_that_one_alone_is_given(fol
 
 def test_a_request_is_answered_with_its_usage_and_its_reason_to_stop(engine: LocalEngine) -> None:
     response = engine.complete(ask("one", max_tokens=3, temperature=1.0, seed=5))
-    expected = engine.sample(["one"], seeds=[5], max_new_tokens=3)[0]
+    expected = engine.sample(requests(["one"], seeds=[5], max_new_tokens=3))[0]
     assert response.text == expected.text
     assert (response.usage.input_tokens, response.usage.output_tokens) == (expected.prompt_tokens, 3)
     assert response.finish_reason == "length"
@@ -199,8 +206,8 @@ def test_a_prompt_beyond_the_window_fails_for_its_caller_only(engine: LocalEngin
 
 
 def test_a_reply_is_limited_by_what_the_window_leaves(engine: LocalEngine) -> None:
-    room = 512 - engine.sample([""], seeds=[0])[0].prompt_tokens
-    reply = engine.sample(["x" * (room - 2)], seeds=[0])[0]
+    room = 512 - engine.sample(requests([""], seeds=[0]))[0].prompt_tokens
+    reply = engine.sample(requests(["x" * (room - 2)], seeds=[0]))[0]
     assert reply.tokens <= 2
 
 
@@ -211,38 +218,38 @@ def test_what_the_engine_cannot_honour_is_refused(engine: LocalEngine, setting: 
 
 
 def test_a_reply_begins_with_its_opening_which_counts_as_read(engine: LocalEngine) -> None:
-    plain, opened = engine.sample(["one"] * 2, seeds=[0, 0], openings=["", "[cot]"], max_new_tokens=6)
+    plain, opened = engine.sample(requests(["one"] * 2, seeds=[0, 0], openings=["", "[cot]"], max_new_tokens=6))
     assert opened.text.startswith("[cot]")
     assert opened.prompt_tokens > plain.prompt_tokens
     assert (opened.tokens <= 6, opened.logprob < 0) == (True, True)
-    assert engine.ask("one", seed=0, temperature=1.0, opening="[cot]", max_new_tokens=6) == opened
-    assert engine.sample(["one"], seeds=[0], max_new_tokens=6)[0] == plain
+    assert engine.ask(SampleRequest("one", seed=0, temperature=1.0, opening="[cot]", max_new_tokens=6)) == opened
+    assert engine.sample(requests(["one"], seeds=[0], max_new_tokens=6))[0] == plain
 
 
 def test_a_small_top_p_takes_the_likeliest_tokens_and_a_large_one_draws_as_without(engine: LocalEngine) -> None:
     prompts, seeds = ["one"] * 8, list(range(8))
-    greedy = engine.sample(["one"], seeds=[0], temperature=0.0, max_new_tokens=6)[0]
-    narrow = engine.sample(prompts, seeds=seeds, top_p=1e-6, max_new_tokens=6)
-    wide = engine.sample(prompts, seeds=seeds, top_p=1.0, max_new_tokens=6)
-    half = engine.sample(prompts, seeds=seeds, top_p=0.5, max_new_tokens=6)
+    greedy = engine.sample(requests(["one"], seeds=[0], temperature=0.0, max_new_tokens=6))[0]
+    narrow = engine.sample(requests(prompts, seeds=seeds, top_p=1e-6, max_new_tokens=6))
+    wide = engine.sample(requests(prompts, seeds=seeds, top_p=1.0, max_new_tokens=6))
+    half = engine.sample(requests(prompts, seeds=seeds, top_p=0.5, max_new_tokens=6))
     assert {each.text for each in narrow} == {greedy.text}
     assert len({each.text for each in wide}) > 1
     assert half != wide
-    alone = [engine.sample(["one"], seeds=[seed], top_p=0.5, max_new_tokens=6)[0] for seed in seeds]
+    alone = [engine.sample(requests(["one"], seeds=[seed], top_p=0.5, max_new_tokens=6))[0] for seed in seeds]
     assert alone == half
 
 
 def test_a_prompt_that_is_too_long_gets_an_empty_reply_among_others(engine: LocalEngine) -> None:
-    long, short = engine.sample(["x" * 600, "one"], seeds=[0, 0], max_new_tokens=4)
+    long, short = engine.sample(requests(["x" * 600, "one"], seeds=[0, 0], max_new_tokens=4))
     assert (long.text, long.tokens) == ("", 0)
-    assert short == engine.sample(["one"], seeds=[0], max_new_tokens=4)[0]
+    assert short == engine.sample(requests(["one"], seeds=[0], max_new_tokens=4))[0]
     with pytest.raises(ContextLengthError):
-        engine.ask("x" * 600)
+        engine.ask(SampleRequest("x" * 600))
 
 
 def test_dspy_talks_to_the_model_with_and_without_threads(engine: LocalEngine) -> None:
     lm = dspy.LM(engine.model_name, engine=engine, async_engine=engine.asynchronous(), cache=False, max_tokens=4)
-    expected = engine.sample(["one"], seeds=[0], temperature=0.0, max_new_tokens=4)[0].text
+    expected = engine.sample(requests(["one"], seeds=[0], temperature=0.0, max_new_tokens=4))[0].text
     assert lm("one") == [expected]
     assert asyncio.run(lm.acall("one")) == [expected]
     assert engine.model_name == f"sgt/tiny-{engine.fingerprint[:12]}"
@@ -251,21 +258,23 @@ def test_dspy_talks_to_the_model_with_and_without_threads(engine: LocalEngine) -
 def test_an_adapter_changes_replies_and_fingerprint(engine: LocalEngine, folder: Path, tmp_path: Path) -> None:
     adapted = engine.with_adapter(tiny_adapter(folder, tmp_path / "adapter"))
     assert adapted.fingerprint != engine.fingerprint
-    assert adapted.sample(["one"], seeds=[0]) != engine.sample(["one"], seeds=[0])
-    assert adapted.with_adapter(None).sample(["one"], seeds=[0]) == engine.sample(["one"], seeds=[0])
+    assert adapted.sample(requests(["one"], seeds=[0])) != engine.sample(requests(["one"], seeds=[0]))
+    assert adapted.with_adapter(None).sample(requests(["one"], seeds=[0])) == engine.sample(
+        requests(["one"], seeds=[0])
+    )
 
 
 def test_an_unmerged_adapter_in_half_precision_works_too(folder: Path, tmp_path: Path) -> None:
     adapter = tiny_adapter(folder, tmp_path / "adapter")
     engine = LocalEngine(folder, adapter=adapter, dtype="bfloat16", device="cpu", max_new_tokens=4)
-    assert engine.sample(["one", "two"], seeds=[0, 0])[0].tokens > 0
+    assert engine.sample(requests(["one", "two"], seeds=[0, 0]))[0].tokens > 0
 
 
 def test_copies_are_the_same_engine_and_pickles_are_references(engine: LocalEngine) -> None:
     assert copy.deepcopy(engine) is engine
     data = pickle.dumps(engine)
     assert len(data) < 2000
-    assert pickle.loads(data).sample(["one"], seeds=[3]) == engine.sample(["one"], seeds=[3])
+    assert pickle.loads(data).sample(requests(["one"], seeds=[3])) == engine.sample(requests(["one"], seeds=[3]))
 
 
 def test_a_saved_lm_loads_with_its_engine(engine: LocalEngine) -> None:
@@ -278,7 +287,7 @@ def test_other_weights_than_those_saved_are_refused(tmp_path: Path) -> None:
     state = tiny_engine(tiny_model(tmp_path / "tiny", seed=1)).dump_state()
     tiny_model(tmp_path / "tiny", seed=2)
     with pytest.raises(GeneratorNotFoundError, match="Restore the files"):
-        LocalEngine.load_state(state).sample(["one"], seeds=[0])
+        LocalEngine.load_state(state).sample(requests(["one"], seeds=[0]))
 
 
 def test_a_missing_model_or_adapter_is_named_with_what_would_do(tmp_path: Path, folder: Path) -> None:
@@ -294,7 +303,9 @@ def test_a_missing_model_or_adapter_is_named_with_what_would_do(tmp_path: Path, 
 def test_weights_that_are_pickles_are_refused_and_beside_safetensors_never_opened(tmp_path: Path, folder: Path) -> None:
     model = shutil.copytree(folder, tmp_path / "model")
     (model / "pytorch_model.bin").write_bytes(b"no weights at all")
-    assert tiny_engine(model).sample(["one"], seeds=[0]) == tiny_engine(folder).sample(["one"], seeds=[0])
+    assert tiny_engine(model).sample(requests(["one"], seeds=[0])) == tiny_engine(folder).sample(
+        requests(["one"], seeds=[0])
+    )
     (model / "model.safetensors").unlink()
     with pytest.raises(GeneratorNotFoundError, match=r"got only \['pytorch_model.bin'\].*safe_serialization=True"):
         LocalEngine(model).check()
@@ -320,7 +331,7 @@ def test_an_error_of_the_worker_reaches_the_one_who_asked(folder: Path) -> None:
 def test_an_engine_nobody_uses_is_collected_and_its_worker_ends(folder: Path) -> None:
     engine = tiny_engine(folder)
     before = set(threading.enumerate())
-    engine.ask("one")
+    engine.ask(SampleRequest("one"))
     (worker,) = set(threading.enumerate()) - before
     gone = weakref.ref(engine)
     del engine
@@ -332,7 +343,7 @@ def test_an_engine_nobody_uses_is_collected_and_its_worker_ends(folder: Path) ->
 
 def test_the_global_random_state_is_left_alone(engine: LocalEngine) -> None:
     before = torch.random.get_rng_state()
-    engine.sample(["one"], seeds=[0])
+    engine.sample(requests(["one"], seeds=[0]))
     assert torch.equal(before, torch.random.get_rng_state())
 
 

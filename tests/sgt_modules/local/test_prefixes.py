@@ -7,8 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from runtime_fixtures import tiny_engine, tiny_model
+from sample_requests import requests
 
-from sgt_modules.local.batching import Job, batches
+from sgt_modules.local.batching import TokenRequest, batches
 from sgt_modules.local.decoding import Decoder
 from sgt_modules.local.engine import LocalEngine
 from sgt_modules.local.loading import Loaded
@@ -55,12 +56,14 @@ def test_families_hold_every_prompt_once(prompts: list[Ids], worth: int) -> None
     assert sorted(prompt for family in families(prompts, worth=worth) for prompt in family) == sorted({*prompts})
 
 
-def test_jobs_of_one_question_stay_in_one_batch_whatever_the_lengths_of_its_notes() -> None:
+def test_token_requests_of_one_question_stay_in_one_batch_whatever_the_lengths_of_its_notes() -> None:
     first, second = (1,) * 40, (2,) * 40
-    jobs = [Job(start + (3,) * length, 0, 0.0, 5) for length in (1, 9, 4, 7) for start in (first, second)]
-    near = batches(jobs, 4 * 54, near=True)
-    assert [{job.ids[0] for job in batch} for batch in near] == [{1}, {2}]
-    assert all({job.ids[0] for job in batch} == {1, 2} for batch in batches(jobs, 4 * 54))
+    token_requests = [
+        TokenRequest(start + (3,) * length, 0, 0.0, 5) for length in (1, 9, 4, 7) for start in (first, second)
+    ]
+    near = batches(token_requests, 4 * 54, near=True)
+    assert [{request.ids[0] for request in batch} for batch in near] == [{1}, {2}]
+    assert all({request.ids[0] for request in batch} == {1, 2} for batch in batches(token_requests, 4 * 54))
 
 
 @pytest.fixture(scope="module")
@@ -74,15 +77,16 @@ def test_each_shared_question_is_read_once_and_the_replies_are_those_of_a_prompt
 ) -> None:
     tree, batch, alone = (tiny_engine(folder, share=share) for share in ("prefix", "batch", "batch"))
     asked, seeds = GROUPED * 2, range(len(GROUPED) * 2)
-    replies = tree.sample(asked, seeds=seeds, temperature=temperature)
-    by_batch = batch.sample(asked, seeds=seeds, temperature=temperature)
+    replies = tree.sample(requests(asked, seeds=seeds, temperature=temperature))
+    by_batch = batch.sample(requests(asked, seeds=seeds, temperature=temperature))
     assert [each.text for each in replies] == [each.text for each in by_batch]
     assert [each.logprob for each in replies] == pytest.approx([each.logprob for each in by_batch])
     singly = [
-        alone.sample([each], seeds=[seed], temperature=temperature)[0] for each, seed in zip(asked, seeds, strict=True)
+        alone.sample(requests([each], seeds=[seed], temperature=temperature))[0]
+        for each, seed in zip(asked, seeds, strict=True)
     ]
     assert [each.text for each in replies] == [each.text for each in singly]
-    prompts = {prompt: tree._encode([{"role": "user", "content": prompt}]) for prompt in GROUPED}
+    prompts = {prompt: tree.encoder.encode([{"role": "user", "content": prompt}]) for prompt in GROUPED}
     begun = sum(len(ids) for ids in prompts.values())
     assert tree.tokens_read < 0.6 * batch.tokens_read
     assert batch.tokens_read < alone.tokens_read
@@ -92,7 +96,7 @@ def test_each_shared_question_is_read_once_and_the_replies_are_those_of_a_prompt
 def test_no_tokens_are_read_before_the_first_reply(folder: Path) -> None:
     engine = LocalEngine(folder, device="cpu")
     assert engine.tokens_read == 0
-    assert engine.sample(["one"], seeds=[0])[0].prompt_tokens == engine.tokens_read
+    assert engine.sample(requests(["one"], seeds=[0]))[0].prompt_tokens == engine.tokens_read
 
 
 def test_a_way_to_share_that_is_none_is_refused() -> None:
@@ -119,9 +123,9 @@ def remembering(folder: Path, remember: int) -> tuple[Decoder, LocalEngine]:
     return Decoder(loaded, engine.tokenizer, remember=remember), engine
 
 
-def jobs_of(engine: LocalEngine, prompts: list[str], temperature: float) -> list[Job]:
-    encoded = [engine._encode([{"role": "user", "content": prompt}]) for prompt in prompts]
-    return [Job(ids, seed, temperature, 8) for seed, ids in enumerate(encoded)]
+def token_requests_of(engine: LocalEngine, prompts: list[str], temperature: float) -> list[TokenRequest]:
+    encoded = [engine.encoder.encode([{"role": "user", "content": prompt}]) for prompt in prompts]
+    return [TokenRequest(ids, seed, temperature, 8) for seed, ids in enumerate(encoded)]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -131,17 +135,17 @@ def test_what_an_earlier_batch_has_read_is_not_read_again_and_the_replies_stay_t
 ) -> None:
     decoder, engine = remembering(folder, 2**20)
     without, _ = remembering(folder, 0)
-    jobs = jobs_of(engine, GROUPED, temperature)
-    for first in range(0, len(jobs), at_once):
-        part = jobs[first : first + at_once]
+    token_requests = token_requests_of(engine, GROUPED, temperature)
+    for first in range(0, len(token_requests), at_once):
+        part = token_requests[first : first + at_once]
         found, expected = decoder.decode(part, None), without.decode(part, None)
         assert [each.text for each in found.values()] == [each.text for each in expected.values()]
         assert [each.logprob for each in found.values()] == pytest.approx([each.logprob for each in expected.values()])
-    begun = tree_of([job.ids for job in jobs], worth=1).tokens + len(jobs)
+    begun = tree_of([request.ids for request in token_requests], worth=1).tokens + len(token_requests)
     assert begun <= decoder.tokens_read < 1.3 * begun
     assert decoder.tokens_read < 0.8 * without.tokens_read
     read = decoder.tokens_read
-    decoder.decode(jobs[-1:], None)
+    decoder.decode(token_requests[-1:], None)
     assert decoder.tokens_read <= read + 40
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from runtime_fixtures import tiny_adapter, tiny_model
+from sample_requests import requests
 
 from sgt_modules import SupplementGenerator
 from sgt_modules.errors import SetupError
@@ -64,10 +65,10 @@ def test_it_is_another_actor_with_a_name_and_a_fingerprint_of_its_own(engine: Lo
     assert (engine.name, exact.name) == ("tiny-int8", "tiny")
     assert engine.model_name == f"sgt/tiny-int8-{engine.fingerprint[:12]}"
     assert LocalEngine.load_state(engine.dump_state()).fingerprint == engine.fingerprint
-    before = exact.sample(PROMPTS, seeds=range(8))
-    replies = engine.sample(PROMPTS, seeds=range(8))
+    before = exact.sample(requests(PROMPTS, seeds=range(8)))
+    replies = engine.sample(requests(PROMPTS, seeds=range(8)))
     assert replies != before
-    assert exact.sample(PROMPTS, seeds=range(8)) == before
+    assert exact.sample(requests(PROMPTS, seeds=range(8))) == before
     with engine._loaded()._loaded.model() as rounded, exact._loaded()._loaded.model() as whole:
         assert rounded is not whole
         assert {type(each) for each in rounded.modules()} >= {Int8Linear, torch.nn.Embedding}
@@ -76,8 +77,8 @@ def test_it_is_another_actor_with_a_name_and_a_fingerprint_of_its_own(engine: Lo
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_reply_in_8_bits_does_not_depend_on_its_batch(engine: LocalEngine, temperature: float) -> None:
-    together = engine.sample(PROMPTS, seeds=range(8), temperature=temperature)
-    alone = [engine.sample([p], seeds=[s], temperature=temperature)[0] for s, p in enumerate(PROMPTS)]
+    together = engine.sample(requests(PROMPTS, seeds=range(8), temperature=temperature))
+    alone = [engine.sample(requests([p], seeds=[s], temperature=temperature))[0] for s, p in enumerate(PROMPTS)]
     assert [each.text for each in together] == [each.text for each in alone]
 
 

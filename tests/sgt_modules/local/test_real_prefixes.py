@@ -7,7 +7,7 @@ from real_rows import real_folder
 
 from optimizers.tasks import task
 from optimizers.tasks.spider import AnswerInSQLite
-from sgt_modules.local.batching import Job
+from sgt_modules.local.batching import TokenRequest
 from sgt_modules.local.engine import LocalEngine
 from sgt_modules.prompts import with_supplement
 
@@ -25,9 +25,9 @@ def test_a_real_actor_says_the_same_and_reads_far_less_where_supplements_share_t
     read, texts = dict[str, int](), dict[str, list[str]]()
     for share in ("prefix", "batch"):
         engine = LocalEngine(real_model(ACTOR), device="cpu", dtype="float32", share=share)
-        jobs = [Job(engine._encode(messages), 0, 0.0, 8) for messages in chats]
-        done = engine._decode(jobs)
-        read[share], texts[share] = engine.tokens_read, [done[job].text for job in jobs]
+        token_requests = [TokenRequest(engine.encoder.encode(messages), 0, 0.0, 8) for messages in chats]
+        done = engine._decode(token_requests)
+        read[share], texts[share] = engine.tokens_read, [done[request].text for request in token_requests]
     assert texts["prefix"] == texts["batch"]
     assert all(texts["prefix"])
     assert read["prefix"] < 0.7 * read["batch"]

@@ -14,6 +14,7 @@ from families import FAMILIES, family_model, pictures_model
 from paid_calls import PayingEngine, right
 from runtime_fixtures import tiny_model
 from safetensors.torch import load_file
+from sample_requests import requests
 from scripted import ScriptedEngine, reply
 from transformers import AutoModelForCausalLM
 
@@ -219,9 +220,9 @@ def test_lora_leaves_the_vision_tower_of_a_multimodal_model_alone(tmp_path: Path
         assert all(".language_model.layers." in name for name in trained)
     plain, adapted = (LocalEngine(folder, adapter=each, device="cpu") for each in (None, dpo.path))
     adapted.check()
-    assert [each.sample(["Say it."], seeds=[0], max_new_tokens=4)[0].tokens > 0 for each in (plain, adapted)] == [
-        True
-    ] * 2
+    assert [
+        each.sample(requests(["Say it."], seeds=[0], max_new_tokens=4))[0].tokens > 0 for each in (plain, adapted)
+    ] == [True] * 2
 
 
 def test_a_model_of_text_alone_has_nothing_beside_its_language_part(whole: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from runtime_fixtures import tiny_adapter, tiny_engine, tiny_model
+from sample_requests import requests
 
 from sgt_modules.local.engine import LocalEngine
 
@@ -36,7 +37,7 @@ def held() -> int:
 
 
 def draws(engine: LocalEngine) -> list[str]:
-    return [each.text for each in engine.sample(PROMPTS, seeds=range(3))]
+    return [each.text for each in engine.sample(requests(PROMPTS, seeds=range(3)))]
 
 
 def test_another_adapter_costs_its_own_memory_and_gives_it_back(folder: Path, adapters: list[Path]) -> None:
@@ -61,9 +62,9 @@ def test_engines_made_apart_share_a_base_of_one_dtype(folder: Path, adapters: li
     twin = pickle.loads(pickle.dumps(tiny_engine(folder)))
     assert draws(twin) == draws(engine)
     assert held() - before < 20_000
-    LocalEngine(folder, dtype="float32", device="cpu").sample(["one"], seeds=[0], max_new_tokens=1)
+    LocalEngine(folder, dtype="float32", device="cpu").sample(requests(["one"], seeds=[0], max_new_tokens=1))
     single = LocalEngine(folder, dtype="float32", device="cpu")
-    single.sample(["one"], seeds=[0], max_new_tokens=1)
+    single.sample(requests(["one"], seeds=[0], max_new_tokens=1))
     assert held() - before > 20_000
 
 

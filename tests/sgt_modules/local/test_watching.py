@@ -9,12 +9,14 @@ from typing import Any, cast
 import pytest
 import torch
 from families import FAMILIES, family_model
+from sample_requests import requests
 from transformers import AutoModelForCausalLM
 
 from sgt_modules.local import activity
 from sgt_modules.local.activity import Abandoned, Activity, abandoned_when, check, underway
 from sgt_modules.local.engine import LocalEngine
 from sgt_modules.local.watching import parts_of, stoppable
+from sgt_modules.samples import SampleRequest
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,7 @@ class Looking:
 def test_a_model_tells_its_name_what_it_reads_and_how_far_it_has_written(folder: Path) -> None:
     looking, engine = Looking(), LocalEngine(folder, max_new_tokens=8)
     with abandoned_when(looking):
-        engine.sample(["Is 1 odd?", "Is 22 odd?", "And 333?"], seeds=[1, 2, 3])
+        engine.sample(requests(["Is 1 odd?", "Is 22 odd?", "And 333?"], seeds=[1, 2, 3]))
     assert {each.model for each in looking.seen} == {"tiny-model"}
     order = [each.doing for each in looking.seen]
     assert sorted(set(order), key=order.index) == ["reading", "writing"]
@@ -51,9 +53,9 @@ def test_a_model_tells_its_name_what_it_reads_and_how_far_it_has_written(folder:
 def test_a_stop_abandons_one_s_own_batch_and_the_engine_works_on_after_it(folder: Path) -> None:
     engine = LocalEngine(folder, max_new_tokens=8)
     with pytest.raises(Abandoned, match="enough"), abandoned_when(Looking(stop_at=4)):
-        engine.sample(["Is 1 odd?"], seeds=[1])
+        engine.sample(requests(["Is 1 odd?"], seeds=[1]))
     assert underway() == []
-    assert len(engine.sample(["Is 1 odd?"], seeds=[1])) == 1
+    assert len(engine.sample(requests(["Is 1 odd?"], seeds=[1]))) == 1
 
 
 def test_a_stop_abandons_all_who_wait_in_the_queue(folder: Path) -> None:
@@ -62,7 +64,7 @@ def test_a_stop_abandons_all_who_wait_in_the_queue(folder: Path) -> None:
 
     def ask(number: int) -> None:
         try:
-            engine.ask(f"Is {number} odd?", seed=number)
+            engine.ask(SampleRequest(f"Is {number} odd?", seed=number))
         except Abandoned as reason:
             ended.append(reason)
 
@@ -73,7 +75,7 @@ def test_a_stop_abandons_all_who_wait_in_the_queue(folder: Path) -> None:
         for each in threads:
             each.join(10)
     assert [str(each) for each in ended] == ["enough"] * 40
-    assert engine.ask("Is 1 odd?", max_new_tokens=2).tokens == 2
+    assert engine.ask(SampleRequest("Is 1 odd?", max_new_tokens=2)).tokens == 2
 
 
 @pytest.fixture

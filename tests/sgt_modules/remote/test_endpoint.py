@@ -17,6 +17,7 @@ from dspy.clients.base_lm import GLOBAL_HISTORY
 from dspy.lm15 import ContextLengthError
 from dspy.utils.exceptions import LMError
 from runtime_fixtures import tiny_adapter, tiny_model
+from sample_requests import requests
 from scripted import ScriptedEngine, ScriptedTrainer, reply
 from scripted_server import Answer, ScriptedServer, serving
 
@@ -32,6 +33,7 @@ from sgt_modules.errors import (
     SetupError,
 )
 from sgt_modules.kinds import SILENCE, Supplement
+from sgt_modules.samples import SampleRequest
 
 WORLD = HouseTermsWorld(0, sizes=Sizes(train=4, validation=4, test=4, shifted=4, terms=4, shifted_terms=4))
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -103,8 +105,11 @@ def test_a_reply_that_the_limit_ended_is_trimmed_and_known_as_cut(engine: str, t
     with serving(server) as cutting:
         endpoint = Endpoint(cutting.lm(engine=engine))
         generator = SupplementGenerator(endpoint, max_new_tokens=4)
-        replies = [*endpoint.sample(["long", "short"], seeds=[0, 0], max_new_tokens=4), endpoint.ask("long")]
-        assert [reply.ended for reply in replies] == [False, True, True]
+        replies = [
+            *list(endpoint.samples(requests(["long", "short"], seeds=[0, 0], max_new_tokens=4))),
+            endpoint.ask(SampleRequest("long")),
+        ]
+        assert [reply.cut for reply in replies] == [True, False, False]
         cut, whole = generator.draw("long").supplement, generator.draw("short").supplement
         assert (cut, cut.cut) == (Supplement("cot", "Add."), True)
         assert (whole, whole.cut) == (Supplement("cot", "Add."), False)
@@ -188,7 +193,7 @@ def test_a_prompt_that_is_too_long_gets_no_supplement_and_a_warning(caplog: pyte
         assert not asyncio.run(generator.adraw("a")).supplement
         assert generator.sample(["a"], seeds=[0])[0].supplement == SILENCE
         with pytest.raises(ContextLengthError):
-            generator.engine.ask("a")
+            generator.engine.ask(SampleRequest("a"))
     assert "does not fit base@" in caplog.text
 
 
@@ -269,7 +274,9 @@ def test_training_without_a_way_to_the_server_is_refused_before_anything_is_aske
         with dspy.context(lm=actor.lm()):
             sgt.compile(program(), trainset=WORLD.train, valset=WORLD.val)
 
-    with pytest.raises(SetupError, match=r"Expected a way to tell the server .* got none\. Pass generator=Endpoint"):
+    with pytest.raises(
+        SetupError, match=r"Expected a way to publish trained weights .* got none\. Pass generator=Endpoint"
+    ):
         compiled(server.lm(), ScriptedTrainer())
     with pytest.raises(SetupError, match=r"Expected a trainer for base@127.*, got none\. Pass trainer=TRLTrainer"):
         compiled(Endpoint(server.lm(), publish=str), None)

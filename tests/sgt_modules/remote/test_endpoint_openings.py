@@ -12,12 +12,14 @@ import dspy
 import pytest
 from dspy.utils.exceptions import LMError
 from runtime_fixtures import tiny_adapter, tiny_model
+from sample_requests import requests
 from scripted_server import Answer, Manner, ScriptedServer, serving
 
 from sgt_modules import KINDS, Endpoint, SupplementGenerator
 from sgt_modules.embedded.models import embedded_folder
 from sgt_modules.errors import GeneratorNotFoundError
 from sgt_modules.kinds import FREE, SILENCE, Supplement
+from sgt_modules.samples import SampleRequest
 
 ROUTES = pytest.mark.parametrize("engine", ["auto", "lm15", "litellm"])
 CAN: list[Manner] = ["continues", "always continues", "continues only"]
@@ -125,7 +127,11 @@ def test_an_opened_reply_goes_along_with_all_settings_of_the_lm_and_the_call(eng
     own |= {} if engine == "lm15" else {"top_k": 20, "repetition_penalty": 1.1, "extra_headers": {"X-Own": "yes"}}
     with serving(server_that("continues")) as server:
         endpoint = Endpoint(server.lm(engine=engine, **own), continues=True)
-        endpoint.sample(["2+2?"], seeds=[7], temperature=0.8, top_p=0.9, max_new_tokens=9, openings=["[cot]"])
+        list(
+            endpoint.samples(
+                requests(["2+2?"], seeds=[7], temperature=0.8, top_p=0.9, max_new_tokens=9, openings=["[cot]"])
+            )
+        )
     (sent,) = server.requests
     limit = sent.get("max_completion_tokens") or sent["max_tokens"]
     assert (sent["temperature"], sent["top_p"], sent["seed"], limit) == (0.8, 0.9, 7, 9)
@@ -141,17 +147,19 @@ def test_the_opening_is_in_the_text_and_counts_neither_as_written_nor_in_the_log
     server = ScriptedServer(untagged, manner="continues", going_on=going_on, scores=-0.5)
     with serving(server):
         endpoint = Endpoint(server.lm(engine=engine))
-        (reply,) = endpoint.sample(["2+2?"], seeds=[0], max_new_tokens=3, openings=["[mistakes]"])
+        (reply,) = list(endpoint.samples(requests(["2+2?"], seeds=[0], max_new_tokens=3, openings=["[mistakes]"])))
         assert (reply.text, reply.prompt_tokens, reply.tokens) == ("[mistakes] Mind the units.", 2, 3)
         assert reply.logprob == pytest.approx(-0.5)
-        one = endpoint.ask("2+2?", opening="[mistakes]", max_new_tokens=2)
-        assert (one.text.split(), one.ended) == (["[mistakes]Mind", "the"], False)
-        assert asyncio.run(endpoint.aask("2+2?", opening="[mistakes]")).text == "[mistakes] Mind the units."
+        one = endpoint.ask(SampleRequest("2+2?", opening="[mistakes]", max_new_tokens=2))
+        assert (one.text.split(), one.cut) == (["[mistakes]Mind", "the"], True)
+        assert (
+            asyncio.run(endpoint.aask(SampleRequest("2+2?", opening="[mistakes]"))).text == "[mistakes] Mind the units."
+        )
 
 
 def test_a_coroutine_s_first_opened_reply_finds_out_too() -> None:
     with serving(server_that("continues")) as server:
-        drawn = asyncio.run(SupplementGenerator(server.lm()).adraw("2+2?", kind=KINDS["cot"]))
+        drawn = asyncio.run(SupplementGenerator(server.lm()).adraw(SampleRequest("2+2?", kind=KINDS["cot"])))
     assert (drawn.supplement, len(server.opened)) == (Supplement("cot", "Mind the units."), 1)
 
 
@@ -176,10 +184,12 @@ def test_a_server_that_is_not_there_is_an_error_and_nothing_is_found_out() -> No
     with serving(ScriptedServer(recovering, manner="continues")) as server:
         generator = SupplementGenerator(endpoint := Endpoint(server.lm()))
         with pytest.raises(LMError, match=r"Overloaded"):
-            generator.draw("2+2?", kind=KINDS["cot"])
+            generator.draw(SampleRequest("2+2?", kind=KINDS["cot"]))
         assert endpoint.continues is None
         down.clear()
-        assert generator.draw("2+2?", kind=KINDS["cot"]).supplement == Supplement("cot", "Mind the units.")
+        assert generator.draw(SampleRequest("2+2?", kind=KINDS["cot"])).supplement == Supplement(
+            "cot", "Mind the units."
+        )
         assert endpoint.continues
 
 
@@ -221,8 +231,10 @@ def test_with_a_tokenizer_the_chat_is_rendered_here_and_a_text_completion_goes_o
         )
         if engine == "lm15":  # which takes no extra_body for a plain prompt
             endpoint = Endpoint(server.lm(engine=engine), tokenizer=folder, concurrency=1)
-        reply = endpoint.ask("2+2?", opening="[mistakes]", seed=3, temperature=0.5, max_new_tokens=9, top_p=0.9)
-        again = asyncio.run(endpoint.aask("2+2?", opening="[mistakes]"))
+        reply = endpoint.ask(
+            SampleRequest("2+2?", opening="[mistakes]", seed=3, temperature=0.5, max_new_tokens=9, top_p=0.9)
+        )
+        again = asyncio.run(endpoint.aask(SampleRequest("2+2?", opening="[mistakes]")))
     sent = server.requests[0]
     assert (reply.text, reply.tokens, again.text) == ("[mistakes] Mind the units.", 3, reply.text)
     assert sent["prompt"].endswith("[mistakes]")

@@ -18,6 +18,7 @@ import pytest
 from dspy.predict.parameter import Parameter
 from places import DOUBLES
 from runtime_fixtures import scripted_lm, tiny_adapter, tiny_engine, tiny_generator, tiny_model
+from sample_requests import requests
 
 from sgt_modules import SupplementGenerator, supplement
 from sgt_modules.embedded import HouseTermsWorld, embedded_actor, embedded_generator, program
@@ -25,6 +26,7 @@ from sgt_modules.embedded.models import embedded_folder
 from sgt_modules.errors import GeneratorNotFoundError, SavedStateError
 from sgt_modules.generator_prompt import COMPACT
 from sgt_modules.local.engine import LocalEngine
+from sgt_modules.samples import SampleRequest
 from sgt_modules.saving.shapes import misfit
 from sgt_modules.saving.state_file import being_read, being_written
 from sgt_modules.saving.weights import ADAPTER_WEIGHTS, TRAINED_FROM, fingerprint_of, record_base
@@ -286,7 +288,7 @@ def test_a_base_model_below_the_file_moves_with_it(tmp_path: Path, home: Path) -
 
 def test_the_actors_engine_is_a_reference_too(base: Path, home: Path, tmp_path: Path) -> None:
     engine = tiny_engine(Path(shutil.copytree(base, home / "actor")))
-    engine.ask("one")  # it is loaded, so that it still answers when its folder has moved
+    engine.ask(SampleRequest("one"))  # it is loaded, so that it still answers when its folder has moved
     module = dspy.Predict("question -> answer")
     module.lm = dspy.LM(engine.model_name, engine=engine, async_engine=engine.asynchronous(), cache=False, max_tokens=4)
     module.save(home / "program.json")
@@ -627,4 +629,6 @@ def test_a_lone_engine_resumes_from_its_state_with_both_hashes(base: Path, adapt
     engine = LocalEngine(base, adapter=adapter, dtype="float64", device="cpu", max_new_tokens=4)
     state = engine.dump_state()
     assert (state["sha256"], state["adapter_sha256"]) == (fingerprint_of(base), fingerprint_of(adapter))
-    assert LocalEngine.load_state(state).sample(["one"], seeds=[0]) == engine.sample(["one"], seeds=[0])
+    assert LocalEngine.load_state(state).sample(requests(["one"], seeds=[0])) == engine.sample(
+        requests(["one"], seeds=[0])
+    )

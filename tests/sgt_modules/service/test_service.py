@@ -33,7 +33,7 @@ from sgt_modules.errors import GeneratorNotFoundError, NoActorError, SavedStateE
 from sgt_modules.gate import Gate
 from sgt_modules.kinds import SILENCE, Supplement
 from sgt_modules.prompts import Template
-from sgt_modules.service.advice import advised, asked
+from sgt_modules.service.advice import add_supplement, last_user_text
 from sgt_modules.service.answering import check_service
 from sgt_modules.service.app import Upstream, application
 from sgt_modules.service.guard import Limits
@@ -230,8 +230,8 @@ def test_a_chat_that_the_program_cannot_read_is_refused_by_name(content: str, st
 def test_a_message_of_parts_gets_one_more() -> None:
     picture = {"type": "image_url", "image_url": {"url": "data:,"}}
     chat = [{"role": "user", "content": [picture, {"type": "text", "text": "2+2?"}]}]
-    assert asked(chat) == "2+2?"
-    assert advised(chat, "Add.", "Advice.") == [
+    assert last_user_text(chat) == "2+2?"
+    assert add_supplement(chat, "Add.", "Advice.") == [
         {"role": "user", "content": [*chat[0]["content"], {"type": "text", "text": "Advice.\nAdd."}]}
     ]
     assert len(chat[0]["content"]) == 2

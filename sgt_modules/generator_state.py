@@ -1,0 +1,98 @@
+"""A generator as a saved program keeps it: where its model is and its settings, never weights or keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypedDict, cast
+
+from sgt_modules.errors import SavedStateError
+from sgt_modules.generator_prompt import GeneratorPrompt
+from sgt_modules.local.engine_state import LocalReference
+from sgt_modules.menu import Menu
+from sgt_modules.remote.endpoint import Endpoint, EndpointReference
+from sgt_modules.saving.state_checks import mapping, number, text, text_or_none, whole
+from sgt_modules.saving.weights import located
+
+
+class MenuState(TypedDict, total=False):
+    """`Menu.dump_state` of a generator that has a menu."""
+
+    menu: list[list[str]]
+
+
+class GeneratorState(LocalReference, MenuState):
+    """A local generator: where its weights are and their sha256."""
+
+    temperature: float
+    max_new_tokens: int
+    prompt: dict[str, object]
+    max_prompt_tokens: int | None
+
+
+class EndpointGeneratorState(EndpointReference, MenuState):
+    """A generator behind an endpoint: the LM's settings without keys."""
+
+    temperature: float
+    max_new_tokens: int
+    prompt: dict[str, object]
+    max_prompt_tokens: int | None
+
+
+class GeneratorSettings(TypedDict):
+    """What a generator's state holds besides where its model is."""
+
+    temperature: float
+    max_new_tokens: int
+    prompt: GeneratorPrompt
+    max_prompt_tokens: int | None
+    menu: Menu
+
+
+def check_state(state: object) -> GeneratorState | EndpointGeneratorState:
+    """The state itself; raises `SavedStateError` for one of another form."""
+    state = mapping(state, "a generator's state")
+    form = EndpointGeneratorState if "lm" in state else GeneratorState
+    if missing := sorted(form.__required_keys__ - state.keys()):
+        raise SavedStateError(
+            f"Expected a generator's saved state, got one without {missing}. If an earlier version wrote it, save the "
+            "program again."
+        )
+    return cast("GeneratorState | EndpointGeneratorState", state)
+
+
+def settings_of(state: Mapping[str, Any]) -> GeneratorSettings:
+    """The settings of a saved state; raises `SavedStateError` for values that no generator has."""
+    most = None if state.get("max_prompt_tokens") is None else whole(state, "max_prompt_tokens", 1, 2**31)
+    return GeneratorSettings(
+        temperature=number(state, "temperature", 0.0, 1000.0),
+        max_new_tokens=whole(state, "max_new_tokens", 1, 2**31),
+        prompt=GeneratorPrompt.load_state(state.get("prompt")),
+        max_prompt_tokens=most,
+        menu=Menu.load_state(state.get("menu")),
+    )
+
+
+def dump_settings(settings: GeneratorSettings) -> dict[str, object]:
+    """The settings as JSON; a generator without a menu has no key for one."""
+    dumped: dict[str, object] = {**settings, "prompt": settings["prompt"].dump_state()}
+    menu = dumped.pop("menu")
+    return {**dumped, "menu": settings["menu"].dump_state()} if menu else dumped
+
+
+def endpoint_of(state: EndpointGeneratorState, *, like: object, trusted: bool) -> Endpoint:
+    """The endpoint of a saved state; `like` and `trusted` as in `Endpoint.of_reference`."""
+    reference = EndpointReference(lm=state["lm"], adapter_sha256=text_or_none(state, "adapter_sha256"))
+    return Endpoint.of_reference(reference, like=like, trusted=trusted)
+
+
+def local_reference(state: GeneratorState) -> LocalReference:
+    """Where the weights of a saved state are, with paths as seen from the file that is read."""
+    model, adapter = located(text(state, "model"), text_or_none(state, "adapter"))
+    return LocalReference(
+        model=model,
+        adapter=adapter,
+        revision=text_or_none(state, "revision"),
+        sha256=text_or_none(state, "sha256"),
+        adapter_sha256=text_or_none(state, "adapter_sha256"),
+        dtype=text(state, "dtype"),
+    )

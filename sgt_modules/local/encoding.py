@@ -1,0 +1,98 @@
+"""Requests as token ids that leave space in the model's context for a reply, and the likeliest of several replies."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from dspy.lm15 import ContextLengthError
+
+from sgt_modules.local.batching import TokenRequest
+from sgt_modules.local.chat_template import Reader
+from sgt_modules.samples import Sample, SampleRequest
+from sgt_modules.saving.weights import Weights
+
+logger = logging.getLogger(__name__)
+
+Ids = tuple[int, ...]
+
+
+class Encoder:
+    """Encodes for one model; `max_new_tokens` bounds a reply where a request sets no limit, `name` is for warnings."""
+
+    def __init__(self, weights: Weights, reader: Reader, max_new_tokens: int, name: str) -> None:
+        self._weights, self._reader, self._max_new_tokens, self._name = weights, reader, max_new_tokens, name
+
+    def encode(self, messages: Sequence[Mapping[str, str]], opening: str = "", reserve: int = 0) -> Ids:
+        """A chat, and what its reply begins with, as token ids.
+
+        Raises `ContextLengthError` unless they leave `reserve` tokens of the context, and one for the end token.
+        """
+        ids, most = self._reader.encode(self._weights.folders[0], messages, opening), self._weights.context - reserve
+        if len(ids) >= most:
+            raise ContextLengthError(f"Expected a prompt of fewer than {most} tokens, got {len(ids)}.")
+        return ids
+
+    def encode_request(self, request: SampleRequest) -> list[TokenRequest]:
+        """One token request that draws a reply, or one for each reply to choose among; raises as `encode` does."""
+        replies = self._tokens(request.among)
+        return self._token_requests(request, self._encode_prompt(request, replies), replies)
+
+    def encode_requests(self, requests: Sequence[SampleRequest]) -> list[list[TokenRequest]]:
+        """The token requests of each request; none, and a warning, for a prompt that is too long."""
+        replies = {among: self._tokens(among) for among in dict.fromkeys(request.among for request in requests)}
+        ids: dict[tuple[str, str, tuple[str, ...]], Ids | None] = {}
+        encoded: list[list[TokenRequest]] = []
+        for request in requests:
+            key = request.prompt, request.opening, request.among
+            if key not in ids:
+                ids[key] = self._encode_or_warn(request, replies[request.among])
+            prompt = ids[key]
+            encoded.append([] if prompt is None else self._token_requests(request, prompt, replies[request.among]))
+        return encoded
+
+    def drawn(self, ids: Ids, request: SampleRequest) -> TokenRequest:
+        """The token request that draws a reply to these ids, with the request's settings.
+
+        Requests without randomness are equal whatever their seed and `top_p`, so that they are decoded once.
+        """
+        limit = min(request.max_new_tokens or self._max_new_tokens, self._weights.context - len(ids))
+        if request.temperature > 0:
+            return TokenRequest(ids, request.seed, request.temperature, limit, request.top_p, request.opening)
+        return TokenRequest(ids, 0, request.temperature, limit, 1.0, request.opening)
+
+    def _tokens(self, among: Sequence[str]) -> list[Ids]:
+        return [self._reader.tokens(self._weights.folders[0], text) for text in among]
+
+    def _encode_prompt(self, request: SampleRequest, replies: Sequence[Ids]) -> Ids:
+        longest = max(map(len, replies), default=0)
+        return self.encode([{"role": "user", "content": request.prompt}], request.opening, longest)
+
+    def _encode_or_warn(self, request: SampleRequest, replies: Sequence[Ids]) -> Ids | None:
+        try:
+            return self._encode_prompt(request, replies)
+        except ContextLengthError as error:
+            logger.warning("No reply to a prompt that does not fit %s: %s", self._name, error)
+            return None
+
+    def _token_requests(self, request: SampleRequest, ids: Ids, replies: Sequence[Ids]) -> list[TokenRequest]:
+        if not replies:
+            return [self.drawn(ids, request)]
+        return [TokenRequest(ids, 0, 0.0, len(each) + 1, opening=request.opening, reply=each) for each in replies]
+
+
+def choose_likeliest(samples: Sequence[Sample], among: Sequence[str]) -> Sample:
+    """The sample of a request: the one that was drawn, or the likeliest of the replies to choose among.
+
+    Empty for a request without samples, whose prompt is too long.
+
+    >>> choose_likeliest([Sample("yes", 3, 1, -0.9), Sample("no way", 3, 2, -0.4)], ["yes", "no way"]).text
+    'no way'
+    """
+    if not samples:
+        return Sample("")
+    if not among:
+        return samples[0]
+    best = max(range(len(samples)), key=lambda place: samples[place].logprob * samples[place].tokens)
+    return replace(samples[best], text=among[best], cut=False)
