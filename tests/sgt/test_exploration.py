@@ -389,14 +389,14 @@ def test_of_given_texts_each_place_meets_each_and_the_generator_writes_none(buil
     given = {name: Kind(name, text=text) for name, text in texts.items()}
     bench = build(Both, credit, kinds=given, closed=True)
     warm = bench.explorer.warm_start(bench.generator)
-    assert (bench.generator.asked, bench.actor.store.sampled()) == ([], (0, 0, 0))
+    assert (bench.generator.asked, bench.actor.store.count_samples()) == ([], (0, 0, 0))
     met = {(each.query.index, each.query.place, each.supplement.render()) for each in warm}
     said = [kind.given.render() for kind in given.values()]
     assert met == {(index, place, text) for index in range(3) for place in (MAIN, SIDE) for text in said}
     later = [*bench.explorer.first_pool(warm, bench.generator), *bench.explorer.direct(2, bench.generator)]
     assert {each.supplement.render() for each in later} == {*said, ""}
     assert {pair.category for pair in pairs_of(later)} == {"inter"}
-    assert bench.actor.store.sampled() == (0, 0, 0)
+    assert bench.actor.store.count_samples() == (0, 0, 0)
 
 
 def test_jointly_nothing_is_silent_where_that_is_not_wanted(build: Build) -> None:
