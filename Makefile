@@ -1,7 +1,7 @@
 # make demo    the whole method on the embedded world
 # make real    SGT on real models and Spider's real rows: SGT_REAL_DATA, and SGT_REAL_MODELS or a hub; QUICK=1 is short
 # make test    the tests, without the network
-# make check   format, lint, types, layers, doctests, documentation
+# make check   format, lint, types, layers, doctests, words, documentation
 # make test-matrix   a part of the tests on the oldest and the newest versions that pyproject.toml admits; ROWS= chooses
 # make bench   the benchmarks
 # make compatibility   run what the page of what works with DSPy lists, and write the page
@@ -60,6 +60,7 @@ check: $(INSTALLED)
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest --doctest-modules sgt_modules optimizers
+	$(BIN)/python -m pytest tests/package/test_words.py
 	$(BIN)/mkdocs build --strict
 
 format: $(INSTALLED)

@@ -167,7 +167,7 @@ def summarize_prompts(
     *,
     seconds: float,
 ) -> dict[str, Any]:
-    """The summary in its public format, with what a run on prompts has besides; see `docs/architecture.md`."""
+    """The summary in its public format, with what a run on prompts has besides; see `docs/run-folder.md`."""
     spent, corrector, selected = result.spent, result.corrector, _shown(result.selected)
     written = {"generator_in": corrector.tokens_in, "generator_out": corrector.tokens_out}
     return {

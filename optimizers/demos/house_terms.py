@@ -248,7 +248,7 @@ def _actor(
 def summarize(
     world: HouseTermsWorld, result: SGTResult, scored: Stages, *, seconds: float, actor: dspy.LM | None = None
 ) -> dict[str, Any]:
-    """The summary in its public format; see `docs/architecture.md`."""
+    """The summary in its public format; see `docs/run-folder.md`."""
     selected = result.selected
     spent = result.spent
     told = {name: splits["test"] for name, splits in scored.items() if name not in UNTOLD}
