@@ -1,12 +1,12 @@
-# make demo    the whole method on the embedded world
-# make real    SGT on real models and Spider's real rows: SGT_REAL_DATA, and SGT_REAL_MODELS or a hub; QUICK=1 is short
-# make test    the tests, without the network
-# make check   format, lint, types, layers, doctests, documentation
-# make test-matrix   a part of the tests on the oldest and the newest versions that pyproject.toml admits; ROWS= chooses
-# make bench   the benchmarks
-# make compatibility   run what the page of what works with DSPy lists, and write the page
-# make pictures   the README's pictures: a quick demonstration on a terminal, and its report
-# Each sets up .venv on its first call and installs nothing on the next.
+# make demo    run the whole method on the embedded world
+# make real    run SGT on real models and Spider's real rows: SGT_REAL_DATA, and SGT_REAL_MODELS or a hub; QUICK=1 is short
+# make test    run the tests, without the network
+# make check   check format, lint, types, layers, doctests, words, documentation
+# make test-matrix   run some tests on the oldest and the newest versions that pyproject.toml allows; ROWS= selects
+# make bench   run the benchmarks
+# make compatibility   run the tests that docs/compatibility.md lists, and write the page
+# make pictures   make the README's pictures: a quick demonstration on a terminal, and its report
+# Each command installs .venv on its first call only.
 
 PYTHON ?= python3.11
 WORKERS ?= 2
@@ -15,11 +15,11 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 BENCHMARKS := $(sort $(wildcard benchmarks/bench_*.py))
 
-# `make real` alone may reach a model hub, as the caller's environment says.
+# Only `make real` may use a model hub, if the caller's environment allows it.
 CALLERS := HF_HUB_OFFLINE='$(HF_HUB_OFFLINE)' TRANSFORMERS_OFFLINE='$(TRANSFORMERS_OFFLINE)' \
     HF_DATASETS_OFFLINE='$(HF_DATASETS_OFFLINE)'
 
-# No other command needs a model hub, a telemetry server or a price list from the network.
+# Other commands need no model hub, telemetry server or price list from the network.
 export HF_HUB_OFFLINE := 1
 export HF_DATASETS_OFFLINE := 1
 export TRANSFORMERS_OFFLINE := 1
@@ -47,7 +47,7 @@ demo: $(INSTALLED)
 real: $(INSTALLED)
 	$(CALLERS) $(BIN)/python benchmarks/real.py $(if $(QUICK),--quick) $(REAL)
 
-# Processes of one thread each are the quickest way through many small models; a file's tests stay in one process.
+# Single-threaded processes are fastest for many small models; a file's tests stay in one process.
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
@@ -60,6 +60,7 @@ check: $(INSTALLED)
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest --doctest-modules sgt_modules optimizers
+	$(BIN)/python -m pytest tests/package/test_words.py
 	$(BIN)/mkdocs build --strict
 
 format: $(INSTALLED)

@@ -1,10 +1,10 @@
 """Adaptive runs against the whole recipe on the embedded world: half of the actor's calls, for nearly the same score.
 
     python benchmarks/adaptive.py               # seeds 0, 1, 2: six demonstrations, about an hour on two CPU cores
-    python benchmarks/adaptive.py --folder runs # takes up finished ones: runs/quiet-0, runs/adaptive-0, ...
+    python benchmarks/adaptive.py --folder runs # reuses finished runs: runs/quiet-0, runs/adaptive-0, ...
 
-`quiet` is the demonstration as it stands, `adaptive` the same with `Recipe(adaptive=True)`. Prints the selected stage's
-share of the test's term questions by seed and what each run paid, and last the figure as JSON.
+`quiet` is the demonstration, `adaptive` the same with `Recipe(adaptive=True)`. Prints the selected stage's share of the
+test's term questions by seed and each run's calls, and the figure as JSON in the last line.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BAR, BAR_SCORE = 0.5, 0.02
 
 
 def main() -> None:
-    """Run what is missing, print both ways side by side, and then the figure."""
+    """Run the missing demonstrations, print both ways side by side, and then the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--folder", type=Path, default=Path("runs"))

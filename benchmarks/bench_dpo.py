@@ -1,8 +1,8 @@
-"""A DPO round of 1,000 pairs, 20 samples a query, on the embedded generator: ours against TRL's trainer.
+"""A DPO round of 1,000 pairs, 20 samples a query, on the embedded generator: ours compared with TRL's trainer.
 
-The pairs follow a rule that can be learned: the shorter half of a query's supplements is preferred. See
-`preference_rounds.py` for what is the same on both sides. Interleaved repeats, one seed each; the ratio of the medians,
-and the last line as JSON.
+The pairs follow a learnable rule: the shorter half of a query's supplements is preferred. `preference_rounds.py` says
+what is equal on both sides. Interleaved repeats, one seed each; the figure is the ratio of the medians, and the last
+line is JSON.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LEARNING_RATE = 4e-3
 
 
 def supplements() -> Iterator[Rollout]:
-    """At most twenty distinct supplements a query; the shorter ten won."""
+    """Return at most twenty distinct supplements a query; the shorter ten won."""
     rng, generator = random.Random(0), embedded_generator()
     queries = [
         Query(str(index), index, "self", COMPACT.write(AnswerInSQL, example.inputs()))

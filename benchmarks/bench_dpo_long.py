@@ -1,8 +1,8 @@
-"""A DPO round of 1,000 pairs, 20 samples a query, of 1,000 prompt and 100 completion tokens: ours against TRL's.
+"""A DPO round of 1,000 pairs, 20 samples a query, of 1,000 prompt and 100 completion tokens: ours and TRL's.
 
 The model is a Qwen3 of four layers with random weights, and the texts are random. Completions are made of sixteen
 words: chosen ones take three fifths of theirs from the first eight, rejected ones two fifths. See
-`preference_rounds.py` for what is the same on both sides. TRL takes minutes, so there is one repeat; the last line is
+`preference_rounds.py` for what is equal on both sides. TRL takes minutes, so there is one repeat; the last line is
 JSON.
 """
 
@@ -39,13 +39,13 @@ FOUR_LAYERS = Shape(
     max_position_embeddings=2048,
 )
 WORDS = 2000
-"""That prompts are made of; completions have the first `2 * FEW`, in two halves."""
+"""The words of prompts; completions use the first `2 * FEW`, in two halves."""
 
 FEW = 8
 
 
 def supplements(rng: random.Random) -> Iterator[Rollout]:
-    """Twenty supplements a query, of four kinds; eight of them won."""
+    """Return twenty supplements a query, of four kinds; eight of them won."""
     kinds = list(KINDS)[:4]
     for index in range(QUERIES):
         prompt = " ".join(f"w{rng.randrange(WORDS)}" for _ in range(PROMPT - CHAT_TOKENS))

@@ -1,7 +1,8 @@
-"""2,000 calls of an actor whose provider fails a tenth of its prompts in mixed ways: what is scored, against no faults.
+"""2,000 calls of an actor whose provider fails a tenth of its prompts in mixed ways: the rewards, compared with no
+faults.
 
-Which prompts fail, how, and whether for good or only at first, follows from a hash of the prompt. The same candidates
-then run against a server without faults. A table, and the last line as JSON.
+A hash of the prompt decides which prompts fail, how, and whether always or only at first. The same candidates then run
+against a server without faults. Prints a table, and JSON in the last line.
 """
 
 from __future__ import annotations
@@ -48,13 +49,13 @@ OUTAGES = (
     "hang",
 )
 TIMEOUT = 0.3
-"""Seconds after which the LM gives a call up."""
+"""Seconds after which the LM abandons a call."""
 
 
 class Chaos(NamedTuple):
-    """What a run on the failing server came to, beside one on a server that never fails.
+    """The result of a run on the failing server, compared with a run on a server without faults.
 
-    `failing`: prompts that met a fault; `failing_for_good`: at every attempt.
+    `failing`: prompts with a fault; `failing_for_good`: with a fault at every attempt.
     """
 
     calls: int
@@ -67,7 +68,7 @@ class Chaos(NamedTuple):
 
 
 def dealt(text: str, share: float) -> tuple[str | None, bool]:
-    """The fault of a prompt, if any, and whether it stays: by the prompt's hash."""
+    """Return the fault of a prompt, if any, and whether it stays: by the prompt's hash."""
     digest = hashlib.sha256(text.encode()).digest()
     if int.from_bytes(digest[:4], "big") >= share * 2**32:
         return None, False
@@ -81,7 +82,7 @@ def answered(prompt: str) -> str:
 
 
 def failing(share: float) -> Script:
-    """The answers, with a share of the prompts failing: at their first attempt, or at every one."""
+    """Return the answers; a share of the prompts fails at the first attempt, or at every one."""
 
     def script(prompt: str, attempt: int) -> Fault | str:
         fault, stays = dealt(prompt, share)
@@ -91,14 +92,14 @@ def failing(share: float) -> Script:
 
 
 def place(prompt: str) -> tuple[int, str]:
-    """The example and the supplement that a prompt holds."""
+    """Return the example and the supplement in a prompt."""
     found = re.search(r"(\d+) \+ \1\?.*?(Think \d\.)", prompt, re.DOTALL)
     assert found is not None
     return int(found[1]), found[2]
 
 
 def rollouts(script: Script, calls: int) -> tuple[list[Rollout], set[str]]:
-    """A rollout of each candidate on a server of this script, and the prompts that it was asked."""
+    """Return a rollout of each candidate on a server with this script, and the server's prompts."""
     examples = [dspy.Example(question=f"{n} + {n}?", answer="4").with_inputs("question") for n in range(calls // 10)]
     candidates = [
         Candidate(Query(query_id(each, "self"), index, "self", f"{index}"), Supplement("cot", f"Think {n}."), "direct")
@@ -120,7 +121,7 @@ def rollouts(script: Script, calls: int) -> tuple[list[Rollout], set[str]]:
 
 
 def chaos(calls: int, share: float = SHARE) -> Chaos:
-    """Both runs, compared rollout by rollout."""
+    """Compare both runs rollout by rollout."""
     began = time.perf_counter()
     stormy, asked = rollouts(failing(share), calls)
     seconds = time.perf_counter() - began
@@ -142,8 +143,8 @@ def chaos(calls: int, share: float = SHARE) -> Chaos:
 
 
 def main() -> None:
-    """Run both, and print what came of it."""
-    execution._delay = lambda *_: 0.0  # nobody waits for a server that only plays
+    """Run both, and print the comparison."""
+    execution._delay = lambda *_: 0.0  # no need to wait for a scripted server
     found = chaos(CALLS)
     table = Table("calls", "met a fault", "at every attempt", "without a reward", "outages scored", "rewards changed")
     table.add_row(*(f"{each:,}" for each in found[:-1]))

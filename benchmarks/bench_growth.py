@@ -1,10 +1,10 @@
-"""Does the loop slow down or swell? 1,000, 10,000 and 100,000 rollouts of an instant scripted actor.
+"""Time and memory of the loop: 1,000, 10,000 and 100,000 rollouts of an instant scripted actor.
 
-Each size is `Actor.run` on a real store on disk, in a process of its own, so that none reuses what another left. The
-program is a real `dspy.Predict` over a real `dspy.LM` without DSPy's cache (which keeps every answer in memory); only
-the network is missing. Memory is the process's resident set at its highest during the run, less what it was before;
-the rollouts that `run` returns count, as callers hold them. Sizes that take under a minute are run five times, in turn,
-and their medians count. The last line is JSON: seconds a rollout at 100,000 over seconds a rollout at 1,000.
+Each size is `Actor.run` on a real store on disk, in its own process, so no size reuses another's results. The program
+is a real `dspy.Predict` over a real `dspy.LM` without DSPy's cache (which keeps every answer in memory); only the
+network is missing. Memory is the process's largest resident set during the run minus the one before; it includes the
+rollouts that `run` returns, because callers hold them. Sizes that take less than a minute run five times, in turn;
+their medians count. The last line is JSON: seconds a rollout at 100,000 divided by seconds a rollout at 1,000.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ EXAMPLES = 500
 BAR = 1.2
 BAR_MB = 200
 WATCHED = 100
-"""Memory is looked at every so many rollouts."""
+"""Memory is measured after each such number of rollouts."""
 
 
 class Growth(NamedTuple):
-    """What one size took: wall and processor seconds a rollout, and by how many MB memory rose."""
+    """One size's figures: wall and processor seconds a rollout, and the rise of memory in MB."""
 
     seconds: float
     processor: float
@@ -53,7 +53,7 @@ class Growth(NamedTuple):
 
 
 class InstantEngine:
-    """Answers at once with the length of what it reads; usage in words."""
+    """Answers at once with the length of its prompt; counts usage in words."""
 
     def complete(self, request: Request) -> Response:
         text = request.messages[-1].text or ""
@@ -74,7 +74,7 @@ def is_even(example: dspy.Example, prediction: dspy.Prediction) -> bool:
 
 
 def measured(rollouts: int) -> Growth:
-    """One size, in this process."""
+    """Measure one size in this process."""
     examples = [
         dspy.Example(question=f"What comes after {n}?", answer="0").with_inputs("question") for n in range(EXAMPLES)
     ]
@@ -107,7 +107,7 @@ def measured(rollouts: int) -> Growth:
 
 
 def apart(rollouts: int) -> Growth:
-    """One size, in a process of its own."""
+    """Measure one size in a new process."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as alone:
         return alone.submit(measured, rollouts).result()
 

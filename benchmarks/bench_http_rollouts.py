@@ -1,8 +1,8 @@
-"""Rollouts against an actor behind HTTP that takes 200 ms: 2,000 calls, 64 at once, against calls x latency / 64.
+"""Rollouts with an actor behind HTTP that takes 200 ms: 2,000 calls, 64 at once, compared with calls x latency / 64.
 
-That is what would be left if nothing but the actor took time; DSPy's `Evaluate` stands in the same table, with as many
-calls of the plain program and nothing stored. Five interleaved repeats; the ratio of the medians, and the last line as
-JSON.
+This is the least time, if only the actor took time. The table also has DSPy's `Evaluate`, with as many calls of the
+plain program and without a store. Five interleaved repeats; the figure is the ratio of the medians, and the last line
+is JSON.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def exact(example: dspy.Example, prediction: dspy.Prediction) -> bool:
 
 
 def ours(lm: dspy.LM) -> float:
-    """Seconds for a rollout of each candidate, each in the store before its thread goes on."""
+    """Return the seconds for a rollout of each candidate; each is in the store before its thread continues."""
     program = supplement(dspy.Predict("question -> answer"), generator="none/needed")
     program.set_lm(lm)
     with tempfile.TemporaryDirectory() as folder, RolloutStore(Path(folder) / "rollouts.sqlite") as store:
@@ -61,7 +61,7 @@ def ours(lm: dspy.LM) -> float:
 
 
 def theirs(lm: dspy.LM) -> float:
-    """Seconds for `Evaluate` over as many examples."""
+    """Return the seconds of `Evaluate` on as many examples."""
     program = dspy.Predict("question -> answer")
     program.set_lm(lm)
     examples = [example for example in EXAMPLES for _ in range(10)]

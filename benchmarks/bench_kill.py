@@ -1,14 +1,15 @@
-"""A run that is killed with SIGKILL at random moments, and taken up again each time, against one that nothing disturbs.
+"""A run that is killed with SIGKILL at random moments and resumed each time, compared with an undisturbed run.
 
 `--method sgt` (the default): the smallest world of house terms, the embedded generator, real training, and a scripted
-actor that notes each call it was paid for before it answers. Compared are the scores of every stage, the bytes of every
-adapter, what the run tells of its calls, samples and tokens, and how many calls were paid twice: at most as many as
-were in flight at the kills.
-`--method spt`: house rules, a scripted actor that does as its instructions say, and the simulated corrector, both of
-which note their calls. Compared are scores, prompts and impacts.
+actor that records each paid call before it answers. Compares the scores of every stage, the bytes of every adapter, the
+run's own counts of calls, samples and tokens, and the number of calls paid twice: at most the calls in flight at the
+kills.
 
-`--kills` is how often (20), `--seed` when; a run that ends before the last kill is followed by another. The last line
-is JSON.
+`--method spt`: house rules, a scripted actor that follows its instructions, and the simulated corrector; both record
+their calls. Compares scores, prompts and impacts.
+
+`--kills` is the number of kills (20), `--seed` draws their times; if a run ends before the last kill, another one
+starts. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -54,21 +55,21 @@ PROMPTS = SPTRecipe(variant="pc", rounds=4, impact_examples=10)
 
 
 def note(notes: Path, what: str) -> None:
-    """Write down a call before it is answered."""
+    """Record a call before its answer."""
     with notes.open("a") as file:
         file.write(hashlib.sha256(what.encode()).hexdigest() + "\n")
     time.sleep(LATENCY)
 
 
 def answered(request: Request, text: str, answer: str) -> Response:
-    """A response of so many words."""
+    """Return a response of that many words."""
     usage = Usage(input_tokens=len(text.split()), output_tokens=1, total_tokens=len(text.split()) + 1)
     return Response(id=None, model=request.model, message=Message.assistant(answer), finish_reason="stop", usage=usage)
 
 
 @dataclass(frozen=True)
 class NotingActor:
-    """Right where a supplement has an odd number of letters; it notes who asks what before it answers."""
+    """Answers right if a supplement has an odd number of letters; records each call before it answers."""
 
     notes: Path
 
@@ -83,7 +84,7 @@ class NotingActor:
 
 @dataclass(frozen=True)
 class NotingFollower:
-    """Does as its instructions say; it notes who asks what before it answers."""
+    """Follows its instructions; records each call before it answers."""
 
     notes: Path
 
@@ -92,13 +93,13 @@ class NotingFollower:
         note(self.notes, f"{system} {text}")
         instructions = system.rpartition("your objective is:")[2]
         fields = [part.partition(" ## ]]")[2].strip() for part in text.partition("\n\nRespond")[0].split("[[ ## ")[1:]]
-        said = f"[[ ## reasoning ## ]]\nAs told.\n\n[[ ## answer ## ]]\n{obeyed(instructions, *fields)}"
+        said = f"[[ ## reasoning ## ]]\nAs asked.\n\n[[ ## answer ## ]]\n{obeyed(instructions, *fields)}"
         answer = f"{said}\n\n[[ ## completed ## ]]"
         return answered(request, text, answer)
 
 
 class NotingCorrector(RulesCorrector):
-    """The simulated corrector; it notes what it is asked before it answers."""
+    """The simulated corrector; records each call before it answers."""
 
     notes: Path
 
@@ -130,7 +131,7 @@ def session_of_prompts(folder: Path, telling: Connection) -> None:
 
 
 def session(folder: Path, telling: Connection) -> None:
-    """One compile in the folder, as long as it lives; it tells that it is ready, and what came of it as JSON."""
+    """Compile in the folder until killed; print that the process is ready, and the result as JSON."""
     lm = dspy.LM("noting/actor", engine=NotingActor(folder / "notes"), cache=False, num_retries=0)
     teleprompter = SGTTeleprompter(
         WORLD.metric,
@@ -150,14 +151,15 @@ def session(folder: Path, telling: Connection) -> None:
 
 
 _FRESH = multiprocessing.get_context("forkserver")
-"""Processes of their own, forked from one that has imported what takes long and done nothing else."""
+"""New processes, forked from one that has only imported the slow modules."""
 
 _FRESH.set_forkserver_preload(["optimizers.training.trl_trainer", "sgt_modules.local.decoding", "sgt_modules.embedded"])
 
 
 def worked(folder: Path, method: str, seconds: float | None = None) -> tuple[str | None, float]:
-    """A session in a process of its own, killed that long after it is ready: what it came to, None if it was killed,
-    and how long it worked.
+    """Run a session in a new process and kill it that long after it is ready.
+
+    Return its result (None if it was killed), and how long it worked.
     """
     hearing, telling = _FRESH.Pipe(duplex=False)
     child = _FRESH.Process(target=session if method == "sgt" else session_of_prompts, args=(folder, telling))
@@ -175,7 +177,7 @@ def worked(folder: Path, method: str, seconds: float | None = None) -> tuple[str
 
 
 def stage_of(folder: Path) -> str:
-    """Where a run stands: the stages that are finished."""
+    """Return a run's finished stages."""
     stages = folder / "run" / "stages.json"
     return ", ".join(json.loads(stages.read_text())) if stages.exists() else "nothing"
 
@@ -193,7 +195,7 @@ def main() -> None:
         whole = Path(scratch) / "whole"
         whole.mkdir()
         expected, seconds = worked(whole, options.method)
-        while kills < options.kills:  # a run that ends before the last kill is compared, and another begins
+        while kills < options.kills:  # compare a run that ends before the last kill, and start another
             runs += 1
             broken, said = Path(scratch) / str(runs), None
             broken.mkdir()
@@ -212,7 +214,7 @@ def main() -> None:
 
 
 def calls(folder: Path) -> Counter[str]:
-    """How often each call was paid."""
+    """Return how often each call was paid."""
     notes = folder / "notes"
     return Counter(notes.read_text().split()) if notes.exists() else Counter()
 

@@ -1,8 +1,8 @@
-"""Seconds of one call of a `SupplementedPredictor`, against the bare predictor and one raw `generate` by hand.
+"""Seconds of one call of a `SupplementedPredictor`, compared with the bare predictor and one raw `generate`.
 
 Both run the embedded actor and generator, one call at a time, on the same questions, and write the same tokens: the
-raw side hands the bare predictor's actor the supplement that it has just generated. Interleaved call by call; the
-median of the pairs' ratios, and the last line as JSON.
+raw side passes its generated supplement to the bare predictor's actor. Interleaved call by call; the figure is the
+median of the pairs' ratios, and the last line is JSON.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ REPEATS = 5
 
 
 def by_hand() -> Callable[[dspy.Example], object]:
-    """What a user would write: the prompt through the template, `generate`, the bare predictor with one more input."""
+    """Return a user's own code: the prompt through the template, `generate`, the predictor with one more input."""
     generator, plain = embedded_generator(), dspy.Predict(with_supplement(program().signature))
     tokenizer, engine = generator.engine.tokenizer, generator.engine
     model = AutoModelForCausalLM.from_pretrained(engine.weights.folders[0], dtype=torch.float64).eval()
@@ -53,7 +53,7 @@ def by_hand() -> Callable[[dspy.Example], object]:
 
 
 def seconds(call: Callable[[dspy.Example], object], example: dspy.Example, actor: dspy.LM) -> float:
-    """How long one call took."""
+    """Return the seconds of one call."""
     with dspy.context(lm=actor, disable_history=True):
         began = time.perf_counter()
         call(example)

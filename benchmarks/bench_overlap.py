@@ -1,8 +1,8 @@
-"""A stage of exploration whose sampling and acting overlap, against the longer of the two alone.
+"""A stage of exploration whose sampling and acting overlap, compared with the longer of the two alone.
 
 The embedded generator samples on this machine, nine prompts a query; the actor is behind HTTP and takes 200 ms a call.
-Alone means: all samples first, then a rollout of each distinct one, as without overlap. Five interleaved repeats; the
-ratio of the medians, and the last line as JSON.
+*Alone* means: all samples first, then a rollout of each distinct one. Five interleaved repeats; the figure is the ratio
+of the medians, and the last line is JSON.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ WORLD = HouseTermsWorld(0, sizes=Sizes(train=QUERIES, validation=4, test=4, shif
 
 @contextmanager
 def setting(lm: dspy.LM) -> Iterator[Setting]:
-    """What exploration works with, over a store of its own; the program has been run without supplements."""
+    """Return the inputs of exploration with a new store; the program has run without supplements."""
     wrapped = supplement(program(), generator="none/needed")
     wrapped.set_lm(lm)
     with tempfile.TemporaryDirectory() as folder, RolloutStore(Path(folder) / "rollouts.sqlite") as store:
@@ -64,7 +64,7 @@ def sampled(generator: SupplementGenerator, where: Setting) -> list[Candidate]:
 
 
 def measured(generator: SupplementGenerator, lm: dspy.LM) -> tuple[float, float, float]:
-    """Seconds of sampling alone, of acting alone, and of both overlapped."""
+    """Return the seconds of sampling alone, of acting alone, and of both overlapped."""
     with setting(lm) as where:
         began = time.perf_counter()
         pool = sampled(generator, where)

@@ -1,9 +1,9 @@
-"""Does a shared PostgreSQL store lose or double anything? 4 processes write 50,000 rollouts at once, of two runs.
+"""Losses and doubles in a shared PostgreSQL store: 4 processes write 50,000 rollouts of two runs at once.
 
-Each process writes 12,500 as an actor's threads would, one transaction each; the first tenth of them are keys that its
-neighbour writes too. Afterwards the store must hold each key once and whole, list each run's own rollouts, and count
-what was paid exactly. The server is a real one with its default settings, started for this. The last line is JSON: how
-many rollouts are missing, doubled or counted wrong.
+Each process writes 12,500 rollouts like an actor's threads, one transaction each; the first tenth of them are keys that
+its neighbour writes too. Afterwards the store must hold each key once and whole, list each run's own rollouts, and
+count the paid calls exactly. The benchmark starts a real server with its default settings. The last line is JSON: the
+number of rollouts that are missing, doubled or counted wrong.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ ROLLOUTS = 50_000
 PROCESSES = 4
 THREADS = 4
 SHARED = 0.1
-"""The part of a process's keys that its neighbour writes as well."""
+"""The share of a process's keys that its neighbour writes too."""
 
 PAID = Usage(runs=1, calls=2, tokens_in=30, tokens_out=5, seconds=0.5, cost=0.25)
 
 
 class Outcome(NamedTuple):
-    """What stands in the store after all have written: seconds, keys, and how many of them are wrong."""
+    """The store after all writes: seconds, keys, and how many of them are wrong."""
 
     seconds: float
     keys: int
@@ -43,13 +43,13 @@ class Outcome(NamedTuple):
 
 
 def rollout(number: int) -> Rollout:
-    """A rollout of its own key."""
+    """Return a rollout with its own key."""
     query = Query(f"q{number}", number, "self", f"Help with question {number}, please. " * 10)
     return Rollout(query, "warm", "free", Supplement("cot", f"Think {number} times."), Reward(float(number % 2)))
 
 
 def numbers(process: int, rollouts: int) -> list[int]:
-    """The keys of a process: its own, of which the last tenth are the first of the next one."""
+    """Return the keys of a process; the last tenth are the first keys of the next process."""
     each = rollouts // PROCESSES
     own = each - round(each * SHARED)
     return [(process * own + n) % (PROCESSES * own) for n in range(each)]
@@ -61,7 +61,7 @@ def run_of(process: int) -> str:
 
 
 def written(address: str, process: int, rollouts: int) -> int:
-    """Write one process's share; how many of them it then finds as they were."""
+    """Write one process's share; return how many of them it reads back unchanged."""
     mine = numbers(process, rollouts)
     with RolloutStore(address, run=run_of(process)) as store, ThreadPoolExecutor(THREADS) as threads:
         list(threads.map(lambda number: store.add(rollout(number), "scope", paid=PAID), mine))

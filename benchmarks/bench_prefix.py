@@ -1,9 +1,10 @@
-"""Seconds and tokens read where twenty supplements are tried for each question: each shared run of tokens read once
-(`share="prefix"`), against what all prompts of a batch share (`share="batch"`), and `generate` over padded batches.
+"""Seconds and tokens read for twenty supplements a question: every shared prefix read once (`share="prefix"`).
 
-A real 0.5B actor from the folder SGT_REAL_MODELS on questions of Spider from SGT_REAL_DATA, in DSPy's chat prompts,
-with 20 supplements each; and the embedded actor on its own. `--quick` takes two questions and 10 supplements.
-`--score` instead answers 60 of the questions in float32 and in 8 bits, and judges both. The last line is JSON.
+Compared with the prefix of the whole batch read once (`share="batch"`), and with `generate` on padded batches. The
+actors are a real 0.5B model from the folder SGT_REAL_MODELS on questions of Spider from SGT_REAL_DATA, in DSPy's chat
+prompts, with 20 supplements each, and the embedded actor on its own questions. `--quick` uses two questions and 10
+supplements. `--score` instead answers 60 of the questions in float32 and in 8 bits, and scores both. The last line is
+JSON.
 
 One layer of that actor on a core of an AMD EPYC (AVX-512), 1,024 tokens: 95 ms in float32, 47 in bfloat16, 27 in int8;
 64 tokens, as in writing: 8.8, 3.7 and 2.1 ms. So `dtype="int8"` is the fastest on a CPU with such instructions.
@@ -67,7 +68,7 @@ class Way:
 
 
 def home(variable: str) -> Path:
-    """The folder that an environment variable names."""
+    """Return the folder that an environment variable names."""
     folder = os.environ.get(variable)
     if not folder:
         raise SystemExit(
@@ -77,7 +78,7 @@ def home(variable: str) -> Path:
 
 
 def spider_questions(count: int) -> list[dspy.Example]:
-    """Questions spread over the databases."""
+    """Return questions from all databases."""
     pools = task("spider").read(home("SGT_REAL_DATA") / "spider").rows.values()
     rows = [placed.example for pool in pools for placed in pool]
     return rows[:: max(1, len(rows) // count)][:count]
@@ -86,7 +87,7 @@ def spider_questions(count: int) -> list[dspy.Example]:
 def chats(
     signature: type[dspy.Signature], questions: Sequence[dspy.Example], supplements: Sequence[str]
 ) -> list[Messages]:
-    """The actor's messages for every question with every supplement, or with none."""
+    """Return the actor's messages for every question with every supplement, or with none."""
     advised = with_supplement(signature) if supplements else signature
     added = [{"supplement": each} for each in supplements] or [{}]
     adapter = dspy.ChatAdapter()
@@ -115,7 +116,7 @@ def ours(name: str, engine: LocalEngine, asked: Sequence[Messages]) -> Way:
 
 
 def theirs(folder: Path, engine: LocalEngine, asked: Sequence[Messages]) -> Way:
-    """`generate` over batches of like length, padded on the left."""
+    """Answer with `generate` on batches of similar length, padded on the left."""
     model = cast("Any", AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)).eval()
     requests, texts, pad = greedy(engine, asked), dict[TokenRequest, str](), engine.tokenizer.pad_token_id
     began = time.perf_counter()
@@ -138,7 +139,7 @@ def theirs(folder: Path, engine: LocalEngine, asked: Sequence[Messages]) -> Way:
 
 
 def compared(title: str, folder: Path, asked: Sequence[Messages], dtypes: Sequence[str]) -> list[Way]:
-    """All ways on the same prompts, as a table."""
+    """Run all ways on the same prompts, and print a table."""
     make: Callable[..., LocalEngine] = lambda **how: LocalEngine(folder, device="cpu", **how)  # noqa: E731
     ways = [ours('share="batch"', make(share="batch", dtype="float32"), asked)]
     ways += [ours(f'share="prefix", {dtype}', make(dtype=dtype), asked) for dtype in dtypes]
@@ -156,7 +157,7 @@ def compared(title: str, folder: Path, asked: Sequence[Messages], dtypes: Sequen
 
 
 def score() -> dict[str, object]:
-    """The share of 60 questions that the actor answers without a supplement, in float32 and in 8 bits."""
+    """Return the share of 60 questions that the actor answers right without a supplement, in float32 and in 8 bits."""
     spider, questions = task("spider"), spider_questions(SCORED)
     asked, found = chats(cast("type[dspy.Signature]", spider.program), questions, ()), dict[str, float]()
     adapter, signature = dspy.ChatAdapter(), cast("type[dspy.Signature]", spider.program)
@@ -176,7 +177,7 @@ def score() -> dict[str, object]:
 
 
 def speed(*, quick: bool) -> dict[str, object]:
-    """Both models; the figure is that of the real one."""
+    """Measure both models; the figure is that of the real one."""
     world, embedded = HouseTermsWorld(seed=0), embedded_folder("actor")
     own = chats(program().signature, world.test[: 4 if quick else 8], SUPPLEMENTS)
     compared("embedded actor", embedded, own, ["float32"])

@@ -1,8 +1,8 @@
-"""How many Python programs can be checked a second? The sandbox with two workers, and a fresh interpreter for each.
+"""Python programs checked a second: the sandbox with two workers, compared with a new interpreter for each.
 
 A program defines a function and asserts three of its values. Both sides run from two threads on the same two cores,
-one after the other, five times; medians count. The table also has programs that use pandas, with it imported in the
-workers beforehand. The last line is JSON.
+one after the other, five times; medians count. The table also has programs that use pandas, which the workers import
+in advance. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ assert frame.groupby("tea").cups.sum()["a"] == {n} + 3
 
 
 def rate(run: Callable[[str], bool], program: str, checks: int) -> float:
-    """Checks a second from two threads; every one must pass."""
+    """Return the checks a second from two threads; every check must pass."""
     programs = [program.format(n=n + 1) for n in range(checks)]
     with ThreadPoolExecutor(2) as threads:
         began = time.perf_counter()
@@ -51,7 +51,7 @@ def rate(run: Callable[[str], bool], program: str, checks: int) -> float:
 
 
 def fresh(program: str) -> bool:
-    """What a user would do without a sandbox: a new interpreter, killed after a while."""
+    """Check without a sandbox, as a user might: in a new interpreter, killed after a time limit."""
     command = [sys.executable, "-I", "-c", program]
     return subprocess.run(command, capture_output=True, check=False, timeout=60).returncode == 0
 

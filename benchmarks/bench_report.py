@@ -34,7 +34,7 @@ BAR, BAR_SIZE = 5.0, 30.0
 
 
 def rollouts(count: int, rng: random.Random) -> Iterator[Rollout]:
-    """So many rollouts: four stages on validation, and a warm start with two rounds."""
+    """Yield that many rollouts: four stages on validation, and a warm start with two rounds."""
     words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(3, 9))) for _ in range(4000)]
 
     def text(most: int) -> str:
@@ -44,13 +44,13 @@ def rollouts(count: int, rng: random.Random) -> Iterator[Rollout]:
     scored = [(f"{stage}/val", n) for stage in ("none", "sft", "dpo1", "dpo2") for n in range(QUESTIONS)]
     tried = [(rng.choice(["warm", "round 1", "round 2"]), rng.randrange(QUESTIONS)) for _ in range(count - len(scored))]
     for stage, n in [*scored, *tried]:
-        told = "" if stage == "none/val" else text(90)
+        supplement = "" if stage == "none/val" else text(90)
         kind, score = rng.choice([*KINDS]), float(rng.random() < 0.5)
-        yield met(stage, n, score, kind=kind, text=told, answer=text(40), prompt=prompts[n], feedback=text(8))
+        yield met(stage, n, score, kind=kind, text=supplement, answer=text(40), prompt=prompts[n], feedback=text(8))
 
 
 def measured(count: int) -> dict[str, float | None]:
-    """The page of so many rollouts."""
+    """Write the page of that many rollouts."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = run_folder(Path(scratch) / "run", rollouts(count, random.Random(0)))
         began = time.perf_counter()

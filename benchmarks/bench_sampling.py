@@ -1,7 +1,7 @@
-"""Tokens sampled a second: 512 prompts x 5 samples together, against `generate` a prompt at a time.
+"""Tokens sampled a second: 512 prompts x 5 samples together, compared with `generate` on one prompt at a time.
 
 The embedded generator in single precision and its own prompts. Five interleaved repeats of each; `generate` gets 24
-of the prompts in each. The ratio of the medians, and the last line as JSON.
+of the prompts in each. The figure is the ratio of the medians, and the last line is JSON.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ REPEATS = 5
 
 
 def prompts() -> list[str]:
-    """Distinct prompts, as exploration would write them."""
+    """Return distinct prompts, as exploration writes them."""
     signature, wanted = program().signature, dict[str, None]()
     for seed in range(20):
         for example in HouseTermsWorld(seed=seed).train:
@@ -47,7 +47,7 @@ def ours(engine: LocalEngine, asked: list[str], seed: int) -> float:
 
 
 def theirs(model: PreTrainedModel, encoded: list[torch.Tensor], ends: list[int]) -> float:
-    """Tokens a second of a loop over the prompts; the end token counts, the padding after it does not."""
+    """Return the tokens a second of a loop over the prompts; the end token counts, the padding after it does not."""
     tokens, began = 0, time.perf_counter()
     for ids in encoded:
         with torch.inference_mode():

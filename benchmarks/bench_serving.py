@@ -1,6 +1,6 @@
-"""Calls a second of a wrapped program: 64 threads at once against one call at a time, on the embedded models.
+"""Calls a second of a wrapped program: 64 threads at once, compared with one call at a time, on the embedded models.
 
-Five interleaved repeats of each; the ratio of the medians, and the last line as JSON.
+Five interleaved repeats of each; the figure is the ratio of the medians, and the last line is JSON.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ REPEATS = 5
 
 
 def calls_a_second(calls: int, run: Callable[[int], None]) -> float:
-    """How many of `calls` were answered each second."""
+    """Return how many of `calls` were answered each second."""
     began = time.perf_counter()
     run(calls)
     return calls / (time.perf_counter() - began)

@@ -1,9 +1,9 @@
-"""How many answers in SQL can be checked a second? Spider's metric, and a fresh process with SQLite for each.
+"""Answers in SQL checked a second: Spider's metric, compared with a new process with SQLite for each.
 
-A check reads the query out of an answer, runs it on a database of 1,000 rows, and compares the result with that of the
-gold query, which the metric keeps: each of 90 questions is judged 33 times. The other side starts a process for each
-check, as is needed to stop a query by force, which runs both queries and compares sorted rows. Both run from two
-threads, one after the other, five times; medians count. The last line is JSON.
+A check reads the query from an answer, runs it on a database of 1,000 rows, and compares the result with that of the
+gold query, which the metric keeps: each of 90 questions is scored 33 times. The other side starts a process for each
+check, so that it can kill a query; the process runs both queries and compares sorted rows. Both run from two threads,
+one after the other, five times; medians count. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ sys.exit(sorted(gold) != sorted((origin, count) for count, origin in came))
 
 
 def build(path: Path) -> None:
-    """A table of 1,000 teas from 20 origins."""
+    """Write a table of 1,000 teas from 20 origins."""
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("CREATE TABLE tea (id INTEGER PRIMARY KEY, origin TEXT, price REAL)")
         rows = [(f"origin {n % 20}", float(n % 97)) for n in range(1000)]
@@ -48,7 +48,7 @@ def build(path: Path) -> None:
 
 
 def rate(check: Callable[[int], bool], checks: int) -> float:
-    """Checks a second from two threads; every one must pass."""
+    """Return the checks a second from two threads; every check must pass."""
     with ThreadPoolExecutor(2) as threads:
         began = time.perf_counter()
         passed = sum(threads.map(check, range(checks)))

@@ -1,9 +1,9 @@
-"""Can a store of 1,000,000 rollouts be worked with? Seconds to open it and to scan it, and the memory that takes.
+"""A store of 1,000,000 rollouts: seconds to open and to scan it, and the memory.
 
-The store is made first, which takes a minute or two and 2 GB of disk. Rollouts have a prompt of 600 characters, a
-supplement of 300 and an answer of 100. Each repeat is a process of its own that opens the store, scans it (every row is
-read and compared with its checksum), sums what was spent, looks 1,000 rollouts up, and reads 10,000 of a stage. Memory
-is the process's resident set at its highest, imports included. Five repeats; medians count. The last line is JSON.
+The benchmark first writes the store, which takes a minute or two and 2 GB of disk. Rollouts have a prompt of 600
+characters, a supplement of 300 and an answer of 100. Each repeat is a new process that opens the store, scans it (reads
+every row and compares it with its checksum), sums the cost, looks up 1,000 rollouts, and reads 10,000 of a stage.
+Memory is the process's largest resident set, with imports. Five repeats; medians count. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ BAR_OPEN, BAR_SCAN, BAR_MB = 1.0, 10.0, 500
 
 
 class Work(NamedTuple):
-    """Seconds by what was done, the highest memory, and how many rollouts were found."""
+    """Seconds by operation, the largest memory, and the number of rollouts found."""
 
     opening: float
     scanning: float
@@ -58,7 +58,7 @@ def text(rng: random.Random, length: int) -> str:
 
 
 def rollouts(count: int) -> Iterator[Rollout]:
-    """As a run of six stages would leave them, one in fifty failed."""
+    """Yield rollouts like a run of six stages; one in fifty failed."""
     rng = random.Random(0)
     prompts = [text(rng, 600) for _ in range(QUERIES)]
     texts = [text(rng, 300) for _ in range(QUERIES)]
@@ -83,7 +83,7 @@ def supplement(number: int, said: str) -> Supplement:
 
 
 def build(path: Path, count: int) -> None:
-    """Write the store, some thousand rollouts a transaction."""
+    """Write the store, some thousand rollouts in each transaction."""
     with RolloutStore(path) as store:
         coming = rollouts(count)
         while batch := list(islice(coming, BATCH)):
@@ -91,7 +91,7 @@ def build(path: Path, count: int) -> None:
 
 
 def worked(path: Path, known: Sequence[Rollout]) -> Work:
-    """What a resumed run does first, in this process."""
+    """Do the first steps of a resumed run in this process."""
     times = [time.perf_counter()]
 
     def lap() -> None:

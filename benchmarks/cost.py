@@ -1,8 +1,8 @@
-"""What a run costs, by arithmetic: the tables of docs/scaling.md. Prices and lengths are assumptions, written out here.
+"""The cost of a run, by arithmetic: the tables of docs/scaling.md. Prices and lengths are assumptions, listed here.
 
     python benchmarks/cost.py
 
-Calls come from the recipes themselves, bytes from a store that is written and weighed.
+The recipes give the calls; a store that the script writes gives the bytes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PAPER = {"warm start": 45, "round 1": 14, "rounds 2 to 5": 80}
 """The paper's calls a query; 14 is its own estimate."""
 
 PROMPT, SUPPLEMENT, ANSWER = 800, 150, 200
-"""Tokens that the actor reads without a supplement, a supplement's, and an answer's: assumptions."""
+"""Tokens of the actor's prompt without a supplement, of a supplement, and of an answer: assumptions."""
 
 CHARACTERS = 4
 """Of a token of English: an assumption."""
@@ -45,9 +45,9 @@ TRAINED_A_SECOND = (10_000, 30_000, 100_000)
 
 @dataclass(frozen=True, slots=True)
 class Calls:
-    """The most runs of the program for one training query of one predictor, by stage, and the samples drawn for them.
+    """The most runs of the program for one training query of one predictor, by stage, and their samples.
 
-    Fewer where supplements repeat or say nothing. The run without any supplement, one an example, is not among them.
+    Repeated and empty supplements make them fewer. Excludes the one run without a supplement for each example.
     """
 
     warm: int
@@ -61,7 +61,7 @@ class Calls:
 
 
 def calls(recipe: Recipe) -> Calls:
-    """Counted on the recipe's own pools, of which only concatenations cost no sample."""
+    """Count on the recipe's own pools; only concatenations cost no sample."""
     query, rng = [Query("0", 0, "self", "")], random.Random(0)
     kinds, names = recipe.kinds, [str(number) for number in range(recipe.ood_kinds)]
     warm = sources.warm_start(query, rng=rng, kinds=kinds, samples=recipe.warm_samples)
@@ -73,7 +73,7 @@ def calls(recipe: Recipe) -> Calls:
 
 
 def pairs(recipe: Recipe) -> int:
-    """The most preference pairs of one query over all rounds: where half of its candidates won, silence among them."""
+    """Return the most preference pairs of one query over all rounds: half of its candidates won, including silence."""
     most = calls(recipe)
     pools = [most.first, *[recipe.direct_samples] * (recipe.rounds - 1)]
     sizes = [size + recipe.silence for size in pools]
@@ -81,18 +81,18 @@ def pairs(recipe: Recipe) -> int:
 
 
 def dollars(calls: int, price: tuple[float, float]) -> float:
-    """What so many calls cost at a price for a million tokens read and one for a million written."""
+    """Return the cost of that many calls at a price for a million tokens read and one for a million written."""
     read, written = price
     return calls * ((PROMPT + SUPPLEMENT) * read + ANSWER * written) / 1e6
 
 
 def hours(calls: int) -> float:
-    """How long so many calls take when `AT_ONCE` are always in flight."""
+    """Return the duration of that many calls with `AT_ONCE` always in flight."""
     return calls * LATENCY / AT_ONCE / 3600
 
 
 def rollouts(count: int) -> Iterator[Rollout]:
-    """Rollouts with texts of the assumed lengths, twenty a query."""
+    """Yield rollouts with texts of the assumed lengths, twenty a query."""
     rng = random.Random(0)
 
     def text(tokens: int) -> str:
@@ -116,7 +116,7 @@ def rollouts(count: int) -> Iterator[Rollout]:
 
 
 def bytes_a_rollout(count: int = 1_000) -> tuple[float, float]:
-    """Of a store of so many rollouts, bytes each on disk, once it is closed, and in memory, when they are read back."""
+    """Return the bytes of a rollout on disk, after the store is closed, and in memory, after it is read back."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rollouts.sqlite"
         with RolloutStore(path) as store:
@@ -137,7 +137,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def calls_table(recipes: Mapping[str, Recipe]) -> str:
-    """Of the paper and of each recipe, the calls a query by stage, and in all."""
+    """Return the calls a query by stage and in all, for the paper and each recipe."""
     paper = sum(PAPER.values())
     rows: list[list[object]] = [["the paper's", *PAPER.values(), paper, f"{QUERIES * paper:,}"]]
     for name, recipe in recipes.items():
@@ -147,7 +147,7 @@ def calls_table(recipes: Mapping[str, Recipe]) -> str:
 
 
 def actor_table(recipes: Mapping[str, Recipe]) -> str:
-    """Tokens, dollars at each price, and hours of the actor."""
+    """Return the actor's tokens, dollars at each price, and hours."""
     counts = {"the paper's": QUERIES * sum(PAPER.values())}
     counts |= {f'`auto="{name}"`': QUERIES * calls(recipe).total for name, recipe in recipes.items()}
     heads = [f"{name}: ${read:.2f} and ${written:.2f}" for name, (read, written) in PRICES.items()]
@@ -165,13 +165,13 @@ def actor_table(recipes: Mapping[str, Recipe]) -> str:
 
 
 def generator_table(recipes: Mapping[str, Recipe]) -> str:
-    """Tokens that the generator writes, and its hours at each speed."""
+    """Return the generator's written tokens, and its hours at each speed."""
     written = {name: QUERIES * calls(recipe).sampled * SUPPLEMENT for name, recipe in recipes.items()}
     return _hours_table("written", written, SAMPLED_A_SECOND)
 
 
 def training_table(recipes: Mapping[str, Recipe]) -> str:
-    """Tokens of all rounds' preference pairs, of two texts each, and the hours of an epoch at each speed."""
+    """Return the tokens of all rounds' preference pairs, of two texts each, and the hours of an epoch at each speed."""
     trained = {name: QUERIES * pairs(recipe) * 2 * (PROMPT + SUPPLEMENT) for name, recipe in recipes.items()}
     return _hours_table("of pairs, at most", trained, TRAINED_A_SECOND)
 
@@ -185,13 +185,13 @@ def _hours_table(what: str, tokens: Mapping[str, int], speeds: Sequence[int]) ->
 
 
 def tables() -> list[str]:
-    """All of the page's tables, as Markdown."""
+    """Return all of the page's tables, as Markdown."""
     recipes = {"heavy": Recipe.auto("heavy"), "medium": Recipe.auto("medium"), "light": Recipe.auto("light")}
     return [calls_table(recipes), actor_table(recipes), generator_table(recipes), training_table(recipes)]
 
 
 def main() -> None:
-    """Print what the page holds."""
+    """Print the page's tables."""
     print("\n\n".join(tables()))
     on_disk, in_memory = bytes_a_rollout()
     print(f"\nbytes a rollout: {on_disk:,.0f} on disk, {in_memory:,.0f} in memory")

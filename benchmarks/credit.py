@@ -1,11 +1,11 @@
-"""Credit in a program of two predictors of which one needs help: `isolate` against `joint`, on the embedded world.
+"""Credit in a program of two predictors, of which one needs help: `isolate` and `joint`, on the embedded world.
 
     python benchmarks/credit.py            # seeds 0, 1 and 2: about half an hour on two CPU cores
     python benchmarks/credit.py --seeds 0
 
-Prints, for each seed and way of giving credit, the actor's calls and the validation score after each stage, the test
-score, and how long the supplements of both predictors are. DSPy's cache is on, in memory and empty at the start of each
-run: a call that repeats within a run, as those of the predictors that stay fixed do, is not paid again.
+Prints, for each seed and kind of credit, the actor's calls and the validation score after each stage, the test score,
+and the length of both predictors' supplements. DSPy's cache is on, in memory and empty at the start of each run: a
+repeated call within a run, such as that of a fixed predictor, is not paid again.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Learned:
     lengths: dict[str, float]
 
     def calls_to(self, score: float) -> int | None:
-        """Actor calls until validation first reached a score."""
+        """Return the actor calls until validation first reached a score."""
         return next((stage.spent.actor_calls for stage in self.stages if stage.score >= score), None)
 
 
@@ -93,7 +93,7 @@ def learn(seed: int, credit: Credit, folder: Path) -> Learned:
 
 
 def main() -> None:
-    """Run both ways on each seed and print what they learned."""
+    """Run both ways on each seed, and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     seeds = parser.parse_args().seeds

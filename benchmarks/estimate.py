@@ -1,6 +1,7 @@
-"""How near an estimate comes to what a run on the embedded world took: a probe of some examples against a finished run.
+"""The error of an estimate on the embedded world: a probe of some examples, compared with a finished run.
 
-Names the folder of a finished demonstration, `runs/demo` by default; the probe is made anew, with a store of its own.
+The argument is the folder of a finished demonstration, `runs/demo` by default; the probe runs again, with its own
+store.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from sgt_modules.embedded import HouseTermsWorld, acting, embedded_generator, pr
 
 
 def main() -> None:
-    """Probe, print the estimate, and how far it is from what was spent."""
+    """Probe, print the estimate, and its difference from the real cost."""
     asked = argparse.ArgumentParser(description=__doc__)
     asked.add_argument("folder", type=Path, nargs="?", default=Path("runs/demo"))
     asked.add_argument("--probe", type=int, default=10)

@@ -1,4 +1,4 @@
-"""What the GPU's benchmark works with: plans, a random model with its texts, and instruments for time and memory."""
+"""Parts of the GPU's benchmark: plans, a random model with its texts, and measures of time and memory."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ SAMPLES = 20
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much is measured with a shape. Lengths are in tokens, the chat template's included."""
+    """The sizes of a measurement with a shape. Lengths are in tokens, including the chat template."""
 
     shape: Shape
     batch: int
@@ -108,15 +108,15 @@ class Bench:
         )
 
     def sampler(self, tokens: int) -> LocalEngine:
-        """An engine of the same weights for batches of so many tokens."""
+        """Return an engine of the same weights for batches of that many tokens."""
         return LocalEngine(self.model, max_batch_tokens=tokens)
 
     def prompts(self, count: int, tokens: int) -> list[str]:
-        """Distinct prompts of so many tokens each."""
+        """Return distinct prompts of that many tokens each."""
         return [random_text(tokens - CHAT_TOKENS, self.plan.shape, self._rng) for _ in range(count)]
 
     def pairs(self, prompts: Sequence[str], replies: Sequence[str] | None = None) -> list[PreferencePair]:
-        """At most 40 pairs a prompt from 20 replies to each; random replies where none are given."""
+        """Return at most 40 pairs a prompt from 20 replies each; without replies, draw random ones."""
         words = self.plan.training[1] - 2  # a kind's tag stands before them, and the end token behind
         replies = replies or [random_text(words, self.plan.shape, self._rng) for _ in range(SAMPLES * len(prompts))]
         return preference_pairs(simulated_rollouts(prompts, replies), rng=random.Random(0))
@@ -194,7 +194,7 @@ class StepEnds(TrainerCallback):
 
 
 def simulated_rollouts(prompts: Sequence[str], replies: Sequence[str]) -> Iterator[Rollout]:
-    """Of each prompt's replies, of four kinds in turn, four won and four lost in turn: simulated rewards."""
+    """Return simulated rewards: each prompt's replies are of four kinds in turn; four win and four lose in turn."""
     kinds = list(KINDS)[:4]
     for index, prompt in enumerate(prompts):
         query = Query(str(index), index, "self", prompt)
@@ -204,23 +204,22 @@ def simulated_rollouts(prompts: Sequence[str], replies: Sequence[str]) -> Iterat
 
 
 class Memory:
-    """The most memory held since it was last asked to begin: the GPU's, else this process's, in 10^9 bytes."""
+    """The most memory held since the last start: the GPU's, else this process's, in 10^9 bytes."""
 
     def begin(self) -> None:
-        """Give back what nobody uses, and count from there."""
+        """Release unused memory, and count from there."""
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         self.go_on()
 
     def go_on(self) -> None:
-        """Count from what is held now, the allocator's reserve too, as a run does from stage to stage."""
+        """Count from the memory held now, including the allocator's reserve, as a run does for each stage."""
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
 
     def most(self) -> dict[str, float]:
-        """What tensors took, and with the allocator's reserve; of a process all that it ever took, as no system
-        forgets that."""
+        """Return the peak of tensors, and with the allocator's reserve; for a process its peak since its start."""
         if torch.cuda.is_available():
             allocated, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
         else:
@@ -231,7 +230,7 @@ class Memory:
 
 @contextmanager
 def halvings_noted() -> Iterator[list[str]]:
-    """What an engine says when a batch did not fit and it went on with less."""
+    """Collects an engine's warnings that a batch did not fit."""
     said: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: said.append(record.getMessage())

@@ -12,7 +12,7 @@ The weights are random, in bfloat16, and the texts too; lengths are exact. Rewar
     round          sample, pair, train, sample with the new adapter, in one process: the most memory it held
     micro-batch    the most pairs that are trained on together, doubled until memory runs out
 
-Every figure is written to `--out` as soon as it is known. At the end come a table and one line of JSON a figure.
+Writes `--out` after every figure. Prints a table and one line of JSON for each figure at the end.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ from sgt_modules.local.engine import LocalEngine
 from sgt_modules.samples import Sample, SampleRequest
 
 FEW_NEW = 16
-"""Tokens written to see whether a batch fits; the prompts are longer by what they lack."""
+"""Tokens written to test whether a batch fits; the prompts are longer instead."""
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A figure, in the form of the other benchmarks: `theirs`, `ratio`, `bar` and `holds` where there is one."""
+    """A figure, in the form of the other benchmarks: with `theirs`, `ratio`, `bar` and `holds` if there is a bar."""
 
     figure: str
     ours: float
@@ -60,7 +60,7 @@ class Figure:
 
 
 def largest(first: int, most: int, fits: Callable[[int], bool]) -> int:
-    """The largest number that fits, doubling from `first` and going no further than `most`; 0 if `first` does not."""
+    """Return the largest number that fits, doubling from `first` up to `most`; 0 if `first` does not fit."""
     found = 0
     while first <= most and fits(first):
         found, first = first, 2 * first
@@ -68,7 +68,7 @@ def largest(first: int, most: int, fits: Callable[[int], bool]) -> int:
 
 
 def sampling(bench: Bench) -> Iterator[Figure]:
-    """(a) One batch of distinct prompts through the engine."""
+    """(a) Sample one batch of distinct prompts with the engine."""
     plan, memory = bench.plan, Memory()
     prompt, new = plan.sampling
     engine, asked = bench.engine, bench.prompts(plan.batch, prompt)
@@ -88,7 +88,7 @@ def sampling(bench: Bench) -> Iterator[Figure]:
 
 
 def largest_batch(bench: Bench) -> Iterator[Figure]:
-    """(a) The most prompts of the same lengths that an engine holds at once."""
+    """(a) Find the most prompts of the same lengths that an engine holds at once."""
     plan, memory = bench.plan, Memory()
     room = sum(plan.sampling)
     held: dict[int, dict[str, float]] = {}
@@ -149,7 +149,7 @@ def _short(number: float) -> float:
 
 
 def operations(trained: Trained, plan: Plan) -> int:
-    """What the passes of a round computed: the reference's forward, the trained ones forward and back."""
+    """Return the operations of a round's passes: the reference's forward, the trained ones forward and back."""
     lora = TrainingSettings().lora
     assert lora is not None
     adapter = plan.shape.adapter(lora.rank)
@@ -230,7 +230,7 @@ PARTS: dict[str, Callable[[Bench], Iterator[Figure]]] = {
 
 
 def machine(shape: str) -> dict[str, object]:
-    """Where the figures come from."""
+    """Return the origin of the figures: device and versions."""
     names = ("torch", "transformers", "trl", "peft", "accelerate", "dspy")
     found: dict[str, object] = {"device": "cpu", "shape": shape, "python": platform.python_version()}
     if torch.cuda.is_available():
@@ -240,7 +240,7 @@ def machine(shape: str) -> dict[str, object]:
 
 
 def main(arguments: Sequence[str] | None = None) -> list[Figure]:
-    """Measure the parts that are asked for."""
+    """Measure the requested parts."""
     options = _options(arguments)
     began, where, found = time.perf_counter(), machine(options.shape), list[Figure]()
     peak = options.peak_tflops or peak_tflops(str(where["device"]))

@@ -1,8 +1,8 @@
-"""Floating-point operations of a preference round: what the method needs of a model, by the tokens that it read.
+"""Floating-point operations of a preference round: the method's needs, computed from the tokens that the model read.
 
-A multiplication and its addition are two operations. Counted are matrix products: linear layers, the output head where
-a next token is wanted, attention over the tokens that a token may see. Not counted is what a way of computing adds:
-padding, the second forward pass of gradient checkpointing, and everything that is no matrix product.
+A multiplication and its addition are two operations. Counts matrix products: linear layers, the output head where a
+next token is predicted, attention over the tokens that a token may see. Does not count what an implementation adds:
+padding, the second forward pass of gradient checkpointing, and everything except matrix products.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PEAK_TFLOPS = {
 
 
 def peak_tflops(device: str) -> float | None:
-    """The most that a device computes, in 10^12 operations a second; None for one that the table lacks."""
+    """Return a device's peak in 10^12 operations a second; None if the table lacks the device."""
     return next((peak for name, peak in PEAK_TFLOPS.items() if name in device), None)
 
 
@@ -54,7 +54,7 @@ class Read:
 def reads_noted(padding: int) -> Iterator[list[Read]]:
     """Record every forward pass inside, by what an embedding table reads; the list is filled at the end.
 
-    Gradient checkpointing computes blocks again, but not the table, so that a pass stands here once.
+    Gradient checkpointing computes blocks again, but not the table, so each pass is listed once.
     """
     noted: list[tuple[int, Tensor, bool, float]] = []
 
@@ -73,22 +73,22 @@ def reads_noted(padding: int) -> Iterator[list[Read]]:
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """What was read: tokens in all, those whose prediction is wanted, and the sum over tokens of how many each sees."""
+    """Counts of tokens: all, those whose next token is predicted, and the sum of the tokens that each of them sees."""
 
     read: int
     predicted: int
     seen: int
 
     def forward(self, shape: Shape, adapter: int = 0) -> int:
-        """Operations of a forward pass: two for each weight of a layer and token that passes through it."""
+        """Return the operations of a forward pass: two for each weight of a layer and token that passes through it."""
         return self._linear(shape) + 2 * adapter * self.read + self._attention(shape)
 
     def forward_and_back(self, shape: Shape, adapter: int | None) -> int:
-        """Operations of a training pass, with an adapter of so many weights or, for None, of all weights.
+        """Return the operations of a training pass, with an adapter of that many weights or, for None, of all weights.
 
-        Back, a layer costs as much again for the gradient of what it read and, where it is trained, of its weights: 6 a
-        trained weight and token, 4 a frozen one. Attention's two products have two gradients each, and so cost 3 times
-        the forward pass.
+        The backward pass of a layer costs the forward pass once for the gradient of its input and, if it is trained,
+        once more for its weights: 6 a trained weight and token, 4 a frozen one. Attention's two products have two
+        gradients each, so they cost 3 times the forward pass.
         """
         layers = 3 * self._linear(shape) if adapter is None else 2 * self._linear(shape) + 6 * adapter * self.read
         return layers + 3 * self._attention(shape)
@@ -97,12 +97,12 @@ class Tokens:
         return 2 * (shape.body * self.read + shape.head * self.predicted)
 
     def _attention(self, shape: Shape) -> int:
-        """For each token that one sees, a product with its key and one with its value, in each head of each block."""
+        """Return two products for each visible token, with its key and its value, in each head of each block."""
         return 4 * shape.num_hidden_layers * shape.num_attention_heads * shape.head_dim * self.seen
 
 
 def tokens_of(reads: Sequence[Read], prompt: int, reply: int) -> Tokens:
-    """The tokens of passes whose rows hold a prompt of `prompt` tokens and replies of `reply` tokens.
+    """Return the tokens of passes whose rows hold a prompt of `prompt` tokens and replies of `reply` tokens.
 
     A reply sees its prompt and itself, and no other reply of its row.
     """

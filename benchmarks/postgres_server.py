@@ -1,4 +1,4 @@
-"""A PostgreSQL server of our own for as long as it is needed, on a socket in a temporary folder."""
+"""A temporary PostgreSQL server on a socket in a temporary folder."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 WHEEL = "pgserver==0.1.4"
-"""A wheel that brings PostgreSQL's binaries, where the system has none."""
+"""A wheel with PostgreSQL's binaries, for systems without them."""
 
 _USERS = ("postgres", "nobody")
 _PATIENCE = 60.0
 
 
 class NoPostgresError(Exception):
-    """There is no PostgreSQL here, and none can be had."""
+    """PostgreSQL is missing here and cannot be installed."""
 
 
 def binaries(folder: Path) -> Path:
-    """The folder of `initdb` and `postgres`: the system's, else a wheel's, unpacked in `folder`."""
+    """Return the folder of `initdb` and `postgres`: the system's, else a wheel's, unpacked in `folder`."""
     found = shutil.which("initdb")
     system = [Path(found).resolve().parent] if found else []
     system += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
@@ -46,7 +46,7 @@ def binaries(folder: Path) -> Path:
 
 
 def _user() -> str | None:
-    """Whom the server runs as: PostgreSQL refuses to run as root."""
+    """Return the server's user: PostgreSQL refuses to run as root."""
     if os.geteuid() != 0:
         return None
     known = {each.pw_name for each in pwd.getpwall()}
@@ -58,7 +58,7 @@ def _user() -> str | None:
 
 @contextmanager
 def postgres(*settings: str) -> Iterator[str]:
-    """Inside, a new and empty server runs; its address as SQLAlchemy reads it. Raises `NoPostgresError`.
+    """Run a new, empty server; yield its address for SQLAlchemy. Raises `NoPostgresError`.
 
     `settings` are PostgreSQL's own, such as `fsync=off`.
     """

@@ -1,9 +1,9 @@
-"""A DPO round measured both ways, ours and TRL's: what `bench_dpo.py` and `bench_dpo_long.py` have in common.
+"""A DPO round measured both ways, ours and TRL's: the common code of `bench_dpo.py` and `bench_dpo_long.py`.
 
 Both train a LoRA adapter for one epoch on the same pairs, from the same weights, in single precision, with the same
-learning rate: one at which both do best (`docs/log.md` has the series). Everything else of TRL's is its default,
-batches of 8 pairs among it, and ours takes steps of as many. Both are timed from texts to the saved adapter. The
-evaluation loss is that of pairs of other queries.
+learning rate: the best one for both (`docs/log.md` has the series). TRL's other settings are its defaults, such as
+batches of 8 pairs, and our steps have as many. Both are timed from texts to the saved adapter. The evaluation loss is
+that of pairs of other queries.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ from optimizers.training.trl_trainer import TRLTrainer
 from sgt_modules.local.chat_template import render_chat
 
 ALIKE = 0.02
-"""How much higher our evaluation loss may be and still count as the same."""
+"""How much higher our evaluation loss may be and still count as equal."""
 
 BATCH = 8
 """Pairs a step: TRL's default."""
 
 AT_ONCE = 50
-"""Completions that the evaluation reads together."""
+"""Completions in a batch of the evaluation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What is trained on, and how often: the seeds are 0, 1, ..."""
+    """The training data and the number of repeats: the seeds are 0, 1, ..."""
 
     model: Path
     pairs: Sequence[PreferencePair]
@@ -100,7 +100,7 @@ class Round:
         return output
 
     def evaluation_loss(self, adapter: Path) -> float:
-        """The DPO loss of the held-out pairs under an adapter, the base being the reference."""
+        """Return the DPO loss of the held-out pairs with an adapter; the base is the reference."""
         tokenizer = AutoTokenizer.from_pretrained(self.model)
         texts = [
             (pair.prompt, (Target(pair.chosen, pair.chosen_cut), Target(pair.rejected, pair.rejected_cut)))

@@ -1,10 +1,10 @@
-"""How wordings of the generator's prompt fare on real instruct models, on training questions of Spider.
+"""Wordings of the generator's prompt on real instruct models and training questions of Spider.
 
     python benchmarks/prompts.py --questions 6 --actor FOLDER/qwen2.5-coder-0.5b FOLDER/smollm2-135m
 
-For each generator and wording: the share of replies that carry the kind asked for, of free-style replies that name a
-kind, of replies cut by the limit, longer than asked, copied from an example or holding the gold query; with an
-`--actor`, how often it succeeds with them, by kind. `SGT_REAL_DATA` names the folder that holds spider/.
+For each generator and wording: the share of replies with the requested kind, of free-style replies that name a kind, of
+replies cut by the limit, too long, copied from an example or holding the gold query; with an `--actor`, its success by
+kind. `SGT_REAL_DATA` names the folder that holds spider/.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ WORDINGS: dict[str, GeneratorPrompt] = {
 
 @dataclass(frozen=True)
 class Reply:
-    """What was asked for one question, and what came."""
+    """A question's prompt, and the reply."""
 
     example: dspy.Example
     kind: Kind | str
@@ -123,7 +123,7 @@ def _shares(replies: Sequence[Reply], prompt: GeneratorPrompt) -> tuple[str, ...
 
 
 def _success(generator: SupplementGenerator, replies: Sequence[Reply], actor: str) -> str:
-    """The actor's share of right answers without help, and with each kind."""
+    """Return the actor's share of right answers without a supplement, and with each kind."""
     program = supplement(dspy.Predict(AnswerInSQLite), generator=generator)
     bare = {id(reply.example): Reply(reply.example, "none", Supplement(NONE, "")) for reply in replies}
     asked = [*bare.values(), *(reply for reply in replies if reply.supplement)]

@@ -1,7 +1,7 @@
 """A randomly initialised Qwen3 of a given shape as a folder, with a tokenizer of the vocabulary's size: no hub.
 
-What such a model says means nothing; what it costs is what a trained one of its shape costs. A token is a word, so the
-length of a text in tokens is exactly what was asked for.
+Such a model's texts mean nothing; its cost equals that of a trained model of its shape. A token is a word, so a text
+has exactly the requested number of tokens.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|> assistant {% endif %}"
 )
 CHAT_TOKENS = 5
-"""What the template adds to one user message."""
+"""The tokens that the template adds to one user message."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A Qwen3's sides, as its `config.json` names them; the output head is the embedding table."""
+    """A Qwen3's dimensions, named as in its `config.json`; the output head is the embedding table."""
 
     hidden_size: int
     num_hidden_layers: int
@@ -42,7 +42,7 @@ class Shape:
     max_position_embeddings: int
 
     def linears(self) -> Iterator[tuple[int, int]]:
-        """Of each linear layer in a block, how wide what it reads and what it writes is."""
+        """Return the input and output width of each linear layer in a block."""
         queries, keys = self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim
         yield from ((self.hidden_size, queries), (self.hidden_size, keys), (self.hidden_size, keys))
         yield (queries, self.hidden_size)
@@ -51,16 +51,16 @@ class Shape:
 
     @property
     def body(self) -> int:
-        """Weights of all linear layers in all blocks: what every token passes through."""
+        """Return the weights of all linear layers in all blocks: every token passes through them."""
         return self.num_hidden_layers * sum(reads * writes for reads, writes in self.linears())
 
     @property
     def head(self) -> int:
-        """Weights of the output head: what a token passes through where the next one is wanted."""
+        """Return the weights of the output head: a token passes through it if the next one is predicted."""
         return self.hidden_size * self.vocab_size
 
     def adapter(self, rank: int) -> int:
-        """Weights of a LoRA adapter on all linear layers of all blocks."""
+        """Return the weights of a LoRA adapter on all linear layers of all blocks."""
         return self.num_hidden_layers * rank * sum(reads + writes for reads, writes in self.linears())
 
 
@@ -90,7 +90,7 @@ SHAPES = {
 
 
 def write_model(shape: Shape, folder: Path, *, seed: int = 0) -> Path:
-    """The model's folder, in bfloat16; written unless it is there. Weights are drawn on the GPU where there is one."""
+    """Return the model's folder, in bfloat16; write it if it is missing. A GPU draws the weights if there is one."""
     if not (folder / "model.safetensors").is_file():
         tokenizer = word_tokenizer(shape.vocab_size)
         config = Qwen3Config(
@@ -111,7 +111,7 @@ def write_model(shape: Shape, folder: Path, *, seed: int = 0) -> Path:
 
 
 def word_tokenizer(size: int) -> PreTrainedTokenizerFast:
-    """A tokenizer of `size` words: marks, roles, the kinds' tags, and `w0`, `w1`, ... for the rest."""
+    """Return a tokenizer of `size` words: marks, roles, the kinds' tags, and `w0`, `w1`, ... for the rest."""
     known = [END, PAD, START, UNKNOWN, *ROLES, *(f"[{kind}]" for kind in KINDS)]
     words = [*known, *(f"w{number}" for number in range(size - len(known)))]
     model = Tokenizer(WordLevel({word: place for place, word in enumerate(words)}, unk_token=UNKNOWN))
@@ -124,6 +124,6 @@ def word_tokenizer(size: int) -> PreTrainedTokenizerFast:
 
 
 def random_text(words: int, shape: Shape, rng: random.Random) -> str:
-    """A text of so many tokens."""
+    """Return a text of that many tokens."""
     most = shape.vocab_size - len(ROLES) - len(KINDS) - 4
     return " ".join(f"w{rng.randrange(most)}" for _ in range(words))

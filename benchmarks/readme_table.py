@@ -21,14 +21,14 @@ COLUMNS = {
 
 
 def row(label: str, columns: list[str], scores: list[dict[str, float]], lengths: list[float]) -> str:
-    """One stage: the mean over the runs, and the runs themselves for the term questions; - where it was not scored."""
+    """Return a stage's row: the mean over the runs, and each run's term questions; - means not scored."""
     cells = [f"{mean(each[split] for each in scores):.3f}" if split in scores[0] else "-" for split in columns]
     parts = " / ".join(f"{each['test_terms']:.3f}" for each in scores)
     return f"| {label} | {' | '.join(cells)} | {mean(lengths):.0f} | {parts} |"
 
 
 def table(runs: list[dict[str, Any]]) -> str:
-    """A row a stage that all runs have, and one for the stage that each selected; a column for each split."""
+    """Return a row for each stage that all runs have, and one for the selected stage; a column for each split."""
     seeds = " / ".join(str(run["seed"]) for run in runs)
     columns = [split for split in COLUMNS if all(split in run["scores"][run["selected"]] for run in runs)]
     head = " | ".join(COLUMNS[split] for split in columns)
@@ -42,7 +42,7 @@ def table(runs: list[dict[str, Any]]) -> str:
 
 
 def of_stages(label: str, columns: list[str], stages: list[tuple[dict[str, Any], str]]) -> str:
-    """A row of one stage of each run."""
+    """Return a row of one stage of each run."""
     return row(
         label,
         columns,
@@ -52,7 +52,7 @@ def of_stages(label: str, columns: list[str], stages: list[tuple[dict[str, Any],
 
 
 def main() -> None:
-    """Print the table, and what the runs cost."""
+    """Print the table, and the cost of the runs."""
     runs = [json.loads((Path(folder) / "summary.json").read_text()) for folder in sys.argv[1:]]
     if not runs:
         raise SystemExit("Name the folders of finished demonstrations, such as runs/demo.")

@@ -3,7 +3,7 @@
     SGT_REAL_MODELS  a folder that holds qwen2.5-coder-0.5b and smollm2-135m; unset, the models come from the hub
     SGT_REAL_DATA    a folder that holds spider/, with its questions and database/<db_id>/<db_id>.sqlite
 
-Goes on in its folder after a stop. `--quick` runs the whole way on fewer questions.
+Resumes from its folder after a stop. `--quick` runs the same steps on fewer questions.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ BUDGET, QUICK_BUDGET = 5_000, 1_000
 
 
 def main() -> None:
-    """Check what is needed, then run `sgt bench spider`."""
+    """Check the models and data, then run `sgt bench spider`."""
     options = _options()
     actor, generator = options.actor or _model(*ACTOR), options.generator or _model(*GENERATOR)
     home = os.environ.get("SGT_REAL_DATA")
@@ -29,7 +29,7 @@ def main() -> None:
         raise SystemExit("make real cannot start. " + " ".join(missing))
     words = ["bench", "spider", "--actor", actor, "--generator", generator, "--data-dir", str(rows), "--controls"]
     words += ["--budget", str(QUICK_BUDGET if options.quick else BUDGET), "--actor-dtype", options.actor_dtype]
-    words += ["--threads", "128"]  # a local actor reads what their prompts share once
+    words += ["--threads", "128"]  # a local actor reads shared prefixes once
     words += ["--log-dir", str(options.log_dir / ("quick" if options.quick else "full") / Path(generator).name)]
     from optimizers.cli import main as sgt
 
@@ -49,7 +49,7 @@ def _options() -> argparse.Namespace:
 
 
 def _model(folder: str, hub_id: str) -> str:
-    """The folder in SGT_REAL_MODELS where the variable is set, else the hub id."""
+    """Return the folder in SGT_REAL_MODELS if the variable is set, else the hub id."""
     home = os.environ.get("SGT_REAL_MODELS")
     return str(Path(home) / folder) if home else f"local:{hub_id}"
 

@@ -1,6 +1,6 @@
-"""A scripted actor behind HTTP: a server of its own process that answers every chat completion after 200 ms.
+"""A scripted actor behind HTTP: a server in its own process that answers every chat completion after 200 ms.
 
-What it says is a script; what is measured with it is the way there and back.
+Its answers are a script; benchmarks use it to measure the request and the response.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from aiohttp import web
 
 LATENCY = 0.2
 MODEL = "gpt-4.1-mini"
-"""A name that DSPy has a price for, as a paid actor's is: for another it searches its whole list at each call."""
+"""A name with a price in DSPy, like a paid actor's: for other names DSPy searches its whole list at each call."""
 
 
 @contextmanager
 def served(reply: str) -> Iterator[str]:
-    """Inside, a server says `reply` after `LATENCY` seconds to whoever asks; gives its base address."""
+    """Run a server that answers every request with `reply` after `LATENCY` seconds; yield its base address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -44,7 +44,7 @@ def served(reply: str) -> Iterator[str]:
 
 
 def actor(address: str) -> dspy.LM:
-    """The actor as a user would have it, without DSPy's cache."""
+    """Return the actor as a user would configure it, without DSPy's cache."""
     return dspy.LM(f"openai/{MODEL}", api_base=address, api_key="none", cache=False)
 
 

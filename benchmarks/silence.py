@@ -1,10 +1,10 @@
-"""A generator that may keep silent against one that always speaks, on the embedded world.
+"""A generator that may write nothing, compared with one that always writes, on the embedded world.
 
     python benchmarks/silence.py               # seeds 0, 1, 2: six demonstrations, about an hour on two CPU cores
-    python benchmarks/silence.py --folder runs # takes up finished ones: runs/loud-0, runs/quiet-0, ...
+    python benchmarks/silence.py --folder runs # reuses finished runs: runs/loud-0, runs/quiet-0, ...
 
 `loud` is the method without the kind `none`, without a gate and without a preference for length; `quiet` is the
-demonstration as it stands. Prints, as means over the seeds, what silence costs and what it saves.
+demonstration. Prints, as means over the seeds, the costs and savings of silence.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SCALES: dict[str, Scale] = {"loud": LOUD_SCALE, "quiet": FULL_SCALE}
 
 
 def summary(folder: Path, seed: int, scale: Scale) -> dict[str, Any]:
-    """A finished demonstration's summary; run now if it is not there."""
+    """Return a demonstration's summary; run the demonstration if it is missing."""
     file = folder / "summary.json"
     if not file.exists():
         demonstrate(seed, log_dir=folder, scale=scale)
@@ -29,7 +29,7 @@ def summary(folder: Path, seed: int, scale: Scale) -> dict[str, Any]:
 
 
 def figures(runs: list[dict[str, Any]]) -> dict[str, float]:
-    """Of the selected stages, the means over the runs."""
+    """Return the selected stages' means over the runs."""
     chosen = [(run["scores"][run["selected"]], run["scores"]["none"], run) for run in runs]
     return {
         "term questions": mean(after["test_terms"] for after, _, _ in chosen),
@@ -44,7 +44,7 @@ def figures(runs: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Run what is missing and print both ways side by side."""
+    """Run the missing demonstrations, and print both ways side by side."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--folder", type=Path, default=Path("runs"))

@@ -1,10 +1,10 @@
-"""How many calls a corrector takes to reach a score on house rules: one with a fixed brief (`p`), one that rewrites it.
+"""A corrector's calls until a score on house rules: with a fixed brief (`p`), and with one that it rewrites.
 
     python benchmarks/spt_correctors.py              # seeds 0 to 4
 
-Each run goes on round by round in one folder, so that calls and scores are known after each. Both correctors are the
-simulated one: what it makes of a brief is a script, so this measures what a brief that names the topics of the mistakes
-is worth, and what writing it costs, not how well a real LM would write one. The last line is JSON.
+Each run resumes round by round in one folder, which gives calls and scores after each round. Both correctors are the
+simulated script, so this measures the value of a brief that names the topics of the mistakes, and the cost of writing
+it, not how well a real LM would write one. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ VARIANTS: tuple[Variant, ...] = ("p", "pc")
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """Where a run stood after a round: its best validation score, and what it had asked of corrector and actor."""
+    """A run after a round: its best validation score, and its calls of corrector and actor."""
 
     score: float
     corrector_calls: int
@@ -44,7 +44,7 @@ class Point:
 
 
 def course(seed: int, variant: Variant, folder: Path) -> list[Point]:
-    """Where a run stood after each round, until all is right or the rounds end."""
+    """Yield the run after each round, until all answers are right or the rounds end."""
     world, points = HouseRulesWorld(seed), list[Point]()
     for rounds in range(1, ROUNDS + 1):
         teleprompter = SupervisoryPromptTeleprompter(
@@ -66,7 +66,7 @@ def course(seed: int, variant: Variant, folder: Path) -> list[Point]:
 
 
 def main() -> None:
-    """Run both correctors on each seed, and print what they took."""
+    """Run both correctors on each seed, and print their calls."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     seeds: Sequence[int] = parser.parse_args().seeds

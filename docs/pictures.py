@@ -1,9 +1,9 @@
 """The README's pictures: the live view of a quick demonstration as SVG, and its report as PNG.
 
-    python docs/pictures.py                 # runs `sgt demo --quick` on a terminal of its own: some minutes
-    python docs/pictures.py --run runs/demo # the report's picture alone, of a run that is there
+    python docs/pictures.py                 # runs `sgt demo --quick` on a new terminal: some minutes
+    python docs/pictures.py --run runs/demo # makes only the report's picture, of a finished run
 
-The second picture needs Playwright and Chromium (the dev extra brings the former).
+The second picture needs Playwright and Chromium (the dev extra includes Playwright).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _FONT = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
 
 
 class Screen:
-    """What stands on a terminal, as far as rich's live displays move on it: up, to a line's start, a line erased.
+    """A terminal's text, with the movements of rich's live displays: up, to a line's start, a line erased.
 
     >>> screen = Screen()
     >>> screen.feed("one\\r\\n\\x1b[1mtwo\\x1b[0m\\r\\x1b[1A\\x1b[2Kthree")
@@ -48,7 +48,7 @@ class Screen:
         self._lines, self._row, self._rest = [""], 0, ""
 
     def feed(self, data: str) -> None:
-        """Read what a program wrote; a sequence that is cut off waits for its end."""
+        """Read a program's output; an incomplete sequence waits for its end."""
         data = self._rest + data
         cut = data.rfind("\x1b")
         whole = cut < 0 or re.match(r"\x1b\[[?\d;]*[A-Za-z]", data[cut:])
@@ -68,12 +68,12 @@ class Screen:
             self._lines[self._row] += part
 
     def text(self, rows: int) -> Text:
-        """The last rows, with their colours."""
+        """Return the last rows, with their colours."""
         return Text("\n").join(Text.from_ansi(line) for line in "\n".join(self._lines).rstrip().split("\n")[-rows:])
 
 
 def played(command: list[str]) -> Iterator[tuple[float, Screen]]:
-    """A command on a terminal of its own: its screen after each thing it writes, and the seconds until then."""
+    """Run a command on a new terminal; yield its screen after each output, and the seconds until then."""
     screen, began = Screen(), time.monotonic()
     ours, theirs = pty.openpty()
     size = {"COLUMNS": str(COLUMNS), "LINES": str(ROWS), "TERM": "xterm-256color", "COLORTERM": "truecolor"}
@@ -94,7 +94,7 @@ def played(command: list[str]) -> Iterator[tuple[float, Screen]]:
 
 
 def met(words: str, seconds: float, command: list[str]) -> Text:
-    """The screen of a command as soon as words have stood on it for so long; the command goes on to its end."""
+    """Return a command's screen once it has shown some words for that long; the command runs to its end."""
     first, shown = 0.0, Text()
     for now, screen in played(command):
         if shown or words not in (text := screen.text(ROWS)).plain:
@@ -107,7 +107,7 @@ def met(words: str, seconds: float, command: list[str]) -> Text:
 
 
 def svg(text: Text, title: str) -> str:
-    """A terminal's text as a picture that asks nothing of the network."""
+    """Return a terminal's text as a picture that loads nothing from the network."""
     with Path(os.devnull).open("w") as nowhere:
         console = Console(record=True, width=COLUMNS, file=nowhere, force_terminal=True, color_system="truecolor")
         console.print(text, end="\n\n")
@@ -115,7 +115,7 @@ def svg(text: Text, title: str) -> str:
 
 
 def photographed(page: Path, picture: Path) -> None:
-    """The page down to its first table, in its light colours."""
+    """Return the page down to its first table, in its light colours."""
     from playwright.sync_api import sync_playwright
 
     names = ("chromium", "chromium-browser", "google-chrome")
@@ -134,7 +134,7 @@ def photographed(page: Path, picture: Path) -> None:
 
 
 def main() -> None:
-    """Make both pictures, or the report's alone."""
+    """Make both pictures, or only the report's."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, help="a finished run's folder")
     parser.add_argument("--words", default="round 2: acting", help="what stands on the screen that is taken")

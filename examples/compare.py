@@ -1,6 +1,6 @@
-"""Is it worth it? One program compiled by several optimizers on the same data and budget, and scored on the same test.
+"""Compare optimizers: each compiles one program on the same data and budget, and is scored on the same test set.
 
-As it stands it runs on a simulated company with the small models that come with the package: no key, no GPU, no hub.
+The example runs on a simulated company with the package's small models: no key, no GPU, no hub.
 
     python examples/compare.py
 """
@@ -17,7 +17,7 @@ TRAINED = small  # yours: lambda: {"generator": "Qwen/Qwen3-1.7B"}
 
 CONTENDERS = ["none", "cot", "bootstrap_fewshot", "sgt"]
 BUDGET = 1_200
-"""Actor calls each may make to be compiled."""
+"""Actor calls that each contender may make while it compiles."""
 
 
 def main() -> Comparison:

@@ -1,7 +1,7 @@
-"""Supplement Generation Training on a program of your own, in ten lines.
+"""Supplement Generation Training on your own program, in ten lines.
 
-As it stands it runs with the models and the world that come with the package: no key, no GPU, no hub. What is marked as
-yours is what to replace.
+The example runs with the package's models and its simulated world: no key, no GPU, no hub. Replace the lines marked as
+yours.
 
     python examples/quickstart.py
 """
@@ -19,7 +19,7 @@ SIZES = Sizes(train=32, validation=16, test=32, shifted=4, terms=4, shifted_term
 
 
 def main() -> dspy.Module:
-    """Compile a program and say which stage won; the student itself is left as it is."""
+    """Compile a program and print the stage that won; the student itself does not change."""
     world = HouseTermsWorld(seed=0, sizes=SIZES)  # yours: lists of dspy.Example, and a metric
     student = program()  # yours: any dspy.Module
     actor = embedded_actor()  # yours: dspy.LM("openai/gpt-4.1-mini")

@@ -1,12 +1,12 @@
-"""Retrieval with two predictors, one of which needs what only experience tells: which words to search for.
+"""Retrieval with two predictors, one of which must learn from experience which words to search for.
 
-A company's wiki has a passage for each group of rows ("customers with age over 45"), and its people ask with words of
-their own ("kula customers") that stand in no passage. `search` writes what is searched for, `respond` reads what was
-found. The generator learns what to tell `search` from right and wrong answers of the whole program; `only` says that
-`respond`, which needs no help, gets none and costs nothing. Without it, the run finds that out by itself.
+A company's wiki has a passage for each group of rows ("customers with age over 45"), and its people ask with their own
+words ("kula customers") that no passage contains. `search` writes keywords, `respond` reads the passage. The generator
+learns how to advise `search` from right and wrong answers of the whole program. `only` excludes `respond`, which needs
+no help and so costs nothing; without `only`, the run detects that by itself.
 
-Simulated: the wiki is drawn from a seed, and the actor is a script that searches for the question's words and its
-advice's, and reads numbers out of the first passage. The generator and its training are real.
+Simulated: a seed draws the wiki, and the actor is a script that searches for the words of the question and of its
+advice, and reads numbers from the first passage. The generator and its training are real.
 
     python examples/rag_several_predictors.py
 """
@@ -31,11 +31,11 @@ TRAINED = small  # yours: lambda: {"generator": "Qwen/Qwen3-1.7B"}
 
 WORLD = HouseTermsWorld(seed=0, sizes=Sizes(terms=4, shifted_terms=4))
 FACTS = ("count", "average", "highest", "total")
-"""The forms of questions that a passage answers."""
+"""The forms of question that a passage answers."""
 
 
 class Lookup(dspy.Module):
-    """Searches the wiki, and answers from what it found."""
+    """Searches the wiki, and answers from the passage."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,14 +43,14 @@ class Lookup(dspy.Module):
         self.respond = dspy.Predict("question, passage -> answer")
 
     def forward(self, question: str) -> dspy.Prediction:
-        """The answer, and the passage that it was read from."""
+        """Return the answer and its passage."""
         keywords = self.search(tables=SCHEMA, question=question).keywords
-        passage = found(keywords)
+        passage = find_passage(keywords)
         return dspy.Prediction(answer=self.respond(question=question, passage=passage).answer, passage=passage)
 
 
 def metric(example: dspy.Example, prediction: dspy.Prediction) -> bool:
-    """Whether the answer is the expected one."""
+    """Return whether the answer is the expected one."""
     return example.answer == prediction.answer
 
 
@@ -58,18 +58,18 @@ def metric(example: dspy.Example, prediction: dspy.Prediction) -> bool:
 
 
 def facts(table: Table) -> list[Ask]:
-    """What a passage tells of its rows."""
+    """Return the questions that a passage answers about its rows."""
     return [ask for ask in asks(table) if ask.form.name in FACTS]
 
 
 def answer(ask: Ask, condition: Condition) -> str:
-    """What the database says, to two places."""
+    """Return the database's answer, to two places."""
     [[value]] = WORLD.database.rows(ask.sql(condition))
     return f"{value or 0:.2f}".removesuffix(".00")
 
 
 def passages() -> Mapping[str, str]:
-    """The wiki: each group's facts by its title."""
+    """Return the wiki: each group's facts by its title."""
     return {
         plain_rows(condition, table): "; ".join(f"{fact(ask)}: {answer(ask, condition)}" for ask in facts(table))
         for table in TABLES.values()
@@ -78,12 +78,12 @@ def passages() -> Mapping[str, str]:
 
 
 def fact(ask: Ask) -> str:
-    """A fact's name in a passage: `average age`."""
+    """Return a fact's name in a passage: `average age`."""
     return f"{ask.form.name} {ask.column}".strip()
 
 
 def words(text: str) -> set[str]:
-    """A text's words, as the search compares them."""
+    """Return a text's words, as the search compares them."""
     plain = text.casefold().replace(">", " over ").replace("<", " under ")
     return set(re.findall(r"\w+", plain)) - {"with"}
 
@@ -91,8 +91,8 @@ def words(text: str) -> set[str]:
 WIKI = passages()
 
 
-def found(keywords: str) -> str:
-    """The passage whose title has the largest share of its words among the keywords."""
+def find_passage(keywords: str) -> str:
+    """Return the passage whose title has the largest share of its words among the keywords."""
     wanted = words(keywords)
     title = max(WIKI, key=lambda each: len(words(each) & wanted) / len(words(each)))
     return f"{title}: {WIKI[title]}"
@@ -106,21 +106,21 @@ SAID = {"how many": "count", "count": "count", "mean": "average", "top": "highes
 
 
 def script(given: Mapping[str, str], wanted: list[str]) -> Mapping[str, str]:
-    """Searches for the question's words and the advice's; reads the fact that the question names."""
+    """Search for the words of question and advice, or read the fact that the question names."""
     question = given["question"].casefold()
     if "keywords" in wanted:
         return {"keywords": f"{question} {given.get('supplement', '')}"}
     form = next(form for said, form in SAID.items() if said in question)
-    told = [each.rsplit(": ", 1) for each in given["passage"].partition(": ")[2].split("; ")]
+    facts_read = [each.rsplit(": ", 1) for each in given["passage"].partition(": ")[2].split("; ")]
     fitting = (
-        value for name, value in told if name.split()[0] == form and name.split()[-1] in {*question.split(), form}
+        value for name, value in facts_read if name.split()[0] == form and name.split()[-1] in {*question.split(), form}
     )
     return {"answer": next(fitting, "unknown")}
 
 
 def examples() -> list[dspy.Example]:
-    """Every question on the four house terms, in both phrasings."""
-    found = [
+    """Return every question about the four house terms, in both phrasings."""
+    questions = [
         dspy.Example(
             question=ask.question(term_rows(term.word, term.table), phrasing), answer=answer(ask, term.condition)
         ).with_inputs("question")
@@ -128,12 +128,12 @@ def examples() -> list[dspy.Example]:
         for ask in facts(term.table)
         for phrasing in (0, 1)
     ]
-    random.Random(0).shuffle(found)
-    return found
+    random.Random(0).shuffle(questions)
+    return questions
 
 
 def main() -> None:
-    """Train, and say what changed."""
+    """Train, and print the change."""
     every = examples()
     train, val, test = every[:32], every[32:44], every[44:]
     sgt = SGTTeleprompter(metric, **TRAINED(), only=["search"])
@@ -146,11 +146,11 @@ def main() -> None:
         example = test[0]
         with dspy.context(trace=[]):
             after = better(question=example.question)
-            told = dspy.settings.trace[0][1]["supplement"]
+            supplement = dspy.settings.trace[0][1]["supplement"]
     print("validation:", {stage.name: round(stage.score, 2) for stage in better.detailed_results.stages})
     print(f"test: {right['before']} of {len(test)} right before, {right['after']} after")
     print("question:", example.question, "->", example.answer)
-    print("search was told:", told)
+    print("search read:", supplement)
     print("found:", after.passage)
     print("answer:", after.answer)
 

@@ -1,11 +1,11 @@
-"""An agent with tools, which learns how to go about its task from whether its answers are right.
+"""An agent with tools that learns its task from right and wrong answers.
 
-The agent looks things up in a company's database with two tools. Its people use words of their own ("kula customers"),
-which no tool knows; the generator learns which rows to tell the agent to ask for, once a run (`scope="episode"`).
+The agent queries a company's database with two tools. The company's people use their own words ("kula customers"),
+which no tool knows; the generator learns which rows the agent should ask for, and advises it once a run
+(`scope="episode"`).
 
-Simulated: the company is drawn from a seed, and the agent's model is a script. It asks the tools for the condition that
-its advice names, else for the word in the question. `dspy.ReAct`, the tools' queries, the generator and its training
-are real.
+Simulated: a seed draws the company, and the agent's model is a script. It passes the condition in its advice to the
+tools, else the word in the question. `dspy.ReAct`, the tools' queries, the generator and its training are real.
 
     python examples/react_agent.py
 """
@@ -36,15 +36,15 @@ FORMS = ("count", "average", "highest", "total")
 
 def count(table: str, condition: str) -> str:
     """How many rows of the table meet the condition."""
-    return _looked_up(f"SELECT count(*) FROM {table} WHERE {condition}")
+    return _query(f"SELECT count(*) FROM {table} WHERE {condition}")
 
 
 def figure(table: str, condition: str, function: str, column: str) -> str:
     """The avg, max or sum of a column, over the rows of the table that meet the condition."""
-    return _looked_up(f"SELECT {function}({column}) FROM {table} WHERE {condition}")
+    return _query(f"SELECT {function}({column}) FROM {table} WHERE {condition}")
 
 
-def _looked_up(sql: str) -> str:
+def _query(sql: str) -> str:
     try:
         [[value]] = WORLD.database.rows(sql)
     except (sqlite3.Error, ValueError) as problem:
@@ -53,15 +53,15 @@ def _looked_up(sql: str) -> str:
 
 
 def agent() -> dspy.Module:
-    """DSPy's agent with both tools."""
-    made = dspy.ReAct("tables, question -> answer", tools=[count, figure], max_iters=3)
+    """Return DSPy's agent with both tools."""
+    react = dspy.ReAct("tables, question -> answer", tools=[count, figure], max_iters=3)
     # The embedded generator reads letter by letter, and DSPy's instructions are long. Yours: without this line.
-    made.react.signature = made.react.signature.with_instructions("Use the tools to answer the question.")
-    return made
+    react.react.signature = react.react.signature.with_instructions("Use the tools to answer the question.")
+    return react
 
 
 def metric(example: dspy.Example, prediction: dspy.Prediction) -> bool:
-    """Whether the answer is the expected one."""
+    """Return whether the answer is the expected one."""
     return example.answer == prediction.answer
 
 
@@ -72,7 +72,7 @@ FUNCTIONS = {"average": "avg", "mean": "avg", "highest": "max", "top": "max", "t
 
 
 def script(given: Mapping[str, str], wanted: list[str]) -> Mapping[str, str]:
-    """One call of a tool, then the answer that the tool gave."""
+    """Call a tool, then repeat the tool's answer."""
     seen = [text for name, text in given.items() if name.startswith("observation_")]
     if "answer" in wanted:
         return {"reasoning": "The tool said so.", "answer": seen[0] if seen else ""}
@@ -80,8 +80,8 @@ def script(given: Mapping[str, str], wanted: list[str]) -> Mapping[str, str]:
         return {"next_thought": "That is it.", "next_tool_name": "finish", "next_tool_args": "{}"}
     question = given["question"]
     table = next(name for name in TABLES if name in question)
-    told = CONDITION.search(given.get("supplement", ""))
-    arguments = {"table": table, "condition": told[0] if told else question.partition(f" {table}")[0].split()[-1]}
+    advice = CONDITION.search(given.get("supplement", ""))
+    arguments = {"table": table, "condition": advice[0] if advice else question.partition(f" {table}")[0].split()[-1]}
     function = next((sql for said, sql in FUNCTIONS.items() if said in question.casefold()), "")
     if function:
         column = next(name for name in TABLES[table].numbers if name in question)
@@ -91,24 +91,24 @@ def script(given: Mapping[str, str], wanted: list[str]) -> Mapping[str, str]:
 
 
 def examples() -> list[dspy.Example]:
-    """Every question on the four house terms that the tools answer, in both phrasings."""
-    found = [
+    """Return every question about the four house terms that the tools answer, in both phrasings."""
+    questions = [
         dspy.Example(
             tables=SCHEMA,
             question=ask.question(term_rows(term.word, term.table), phrasing),
-            answer=_looked_up(ask.sql(term.condition)),
+            answer=_query(ask.sql(term.condition)),
         ).with_inputs("tables", "question")
         for term in WORLD.terms
         for ask in asks(term.table)
         if ask.form.name in FORMS
         for phrasing in (0, 1)
     ]
-    random.Random(0).shuffle(found)
-    return found
+    random.Random(0).shuffle(questions)
+    return questions
 
 
 def main() -> None:
-    """Train, and show a run of the agent before and after."""
+    """Train, and print a run of the agent before and after."""
     every = examples()
     train, val, test = every[:32], every[32:44], every[44:]
     sgt = SGTTeleprompter(metric, **TRAINED(), scope="episode", only=["react"])
@@ -121,8 +121,8 @@ def main() -> None:
             right = sum(metric(each, program(**each.inputs())) for each in test)
             with dspy.context(trace=[]):
                 ended = program(**example.inputs())
-                told = dspy.settings.trace[0][1].get("supplement", "")
-            print(f"{name}: {right} of {len(test)} test questions right; told {told!r}, it asked", end=" ")
+                supplement = dspy.settings.trace[0][1].get("supplement", "")
+            print(f"{name}: {right} of {len(test)} test questions right; with {supplement!r} it asked", end=" ")
             print(ended.trajectory["tool_name_0"], ended.trajectory["tool_args_0"], "and answered", ended.answer)
 
 

@@ -1,6 +1,6 @@
-"""A script in the place of a language model, for examples whose task the embedded actors cannot do: simulated.
+"""A simulated language model, for examples whose task the embedded actors cannot do: a script.
 
-It is a real `dspy.LM` over an engine of DSPy's contract, so everything around it is as with a model.
+It is a real `dspy.LM` over an engine of DSPy's contract, so all other code works as with a model.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from dspy.lm15 import Message, Request, Response, Usage
 
 Fields = Mapping[str, str]
 Script = Callable[[Fields, list[str]], Fields]
-"""The inputs by name and the names of the outputs that are asked for -> the outputs."""
+"""Maps the inputs by name and the names of the wanted outputs to the outputs."""
 
 _FIELD = re.compile(r"^\[\[ ## (\w+) ## \]\]\n(.*?)(?=^\[\[ ## |\Z)", re.DOTALL | re.MULTILINE)
 
 
 def scripted_lm(script: Script) -> dspy.LM:
-    """An LM that answers as a script says to the last message of `dspy.ChatAdapter`.
+    """Return an LM that answers the last message of `dspy.ChatAdapter` by a script.
 
     >>> adder = scripted_lm(lambda given, wanted: {"answer": "4"})
     >>> with dspy.context(lm=adder):
@@ -30,13 +30,13 @@ def scripted_lm(script: Script) -> dspy.LM:
 
 
 class _Engine:
-    """DSPy's engine contract over a script. A token is a word here."""
+    """Implements DSPy's engine contract with a script. A token is a word here."""
 
     def __init__(self, script: Script) -> None:
         self._script = script
 
     def complete(self, request: Request) -> Response:
-        """What the script answers to the last message."""
+        """Return the script's answer to the last message."""
         asked, _, wanted = (request.messages[-1].text or "").rpartition("Respond with the corresponding output fields")
         given = {name: text.strip() for name, text in _FIELD.findall(asked)}
         names = [name for name in re.findall(r"`\[\[ ## (\w+) ## \]\]`", wanted) if name != "completed"]

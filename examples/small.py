@@ -1,4 +1,4 @@
-"""The embedded generator, of 1 M parameters, with the settings that it wants; a real one wants the defaults."""
+"""The embedded generator, of 1 M parameters, with suitable settings; use the defaults for a real generator."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sgt_modules.embedded import embedded_generator
 
 
 class Trained(TypedDict):
-    """What is trained, how much is sampled for it, and how."""
+    """The generator, the size of the run, and the trainer."""
 
     generator: SupplementGenerator
     recipe: Recipe
@@ -20,6 +20,6 @@ class Trained(TypedDict):
 
 
 def small() -> Trained:
-    """Arguments of `SGTTeleprompter` and of `compare`: one round, sampled in half a minute."""
+    """Return arguments for `SGTTeleprompter` and `compare`: one round, sampled in half a minute."""
     recipe = Recipe(rounds=1, warm_samples=2, pool_samples=1, concat=1, max_per_kind=10, pair_cap=8)
     return Trained(generator=embedded_generator(), recipe=recipe, trainer=embedded_trainer())

@@ -1,7 +1,7 @@
-"""Text to SQL as a task of the package: what the generator tells the frozen model about a company's own words.
+"""Text to SQL as a task of the package: the generator explains a company's own words to the frozen model.
 
-As it stands it asks about a simulated company, with the small models that come with the package. With `task("spider")`
-it asks Spider's databases, which `splits` then needs a folder of: see docs/tasks.md.
+The example uses a simulated company and the package's small models. With `task("spider")` it uses Spider's databases;
+`splits` then needs a folder with them: see docs/tasks.md.
 
     python examples/text_to_sql.py
 """
@@ -29,11 +29,11 @@ ACTOR = acting  # yours: lambda: dspy.context(lm=dspy.LM("openai/gpt-4.1-mini"))
 TRAINED = small  # yours: lambda: {"generator": "Qwen/Qwen3-1.7B"}
 
 SHOWN = 3
-"""How many questions are shown."""
+"""The number of questions to print."""
 
 
-def answered(program: dspy.Module, examples: list[dspy.Example]) -> list[tuple[str, bool]]:
-    """Each question's query, and whether its rows are the expected ones."""
+def score_queries(program: dspy.Module, examples: list[dspy.Example]) -> list[tuple[str, bool]]:
+    """Return each question's query, and whether its rows are the expected ones."""
     queries = [program(**example.inputs()).sql for example in examples]
     return [
         (sql, TASK.metric(each, dspy.Prediction(sql=sql)).score == 1)
@@ -42,21 +42,21 @@ def answered(program: dspy.Module, examples: list[dspy.Example]) -> list[tuple[s
 
 
 def main() -> None:
-    """Train, and show the questions whose query became right."""
+    """Train, and print questions whose query became right."""
     splits = TASK.splits()
     sgt = SGTTeleprompter(TASK.metric, **TRAINED(), num_threads=64)
     with ACTOR():
         better = sgt.compile(TASK.new_program(), trainset=splits.train, valset=splits.val)
-        before, after = answered(TASK.new_program(), splits.test), answered(better, splits.test)
+        before, after = score_queries(TASK.new_program(), splits.test), score_queries(better, splits.test)
         print("validation:", {stage.name: round(stage.score, 2) for stage in better.detailed_results.stages})
         print(f"test: {sum(right for _, right in before)} of {len(before)} before, {sum(r for _, r in after)} after")
         turned = [place for place, (old, new) in enumerate(zip(before, after, strict=True)) if new[1] > old[1]]
         for place in turned[:SHOWN]:
             with dspy.context(trace=[]):
                 better(**splits.test[place].inputs())
-                told = dspy.settings.trace[0][1]["supplement"]
+                advice = dspy.settings.trace[0][1]["supplement"]
             print(f"\n{splits.test[place].question}")
-            print(f"  before: {before[place][0]}\n  told:   {told}\n  after:  {after[place][0]}")
+            print(f"  before: {before[place][0]}\n  advice: {advice}\n  after:  {after[place][0]}")
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ def summary_of(
     actor: str,
     leaks: Leaks = label_in_supplement,
 ) -> dict[str, Any]:
-    """A compile and its controls in the public format of `docs/architecture.md`: each stage on validation and test."""
+    """A compile and its controls in the public format of `docs/run-folder.md`: each stage on validation and test."""
     test = _stages_on_test(result, found)
     spent = result.spent
     told = {name: rollouts for name, rollouts in test.items() if name != "none"}

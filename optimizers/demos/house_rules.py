@@ -168,7 +168,7 @@ def summarize_prompts(
     *,
     seconds: float,
 ) -> dict[str, Any]:
-    """Return the summary in its public format, with the extra keys of a run on prompts."""
+    """Return the summary in its public format, with the extra keys of a run on prompts; see `docs/run-folder.md`."""
     spent, corrector, selected = result.spent, result.corrector, _display_name(result.selected)
     corrector_tokens = {"generator_in": corrector.tokens_in, "generator_out": corrector.tokens_out}
     return {

@@ -247,7 +247,7 @@ def _open_actor(
 def summarize_stages(
     world: HouseTermsWorld, result: SGTResult, scored: StageRollouts, *, seconds: float, actor: dspy.LM | None = None
 ) -> dict[str, Any]:
-    """Return the summary in its public format; see `docs/architecture.md`."""
+    """Return the summary in its public format; see `docs/run-folder.md`."""
     selected = result.selected
     spent = result.spent
     generated = {name: splits["test"] for name, splits in scored.items() if name not in ROWS_WITHOUT_GENERATOR}

@@ -238,7 +238,7 @@ def test_a_synchronous_stream_shows_the_same(echo: Echo, generator: SupplementGe
 @mark("StreamListener")
 @pytest.mark.parametrize("is_async", [False, True])
 @pytest.mark.parametrize("by_hand", [False, True])
-def test_a_listener_hears_its_field_of_a_supplemented_predictor(
+def test_a_listener_receives_its_field_of_a_supplemented_predictor(
     is_async: bool, by_hand: bool, echo: Echo, generator: SupplementGenerator
 ) -> None:
     wrapped = supplement(Deep(), generator=generator)

@@ -221,7 +221,7 @@ def test_a_bootstrapped_demo_shows_the_supplement_that_helped(
 
 
 @pytest.mark.parametrize("optimize", rows(INSTRUCTIONS))
-def test_an_instruction_optimizer_s_proposal_reaches_the_actor_beside_the_supplement(
+def test_an_instruction_optimizer_s_proposal_reaches_the_actor_with_the_supplement(
     optimize: Optimize, student: dspy.Module, request: pytest.FixtureRequest
 ) -> None:
     if "MIPROv2" in request.node.name:

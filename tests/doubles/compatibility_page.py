@@ -13,8 +13,8 @@ WORKS = "works"
 INTRODUCTION = """\
 # Works with
 
-Every row names the tests that run it: DSPy's own class over a program whose predictors read supplements, with a local
-generator and an actor that answers by script. This runs them and writes the page:
+Every row names its tests: they run DSPy's own class on a program whose predictors read supplements, with a local
+generator and a scripted actor. This command runs them and writes the page:
 
 ```console
 make compatibility

@@ -27,6 +27,9 @@ from sgt_modules.embedded import embedded_generator
 from sgt_modules.kinds import Supplement
 
 PAGES = ["README.md", *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))]
+_FILE = re.compile(r"`((?:[\w.-]+/)+[\w.-]+\.(?:py|md|jsonl|svg))`")
+"""A file in the text, from the root or from a package."""
+
 _BLOCK = re.compile(r"^```(?:python|py|python3)\b[^\n]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
@@ -219,6 +222,13 @@ def test_a_block_is_found_whatever_stands_around_it() -> None:
 def test_no_page_is_without_an_example(page: str) -> None:
     """The reference's examples are those of the docstrings: `tests/package/test_public_names.py`."""
     assert re.search(r"^```\w*\n.+?^```$", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", [*PAGES, "CONTRIBUTING.md"])
+def test_every_file_that_a_page_names_exists(page: str) -> None:
+    files = set(_FILE.findall((ROOT / page).read_text(encoding="utf-8")))
+    places = (ROOT, ROOT / "optimizers", ROOT / "sgt_modules")
+    assert [file for file in sorted(files) if not any((place / file).is_file() for place in places)] == []
 
 
 def test_each_block_is_known_by_one_name_and_each_name_knows_one_block() -> None:

@@ -72,7 +72,7 @@ def test_text_to_sql_shows_questions_that_became_right(tmp_path: Path) -> None:
     text = printed("text_to_sql.py", tmp_path)
     before, _, after = numbers(r"test: (\d+) of (\d+) before, (\d+) after", text)
     assert after > before
-    assert len(re.findall(r"^  before: SELECT .*\n  told:   .+\n  after:  SELECT ", text, re.MULTILINE)) == 3
+    assert len(re.findall(r"^  before: SELECT .*\n  advice: .+\n  after:  SELECT ", text, re.MULTILINE)) == 3
 
 
 def test_the_comparison_prints_a_row_a_contender_and_leaves_a_page(tmp_path: Path) -> None:
