@@ -16,7 +16,7 @@ from optimizers.comparison.contenders import Bench, Contender, shuffled
 from optimizers.comparison.metering import Metering, unmetered
 from optimizers.comparison.outcomes import FILE, Cost, Outcome, Skipped
 from optimizers.comparison.setup import Budget, Means, Problem
-from optimizers.core.events import Reporter
+from optimizers.core.events import EventBus
 from optimizers.core.fingerprints import answering, fingerprint, generator_settings, judging, lm_settings
 from optimizers.core.result import SGTResult, Spent
 from optimizers.core.reward import Scorer
@@ -45,7 +45,7 @@ class Arena:
     home: RunFolder
     budget: Budget
     means: Means
-    view: Reporter
+    bus: EventBus
 
     def take_up(self) -> None:
         """Raise `RunFolderError` where the folder holds the same contender under other conditions."""
@@ -108,11 +108,11 @@ class Arena:
 
     def _tested(self, program: dspy.Module, metering: Metering, compiling: Cost) -> Outcome:
         examples, scorer, began = list(self.problem.testset), Scorer(self.problem.metric), time.perf_counter()
-        with self.view.stage(f"{self._name}: test", len(examples)) as stage:
+        with self.bus.work(f"{self._name}: test", len(examples)) as shown:
 
             def work(index: int) -> JudgedRun:
                 run = _answered(program, examples[index], index, scorer)
-                stage.advance(run.rollout)
+                shown.advance(run.rollout)
                 return run
 
             runs = [work(index) for index in range(min(ALONE, len(examples)))]
@@ -162,10 +162,10 @@ class Arena:
     def _compiling(self, metering: Metering) -> Iterator[None]:
         """Inside, the actor's calls are shown as they come, of as many as the budget holds."""
         most = self.budget.actor_calls or 0
-        with self.view.stage(f"{self._name}: calls to compile", most) as stage:
-            metering.on_asked = lambda asked: stage.move_to(asked, max(asked, most))
+        with self.bus.work(f"{self._name}: calls to compile", most) as work:
+            metering.on_asked = lambda asked: work.move_to(asked, max(asked, most))
             yield
-            stage.move_to(metering.asked, metering.asked)
+            work.move_to(metering.asked, metering.asked)
 
 
 def _answered(program: dspy.Module, example: dspy.Example, index: int, scorer: Scorer) -> JudgedRun:

@@ -22,7 +22,7 @@ from optimizers.comparison.summary import (
     peak_memory,
     scores,
 )
-from optimizers.core.events import Reporter
+from optimizers.core.events import EventBus
 from optimizers.core.fingerprints import scope_of
 from optimizers.core.memory import MARK
 from optimizers.core.records import Candidate, Rollout
@@ -30,7 +30,7 @@ from optimizers.core.result import SGTResult, result_of
 from optimizers.core.reward import Scorer
 from optimizers.core.run_folder import RunFolder
 from optimizers.core.spending import Clock
-from optimizers.observe.progress import reporter
+from optimizers.observe.progress import build_views
 from optimizers.observe.report import write_report
 from optimizers.rollouts.engine import Actor
 from optimizers.rollouts.evaluation import Evaluator
@@ -151,11 +151,11 @@ def demonstrate(
 
     def finish() -> tuple[Stages, Mapping[str, Any]]:
         better.save(result.log_dir / "program.json")
-        view = reporter(display)
-        with view.run():
-            scored = score_stages(world, result, view, lm, on_write=clock.tick)
+        bus = EventBus(build_views(display))
+        with bus.run():
+            scored = score_stages(world, result, bus, lm, on_write=clock.tick)
             if lm is not None:
-                scored = {**scored, **score_controls(world, result, view, lm)}
+                scored = {**scored, **score_controls(world, result, bus, lm)}
         clock.stop()
         summary = summarize(world, result, scored, seconds=result.spent.total + scoring(), actor=lm)
         RunFolder(result.log_dir).write("summary.json", summary)
@@ -176,7 +176,7 @@ def _playing(lm: dspy.LM | None, name: ActorName = "actor") -> Iterator[None]:
 def score_stages(
     world: HouseTermsWorld,
     result: SGTResult,
-    view: Reporter,
+    bus: EventBus,
     lm: dspy.LM | None = None,
     *,
     on_write: Callable[[], object] = lambda: None,
@@ -198,7 +198,7 @@ def score_stages(
     ]
     for split, actor_name, examples in places if lm is None else places[:-1]:
         with _playing(lm, actor_name):
-            evaluator = Evaluator(_actor(world, result, on_write=on_write), split, examples, view)
+            evaluator = Evaluator(_actor(world, result, on_write=on_write), split, examples, bus)
             for name, generator in generators.items():
                 if split not in scored[name]:
                     if generator is None:
@@ -208,24 +208,24 @@ def score_stages(
     return scored
 
 
-def score_controls(world: HouseTermsWorld, result: SGTResult, view: Reporter, lm: dspy.LM) -> Stages:
+def score_controls(world: HouseTermsWorld, result: SGTResult, bus: EventBus, lm: dspy.LM) -> Stages:
     """What the LM does on test with the true meaning of the asked term, and with all of them in the instructions."""
     meanings = {term.word: f"{term.word} means {term.condition}." for term in world.terms}
     with _playing(lm):
-        evaluator = Evaluator(_actor(world, result), "test", world.test, view)
+        evaluator = Evaluator(_actor(world, result), "test", world.test, bus)
         bare = evaluator.without()
         asked = [query for query in evaluator.queries if world.test[query.index].term]
         candidates = [
             Candidate(query, Supplement("background", meanings[world.test[query.index].term]), "oracle")
             for query in asked
         ]
-        with view.stage("oracle: acting", len(candidates)) as shown:
-            told = evaluator.actor.run(candidates, world.test, stage="oracle/test", on_done=shown.advance)
+        with bus.work("oracle: acting", len(candidates)) as work:
+            told = evaluator.actor.run(candidates, world.test, stage="oracle/test", on_done=work.advance)
         aided = {rollout.query.index: rollout for rollout in told}
         oracle = [aided.get(index, rollout) for index, rollout in enumerate(bare)]
         lines = "\n".join(["The words of this house:", *meanings.values()])
         informed = dspy.Predict(AnswerInSQL.with_instructions(f"{AnswerInSQL.instructions}\n\n{lines}"))
-        glossary = Evaluator(_actor(world, result, informed), "test", world.test, view).without("glossary")
+        glossary = Evaluator(_actor(world, result, informed), "test", world.test, bus).without("glossary")
     return {"oracle": {"test": oracle}, "glossary": {"test": glossary}}
 
 

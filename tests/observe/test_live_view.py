@@ -7,7 +7,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import nbformat
@@ -19,7 +20,7 @@ from places import PATHS
 from rich.console import Console
 from scripted import query, rollout
 
-from optimizers.core.events import Plan, Silent, Spend, Step
+from optimizers.core.events import Event, EventBus, Note, Observer, Plan, RunEnded, RunStarted, Spend, Step
 from optimizers.core.records import Rollout
 from optimizers.observe.live.drawing import drawn
 from optimizers.observe.live.eta import seconds_left
@@ -29,7 +30,7 @@ from optimizers.observe.live.progress_state import Board
 from optimizers.observe.live.snapshot import Snapshot, StageView, Winner
 from optimizers.observe.live.terminal import Live, Terminal
 from optimizers.observe.live.view import View
-from optimizers.observe.progress import reporter
+from optimizers.observe.progress import build_views
 from sgt_modules.errors import SetupError
 
 
@@ -64,6 +65,14 @@ class Seen:
 def silent(score: float | None, number: int) -> Rollout:
     """A run without a supplement."""
     return rollout(score, of=query(f"q{number}", number), kind="none", text="")
+
+
+@contextmanager
+def run_of(bus: EventBus, plan: Plan, spend: Callable[[], Spend]) -> Iterator[None]:
+    """A compile's begin and end around works."""
+    bus.emit(RunStarted(plan=plan, spend=spend))
+    yield
+    bus.emit(RunEnded("finished"))
 
 
 # What is counted
@@ -205,7 +214,7 @@ def test_a_flood_of_events_is_drawn_at_most_four_times_a_second() -> None:
     """10,000 rollouts over 10 seconds, and somebody who would draw after each."""
     hands, seen = Hands(), Seen()
     view = View(seen, clock=hands)
-    with view.stage("warm: acting", 10_000) as stage:
+    with EventBus([view]).work("warm: acting", 10_000) as stage:
         for n in range(10_000):
             hands.now = n / 1000
             stage.advance(rollout(1.0))
@@ -217,7 +226,7 @@ def test_a_flood_of_events_is_drawn_at_most_four_times_a_second() -> None:
 def test_the_thread_draws_by_itself_and_an_event_costs_less_than_20_microseconds() -> None:
     seen, one = Seen(), rollout(1.0)
     costs: list[float] = []
-    with View(seen).stage("warm: acting", 10**6) as stage:
+    with EventBus([View(seen)]).work("warm: acting", 10**6) as stage:
         began = time.monotonic()
         while time.monotonic() - began < 0.6 or not seen.frames:
             start = time.thread_time()
@@ -231,12 +240,12 @@ def test_the_thread_draws_by_itself_and_an_event_costs_less_than_20_microseconds
 
 def test_lines_are_said_in_their_order_above_and_the_end_tells_what_was_spent() -> None:
     seen = Seen()
-    view = View(seen)
-    with view.run(Plan(), lambda: Spend(7, 0.0, 3.0, max_calls=10)):
-        view.say("first")
-        with view.stage("none: val", 1) as stage:
+    bus = EventBus([View(seen)])
+    with run_of(bus, Plan(), lambda: Spend(7, 0.0, 3.0, max_calls=10)):
+        bus.emit(Note("first"))
+        with bus.work("none: val", 1) as stage:
             stage.advance(rollout(1.0))
-        view.say("last")
+        bus.emit(Note("last"))
     assert seen.said == ["first", "none: val: 1/1  100% won  0 s", "last", "Spent: 7 of 10 calls, 0:03."]
     assert seen.last[-1].over
 
@@ -244,14 +253,14 @@ def test_lines_are_said_in_their_order_above_and_the_end_tells_what_was_spent() 
 def test_a_signals_handler_may_speak_while_the_screen_is_drawn() -> None:
     """It interrupts the main thread wherever it is, so it must wait for no lock that this thread may hold."""
     seen = Seen()
-    view = View(seen)
+    bus = EventBus([View(seen)])
 
     def press(*_: object) -> None:
-        view.say("Stopping.")
+        bus.say("Stopping.")
 
     before = signal.signal(signal.SIGALRM, press)
     try:
-        with view.stage("warm: acting", 10**6) as stage:
+        with bus.work("warm: acting", 10**6) as stage:
             signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
             for _ in range(20_000):
                 stage.advance(rollout(1.0))
@@ -263,9 +272,9 @@ def test_a_signals_handler_may_speak_while_the_screen_is_drawn() -> None:
 
 
 def test_nothing_is_left_running_when_the_screen_is_closed() -> None:
-    view = View(Seen(), every=0.01)
+    bus = EventBus([View(Seen(), every=0.01)])
     for _ in range(3):
-        with view.stage("none: val", 1), view.stage("other", 1):
+        with bus.work("none: val", 1), bus.work("other", 1):
             pass
     deadline = time.monotonic() + 5
     while (left := [each for each in threading.enumerate() if each.name == "sgt-view"]) and time.monotonic() < deadline:
@@ -278,8 +287,8 @@ def test_nothing_is_left_running_when_the_screen_is_closed() -> None:
 
 def test_a_function_of_ones_own_gets_snapshots_and_the_last_one_has_all() -> None:
     snapshots: list[Snapshot] = []
-    view = reporter(snapshots.append)
-    with view.run(PLAN, lambda: Spend(2)), view.stage("none: val", 2) as stage:
+    bus = EventBus(build_views(snapshots.append))
+    with run_of(bus, PLAN, lambda: Spend(2)), bus.work("none: val", 2) as stage:
         stage.advance(rollout(1.0))
         stage.advance(rollout(0.0))
     last = snapshots[-1]
@@ -291,19 +300,22 @@ def test_a_view_that_fails_is_named_once_and_the_run_goes_on(capsys: pytest.Capt
     def broken(snapshot: Snapshot) -> None:
         raise ValueError("no such widget")
 
-    view = reporter(broken)
+    bus = EventBus(build_views(broken))
     for _ in range(2):
-        with view.run(), view.stage("none: val", 1) as stage:
+        with bus.run(), bus.work("none: val", 1) as stage:
             stage.advance()
     told = capsys.readouterr().err
     assert told.count("The view failed (ValueError: no such widget)") == 1
 
 
-def test_a_reporter_of_ones_own_is_taken_as_it_is_and_anything_else_is_refused() -> None:
-    mine = Silent()
-    assert reporter(mine) is mine
+def test_an_observer_of_ones_own_is_taken_as_it_is_and_anything_else_is_refused() -> None:
+    class Mine:
+        def on_event(self, event: Event) -> None: ...
+
+    mine: Observer = Mine()
+    assert build_views(mine) == [mine]
     with pytest.raises(SetupError, match="Expected display_progress"):
-        reporter("loud")  # pyright: ignore[reportArgumentType]
+        build_views("loud")  # pyright: ignore[reportArgumentType]
 
 
 # Terminals of any size
@@ -462,7 +474,7 @@ def test_many_lines_at_once_draw_the_view_once() -> None:
 def test_the_terminals_lines_stay_and_the_view_goes() -> None:
     out = io.StringIO()
     live = Live(Console(file=out, force_terminal=True, width=60, height=12))
-    with live.stage("none: val", 1) as stage:
+    with EventBus([live]).work("none: val", 1) as stage:
         stage.advance(rollout(1.0))
     assert "none: val: 1/1  100% won  0 s\n" in out.getvalue()
 
@@ -473,8 +485,8 @@ def test_the_terminals_lines_stay_and_the_view_goes() -> None:
 def test_a_pipe_gets_few_plain_lines_however_much_happens() -> None:
     """10,000 rollouts in 60 seconds: a line in 10 seconds, one at the end, one of what was spent."""
     hands, out = Hands(), io.StringIO()
-    lines = Lines(out, clock=hands)
-    with lines.run(Plan(), lambda: Spend(9, 0.25, 60.0)), lines.stage("warm: acting", 10_000) as stage:
+    bus = EventBus([Lines(out, clock=hands)])
+    with run_of(bus, Plan(), lambda: Spend(9, 0.25, 60.0)), bus.work("warm: acting", 10_000) as stage:
         for n in range(10_000):
             hands.now = (n + 1) * 0.006
             stage.advance(rollout(1.0))
@@ -486,9 +498,9 @@ def test_a_pipe_gets_few_plain_lines_however_much_happens() -> None:
 
 def test_parts_that_took_no_time_go_without_a_line() -> None:
     hands, out = Hands(), io.StringIO()
-    lines = Lines(out, clock=hands)
+    bus = EventBus([Lines(out, clock=hands)])
     for name, seconds in (("round1/impact0: train", 1.0), ("round1/impact1: train", 60.0), ("round1: val", 1.0)):
-        with lines.stage(name, 1):
+        with bus.work(name, 1):
             hands.now += seconds
     assert [line.partition(": ")[0] for line in out.getvalue().splitlines()] == ["round1/impact1", "round1"]
 
@@ -500,9 +512,9 @@ def test_a_terminal_without_a_cursor_gets_lines(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(sys, "stderr", Tty())
     monkeypatch.setenv("TERM", "dumb")
-    assert isinstance(reporter(), Lines)
+    assert [type(each) for each in build_views()] == [Lines]
     monkeypatch.setenv("TERM", "xterm")
-    assert isinstance(reporter(), Live)
+    assert [type(each) for each in build_views()] == [Live]
 
 
 # Notebooks
@@ -532,10 +544,11 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
 
 def test_in_a_notebook_one_output_is_written_anew_and_its_last_state_stays(kernel: Kernel) -> None:
     assert in_notebook()
-    view = reporter()
+    [view] = build_views()
     assert isinstance(view, Notebook)
-    with view.run(PLAN, lambda: Spend(3)):
-        with view.stage("none: val", 1) as stage:
+    bus = EventBus([view])
+    with run_of(bus, PLAN, lambda: Spend(3)):
+        with bus.work("none: val", 1) as stage:
             stage.advance(rollout(1.0))
         view.tick()
         view.tick()
@@ -548,13 +561,15 @@ def test_in_a_notebook_one_output_is_written_anew_and_its_last_state_stays(kerne
 
 
 CELL = """
-from optimizers.core.events import Spend
-from optimizers.observe.progress import reporter
+from optimizers.core.events import EventBus, RunEnded, RunStarted, Spend
+from optimizers.observe.progress import build_views
 
-view = reporter()
-with view.run(None, lambda: Spend(3, 0.1)), view.stage("none: val", 200) as stage:
+bus = EventBus(build_views())
+bus.emit(RunStarted(spend=lambda: Spend(3, 0.1)))
+with bus.work("none: val", 200) as work:
     for _ in range(200):
-        stage.advance()
+        work.advance()
+bus.emit(RunEnded("finished"))
 print("after")
 """
 

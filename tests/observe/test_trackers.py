@@ -24,9 +24,10 @@ from prompted import TRAIN, VAL, actor, corrector, spt, student
 from scripted import ScriptedEngine, ScriptedTrainer
 from small_compile import SMALL, WORLD, compiled, helped, teleprompter, writer
 
+from optimizers.core.events import Ending
 from optimizers.core.records import Checkpoint
 from optimizers.core.result import SGTResult
-from optimizers.observe.tracking import Ending, Point, TrackedRun, check_report_to, dispatcher
+from optimizers.observe.tracking import Point, TrackedRun, check_report_to, dispatcher
 from optimizers.observe.tracking.params import parameters
 from optimizers.training.trainer import OnStep
 from sgt_modules.embedded import program
@@ -142,7 +143,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
         first, _ = compiled(helped, home / "run", **given)
         again, _ = compiled(helped, home / "run", **given)
         notes = [*first.detailed_results.notes, *again.detailed_results.notes]
-        assert not any("hears no more" in note for note in notes)
+        assert not any("gets no more events" in note for note in notes)
         yield Told(first.detailed_results, home / "run", database)
 
 
@@ -349,8 +350,8 @@ def test_a_tracker_that_fails_costs_a_note_and_nothing_else(where: str, tmp_path
     result = scripted(tmp_path / "run", [ill, well])
     assert well.endings == ["finished"]
     assert well.curves["val/score"] == [(n, stage.score) for n, stage in enumerate(result.stages)]
-    [note] = [note for note in result.notes if "hears no more" in note]
-    assert note.startswith("broken hears no more of this run (OSError: 401 for key <key>)")
+    [note] = [note for note in result.notes if "gets no more events" in note]
+    assert note.startswith("broken gets no more events of this run (OSError: 401 for key <key>)")
     assert ill.heard.count(where) == 1
 
 
@@ -377,8 +378,8 @@ def test_an_mlflow_server_that_is_down_costs_a_note(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     result = scripted(tmp_path / "run", "mlflow")
     assert result.stages
-    [note] = [note for note in result.notes if "hears no more" in note]
-    assert note.startswith("mlflow hears no more of this run (")
+    [note] = [note for note in result.notes if "gets no more events" in note]
+    assert note.startswith("mlflow gets no more events of this run (")
     assert "my-own-word" not in note
 
 

@@ -257,25 +257,6 @@ class Board:
             )
 
 
-class Counting:
-    """A stage under way, for whoever works on it."""
-
-    def __init__(self, board: Board, stage: StageCount) -> None:
-        self._board, self._stage = board, stage
-
-    def advance(self, rollout: Rollout | None = None) -> None:
-        """One more unit is done; a rollout among them counts towards rates, kinds and errors."""
-        self._board.advance(self._stage, rollout)
-
-    def move_to(self, done: int, total: int) -> None:
-        """`done` of `total` units are done."""
-        self._board.move(self._stage, done, total)
-
-    def expect(self, total: int) -> None:
-        """There are `total` units after all."""
-        self._board.move(self._stage, self._stage.done, total)
-
-
 def _type_of(error: str) -> str:
     """What stands before the colon of an error's text: its type.
 

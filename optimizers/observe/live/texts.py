@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from optimizers.core.events import Spend
+from optimizers.core.events import RunEnded, Spend
+from optimizers.core.verdict import NOTE
 from optimizers.observe.live.snapshot import Snapshot, StageView
 from sgt_modules.local.activity import Activity
 
@@ -164,3 +165,12 @@ def closing(snapshot: Snapshot) -> list[str]:
     """
     lines = [] if snapshot.spend is None else [f"Spent: {', '.join(spent(snapshot.spend))}."]
     return [*lines, *([f"Errors: {', '.join(errors(snapshot))}."] if snapshot.errors else [])]
+
+
+def outcome(event: RunEnded) -> list[str]:
+    """What the run came to: why it stopped, and its verdict, as far as there are any.
+
+    >>> outcome(RunEnded("finished", verdict="Stage sft raises the score."))
+    ['Verdict: Stage sft raises the score.']
+    """
+    return [*([event.stopped] if event.stopped else []), *([f"{NOTE}{event.verdict}"] if event.verdict else [])]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from optimizers.core.error_types import ErrorType, Failure, error_types
+from optimizers.core.events import RolloutSource
 from optimizers.core.run_folder import RESULT, RunFolder
 from optimizers.core.safe_reading import entry
 from optimizers.core.verdict import NOTE
@@ -90,7 +91,7 @@ class RunRecord:
         )
 
 
-def read_run(path: Path, *, store: RolloutStore | None = None, where: str | Path | None = None) -> RunRecord:
+def read_run(path: Path, *, store: RolloutSource | None = None, where: str | Path | None = None) -> RunRecord:
     """A run's folder, read within bounds; it may be another's. `store` is the run's, open; or `where` it is.
 
     Raises:
@@ -115,7 +116,7 @@ def read_run(path: Path, *, store: RolloutStore | None = None, where: str | Path
     return RunRecord(path, run, pairs=_pairs(folder.path), met=found, **files)
 
 
-def _met(store: RolloutStore, own: str, judge: str) -> Iterator[Met]:
+def _met(store: RolloutSource, own: str, judge: str) -> Iterator[Met]:
     """What the run itself met, and what controls of it found on the test set beyond that; under its latest metric."""
     ours = list(met(store.each_rollout(judged_by=judge)))
     known = {(each.stage, each.split) for each in ours}
