@@ -102,11 +102,11 @@ class SessionSettings(Protocol):
 
     @property
     def free(self) -> Mapping[str, object]:
-        """What `run.json` remembers, and may be another when a folder is taken up again."""
+        """Settings in `run.json` that may change when a run goes on in its folder."""
         ...
 
     def recorded(self, trainset: Examples, valset: Examples) -> Mapping[str, object]:
-        """What `run.json` remembers, and a folder is taken up again by."""
+        """Settings in `run.json` that must be the same when a run goes on in its folder."""
         ...
 
     def planned(self, student: dspy.Module, train: int, validation: int) -> Plan:
@@ -307,9 +307,9 @@ class Session:
 
     @contextmanager
     def within_budget(self, save: Callable[[], object]) -> Iterator[None]:
-        """Where a budget is used up inside, the rest is left out; at Ctrl-C, `KeyboardInterrupt` once all is saved.
+        """Emits `RunStarted`. Leaves the rest out where a budget is used up; at Ctrl-C, raises `KeyboardInterrupt`.
 
-        `save` writes what only the run itself knows. At a second Ctrl-C it is said where the run stands, no more.
+        `save` writes what only the run itself has, before the error; a second Ctrl-C does not wait for it.
         """
         self._is_running = True
         self.bus.emit(self._started)

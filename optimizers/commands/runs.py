@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from optimizers.observe.report import RunRecord
     from optimizers.observe.report.inspecting import Wanted
-    from optimizers.observe.report.stage_rollouts import Met
+    from optimizers.observe.report.stage_rollouts import StageRollout
 
 Run = Annotated[Path, typer.Argument(help="The run's folder.")]
 Store = Annotated[str, typer.Option(help="Where the run's rollouts are, if not in its folder: a file, or a URL.")]
@@ -69,7 +69,7 @@ def inspect(
     if wanted == Wanted(threshold=record.threshold):
         _overview(record, as_json=as_json)
         return
-    found = wanted.of(record.met)
+    found = wanted.of(record.rollouts)
     content = {"found": len(found), "rollouts": as_rows(found[:limit])}
     if query:
         tell(content, *_sides(found, record.threshold, limit), as_json=as_json)
@@ -103,7 +103,7 @@ def _overview(record: RunRecord, *, as_json: bool) -> None:
     from optimizers.observe.report.texts import share, signed, span
 
     splits = {split: record.scores(split) for split in record.splits}
-    counted = Counter(f"{each.stage}/{each.split}" for each in record.met)
+    counted = Counter(f"{each.stage}/{each.split}" for each in record.rollouts)
     table = _table("stage", "split", "score", "95 %", "gain", "right", "wrong")
     for split, scores in splits.items():
         for each in scores:
@@ -139,7 +139,7 @@ def _outcome(record: RunRecord) -> tuple[dict[str, object], list[Table | str]]:
     return {"verdict": record.verdict, "errors": [asdict(each) for each in found]}, shown
 
 
-def _list(found: list[Met], wanted: Wanted) -> Table:
+def _list(found: list[StageRollout], wanted: Wanted) -> Table:
     from optimizers.observe.report.inspecting import harmless_on_a_terminal
 
     table = _table("stage", "#", "reward", "supplement", "answer")
@@ -150,7 +150,7 @@ def _list(found: list[Met], wanted: Wanted) -> Table:
     return table
 
 
-def _sides(found: list[Met], threshold: float, limit: int) -> list[Table | str]:
+def _sides(found: list[StageRollout], threshold: float, limit: int) -> list[Table | str]:
     """A query's question, and its winners beside its losers."""
     from optimizers.observe.report.inspecting import harmless_on_a_terminal, sides
 
@@ -166,7 +166,7 @@ def _sides(found: list[Met], threshold: float, limit: int) -> list[Table | str]:
     return shown or ["0 found."]
 
 
-def _said(each: Met) -> list[str]:
+def _said(each: StageRollout) -> list[str]:
     told = each.supplement or "(no supplement)"
     return [told, f"-> {each.answer}", *([f"   {each.feedback}"] if each.feedback else []), f"   {each.stage}"]
 

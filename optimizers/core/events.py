@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -218,16 +219,32 @@ class EventBus:
 
     def __init__(self, observers: Iterable[Observer] = ()) -> None:
         self._observers = list(observers)
-        self._lock = threading.RLock()  # a signal's handler may emit a note while its thread hands out an event
+        self._lock = threading.RLock()
+        self._waiting: deque[Event] = deque()
+        self._is_emitting = False
 
     def emit(self, event: Event) -> None:
-        """Hand the event to each observer; return when all of them have taken it."""
+        """Hand the event to each observer; return when all of them have taken it.
+
+        What an observer or a signal's handler emits meanwhile, in the same thread, comes after this event.
+        """
         with self._lock:
-            for observer in tuple(self._observers):
-                try:
-                    observer.on_event(event)
-                except Exception as problem:  # noqa: BLE001 - an observer that fails is no reason to lose a paid run
-                    self._drop(observer, problem)
+            self._waiting.append(event)
+            if self._is_emitting:
+                return
+            self._is_emitting = True
+            try:
+                while self._waiting:
+                    self._hand_out(self._waiting.popleft())
+            finally:
+                self._is_emitting = False
+
+    def _hand_out(self, event: Event) -> None:
+        for observer in tuple(self._observers):
+            try:
+                observer.on_event(event)
+            except Exception as problem:  # noqa: BLE001 - an observer that fails is no reason to lose a paid run
+                self._drop(observer, problem)
 
     def say(self, text: str) -> None:
         """Show one line that is not kept for the result."""
@@ -258,8 +275,6 @@ class EventBus:
             self.emit(WorkEnded(work.number))
 
     def _drop(self, observer: Observer, problem: Exception) -> None:
-        if not any(each is observer for each in self._observers):
-            return
         self._observers = [each for each in self._observers if each is not observer]
         name = str(getattr(observer, "name", type(observer).__name__))
         reason = redacted(f"{type(problem).__name__}: {problem}")

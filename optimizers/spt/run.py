@@ -230,7 +230,7 @@ class PromptRun:
         return accepted
 
     def improve_corrector(self) -> None:
-        """The corrector's brief, written anew from what the first and the best prompt both get wrong, if anything."""
+        """The corrector's brief, rewritten from what the first and the best prompt both get wrong, if anything."""
         self._enter("the corrector's brief")
         name, train = f"round{self._number}/brief", self._session.train
         first, best = (self._wrong(self._run(prompts, train, name)) for prompts in (self._first, self._prompts))

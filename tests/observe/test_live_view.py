@@ -26,7 +26,7 @@ from optimizers.observe.live.drawing import drawn
 from optimizers.observe.live.eta import seconds_left
 from optimizers.observe.live.lines import Lines
 from optimizers.observe.live.notebook import Notebook, as_html, as_text, in_notebook
-from optimizers.observe.live.progress_state import Board
+from optimizers.observe.live.progress_state import ProgressState
 from optimizers.observe.live.snapshot import Snapshot, StageView, Winner
 from optimizers.observe.live.terminal import Live, Terminal
 from optimizers.observe.live.view import View
@@ -81,87 +81,87 @@ def run_of(bus: EventBus, plan: Plan, spend: Callable[[], Spend]) -> Iterator[No
 def test_a_stage_knows_its_rates_and_its_time_left() -> None:
     """Ten rollouts a second apart: 6 won of 8 judged; 30 are left at one a second."""
     hands = Hands()
-    board = Board(hands)
-    stage = board.begin("warm: acting", 40)
+    state = ProgressState(hands)
+    stage = state.begin("warm: acting", 40)
     for score in (1.0, 1.0, 0.0, None, 1.0, 0.0, 1.0, None, 1.0, 1.0):
         hands.now += 1.0
-        board.advance(stage, rollout(score))
-    (view,) = board.snapshot().underway
+        state.advance(stage, rollout(score))
+    (view,) = state.snapshot().underway
     assert (view.done, view.judged, view.won, view.success) == (10, 8, 6, 0.75)
     assert (view.rate, view.left, view.seconds) == (1.0, 30.0, 10.0)
     assert view.mean == 0.75
-    assert board.snapshot().rate == 1.0
+    assert state.snapshot().rate == 1.0
 
 
 def test_the_pace_is_that_of_late_so_what_a_folder_knew_already_does_not_count_for_long() -> None:
     """900 rollouts at once from the store, then one a second: after 31 of those none of the old is left in the pace."""
     hands = Hands()
-    board = Board(hands)
-    stage = board.begin("round 1: acting", 1000)
+    state = ProgressState(hands)
+    stage = state.begin("round 1: acting", 1000)
     for _ in range(900):
-        board.advance(stage, rollout(1.0))
+        state.advance(stage, rollout(1.0))
     for _ in range(40):
         hands.now += 1.0
-        board.advance(stage, rollout(1.0))
-    (view,) = board.snapshot().underway
+        state.advance(stage, rollout(1.0))
+    (view,) = state.snapshot().underway
     assert (view.rate, view.left) == (1.0, 60.0)
 
 
 def test_the_trend_is_the_share_won_of_each_window_of_ten() -> None:
-    board = Board(Hands())
-    stage = board.begin("warm: acting", 100)
+    state = ProgressState(Hands())
+    stage = state.begin("warm: acting", 100)
     for won in (2, 5, 9):
         for n in range(10):
-            board.advance(stage, rollout(1.0 if n < won else 0.0))
-    board.advance(stage, rollout(1.0))
-    assert board.snapshot().underway[0].trend == (0.2, 0.5, 0.9)
+            state.advance(stage, rollout(1.0 if n < won else 0.0))
+    state.advance(stage, rollout(1.0))
+    assert state.snapshot().underway[0].trend == (0.2, 0.5, 0.9)
 
 
 def test_kinds_are_shares_of_the_last_stage_that_tried_any_and_errors_are_counted_by_type() -> None:
-    board = Board(Hands())
-    first, second = board.begin("warm: acting", 4), board.begin("none: val", 1)
+    state = ProgressState(Hands())
+    first, second = state.begin("warm: acting", 4), state.begin("none: val", 1)
     for kind in ("cot", "cot", "pairs", "cot"):
-        board.advance(first, rollout(1.0, kind=kind))
-    board.advance(second, silent(0.0, 1))
+        state.advance(first, rollout(1.0, kind=kind))
+    state.advance(second, silent(0.0, 1))
     failed = rollout(None)
     for error in ("RateLimitError: slow down", "RateLimitError: again", "TimeoutError: late", "what is this"):
-        board.advance(second, replace(failed, supplement=silent(None, 0).supplement, error=error))
-    snapshot = board.snapshot()
+        state.advance(second, replace(failed, supplement=silent(None, 0).supplement, error=error))
+    snapshot = state.snapshot()
     assert (snapshot.kinds, snapshot.kinds_of) == ({"cot": 0.75, "pairs": 0.25}, "warm: acting")
     assert snapshot.errors == {"RateLimitError": 2, "TimeoutError": 1, "what": 1}
     assert snapshot.rollouts == 9
 
 
 def test_the_last_winner_is_a_supplement_for_a_question_that_failed_without_one() -> None:
-    board = Board(Hands())
-    bare, acting = board.begin("none: train", 2), board.begin("warm: acting", 3)
+    state = ProgressState(Hands())
+    bare, acting = state.begin("none: train", 2), state.begin("warm: acting", 3)
     for number, score in enumerate((0.0, 1.0, None)):
-        board.advance(bare, silent(score, number))
-    board.advance(acting, rollout(1.0, of=query("q1", 1), text="needless"))
-    board.advance(acting, rollout(1.0, of=query("q2", 2), text="nobody knows whether it failed"))
-    assert board.snapshot().winner is None
+        state.advance(bare, silent(score, number))
+    state.advance(acting, rollout(1.0, of=query("q1", 1), text="needless"))
+    state.advance(acting, rollout(1.0, of=query("q2", 2), text="nobody knows whether it failed"))
+    assert state.snapshot().winner is None
     question = replace(query("q0", 0), prompt="Help the model.\nquestion: 2+2?")
-    board.advance(acting, rollout(1.0, of=question, kind="pairs", text="right: 4"))
-    board.advance(acting, rollout(0.0, of=question, text="worse"))
-    assert board.snapshot().winner == Winner("question: 2+2?", "pairs", "right: 4", "warm: acting")
+    state.advance(acting, rollout(1.0, of=question, kind="pairs", text="right: 4"))
+    state.advance(acting, rollout(0.0, of=question, text="worse"))
+    assert state.snapshot().winner == Winner("question: 2+2?", "pairs", "right: 4", "warm: acting")
 
 
 def test_in_spt_the_winner_is_a_question_that_other_instructions_answer() -> None:
-    board = Board(Hands())
-    board.advance(board.begin("student: val", 1), silent(0.0, 7))
-    board.advance(board.begin("round1/candidate2: train", 1), silent(1.0, 7))
-    winner = board.snapshot().winner
+    state = ProgressState(Hands())
+    state.advance(state.begin("student: val", 1), silent(0.0, 7))
+    state.advance(state.begin("round1/candidate2: train", 1), silent(1.0, 7))
+    winner = state.snapshot().winner
     assert winner is not None
     assert (winner.kind, winner.text, winner.stage) == ("", "", "round1/candidate2: train")
 
 
 def test_success_is_what_the_recipe_calls_one() -> None:
-    board = Board(Hands())
-    board.plan(Plan(threshold=0.5), None)
-    stage = board.begin("warm: acting", 2)
-    board.advance(stage, rollout(0.5))
-    board.advance(stage, rollout(0.4))
-    assert board.snapshot().underway[0].success == 0.5
+    state = ProgressState(Hands())
+    state.plan(Plan(threshold=0.5), None)
+    stage = state.begin("warm: acting", 2)
+    state.advance(stage, rollout(0.5))
+    state.advance(stage, rollout(0.4))
+    assert state.snapshot().underway[0].success == 0.5
 
 
 # When it will be done

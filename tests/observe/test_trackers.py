@@ -28,7 +28,7 @@ from optimizers.core.events import Ending
 from optimizers.core.records import Checkpoint
 from optimizers.core.result import SGTResult
 from optimizers.observe.tracking import Point, TrackedRun, check_report_to, dispatcher
-from optimizers.observe.tracking.params import parameters
+from optimizers.observe.tracking.params import run_parameters
 from optimizers.training.trainer import OnStep
 from sgt_modules.embedded import program
 from sgt_modules.errors import SetupError
@@ -405,7 +405,7 @@ def test_trackers_are_told_once_each() -> None:
 def test_parameters_hold_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_API_KEY", "plain words")
     known = {"settings": {"generator": "served with plain words", "note": "Bearer abcdefgh"}}
-    assert parameters(known, {}) == {"generator": "served with <key>", "note": "Bearer <key>"}
+    assert run_parameters(known, {}) == {"generator": "served with <key>", "note": "Bearer <key>"}
 
 
 # DSPy's callbacks

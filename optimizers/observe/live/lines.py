@@ -19,7 +19,7 @@ from optimizers.core.events import (
     WorkStarted,
 )
 from optimizers.core.records import Rollout
-from optimizers.observe.live.progress_state import Board, Clock, StageCount
+from optimizers.observe.live.progress_state import Clock, ProgressState, StageCount
 from optimizers.observe.live.snapshot import StageView
 from optimizers.observe.live.texts import closing, ended, outcome, working, worth_a_line
 from sgt_modules.local.activity import underway
@@ -46,7 +46,7 @@ class Lines:
     def __init__(self, out: TextIO | None = None, every: float = 10.0, *, clock: Clock = time.monotonic) -> None:
         self._out = out or sys.stderr
         self.every, self.clock = every, clock
-        self._board = Board(clock)
+        self._state = ProgressState(clock)
         self._works: dict[int, _WorkLines] = {}
 
     def on_event(self, event: Event) -> None:
@@ -57,16 +57,16 @@ class Lines:
             case Progress(work, done, total):
                 self._works[work].move_to(done, total)
             case WorkStarted(work, name, total):
-                self._works[work] = _WorkLines(self._board, self._board.begin(name, total), self)
+                self._works[work] = _WorkLines(self._state, self._state.begin(name, total), self)
             case WorkEnded(work):
                 over = self._works.pop(work).end()
                 if worth_a_line(over):
                     self.say(ended(over))
             case RunStarted():
-                self._board.plan(event.plan, event.spend)
+                self._state.plan(event.plan, event.spend)
             case RunEnded():
-                self._board.over()
-                for line in [*closing(self._board.snapshot()), *outcome(event)]:
+                self._state.over()
+                for line in [*closing(self._state.snapshot()), *outcome(event)]:
                     self.say(line)
             case Note(text):
                 self.say(text)
@@ -81,25 +81,25 @@ class Lines:
 class _WorkLines:
     """A work under way, of which a line is printed now and then."""
 
-    def __init__(self, board: Board, stage: StageCount, lines: Lines) -> None:
-        self._board, self._stage, self._lines = board, stage, lines
+    def __init__(self, state: ProgressState, stage: StageCount, lines: Lines) -> None:
+        self._state, self._stage, self._lines = state, stage, lines
         self._said, self._closed = lines.clock(), threading.Event()
         in_context(self._keep_saying, "sgt-lines").start()
 
     def add(self, rollout: Rollout) -> None:
         """Count one more rollout."""
-        self._board.advance(self._stage, rollout)
+        self._state.advance(self._stage, rollout)
         self._maybe_say()
 
     def move_to(self, done: int, total: int) -> None:
         """Set how many units are done, and of how many."""
-        self._board.move(self._stage, done, total)
+        self._state.move(self._stage, done, total)
         self._maybe_say()
 
     def end(self) -> StageView:
         """End the thread and the count; what the work came to."""
         self._closed.set()
-        return self._board.end(self._stage)
+        return self._state.end(self._stage)
 
     def _keep_saying(self) -> None:
         """Until the end, say what a model does; that one is being loaded, once and soon."""
@@ -117,7 +117,7 @@ class _WorkLines:
         now = self._lines.clock()
         if now - self._said >= self._lines.every:
             self._said = now
-            stage = self._board.view(self._stage)
+            stage = self._state.view(self._stage)
             left = "" if stage.left is None else f", {stage.left:.0f} s left"
             works = [", ".join(working(each)) for each in underway() if each.rows]
             self._lines.say("; ".join([ended(stage) + left, *works]))

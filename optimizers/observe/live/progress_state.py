@@ -1,4 +1,4 @@
-"""The events of a run, counted as they come from many threads, and what they come to at a moment."""
+"""Counts the events of a run, which come from many threads, and makes snapshots of the counts."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ WINDOWS = 12
 SMALLEST = 10
 
 SAID = 50
-"""Lines that a snapshot keeps."""
+"""Lines about the run that a snapshot keeps."""
 
 _ERROR = re.compile(r"[A-Za-z_][\w.]*")
 
 
 class StageCount:
-    """What one stage has done. Its pace leaves out `idle` seconds, in which a model was loaded."""
+    """Counts one stage. Its pace leaves out `idle` seconds, in which a model was loaded."""
 
     def __init__(
         self,
@@ -121,13 +121,13 @@ class StageCount:
         self._marks.append((now, done))
 
 
-class Board:
-    """Everything that views show of a run, by its events. Safe from many threads, but for `said`, which takes no lock.
+class ProgressState:
+    """Counts everything that views show of a run. Safe from many threads; `said` takes no lock.
 
-    >>> board = Board()
-    >>> stage = board.begin("warm: sampling", 2)
-    >>> board.advance(stage, None)
-    >>> [(each.name, each.done, each.total) for each in board.snapshot().underway]
+    >>> state = ProgressState()
+    >>> stage = state.begin("warm: sampling", 2)
+    >>> state.advance(stage, None)
+    >>> [(each.name, each.done, each.total) for each in state.snapshot().underway]
     [('warm: sampling', 1, 2)]
     """
 
@@ -138,7 +138,7 @@ class Board:
         works: Callable[[], Sequence[Activity]] = underway,
         idle: Clock = seconds_loading,
     ) -> None:
-        """`works` tells what models of this process are at, `idle` how long they were loaded until now."""
+        """`works` gives what models of this process do, `idle` the seconds of loading models until now."""
         self._clock, self._began, self._works, self._idle = clock, clock(), works, idle
         self._lock = threading.Lock()
         self._underway: list[StageCount] = []
@@ -154,7 +154,7 @@ class Board:
         self.said: deque[str] = deque(maxlen=SAID)
 
     def plan(self, plan: Plan | None, spend: Callable[[], Spend] | None) -> None:
-        """A run begins, of which `spend` tells what it has spent."""
+        """A run begins; `spend` reads what it has spent."""
         with self._lock:
             self._plan, self._spend, self._over = plan or Plan(), spend, False
 

@@ -73,7 +73,7 @@ def ended(stage: StageView) -> str:
 
 
 def working(work: Activity) -> list[str]:
-    """What a model of this process is at, the most telling first.
+    """What a model of this process does, the most important first.
 
     >>> working(Activity("Qwen3-1.7B", "writing", 64, 12.5, 0.31, 116.2, 45.0))
     ['Qwen3-1.7B writes', '31% done', '0:45 left', '116 tokens/s', '12 of 64 replies']
@@ -90,7 +90,7 @@ def working(work: Activity) -> list[str]:
 
 
 def worth_a_line(stage: StageView) -> bool:
-    """Whether a stage's end is told: not that of a part which took no time, as a candidate of SPT may.
+    """Whether a stage's end gets a line: not a part that took no time, such as a candidate of SPT.
 
     >>> worth_a_line(StageView("round1/impact3: train", seconds=0.5)), worth_a_line(StageView("sft: val", seconds=0.5))
     (False, True)
@@ -105,8 +105,8 @@ def shares(kinds: Mapping[str, float]) -> list[str]:
     ['cot 80%', 'pairs 20%', 'others 0.5%']
     """
     small = sum(share for share in kinds.values() if share < 0.01)
-    told = [f"{harmless(kind)} {share:.0%}" for kind, share in kinds.items() if share >= 0.01]
-    return [*told, *([f"others {small:.1%}"] if small else [])]
+    large = [f"{harmless(kind)} {share:.0%}" for kind, share in kinds.items() if share >= 0.01]
+    return [*large, *([f"others {small:.1%}"] if small else [])]
 
 
 def scores(stages: Sequence[StageView]) -> list[str]:
@@ -123,7 +123,7 @@ def scores(stages: Sequence[StageView]) -> list[str]:
 
 
 def spent(spend: Spend) -> list[str]:
-    """What is spent, each beside its limit where it has one.
+    """What is spent, each of its limit where it has one.
 
     >>> spent(Spend(1234, 0.0, 151.0, max_calls=5000)), spent(Spend(3, 0.5, 20.0, max_dollars=2))
     (['1,234 of 5,000 calls', '2:31'], ['3 calls', '$0.50 of $2.00', '0:20'])
@@ -158,7 +158,7 @@ def errors(snapshot: Snapshot) -> list[str]:
 
 
 def closing(snapshot: Snapshot) -> list[str]:
-    """What is left to say at a run's end: what was spent, and what went wrong.
+    """The lines at a run's end: what was spent, and which errors came.
 
     >>> closing(Snapshot(spend=Spend(12, 0.0, 3.0), errors={"RateLimitError": 2}))
     ['Spent: 12 calls, 0:03.', 'Errors: RateLimitError 2.']

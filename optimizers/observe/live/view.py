@@ -21,7 +21,7 @@ from optimizers.core.events import (
     WorkEnded,
     WorkStarted,
 )
-from optimizers.observe.live.progress_state import Board, Clock, StageCount
+from optimizers.observe.live.progress_state import Clock, ProgressState, StageCount
 from optimizers.observe.live.snapshot import Snapshot
 from optimizers.observe.live.texts import closing, ended, outcome, worth_a_line
 
@@ -47,7 +47,7 @@ class View:
 
     def __init__(self, screen: Screen, *, every: float = 0.25, clock: Clock = time.monotonic) -> None:
         self._screen, self._every, self._clock = screen, every, clock
-        self._board = Board(clock)
+        self._state = ProgressState(clock)
         self._works: dict[int, StageCount] = {}
         self._drawing = threading.RLock()
         self._open = 0
@@ -60,22 +60,22 @@ class View:
         """Count the event; open the screen at the first begin, close it at the last end."""
         match event:
             case RolloutDone(work, rollout):
-                self._board.advance(self._works[work], rollout)
+                self._state.advance(self._works[work], rollout)
             case Progress(work, done, total):
-                self._board.move(self._works[work], done, total)
+                self._state.move(self._works[work], done, total)
             case WorkStarted(work, name, total):
                 self._begin()
-                self._works[work] = self._board.begin(name, total)
+                self._works[work] = self._state.begin(name, total)
             case WorkEnded(work):
-                over = self._board.end(self._works.pop(work))
+                over = self._state.end(self._works.pop(work))
                 self._lines.extend([ended(over)] if worth_a_line(over) else [])
                 self._end()
             case RunStarted():
-                self._board.plan(event.plan, event.spend)
+                self._state.plan(event.plan, event.spend)
                 self._begin()
             case RunEnded():
-                self._board.over()
-                self._lines.extend(closing(self._board.snapshot()))
+                self._state.over()
+                self._lines.extend(closing(self._state.snapshot()))
                 for line in outcome(event):
                     self._say(line)
                 self._end()
@@ -86,7 +86,7 @@ class View:
 
     def _say(self, text: str) -> None:
         """One line about the run. Takes no lock while the screen is open, so that a signal's handler may emit it."""
-        self._board.said.append(text)
+        self._state.said.append(text)
         self._lines.append(text)
         if not self._open:
             self._guarded(self._flush)
@@ -117,10 +117,10 @@ class View:
     def _draw(self) -> None:
         if self._open:
             self._flush()
-            self._screen.show(self._board.snapshot())
+            self._screen.show(self._state.snapshot())
 
     def _close(self) -> None:
-        self._screen.close(self._board.snapshot())
+        self._screen.close(self._state.snapshot())
         self._flush()
 
     def _flush(self) -> None:

@@ -16,7 +16,7 @@ from optimizers.core.concurrency import in_context
 from optimizers.core.events import Ending, Event, LossLogged, Observer, RunEnded, RunStarted, StageScored
 from optimizers.core.run_folder import RESULT
 from optimizers.observe.tracking.naming import ReportTo, check_report_to, open_tracker
-from optimizers.observe.tracking.params import parameters, stage_points
+from optimizers.observe.tracking.params import run_parameters, stage_points
 from optimizers.observe.tracking.tracker import Point, TrackedRun, Tracker
 from optimizers.observe.tracking.trackers_file import TrackersFile
 from sgt_modules.saving.redaction import redacted
@@ -89,7 +89,7 @@ class TrackerObserver:
             raise self._problem
         match event:
             case RunStarted(folder=folder) if folder is not None:
-                self._run = TrackedRun(event.id, folder, parameters(event.record, event.about))
+                self._run = TrackedRun(event.id, folder, run_parameters(event.record, event.about))
             case StageScored():
                 self._put_stage(event)
             case LossLogged(stage, step, _, loss):
