@@ -265,9 +265,9 @@ class EventBus:
             self.emit(RunEnded(ending))
 
     @contextmanager
-    def work(self, name: str, total: int) -> Iterator[Work]:
+    def work(self, name: str, total: int) -> Iterator[WorkCounter]:
         """Marks begin and end of a work of `total` units."""
-        work = Work(self, total)
+        work = WorkCounter(self, total)
         self.emit(WorkStarted(work.number, name, total))
         try:
             yield work
@@ -285,7 +285,7 @@ class EventBus:
 _NUMBERS = itertools.count(1)
 
 
-class Work:
+class WorkCounter:
     """Counts the units of a work and emits each step forward. Safe from any thread."""
 
     def __init__(self, bus: EventBus, total: int) -> None:

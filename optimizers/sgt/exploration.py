@@ -17,7 +17,7 @@ from typing import Literal, Protocol
 import dspy
 
 from optimizers.core.ahead import made_ahead
-from optimizers.core.events import EventBus, Note, Work
+from optimizers.core.events import EventBus, Note, WorkCounter
 from optimizers.core.records import Candidate, Query, Rollout
 from optimizers.core.spending import Spending
 from optimizers.rollouts.evaluation import Evaluator
@@ -416,7 +416,7 @@ def _sampled(
             yield reply
 
 
-def _counted(pool: Iterable[Candidate], work: Work) -> Iterator[Candidate]:
+def _counted(pool: Iterable[Candidate], work: WorkCounter) -> Iterator[Candidate]:
     """The candidates as they come; at their end, sets how many there are in all."""
     count = 0
     for candidate in pool:

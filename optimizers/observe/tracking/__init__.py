@@ -1,11 +1,11 @@
 """A run in experiment trackers: MLflow, Weights & Biases, TensorBoard, or one of the user's own."""
 
 from optimizers.observe.tracking.dispatcher import TrackerObserver, build_trackers
-from optimizers.observe.tracking.naming import Named, ReportTo, TrackerName, check_report_to
+from optimizers.observe.tracking.naming import Destination, ReportTo, TrackerName, check_report_to
 from optimizers.observe.tracking.tracker import Point, TrackedRun, Tracker
 
 __all__ = [
-    "Named",
+    "Destination",
     "Point",
     "ReportTo",
     "TrackedRun",

@@ -11,12 +11,12 @@ from optimizers.observe.tracking.tracker import Tracker
 from sgt_modules.errors import SetupError
 
 TrackerName = Literal["mlflow", "wandb", "tensorboard"]
-Named = TrackerName | Tracker | Observer
-ReportTo = Literal["none"] | Named | Sequence[Named] | None
+Destination = TrackerName | Tracker | Observer
+ReportTo = Literal["none"] | Destination | Sequence[Destination] | None
 """As TRL's `report_to`: a name, several, or none; and observers or trackers of a user's own."""
 
 
-def check_report_to(report_to: ReportTo) -> tuple[Named, ...]:
+def check_report_to(report_to: ReportTo) -> tuple[Destination, ...]:
     """Each of what `report_to` names once. Raises `SetupError` for an unknown name, and for a package that is missing.
 
     >>> check_report_to("none"), check_report_to(None)
