@@ -24,10 +24,10 @@ from rich.table import Table
 from scripted_http_actor import actor, served
 
 from optimizers import Recipe, sources
+from optimizers.core.events import EventBus
 from optimizers.core.records import Candidate
 from optimizers.core.reward import Scorer
 from optimizers.core.work_clock import WorkClock
-from optimizers.observe.progress import reporter
 from optimizers.rollouts.engine import Actor
 from optimizers.rollouts.evaluation import Evaluator
 from optimizers.sgt.exploration import SAMPLED_AT_ONCE, Setting, explorer
@@ -50,9 +50,9 @@ def setting(lm: dspy.LM) -> Iterator[Setting]:
     wrapped.set_lm(lm)
     with tempfile.TemporaryDirectory() as folder, RolloutStore(Path(folder) / "rollouts.sqlite") as store:
         acting = Actor(wrapped, Scorer(WORLD.metric), store, "benchmark", num_threads=THREADS)
-        train = Evaluator(acting, "train", WORLD.train, reporter(False))
+        train = Evaluator(acting, "train", WORLD.train, EventBus())
         train.without()
-        yield Setting(Recipe(), train, reporter(False), WorkClock(), seed=0)
+        yield Setting(Recipe(), train, EventBus(), WorkClock(), seed=0)
 
 
 def sampled(generator: SupplementGenerator, where: Setting) -> list[Candidate]:

@@ -22,11 +22,11 @@ from rich.console import Console
 from rich.table import Table
 
 from optimizers import Recipe, SGTTeleprompter
+from optimizers.core.events import EventBus
 from optimizers.core.fingerprints import scope_of
 from optimizers.core.result import StageResult, result_of
 from optimizers.core.reward import Scorer
 from optimizers.demos.house_terms import TERMS_THREADS
-from optimizers.observe.progress import reporter
 from optimizers.rollouts.engine import Actor
 from optimizers.rollouts.evaluation import Evaluator, mean_score
 from optimizers.sgt.exploration import Credit
@@ -78,7 +78,7 @@ def learn(seed: int, credit: Credit, folder: Path) -> Learned:
         wrapped = supplement(Report(), generator=embedded_generator())
         store = RolloutStore(folder / "test.sqlite")
         actor = Actor(wrapped, Scorer(metric), store, scope_of(wrapped, metric), num_threads=TERMS_THREADS)
-        evaluator = Evaluator(actor, "test", test, reporter(False))
+        evaluator = Evaluator(actor, "test", test, EventBus())
         before = mean_score(evaluator.without())
         generator = result.generator_of(result.selected)
         if generator is None:

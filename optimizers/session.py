@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -12,7 +13,7 @@ import dspy
 
 from optimizers.core.budget import Budget, Limits
 from optimizers.core.error_types import REFUSED, refused_scores
-from optimizers.core.events import Plan, Reporter
+from optimizers.core.events import Ending, Event, EventBus, Note, Observer, PhaseStarted, Plan, RunEnded, RunStarted
 from optimizers.core.fingerprints import (
     BORDER,
     Half,
@@ -25,14 +26,11 @@ from optimizers.core.fingerprints import (
 )
 from optimizers.core.interrupts import stopping
 from optimizers.core.reward import Metric, Scorer, check_metric
-from optimizers.core.run_folder import RESULT, RunFolder, versions_apart
+from optimizers.core.run_folder import RunFolder, versions_apart
 from optimizers.core.usage import RunUsage, Usage
 from optimizers.core.validation import check_priced, check_program, check_splits, hold_out
 from optimizers.core.verdict import NOTE, Evidence
 from optimizers.core.work_clock import WorkClock
-from optimizers.observe.report import FILE as REPORT
-from optimizers.observe.report import write_report
-from optimizers.observe.tracking import Tracker, TrackerName, Tracking
 from optimizers.rollouts.engine import Actor
 from optimizers.rollouts.evaluation import Evaluator
 from optimizers.rollouts.runners import Runner
@@ -41,9 +39,6 @@ from sgt_modules.errors import StoppedError
 from sgt_modules.local.activity import Abandoned
 
 Examples = Sequence[dspy.Example]
-
-TOLD = (RESULT, REPORT, "summary.json", "prompts.json")
-"""Files of a run's folder that its trackers get, those that are there."""
 
 
 class SessionSettings(Protocol):
@@ -90,22 +85,17 @@ class SessionSettings(Protocol):
         ...
 
     @property
-    def report_to(self) -> Sequence[TrackerName | Tracker]:
-        """Who is told of the run."""
-        ...
-
-    @property
     def version(self) -> str:
         """The user's word for code that cannot be read."""
         ...
 
     @property
     def free(self) -> Mapping[str, object]:
-        """What `run.json` remembers, and may be another when a folder is taken up again."""
+        """Settings in `run.json` that may change when a run goes on in its folder."""
         ...
 
     def recorded(self, trainset: Examples, valset: Examples) -> Mapping[str, object]:
-        """What `run.json` remembers, and a folder is taken up again by."""
+        """Settings in `run.json` that must be the same when a run goes on in its folder."""
         ...
 
     def planned(self, student: dspy.Module, train: int, validation: int) -> Plan:
@@ -186,19 +176,42 @@ def sizes(trainset: Examples, valset: Examples | None) -> tuple[int, int]:
     return len(trainset), len(valset)
 
 
+class _RunLog:
+    """Observes the notes for the result, and the phase that the run is in."""
+
+    def __init__(self) -> None:
+        self.phase, self.notes = "", list[str]()
+
+    def on_event(self, event: Event) -> None:
+        """Keep the phase's name, or the note's text."""
+        match event:
+            case PhaseStarted(name):
+                self.phase = name
+            case Note(text, for_result=True):
+                self.notes.append(text)
+            case _:
+                pass
+
+
 class Session:
-    """What a run works with until it ends. `doing` says at what it is; `stopped` why it ended before its end, if so."""
+    """What a run works with until it ends. `stopped` says why the run ended early, and is empty otherwise."""
 
     def __init__(
-        self, id_: str, folder: RunFolder, train: Evaluator, validation: Evaluator, clock: WorkClock, plan: Plan
+        self,
+        started: RunStarted,
+        folder: RunFolder,
+        train: Evaluator,
+        validation: Evaluator,
+        clock: WorkClock,
+        log: _RunLog,
     ) -> None:
-        self.id, self.folder, self.train, self.validation, self._plan = id_, folder, train, validation, plan
-        self.reporter = train.reporter
+        self.id, self.folder, self.train, self.validation = started.id, folder, train, validation
+        self.bus = train.bus
         self.actor, self.budget = train.actor, train.actor.budget
         self.clock = clock
-        self.doing, self.stopped = "", ""
-        self.notes: list[str] = []
-        self.tracking = Tracking.of_none(folder)
+        self.stopped = ""
+        self._started = replace(started, spend=lambda: self.budget.state)
+        self._log, self._is_running = log, False
 
     @classmethod
     @contextmanager
@@ -209,7 +222,7 @@ class Session:
         splits: tuple[Examples, Examples],
         *,
         settings: SessionSettings,
-        reporter: Reporter,
+        observers: Sequence[Observer],
         runner: Runner,
     ) -> Iterator[Session]:
         """Take the folder, open the store, and set up the actor of `program`, which was made of the student.
@@ -219,7 +232,8 @@ class Session:
         Raises:
             RunFolderError: another run works in the folder, or it holds a run of other settings.
         """
-        folder = RunFolder.at(settings.log_dir)
+        folder, log = RunFolder.at(settings.log_dir), _RunLog()
+        bus = EventBus([log, *observers])
         with ExitStack() as open_:
             notes = [open_.enter_context(folder.held())]
             code = _Code(answering(program, settings.version), judging(settings.metric, settings.version))
@@ -234,7 +248,7 @@ class Session:
             notes += store.notes
             clock = WorkClock.of_run(folder)
             budget = Budget(settings.limits, store.spent(), clock.seconds.total)
-            open_.enter_context(stopping(budget.stop, reporter.say))
+            open_.enter_context(stopping(budget.stop, bus.say))
             about = described(student, settings.metric)
             store.describe(code.scope, about)
             actor = Actor(
@@ -250,48 +264,64 @@ class Session:
                 version=settings.version,
             )
             train, validation = (
-                Evaluator(actor, name, split, reporter) for name, split in zip(("train", "val"), splits, strict=True)
+                Evaluator(actor, name, split, bus) for name, split in zip(("train", "val"), splits, strict=True)
             )
             plan = settings.planned(student, *map(len, splits))
-            session = cls(known["id"], folder, train, validation, clock, plan)
+            started = RunStarted(known["id"], folder.path, plan, record=known, about=about, rollouts=store)
+            session = cls(started, folder, train, validation, clock, log)
             store.on_write = session.clock.tick
             open_.callback(session.clock.write)
             for note in filter(None, notes):
-                session.note(note)
-            tracking = Tracking.opened(settings.report_to, folder, known, about, note=session.note)
-            session.tracking = open_.enter_context(tracking)
-            try:
+                bus.emit(Note(note))
+            with session._ended(), _abandoned_as_stopped():
                 yield session
-            except Abandoned as reason:
-                raise StoppedError(str(reason)) from None
+
+    @contextmanager
+    def _ended(self) -> Iterator[None]:
+        """Emits the end of a run that `finish` has not ended."""
+        ending: Ending = "failed"
+        try:
+            yield
+            ending = "finished"
+        except KeyboardInterrupt:
+            ending = "stopped"
+            raise
+        finally:
+            self._end(RunEnded(ending, self.stopped))
+
+    def _end(self, event: RunEnded) -> None:
+        if self._is_running:
+            self._is_running = False
+            self.bus.emit(event)
 
     @contextmanager
     def within_budget(self, save: Callable[[], object]) -> Iterator[None]:
-        """Where a budget is used up inside, the rest is left out; at Ctrl-C, `KeyboardInterrupt` once all is saved.
+        """Emits `RunStarted`. Leaves the rest out where a budget is used up; at Ctrl-C, raises `KeyboardInterrupt`.
 
-        `save` writes what only the run itself knows. At a second Ctrl-C it is said where the run stands, no more.
+        `save` writes what only the run itself has, before the error; a second Ctrl-C does not wait for it.
         """
+        self._is_running = True
+        self.bus.emit(self._started)
         try:
-            with self.reporter.run(self._plan, lambda: self.budget.state):
-                yield
+            yield
         except KeyboardInterrupt:
-            self.reporter.say(self._standing("it was interrupted", ""))
+            self.stopped = self._standing("it was interrupted", "")
             raise
         except (StoppedError, Abandoned) as stop:
             self.stopped = self._standing(str(stop), "" if self.budget.stop_reason else " and a larger budget")
-            self.note(self.stopped)
+            self._log.notes.append(self.stopped)
             save()
             if self.budget.stop_reason:
                 raise KeyboardInterrupt(self.stopped) from None
 
     def _standing(self, why: str, more: str) -> str:
         """Where the run stands, and how to go on."""
-        return f"Stopped in {self.doing}: {why}. Compile with log_dir={str(self.folder.path)!r}{more} to go on."
+        return f"Stopped in {self._log.phase}: {why}. Compile with log_dir={str(self.folder.path)!r}{more} to go on."
 
-    def note(self, text: str) -> None:
-        """Say something that a person should know, and keep it for the result."""
-        self.notes.append(text)
-        self.reporter.say(text)
+    @property
+    def notes(self) -> Sequence[str]:
+        """What a person should know of the run so far."""
+        return self._log.notes
 
     def evidence(self, *, selected: str, threshold: float) -> Evidence:
         """What the verdict needs to know of any run: how it ended, how the actor is set, and runs without a stage."""
@@ -314,18 +344,12 @@ class Session:
         )
 
     def finish(self, selected: str, scores: Mapping[str, float], verdict: str) -> None:
-        """Keep what the run came to, validation scores by stage and the verdict, and write its page."""
+        """End the run with its result: the selected stage, validation scores by stage, and the verdict."""
         if again := self.actor.judged_again["runs"]:
-            self.note(f"{again:,} answers were judged again by the changed metric; none of them was paid for again.")
-        self.note(f"{NOTE}{verdict}")
-        told = {"selected": selected, "scores": dict(scores), "verdict": verdict}
-        self.folder.write(RESULT, told | {"notes": self.notes, "stopped": self.stopped})
-        try:
-            write_report(self.folder.path, store=self.actor.store)
-        except Exception as problem:  # noqa: BLE001 - a page that cannot be made is no reason to lose a paid run
-            self.note(f"{self.folder.path} has no report ({type(problem).__name__}: {problem}). See sgt report.")
-        labels = {"selected": selected, **({"stopped": self.stopped} if self.stopped else {})}
-        self.tracking.finish(labels, TOLD)
+            count = f"{again:,} answers were judged again by the changed metric"
+            self.bus.emit(Note(f"{count}; none of them was paid for again."))
+        self._log.notes.append(f"{NOTE}{verdict}")
+        self._end(RunEnded("finished", self.stopped, selected, dict(scores), verdict, tuple(self._log.notes)))
 
     @property
     def usage(self) -> RunUsage:
@@ -336,6 +360,15 @@ class Session:
         actor, (samples, tokens_in, tokens_out) = self.budget.usage, self.actor.store.count_samples()
         generator = Usage(0, samples, tokens_in, tokens_out)
         return RunUsage(actor, generator, seconds=self.clock.seconds)
+
+
+@contextmanager
+def _abandoned_as_stopped() -> Iterator[None]:
+    """Turns `Abandoned`, which is no `Exception`, into `StoppedError`."""
+    try:
+        yield
+    except Abandoned as reason:
+        raise StoppedError(str(reason)) from None
 
 
 def _most_tokens(lm: object) -> int | None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from optimizers.observe.report import RunRecord
     from optimizers.observe.report.inspecting import Wanted
-    from optimizers.observe.report.stage_rollouts import Met
+    from optimizers.observe.report.stage_rollouts import StageRollout
 
 RunArgument = Annotated[Path, typer.Argument(help="The run's folder.")]
 StoreOption = Annotated[str, typer.Option(help="The run's rollouts, if outside its folder: a file or a URL.")]
@@ -69,7 +69,7 @@ def inspect(
     if filters == Wanted(threshold=record.threshold):
         _show_overview(record, as_json=as_json)
         return
-    rollouts = filters.of(record.met)
+    rollouts = filters.of(record.rollouts)
     content = {"found": len(rollouts), "rollouts": as_rows(rollouts[:limit])}
     if query:
         print_output(content, *_compare_sides(rollouts, record.threshold, limit), as_json=as_json)
@@ -104,7 +104,7 @@ def _show_overview(record: RunRecord, *, as_json: bool) -> None:
     from optimizers.observe.report.texts import share, signed, span
 
     splits = {split: record.scores(split) for split in record.splits}
-    counts = Counter(f"{each.stage}/{each.split}" for each in record.met)
+    counts = Counter(f"{each.stage}/{each.split}" for each in record.rollouts)
     table = _make_table("stage", "split", "score", "95 %", "gain", "right", "wrong")
     for split, scores in splits.items():
         for each in scores:
@@ -140,7 +140,7 @@ def _summarize_outcome(record: RunRecord) -> tuple[dict[str, object], list[Table
     return {"verdict": record.verdict, "errors": [asdict(each) for each in errors]}, shown
 
 
-def _list_rollouts(rollouts: list[Met], filters: Wanted) -> Table:
+def _list_rollouts(rollouts: list[StageRollout], filters: Wanted) -> Table:
     from optimizers.observe.report.inspecting import harmless_on_a_terminal
 
     table = _make_table("stage", "#", "reward", "supplement", "answer")
@@ -151,7 +151,7 @@ def _list_rollouts(rollouts: list[Met], filters: Wanted) -> Table:
     return table
 
 
-def _compare_sides(rollouts: list[Met], threshold: float, limit: int) -> list[Table | str]:
+def _compare_sides(rollouts: list[StageRollout], threshold: float, limit: int) -> list[Table | str]:
     """Show a query's question, and its winners next to its losers."""
     from optimizers.observe.report.inspecting import harmless_on_a_terminal, sides
 
@@ -169,7 +169,7 @@ def _compare_sides(rollouts: list[Met], threshold: float, limit: int) -> list[Ta
     return shown or ["0 found."]
 
 
-def _describe_rollout(each: Met) -> list[str]:
+def _describe_rollout(each: StageRollout) -> list[str]:
     return [
         each.supplement or "(no supplement)",
         f"-> {each.answer}",

@@ -17,11 +17,12 @@ from optimizers.comparison.control_rows import ControlRow, row_of
 from optimizers.comparison.setup import Problem
 from optimizers.comparison.summary import kind_shares
 from optimizers.core.best_stage import best_stage
+from optimizers.core.events import EventBus
 from optimizers.core.records import Rollout
 from optimizers.core.result import SGTResult, result_of
 from optimizers.core.run_folder import RunFolder
 from optimizers.core.validation import check_splits
-from optimizers.observe.progress import Display, reporter
+from optimizers.observe.progress import Display, build_views
 from optimizers.observe.report.figures import grouped
 from optimizers.observe.tables import plain_table
 from optimizers.sgt.recipe import Recipe
@@ -219,9 +220,9 @@ def learning_curve(
 def _point(
     size: int, compiled: dspy.Module, problem: Problem, num_threads: int | None, display_progress: Display
 ) -> QueriesPoint:
-    result, view = result_of(compiled), reporter(display_progress)
+    result, bus = result_of(compiled), EventBus(build_views(display_progress))
     with (
-        FinishedRun.opened(compiled, problem.program, problem.metric, num_threads=num_threads, view=view) as run,
+        FinishedRun.opened(compiled, problem.program, problem.metric, num_threads=num_threads, bus=bus) as run,
         run.on("test", problem.testset) as test,
     ):
         none, chosen = test.unaided, run.score(result.selected, test).rollouts

@@ -16,14 +16,14 @@ from optimizers.comparison.page import FILE as PAGE
 from optimizers.comparison.result import FILE, Comparison
 from optimizers.comparison.setup import Budget, Means, Problem
 from optimizers.comparison.trial import Arena
-from optimizers.core.events import Reporter
+from optimizers.core.events import EventBus
 from optimizers.core.fingerprints import answering, judging, said_of_unread
 from optimizers.core.interrupts import leaving
 from optimizers.core.prices import has_price
 from optimizers.core.reward import Metric
 from optimizers.core.run_folder import RunFolder
 from optimizers.core.validation import check_program, check_splits
-from optimizers.observe.progress import Display, reporter
+from optimizers.observe.progress import Display, build_views
 from optimizers.session import check_judged
 from optimizers.sgt.recipe import Recipe
 from optimizers.training.trainer import Trainer
@@ -121,14 +121,14 @@ def compare_problems(
     wanted, budget, means = _checked(contenders), Budget.of(budget), means or Means()
     for problem in problems.values():
         _check(problem, budget)
-    folder, view = RunFolder.at(None if log_dir is None else Path(log_dir)), reporter(display_progress)
-    with folder.held(), view.run(), leaving(view.say):
+    folder, bus = RunFolder.at(None if log_dir is None else Path(log_dir)), EventBus(build_views(display_progress))
+    with folder.held(), bus.run(), leaving(bus.say):
         folder.take_up({"comparison": task, **(settings or {})})
         arenas = {
-            each.name: [Arena(each, problem, seed, folder, budget, means, view) for seed, problem in problems.items()]
+            each.name: [Arena(each, problem, seed, folder, budget, means, bus) for seed, problem in problems.items()]
             for each in wanted
         }
-        _say_unread(problems.values(), view)
+        _say_unread(problems.values(), bus)
         for arena in (each for own in arenas.values() for each in own):
             arena.take_up()
         found = [_outcomes(own) for own in arenas.values()]
@@ -140,12 +140,12 @@ def compare_problems(
     return result
 
 
-def _say_unread(problems: Iterable[Problem], view: Reporter) -> None:
+def _say_unread(problems: Iterable[Problem], bus: EventBus) -> None:
     """Say once what of a program or metric cannot be read, where no version stands for it."""
     for problem in problems:
         unread = [*answering(problem.program).unread, *judging(problem.metric).unread]
         if unread and not problem.version:
-            view.say(said_of_unread(unread))
+            bus.say(said_of_unread(unread))
             return
 
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 import dspy
 
 from optimizers.comparison.interventions import Told
-from optimizers.core.events import Reporter
+from optimizers.core.events import EventBus
 from optimizers.core.fingerprints import described, scope_of
 from optimizers.core.records import Candidate, Rollout
 from optimizers.core.result import SGTResult, result_of
@@ -45,13 +45,13 @@ class FinishedRun:
     store: RolloutStore
     kinds: Mapping[str, Kind]
     num_threads: int | None
-    view: Reporter
+    bus: EventBus
     version: str = ""
 
     @classmethod
     @contextmanager
     def opened(
-        cls, program: dspy.Module, student: dspy.Module, metric: Metric, *, num_threads: int | None, view: Reporter
+        cls, program: dspy.Module, student: dspy.Module, metric: Metric, *, num_threads: int | None, bus: EventBus
     ) -> Iterator[FinishedRun]:
         """`program` is what `SGTTeleprompter.compile` returned for `student`; raises `SetupError` for another."""
         result = getattr(program, "detailed_results", None)
@@ -74,10 +74,10 @@ class FinishedRun:
         )
         kinds = cast("dict[str, list[str]]", (asked.get("recipe") or {}).get("kinds") or {})
         table = {name: Kind(name, *texts) for name, texts in kinds.items()} or KINDS
-        with RolloutStore(result.store or folder.store, run=f"{known.get('id', '')} controls") as store, view.run():
+        with RolloutStore(result.store or folder.store, run=f"{known.get('id', '')} controls") as store, bus.run():
             code = cast("dict[str, Any]", (known.get("free") or {}).get("code") or {})
             version = str(code.get("version", ""))
-            yield cls(result, student, wrapped, metric, store, table, num_threads, view, version)
+            yield cls(result, student, wrapped, metric, store, table, num_threads, bus, version)
 
     @contextmanager
     def on(
@@ -99,7 +99,7 @@ class FinishedRun:
             actor = Actor(
                 program, Scorer(self.metric), self.store, scope, num_threads=self.num_threads, version=self.version
             )
-            evaluator = Evaluator(actor, split, examples, self.view)
+            evaluator = Evaluator(actor, split, examples, self.bus)
             if not again:
                 evaluator.without()
             yield evaluator
@@ -133,8 +133,8 @@ def given(evaluator: Evaluator, name: str, told: Told, bare: Sequence[Rollout]) 
         for index, calls in enumerate(told)
         if calls
     ]
-    with evaluator.reporter.stage(f"{name}: acting", len(candidates)) as view:
-        found = actor.run(candidates, examples, stage=name, on_done=view.advance)
+    with evaluator.bus.work(f"{name}: acting", len(candidates)) as work:
+        found = actor.run(candidates, examples, stage=name, on_done=work.advance)
     by_index = {rollout.query.index: rollout for rollout in found}
     return [by_index.get(index, unaided) for index, unaided in enumerate(bare)]
 

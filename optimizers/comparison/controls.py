@@ -15,10 +15,11 @@ from optimizers.comparison.interventions import Told, filler, shuffled, unchange
 from optimizers.comparison.setup import Problem
 from optimizers.comparison.summary import Leaks, label_in_supplement
 from optimizers.core.best_stage import best_stage
+from optimizers.core.events import EventBus
 from optimizers.core.records import Rollout
 from optimizers.core.run_folder import RunFolder
 from optimizers.core.validation import check_splits
-from optimizers.observe.progress import Display, reporter
+from optimizers.observe.progress import Display, build_views
 from optimizers.rollouts.evaluation import Evaluator, Scored
 from sgt_modules.errors import SetupError
 from sgt_modules.generator import SupplementGenerator
@@ -74,9 +75,9 @@ def controls(
         check_splits(problem.trainset, problem.valset, examples)
     if repeats < 1:
         raise SetupError(f"Expected repeats of at least 1, got {repeats}.")
-    view = reporter(display_progress)
+    bus = EventBus(build_views(display_progress))
     with (
-        FinishedRun.opened(program, problem.program, problem.metric, num_threads=num_threads, view=view) as run,
+        FinishedRun.opened(program, problem.program, problem.metric, num_threads=num_threads, bus=bus) as run,
         run.on("test", problem.testset) as test,
     ):
         chosen = run.score(run.result.selected, test)

@@ -16,7 +16,7 @@ from optimizers.comparison.contenders import Bench, Contender, shuffled
 from optimizers.comparison.metering import PaidAnswers, unmeter
 from optimizers.comparison.outcomes import FILE, Outcome, Skipped
 from optimizers.comparison.setup import Budget, Means, Problem
-from optimizers.core.events import Reporter
+from optimizers.core.events import EventBus
 from optimizers.core.fingerprints import answering, fingerprint, generator_settings, judging, lm_settings
 from optimizers.core.result import SGTResult
 from optimizers.core.reward import Scorer
@@ -46,7 +46,7 @@ class Arena:
     home: RunFolder
     budget: Budget
     means: Means
-    view: Reporter
+    bus: EventBus
 
     def take_up(self) -> None:
         """Raise `RunFolderError` where the folder holds the same contender under other conditions."""
@@ -111,11 +111,11 @@ class Arena:
 
     def _tested(self, program: dspy.Module, answers: PaidAnswers, compiling: RunUsage) -> Outcome:
         examples, scorer, began = list(self.problem.testset), Scorer(self.problem.metric), time.perf_counter()
-        with self.view.stage(f"{self._name}: test", len(examples)) as stage:
+        with self.bus.work(f"{self._name}: test", len(examples)) as shown:
 
             def work(index: int) -> JudgedRun:
                 run = _answered(program, examples[index], index, scorer)
-                stage.advance(run.rollout)
+                shown.advance(run.rollout)
                 return run
 
             runs = [work(index) for index in range(min(ALONE, len(examples)))]
@@ -160,10 +160,10 @@ class Arena:
     def _compiling(self, answers: PaidAnswers) -> Iterator[None]:
         """Inside, the actor's calls are shown as they come, of as many as the budget holds."""
         most = self.budget.actor_calls or 0
-        with self.view.stage(f"{self._name}: calls to compile", most) as stage:
-            answers.on_actor_answer = lambda asked: stage.move_to(asked, max(asked, most))
+        with self.bus.work(f"{self._name}: calls to compile", most) as work:
+            answers.on_actor_answer = lambda asked: work.move_to(asked, max(asked, most))
             yield
-            stage.move_to(answers.actor_answers, answers.actor_answers)
+            work.move_to(answers.actor_answers, answers.actor_answers)
 
 
 def _answered(program: dspy.Module, example: dspy.Example, index: int, scorer: Scorer) -> JudgedRun:

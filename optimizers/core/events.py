@@ -1,14 +1,23 @@
-"""What a run says while it works, and who may listen: the run's plan, its stages, and its budget."""
+"""What a run does: frozen events, the bus that carries them, and what an observer is.
+
+the engine -> EventBus.emit(event) -> the live view, trackers, result.json, report.html, observers of a user's own
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+import itertools
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from optimizers.core.budget import BudgetState
 from optimizers.core.records import Rollout
+from optimizers.core.usage import RunUsage
+from sgt_modules.saving.redaction import redacted
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,60 +38,263 @@ class Plan:
     threshold: float = 1.0
 
 
-class Stage(Protocol):
-    """One stage under way."""
+class RolloutSource(Protocol):
+    """Reads a run's rollouts, as the run's store does."""
 
-    def advance(self, rollout: Rollout | None = None) -> None:
-        """One more unit is done; a rollout among them counts towards the success rate."""
+    def iter_rollouts(
+        self, scope: str | None = None, stage: str | None = None, run: str | None = None, *, judged_by: str = ""
+    ) -> Iterator[Rollout]:
+        """The rollouts of a run, the oldest first."""
+        ...
 
-    def move_to(self, done: int, total: int) -> None:
-        """`done` of `total` units are done."""
 
-    def expect(self, total: int) -> None:
-        """There are `total` units after all."""
+Ending = Literal["finished", "failed", "stopped"]
+"""How a session ends: with a result (also where a budget is used up), by an error, by Ctrl-C."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted:
+    """A session of a run begins its work. Everything that was passed in is checked.
+
+    `id` is the run's own, the same in every session of its folder. `record` is the content of the folder's `run.json`,
+    `about` names the program, its models and the metric. `spend` returns the budget's state at any time. A comparison
+    and the controls have no folder, no plan and no spend.
+    """
+
+    id: str = ""
+    folder: Path | None = None
+    plan: Plan = field(default_factory=Plan)
+    spend: Callable[[], BudgetState] | None = None
+    record: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    about: Mapping[str, object] = field(default_factory=dict[str, object])
+    rollouts: RolloutSource | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseStarted:
+    """The run enters a phase of its method, such as `the warm start`. The last one says where a stopped run stands."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkStarted:
+    """Work of `total` units begins, such as `warm: sampling`. `work` is its number; two works may overlap."""
+
+    work: int
+    name: str
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """`done` of `total` units of a work are done; the total may have changed."""
+
+    work: int
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutDone:
+    """One more unit of a work is done: this rollout, new or from the store."""
+
+    work: int
+    rollout: Rollout
+
+
+@dataclass(frozen=True, slots=True)
+class WorkEnded:
+    """A work ends, also where an error or a stop ends it early."""
+
+    work: int
+
+
+@dataclass(frozen=True, slots=True)
+class LossLogged:
+    """The loss of optimizer step `step` (from 1) of `steps`, in the training of `stage`."""
+
+    stage: str
+    step: int
+    steps: int
+    loss: float
+
+
+@dataclass(frozen=True, slots=True)
+class StageScored:
+    """A stage is scored on validation: its mean reward, and what the run has spent in all sessions until then.
+
+    `values` are other figures by the names of their curves, such as `train/score`; None where there is none.
+    `weights` is the folder of the stage's checkpoint, None where the stage has none.
+    """
+
+    stage: str
+    score: float
+    spent: RunUsage
+    values: Mapping[str, float | None] = field(default_factory=dict[str, "float | None"])
+    weights: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A sentence that a person should know. With `for_result` it is among the result's notes, else only shown."""
+
+    text: str
+    for_result: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnded:
+    """The last event of a session, unless an observer fails on it. Only a `finished` one has a result.
+
+    `selected` is the stage that is best on validation, `scores` the validation score of each stage, `verdict` what
+    the run came to in words, `notes` all notes with the verdict. `stopped` says why the run ended early, and where.
+    """
+
+    ending: Ending
+    stopped: str = ""
+    selected: str = ""
+    scores: Mapping[str, float] = field(default_factory=dict[str, float])
+    verdict: str = ""
+    notes: Sequence[str] = ()
+
+
+Event = (
+    RunStarted
+    | PhaseStarted
+    | WorkStarted
+    | Progress
+    | RolloutDone
+    | WorkEnded
+    | LossLogged
+    | StageScored
+    | Note
+    | RunEnded
+)
 
 
 @runtime_checkable
-class Reporter(Protocol):
-    """Where a run says how far it is. Its methods may be called from any thread."""
+class Observer(Protocol):
+    """Gets every event of a run.
 
-    def run(
-        self, plan: Plan | None = None, spend: Callable[[], BudgetState] | None = None
-    ) -> AbstractContextManager[None]:
-        """A context manager for several stages; `spend` returns the budget's state, at any time."""
+    The bus calls it for one event at a time, from the thread that the event comes from, and waits for it. An observer
+    that raises gets no further event.
+    """
+
+    def on_event(self, event: Event) -> None:
+        """Take an event."""
         ...
 
-    def stage(self, name: str, total: int) -> AbstractContextManager[Stage]:
-        """A context manager for one stage of `total` units; two stages may be under way at once."""
-        ...
+
+class EventBus:
+    """Hands each event to each observer, in the order of the observers, one event at a time. Safe from any thread.
+
+    An observer that raises is dropped with one `Note`, and the run goes on.
+
+    >>> class Printed:
+    ...     def on_event(self, event: Event) -> None:
+    ...         print(event)
+    >>> bus = EventBus([Printed()])
+    >>> with bus.work("none: val", 2) as work:
+    ...     work.move_to(2, 2)  # doctest: +ELLIPSIS
+    WorkStarted(work=..., name='none: val', total=2)
+    Progress(work=..., done=2, total=2)
+    WorkEnded(work=...)
+    """
+
+    def __init__(self, observers: Iterable[Observer] = ()) -> None:
+        self._observers = list(observers)
+        self._lock = threading.RLock()
+        self._waiting: deque[Event] = deque()
+        self._is_emitting = False
+
+    def emit(self, event: Event) -> None:
+        """Hand the event to each observer; return when all of them have taken it.
+
+        What an observer or a signal's handler emits meanwhile, in the same thread, comes after this event.
+        """
+        with self._lock:
+            self._waiting.append(event)
+            if self._is_emitting:
+                return
+            self._is_emitting = True
+            try:
+                while self._waiting:
+                    self._hand_out(self._waiting.popleft())
+            finally:
+                self._is_emitting = False
+
+    def _hand_out(self, event: Event) -> None:
+        for observer in tuple(self._observers):
+            try:
+                observer.on_event(event)
+            except Exception as problem:  # noqa: BLE001 - an observer that fails is no reason to lose a paid run
+                self._drop(observer, problem)
 
     def say(self, text: str) -> None:
-        """One line about the run."""
-
-
-class Silent:
-    """Says nothing."""
+        """Show one line that is not kept for the result."""
+        self.emit(Note(text, for_result=False))
 
     @contextmanager
-    def run(self, plan: Plan | None = None, spend: Callable[[], BudgetState] | None = None) -> Iterator[None]:
-        """Count nothing."""
-        yield
+    def run(self) -> Iterator[None]:
+        """Marks begin and end of several works that are no compile, such as a comparison."""
+        ending: Ending = "failed"
+        self.emit(RunStarted())
+        try:
+            yield
+            ending = "finished"
+        except KeyboardInterrupt:
+            ending = "stopped"
+            raise
+        finally:
+            self.emit(RunEnded(ending))
 
     @contextmanager
-    def stage(self, name: str, total: int) -> Iterator[Stage]:
-        """Count nothing."""
-        yield _SilentStage()
+    def work(self, name: str, total: int) -> Iterator[WorkCounter]:
+        """Marks begin and end of a work of `total` units."""
+        work = WorkCounter(self, total)
+        self.emit(WorkStarted(work.number, name, total))
+        try:
+            yield work
+        finally:
+            self.emit(WorkEnded(work.number))
 
-    def say(self, text: str) -> None:
-        """Say nothing."""
+    def _drop(self, observer: Observer, problem: Exception) -> None:
+        self._observers = [each for each in self._observers if each is not observer]
+        name = str(getattr(observer, "name", type(observer).__name__))
+        reason = redacted(f"{type(problem).__name__}: {problem}")
+        advice = "".join(f" {each}" for each in getattr(problem, "__notes__", ()))
+        self.emit(Note(f"{name} gets no more events of this run ({reason}). The run itself goes on.{advice}"))
 
 
-class _SilentStage:
+_NUMBERS = itertools.count(1)
+
+
+class WorkCounter:
+    """Counts the units of a work and emits each step forward. Safe from any thread."""
+
+    def __init__(self, bus: EventBus, total: int) -> None:
+        self.number = next(_NUMBERS)
+        self._bus, self._done, self._total = bus, 0, total
+        self._lock = threading.Lock()
+
     def advance(self, rollout: Rollout | None = None) -> None:
-        """Count nothing."""
+        """Count one more unit; a rollout among them counts towards the success rate."""
+        with self._lock:
+            self._done += 1
+            if rollout is None:
+                self._bus.emit(Progress(self.number, self._done, self._total))
+            else:
+                self._bus.emit(RolloutDone(self.number, rollout))
 
     def move_to(self, done: int, total: int) -> None:
-        """Count nothing."""
+        """Set how many units are done, and of how many."""
+        with self._lock:
+            self._done, self._total = done, total
+            self._bus.emit(Progress(self.number, done, total))
 
     def expect(self, total: int) -> None:
-        """Count nothing."""
+        """Set how many units there are after all."""
+        with self._lock:
+            self._total = total
+            self._bus.emit(Progress(self.number, self._done, total))

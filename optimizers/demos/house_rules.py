@@ -13,6 +13,7 @@ from statistics import mean
 from typing import Any, cast
 
 from optimizers.comparison.summary import paired_p_value
+from optimizers.core.events import EventBus
 from optimizers.core.fingerprints import scope_of
 from optimizers.core.memory import MARK
 from optimizers.core.records import Rollout
@@ -20,7 +21,7 @@ from optimizers.core.reward import Scorer
 from optimizers.core.run_folder import RunFolder
 from optimizers.core.statistics import spearman
 from optimizers.core.work_clock import WorkClock
-from optimizers.observe.progress import reporter
+from optimizers.observe.progress import build_views
 from optimizers.observe.report import write_report
 from optimizers.rollouts.engine import Actor
 from optimizers.rollouts.evaluation import Evaluator, mean_score
@@ -97,7 +98,7 @@ def demonstrate_prompts(
 
     The summary is also written to `<log_dir>/summary.json`; `display=False` prints nothing.
     """
-    world, view = HouseRulesWorld(seed, sizes=scale.sizes), reporter(display)
+    world, bus = HouseRulesWorld(seed, sizes=scale.sizes), EventBus(build_views(display))
     student = list_program(world.instructions)
     teleprompter = SupervisoryPromptTeleprompter(
         world.metric,
@@ -116,18 +117,18 @@ def demonstrate_prompts(
         folder = RunFolder(result.log_dir)
         scoring = WorkClock.of_scoring(folder)
         id_ = (folder.read("run.json") or {}).get("id", "")
-        with RolloutStore(folder.store, run=f"{id_} controls") as store, view.run():
+        with RolloutStore(folder.store, run=f"{id_} controls") as store, bus.run():
             store.on_write = scoring.tick
             scope = scope_of(student, world.metric)
             actor = Actor(student, Scorer(world.metric), store, scope, num_threads=RULES_THREADS)
-            test = Evaluator(actor, "test", world.test, view)
+            test = Evaluator(actor, "test", world.test, bus)
             test_rollouts = {
                 _display_name(stage.name): test.of(with_instructions(student, stage.prompts)).as_it_is(stage.name)
                 for stage in result.stages
             }
             rng = random.Random(f"{seed}-panel")
             indices = subsample(len(world.train), scale.recipe.impact_examples, rng)
-            part = Evaluator(actor, "train", [world.train[n] for n in indices], view)
+            part = Evaluator(actor, "train", [world.train[n] for n in indices], bus)
             panel = [each for _ in range(scale.panels) for each in _measure_panel(world, part, rng)]
     scoring.write()
     seconds = result.spent.seconds.total + scoring.seconds.total

@@ -22,7 +22,7 @@ from optimizers.comparison.summary import (
     peak_memory,
     scores,
 )
-from optimizers.core.events import Reporter
+from optimizers.core.events import EventBus
 from optimizers.core.fingerprints import scope_of
 from optimizers.core.memory import MARK
 from optimizers.core.records import Candidate, Rollout
@@ -30,7 +30,7 @@ from optimizers.core.result import SGTResult, result_of
 from optimizers.core.reward import Scorer
 from optimizers.core.run_folder import RunFolder
 from optimizers.core.work_clock import WorkClock
-from optimizers.observe.progress import reporter
+from optimizers.observe.progress import build_views
 from optimizers.observe.report import write_report
 from optimizers.rollouts.engine import Actor
 from optimizers.rollouts.evaluation import Evaluator
@@ -147,11 +147,11 @@ def demonstrate(
 
     def finish() -> tuple[StageRollouts, Mapping[str, Any]]:
         better.save(result.log_dir / "program.json")
-        view = reporter(display)
-        with view.run():
-            scored = score_stages(world, result, view, lm, on_write=scoring.tick)
+        bus = EventBus(build_views(display))
+        with bus.run():
+            scored = score_stages(world, result, bus, lm, on_write=scoring.tick)
             if lm is not None:
-                scored = {**scored, **score_controls(world, result, view, lm)}
+                scored = {**scored, **score_controls(world, result, bus, lm)}
         scoring.write()
         seconds = result.spent.seconds.total + scoring.seconds.total
         summary = summarize_stages(world, result, scored, seconds=seconds, actor=lm)
@@ -173,7 +173,7 @@ def _use_actor(lm: dspy.LM | None, name: ActorName = "actor") -> Iterator[None]:
 def score_stages(
     world: HouseTermsWorld,
     result: SGTResult,
-    view: Reporter,
+    bus: EventBus,
     lm: dspy.LM | None = None,
     *,
     on_write: Callable[[], object] = lambda: None,
@@ -196,7 +196,7 @@ def score_stages(
     ]
     for split, actor_name, examples in places if lm is None else places[:-1]:
         with _use_actor(lm, actor_name):
-            evaluator = Evaluator(_open_actor(world, result, on_write=on_write), split, examples, view)
+            evaluator = Evaluator(_open_actor(world, result, on_write=on_write), split, examples, bus)
             for name, generator in generators.items():
                 if split not in scored[name]:
                     if generator is None:
@@ -206,24 +206,24 @@ def score_stages(
     return scored
 
 
-def score_controls(world: HouseTermsWorld, result: SGTResult, view: Reporter, lm: dspy.LM) -> StageRollouts:
+def score_controls(world: HouseTermsWorld, result: SGTResult, bus: EventBus, lm: dspy.LM) -> StageRollouts:
     """Score the LM on test with the asked term's true meaning, and with all meanings in the instructions."""
     meanings = {term.word: f"{term.word} means {term.condition}." for term in world.terms}
     with _use_actor(lm):
-        evaluator = Evaluator(_open_actor(world, result), "test", world.test, view)
+        evaluator = Evaluator(_open_actor(world, result), "test", world.test, bus)
         bare = evaluator.without()
         term_queries = [query for query in evaluator.queries if world.test[query.index].term]
         candidates = [
             Candidate(query, Supplement("background", meanings[world.test[query.index].term]), "oracle")
             for query in term_queries
         ]
-        with view.stage("oracle: acting", len(candidates)) as progress:
-            rollouts = evaluator.actor.run(candidates, world.test, stage="oracle/test", on_done=progress.advance)
+        with bus.work("oracle: acting", len(candidates)) as work:
+            rollouts = evaluator.actor.run(candidates, world.test, stage="oracle/test", on_done=work.advance)
         aided = {rollout.query.index: rollout for rollout in rollouts}
         oracle = [aided.get(index, rollout) for index, rollout in enumerate(bare)]
         lines = "\n".join(["The words of this house:", *meanings.values()])
         with_glossary = dspy.Predict(AnswerInSQL.with_instructions(f"{AnswerInSQL.instructions}\n\n{lines}"))
-        glossary = Evaluator(_open_actor(world, result, with_glossary), "test", world.test, view).without("glossary")
+        glossary = Evaluator(_open_actor(world, result, with_glossary), "test", world.test, bus).without("glossary")
     return {"oracle": {"test": oracle}, "glossary": {"test": glossary}}
 
 

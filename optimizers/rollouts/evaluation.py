@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import dspy
 
-from optimizers.core.events import Reporter
+from optimizers.core.events import EventBus
 from optimizers.core.records import Candidate, Query, Rollout
 from optimizers.core.stages import Stage
 from optimizers.rollouts.engine import Actor, LiveRun
@@ -40,15 +40,15 @@ class Evaluator:
     it asks for several (several predictors, loops), the program runs with its generator live.
     """
 
-    def __init__(self, actor: Actor, split: str, examples: Sequence[dspy.Example], reporter: Reporter) -> None:
-        self.actor, self._split, self.reporter = actor, split, reporter
+    def __init__(self, actor: Actor, split: str, examples: Sequence[dspy.Example], bus: EventBus) -> None:
+        self.actor, self._split, self.bus = actor, split, bus
         self.examples = list(examples)
         self.unaided: list[Rollout] = []
         self.queries: list[Query] = []
 
     def of(self, program: dspy.Module) -> Evaluator:
         """The same split for another program, whose runs have a scope of their own."""
-        return Evaluator(self.actor.acting(program), self._split, self.examples, self.reporter)
+        return Evaluator(self.actor.acting(program), self._split, self.examples, self.bus)
 
     @property
     def once_an_example(self) -> bool:
@@ -57,8 +57,8 @@ class Evaluator:
 
     def without(self, stage: str = "none") -> list[Rollout]:
         """The rollouts of the program without supplements; also learns where it would ask for them."""
-        with self.reporter.stage(f"{stage}: {self._split}", len(self.examples)) as view:
-            probe = self.actor.probe(self.examples, stage=self._stored(stage), on_done=view.advance)
+        with self.bus.work(f"{stage}: {self._split}", len(self.examples)) as work:
+            probe = self.actor.probe(self.examples, stage=self._stored(stage), on_done=work.advance)
             self.unaided, self.queries = probe.rollouts, probe.queries
         return self.unaided
 
@@ -71,8 +71,8 @@ class Evaluator:
         if not writers:
             return self.without(stage)
         name = f"as it is, {','.join(sorted(writers))}"
-        with self.reporter.stage(f"{stage}: {self._split}", len(self.examples)) as view:
-            runs = self.actor.live(self.examples, self.actor.program, name, on_done=view.advance)
+        with self.bus.work(f"{stage}: {self._split}", len(self.examples)) as work:
+            runs = self.actor.live(self.examples, self.actor.program, name, on_done=work.advance)
         return [run.rollout for run in runs]
 
     def score(self, stage: str, generator: SupplementGenerator, gate: Gate | None = None) -> Scored:
@@ -90,14 +90,14 @@ class Evaluator:
             Candidate(query, call.supplement, "gated" if call.gated else "direct", call.logprob, writer)
             for query, call in zip(self.queries, calls, strict=True)
         ]
-        with self.reporter.stage(f"{stage}: {self._split}", len(self.examples)) as view:
-            rollouts = self.actor.run(candidates, self.examples, stage=self._stored(stage), on_done=view.advance)
+        with self.bus.work(f"{stage}: {self._split}", len(self.examples)) as work:
+            rollouts = self.actor.run(candidates, self.examples, stage=self._stored(stage), on_done=work.advance)
         return Scored(rollouts, [[call] for call in calls])
 
     def live(self, stage: str, program: dspy.Module) -> list[LiveRun]:
         """One run an example of a program that writes its own supplements."""
-        with self.reporter.stage(f"{stage}: {self._split}", len(self.examples)) as view:
-            return self.actor.live(self.examples, program, self._stored(stage), on_done=view.advance)
+        with self.bus.work(f"{stage}: {self._split}", len(self.examples)) as work:
+            return self.actor.live(self.examples, program, self._stored(stage), on_done=work.advance)
 
     def _stored(self, stage: str) -> str:
         """A stage's name in the store, on this split."""

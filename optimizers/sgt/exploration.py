@@ -10,14 +10,14 @@ import hashlib
 import itertools
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 import dspy
 
 from optimizers.core.concurrency import prefetch
-from optimizers.core.events import Reporter, Stage
+from optimizers.core.events import EventBus, Note, WorkCounter
 from optimizers.core.records import Candidate, Query, Rollout
 from optimizers.core.stages import pool_name
 from optimizers.core.work_clock import WorkClock
@@ -77,11 +77,9 @@ class Setting:
 
     recipe: Recipe
     train: Evaluator
-    reporter: Reporter
+    bus: EventBus
     clock: WorkClock
     seed: int
-    note: Callable[[str], object] = lambda _: None
-    """Says what a person should know of a stage."""
     log: Log = field(default_factory=Log)
     """What is known of the training examples before the run."""
 
@@ -96,15 +94,17 @@ class Setting:
         joins = sources.concat(warm, rng=rng, per_query=recipe.concat, threshold=recipe.threshold)
         if recipe.ood_kinds and not names:
             free = sum(rollout.source == "free" for rollout in warm)
-            self.note(
+            text = (
                 f"Round 1 tries no new kinds: none of {free} free-style supplements named a kind of its own. Look at "
                 "some with sgt inspect; a generator that follows instructions better names them."
             )
+            self.bus.emit(Note(text))
         if recipe.concat and not joins:
-            self.note(
+            text = (
                 "Round 1 tries no joins: no query was won by supplements of two kinds. Sample more in the warm start, "
                 "or use examples of middling difficulty."
             )
+            self.bus.emit(Note(text))
         return names, joins
 
     def warm_requests(self, queries: Sequence[Query]) -> list[sources.QueryRequest]:
@@ -239,9 +239,9 @@ class Isolated:
         train = self.setting.train
         total = len(pool) if isinstance(pool, Sequence) else most
         name = f"{stage}{label}: acting"
-        with self.setting.clock.measure("acting"), self.setting.reporter.stage(name, total) as view:
-            counted = pool if isinstance(pool, Sequence) else _counted(pool, view)
-            return train.actor.run(counted, train.examples, stage=stage, on_done=view.advance)
+        with self.setting.clock.measure("acting"), self.setting.bus.work(name, total) as work:
+            counted = pool if isinstance(pool, Sequence) else _counted(pool, work)
+            return train.actor.run(counted, train.examples, stage=stage, on_done=work.advance)
 
 
 def deciding_predictors(rollouts: Iterable[Rollout], threshold: float, margin: float | None = None) -> set[str]:
@@ -339,8 +339,10 @@ class Joint:
             for index in range(len(train.examples))
             for number in range(runs + min(joins, self._most_joins(index)))
         ]
-        with self.setting.clock.measure("acting"), self.setting.reporter.stage(f"{stage}: acting", len(choosers)) as v:
-            rollouts = train.actor.together(train.examples, choosers, stage, generator.fingerprint, on_done=v.advance)
+        with self.setting.clock.measure("acting"), self.setting.bus.work(f"{stage}: acting", len(choosers)) as work:
+            rollouts = train.actor.together(
+                train.examples, choosers, stage, generator.fingerprint, on_done=work.advance
+            )
         return [rollout for rollout in rollouts if rollout.supplement or self.setting.recipe.silence]
 
     def _most_joins(self, index: int) -> int:
@@ -409,16 +411,16 @@ def _sample(
     temperature, top_p = setting.recipe.sampling(generator.prompt)
     requests = [replace(request, temperature=temperature, top_p=top_p) for request in requests]
     store = setting.train.actor.store
-    with setting.clock.measure("sampling"), setting.reporter.stage(f"{stage}: sampling", len(requests)) as view:
+    with setting.clock.measure("sampling"), setting.bus.work(f"{stage}: sampling", len(requests)) as work:
         for sample in sample_stage(store, stage, generator, requests, at_once=at_once, on_new=on_new):
-            view.advance()
+            work.advance()
             yield sample
 
 
-def _counted(pool: Iterable[Candidate], view: Stage) -> Iterator[Candidate]:
-    """The candidates as they come; at their end the view learns how many they were."""
+def _counted(pool: Iterable[Candidate], work: WorkCounter) -> Iterator[Candidate]:
+    """The candidates as they come; at their end, sets how many there are in all."""
     count = 0
     for candidate in pool:
         count += 1
         yield candidate
-    view.expect(count)
+    work.expect(count)

@@ -15,7 +15,7 @@ import dspy
 
 from optimizers.core.best_stage import best_stage, gain_of
 from optimizers.core.estimate import Probe
-from optimizers.core.events import Reporter
+from optimizers.core.events import LossLogged, Note, Observer, PhaseStarted, StageScored
 from optimizers.core.memory import MARK
 from optimizers.core.records import Checkpoint, PreferencePair, Rollout, SFTExample
 from optimizers.core.result import SGTResult, StageResult, selected_program
@@ -47,7 +47,7 @@ class Run:
     """The state of one compile. Made by `Run.opened`, which validates everything before the first paid call."""
 
     def __init__(self, settings: RunSettings, student: dspy.Module, session: Session, *, team: Team, log: Log) -> None:
-        self._settings, self._recipe, self._session = settings, settings.recipe, session
+        self._settings, self._recipe, self._session, self._bus = settings, settings.recipe, session, session.bus
         self._student, self._folder = student, session.folder
         self._train, self._validation = session.train, session.validation
         self._trainer = DistributedTrainer(settings.trainer_or_default(), team)
@@ -60,9 +60,7 @@ class Run:
         self._exhausted = False
         self._alone = team.size == 1
         self._clock = session.clock
-        self._setting = Setting(
-            settings.recipe, session.train, session.reporter, self._clock, settings.seed, session.note, log
-        )
+        self._setting = Setting(settings.recipe, session.train, session.bus, self._clock, settings.seed, log=log)
         self._explorer: Explorer = explorer("isolate", self._setting)
         MARK.restart()
 
@@ -75,7 +73,7 @@ class Run:
         trainset: Sequence[dspy.Example],
         valset: Sequence[dspy.Example] | None,
         settings: RunSettings,
-        reporter: Reporter,
+        observers: Sequence[Observer],
         runner: Runner,
         team: Team,
     ) -> Iterator[Run]:
@@ -97,9 +95,9 @@ class Run:
                 f"Expected logged outcomes for a program of one predictor that reads supplements, got {places}. Name "
                 "the one that the log is of with only=[...], or leave logged out."
             )
-        with Session.opened(student, wrapped, splits, settings=settings, reporter=reporter, runner=runner) as session:
+        with Session.opened(student, wrapped, splits, settings=settings, observers=observers, runner=runner) as session:
             for note in left_plain(student):
-                session.note(note)
+                session.bus.emit(Note(note))
             yield cls(settings, student, session, team=team, log=log)
 
     def within_budget(self) -> AbstractContextManager[None]:
@@ -108,8 +106,8 @@ class Run:
 
     def probe(self, examples: int) -> Probe:
         """What so many of the training examples take: they are run, supplements for them tried, and rows trained on."""
-        self._session.doing = "the probe"
-        few = Evaluator(self._session.actor, "train", self._train.examples[:examples], self._session.reporter)
+        self._bus.emit(PhaseStarted("the probe"))
+        few = Evaluator(self._session.actor, "train", self._train.examples[:examples], self._bus)
         few.without()
         settings, requests = self._settings, self._setting.warm_requests(few.queries)
         generator, trainer = settings.generator, settings.trainer_or_default()
@@ -119,7 +117,7 @@ class Run:
 
     def validate_student(self) -> None:
         """Score the program without supplements, and as it came in where it reads some already."""
-        self._session.doing = "the first validation, of the program as it came in"
+        self._bus.emit(PhaseStarted("the first validation, of the program as it came in"))
         with self._clock.measure("acting"):
             self._enter("none", Scored(self._validation.without(), []), None)
             if supplemented(self._student):
@@ -128,14 +126,14 @@ class Run:
 
     def validate(self, stage: str, checkpoint: Checkpoint) -> None:
         """Score a stage on the validation set."""
-        self._session.doing = f"the validation of {stage}"
+        self._bus.emit(PhaseStarted(f"the validation of {stage}"))
         with self._clock.measure("acting"):
             scored = self._validation.score(stage, self._generator_at(checkpoint))
         self._enter(stage, scored, checkpoint)
 
     def warm_start(self) -> list[Rollout]:
         """Nine prompts a query, the actor run on each sample."""
-        self._session.doing = "the warm start"
+        self._bus.emit(PhaseStarted("the warm start"))
         with self._clock.measure("acting"):
             self._train.without()
         self._note_shortened()
@@ -151,11 +149,12 @@ class Run:
         queries = [*self._train.queries, *self._validation.queries]
         if short := sum(SHORTENED in query.prompt for query in queries):
             generator = self._settings.generator
-            self._session.note(
+            text = (
                 f"{short} of {len(queries)} inputs were too long for {generator.name} and are read without the middle "
                 "of their longest field, in training as at inference. Give a generator with a longer context, or raise "
                 "max_prompt_tokens, to read them whole."
             )
+            self._bus.emit(Note(text))
 
     def _take_in_log(self) -> None:
         """Put what the log knows into the store, so that nothing of it is paid for; say how much that is."""
@@ -168,21 +167,22 @@ class Run:
             )
         self._train.actor.know(self._setting.log.rollouts(self._train.queries, "warm"))
         if note:
-            self._session.note(note)
+            self._bus.emit(Note(note))
 
     def _note_unscored(self) -> None:
         """Say where a server writes the choice, which is no choice unless it is one of the texts."""
         generator = self._settings.generator
         if generator.menu and not generator.in_process:
-            self._session.note(
+            text = (
                 f"{generator.name} is behind a server, which does not say how likely each given text is. A reply that "
                 "is one of them word for word counts as that, and any other as no supplement. Use a local generator "
                 "to have the likeliest text always."
             )
+            self._bus.emit(Note(text))
 
     def explore(self, round_: int, checkpoint: Checkpoint | None) -> list[Rollout]:
         """A round's pool: in the first, of many kinds; later, samples of the current model as it would write."""
-        self._session.doing = f"round {round_}"
+        self._bus.emit(PhaseStarted(f"round {round_}"))
         generator = self._settings.generator if checkpoint is None else self._generator_at(checkpoint)
         if round_ == 1:
             rollouts = self._explorer.first_pool(self._tried, generator)
@@ -199,7 +199,7 @@ class Run:
             rollouts, max_per_kind=recipe.max_per_kind, threshold=recipe.threshold, rng=self._setting.rng("selection")
         )
         if not rows:
-            self._session.note(f"SFT learned nothing. {why_no_pairs(rollouts, threshold=recipe.threshold)}")
+            self._bus.emit(Note(f"SFT learned nothing. {why_no_pairs(rollouts, threshold=recipe.threshold)}"))
         return rows
 
     def pairs(self, round_: int, rollouts: Sequence[Rollout]) -> list[PreferencePair]:
@@ -217,7 +217,7 @@ class Run:
         )
         if not pairs:
             reason = why_no_pairs(rollouts, threshold=recipe.threshold, categories=recipe.pair_categories)
-            self._session.note(f"Round {round_} learned nothing, so the rounds end here. {reason}")
+            self._bus.emit(Note(f"Round {round_} learned nothing, so the rounds end here. {reason}"))
         return pairs
 
     def sft(self, rows: Sequence[SFTExample]) -> Checkpoint | None:
@@ -239,11 +239,11 @@ class Run:
         if not rows:
             return None
         self._learned["train/rows" if stage == "sft" else "train/pairs"] = len(rows)
-        self._session.doing = f"the training of {stage}"
+        self._bus.emit(PhaseStarted(f"the training of {stage}"))
         self._finished.save_rows(stage, rows)
         checkpoint = self._finished.find_checkpoint(stage, start) or self._fit(stage, rows, start, fit)
         for note in checkpoint.notes:
-            self._session.note(f"{stage}: {note}")
+            self._bus.emit(Note(f"{stage}: {note}"))
         self.validate(stage, checkpoint)
         return checkpoint
 
@@ -251,14 +251,14 @@ class Run:
         self, stage: str, rows: Sequence[TrainingRow], start: Checkpoint | None, fit: Fit[TrainingRow]
     ) -> Checkpoint:
         def step(number: int, total: int, loss: float) -> None:
-            view.move_to(number, total)
-            self._session.tracking.loss(stage, number, loss)
+            work.move_to(number, total)
+            self._bus.emit(LossLogged(stage, number, total, loss))
             self._session.clock.tick()
             if self._alone:  # other processes would wait for this one's step
                 self._session.budget.check()
 
         self._session.budget.check()
-        with self._clock.measure("training"), self._session.reporter.stage(f"{stage}: training", 1) as view:
+        with self._clock.measure("training"), self._bus.work(f"{stage}: training", 1) as work:
             output, seed = self._folder.checkpoint(stage), self._settings.seed
             checkpoint = fit(rows, start=start, output=output, seed=seed, on_step=step)
         self._finished.keep_checkpoint(checkpoint, start)
@@ -276,7 +276,7 @@ class Run:
         best = self._best()
         if not self._recipe.gate or best.checkpoint is None:
             return
-        self._session.doing = "the gate's validation"
+        self._bus.emit(PhaseStarted("the gate's validation"))
         texts = [
             *(rollout.query.prompt for rollout in self._tried),
             *(each.supplement.render() for each in self._tried),
@@ -294,7 +294,7 @@ class Run:
         self._folder.write("spent.json", spent.content)
         said = verdict(evidence)
         if evidence.refusals:
-            self._session.note(evidence.refusals)
+            self._bus.emit(Note(evidence.refusals))
         self._session.finish(selected, {stage.name: stage.score for stage in self._stages}, said)
         result = SGTResult(
             stages=tuple(self._stages),
@@ -344,13 +344,12 @@ class Run:
         self._stages.append(stage)
         self._scored[name] = scored
         if said := unrewarded(name, rollouts):
-            self._session.note(said)
+            self._bus.emit(Note(said))
         MARK.restart()
         self._folder.write("spent.json", spent.content)
-        told = {"val/score": score, "seconds": seconds, **self._learned}
-        self._learned = {}
         weights = None if checkpoint is None else checkpoint.path
-        self._session.tracking.stage(name, told, until, weights=weights)
+        self._bus.emit(StageScored(name, score, until, {"seconds": seconds, **self._learned}, weights))
+        self._learned = {}
 
     def _generator_at(self, checkpoint: Checkpoint) -> SupplementGenerator:
         return self._settings.generator.with_checkpoint(checkpoint.path)

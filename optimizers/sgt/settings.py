@@ -12,7 +12,6 @@ from optimizers.core.budget import Limits
 from optimizers.core.events import Plan
 from optimizers.core.fingerprints import fingerprint, generator_settings
 from optimizers.core.validation import check_lengths
-from optimizers.observe.tracking import Tracker, TrackerName
 from optimizers.sgt.estimate import planned
 from optimizers.sgt.exploration import Credit
 from optimizers.sgt.logged import LoggedOutcome
@@ -48,7 +47,6 @@ class RunSettings:
     limits: Limits = field(default_factory=Limits)
     store: str | Path | None = None
     max_run_seconds: float | None = None
-    report_to: Sequence[TrackerName | Tracker] = ()
     logged: Sequence[LoggedOutcome] = ()
     version: str = ""
 

@@ -15,7 +15,7 @@ from dspy.teleprompt import Teleprompter
 from optimizers.core.budget import Limits
 from optimizers.core.estimate import Estimate, Probe
 from optimizers.core.result import result_of
-from optimizers.observe.progress import Display, reporter
+from optimizers.observe.progress import Display, build_observers, build_views
 from optimizers.observe.tracking import ReportTo, check_report_to
 from optimizers.rollouts.runners import Runner, RunnerName, check_runner, check_seconds, opened
 from optimizers.session import sizes
@@ -74,11 +74,12 @@ class SGTTeleprompter(Teleprompter):
         store: Where rollouts are kept, if not in `log_dir`: a file, or a database's URL such as
             `postgresql+psycopg://user@host/database` (needs `dspy-sgt[postgresql]`). Runs that share one pay no rollout
             of the same program, actor and metric twice.
-        report_to: Who is told of the run, nobody by default: `mlflow`, `wandb`, `tensorboard` (they need
-            `dspy-sgt[trackers]`), a `Tracker` of your own, or several; see [Tracking](tracking.md).
+        report_to: Trackers and observers of the run, none by default: `mlflow`, `wandb`, `tensorboard` (they need
+            `dspy-sgt[trackers]`; see [Tracking](tracking.md)), an `Observer` of your own (see [Events](events.md)), or
+            several.
         display_progress: False is silence; by default a live view on a terminal or in a notebook, and plain lines
-            elsewhere. A function is called with a `Snapshot` of the run at most four times a second; see
-            [Live view](live.md).
+            elsewhere. A function is called with a `Snapshot` of the run at most four times a second, an `Observer` with
+            every event; see [Live view](live.md).
         version: A word of yours for the state of code that cannot be read: a metric written in C, or an object without
             code that the metric or the program uses; a note names them. Another word has answers judged again and,
             where the program holds such an object, paid for again. See
@@ -146,11 +147,11 @@ class SGTTeleprompter(Teleprompter):
             store=store,
             limits=Limits(max_actor_calls, max_cost_usd, max_seconds),
             max_run_seconds=check_seconds(max_run_seconds),
-            report_to=check_report_to(report_to),
             version=version,
         )
         self.runner: RunnerName | Runner = check_runner(runner)
         self.display_progress: Display = display_progress
+        self.report_to = check_report_to(report_to)
 
     def compile(  # pyright: ignore[reportIncompatibleMethodOverride]  (no **kwargs: a misspelt argument is an error)
         self,
@@ -183,12 +184,19 @@ class SGTTeleprompter(Teleprompter):
         team = join_team()
         if not team.is_main:
             return follow(student, self.settings, team)
-        view, settings = reporter(self.display_progress), replace(self.settings, logged=tuple(logged))
+        observers = build_observers(self.display_progress, self.report_to)
+        settings = replace(self.settings, logged=tuple(logged))
         with (
             team.send_failure(),
             opened(self.runner) as runner,
             Run.opened(
-                student, trainset=trainset, valset=valset, settings=settings, reporter=view, runner=runner, team=team
+                student,
+                trainset=trainset,
+                valset=valset,
+                settings=settings,
+                observers=observers,
+                runner=runner,
+                team=team,
             ) as run,
         ):
             with run.within_budget():
@@ -239,7 +247,7 @@ class SGTTeleprompter(Teleprompter):
                     trainset=trainset,
                     valset=valset,
                     settings=settings,
-                    reporter=reporter(self.display_progress),
+                    observers=build_views(self.display_progress),
                     runner=runner,
                     team=join_team(),
                 ) as run,

@@ -17,7 +17,7 @@ from dspy.adapters.utils import get_annotation_name
 
 from optimizers.core.best_stage import best_stage, gain_of
 from optimizers.core.estimate import Probe
-from optimizers.core.events import Reporter
+from optimizers.core.events import Note, Observer, PhaseStarted, StageScored
 from optimizers.core.memory import Peak
 from optimizers.core.records import Rollout
 from optimizers.core.result import mark_compiled
@@ -44,7 +44,7 @@ class PromptRun:
     def __init__(
         self, settings: SPTSettings, student: dspy.Module, session: Session, corrector: Corrector, places: Sequence[str]
     ) -> None:
-        self._settings, self._recipe, self._session = settings, settings.recipe, session
+        self._settings, self._recipe, self._session, self._bus = settings, settings.recipe, session, session.bus
         self._student, self._corrector, self._places = student, corrector, places
         self._first = self._prompts = instructions_of(student)
         self._tried = {name: [text] for name, text in self._first.items()}
@@ -68,7 +68,7 @@ class PromptRun:
         trainset: Examples,
         valset: Examples | None,
         settings: SPTSettings,
-        reporter: Reporter,
+        observers: Sequence[Observer],
         runner: Runner,
     ) -> Iterator[PromptRun]:
         """Check everything that was passed in and take the folder. Inside, the first Ctrl-C ends the run in good order.
@@ -80,7 +80,7 @@ class PromptRun:
         places = settings.places(student)
         settings.check_priced()
         with (
-            Session.opened(student, student, splits, settings=settings, reporter=reporter, runner=runner) as session,
+            Session.opened(student, student, splits, settings=settings, observers=observers, runner=runner) as session,
             RolloutStore(settings.store or session.folder.store, run=f"{session.id} corrector") as replies,
         ):
             corrector = Corrector(
@@ -101,9 +101,9 @@ class PromptRun:
 
     def probe(self, examples: int) -> Probe:
         """What so many of the training examples take; a run in this folder need not pay for them again."""
-        self._session.doing = "the probe"
+        self._bus.emit(PhaseStarted("the probe"))
         train, before, began = self._session.train, self._session.budget.usage, time.perf_counter()
-        few = Evaluator(train.actor, "train", train.examples[:examples], self._session.reporter)
+        few = Evaluator(train.actor, "train", train.examples[:examples], self._bus)
         rollouts = self._run(self._prompts, few, "probe")
         paid, seconds = self._session.budget.usage, time.perf_counter() - began
         return probe_of(rollouts, replace(paid - before, seconds=seconds), self._recipe.threshold)
@@ -111,25 +111,25 @@ class PromptRun:
     def validate(self) -> None:
         """Score the prompts as they are now on the validation set."""
         name = self._rounds[-1].name if self._rounds else "student"
-        self._session.doing = f"the validation of {name}"
+        self._bus.emit(PhaseStarted(f"the validation of {name}"))
         rollouts = self._run(self._prompts, self._session.validation, name)
         _, _, by_then = self._finished.keep_figures(name, 0.0, Peak(), self._spent().content)
         score, spent = mean_score(rollouts), RunUsage.read(by_then)
         self._stages.append(PromptStage(name, score, dict(self._prompts), rollouts, spent))
         if said := unrewarded(name, rollouts):
-            self._session.note(said)
-        self._session.tracking.stage(name, {"val/score": score, **self._learned()}, spent)
+            self._bus.emit(Note(said))
+        self._bus.emit(StageScored(name, score, spent, self._learned()))
         self._save()
 
     def mistakes(self, number: int) -> list[Mistake]:
         """The training examples that the prompt of this round gets wrong. Empty where there are none."""
         self._number, self._place = number, self._places[(number - 1) % len(self._places)]
-        self._doing("the training set")
+        self._enter("the training set")
         self._before = self._run(self._prompts, self._session.train, f"round{number}")
         self._unaided = self._unaided or self._before
         found = self._wrong(self._before)
         if not found:
-            self._session.note(f"Round {number} found no mistakes on the training set, so the rounds end here.")
+            self._bus.emit(Note(f"Round {number} found no mistakes on the training set, so the rounds end here."))
         return found
 
     def sentence_impacts(self) -> list[SentenceImpact]:
@@ -139,7 +139,7 @@ class PromptRun:
         """
         if self._recipe.impact is None:
             return []
-        self._doing("impact")
+        self._enter("impact")
         rng, examples = random.Random(f"{self._settings.seed}-impact"), self._session.train.examples
         chosen = [examples[n] for n in subsample(len(examples), self._recipe.impact_examples, rng)]
         parts, way = self._sentences(self._prompts[self._place]), self._recipe.impact
@@ -156,7 +156,7 @@ class PromptRun:
 
         Dropped is what is no prompt, repeats one of this round, or was the prompt or refused before.
         """
-        self._doing("the corrector")
+        self._enter("the corrector")
         recipe, prompt = self._recipe, self._prompts[self._place]
         parts = batches(mistakes, recipe.mistake_tokens, self._rng("mistakes"))
         shown = [parts[n % len(parts)] for n in range(recipe.candidates)]
@@ -183,7 +183,7 @@ class PromptRun:
         found: list[PromptCandidate] = []
         self._on_mistakes.clear()
         for n, each in enumerate(candidates):
-            self._doing(f"candidate {n + 1}")
+            self._enter(f"candidate {n + 1}")
             runs = [] if each.dropped else self._runs_of(each.prompt, examples, f"candidate{n + 1}")
             self._rewritten += runs
             if any(run.reward is not None for run in runs):
@@ -200,7 +200,7 @@ class PromptRun:
 
         Two candidates are compared on the mistakes on which both have a reward.
         """
-        self._doing("the best candidate on the training set")
+        self._enter("the best candidate on the training set")
         tried = list(self._on_mistakes)
         chosen = tried[best_stage(list(self._on_mistakes.values()))] if tried else None
         before, after, accepted = mean_score(self._before), None, chosen is not None
@@ -230,8 +230,8 @@ class PromptRun:
         return accepted
 
     def improve_corrector(self) -> None:
-        """The corrector's brief, written anew from what the first and the best prompt both get wrong, if anything."""
-        self._doing("the corrector's brief")
+        """The corrector's brief, rewritten from what the first and the best prompt both get wrong, if anything."""
+        self._enter("the corrector's brief")
         name, train = str(Stage(f"round{self._number}", "brief")), self._session.train
         first, best = (self._wrong(self._run(prompts, train, name)) for prompts in (self._first, self._prompts))
         still = {each.index for each in first}
@@ -257,7 +257,7 @@ class PromptRun:
         evidence = self._evidence(selected)
         said = verdict(evidence)
         if evidence.refusals:
-            self._session.note(evidence.refusals)
+            self._bus.emit(Note(evidence.refusals))
         self._session.finish(selected, {stage.name: stage.score for stage in self._stages}, said)
         result = SPTResult(
             stages=tuple(self._stages),
@@ -295,7 +295,7 @@ class PromptRun:
 
     def _runs_of(self, prompt: str, examples: Examples, stage: str) -> list[Rollout]:
         """Runs of the program with another prompt at this round's place."""
-        split = Evaluator(self._session.actor, "train", examples, self._session.reporter)
+        split = Evaluator(self._session.actor, "train", examples, self._bus)
         return self._run({**self._prompts, self._place: prompt}, split, str(Stage(f"round{self._number}", stage)))
 
     def _run(self, prompts: Mapping[str, str], split: Evaluator, stage: str) -> list[Rollout]:
@@ -320,8 +320,8 @@ class PromptRun:
     def _rng(self, what: str) -> random.Random:
         return random.Random(f"{self._settings.seed}-{what}-{self._number}")
 
-    def _doing(self, what: str) -> None:
-        self._session.doing = f"round {self._number}, {what}"
+    def _enter(self, what: str) -> None:
+        self._bus.emit(PhaseStarted(f"round {self._number}, {what}"))
 
     def _say(self, found: PromptRound) -> None:
         before, after = found.train
@@ -331,7 +331,7 @@ class PromptRun:
             text = "accepted" if after is None else f"accepted, {before:.3f} to {after:.3f} on the training set"
         else:
             text = f"refused, {before:.3f} to {after:.3f} on the training set"
-        self._session.reporter.say(f"Round {found.number} ({found.predictor}): {text}.")
+        self._bus.say(f"Round {found.number} ({found.predictor}): {text}.")
 
     def _learned(self) -> dict[str, float | None]:
         """What the last round found on the training set."""

@@ -12,7 +12,6 @@ from optimizers.core.budget import Limits
 from optimizers.core.events import Plan, Step
 from optimizers.core.fingerprints import fingerprint, lm_settings
 from optimizers.core.prices import has_price
-from optimizers.observe.tracking import Tracker, TrackerName
 from optimizers.spt.estimate import estimated_spt
 from optimizers.spt.recipe import SPTRecipe
 from optimizers.spt.sentences import sentences
@@ -35,7 +34,6 @@ class SPTSettings:
     limits: Limits = field(default_factory=Limits)
     store: str | Path | None = None
     max_run_seconds: float | None = None
-    report_to: Sequence[TrackerName | Tracker] = ()
     version: str = ""
 
     def recorded(self, trainset: Sequence[dspy.Example], valset: Sequence[dspy.Example]) -> dict[str, object]:

@@ -13,7 +13,7 @@ from dspy.teleprompt import Teleprompter
 
 from optimizers.core.budget import Limits
 from optimizers.core.estimate import Estimate
-from optimizers.observe.progress import Display, reporter
+from optimizers.observe.progress import Display, build_observers, build_views
 from optimizers.observe.tracking import ReportTo, check_report_to
 from optimizers.rollouts.runners import Runner, RunnerName, check_runner, check_seconds, opened
 from optimizers.session import sizes
@@ -56,11 +56,12 @@ class SupervisoryPromptTeleprompter(Teleprompter):
         log_dir: The run's folder; a fresh one under `runs/` by default. A folder with a run of the same settings is
             gone on with: no run of the program and no reply of the corrector is paid for again.
         store: Where rollouts and replies are kept, if not in `log_dir`: a file, or a database's URL.
-        report_to: Who is told of the run, nobody by default: `mlflow`, `wandb`, `tensorboard` (they need
-            `dspy-sgt[trackers]`), a `Tracker` of your own, or several; see [Tracking](tracking.md).
+        report_to: Trackers and observers of the run, none by default: `mlflow`, `wandb`, `tensorboard` (they need
+            `dspy-sgt[trackers]`; see [Tracking](tracking.md)), an `Observer` of your own (see [Events](events.md)), or
+            several.
         display_progress: False is silence; by default a live view on a terminal or in a notebook, and plain lines
-            elsewhere. A function is called with a `Snapshot` of the run at most four times a second; see
-            [Live view](live.md).
+            elsewhere. A function is called with a `Snapshot` of the run at most four times a second, an `Observer` with
+            every event; see [Live view](live.md).
         version: A word of yours for the state of code that cannot be read: a metric written in C, or an object without
             code that the metric or the program uses; a note names them. Another word has answers judged again and,
             where the program holds such an object, paid for again. See
@@ -115,11 +116,11 @@ class SupervisoryPromptTeleprompter(Teleprompter):
             limits=Limits(max_actor_calls, max_cost_usd, max_seconds),
             store=store,
             max_run_seconds=check_seconds(max_run_seconds),
-            report_to=check_report_to(report_to),
             version=version,
         )
         self.runner: RunnerName | Runner = check_runner(runner)
         self.display_progress: Display = display_progress
+        self.report_to = check_report_to(report_to)
 
     def compile(  # pyright: ignore[reportIncompatibleMethodOverride]  (no **kwargs: a misspelt argument is an error)
         self,
@@ -140,11 +141,11 @@ class SupervisoryPromptTeleprompter(Teleprompter):
         Raises:
             SetupError: something passed in cannot work; nothing has been paid for.
         """
-        settings, view = self.settings, reporter(self.display_progress)
+        settings, observers = self.settings, build_observers(self.display_progress, self.report_to)
         with (
             opened(self.runner) as runner,
             PromptRun.opened(
-                student, trainset=trainset, valset=valset, settings=settings, reporter=view, runner=runner
+                student, trainset=trainset, valset=valset, settings=settings, observers=observers, runner=runner
             ) as run,
         ):
             with run.within_budget():
@@ -187,11 +188,11 @@ class SupervisoryPromptTeleprompter(Teleprompter):
         settings, (train, validation), found = self.settings, sizes(trainset, valset), None
         counts = settings.sentences(program)
         if probe:
-            view = reporter(self.display_progress)
+            observers = build_views(self.display_progress)
             with (
                 opened(self.runner) as runner,
                 PromptRun.opened(
-                    program, trainset=trainset, valset=valset, settings=settings, reporter=view, runner=runner
+                    program, trainset=trainset, valset=valset, settings=settings, observers=observers, runner=runner
                 ) as run,
             ):
                 found = run.probe(min(probe, train))

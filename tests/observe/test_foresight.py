@@ -10,7 +10,7 @@ import pytest
 
 from optimizers.core.budget import BudgetState
 from optimizers.core.usage import Usage
-from optimizers.observe.live.progress_state import Board
+from optimizers.observe.live.progress_state import ProgressState
 from sgt_modules.local.activity import Activity, Pace, Work
 
 SLACK = 3.0
@@ -91,8 +91,8 @@ def shown_over(phase: Phase, every: float = 0.5) -> list[tuple[float, int, float
     """At each moment until the phase's end: the seconds that are left in truth, units done, and seconds shown."""
     hands = Hands()
     works: list[Activity] = []
-    board = Board(hands, works=lambda: works, idle=lambda: phase.loading(hands.now))
-    stage = board.begin("warm: sampling", phase.total)
+    state = ProgressState(hands, works=lambda: works, idle=lambda: phase.loading(hands.now))
+    stage = state.begin("warm: sampling", phase.total)
     end = max(at for at, _ in phase.events)
     waiting, seen = list(phase.events), list[tuple[float, int, float | None]]()
     moment = every
@@ -101,11 +101,11 @@ def shown_over(phase: Phase, every: float = 0.5) -> list[tuple[float, int, float
             hands.now, units = waiting.pop(0)
             works.clear()
             for _ in range(units):
-                board.advance(stage, None)
+                state.advance(stage, None)
         hands.now = moment
         coming = phase.coming(moment)
         works[:] = [Activity("a model", "writing", 64, coming, 0.5, 100.0, 1.0)] if coming else []
-        (view,) = board.snapshot().underway
+        (view,) = state.snapshot().underway
         seen.append((end - moment, view.done + int(coming), view.left))
         moment += every
     return seen
@@ -175,10 +175,10 @@ def test_within_a_batch_the_time_left_is_right_or_said_to_be_the_most(mean: floa
 def test_a_stage_that_was_known_altogether_is_no_measure_of_the_next() -> None:
     hands = Hands()
     calls = [5]
-    board = Board(hands, works=list, idle=lambda: 0.0)
-    board.plan(None, lambda: BudgetState(Usage(calls=calls[0])))
-    known, paid = board.begin("none: val", 2), board.begin("none: train", 2)
-    board.advance(known, None)
-    assert not board.end(known).fresh
+    state = ProgressState(hands, works=list, idle=lambda: 0.0)
+    state.plan(None, lambda: BudgetState(Usage(calls=calls[0])))
+    known, paid = state.begin("none: val", 2), state.begin("none: train", 2)
+    state.advance(known, None)
+    assert not state.end(known).fresh
     calls[0] += 1
-    assert board.end(paid).fresh
+    assert state.end(paid).fresh

@@ -7,7 +7,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import nbformat
@@ -20,18 +21,18 @@ from rich.console import Console
 from scripted import query, rollout
 
 from optimizers.core.budget import BudgetState, Limits
-from optimizers.core.events import Plan, Silent, Step
+from optimizers.core.events import Event, EventBus, Note, Observer, Plan, RunEnded, RunStarted, Step
 from optimizers.core.records import Rollout
 from optimizers.core.usage import Usage
 from optimizers.observe.live.drawing import drawn
 from optimizers.observe.live.eta import seconds_left
 from optimizers.observe.live.lines import Lines
 from optimizers.observe.live.notebook import Notebook, as_html, as_text, in_notebook
-from optimizers.observe.live.progress_state import Board
+from optimizers.observe.live.progress_state import ProgressState
 from optimizers.observe.live.snapshot import Snapshot, StageView, Winner
 from optimizers.observe.live.terminal import Live, Terminal
 from optimizers.observe.live.view import View
-from optimizers.observe.progress import reporter
+from optimizers.observe.progress import build_views
 from sgt_modules.errors import SetupError
 
 
@@ -68,93 +69,101 @@ def silent(score: float | None, number: int) -> Rollout:
     return rollout(score, of=query(f"q{number}", number), kind="none", text="")
 
 
+@contextmanager
+def run_of(bus: EventBus, plan: Plan, spend: Callable[[], BudgetState]) -> Iterator[None]:
+    """A compile's begin and end around works."""
+    bus.emit(RunStarted(plan=plan, spend=spend))
+    yield
+    bus.emit(RunEnded("finished"))
+
+
 # What is counted
 
 
 def test_a_stage_knows_its_rates_and_its_time_left() -> None:
     """Ten rollouts a second apart: 6 won of 8 judged; 30 are left at one a second."""
     hands = Hands()
-    board = Board(hands)
-    stage = board.begin("warm: acting", 40)
+    state = ProgressState(hands)
+    stage = state.begin("warm: acting", 40)
     for score in (1.0, 1.0, 0.0, None, 1.0, 0.0, 1.0, None, 1.0, 1.0):
         hands.now += 1.0
-        board.advance(stage, rollout(score))
-    (view,) = board.snapshot().underway
+        state.advance(stage, rollout(score))
+    (view,) = state.snapshot().underway
     assert (view.done, view.judged, view.won, view.success) == (10, 8, 6, 0.75)
     assert (view.rate, view.left, view.seconds) == (1.0, 30.0, 10.0)
     assert view.mean == 0.75
-    assert board.snapshot().rate == 1.0
+    assert state.snapshot().rate == 1.0
 
 
 def test_the_pace_is_that_of_late_so_what_a_folder_knew_already_does_not_count_for_long() -> None:
     """900 rollouts at once from the store, then one a second: after 31 of those none of the old is left in the pace."""
     hands = Hands()
-    board = Board(hands)
-    stage = board.begin("round 1: acting", 1000)
+    state = ProgressState(hands)
+    stage = state.begin("round 1: acting", 1000)
     for _ in range(900):
-        board.advance(stage, rollout(1.0))
+        state.advance(stage, rollout(1.0))
     for _ in range(40):
         hands.now += 1.0
-        board.advance(stage, rollout(1.0))
-    (view,) = board.snapshot().underway
+        state.advance(stage, rollout(1.0))
+    (view,) = state.snapshot().underway
     assert (view.rate, view.left) == (1.0, 60.0)
 
 
 def test_the_trend_is_the_share_won_of_each_window_of_ten() -> None:
-    board = Board(Hands())
-    stage = board.begin("warm: acting", 100)
+    state = ProgressState(Hands())
+    stage = state.begin("warm: acting", 100)
     for won in (2, 5, 9):
         for n in range(10):
-            board.advance(stage, rollout(1.0 if n < won else 0.0))
-    board.advance(stage, rollout(1.0))
-    assert board.snapshot().underway[0].trend == (0.2, 0.5, 0.9)
+            state.advance(stage, rollout(1.0 if n < won else 0.0))
+    state.advance(stage, rollout(1.0))
+    assert state.snapshot().underway[0].trend == (0.2, 0.5, 0.9)
 
 
 def test_kinds_are_shares_of_the_last_stage_that_tried_any_and_errors_are_counted_by_type() -> None:
-    board = Board(Hands())
-    first, second = board.begin("warm: acting", 4), board.begin("none: val", 1)
+    state = ProgressState(Hands())
+    first, second = state.begin("warm: acting", 4), state.begin("none: val", 1)
     for kind in ("cot", "cot", "pairs", "cot"):
-        board.advance(first, rollout(1.0, kind=kind))
-    board.advance(second, silent(0.0, 1))
+        state.advance(first, rollout(1.0, kind=kind))
+    state.advance(second, silent(0.0, 1))
     failed = rollout(None)
     for error in ("RateLimitError: slow down", "RateLimitError: again", "TimeoutError: late", "what is this"):
-        board.advance(second, replace(failed, supplement=silent(None, 0).supplement, error=error))
-    snapshot = board.snapshot()
+        state.advance(second, replace(failed, supplement=silent(None, 0).supplement, error=error))
+    snapshot = state.snapshot()
     assert (snapshot.kinds, snapshot.kinds_of) == ({"cot": 0.75, "pairs": 0.25}, "warm: acting")
     assert snapshot.errors == {"RateLimitError": 2, "TimeoutError": 1, "what": 1}
     assert snapshot.rollouts == 9
 
 
 def test_the_last_winner_is_a_supplement_for_a_question_that_failed_without_one() -> None:
-    board = Board(Hands())
-    bare, acting = board.begin("none: train", 2), board.begin("warm: acting", 3)
+    state = ProgressState(Hands())
+    bare, acting = state.begin("none: train", 2), state.begin("warm: acting", 3)
     for number, score in enumerate((0.0, 1.0, None)):
-        board.advance(bare, silent(score, number))
-    board.advance(acting, rollout(1.0, of=query("q1", 1), text="needless"))
-    board.advance(acting, rollout(1.0, of=query("q2", 2), text="nobody knows whether it failed"))
-    assert board.snapshot().winner is None
+        state.advance(bare, silent(score, number))
+    state.advance(acting, rollout(1.0, of=query("q1", 1), text="needless"))
+    state.advance(acting, rollout(1.0, of=query("q2", 2), text="nobody knows whether it failed"))
+    assert state.snapshot().winner is None
     question = replace(query("q0", 0), prompt="Help the model.\nquestion: 2+2?")
-    board.advance(acting, rollout(1.0, of=question, kind="pairs", text="right: 4"))
-    board.advance(acting, rollout(0.0, of=question, text="worse"))
-    assert board.snapshot().winner == Winner("question: 2+2?", "pairs", "right: 4", "warm: acting")
+    state.advance(acting, rollout(1.0, of=question, kind="pairs", text="right: 4"))
+    state.advance(acting, rollout(0.0, of=question, text="worse"))
+    assert state.snapshot().winner == Winner("question: 2+2?", "pairs", "right: 4", "warm: acting")
 
 
 def test_in_spt_the_winner_is_a_question_that_other_instructions_answer() -> None:
-    board = Board(Hands())
-    board.advance(board.begin("student: val", 1), silent(0.0, 7))
-    board.advance(board.begin("round1/candidate2: train", 1), silent(1.0, 7))
-    winner = board.snapshot().winner
+    state = ProgressState(Hands())
+    state.advance(state.begin("student: val", 1), silent(0.0, 7))
+    state.advance(state.begin("round1/candidate2: train", 1), silent(1.0, 7))
+    winner = state.snapshot().winner
     assert winner is not None
     assert (winner.kind, winner.text, winner.stage) == ("", "", "round1/candidate2: train")
 
 
 def test_success_is_what_the_recipe_calls_one() -> None:
-    board = Board(Hands())
-    board.plan(Plan(threshold=0.5), None)
-    stage = board.begin("warm: acting", 2)
-    board.advance(stage, rollout(0.5))
-    board.advance(stage, rollout(0.4))
-    assert board.snapshot().underway[0].success == 0.5
+    state = ProgressState(Hands())
+    state.plan(Plan(threshold=0.5), None)
+    stage = state.begin("warm: acting", 2)
+    state.advance(stage, rollout(0.5))
+    state.advance(stage, rollout(0.4))
+    assert state.snapshot().underway[0].success == 0.5
 
 
 # When it will be done
@@ -207,7 +216,7 @@ def test_a_flood_of_events_is_drawn_at_most_four_times_a_second() -> None:
     """10,000 rollouts over 10 seconds, and somebody who would draw after each."""
     hands, seen = Hands(), Seen()
     view = View(seen, clock=hands)
-    with view.stage("warm: acting", 10_000) as stage:
+    with EventBus([view]).work("warm: acting", 10_000) as stage:
         for n in range(10_000):
             hands.now = n / 1000
             stage.advance(rollout(1.0))
@@ -219,7 +228,7 @@ def test_a_flood_of_events_is_drawn_at_most_four_times_a_second() -> None:
 def test_the_thread_draws_by_itself_and_an_event_costs_less_than_20_microseconds() -> None:
     seen, one = Seen(), rollout(1.0)
     costs: list[float] = []
-    with View(seen).stage("warm: acting", 10**6) as stage:
+    with EventBus([View(seen)]).work("warm: acting", 10**6) as stage:
         began = time.monotonic()
         while time.monotonic() - began < 0.6 or not seen.frames:
             start = time.thread_time()
@@ -233,12 +242,12 @@ def test_the_thread_draws_by_itself_and_an_event_costs_less_than_20_microseconds
 
 def test_lines_are_said_in_their_order_above_and_the_end_tells_what_was_spent() -> None:
     seen = Seen()
-    view = View(seen)
-    with view.run(Plan(), lambda: BudgetState(Usage(calls=7, seconds=3.0), Limits(actor_calls=10))):
-        view.say("first")
-        with view.stage("none: val", 1) as stage:
+    bus = EventBus([View(seen)])
+    with run_of(bus, Plan(), lambda: BudgetState(Usage(calls=7, seconds=3.0), Limits(actor_calls=10))):
+        bus.emit(Note("first"))
+        with bus.work("none: val", 1) as stage:
             stage.advance(rollout(1.0))
-        view.say("last")
+        bus.emit(Note("last"))
     assert seen.said == ["first", "none: val: 1/1  100% won  0 s", "last", "Spent: 7 of 10 calls, 0:03."]
     assert seen.last[-1].over
 
@@ -246,14 +255,14 @@ def test_lines_are_said_in_their_order_above_and_the_end_tells_what_was_spent() 
 def test_a_signals_handler_may_speak_while_the_screen_is_drawn() -> None:
     """It interrupts the main thread wherever it is, so it must wait for no lock that this thread may hold."""
     seen = Seen()
-    view = View(seen)
+    bus = EventBus([View(seen)])
 
     def press(*_: object) -> None:
-        view.say("Stopping.")
+        bus.say("Stopping.")
 
     before = signal.signal(signal.SIGALRM, press)
     try:
-        with view.stage("warm: acting", 10**6) as stage:
+        with bus.work("warm: acting", 10**6) as stage:
             signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
             for _ in range(20_000):
                 stage.advance(rollout(1.0))
@@ -265,9 +274,9 @@ def test_a_signals_handler_may_speak_while_the_screen_is_drawn() -> None:
 
 
 def test_nothing_is_left_running_when_the_screen_is_closed() -> None:
-    view = View(Seen(), every=0.01)
+    bus = EventBus([View(Seen(), every=0.01)])
     for _ in range(3):
-        with view.stage("none: val", 1), view.stage("other", 1):
+        with bus.work("none: val", 1), bus.work("other", 1):
             pass
     deadline = time.monotonic() + 5
     while (left := [each for each in threading.enumerate() if each.name == "sgt-view"]) and time.monotonic() < deadline:
@@ -280,8 +289,8 @@ def test_nothing_is_left_running_when_the_screen_is_closed() -> None:
 
 def test_a_function_of_ones_own_gets_snapshots_and_the_last_one_has_all() -> None:
     snapshots: list[Snapshot] = []
-    view = reporter(snapshots.append)
-    with view.run(PLAN, lambda: BudgetState(Usage(calls=2))), view.stage("none: val", 2) as stage:
+    bus = EventBus(build_views(snapshots.append))
+    with run_of(bus, PLAN, lambda: BudgetState(Usage(calls=2))), bus.work("none: val", 2) as stage:
         stage.advance(rollout(1.0))
         stage.advance(rollout(0.0))
     last = snapshots[-1]
@@ -293,19 +302,22 @@ def test_a_view_that_fails_is_named_once_and_the_run_goes_on(capsys: pytest.Capt
     def broken(snapshot: Snapshot) -> None:
         raise ValueError("no such widget")
 
-    view = reporter(broken)
+    bus = EventBus(build_views(broken))
     for _ in range(2):
-        with view.run(), view.stage("none: val", 1) as stage:
+        with bus.run(), bus.work("none: val", 1) as stage:
             stage.advance()
     told = capsys.readouterr().err
     assert told.count("The view failed (ValueError: no such widget)") == 1
 
 
-def test_a_reporter_of_ones_own_is_taken_as_it_is_and_anything_else_is_refused() -> None:
-    mine = Silent()
-    assert reporter(mine) is mine
+def test_an_observer_of_ones_own_is_taken_as_it_is_and_anything_else_is_refused() -> None:
+    class Mine:
+        def on_event(self, event: Event) -> None: ...
+
+    mine: Observer = Mine()
+    assert build_views(mine) == [mine]
     with pytest.raises(SetupError, match="Expected display_progress"):
-        reporter("loud")  # pyright: ignore[reportArgumentType]
+        build_views("loud")  # pyright: ignore[reportArgumentType]
 
 
 # Terminals of any size
@@ -465,7 +477,7 @@ def test_many_lines_at_once_draw_the_view_once() -> None:
 def test_the_terminals_lines_stay_and_the_view_goes() -> None:
     out = io.StringIO()
     live = Live(Console(file=out, force_terminal=True, width=60, height=12))
-    with live.stage("none: val", 1) as stage:
+    with EventBus([live]).work("none: val", 1) as stage:
         stage.advance(rollout(1.0))
     assert "none: val: 1/1  100% won  0 s\n" in out.getvalue()
 
@@ -476,10 +488,10 @@ def test_the_terminals_lines_stay_and_the_view_goes() -> None:
 def test_a_pipe_gets_few_plain_lines_however_much_happens() -> None:
     """10,000 rollouts in 60 seconds: a line in 10 seconds, one at the end, one of what was spent."""
     hands, out = Hands(), io.StringIO()
-    lines = Lines(out, clock=hands)
+    bus = EventBus([Lines(out, clock=hands)])
     with (
-        lines.run(Plan(), lambda: BudgetState(Usage(calls=9, cost=0.25, seconds=60.0))),
-        lines.stage("warm: acting", 10_000) as stage,
+        run_of(bus, Plan(), lambda: BudgetState(Usage(calls=9, cost=0.25, seconds=60.0))),
+        bus.work("warm: acting", 10_000) as stage,
     ):
         for n in range(10_000):
             hands.now = (n + 1) * 0.006
@@ -492,9 +504,9 @@ def test_a_pipe_gets_few_plain_lines_however_much_happens() -> None:
 
 def test_parts_that_took_no_time_go_without_a_line() -> None:
     hands, out = Hands(), io.StringIO()
-    lines = Lines(out, clock=hands)
+    bus = EventBus([Lines(out, clock=hands)])
     for name, seconds in (("round1/impact0: train", 1.0), ("round1/impact1: train", 60.0), ("round1: val", 1.0)):
-        with lines.stage(name, 1):
+        with bus.work(name, 1):
             hands.now += seconds
     assert [line.partition(": ")[0] for line in out.getvalue().splitlines()] == ["round1/impact1", "round1"]
 
@@ -506,9 +518,9 @@ def test_a_terminal_without_a_cursor_gets_lines(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(sys, "stderr", Tty())
     monkeypatch.setenv("TERM", "dumb")
-    assert isinstance(reporter(), Lines)
+    assert [type(each) for each in build_views()] == [Lines]
     monkeypatch.setenv("TERM", "xterm")
-    assert isinstance(reporter(), Live)
+    assert [type(each) for each in build_views()] == [Live]
 
 
 # Notebooks
@@ -538,10 +550,11 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
 
 def test_in_a_notebook_one_output_is_written_anew_and_its_last_state_stays(kernel: Kernel) -> None:
     assert in_notebook()
-    view = reporter()
+    [view] = build_views()
     assert isinstance(view, Notebook)
-    with view.run(PLAN, lambda: BudgetState(Usage(calls=3))):
-        with view.stage("none: val", 1) as stage:
+    bus = EventBus([view])
+    with run_of(bus, PLAN, lambda: BudgetState(Usage(calls=3))):
+        with bus.work("none: val", 1) as stage:
             stage.advance(rollout(1.0))
         view.tick()
         view.tick()
@@ -555,13 +568,16 @@ def test_in_a_notebook_one_output_is_written_anew_and_its_last_state_stays(kerne
 
 CELL = """
 from optimizers.core.budget import BudgetState
+from optimizers.core.events import EventBus, RunEnded, RunStarted
 from optimizers.core.usage import Usage
-from optimizers.observe.progress import reporter
+from optimizers.observe.progress import build_views
 
-view = reporter()
-with view.run(None, lambda: BudgetState(Usage(calls=3, cost=0.1))), view.stage("none: val", 200) as stage:
+bus = EventBus(build_views())
+bus.emit(RunStarted(spend=lambda: BudgetState(Usage(calls=3, cost=0.1))))
+with bus.work("none: val", 200) as work:
     for _ in range(200):
-        stage.advance()
+        work.advance()
+bus.emit(RunEnded("finished"))
 print("after")
 """
 

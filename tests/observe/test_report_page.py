@@ -24,7 +24,7 @@ from optimizers.core.records import Rollout
 from optimizers.observe.report import read_run, run_page, write_report
 from optimizers.observe.report.figures import flipped, kind_shares, reward_by_length, stage_scores, success_by_kind
 from optimizers.observe.report.payload import payload
-from optimizers.observe.report.stage_rollouts import met as as_met
+from optimizers.observe.report.stage_rollouts import compact
 from sgt_modules.errors import RunFolderError
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7777777*7 }}"
@@ -78,7 +78,7 @@ def page_of(folder: Path) -> Page:
 
 
 def test_scores_by_stage_are_those_of_the_rollouts_with_intervals_and_what_turned() -> None:
-    none, sft, dpo1 = stage_scores(list(as_met(validated())), "val")
+    none, sft, dpo1 = stage_scores(list(compact(validated())), "val")
     assert [(each.stage, each.score, each.questions) for each in (none, sft, dpo1)] == [
         ("none", 0.25, 4),
         ("sft", 0.5, 4),
@@ -92,12 +92,12 @@ def test_scores_by_stage_are_those_of_the_rollouts_with_intervals_and_what_turne
 
 def test_a_question_without_a_reward_counts_nowhere_and_is_told() -> None:
     rollouts = [met("none/val", 0, 1.0), met("none/val", 1, 0.0), met("sft/val", 0, None), met("sft/val", 1, 1.0)]
-    _, sft = stage_scores(list(as_met(rollouts)), "val")
+    _, sft = stage_scores(list(compact(rollouts)), "val")
     assert (sft.score, sft.questions, sft.unanswered, sft.gain, sft.right) == (1.0, 1, 1, 1.0, 1)
 
 
 def test_the_questions_that_turned_are_found_in_both_directions() -> None:
-    found = list(as_met(validated()))
+    found = list(compact(validated()))
     turned = flipped(found, "val", "dpo1")
     assert [(found[a].position, found[b].supplement) for a, b in turned.right] == [
         (0, "[pairs] dpo1 0"), (1, "[cot] dpo1 1"), (2, "[cot] dpo1 2"),
@@ -106,7 +106,7 @@ def test_the_questions_that_turned_are_found_in_both_directions() -> None:
 
 
 def test_kinds_and_lengths_count_the_rewarded_rollouts() -> None:
-    found = list(as_met([*explored(), *validated()]))
+    found = list(compact([*explored(), *validated()]))
     assert kind_shares(found, "val", ["none", "sft", "dpo1"]) == {
         "sft": {"cot": 0.75, "pairs": 0.25},
         "dpo1": {"cot": 0.75, "pairs": 0.25},
@@ -263,7 +263,7 @@ def test_too_much_text_is_cut_and_too_many_rows_are_left_out_and_both_are_told()
     rng = random.Random(0)
     text = "".join(chr(rng.randrange(0x4E00, 0x9000)) for _ in range(2000))
     tried = [replace(met("warm", n, 1.0, kind="cot", text=f"{n}{text}"), stage="warm") for n in range(50)]
-    found = list(as_met([*validated(), *tried]))
+    found = list(compact([*validated(), *tried]))
     whole = payload(found, flipped(found, "val", "dpo1"), threshold=1.0)
     assert (whole.rows, whole.left_out, whole.cut) == (62, 0, 0)
     small = payload(found, flipped(found, "val", "dpo1"), threshold=1.0, most_rows=22, most_bytes=4096)
@@ -312,8 +312,8 @@ def test_the_list_is_filtered_searched_and_walked_by_the_keyboard(browser: Any, 
 
 def test_ten_thousand_rollouts_draw_only_what_is_seen(browser: Any, tmp_path: Path) -> None:
     many = [met("warm", n, float(n % 2), kind="cot", text=f"try {n}", source="free") for n in range(10_000)]
-    found = list(as_met([*validated(), *many]))
-    record = replace(read_run(run_folder(tmp_path / "run")), met=found)
+    found = list(compact([*validated(), *many]))
+    record = replace(read_run(run_folder(tmp_path / "run")), rollouts=found)
     file = tmp_path / "report.html"
     file.write_text(run_page(record), encoding="utf-8")
     assert file.stat().st_size < 5 * 2**20

@@ -1,6 +1,6 @@
-"""`report_to`: a run as its trackers hear of it, and what becomes of a run whose tracker fails.
+"""`report_to`: what trackers get of a run, and what a tracker that fails costs.
 
-MLflow over a SQLite file, TensorBoard's event files and W&B offline are the real ones, told of one compile together.
+MLflow over a SQLite file, TensorBoard's event files and W&B offline are the real ones; they get one compile together.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from prompted import TRAIN, VAL, actor, corrector, spt, student
 from scripted import ScriptedEngine, ScriptedTrainer
 from small_compile import SMALL, WORLD, compiled, helped, teleprompter, writer
 
+from optimizers.core.events import Ending
 from optimizers.core.records import Checkpoint
 from optimizers.core.result import SGTResult
-from optimizers.observe.tracking import Ending, Point, TrackedRun, check_report_to, dispatcher
-from optimizers.observe.tracking.params import parameters
+from optimizers.observe.tracking import Point, TrackedRun, check_report_to, dispatcher
+from optimizers.observe.tracking.params import run_parameters
 from optimizers.training.trainer import OnStep
 from sgt_modules.embedded import program
 from sgt_modules.errors import SetupError
@@ -40,7 +41,7 @@ Curves = dict[str, list[tuple[int, float]]]
 
 @dataclass
 class Notebook:
-    """A tracker that writes down what it hears, and the thread it hears it in; `fails` names a method that raises."""
+    """A tracker that keeps what it gets, and its thread; `fails` names a method that raises."""
 
     name: str = "notebook"
     fails: str = ""
@@ -48,14 +49,14 @@ class Notebook:
     curves: Curves = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
     files: list[str] = field(default_factory=list)
-    heard: list[str] = field(default_factory=list)
+    calls: list[str] = field(default_factory=list)
     threads: set[str] = field(default_factory=set)
     runs: list[TrackedRun] = field(default_factory=list)
     endings: list[Ending] = field(default_factory=list)
     waits: threading.Event | None = None
 
-    def _hear(self, what: str) -> None:
-        self.heard.append(what)
+    def _take(self, what: str) -> None:
+        self.calls.append(what)
         self.threads.add(threading.current_thread().name)
         if self.waits is not None:
             self.waits.wait(30)
@@ -63,47 +64,47 @@ class Notebook:
             raise OSError(self.error)
 
     def begin(self, run: TrackedRun) -> str:
-        self._hear("begin")
+        self._take("begin")
         self.runs.append(run)
         return "page 1"
 
     def points(self, points: Sequence[Point]) -> None:
-        self._hear("points")
+        self._take("points")
         for each in points:
             self.curves.setdefault(each.name, []).append((each.step, each.value))
 
     def label(self, name: str, text: str) -> None:
-        self._hear("label")
+        self._take("label")
         self.labels[name] = text
 
     def file(self, path: Path, place: str) -> None:
-        self._hear("file")
+        self._take("file")
         self.files.append(f"{place or '.'}: {path.name}")
 
     def end(self, ending: Ending) -> None:
-        self._hear("end")
+        self._take("end")
         self.endings.append(ending)
 
 
 class Losing(ScriptedTrainer):
-    """Tells two losses a stage, 0.9 and 0.4; the training of `breaks` ends after the first of them, once."""
+    """Logs two losses a stage, 0.9 and 0.4; the training of `breaks` ends after the first of them, once."""
 
     def __init__(self, breaks: str = "") -> None:
         super().__init__()
         self.breaks = breaks
 
     def sft(self, rows: Any, *, start: Any, output: Path, seed: int, on_step: OnStep | None = None) -> Checkpoint:
-        return self._told(output, on_step)
+        return self._train(output, on_step)
 
     dpo = sft
 
-    def _told(self, output: Path, on_step: OnStep | None) -> Checkpoint:
-        tell = on_step or (lambda step, steps, loss: None)
-        tell(1, 2, 0.9)
+    def _train(self, output: Path, on_step: OnStep | None) -> Checkpoint:
+        log = on_step or (lambda step, steps, loss: None)
+        log(1, 2, 0.9)
         if output.name == self.breaks:
             self.breaks = ""
             raise RuntimeError("the power went")
-        tell(2, 2, 0.4)
+        log(2, 2, 0.4)
         output.mkdir(parents=True, exist_ok=True)
         (output / "adapter_config.json").write_text("{}")
         return Checkpoint(output.name, output, "scripted", {"loss": 0.65})
@@ -116,11 +117,11 @@ def scripted(log_dir: Path, tracker: object, **changes: object) -> SGTResult:
     return better.detailed_results
 
 
-# One compile told to all three, then taken up again
+# One compile in all three, which then goes on
 
 
 @dataclass(frozen=True)
-class Told:
+class Tracked:
     """A finished run, its folder, and MLflow's database."""
 
     result: SGTResult
@@ -129,8 +130,8 @@ class Told:
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
-    home = tmp_path_factory.mktemp("told")
+def tracked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tracked]:
+    home = tmp_path_factory.mktemp("tracked")
     database = f"sqlite:///{home}/mlflow.db"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", database)
@@ -142,8 +143,8 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
         first, _ = compiled(helped, home / "run", **given)
         again, _ = compiled(helped, home / "run", **given)
         notes = [*first.detailed_results.notes, *again.detailed_results.notes]
-        assert not any("hears no more" in note for note in notes)
-        yield Told(first.detailed_results, home / "run", database)
+        assert not any("gets no more events" in note for note in notes)
+        yield Tracked(first.detailed_results, home / "run", database)
 
 
 def scores(result: SGTResult) -> list[tuple[int, float]]:
@@ -156,49 +157,49 @@ def steps(result: SGTResult, stage: str) -> int:
     return int(checkpoint.metrics["steps"])
 
 
-def test_mlflow_has_each_stage_once_though_the_run_was_taken_up_again(told: Told) -> None:
+def test_mlflow_has_each_stage_once_though_the_run_goes_on(tracked: Tracked) -> None:
     from mlflow import MlflowClient
 
-    client = MlflowClient(told.database)
+    client = MlflowClient(tracked.database)
     (found,) = client.search_runs(["0"])
     curve = {
         name: [(each.step, each.value) for each in client.get_metric_history(found.info.run_id, name)]
         for name in ("val/score", "train/score", "train/rows", "train/pairs", "spent/actor_calls", "sft/loss")
     }
-    assert curve["val/score"] == scores(told.result)
+    assert curve["val/score"] == scores(tracked.result)
     assert [step for step, _ in curve["train/score"]] == [1, 2]
     assert [step for step, _ in curve["train/rows"]] == [1]
     assert [step for step, _ in curve["train/pairs"]] == [2]
-    assert curve["spent/actor_calls"] == [(n, each.spent.actor_calls) for n, each in enumerate(told.result.stages)]
-    assert [step for step, _ in curve["sft/loss"]] == [*range(1, steps(told.result, "sft") + 1)]
+    assert curve["spent/actor_calls"] == [(n, each.spent.actor_calls) for n, each in enumerate(tracked.result.stages)]
+    assert [step for step, _ in curve["sft/loss"]] == [*range(1, steps(tracked.result, "sft") + 1)]
     assert "sft/loss_2" not in found.data.metrics
     assert (found.info.run_name, found.info.status) == ("run", "FINISHED")
     assert found.data.tags["sgt.stage.1"] == "sft"
-    assert found.data.tags["sgt.selected"] == told.result.selected
+    assert found.data.tags["sgt.selected"] == tracked.result.selected
     assert found.data.params["recipe.pair_cap"] == str(SMALL.pair_cap)
     assert found.data.params["actors.self"] == "scripted/actor"
 
 
-def test_mlflow_has_the_adapters_and_the_report_as_artifacts(told: Told, tmp_path: Path) -> None:
+def test_mlflow_has_the_adapters_and_the_report_as_artifacts(tracked: Tracked, tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
-    client = MlflowClient(told.database)
+    client = MlflowClient(tracked.database)
     (found,) = client.search_runs(["0"])
     got = Path(client.download_artifacts(found.info.run_id, "", str(tmp_path)))
     for stage in ("sft", "dpo1"):
         name = f"checkpoints/{stage}/adapter_model.safetensors"
-        assert (got / name).read_bytes() == (told.folder / name).read_bytes()
+        assert (got / name).read_bytes() == (tracked.folder / name).read_bytes()
     for name in ("report.html", "result.json"):
-        assert (got / name).read_bytes() == (told.folder / name).read_bytes()
+        assert (got / name).read_bytes() == (tracked.folder / name).read_bytes()
 
 
-def test_tensorboard_reads_each_stage_and_loss_once(told: Told) -> None:
+def test_tensorboard_reads_each_stage_and_loss_once(tracked: Tracked) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(told.folder / "tensorboard")).Reload()
+    events = EventAccumulator(str(tracked.folder / "tensorboard")).Reload()
     read = {tag: [(each.step, each.value) for each in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
-    assert read["val/score"] == scores(told.result)
-    assert [step for step, _ in read["dpo1/loss"]] == [*range(1, steps(told.result, "dpo1") + 1)]
+    assert read["val/score"] == scores(tracked.result)
+    assert [step for step, _ in read["dpo1/loss"]] == [*range(1, steps(tracked.result, "dpo1") + 1)]
     assert "parameters/text_summary" in events.Tags()["tensors"]
 
 
@@ -224,46 +225,46 @@ def wandb_records(folder: Path) -> Iterator[Any]:
                 begun = b""
 
 
-def test_wandb_has_each_stage_and_loss_once_and_nothing_about_the_machine(told: Told) -> None:
-    records = list(wandb_records(told.folder))
+def test_wandb_has_each_stage_and_loss_once_and_nothing_about_the_machine(tracked: Tracked) -> None:
+    records = list(wandb_records(tracked.folder))
     rows = [
         {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
         for record in records
         if record.WhichOneof("record_type") == "history"
     ]
-    assert [(row["stage"], row["val/score"]) for row in rows if "val/score" in row] == scores(told.result)
-    assert [row["sft/step"] for row in rows if "sft/loss" in row] == [*range(1, steps(told.result, "sft") + 1)]
+    assert [(row["stage"], row["val/score"]) for row in rows if "val/score" in row] == scores(tracked.result)
+    assert [row["sft/step"] for row in rows if "sft/loss" in row] == [*range(1, steps(tracked.result, "sft") + 1)]
     begun = [record.run for record in records if record.WhichOneof("record_type") == "run"]
     assert {(each.run_id, each.project) for each in begun} == {(begun[0].run_id, "of the tests")}
     kinds = Counter(record.WhichOneof("record_type") for record in records)
     assert kinds["output"] == kinds["output_raw"] == kinds["stats"] == 0
-    assert not list(told.folder.glob("wandb/**/wandb-metadata.json"))
-    saved = {each.name for each in told.folder.glob("wandb/offline-run-*/files/*")}
+    assert not list(tracked.folder.glob("wandb/**/wandb-metadata.json"))
+    saved = {each.name for each in tracked.folder.glob("wandb/offline-run-*/files/*")}
     assert {"report.html", "result.json"} <= saved
 
 
-def test_the_folder_remembers_who_was_told_of_what(told: Told) -> None:
-    known = json.loads((told.folder / "trackers.json").read_text())
+def test_the_folder_keeps_which_tracker_has_which_stage(tracked: Tracked) -> None:
+    known = json.loads((tracked.folder / "trackers.json").read_text())
     assert known["attempts"] == {"sft": 1, "dpo1": 1}
     stages = {name: each["stages"] for name, each in known["trackers"].items()}
     assert stages == {name: ["none", "sft", "dpo1"] for name in ("mlflow", "wandb", "tensorboard")}
 
 
-# What any tracker hears
+# What any tracker gets
 
 
-def test_a_tracker_of_ones_own_hears_losses_stages_and_files_in_a_thread_of_its_own(tmp_path: Path) -> None:
+def test_a_tracker_of_ones_own_gets_losses_stages_and_files_in_a_thread_of_its_own(tmp_path: Path) -> None:
     book = Notebook()
     result = scripted(tmp_path / "run", book)
     assert book.curves["val/score"] == [(n, stage.score) for n, stage in enumerate(result.stages)]
     assert book.curves["sft/loss"] == book.curves["dpo1/loss"] == [(1, 0.9), (2, 0.4)]
     assert book.labels == {"stage.0": "none", "stage.1": "sft", "stage.2": "dpo1", "selected": result.selected}
     assert book.files == ["checkpoints/sft: sft", "checkpoints/dpo1: dpo1", ".: result.json", ".: report.html"]
-    assert (book.heard[0], book.heard[-1], book.endings) == ("begin", "end", ["finished"])
+    assert (book.calls[0], book.calls[-1], book.endings) == ("begin", "end", ["finished"])
     assert book.threads == {"sgt-notebook"}
 
 
-def test_what_is_told_of_training_is_what_the_stage_was_trained_from(tmp_path: Path) -> None:
+def test_the_figures_of_training_are_those_of_what_the_stage_was_trained_from(tmp_path: Path) -> None:
     book = Notebook()
     result = scripted(tmp_path / "run", book)
     known = {name: dict(book.curves[name]) for name in ("train/rows", "train/pairs", "train/score")}
@@ -277,7 +278,7 @@ def test_what_is_told_of_training_is_what_the_stage_was_trained_from(tmp_path: P
     assert [stage.name for stage in result.stages] == ["none", "sft", "dpo1"]
 
 
-def test_training_that_was_broken_off_begins_a_curve_of_its_own_and_stages_are_told_once(tmp_path: Path) -> None:
+def test_training_that_was_broken_off_begins_a_curve_of_its_own_and_stages_are_sent_once(tmp_path: Path) -> None:
     first, second = Notebook(), Notebook()
     with pytest.raises(RuntimeError, match="power"):
         scripted(tmp_path / "run", first, trainer=Losing(breaks="dpo1"))
@@ -289,7 +290,7 @@ def test_training_that_was_broken_off_begins_a_curve_of_its_own_and_stages_are_t
     assert (first.endings, second.endings) == (["failed"], ["finished"])
 
 
-def test_a_tracker_that_joins_later_hears_of_every_stage(tmp_path: Path) -> None:
+def test_a_tracker_that_joins_later_gets_every_stage(tmp_path: Path) -> None:
     book = Notebook()
     scripted(tmp_path / "run", None)
     result = scripted(tmp_path / "run", book)
@@ -308,7 +309,7 @@ def test_ctrl_c_ends_a_session_as_stopped(tmp_path: Path) -> None:
     book = Notebook()
 
     class Interrupted(Losing):
-        def _told(self, output: Path, on_step: OnStep | None) -> Checkpoint:
+        def _train(self, output: Path, on_step: OnStep | None) -> Checkpoint:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -316,15 +317,15 @@ def test_ctrl_c_ends_a_session_as_stopped(tmp_path: Path) -> None:
     assert book.endings == ["stopped"]
 
 
-def test_an_estimate_tells_nobody(tmp_path: Path) -> None:
+def test_an_estimate_sends_nothing(tmp_path: Path) -> None:
     book = Notebook()
     sgt = teleprompter(tmp_path / "run", generator=writer(), trainer=Losing(), report_to=book)
     with dspy.context(lm=ScriptedEngine(helped).lm()):
         sgt.estimate(program(), WORLD.train, WORLD.val, probe=2)
-    assert book.heard == []
+    assert book.calls == []
 
 
-def test_spt_tells_each_accepted_prompt_s_score(tmp_path: Path) -> None:
+def test_spt_sends_each_accepted_prompt_s_score(tmp_path: Path) -> None:
     """The course of `test_spt.py` from its second round on: 2/6, then 4/6 and 6/6; 6/8 and 8/8 in training."""
     book = Notebook()
     written = [*["Name the unit."] * 4, *["Name the unit. Carry the one."] * 4]
@@ -349,12 +350,12 @@ def test_a_tracker_that_fails_costs_a_note_and_nothing_else(where: str, tmp_path
     result = scripted(tmp_path / "run", [ill, well])
     assert well.endings == ["finished"]
     assert well.curves["val/score"] == [(n, stage.score) for n, stage in enumerate(result.stages)]
-    [note] = [note for note in result.notes if "hears no more" in note]
-    assert note.startswith("broken hears no more of this run (OSError: 401 for key <key>)")
-    assert ill.heard.count(where) == 1
+    [note] = [note for note in result.notes if "gets no more events" in note]
+    assert note.startswith("broken gets no more events of this run (OSError: 401 for key <key>)")
+    assert ill.calls.count(where) == 1
 
 
-def test_a_tracker_that_failed_is_told_the_missing_stages_next_time(tmp_path: Path) -> None:
+def test_a_tracker_that_failed_gets_the_missing_stages_next_time(tmp_path: Path) -> None:
     ill, well = Notebook(fails="file"), Notebook()
     scripted(tmp_path / "run", ill)
     result = scripted(tmp_path / "run", well)
@@ -377,8 +378,8 @@ def test_an_mlflow_server_that_is_down_costs_a_note(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     result = scripted(tmp_path / "run", "mlflow")
     assert result.stages
-    [note] = [note for note in result.notes if "hears no more" in note]
-    assert note.startswith("mlflow hears no more of this run (")
+    [note] = [note for note in result.notes if "gets no more events" in note]
+    assert note.startswith("mlflow gets no more events of this run (")
     assert "my-own-word" not in note
 
 
@@ -397,14 +398,14 @@ def test_a_package_that_is_missing_is_named_with_the_extra(monkeypatch: pytest.M
         check_report_to("wandb")
 
 
-def test_trackers_are_told_once_each() -> None:
+def test_each_tracker_is_taken_once() -> None:
     assert check_report_to(["tensorboard", "mlflow", "tensorboard"]) == ("tensorboard", "mlflow")
 
 
 def test_parameters_hold_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_API_KEY", "plain words")
     known = {"settings": {"generator": "served with plain words", "note": "Bearer abcdefgh"}}
-    assert parameters(known, {}) == {"generator": "served with <key>", "note": "Bearer <key>"}
+    assert run_parameters(known, {}) == {"generator": "served with <key>", "note": "Bearer <key>"}
 
 
 # DSPy's callbacks
@@ -443,14 +444,14 @@ class Ancestry(BaseCallback):
 
 
 @pytest.mark.compatible("Calls", "callbacks")
-def test_callbacks_hear_a_compile_s_calls_below_it_in_every_thread_and_none_again_when_it_goes_on(
+def test_callbacks_get_a_compile_s_calls_below_it_in_every_thread_and_none_again_when_it_goes_on(
     tmp_path: Path,
 ) -> None:
     first, again = Ancestry(), Ancestry()
     engine = ScriptedEngine(helped)
-    for heard in (first, again):
+    for calls in (first, again):
         sgt = teleprompter(tmp_path / "run", generator=writer(), trainer=Losing(), num_threads=4)
-        with dspy.context(lm=engine.lm(), callbacks=[heard]):
+        with dspy.context(lm=engine.lm(), callbacks=[calls]):
             sgt.compile(program(), trainset=WORLD.train, valset=WORLD.val)
     calls = [call_id for call_id, (what, _, _) in first.begun.items() if what == "lm"]
     assert len(calls) == len(engine.asked)

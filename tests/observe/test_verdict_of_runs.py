@@ -17,7 +17,6 @@ from test_report_page import page_of
 from typer.testing import CliRunner
 
 from optimizers.cli import app
-from optimizers.core.events import Reporter
 from optimizers.observe.live.lines import Lines
 from optimizers.observe.live.terminal import Live
 from optimizers.observe.report import read_run
@@ -58,7 +57,7 @@ def test_an_actor_s_answers_that_are_cut_ask_for_a_larger_limit(tmp_path: Path) 
 
 def test_the_live_view_ends_with_the_verdict(tmp_path: Path) -> None:
     out = io.StringIO()
-    view: Reporter = Live(Console(file=out, force_terminal=True, width=5_000, height=40))
+    view = Live(Console(file=out, force_terminal=True, width=5_000, height=40))
     result = quickly(tmp_path / "run", helped, display_progress=view)
     assert f"Verdict: {result.verdict}" in out.getvalue()
     assert "Stage sft raises the score on validation from 0.000 to 1.000" in result.verdict

@@ -137,6 +137,7 @@ RUN: dict[tuple[str, str], Callable[[], Names]] = {
     ("docs/index.md", "unsupplement(wrapped)"): _wrapping,
     ("docs/index.md", 'program.load("better.json")'): _saved,
     ("docs/index.md", "fitting_state("): _plain_state,
+    ("docs/events.md", "class ScoreLog"): _viewing,
     ("docs/live.md", "def tell("): _viewing,
     ("docs/method.md", "preference_pairs("): _alone,
     ("docs/report.md", "read_run("): _finished_run,

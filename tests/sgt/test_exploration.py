@@ -15,10 +15,10 @@ import pytest
 from dspy.lm15 import RateLimitError, Request, Response
 from scripted import ScriptedEngine, ScriptedGenerator, reply, rollout
 
+from optimizers.core.events import EventBus
 from optimizers.core.records import PreferencePair, Query, Rollout
 from optimizers.core.reward import Metric, Scorer
 from optimizers.core.work_clock import WorkClock
-from optimizers.observe.progress import reporter
 from optimizers.rollouts.engine import Actor
 from optimizers.rollouts.evaluation import Evaluator
 from optimizers.sgt.exploration import (
@@ -157,10 +157,10 @@ def build(tmp_path: Path) -> Iterator[Build]:
             folder = tmp_path / str(random.Random(f"{program}{credit}{threads}{seed}{recipe}").random())
             store = opened.enter_context(RolloutStore(folder / "rollouts.sqlite"))
             actor = Actor(wrapped, Scorer(metric), store, "scope", num_threads=threads)
-            train = Evaluator(actor, "train", EXAMPLES, reporter(False))
+            train = Evaluator(actor, "train", EXAMPLES, EventBus())
             train.without()
             engine.asked.clear()
-            setting = Setting(replace(RECIPE, **recipe), train, reporter(False), WorkClock(), seed)
+            setting = Setting(replace(RECIPE, **recipe), train, EventBus(), WorkClock(), seed)
             return Bench(engine, actor, setting, explorer(credit, setting), generator or Sampler())
 
         yield made

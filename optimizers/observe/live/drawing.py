@@ -167,9 +167,9 @@ def _winner(winner: Winner | None) -> list[_Row]:
     if winner is None:
         return []
     stage = texts.harmless(winner.stage)
-    told = f"[{winner.kind}] {winner.text}" if winner.kind else f"by the instructions of {stage}"
+    text = f"[{winner.kind}] {winner.text}" if winner.kind else f"by the instructions of {stage}"
     question = _labelled("winner", Text(texts.harmless(winner.question)))
-    return [_Row(6, question), _Row(6, _labelled("by", Text(texts.harmless(told), style="green")))]
+    return [_Row(6, question), _Row(6, _labelled("by", Text(texts.harmless(text), style="green")))]
 
 
 def _ending(spend: BudgetState | None, width: int) -> list[_Row]:

@@ -22,13 +22,13 @@ SOON = 2.0
 PATIENCE = 1.5
 """Times the longest pause so far that the next units are waited for, before they are late."""
 
-Work = Literal["training", "sampling", "acting"]
+WorkKind = Literal["training", "sampling", "acting"]
 
-_ORDER: tuple[Work, ...] = ("training", "sampling", "acting")
+_ORDER: tuple[WorkKind, ...] = ("training", "sampling", "acting")
 """What a step does, in this order."""
 
 
-def work_of(stage: str) -> Work:
+def work_of(stage: str) -> WorkKind:
     """What a stage does, by its name: `sft: training`, `warm: sampling`; everything else runs the program.
 
     >>> work_of("warm: sampling"), work_of("dpo1: val")
@@ -113,10 +113,10 @@ def seconds_left(plan: Plan, finished: Sequence[StageView], underway: Sequence[S
     return later + max((each.left or 0.0 for each in underway), default=0.0)
 
 
-def _paces(plan: Plan, stages: Sequence[StageView]) -> dict[Work, float]:
+def _paces(plan: Plan, stages: Sequence[StageView]) -> dict[WorkKind, float]:
     """Seconds a unit by work; for training, a planned row."""
     rows = {step_of(step.name): step.rows for step in plan.steps}
-    found: dict[Work, float] = {}
+    found: dict[WorkKind, float] = {}
     for each in stages:
         work = work_of(each.name)
         if work == "training":
@@ -128,7 +128,7 @@ def _paces(plan: Plan, stages: Sequence[StageView]) -> dict[Work, float]:
     return found
 
 
-def _amounts(step: Step) -> dict[Work, float]:
+def _amounts(step: Step) -> dict[WorkKind, float]:
     return {"training": step.rows, "sampling": step.samples, "acting": step.runs}
 
 
@@ -137,7 +137,7 @@ def _acts_only(step: Step) -> bool:
     return not step.samples and not step.rows
 
 
-def _rest(step: Step, own: Sequence[StageView]) -> Mapping[Work, float]:
+def _rest(step: Step, own: Sequence[StageView]) -> Mapping[WorkKind, float]:
     """What of a step none of its stages has begun; of one that only runs the program, what they have not done."""
     if _acts_only(step):
         return {"acting": max(0.0, step.runs - sum(each.done for each in own))}

@@ -1,4 +1,4 @@
-"""A view in a notebook: one output that is written anew, as HTML, and as text where there is no HTML."""
+"""A view in a notebook: one output that is updated, as HTML, and as text where there is no HTML."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ def in_notebook() -> bool:
 
 
 class NotebookScreen:
-    """One output of a cell, written anew each time it is shown."""
+    """One output of a cell, updated each time it is shown."""
 
     def __init__(self) -> None:
         self._id = ""
 
     def show(self, snapshot: Snapshot) -> None:
-        """Write the output anew."""
+        """Update the output."""
         shell: Any = cast("Any", sys.modules["IPython"]).get_ipython()
         data = {"text/html": as_html(snapshot), "text/plain": as_text(snapshot)}
         known, self._id = bool(self._id), self._id or uuid.uuid4().hex
         shell.display_pub.publish(data=data, metadata={}, transient={"display_id": self._id}, update=known)
 
     def say(self, lines: Sequence[str]) -> None:
-        """What a run says is in its snapshots."""
+        """Do nothing: the snapshots have the lines."""
 
     def close(self, snapshot: Snapshot) -> None:
         """Leave the output as the run ended."""

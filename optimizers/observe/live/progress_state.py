@@ -1,4 +1,4 @@
-"""The events of a run, counted as they come from many threads, and what they come to at a moment."""
+"""Counts the events of a run, which come from many threads, and makes snapshots of the counts."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ WINDOWS = 12
 SMALLEST = 10
 
 SAID = 50
-"""Lines that a snapshot keeps."""
+"""Lines about the run that a snapshot keeps."""
 
 _ERROR = re.compile(r"[A-Za-z_][\w.]*")
 
 
 class StageCount:
-    """What one stage has done. Its pace leaves out `idle` seconds, in which a model was loaded."""
+    """Counts one stage. Its pace leaves out `idle` seconds, in which a model was loaded."""
 
     def __init__(
         self,
@@ -122,13 +122,13 @@ class StageCount:
         self._marks.append((now, done))
 
 
-class Board:
-    """Everything that views show of a run, by its events. Safe from many threads, but for `said`, which takes no lock.
+class ProgressState:
+    """Counts everything that views show of a run. Safe from many threads; `said` takes no lock.
 
-    >>> board = Board()
-    >>> stage = board.begin("warm: sampling", 2)
-    >>> board.advance(stage, None)
-    >>> [(each.name, each.done, each.total) for each in board.snapshot().underway]
+    >>> state = ProgressState()
+    >>> stage = state.begin("warm: sampling", 2)
+    >>> state.advance(stage, None)
+    >>> [(each.name, each.done, each.total) for each in state.snapshot().underway]
     [('warm: sampling', 1, 2)]
     """
 
@@ -139,7 +139,7 @@ class Board:
         works: Callable[[], Sequence[Activity]] = underway,
         idle: Clock = seconds_loading,
     ) -> None:
-        """`works` tells what models of this process are at, `idle` how long they were loaded until now."""
+        """`works` gives what models of this process do, `idle` the seconds of loading models until now."""
         self._clock, self._began, self._works, self._idle = clock, clock(), works, idle
         self._lock = threading.Lock()
         self._underway: list[StageCount] = []
@@ -256,25 +256,6 @@ class Board:
                 over=self._over,
                 works=() if self._over else tuple(works),
             )
-
-
-class Counting:
-    """A stage under way, for whoever works on it."""
-
-    def __init__(self, board: Board, stage: StageCount) -> None:
-        self._board, self._stage = board, stage
-
-    def advance(self, rollout: Rollout | None = None) -> None:
-        """One more unit is done; a rollout among them counts towards rates, kinds and errors."""
-        self._board.advance(self._stage, rollout)
-
-    def move_to(self, done: int, total: int) -> None:
-        """`done` of `total` units are done."""
-        self._board.move(self._stage, done, total)
-
-    def expect(self, total: int) -> None:
-        """There are `total` units after all."""
-        self._board.move(self._stage, self._stage.done, total)
 
 
 def _type_of(error: str) -> str:

@@ -1,4 +1,4 @@
-"""What is known of a run at one moment, as frozen records: what every view draws."""
+"""The state of a run at one moment, as frozen records: what every view draws."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class StageView:
 
     Of its rollouts `judged` have a reward, `won` of them reach the threshold, and `mean` is their mean reward. `trend`
     holds the share won of the last windows of as many judged rollouts each, the newest last. `left` is None while it
-    cannot be told and once the stage is over. `fresh` is false where all of it was known from an earlier session, so
+    cannot be estimated and once the stage is over. `fresh` is false where all of it came from an earlier session, so
     that its pace says nothing.
     """
 
@@ -56,9 +56,9 @@ class Snapshot:
     """A run at one moment.
 
     `underway` and `finished` are its stages; `step`, from 1, is the plan's step that it is at, of `steps` in all, by
-    its `step_name`; `left` are seconds to the end of the plan, where they can be told. `rate` is rollouts a second,
-    `kinds` the share of each kind of supplement in the stage `kinds_of`, `errors` how often each type came, `said` the
-    last lines that the run said, `works` what models of this process are at. `over` is true once the run has ended.
+    its `step_name`; `left` are seconds to the end of the plan, where they can be estimated. `rate` is rollouts a
+    second, `kinds` the share of each kind of supplement in the stage `kinds_of`, `errors` how often each type came,
+    `said` the last lines about the run, `works` what models of this process do. `over` is true once the run has ended.
 
     >>> now = Snapshot(underway=[StageView("warm: acting", done=30, total=40, judged=30, won=15)])
     >>> [(stage.name, stage.total - stage.done, stage.success) for stage in now.underway]

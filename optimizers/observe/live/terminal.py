@@ -32,7 +32,7 @@ class Terminal:
         self._columns = 0
 
     def show(self, snapshot: Snapshot) -> None:
-        """Draw anew in the same place."""
+        """Draw once more in the same place."""
         columns, rows = self._console.size
         lines = drawn(snapshot, max(1, columns - SPARE), max(1, rows - 1), ascii_only=self._ascii)
         if len(lines) < rows - 1:

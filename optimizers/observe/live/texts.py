@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from optimizers.core.budget import BudgetState
+from optimizers.core.events import RunEnded
+from optimizers.core.verdict import NOTE
 from optimizers.observe.live.snapshot import Snapshot, StageView
 from sgt_modules.local.activity import Activity
 
@@ -72,7 +74,7 @@ def ended(stage: StageView) -> str:
 
 
 def working(work: Activity) -> list[str]:
-    """What a model of this process is at, the most telling first.
+    """What a model of this process does, the most important first.
 
     >>> working(Activity("Qwen3-1.7B", "writing", 64, 12.5, 0.31, 116.2, 45.0))
     ['Qwen3-1.7B writes', '31% done', '0:45 left', '116 tokens/s', '12 of 64 replies']
@@ -89,7 +91,7 @@ def working(work: Activity) -> list[str]:
 
 
 def worth_a_line(stage: StageView) -> bool:
-    """Whether a stage's end is told: not that of a part which took no time, as a candidate of SPT may.
+    """Whether a stage's end gets a line: not a part that took no time, such as a candidate of SPT.
 
     >>> worth_a_line(StageView("round1/impact3: train", seconds=0.5)), worth_a_line(StageView("sft: val", seconds=0.5))
     (False, True)
@@ -104,8 +106,8 @@ def shares(kinds: Mapping[str, float]) -> list[str]:
     ['cot 80%', 'pairs 20%', 'others 0.5%']
     """
     small = sum(share for share in kinds.values() if share < 0.01)
-    told = [f"{harmless(kind)} {share:.0%}" for kind, share in kinds.items() if share >= 0.01]
-    return [*told, *([f"others {small:.1%}"] if small else [])]
+    large = [f"{harmless(kind)} {share:.0%}" for kind, share in kinds.items() if share >= 0.01]
+    return [*large, *([f"others {small:.1%}"] if small else [])]
 
 
 def scores(stages: Sequence[StageView]) -> list[str]:
@@ -158,7 +160,7 @@ def errors(snapshot: Snapshot) -> list[str]:
 
 
 def closing(snapshot: Snapshot) -> list[str]:
-    """What is left to say at a run's end: what was spent, and what went wrong.
+    """The lines at a run's end: what was spent, and which errors came.
 
     >>> from optimizers.core.usage import Usage
     >>> closing(Snapshot(spend=BudgetState(Usage(calls=12, seconds=3.0)), errors={"RateLimitError": 2}))
@@ -166,3 +168,12 @@ def closing(snapshot: Snapshot) -> list[str]:
     """
     lines = [] if snapshot.spend is None else [f"Spent: {', '.join(spent(snapshot.spend))}."]
     return [*lines, *([f"Errors: {', '.join(errors(snapshot))}."] if snapshot.errors else [])]
+
+
+def outcome(event: RunEnded) -> list[str]:
+    """What the run came to: why it stopped, and its verdict, as far as there are any.
+
+    >>> outcome(RunEnded("finished", verdict="Stage sft raises the score."))
+    ['Verdict: Stage sft raises the score.']
+    """
+    return [*([event.stopped] if event.stopped else []), *([f"{NOTE}{event.verdict}"] if event.verdict else [])]

@@ -1,4 +1,4 @@
-"""A reporter over any screen: what a run says is counted at once and shown a few times a second, by a thread."""
+"""A view over any screen: events are counted at once and shown a few times a second, by a thread."""
 
 from __future__ import annotations
 
@@ -6,16 +6,24 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Protocol
 
-from optimizers.core.budget import BudgetState
 from optimizers.core.concurrency import in_context
-from optimizers.core.events import Plan
-from optimizers.observe.live.progress_state import Board, Clock, Counting
+from optimizers.core.events import (
+    Event,
+    Note,
+    Progress,
+    RolloutDone,
+    RunEnded,
+    RunStarted,
+    WorkEnded,
+    WorkStarted,
+)
+from optimizers.observe.live.progress_state import Clock, ProgressState, StageCount
 from optimizers.observe.live.snapshot import Snapshot
-from optimizers.observe.live.texts import closing, ended, worth_a_line
+from optimizers.observe.live.texts import closing, ended, outcome, worth_a_line
 
 
 class Screen(Protocol):
@@ -32,49 +40,68 @@ class Screen(Protocol):
 
 
 class View:
-    """A reporter whose screen is drawn at most once in `every` seconds, however much happens.
+    """An observer whose screen is drawn at most once in `every` seconds, however much happens.
 
-    The screen is open while a run or a stage is. A screen that fails is not drawn again, and the run goes on.
+    The screen is open while a run or a work is. A screen that fails is not drawn again, and the run goes on.
     """
 
     def __init__(self, screen: Screen, *, every: float = 0.25, clock: Clock = time.monotonic) -> None:
         self._screen, self._every, self._clock = screen, every, clock
-        self._board = Board(clock)
-        self._opening, self._drawing = threading.Lock(), threading.RLock()
+        self._state = ProgressState(clock)
+        self._works: dict[int, StageCount] = {}
+        self._drawing = threading.RLock()
         self._open = 0
         self._closed = threading.Event()
         self._drawn = -every
         self._lines: deque[str] = deque()
         self._broken = False
 
-    @contextmanager
-    def run(self, plan: Plan | None = None, spend: Callable[[], BudgetState] | None = None) -> Iterator[None]:
-        """A run of several stages: the screen stays open in between, and ends with what was spent."""
-        self._board.plan(plan, spend)
-        with self._shown():
-            try:
-                yield
-            finally:
-                self._board.over()
-                self._lines.extend(closing(self._board.snapshot()))
-
-    @contextmanager
-    def stage(self, name: str, total: int) -> Iterator[Counting]:
-        """One stage of `total` units; others may be under way."""
-        with self._shown():
-            stage = self._board.begin(name, total)
-            try:
-                yield Counting(self._board, stage)
-            finally:
-                over = self._board.end(stage)
+    def on_event(self, event: Event) -> None:
+        """Count the event; open the screen at the first begin, close it at the last end."""
+        match event:
+            case RolloutDone(work, rollout):
+                self._state.advance(self._works[work], rollout)
+            case Progress(work, done, total):
+                self._state.move(self._works[work], done, total)
+            case WorkStarted(work, name, total):
+                self._begin()
+                self._works[work] = self._state.begin(name, total)
+            case WorkEnded(work):
+                over = self._state.end(self._works.pop(work))
                 self._lines.extend([ended(over)] if worth_a_line(over) else [])
+                self._end()
+            case RunStarted():
+                self._state.plan(event.plan, event.spend)
+                self._begin()
+            case RunEnded():
+                self._state.over()
+                self._lines.extend(closing(self._state.snapshot()))
+                for line in outcome(event):
+                    self._say(line)
+                self._end()
+            case Note(text):
+                self._say(text)
+            case _:
+                pass
 
-    def say(self, text: str) -> None:
-        """One line about the run. Takes no lock while the screen is open, so that a signal's handler may call it."""
-        self._board.said.append(text)
+    def _say(self, text: str) -> None:
+        """One line about the run. Takes no lock while the screen is open, so that a signal's handler may emit it."""
+        self._state.said.append(text)
         self._lines.append(text)
         if not self._open:
             self._guarded(self._flush)
+
+    def _begin(self) -> None:
+        self._open += 1
+        if self._open == 1:
+            self._closed = closed = threading.Event()
+            in_context(lambda: self._keep_drawing(closed), "sgt-view").start()
+
+    def _end(self) -> None:
+        self._open -= 1
+        if not self._open:
+            self._closed.set()
+            self._guarded(self._close)
 
     def tick(self) -> None:
         """Draw, if the last time is long enough ago."""
@@ -83,22 +110,6 @@ class View:
                 self._drawn = self._clock()
                 self._guarded(self._draw)
 
-    @contextmanager
-    def _shown(self) -> Iterator[None]:
-        with self._opening:
-            self._open += 1
-            if self._open == 1:
-                self._closed = threading.Event()
-                in_context(lambda closed=self._closed: self._keep_drawing(closed), "sgt-view").start()
-        try:
-            yield
-        finally:
-            with self._opening:
-                self._open -= 1
-                if not self._open:
-                    self._closed.set()
-                    self._guarded(self._close)
-
     def _keep_drawing(self, closed: threading.Event) -> None:
         while not closed.wait(self._every):
             self.tick()
@@ -106,10 +117,10 @@ class View:
     def _draw(self) -> None:
         if self._open:
             self._flush()
-            self._screen.show(self._board.snapshot())
+            self._screen.show(self._state.snapshot())
 
     def _close(self) -> None:
-        self._screen.close(self._board.snapshot())
+        self._screen.close(self._state.snapshot())
         self._flush()
 
     def _flush(self) -> None:
@@ -121,7 +132,7 @@ class View:
             self._screen.say(lines)
 
     def _guarded(self, draw: Callable[[], None]) -> None:
-        """Draw; what goes wrong is told once, and never stops the run."""
+        """Draw; a failure is printed once, and never stops the run."""
         if self._broken:
             return
         try:
@@ -134,19 +145,19 @@ class View:
                 print(said, file=sys.stderr)
 
 
-class Told:
-    """A screen that is a function of one's own, called with each snapshot."""
+class FunctionScreen:
+    """A screen that is a user's own function, called with each snapshot."""
 
-    def __init__(self, tell: Callable[[Snapshot], object]) -> None:
-        self._tell = tell
+    def __init__(self, show: Callable[[Snapshot], object]) -> None:
+        self._show = show
 
     def show(self, snapshot: Snapshot) -> None:
-        """Call it."""
-        self._tell(snapshot)
+        """Call the function."""
+        self._show(snapshot)
 
     def say(self, lines: Sequence[str]) -> None:
-        """What a run says is in its snapshots."""
+        """Do nothing: the snapshots have the lines."""
 
     def close(self, snapshot: Snapshot) -> None:
-        """Call it a last time."""
-        self._tell(snapshot)
+        """Call the function a last time."""
+        self._show(snapshot)

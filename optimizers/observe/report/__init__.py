@@ -6,10 +6,10 @@ from pathlib import Path
 
 from jinja2 import UndefinedError
 
+from optimizers.core.events import RolloutSource
 from optimizers.core.run_folder import RunFolder
 from optimizers.observe.report.record import RunRecord, read_run
 from optimizers.observe.report.run_page import run_page
-from optimizers.store.rollout_store import RolloutStore
 from sgt_modules.errors import RunFolderError
 
 __all__ = ["FILE", "RunRecord", "read_run", "run_page", "write_page", "write_report"]
@@ -22,7 +22,7 @@ def write_report(
     folder: str | Path,
     out: str | Path | None = None,
     *,
-    store: RolloutStore | None = None,
+    store: RolloutSource | None = None,
     where: str | Path | None = None,
 ) -> Path:
     """Write a run's page, to `report.html` in its folder or to `out`; where it is.

@@ -1,4 +1,4 @@
-"""What stages met -> the figures of a report: scores with intervals, kinds, lengths, and what turned. Pure."""
+"""Rollouts of stages -> the figures of a report: scores with intervals, kinds, lengths, and what turned. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from optimizers.core.statistics import gain_interval, mean_interval, paired_p
-from optimizers.observe.report.stage_rollouts import Met, first_of_each
+from optimizers.observe.report.stage_rollouts import StageRollout, first_of_each
 
 NONE = "none"
 """The stage and the kind of no supplement."""
@@ -59,16 +59,16 @@ class Flipped:
     wrong: Sequence[tuple[int, int]]
 
 
-def splits_of(found: Iterable[Met]) -> list[str]:
+def splits_of(found: Iterable[StageRollout]) -> list[str]:
     """The splits on which stages were scored beside a baseline, what tells most first: test, validation, the others."""
     named = list(dict.fromkeys(each.split for each in found if each.stage in BASELINES and each.split != "train"))
     return sorted(named, key=lambda name: {"test": 0, "val": 1}.get(name, 2))
 
 
-def stage_scores(found: Sequence[Met], split: str, *, threshold: float = 1.0) -> list[StageScore]:
+def stage_scores(found: Sequence[StageRollout], split: str, *, threshold: float = 1.0) -> list[StageScore]:
     """Every stage on a split, in the order in which they were scored there.
 
-    >>> one = Met("none", "val", "none", "none", "q", 0, "self", "2+2?", "", "", "5", 0.0, "", "")
+    >>> one = StageRollout("none", "val", "none", "none", "q", 0, "self", "2+2?", "", "", "5", 0.0, "", "")
     >>> from dataclasses import replace
     >>> after = replace(one, stage="sft", source="direct", kind="cot", answer="4", score=1.0)
     >>> [(each.stage, each.score, each.gain, each.right) for each in stage_scores([one, after], "val")]
@@ -126,7 +126,7 @@ def best_stage(scores: Sequence[StageScore]) -> str:
     return chosen[-max(ranked)[-1]].stage if chosen else ""
 
 
-def kind_shares(found: Sequence[Met], split: str, stages: Sequence[str]) -> dict[str, dict[str, float]]:
+def kind_shares(found: Sequence[StageRollout], split: str, stages: Sequence[str]) -> dict[str, dict[str, float]]:
     """The share of each kind by stage on a split, the most frequent kind of all stages first."""
     counted = {stage: Counter[str]() for stage in stages if stage != NONE}
     for each in first_of_each((each for each in found if each.split == split), lambda one: (one.stage, one.position)):
@@ -140,7 +140,7 @@ def kind_shares(found: Sequence[Met], split: str, stages: Sequence[str]) -> dict
     }
 
 
-def success_by_kind(found: Iterable[Met]) -> list[Group]:
+def success_by_kind(found: Iterable[StageRollout]) -> list[Group]:
     """How supplements of each kind fared, the most frequent kind first; one without a reward counts nowhere."""
     return grouped((each.kind, each.score) for each in found if each.score is not None)
 
@@ -157,7 +157,7 @@ def grouped(scores: Iterable[tuple[str, float]]) -> list[Group]:
     return [_group(name, own) for name, own in sorted(of_name.items(), key=lambda one: (-len(one[1]), one[0]))]
 
 
-def reward_by_length(found: Iterable[Met]) -> list[Group]:
+def reward_by_length(found: Iterable[StageRollout]) -> list[Group]:
     """How supplements fared by their length in characters: the empty ones, then `BINS` groups of about equal size."""
     scored = sorted((len(each.supplement), each.score) for each in found if each.score is not None)
     empty = [score for length, score in scored if not length]
@@ -175,7 +175,7 @@ def _group(name: str, scores: Sequence[float]) -> Group:
     return Group(name, len(scores), sum(scores) / len(scores), mean_interval(scores))
 
 
-def flipped(found: Sequence[Met], split: str, stage: str, *, threshold: float = 1.0) -> Flipped:
+def flipped(found: Sequence[StageRollout], split: str, stage: str, *, threshold: float = 1.0) -> Flipped:
     """Which questions of a split turned between the baseline and a stage."""
     places: dict[str, dict[int, int]] = {}
     for number, each in enumerate(found):

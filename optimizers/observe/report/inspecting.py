@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from optimizers.observe.report.stage_rollouts import Met
+from optimizers.observe.report.stage_rollouts import StageRollout
 from sgt_modules.errors import SetupError
 
 _LONGEST_POSITION = 7
@@ -30,17 +30,17 @@ class Wanted:
     text: str = ""
     threshold: float = 1.0
 
-    def of(self, found: Iterable[Met]) -> list[Met]:
+    def of(self, found: Iterable[StageRollout]) -> list[StageRollout]:
         """The rollouts that are asked for, in their order. Raises `SetupError` for a reward that is none.
 
-        >>> one = Met("warm", "train", "free", "cot", "4fe1", 3, "self", "2+2?", "[cot] Add.", "", "4", 1.0, "", "")
+        >>> one = StageRollout("warm", "train", "free", "cot", "4fe1", 3, "self", "2+2?", "[cot]", "", "4", 1.0, "", "")
         >>> [len(Wanted(query=query, reward="0.5:1").of([one])) for query in ("3", "4fe1", "5")]
         [1, 1, 0]
         """
         low, high = self._bounds()
         return [each for each in found if self._fits(each) and self._rewarded(each, low, high)]
 
-    def _fits(self, each: Met) -> bool:
+    def _fits(self, each: StageRollout) -> bool:
         position = self.query.isdigit() and len(self.query) <= _LONGEST_POSITION
         words = (each.prompt, each.supplement, each.answer, each.feedback, each.error)
         return (
@@ -50,7 +50,7 @@ class Wanted:
             and (not self.text or any(self.text.casefold() in word.casefold() for word in words))
         )
 
-    def _rewarded(self, each: Met, low: float, high: float) -> bool:
+    def _rewarded(self, each: StageRollout, low: float, high: float) -> bool:
         match self.reward:
             case "":
                 return True
@@ -75,7 +75,7 @@ class Wanted:
             ) from None
 
 
-def sides(found: Iterable[Met], threshold: float) -> tuple[list[Met], list[Met]]:
+def sides(found: Iterable[StageRollout], threshold: float) -> tuple[list[StageRollout], list[StageRollout]]:
     """Distinct winners and losers among supplements, no supplement included; one without a reward is neither."""
     distinct = {(each.query, each.supplement): each for each in found if each.score is not None}
     winners = [each for each in distinct.values() if each.score is not None and each.score >= threshold]
@@ -83,10 +83,10 @@ def sides(found: Iterable[Met], threshold: float) -> tuple[list[Met], list[Met]]
     return winners, losers
 
 
-def harmless_on_a_terminal(each: Met) -> Met:
+def harmless_on_a_terminal(each: StageRollout) -> StageRollout:
     """The rollout without what a terminal would take for a command.
 
-    >>> one = Met("warm", "train", "free", "cot", "4fe1", 3, "self", "2+2?", "\\x1b[2Jgone", "", "4", 1.0, "", "")
+    >>> one = StageRollout("warm", "train", "free", "cot", "4fe1", 3, "self", "?", "\\x1b[2Jgone", "", "4", 1.0, "", "")
     >>> harmless_on_a_terminal(one).supplement
     '�[2Jgone'
     """
@@ -98,6 +98,6 @@ def harmless(text: str) -> str:
     return _CONTROL.sub("\ufffd", text)
 
 
-def as_rows(found: Sequence[Met]) -> list[dict[str, Any]]:
+def as_rows(found: Sequence[StageRollout]) -> list[dict[str, Any]]:
     """The rollouts as JSON holds them."""
     return [asdict(each) for each in found]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from optimizers.observe.report.figures import BASELINES, Flipped
-from optimizers.observe.report.stage_rollouts import Met
+from optimizers.observe.report.stage_rollouts import StageRollout
 
 MOST_ROWS = 150_000
 """Rollouts that a page carries."""
@@ -43,7 +43,12 @@ class Payload:
 
 
 def payload(
-    found: Sequence[Met], flips: Flipped, *, threshold: float, most_rows: int = MOST_ROWS, most_bytes: int = MOST_BYTES
+    found: Sequence[StageRollout],
+    flips: Flipped,
+    *,
+    threshold: float,
+    most_rows: int = MOST_ROWS,
+    most_bytes: int = MOST_BYTES,
 ) -> Payload:
     """The rollouts, with which of them turned. Where there is too much, long texts are cut, and rows are left out."""
     kept = chosen(found, most_rows)
@@ -69,10 +74,10 @@ def payload(
     return Payload(encoded, len(rows), len(found) - len(rows), cut, longest)
 
 
-def chosen(found: Sequence[Met], most: int) -> list[int]:
+def chosen(found: Sequence[StageRollout], most: int) -> list[int]:
     """Which rows are kept: all, or what scores a stage first, and of the rest as many as fit, evenly spread.
 
-    >>> one = Met("warm", "train", "free", "cot", "q", 0, "self", "2+2?", "", "", "4", 1.0, "", "")
+    >>> one = StageRollout("warm", "train", "free", "cot", "q", 0, "self", "2+2?", "", "", "4", 1.0, "", "")
     >>> chosen([one] * 10, 4)
     [0, 2, 5, 7]
     """
@@ -85,14 +90,14 @@ def chosen(found: Sequence[Met], most: int) -> list[int]:
     return sorted([*first, *spread])
 
 
-def _interned(rows: Sequence[Met]) -> tuple[list[str], dict[str, list[int]]]:
+def _interned(rows: Sequence[StageRollout]) -> tuple[list[str], dict[str, list[int]]]:
     """Every distinct text once, and for each column the numbers of its texts."""
     numbers: dict[str, int] = {"": 0}
     columns = {name: [numbers.setdefault(getattr(each, name), len(numbers)) for each in rows] for name in TEXTS}
     return list(numbers), columns
 
 
-def _before(rows: Sequence[Met]) -> list[int]:
+def _before(rows: Sequence[StageRollout]) -> list[int]:
     """For each row the one of the same question without a supplement, or -1."""
     bare: dict[tuple[str, int], int] = {}
     for number, each in enumerate(rows):

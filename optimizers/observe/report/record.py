@@ -1,4 +1,4 @@
-"""A run's folder as the report reads it: its JSON files, the rows it was trained on, and what its stages met."""
+"""A run's folder as the report reads it: its JSON files, training rows, and rollouts."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, cast
 
 from optimizers.core.error_types import ErrorType, Failure, error_types
+from optimizers.core.events import RolloutSource
 from optimizers.core.run_folder import RESULT, RunFolder
 from optimizers.core.safe_reading import entry
 from optimizers.core.verdict import NOTE
 from optimizers.observe.report.figures import StageScore, best_stage, splits_of, stage_scores
-from optimizers.observe.report.stage_rollouts import Met, met
+from optimizers.observe.report.stage_rollouts import StageRollout, compact
 from optimizers.store.rollout_store import RolloutStore
 from sgt_modules.errors import RunFolderError
 
@@ -38,7 +39,7 @@ class RunRecord:
     controls: Content
     prompts: Content
     pairs: Mapping[str, Mapping[str, int]]
-    met: Sequence[Met]
+    rollouts: Sequence[StageRollout]
 
     @property
     def recipe(self) -> Content:
@@ -53,18 +54,18 @@ class RunRecord:
     @property
     def splits(self) -> list[str]:
         """The splits on which stages were scored: test, validation, the others."""
-        return splits_of(self.met)
+        return splits_of(self.rollouts)
 
     @property
     def split(self) -> str:
         """The split that the figures show: the first on which the selected stage was scored."""
         selected = self.selected
-        known = {(each.stage, each.split) for each in self.met}
+        known = {(each.stage, each.split) for each in self.rollouts}
         return next((name for name in self.splits if (selected, name) in known), "val")
 
     def scores(self, split: str) -> list[StageScore]:
         """Every stage on a split."""
-        return stage_scores(self.met, split, threshold=self.threshold)
+        return stage_scores(self.rollouts, split, threshold=self.threshold)
 
     @property
     def selected(self) -> str:
@@ -74,7 +75,7 @@ class RunRecord:
 
     @property
     def verdict(self) -> str:
-        """What the run came to, in words; empty while it is under way."""
+        """The result of the run in words; empty until the run ends."""
         return str(self.result.get("verdict") or "")
 
     @property
@@ -86,12 +87,14 @@ class RunRecord:
     def errors(self) -> list[ErrorType]:
         """The types of error that the run's rollouts ended with, the most frequent first."""
         return error_types(
-            Failure(f"{each.stage}/{each.split}", each.error, each.score is not None) for each in self.met
+            Failure(f"{each.stage}/{each.split}", each.error, each.score is not None) for each in self.rollouts
         )
 
 
-def read_run(path: Path, *, store: RolloutStore | None = None, where: str | Path | None = None) -> RunRecord:
-    """A run's folder, read within bounds; it may be another's. `store` is the run's, open; or `where` it is.
+def read_run(path: Path, *, store: RolloutSource | None = None, where: str | Path | None = None) -> RunRecord:
+    """Reads a run's folder within bounds, as somebody else may have written it.
+
+    `store` is the run's open store, or `where` it is.
 
     Raises:
         RunFolderError: the folder holds no run, or files that cannot be read.
@@ -106,20 +109,20 @@ def read_run(path: Path, *, store: RolloutStore | None = None, where: str | Path
     own = str(run.get("id", ""))
     judge = str(_object(_object(run, "free"), "code").get("metric", ""))
     if store is not None:
-        found = list(_met(store, own, judge))
+        rollouts = list(_rollouts(store, own, judge))
     else:
         with RolloutStore(where or folder.store, run="run" if where is None else own) as opened:
-            found = list(_met(opened, own, judge))
+            rollouts = list(_rollouts(opened, own, judge))
     names = ("spent", "stages", "summary", Path(RESULT).stem, "controls", "prompts")
     files = {name: folder.read(f"{name}.json") or {} for name in names}
-    return RunRecord(path, run, pairs=_pairs(folder.path), met=found, **files)
+    return RunRecord(path, run, pairs=_pairs(folder.path), rollouts=rollouts, **files)
 
 
-def _met(store: RolloutStore, own: str, judge: str) -> Iterator[Met]:
-    """What the run itself met, and what controls of it found on the test set beyond that; under its latest metric."""
-    ours = list(met(store.iter_rollouts(judged_by=judge)))
+def _rollouts(store: RolloutSource, own: str, judge: str) -> Iterator[StageRollout]:
+    """The run's rollouts, and those of its controls for other stages and splits; as its latest metric judges them."""
+    ours = list(compact(store.iter_rollouts(judged_by=judge)))
     known = {(each.stage, each.split) for each in ours}
-    more = met(store.iter_rollouts(run=f"{own} controls", judged_by=judge))
+    more = compact(store.iter_rollouts(run=f"{own} controls", judged_by=judge))
     return chain(ours, (each for each in more if (each.stage, each.split) not in known))
 
 

@@ -33,9 +33,9 @@ def run_page(record: RunRecord) -> str:
     split = record.split
     scores, selected = record.scores(split), record.selected
     base = baseline_of(each.stage for each in scores)
-    flips = flipped(record.met, split, selected, threshold=record.threshold)
-    carried = payload(record.met, flips, threshold=record.threshold)
-    explored = [each for each in record.met if each.explored or (each.split == "train" and each.kind == NONE)]
+    flips = flipped(record.rollouts, split, selected, threshold=record.threshold)
+    carried = payload(record.rollouts, flips, threshold=record.threshold)
+    explored = [each for each in record.rollouts if each.explored or (each.split == "train" and each.kind == NONE)]
     reference = next((each.score for each in scores if each.stage == base), None)
     name = record.folder.resolve().name
     return rendered(
@@ -47,14 +47,14 @@ def run_page(record: RunRecord) -> str:
         verdict=record.verdict,
         notes=record.notes,
         errors=record.errors(),
-        rollouts=len(record.met),
+        rollouts=len(record.rollouts),
         scores=scores,
         selected=selected,
         baseline="no supplement" if base == NONE else "the program as it came",
         reference=reference,
         split_name=_SPLITS.get(split, f"on {split}"),
         other_splits=_every_split(record),
-        shares=_shares(kind_shares(record.met, split, [each.stage for each in scores])),
+        shares=_shares(kind_shares(record.rollouts, split, [each.stage for each in scores])),
         kinds=success_by_kind(each for each in explored if each.kind != NONE),
         lengths=reward_by_length(explored) if any(each.explored for each in explored) else [],
         spend=_spend(record),

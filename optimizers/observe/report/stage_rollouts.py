@@ -1,4 +1,4 @@
-"""What a run's stages met, read from its store once and kept small: equal texts are one text."""
+"""The rollouts of a run's stages, read from its store once and kept small: equal texts are one text."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ TRAIN = "train"
 
 
 @dataclass(frozen=True, slots=True)
-class Met:
-    """A rollout as a stage met it: which question of which split, what was told and by whom, and what came of it.
+class StageRollout:
+    """A rollout of a stage: the question and its split, the supplement and its source, the answer and its score.
 
     `supplement` and `answer` are texts as a person reads them; `others` is what the program's other places read
     meanwhile; `score` is None where an outage kept the reward back.
@@ -42,7 +42,7 @@ class Met:
         return self.split == TRAIN and self.source != "none"
 
 
-def met(rollouts: Iterable[Rollout]) -> Iterator[Met]:
+def compact(rollouts: Iterable[Rollout]) -> Iterator[StageRollout]:
     """Each rollout as the report keeps it."""
     known: dict[str, str] = {}
 
@@ -52,7 +52,7 @@ def met(rollouts: Iterable[Rollout]) -> Iterator[Met]:
     for each in rollouts:
         query, reward = each.query, each.reward
         stage = Stage.read(each.stage)
-        yield Met(
+        yield StageRollout(
             one(str(stage.on(""))),
             one(stage.split or TRAIN),
             one(each.source),
@@ -81,9 +81,9 @@ def answer_of(output: Mapping[str, str]) -> str:
     return "\n".join(f"{name}: {_text(value)}" for name, value in output.items())
 
 
-def first_of_each(found: Iterable[Met], key: Callable[[Met], object]) -> list[Met]:
+def first_of_each(found: Iterable[StageRollout], key: Callable[[StageRollout], object]) -> list[StageRollout]:
     """The first of each key, in their order: of a program's several calls on an example, the one that stands for it."""
-    chosen: dict[object, Met] = {}
+    chosen: dict[object, StageRollout] = {}
     for each in found:
         chosen.setdefault(key(each), each)
     return list(chosen.values())

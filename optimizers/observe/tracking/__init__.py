@@ -1,16 +1,17 @@
-"""A run told to experiment trackers: MLflow, Weights & Biases, TensorBoard, or one of the user's own."""
+"""A run in experiment trackers: MLflow, Weights & Biases, TensorBoard, or one of the user's own."""
 
-from optimizers.observe.tracking.dispatcher import Tracking
-from optimizers.observe.tracking.naming import ReportTo, TrackerName, check_report_to
-from optimizers.observe.tracking.tracker import Ending, Point, TrackedRun, Tracker
+from optimizers.observe.tracking.dispatcher import TrackerObserver, build_trackers
+from optimizers.observe.tracking.naming import Destination, ReportTo, TrackerName, check_report_to
+from optimizers.observe.tracking.tracker import Point, TrackedRun, Tracker
 
 __all__ = [
-    "Ending",
+    "Destination",
     "Point",
     "ReportTo",
     "TrackedRun",
     "Tracker",
     "TrackerName",
-    "Tracking",
+    "TrackerObserver",
+    "build_trackers",
     "check_report_to",
 ]

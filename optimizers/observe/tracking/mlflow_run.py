@@ -20,7 +20,7 @@ _STATUS = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 
 
 class MLflowRun:
-    """Writes to the MLflow run that is active where this is made (and leaves its end to whoever began it), else to a
+    """Writes to the MLflow run that is active where this is made (and leaves its end to its owner), else to a
     run of its own in MLflow's current experiment, at its current tracking URI.
 
     >>> MLflowRun().name
@@ -38,7 +38,7 @@ class MLflowRun:
         self._own = False
 
     def begin(self, run: TrackedRun) -> str:
-        """As `Tracker`; a known run that this MLflow does not have is begun anew."""
+        """As `Tracker`; where this MLflow does not have `run.known`, begins another run."""
         from mlflow import MlflowClient
 
         self._client = MlflowClient()

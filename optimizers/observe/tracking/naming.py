@@ -6,16 +6,18 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Literal, get_args
 
+from optimizers.core.events import Observer
 from optimizers.observe.tracking.tracker import Tracker
 from sgt_modules.errors import SetupError
 
 TrackerName = Literal["mlflow", "wandb", "tensorboard"]
-ReportTo = Literal["none"] | TrackerName | Tracker | Sequence[TrackerName | Tracker] | None
-"""As TRL's `report_to`: a name, several, or none; and trackers of the user's own."""
+Destination = TrackerName | Tracker | Observer
+ReportTo = Literal["none"] | Destination | Sequence[Destination] | None
+"""As TRL's `report_to`: a name, several, or none; and observers or trackers of a user's own."""
 
 
-def check_report_to(report_to: ReportTo) -> tuple[TrackerName | Tracker, ...]:
-    """Who is told of a run. Raises `SetupError` for a word that names nobody, and for a package that is missing.
+def check_report_to(report_to: ReportTo) -> tuple[Destination, ...]:
+    """Each of what `report_to` names once. Raises `SetupError` for an unknown name, and for a package that is missing.
 
     >>> check_report_to("none"), check_report_to(None)
     ((), ())
@@ -23,7 +25,7 @@ def check_report_to(report_to: ReportTo) -> tuple[TrackerName | Tracker, ...]:
     ...     check_report_to("excel")
     ... except SetupError as error:
     ...     print(error)
-    Expected report_to of mlflow, wandb, tensorboard, 'none' or a Tracker, got 'excel'.
+    Expected report_to of mlflow, wandb, tensorboard, 'none', an Observer or a Tracker, got 'excel'.
     """
     if report_to is None or report_to == "none":
         return ()
@@ -34,14 +36,14 @@ def check_report_to(report_to: ReportTo) -> tuple[TrackerName | Tracker, ...]:
                 raise SetupError(
                     f"Expected the package {each} for report_to={each!r}: pip install 'dspy-sgt[trackers]'."
                 )
-        elif isinstance(each, str) or not isinstance(each, Tracker):
+        elif isinstance(each, str) or not isinstance(each, Observer | Tracker):
             names = ", ".join(get_args(TrackerName))
-            raise SetupError(f"Expected report_to of {names}, 'none' or a Tracker, got {each!r}.")
+            raise SetupError(f"Expected report_to of {names}, 'none', an Observer or a Tracker, got {each!r}.")
     return tuple(each for n, each in enumerate(asked) if each not in asked[:n])
 
 
-def tracker(named: TrackerName | Tracker) -> Tracker:
-    """The tracker of that name. To be called where the user's own run of it is under way, if there is one."""
+def open_tracker(named: TrackerName | Tracker) -> Tracker:
+    """The tracker of that name, or the tracker itself."""
     if named == "mlflow":
         from optimizers.observe.tracking.mlflow_run import MLflowRun
 

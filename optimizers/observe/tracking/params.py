@@ -1,4 +1,4 @@
-"""What of a run a tracker is told: pure. `run.json` to parameters, a stage to points."""
+"""A run in the form of a tracker: `run.json` to parameters, a stage to points. Pure."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from optimizers.observe.tracking.tracker import Point
 from sgt_modules.saving.redaction import redacted
 
 _LONG = ("kinds", "meta_prompts")
-"""Settings of many lines, of which the names are told."""
+"""Settings of many lines, of which a tracker gets the names."""
 
 
-def parameters(known: Mapping[str, Any], about: Mapping[str, object]) -> dict[str, str]:
-    """The settings in a run's `run.json`, its versions, and what else is to be told, by dotted names, without secrets.
+def run_parameters(record: Mapping[str, Any], about: Mapping[str, object]) -> dict[str, str]:
+    """The settings and versions in a run's `run.json` and what describes the run, by dotted names, without secrets.
 
-    >>> known = {"settings": {"seed": 0, "recipe": {"margin": None}}, "versions": {"dspy": "3.4.1"}}
-    >>> parameters(known, {"actors": {"self": "openai/gpt-4.1"}})
+    >>> record = {"settings": {"seed": 0, "recipe": {"margin": None}}, "versions": {"dspy": "3.4.1"}}
+    >>> run_parameters(record, {"actors": {"self": "openai/gpt-4.1"}})
     {'seed': '0', 'recipe.margin': 'None', 'versions.dspy': '3.4.1', 'actors.self': 'openai/gpt-4.1'}
     """
-    told = {**known.get("settings", {}), **known.get("free", {}), "versions": known.get("versions", {}), **about}
-    return {name: redacted(str(value)) for name, value in _flat(told, "")}
+    settings = {**record.get("settings", {}), **record.get("free", {}), "versions": record.get("versions", {}), **about}
+    return {name: redacted(str(value)) for name, value in _flat(settings, "")}
 
 
 def _flat(settings: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, object]]:
@@ -35,7 +35,7 @@ def _flat(settings: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, objec
 
 
 def stage_points(number: int, values: Mapping[str, float | None], spent: RunUsage) -> list[Point]:
-    """A finished stage: its values, as far as there are some, and what the run had spent by its end.
+    """The points of a scored stage: its values that are not None, and what the run had spent by its end.
 
     >>> from optimizers.core.usage import Usage
     >>> stage_points(1, {"val/score": 0.5, "train/score": None}, RunUsage(Usage(calls=8)))[:2]

@@ -12,7 +12,7 @@ FOLDER = "tensorboard"
 
 
 class TensorBoardEvents:
-    """Writes scalars and texts to `tensorboard/` in the run's folder; the run's files lie beside it already.
+    """Writes scalars and texts to `tensorboard/` in the run's folder; the run's own files are in that folder already.
 
     >>> TensorBoardEvents().name
     'tensorboard'

@@ -1,14 +1,13 @@
-"""What a tracker is, and what it is told."""
+"""What a tracker is, and what it gets."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
-Ending = Literal["finished", "failed", "stopped"]
-"""How a session ended: at its end or within its budget, by an error, by Ctrl-C."""
+from optimizers.core.events import Ending
 
 
 class Point(NamedTuple):
@@ -21,7 +20,7 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TrackedRun:
-    """A run as a tracker begins to hear of it.
+    """A run as a tracker gets it at its begin.
 
     `id` is the run's own, `known` what `begin` gave in an earlier session of the same folder. `parameters` are texts
     without secrets: settings by name, versions of packages, the models that are asked.
@@ -44,20 +43,20 @@ class TrackedRun:
 
 @runtime_checkable
 class Tracker(Protocol):
-    """Whoever keeps the figures of runs. Its methods are called one at a time, from a thread of its own.
+    """Keeps the figures of runs, such as MLflow. Its methods are called one at a time, from a thread of its own.
 
-    What it raises ends its hearing of the run, not the run.
+    A tracker that raises gets nothing more of the run; the run goes on.
     """
 
     @property
     def name(self) -> str:
-        """By which messages and `trackers.json` know it."""
+        """The name in messages and in `trackers.json`."""
         ...
 
     def begin(self, run: TrackedRun) -> str:
         """Begin a run, or go on with `run.known`; the id of what is written to.
 
-        Where that is not `run.known`, every stage is told again.
+        Where that is not `run.known`, it gets every stage again.
         """
         ...
 

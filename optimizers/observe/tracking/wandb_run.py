@@ -17,7 +17,7 @@ _EXIT = {"finished": 0, "failed": 1, "stopped": 130}
 
 
 class WandbRun:
-    """Writes to the W&B run that is under way (and leaves its end to whoever began it), else to a run of its own.
+    """Writes to the W&B run that is under way (and leaves its end to its owner), else to a run of its own.
 
     Values by stage have `stage` as their axis, losses their optimizer step. The process's output, its command line,
     its source and its machine stay out of W&B.
