@@ -23,14 +23,16 @@ from rich.console import Console
 from rich.table import Table
 from scripted_http_actor import actor, served
 
-from optimizers import Recipe, sources
+from optimizers import Recipe
 from optimizers.core.events import EventBus
 from optimizers.core.records import Candidate
 from optimizers.core.reward import Scorer
 from optimizers.core.work_clock import WorkClock
 from optimizers.rollouts.engine import Actor
 from optimizers.rollouts.evaluation import Evaluator
-from optimizers.sgt.exploration import SAMPLED_AT_ONCE, Setting, explorer
+from optimizers.rollouts.sampling import SAMPLED_AT_ONCE
+from optimizers.sgt import candidates as sources
+from optimizers.sgt.exploration import Setting, explorer
 from optimizers.store.rollout_store import RolloutStore
 from sgt_modules import SupplementGenerator, supplement
 from sgt_modules.embedded import HouseTermsWorld, Sizes, embedded_generator, program

@@ -28,7 +28,7 @@ def test_the_view_of_a_compile_ends_with_what_its_result_says(tmp_path: Path) ->
     assert last.over
     assert last.spend is not None
     assert (last.spend.usage.calls, last.spend.limits.actor_calls) == (result.spent.actor_calls, 500)
-    assert last.spend.calls == len(engine.asked)
+    assert last.spend.usage.calls == len(engine.asked)
     shown = {each.name.removesuffix(": val"): each.mean for each in last.finished if each.name.endswith(": val")}
     assert shown == {stage.name: stage.score for stage in result.stages}
     assert (last.step, last.steps, last.step_name) == (5, 5, "dpo1")
