@@ -347,7 +347,7 @@ print(*[answering(each).mark for pair in here.PROGRAMS.values() for each in pair
 
 def test_a_scope_is_the_same_in_every_process() -> None:
     def said(seed: str) -> str:
-        paths = os.pathsep.join([PATHS, os.environ.get("PYTHONPATH", "")])
+        paths = os.pathsep.join([str(Path(__file__).parent), PATHS, os.environ.get("PYTHONPATH", "")])
         surroundings = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": paths}
         command = [sys.executable, "-c", ELSEWHERE]
         return subprocess.run(command, env=surroundings, check=True, capture_output=True, text=True).stdout
