@@ -65,7 +65,7 @@ def spans() -> list[list[str]]:
 
 
 def _text(outputs: Any) -> str:
-    return outputs["supplement"]["text"]
+    return outputs["text"]
 
 
 def main() -> None:
