@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import Literal
 
 from optimizers.core.events import Plan, Step
+from optimizers.core.usage import Work
 from optimizers.observe.live.snapshot import StageView
 
 FEWEST = 5.0
@@ -22,13 +22,11 @@ SOON = 2.0
 PATIENCE = 1.5
 """Times the longest pause so far that the next units are waited for, before they are late."""
 
-WorkKind = Literal["training", "sampling", "acting"]
-
-_ORDER: tuple[WorkKind, ...] = ("training", "sampling", "acting")
+_ORDER: tuple[Work, ...] = ("training", "sampling", "acting")
 """What a step does, in this order."""
 
 
-def work_of(stage: str) -> WorkKind:
+def work_of(stage: str) -> Work:
     """What a stage does, by its name: `sft: training`, `warm: sampling`; everything else runs the program.
 
     >>> work_of("warm: sampling"), work_of("dpo1: val")
@@ -113,10 +111,10 @@ def seconds_left(plan: Plan, finished: Sequence[StageView], underway: Sequence[S
     return later + max((each.left or 0.0 for each in underway), default=0.0)
 
 
-def _paces(plan: Plan, stages: Sequence[StageView]) -> dict[WorkKind, float]:
+def _paces(plan: Plan, stages: Sequence[StageView]) -> dict[Work, float]:
     """Seconds a unit by work; for training, a planned row."""
     rows = {step_of(step.name): step.rows for step in plan.steps}
-    found: dict[WorkKind, float] = {}
+    found: dict[Work, float] = {}
     for each in stages:
         work = work_of(each.name)
         if work == "training":
@@ -128,7 +126,7 @@ def _paces(plan: Plan, stages: Sequence[StageView]) -> dict[WorkKind, float]:
     return found
 
 
-def _amounts(step: Step) -> dict[WorkKind, float]:
+def _amounts(step: Step) -> dict[Work, float]:
     return {"training": step.rows, "sampling": step.samples, "acting": step.runs}
 
 
@@ -137,7 +135,7 @@ def _acts_only(step: Step) -> bool:
     return not step.samples and not step.rows
 
 
-def _rest(step: Step, own: Sequence[StageView]) -> Mapping[WorkKind, float]:
+def _rest(step: Step, own: Sequence[StageView]) -> Mapping[Work, float]:
     """What of a step none of its stages has begun; of one that only runs the program, what they have not done."""
     if _acts_only(step):
         return {"acting": max(0.0, step.runs - sum(each.done for each in own))}
