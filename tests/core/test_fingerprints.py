@@ -126,7 +126,7 @@ for held in here.HELD.values():
 
 def test_examples_that_hold_sets_records_and_objects_are_the_same_in_every_process() -> None:
     def said(seed: str) -> list[str]:
-        paths = os.pathsep.join([str(Path(__file__).parent), PATHS, os.environ.get("PYTHONPATH", "")])
+        paths = os.pathsep.join([PATHS, os.environ.get("PYTHONPATH", "")])
         surroundings = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": paths}
         done = subprocess.run(
             [sys.executable, "-c", ELSEWHERE], env=surroundings, check=True, capture_output=True, text=True
