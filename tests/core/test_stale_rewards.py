@@ -633,7 +633,7 @@ def test_a_run_that_goes_on_with_an_edited_metric_has_its_rewards_and_pays_nothi
     assert any(note.startswith("The metric is another than in this folder's last session") for note in second.notes)
     assert any(note.startswith("14 answers were judged again by the changed metric") for note in second.notes)
     shown = read_run(tmp_path)
-    validated = [each.score or 0 for each in shown.met if each.split == "val"]
+    validated = [each.score or 0 for each in shown.rollouts if each.split == "val"]
     assert sum(validated) / len(validated) == 0.75
 
 
