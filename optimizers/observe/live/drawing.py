@@ -16,7 +16,7 @@ LABEL = 8
 """Columns of a row's name, where the terminal is wide enough for any."""
 
 WIDE = 60
-"""From here on there is room for rows with names, and for words beside numbers."""
+"""From here on there is room for rows with names, and for words next to numbers."""
 
 BAR = (6, 24)
 """The columns of a bar, at least and at most."""

@@ -60,7 +60,7 @@ class Flipped:
 
 
 def splits_of(found: Iterable[StageRollout]) -> list[str]:
-    """The splits on which stages were scored beside a baseline, what tells most first: test, validation, the others."""
+    """The splits on which stages and a baseline are scored, the most telling first: test, validation, the others."""
     named = list(dict.fromkeys(each.split for each in found if each.stage in BASELINES and each.split != "train"))
     return sorted(named, key=lambda name: {"test": 0, "val": 1}.get(name, 2))
 

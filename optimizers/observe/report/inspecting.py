@@ -1,4 +1,4 @@
-"""Rollouts of a run that somebody asks for, and a query's winners beside its losers. Pure."""
+"""Rollouts of a run that somebody asks for, and a query's winners next to its losers. Pure."""
 
 from __future__ import annotations
 
