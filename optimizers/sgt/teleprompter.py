@@ -21,9 +21,10 @@ from optimizers.rollouts.runners import Runner, RunnerName, check_runner, check_
 from optimizers.session import sizes
 from optimizers.sgt.estimate import estimated
 from optimizers.sgt.exploration import Credit, check_credit
+from optimizers.sgt.history import History
 from optimizers.sgt.logged import LoggedOutcome
 from optimizers.sgt.recipe import AUTO, Auto, Recipe
-from optimizers.sgt.run import Run, follow
+from optimizers.sgt.run import SFT, Run, dpo_stage, follow
 from optimizers.sgt.settings import RunSettings
 from optimizers.training.processes import join_team
 from optimizers.training.trainer import Trainer
@@ -185,7 +186,7 @@ class SGTTeleprompter(Teleprompter):
         if not team.is_main:
             return follow(student, self.settings, team)
         observers = build_observers(self.display_progress, self.report_to)
-        settings = replace(self.settings, logged=tuple(logged))
+        settings, recipe, history = replace(self.settings, logged=tuple(logged)), self.recipe, History()
         with (
             team.send_failure(),
             opened(self.runner) as runner,
@@ -200,15 +201,23 @@ class SGTTeleprompter(Teleprompter):
             ) as run,
         ):
             with run.within_budget():
-                run.validate_student()
-                warm = run.warm_start()
-                checkpoint = run.sft(run.sft_rows(warm)) if self.recipe.sft else None
-                for round_ in range(1, self.recipe.rounds + 1):
-                    if run.stalled():
+                history.stages += run.validate_student()
+                history.explored.append(warm := run.warm_start())
+                checkpoint = None
+                if recipe.sft:
+                    rows = history.rows[SFT] = run.select_rows(warm)
+                    checkpoint = run.train_sft(rows)
+                    history.stages += run.validate(checkpoint, history)
+                for round_ in range(1, recipe.rounds + 1):
+                    if history.has_stalled(recipe.patience):
                         break
-                    checkpoint = run.dpo(round_, run.pairs(round_, run.explore(round_, checkpoint)), start=checkpoint)
-                run.gate()
-            program = run.finish()
+                    rollouts = run.explore(round_, history.tried, checkpoint)
+                    history.explored.append(rollouts)
+                    pairs = history.rows[dpo_stage(round_)] = run.make_pairs(round_, rollouts, history.tried)
+                    checkpoint = run.train_preferences(round_, pairs, start=checkpoint)
+                    history.stages += run.validate(checkpoint, history)
+                history.stages += run.gate(history)
+            program = run.finish(history)
             team.send(result_of(program))
             return program
 
