@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, cast
 
 import dspy
 
@@ -41,66 +42,38 @@ from sgt_modules.local.activity import Abandoned
 Examples = Sequence[dspy.Example]
 
 
-class SessionSettings(Protocol):
-    """What a session needs to know of its teleprompter's settings."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSettings(ABC):
+    """The options that SGT and SPT share, and what a session asks of a method's own options.
+
+    `num_threads` program runs are made at once, of at most `max_run_seconds` each; after `max_errors` runs in a row
+    without a reward everything stops. `seed` seeds every choice. `limits` is what the run may spend. Rollouts are in
+    `store`, or else in the folder `log_dir`. `version` is the user's word for code that cannot be read.
+    """
+
+    metric: Callable[..., object]
+    num_threads: int | None = None
+    max_errors: int = 10
+    seed: int = 0
+    log_dir: Path | None = None
+    limits: Limits = field(default_factory=Limits)
+    store: str | Path | None = None
+    max_run_seconds: float | None = None
+    only: Sequence[str] | None = None
+    version: str = ""
 
     @property
-    def metric(self) -> Callable[..., object]:
-        """Any DSPy metric."""
-        ...
-
-    @property
-    def num_threads(self) -> int | None:
-        """Program runs at once."""
-        ...
-
-    @property
-    def max_errors(self) -> int:
-        """Runs in a row without a reward after which everything stops."""
-        ...
-
-    @property
-    def seed(self) -> int:
-        """Seeds every choice."""
-        ...
-
-    @property
-    def log_dir(self) -> Path | None:
-        """The run's folder."""
-        ...
-
-    @property
-    def limits(self) -> Limits:
-        """What may be spent."""
-        ...
-
-    @property
-    def store(self) -> str | Path | None:
-        """Where rollouts are kept, if not in the folder."""
-        ...
-
-    @property
-    def max_run_seconds(self) -> float | None:
-        """How long one run of the program may take."""
-        ...
-
-    @property
-    def version(self) -> str:
-        """The user's word for code that cannot be read."""
-        ...
-
-    @property
+    @abstractmethod
     def free(self) -> Mapping[str, object]:
         """Settings in `run.json` that may change when a run goes on in its folder."""
-        ...
 
+    @abstractmethod
     def recorded(self, trainset: Examples, valset: Examples) -> Mapping[str, object]:
         """Settings in `run.json` that must be the same when a run goes on in its folder."""
-        ...
 
+    @abstractmethod
     def planned(self, student: dspy.Module, train: int, validation: int) -> Plan:
-        """The steps of a run on so many examples, as they are expected."""
-        ...
+        """The expected steps of a run on so many examples."""
 
 
 class _Code(NamedTuple):
@@ -145,7 +118,7 @@ def checked(
     trainset: Examples,
     valset: Examples | None,
     *,
-    settings: SessionSettings,
+    settings: RunSettings,
     runner: Runner,
 ) -> tuple[Examples, Examples]:
     """The two splits, with a seeded part of the training set held out where no validation set is given.
@@ -221,7 +194,7 @@ class Session:
         program: dspy.Module,
         splits: tuple[Examples, Examples],
         *,
-        settings: SessionSettings,
+        settings: RunSettings,
         observers: Sequence[Observer],
         runner: Runner,
     ) -> Iterator[Session]:
@@ -379,7 +352,7 @@ def _most_tokens(lm: object) -> int | None:
     return found if isinstance(found, int) else None
 
 
-def _store(settings: SessionSettings, folder: RunFolder, *, run: str) -> RolloutStore:
+def _store(settings: RunSettings, folder: RunFolder, *, run: str) -> RolloutStore:
     """The folder's own store, or one that several runs share."""
     return RolloutStore(folder.store) if settings.store is None else RolloutStore(settings.store, run=run)
 

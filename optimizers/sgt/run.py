@@ -30,7 +30,7 @@ from optimizers.sgt.history import History, ValidatedStage
 from optimizers.sgt.logged import Log, read_log
 from optimizers.sgt.preference_pairs import preference_pairs, why_no_pairs
 from optimizers.sgt.probing import probed
-from optimizers.sgt.settings import RunSettings
+from optimizers.sgt.settings import SGTSettings
 from optimizers.sgt.sft_data import balance_kinds
 from optimizers.training.distributed import DistributedTrainer, repeat_calls
 from optimizers.training.finished_stages import FinishedStages
@@ -58,7 +58,7 @@ def dpo_stage(round_: int) -> str:
 class Run:
     """The resources of one compile. Made by `Run.opened`, which checks every input before the first paid call."""
 
-    def __init__(self, settings: RunSettings, student: dspy.Module, session: Session, *, team: Team, log: Log) -> None:
+    def __init__(self, settings: SGTSettings, student: dspy.Module, session: Session, *, team: Team, log: Log) -> None:
         self._settings, self._recipe, self._session, self._bus = settings, settings.recipe, session, session.bus
         self._student, self._folder = student, session.folder
         self._train, self._validation = session.train, session.validation
@@ -78,7 +78,7 @@ class Run:
         *,
         trainset: Sequence[dspy.Example],
         valset: Sequence[dspy.Example] | None,
-        settings: RunSettings,
+        settings: SGTSettings,
         observers: Sequence[Observer],
         runner: Runner,
         team: Team,
@@ -348,7 +348,7 @@ class Run:
         return self._session.usage
 
 
-def follow(student: dspy.Module, settings: RunSettings, team: Team) -> dspy.Module:
+def follow(student: dspy.Module, settings: SGTSettings, team: Team) -> dspy.Module:
     """A compile in a process that only trains, whenever the main one tells it to: it returns the same program.
 
     Raises what the main process fails with.

@@ -25,7 +25,7 @@ from optimizers.sgt.history import History
 from optimizers.sgt.logged import LoggedOutcome
 from optimizers.sgt.recipe import AUTO, Auto, Recipe
 from optimizers.sgt.run import SFT, Run, dpo_stage, follow
-from optimizers.sgt.settings import RunSettings
+from optimizers.sgt.settings import SGTSettings
 from optimizers.training.processes import join_team
 from optimizers.training.trainer import Trainer
 from sgt_modules.errors import SetupError
@@ -132,7 +132,7 @@ class SGTTeleprompter(Teleprompter):
                 "got one that has it write. Pass recipe=Recipe(kinds=..., closed=True), or "
                 "generator.choosing(Menu()) to let it write."
             )
-        self.settings = RunSettings(
+        self.settings = SGTSettings(
             metric=metric,
             generator=writer.choosing(self.recipe.menu),
             recipe=self.recipe,

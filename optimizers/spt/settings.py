@@ -1,17 +1,16 @@
-"""What an SPT run is given by its teleprompter, and what of it a folder is taken up again by."""
+"""Settings of a run of SPT, and which of them must be the same when a run goes on in its folder."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 
 import dspy
 
-from optimizers.core.budget import Limits
 from optimizers.core.events import Plan, Step
 from optimizers.core.fingerprints import fingerprint, lm_settings
 from optimizers.core.prices import has_price
+from optimizers.session import RunSettings
 from optimizers.spt.estimate import estimated_spt
 from optimizers.spt.recipe import SPTRecipe
 from optimizers.spt.sentences import sentences
@@ -19,25 +18,15 @@ from sgt_modules.errors import NoPredictorError, SetupError
 from sgt_modules.wrapping import instructions_of
 
 
-@dataclass(frozen=True, slots=True)
-class SPTSettings:
-    """What a run is given by its teleprompter; see `SupervisoryPromptTeleprompter`."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SPTSettings(RunSettings):
+    """The options of `SupervisoryPromptTeleprompter`, which documents them."""
 
-    metric: Callable[..., object]
     corrector: dspy.LM
     recipe: SPTRecipe
-    num_threads: int | None
-    max_errors: int
-    seed: int
-    log_dir: Path | None
-    only: Sequence[str] | None = None
-    limits: Limits = field(default_factory=Limits)
-    store: str | Path | None = None
-    max_run_seconds: float | None = None
-    version: str = ""
 
     def recorded(self, trainset: Sequence[dspy.Example], valset: Sequence[dspy.Example]) -> dict[str, object]:
-        """What `run.json` remembers, and a folder is taken up again by."""
+        """Settings in `run.json` that must be the same when a run goes on in its folder."""
         return {
             "method": "spt",
             "recipe": self.recipe.recorded,
@@ -50,7 +39,7 @@ class SPTSettings:
         }
 
     def planned(self, student: dspy.Module, train: int, validation: int) -> Plan:
-        """The steps of a run on so many examples, as they are expected."""
+        """The expected steps of a run on so many examples."""
         found = estimated_spt(
             self.recipe, train=train, validation=validation, sentences=self.sentences(student), probe=None
         )
@@ -63,7 +52,7 @@ class SPTSettings:
 
     @property
     def free(self) -> dict[str, object]:
-        """What `run.json` remembers too, and may be another when a folder is taken up again."""
+        """Settings in `run.json` that may change when a run goes on in its folder."""
         return {"rounds": self.recipe.rounds, "limits": asdict(self.limits)}
 
     def places(self, student: dspy.Module) -> list[str]:
