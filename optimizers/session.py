@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import random
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 import dspy
 
-from optimizers.core.budget import Budget, Limits
+from optimizers.core.budget import Budget
 from optimizers.core.error_types import REFUSED, refused_scores
-from optimizers.core.events import Ending, Event, EventBus, Note, Observer, PhaseStarted, Plan, RunEnded, RunStarted
+from optimizers.core.events import Ending, Event, EventBus, Note, Observer, PhaseStarted, RunEnded, RunStarted
 from optimizers.core.fingerprints import (
     BORDER,
     Half,
@@ -28,6 +26,7 @@ from optimizers.core.fingerprints import (
 from optimizers.core.interrupts import stopping
 from optimizers.core.reward import Metric, Scorer, check_metric
 from optimizers.core.run_folder import RunFolder, versions_apart
+from optimizers.core.run_settings import Examples, RunSettings
 from optimizers.core.usage import RunUsage, Usage
 from optimizers.core.validation import check_priced, check_program, check_splits, hold_out
 from optimizers.core.verdict import NOTE, Evidence
@@ -38,42 +37,6 @@ from optimizers.rollouts.runners import Runner
 from optimizers.store.rollout_store import RolloutStore
 from sgt_modules.errors import StoppedError
 from sgt_modules.local.activity import Abandoned
-
-Examples = Sequence[dspy.Example]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunSettings(ABC):
-    """The options that SGT and SPT share, and what a session asks of a method's own options.
-
-    `num_threads` program runs are made at once, of at most `max_run_seconds` each; after `max_errors` runs in a row
-    without a reward everything stops. `seed` seeds every choice. `limits` is what the run may spend. Rollouts are in
-    `store`, or else in the folder `log_dir`. `version` is the user's word for code that cannot be read.
-    """
-
-    metric: Callable[..., object]
-    num_threads: int | None = None
-    max_errors: int = 10
-    seed: int = 0
-    log_dir: Path | None = None
-    limits: Limits = field(default_factory=Limits)
-    store: str | Path | None = None
-    max_run_seconds: float | None = None
-    only: Sequence[str] | None = None
-    version: str = ""
-
-    @property
-    @abstractmethod
-    def free(self) -> Mapping[str, object]:
-        """Settings in `run.json` that may change when a run goes on in its folder."""
-
-    @abstractmethod
-    def recorded(self, trainset: Examples, valset: Examples) -> Mapping[str, object]:
-        """Settings in `run.json` that must be the same when a run goes on in its folder."""
-
-    @abstractmethod
-    def planned(self, student: dspy.Module, train: int, validation: int) -> Plan:
-        """The expected steps of a run on so many examples."""
 
 
 class _Code(NamedTuple):

@@ -9,8 +9,8 @@ import dspy
 
 from optimizers.core.events import Plan
 from optimizers.core.fingerprints import fingerprint, generator_settings
+from optimizers.core.run_settings import RunSettings
 from optimizers.core.validation import check_lengths
-from optimizers.session import RunSettings
 from optimizers.sgt.estimate import planned
 from optimizers.sgt.exploration import Credit
 from optimizers.sgt.logged import LoggedOutcome

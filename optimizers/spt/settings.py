@@ -10,7 +10,7 @@ import dspy
 from optimizers.core.events import Plan, Step
 from optimizers.core.fingerprints import fingerprint, lm_settings
 from optimizers.core.prices import has_price
-from optimizers.session import RunSettings
+from optimizers.core.run_settings import RunSettings
 from optimizers.spt.estimate import estimated_spt
 from optimizers.spt.recipe import SPTRecipe
 from optimizers.spt.sentences import sentences
