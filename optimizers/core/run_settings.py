@@ -6,11 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dspy
 
 from optimizers.core.budget import Limits
-from optimizers.core.events import Plan
+
+if TYPE_CHECKING:
+    from optimizers.core.events import Plan
 
 Examples = Sequence[dspy.Example]
 

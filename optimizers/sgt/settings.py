@@ -4,27 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Literal
 
 import dspy
 
-from optimizers.core.events import Plan
 from optimizers.core.fingerprints import fingerprint, generator_settings
 from optimizers.core.run_settings import RunSettings
 from optimizers.core.validation import check_lengths
-from optimizers.sgt.estimate import planned
-from optimizers.sgt.exploration import Credit
-from optimizers.sgt.logged import LoggedOutcome
-from optimizers.sgt.recipe import Recipe
 from optimizers.training.trainer import Trainer, TrainingSettings
 from sgt_modules.errors import SetupError
 from sgt_modules.generator import SupplementGenerator
 from sgt_modules.local.engine import LocalEngine
-from sgt_modules.predictor import Scope
-from sgt_modules.prompts import Template
 from sgt_modules.wrapping import supplement
+
+if TYPE_CHECKING:
+    from optimizers.core.events import Plan
+    from optimizers.sgt.logged import LoggedOutcome
+    from optimizers.sgt.recipe import Recipe
+    from sgt_modules.predictor import Scope
+    from sgt_modules.prompts import Template
+
+Credit = Literal["isolate", "joint"]
+"""Which places of a program vary at once; see `SGTTeleprompter`."""
 
 FREE = ("rounds", "patience")
 """Options of a recipe that only say how far a run goes."""
+
+
+def check_credit(credit: str) -> Credit:
+    """Return the word itself; raises `SetupError` for another."""
+    if credit not in ("isolate", "joint"):
+        raise SetupError(f"Expected credit 'isolate' or 'joint', got {credit!r}. See SGTTeleprompter.")
+    return credit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +119,8 @@ class SGTSettings(RunSettings):
 
     def planned(self, student: dspy.Module, train: int, validation: int) -> Plan:
         """The expected steps of a run on so many examples."""
+        from optimizers.sgt.estimate import planned  # with rich, which takes long to import
+
         return planned(self.recipe, train=train, validation=validation, epochs=self.epochs)
 
     @property

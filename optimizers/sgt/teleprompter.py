@@ -8,30 +8,29 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dspy
 from dspy.teleprompt import Teleprompter
 
 from optimizers.core.budget import Limits
-from optimizers.core.estimate import Estimate, Probe
-from optimizers.core.result import result_of
-from optimizers.observe.progress import Display, build_observers, build_views
-from optimizers.observe.tracking import ReportTo, check_report_to
+from optimizers.observe.tracking.naming import ReportTo, check_report_to
 from optimizers.rollouts.runners import Runner, RunnerName, check_runner, check_seconds, opened
-from optimizers.session import sizes
-from optimizers.sgt.estimate import estimated
-from optimizers.sgt.exploration import Credit, check_credit
-from optimizers.sgt.history import History
-from optimizers.sgt.logged import LoggedOutcome
 from optimizers.sgt.recipe import AUTO, Auto, Recipe
-from optimizers.sgt.run import SFT, Run, dpo_stage, follow
-from optimizers.sgt.settings import SGTSettings
-from optimizers.training.processes import join_team
-from optimizers.training.trainer import Trainer
+from optimizers.sgt.settings import Credit, SGTSettings, check_credit
 from sgt_modules.errors import SetupError
 from sgt_modules.generator import GeneratorLike, SupplementGenerator
 from sgt_modules.predictor import Scope
 from sgt_modules.prompts import Template, check_template
+
+if TYPE_CHECKING:
+    from optimizers.core.estimate import Estimate, Probe
+    from optimizers.observe.progress import Display
+    from optimizers.sgt.logged import LoggedOutcome
+    from optimizers.training.trainer import Trainer
+
+# What a run needs (the store, live views, the trainer) is imported by `compile` and `estimate`: that takes longer than
+# importing all of DSPy.
 
 
 class SGTTeleprompter(Teleprompter):
@@ -182,6 +181,12 @@ class SGTTeleprompter(Teleprompter):
             SetupError: something passed in cannot work; nothing has been paid for.
             MainProcessError: in the other processes, the main one stopped with an error that is none of ours.
         """
+        from optimizers.core.result import result_of
+        from optimizers.observe.progress import build_observers
+        from optimizers.sgt.history import History
+        from optimizers.sgt.run import SFT, Run, dpo_stage, follow
+        from optimizers.training.processes import join_team
+
         team = join_team()
         if not team.is_main:
             return follow(student, self.settings, team)
@@ -245,6 +250,12 @@ class SGTTeleprompter(Teleprompter):
         >>> round(sgt.estimate(program(), world.train, world.val).total.actor_calls)
         3292
         """
+        from optimizers.observe.progress import build_views
+        from optimizers.session import sizes
+        from optimizers.sgt.estimate import estimated
+        from optimizers.sgt.run import Run
+        from optimizers.training.processes import join_team
+
         settings = self.settings
         train, validation = sizes(trainset, valset)
         found: Probe | None = None

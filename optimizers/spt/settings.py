@@ -4,18 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import dspy
 
-from optimizers.core.events import Plan, Step
 from optimizers.core.fingerprints import fingerprint, lm_settings
 from optimizers.core.prices import has_price
 from optimizers.core.run_settings import RunSettings
-from optimizers.spt.estimate import estimated_spt
 from optimizers.spt.recipe import SPTRecipe
 from optimizers.spt.sentences import sentences
 from sgt_modules.errors import NoPredictorError, SetupError
 from sgt_modules.wrapping import instructions_of
+
+if TYPE_CHECKING:
+    from optimizers.core.events import Plan
+
+
+def check_corrector(lm: object) -> dspy.LM:
+    """Return the LM itself; raises `SetupError` for any other object."""
+    if not isinstance(lm, dspy.LM):
+        raise SetupError(f"Expected a dspy.LM as corrector, got {lm!r}. Write corrector=dspy.LM('provider/model').")
+    return lm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +49,9 @@ class SPTSettings(RunSettings):
 
     def planned(self, student: dspy.Module, train: int, validation: int) -> Plan:
         """The expected steps of a run on so many examples."""
+        from optimizers.core.events import Plan, Step
+        from optimizers.spt.estimate import estimated_spt
+
         found = estimated_spt(
             self.recipe, train=train, validation=validation, sentences=self.sentences(student), probe=None
         )
