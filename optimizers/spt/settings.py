@@ -12,7 +12,6 @@ from optimizers.core.fingerprints import fingerprint, lm_settings
 from optimizers.core.prices import has_price
 from optimizers.core.run_settings import RunSettings
 from optimizers.spt.recipe import SPTRecipe
-from optimizers.spt.sentences import sentences
 from sgt_modules.errors import NoPredictorError, SetupError
 from sgt_modules.wrapping import instructions_of
 
@@ -59,6 +58,8 @@ class SPTSettings(RunSettings):
 
     def sentences(self, student: dspy.Module) -> list[int]:
         """How many sentences the instructions of each place have."""
+        from optimizers.spt.sentences import sentences
+
         texts = instructions_of(student)
         return [len(sentences(texts[name], self.recipe.language)) for name in self.places(student)]
 
