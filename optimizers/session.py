@@ -6,14 +6,13 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, cast
 
 import dspy
 
-from optimizers.core.budget import Budget, Limits
+from optimizers.core.budget import Budget
 from optimizers.core.error_types import REFUSED, refused_scores
-from optimizers.core.events import Ending, Event, EventBus, Note, Observer, PhaseStarted, Plan, RunEnded, RunStarted
+from optimizers.core.events import Ending, Event, EventBus, Note, Observer, PhaseStarted, RunEnded, RunStarted
 from optimizers.core.fingerprints import (
     BORDER,
     Half,
@@ -27,6 +26,7 @@ from optimizers.core.fingerprints import (
 from optimizers.core.interrupts import stopping
 from optimizers.core.reward import Metric, Scorer, check_metric
 from optimizers.core.run_folder import RunFolder, versions_apart
+from optimizers.core.run_settings import Examples, RunSettings
 from optimizers.core.usage import RunUsage, Usage
 from optimizers.core.validation import check_priced, check_program, check_splits, hold_out
 from optimizers.core.verdict import NOTE, Evidence
@@ -37,70 +37,6 @@ from optimizers.rollouts.runners import Runner
 from optimizers.store.rollout_store import RolloutStore
 from sgt_modules.errors import StoppedError
 from sgt_modules.local.activity import Abandoned
-
-Examples = Sequence[dspy.Example]
-
-
-class SessionSettings(Protocol):
-    """What a session needs to know of its teleprompter's settings."""
-
-    @property
-    def metric(self) -> Callable[..., object]:
-        """Any DSPy metric."""
-        ...
-
-    @property
-    def num_threads(self) -> int | None:
-        """Program runs at once."""
-        ...
-
-    @property
-    def max_errors(self) -> int:
-        """Runs in a row without a reward after which everything stops."""
-        ...
-
-    @property
-    def seed(self) -> int:
-        """Seeds every choice."""
-        ...
-
-    @property
-    def log_dir(self) -> Path | None:
-        """The run's folder."""
-        ...
-
-    @property
-    def limits(self) -> Limits:
-        """What may be spent."""
-        ...
-
-    @property
-    def store(self) -> str | Path | None:
-        """Where rollouts are kept, if not in the folder."""
-        ...
-
-    @property
-    def max_run_seconds(self) -> float | None:
-        """How long one run of the program may take."""
-        ...
-
-    @property
-    def version(self) -> str:
-        """The user's word for code that cannot be read."""
-        ...
-
-    @property
-    def free(self) -> Mapping[str, object]:
-        """Settings in `run.json` that may change when a run goes on in its folder."""
-        ...
-
-    def recorded(self, trainset: Examples, valset: Examples) -> Mapping[str, object]:
-        """Settings in `run.json` that must be the same when a run goes on in its folder."""
-        ...
-
-    def planned(self, student: dspy.Module, train: int, validation: int) -> Plan:
-        """The steps of a run on so many examples, as they are expected."""
-        ...
 
 
 class _Code(NamedTuple):
@@ -145,7 +81,7 @@ def checked(
     trainset: Examples,
     valset: Examples | None,
     *,
-    settings: SessionSettings,
+    settings: RunSettings,
     runner: Runner,
 ) -> tuple[Examples, Examples]:
     """The two splits, with a seeded part of the training set held out where no validation set is given.
@@ -221,7 +157,7 @@ class Session:
         program: dspy.Module,
         splits: tuple[Examples, Examples],
         *,
-        settings: SessionSettings,
+        settings: RunSettings,
         observers: Sequence[Observer],
         runner: Runner,
     ) -> Iterator[Session]:
@@ -379,7 +315,7 @@ def _most_tokens(lm: object) -> int | None:
     return found if isinstance(found, int) else None
 
 
-def _store(settings: SessionSettings, folder: RunFolder, *, run: str) -> RolloutStore:
+def _store(settings: RunSettings, folder: RunFolder, *, run: str) -> RolloutStore:
     """The folder's own store, or one that several runs share."""
     return RolloutStore(folder.store) if settings.store is None else RolloutStore(settings.store, run=run)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
-from rich.console import Console, ConsoleOptions, RenderResult
-from rich.table import Table
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,8 @@ class Estimate:
         return StageEstimate("total", **{name: sum(getattr(stage, name) for stage in self.stages) for name in names})
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from rich.table import Table
+
         known = self.probe is not None
         table = Table("stage", "actor calls", "at most", title="What the run will take")
         for name in ("tokens in", "tokens out", "$", "seconds") if known else ():
@@ -73,6 +76,8 @@ class Estimate:
         yield table
 
     def __str__(self) -> str:
+        from rich.console import Console
+
         console = Console(width=100, no_color=True)
         with console.capture() as captured:
             console.print(self)

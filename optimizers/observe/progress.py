@@ -13,7 +13,8 @@ from optimizers.observe.live.snapshot import Snapshot
 from optimizers.observe.live.terminal import Live
 from optimizers.observe.live.view import FunctionScreen, View
 from optimizers.observe.run_files import ReportFile, ResultFile
-from optimizers.observe.tracking import ReportTo, build_trackers
+from optimizers.observe.tracking import ReportTo
+from optimizers.observe.tracking.dispatcher import build_trackers
 from sgt_modules.errors import SetupError
 
 __all__ = ["Display", "Lines", "Live", "Notebook", "build_observers", "build_views"]

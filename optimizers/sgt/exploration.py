@@ -12,7 +12,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from typing import Protocol
 
 import dspy
 
@@ -28,14 +28,12 @@ from optimizers.sgt.adaptive import CandidateScheduler
 from optimizers.sgt.logged import SOURCE as LOGGED
 from optimizers.sgt.logged import Log
 from optimizers.sgt.recipe import Recipe
+from optimizers.sgt.settings import Credit
 from sgt_modules.episode import Chooser, Place
-from sgt_modules.errors import SetupError
 from sgt_modules.generator import SupplementGenerator
 from sgt_modules.kinds import FREE, NONE, SILENCE, Kind, Supplement
 from sgt_modules.samples import Sample, SampleRequest
 from sgt_modules.wrapping import with_generator
-
-Credit = Literal["isolate", "joint"]
 
 SAMPLED_AHEAD = 256
 """As many where the actor already runs on what was sampled, and an eighth of a small stage: fewer cost the sampling
@@ -46,13 +44,6 @@ FIRST_PASS = 0.2
 
 DECIDES = 0.1
 """The least share of a predictor's queries that its supplements must decide for more of them to be tried."""
-
-
-def check_credit(credit: str) -> Credit:
-    """The word itself; raises `SetupError` for another."""
-    if credit not in ("isolate", "joint"):
-        raise SetupError(f"Expected credit 'isolate' or 'joint', got {credit!r}. See SGTTeleprompter.")
-    return credit
 
 
 class Explorer(Protocol):

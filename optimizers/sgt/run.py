@@ -1,19 +1,18 @@
-"""One compile's working state: what it was given, what it has seen, and the best stage so far.
+"""The steps of SGT, each a method; `teleprompter.py` is their order, and a `History` holds what they find.
 
-Each method is one arrow of the method (`sgt.py` is their order). Deciding is left to the pure rooms; this one holds
-the store, the folder and the clock.
+Pure modules decide (`candidates`, `sft_data`, `preference_pairs`, `gating`); this one holds the store, the folder, the
+trainer and the clock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import cast
 
 import dspy
 
-from optimizers.core.best_stage import best_stage, gain_of
 from optimizers.core.estimate import Probe
 from optimizers.core.events import LossLogged, Note, Observer, PhaseStarted, StageScored
 from optimizers.core.memory import MARK
@@ -27,10 +26,11 @@ from optimizers.rollouts.runners import Runner
 from optimizers.session import Session, checked
 from optimizers.sgt.exploration import Explorer, Setting, explorer
 from optimizers.sgt.gating import fitted, judged
+from optimizers.sgt.history import History, ValidatedStage
 from optimizers.sgt.logged import Log, read_log
 from optimizers.sgt.preference_pairs import preference_pairs, why_no_pairs
 from optimizers.sgt.probing import probed
-from optimizers.sgt.settings import RunSettings
+from optimizers.sgt.settings import SGTSettings
 from optimizers.sgt.sft_data import balance_kinds
 from optimizers.training.distributed import DistributedTrainer, repeat_calls
 from optimizers.training.finished_stages import FinishedStages
@@ -42,22 +42,28 @@ from sgt_modules.generator import SupplementGenerator
 from sgt_modules.generator_prompt import SHORTENED
 from sgt_modules.wrapping import left_plain, supplemented
 
+SFT = "sft"
+"""The stage of supervised fine-tuning."""
+
+
+def dpo_stage(round_: int) -> str:
+    """The stage of a round of DPO.
+
+    >>> dpo_stage(1)
+    'dpo1'
+    """
+    return f"dpo{round_}"
+
 
 class Run:
-    """The state of one compile. Made by `Run.opened`, which validates everything before the first paid call."""
+    """The resources of one compile. Made by `Run.opened`, which checks every input before the first paid call."""
 
-    def __init__(self, settings: RunSettings, student: dspy.Module, session: Session, *, team: Team, log: Log) -> None:
+    def __init__(self, settings: SGTSettings, student: dspy.Module, session: Session, *, team: Team, log: Log) -> None:
         self._settings, self._recipe, self._session, self._bus = settings, settings.recipe, session, session.bus
         self._student, self._folder = student, session.folder
         self._train, self._validation = session.train, session.validation
         self._trainer = DistributedTrainer(settings.trainer_or_default(), team)
-        self._stages: list[StageResult] = []
-        self._scored: dict[str, Scored] = {}
-        self._tried: list[Rollout] = []
-        self._learned: dict[str, float | None] = {}
-        self._rows: dict[str, int] = {}
         self._finished = FinishedStages(session.folder)
-        self._exhausted = False
         self._alone = team.size == 1
         self._clock = session.clock
         self._setting = Setting(settings.recipe, session.train, session.bus, self._clock, settings.seed, log=log)
@@ -72,7 +78,7 @@ class Run:
         *,
         trainset: Sequence[dspy.Example],
         valset: Sequence[dspy.Example] | None,
-        settings: RunSettings,
+        settings: SGTSettings,
         observers: Sequence[Observer],
         runner: Runner,
         team: Team,
@@ -115,24 +121,30 @@ class Run:
             few, requests, generator, self._recipe, trainer, sft_epochs=settings.epochs[0], seed=settings.seed
         )
 
-    def validate_student(self) -> None:
-        """Score the program without supplements, and as it came in where it reads some already."""
+    def validate_student(self) -> list[ValidatedStage]:
+        """Score the program without supplements, and as it came in if it reads some already."""
         self._bus.emit(PhaseStarted("the first validation, of the program as it came in"))
         with self._clock.measure("acting"):
-            self._enter("none", Scored(self._validation.without(), []), None)
+            stages = [self._enter("none", Scored(self._validation.without(), []))]
             if supplemented(self._student):
                 runs = self._validation.live("student", self._student)
-                self._enter("student", Scored([run.rollout for run in runs], [run.calls for run in runs]), None)
+                scored = Scored([run.rollout for run in runs], [run.calls for run in runs])
+                stages.append(self._enter("student", scored, since=stages[-1]))
+        return stages
 
-    def validate(self, stage: str, checkpoint: Checkpoint) -> None:
-        """Score a stage on the validation set."""
+    def validate(self, checkpoint: Checkpoint | None, history: History) -> list[ValidatedStage]:
+        """Score a trained stage on the validation set; nothing without a checkpoint."""
+        if checkpoint is None:
+            return []
+        stage, kind = checkpoint.stage, "rows" if checkpoint.stage == SFT else "pairs"
         self._bus.emit(PhaseStarted(f"the validation of {stage}"))
         with self._clock.measure("acting"):
             scored = self._validation.score(stage, self._generator_at(checkpoint))
-        self._enter(stage, scored, checkpoint)
+        figures = {"train/score": mean_score(history.explored[-1]), f"train/{kind}": len(history.rows[stage])}
+        return [self._enter(stage, scored, checkpoint, since=history.stages[-1], figures=figures)]
 
     def warm_start(self) -> list[Rollout]:
-        """Nine prompts a query, the actor run on each sample."""
+        """Explore with nine prompts a query: sample each, run the actor on each sample."""
         self._bus.emit(PhaseStarted("the warm start"))
         with self._clock.measure("acting"):
             self._train.without()
@@ -140,9 +152,7 @@ class Run:
         self._note_unscored()
         self._take_in_log()
         self._explorer = explorer(self._settings.credit, self._setting)
-        self._tried = self._explorer.warm_start(self._settings.generator)
-        self._learned = {"train/score": mean_score(self._tried)}
-        return self._tried
+        return self._explorer.warm_start(self._settings.generator)
 
     def _note_shortened(self) -> None:
         """Say how many inputs were too long for the generator, which reads them without their middle."""
@@ -180,20 +190,16 @@ class Run:
             )
             self._bus.emit(Note(text))
 
-    def explore(self, round_: int, checkpoint: Checkpoint | None) -> list[Rollout]:
-        """A round's pool: in the first, of many kinds; later, samples of the current model as it would write."""
+    def explore(self, round_: int, tried: Sequence[Rollout], checkpoint: Checkpoint | None) -> list[Rollout]:
+        """Explore a round's pool: in round 1 of many kinds, later samples of the current model as it would write."""
         self._bus.emit(PhaseStarted(f"round {round_}"))
         generator = self._settings.generator if checkpoint is None else self._generator_at(checkpoint)
         if round_ == 1:
-            rollouts = self._explorer.first_pool(self._tried, generator)
-        else:
-            rollouts = self._explorer.direct(round_, generator)
-        self._tried = [*self._tried, *rollouts]
-        self._learned = {"train/score": mean_score(rollouts)}
-        return rollouts
+            return self._explorer.first_pool(tried, generator)
+        return self._explorer.direct(round_, generator)
 
-    def sft_rows(self, rollouts: Sequence[Rollout]) -> list[SFTExample]:
-        """What worked, balanced by kind; says so when nothing did."""
+    def select_rows(self, rollouts: Sequence[Rollout]) -> list[SFTExample]:
+        """Select supplements that worked, balanced by kind; a note says so if there are none."""
         recipe = self._recipe
         rows = balance_kinds(
             rollouts, max_per_kind=recipe.max_per_kind, threshold=recipe.threshold, rng=self._setting.rng("selection")
@@ -202,8 +208,8 @@ class Run:
             self._bus.emit(Note(f"SFT learned nothing. {why_no_pairs(rollouts, threshold=recipe.threshold)}"))
         return rows
 
-    def pairs(self, round_: int, rollouts: Sequence[Rollout]) -> list[PreferencePair]:
-        """Winners against losers of the same query; says so when there are none."""
+    def make_pairs(self, round_: int, rollouts: Sequence[Rollout], tried: Sequence[Rollout]) -> list[PreferencePair]:
+        """Pair winners with losers of the same query; a note says so if there are none."""
         recipe = self._recipe
         pairs = preference_pairs(
             rollouts,
@@ -212,7 +218,7 @@ class Run:
             margin=recipe.margin,
             length_preference=recipe.length_preference,
             categories=recipe.pair_categories,
-            tried=self._tried,
+            tried=tried,
             rng=self._setting.rng(f"pairs-{round_}"),
         )
         if not pairs:
@@ -220,31 +226,27 @@ class Run:
             self._bus.emit(Note(f"Round {round_} learned nothing, so the rounds end here. {reason}"))
         return pairs
 
-    def sft(self, rows: Sequence[SFTExample]) -> Checkpoint | None:
-        """Supervised fine-tuning, scored on validation; without rows there is no stage."""
-        return self._trained("sft", rows, None, self._trainer.sft)
+    def train_sft(self, rows: Sequence[SFTExample]) -> Checkpoint | None:
+        """Fine-tune the generator on supplements that worked; None without rows."""
+        return self._train_stage(SFT, rows, None, self._trainer.sft)
 
-    def dpo(self, round_: int, pairs: Sequence[PreferencePair], start: Checkpoint | None) -> Checkpoint | None:
-        """One round of DPO, scored on validation; without pairs there is no stage.
+    def train_preferences(
+        self, round_: int, pairs: Sequence[PreferencePair], start: Checkpoint | None
+    ) -> Checkpoint | None:
+        """Train one round of DPO, from `start` or else from the generator as it came; None without pairs."""
+        return self._train_stage(dpo_stage(round_), pairs, start, self._trainer.dpo)
 
-        It goes on from `start`, or from the generator as it came.
-        """
-        return self._trained(f"dpo{round_}", pairs, start, self._trainer.dpo)
-
-    def _trained(
+    def _train_stage(
         self, stage: str, rows: Sequence[TrainingRow], start: Checkpoint | None, fit: Fit[TrainingRow]
     ) -> Checkpoint | None:
-        """The stage's weights, trained now unless they were before; None without rows."""
-        self._exhausted, self._rows[stage] = not rows, len(rows)
+        """Train a stage's weights, unless the folder has them; None without rows."""
         if not rows:
             return None
-        self._learned["train/rows" if stage == "sft" else "train/pairs"] = len(rows)
         self._bus.emit(PhaseStarted(f"the training of {stage}"))
         self._finished.save_rows(stage, rows)
         checkpoint = self._finished.find_checkpoint(stage, start) or self._fit(stage, rows, start, fit)
         for note in checkpoint.notes:
             self._bus.emit(Note(f"{stage}: {note}"))
-        self.validate(stage, checkpoint)
         return checkpoint
 
     def _fit(
@@ -264,40 +266,32 @@ class Run:
         self._finished.keep_checkpoint(checkpoint, start)
         return checkpoint
 
-    def stalled(self) -> bool:
-        """Whether the last stage had nothing to learn from, or validation has not risen for `patience` rounds."""
-        patience, known = self._recipe.patience, len(self._stages)
-        return self._exhausted or (
-            patience is not None and known > patience + 1 and self._stages.index(self._best()) < known - patience
-        )
-
-    def gate(self) -> None:
-        """The best stage behind a gate, as a stage of its own, where the recipe wants one."""
-        best = self._best()
-        if not self._recipe.gate or best.checkpoint is None:
-            return
+    def gate(self, history: History) -> list[ValidatedStage]:
+        """Score the best stage behind a gate, as another stage, if the recipe wants one."""
+        best = history.best
+        checkpoint = best.result.checkpoint
+        if not self._recipe.gate or checkpoint is None:
+            return []
         self._bus.emit(PhaseStarted("the gate's validation"))
-        texts = [
-            *(rollout.query.prompt for rollout in self._tried),
-            *(each.supplement.render() for each in self._tried),
-        ]
-        known = Gate.of(sorted(set(texts)))
-        gate = fitted(known, judged(known, self._scored[best.name], self._validation.unaided))
+        tried = history.tried
+        texts = [*(each.query.prompt for each in tried), *(each.supplement.render() for each in tried)]
+        familiar = Gate.of(sorted(set(texts)))
+        gate = fitted(familiar, judged(familiar, best.scored, self._validation.unaided))
         with self._clock.measure("acting"):
-            scored = self._validation.score("gated", self._generator_at(best.checkpoint), gate)
-        self._enter("gated", scored, best.checkpoint, gate)
+            scored = self._validation.score("gated", self._generator_at(checkpoint), gate)
+        return [self._enter("gated", scored, checkpoint, gate, since=history.stages[-1])]
 
-    def finish(self) -> dspy.Module:
-        """The best stage's program so far: a new one, with `detailed_results`."""
-        selected = self._best().name if self._stages else "none"
-        evidence, spent = self._evidence(selected), self._spent()
+    def finish(self, history: History) -> dspy.Module:
+        """Return the best stage's program so far: a new one, with `detailed_results`."""
+        selected = history.best.result.name if history.stages else "none"
+        evidence, spent = self._evidence(selected, history), self._spent()
         self._folder.write("spent.json", spent.content)
         said = verdict(evidence)
         if evidence.refusals:
             self._bus.emit(Note(evidence.refusals))
-        self._session.finish(selected, {stage.name: stage.score for stage in self._stages}, said)
+        self._session.finish(selected, {stage.name: stage.score for stage in history.results}, said)
         result = SGTResult(
-            stages=tuple(self._stages),
+            stages=tuple(history.results),
             selected=selected,
             spent=spent,
             notes=tuple(self._session.notes),
@@ -309,47 +303,43 @@ class Run:
         )
         return selected_program(result, self._student, self._session.actor.program)
 
-    def _evidence(self, selected: str) -> Evidence:
+    def _evidence(self, selected: str, history: History) -> Evidence:
         """What the run found. Of a stage that did not end, what the store has counts."""
         found = self._session.evidence(selected=selected, threshold=self._recipe.threshold)
         explored = [each for each in found.unfinished if each.supplement and not Stage.read(each.stage).split]
-        before, later = self._stages[:1], self._stages[1:]
+        before, later = history.results[:1], history.results[1:]
         return replace(
             found,
             before=before[0].rollouts if before else (),
             stages={stage.name: stage.rollouts for stage in later},
-            tried=explored or self._tried,
-            rows=self._rows,
+            tried=explored or history.tried,
+            rows={stage: len(rows) for stage, rows in history.rows.items()},
             kinds_asked=self._recipe.asked,
         )
 
-    def _best(self) -> StageResult:
-        """The stage that is best on the examples it shares with the others: the earliest on a tie, or the gated one."""
-        stages = [stage for stage in self._stages if stage.gate is None]
-        came_in = next((n for n, stage in enumerate(stages) if stage.name == "student"), 0)
-        best = stages[best_stage([stage.rollouts for stage in stages], came_in)]
-        for gated in self._stages[len(stages) :]:
-            gains = [gain_of(each.rollouts, gated.rollouts) for each in (best, stages[came_in])]
-            if all(gain is not None and gain >= 0 for gain in gains):
-                return gated
-        return best
-
-    def _enter(self, name: str, scored: Scored, checkpoint: Checkpoint | None, gate: Gate | None = None) -> None:
-        """Note a finished stage, and what was spent until now."""
+    def _enter(
+        self,
+        name: str,
+        scored: Scored,
+        checkpoint: Checkpoint | None = None,
+        gate: Gate | None = None,
+        *,
+        since: ValidatedStage | None = None,
+        figures: Mapping[str, float] | None = None,
+    ) -> ValidatedStage:
+        """Make a finished stage of what validation found: its seconds count from the end of the stage `since`."""
         score, rollouts, spent = mean_score(scored.rollouts), scored.rollouts, self._spent()
-        took = spent.seconds.total - (self._stages[-1].spent.seconds.total if self._stages else 0.0)
+        took = spent.seconds.total - (since.result.spent.seconds.total if since else 0.0)
         seconds, memory, by_then = self._finished.keep_figures(name, took, MARK.peak(), spent.content)
         until = RunUsage.read(by_then)
-        stage = StageResult(name, score, rollouts, checkpoint, seconds, gate, scored.gated, until, memory)
-        self._stages.append(stage)
-        self._scored[name] = scored
+        result = StageResult(name, score, rollouts, checkpoint, seconds, gate, scored.gated, until, memory)
         if said := unrewarded(name, rollouts):
             self._bus.emit(Note(said))
         MARK.restart()
         self._folder.write("spent.json", spent.content)
         weights = None if checkpoint is None else checkpoint.path
-        self._bus.emit(StageScored(name, score, until, {"seconds": seconds, **self._learned}, weights))
-        self._learned = {}
+        self._bus.emit(StageScored(name, score, until, {"seconds": seconds, **(figures or {})}, weights))
+        return ValidatedStage(result, scored)
 
     def _generator_at(self, checkpoint: Checkpoint) -> SupplementGenerator:
         return self._settings.generator.with_checkpoint(checkpoint.path)
@@ -358,7 +348,7 @@ class Run:
         return self._session.usage
 
 
-def follow(student: dspy.Module, settings: RunSettings, team: Team) -> dspy.Module:
+def follow(student: dspy.Module, settings: SGTSettings, team: Team) -> dspy.Module:
     """A compile in a process that only trains, whenever the main one tells it to: it returns the same program.
 
     Raises what the main process fails with.

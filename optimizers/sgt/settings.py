@@ -1,54 +1,54 @@
-"""What a run is given by its teleprompter, and what of it a folder is taken up again by."""
+"""Settings of a run of SGT, and which of them must be the same when a run goes on in its folder."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Literal
 
 import dspy
 
-from optimizers.core.budget import Limits
-from optimizers.core.events import Plan
 from optimizers.core.fingerprints import fingerprint, generator_settings
+from optimizers.core.run_settings import RunSettings
 from optimizers.core.validation import check_lengths
-from optimizers.sgt.estimate import planned
-from optimizers.sgt.exploration import Credit
-from optimizers.sgt.logged import LoggedOutcome
-from optimizers.sgt.recipe import Recipe
 from optimizers.training.trainer import Trainer, TrainingSettings
 from sgt_modules.errors import SetupError
 from sgt_modules.generator import SupplementGenerator
 from sgt_modules.local.engine import LocalEngine
-from sgt_modules.predictor import Scope
-from sgt_modules.prompts import Template
 from sgt_modules.wrapping import supplement
+
+if TYPE_CHECKING:
+    from optimizers.core.events import Plan
+    from optimizers.sgt.logged import LoggedOutcome
+    from optimizers.sgt.recipe import Recipe
+    from sgt_modules.predictor import Scope
+    from sgt_modules.prompts import Template
+
+Credit = Literal["isolate", "joint"]
+"""Which places of a program vary at once; see `SGTTeleprompter`."""
 
 FREE = ("rounds", "patience")
 """Options of a recipe that only say how far a run goes."""
 
 
-@dataclass(frozen=True, slots=True)
-class RunSettings:
-    """What a run is given by its teleprompter; see `SGTTeleprompter`."""
+def check_credit(credit: str) -> Credit:
+    """Return the word itself; raises `SetupError` for another."""
+    if credit not in ("isolate", "joint"):
+        raise SetupError(f"Expected credit 'isolate' or 'joint', got {credit!r}. See SGTTeleprompter.")
+    return credit
 
-    metric: Callable[..., object]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SGTSettings(RunSettings):
+    """The options of `SGTTeleprompter`, which documents them."""
+
     generator: SupplementGenerator
     recipe: Recipe
     trainer: Trainer | None
-    num_threads: int | None
-    max_errors: int
-    seed: int
-    log_dir: Path | None
     credit: Credit = "isolate"
-    only: Sequence[str] | None = None
     scope: Scope | None = None
     template: Template | None = None
-    limits: Limits = field(default_factory=Limits)
-    store: str | Path | None = None
-    max_run_seconds: float | None = None
     logged: Sequence[LoggedOutcome] = ()
-    version: str = ""
 
     def wrap(self, student: dspy.Module) -> dspy.Module:
         """A copy of the student whose predictors read supplements."""
@@ -98,7 +98,7 @@ class RunSettings:
         check_lengths(student, examples, self.generator, most=self._training.max_length, only=self.only)
 
     def recorded(self, trainset: Sequence[dspy.Example], valset: Sequence[dspy.Example]) -> dict[str, object]:
-        """What `run.json` remembers, and a folder is taken up again by."""
+        """Settings in `run.json` that must be the same when a run goes on in its folder."""
         rows = [
             dspy.Example(inputs=dict(row.inputs), said=str(row.supplement), score=row.score, feedback=row.feedback)
             for row in self.logged
@@ -118,11 +118,13 @@ class RunSettings:
         }
 
     def planned(self, student: dspy.Module, train: int, validation: int) -> Plan:
-        """The steps of a run on so many examples, as they are expected."""
+        """The expected steps of a run on so many examples."""
+        from optimizers.sgt.estimate import planned  # with rich, which takes long to import
+
         return planned(self.recipe, train=train, validation=validation, epochs=self.epochs)
 
     @property
     def free(self) -> dict[str, object]:
-        """What `run.json` remembers too, and may be another when a folder is taken up again."""
+        """Settings in `run.json` that may change when a run goes on in its folder."""
         recipe = self.recipe.recorded
         return {**{name: recipe[name] for name in FREE}, "limits": asdict(self.limits)}

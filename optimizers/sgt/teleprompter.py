@@ -8,29 +8,29 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dspy
 from dspy.teleprompt import Teleprompter
 
 from optimizers.core.budget import Limits
-from optimizers.core.estimate import Estimate, Probe
-from optimizers.core.result import result_of
-from optimizers.observe.progress import Display, build_observers, build_views
-from optimizers.observe.tracking import ReportTo, check_report_to
+from optimizers.observe.tracking.naming import ReportTo, check_report_to
 from optimizers.rollouts.runners import Runner, RunnerName, check_runner, check_seconds, opened
-from optimizers.session import sizes
-from optimizers.sgt.estimate import estimated
-from optimizers.sgt.exploration import Credit, check_credit
-from optimizers.sgt.logged import LoggedOutcome
 from optimizers.sgt.recipe import AUTO, Auto, Recipe
-from optimizers.sgt.run import Run, follow
-from optimizers.sgt.settings import RunSettings
-from optimizers.training.processes import join_team
-from optimizers.training.trainer import Trainer
+from optimizers.sgt.settings import Credit, SGTSettings, check_credit
 from sgt_modules.errors import SetupError
 from sgt_modules.generator import GeneratorLike, SupplementGenerator
 from sgt_modules.predictor import Scope
 from sgt_modules.prompts import Template, check_template
+
+if TYPE_CHECKING:
+    from optimizers.core.estimate import Estimate, Probe
+    from optimizers.observe.progress import Display
+    from optimizers.sgt.logged import LoggedOutcome
+    from optimizers.training.trainer import Trainer
+
+# What a run needs (the store, live views, the trainer) is imported by `compile` and `estimate`: that takes longer than
+# importing all of DSPy.
 
 
 class SGTTeleprompter(Teleprompter):
@@ -131,7 +131,7 @@ class SGTTeleprompter(Teleprompter):
                 "got one that has it write. Pass recipe=Recipe(kinds=..., closed=True), or "
                 "generator.choosing(Menu()) to let it write."
             )
-        self.settings = RunSettings(
+        self.settings = SGTSettings(
             metric=metric,
             generator=writer.choosing(self.recipe.menu),
             recipe=self.recipe,
@@ -181,11 +181,17 @@ class SGTTeleprompter(Teleprompter):
             SetupError: something passed in cannot work; nothing has been paid for.
             MainProcessError: in the other processes, the main one stopped with an error that is none of ours.
         """
+        from optimizers.core.result import result_of
+        from optimizers.observe.progress import build_observers
+        from optimizers.sgt.history import History
+        from optimizers.sgt.run import SFT, Run, dpo_stage, follow
+        from optimizers.training.processes import join_team
+
         team = join_team()
         if not team.is_main:
             return follow(student, self.settings, team)
         observers = build_observers(self.display_progress, self.report_to)
-        settings = replace(self.settings, logged=tuple(logged))
+        settings, recipe, history = replace(self.settings, logged=tuple(logged)), self.recipe, History()
         with (
             team.send_failure(),
             opened(self.runner) as runner,
@@ -200,15 +206,23 @@ class SGTTeleprompter(Teleprompter):
             ) as run,
         ):
             with run.within_budget():
-                run.validate_student()
-                warm = run.warm_start()
-                checkpoint = run.sft(run.sft_rows(warm)) if self.recipe.sft else None
-                for round_ in range(1, self.recipe.rounds + 1):
-                    if run.stalled():
+                history.stages += run.validate_student()
+                history.explored.append(warm := run.warm_start())
+                checkpoint = None
+                if recipe.sft:
+                    rows = history.rows[SFT] = run.select_rows(warm)
+                    checkpoint = run.train_sft(rows)
+                    history.stages += run.validate(checkpoint, history)
+                for round_ in range(1, recipe.rounds + 1):
+                    if history.has_stalled(recipe.patience):
                         break
-                    checkpoint = run.dpo(round_, run.pairs(round_, run.explore(round_, checkpoint)), start=checkpoint)
-                run.gate()
-            program = run.finish()
+                    rollouts = run.explore(round_, history.tried, checkpoint)
+                    history.explored.append(rollouts)
+                    pairs = history.rows[dpo_stage(round_)] = run.make_pairs(round_, rollouts, history.tried)
+                    checkpoint = run.train_preferences(round_, pairs, start=checkpoint)
+                    history.stages += run.validate(checkpoint, history)
+                history.stages += run.gate(history)
+            program = run.finish(history)
             team.send(result_of(program))
             return program
 
@@ -236,6 +250,12 @@ class SGTTeleprompter(Teleprompter):
         >>> round(sgt.estimate(program(), world.train, world.val).total.actor_calls)
         3292
         """
+        from optimizers.observe.progress import build_views
+        from optimizers.session import sizes
+        from optimizers.sgt.estimate import estimated
+        from optimizers.sgt.run import Run
+        from optimizers.training.processes import join_team
+
         settings = self.settings
         train, validation = sizes(trainset, valset)
         found: Probe | None = None

@@ -21,7 +21,7 @@ from optimizers.core.usage import Usage
 from optimizers.rollouts.engine import Actor
 from optimizers.spt.impact import tokens, unmarked
 from optimizers.store.rollout_store import RolloutStore
-from sgt_modules.errors import SetupError, SGTError, StoppedError
+from sgt_modules.errors import SGTError, StoppedError
 
 IMPACT = (
     "The instructions as they are now. Behind each sentence stands its impact: by how much it raises the mean score on "
@@ -240,10 +240,3 @@ class Corrector:
 
     def _asking(self, signature: type[dspy.Signature]) -> _Asking:
         return _Asking(signature, self._lm, self._temperature)
-
-
-def check_corrector(lm: object) -> dspy.LM:
-    """The LM itself; raises `SetupError` for what is none."""
-    if not isinstance(lm, dspy.LM):
-        raise SetupError(f"Expected a dspy.LM as corrector, got {lm!r}. Write corrector=dspy.LM('provider/model').")
-    return lm

@@ -21,12 +21,13 @@ from optimizers.core.events import Note, Observer, PhaseStarted, StageScored
 from optimizers.core.memory import Peak
 from optimizers.core.records import Rollout
 from optimizers.core.result import mark_compiled
+from optimizers.core.run_settings import Examples
 from optimizers.core.stages import Stage
 from optimizers.core.usage import RunUsage
 from optimizers.core.verdict import Evidence, unrewarded, verdict
 from optimizers.rollouts.evaluation import Evaluator, mean_score
 from optimizers.rollouts.runners import Runner
-from optimizers.session import Examples, Session, checked
+from optimizers.session import Session, checked
 from optimizers.spt.corrector import Corrector, Mistake, batches, mistake_of, new_ones
 from optimizers.spt.estimate import probe_of
 from optimizers.spt.impact import SentenceImpact, annotated, impacts, prompts_to_run, pruned, subsample, tokens

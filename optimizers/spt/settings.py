@@ -1,43 +1,40 @@
-"""What an SPT run is given by its teleprompter, and what of it a folder is taken up again by."""
+"""Settings of a run of SPT, and which of them must be the same when a run goes on in its folder."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import dspy
 
-from optimizers.core.budget import Limits
-from optimizers.core.events import Plan, Step
 from optimizers.core.fingerprints import fingerprint, lm_settings
 from optimizers.core.prices import has_price
-from optimizers.spt.estimate import estimated_spt
+from optimizers.core.run_settings import RunSettings
 from optimizers.spt.recipe import SPTRecipe
-from optimizers.spt.sentences import sentences
 from sgt_modules.errors import NoPredictorError, SetupError
 from sgt_modules.wrapping import instructions_of
 
+if TYPE_CHECKING:
+    from optimizers.core.events import Plan
 
-@dataclass(frozen=True, slots=True)
-class SPTSettings:
-    """What a run is given by its teleprompter; see `SupervisoryPromptTeleprompter`."""
 
-    metric: Callable[..., object]
+def check_corrector(lm: object) -> dspy.LM:
+    """Return the LM itself; raises `SetupError` for any other object."""
+    if not isinstance(lm, dspy.LM):
+        raise SetupError(f"Expected a dspy.LM as corrector, got {lm!r}. Write corrector=dspy.LM('provider/model').")
+    return lm
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SPTSettings(RunSettings):
+    """The options of `SupervisoryPromptTeleprompter`, which documents them."""
+
     corrector: dspy.LM
     recipe: SPTRecipe
-    num_threads: int | None
-    max_errors: int
-    seed: int
-    log_dir: Path | None
-    only: Sequence[str] | None = None
-    limits: Limits = field(default_factory=Limits)
-    store: str | Path | None = None
-    max_run_seconds: float | None = None
-    version: str = ""
 
     def recorded(self, trainset: Sequence[dspy.Example], valset: Sequence[dspy.Example]) -> dict[str, object]:
-        """What `run.json` remembers, and a folder is taken up again by."""
+        """Settings in `run.json` that must be the same when a run goes on in its folder."""
         return {
             "method": "spt",
             "recipe": self.recipe.recorded,
@@ -50,7 +47,10 @@ class SPTSettings:
         }
 
     def planned(self, student: dspy.Module, train: int, validation: int) -> Plan:
-        """The steps of a run on so many examples, as they are expected."""
+        """The expected steps of a run on so many examples."""
+        from optimizers.core.events import Plan, Step
+        from optimizers.spt.estimate import estimated_spt
+
         found = estimated_spt(
             self.recipe, train=train, validation=validation, sentences=self.sentences(student), probe=None
         )
@@ -58,12 +58,14 @@ class SPTSettings:
 
     def sentences(self, student: dspy.Module) -> list[int]:
         """How many sentences the instructions of each place have."""
+        from optimizers.spt.sentences import sentences
+
         texts = instructions_of(student)
         return [len(sentences(texts[name], self.recipe.language)) for name in self.places(student)]
 
     @property
     def free(self) -> dict[str, object]:
-        """What `run.json` remembers too, and may be another when a folder is taken up again."""
+        """Settings in `run.json` that may change when a run goes on in its folder."""
         return {"rounds": self.recipe.rounds, "limits": asdict(self.limits)}
 
     def places(self, student: dspy.Module) -> list[str]:

@@ -7,22 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dspy
 from dspy.teleprompt import Teleprompter
 
 from optimizers.core.budget import Limits
-from optimizers.core.estimate import Estimate
-from optimizers.observe.progress import Display, build_observers, build_views
-from optimizers.observe.tracking import ReportTo, check_report_to
+from optimizers.observe.tracking.naming import ReportTo, check_report_to
 from optimizers.rollouts.runners import Runner, RunnerName, check_runner, check_seconds, opened
-from optimizers.session import sizes
-from optimizers.spt.corrector import check_corrector
-from optimizers.spt.estimate import estimated_spt
 from optimizers.spt.impact import Way
 from optimizers.spt.recipe import SPTRecipe, Variant
-from optimizers.spt.run import PromptRun
-from optimizers.spt.settings import SPTSettings
+from optimizers.spt.settings import SPTSettings, check_corrector
+
+if TYPE_CHECKING:
+    from optimizers.core.estimate import Estimate
+    from optimizers.observe.progress import Display
 
 
 class SupervisoryPromptTeleprompter(Teleprompter):
@@ -141,6 +140,9 @@ class SupervisoryPromptTeleprompter(Teleprompter):
         Raises:
             SetupError: something passed in cannot work; nothing has been paid for.
         """
+        from optimizers.observe.progress import build_observers
+        from optimizers.spt.run import PromptRun
+
         settings, observers = self.settings, build_observers(self.display_progress, self.report_to)
         with (
             opened(self.runner) as runner,
@@ -185,6 +187,11 @@ class SupervisoryPromptTeleprompter(Teleprompter):
         >>> spt.estimate(dspy.Predict("question -> answer"), examples[:100], examples[100:]).total.actor_calls
         490.0
         """
+        from optimizers.observe.progress import build_views
+        from optimizers.session import sizes
+        from optimizers.spt.estimate import estimated_spt
+        from optimizers.spt.run import PromptRun
+
         settings, (train, validation), found = self.settings, sizes(trainset, valset), None
         counts = settings.sentences(program)
         if probe:

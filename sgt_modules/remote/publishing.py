@@ -10,7 +10,6 @@ from pathlib import Path
 from uuid import uuid4
 
 import dspy
-import httpx
 
 from sgt_modules.errors import EndpointError, SetupError
 from sgt_modules.saving.redaction import redacted, without_user
@@ -55,6 +54,8 @@ class VLLMLoRA:
         check_adapter(path)
         name = _name_of(path)
         order = {"lora_name": name, "lora_path": str(path.resolve())}
+        import httpx  # here, as it brings a command line of its own
+
         try:
             answer = httpx.post(self._route, json=order, headers=self._headers, timeout=self._timeout)
         except httpx.HTTPError as error:

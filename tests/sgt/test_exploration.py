@@ -27,12 +27,12 @@ from optimizers.sgt.exploration import (
     Isolated,
     Joint,
     Setting,
-    check_credit,
     deciding_predictors,
     explorer,
 )
 from optimizers.sgt.preference_pairs import preference_pairs
 from optimizers.sgt.recipe import Recipe
+from optimizers.sgt.settings import check_credit
 from optimizers.store.rollout_store import RolloutStore
 from sgt_modules import supplement
 from sgt_modules.episode import Place

@@ -1,6 +1,5 @@
 """A run in experiment trackers: MLflow, Weights & Biases, TensorBoard, or one of the user's own."""
 
-from optimizers.observe.tracking.dispatcher import TrackerObserver, build_trackers
 from optimizers.observe.tracking.naming import Destination, ReportTo, TrackerName, check_report_to
 from optimizers.observe.tracking.tracker import Point, TrackedRun, Tracker
 
@@ -11,7 +10,5 @@ __all__ = [
     "TrackedRun",
     "Tracker",
     "TrackerName",
-    "TrackerObserver",
-    "build_trackers",
     "check_report_to",
 ]

@@ -1,0 +1,69 @@
+"""What a run has found so far, step by step: `compile` fills it, and each later step reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from optimizers.core.best_stage import best_stage, gain_of
+from optimizers.core.records import PreferencePair, Rollout, SFTExample
+from optimizers.core.result import StageResult
+from optimizers.rollouts.evaluation import Scored
+
+TrainingRows = Sequence[SFTExample] | Sequence[PreferencePair]
+
+
+@dataclass(frozen=True, slots=True)
+class ValidatedStage:
+    """A stage's result, and what validation found: its rollouts and the calls that read a supplement."""
+
+    result: StageResult
+    scored: Scored
+
+
+@dataclass
+class History:
+    """The stages in order, the rollouts that each step explored, and the rows of each training.
+
+    >>> History().has_stalled(patience=1), History(rows={"sft": []}).has_stalled(patience=None)
+    (False, True)
+    """
+
+    stages: list[ValidatedStage] = field(default_factory=list[ValidatedStage])
+    explored: list[Sequence[Rollout]] = field(default_factory=list[Sequence[Rollout]])
+    rows: dict[str, TrainingRows] = field(default_factory=dict[str, TrainingRows])
+
+    @property
+    def results(self) -> list[StageResult]:
+        """The results of all stages, in order."""
+        return [stage.result for stage in self.stages]
+
+    @property
+    def tried(self) -> list[Rollout]:
+        """The rollouts of all exploration, in order."""
+        return [rollout for rollouts in self.explored for rollout in rollouts]
+
+    @property
+    def best(self) -> ValidatedStage:
+        """The stage that is best on the examples it shares with the others: the earliest on a tie, or the gated one.
+
+        Raises `IndexError` where no stage is validated.
+        """
+        stages = [stage for stage in self.stages if stage.result.gate is None]
+        came_in = next((n for n, stage in enumerate(stages) if stage.result.name == "student"), 0)
+        best = stages[best_stage([stage.result.rollouts for stage in stages], came_in)]
+        for gated in self.stages[len(stages) :]:
+            gains = [gain_of(each.result.rollouts, gated.result.rollouts) for each in (best, stages[came_in])]
+            if all(gain is not None and gain >= 0 for gain in gains):
+                return gated
+        return best
+
+    def has_stalled(self, patience: int | None) -> bool:
+        """Whether the last training had no rows, or validation has not risen for `patience` rounds."""
+        if self.rows and not list(self.rows.values())[-1]:
+            return True
+        count = len(self.stages)
+        if patience is None or count <= patience + 1:
+            return False
+        best = self.best
+        return next(n for n, stage in enumerate(self.stages) if stage is best) < count - patience
