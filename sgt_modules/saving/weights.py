@@ -17,9 +17,9 @@ from typing import TypedDict
 from sgt_modules.errors import GeneratorNotFoundError, SavedStateError
 from sgt_modules.saving.shapes import misfit, shapes_of
 from sgt_modules.saving.state_file import (
-    being_read,
-    being_written,
     copy_folder,
+    file_being_read,
+    file_being_written,
     follow,
     is_relative,
     lies_within,
@@ -154,7 +154,7 @@ class Weights:
         )
 
     def _model_reference(self) -> str:
-        folder, file = self.folders[0], being_written()
+        folder, file = self.folders[0], file_being_written()
         if not self._local():
             return self.model
         if folder.resolve().parent == SHIPPED.resolve():
@@ -195,7 +195,7 @@ def located(model: str, adapter: str | None) -> tuple[str, str | None]:
     """
     if is_relative(model):
         model = str(follow(model))
-    if adapter is not None and (being_read() is not None or not Path(adapter).is_absolute()):
+    if adapter is not None and (file_being_read() is not None or not Path(adapter).is_absolute()):
         adapter = str(follow(adapter))
     return model, adapter
 
@@ -295,7 +295,7 @@ def _trained_from(folder: Path) -> str | None:
 
 def _portable(folder: Path, label: str, sha256: str) -> str:
     """The path to keep of weights that the program alone has: absolute in memory; in a file relative to it."""
-    file = being_written()
+    file = file_being_written()
     if file is None:
         return str(folder.absolute())
     if not lies_within(folder, file.parent):

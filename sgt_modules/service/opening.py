@@ -9,6 +9,7 @@ from typing import Any, cast
 import dspy
 
 from sgt_modules.errors import SavedStateError
+from sgt_modules.saving.state_file import load_program
 from sgt_modules.wrapping import supplement
 
 _UNREAD = "the generator that the file names"
@@ -31,7 +32,7 @@ def opened_program(program: dspy.Module, file: Path, *, trust: bool = False) -> 
     told = [name for name in named if isinstance(each := of_name.get(name), dict) and "generator" in each]
     opened = supplement(program, generator=_UNREAD, only=told) if told else program.deepcopy()
     try:
-        opened.load(file, allow_unsafe_lm_state=trust)
+        load_program(opened, file, allow_unsafe_lm_state=trust)
     except (KeyError, ValueError, TypeError, AttributeError) as problem:
         raise SavedStateError(f"{file} is no state of this program: {problem}.") from problem
     return opened
