@@ -31,7 +31,7 @@ class Place(NamedTuple):
 Chooser = Callable[[Place, str], Supplement | None]
 """The supplement for a place and the prompt that the generator would read there; None leaves it to the generator."""
 
-Given = Mapping[Place, Supplement] | Mapping[str, Supplement] | Chooser | None
+SupplementSource = Mapping[Place, Supplement] | Mapping[str, Supplement] | Chooser | None
 """Whose supplements a run reads: by place, by role (every turn the same), as something decides, or the generator's."""
 
 
@@ -57,7 +57,7 @@ class Episode:
     where a predictor of the run was called from a thread that does not know the run.
     """
 
-    given: Given
+    given: SupplementSource
     calls: list[Call] = field(default_factory=list[Call])
     lost: str = ""
     _begun: Counter[str] = field(default_factory=Counter[str], repr=False)
@@ -66,8 +66,8 @@ class Episode:
     def enter(self, role: str) -> Place:
         """The place of a predictor's next call."""
         with self._lock:
-            self._begun[role] += 1
-            return Place(role, self._begun[role] - 1)
+            self._calls_begun[role] += 1
+            return Place(role, self._calls_begun[role] - 1)
 
     def choose(self, place: Place, prompt: str) -> Supplement | None:
         """The supplement that is given for a place; None: the generator's. What a mapping does not name is silent."""
@@ -92,28 +92,28 @@ class Episode:
     @property
     def prompts(self) -> dict[str, list[str]]:
         """What the generator read or would have read, by role, in the order of the calls."""
-        return {role: [call.prompt for call in calls] for role, calls in self._by_role().items()}
+        return {role: [call.prompt for call in calls] for role, calls in self._calls_by_role().items()}
 
     @property
     def supplements(self) -> dict[str, list[Supplement]]:
         """The supplements by role, in the order of the calls."""
-        return {role: [call.supplement for call in calls] for role, calls in self._by_role().items()}
+        return {role: [call.supplement for call in calls] for role, calls in self._calls_by_role().items()}
 
-    def _by_role(self) -> dict[str, list[Call]]:
+    def _calls_by_role(self) -> dict[str, list[Call]]:
         roles: dict[str, list[Call]] = {}
         for call in self.ordered:
             roles.setdefault(call.place.role, []).append(call)
         return roles
 
 
-_RUNNING: dict[str, list[Episode]] = {}
+_RUNNING_EPISODES: dict[str, list[Episode]] = {}
 """The episodes that are under way in this process, by the keys of the predictors that belong to them."""
 
-_REGISTERING = Lock()
+_REGISTRY_LOCK = Lock()
 
 
 @contextmanager
-def episode(given: Given, keys: Collection[str] = ()) -> Iterator[Episode]:
+def episode(given: SupplementSource, keys: Collection[str] = ()) -> Iterator[Episode]:
     """Inside, a predictor reads the supplement that `given` has for its place, else none; with None the generator's.
 
     The innermost episode counts. Predictors of these `keys` belong to the episode: outside of it they may not be
@@ -124,18 +124,18 @@ def episode(given: Given, keys: Collection[str] = ()) -> Iterator[Episode]:
     {}
     """
     running = Episode(given)
-    with _REGISTERING:
+    with _REGISTRY_LOCK:
         for key in keys:
-            _RUNNING.setdefault(key, []).append(running)
+            _RUNNING_EPISODES.setdefault(key, []).append(running)
     try:
         with dspy.context(**{_EPISODE: running}):
             yield running
     finally:
-        with _REGISTERING:
+        with _REGISTRY_LOCK:
             for key in keys:
-                _RUNNING[key] = [each for each in _RUNNING[key] if each is not running]
-                if not _RUNNING[key]:
-                    del _RUNNING[key]
+                _RUNNING_EPISODES[key] = [each for each in _RUNNING_EPISODES[key] if each is not running]
+                if not _RUNNING_EPISODES[key]:
+                    del _RUNNING_EPISODES[key]
 
 
 def check_thread(key: str, role: str) -> None:
@@ -144,10 +144,10 @@ def check_thread(key: str, role: str) -> None:
     A thread that a program starts by itself has none of its maker's context, so whose supplement it should read cannot
     be known. Programs in use belong to no episode, and may be called from any thread.
     """
-    if not _RUNNING.get(key):
+    if not _RUNNING_EPISODES.get(key):
         return
-    with _REGISTERING:
-        concerned = list(_RUNNING.get(key, ()))
+    with _REGISTRY_LOCK:
+        concerned = list(_RUNNING_EPISODES.get(key, ()))
         for each in concerned:
             each.lost = (
                 f"Expected every call of the predictor {role!r} to carry its run's context, got one from a thread that "
@@ -164,7 +164,7 @@ def running_episode() -> Episode | None:
     return cast("Episode | None", dspy.settings.get(_EPISODE))
 
 
-class Kept(NamedTuple):
+class RememberedSupplement(NamedTuple):
     """What a predictor remembers, and the predictor itself: while it is held, no other object gets its id."""
 
     predictor: object
@@ -175,7 +175,7 @@ class Memory:
     """What the predictors of one run remember of their supplements. Safe from many threads."""
 
     def __init__(self) -> None:
-        self._kept: dict[int, Kept] = {}
+        self._supplements: dict[int, RememberedSupplement] = {}
         self._places: dict[int, Place] = {}
         self._lock = Lock()
 
@@ -186,10 +186,10 @@ class Memory:
                 self._places[id(predictor)] = enter()
             return self._places[id(predictor)]
 
-    def recall(self, predictor: object) -> Kept | None:
+    def recall(self, predictor: object) -> RememberedSupplement | None:
         """What a predictor kept in this run."""
         with self._lock:
-            return self._kept.get(id(predictor))
+            return self._supplements.get(id(predictor))
 
     def keep(self, predictor: object, supplement: Supplement, *, first: bool = False) -> Supplement:
         """Remember a predictor's supplement until the run ends, and give back the one that holds.
@@ -197,15 +197,15 @@ class Memory:
         `first`: the earliest holds, even where several threads had theirs written at once; else the latest.
         """
         with self._lock:
-            kept = Kept(predictor, supplement)
+            kept = RememberedSupplement(predictor, supplement)
             if first:
-                return self._kept.setdefault(id(predictor), kept).supplement
-            self._kept[id(predictor)] = kept
+                return self._supplements.setdefault(id(predictor), kept).supplement
+            self._supplements[id(predictor)] = kept
             return supplement
 
 
 @contextmanager
-def one_run() -> Iterator[Memory]:
+def program_run() -> Iterator[Memory]:
     """Inside, predictors remember; the innermost run counts."""
     memory = Memory()
     with dspy.context(**{_MEMORY: memory}):

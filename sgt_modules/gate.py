@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypedDict
 
-from sgt_modules.saving.state_checks import mapping, number, whole
+from sgt_modules.saving.state_checks import check_mapping, read_number, read_whole_number
 
 _HAN = r"\u3005\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _THAI = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
@@ -86,12 +86,12 @@ class Gate:
     @classmethod
     def load_state(cls, state: GateState) -> Gate:
         """The gate of a saved program. Raises `SavedStateError` for what no gate dumps."""
-        found = mapping(state, "a gate's state")
-        seen = mapping(found.get("seen"), "a gate's words")
-        inputs = whole(found, "inputs", 0)
-        words = {word: whole(seen, word, 1, inputs) for word in seen}
-        least_sure = number(found, "least_sure", _ANY)
-        most_novel = number(found, "most_novel", 0.0)
+        found = check_mapping(state, "a gate's state")
+        seen = check_mapping(found.get("seen"), "a gate's words")
+        inputs = read_whole_number(found, "inputs", 0)
+        words = {word: read_whole_number(seen, word, 1, inputs) for word in seen}
+        least_sure = read_number(found, "least_sure", _ANY)
+        most_novel = read_number(found, "most_novel", 0.0)
         return cls(words, inputs, most_novel, least_sure if least_sure > _ANY else -math.inf)
 
     def __deepcopy__(self, memo: dict[int, object]) -> Gate:

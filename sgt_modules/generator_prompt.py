@@ -19,7 +19,7 @@ from pydantic_core import PydanticUndefined
 from sgt_modules.errors import SavedStateError, SetupError
 from sgt_modules.kinds import FREE, Kind
 from sgt_modules.prompts import SUPPLEMENT
-from sgt_modules.saving.state_checks import mapping, number, whole
+from sgt_modules.saving.state_checks import check_mapping, read_number, read_whole_number
 
 SHORTENED = " [... shortened ...] "
 """Stands where the middle of a long input was left out."""
@@ -126,14 +126,14 @@ class GeneratorPrompt:
         `self` is a bare predictor's and says nothing. With a `limit` of tokens, which `count` counts, the longest input
         is shortened in the middle, then the next, until the prompt fits or nothing can be left out; see `SHORTENED`.
         """
-        values = {name: _value(signature, name, inputs) for name in _inputs(signature)}
-        text = self._text(signature, values, role)
+        values = {name: _input_text(signature, name, inputs) for name in _input_names(signature)}
+        text = self._fill_in(signature, values, role)
         while limit is not None and (tokens := count(text)) > limit:
             name = max(values, key=lambda name: len(values[name]), default="")
             if not name or len(values[name]) <= 2 * LEAST + len(SHORTENED):
                 break
-            values[name] = shortened(values[name], -(-(tokens - limit) * len(text) // tokens) + 1)
-            text = self._text(signature, values, role)
+            values[name] = shorten(values[name], -(-(tokens - limit) * len(text) // tokens) + 1)
+            text = self._fill_in(signature, values, role)
         return text
 
     def asking(self, prompt: str, kind: Kind | str | None) -> str:
@@ -166,26 +166,26 @@ class GeneratorPrompt:
     @classmethod
     def load_state(cls, state: object) -> GeneratorPrompt:
         """The prompt of a saved program. Raises `SavedStateError` for anything else."""
-        found = mapping(state, "a generator prompt's state")
+        found = check_mapping(state, "a generator prompt's state")
         known = {each.name: each.type for each in fields(cls)}
         if unknown := sorted(found.keys() - known.keys()):
             raise SavedStateError(f"Expected a generator prompt's fields {sorted(known)}, got {unknown} too.")
         for name, value in found.items():
             if name == "max_words":
-                whole(found, name, 1, 2**31)
+                read_whole_number(found, name, 1, 2**31)
             elif name in ("temperature", "top_p"):
-                number(found, name, 1e-9, 1000.0 if name == "temperature" else 1.0)
+                read_number(found, name, 1e-9, 1000.0 if name == "temperature" else 1.0)
             elif not isinstance(value, bool if name == "opens" else str):
                 raise SavedStateError(f"Expected {name} of a generator prompt as {known[name]}, got {value!r}.")
         return cls(**found)
 
-    def _text(self, signature: type[dspy.Signature], values: Mapping[str, str], role: str) -> str:
+    def _fill_in(self, signature: type[dspy.Signature], values: Mapping[str, str], role: str) -> str:
         lines = [
             self.introduction.format(words=self.max_words),
             self.task.format(instructions=signature.instructions),
         ]
         if role not in ("", "self"):
-            names = (", ".join(each) for each in (_inputs(signature), signature.output_fields))
+            names = (", ".join(each) for each in (_input_names(signature), signature.output_fields))
             lines.append(self.role.format(role=role, fields=" -> ".join(names)))
         for name, value in values.items():
             described = _in_brackets(_description(signature.input_fields[name], name))
@@ -229,10 +229,10 @@ COMPACT = GeneratorPrompt(
 """The text that the embedded generator was trained on, to the letter: it writes the kind by itself."""
 
 
-def shortened(text: str, by: int) -> str:
+def shorten(text: str, by: int) -> str:
     """A text without `by` characters or more of its middle, and a mark in their place; `LEAST` stay at each end.
 
-    >>> shortened("a" * 300 + "b" * 300, 380).count("a")
+    >>> shorten("a" * 300 + "b" * 300, 380).count("a")
     99
     """
     head, _, tail = text.partition(SHORTENED)
@@ -261,12 +261,12 @@ def allowed_values(annotation: object) -> str:
     return "; ".join(dict.fromkeys(inner))
 
 
-def _inputs(signature: type[dspy.Signature]) -> list[str]:
+def _input_names(signature: type[dspy.Signature]) -> list[str]:
     """The task's own inputs."""
     return [name for name in signature.input_fields if name != SUPPLEMENT]
 
 
-def _value(signature: type[dspy.Signature], name: str, inputs: Mapping[str, object]) -> str:
+def _input_text(signature: type[dspy.Signature], name: str, inputs: Mapping[str, object]) -> str:
     default = signature.input_fields[name].default
     return text_of(inputs.get(name, "" if default is PydanticUndefined else default))
 
@@ -283,10 +283,10 @@ def _in_brackets(text: str) -> str:
 
 def text_of(value: object) -> str:
     """A value as one text: a string as it is, anything else as JSON (what JSON does not know, through `str`)."""
-    return value if isinstance(value, str) else json.dumps(_readable(value), ensure_ascii=False, default=str)
+    return value if isinstance(value, str) else json.dumps(_to_readable(value), ensure_ascii=False, default=str)
 
 
-def _readable(value: object) -> object:
+def _to_readable(value: object) -> object:
     """What a text model can make of a value: pictures, sound and files by their kind only, tools by what they do."""
     match value:
         case dspy.Image() | dspy.Audio() | dspy.File():
@@ -294,13 +294,13 @@ def _readable(value: object) -> object:
         case dspy.Tool():
             return f"{value.name}: {value.desc or ''}".strip()
         case BaseModel():
-            return {name: _readable(getattr(value, name)) for name in type(value).model_fields}
+            return {name: _to_readable(getattr(value, name)) for name in type(value).model_fields}
         case Mapping():
-            return {str(name): _readable(each) for name, each in value.items()}
+            return {str(name): _to_readable(each) for name, each in value.items()}
         case list() | tuple():
-            return [_readable(each) for each in value]
+            return [_to_readable(each) for each in value]
         case set() | frozenset():
-            return [_readable(each) for each in sorted(value, key=str)]
+            return [_to_readable(each) for each in sorted(value, key=str)]
         case Enum():
             return value.value
         case _:

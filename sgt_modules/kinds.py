@@ -41,11 +41,11 @@ class Kind:
         return Supplement(self.name, self.text) if self.text else SILENCE
 
 
-def _table(*rows: tuple[str, str, str]) -> Mapping[str, Kind]:
+def _build_table(*rows: tuple[str, str, str]) -> Mapping[str, Kind]:
     return MappingProxyType({name: Kind(name, instruction, example) for name, instruction, example in rows})
 
 
-KINDS: Mapping[str, Kind] = _table(
+KINDS: Mapping[str, Kind] = _build_table(
     ("answer", "Propose an answer.", "180 seconds."),
     (
         "background",

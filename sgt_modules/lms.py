@@ -104,7 +104,7 @@ def check_lm(lm: object, environment: Mapping[str, str] | None = None) -> None:
     known = os.environ if environment is None else environment
     if not isinstance(lm, dspy.LM) or type(lm) is not dspy.LM or not isinstance(lm.engine, str):
         return
-    if getattr(lm, "_providers", ()) or _addressed(lm, known):
+    if getattr(lm, "_providers", ()) or _has_own_address(lm, known):
         return
     try:
         found = LMRouter().resolve_openai_chat(lm.model)
@@ -152,7 +152,7 @@ def _check_folder(engine: LocalEngine) -> None:
     check_reads(folder, engine.tokenizer)
 
 
-def _addressed(lm: dspy.LM, environment: Mapping[str, str]) -> bool:
+def _has_own_address(lm: dspy.LM, environment: Mapping[str, str]) -> bool:
     """Whether an LM's calls go to an address that somebody set: such a server may want no key."""
     prefix = lm.model.partition("/")[0].upper()
     own = any(lm.kwargs.get(name) for name in ("api_base", "base_url", "custom_llm_provider"))

@@ -10,7 +10,7 @@ from sgt_modules.errors import SavedStateError, SetupError
 from sgt_modules.kinds import FREE, SILENCE, Kind, Supplement
 from sgt_modules.replies import read_reply
 
-_SHOWN = 80
+_MESSAGE_LENGTH = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +34,17 @@ class Menu:
             as_read = read_reply(choice.reply())
             if as_read != choice or (choice and choice.kind == FREE):
                 raise SetupError(
-                    f"Expected a given text that reads back as it is, got {choice.reply()[:_SHOWN]!r}, which reads "
-                    f"as {as_read.reply()[:_SHOWN]!r}. Name its kind in small letters, digits and underscores (not "
+                    f"Expected a given text that reads back as it is, got {choice.reply()[:_MESSAGE_LENGTH]!r}, which reads "
+                    f"as {as_read.reply()[:_MESSAGE_LENGTH]!r}. Name its kind in small letters, digits and underscores (not "
                     "'free' or 'none'), and give a text without blanks at its ends, tags of its own kind or thoughts."
                 )
-        for name, values in (("kind", [each.kind for each in self.choices]), ("text", list(map(_plain, self.choices)))):
+        for name, values in (
+            ("kind", [each.kind for each in self.choices]),
+            ("text", list(map(_join_blanks, self.choices))),
+        ):
             if twice := sorted({each for each in values if values.count(each) > 1}):
                 raise SetupError(
-                    f"Expected each {name} of a menu once, got {twice[0][:_SHOWN]!r} twice. Leave one out."
+                    f"Expected each {name} of a menu once, got {twice[0][:_MESSAGE_LENGTH]!r} twice. Leave one out."
                 )
         if len(self.choices) == 1:
             raise SetupError(
@@ -78,8 +81,11 @@ class Menu:
 
     def same(self, supplement: Supplement) -> Supplement | None:
         """The choice with this kind and text; where the supplement names no kind, the choice with its text."""
-        own = supplement.kind, _plain(supplement)
-        return next((each for each in self.choices if own in ((each.kind, _plain(each)), (FREE, _plain(each)))), None)
+        own = supplement.kind, _join_blanks(supplement)
+        return next(
+            (each for each in self.choices if own in ((each.kind, _join_blanks(each)), (FREE, _join_blanks(each)))),
+            None,
+        )
 
     def dump_state(self) -> list[list[str]]:
         """Kind and text of each choice, as a saved program keeps them."""
@@ -104,5 +110,5 @@ class Menu:
             raise SavedStateError(f"{problem} Save the program again.") from problem
 
 
-def _plain(supplement: Supplement) -> str:
+def _join_blanks(supplement: Supplement) -> str:
     return " ".join(supplement.text.split())

@@ -25,14 +25,14 @@ from sgt_modules.samples import Sample
 Scope = Literal["turn", "episode"]
 """How long a supplement holds: for one call, or for every call of its predictor within a run of the program."""
 
-SUPPLEMENTING = ("generator", "template", "gate")
+SUPPLEMENT_STATE = ("generator", "template", "gate")
 """What a saved state holds of a supplemented predictor that a plain one's lacks."""
 
 _P = TypeVar("_P", bound=dspy.Predict)
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _PredictorCall:
     """One call: its inputs, the effective signature, what the generator reads, and the supplement once it is there.
 
     `fresh` says that the supplement is this call's own, and neither the caller's nor an earlier call's.
@@ -77,7 +77,7 @@ class SupplementedPredictor(dspy.Predict):
 
         `scope`, `template` and `gate` as in `supplement()`.
         """
-        super().__init__(with_supplement(_free_of_supplement(signature), template), **config)
+        super().__init__(with_supplement(_check_has_no_supplement(signature), template), **config)
         self.generator = SupplementGenerator.of(generator)
         self.role, self.scope, self.template, self.gate = role, check_scope(scope), template, gate
         self.run_key = _new_key()
@@ -103,9 +103,9 @@ class SupplementedPredictor(dspy.Predict):
                 f"Expected a plain dspy.Predict at {role!r}, got {type(predict).__name__}, whose own behaviour would "
                 "be lost. Name the predictors to supplement with only=[...]."
             )
-        new = twin(predict, cls)
-        plain = _class(predict.signature)
-        plain = without_supplement(plain) if isinstance(predict, cls) else _free_of_supplement(plain)
+        new = copy_as(predict, cls)
+        plain = _signature_class(predict.signature)
+        plain = without_supplement(plain) if isinstance(predict, cls) else _check_has_no_supplement(plain)
         new.signature = with_supplement(plain, template)
         new.generator, new.role, new.scope, new.template, new.gate = generator, role, scope, template, gate
         new.run_key = _new_key()
@@ -113,31 +113,31 @@ class SupplementedPredictor(dspy.Predict):
 
     def with_generator(self, generator: SupplementGenerator, gate: Gate | None = None) -> SupplementedPredictor:
         """The same predictor with another generator, and with this gate or none; the given one is left alone."""
-        new = twin(self, SupplementedPredictor)
+        new = copy_as(self, SupplementedPredictor)
         new.generator, new.gate, new.run_key = generator, gate, _new_key()
         return new
 
     def unwrap(self) -> dspy.Predict:
         """The plain predictor again, with what was learned since; this one is left alone."""
-        plain = twin(self, dspy.Predict)
-        plain.signature = without_supplement(_class(self.signature))
-        for name in ("role", "scope", "run_key", *SUPPLEMENTING):
+        plain = copy_as(self, dspy.Predict)
+        plain.signature = without_supplement(_signature_class(self.signature))
+        for name in ("role", "scope", "run_key", *SUPPLEMENT_STATE):
             vars(plain).pop(name, None)
         return plain
 
     def forward(self, **kwargs: object) -> dspy.Prediction:
         """Answer with the help of a supplement: the caller's, else the episode's, else the generator's."""
-        asked = self._asked(kwargs)
-        if asked.supplement is None:
-            asked = self._told(asked, self.generator.draw(asked.prompt))
-        return super().forward(**self._supplemented(asked))
+        call = self._begin_call(kwargs)
+        if call.supplement is None:
+            call = self._add_sample(call, self.generator.draw(call.prompt))
+        return super().forward(**self._actor_inputs(call))
 
     async def aforward(self, **kwargs: object) -> dspy.Prediction:
         """As `forward`."""
-        asked = self._asked(kwargs)
-        if asked.supplement is None:
-            asked = self._told(asked, await self.generator.adraw(asked.prompt))
-        return await super().aforward(**self._supplemented(asked))
+        call = self._begin_call(kwargs)
+        if call.supplement is None:
+            call = self._add_sample(call, await self.generator.adraw(call.prompt))
+        return await super().aforward(**self._actor_inputs(call))
 
     def dump_state(self, json_mode: bool = True) -> dict[str, object]:
         """The predictor's state, with a reference to its generator, the template and the gate."""
@@ -165,63 +165,67 @@ class SupplementedPredictor(dspy.Predict):
         self.generator, self.template, self.gate = generator, template, gate
         return self
 
-    def _asked(self, kwargs: Mapping[str, object]) -> _Asked:
+    def _begin_call(self, kwargs: Mapping[str, object]) -> _PredictorCall:
         """A call as it begins: with a supplement where the caller, this run or the episode has one, or a shut gate."""
-        signature = with_supplement(_class(kwargs.get("signature", self.signature)), self.template)
-        asked = _Asked(kwargs, signature, self.generator.prompt_for(signature, kwargs, role=self.role))
+        signature = with_supplement(_signature_class(kwargs.get("signature", self.signature)), self.template)
+        call = _PredictorCall(kwargs, signature, self.generator.prompt_for(signature, kwargs, role=self.role))
         if SUPPLEMENT in kwargs:
             given = kwargs[SUPPLEMENT]
-            return replace(asked, supplement=given if isinstance(given, Supplement | str) else SILENCE, fresh=False)
+            return replace(call, supplement=given if isinstance(given, Supplement | str) else SILENCE, fresh=False)
         memory = running_memory()
-        if memory is not None and (self.scope == "episode" or _goes_on(asked)) and (kept := memory.recall(self)):
-            return replace(asked, supplement=kept.supplement, fresh=False)
+        if (
+            memory is not None
+            and (self.scope == "episode" or _continues_history(call))
+            and (kept := memory.recall(self))
+        ):
+            return replace(call, supplement=kept.supplement, fresh=False)
         if running := running_episode():
             enter = partial(running.enter, self.role)
             place = memory.place(self, enter) if memory is not None and self.scope == "episode" else enter()
-            asked = replace(asked, place=place, supplement=running.choose(place, asked.prompt))
+            call = replace(call, place=place, supplement=running.choose(place, call.prompt))
         else:
             check_thread(self.run_key, self.role)
-        if asked.supplement is None and self.gate is not None and not self.gate.familiar(asked.prompt):
-            asked = replace(asked, supplement=SILENCE, gated=True)
-        return asked
+        if call.supplement is None and self.gate is not None and not self.gate.familiar(call.prompt):
+            call = replace(call, supplement=SILENCE, gated=True)
+        return call
 
-    def _told(self, asked: _Asked, drawn: Sample) -> _Asked:
+    def _add_sample(self, call: _PredictorCall, drawn: Sample) -> _PredictorCall:
         """The call with what the generator wrote, or with silence where it is unsure."""
         gated = bool(drawn.supplement) and self.gate is not None and not self.gate.sure(drawn.logprob)
         supplement = SILENCE if gated else drawn.supplement
-        return replace(asked, supplement=supplement, logprob=drawn.logprob, gated=gated)
+        return replace(call, supplement=supplement, logprob=drawn.logprob, gated=gated)
 
-    def _supplemented(self, asked: _Asked) -> dict[str, object]:
+    def _actor_inputs(self, call: _PredictorCall) -> dict[str, object]:
         """What the plain predictor is called with. An empty supplement leaves no trace in it."""
-        supplement, inputs = asked.supplement, asked.inputs
+        supplement, inputs = call.supplement, call.inputs
         if isinstance(supplement, Supplement):
-            if asked.fresh:
-                supplement = self._noted(asked, supplement)
-            supplement = self.template.shown(harmless(supplement.render(), asked.signature.fields))
+            if call.fresh:
+                supplement = self._record_supplement(call, supplement)
+            supplement = self.template.shown(harmless(supplement.render(), call.signature.fields))
         plain = {name: value for name, value in inputs.items() if name != SUPPLEMENT}
         if not supplement or not supplement.strip():
-            return {**plain, "signature": _silenced(asked.signature)}
-        effective = {} if asked.signature is self.signature else {"signature": asked.signature}
+            return {**plain, "signature": _hide_supplement_field(call.signature)}
+        effective = {} if call.signature is self.signature else {"signature": call.signature}
         demos = cast("Sequence[object]", inputs.get("demos", self.demos))
-        shown = [_completed(demo, asked.signature) for demo in demos]
+        shown = [_complete_demo(demo, call.signature) for demo in demos]
         changed = {} if all(new is old for new, old in zip(shown, demos, strict=True)) else {"demos": shown}
         return {**plain, **effective, **changed, SUPPLEMENT: supplement}
 
     def _get_positional_args_error_message(self) -> str:
         """DSPy's own message, without a field that callers need not know."""
         message = super()._get_positional_args_error_message()
-        fields = _class(self.signature).input_fields
+        fields = _signature_class(self.signature).input_fields
         return message.replace(
             f"'{', '.join(fields)}'", f"'{', '.join(name for name in fields if name != SUPPLEMENT)}'"
         )
 
-    def _noted(self, asked: _Asked, supplement: Supplement) -> Supplement:
+    def _record_supplement(self, call: _PredictorCall, supplement: Supplement) -> Supplement:
         """The supplement that holds: remembered for the rest of the run, and recorded in the episode."""
         held = supplement
         if memory := running_memory():
             held = memory.keep(self, supplement, first=self.scope == "episode")
-        if held is supplement and (running := running_episode()) and asked.place:
-            running.record(Call(asked.place, asked.prompt, supplement, asked.logprob, asked.gated))
+        if held is supplement and (running := running_episode()) and call.place:
+            running.record(Call(call.place, call.prompt, supplement, call.logprob, call.gated))
         return held
 
 
@@ -236,16 +240,16 @@ def check_scope(scope: str) -> Scope:
     return scope
 
 
-def _goes_on(asked: _Asked) -> bool:
+def _continues_history(call: _PredictorCall) -> bool:
     """Whether a call brings a history and none of the task's own inputs, as ReActV2's does from its second turn."""
-    given = {name: asked.inputs[name] for name in asked.signature.input_fields if name in asked.inputs}
-    carried = [value for value in given.values() if isinstance(value, dspy.History) or _tools(value)]
-    missing = set(asked.signature.input_fields) - {SUPPLEMENT, *given}
+    given = {name: call.inputs[name] for name in call.signature.input_fields if name in call.inputs}
+    carried = [value for value in given.values() if isinstance(value, dspy.History) or _are_tools(value)]
+    missing = set(call.signature.input_fields) - {SUPPLEMENT, *given}
     has_history = any(isinstance(value, dspy.History) for value in carried)
     return has_history and len(carried) == len(given) and bool(missing)
 
 
-def _completed(demo: Any, signature: type[dspy.Signature]) -> Any:
+def _complete_demo(demo: Any, signature: type[dspy.Signature]) -> Any:
     """A demo that lacks nothing but a supplement as one whose supplement is empty; any other as it is.
 
     DSPy's adapters would introduce it as an example of which some fields are not supplied.
@@ -258,7 +262,7 @@ def _completed(demo: Any, signature: type[dspy.Signature]) -> Any:
     return demo.copy(supplement="") if isinstance(demo, dspy.Example) else {**demo, SUPPLEMENT: ""}
 
 
-def _silenced(signature: type[dspy.Signature]) -> type[dspy.Signature]:
+def _hide_supplement_field(signature: type[dspy.Signature]) -> type[dspy.Signature]:
     """The signature without its supplement field, which Refine, GEPA and their like still know as the predictor's own.
 
     They look for the predictor whose signature equals that of a call, to give it its advice or to learn of its errors.
@@ -277,16 +281,16 @@ def _silenced(signature: type[dspy.Signature]) -> type[dspy.Signature]:
     return plain
 
 
-def _tools(value: object) -> bool:
+def _are_tools(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(each, dspy.Tool) for each in cast("list[object]", value))
 
 
-def _class(signature: object) -> type[dspy.Signature]:
+def _signature_class(signature: object) -> type[dspy.Signature]:
     return cast("type[dspy.Signature]", ensure_signature(cast("type[dspy.Signature] | str", signature)))
 
 
-def _free_of_supplement(signature: type[dspy.Signature] | str) -> type[dspy.Signature]:
-    signature = _class(signature)
+def _check_has_no_supplement(signature: type[dspy.Signature] | str) -> type[dspy.Signature]:
+    signature = _signature_class(signature)
     if SUPPLEMENT in signature.fields:
         raise SetupError(
             f"Expected a signature without a field named {SUPPLEMENT!r}, got {signature.signature!r}. "
@@ -295,7 +299,7 @@ def _free_of_supplement(signature: type[dspy.Signature] | str) -> type[dspy.Sign
     return signature
 
 
-def twin(predict: dspy.Predict, cls: type[_P]) -> _P:
+def copy_as(predict: dspy.Predict, cls: type[_P]) -> _P:
     """A predictor of another class with the same attributes: its lists are its own, its LM and callbacks are shared.
 
     Not through `__init__`, which draws from the global random generator. Methods stay behind: DSPy's tracing leaves

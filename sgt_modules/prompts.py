@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 import dspy
 
 from sgt_modules.errors import SetupError
-from sgt_modules.saving.state_checks import mapping, text
+from sgt_modules.saving.state_checks import check_mapping, read_text
 
 SUPPLEMENT = "supplement"
 """The name of the input field that carries the supplement to the actor."""
@@ -33,8 +33,8 @@ class Template:
     @classmethod
     def of_state(cls, state: object) -> Template:
         """The template of a saved program; the default one where an earlier version saved none."""
-        found = mapping(state or {}, "a template's state")
-        named = {each.name: text(found, each.name) for each in fields(cls) if each.name in found}
+        found = check_mapping(state or {}, "a template's state")
+        named = {each.name: read_text(found, each.name) for each in fields(cls) if each.name in found}
         return cls(**named)
 
     def shown(self, supplement: str) -> str:
@@ -62,7 +62,7 @@ def with_supplement(signature: type[dspy.Signature], template: Template = ADVICE
     if SUPPLEMENT in signature.input_fields:
         return signature
     field = dspy.InputField(desc=template.description)
-    return _keeping_instructions(signature, signature.append(SUPPLEMENT, field, str))
+    return _keep_instructions(signature, signature.append(SUPPLEMENT, field, str))
 
 
 def without_supplement(signature: type[dspy.Signature]) -> type[dspy.Signature]:
@@ -73,10 +73,10 @@ def without_supplement(signature: type[dspy.Signature]) -> type[dspy.Signature]:
     """
     if SUPPLEMENT not in signature.input_fields:
         return signature
-    return _keeping_instructions(signature, signature.delete(SUPPLEMENT))
+    return _keep_instructions(signature, signature.delete(SUPPLEMENT))
 
 
-def _keeping_instructions(old: type[dspy.Signature], new: type[dspy.Signature]) -> type[dspy.Signature]:
+def _keep_instructions(old: type[dspy.Signature], new: type[dspy.Signature]) -> type[dspy.Signature]:
     """DSPy writes instructions of its own, which name every field, where the old ones are empty."""
     new.instructions = old.instructions
     return new

@@ -71,19 +71,19 @@ def read_reply(text: str, *, kind: str = "", ended: bool = True) -> Supplement:
     >>> read_reply("Mind the units. Then add the", kind="mistakes", ended=False)
     Supplement(kind='mistakes', text='Mind the units.')
     """
-    reply = without_thoughts(text)
+    reply = remove_thoughts(text)
     named, body = _split_tag(_UNOPENED.sub("[", _DOUBLED.sub(r"\1", reply)))
     if not named and reply.lstrip().startswith("[") and "]" not in reply:
         body = reply.lstrip()[1:]  # an opening that the model did not go on with
-    if end := _second_tag(body, named) or (0 if ended else repetition(body)):
+    if end := _find_second_tag(body, named) or (0 if ended else find_repetition(body)):
         body, ended = body[:end], True
-    body = (body if ended else whole_part(body)).strip()
+    body = (body if ended else trim_to_sentence(body)).strip()
     if not body or named == NONE:
         return SILENCE
     return Supplement(named or kind or FREE, body, cut=not ended)
 
 
-def _second_tag(body: str, kind: str) -> int:
+def _find_second_tag(body: str, kind: str) -> int:
     """The place where the text names its kind again; 0 for none."""
     if not kind:
         return 0
@@ -92,12 +92,12 @@ def _second_tag(body: str, kind: str) -> int:
     return tag.start() if tag and body[: tag.start()].strip() else 0
 
 
-def repetition(text: str) -> int:
+def find_repetition(text: str) -> int:
     """Where a text begins to repeat itself: a sentence or line of some length comes a second time, or a short one a
     third time in a row; 0 where it does not.
 
     >>> loop = "Count the singers. Use the id column. Use the id column. Use the"
-    >>> loop[:repetition(loop)]
+    >>> loop[:find_repetition(loop)]
     'Count the singers. Use the id column.'
     """
     earlier, last, times, first = set[str](), "", 0, 0
@@ -115,12 +115,12 @@ def repetition(text: str) -> int:
     return 0
 
 
-def without_thoughts(text: str) -> str:
+def remove_thoughts(text: str) -> str:
     """The text without its `<think>...</think>` (also `<thinking>`), in time linear in its length.
 
     The text before a `</think>` without an opening tag is a thought too, and so is the text after an unclosed tag.
 
-    >>> without_thoughts("<think>Is it 5?</think>It is 4."), without_thoughts("Is it 5?</think>4")
+    >>> remove_thoughts("<think>Is it 5?</think>It is 4."), remove_thoughts("Is it 5?</think>4")
     ('It is 4.', '4')
     """
     kept: list[str] = []
@@ -136,14 +136,14 @@ def without_thoughts(text: str) -> str:
     return "".join(kept if inside else [*kept, text[place:]])
 
 
-def whole_part(text: str) -> str:
+def trim_to_sentence(text: str) -> str:
     """The text up to the end of its last whole sentence or line; empty where it has none.
 
     A sentence ends at `.`, `!`, `?` or the like in other scripts, with the quotes and brackets after it. The point of
     an abbreviation, a list number, a decimal or an identifier ends no sentence. Last lines that only announce what is
     lost (`Examples:`, `2.`) are removed too.
 
-    >>> whole_part("Join on t.id, e.g. by name. Use 3.5 as t")
+    >>> trim_to_sentence("Join on t.id, e.g. by name. Use 3.5 as t")
     'Join on t.id, e.g. by name.'
     """
     ends = [mark.end() for mark in _SENTENCE.finditer(text) if _ends_a_sentence(text, mark)]

@@ -10,11 +10,11 @@ from typing import Any, cast
 
 import dspy
 
-from sgt_modules.episode import one_run
+from sgt_modules.episode import program_run
 from sgt_modules.errors import NoPredictorError, SetupError
 from sgt_modules.gate import Gate
 from sgt_modules.generator import GeneratorLike, SupplementGenerator
-from sgt_modules.predictor import SUPPLEMENTING, Scope, SupplementedPredictor, check_scope, twin
+from sgt_modules.predictor import SUPPLEMENT_STATE, Scope, SupplementedPredictor, check_scope, copy_as
 from sgt_modules.prompts import ADVICE, SUPPLEMENT, Template, check_template
 
 logger = logging.getLogger(__name__)
@@ -44,12 +44,12 @@ def supplement(
     wrapped once; frozen (compiled) parts stay as they are. Raises `SetupError`, `NoPredictorError`.
 
     >>> program = supplement(dspy.ChainOfThought("question -> answer"), generator="Qwen/Qwen3-1.7B")
-    >>> [name for name, _ in supplemented(program)]
+    >>> [name for name, _ in supplemented_predictors(program)]
     ['predict']
     """
     generator = SupplementGenerator.of(generator)
     named = dict(program.named_predictors())
-    if only is None and (already := supplemented(program)):
+    if only is None and (already := supplemented_predictors(program)):
         only = [name for name, _ in already]
     unknown = set(only or ()) - set(named)
     if unknown or not named or (only is not None and not only):
@@ -70,19 +70,19 @@ def supplement(
         for name, predict in named.items()
         if only is None or name in only
     }
-    for note in left_plain(program):
+    for note in list_plain_parts(program):
         logger.warning(note)
-    return _remembering(_rebuilt(program, wrapped))
+    return _add_memory(_rebuild(program, wrapped))
 
 
-def left_plain(program: dspy.Module) -> list[str]:
+def list_plain_parts(program: dspy.Module) -> list[str]:
     """A sentence on each part of a program that asks an LM where `supplement` finds no predictor.
 
     >>> class Nested(dspy.Module):
     ...     def __init__(self) -> None:
     ...         self.qa = dspy.Predict("question -> answer")
     ...         self.steps = [[dspy.Predict("question -> hint")]]
-    >>> left_plain(Nested())
+    >>> list_plain_parts(Nested())
     ["The predictor 'steps[0][0]' reads no supplement, as DSPy does not list it. Assign it to an attribute."]
     """
     named = {id(each) for _, each in program.named_predictors()}
@@ -112,23 +112,25 @@ def unsupplement(program: dspy.Module) -> dspy.Module:
     >>> type(wrapped).__name__, type(unsupplement(wrapped)).__name__
     ('SupplementedPredictor', 'Predict')
     """
-    plain = _rebuilt(program, {id(each): each.unwrap() for _, each in supplemented(program)})
-    for module in _modules(plain).values():
+    plain = _rebuild(program, {id(each): each.unwrap() for _, each in supplemented_predictors(program)})
+    for module in _named_modules(plain).values():
         for name in _FORWARDS:
-            if isinstance(vars(module).get(name), _OneRun):
+            if isinstance(vars(module).get(name), _RunWithMemory):
                 delattr(module, name)
-                delattr(module, _kept(name))
+                delattr(module, _backup_name(name))
     return plain
 
 
-def supplemented(program: dspy.Module) -> list[tuple[str, SupplementedPredictor]]:
+def supplemented_predictors(program: dspy.Module) -> list[tuple[str, SupplementedPredictor]]:
     """The predictors that read supplements, by name."""
     return [(name, each) for name, each in program.named_predictors() if isinstance(each, SupplementedPredictor)]
 
 
 def with_generator(program: dspy.Module, generator: SupplementGenerator, gate: Gate | None = None) -> dspy.Module:
     """A copy of the program whose supplements another generator writes, behind this gate or none."""
-    return _rebuilt(program, {id(each): each.with_generator(generator, gate) for _, each in supplemented(program)})
+    return _rebuild(
+        program, {id(each): each.with_generator(generator, gate) for _, each in supplemented_predictors(program)}
+    )
 
 
 def with_instructions(program: dspy.Module, instructions: Mapping[str, str]) -> dspy.Module:
@@ -142,7 +144,7 @@ def with_instructions(program: dspy.Module, instructions: Mapping[str, str]) -> 
     ({'predict': 'Add.'}, ['reasoning', 'answer'])
     """
     named = dict(program.named_predictors())
-    new = _rebuilt(program, {id(named[name]): twin(named[name], type(named[name])) for name in instructions})
+    new = _rebuild(program, {id(named[name]): copy_as(named[name], type(named[name])) for name in instructions})
     for name, predictor in new.named_predictors():
         if predictor is named[name]:
             raise SetupError(
@@ -177,11 +179,11 @@ def fitting_state(program: dspy.Module, state: Mapping[str, Any]) -> dict[str, A
     """
     predictors = dict(program.named_predictors())
     if set(predictors) == {"self"} and "signature" in state:
-        return _fitting(predictors["self"], state)
-    return {name: _fitting(predictors[name], each) if name in predictors else each for name, each in state.items()}
+        return _fit_state(predictors["self"], state)
+    return {name: _fit_state(predictors[name], each) if name in predictors else each for name, each in state.items()}
 
 
-def _fitting(predictor: dspy.Predict, state: Mapping[str, Any]) -> dict[str, Any]:
+def _fit_state(predictor: dspy.Predict, state: Mapping[str, Any]) -> dict[str, Any]:
     """One predictor's state, with or without a supplement as the predictor is."""
     if isinstance(predictor, SupplementedPredictor) == ("generator" in state):
         return dict(state)
@@ -191,29 +193,29 @@ def _fitting(predictor: dspy.Predict, state: Mapping[str, Any]) -> dict[str, Any
         own = predictor.dump_state()
         saved = cast("Any", own["signature"])["fields"][names.index(SUPPLEMENT)]
         fields.insert(names.index(SUPPLEMENT), saved)
-        ours = {name: own[name] for name in SUPPLEMENTING}
+        ours = {name: own[name] for name in SUPPLEMENT_STATE}
     else:
         inputs = len(cast("type[dspy.Signature]", predictor.signature).input_fields)
         del fields[inputs]
         ours = {}
-    kept = {name: value for name, value in state.items() if name not in SUPPLEMENTING}
+    kept = {name: value for name, value in state.items() if name not in SUPPLEMENT_STATE}
     return {**kept, "signature": {**state["signature"], "fields": fields}, **ours}
 
 
-def _rebuilt(program: dspy.Module, replaced: Mapping[int, dspy.Predict]) -> dspy.Module:
+def _rebuild(program: dspy.Module, replaced: Mapping[int, dspy.Predict]) -> dspy.Module:
     """A deep copy with other predictors (by the id of the old one) wherever the old ones stood, the root included.
 
     LMs are shared, and so is what cannot be copied. `Module.deepcopy` will not do: it falls back to shallow copies, and
     forgets callbacks.
     """
     memo: dict[int, object] = dict(replaced)
-    for module in _modules(program).values():
+    for module in _named_modules(program).values():
         held = {name: value for name, value in vars(module).items() if name not in _FORWARDS}
-        memo.update((id(value), value) for value in _shared(held))
+        memo.update((id(value), value) for value in _shared_values(held))
         memo.update((id(value), None) for name in _FORWARDS if isinstance(value := vars(module).get(name), MethodType))
     new = copy.deepcopy(program, memo)
-    copies = _modules(new)
-    for name, module in _modules(program).items():
+    copies = _named_modules(new)
+    for name, module in _named_modules(program).items():
         copies[name].callbacks = list(module.callbacks)
         for forward in _FORWARDS:
             _rebind(forward, module, copies[name])
@@ -232,7 +234,7 @@ def _rebind(name: str, module: dspy.Module, copied: dspy.Module) -> None:
 _FORWARDS = ("forward", "aforward")
 
 
-class _OneRun:
+class _RunWithMemory:
     """A program's own `forward` or `aforward` with a memory around it: each call of the program is one run.
 
     It stands on the program itself, as DSPy knows no other place that every call goes through and every copy keeps.
@@ -242,60 +244,60 @@ class _OneRun:
         self._program, self._name = program, name
 
     def __call__(self, *args: object, **kwargs: object) -> object:
-        return (self._awaited if self._name == "aforward" else self._returned)(*args, **kwargs)
+        return (self._call_async if self._name == "aforward" else self._call)(*args, **kwargs)
 
-    def _returned(self, *args: object, **kwargs: object) -> object:
-        program = self._called()
-        with one_run():
+    def _call(self, *args: object, **kwargs: object) -> object:
+        program = self._called_program()
+        with program_run():
             return getattr(type(program), self._name)(program, *args, **kwargs)
 
-    async def _awaited(self, *args: object, **kwargs: object) -> object:
-        program = self._called()
-        with one_run():
+    async def _call_async(self, *args: object, **kwargs: object) -> object:
+        program = self._called_program()
+        with program_run():
             return await getattr(type(program), self._name)(program, *args, **kwargs)
 
-    def _called(self) -> dspy.Module:
+    def _called_program(self) -> dspy.Module:
         """The program that is called: where DSPy copied it attribute by attribute, not the one this was made for."""
         calling = cast("list[dspy.Module]", dspy.settings.caller_modules or [])
-        return calling[-1] if calling and vars(calling[-1]).get(_kept(self._name)) is self else self._program
+        return calling[-1] if calling and vars(calling[-1]).get(_backup_name(self._name)) is self else self._program
 
-    def __deepcopy__(self, memo: dict[int, object]) -> _OneRun:
+    def __deepcopy__(self, memo: dict[int, object]) -> _RunWithMemory:
         copied = memo.get(id(self._program))
-        return self if copied is None else _OneRun(cast("dspy.Module", copied), self._name)
+        return self if copied is None else _RunWithMemory(cast("dspy.Module", copied), self._name)
 
 
-def _kept(name: str) -> str:
-    """Where a program keeps its `_OneRun` as well, as DSPy's tracing puts a method of its own in the first place."""
+def _backup_name(name: str) -> str:
+    """Where a program keeps its `_RunWithMemory` as well, as DSPy's tracing puts a method of its own in the first place."""
     return f"_one_run_of_{name}"
 
 
-def _remembering(program: dspy.Module) -> dspy.Module:
+def _add_memory(program: dspy.Module) -> dspy.Module:
     """The program itself, with a memory around each of its runs; a bare predictor needs none."""
     if not isinstance(program, dspy.Predict):
         for name in _FORWARDS:
             if hasattr(type(program), name):
-                run = _OneRun(program, name)
+                run = _RunWithMemory(program, name)
                 setattr(program, name, run)
-                setattr(program, _kept(name), run)
+                setattr(program, _backup_name(name), run)
     return program
 
 
-def _modules(program: dspy.Module) -> dict[str, dspy.Module]:
+def _named_modules(program: dspy.Module) -> dict[str, dspy.Module]:
     return {name: each for name, each in program.named_sub_modules() if isinstance(each, dspy.Module)}
 
 
-def _shared(value: object) -> Iterator[object]:
+def _shared_values(value: object) -> Iterator[object]:
     """What a copy of the program holds in common with it: the LMs, and what cannot be copied."""
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list | tuple):
         for item in value:
-            yield from _shared(item)
-    elif not isinstance(value, dspy.Module) and (isinstance(value, dspy.BaseLM) or not _copyable(value)):
+            yield from _shared_values(item)
+    elif not isinstance(value, dspy.Module) and (isinstance(value, dspy.BaseLM) or not _can_copy(value)):
         yield value
 
 
-def _copyable(value: object) -> bool:
+def _can_copy(value: object) -> bool:
     """Whether deepcopy can take a value: a client or a lock cannot be copied, and raises what it likes."""
     try:
         copy.deepcopy(value)

@@ -147,9 +147,12 @@ def _browser_address(host: str, port: int) -> str:
 def _banner(program: dspy.Module, fields: list[Field], address: str, keys: str, upstream: str, acts: bool) -> str:
     """Describe the service and how to call it, in a few lines."""
     from sgt_modules.service.page import curl
-    from sgt_modules.wrapping import supplemented
+    from sgt_modules.wrapping import supplemented_predictors
 
-    name, mode = type(program).__name__, "with supplements" if supplemented(program) else "without supplements"
+    name, mode = (
+        type(program).__name__,
+        "with supplements" if supplemented_predictors(program) else "without supplements",
+    )
     lines = [
         f"sgt serves {name} ({mode}) at {address}. Ctrl-C ends it.",
         f"  page   {address}/",

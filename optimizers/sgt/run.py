@@ -40,7 +40,7 @@ from sgt_modules.errors import SetupError
 from sgt_modules.gate import Gate
 from sgt_modules.generator import SupplementGenerator
 from sgt_modules.generator_prompt import SHORTENED
-from sgt_modules.wrapping import left_plain, supplemented
+from sgt_modules.wrapping import list_plain_parts, supplemented_predictors
 
 
 class Run:
@@ -92,13 +92,13 @@ class Run:
         settings.check_lengths(student, splits[0])
         wrapped = settings.wrap(student)
         log = read_log(settings.logged, *splits, menu=settings.recipe.menu)
-        if log.outcomes and (places := len(supplemented(wrapped))) != 1:
+        if log.outcomes and (places := len(supplemented_predictors(wrapped))) != 1:
             raise SetupError(
                 f"Expected logged outcomes for a program of one predictor that reads supplements, got {places}. Name "
                 "the one that the log is of with only=[...], or leave logged out."
             )
         with Session.opened(student, wrapped, splits, settings=settings, reporter=reporter, runner=runner) as session:
-            for note in left_plain(student):
+            for note in list_plain_parts(student):
                 session.note(note)
             yield cls(settings, student, session, team=team, log=log)
 
@@ -122,7 +122,7 @@ class Run:
         self._session.doing = "the first validation, of the program as it came in"
         with self._clock.measure("acting"):
             self._enter("none", Scored(self._validation.without(), []), None)
-            if supplemented(self._student):
+            if supplemented_predictors(self._student):
                 runs = self._validation.live("student", self._student)
                 self._enter("student", Scored([run.rollout for run in runs], [run.calls for run in runs]), None)
 

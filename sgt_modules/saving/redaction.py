@@ -14,11 +14,11 @@ SECRET = re.compile(r"(^|_)(key|token|password|credentials?|headers?|authorizati
 ADDRESSES = ("api_base", "base_url", "model_list")
 """What in an LM's settings says where requests, and with them the key, are sent."""
 
-IN_ENVIRONMENT = re.compile(r"_(API_KEY|KEY|TOKEN|SECRET|PASSWORD)$")
+SECRET_VARIABLE = re.compile(r"_(API_KEY|KEY|TOKEN|SECRET|PASSWORD)$")
 """The names of environment variables that hold one."""
 
-_ADDRESS_IN_ENVIRONMENT = re.compile(r"_(API_BASE|BASE_URL)$")
-_LEAST = 6
+_ADDRESS_VARIABLE = re.compile(r"_(API_BASE|BASE_URL)$")
+_SHORTEST_SECRET = 6
 """Characters of the shortest secret that is looked for: a shorter one would be found in ordinary words."""
 
 _PATTERNS = (
@@ -33,25 +33,27 @@ _PATTERNS = (
 )
 
 
-def redacted(text: str, lms: Iterable[object] = ()) -> str:
+def redact(text: str, lms: Iterable[object] = ()) -> str:
     """The text without the keys and addresses of these LMs and of the environment, and without what looks like a key.
 
     >>> import dspy
     >>> lm = dspy.LM("openai/m", api_key="my own key", api_base="https://me:word@host.example:8000/v1")
-    >>> redacted("401 of https://me:word@host.example:8000/v1/chat: 'my own key' is wrong", [lm])
+    >>> redact("401 of https://me:word@host.example:8000/v1/chat: 'my own key' is wrong", [lm])
     "401 of <endpoint>/chat: '<key>' is wrong"
-    >>> redacted("Authorization: Bearer abc.def.ghi, and sk-proj-0123456789 too")
+    >>> redact("Authorization: Bearer abc.def.ghi, and sk-proj-0123456789 too")
     'Authorization: Bearer <key>, and <key> too'
     """
-    keys, addresses = set(_in_environment(IN_ENVIRONMENT)), set(_in_environment(_ADDRESS_IN_ENVIRONMENT))
+    keys, addresses = set(_environment_values(SECRET_VARIABLE)), set(_environment_values(_ADDRESS_VARIABLE))
     for lm in lms:
         settings = cast("Mapping[str, object]", getattr(lm, "kwargs", {}))
-        keys.update(_values(settings, secret=False))
-        addresses.update(str(value) for name, value in _named(settings) if name in ADDRESSES and isinstance(value, str))
-    parts = {part for address in addresses for part in _parts(address)}
+        keys.update(_secret_values(settings, secret=False))
+        addresses.update(
+            str(value) for name, value in _walk_settings(settings) if name in ADDRESSES and isinstance(value, str)
+        )
+    parts = {part for address in addresses for part in _address_parts(address)}
     for found, word in (
-        *((each, "<key>") for each in _longest(keys)),
-        *((each, "<endpoint>") for each in _longest(parts)),
+        *((each, "<key>") for each in _sort_longest_first(keys)),
+        *((each, "<endpoint>") for each in _sort_longest_first(parts)),
     ):
         text = text.replace(found, word)
     for pattern, instead in _PATTERNS:
@@ -59,50 +61,50 @@ def redacted(text: str, lms: Iterable[object] = ()) -> str:
     return text
 
 
-def without_user(address: str) -> str:
+def remove_user(address: str) -> str:
     """An address without a user's name and password.
 
-    >>> without_user("https://me:word@host.example/v1")
+    >>> remove_user("https://me:word@host.example/v1")
     'https://host.example/v1'
     """
     parts = urlsplit(address)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
-def _in_environment(names: re.Pattern[str]) -> Iterator[str]:
+def _environment_values(names: re.Pattern[str]) -> Iterator[str]:
     return (value for name, value in os.environ.items() if names.search(name))
 
 
-def _longest(found: Iterable[str]) -> list[str]:
+def _sort_longest_first(found: Iterable[str]) -> list[str]:
     """Long enough to be meant, and the longest first, as one may be a part of another."""
-    return sorted((each for each in found if len(each) >= _LEAST), key=lambda each: (-len(each), each))
+    return sorted((each for each in found if len(each) >= _SHORTEST_SECRET), key=lambda each: (-len(each), each))
 
 
-def _values(settings: object, *, secret: bool) -> Iterator[str]:
+def _secret_values(settings: object, *, secret: bool) -> Iterator[str]:
     """Every text that stands under a secret's name, at any depth; of headers each word too."""
     if isinstance(settings, Mapping):
         for name, value in cast("Mapping[object, object]", settings).items():
-            yield from _values(value, secret=secret or SECRET.search(str(name)) is not None)
+            yield from _secret_values(value, secret=secret or SECRET.search(str(name)) is not None)
     elif isinstance(settings, str):
         if secret:
             yield from (settings, *settings.split())
     elif isinstance(settings, Sequence):
         for each in cast("Sequence[object]", settings):
-            yield from _values(each, secret=secret)
+            yield from _secret_values(each, secret=secret)
 
 
-def _named(settings: object) -> Iterator[tuple[str, object]]:
+def _walk_settings(settings: object) -> Iterator[tuple[str, object]]:
     """Every setting with its name, at any depth."""
     if isinstance(settings, Mapping):
         for name, value in cast("Mapping[object, object]", settings).items():
             yield str(name), value
-            yield from _named(value)
+            yield from _walk_settings(value)
     elif isinstance(settings, Sequence) and not isinstance(settings, str):
         for each in cast("Sequence[object]", settings):
-            yield from _named(each)
+            yield from _walk_settings(each)
 
 
-def _parts(address: str) -> Iterator[str]:
+def _address_parts(address: str) -> Iterator[str]:
     """An address, the same without its user, its host with and without the port."""
     yield address.rstrip("/")
     try:

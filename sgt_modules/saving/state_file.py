@@ -71,7 +71,8 @@ def save_program(
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save_program(dspy.Predict("question -> answer"), f"{folder}/program.json")
-    ...     load_program(dspy.Predict("question -> answer"), f"{folder}/program.json")
+    ...     [each.name for each in Path(folder).iterdir()]
+    ['program.json']
     """
     with _name_file(_written_file(path, save_program), "write"):
         if save_program:
@@ -94,6 +95,12 @@ def load_program(
 
     Raises:
         SavedStateError: the state refers to weights outside of the file's folder.
+
+    >>> import tempfile
+    >>> new = dspy.Predict("question -> answer")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_program(dspy.Predict("question -> answer", "Add."), f"{folder}/program.json")
+    ...     load_program(new, f"{folder}/program.json")
     """
     with _name_file(Path(path), "read"):
         program.load(path, allow_pickle=allow_pickle, allow_unsafe_lm_state=allow_unsafe_lm_state)
@@ -127,10 +134,10 @@ def lies_within(folder: Path, home: Path) -> bool:
         return False
 
 
-def relative(folder: Path, home: Path) -> str:
+def relative_path(folder: Path, home: Path) -> str:
     """The path of a folder as seen from one that it lies within, in the form that states keep.
 
-    >>> relative(Path("runs/demo/checkpoints/sft"), Path("runs/demo"))
+    >>> relative_path(Path("runs/demo/checkpoints/sft"), Path("runs/demo"))
     './checkpoints/sft'
     """
     return _HERE + folder.resolve().relative_to(home.resolve()).as_posix()
@@ -145,7 +152,7 @@ def is_relative(path: str) -> bool:
     return path.startswith((_HERE, "../"))
 
 
-def follow(path: str) -> Path:
+def follow_path(path: str) -> Path:
     """A relative path from the file that is being read, or from the working directory when none is, as an absolute one.
 
     Raises `SavedStateError` for a path that is not below that folder: a saved program brings its own files.

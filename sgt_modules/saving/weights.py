@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import TypedDict
 
 from sgt_modules.errors import GeneratorNotFoundError, SavedStateError
-from sgt_modules.saving.shapes import misfit, shapes_of
+from sgt_modules.saving.shapes import find_misfit, read_shapes
 from sgt_modules.saving.state_file import (
     copy_folder,
     file_being_read,
     file_being_written,
-    follow,
+    follow_path,
     is_relative,
     lies_within,
-    relative,
+    relative_path,
 )
 
 WHOLE_MODEL = "config.json"
@@ -85,9 +85,9 @@ class Weights:
         self.model = str(SHIPPED / shipped[1]) if shipped else str(model)
         self.adapter = None if adapter is None else Path(adapter)
         self.revision = revision
-        self._expected = (sha256, adapter_sha256)
+        self._expected_fingerprints = (sha256, adapter_sha256)
         self._code = code
-        self._known: dict[Path, str] = {}
+        self._known_fingerprints: dict[Path, str] = {}
 
     @cached_property
     def folders(self) -> tuple[Path, ...]:
@@ -98,7 +98,7 @@ class Weights:
     @cached_property
     def fingerprints(self) -> tuple[str, ...]:
         """sha256 (hex) of the weights in each of the folders."""
-        return tuple(self._known.get(folder) or fingerprint_of(folder) for folder in self.folders)
+        return tuple(self._known_fingerprints.get(folder) or fingerprint_of(folder) for folder in self.folders)
 
     @property
     def fingerprint(self) -> str:
@@ -120,18 +120,18 @@ class Weights:
         """The same model with another adapter, or with none; its fingerprint is not computed again."""
         other = Weights(self.model, adapter, revision=self.revision, code=self._code)
         if "fingerprints" in vars(self):
-            other._known = {self.folders[0]: self.fingerprints[0]}
+            other._known_fingerprints = {self.folders[0]: self.fingerprints[0]}
         return other
 
     def check(self) -> None:
         """Raise `GeneratorNotFoundError` if files are missing, are not those that were saved, or don't fit together."""
         folders = self.folders
-        if any(self._expected):
-            for folder, expected, found in zip(folders, self._expected, self.fingerprints, strict=False):
+        if any(self._expected_fingerprints):
+            for folder, expected, found in zip(folders, self._expected_fingerprints, self.fingerprints, strict=False):
                 if expected is not None and found != expected:
                     del self.fingerprints  # the right files may be put there later
                     raise GeneratorNotFoundError(
-                        f"Expected {_names(folder)} in {str(folder)!r} to have sha256 {expected[:12]}..., got "
+                        f"Expected {_describe_weights(folder)} in {str(folder)!r} to have sha256 {expected[:12]}..., got "
                         f"{found[:12]}... Restore the files this program was saved with, or compile it again."
                     )
         if self.adapter is not None:
@@ -148,34 +148,34 @@ class Weights:
         return Reference(
             model=self._model_reference(),
             revision=self._commit(),
-            adapter=_portable(self.folders[1], "adapter", adapters[0]) if adapters else None,
+            adapter=_portable_path(self.folders[1], "adapter", adapters[0]) if adapters else None,
             sha256=base,
             adapter_sha256=adapters[0] if adapters else None,
         )
 
     def _model_reference(self) -> str:
         folder, file = self.folders[0], file_being_written()
-        if not self._local():
+        if not self._is_local():
             return self.model
         if folder.resolve().parent == SHIPPED.resolve():
             return f"sgt:{folder.name}"
         owned = (folder / TRAINED_FROM).is_file() or (file is not None and lies_within(folder, file.parent))
-        return _portable(folder, "model", self.fingerprints[0]) if owned else str(folder.absolute())
+        return _portable_path(folder, "model", self.fingerprints[0]) if owned else str(folder.absolute())
 
     def _commit(self) -> str | None:
         """The commit of a hub's snapshot, once it is here."""
-        if self._local():
+        if self._is_local():
             return None
         folder = self.folders[0]
         return folder.name if folder.parent.name == "snapshots" else self.revision
 
-    def _local(self) -> bool:
+    def _is_local(self) -> bool:
         return self.revision is None and Path(self.model).expanduser().is_dir()
 
     def _check_fit(self) -> None:
         base, adapter = self.folders
-        trained_from = _trained_from(adapter)
-        reason = misfit(shapes_of(_weights(adapter)), shapes_of(_weights(base)))
+        trained_from = _read_trained_from(adapter)
+        reason = find_misfit(read_shapes(_weight_files(adapter)), read_shapes(_weight_files(base)))
         if reason is None and trained_from is not None and trained_from != self.fingerprints[0]:
             reason = f"it was trained over {trained_from[:12]}... (sha256), not {self.fingerprints[0][:12]}..."
         if reason is not None:
@@ -185,18 +185,18 @@ class Weights:
             )
 
 
-def located(model: str, adapter: str | None) -> tuple[str, str | None]:
+def locate(model: str, adapter: str | None) -> tuple[str, str | None]:
     """A reference's model and adapter with absolute paths, as seen from the file that is being read.
 
     Raises `SavedStateError` for an adapter that such a file places outside of its own folder.
 
-    >>> located("Qwen/Qwen3-1.7B", None)
+    >>> locate("Qwen/Qwen3-1.7B", None)
     ('Qwen/Qwen3-1.7B', None)
     """
     if is_relative(model):
-        model = str(follow(model))
+        model = str(follow_path(model))
     if adapter is not None and (file_being_read() is not None or not Path(adapter).is_absolute()):
-        adapter = str(follow(adapter))
+        adapter = str(follow_path(adapter))
     return model, adapter
 
 
@@ -214,9 +214,9 @@ def resolve(model: str | Path, revision: str | None = None, *, code: bool = Fals
     """
     folder = Path(model).expanduser()
     if revision is not None or not folder.is_dir():
-        folder = _snapshot(str(model), revision, code=code)
+        folder = _fetch_snapshot(str(model), revision, code=code)
     _refuse_pickles(folder)
-    if not (folder / WHOLE_MODEL).is_file() or not _weights(folder):
+    if not (folder / WHOLE_MODEL).is_file() or not _weight_files(folder):
         raise GeneratorNotFoundError(
             f"Expected {WHOLE_MODEL} and {_SAFE} in the folder of {str(model)!r}, got "
             f"{sorted(each.name for each in folder.iterdir())[:8]}. Save the model with save_pretrained()."
@@ -239,7 +239,7 @@ def check_adapter(adapter: Path) -> Path:
 def fingerprint_of(folder: Path) -> str:
     """sha256 (hex, 64 characters) of a folder's safetensors file; of all of them, in order of their names."""
     digest = hashlib.sha256()
-    for file in _weights(folder):
+    for file in _weight_files(folder):
         with file.open("rb") as stream:
             hashlib.file_digest(stream, lambda: digest)
     return digest.hexdigest()
@@ -278,22 +278,22 @@ def context_of(folder: Path) -> int:
     return int(window or 2**31)
 
 
-def _weights(folder: Path) -> list[Path]:
+def _weight_files(folder: Path) -> list[Path]:
     return sorted(folder.glob(_SAFE))
 
 
-def _names(folder: Path) -> str:
-    names = [file.name for file in _weights(folder)]
+def _describe_weights(folder: Path) -> str:
+    names = [file.name for file in _weight_files(folder)]
     return names[0] if len(names) == 1 else f"{len(names)} files ({_SAFE})"
 
 
-def _trained_from(folder: Path) -> str | None:
+def _read_trained_from(folder: Path) -> str | None:
     """The sha256 of the model that weights were trained from, where training recorded it."""
     file = folder / TRAINED_FROM
     return json.loads(file.read_text(encoding="utf-8"))["sha256"] if file.is_file() else None
 
 
-def _portable(folder: Path, label: str, sha256: str) -> str:
+def _portable_path(folder: Path, label: str, sha256: str) -> str:
     """The path to keep of weights that the program alone has: absolute in memory; in a file relative to it."""
     file = file_being_written()
     if file is None:
@@ -309,13 +309,13 @@ def _portable(folder: Path, label: str, sha256: str) -> str:
                 f"Expected the weights in {str(source)!r} to be still those with sha256 {sha256[:12]}..., but they "
                 "have changed. Save the program before its files change, or build it from them anew."
             )
-    return relative(folder, file.parent)
+    return relative_path(folder, file.parent)
 
 
 def _refuse_pickles(folder: Path) -> None:
     """A folder whose only weights are pickles; beside safetensors they are never read."""
     pickles = sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern))
-    if pickles and not _weights(folder):
+    if pickles and not _weight_files(folder):
         raise GeneratorNotFoundError(
             f"Expected weights as {_SAFE} in {str(folder)!r}, got only {pickles[:4]}, and a pickle can run code when "
             "it is opened. Convert them where you trust them: load the model there and call "
@@ -323,7 +323,7 @@ def _refuse_pickles(folder: Path) -> None:
         )
 
 
-def _snapshot(hub_id: str, revision: str | None, *, code: bool) -> Path:
+def _fetch_snapshot(hub_id: str, revision: str | None, *, code: bool) -> Path:
     expected = (
         f"Expected a folder with {WHOLE_MODEL} and {_SAFE}, or a hub id such as 'Qwen/Qwen3-1.7B', got {hub_id!r}"
     )
@@ -347,13 +347,13 @@ def _snapshot(hub_id: str, revision: str | None, *, code: bool) -> Path:
         at = "" if revision is None else f" at revision {revision!r}"
         raise GeneratorNotFoundError(
             f"The model {hub_id!r}{at} cannot be had: it is no folder here, it has not been downloaded, and "
-            f"{_why_not_fetched(error)}. Then `hf download {hub_id}` brings it; or fetch it where there is a network "
+            f"{_explain_failure(error)}. Then `hf download {hub_id}` brings it; or fetch it where there is a network "
             f"with `hf download {hub_id} --local-dir FOLDER` and pass that folder: it needs {WHOLE_MODEL}, {_SAFE} and "
             "the tokenizer's files."
         ) from error
 
 
-def _why_not_fetched(error: Exception) -> str:
+def _explain_failure(error: Exception) -> str:
     """What is wrong with the hub or the name, and what to do first."""
     from huggingface_hub import constants
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError

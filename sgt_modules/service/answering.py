@@ -12,14 +12,14 @@ from uuid import uuid4
 import dspy
 from pydantic import BaseModel
 
-from sgt_modules.calling import called
+from sgt_modules.calling import call_program
 from sgt_modules.episode import episode
 from sgt_modules.errors import NoActorError
 from sgt_modules.lms import acting_as, check_lm
 from sgt_modules.service.advice import split_inputs
 from sgt_modules.service.metrics import Metrics
 from sgt_modules.service.typed import inputs_of, outputs_of
-from sgt_modules.wrapping import supplemented, unsupplement
+from sgt_modules.wrapping import supplemented_predictors, unsupplement
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Answering:
     def __init__(self, program: dspy.Module, lm: dspy.LM | None, metrics: Metrics) -> None:
         self.inputs = inputs_of(program)
         self.name = type(program).__name__
-        self.supplements = bool(supplemented(program))
+        self.supplements = bool(supplemented_predictors(program))
         self.lm, self._program, self._metrics = lm, program, metrics
 
     @property
@@ -102,7 +102,7 @@ class Answering:
     def _run(self, program: dspy.Module, given: BaseModel) -> tuple[dict[str, Any], Usage]:
         values = {name: getattr(given, name) for name in type(given).model_fields}
         with acting_as(self.lm), dspy.track_usage() as tracker:
-            outputs = outputs_of(called(program, values))
+            outputs = outputs_of(call_program(program, values))
         counted = [each for entries in tracker.usage_data.values() for each in entries]
         sums = (sum(each.get(name) or 0 for each in counted) for name in ("prompt_tokens", "completion_tokens"))
         return outputs, Usage(*sums)
@@ -121,7 +121,7 @@ def check_service(program: dspy.Module, lm: dspy.LM | None, *, needed: bool = Tr
                 "openai/gpt-4.1-mini, or call dspy.configure(lm=...) in the program's module."
             )
         check_lm(actor)
-    for _, predictor in supplemented(program):
+    for _, predictor in supplemented_predictors(program):
         predictor.generator.check()
     return all(actor is not None for _, actor in actors)
 

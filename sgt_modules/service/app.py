@@ -23,7 +23,7 @@ from sgt_modules.kinds import SILENCE, Supplement
 from sgt_modules.predictor import SupplementedPredictor
 from sgt_modules.prompts import without_supplement
 from sgt_modules.safety import harmless
-from sgt_modules.saving.redaction import redacted
+from sgt_modules.saving.redaction import redact
 from sgt_modules.service.advice import add_supplement, last_user_text, prompt_of
 from sgt_modules.service.answering import Answer, Answering, completion, streamed, written
 from sgt_modules.service.guard import App, Guard, Limits, error_content
@@ -40,7 +40,7 @@ from sgt_modules.service.page import (
     page,
     values_of,
 )
-from sgt_modules.wrapping import supplemented
+from sgt_modules.wrapping import supplemented_predictors
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +156,7 @@ async def _answered(answering: Answering, given: BaseModel, *, told: bool = True
         return await run_in_threadpool(answering.answer if told else answering.answer_without, given)
     except Exception as problem:
         logger.exception("The program failed.")
-        said = redacted(f"{type(problem).__name__}: {problem}", [answering.lm, dspy.settings.lm])
+        said = redact(f"{type(problem).__name__}: {problem}", [answering.lm, dspy.settings.lm])
         raise HTTPException(502, said) from problem
 
 
@@ -277,7 +277,7 @@ class _Helper:
     """What writes a chat's supplement: one predictor's generator, behind its gate."""
 
     def __init__(self, program: dspy.Module, name: str, metrics: Metrics) -> None:
-        found = dict(supplemented(program))
+        found = dict(supplemented_predictors(program))
         if not found or (name and name not in found):
             raise SetupError(
                 f"Expected a program with a predictor {name + ' ' if name else ''}that reads supplements, got "
@@ -346,7 +346,7 @@ async def _asked(
     except httpx.TimeoutException as problem:
         raise HTTPException(504, "The upstream took too long.") from problem
     except httpx.HTTPError as problem:
-        logger.warning("The upstream cannot be asked: %s", redacted(str(problem)))
+        logger.warning("The upstream cannot be asked: %s", redact(str(problem)))
         raise HTTPException(502, f"The upstream cannot be asked ({type(problem).__name__}).") from problem
 
 

@@ -61,7 +61,7 @@ def _saved() -> Names:
     """A program that was saved with another generator."""
     saved = supplement(dspy.ChainOfThought("question -> answer"), generator=embedded_generator())
     saved.save("better.json")
-    return {"dspy": dspy, "supplement": supplement}
+    return {"dspy": dspy, "supplement": supplement, "program": saved}
 
 
 def _plain_state() -> Names:

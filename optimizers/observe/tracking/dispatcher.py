@@ -23,7 +23,7 @@ from optimizers.observe.tracking.naming import TrackerName, tracker
 from optimizers.observe.tracking.params import parameters, stage_points
 from optimizers.observe.tracking.tracker import Ending, Point, TrackedRun, Tracker
 from sgt_modules.errors import RunFolderError
-from sgt_modules.saving.redaction import redacted
+from sgt_modules.saving.redaction import redact
 from sgt_modules.saving.weights import ADAPTER
 
 FILE = "trackers.json"
@@ -121,7 +121,7 @@ class Tracking:
     def finish(self, labels: Mapping[str, str], files: Sequence[str]) -> None:
         """What the run came to, and those of the folder's files that are there. Waits until all is told."""
         for name, text in labels.items():
-            self._tell(_Label(name, redacted(text)))
+            self._tell(_Label(name, redact(text)))
         for name in files:
             if (self._folder.path / name).is_file():
                 self._tell(_File(self._folder.path / name))
@@ -190,7 +190,7 @@ class _Line:
         except Exception as problem:  # noqa: BLE001 - a tracker that fails is no reason to lose a paid run
             self._gone = True
             self._note(
-                f"{self._tracker.name} hears no more of this run ({redacted(f'{type(problem).__name__}: {problem}')}). "
+                f"{self._tracker.name} hears no more of this run ({redact(f'{type(problem).__name__}: {problem}')}). "
                 "The run itself goes on; compile with the same log_dir to tell the stages that are missing."
             )
 

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from optimizers.core.usage import RunUsage
 from optimizers.observe.tracking.tracker import Point
-from sgt_modules.saving.redaction import redacted
+from sgt_modules.saving.redaction import redact
 
 _LONG = ("kinds", "meta_prompts")
 """Settings of many lines, of which the names are told."""
@@ -21,7 +21,7 @@ def parameters(known: Mapping[str, Any], about: Mapping[str, object]) -> dict[st
     {'seed': '0', 'recipe.margin': 'None', 'versions.dspy': '3.4.1', 'actors.self': 'openai/gpt-4.1'}
     """
     told = {**known.get("settings", {}), **known.get("free", {}), "versions": known.get("versions", {}), **about}
-    return {name: redacted(str(value)) for name, value in _flat(told, "")}
+    return {name: redact(str(value)) for name, value in _flat(told, "")}
 
 
 def _flat(settings: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, object]]:

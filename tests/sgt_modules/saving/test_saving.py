@@ -28,7 +28,7 @@ from sgt_modules.errors import GeneratorNotFoundError, SavedStateError
 from sgt_modules.generator_prompt import COMPACT
 from sgt_modules.local.engine import LocalEngine
 from sgt_modules.samples import SampleRequest
-from sgt_modules.saving.shapes import misfit
+from sgt_modules.saving.shapes import find_misfit
 from sgt_modules.saving.state_file import file_being_read, file_being_written
 from sgt_modules.saving.weights import ADAPTER_WEIGHTS, TRAINED_FROM, fingerprint_of, record_base
 
@@ -394,24 +394,24 @@ LAYER = "model.layers.0.self_attn.q_proj"
     "there", [LAYER, "layers.0.self_attn.q_proj", "model.language_model.layers.0.self_attn.q_proj"]
 )
 def test_a_layer_is_known_by_its_name_from_its_number_on(there: str) -> None:
-    assert misfit(lora(LAYER, 4, 8), {f"{there}.weight": (8, 4)}) is None
+    assert find_misfit(lora(LAYER, 4, 8), {f"{there}.weight": (8, 4)}) is None
     assert (
-        misfit(lora(LAYER, 4, 8), {f"{there}.weight": (8, 5)})
+        find_misfit(lora(LAYER, 4, 8), {f"{there}.weight": (8, 5)})
         == f"{LAYER} is 4 to 8 in the adapter, 5 to 8 in the model"
     )
 
 
 def test_a_layer_that_a_file_cannot_show_is_let_pass_beside_one_that_it_shows() -> None:
     adapter = {**lora(LAYER, 4, 8), **lora("lm_head", 4, 100)}
-    assert misfit(adapter, {f"{LAYER}.weight": (8, 4), "model.embed_tokens.weight": (100, 4)}) is None
+    assert find_misfit(adapter, {f"{LAYER}.weight": (8, 4), "model.embed_tokens.weight": (100, 4)}) is None
     assert (
-        misfit(lora("h.0.c_attn", 4, 8), {f"{LAYER}.weight": (8, 4)})
+        find_misfit(lora("h.0.c_attn", 4, 8), {f"{LAYER}.weight": (8, 4)})
         == "the model has none of its layers, such as h.0.c_attn"
     )
 
 
 def test_a_transposed_layer_fits() -> None:
-    assert misfit(lora("transformer.h.0.attn.c_attn", 4, 12), {"h.0.attn.c_attn.weight": (4, 12)}) is None
+    assert find_misfit(lora("transformer.h.0.attn.c_attn", 4, 12), {"h.0.attn.c_attn.weight": (4, 12)}) is None
 
 
 def lora(layer: str, reads: int, writes: int) -> dict[str, tuple[int, ...]]:
