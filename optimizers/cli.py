@@ -13,6 +13,7 @@ from optimizers.commands import comparisons, demos, doctor, runs, serve, trainin
 from optimizers.commands.output import escape_unencodable
 from optimizers.training.processes import join_team
 from sgt_modules.errors import SetupError, SGTError
+from sgt_modules.saving.redaction import redact
 
 app = typer.Typer(
     name="sgt",

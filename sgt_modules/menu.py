@@ -10,7 +10,7 @@ from sgt_modules.errors import SavedStateError, SetupError
 from sgt_modules.kinds import FREE, SILENCE, Kind, Supplement
 from sgt_modules.replies import read_reply
 
-_MESSAGE_LENGTH = 80
+_MAX_SHOWN = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +34,8 @@ class Menu:
             as_read = read_reply(choice.reply())
             if as_read != choice or (choice and choice.kind == FREE):
                 raise SetupError(
-                    f"Expected a given text that reads back as it is, got {choice.reply()[:_MESSAGE_LENGTH]!r}, which reads "
-                    f"as {as_read.reply()[:_MESSAGE_LENGTH]!r}. Name its kind in small letters, digits and underscores (not "
+                    f"Expected a given text that reads back as it is, got {choice.reply()[:_MAX_SHOWN]!r}, which reads "
+                    f"as {as_read.reply()[:_MAX_SHOWN]!r}. Name its kind in small letters, digits and underscores (not "
                     "'free' or 'none'), and give a text without blanks at its ends, tags of its own kind or thoughts."
                 )
         for name, values in (
@@ -44,7 +44,7 @@ class Menu:
         ):
             if twice := sorted({each for each in values if values.count(each) > 1}):
                 raise SetupError(
-                    f"Expected each {name} of a menu once, got {twice[0][:_MESSAGE_LENGTH]!r} twice. Leave one out."
+                    f"Expected each {name} of a menu once, got {twice[0][:_MAX_SHOWN]!r} twice. Leave one out."
                 )
         if len(self.choices) == 1:
             raise SetupError(

@@ -267,7 +267,7 @@ class _RunWithMemory:
 
 
 def _backup_name(name: str) -> str:
-    """Where a program keeps its `_RunWithMemory` as well, as DSPy's tracing puts a method of its own in the first place."""
+    """Return the name of the attribute that keeps a program's `_RunWithMemory` when DSPy's tracing replaces it."""
     return f"_one_run_of_{name}"
 
 

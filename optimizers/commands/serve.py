@@ -72,20 +72,20 @@ def serve(
     try:
         import uvicorn
 
-        from sgt_modules.service.answering import check_service
         from sgt_modules.service.app import Upstream, application
         from sgt_modules.service.guard import Limits
+        from sgt_modules.service.served_program import check_service
     except ImportError as missing:
         raise SetupError(f"{missing.name} is not installed: pip install 'dspy-sgt[serve]'.") from missing
     from optimizers.core.user_files import program_at
     from sgt_modules.lms import lm_named
-    from sgt_modules.service.opening import opened_program
     from sgt_modules.service.page import fields_of
-    from sgt_modules.service.typed import inputs_of
+    from sgt_modules.service.program_file import open_program
+    from sgt_modules.service.schemas import build_input_model
 
     with _listen(host, port) as listening:
         student = program_at(program)
-        service_program = student if state is None else opened_program(student, state, trust=trust)
+        service_program = student if state is None else open_program(student, state, trust=trust)
         actor = lm_named(lm, dtype=lm_dtype) if lm else None
         acts = check_service(service_program, actor, needed=not upstream)
         service = application(
@@ -103,7 +103,7 @@ def serve(
         print(
             _banner(
                 service_program,
-                fields_of(inputs_of(service_program)),
+                fields_of(build_input_model(service_program)),
                 address,
                 keys if caller_keys else "",
                 upstream,

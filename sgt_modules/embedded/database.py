@@ -28,7 +28,7 @@ class Database:
     def __init__(self, serialized: bytes) -> None:
         self._serialized = serialized
         self._local = threading.local()
-        self._known: dict[str, list[tuple[object, ...]] | str] = {}
+        self._cache: dict[str, list[tuple[object, ...]] | str] = {}
 
     def rows(self, sql: str) -> list[tuple[object, ...]]:
         """The rows of a query.
@@ -46,7 +46,7 @@ class Database:
 
     def judge(self, sql: str, expected: Rows, *, ordered: bool) -> dspy.Prediction:
         """Score a query by its rows: `Prediction(score=1.0 or 0.0, feedback=what differs)`."""
-        answer = self._remembered(sql)
+        answer = self._cached_rows(sql)
         if isinstance(answer, str):
             return dspy.Prediction(score=0.0, feedback=f"The query failed: {answer}.")
         got, wanted = [tuple(row) for row in answer], [tuple(row) for row in expected]
@@ -59,23 +59,23 @@ class Database:
     def __reduce__(self) -> tuple[object, ...]:
         return Database, (self._serialized,)
 
-    def _remembered(self, sql: str) -> list[tuple[object, ...]] | str:
+    def _cached_rows(self, sql: str) -> list[tuple[object, ...]] | str:
         """The rows, or the error in words; frozen data give the same answer every time, so it is kept."""
-        if sql not in self._known:
+        if sql not in self._cache:
             try:
-                self._known[sql] = self.rows(sql)
+                self._cache[sql] = self.rows(sql)
             except (sqlite3.Error, sqlite3.Warning, ValueError) as error:
-                self._known[sql] = str(error)
-        return self._known[sql]
+                self._cache[sql] = str(error)
+        return self._cache[sql]
 
     def _connection(self) -> sqlite3.Connection:
         if not hasattr(self._local, "connection"):
-            self._local.opened = _Opened(self._serialized)
-            self._local.connection = self._local.opened.connection
+            self._local.owner = _Connection(self._serialized)
+            self._local.connection = self._local.owner.connection
         return self._local.connection
 
 
-class _Opened:
+class _Connection:
     """A thread's connection, which closes with the thread or the database, whichever ends first."""
 
     def __init__(self, serialized: bytes) -> None:
@@ -83,8 +83,8 @@ class _Opened:
         weakref.finalize(self, self.connection.close)
         self.connection.deserialize(serialized)
         self.connection.execute("PRAGMA query_only = ON").close()
-        self.connection.set_authorizer(_only_reading)
+        self.connection.set_authorizer(_authorize_reading)
 
 
-def _only_reading(action: int, *_: object) -> int:
+def _authorize_reading(action: int, *_: object) -> int:
     return sqlite3.SQLITE_OK if action in _ALLOWED else sqlite3.SQLITE_DENY

@@ -24,7 +24,7 @@ from sgt_modules.embedded.streams import Turn, stream
 from sgt_modules.embedded.tokenizer import END, PAD, START, build_tokenizer, pieces
 
 
-def _processor() -> str:
+def _read_processor() -> str:
     """What the processor says of itself, where the system tells; an empty text elsewhere."""
     file = Path("/proc/cpuinfo")
     return file.read_text() if file.exists() else ""
@@ -37,13 +37,13 @@ POOL = 32
 TOKENS_A_ROW = 64
 """A batch holds about `batch` times as many tokens."""
 
-BFLOAT16 = "avx512_bf16" in _processor()
+BFLOAT16 = "avx512_bf16" in _read_processor()
 """Whether this machine computes in bfloat16 by itself; where it must emulate it, single precision is far faster."""
 
 RULES, HARD_RULES = "rules", "hard rules"
 """The streams of house rules, which have a vocabulary of their own; the others are of house terms."""
 
-SAID_EVERY = 100
+LOG_EVERY = 100
 """Steps between two lines of progress."""
 
 
@@ -182,7 +182,7 @@ def pretrain(recipe: Recipe, output: Path) -> None:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         recent.append(loss.item())
-        if (step + 1) % SAID_EVERY == 0:
+        if (step + 1) % LOG_EVERY == 0:
             mean, seconds = sum(recent) / len(recent), time.perf_counter() - began
             print(f"  step {step + 1}/{recipe.steps}  loss {mean:.4f}  {seconds:.0f} s", flush=True)
             recent = []

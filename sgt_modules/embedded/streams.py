@@ -49,7 +49,7 @@ class RandomWorld:
         self.meanings.setdefault((word, table.name), self.rng.choice(conditions(table)))
         return word, table
 
-    def known(self) -> tuple[str, Table]:
+    def recall_or_invent(self) -> tuple[str, Table]:
         """A word that this conversation already has, or a new one."""
         if self.meanings and self.rng.random() < 0.8:
             word, table = self.rng.choice(list(self.meanings))
@@ -63,7 +63,7 @@ class RandomWorld:
             table = rng.choice(tuple(TABLES.values()))
             condition = rng.choice(conditions(table))
             return self._claim(table, "", plain_rows(condition, table), condition)
-        word, table = self.invent() if new else self.known()
+        word, table = self.invent() if new else self.recall_or_invent()
         return self._claim(table, word, term_rows(word, table), self.meanings[word, table.name])
 
     def _claim(self, table: Table, word: str, rows: str, condition: Condition) -> Claim:
@@ -71,7 +71,7 @@ class RandomWorld:
         return Claim(random_ask(table, self.rng), rows, word, condition, other, random_ask(table, self.rng))
 
 
-def misled(claim: Claim, rng: random.Random) -> Claim:
+def mislead(claim: Claim, rng: random.Random) -> Claim:
     """The same claim with contents drawn at random: uninformed, and right only by chance."""
     first, second = rng.sample(conditions(claim.ask.table), 2)
     return Claim(claim.ask, claim.rows, claim.word, first, second, claim.example)
@@ -89,7 +89,7 @@ def _supplement_text(claim: Claim, world: RandomWorld) -> str:
         stranger = world.claim(new=True)
         kind = rng.choice([kind for kind in (*PREDEFINED, *FREE_STYLE) if kind not in UNNAMED])
         return phrase(kind, stranger).render() if stranger.rows != claim.rows else ""
-    said = claim if claim.word or rng.random() < 0.3 else misled(claim, rng)
+    said = claim if claim.word or rng.random() < 0.3 else mislead(claim, rng)
     text = phrase(random_kind(rng), said).render()
     if rng.random() < 0.15:
         text = f"{text}\n{phrase(random_kind(rng), said).render()}"
@@ -140,15 +140,15 @@ def _turns(signature: type[dspy.Signature], demos: Sequence[dspy.Example], final
 def actor_conversation(rng: random.Random) -> list[Turn]:
     """One conversation for an actor: 0 to 8 demos, with or without reasoning and a supplement."""
     world = RandomWorld(rng)
-    reasoned, supplemented = rng.random() < 0.25, rng.random() < 0.7
-    signature = PROGRAM_SIGNATURES[2 * reasoned + supplemented]
+    with_reasoning, with_supplement_field = rng.random() < 0.25, rng.random() < 0.7
+    signature = PROGRAM_SIGNATURES[2 * with_reasoning + with_supplement_field]
     if rng.random() < 0.05:
         signature = signature.with_instructions(_random_instructions(rng))
     examples = []
     for _ in range(1 + (rng.randint(1, 8) if rng.random() < 0.25 else 0)):
         claim = world.claim()
         fields = {"tables": SCHEMA, "question": question_of(claim, rng), **_outputs(claim, signature)}
-        if supplemented:
+        if with_supplement_field:
             fields[SUPPLEMENT] = _supplement_text(claim, world)
         examples.append(fields)
     demos = [_as_demo(fields, rng) for fields in examples[:-1]]
@@ -166,7 +166,7 @@ def generator_conversation(rng: random.Random) -> list[Turn]:
     world = RandomWorld(rng)
     claim = world.claim(new=True)
     if claim.word or rng.random() < 0.3:
-        claim = misled(claim, rng)
+        claim = mislead(claim, rng)
     draw = rng.random()
     if draw < 0.5:
         asked, kind = None, random_kind(rng)

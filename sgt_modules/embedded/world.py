@@ -74,7 +74,7 @@ class HouseTermsWorld:
         self.shifted_terms = tuple(term for terms in by_table.values() for term in terms[:share])
         self.terms = tuple(term for terms in by_table.values() for term in terms[share:])
         self._rng = rng
-        self._taken: set[str] = set()
+        self._used_questions: set[str] = set()
         self._gold: dict[str, str] = {}
 
     def _draw_terms(self, count: int, rng: random.Random) -> Iterator[HouseTerm]:
@@ -97,8 +97,8 @@ class HouseTermsWorld:
     def splits(self) -> dict[str, list[dspy.Example]]:
         """`train`, `val`, `test` and `shifted`; no question stands in two of them."""
         sizes = self.sizes
-        term_asks = self._shuffled((term, ask) for term in self.terms for ask in asks(term.table))
-        shifted_asks = self._shuffled((term, ask) for term in self.shifted_terms for ask in asks(term.table))
+        term_asks = self._shuffle((term, ask) for term in self.terms for ask in asks(term.table))
+        shifted_asks = self._shuffle((term, ask) for term in self.shifted_terms for ask in asks(term.table))
         plain_asks = self._plain_asks()
         return {
             "train": self._split(sizes.train, term_asks, plain_asks),
@@ -135,7 +135,7 @@ class HouseTermsWorld:
         """
         return self.database.judge(str(prediction.sql), example.rows, ordered=example.ordered)
 
-    def _shuffled(self, pairs: Iterator[tuple[HouseTerm, Ask]]) -> Iterator[tuple[HouseTerm, Ask]]:
+    def _shuffle(self, pairs: Iterator[tuple[HouseTerm, Ask]]) -> Iterator[tuple[HouseTerm, Ask]]:
         """Every (term, ask) once: each term in turn, its asks in random order, forms equally likely."""
         queues: dict[str, list[tuple[int, HouseTerm, Ask]]] = {}
         mixed = list(pairs)
@@ -179,9 +179,9 @@ class HouseTermsWorld:
         sql = ask.sql(condition)
         key = f"{rows}|{ask.question(rows)}"
         expected = self.database.rows(sql)
-        if key in self._taken or _empty(expected):
+        if key in self._used_questions or _is_empty(expected):
             return []
-        self._taken.add(key)
+        self._used_questions.add(key)
         question = ask.question(rows, self._rng.randrange(2))
         fields: dict[str, object] = {
             "tables": SCHEMA,
@@ -205,5 +205,5 @@ class HouseTermsWorld:
         return self.gold_sql(example).casefold() in supplement.casefold()
 
 
-def _empty(rows: Rows) -> bool:
+def _is_empty(rows: Rows) -> bool:
     return not rows or all(value in (None, 0) for row in rows for value in row)

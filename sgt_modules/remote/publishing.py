@@ -13,7 +13,7 @@ import dspy
 import httpx
 
 from sgt_modules.errors import EndpointError, SetupError
-from sgt_modules.saving.redaction import remove_user
+from sgt_modules.saving.redaction import redact, remove_user
 from sgt_modules.saving.weights import ADAPTER, WANTED, check_adapter, fingerprint_of, resolve
 
 

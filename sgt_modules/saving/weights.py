@@ -131,8 +131,8 @@ class Weights:
                 if expected is not None and found != expected:
                     del self.fingerprints  # the right files may be put there later
                     raise GeneratorNotFoundError(
-                        f"Expected {_describe_weights(folder)} in {str(folder)!r} to have sha256 {expected[:12]}..., got "
-                        f"{found[:12]}... Restore the files this program was saved with, or compile it again."
+                        f"Expected {_describe_weights(folder)} in {str(folder)!r} to have sha256 {expected[:12]}..., "
+                        f"got {found[:12]}... Restore the files this program was saved with, or compile it again."
                     )
         if self.adapter is not None:
             self._check_fit()

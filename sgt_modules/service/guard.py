@@ -70,24 +70,26 @@ class Guard:
         self._under_way += 1
         self._metrics.under_way.inc()
         try:
-            await self._guarded(scope, receive, counted)
+            await self._handle(scope, receive, counted)
         finally:
             self._under_way -= 1
             self._metrics.under_way.dec()
             self._metrics.requests.labels(route, str(status)).inc()
             took = time.perf_counter() - began
             self._metrics.seconds.labels(route).observe(took)
-            access.info("%s %s %s %d %.3f s", _client(scope), scope["method"], printable(scope["path"]), status, took)
+            access.info(
+                "%s %s %s %d %.3f s", _client_address(scope), scope["method"], printable(scope["path"]), status, took
+            )
 
-    async def _guarded(self, scope: Message, receive: Receive, send: Send) -> None:
+    async def _handle(self, scope: Message, receive: Receive, send: Send) -> None:
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         if scope["path"] == OPEN:
             await self._app(scope, receive, send)
-        elif self._keys and not self._known(headers.get("authorization", ""), page=scope["path"] in PAGES):
+        elif self._keys and not self._has_key(headers.get("authorization", ""), page=scope["path"] in PAGES):
             said = "Expected a key of this service as Authorization: Bearer <key>."
             login = {"www-authenticate": 'Basic realm="a key of this service is the password", charset="UTF-8"'}
             await refuse(send, 401, said, "invalid_api_key", login if scope["path"] in PAGES else None)
-        elif scope["path"] in PAGES and _from_elsewhere(headers):
+        elif scope["path"] in PAGES and _is_cross_site(headers):
             await refuse(send, 403, "Expected the form of this service's own page, not another site's.", "forbidden")
         elif self._under_way > self._limits.at_once:
             said = f"{self._limits.at_once} requests are under way, the most at once. Try again in a moment."
@@ -95,7 +97,7 @@ class Guard:
         else:
             try:
                 async with asyncio.timeout(self._limits.arriving_seconds):
-                    body = await self._body(headers, receive)
+                    body = await self._read_body(headers, receive)
             except TimeoutError:
                 await refuse(send, 408, f"The request took over {self._limits.arriving_seconds:g} s.", "timeout")
                 return
@@ -103,21 +105,21 @@ class Guard:
                 said = f"Expected a request of at most {self._limits.body_bytes:,} bytes."
                 await refuse(send, 413, said, "request_too_large")
             else:
-                await self._app(scope, _replayed(body, receive), send)
+                await self._app(scope, _replay(body, receive), send)
 
-    def _known(self, authorization: str, *, page: bool) -> bool:
-        kind, _, told = authorization.partition(" ")
-        key = told.strip().encode("latin-1")  # the header's own bytes
+    def _has_key(self, authorization: str, *, page: bool) -> bool:
+        kind, _, text = authorization.partition(" ")
+        key = text.strip().encode("latin-1")  # the header's own bytes
         if page and kind.lower() == "basic":
             kind, key = "bearer", _password(key)
         brought = sha256(key).digest()
         same = [hmac.compare_digest(brought, each) for each in self._keys]
         return kind.lower() == "bearer" and any(same)
 
-    async def _body(self, headers: dict[str, str], receive: Receive) -> bytes | None:
+    async def _read_body(self, headers: dict[str, str], receive: Receive) -> bytes | None:
         """The request's body; None where it is larger than it may be."""
-        most, told = self._limits.body_bytes, headers.get("content-length", "0")
-        if told.isdigit() and int(told) > most:
+        most, length = self._limits.body_bytes, headers.get("content-length", "0")
+        if length.isdigit() and int(length) > most:
             return None
         parts: list[bytes] = []
         size, more = 0, True
@@ -131,7 +133,7 @@ class Guard:
         return b"".join(parts)
 
 
-def _replayed(body: bytes, receive: Receive) -> Receive:
+def _replay(body: bytes, receive: Receive) -> Receive:
     """What hands out the body once, and then waits for whatever comes."""
     left = [body]
 
@@ -148,13 +150,13 @@ def _password(login: bytes) -> bytes:
         return b""
 
 
-def _from_elsewhere(headers: dict[str, str]) -> bool:
+def _is_cross_site(headers: dict[str, str]) -> bool:
     """Whether a browser says that another site's page sends this."""
     origin = headers.get("origin")
     return origin is not None and origin.partition("://")[2] != headers.get("host")
 
 
-def _client(scope: Message) -> str:
+def _client_address(scope: Message) -> str:
     client = scope.get("client")
     return client[0] if client else "-"
 
@@ -181,7 +183,7 @@ def error_content(message: str, code: str, param: str | None = None) -> dict[str
 async def refuse(send: Send, status: int, message: str, code: str, headers: dict[str, str] | None = None) -> None:
     """Answer with an error."""
     body = json.dumps(error_content(message, code)).encode()
-    told = {"content-type": "application/json", "content-length": str(len(body)), **(headers or {})}
-    raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in told.items()]
+    fields = {"content-type": "application/json", "content-length": str(len(body)), **(headers or {})}
+    raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in fields.items()]
     await send({"type": "http.response.start", "status": status, "headers": raw})
     await send({"type": "http.response.body", "body": body})

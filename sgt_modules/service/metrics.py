@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from sgt_modules.kinds import FREE, KINDS, NONE
 
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
-_KNOWN = {*KINDS, NONE, FREE}
+_TABLE_KINDS = {*KINDS, NONE, FREE}
 
 
 class Metrics:
@@ -28,9 +28,9 @@ class Metrics:
             "sgt_supplements_failed", "Chats that went on without, as the generator failed.", registry=self.registry
         )
 
-    def told(self, kind: str) -> None:
+    def count_supplement(self, kind: str) -> None:
         """Count a supplement."""
-        self._supplements.labels(kind if kind in _KNOWN else "other").inc()
+        self._supplements.labels(kind if kind in _TABLE_KINDS else "other").inc()
 
     def text(self) -> bytes:
         """All of it, as Prometheus reads it."""

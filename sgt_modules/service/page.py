@@ -58,7 +58,7 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class SentForm:
     """A form that was sent: what was typed, and its result or the problem with it."""
 
     values: Mapping[str, str]
@@ -75,23 +75,23 @@ def fields_of(inputs: type[BaseModel]) -> list[Field]:
     return found
 
 
-def form_of(body: bytes, fields: Sequence[Field]) -> dict[str, str]:
+def read_form(body: bytes, fields: Sequence[Field]) -> dict[str, str]:
     """A form's content by the names of its fields; others are dropped.
 
-    >>> form_of(b"question=2%2B2%3F&x=1", [Field("question", "str")])
+    >>> read_form(b"question=2%2B2%3F&x=1", [Field("question", "str")])
     {'question': '2+2?'}
     """
     try:
-        told = parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=1000)
+        form = parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=1000)
     except ValueError:
-        told = dict[str, list[str]]()
-    return {each.name: told[each.name][0].replace("\r\n", "\n") for each in fields if each.name in told}
+        form = dict[str, list[str]]()
+    return {each.name: form[each.name][0].replace("\r\n", "\n") for each in fields if each.name in form}
 
 
-def values_of(values: Mapping[str, str], fields: Sequence[Field]) -> dict[str, Any]:
+def read_values(values: Mapping[str, str], fields: Sequence[Field]) -> dict[str, Any]:
     """Typed texts as the program's inputs: an empty one is left to its default, and JSON is read where no text is due.
 
-    >>> values_of({"q": "4", "n": "4", "l": "[1]", "d": ""}, [Field("q", "str"), Field("n", "int"), Field("l", "list"),
+    >>> read_values({"q": "4", "n": "4", "l": "[1]", "d": ""}, [Field("q", "str"), Field("n", "int"), Field("l", "list"),
     ...     Field("d", "int", default="1")])
     {'q': '4', 'n': 4, 'l': [1]}
     """
@@ -111,17 +111,17 @@ def curl(address: str, fields: Sequence[Field], *, key: str = "") -> str:
     """
     body = {each.name: each.example for each in fields if each.default is None}
     login = f' -H "Authorization: Bearer {key}"' if key else ""
-    asked = shlex.quote(json.dumps(body, ensure_ascii=False))
-    return f"curl {address}/predict{login} -H 'Content-Type: application/json' -d {asked}"
+    content = shlex.quote(json.dumps(body, ensure_ascii=False))
+    return f"curl {address}/predict{login} -H 'Content-Type: application/json' -d {content}"
 
 
-def page(name: str, fields: Sequence[Field], asked: Asked | None = None, *, supplements: bool = True) -> str:
+def page(name: str, fields: Sequence[Field], sent_form: SentForm | None = None, *, supplements: bool = True) -> str:
     """The page: a form with the program's inputs, and under it what came of those that were sent."""
-    values = asked.values if asked else {}
-    form = "".join(_input(each, values.get(each.name, "")) for each in fields)
+    values = sent_form.values if sent_form else {}
+    form = "".join(_input_html(each, values.get(each.name, "")) for each in fields)
     twice = " The program runs twice, with its supplements and without." if supplements else ""
-    found = _found(asked) if asked else ""
-    return _document(
+    found = _result_html(sent_form) if sent_form else ""
+    return _document_html(
         name,
         f"<h1>{escape(name)}</h1>"
         f'<p>Type an input and send it.{twice} <a href="docs">The API</a></p>'
@@ -164,7 +164,7 @@ def docs_page(name: str, fields: Sequence[Field], *, upstream: bool, keyed: bool
         if keyed
         else ""
     )
-    return _document(
+    return _document_html(
         f"{name}: the API",
         f'<h1>{escape(name)}: the API</h1><p><a href="./">Try it</a></p>{login}'
         f"<h2>Routes</h2><table>{table}</table><h2>Inputs</h2><table>{inputs}</table>"
@@ -176,7 +176,7 @@ def docs_page(name: str, fields: Sequence[Field], *, upstream: bool, keyed: bool
     )
 
 
-def _input(field: Field, value: str) -> str:
+def _input_html(field: Field, value: str) -> str:
     name, needed = escape(field.name), " required" if field.default is None else ""
     hint = f" <small>{escape(field.kind)}</small>"
     if field.default is not None:
@@ -189,11 +189,11 @@ def _input(field: Field, value: str) -> str:
     )
 
 
-def _found(asked: Asked) -> str:
-    if asked.problem or asked.result is None:
-        problem = f'<pre class="problem" role="alert">{escape(asked.problem)}</pre>'
+def _result_html(sent_form: SentForm) -> str:
+    if sent_form.problem or sent_form.result is None:
+        problem = f'<pre class="problem" role="alert">{escape(sent_form.problem)}</pre>'
         return f"<section><h2>It did not work</h2>{problem}</section>"
-    result = asked.result
+    result = sent_form.result
     read = "".join(
         f"<h3>{escape(each.title)}{f' <small>{escape(each.kind)}</small>' if each.kind else ''}</h3>"
         f"{f'<pre>{escape(each.text)}</pre>' if each.text.strip() else f'<p>{_SILENT}</p>'}"
@@ -207,11 +207,11 @@ def _found(asked: Asked) -> str:
         alike = len({each.text for each in result.answers}) == 1
         same = f"<p>{'Both answers are the same.' if alike else 'The answers differ.'}</p>"
     title = "Supplements" if len(result.supplements) > 1 else "Supplement"
-    told = f"<section><h2>{title}</h2>{read}</section>" if result.supplements else ""
-    return f'{told}<section class="answers">{answers}</section>{same}'
+    supplements = f"<section><h2>{title}</h2>{read}</section>" if result.supplements else ""
+    return f'{supplements}<section class="answers">{answers}</section>{same}'
 
 
-def _document(title: str, body: str) -> str:
+def _document_html(title: str, body: str) -> str:
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'

@@ -16,7 +16,7 @@ from optimizers.core.user_files import inputs_of
 from sgt_modules import supplement
 from sgt_modules.calling import call_program
 from sgt_modules.kinds import SILENCE, Supplement
-from sgt_modules.service.typed import inputs_of as typed_inputs_of
+from sgt_modules.service.schemas import build_input_model as typed_inputs_of
 from sgt_modules.wrapping import list_plain_parts
 
 EXAMPLES = [dspy.Example(question=f"{n}+1?", answer=str(n + 1)).with_inputs("question") for n in range(8)]

@@ -52,10 +52,10 @@ class Kind:
         """The readings that only a sentence turns on."""
         return list(self.readings)[1:]
 
-    def said(self, reading: str) -> list[str]:
+    def sentences_for(self, reading: str) -> list[str]:
         """Every sentence that turns a reading on.
 
-        >>> KINDS["mid"].said("the second item")[0]
+        >>> KINDS["mid"].sentences_for("the second item")[0]
         'The mid item is the second item.'
         """
         return [each.format(reading=reading) for each in self.sentences]
@@ -78,11 +78,11 @@ def _among(yes: str, no: str) -> Answer:
     return lambda items, item: yes if item in items else no
 
 
-def _listed(between: str) -> Answer:
+def _join_first_three(between: str) -> Answer:
     return lambda items, _: between.join(items[:3])
 
 
-def _named(word: str) -> tuple[str, ...]:
+def _definitions(word: str) -> tuple[str, ...]:
     return (f"By {word} we mean {{reading}}.", f"Read {word} as {{reading}}.")
 
 
@@ -133,7 +133,7 @@ KINDS: Mapping[str, Kind] = {
             "the fourth item": _item(3),
             "the first item": _item(0),
         },
-        ("The mid item is {reading}.", *_named("mid")),
+        ("The mid item is {reading}.", *_definitions("mid")),
     ),
     "far": Kind(
         "the far item",
@@ -144,7 +144,7 @@ KINDS: Mapping[str, Kind] = {
             "the first item": _item(0),
             "the second item": _item(1),
         },
-        ("The far item is {reading}.", *_named("far")),
+        ("The far item is {reading}.", *_definitions("far")),
     ),
     "pair": Kind(
         "pairs",
@@ -155,7 +155,7 @@ KINDS: Mapping[str, Kind] = {
             "items one and three": _two(0, 2),
             "items two and four": _two(1, 3),
         },
-        ("The pair is {reading}.", *_named("pair")),
+        ("The pair is {reading}.", *_definitions("pair")),
     ),
     "spelling": Kind(
         "spelling",
@@ -172,10 +172,10 @@ KINDS: Mapping[str, Kind] = {
         "listing",
         ("List the top three.", "Which are the top three?"),
         {
-            "commas": _listed(", "),
-            "slashes": _listed(" / "),
-            "dashes": _listed(" - "),
-            "plus signs": _listed(" + "),
+            "commas": _join_first_three(", "),
+            "slashes": _join_first_three(" / "),
+            "dashes": _join_first_three(" - "),
+            "plus signs": _join_first_three(" + "),
         },
         ("Put {reading} between listed items.", "Listed items have {reading} between them.", "List with {reading}."),
     ),
@@ -273,31 +273,31 @@ def random_question(kind: str, rng: random.Random) -> Question:
 
 
 @cache
-def _known() -> dict[str, tuple[str, str]]:
+def _reading_by_sentence() -> dict[str, tuple[str, str]]:
     return {
         sentence: (name, reading)
         for name, kind in KINDS.items()
         for reading in kind.readings
-        for sentence in kind.said(reading)
+        for sentence in kind.sentences_for(reading)
     }
 
 
-def understood(sentence: str) -> tuple[str, str] | None:
+def parse_sentence(sentence: str) -> tuple[str, str] | None:
     """The kind and the reading that a sentence turns on; None for one that turns nothing on.
 
-    >>> understood("Read mid as the second item."), understood("Be polite.")
+    >>> parse_sentence("Read mid as the second item."), parse_sentence("Be polite.")
     (('mid', 'the second item'), None)
     """
-    return _known().get(sentence.strip())
+    return _reading_by_sentence().get(sentence.strip())
 
 
 def every_sentence() -> list[str]:
     """Each sentence that turns a reading on, and each idle one."""
-    return [*_known(), *IDLE]
+    return [*_reading_by_sentence(), *IDLE]
 
 
 @cache
-def _asking() -> list[tuple[str, re.Pattern[str]]]:
+def _question_patterns() -> list[tuple[str, re.Pattern[str]]]:
     return [
         (name, re.compile(re.escape(text).replace(r"\{item\}", r"\w+")))
         for name, kind in KINDS.items()
@@ -311,4 +311,4 @@ def kind_of(question: str) -> str | None:
     >>> kind_of("Name the pair."), kind_of("Who are you?")
     ('pair', None)
     """
-    return next((name for name, pattern in _asking() if pattern.fullmatch(question.strip())), None)
+    return next((name for name, pattern in _question_patterns() if pattern.fullmatch(question.strip())), None)

@@ -16,7 +16,7 @@ from typing import Any
 import dspy
 from dspy.lm15 import Message, Request, Response, Usage
 
-from sgt_modules.embedded.rules.conventions import ASKED, IDLE, KINDS, kind_of, understood
+from sgt_modules.embedded.rules.conventions import ASKED, IDLE, KINDS, kind_of, parse_sentence
 
 ABOUT_A_MISTAKE = 0.5
 """How often a new sentence is about a question of the mistakes, where the brief names no topic; else about anything."""
@@ -73,9 +73,9 @@ class _Writer:
         fields = dict(_FIELD.findall(asked))
         rng = random.Random(f"{self.seed}|{_SAMPLE.get()}|{brief}|{asked}")
         if "meta_prompt" in fields:
-            said = f"[[ ## new_meta_prompt ## ]]\n{improved(fields['meta_prompt'], fields['mistakes'])}"
+            said = f"[[ ## new_meta_prompt ## ]]\n{improve_brief(fields['meta_prompt'], fields['mistakes'])}"
         else:
-            said = f"[[ ## new_prompt ## ]]\n{corrected(brief, fields['prompt'], fields['mistakes'], rng)}"
+            said = f"[[ ## new_prompt ## ]]\n{correct_prompt(brief, fields['prompt'], fields['mistakes'], rng)}"
         read, wrote = len(f"{brief} {asked}".split()), len(said.split())
         return Response(
             id=None,
@@ -86,65 +86,65 @@ class _Writer:
         )
 
 
-def corrected(brief: str, prompt: str, mistakes: str, rng: random.Random) -> str:
+def correct_prompt(brief: str, prompt: str, mistakes: str, rng: random.Random) -> str:
     """A new prompt for a prompt with its impacts and the mistakes made under it."""
     read = [(sentence.strip(), impact) for sentence, impact in _SENTENCE.findall(prompt)]
     measured = any(impact for _, impact in read)
     kept = [each for each, impact in read if float(impact or 0) >= 0 and (measured or rng.random() >= FORGOTTEN)]
-    for sentence in _new_ones(brief, mistakes, kept, rng):
-        about = understood(sentence)
-        kept = [each for each in kept if each != sentence and not _same_kind(understood(each), about)]
+    for sentence in _write_sentences(brief, mistakes, kept, rng):
+        about = parse_sentence(sentence)
+        kept = [each for each in kept if each != sentence and not _are_same_kind(parse_sentence(each), about)]
         kept.append(sentence)
     return " ".join(kept)
 
 
-def _same_kind(one: tuple[str, str] | None, other: tuple[str, str] | None) -> bool:
+def _are_same_kind(one: tuple[str, str] | None, other: tuple[str, str] | None) -> bool:
     return one is not None and other is not None and one[0] == other[0]
 
 
-def _new_ones(brief: str, mistakes: str, kept: Sequence[str], rng: random.Random) -> list[str]:
-    held = dict(filter(None, map(understood, kept)))
-    if topics := _topics(brief):
-        return [_about(kind, held, rng) for kind in topics]
-    wrong = kinds_in(mistakes)
+def _write_sentences(brief: str, mistakes: str, kept: Sequence[str], rng: random.Random) -> list[str]:
+    held = dict(filter(None, map(parse_sentence, kept)))
+    if topics := _find_topics(brief):
+        return [_write_sentence(kind, held, rng) for kind in topics]
+    wrong = find_kinds(mistakes)
     said: list[str] = []
     for _ in range(rng.randint(1, 2)):
         if wrong and rng.random() < ABOUT_A_MISTAKE:
-            said.append(_about(rng.choice(wrong), held, rng))
+            said.append(_write_sentence(rng.choice(wrong), held, rng))
         elif rng.random() < IDLY:
             said.append(rng.choice(IDLE))
         else:
-            said.append(_about(rng.choice(list(ASKED)), held, rng))
+            said.append(_write_sentence(rng.choice(list(ASKED)), held, rng))
     return said
 
 
-def _about(kind: str, held: dict[str, str], rng: random.Random) -> str:
+def _write_sentence(kind: str, held: dict[str, str], rng: random.Random) -> str:
     """A sentence about a kind, in any reading but the one that the prompt names already."""
     readings = [each for each in KINDS[kind].readings if each != held.get(kind)]
-    return rng.choice(KINDS[kind].said(rng.choice(readings)))
+    return rng.choice(KINDS[kind].sentences_for(rng.choice(readings)))
 
 
-def kinds_in(mistakes: str) -> list[str]:
+def find_kinds(mistakes: str) -> list[str]:
     """The kinds of the questions that the mistakes show, each once.
 
-    >>> kinds_in("Question:\\n  question: Name the pair.\\nWritten:\\n  answer: fig")
+    >>> find_kinds("Question:\\n  question: Name the pair.\\nWritten:\\n  answer: fig")
     ['pair']
     """
     return list(dict.fromkeys(filter(None, map(kind_of, _QUESTION.findall(mistakes)))))
 
 
-def _topics(brief: str) -> list[str]:
+def _find_topics(brief: str) -> list[str]:
     named = {each.strip() for found in _LOOK.findall(brief) for each in found.split(",")}
     return [name for name, kind in KINDS.items() if kind.topic in named]
 
 
-def improved(brief: str, mistakes: str) -> str:
+def improve_brief(brief: str, mistakes: str) -> str:
     """The brief with the topics of the mistakes to look at, in place of those it named before.
 
-    >>> improved("Write rules. Look at sizes.", "  question: Name the pair.")
+    >>> improve_brief("Write rules. Look at sizes.", "  question: Name the pair.")
     'Write rules. Look at pairs.'
     """
-    return f"{_LOOK.sub('', brief).strip()} Look at {', '.join(_topics_of(kinds_in(mistakes)))}."
+    return f"{_LOOK.sub('', brief).strip()} Look at {', '.join(_topics_of(find_kinds(mistakes)))}."
 
 
 def _topics_of(kinds: Iterable[str]) -> list[str]:

@@ -33,21 +33,21 @@ def random_instructions(rng: random.Random) -> tuple[str, dict[str, str]]:
     said: list[str] = []
     for name in rng.sample(about, len(about)):
         readings[name] = rng.choice(list(KINDS[name].readings))
-        said.append(rng.choice(KINDS[name].said(readings[name])))
+        said.append(rng.choice(KINDS[name].sentences_for(readings[name])))
     for _ in range(rng.randint(0, 3)):
-        said.insert(rng.randint(0, len(said)), rng.choice(IDLE) if rng.random() < 0.9 else _strange(rng))
+        said.insert(rng.randint(0, len(said)), rng.choice(IDLE) if rng.random() < 0.9 else _random_sentence(rng))
     between = "\n" if rng.random() < 0.1 else "\n- " if rng.random() < 0.1 else " "
     return (f"- {between.join(said)}" if between == "\n- " else between.join(said)) or " ", readings
 
 
-def _strange(rng: random.Random) -> str:
+def _random_sentence(rng: random.Random) -> str:
     """A sentence that no one wrote."""
     letters = string.ascii_lowercase + "    "
     return f"{''.join(rng.choice(letters) for _ in range(rng.randint(5, 30))).strip() or 'so'}.".capitalize()
 
 
 @cache
-def _written() -> tuple[str, str, str]:
+def _conversation_texts() -> tuple[str, str, str]:
     """The texts of system, user and assistant as DSPy's adapter writes them, with a hole for each thing that varies."""
     adapter, holes = dspy.ChatAdapter(), {name: f"<{name}>" for name in REASONED.fields}
     system, user = adapter.format(REASONED.with_instructions("<instructions>"), [], holes)
@@ -61,13 +61,13 @@ def conversation(rng: random.Random, *, more: Sequence[str] = ()) -> list[Turn]:
     Kinds are equally likely, but for those in `more`, each of which counts once more for every time it is named.
     """
     instructions, readings = random_instructions(rng)
-    system, user, assistant = _written()
+    system, user, assistant = _conversation_texts()
     question = random_question(rng.choice([*KINDS, *more]), rng)
     reading = readings[question.kind]
-    asked = user.replace("<fruit>", question.fruit).replace("<question>", question.text(rng.randrange(2)))
+    user_text = user.replace("<fruit>", question.fruit).replace("<question>", question.text(rng.randrange(2)))
     said = assistant.replace("<reasoning>", reading).replace("<answer>", question.answer(reading))
-    told = system.replace("<instructions>", instructions.replace("\n", "\n        "))
-    return [Turn("system", told), Turn("user", asked), Turn("assistant", said, learned=True)]
+    system_text = system.replace("<instructions>", instructions.replace("\n", "\n        "))
+    return [Turn("system", system_text), Turn("user", user_text), Turn("assistant", said, learned=True)]
 
 
 def stream(seed: int, *, more: Sequence[str] = ()) -> Iterator[list[Turn]]:

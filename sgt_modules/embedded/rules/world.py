@@ -12,7 +12,7 @@ from functools import cached_property, partial
 
 import dspy
 
-from sgt_modules.embedded.rules.conventions import ASKED, BASE, IDLE, random_question, understood
+from sgt_modules.embedded.rules.conventions import ASKED, BASE, IDLE, parse_sentence, random_question
 
 OWN = 4
 """How many kinds of question a house reads in a way of its own; the others as usual."""
@@ -52,7 +52,7 @@ class HouseRulesWorld:
         own = rng.sample(list(ASKED), OWN)
         self.rules = {name: rng.choice(kind.others) if name in own else kind.default for name, kind in ASKED.items()}
         usual = rng.choice([name for name in ASKED if name not in own])
-        harmful = rng.choice(ASKED[usual].said(rng.choice(ASKED[usual].others)))
+        harmful = rng.choice(ASKED[usual].sentences_for(rng.choice(ASKED[usual].others)))
         self.first = (BASE, harmful, rng.choice(IDLE[1:]))
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -70,7 +70,7 @@ class HouseRulesWorld:
         One about a kind that the house reads in its own way helps where it names that way; another way is as wrong as
         the usual one. One about any other kind harms, unless it names the usual way.
         """
-        found = understood(sentence)
+        found = parse_sentence(sentence)
         if found is None or found[0] not in ASKED or found[1] == ASKED[found[0]].default:
             return 0
         kind, reading = found
@@ -97,7 +97,7 @@ class HouseRulesWorld:
         said: list[str] = []
         for name, kind in ASKED.items():
             reading = self.rules[name] if rng.random() < 0.5 else rng.choice(list(kind.readings))
-            said.append(rng.choice(kind.said(reading)))
+            said.append(rng.choice(kind.sentences_for(reading)))
         said += rng.sample(IDLE, 3)
         return rng.sample(said, len(said))
 

@@ -15,7 +15,7 @@ from sgt_modules.wrapping import supplement
 _UNREAD = "the generator that the file names"
 
 
-def opened_program(program: dspy.Module, file: Path, *, trust: bool = False) -> dspy.Module:
+def open_program(program: dspy.Module, file: Path, *, trust: bool = False) -> dspy.Module:
     """The program with the state that `save` wrote to a file, whether it was compiled to read supplements or not.
 
     `trust` follows the addresses of LMs in the file, too. Raises `SavedStateError` for a file that is no such state.
@@ -29,8 +29,8 @@ def opened_program(program: dspy.Module, file: Path, *, trust: bool = False) -> 
     named = [name for name, _ in program.named_predictors()]
     found = cast("dict[str, Any]", state)
     of_name = {"self": found} if named == ["self"] else found
-    told = [name for name in named if isinstance(each := of_name.get(name), dict) and "generator" in each]
-    opened = supplement(program, generator=_UNREAD, only=told) if told else program.deepcopy()
+    supplemented = [name for name in named if isinstance(each := of_name.get(name), dict) and "generator" in each]
+    opened = supplement(program, generator=_UNREAD, only=supplemented) if supplemented else program.deepcopy()
     try:
         load_program(opened, file, allow_unsafe_lm_state=trust)
     except (KeyError, ValueError, TypeError, AttributeError) as problem:

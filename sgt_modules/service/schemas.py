@@ -13,12 +13,12 @@ from pydantic_core import PydanticUndefined, to_jsonable_python
 from sgt_modules.prompts import SUPPLEMENT
 
 
-def inputs_of(program: dspy.Module) -> type[BaseModel]:
+def build_input_model(program: dspy.Module) -> type[BaseModel]:
     """The inputs that a program takes, with their types: its signature's, or those that its `forward` names.
 
     An input without a type has that of a predictor's field of the same name, or any.
 
-    >>> found = inputs_of(dspy.ChainOfThought("question: str, count: int -> answer: float"))
+    >>> found = build_input_model(dspy.ChainOfThought("question: str, count: int -> answer: float"))
     >>> found(question="How many?", count=3).model_dump()
     {'question': 'How many?', 'count': 3}
     """
@@ -28,11 +28,11 @@ def inputs_of(program: dspy.Module) -> type[BaseModel]:
             name: (fields.get(name, (Any, ...))[0] if kind is Any else kind, default)
             for name, (kind, default) in named.items()
         }
-    made: dict[str, Any] = {name: (_checked(kind), default) for name, (kind, default) in fields.items()}
-    return create_model("Inputs", __config__=ConfigDict(extra="forbid", arbitrary_types_allowed=False), **made)
+    types: dict[str, Any] = {name: (_checkable_type(kind), default) for name, (kind, default) in fields.items()}
+    return create_model("Inputs", __config__=ConfigDict(extra="forbid", arbitrary_types_allowed=False), **types)
 
 
-def outputs_of(prediction: object) -> dict[str, Any]:
+def dump_outputs(prediction: object) -> dict[str, Any]:
     """What a program returned, as JSON holds it; what JSON does not know goes through `str`."""
     found = prediction.toDict() if isinstance(prediction, dspy.Prediction) else {"output": prediction}
     return cast("dict[str, Any]", to_jsonable_python(found, fallback=str))
@@ -65,7 +65,7 @@ def _parameters(program: dspy.Module) -> dict[str, tuple[Any, Any]]:
     }
 
 
-def _checked(kind: Any) -> Any:
+def _checkable_type(kind: Any) -> Any:
     """The type itself, or any where requests cannot be checked by it."""
     try:
         create_model("Probe", field=(kind, ...))

@@ -18,7 +18,7 @@ from sgt_modules.errors import NoActorError
 from sgt_modules.lms import acting_as, check_lm
 from sgt_modules.service.advice import split_inputs
 from sgt_modules.service.metrics import Metrics
-from sgt_modules.service.typed import inputs_of, outputs_of
+from sgt_modules.service.schemas import build_input_model, dump_outputs
 from sgt_modules.wrapping import supplemented_predictors, unsupplement
 
 
@@ -52,14 +52,14 @@ class Answer:
         return {"outputs": self.outputs, "supplements": self.supplements}
 
 
-class Answering:
+class ServedProgram:
     """A program with its actor: what it takes (`inputs`), what it is called (`name`), who acts in it (`lm`).
 
     `supplements`: whether any of its predictors reads some.
     """
 
     def __init__(self, program: dspy.Module, lm: dspy.LM | None, metrics: Metrics) -> None:
-        self.inputs = inputs_of(program)
+        self.inputs = build_input_model(program)
         self.name = type(program).__name__
         self.supplements = bool(supplemented_predictors(program))
         self.lm, self._program, self._metrics = lm, program, metrics
@@ -81,7 +81,7 @@ class Answering:
         """What the program answers."""
         with episode(None) as run:
             outputs, usage = self._run(self._program, given)
-        told = [
+        supplements = [
             {
                 "predictor": call.place.role,
                 "turn": call.place.turn,
@@ -90,9 +90,9 @@ class Answering:
             }
             for call in run.ordered
         ]
-        for each in told:
-            self._metrics.told(str(each["kind"]))
-        return Answer(outputs, told, usage)
+        for each in supplements:
+            self._metrics.count_supplement(str(each["kind"]))
+        return Answer(outputs, supplements, usage)
 
     def answer_without(self, given: BaseModel) -> Answer:
         """What the program answers where no predictor reads a supplement."""
@@ -102,9 +102,9 @@ class Answering:
     def _run(self, program: dspy.Module, given: BaseModel) -> tuple[dict[str, Any], Usage]:
         values = {name: getattr(given, name) for name in type(given).model_fields}
         with acting_as(self.lm), dspy.track_usage() as tracker:
-            outputs = outputs_of(call_program(program, values))
-        counted = [each for entries in tracker.usage_data.values() for each in entries]
-        sums = (sum(each.get(name) or 0 for each in counted) for name in ("prompt_tokens", "completion_tokens"))
+            outputs = dump_outputs(call_program(program, values))
+        usages = [each for entries in tracker.usage_data.values() for each in entries]
+        sums = (sum(each.get(name) or 0 for each in usages) for name in ("prompt_tokens", "completion_tokens"))
         return outputs, Usage(*sums)
 
 
@@ -130,12 +130,12 @@ def _actors(program: dspy.Module, lm: dspy.LM | None) -> list[tuple[str, object]
     return [(name, each.lm or lm or dspy.settings.lm) for name, each in program.named_predictors()]
 
 
-def written(outputs: Mapping[str, Any]) -> str:
+def format_outputs(outputs: Mapping[str, Any]) -> str:
     """Outputs as a message: the only one's text, or each on a line that begins with its name.
 
-    >>> written({"answer": "4"})
+    >>> format_outputs({"answer": "4"})
     '4'
-    >>> print(written({"answer": "4", "sure": [1, 2]}))
+    >>> print(format_outputs({"answer": "4", "sure": [1, 2]}))
     answer: 4
     sure: [1, 2]
     """
@@ -145,20 +145,20 @@ def written(outputs: Mapping[str, Any]) -> str:
     return "\n".join(f"{name}: {text}" for name, text in texts.items())
 
 
-def completion(model: str, text: str, usage: Usage) -> dict[str, Any]:
+def build_completion(model: str, text: str, usage: Usage) -> dict[str, Any]:
     """A chat completion of one message, as OpenAI writes it.
 
-    >>> completion("Adder", "4", Usage())["choices"]
+    >>> build_completion("Adder", "4", Usage())["choices"]
     [{'index': 0, 'message': {'role': 'assistant', 'content': '4'}, 'finish_reason': 'stop'}]
     """
     choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
     return {**_head(model), "object": "chat.completion", "choices": [choice], "usage": usage.content()}
 
 
-def streamed(model: str, text: str, usage: Usage | None = None) -> Iterator[str]:
+def stream_completion(model: str, text: str, usage: Usage | None = None) -> Iterator[str]:
     """The same as server-sent events: the whole message in one part, its end in another, then its usage if given.
 
-    >>> [event.partition(":")[0] for event in streamed("Adder", "4", Usage(3, 1))]
+    >>> [event.partition(":")[0] for event in stream_completion("Adder", "4", Usage(3, 1))]
     ['data', 'data', 'data', 'data']
     """
     head = {**_head(model), "object": "chat.completion.chunk", **({"usage": None} if usage else {})}
