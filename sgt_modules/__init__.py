@@ -1,4 +1,4 @@
-"""What runs when a supplemented program runs: the public names, each loaded at its first use.
+"""The code that runs with a supplemented program: its public names, each imported at first use.
 
 >>> from sgt_modules import KINDS
 >>> sorted(KINDS)[:3]

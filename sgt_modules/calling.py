@@ -1,4 +1,4 @@
-"""Calls of a program from code that does not await: a program may have `aforward` and no `forward`."""
+"""Call a program from synchronous code, also if it has only `aforward`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def call_program(program: dspy.Module, inputs: Mapping[str, object]) -> object:
-    """What a program answers; one with `aforward` alone is awaited here.
+    """Call a program and return its result; a program with only `aforward` is run to its end.
 
     >>> class Awaited(dspy.Module):
     ...     async def aforward(self, number: int) -> int:
@@ -28,7 +28,7 @@ def call_program(program: dspy.Module, inputs: Mapping[str, object]) -> object:
 
 
 def find_entry(program: dspy.Module) -> Callable[..., object]:
-    """The method that a call of the program ends in: its `forward`, or the `aforward` of one that has no other."""
+    """Return the method that a call of the program runs: `forward`, or `aforward` if there is no other."""
     # DSPy warns of a forward that is looked up without a call
     return object.__getattribute__(program, "aforward" if _is_async_only(program) else "forward")
 
@@ -39,7 +39,7 @@ def _is_async_only(program: dspy.Module) -> bool:
 
 
 def _run_coroutine(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """What a coroutine returns, under the caller's context; in a thread of its own where an event loop runs here."""
+    """Run a coroutine in the caller's context; in a new thread if an event loop is running here."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

@@ -48,7 +48,7 @@ FREE_TO_WRITE = Menu()
 _F = TypeVar("_F", bound=Callable[..., object])
 
 
-def _reported(call: _F) -> _F:
+def _report_call(call: _F) -> _F:
     """Reports a call to DSPy's callbacks like a module's: `on_module_start` and `on_module_end`."""
     return cast("_F", with_callbacks(call))
 
@@ -191,7 +191,7 @@ class SupplementGenerator(Parameter):
         replies = self.engine.samples(to_model, at_once=at_once)
         return (request.given or self._read(next(replies), request) for request in requests)
 
-    @_reported
+    @_report_call
     def draw(self, prompt: str | SampleRequest) -> Sample:
         """One supplement for a prompt, decoded together with whatever other threads ask at that moment.
 
@@ -205,21 +205,21 @@ class SupplementGenerator(Parameter):
         try:
             reply = self.engine.ask(self._to_model(request))
         except ContextLengthError as error:
-            return self._too_long(error)
-        self._account(reply)
+            return self._skip_long_prompt(error)
+        self._count_tokens(reply)
         return self._read(reply, request)
 
-    @_reported
+    @_report_call
     async def adraw(self, prompt: str | SampleRequest) -> Sample:
-        """As `draw`, for coroutines."""
+        """Do the same as `draw`, for coroutines."""
         request = self.as_request(prompt)
         if given := request.given:
             return given
         try:
             reply = await self.engine.aask(self._to_model(request))
         except ContextLengthError as error:
-            return self._too_long(error)
-        self._account(reply)
+            return self._skip_long_prompt(error)
+        self._count_tokens(reply)
         return self._read(reply, request)
 
     def as_request(self, prompt: str | SampleRequest) -> SampleRequest:
@@ -308,11 +308,11 @@ class SupplementGenerator(Parameter):
         if "lm" in state:
             endpoint = endpoint_of(state, like=None if like is None else like.engine, trusted=trusted)
             return cls(endpoint, **settings_of(state))
-        return cls._shared(state)
+        return cls._reuse_or_build(state)
 
     @classmethod
-    def _shared(cls, state: GeneratorState) -> SupplementGenerator:
-        """The generator of this state that is in use already, or a new one."""
+    def _reuse_or_build(cls, state: GeneratorState) -> SupplementGenerator:
+        """Return the generator of this state that is in use, or a new one."""
         reference, settings = local_reference(state), settings_of(state)
         key = json.dumps([reference, dump_settings(settings)], sort_keys=True)
         with _SHARING:
@@ -329,7 +329,7 @@ class SupplementGenerator(Parameter):
         return self
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _restored, (self.dump_state(),)
+        return _restore_from_pickle, (self.dump_state(),)
 
     def __repr__(self) -> str:
         return f"SupplementGenerator({self.name!r})"
@@ -350,17 +350,17 @@ class SupplementGenerator(Parameter):
         )
 
     def _read(self, reply: Sample, request: SampleRequest) -> Sample:
-        """The supplement in a model's reply."""
+        """Read the supplement in a model's reply."""
         if self.menu:
             return reply.read_as(self.menu.read(reply.text))
         return reply.read_as(read_reply(reply.text, kind=request.kind_name, ended=not reply.cut))
 
-    def _too_long(self, error: ContextLengthError) -> Sample:
-        """No supplement for a prompt that is too long, and a warning."""
+    def _skip_long_prompt(self, error: ContextLengthError) -> Sample:
+        """Warn that a prompt is too long, and return a sample without a supplement."""
         logger.warning("No supplement, as the input does not fit %s: %s", self.name, error)
         return SILENT
 
-    def _account(self, reply: Sample) -> None:
+    def _count_tokens(self, reply: Sample) -> None:
         """Count a reply's tokens in DSPy's `track_usage`."""
         if tracker := dspy.settings.usage_tracker:
             usage = {"prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.tokens}
@@ -372,7 +372,7 @@ _SHARED: WeakValueDictionary[str, SupplementGenerator] = WeakValueDictionary()
 """Generators in use, by their state: the predictors of one program share one."""
 
 
-def _restored(state: GeneratorState | EndpointGeneratorState) -> SupplementGenerator:
+def _restore_from_pickle(state: GeneratorState | EndpointGeneratorState) -> SupplementGenerator:
     """The generator of a pickle; a function, as cloudpickle would copy a method with all that it refers to.
 
     A pickle runs code when it is opened, so its state is trusted.
@@ -381,4 +381,4 @@ def _restored(state: GeneratorState | EndpointGeneratorState) -> SupplementGener
 
 
 GeneratorLike = str | Path | LocalEngine | dspy.LM | Endpoint | SupplementGenerator
-"""What `SupplementGenerator.of` accepts."""
+"""The types that `SupplementGenerator.of` accepts."""

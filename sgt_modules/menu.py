@@ -1,4 +1,4 @@
-"""A menu: the only supplements that a generator may choose among. Pure."""
+"""A menu: the fixed supplements that a generator chooses from. Pure."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _MAX_SHOWN = 80
 
 @dataclass(frozen=True, slots=True)
 class Menu:
-    """The supplements that a generator may choose among; an empty menu leaves it free to write.
+    """The supplements that a generator chooses from; with an empty menu it writes freely.
 
-    The choices differ in kind and in text, and `read_reply` reads each reply as exactly its choice. Raises `SetupError`
-    for other choices.
+    The choices differ in kind and in text, and `read_reply` turns each reply into its choice. Raises `SetupError` for
+    other choices.
 
     >>> menu = Menu.of([Kind("refunds", text="Refunds take five days."), Kind("hours", text="We open at nine.")])
     >>> menu.replies
@@ -54,7 +54,7 @@ class Menu:
 
     @classmethod
     def of(cls, kinds: Iterable[Kind], *, silence: bool = True) -> Menu:
-        """The texts of these kinds, and with `silence` no supplement. Raises `SetupError` for a kind without a text."""
+        """Build a menu of the kinds' texts, with `silence` also of none. Raises `SetupError` for a kind without text."""
         kinds = list(kinds)
         if without := [kind.name for kind in kinds if not kind.text]:
             raise SetupError(
@@ -64,7 +64,7 @@ class Menu:
         return cls((*(kind.given for kind in kinds), *([SILENCE] if silence else [])))
 
     def __bool__(self) -> bool:
-        """Whether there is anything to choose among."""
+        """Whether the menu has choices."""
         return bool(self.choices)
 
     @property
@@ -73,14 +73,14 @@ class Menu:
         return tuple(choice.reply() for choice in self.choices)
 
     def read(self, reply: str) -> Supplement:
-        """The choice that equals a reply word for word, with or without its kind; silence for any other reply.
+        """Return the choice that equals a reply word for word, with or without its kind; `SILENCE` for any other.
 
         Blanks and line breaks count as one blank.
         """
         return self.same(read_reply(reply)) or SILENCE
 
     def same(self, supplement: Supplement) -> Supplement | None:
-        """The choice with this kind and text; where the supplement names no kind, the choice with its text."""
+        """Return the choice with this kind and text; with its text alone if the supplement names no kind."""
         own = supplement.kind, _join_blanks(supplement)
         return next(
             (each for each in self.choices if own in ((each.kind, _join_blanks(each)), (FREE, _join_blanks(each)))),
@@ -88,12 +88,12 @@ class Menu:
         )
 
     def dump_state(self) -> list[list[str]]:
-        """Kind and text of each choice, as a saved program keeps them."""
+        """Return kind and text of each choice, as a saved program keeps them."""
         return [[each.kind, each.text] for each in self.choices]
 
     @classmethod
     def load_state(cls, state: object) -> Menu:
-        """The menu of a saved program; an empty one for None. Raises `SavedStateError` for anything else."""
+        """Load the menu of a saved program; an empty menu for None. Raises `SavedStateError` for anything else."""
         rows = cast("list[object]", state) if isinstance(state, list) else [] if state is None else [state]
         choices: list[Supplement] = []
         for row in rows:

@@ -1,4 +1,4 @@
-"""What is asked of a generator (`SampleRequest`), and what comes (`Sample`). Pure."""
+"""A request to a generator (`SampleRequest`), and its result (`Sample`). Pure."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class SampleRequest:
 
     @property
     def kind_name(self) -> str:
-        """The name of the kind that is asked for; empty where none is.
+        """The name of the requested kind; empty if there is none.
 
         >>> SampleRequest("2+2?", kind=Kind("units")).kind_name, SampleRequest("2+2?").kind_name
         ('units', '')
@@ -86,4 +86,4 @@ class Sample:
 
 
 SILENT = Sample("", kind=NONE)
-"""No supplement, and no model asked."""
+"""A sample without a supplement, for which no model is called."""

@@ -1,4 +1,4 @@
-"""Supplement every predictor of a program, and take the supplements out again. The given program is left alone."""
+"""Wrap a program's predictors so that they read supplements, and unwrap them. The original program is not changed."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ def supplement(
     template: Template | None = None,
     gate: Gate | None = None,
 ) -> dspy.Module:
-    """A copy of the program whose predictors (or those named in `only`) read supplements.
+    """Return a copy of the program whose predictors (or those named in `only`) read supplements.
 
-    `generator` is one, or the hub id, folder or LM of one; all predictors share it. With `scope="turn"`, the default,
-    each call of a predictor gets its own supplement, with `"episode"` all calls in one run of the program share that of
-    the first (an agent then keeps its advice from turn to turn). A call that brings a history and none of the task's
-    own inputs, as ReActV2's does from its second turn, keeps the one before in either. `template` is how the actor is
-    shown it, `gate` when it is dropped.
+    `generator` is a generator, or its hub id, folder or LM; all predictors share it. With `scope="turn"`, the default,
+    each call of a predictor gets its own supplement. With `"episode"`, all calls of a predictor in one run of the
+    program use the supplement of the first call, so an agent keeps its advice from turn to turn. With either scope, a
+    call that has a history and no task inputs (ReActV2 from its second turn on) keeps the previous supplement.
+    `template` sets how the actor reads the supplement, `gate` when the supplement is dropped.
 
-    Of a program that is supplemented already, the same predictors get the new generator, and keep their scope and
-    template where none is given.
+    In a program that is supplemented already, the same predictors get the new generator. They keep their scope and
+    template unless new ones are passed.
 
     A predictor's role is its name in `program.named_predictors()`. A predictor that is used in several places is
-    wrapped once; frozen (compiled) parts stay as they are. Raises `SetupError`, `NoPredictorError`.
+    wrapped once; frozen (compiled) parts stay the same. Raises `SetupError`, `NoPredictorError`.
 
     >>> program = supplement(dspy.ChainOfThought("question -> answer"), generator="Qwen/Qwen3-1.7B")
     >>> [name for name, _ in supplemented_predictors(program)]
@@ -76,7 +76,7 @@ def supplement(
 
 
 def list_plain_parts(program: dspy.Module) -> list[str]:
-    """A sentence on each part of a program that asks an LM where `supplement` finds no predictor.
+    """List a sentence for each predictor that `supplement` does not wrap, with the reason.
 
     >>> class Nested(dspy.Module):
     ...     def __init__(self) -> None:
@@ -92,7 +92,7 @@ def list_plain_parts(program: dspy.Module) -> list[str]:
     for name, each in parts.items():
         if isinstance(each, cast("type[dspy.Module]", dspy.Flex)):
             notes.append(
-                f"The dspy.Flex {name!r} reads no supplement, as it makes its predictors anew in every call. Use "
+                f"The dspy.Flex {name!r} reads no supplement, as it makes new predictors in every call. Use "
                 "modules with predictors of their own where supplements are wanted."
             )
         elif isinstance(each, dspy.Predict) and id(each) not in named:
@@ -105,7 +105,7 @@ def list_plain_parts(program: dspy.Module) -> list[str]:
 
 
 def unsupplement(program: dspy.Module) -> dspy.Module:
-    """A copy of the program without supplements, with everything else that was learned.
+    """Return a copy of the program without supplements; demos, instructions and so on stay.
 
     >>> from sgt_modules.embedded import embedded_generator
     >>> wrapped = supplement(dspy.Predict("question -> answer"), generator=embedded_generator())
@@ -122,21 +122,21 @@ def unsupplement(program: dspy.Module) -> dspy.Module:
 
 
 def supplemented_predictors(program: dspy.Module) -> list[tuple[str, SupplementedPredictor]]:
-    """The predictors that read supplements, by name."""
+    """Return the names and predictors that read supplements, as `named_predictors()` does for all."""
     return [(name, each) for name, each in program.named_predictors() if isinstance(each, SupplementedPredictor)]
 
 
 def with_generator(program: dspy.Module, generator: SupplementGenerator, gate: Gate | None = None) -> dspy.Module:
-    """A copy of the program whose supplements another generator writes, behind this gate or none."""
+    """Return a copy of the program with another generator, and with this gate or none."""
     return _rebuild(
         program, {id(each): each.with_generator(generator, gate) for _, each in supplemented_predictors(program)}
     )
 
 
 def with_instructions(program: dspy.Module, instructions: Mapping[str, str]) -> dspy.Module:
-    """A copy of the program in which the predictors of these names have other instructions, and nothing else is new.
+    """Return a copy of the program with new instructions for the named predictors.
 
-    Empty instructions are none at all; DSPy would write its own in their place. Raises `SetupError` for a program whose
+    Empty instructions stay empty; DSPy would replace them with its own. Raises `SetupError` for a program whose deep
     copies share its predictors.
 
     >>> program = with_instructions(dspy.ChainOfThought("question -> answer"), {"predict": "Add."})
@@ -158,16 +158,16 @@ def with_instructions(program: dspy.Module, instructions: Mapping[str, str]) -> 
 
 
 def instructions_of(program: dspy.Module) -> dict[str, str]:
-    """Each predictor's instructions, by its name."""
+    """Return each predictor's instructions by its name."""
     return {name: cast("Any", each.signature).instructions for name, each in program.named_predictors()}
 
 
 def fitting_state(program: dspy.Module, state: Mapping[str, Any]) -> dict[str, Any]:
-    """A saved state as this program can load it, whether either of them is from before `supplement()` or after it.
+    """Convert a saved state for this program, where only one of the two is supplemented.
 
-    `state` is what `dump_state()` gave or a state file holds. Where it lacks supplements that the program has, the
-    program's own are kept; where it has some that the program lacks, they are left out. What was learned - demos,
-    instructions, field descriptions, LMs - goes over in both directions.
+    `state` comes from `dump_state()` or from a state file. If it has no supplements and the program has, the program
+    keeps its own; if it has supplements and the program has none, they are left out. Demos, instructions, field
+    descriptions and LMs are kept in both directions.
 
     >>> from sgt_modules.embedded import embedded_generator
     >>> plain = dspy.Predict("question -> answer")
@@ -184,7 +184,7 @@ def fitting_state(program: dspy.Module, state: Mapping[str, Any]) -> dict[str, A
 
 
 def _fit_state(predictor: dspy.Predict, state: Mapping[str, Any]) -> dict[str, Any]:
-    """One predictor's state, with or without a supplement as the predictor is."""
+    """Convert one predictor's state: add or remove its supplement as the predictor needs."""
     if isinstance(predictor, SupplementedPredictor) == ("generator" in state):
         return dict(state)
     names = list(cast("type[dspy.Signature]", predictor.signature).fields)
@@ -203,10 +203,10 @@ def _fit_state(predictor: dspy.Predict, state: Mapping[str, Any]) -> dict[str, A
 
 
 def _rebuild(program: dspy.Module, replaced: Mapping[int, dspy.Predict]) -> dspy.Module:
-    """A deep copy with other predictors (by the id of the old one) wherever the old ones stood, the root included.
+    """Return a deep copy in which predictors are replaced, by the id of the old one; the root can be one of them.
 
-    LMs are shared, and so is what cannot be copied. `Module.deepcopy` will not do: it falls back to shallow copies, and
-    forgets callbacks.
+    LMs and objects that cannot be copied are shared. `Module.deepcopy` does not work here: it falls back to shallow
+    copies and drops callbacks.
     """
     memo: dict[int, object] = dict(replaced)
     for module in _named_modules(program).values():
@@ -223,7 +223,7 @@ def _rebuild(program: dspy.Module, replaced: Mapping[int, dspy.Predict]) -> dspy
 
 
 def _rebind(name: str, module: dspy.Module, copied: dspy.Module) -> None:
-    """A method that was put on a module, put on its copy; the class's own, which DSPy's tracing leaves, is dropped."""
+    """Bind a module's instance method to its copy; drop the class's method that DSPy's tracing leaves there."""
     method = vars(module).get(name)
     if isinstance(method, MethodType):
         vars(copied).pop(name, None)
@@ -235,9 +235,9 @@ _FORWARDS = ("forward", "aforward")
 
 
 class _RunWithMemory:
-    """A program's own `forward` or `aforward` with a memory around it: each call of the program is one run.
+    """Wraps a program's `forward` or `aforward` in a memory: each call of the program is one run.
 
-    It stands on the program itself, as DSPy knows no other place that every call goes through and every copy keeps.
+    It is an attribute of the program: every call goes through it and every copy keeps it, which no hook of DSPy does.
     """
 
     def __init__(self, program: dspy.Module, name: str) -> None:
@@ -257,7 +257,7 @@ class _RunWithMemory:
             return await getattr(type(program), self._name)(program, *args, **kwargs)
 
     def _called_program(self) -> dspy.Module:
-        """The program that is called: where DSPy copied it attribute by attribute, not the one this was made for."""
+        """Return the called program, which is a copy of the original if DSPy copied its attributes."""
         calling = cast("list[dspy.Module]", dspy.settings.caller_modules or [])
         return calling[-1] if calling and vars(calling[-1]).get(_backup_name(self._name)) is self else self._program
 
@@ -272,7 +272,7 @@ def _backup_name(name: str) -> str:
 
 
 def _add_memory(program: dspy.Module) -> dspy.Module:
-    """The program itself, with a memory around each of its runs; a bare predictor needs none."""
+    """Add a memory around each run of the program and return it; a bare predictor needs none."""
     if not isinstance(program, dspy.Predict):
         for name in _FORWARDS:
             if hasattr(type(program), name):
@@ -287,7 +287,7 @@ def _named_modules(program: dspy.Module) -> dict[str, dspy.Module]:
 
 
 def _shared_values(value: object) -> Iterator[object]:
-    """What a copy of the program holds in common with it: the LMs, and what cannot be copied."""
+    """Yield the values that a copy of the program shares with it: LMs and objects that cannot be copied."""
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list | tuple):
@@ -298,7 +298,7 @@ def _shared_values(value: object) -> Iterator[object]:
 
 
 def _can_copy(value: object) -> bool:
-    """Whether deepcopy can take a value: a client or a lock cannot be copied, and raises what it likes."""
+    """Whether `deepcopy` works for a value. Clients and locks raise exceptions of many types."""
     try:
         copy.deepcopy(value)
     except Exception:  # noqa: BLE001 - see above

@@ -1,4 +1,4 @@
-"""The company's database as the metric uses it: read-only, limited in time and rows, safe from many threads."""
+"""The company's database for the metric: read-only, limited in time and rows, thread-safe."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _ALLOWED = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION}
 
 
 class Database:
-    """A serialized SQLite database, opened once a thread, that answers SELECT and nothing else.
+    """A serialized SQLite database that answers only SELECT; each thread opens it once.
 
-    A query runs at most one second and returns at most 10,000 rows; past either it raises `sqlite3.Error`.
+    A query that runs for more than a second or returns more than 10,000 rows raises `sqlite3.Error`.
     """
 
     def __init__(self, serialized: bytes) -> None:
@@ -31,10 +31,10 @@ class Database:
         self._cache: dict[str, list[tuple[object, ...]] | str] = {}
 
     def rows(self, sql: str) -> list[tuple[object, ...]]:
-        """The rows of a query.
+        """Return the rows of a query.
 
         Raises:
-            sqlite3.Error: the query fails, writes, or passes a limit.
+            sqlite3.Error: the query fails, writes, or exceeds a limit.
         """
         connection = self._connection()
         deadline = time.monotonic() + SECONDS
@@ -49,18 +49,18 @@ class Database:
         answer = self._cached_rows(sql)
         if isinstance(answer, str):
             return dspy.Prediction(score=0.0, feedback=f"The query failed: {answer}.")
-        got, wanted = [tuple(row) for row in answer], [tuple(row) for row in expected]
-        if got == wanted if ordered else Counter(got) == Counter(wanted):
+        actual, wanted = [tuple(row) for row in answer], [tuple(row) for row in expected]
+        if actual == wanted if ordered else Counter(actual) == Counter(wanted):
             return dspy.Prediction(score=1.0, feedback="The rows are as expected.")
         return dspy.Prediction(
-            score=0.0, feedback=f"Expected {len(wanted)} rows like {wanted[:2]}, got {len(got)} like {got[:2]}."
+            score=0.0, feedback=f"Expected {len(wanted)} rows like {wanted[:2]}, got {len(actual)} like {actual[:2]}."
         )
 
     def __reduce__(self) -> tuple[object, ...]:
         return Database, (self._serialized,)
 
     def _cached_rows(self, sql: str) -> list[tuple[object, ...]] | str:
-        """The rows, or the error in words; frozen data give the same answer every time, so it is kept."""
+        """Return the rows or the error message, from a cache: the data never change."""
         if sql not in self._cache:
             try:
                 self._cache[sql] = self.rows(sql)
@@ -76,7 +76,7 @@ class Database:
 
 
 class _Connection:
-    """A thread's connection, which closes with the thread or the database, whichever ends first."""
+    """A thread's connection; it closes when the thread or the database ends."""
 
     def __init__(self, serialized: bytes) -> None:
         self.connection = sqlite3.connect(":memory:", check_same_thread=False)  # another thread may close it

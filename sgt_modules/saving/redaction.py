@@ -1,4 +1,4 @@
-"""Text without secrets, before it is kept or shown: keys, passwords, and the addresses of endpoints."""
+"""Remove secrets from text before it is stored or shown: keys, passwords, and the addresses of endpoints."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import cast
 from urllib.parse import urlsplit
 
 SECRET = re.compile(r"(^|_)(key|token|password|credentials?|headers?|authorization)(_id|_provider)?$|secret", re.I)
-"""The names of settings whose values are nobody's business."""
+"""Names of settings whose values are secret."""
 
 ADDRESSES = ("api_base", "base_url", "model_list")
-"""What in an LM's settings says where requests, and with them the key, are sent."""
+"""Names of an LM's settings that hold the address to which requests, and so the key, are sent."""
 
 SECRET_VARIABLE = re.compile(r"_(API_KEY|KEY|TOKEN|SECRET|PASSWORD)$")
-"""The names of environment variables that hold one."""
+"""Names of environment variables that hold a secret."""
 
 _ADDRESS_VARIABLE = re.compile(r"_(API_BASE|BASE_URL)$")
 _SHORTEST_SECRET = 6
-"""Characters of the shortest secret that is looked for: a shorter one would be found in ordinary words."""
+"""The least characters of a secret that is searched for; a shorter one would match ordinary words."""
 
 _PATTERNS = (
     (re.compile(r"(?<=://)[^/\s@]+@"), ""),  # a user's name and password in an address
@@ -34,7 +34,7 @@ _PATTERNS = (
 
 
 def redact(text: str, lms: Iterable[object] = ()) -> str:
-    """The text without the keys and addresses of these LMs and of the environment, and without what looks like a key.
+    """Remove the keys and addresses of these LMs and of the environment, and any text that looks like a key.
 
     >>> import dspy
     >>> lm = dspy.LM("openai/m", api_key="my own key", api_base="https://me:word@host.example:8000/v1")
@@ -51,18 +51,18 @@ def redact(text: str, lms: Iterable[object] = ()) -> str:
             str(value) for name, value in _walk_settings(settings) if name in ADDRESSES and isinstance(value, str)
         )
     parts = {part for address in addresses for part in _address_parts(address)}
-    for found, word in (
+    for secret, word in (
         *((each, "<key>") for each in _sort_longest_first(keys)),
         *((each, "<endpoint>") for each in _sort_longest_first(parts)),
     ):
-        text = text.replace(found, word)
+        text = text.replace(secret, word)
     for pattern, instead in _PATTERNS:
         text = pattern.sub(instead, text)
     return text
 
 
 def remove_user(address: str) -> str:
-    """An address without a user's name and password.
+    """Remove the user's name and password from an address.
 
     >>> remove_user("https://me:word@host.example/v1")
     'https://host.example/v1'
@@ -75,13 +75,13 @@ def _environment_values(names: re.Pattern[str]) -> Iterator[str]:
     return (value for name, value in os.environ.items() if names.search(name))
 
 
-def _sort_longest_first(found: Iterable[str]) -> list[str]:
-    """Long enough to be meant, and the longest first, as one may be a part of another."""
-    return sorted((each for each in found if len(each) >= _SHORTEST_SECRET), key=lambda each: (-len(each), each))
+def _sort_longest_first(secrets: Iterable[str]) -> list[str]:
+    """Drop secrets that are too short; sort the longest first, because one may be a part of another."""
+    return sorted((each for each in secrets if len(each) >= _SHORTEST_SECRET), key=lambda each: (-len(each), each))
 
 
 def _secret_values(settings: object, *, secret: bool) -> Iterator[str]:
-    """Every text that stands under a secret's name, at any depth; of headers each word too."""
+    """Yield each text under a secret name, at any depth, and each of its words."""
     if isinstance(settings, Mapping):
         for name, value in cast("Mapping[object, object]", settings).items():
             yield from _secret_values(value, secret=secret or SECRET.search(str(name)) is not None)
@@ -94,7 +94,7 @@ def _secret_values(settings: object, *, secret: bool) -> Iterator[str]:
 
 
 def _walk_settings(settings: object) -> Iterator[tuple[str, object]]:
-    """Every setting with its name, at any depth."""
+    """Yield each setting with its name, at any depth."""
     if isinstance(settings, Mapping):
         for name, value in cast("Mapping[object, object]", settings).items():
             yield str(name), value
@@ -105,7 +105,7 @@ def _walk_settings(settings: object) -> Iterator[tuple[str, object]]:
 
 
 def _address_parts(address: str) -> Iterator[str]:
-    """An address, the same without its user, its host with and without the port."""
+    """Yield an address with and without its user, its host with and without the port, the user and the password."""
     yield address.rstrip("/")
     try:
         parts = urlsplit(address)

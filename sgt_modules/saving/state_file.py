@@ -125,17 +125,17 @@ def file_being_read() -> Path | None:
 
 
 def lies_within(folder: Path, home: Path) -> bool:
-    """Whether a folder and the files in it lie in another folder, or are it, symbolic links followed."""
+    """Whether a folder and its files lie in another folder or are that folder; symbolic links are followed."""
     try:
         home = home.resolve()
         files = folder.iterdir() if folder.is_dir() else ()
         return all(each.resolve().is_relative_to(home) for each in (folder, *files))
-    except (OSError, RuntimeError, ValueError):  # a name that is none, links in a circle
+    except (OSError, RuntimeError, ValueError):  # an invalid name, or links in a circle
         return False
 
 
 def relative_path(folder: Path, home: Path) -> str:
-    """The path of a folder as seen from one that it lies within, in the form that states keep.
+    """Return the path of a folder relative to one that contains it, in the form of a saved state.
 
     >>> relative_path(Path("runs/demo/checkpoints/sft"), Path("runs/demo"))
     './checkpoints/sft'
@@ -144,7 +144,7 @@ def relative_path(folder: Path, home: Path) -> str:
 
 
 def is_relative(path: str) -> bool:
-    """Whether a state's path is to be followed from the state's own folder.
+    """Whether a path in a state is relative to the state's folder.
 
     >>> is_relative("./sft"), is_relative("../sft"), is_relative("Qwen/Qwen3-1.7B")
     (True, True, False)
@@ -153,9 +153,9 @@ def is_relative(path: str) -> bool:
 
 
 def follow_path(path: str) -> Path:
-    """A relative path from the file that is being read, or from the working directory when none is, as an absolute one.
+    """Return the absolute path for one that is relative to the file being read, or else to the working directory.
 
-    Raises `SavedStateError` for a path that is not below that folder: a saved program brings its own files.
+    Raises `SavedStateError` if the path leads out of that folder: a saved program brings its own files.
     """
     file = file_being_read()
     home = Path.cwd() if file is None else file.parent
@@ -175,9 +175,9 @@ def follow_path(path: str) -> Path:
 
 
 def copy_folder(source: Path, target: Path, patterns: Sequence[str]) -> None:
-    """Copy a folder's files that match one of the patterns; the target appears whole or not at all.
+    """Copy a folder's files that match one of the patterns; the target appears complete or not at all.
 
-    A target that is there by then is left as it is: someone else was faster.
+    If another process creates the target in the meantime, that one stays.
     """
     scratch = target.with_name(f".{target.name}-{uuid4().hex[:8]}")
     scratch.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The service's routes: the program itself, and a chat endpoint that it answers, or an upstream with a supplement."""
+"""The service's routes: the program, and a chat endpoint answered by the program or by an upstream with supplements."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ _FORWARDED_HEADERS = ("content-type", "retry-after")
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """The chat endpoint that answers: its address up to `/v1`, its key, the model to ask for (else the caller's), and
-    the seconds that it may take."""
+    """The chat endpoint that answers: its address up to `/v1`, its key, its model (else the caller's), and its time
+    limit in seconds."""
 
     address: str
     key: str = ""
@@ -64,7 +64,7 @@ class Upstream:
     seconds: float = 120.0
 
     def headers(self) -> dict[str, str]:
-        """What a request to it brings."""
+        """Return the headers of a request to the upstream."""
         return {"authorization": f"Bearer {self.key}"} if self.key else {}
 
 
@@ -77,14 +77,14 @@ def application(
     keys: Collection[str] = (),
     limits: Limits | None = None,
 ) -> App:
-    """The service as an ASGI application: `POST /predict`, `POST /v1/chat/completions` (streamed if asked for),
-    `GET /v1/models`, `GET /health`, `GET /metrics`, and for people a page at `/` and the API described at `/docs`.
+    """Build the service as an ASGI application: `POST /predict`, `POST /v1/chat/completions` (streamed on request),
+    `GET /v1/models`, `GET /health`, `GET /metrics`, and for people a page at `/` and the API's description at `/docs`.
 
-    Chats are answered by the program itself, or by an `upstream` that reads the generator's supplements.
+    Chats are answered by the program, or by an `upstream` that reads the generator's supplements.
 
-    `lm` is the program's actor where none is configured. `predictor` names the one whose generator, instructions,
-    template and gate the chat endpoint uses; the first that reads supplements by default. Raises `SetupError` where an
-    upstream is given and no predictor reads any.
+    `lm` is the program's actor if none is configured. `predictor` names the predictor whose generator, instructions,
+    template and gate the chat endpoint uses; by default the first one that reads supplements. Raises `SetupError` if
+    there is an upstream and no predictor reads supplements.
     """
     metrics = Metrics()
     writer = None if upstream is None else _SupplementWriter(program, predictor, metrics)
@@ -102,18 +102,18 @@ def application(
 
 
 def _serve_program(app: FastAPI, served_program: ServedProgram) -> None:
-    said = {"status": "ok", "program": served_program.name, "supplements": served_program.supplements}
+    health = {"status": "ok", "program": served_program.name, "supplements": served_program.supplements}
 
     async def predict(given: Any) -> dict[str, Any]:
         return (await _answer(served_program, given)).content()
 
     predict.__annotations__["given"] = served_program.inputs
     app.post("/predict")(predict)
-    app.get("/health")(lambda: said)
+    app.get("/health")(lambda: health)
 
 
 def _serve_replies(app: FastAPI, served_program: ServedProgram) -> None:
-    """The program as a chat model, where no upstream answers."""
+    """Add the routes of the program as a chat model, for a service without an upstream."""
 
     @app.post("/v1/chat/completions")
     async def chat(body: dict[str, Any] = Body()) -> Response:  # noqa: B008 - FastAPI's way
@@ -139,7 +139,7 @@ def _serve_replies(app: FastAPI, served_program: ServedProgram) -> None:
 
 
 def _check_model(wanted: object, name: str) -> None:
-    """Raise `HTTPException` for another model than the program; a chat that names none is answered."""
+    """Raise `HTTPException` if a chat names another model than the program."""
     if wanted is not None and wanted != name:
         said = f"The model {str(wanted)[:100]!r} does not exist here. Expected {name!r}, which GET /v1/models lists."
         raise _RefusalError(404, said, "model_not_found", "model")
@@ -151,7 +151,7 @@ def _wants_usage(body: Mapping[str, Any]) -> bool:
 
 
 class _RefusalError(HTTPException):
-    """A refusal with a code of its own, and the field of the request that is to blame."""
+    """A refusal with its own code, and the name of the wrong field."""
 
     def __init__(self, status: int, message: str, code: str, param: str) -> None:
         super().__init__(status, message)
@@ -207,7 +207,7 @@ def _serve_pages(
     *,
     keyed: bool,
 ) -> None:
-    """A page where a person types an input and reads the supplement and the answers with and without it; the API."""
+    """Add the page with a form, the supplement and the answers with and without it, and the page about the API."""
     fields = fields_of(served_program.inputs)
     chatting = upstream is not None and writer is not None and not served_program.acts
     shown = _chat_fields(upstream) if upstream is not None and chatting else fields
@@ -249,7 +249,7 @@ def _chat_fields(upstream: Upstream) -> list[Field]:
 
 
 async def _compare(served_program: ServedProgram, given: BaseModel) -> Result:
-    """The program's answers with and without supplements; without alone where it reads none."""
+    """Return the program's answers with and without supplements; one answer if it reads none."""
     answer = await _answer(served_program, given)
     heads = [f"{each['predictor']}, call {number}" for number, each in enumerate(answer.supplements, 1)]
     read = [
@@ -268,7 +268,7 @@ async def _compare(served_program: ServedProgram, given: BaseModel) -> Result:
 async def _chat(
     client: httpx.AsyncClient, upstream: Upstream, writer: _SupplementWriter, values: Mapping[str, str]
 ) -> Result:
-    """The upstream's answers to a message with and without its supplement."""
+    """Return the upstream's answers to a message with and without its supplement."""
     messages = [{"role": "user", "content": values.get("message", "")}]
     supplement = await writer.supplement(messages)
     advised = add_supplement(messages, writer.shown(supplement), writer.description)
@@ -279,7 +279,7 @@ async def _chat(
 
 
 async def _reply(client: httpx.AsyncClient, upstream: Upstream, body: dict[str, Any]) -> str:
-    """The text of the upstream's answer; raises `HTTPException` where it refuses."""
+    """Return the text of the upstream's answer; raise `HTTPException` if it refuses."""
     answer = await _send(client, "POST", f"{upstream.address}/chat/completions", upstream, body)
     try:
         content = json.loads(await answer.aread())
@@ -293,7 +293,7 @@ async def _reply(client: httpx.AsyncClient, upstream: Upstream, body: dict[str, 
 
 
 class _SupplementWriter:
-    """What writes a chat's supplement: one predictor's generator, behind its gate."""
+    """Writes a chat's supplement with one predictor's generator and gate."""
 
     def __init__(self, program: dspy.Module, name: str, metrics: Metrics) -> None:
         found = dict(supplemented_predictors(program))
@@ -312,19 +312,19 @@ class _SupplementWriter:
         return self._predictor.template.description
 
     def shown(self, supplement: Supplement) -> str:
-        """A supplement as the actor reads it."""
+        """Return a supplement as the actor reads it."""
         return self._predictor.template.shown(harmless(supplement.render(), self._signature.fields))
 
     async def supplement(self, messages: list[dict[str, Any]]) -> Supplement:
-        """The supplement for a chat's last message; silence where that is no user's, the gate shuts, or the generator
-        fails."""
+        """Return the supplement for a chat's last message; `SILENCE` if that is not a user's message, the gate drops
+        the supplement, or the generator fails."""
         text = last_user_text(messages)
         found = await self._generate(self._prompt(text)) if text else SILENCE
         self._metrics.count_supplement(found.kind)
         return found
 
     def _prompt(self, text: str) -> str:
-        """What the generator reads for a user's text."""
+        """Return the generator's prompt for a user's text."""
         return prompt_of(text, self._signature, self._predictor.role, generator=self._predictor.generator)
 
     async def _generate(self, prompt: str) -> Supplement:
@@ -341,7 +341,7 @@ class _SupplementWriter:
 
 
 async def _forward(client: httpx.AsyncClient, upstream: Upstream, body: dict[str, Any], kind: str) -> Response:
-    """The upstream's answer, as it comes."""
+    """Stream the upstream's answer to the caller."""
     answer = await _send(client, "POST", f"{upstream.address}/chat/completions", upstream, body)
     headers = {name: answer.headers[name] for name in _FORWARDED_HEADERS if name in answer.headers} | {
         "x-sgt-kind": _header_value(kind)
@@ -360,7 +360,7 @@ async def _forward(client: httpx.AsyncClient, upstream: Upstream, body: dict[str
 async def _send(
     client: httpx.AsyncClient, method: str, address: str, upstream: Upstream, body: dict[str, Any] | None = None
 ) -> httpx.Response:
-    """An answer that is not read yet; raises `HTTPException` where there is none."""
+    """Send a request and return the open response; raise `HTTPException` if there is none."""
     request = client.build_request(method, address, json=body, headers=upstream.headers())
     try:
         return await client.send(request, stream=True)
@@ -396,7 +396,7 @@ _CODES = {
 
 
 def _answer_errors(app: FastAPI) -> None:
-    """Errors as OpenAI writes them."""
+    """Add handlers that write errors in OpenAI's form."""
 
     @app.exception_handler(AnyHTTPException)
     async def refused(request: Request, problem: AnyHTTPException) -> JSONResponse:
@@ -417,5 +417,5 @@ def _answer_errors(app: FastAPI) -> None:
 
 
 def _describe_mistakes(errors: Iterable[Mapping[str, Any]], skipped: int = 0) -> str:
-    """Each mistake after the field that it is in; the first parts of a field's path may be FastAPI's own."""
+    """Describe each mistake with its field; `skipped` parts of the field's path are FastAPI's own."""
     return "; ".join(f"{'.'.join(map(str, each['loc'][skipped:]))}: {each['msg']}" for each in errors)

@@ -1,4 +1,4 @@
-"""Who may ask, how much, and how many at once: checked before a request reaches its route."""
+"""Check a request's key, size and time, and the number of requests at once, before it reaches its route."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 ROUTES = ("/", "/docs", "/predict", "/v1/chat/completions", "/v1/models", "/metrics", "/openapi.json", "/health")
 OPEN = "/health"
-"""What needs no key."""
+"""The route that needs no key."""
 
 PAGES = ("/", "/docs")
-"""What a browser opens: it asks its user for the key, as the password."""
+"""The routes that a browser opens; it asks its user for the key as the password."""
 
 access = logging.getLogger("sgt_modules.service.access")
-"""A line a request: who, what, status, seconds. No query, header or body."""
+"""Logs a line for each request: client, route, status, seconds. No query, header or body."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The most that a service takes: bytes of a request, requests at once, and seconds for a request to arrive."""
+    """The limits of a service: bytes of a request, requests at once, and seconds until a request has arrived."""
 
     body_bytes: int = 2**20
     at_once: int = 32
@@ -44,9 +44,9 @@ class Limits:
 class Guard:
     """An ASGI application around another one. Errors are written as OpenAI writes them.
 
-    `keys` are those that a request must bring one of (`Authorization: Bearer <key>`); without any, everybody may ask.
-    They are compared in constant time, all of them, by their hashes. A page takes one as the password of a browser's
-    login (Basic), too, and its form is refused where another site sends it.
+    A request must bring one of the `keys` (`Authorization: Bearer <key>`); without keys, every request is accepted. The
+    hashes of all keys are compared in constant time. A page also accepts a key as the password of a browser's login
+    (Basic), and refuses a form that another site sends.
     """
 
     def __init__(self, app: App, *, keys: Collection[str], limits: Limits, metrics: Metrics) -> None:
@@ -55,7 +55,7 @@ class Guard:
         self._under_way = 0
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Answer a request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -117,7 +117,7 @@ class Guard:
         return kind.lower() == "bearer" and any(same)
 
     async def _read_body(self, headers: dict[str, str], receive: Receive) -> bytes | None:
-        """The request's body; None where it is larger than it may be."""
+        """Read the request's body; None if it is too large."""
         most, length = self._limits.body_bytes, headers.get("content-length", "0")
         if length.isdigit() and int(length) > most:
             return None
@@ -134,7 +134,7 @@ class Guard:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """What hands out the body once, and then waits for whatever comes."""
+    """Return a `receive` that gives the body once, and then passes on what comes."""
     left = [body]
 
     async def replayed() -> Message:
@@ -151,7 +151,7 @@ def _password(login: bytes) -> bytes:
 
 
 def _is_cross_site(headers: dict[str, str]) -> bool:
-    """Whether a browser says that another site's page sends this."""
+    """Whether a page of another site sends the request, as its browser says."""
     origin = headers.get("origin")
     return origin is not None and origin.partition("://")[2] != headers.get("host")
 
@@ -162,7 +162,7 @@ def _client_address(scope: Message) -> str:
 
 
 def printable(text: str, most: int = 120) -> str:
-    """A text from outside for a line of a log: shortened, and without anything that ends a line or moves a cursor.
+    """Clean a text from outside for a log line: shorten it, and replace control characters.
 
     >>> printable("/a\\nGET /b\\x1b[2J")
     '/a?GET /b?[2J'
@@ -175,7 +175,7 @@ def _route(path: str) -> str:
 
 
 def error_content(message: str, code: str, param: str | None = None) -> dict[str, object]:
-    """An error as OpenAI's clients read it; `param` names the field of the request that is to blame."""
+    """Return an error in OpenAI's form; `param` names the wrong field of the request."""
     kind = "invalid_request_error" if param else code
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 

@@ -1,4 +1,4 @@
-"""What a service counts, for Prometheus."""
+"""A service's metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _TABLE_KINDS = {*KINDS, NONE, FREE}
 class Metrics:
     """Requests by route and status, their seconds, how many are under way, and supplements by kind.
 
-    Kinds that the generator made up are counted as `other`, so that it cannot make up series.
+    Kinds that the generator invents are counted as `other`, so that it cannot create new time series.
     """
 
     def __init__(self) -> None:
@@ -33,5 +33,5 @@ class Metrics:
         self._supplements.labels(kind if kind in _TABLE_KINDS else "other").inc()
 
     def text(self) -> bytes:
-        """All of it, as Prometheus reads it."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)

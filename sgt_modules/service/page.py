@@ -1,6 +1,6 @@
-"""What a person sees of a service: the page with a form and both answers, and the API described. Pure.
+"""The service's web pages: the form with both answers, and the description of the API. Pure.
 
-No script and nothing from elsewhere: the form is sent by the browser itself. Whatever comes from outside is escaped.
+There are no scripts and no external files: the browser sends the form. All text from outside is escaped.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SILENT = "The generator keeps silent on this input."
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """An input of the form. `default` is what the program takes where the field is left empty; None if it needs one."""
+    """An input of the form. `default` is the value of an empty field; None if the field is required."""
 
     name: str
     kind: str
@@ -32,7 +32,7 @@ class Field:
 
     @property
     def example(self) -> object:
-        """A value of its type, for a request to copy.
+        """A value of the field's type, for the example request.
 
         >>> Field("question", "str").example, Field("times", "int").example
         ('...', 1)
@@ -42,7 +42,7 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A text under its title; `kind` is a supplement's."""
+    """A text with its title; `kind` is set for a supplement."""
 
     title: str
     text: str
@@ -51,7 +51,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came of an input: the supplements that were read, and the answers side by side."""
+    """The result of an input: its supplements, and the answers to compare."""
 
     supplements: Sequence[Column]
     answers: Sequence[Column]
@@ -59,7 +59,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class SentForm:
-    """A form that was sent: what was typed, and its result or the problem with it."""
+    """A form that a user sent: its values, and the result or the problem."""
 
     values: Mapping[str, str]
     result: Result | None = None
@@ -67,16 +67,16 @@ class SentForm:
 
 
 def fields_of(inputs: type[BaseModel]) -> list[Field]:
-    """The fields of a program's inputs."""
-    found: list[Field] = []
+    """Return the fields of a program's inputs."""
+    fields: list[Field] = []
     for name, each in inputs.model_fields.items():
         kind = getattr(each.annotation, "__name__", "") if isinstance(each.annotation, type) else str(each.annotation)
-        found.append(Field(name, kind or "Any", "", None if each.is_required() else _text(each.default)))
-    return found
+        fields.append(Field(name, kind or "Any", "", None if each.is_required() else _text(each.default)))
+    return fields
 
 
 def read_form(body: bytes, fields: Sequence[Field]) -> dict[str, str]:
-    """A form's content by the names of its fields; others are dropped.
+    """Read a form's values by the names of its fields; others are dropped.
 
     >>> read_form(b"question=2%2B2%3F&x=1", [Field("question", "str")])
     {'question': '2+2?'}
@@ -89,10 +89,10 @@ def read_form(body: bytes, fields: Sequence[Field]) -> dict[str, str]:
 
 
 def read_values(values: Mapping[str, str], fields: Sequence[Field]) -> dict[str, Any]:
-    """Typed texts as the program's inputs: an empty one is left to its default, and JSON is read where no text is due.
+    """Convert a form's texts to the program's inputs: empty ones keep their default; fields other than text are JSON.
 
-    >>> read_values({"q": "4", "n": "4", "l": "[1]", "d": ""}, [Field("q", "str"), Field("n", "int"), Field("l", "list"),
-    ...     Field("d", "int", default="1")])
+    >>> fields = [Field("q", "str"), Field("n", "int"), Field("l", "list"), Field("d", "int", default="1")]
+    >>> read_values({"q": "4", "n": "4", "l": "[1]", "d": ""}, fields)
     {'q': '4', 'n': 4, 'l': [1]}
     """
     known = {each.name: each for each in fields}
@@ -104,7 +104,7 @@ def read_values(values: Mapping[str, str], fields: Sequence[Field]) -> dict[str,
 
 
 def curl(address: str, fields: Sequence[Field], *, key: str = "") -> str:
-    """A command that asks the program; `key` is how the shell writes a key.
+    """Write a command that calls the program; `key` is the key, or the shell's variable for it.
 
     >>> curl("http://localhost:8000", [Field("question", "str")])
     'curl http://localhost:8000/predict -H \\'Content-Type: application/json\\' -d \\'{"question": "..."}\\''
@@ -116,7 +116,7 @@ def curl(address: str, fields: Sequence[Field], *, key: str = "") -> str:
 
 
 def page(name: str, fields: Sequence[Field], sent_form: SentForm | None = None, *, supplements: bool = True) -> str:
-    """The page: a form with the program's inputs, and under it what came of those that were sent."""
+    """Write the page: a form with the program's inputs, and below it the result of the sent form."""
     values = sent_form.values if sent_form else {}
     form = "".join(_input_html(each, values.get(each.name, "")) for each in fields)
     twice = " The program runs twice, with its supplements and without." if supplements else ""
@@ -130,7 +130,7 @@ def page(name: str, fields: Sequence[Field], sent_form: SentForm | None = None, 
 
 
 def docs_page(name: str, fields: Sequence[Field], *, upstream: bool, keyed: bool) -> str:
-    """The API described: each route, what it takes and gives, and a request to copy."""
+    """Write the description of the API: each route, the inputs, and an example request."""
     key = "${SGT_KEYS%%,*}" if keyed else ""
     inputs = "".join(
         f"<tr><td><code>{escape(each.name)}</code></td><td><code>{escape(each.kind)}</code></td>"

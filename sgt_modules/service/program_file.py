@@ -1,4 +1,4 @@
-"""A program as it was saved: its predictors wrapped where the file has supplements for them, its state loaded."""
+"""Load a saved program: wrap the predictors for which the file has supplements, then load the state."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _UNREAD = "the generator that the file names"
 
 
 def open_program(program: dspy.Module, file: Path, *, trust: bool = False) -> dspy.Module:
-    """The program with the state that `save` wrote to a file, whether it was compiled to read supplements or not.
+    """Return a copy of the program with the saved state of a file, which can have supplements or not.
 
-    `trust` follows the addresses of LMs in the file, too. Raises `SavedStateError` for a file that is no such state.
+    With `trust`, the addresses of LMs in the file are used. Raises `SavedStateError` if the file is not such a state.
     """
     try:
         state = json.loads(file.read_text(encoding="utf-8"))
@@ -26,13 +26,13 @@ def open_program(program: dspy.Module, file: Path, *, trust: bool = False) -> ds
         raise SavedStateError(f"Expected a program's state in {file}: {problem}.") from problem
     if not isinstance(state, dict):
         raise SavedStateError(f"Expected a program's state in {file}, got a {type(state).__name__}.")
-    named = [name for name, _ in program.named_predictors()]
-    found = cast("dict[str, Any]", state)
-    of_name = {"self": found} if named == ["self"] else found
-    supplemented = [name for name in named if isinstance(each := of_name.get(name), dict) and "generator" in each]
-    opened = supplement(program, generator=_UNREAD, only=supplemented) if supplemented else program.deepcopy()
+    names = [name for name, _ in program.named_predictors()]
+    states = cast("dict[str, Any]", state)
+    of_name = {"self": states} if names == ["self"] else states
+    supplemented = [name for name in names if isinstance(each := of_name.get(name), dict) and "generator" in each]
+    loaded = supplement(program, generator=_UNREAD, only=supplemented) if supplemented else program.deepcopy()
     try:
-        load_program(opened, file, allow_unsafe_lm_state=trust)
+        load_program(loaded, file, allow_unsafe_lm_state=trust)
     except (KeyError, ValueError, TypeError, AttributeError) as problem:
         raise SavedStateError(f"{file} is no state of this program: {problem}.") from problem
-    return opened
+    return loaded

@@ -1,4 +1,4 @@
-"""A program's inputs as a type that requests are checked by, and its outputs as JSON."""
+"""Build the type that checks a program's inputs, and convert its outputs to JSON."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from sgt_modules.prompts import SUPPLEMENT
 
 
 def build_input_model(program: dspy.Module) -> type[BaseModel]:
-    """The inputs that a program takes, with their types: its signature's, or those that its `forward` names.
+    """Build a model of a program's inputs with their types: those of its signature, or of its `forward`.
 
-    An input without a type has that of a predictor's field of the same name, or any.
+    An input without a type gets that of a predictor's field of the same name, or any.
 
-    >>> found = build_input_model(dspy.ChainOfThought("question: str, count: int -> answer: float"))
-    >>> found(question="How many?", count=3).model_dump()
+    >>> model = build_input_model(dspy.ChainOfThought("question: str, count: int -> answer: float"))
+    >>> model(question="How many?", count=3).model_dump()
     {'question': 'How many?', 'count': 3}
     """
     fields = _signature_fields(program)
@@ -33,26 +33,26 @@ def build_input_model(program: dspy.Module) -> type[BaseModel]:
 
 
 def dump_outputs(prediction: object) -> dict[str, Any]:
-    """What a program returned, as JSON holds it; what JSON does not know goes through `str`."""
-    found = prediction.toDict() if isinstance(prediction, dspy.Prediction) else {"output": prediction}
-    return cast("dict[str, Any]", to_jsonable_python(found, fallback=str))
+    """Convert a program's result to JSON; other types are converted by `str`."""
+    outputs = prediction.toDict() if isinstance(prediction, dspy.Prediction) else {"output": prediction}
+    return cast("dict[str, Any]", to_jsonable_python(outputs, fallback=str))
 
 
 def _signature_fields(program: dspy.Module) -> dict[str, tuple[Any, Any]]:
-    found: dict[str, tuple[Any, Any]] = {}
+    fields_by_name: dict[str, tuple[Any, Any]] = {}
     for predictor in program.predictors():
         fields = cast("type[dspy.Signature]", predictor.signature).input_fields
         for name, field in fields.items():
             default = ... if field.default is PydanticUndefined else field.default
             if name != SUPPLEMENT:
-                found.setdefault(name, (field.annotation, default))
+                fields_by_name.setdefault(name, (field.annotation, default))
         if isinstance(program, dspy.Predict) or len(program.predictors()) == 1:
-            return found
-    return found
+            return fields_by_name
+    return fields_by_name
 
 
 def _parameters(program: dspy.Module) -> dict[str, tuple[Any, Any]]:
-    """The named parameters of the class's own `forward`, or `aforward`; empty where it takes whatever comes."""
+    """Return the named parameters of the class's `forward` or `aforward`; empty if it takes any arguments."""
     forward = getattr(type(program), "forward", None) or cast("Any", type(program)).aforward
     try:
         hints = typing.get_type_hints(forward)
@@ -66,7 +66,7 @@ def _parameters(program: dspy.Module) -> dict[str, tuple[Any, Any]]:
 
 
 def _checkable_type(kind: Any) -> Any:
-    """The type itself, or any where requests cannot be checked by it."""
+    """Return the type, or `Any` if requests cannot be checked by it."""
     try:
         create_model("Probe", field=(kind, ...))
     except PydanticSchemaGenerationError:

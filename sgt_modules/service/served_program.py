@@ -1,4 +1,4 @@
-"""The program behind its routes: called with typed inputs or with a chat's last message, and its reply as a chat's."""
+"""The program behind the routes: it is called with typed inputs or a chat's last message, and can answer as a chat."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from sgt_modules.wrapping import supplemented_predictors, unsupplement
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens that the actor read and wrote, as its server counts them; none for a reply from DSPy's cache."""
+    """Tokens that the actor read and wrote, as its server counts them; 0 for a reply from DSPy's cache."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
     def content(self) -> dict[str, int]:
-        """As OpenAI writes it.
+        """Return the usage in OpenAI's form.
 
         >>> Usage(3, 1).content()["total_tokens"]
         4
@@ -41,21 +41,21 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The program's outputs, the supplements that were read, in order, and the tokens of it all."""
+    """The program's outputs, its supplements in order, and the tokens of the run."""
 
     outputs: Mapping[str, Any]
     supplements: Sequence[Mapping[str, Any]]
     usage: Usage
 
     def content(self) -> dict[str, Any]:
-        """What `POST /predict` answers."""
+        """Return the answer of `POST /predict`."""
         return {"outputs": self.outputs, "supplements": self.supplements}
 
 
 class ServedProgram:
-    """A program with its actor: what it takes (`inputs`), what it is called (`name`), who acts in it (`lm`).
+    """A program with the type of its `inputs`, its `name` and its actor's `lm`.
 
-    `supplements`: whether any of its predictors reads some.
+    `supplements` says whether one of its predictors reads supplements.
     """
 
     def __init__(self, program: dspy.Module, lm: dspy.LM | None, metrics: Metrics) -> None:
@@ -70,15 +70,15 @@ class ServedProgram:
         return all(actor is not None for _, actor in _actors(self._program, self.lm))
 
     def read(self, text: str) -> BaseModel:
-        """A message as the program's inputs: by the names that its lines begin with, else as the last one it needs.
+        """Split a message into inputs at lines that begin with their names; else it is the last required input.
 
-        Raises pydantic's `ValidationError` where an input is missing or of another type.
+        Raises pydantic's `ValidationError` if an input is missing or of another type.
         """
         fields = self.inputs.model_fields
         return self.inputs(**split_inputs(text, sorted(fields, key=lambda name: fields[name].is_required())))
 
     def answer(self, given: BaseModel) -> Answer:
-        """What the program answers."""
+        """Run the program with its supplements."""
         with episode(None) as run:
             outputs, usage = self._run(self._program, given)
         supplements = [
@@ -95,7 +95,7 @@ class ServedProgram:
         return Answer(outputs, supplements, usage)
 
     def answer_without(self, given: BaseModel) -> Answer:
-        """What the program answers where no predictor reads a supplement."""
+        """Run the program without supplements."""
         outputs, usage = self._run(unsupplement(self._program), given)
         return Answer(outputs, (), usage)
 
@@ -109,9 +109,9 @@ class ServedProgram:
 
 
 def check_service(program: dspy.Module, lm: dspy.LM | None, *, needed: bool = True) -> bool:
-    """Whether each predictor has an LM. Raises `SetupError` now for what every request would fail of.
+    """Return whether each predictor has an LM. Raise `SetupError` for faults that make every request fail.
 
-    That is a predictor without an LM where one is `needed`, an LM without its key, and a generator without its weights.
+    These are a predictor without an LM where one is `needed`, an LM without its key, a generator without its weights.
     """
     actors = _actors(program, lm)
     for name, actor in actors:
@@ -131,7 +131,7 @@ def _actors(program: dspy.Module, lm: dspy.LM | None) -> list[tuple[str, object]
 
 
 def format_outputs(outputs: Mapping[str, Any]) -> str:
-    """Outputs as a message: the only one's text, or each on a line that begins with its name.
+    """Write outputs as a message: the text of a single output, else one line `name: text` for each.
 
     >>> format_outputs({"answer": "4"})
     '4'
@@ -146,7 +146,7 @@ def format_outputs(outputs: Mapping[str, Any]) -> str:
 
 
 def build_completion(model: str, text: str, usage: Usage) -> dict[str, Any]:
-    """A chat completion of one message, as OpenAI writes it.
+    """Build a chat completion of one message in OpenAI's form.
 
     >>> build_completion("Adder", "4", Usage())["choices"]
     [{'index': 0, 'message': {'role': 'assistant', 'content': '4'}, 'finish_reason': 'stop'}]
@@ -156,7 +156,7 @@ def build_completion(model: str, text: str, usage: Usage) -> dict[str, Any]:
 
 
 def stream_completion(model: str, text: str, usage: Usage | None = None) -> Iterator[str]:
-    """The same as server-sent events: the whole message in one part, its end in another, then its usage if given.
+    """Yield a chat completion as server-sent events: the message, its end, and its usage if there is one.
 
     >>> [event.partition(":")[0] for event in stream_completion("Adder", "4", Usage(3, 1))]
     ['data', 'data', 'data', 'data']

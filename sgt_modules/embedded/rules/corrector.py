@@ -1,7 +1,7 @@
-"""The corrector of house rules, simulated: a script behind `dspy.LM` that writes prompts, and briefs, by chance.
+"""The simulated corrector of house rules: a script behind `dspy.LM` that writes random prompts and briefs.
 
-It reads what a corrector reads (the brief, the prompt with its impacts, the mistakes) and knows which sentences there
-are, but not which of them help. What it writes depends on the request, its seed and the call's `rollout_id` alone.
+It reads the same text as a real corrector (the brief, the prompt with its impacts, the mistakes). It knows all
+sentences, but not which of them help. Its replies depend only on the request, its seed and the call's `rollout_id`.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from dspy.lm15 import Message, Request, Response, Usage
 from sgt_modules.embedded.rules.conventions import ASKED, IDLE, KINDS, kind_of, parse_sentence
 
 ABOUT_A_MISTAKE = 0.5
-"""How often a new sentence is about a question of the mistakes, where the brief names no topic; else about anything."""
+"""The share of new sentences about a question of the mistakes, if the brief names no topic."""
 
 IDLY = 0.3
-"""How often a sentence about anything is an idle one."""
+"""The share of idle sentences among the others."""
 
 FORGOTTEN = 0.1
-"""How often a sentence is left out where no impacts are written."""
+"""The share of sentences that are dropped if the prompt has no impacts."""
 
 _FIELD = re.compile(r"\[\[ ## (\w+) ## \]\]\n(.*?)(?=\n\n\[\[ ## |\n\nRespond with|\Z)", re.DOTALL)
 _SENTENCE = re.compile(r"([^.\[\]]+\.)(?:\s*\[impact ([+-][\d.]+)[^\]]*\])?")
@@ -38,10 +38,10 @@ _SAMPLE: ContextVar[int] = ContextVar("_SAMPLE", default=0)
 class RulesCorrector(dspy.LM):
     """A simulated corrector, for `SupervisoryPromptTeleprompter` on the house-rules world.
 
-    Asked for a prompt, it keeps the sentences of the present one but those whose written impact is negative, and writes
-    one or two new ones: half of them about a question that was answered wrong, in any reading; the others about
-    anything. A brief that says `Look at ...` has it write one about each topic named there. A sentence about a kind
-    replaces the one before it. Asked for a brief, it has the brief look at the topics of the mistakes that it reads.
+    For a prompt, it drops the sentences with a negative impact and adds one or two new ones: half of them are about a
+    question with a wrong answer, in a random reading; the others are about any kind. If the brief says `Look at ...`,
+    it adds a sentence about each of those topics. A new sentence about a kind replaces an earlier one. For a brief, it
+    writes `Look at ...` with the topics of the mistakes.
 
     >>> lm = RulesCorrector(seed=0)
     >>> written = dspy.Predict("step, prompt, mistakes -> new_prompt")
@@ -55,7 +55,7 @@ class RulesCorrector(dspy.LM):
         super().__init__(f"simulated/rules-corrector-{seed}", engine=_Writer(seed), cache=False, num_retries=0)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """As any LM; `rollout_id` (an LM around this one may have had it) tells samples of the same request apart."""
+        """Answer as any LM; `rollout_id`, also one of an LM around this one, distinguishes samples of a request."""
         sample = _SAMPLE.set(int(kwargs.get("rollout_id") or _SAMPLE.get()))
         try:
             return super().__call__(*args, **kwargs)
@@ -87,7 +87,7 @@ class _Writer:
 
 
 def correct_prompt(brief: str, prompt: str, mistakes: str, rng: random.Random) -> str:
-    """A new prompt for a prompt with its impacts and the mistakes made under it."""
+    """Write a new prompt from a prompt with its impacts and mistakes."""
     read = [(sentence.strip(), impact) for sentence, impact in _SENTENCE.findall(prompt)]
     measured = any(impact for _, impact in read)
     kept = [each for each, impact in read if float(impact or 0) >= 0 and (measured or rng.random() >= FORGOTTEN)]
@@ -119,13 +119,13 @@ def _write_sentences(brief: str, mistakes: str, kept: Sequence[str], rng: random
 
 
 def _write_sentence(kind: str, held: dict[str, str], rng: random.Random) -> str:
-    """A sentence about a kind, in any reading but the one that the prompt names already."""
+    """Write a sentence about a kind, with another reading than the prompt's."""
     readings = [each for each in KINDS[kind].readings if each != held.get(kind)]
     return rng.choice(KINDS[kind].sentences_for(rng.choice(readings)))
 
 
 def find_kinds(mistakes: str) -> list[str]:
-    """The kinds of the questions that the mistakes show, each once.
+    """Find the kinds of the questions in the mistakes, each once.
 
     >>> find_kinds("Question:\\n  question: Name the pair.\\nWritten:\\n  answer: fig")
     ['pair']
@@ -139,7 +139,7 @@ def _find_topics(brief: str) -> list[str]:
 
 
 def improve_brief(brief: str, mistakes: str) -> str:
-    """The brief with the topics of the mistakes to look at, in place of those it named before.
+    """Replace the topics that a brief looks at by those of the mistakes.
 
     >>> improve_brief("Write rules. Look at sizes.", "  question: Name the pair.")
     'Write rules. Look at pairs.'
