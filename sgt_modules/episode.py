@@ -57,7 +57,7 @@ class Episode:
     predictor of the run was called from a thread without the run's context, else empty.
     """
 
-    given: SupplementSource
+    source: SupplementSource
     calls: list[Call] = field(default_factory=list[Call])
     lost: str = ""
     _begun: Counter[str] = field(default_factory=Counter[str], repr=False)
@@ -71,12 +71,12 @@ class Episode:
 
     def choose(self, place: Place, prompt: str) -> Supplement | None:
         """Return a place's supplement; None lets the generator write it. Places not in a mapping get `SILENCE`."""
-        if self.given is None:
+        if self.source is None:
             return None
-        if not isinstance(self.given, Mapping):
-            return self.given(place, prompt)
-        given = cast("Mapping[Place | str, Supplement]", self.given)
-        return given.get(place, given.get(place.role, SILENCE))
+        if not isinstance(self.source, Mapping):
+            return self.source(place, prompt)
+        source = cast("Mapping[Place | str, Supplement]", self.source)
+        return source.get(place, source.get(place.role, SILENCE))
 
     def record(self, call: Call) -> None:
         """Record one call of a predictor."""
@@ -113,8 +113,8 @@ _REGISTRY_LOCK = Lock()
 
 
 @contextmanager
-def episode(given: SupplementSource, keys: Collection[str] = ()) -> Iterator[Episode]:
-    """Let predictors read the supplements of `given` inside the block; with None the generator's.
+def episode(source: SupplementSource, keys: Collection[str] = ()) -> Iterator[Episode]:
+    """Let predictors read the supplements of `source` inside the block; with None the generator's.
 
     The innermost episode counts. Predictors with one of the `keys` belong to the episode: while it runs, they cannot be
     called from outside of it (see `check_thread`).
@@ -123,7 +123,7 @@ def episode(given: SupplementSource, keys: Collection[str] = ()) -> Iterator[Epi
     ...     run.prompts
     {}
     """
-    running = Episode(given)
+    running = Episode(source)
     with _REGISTRY_LOCK:
         for key in keys:
             _RUNNING_EPISODES.setdefault(key, []).append(running)
@@ -197,10 +197,10 @@ class Memory:
         With `first`, that is the first one kept, even if several threads write theirs at once; else the latest.
         """
         with self._lock:
-            kept = RememberedSupplement(predictor, supplement)
+            entry = RememberedSupplement(predictor, supplement)
             if first:
-                return self._supplements.setdefault(id(predictor), kept).supplement
-            self._supplements[id(predictor)] = kept
+                return self._supplements.setdefault(id(predictor), entry).supplement
+            self._supplements[id(predictor)] = entry
             return supplement
 
 

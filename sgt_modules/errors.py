@@ -36,8 +36,8 @@ class SGTError(Exception):
 
     def __init__(self, *args: object) -> None:
         super().__init__(*args)
-        named = next(each for each in type(self).__mro__ if each.__module__ == __name__)
-        self.add_note(f"More: docs/errors.md#{named.__name__.lower()}")
+        documented_class = next(each for each in type(self).__mro__ if each.__module__ == __name__)
+        self.add_note(f"More: docs/errors.md#{documented_class.__name__.lower()}")
 
 
 class SetupError(SGTError, ValueError):

@@ -85,12 +85,12 @@ class Gate:
     @classmethod
     def load_state(cls, state: GateState) -> Gate:
         """Load the gate of a saved program. Raises `SavedStateError` if the state is not a gate's."""
-        found = check_mapping(state, "a gate's state")
-        seen = check_mapping(found.get("seen"), "a gate's words")
-        inputs = read_whole_number(found, "inputs", 0)
+        values = check_mapping(state, "a gate's state")
+        seen = check_mapping(values.get("seen"), "a gate's words")
+        inputs = read_whole_number(values, "inputs", 0)
         words = {word: read_whole_number(seen, word, 1, inputs) for word in seen}
-        least_sure = read_number(found, "least_sure", _ANY)
-        most_novel = read_number(found, "most_novel", 0.0)
+        least_sure = read_number(values, "least_sure", _ANY)
+        most_novel = read_number(values, "most_novel", 0.0)
         return cls(words, inputs, most_novel, least_sure if least_sure > _ANY else -math.inf)
 
     def __deepcopy__(self, memo: dict[int, object]) -> Gate:
@@ -100,8 +100,8 @@ class Gate:
 def _words(text: str) -> set[str]:
     return {
         word
-        for found in _WORD.finditer(text.casefold())
-        for word in _parts(found[0], _GRAMS.get(found.lastgroup or ""))
+        for match in _WORD.finditer(text.casefold())
+        for word in _parts(match[0], _GRAMS.get(match.lastgroup or ""))
     }
 
 

@@ -145,12 +145,14 @@ class GeneratorPrompt:
             return prompt
         if isinstance(kind, Kind):
             answer = "" if kind.name == "answer" else self.no_answer
-            asked = self.kind.format(kind=kind.name, instruction=kind.instruction, example=kind.example, answer=answer)
+            request = self.kind.format(
+                kind=kind.name, instruction=kind.instruction, example=kind.example, answer=answer
+            )
         elif kind == FREE:
-            asked = self.free.format(answer=self.no_answer)
+            request = self.free.format(answer=self.no_answer)
         else:
-            asked = self.new_kind.format(kind=kind, answer=self.no_answer)
-        return f"{prompt}\n{asked}"
+            request = self.new_kind.format(kind=kind, answer=self.no_answer)
+        return f"{prompt}\n{request}"
 
     def opening(self, kind: Kind | str | None) -> str:
         """Return the forced beginning of a reply of this kind; empty if nothing is forced."""
@@ -167,18 +169,18 @@ class GeneratorPrompt:
     @classmethod
     def load_state(cls, state: object) -> GeneratorPrompt:
         """Load the prompt of a saved program. Raises `SavedStateError` for anything else."""
-        found = check_mapping(state, "a generator prompt's state")
-        known = {each.name: each.type for each in fields(cls)}
-        if unknown := sorted(found.keys() - known.keys()):
-            raise SavedStateError(f"Expected a generator prompt's fields {sorted(known)}, got {unknown} too.")
-        for name, value in found.items():
+        values = check_mapping(state, "a generator prompt's state")
+        types = {each.name: each.type for each in fields(cls)}
+        if unknown := sorted(values.keys() - types.keys()):
+            raise SavedStateError(f"Expected a generator prompt's fields {sorted(types)}, got {unknown} too.")
+        for name, value in values.items():
             if name == "max_words":
-                read_whole_number(found, name, 1, 2**31)
+                read_whole_number(values, name, 1, 2**31)
             elif name in ("temperature", "top_p"):
-                read_number(found, name, 1e-9, 1000.0 if name == "temperature" else 1.0)
+                read_number(values, name, 1e-9, 1000.0 if name == "temperature" else 1.0)
             elif not isinstance(value, bool if name == "opens" else str):
-                raise SavedStateError(f"Expected {name} of a generator prompt as {known[name]}, got {value!r}.")
-        return cls(**found)
+                raise SavedStateError(f"Expected {name} of a generator prompt as {types[name]}, got {value!r}.")
+        return cls(**values)
 
     def _fill_in(self, signature: type[dspy.Signature], values: Mapping[str, str], role: str) -> str:
         lines = [
@@ -192,8 +194,8 @@ class GeneratorPrompt:
             described = _in_brackets(_description(signature.input_fields[name], name))
             lines.append(self.input.format(name=name, description=described, value=value))
         for name, field in signature.output_fields.items():
-            said = "; ".join(filter(None, (_description(field, name), allowed_values(field.annotation))))
-            lines.append(self.output.format(name=name, description=_in_brackets(said)))
+            description = "; ".join(filter(None, (_description(field, name), allowed_values(field.annotation))))
+            lines.append(self.output.format(name=name, description=_in_brackets(description)))
         lines.append(self.closing.format(words=self.max_words))
         return "\n".join(filter(None, lines))
 
@@ -274,8 +276,8 @@ def _input_text(signature: type[dspy.Signature], name: str, inputs: Mapping[str,
 
 def _description(field: Any, name: str) -> str:
     """Return the user's description of a field; DSPy writes `${name}` if there is none."""
-    said = str((field.json_schema_extra or {}).get("desc") or "").strip()
-    return "" if re.fullmatch(r"\$\{" + re.escape(name) + r"\}", said) else said
+    description = str((field.json_schema_extra or {}).get("desc") or "").strip()
+    return "" if re.fullmatch(r"\$\{" + re.escape(name) + r"\}", description) else description
 
 
 def _in_brackets(text: str) -> str:

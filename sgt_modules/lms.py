@@ -101,20 +101,20 @@ def check_lm(lm: object, environment: Mapping[str, str] | None = None) -> None:
     ...     print(error)
     Expected a key for 'openai/gpt-4.1-mini' in the environment, got none. Set OPENAI_API_KEY.
     """
-    known = os.environ if environment is None else environment
+    variables = os.environ if environment is None else environment
     if not isinstance(lm, dspy.LM) or type(lm) is not dspy.LM or not isinstance(lm.engine, str):
         return
-    if getattr(lm, "_providers", ()) or _has_own_address(lm, known):
+    if getattr(lm, "_providers", ()) or _has_own_address(lm, variables):
         return
     try:
-        found = LMRouter().resolve_openai_chat(lm.model)
+        route = LMRouter().resolve_openai_chat(lm.model)
     except UnknownModelError:
         _check_provider(lm.model)
         return
-    if lm.kwargs.get("api_key") or found.credential_policy != "key" or found.placeholder_key is not None:
+    if lm.kwargs.get("api_key") or route.credential_policy != "key" or route.placeholder_key is not None:
         return
-    names = _key_names(f"{found.provider}:{found.model}", found.env_key)
-    if names and not any(known.get(name) for name in names):
+    names = _key_names(f"{route.provider}:{route.model}", route.env_key)
+    if names and not any(variables.get(name) for name in names):
         raise SetupError(f"Expected a key for {lm.model!r} in the environment, got none. Set {' or '.join(names)}.")
 
 

@@ -54,7 +54,7 @@ class Menu:
 
     @classmethod
     def of(cls, kinds: Iterable[Kind], *, silence: bool = True) -> Menu:
-        """Build a menu of the kinds' texts, with `silence` also of none. Raises `SetupError` for a kind without text."""
+        """Build a menu of the kinds' texts, with `silence` also of none; raise `SetupError` if a text is missing."""
         kinds = list(kinds)
         if without := [kind.name for kind in kinds if not kind.text]:
             raise SetupError(

@@ -159,8 +159,8 @@ class SupplementedPredictor(dspy.Predict):
         generator = SupplementGenerator.from_state(state["generator"], like=self.generator, trusted=trusted)
         template = Template.of_state(state.get("template"))
         gate = None if state.get("gate") is None else Gate.load_state(state["gate"])
-        known = {*super().dump_state(), "extended_signature"}  # DSPy would set any other attribute too
-        plain = {name: value for name, value in state.items() if name in known}
+        names = {*super().dump_state(), "extended_signature"}  # DSPy would set any other attribute too
+        plain = {name: value for name, value in state.items() if name in names}
         super().load_state(plain, allow_unsafe_lm_state=allow_unsafe_lm_state)
         self.generator, self.template, self.gate = generator, template, gate
         return self
@@ -170,15 +170,15 @@ class SupplementedPredictor(dspy.Predict):
         signature = with_supplement(_signature_class(kwargs.get("signature", self.signature)), self.template)
         call = _PredictorCall(kwargs, signature, self.generator.prompt_for(signature, kwargs, role=self.role))
         if SUPPLEMENT in kwargs:
-            given = kwargs[SUPPLEMENT]
-            return replace(call, supplement=given if isinstance(given, Supplement | str) else SILENCE, fresh=False)
+            own = kwargs[SUPPLEMENT]
+            return replace(call, supplement=own if isinstance(own, Supplement | str) else SILENCE, fresh=False)
         memory = running_memory()
         if (
             memory is not None
             and (self.scope == "episode" or _continues_history(call))
-            and (kept := memory.recall(self))
+            and (entry := memory.recall(self))
         ):
-            return replace(call, supplement=kept.supplement, fresh=False)
+            return replace(call, supplement=entry.supplement, fresh=False)
         if running := running_episode():
             enter = partial(running.enter, self.role)
             place = memory.place(self, enter) if memory is not None and self.scope == "episode" else enter()
@@ -189,11 +189,11 @@ class SupplementedPredictor(dspy.Predict):
             call = replace(call, supplement=SILENCE, gated=True)
         return call
 
-    def _add_sample(self, call: _PredictorCall, drawn: Sample) -> _PredictorCall:
+    def _add_sample(self, call: _PredictorCall, sample: Sample) -> _PredictorCall:
         """Return the call with the generator's supplement, or with `SILENCE` if the generator is unsure."""
-        gated = bool(drawn.supplement) and self.gate is not None and not self.gate.sure(drawn.logprob)
-        supplement = SILENCE if gated else drawn.supplement
-        return replace(call, supplement=supplement, logprob=drawn.logprob, gated=gated)
+        gated = bool(sample.supplement) and self.gate is not None and not self.gate.sure(sample.logprob)
+        supplement = SILENCE if gated else sample.supplement
+        return replace(call, supplement=supplement, logprob=sample.logprob, gated=gated)
 
     def _actor_inputs(self, call: _PredictorCall) -> dict[str, object]:
         """Return the arguments for the plain predictor. An empty supplement leaves no trace in them."""
@@ -207,9 +207,11 @@ class SupplementedPredictor(dspy.Predict):
             return {**plain, "signature": _hide_supplement_field(call.signature)}
         effective = {} if call.signature is self.signature else {"signature": call.signature}
         demos = cast("Sequence[object]", inputs.get("demos", self.demos))
-        shown = [_complete_demo(demo, call.signature) for demo in demos]
-        changed = {} if all(new is old for new, old in zip(shown, demos, strict=True)) else {"demos": shown}
-        return {**plain, **effective, **changed, SUPPLEMENT: supplement}
+        complete_demos = [_complete_demo(demo, call.signature) for demo in demos]
+        new_demos = (
+            {} if all(new is old for new, old in zip(complete_demos, demos, strict=True)) else {"demos": complete_demos}
+        )
+        return {**plain, **effective, **new_demos, SUPPLEMENT: supplement}
 
     def _get_positional_args_error_message(self) -> str:
         """Return DSPy's message without the supplement field, which callers do not pass."""
@@ -221,12 +223,12 @@ class SupplementedPredictor(dspy.Predict):
 
     def _record_supplement(self, call: _PredictorCall, supplement: Supplement) -> Supplement:
         """Keep the supplement for the rest of the run, record it in the episode, and return the one to use."""
-        held = supplement
+        current = supplement
         if memory := running_memory():
-            held = memory.keep(self, supplement, first=self.scope == "episode")
-        if held is supplement and (running := running_episode()) and call.place:
+            current = memory.keep(self, supplement, first=self.scope == "episode")
+        if current is supplement and (running := running_episode()) and call.place:
             running.record(Call(call.place, call.prompt, supplement, call.logprob, call.gated))
-        return held
+        return current
 
 
 def _new_key() -> str:
@@ -242,11 +244,11 @@ def check_scope(scope: str) -> Scope:
 
 def _continues_history(call: _PredictorCall) -> bool:
     """Whether a call has a history and no task inputs, as ReActV2's calls from the second turn on."""
-    given = {name: call.inputs[name] for name in call.signature.input_fields if name in call.inputs}
-    carried = [value for value in given.values() if isinstance(value, dspy.History) or _are_tools(value)]
-    missing = set(call.signature.input_fields) - {SUPPLEMENT, *given}
+    passed_inputs = {name: call.inputs[name] for name in call.signature.input_fields if name in call.inputs}
+    carried = [value for value in passed_inputs.values() if isinstance(value, dspy.History) or _are_tools(value)]
+    missing = set(call.signature.input_fields) - {SUPPLEMENT, *passed_inputs}
     has_history = any(isinstance(value, dspy.History) for value in carried)
-    return has_history and len(carried) == len(given) and bool(missing)
+    return has_history and len(carried) == len(passed_inputs) and bool(missing)
 
 
 def _complete_demo(demo: Any, signature: type[dspy.Signature]) -> Any:
@@ -306,8 +308,8 @@ def copy_as(predict: dspy.Predict, cls: type[_P]) -> _P:
     copied: DSPy's tracing leaves a predictor's `forward` there, which calls the old predictor.
     """
     new = cls.__new__(cls)
-    kept = {name: value for name, value in vars(predict).items() if not isinstance(value, MethodType)}
-    for name, value in kept.items():
+    attributes = {name: value for name, value in vars(predict).items() if not isinstance(value, MethodType)}
+    for name, value in attributes.items():
         setattr(new, name, copy.copy(value) if isinstance(value, list | dict) else value)
     new.history = []
     return new

@@ -33,9 +33,9 @@ class Template:
     @classmethod
     def of_state(cls, state: object) -> Template:
         """Load the template of a saved program; the default template if the state has none."""
-        found = check_mapping(state or {}, "a template's state")
-        named = {each.name: read_text(found, each.name) for each in fields(cls) if each.name in found}
-        return cls(**named)
+        values = check_mapping(state or {}, "a template's state")
+        texts = {each.name: read_text(values, each.name) for each in fields(cls) if each.name in values}
+        return cls(**texts)
 
     def shown(self, supplement: str) -> str:
         """Return the field's value for a supplement's text; an empty string for an empty text."""

@@ -72,15 +72,15 @@ def read_reply(text: str, *, kind: str = "", ended: bool = True) -> Supplement:
     Supplement(kind='mistakes', text='Mind the units.')
     """
     reply = remove_thoughts(text)
-    named, body = _split_tag(_UNOPENED.sub("[", _DOUBLED.sub(r"\1", reply)))
-    if not named and reply.lstrip().startswith("[") and "]" not in reply:
+    named_kind, body = _split_tag(_UNOPENED.sub("[", _DOUBLED.sub(r"\1", reply)))
+    if not named_kind and reply.lstrip().startswith("[") and "]" not in reply:
         body = reply.lstrip()[1:]  # the model did not complete the forced bracket
-    if end := _find_second_tag(body, named) or (0 if ended else find_repetition(body)):
+    if end := _find_second_tag(body, named_kind) or (0 if ended else find_repetition(body)):
         body, ended = body[:end], True
     body = (body if ended else trim_to_sentence(body)).strip()
-    if not body or named == NONE:
+    if not body or named_kind == NONE:
         return SILENCE
-    return Supplement(named or kind or FREE, body, cut=not ended)
+    return Supplement(named_kind or kind or FREE, body, cut=not ended)
 
 
 def _find_second_tag(body: str, kind: str) -> int:
@@ -124,17 +124,17 @@ def remove_thoughts(text: str) -> str:
     >>> remove_thoughts("<think>Is it 5?</think>It is 4."), remove_thoughts("Is it 5?</think>4")
     ('It is 4.', '4')
     """
-    kept: list[str] = []
+    parts: list[str] = []
     place, inside = 0, False
     for tag in _THINK.finditer(text):
         if tag.group(1):
             if not inside:
-                kept.clear()
+                parts.clear()
             place, inside = tag.end(), False
         elif not inside:
-            kept.append(text[place : tag.start()])
+            parts.append(text[place : tag.start()])
             inside = True
-    return "".join(kept if inside else [*kept, text[place:]])
+    return "".join(parts if inside else [*parts, text[place:]])
 
 
 def trim_to_sentence(text: str) -> str:
@@ -186,19 +186,19 @@ def _may_continue(text: str, word: str) -> bool:
 
 def _split_tag(text: str) -> tuple[str, str]:
     """Split a text into its kind, in the form of `kinds.parse`, and the rest; the kind is empty if it names none."""
-    named = ""
+    named_kind = ""
     for _ in range(_REPEATS):
         tag = _TAG.match(text)
         if tag is None:
             break
         name = re.sub(r"[ -]+", "_", tag.group(2).strip(" -_")).lower()
-        if named and name not in (named, NONE):
+        if named_kind and name not in (named_kind, NONE):
             break
-        named = name
+        named_kind = name
         text = text[: tag.end()] + re.sub(rf"\A\s*{re.escape(tag.group(2).strip())}\s*\]", "", text[tag.end() :])
         rest, colon = text[tag.end() :], tag.group().endswith(":")
         text = _text_in_tag(rest) if colon else _text_after_tag(rest, tag.group(1))
-    return named, text
+    return named_kind, text
 
 
 def _text_in_tag(text: str) -> str:

@@ -44,7 +44,7 @@ def harmless(text: str, fields: Iterable[str]) -> str:
     """
     text = _DIRECTION.sub("", "".join(each for each in text if each in _KEPT or unicodedata.category(each) != "Cc"))
     for marker in _SPACED:
-        text = marker.sub(lambda found: f"{found[0]} ", text)
+        text = marker.sub(lambda match: f"{match[0]} ", text)
     text = _TURN.sub(r"\1\2 ", text)
     names = "|".join(re.escape(name) for name in (*fields, "completed"))
     text = re.sub(rf"<(?=/?\s*(?:{names})\b)", "< ", text, flags=re.IGNORECASE)

@@ -48,14 +48,14 @@ def supplement(
     ['predict']
     """
     generator = SupplementGenerator.of(generator)
-    named = dict(program.named_predictors())
+    predictors = dict(program.named_predictors())
     if only is None and (already := supplemented_predictors(program)):
         only = [name for name, _ in already]
-    unknown = set(only or ()) - set(named)
-    if unknown or not named or (only is not None and not only):
+    unknown = set(only or ()) - set(predictors)
+    if unknown or not predictors or (only is not None and not only):
         raise NoPredictorError(
             f"Expected a program with predictors{f' named {sorted(unknown)}' if unknown else ''}, got "
-            f"{type(program).__name__} with {sorted(named) or 'none'}. Build it from dspy.Predict or "
+            f"{type(program).__name__} with {sorted(predictors) or 'none'}. Build it from dspy.Predict or "
             "dspy.ChainOfThought, and name its predictors as named_predictors() does."
         )
     wrapped = {
@@ -67,7 +67,7 @@ def supplement(
             template=check_template(template or getattr(predict, "template", ADVICE)),
             gate=gate,
         )
-        for name, predict in named.items()
+        for name, predict in predictors.items()
         if only is None or name in only
     }
     for note in list_plain_parts(program):
@@ -85,7 +85,7 @@ def list_plain_parts(program: dspy.Module) -> list[str]:
     >>> list_plain_parts(Nested())
     ["The predictor 'steps[0][0]' reads no supplement, as DSPy does not list it. Assign it to an attribute."]
     """
-    named = {id(each) for _, each in program.named_predictors()}
+    predictors = {id(each) for _, each in program.named_predictors()}
     parts = {name.removeprefix("self."): each for name, each in program.named_sub_modules()}
     frozen = [name for name, each in parts.items() if name != "self" and getattr(each, "_compiled", False)]
     notes: list[str] = []
@@ -95,7 +95,7 @@ def list_plain_parts(program: dspy.Module) -> list[str]:
                 f"The dspy.Flex {name!r} reads no supplement, as it makes new predictors in every call. Use "
                 "modules with predictors of their own where supplements are wanted."
             )
-        elif isinstance(each, dspy.Predict) and id(each) not in named:
+        elif isinstance(each, dspy.Predict) and id(each) not in predictors:
             within = next((part for part in frozen if name.startswith((f"{part}.", f"{part}["))), None)
             why, remedy = "DSPy does not list it", "Assign it to an attribute"
             if within is not None:
@@ -143,10 +143,12 @@ def with_instructions(program: dspy.Module, instructions: Mapping[str, str]) -> 
     >>> instructions_of(program), list(program.predict.signature.output_fields)
     ({'predict': 'Add.'}, ['reasoning', 'answer'])
     """
-    named = dict(program.named_predictors())
-    new = _rebuild(program, {id(named[name]): copy_as(named[name], type(named[name])) for name in instructions})
+    predictors = dict(program.named_predictors())
+    new = _rebuild(
+        program, {id(predictors[name]): copy_as(predictors[name], type(predictors[name])) for name in instructions}
+    )
     for name, predictor in new.named_predictors():
-        if predictor is named[name]:
+        if predictor is predictors[name]:
             raise SetupError(
                 f"Expected a program whose deep copies have predictors of their own, but those of "
                 f"{type(program).__name__} share {name!r}. Have its __deepcopy__ copy it."
@@ -198,8 +200,8 @@ def _fit_state(predictor: dspy.Predict, state: Mapping[str, Any]) -> dict[str, A
         inputs = len(cast("type[dspy.Signature]", predictor.signature).input_fields)
         del fields[inputs]
         ours = {}
-    kept = {name: value for name, value in state.items() if name not in SUPPLEMENT_STATE}
-    return {**kept, "signature": {**state["signature"], "fields": fields}, **ours}
+    plain_state = {name: value for name, value in state.items() if name not in SUPPLEMENT_STATE}
+    return {**plain_state, "signature": {**state["signature"], "fields": fields}, **ours}
 
 
 def _rebuild(program: dspy.Module, replaced: Mapping[int, dspy.Predict]) -> dspy.Module:
@@ -210,8 +212,8 @@ def _rebuild(program: dspy.Module, replaced: Mapping[int, dspy.Predict]) -> dspy
     """
     memo: dict[int, object] = dict(replaced)
     for module in _named_modules(program).values():
-        held = {name: value for name, value in vars(module).items() if name not in _FORWARDS}
-        memo.update((id(value), value) for value in _shared_values(held))
+        attributes = {name: value for name, value in vars(module).items() if name not in _FORWARDS}
+        memo.update((id(value), value) for value in _shared_values(attributes))
         memo.update((id(value), None) for name in _FORWARDS if isinstance(value := vars(module).get(name), MethodType))
     new = copy.deepcopy(program, memo)
     copies = _named_modules(new)

@@ -49,11 +49,12 @@ class Database:
         answer = self._cached_rows(sql)
         if isinstance(answer, str):
             return dspy.Prediction(score=0.0, feedback=f"The query failed: {answer}.")
-        actual, wanted = [tuple(row) for row in answer], [tuple(row) for row in expected]
-        if actual == wanted if ordered else Counter(actual) == Counter(wanted):
+        actual, correct = [tuple(row) for row in answer], [tuple(row) for row in expected]
+        if actual == correct if ordered else Counter(actual) == Counter(correct):
             return dspy.Prediction(score=1.0, feedback="The rows are as expected.")
         return dspy.Prediction(
-            score=0.0, feedback=f"Expected {len(wanted)} rows like {wanted[:2]}, got {len(actual)} like {actual[:2]}."
+            score=0.0,
+            feedback=f"Expected {len(correct)} rows like {correct[:2]}, got {len(actual)} like {actual[:2]}.",
         )
 
     def __reduce__(self) -> tuple[object, ...]:

@@ -205,15 +205,15 @@ def _write(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: 
 def main() -> None:
     """Pretrain all models, or the named ones, in the table's order: the generator continues from the actor."""
     parser = argparse.ArgumentParser(description=__doc__)
-    known = list(dict.fromkeys(recipe.name for recipe in RECIPES))
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(known)}; all by default")
+    names = list(dict.fromkeys(recipe.name for recipe in RECIPES))
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(names)}; all by default")
     parser.add_argument("--output", type=Path, default=WEIGHTS, help="where each model's folder goes")
-    chosen = parser.parse_args()
-    if unknown := set(chosen.names) - set(known):
-        parser.error(f"no model {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.names) - set(names):
+        parser.error(f"no model {', '.join(sorted(unknown))}; there are {', '.join(names)}")
     for recipe in RECIPES:
-        if not chosen.names or recipe.name in chosen.names:
-            pretrain(recipe, chosen.output)
+        if not arguments.names or recipe.name in arguments.names:
+            pretrain(recipe, arguments.output)
 
 
 if __name__ == "__main__":

@@ -90,10 +90,10 @@ def _supplement_text(claim: Claim, world: RandomWorld) -> str:
         stranger = world.claim(new=True)
         kind = rng.choice([kind for kind in (*PREDEFINED, *FREE_STYLE) if kind not in UNNAMED])
         return phrase(kind, stranger).render() if stranger.rows != claim.rows else ""
-    said = claim if claim.word or rng.random() < 0.3 else mislead(claim, rng)
-    text = phrase(random_kind(rng), said).render()
+    source = claim if claim.word or rng.random() < 0.3 else mislead(claim, rng)
+    text = phrase(random_kind(rng), source).render()
     if rng.random() < 0.15:
-        text = f"{text}\n{phrase(random_kind(rng), said).render()}"
+        text = f"{text}\n{phrase(random_kind(rng), source).render()}"
     elif rng.random() < 0.05:
         text = text.partition("] ")[2]
     elif rng.random() < 0.03:
@@ -170,18 +170,18 @@ def generator_conversation(rng: random.Random) -> list[Turn]:
         claim = mislead(claim, rng)
     draw = rng.random()
     if draw < 0.5:
-        asked, kind = None, random_kind(rng)
+        requested_kind, kind = None, random_kind(rng)
     elif draw < 0.8:
         kind = rng.choice(PREDEFINED)
-        asked = KINDS[kind]
+        requested_kind = KINDS[kind]
     else:
         kind = rng.choice(FREE_STYLE)
-        asked = FREE if draw < 0.9 else kind
+        requested_kind = FREE if draw < 0.9 else kind
     signature = PROGRAM_SIGNATURES[2 * (rng.random() < 0.25)]
     if rng.random() < 0.1:
         signature = signature.with_instructions(_random_instructions(rng))
     inputs = {"tables": SCHEMA, "question": question_of(claim, rng)}
-    prompt = COMPACT.asking(COMPACT.write(signature, inputs, role=_random_role(rng)), asked)
+    prompt = COMPACT.asking(COMPACT.write(signature, inputs, role=_random_role(rng)), requested_kind)
     return [Turn("user", prompt), Turn("assistant", phrase(kind, claim).render(), learned=True)]
 
 

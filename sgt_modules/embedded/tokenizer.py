@@ -107,7 +107,7 @@ def pieces() -> list[str]:
     return list(dict.fromkeys(piece for piece in every if piece))
 
 
-def build_tokenizer(known: Sequence[str] | None = None) -> PreTrainedTokenizerFast:
+def build_tokenizer(own_pieces: Sequence[str] | None = None) -> PreTrainedTokenizerFast:
     """Build a fast tokenizer of `transformers` from pieces (by default `pieces()`), with a chat template like Qwen3's.
 
     Segmentation is Unigram with equal scores, which gives the fewest pieces; unknown characters become bytes.
@@ -119,8 +119,8 @@ def build_tokenizer(known: Sequence[str] | None = None) -> PreTrainedTokenizerFa
     fallback = [f"<0x{byte:02X}>" for byte in range(256)]
     vocabulary = [(PAD, -100.0), (START, -100.0), (END, -100.0), *((byte, -100.0) for byte in fallback)]
     # Among equally few pieces, a space goes with the word after it: the same segmentation at any place.
-    known = pieces() if known is None else known
-    vocabulary += [(piece, -1.001 if piece.endswith(" ") else -1.0) for piece in known]
+    own_pieces = pieces() if own_pieces is None else own_pieces
+    vocabulary += [(piece, -1.001 if piece.endswith(" ") else -1.0) for piece in own_pieces]
     model = Tokenizer(Unigram(vocabulary, unk_id=0, byte_fallback=True))
     model.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=model, eos_token=END, pad_token=PAD, padding_side="left")

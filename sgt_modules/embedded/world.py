@@ -67,9 +67,9 @@ class HouseTermsWorld:
         self.seed, self.sizes, self.gold = seed, sizes, gold
         rng = random.Random(f"house-terms-{seed}")
         self.database = Database(build_database(rng))
-        drawn = list(self._draw_terms(sizes.terms + sizes.shifted_terms, rng))
-        rng.shuffle(drawn)
-        by_table = {name: [term for term in drawn if term.table.name == name] for name in TABLES}
+        all_terms = list(self._draw_terms(sizes.terms + sizes.shifted_terms, rng))
+        rng.shuffle(all_terms)
+        by_table = {name: [term for term in all_terms if term.table.name == name] for name in TABLES}
         share = sizes.shifted_terms // len(TABLES)
         self.shifted_terms = tuple(term for terms in by_table.values() for term in terms[:share])
         self.terms = tuple(term for terms in by_table.values() for term in terms[share:])

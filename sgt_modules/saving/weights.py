@@ -127,12 +127,12 @@ class Weights:
         """Raise `GeneratorNotFoundError` if files are missing, have changed since saving, or do not fit together."""
         folders = self.folders
         if any(self._expected_fingerprints):
-            for folder, expected, found in zip(folders, self._expected_fingerprints, self.fingerprints, strict=False):
-                if expected is not None and found != expected:
+            for folder, expected, actual in zip(folders, self._expected_fingerprints, self.fingerprints, strict=False):
+                if expected is not None and actual != expected:
                     del self.fingerprints  # the right files may be put there later
                     raise GeneratorNotFoundError(
                         f"Expected {_describe_weights(folder)} in {str(folder)!r} to have sha256 {expected[:12]}..., "
-                        f"got {found[:12]}... Restore the files this program was saved with, or compile it again."
+                        f"got {actual[:12]}... Restore the files this program was saved with, or compile it again."
                     )
         if self.adapter is not None:
             self._check_fit()
@@ -336,8 +336,8 @@ def _fetch_snapshot(hub_id: str, revision: str | None, *, code: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
-    wanted = [*WANTED, "*.py"] if code else [*WANTED]
-    fetch = partial(snapshot_download, hub_id, revision=revision, allow_patterns=wanted)
+    patterns = [*WANTED, "*.py"] if code else [*WANTED]
+    fetch = partial(snapshot_download, hub_id, revision=revision, allow_patterns=patterns)
     try:
         try:
             return Path(fetch())

@@ -104,10 +104,10 @@ def application(
 def _serve_program(app: FastAPI, served_program: ServedProgram) -> None:
     health = {"status": "ok", "program": served_program.name, "supplements": served_program.supplements}
 
-    async def predict(given: Any) -> dict[str, Any]:
-        return (await _answer(served_program, given)).content()
+    async def predict(inputs: Any) -> dict[str, Any]:
+        return (await _answer(served_program, inputs)).content()
 
-    predict.__annotations__["given"] = served_program.inputs
+    predict.__annotations__["inputs"] = served_program.inputs
     app.post("/predict")(predict)
     app.get("/health")(lambda: health)
 
@@ -122,10 +122,10 @@ def _serve_replies(app: FastAPI, served_program: ServedProgram) -> None:
         if not text:
             raise HTTPException(400, "Expected a chat whose last message is a user's text.")
         try:
-            given = served_program.read(text)
+            inputs = served_program.read(text)
         except ValidationError as problem:
             raise HTTPException(422, _describe_mistakes(problem.errors())) from problem
-        answer = await _answer(served_program, given)
+        answer = await _answer(served_program, inputs)
         reply = format_outputs(answer.outputs)
         if body.get("stream"):
             usage = answer.usage if _wants_usage(body) else None
@@ -138,11 +138,11 @@ def _serve_replies(app: FastAPI, served_program: ServedProgram) -> None:
     app.get("/v1/models")(lambda: models)
 
 
-def _check_model(wanted: object, name: str) -> None:
+def _check_model(model: object, name: str) -> None:
     """Raise `HTTPException` if a chat names another model than the program."""
-    if wanted is not None and wanted != name:
-        said = f"The model {str(wanted)[:100]!r} does not exist here. Expected {name!r}, which GET /v1/models lists."
-        raise _RefusalError(404, said, "model_not_found", "model")
+    if model is not None and model != name:
+        message = f"The model {str(model)[:100]!r} does not exist here. Expected {name!r}, which GET /v1/models lists."
+        raise _RefusalError(404, message, "model_not_found", "model")
 
 
 def _wants_usage(body: Mapping[str, Any]) -> bool:
@@ -158,15 +158,15 @@ class _RefusalError(HTTPException):
         self.code, self.param = code, param
 
 
-async def _answer(served_program: ServedProgram, given: BaseModel, *, with_supplements: bool = True) -> Answer:
+async def _answer(served_program: ServedProgram, inputs: BaseModel, *, with_supplements: bool = True) -> Answer:
     """Run the program, with or without its supplements. Raises `HTTPException` if it fails."""
     try:
         answer = served_program.answer if with_supplements else served_program.answer_without
-        return await run_in_threadpool(answer, given)
+        return await run_in_threadpool(answer, inputs)
     except Exception as problem:
         logger.exception("The program failed.")
-        said = redact(f"{type(problem).__name__}: {problem}", [served_program.lm, dspy.settings.lm])
-        raise HTTPException(502, said) from problem
+        message = redact(f"{type(problem).__name__}: {problem}", [served_program.lm, dspy.settings.lm])
+        raise HTTPException(502, message) from problem
 
 
 def _one_model(name: str, owner: str) -> dict[str, Any]:
@@ -174,10 +174,10 @@ def _one_model(name: str, owner: str) -> dict[str, Any]:
 
 
 def _read_messages(body: Mapping[str, Any]) -> list[dict[str, Any]]:
-    found = body.get("messages")
-    if not isinstance(found, list) or not all(isinstance(each, dict) for each in cast("list[object]", found)):
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not all(isinstance(each, dict) for each in cast("list[object]", messages)):
         raise HTTPException(400, "Expected messages as a list of objects.")
-    return cast("list[dict[str, Any]]", found)
+    return cast("list[dict[str, Any]]", messages)
 
 
 def _serve_chat(app: FastAPI, upstream: Upstream, writer: _SupplementWriter) -> None:
@@ -185,7 +185,7 @@ def _serve_chat(app: FastAPI, upstream: Upstream, writer: _SupplementWriter) -> 
     async def chat(request: Request, body: dict[str, Any] = Body()) -> Response:  # noqa: B008 - FastAPI's way
         messages = _read_messages(body)
         supplement = await writer.supplement(messages)
-        advised = add_supplement(messages, writer.shown(supplement), writer.description)
+        advised = add_supplement(messages, writer.render(supplement), writer.description)
         asking = {**body, "messages": advised, **({"model": upstream.model} if upstream.model else {})}
         return await _forward(request.app.state.client, upstream, asking, supplement.kind)
 
@@ -210,32 +210,32 @@ def _serve_pages(
     """Add the page with a form, the supplement and the answers with and without it, and the page about the API."""
     fields = fields_of(served_program.inputs)
     chatting = upstream is not None and writer is not None and not served_program.acts
-    shown = _chat_fields(upstream) if upstream is not None and chatting else fields
-    described = docs_page(served_program.name, fields, upstream=upstream is not None, keyed=keyed)
+    form_fields = _chat_fields(upstream) if upstream is not None and chatting else fields
+    api_page = docs_page(served_program.name, fields, upstream=upstream is not None, keyed=keyed)
 
     async def result_of(request: Request, values: Mapping[str, str]) -> Result:
         if upstream is not None and writer is not None and chatting:
             return await _chat(request.app.state.client, upstream, writer, values)
-        return await _compare(served_program, served_program.inputs(**read_values(values, shown)))
+        return await _compare(served_program, served_program.inputs(**read_values(values, form_fields)))
 
     @app.get("/", include_in_schema=False)
     async def empty() -> Response:
-        return _html(page(served_program.name, shown, supplements=served_program.supplements))
+        return _html(page(served_program.name, form_fields, supplements=served_program.supplements))
 
     @app.post("/", include_in_schema=False)
     async def filled(request: Request) -> Response:
-        values = read_form(await request.body(), shown)
+        values = read_form(await request.body(), form_fields)
         problem, status, result = "", 200, None
         try:
             result = await result_of(request, values)
-        except ValidationError as mistaken:
-            problem, status = _describe_mistakes(mistaken.errors()), 422
-        except AnyHTTPException as failed:
-            problem, status = str(failed.detail), failed.status_code
-        given = SentForm(values, result, problem)
-        return _html(page(served_program.name, shown, given, supplements=served_program.supplements), status)
+        except ValidationError as fault:
+            problem, status = _describe_mistakes(fault.errors()), 422
+        except AnyHTTPException as fault:
+            problem, status = str(fault.detail), fault.status_code
+        sent_form = SentForm(values, result, problem)
+        return _html(page(served_program.name, form_fields, sent_form, supplements=served_program.supplements), status)
 
-    app.get("/docs", include_in_schema=False)(lambda: _html(described))
+    app.get("/docs", include_in_schema=False)(lambda: _html(api_page))
 
 
 def _html(text: str, status: int = 200) -> Response:
@@ -244,20 +244,20 @@ def _html(text: str, status: int = 200) -> Response:
 
 
 def _chat_fields(upstream: Upstream) -> list[Field]:
-    named = [] if upstream.model else [Field("model", "str", "The upstream's model to ask.")]
-    return [Field("message", "str", "What a user asks."), *named]
+    model_field = [] if upstream.model else [Field("model", "str", "The upstream's model to ask.")]
+    return [Field("message", "str", "What a user asks."), *model_field]
 
 
-async def _compare(served_program: ServedProgram, given: BaseModel) -> Result:
+async def _compare(served_program: ServedProgram, inputs: BaseModel) -> Result:
     """Return the program's answers with and without supplements; one answer if it reads none."""
-    answer = await _answer(served_program, given)
+    answer = await _answer(served_program, inputs)
     heads = [f"{each['predictor']}, call {number}" for number, each in enumerate(answer.supplements, 1)]
     read = [
         Column(head, str(each["text"]), str(each["kind"])) for head, each in zip(heads, answer.supplements, strict=True)
     ]
     if not served_program.supplements:
         return Result((), [Column("Answer", format_outputs(answer.outputs))])
-    plain = await _answer(served_program, given, with_supplements=False)
+    plain = await _answer(served_program, inputs, with_supplements=False)
     columns = [
         Column("With the supplement", format_outputs(answer.outputs)),
         Column("Without it", format_outputs(plain.outputs)),
@@ -271,7 +271,7 @@ async def _chat(
     """Return the upstream's answers to a message with and without its supplement."""
     messages = [{"role": "user", "content": values.get("message", "")}]
     supplement = await writer.supplement(messages)
-    advised = add_supplement(messages, writer.shown(supplement), writer.description)
+    advised = add_supplement(messages, writer.render(supplement), writer.description)
     model = upstream.model or values.get("model", "")
     replies = [await _reply(client, upstream, {"model": model, "messages": each}) for each in (advised, messages)]
     read = [Column("The chat's supplement", supplement.text, supplement.kind)]
@@ -296,13 +296,13 @@ class _SupplementWriter:
     """Writes a chat's supplement with one predictor's generator and gate."""
 
     def __init__(self, program: dspy.Module, name: str, metrics: Metrics) -> None:
-        found = dict(supplemented_predictors(program))
-        if not found or (name and name not in found):
+        predictors = dict(supplemented_predictors(program))
+        if not predictors or (name and name not in predictors):
             raise SetupError(
                 f"Expected a program with a predictor {name + ' ' if name else ''}that reads supplements, got "
-                f"{sorted(found) or 'none'}. Pass the file of a compiled program that selected a trained stage."
+                f"{sorted(predictors) or 'none'}. Pass the file of a compiled program that selected a trained stage."
             )
-        self._predictor: SupplementedPredictor = found[name or next(iter(found))]
+        self._predictor: SupplementedPredictor = predictors[name or next(iter(predictors))]
         self._signature = without_supplement(cast("type[dspy.Signature]", self._predictor.signature))
         self._metrics = metrics
 
@@ -311,7 +311,7 @@ class _SupplementWriter:
         """The sentence that introduces the supplement to the actor."""
         return self._predictor.template.description
 
-    def shown(self, supplement: Supplement) -> str:
+    def render(self, supplement: Supplement) -> str:
         """Return a supplement as the actor reads it."""
         return self._predictor.template.shown(harmless(supplement.render(), self._signature.fields))
 
@@ -319,9 +319,9 @@ class _SupplementWriter:
         """Return the supplement for a chat's last message; `SILENCE` if that is not a user's message, the gate drops
         the supplement, or the generator fails."""
         text = last_user_text(messages)
-        found = await self._generate(self._prompt(text)) if text else SILENCE
-        self._metrics.count_supplement(found.kind)
-        return found
+        supplement = await self._generate(self._prompt(text)) if text else SILENCE
+        self._metrics.count_supplement(supplement.kind)
+        return supplement
 
     def _prompt(self, text: str) -> str:
         """Return the generator's prompt for a user's text."""
@@ -332,12 +332,12 @@ class _SupplementWriter:
         if gate is not None and not gate.familiar(prompt):
             return SILENCE
         try:
-            drawn = await self._predictor.generator.adraw(prompt)
+            sample = await self._predictor.generator.adraw(prompt)
         except Exception:  # a chat without its supplement is better than none
             logger.exception("The generator failed.")
             self._metrics.unwritten.inc()
             return SILENCE
-        return drawn.supplement if gate is None or gate.sure(drawn.logprob) else SILENCE
+        return sample.supplement if gate is None or gate.sure(sample.logprob) else SILENCE
 
 
 async def _forward(client: httpx.AsyncClient, upstream: Upstream, body: dict[str, Any], kind: str) -> Response:
@@ -399,20 +399,20 @@ def _answer_errors(app: FastAPI) -> None:
     """Add handlers that write errors in OpenAI's form."""
 
     @app.exception_handler(AnyHTTPException)
-    async def refused(request: Request, problem: AnyHTTPException) -> JSONResponse:
-        code, said = _CODES.get(problem.status_code, "error"), str(problem.detail)
+    async def answer_refusal(request: Request, problem: AnyHTTPException) -> JSONResponse:
+        code, message = _CODES.get(problem.status_code, "error"), str(problem.detail)
         if isinstance(problem, _RefusalError):
-            return JSONResponse(error_content(said, problem.code, problem.param), problem.status_code)
+            return JSONResponse(error_content(message, problem.code, problem.param), problem.status_code)
         if problem.status_code in (404, 405):
-            said = f"There is no {request.method} {request.url.path[:100]} here. GET /docs describes what there is."
-        return JSONResponse(error_content(said, code), problem.status_code, headers=problem.headers)
+            message = f"There is no {request.method} {request.url.path[:100]} here. GET /docs describes what there is."
+        return JSONResponse(error_content(message, code), problem.status_code, headers=problem.headers)
 
     @app.exception_handler(Exception)
-    async def failed(_: Request, __: Exception) -> JSONResponse:
+    async def answer_failure(_: Request, __: Exception) -> JSONResponse:
         return JSONResponse(error_content("The service failed; its log says why.", "server_error"), 500)
 
     @app.exception_handler(RequestValidationError)
-    async def mistaken(_: Request, problem: RequestValidationError) -> JSONResponse:
+    async def answer_mistake(_: Request, problem: RequestValidationError) -> JSONResponse:
         return JSONResponse(error_content(_describe_mistakes(problem.errors(), 1), _CODES[422]), 422)
 
 

@@ -61,7 +61,7 @@ class Guard:
             return
         route, began, status = _route(scope["path"]), time.perf_counter(), 500
 
-        async def counted(message: Message) -> None:
+        async def send_and_note_status(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -70,7 +70,7 @@ class Guard:
         self._under_way += 1
         self._metrics.under_way.inc()
         try:
-            await self._handle(scope, receive, counted)
+            await self._handle(scope, receive, send_and_note_status)
         finally:
             self._under_way -= 1
             self._metrics.under_way.dec()
@@ -86,14 +86,14 @@ class Guard:
         if scope["path"] == OPEN:
             await self._app(scope, receive, send)
         elif self._keys and not self._has_key(headers.get("authorization", ""), page=scope["path"] in PAGES):
-            said = "Expected a key of this service as Authorization: Bearer <key>."
+            message = "Expected a key of this service as Authorization: Bearer <key>."
             login = {"www-authenticate": 'Basic realm="a key of this service is the password", charset="UTF-8"'}
-            await refuse(send, 401, said, "invalid_api_key", login if scope["path"] in PAGES else None)
+            await refuse(send, 401, message, "invalid_api_key", login if scope["path"] in PAGES else None)
         elif scope["path"] in PAGES and _is_cross_site(headers):
             await refuse(send, 403, "Expected the form of this service's own page, not another site's.", "forbidden")
         elif self._under_way > self._limits.at_once:
-            said = f"{self._limits.at_once} requests are under way, the most at once. Try again in a moment."
-            await refuse(send, 429, said, "rate_limit_exceeded", {"retry-after": "1"})
+            message = f"{self._limits.at_once} requests are under way, the most at once. Try again in a moment."
+            await refuse(send, 429, message, "rate_limit_exceeded", {"retry-after": "1"})
         else:
             try:
                 async with asyncio.timeout(self._limits.arriving_seconds):
@@ -102,8 +102,8 @@ class Guard:
                 await refuse(send, 408, f"The request took over {self._limits.arriving_seconds:g} s.", "timeout")
                 return
             if body is None:
-                said = f"Expected a request of at most {self._limits.body_bytes:,} bytes."
-                await refuse(send, 413, said, "request_too_large")
+                message = f"Expected a request of at most {self._limits.body_bytes:,} bytes."
+                await refuse(send, 413, message, "request_too_large")
             else:
                 await self._app(scope, _replay(body, receive), send)
 

@@ -95,11 +95,11 @@ def read_values(values: Mapping[str, str], fields: Sequence[Field]) -> dict[str,
     >>> read_values({"q": "4", "n": "4", "l": "[1]", "d": ""}, fields)
     {'q': '4', 'n': 4, 'l': [1]}
     """
-    known = {each.name: each for each in fields}
+    by_name = {each.name: each for each in fields}
     return {
-        name: text if known[name].kind == "str" else _read(text)
+        name: text if by_name[name].kind == "str" else _read(text)
         for name, text in values.items()
-        if text.strip() or known[name].default is None
+        if text.strip() or by_name[name].default is None
     }
 
 
@@ -120,12 +120,12 @@ def page(name: str, fields: Sequence[Field], sent_form: SentForm | None = None, 
     values = sent_form.values if sent_form else {}
     form = "".join(_input_html(each, values.get(each.name, "")) for each in fields)
     twice = " The program runs twice, with its supplements and without." if supplements else ""
-    found = _result_html(sent_form) if sent_form else ""
+    result_html = _result_html(sent_form) if sent_form else ""
     return _document_html(
         name,
         f"<h1>{escape(name)}</h1>"
         f'<p>Type an input and send it.{twice} <a href="docs">The API</a></p>'
-        f'<form method="post" action="./" accept-charset="utf-8">{form}<button>Ask</button></form>{found}',
+        f'<form method="post" action="./" accept-charset="utf-8">{form}<button>Ask</button></form>{result_html}',
     )
 
 

@@ -23,10 +23,10 @@ def build_input_model(program: dspy.Module) -> type[BaseModel]:
     {'question': 'How many?', 'count': 3}
     """
     fields = _signature_fields(program)
-    if not isinstance(program, dspy.Predict) and (named := _parameters(program)):
+    if not isinstance(program, dspy.Predict) and (named_parameters := _parameters(program)):
         fields = {
             name: (fields.get(name, (Any, ...))[0] if kind is Any else kind, default)
-            for name, (kind, default) in named.items()
+            for name, (kind, default) in named_parameters.items()
         }
     types: dict[str, Any] = {name: (_checkable_type(kind), default) for name, (kind, default) in fields.items()}
     return create_model("Inputs", __config__=ConfigDict(extra="forbid", arbitrary_types_allowed=False), **types)
@@ -59,9 +59,10 @@ def _parameters(program: dspy.Module) -> dict[str, tuple[Any, Any]]:
     except (NameError, TypeError):
         hints = {}
     parameters = [*inspect.signature(forward).parameters.values()][1:]
-    named = [each for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
+    named_parameters = [each for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
     return {
-        each.name: (hints.get(each.name, Any), ... if each.default is each.empty else each.default) for each in named
+        each.name: (hints.get(each.name, Any), ... if each.default is each.empty else each.default)
+        for each in named_parameters
     }
 
 

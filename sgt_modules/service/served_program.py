@@ -77,10 +77,10 @@ class ServedProgram:
         fields = self.inputs.model_fields
         return self.inputs(**split_inputs(text, sorted(fields, key=lambda name: fields[name].is_required())))
 
-    def answer(self, given: BaseModel) -> Answer:
+    def answer(self, inputs: BaseModel) -> Answer:
         """Run the program with its supplements."""
         with episode(None) as run:
-            outputs, usage = self._run(self._program, given)
+            outputs, usage = self._run(self._program, inputs)
         supplements = [
             {
                 "predictor": call.place.role,
@@ -94,13 +94,13 @@ class ServedProgram:
             self._metrics.count_supplement(str(each["kind"]))
         return Answer(outputs, supplements, usage)
 
-    def answer_without(self, given: BaseModel) -> Answer:
+    def answer_without(self, inputs: BaseModel) -> Answer:
         """Run the program without supplements."""
-        outputs, usage = self._run(unsupplement(self._program), given)
+        outputs, usage = self._run(unsupplement(self._program), inputs)
         return Answer(outputs, (), usage)
 
-    def _run(self, program: dspy.Module, given: BaseModel) -> tuple[dict[str, Any], Usage]:
-        values = {name: getattr(given, name) for name in type(given).model_fields}
+    def _run(self, program: dspy.Module, inputs: BaseModel) -> tuple[dict[str, Any], Usage]:
+        values = {name: getattr(inputs, name) for name in type(inputs).model_fields}
         with acting_as(self.lm), dspy.track_usage() as tracker:
             outputs = dump_outputs(call_program(program, values))
         usages = [each for entries in tracker.usage_data.values() for each in entries]

@@ -260,10 +260,10 @@ class Question:
 
 def random_question(kind: str, rng: random.Random) -> Question:
     """Draw a question with a different answer under each reading."""
-    named = "{item}" in KINDS[kind].questions[0]
+    names_item = "{item}" in KINDS[kind].questions[0]
     while True:
         items = rng.sample(FRUIT, rng.choice(LENGTHS))
-        item = rng.choice(items) if named else ""
+        item = rng.choice(items) if names_item else ""
         if kind == "presence" and rng.random() < 0.5:
             item = rng.choice([each for each in FRUIT if each not in items])
         question = Question(kind, tuple(items), item)

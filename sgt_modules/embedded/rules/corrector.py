@@ -69,18 +69,18 @@ class _Writer:
 
     def complete(self, request: Request) -> Response:
         brief = str(request.system or "").rpartition("your objective is:")[2]
-        asked = request.messages[-1].text or ""
-        fields = dict(_FIELD.findall(asked))
-        rng = random.Random(f"{self.seed}|{_SAMPLE.get()}|{brief}|{asked}")
+        message = request.messages[-1].text or ""
+        fields = dict(_FIELD.findall(message))
+        rng = random.Random(f"{self.seed}|{_SAMPLE.get()}|{brief}|{message}")
         if "meta_prompt" in fields:
-            said = f"[[ ## new_meta_prompt ## ]]\n{improve_brief(fields['meta_prompt'], fields['mistakes'])}"
+            reply = f"[[ ## new_meta_prompt ## ]]\n{improve_brief(fields['meta_prompt'], fields['mistakes'])}"
         else:
-            said = f"[[ ## new_prompt ## ]]\n{correct_prompt(brief, fields['prompt'], fields['mistakes'], rng)}"
-        read, wrote = len(f"{brief} {asked}".split()), len(said.split())
+            reply = f"[[ ## new_prompt ## ]]\n{correct_prompt(brief, fields['prompt'], fields['mistakes'], rng)}"
+        read, wrote = len(f"{brief} {message}".split()), len(reply.split())
         return Response(
             id=None,
             model=request.model,
-            message=Message.assistant(f"{said}\n\n[[ ## completed ## ]]"),
+            message=Message.assistant(f"{reply}\n\n[[ ## completed ## ]]"),
             finish_reason="stop",
             usage=Usage(input_tokens=read, output_tokens=wrote, total_tokens=read + wrote),
         )
@@ -89,38 +89,42 @@ class _Writer:
 def correct_prompt(brief: str, prompt: str, mistakes: str, rng: random.Random) -> str:
     """Write a new prompt from a prompt with its impacts and mistakes."""
     read = [(sentence.strip(), impact) for sentence, impact in _SENTENCE.findall(prompt)]
-    measured = any(impact for _, impact in read)
-    kept = [each for each, impact in read if float(impact or 0) >= 0 and (measured or rng.random() >= FORGOTTEN)]
-    for sentence in _write_sentences(brief, mistakes, kept, rng):
+    has_impacts = any(impact for _, impact in read)
+    kept_sentences = [
+        each for each, impact in read if float(impact or 0) >= 0 and (has_impacts or rng.random() >= FORGOTTEN)
+    ]
+    for sentence in _write_sentences(brief, mistakes, kept_sentences, rng):
         about = parse_sentence(sentence)
-        kept = [each for each in kept if each != sentence and not _are_same_kind(parse_sentence(each), about)]
-        kept.append(sentence)
-    return " ".join(kept)
+        kept_sentences = [
+            each for each in kept_sentences if each != sentence and not _are_same_kind(parse_sentence(each), about)
+        ]
+        kept_sentences.append(sentence)
+    return " ".join(kept_sentences)
 
 
 def _are_same_kind(one: tuple[str, str] | None, other: tuple[str, str] | None) -> bool:
     return one is not None and other is not None and one[0] == other[0]
 
 
-def _write_sentences(brief: str, mistakes: str, kept: Sequence[str], rng: random.Random) -> list[str]:
-    held = dict(filter(None, map(parse_sentence, kept)))
+def _write_sentences(brief: str, mistakes: str, kept_sentences: Sequence[str], rng: random.Random) -> list[str]:
+    current_readings = dict(filter(None, map(parse_sentence, kept_sentences)))
     if topics := _find_topics(brief):
-        return [_write_sentence(kind, held, rng) for kind in topics]
+        return [_write_sentence(kind, current_readings, rng) for kind in topics]
     wrong = find_kinds(mistakes)
-    said: list[str] = []
+    sentences: list[str] = []
     for _ in range(rng.randint(1, 2)):
         if wrong and rng.random() < ABOUT_A_MISTAKE:
-            said.append(_write_sentence(rng.choice(wrong), held, rng))
+            sentences.append(_write_sentence(rng.choice(wrong), current_readings, rng))
         elif rng.random() < IDLY:
-            said.append(rng.choice(IDLE))
+            sentences.append(rng.choice(IDLE))
         else:
-            said.append(_write_sentence(rng.choice(list(ASKED)), held, rng))
-    return said
+            sentences.append(_write_sentence(rng.choice(list(ASKED)), current_readings, rng))
+    return sentences
 
 
-def _write_sentence(kind: str, held: dict[str, str], rng: random.Random) -> str:
+def _write_sentence(kind: str, current_readings: dict[str, str], rng: random.Random) -> str:
     """Write a sentence about a kind, with another reading than the prompt's."""
-    readings = [each for each in KINDS[kind].readings if each != held.get(kind)]
+    readings = [each for each in KINDS[kind].readings if each != current_readings.get(kind)]
     return rng.choice(KINDS[kind].sentences_for(rng.choice(readings)))
 
 
@@ -134,8 +138,8 @@ def find_kinds(mistakes: str) -> list[str]:
 
 
 def _find_topics(brief: str) -> list[str]:
-    named = {each.strip() for found in _LOOK.findall(brief) for each in found.split(",")}
-    return [name for name, kind in KINDS.items() if kind.topic in named]
+    topics = {each.strip() for match in _LOOK.findall(brief) for each in match.split(",")}
+    return [name for name, kind in KINDS.items() if kind.topic in topics]
 
 
 def improve_brief(brief: str, mistakes: str) -> str:

@@ -17,8 +17,10 @@ def find_readings(instructions: str) -> Mapping[str, str]:
     >>> readings["pair"], readings["mid"], readings["far"]
     ('items one and three', 'the first item', 'the fifth item')
     """
-    named = filter(None, (parse_sentence(each.strip().removeprefix("- ")) for each in _SENTENCE.findall(instructions)))
-    return {**{name: kind.default for name, kind in KINDS.items()}, **dict(named)}
+    readings = filter(
+        None, (parse_sentence(each.strip().removeprefix("- ")) for each in _SENTENCE.findall(instructions))
+    )
+    return {**{name: kind.default for name, kind in KINDS.items()}, **dict(readings)}
 
 
 def follow_instructions(instructions: str, fruit: str, question: str) -> str:

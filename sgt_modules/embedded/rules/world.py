@@ -104,9 +104,9 @@ class HouseRulesWorld:
     @cached_property
     def splits(self) -> dict[str, list[dspy.Example]]:
         """`train`, `val` and `test`; no question is in two of them."""
-        asked: set[tuple[str, str]] = set()
+        used_questions: set[tuple[str, str]] = set()
         sizes = {"train": self.sizes.train, "val": self.sizes.validation, "test": self.sizes.test}
-        return {name: self._split(size, asked) for name, size in sizes.items()}
+        return {name: self._split(size, used_questions) for name, size in sizes.items()}
 
     @property
     def train(self) -> list[dspy.Example]:
@@ -127,15 +127,15 @@ class HouseRulesWorld:
         """Score 1.0 if the answer is exactly the expected one, else 0.0."""
         return float(str(prediction.answer).strip() == example.answer)
 
-    def _split(self, size: int, asked: set[tuple[str, str]]) -> list[dspy.Example]:
+    def _split(self, size: int, used_questions: set[tuple[str, str]]) -> list[dspy.Example]:
         kinds = list(ASKED)
         examples: list[dspy.Example] = []
         while len(examples) < size:
             kind = kinds[len(examples) % len(kinds)]
             question = random_question(kind, self._rng)
             fruit, text = question.fruit, question.text(self._rng.randrange(2))
-            if (fruit, text) not in asked:
-                asked.add((fruit, text))
+            if (fruit, text) not in used_questions:
+                used_questions.add((fruit, text))
                 answer = question.answer(self.rules[kind])
                 example = dspy.Example(fruit=fruit, question=text, answer=answer)
                 examples.append(example.with_inputs("fruit", "question"))
