@@ -9,7 +9,7 @@ from sgt_modules.kinds import FREE, NONE, Kind, Supplement
 
 @dataclass(frozen=True, slots=True)
 class SampleRequest:
-    """One sample to ask of a generator, and of the model behind it.
+    """A request for one sample of a generator and its model.
 
     `SupplementGenerator` takes a prompt that names no kind. It writes the kind into the prompt, and sets what the model
     needs besides: `max_new_tokens`, `opening` and `among`.
@@ -47,14 +47,14 @@ class SampleRequest:
 
     @property
     def given(self) -> Sample | None:
-        """The kind's own text, for which no model is asked; None for a kind without one."""
+        """The kind's fixed text, which needs no model call; None if it has none."""
         kind = self.kind
         return Sample(kind.text, kind=kind.name) if isinstance(kind, Kind) and kind.text else None
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What came for a request: a model's reply, or the supplement that a generator reads in it.
+    """The result of a request: a model's reply, or the supplement that a generator reads in it.
 
     Args:
         text: The reply as the model wrote it, which begins with the opening; of a generator, the supplement's text.
@@ -77,11 +77,11 @@ class Sample:
 
     @property
     def supplement(self) -> Supplement:
-        """Kind and text as a supplement."""
+        """The kind and the text as a supplement."""
         return Supplement(self.kind, self.text, cut=self.cut)
 
     def read_as(self, supplement: Supplement) -> Sample:
-        """The same sample, with this supplement in the place of the reply."""
+        """Return the sample with this supplement instead of the reply."""
         return replace(self, text=supplement.text, kind=supplement.kind, cut=supplement.cut)
 
 

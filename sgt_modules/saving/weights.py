@@ -346,8 +346,8 @@ def _fetch_snapshot(hub_id: str, revision: str | None, *, code: bool) -> Path:
     except (OSError, HTTPError, HFValidationError) as error:
         at = "" if revision is None else f" at revision {revision!r}"
         raise GeneratorNotFoundError(
-            f"The model {hub_id!r}{at} cannot be had: it is no folder here, it has not been downloaded, and "
-            f"{_explain_failure(error)}. Then `hf download {hub_id}` brings it; or fetch it where there is a network "
+            f"The model {hub_id!r}{at} cannot be loaded: it is not a folder here, it has not been downloaded, and "
+            f"{_explain_failure(error)}. Then run `hf download {hub_id}`; or fetch it where there is a network "
             f"with `hf download {hub_id} --local-dir FOLDER` and pass that folder: it needs {WHOLE_MODEL}, {_SAFE} and "
             "the tokenizer's files."
         ) from error
@@ -364,11 +364,11 @@ def _explain_failure(error: Exception) -> str:
         seen |= {type(each)}
         each = each.__cause__ or each.__context__
     if constants.HF_HUB_OFFLINE:
-        return "the hub is not asked, as HF_HUB_OFFLINE is set. Unset it"
+        return "HF_HUB_OFFLINE is set, so the hub is not used. Unset it"
     if GatedRepoError in seen:
-        return "the hub gives it only to those who accepted its terms. Accept them on its page and set HF_TOKEN"
+        return "the hub needs you to accept its terms. Accept them on its page and set HF_TOKEN"
     if HFValidationError in seen:
-        return "the hub takes no such name. Check the name"
+        return "the hub does not accept this name. Check the name"
     if seen & {RepositoryNotFoundError, RevisionNotFoundError}:
-        return "the hub has none of that name, or it is private. Check the name, and set HF_TOKEN for a private one"
+        return "the hub has no model of this name, or it is private. Check the name, and set HF_TOKEN for a private one"
     return f"the hub could not be reached ({type(error).__name__}). Check the network"

@@ -25,7 +25,7 @@ class Metrics:
         self.under_way = Gauge("sgt_requests_under_way", "Requests under way.", registry=self.registry)
         self._supplements = Counter("sgt_supplements", "Supplements.", ["kind"], registry=self.registry)
         self.unwritten = Counter(
-            "sgt_supplements_failed", "Chats that went on without, as the generator failed.", registry=self.registry
+            "sgt_supplements_failed", "Chats without a supplement because the generator failed.", registry=self.registry
         )
 
     def count_supplement(self, kind: str) -> None:

@@ -169,7 +169,7 @@ def docs_page(name: str, fields: Sequence[Field], *, upstream: bool, keyed: bool
         f'<h1>{escape(name)}: the API</h1><p><a href="./">Try it</a></p>{login}'
         f"<h2>Routes</h2><table>{table}</table><h2>Inputs</h2><table>{inputs}</table>"
         f"<h2>A request</h2><pre>{escape(curl('http://ADDRESS', fields, key=key))}</pre>"
-        "<h2>Errors</h2><p>They have OpenAI's form, whatever the route:</p>"
+        "<h2>Errors</h2><p>All routes answer errors in OpenAI's form:</p>"
         '<pre>{"error": {"message": "...", "type": "...", "param": null, "code": "..."}}</pre>'
         "<p>400 and 422: the request. 401: the key. 404: no such route or model. 408, 413 and 429: the limits. "
         "502 and 504: what answers behind the service.</p>",

@@ -623,10 +623,10 @@ class OwnFormat(dspy.Module):
         super().__init__()
         self.part = asking(generator)
 
-    def save(self, path: Any) -> None:  # type: ignore[override] - as a user may write it
+    def save(self, path: Any) -> None:
         Path(path).write_text(json.dumps(self.dump_state()))
 
-    def load(self, path: Any, **_: object) -> None:  # type: ignore[override] - as a user may write it
+    def load(self, path: Any, **_: object) -> None:
         self.load_state(json.loads(Path(path).read_text()))
 
 
