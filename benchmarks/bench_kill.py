@@ -41,7 +41,7 @@ from optimizers.training.trl_trainer import TRLTrainer
 from sgt_modules.embedded import HouseTermsWorld, Sizes, embedded_generator, program
 from sgt_modules.embedded.models import embedded_folder
 from sgt_modules.embedded.rules import HouseRulesWorld, RulesCorrector, RuleSizes, list_program
-from sgt_modules.embedded.rules.following import obeyed
+from sgt_modules.embedded.rules.following import follow_instructions
 
 THREADS = 8
 LATENCY = 0.01
@@ -93,7 +93,7 @@ class NotingFollower:
         note(self.notes, f"{system} {text}")
         instructions = system.rpartition("your objective is:")[2]
         fields = [part.partition(" ## ]]")[2].strip() for part in text.partition("\n\nRespond")[0].split("[[ ## ")[1:]]
-        said = f"[[ ## reasoning ## ]]\nAs asked.\n\n[[ ## answer ## ]]\n{obeyed(instructions, *fields)}"
+        said = f"[[ ## reasoning ## ]]\nAs asked.\n\n[[ ## answer ## ]]\n{follow_instructions(instructions, *fields)}"
         answer = f"{said}\n\n[[ ## completed ## ]]"
         return answered(request, text, answer)
 

@@ -13,7 +13,7 @@ from optimizers.commands import comparisons, demos, doctor, runs, serve, trainin
 from optimizers.commands.output import escape_unencodable
 from optimizers.training.processes import join_team
 from sgt_modules.errors import SetupError, SGTError
-from sgt_modules.saving.redaction import redacted
+from sgt_modules.saving.redaction import redact
 
 app = typer.Typer(
     name="sgt",
@@ -74,4 +74,4 @@ def _describe(error: Exception) -> str:
     if isinstance(error, SGTError):
         return "\n".join([f"sgt: {error}", *error.__notes__])
     first = str(error).partition("\n")[0]
-    return f"sgt: {type(error).__name__}: {redacted(first)} (sgt --verbose COMMAND shows where)"
+    return f"sgt: {type(error).__name__}: {redact(first)} (sgt --verbose COMMAND shows where)"

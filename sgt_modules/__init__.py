@@ -1,4 +1,4 @@
-"""What runs when a supplemented program runs: the public names, each loaded at its first use.
+"""The code that runs with a supplemented program: its public names, each imported at first use.
 
 >>> from sgt_modules import KINDS
 >>> sorted(KINDS)[:3]
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sgt_modules.prompts import Template
     from sgt_modules.remote.endpoint import Endpoint
     from sgt_modules.remote.publishing import ServedFolder, VLLMLoRA
+    from sgt_modules.saving.state_file import load_program, save_program
     from sgt_modules.wrapping import fitting_state, supplement, unsupplement
 
 __all__ = [
@@ -38,11 +39,13 @@ __all__ = [
     "VLLMLoRA",
     "errors",
     "fitting_state",
+    "load_program",
+    "save_program",
     "supplement",
     "unsupplement",
 ]
 
-_ROOMS = {
+_MODULES = {
     "remote.endpoint": ("Endpoint",),
     "local.engine": ("LocalEngine",),
     "gate": ("Gate",),
@@ -53,15 +56,16 @@ _ROOMS = {
     "predictor": ("SupplementedPredictor",),
     "prompts": ("Template",),
     "remote.publishing": ("ServedFolder", "VLLMLoRA"),
+    "saving.state_file": ("load_program", "save_program"),
     "wrapping": ("fitting_state", "supplement", "unsupplement"),
 }
 
 
 def __getattr__(name: str) -> object:
-    """A public name, from its room."""
+    """Import the module of a public name at its first use."""
     if name == "errors":
         return import_module(f"{__name__}.errors")
-    for room, names in _ROOMS.items():
+    for module, names in _MODULES.items():
         if name in names:
-            return getattr(import_module(f"{__name__}.{room}"), name)
+            return getattr(import_module(f"{__name__}.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -36,15 +36,15 @@ class Backend(Protocol):
 
     @property
     def context(self) -> int | None:
-        """The most tokens of a prompt and its reply together; None where only a server knows."""
+        """The most tokens of a prompt and its reply together; None if only a server knows."""
         ...
 
     def count(self, prompt: str) -> int:
-        """How many tokens a prompt has as the model reads it; a guess where only a server knows."""
+        """Count a prompt's tokens; an estimate if only a server knows the tokenizer."""
         ...
 
     def samples(self, requests: Sequence[SampleRequest], *, at_once: int) -> Iterator[Sample]:
-        """One sample for each request, in order, each as soon as it and those before it are there.
+        """One sample for each request, in order, each as soon as it and the earlier ones are ready.
 
         A prompt that is too long gets an empty sample. `at_once` is how many requests are decoded together, where the
         caller can choose.
@@ -52,11 +52,11 @@ class Backend(Protocol):
         ...
 
     def ask(self, request: SampleRequest) -> Sample:
-        """One sample; raises `dspy.lm15.ContextLengthError` for a prompt that is too long."""
+        """Return one sample; raise `dspy.lm15.ContextLengthError` if the prompt is too long."""
         ...
 
     async def aask(self, request: SampleRequest) -> Sample:
-        """As `ask`, for coroutines."""
+        """Do the same as `ask`, for coroutines."""
         ...
 
     def with_checkpoint(self, path: Path) -> Self:

@@ -1,4 +1,4 @@
-"""Calls of a program from code that does not await: a program may have `aforward` and no `forward`."""
+"""Call a program from synchronous code, also if it has only `aforward`."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ import dspy
 T = TypeVar("T")
 
 
-def called(program: dspy.Module, inputs: Mapping[str, object]) -> object:
-    """What a program answers; one with `aforward` alone is awaited here.
+def call_program(program: dspy.Module, inputs: Mapping[str, object]) -> object:
+    """Call a program and return its result; a program with only `aforward` is run to its end.
 
     >>> class Awaited(dspy.Module):
     ...     async def aforward(self, number: int) -> int:
     ...         return number + 1
-    >>> called(Awaited(), {"number": 1})
+    >>> call_program(Awaited(), {"number": 1})
     2
     """
-    if _only_awaited(program):
-        return _awaited(lambda: cast("Coroutine[Any, Any, object]", program.acall(**inputs)))
+    if _is_async_only(program):
+        return _run_coroutine(lambda: cast("Coroutine[Any, Any, object]", program.acall(**inputs)))
     return program(**inputs)
 
 
-def entry_of(program: dspy.Module) -> Callable[..., object]:
-    """The method that a call of the program ends in: its `forward`, or the `aforward` of one that has no other."""
+def find_entry(program: dspy.Module) -> Callable[..., object]:
+    """Return the method that a call of the program runs: `forward`, or `aforward` if there is no other."""
     # DSPy warns of a forward that is looked up without a call
-    return object.__getattribute__(program, "aforward" if _only_awaited(program) else "forward")
+    return object.__getattribute__(program, "aforward" if _is_async_only(program) else "forward")
 
 
-def _only_awaited(program: dspy.Module) -> bool:
+def _is_async_only(program: dspy.Module) -> bool:
     has = [hasattr(type(program), name) or name in vars(program) for name in ("forward", "aforward")]
     return has == [False, True]
 
 
-def _awaited(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """What a coroutine returns, under the caller's context; in a thread of its own where an event loop runs here."""
+def _run_coroutine(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run a coroutine in the caller's context; in a new thread if an event loop is running here."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

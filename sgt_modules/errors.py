@@ -1,34 +1,34 @@
-"""Every exception of this package.
+"""The exceptions of this package, as a tree.
 
     SGTError
-    ├── SetupError                 found before the first paid call (also a ValueError)
-    │   ├── EmptyTrainsetError     nothing to learn from
-    │   ├── OverlappingSplitsError an example stands in two splits
-    │   ├── ExampleError           an example has no inputs, or lacks a field the program reads
-    │   ├── MetricError            the metric raises, or returns something that is no reward in [0, 1]
+    ├── SetupError                 raised before the first paid call (also a ValueError)
+    │   ├── EmptyTrainsetError     the training set has no examples
+    │   ├── OverlappingSplitsError an example is in two splits
+    │   ├── ExampleError           an example has no inputs, or lacks a field that the program reads
+    │   ├── MetricError            the metric raises, or returns something other than a reward in [0, 1]
     │   ├── NoActorError           no LM is set for a predictor
-    │   ├── NoPredictorError       the program has nothing that could read a supplement
-    │   ├── GeneratorNotFoundError no model at that hub id or path, or not the one that was meant
-    │   ├── TaskDataError          a task's rows cannot be had, or do not fit its schema
+    │   ├── NoPredictorError       the program has no predictor that can read a supplement
+    │   ├── GeneratorNotFoundError there is no model at the hub id or path, or it is not the expected one
+    │   ├── TaskDataError          a task's rows cannot be loaded, or do not fit its schema
     │   ├── SandboxError           this system cannot isolate what a model writes
-    │   ├── SavedStateError        a saved program refers to weights in a way that cannot be followed
+    │   ├── SavedStateError        a saved program is damaged, or refers to weights outside of its folder
     │   └── RunFolderError         the run folder belongs to another run, or cannot be read
-    ├── StoppedError               nothing more may be spent: a budget is used up, or somebody stopped the run
-    ├── ProviderRefusedError       the actor's provider takes no call: a wrong key, no such model, no credit
+    ├── StoppedError               a budget is used up, or the user stopped the run
+    ├── ProviderRefusedError       the actor's provider refuses every call: a wrong key, no such model, no credit
     ├── EndpointError              a generator's server gave no reply, or refused trained weights
-    ├── TrainingError              a stage of training cannot be done
-    │   ├── DivergedError          the loss or the weights are no numbers any more
-    │   └── NoPreferencePairsError every supplement won, or every one lost
-    └── MainProcessError           of several processes, the main one stopped; raised in the others
+    ├── TrainingError              a training stage failed
+    │   ├── DivergedError          the loss or the weights are not finite
+    │   └── NoPreferencePairsError every supplement won, or every supplement lost
+    └── MainProcessError           the main process of several stopped; raised in the others
 
-Each message says what was expected, what came, and what to do, and carries a note with its section of docs/errors.md.
+Each message says what was expected, what was received and what to do. A note names the section of docs/errors.md.
 """
 
 
 class SGTError(Exception):
-    """The root: catch it to catch everything this package raises on purpose.
+    """Base class of all exceptions that this package raises on purpose.
 
-    Its note, which a traceback shows under the message, names the section of the documentation.
+    A traceback shows its note, which names the section of the documentation.
 
     >>> MetricError("The metric returned 'yes'.").__notes__
     ['More: docs/errors.md#metricerror']
@@ -36,12 +36,12 @@ class SGTError(Exception):
 
     def __init__(self, *args: object) -> None:
         super().__init__(*args)
-        named = next(each for each in type(self).__mro__ if each.__module__ == __name__)
-        self.add_note(f"More: docs/errors.md#{named.__name__.lower()}")
+        documented_class = next(each for each in type(self).__mro__ if each.__module__ == __name__)
+        self.add_note(f"More: docs/errors.md#{documented_class.__name__.lower()}")
 
 
 class SetupError(SGTError, ValueError):
-    """Something is wrong with what was passed in; nothing has been paid for yet."""
+    """An argument or the setup is wrong; no paid call has been made."""
 
 
 class EmptyTrainsetError(SetupError):
@@ -49,11 +49,11 @@ class EmptyTrainsetError(SetupError):
 
 
 class OverlappingSplitsError(SetupError):
-    """The same example stands in two splits."""
+    """The same example is in two splits."""
 
 
 class ExampleError(SetupError):
-    """An example has no inputs, or is no `dspy.Example`."""
+    """An example has no inputs, lacks a field, or is not a `dspy.Example`."""
 
 
 class MetricError(SetupError):
@@ -65,23 +65,23 @@ class NoActorError(SetupError):
 
 
 class NoPredictorError(SetupError):
-    """The program has no predictor that could read a supplement."""
+    """The program has no predictor that can read a supplement."""
 
 
 class GeneratorNotFoundError(SetupError):
-    """No generator model can be loaded from the given hub id or path, or it is not the one that was meant."""
+    """No model can be loaded from the hub id or path, or the model is not the expected one."""
 
 
 class TaskDataError(SetupError):
-    """The rows of a task cannot be had (gated, missing, out of reach), do not fit its schema, or are too few."""
+    """The rows of a task cannot be loaded (gated, missing, no network), do not fit its schema, or are too few."""
 
 
 class SandboxError(SetupError):
-    """This system cannot isolate what a model writes, or the sandbox's workers are lost."""
+    """This system cannot isolate code that a model writes, or the sandbox has lost its workers."""
 
 
 class SavedStateError(SetupError):
-    """A saved program refers to its weights in a way that cannot be followed."""
+    """A saved program is damaged, or refers to weights outside of its folder."""
 
 
 class RunFolderError(SetupError):
@@ -89,11 +89,11 @@ class RunFolderError(SetupError):
 
 
 class StoppedError(SGTError):
-    """Nothing more may be spent: a budget is used up, or somebody stopped the run. What it has is saved."""
+    """A budget is used up, or the user stopped the run. Its results so far are saved."""
 
 
 class ProviderRefusedError(SGTError):
-    """The actor's provider takes no call at all: a wrong key, no such model, no credit."""
+    """The actor's provider refuses every call: a wrong key, no such model, no credit."""
 
 
 class EndpointError(SGTError):
@@ -101,16 +101,16 @@ class EndpointError(SGTError):
 
 
 class TrainingError(SGTError):
-    """A stage of training cannot be done."""
+    """A training stage failed."""
 
 
 class DivergedError(TrainingError):
-    """The loss or the weights of a stage are no numbers any more."""
+    """The loss or the weights of a stage are not finite."""
 
 
 class NoPreferencePairsError(TrainingError):
-    """No query has both a winner and a loser, so there is nothing to prefer."""
+    """No query has both a supplement that won and one that lost, so there are no preference pairs."""
 
 
 class MainProcessError(SGTError):
-    """Of several processes the main one stopped, so there is nothing left to do for this one."""
+    """The main process of several stopped, so this process stops too."""

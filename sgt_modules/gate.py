@@ -1,4 +1,4 @@
-"""Gate: when not to speak. An input unlike the training inputs, or an unsure generator, gets no supplement. Pure."""
+"""Gate: drops supplements for inputs unlike the training inputs, or if the generator is unsure. Pure."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypedDict
 
-from sgt_modules.saving.state_checks import mapping, number, whole
+from sgt_modules.saving.state_checks import check_mapping, read_number, read_whole_number
 
 _HAN = r"\u3005\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _THAI = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
 _WORD = re.compile(rf"(?P<han>[{_HAN}]+)|(?P<thai>[{_THAI}]+)|[^\W{_HAN}{_THAI}]+")
 """A run of Chinese or Japanese; one of Thai, Lao, Burmese or Khmer; or a word between spaces."""
 _GRAMS = {"han": 2, "thai": 3}
-"""How many characters in a row are looked at where words have no spaces between them."""
+"""How many characters make a word in scripts without spaces."""
 _ANY = -1e9
-"""What a saved gate has for minus infinity, which JSON does not know."""
+"""Stands for minus infinity in a saved gate, as JSON has no infinity."""
 
 
 class GateState(TypedDict):
@@ -34,10 +34,10 @@ class GateState(TypedDict):
 class Gate:
     """Lets a supplement through when its input is like the training inputs and the generator is sure of it.
 
-    `seen` counts in how many of the `inputs` training inputs (the generator's prompts) each word stands. Where a script
-    has no spaces, pairs of characters (Chinese, Japanese) or triples (Thai, Lao, Burmese, Khmer) are its words. Inputs
-    of a `novelty` above `most_novel` get no supplement, neither do supplements whose mean log-probability a token lies
-    under `least_sure`. The default thresholds let everything through; `optimizers.sgt.gating` sets them on validation.
+    `seen` counts in how many of the `inputs` training inputs (the generator's prompts) each word occurs. In scripts
+    without spaces, the words are pairs of characters (Chinese, Japanese) or triples (Thai, Lao, Burmese, Khmer). An
+    input with a `novelty` above `most_novel` gets no supplement. A supplement with a mean log-probability per token
+    below `least_sure` is dropped. The defaults let everything through; `optimizers.sgt.gating` sets them on validation.
 
     >>> gate = Gate.of(["how many red cars", "how many red boats"], most_novel=0.4)
     >>> gate.familiar("how many red boats"), gate.familiar("how many green goats")
@@ -51,31 +51,30 @@ class Gate:
 
     @classmethod
     def of(cls, prompts: Iterable[str], *, most_novel: float = 1.0, least_sure: float = -math.inf) -> Gate:
-        """A gate that knows these training inputs."""
+        """Build a gate from the training inputs."""
         prompts = list(prompts)
         seen = Counter(word for prompt in prompts for word in _words(prompt))
         return cls(dict(sorted(seen.items())), len(prompts), most_novel, least_sure)
 
     def novelty(self, prompt: str) -> float:
-        """How much of an input the training inputs do not hold: in [0, 1], 0.0 when every word was seen.
+        """Return the share of an input's words that are not in the training inputs, in [0, 1].
 
-        The share of unseen words, each weighed by its inverse document frequency, so that words which stand in every
-        input weigh little and unseen ones most.
+        Each word is weighted by its inverse document frequency: words of every input weigh little, unseen words most.
         """
         weights = {word: math.log((1 + self.inputs) / (1 + self.seen.get(word, 0))) for word in sorted(_words(prompt))}
         total = sum(weights.values())
         return sum(weight for word, weight in weights.items() if word not in self.seen) / total if total else 0.0
 
     def familiar(self, prompt: str) -> bool:
-        """Whether an input is enough like the training inputs to ask the generator at all."""
+        """Whether an input is similar enough to the training inputs to ask the generator."""
         return self.novelty(prompt) <= self.most_novel
 
     def sure(self, logprob: float) -> bool:
-        """Whether a supplement of this mean log-probability is let through."""
+        """Whether a supplement with this mean log-probability is let through."""
         return logprob >= self.least_sure
 
     def dump_state(self) -> GateState:
-        """The gate as JSON."""
+        """Return the gate as JSON."""
         return GateState(
             seen=dict(self.seen),
             inputs=self.inputs,
@@ -85,13 +84,13 @@ class Gate:
 
     @classmethod
     def load_state(cls, state: GateState) -> Gate:
-        """The gate of a saved program. Raises `SavedStateError` for what no gate dumps."""
-        found = mapping(state, "a gate's state")
-        seen = mapping(found.get("seen"), "a gate's words")
-        inputs = whole(found, "inputs", 0)
-        words = {word: whole(seen, word, 1, inputs) for word in seen}
-        least_sure = number(found, "least_sure", _ANY)
-        most_novel = number(found, "most_novel", 0.0)
+        """Load the gate of a saved program. Raises `SavedStateError` if the state is not a gate's."""
+        values = check_mapping(state, "a gate's state")
+        seen = check_mapping(values.get("seen"), "a gate's words")
+        inputs = read_whole_number(values, "inputs", 0)
+        words = {word: read_whole_number(seen, word, 1, inputs) for word in seen}
+        least_sure = read_number(values, "least_sure", _ANY)
+        most_novel = read_number(values, "most_novel", 0.0)
         return cls(words, inputs, most_novel, least_sure if least_sure > _ANY else -math.inf)
 
     def __deepcopy__(self, memo: dict[int, object]) -> Gate:
@@ -101,13 +100,13 @@ class Gate:
 def _words(text: str) -> set[str]:
     return {
         word
-        for found in _WORD.finditer(text.casefold())
-        for word in _parts(found[0], _GRAMS.get(found.lastgroup or ""))
+        for match in _WORD.finditer(text.casefold())
+        for word in _parts(match[0], _GRAMS.get(match.lastgroup or ""))
     }
 
 
 def _parts(run: str, size: int | None) -> list[str]:
-    """A word itself, or the groups of `size` characters that a run without spaces holds."""
+    """Return a word, or all groups of `size` characters in a run without spaces."""
     if size is None or len(run) <= size:
         return [run]
     return [run[start : start + size] for start in range(len(run) - size + 1)]

@@ -48,7 +48,7 @@ FREE_TO_WRITE = Menu()
 _F = TypeVar("_F", bound=Callable[..., object])
 
 
-def _reported(call: _F) -> _F:
+def _report_call(call: _F) -> _F:
     """Reports a call to DSPy's callbacks like a module's: `on_module_start` and `on_module_end`."""
     return cast("_F", with_callbacks(call))
 
@@ -118,7 +118,7 @@ class SupplementGenerator(Parameter):
 
     @classmethod
     def of(cls, model: GeneratorLike) -> SupplementGenerator:
-        """A generator for a model, folder, LM or endpoint; a generator is returned as it is.
+        """Build a generator for a model, folder, LM or endpoint; return a generator as it is.
 
         >>> SupplementGenerator.of(SupplementGenerator.of("Qwen/Qwen3-1.7B")).name
         'Qwen3-1.7B'
@@ -127,7 +127,7 @@ class SupplementGenerator(Parameter):
 
     @property
     def name(self) -> str:
-        """The short names of the base model and of the adapter's folder; of an endpoint, the model's name and host."""
+        """The short names of the base model and the adapter's folder; for an endpoint, the model's name and host."""
         return self.engine.name
 
     @property
@@ -137,16 +137,16 @@ class SupplementGenerator(Parameter):
 
     @property
     def fingerprint(self) -> str:
-        """sha256 (hex) of the weights; of a model behind a server, of its name and address."""
+        """sha256 (hex) of the weights; for a model behind a server, of its name and address."""
         return self.engine.fingerprint
 
     @property
     def in_process(self) -> bool:
-        """Whether the model runs on this process's own cores or GPU."""
+        """Whether the model runs in this process."""
         return isinstance(self.engine, LocalEngine)
 
     def prompt_for(self, signature: type[dspy.Signature], inputs: Mapping[str, object], *, role: str = "") -> str:
-        """What the model reads for one call of a predictor, naming no kind; shortened to `max_prompt_tokens`.
+        """Write the prompt without a kind for one call of a predictor, shortened to `max_prompt_tokens`.
 
         Loads the tokenizer of a local model where a prompt may be too long, and nothing else.
         """
@@ -182,7 +182,7 @@ class SupplementGenerator(Parameter):
         return list(self.samples(requests))
 
     def samples(self, requests: Sequence[SampleRequest], *, at_once: int = 1024) -> Iterator[Sample]:
-        """One supplement for each request, in order, each as soon as it and those before it are there.
+        """One supplement for each request, in order, each as soon as it and the earlier ones are ready.
 
         A local model decodes `at_once` requests together; an endpoint has a limit of its own. A kind with a text is
         that text, and no model is asked. A prompt that is too long gets no supplement, and a warning.
@@ -191,9 +191,9 @@ class SupplementGenerator(Parameter):
         replies = self.engine.samples(to_model, at_once=at_once)
         return (request.given or self._read(next(replies), request) for request in requests)
 
-    @_reported
+    @_report_call
     def draw(self, prompt: str | SampleRequest) -> Sample:
-        """One supplement for a prompt, decoded together with whatever other threads ask at that moment.
+        """Draw one supplement for a prompt; the requests of other threads are decoded in the same batch.
 
         A bare prompt is asked as a program does at inference: at the generator's own temperature, naming no kind. The
         call stays out of the user's stream, history and cache; its tokens count in `track_usage` under `name`, and
@@ -205,37 +205,37 @@ class SupplementGenerator(Parameter):
         try:
             reply = self.engine.ask(self._to_model(request))
         except ContextLengthError as error:
-            return self._too_long(error)
-        self._account(reply)
+            return self._skip_long_prompt(error)
+        self._count_tokens(reply)
         return self._read(reply, request)
 
-    @_reported
+    @_report_call
     async def adraw(self, prompt: str | SampleRequest) -> Sample:
-        """As `draw`, for coroutines."""
+        """Do the same as `draw`, for coroutines."""
         request = self.as_request(prompt)
         if given := request.given:
             return given
         try:
             reply = await self.engine.aask(self._to_model(request))
         except ContextLengthError as error:
-            return self._too_long(error)
-        self._account(reply)
+            return self._skip_long_prompt(error)
+        self._count_tokens(reply)
         return self._read(reply, request)
 
     def as_request(self, prompt: str | SampleRequest) -> SampleRequest:
-        """A bare prompt as the request that a program makes at inference; a request is returned as it is."""
+        """Build the request that a program makes for a prompt at inference; return a request as it is."""
         return prompt if isinstance(prompt, SampleRequest) else SampleRequest(prompt, temperature=self.temperature)
 
     def write(self, prompt: str) -> Supplement:
-        """The supplement for one prompt, as a program reads it; see `draw`."""
+        """Write the supplement for one prompt, as a program reads it; see `draw`."""
         return self.draw(prompt).supplement
 
     def with_checkpoint(self, path: Path) -> SupplementGenerator:
-        """The same generator with trained weights: a PEFT adapter's folder, or a whole model's."""
+        """Return the generator with trained weights: a PEFT adapter's folder, or a whole model's."""
         return self._of(self.engine.with_checkpoint(path), self.menu)
 
     def choosing(self, menu: Menu) -> SupplementGenerator:
-        """The same generator with this menu; itself where that is its own.
+        """Return the generator with this menu; the same object if it has the menu already.
 
         >>> from sgt_modules.kinds import SILENCE, Supplement
         >>> menu = Menu((Supplement("refunds", "Refunds take five days."), SILENCE))
@@ -259,7 +259,7 @@ class SupplementGenerator(Parameter):
         )
 
     def check(self) -> None:
-        """Raise `GeneratorNotFoundError` unless the model's files exist, and are those that were saved.
+        """Raise `GeneratorNotFoundError` unless the model's files exist and have not changed since saving.
 
         An endpoint is asked for a single token. Raises `SetupError` where a choice of the menu has more than
         `max_new_tokens` tokens.
@@ -280,12 +280,12 @@ class SupplementGenerator(Parameter):
         """Do nothing: `reset_copy()` calls this on generators that the original program shares."""
 
     def dump_state(self, json_mode: bool = True) -> GeneratorState | EndpointGeneratorState:
-        """The reference that a saved program keeps; an adapter's folder moves with the file it is saved to."""
+        """Return the reference for a saved program; an adapter's folder is copied next to the saved file."""
         state = {**self.engine.reference(), **dump_settings(self._settings())}
         return cast("GeneratorState | EndpointGeneratorState", state)
 
     def load_state(self, state: GeneratorState | EndpointGeneratorState) -> None:
-        """Become the generator of a saved reference; weights are loaded, and compared with the sha256, at first use."""
+        """Load a saved reference; weights are loaded and compared with the sha256 at first use."""
         loaded = SupplementGenerator.from_state(state, like=self)
         self.engine, self.temperature, self.max_new_tokens = loaded.engine, loaded.temperature, loaded.max_new_tokens
         self.prompt, self.max_prompt_tokens, self.menu = loaded.prompt, loaded.max_prompt_tokens, loaded.menu
@@ -298,7 +298,7 @@ class SupplementGenerator(Parameter):
         like: SupplementGenerator | None = None,
         trusted: bool = False,
     ) -> SupplementGenerator:
-        """The generator of a saved reference; a local one that is in use already is shared, so that weights load once.
+        """Load the generator of a saved reference; a local one that is in use is shared, so that weights load once.
 
         An endpoint takes the keys of `like` if that has the same address; another address is used only for a `trusted`
         state. Raises `SavedStateError` otherwise, for a state of another form, and for an adapter that is not in the
@@ -308,11 +308,11 @@ class SupplementGenerator(Parameter):
         if "lm" in state:
             endpoint = endpoint_of(state, like=None if like is None else like.engine, trusted=trusted)
             return cls(endpoint, **settings_of(state))
-        return cls._shared(state)
+        return cls._reuse_or_build(state)
 
     @classmethod
-    def _shared(cls, state: GeneratorState) -> SupplementGenerator:
-        """The generator of this state that is in use already, or a new one."""
+    def _reuse_or_build(cls, state: GeneratorState) -> SupplementGenerator:
+        """Return the generator of this state that is in use, or a new one."""
         reference, settings = local_reference(state), settings_of(state)
         key = json.dumps([reference, dump_settings(settings)], sort_keys=True)
         with _SHARING:
@@ -329,15 +329,15 @@ class SupplementGenerator(Parameter):
         return self
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _restored, (self.dump_state(),)
+        return _restore_from_pickle, (self.dump_state(),)
 
     def __repr__(self) -> str:
         return f"SupplementGenerator({self.name!r})"
 
     def _to_model(self, request: SampleRequest) -> SampleRequest:
-        """The request as the model gets it: its prompt asks for the kind, and the reply is limited, opened or chosen.
+        """Build the model's request: its prompt asks for the kind, and its reply is limited, opened or chosen.
 
-        A generator with a menu chooses whatever the kind is.
+        A generator with a menu ignores the kind.
         """
         kind = None if self.menu else request.kind
         return replace(
@@ -350,17 +350,17 @@ class SupplementGenerator(Parameter):
         )
 
     def _read(self, reply: Sample, request: SampleRequest) -> Sample:
-        """The supplement in a model's reply."""
+        """Read the supplement in a model's reply."""
         if self.menu:
             return reply.read_as(self.menu.read(reply.text))
         return reply.read_as(read_reply(reply.text, kind=request.kind_name, ended=not reply.cut))
 
-    def _too_long(self, error: ContextLengthError) -> Sample:
-        """No supplement for a prompt that is too long, and a warning."""
+    def _skip_long_prompt(self, error: ContextLengthError) -> Sample:
+        """Warn that a prompt is too long, and return a sample without a supplement."""
         logger.warning("No supplement, as the input does not fit %s: %s", self.name, error)
         return SILENT
 
-    def _account(self, reply: Sample) -> None:
+    def _count_tokens(self, reply: Sample) -> None:
         """Count a reply's tokens in DSPy's `track_usage`."""
         if tracker := dspy.settings.usage_tracker:
             usage = {"prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.tokens}
@@ -372,8 +372,8 @@ _SHARED: WeakValueDictionary[str, SupplementGenerator] = WeakValueDictionary()
 """Generators in use, by their state: the predictors of one program share one."""
 
 
-def _restored(state: GeneratorState | EndpointGeneratorState) -> SupplementGenerator:
-    """The generator of a pickle; a function, as cloudpickle would copy a method with all that it refers to.
+def _restore_from_pickle(state: GeneratorState | EndpointGeneratorState) -> SupplementGenerator:
+    """Load a pickled generator; a function, as cloudpickle would copy a method with all that it refers to.
 
     A pickle runs code when it is opened, so its state is trusted.
     """
@@ -381,4 +381,4 @@ def _restored(state: GeneratorState | EndpointGeneratorState) -> SupplementGener
 
 
 GeneratorLike = str | Path | LocalEngine | dspy.LM | Endpoint | SupplementGenerator
-"""What `SupplementGenerator.of` accepts."""
+"""The types that `SupplementGenerator.of` accepts."""

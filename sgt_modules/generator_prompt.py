@@ -1,4 +1,4 @@
-"""What the generator reads, as an object that a user can replace: a predictor's inputs -> one text. Pure.
+"""The generator's prompt as an object that users can replace: a predictor's inputs -> one text. Pure.
 
 All its text is data: the fields of `GeneratorPrompt`, and each kind's instruction and example in `kinds.py`.
 """
@@ -19,47 +19,47 @@ from pydantic_core import PydanticUndefined
 from sgt_modules.errors import SavedStateError, SetupError
 from sgt_modules.kinds import FREE, Kind
 from sgt_modules.prompts import SUPPLEMENT
-from sgt_modules.saving.state_checks import mapping, number, whole
+from sgt_modules.saving.state_checks import check_mapping, read_number, read_whole_number
 
 SHORTENED = " [... shortened ...] "
-"""Stands where the middle of a long input was left out."""
+"""Replaces the middle of a long input."""
 
 LEAST = 80
-"""Characters that shortening leaves of a field at each end."""
+"""Characters of a shortened field that stay at each end."""
 
 Count = Callable[[str], int]
-"""How many tokens a prompt has as the model reads it."""
+"""Returns the number of tokens of a prompt."""
 
 
 @dataclass(frozen=True, slots=True)
 class GeneratorPrompt:
-    """The text that a generator reads, as templates; each `{...}` is filled in.
+    """Templates for the generator's prompt; each `{...}` is filled in.
 
-    The prompt without a kind is what the generator reads in training and at inference. Exploration adds a last
-    paragraph that asks for one kind, and (`opens`) forces the reply to begin with that kind in brackets, so that small
-    models write the form that training then teaches them.
+    In training and at inference, the generator reads the prompt without a kind. Exploration adds a last paragraph that
+    asks for one kind. With `opens`, it also forces the reply to begin with that kind in brackets, so that small models
+    write the form that training then teaches them.
 
     Args:
         introduction: Who reads the note. `{words}` is `max_words`.
         task: The predictor's instructions, `{instructions}`.
-        role: Which predictor of a program it is: `{role}` and its `{fields}`; left out for a program of one.
-        input: One line for each input: `{name}`, its `{description}` in brackets (empty where it has none) and its
+        role: The predictor: its `{role}` and its `{fields}`; left out if the program is one bare predictor.
+        input: One line for each input: `{name}`, its `{description}` in brackets (empty if it has none) and its
             `{value}`.
-        output: One line for each output: `{name}` and its `{description}`, with the values it may take; empty for
-            none.
-        closing: Behind the fields: the form of the reply.
+        output: One line for each output: `{name}`, and its `{description}` with the allowed values; an empty template
+            leaves the lines out.
+        closing: The form of the reply, after the fields.
         kind: Exploration's last paragraph for a kind of the table: `{kind}`, `{instruction}`, `{answer}`, and the
-            kind's `{example}`, which the default leaves out: models of 0.5 B parameters copy it.
+            kind's `{example}`. The default has no example: models of 0.5 B parameters copy it.
         new_kind: The same for a kind that the generator named itself, `{kind}`.
-        free: The same for a kind of the generator's own choice.
-        no_answer: What `{answer}` stands for in `kind`, but for the kind `answer`, where it is empty.
-        max_words: The most words the generator is asked for.
+        free: The same for a kind that the generator chooses.
+        no_answer: The text for `{answer}`; for the kind `answer` it is empty.
+        max_words: The most words of a note.
         opens: Whether exploration forces the beginning of the reply.
-        temperature: At which exploration draws, where the recipe says nothing else.
-        top_p: The share of probability in (0, 1] that exploration draws tokens from, likewise.
+        temperature: Exploration's sampling temperature, unless the recipe sets one.
+        top_p: The share of probability in (0, 1] that exploration samples from, unless the recipe sets one.
 
     Raises:
-        SetupError: a template names a part that does not exist, or a number is out of range.
+        SetupError: a template names an unknown part, or a number is out of range.
 
     >>> from sgt_modules import KINDS
     >>> prompt = GeneratorPrompt()
@@ -120,39 +120,42 @@ class GeneratorPrompt:
         limit: int | None = None,
         count: Count = len,
     ) -> str:
-        """The prompt that names no kind, for one call of a predictor: no trailing newline.
+        """Write the prompt without a kind for one call of a predictor, without a trailing newline.
 
-        An input that is not there reads as its default or as empty; the supplement field is never shown. A `role` of
-        `self` is a bare predictor's and says nothing. With a `limit` of tokens, which `count` counts, the longest input
-        is shortened in the middle, then the next, until the prompt fits or nothing can be left out; see `SHORTENED`.
+        A missing input is replaced by its default or by an empty text; the supplement field is left out. The `role`
+        `self` means a bare predictor and is left out. With a `limit` of tokens, counted by `count`, the longest input
+        is shortened in the middle, then the next one, until the prompt fits or no input can be shortened; see
+        `SHORTENED`.
         """
-        values = {name: _value(signature, name, inputs) for name in _inputs(signature)}
-        text = self._text(signature, values, role)
+        values = {name: _input_text(signature, name, inputs) for name in _input_names(signature)}
+        text = self._fill_in(signature, values, role)
         while limit is not None and (tokens := count(text)) > limit:
             name = max(values, key=lambda name: len(values[name]), default="")
             if not name or len(values[name]) <= 2 * LEAST + len(SHORTENED):
                 break
-            values[name] = shortened(values[name], -(-(tokens - limit) * len(text) // tokens) + 1)
-            text = self._text(signature, values, role)
+            values[name] = shorten(values[name], -(-(tokens - limit) * len(text) // tokens) + 1)
+            text = self._fill_in(signature, values, role)
         return text
 
     def asking(self, prompt: str, kind: Kind | str | None) -> str:
-        """A prompt that names no kind, turned into one that asks for a kind: a `Kind` of the table, `FREE` for one of
-        the generator's own choice, or the bare name of another; None leaves it as it is.
+        """Add a request for a kind to a prompt: a `Kind` of the table, `FREE` for a kind that the generator chooses, or
+        the name of another kind. None returns the prompt as it is.
         """
         if kind is None:
             return prompt
         if isinstance(kind, Kind):
             answer = "" if kind.name == "answer" else self.no_answer
-            asked = self.kind.format(kind=kind.name, instruction=kind.instruction, example=kind.example, answer=answer)
+            request = self.kind.format(
+                kind=kind.name, instruction=kind.instruction, example=kind.example, answer=answer
+            )
         elif kind == FREE:
-            asked = self.free.format(answer=self.no_answer)
+            request = self.free.format(answer=self.no_answer)
         else:
-            asked = self.new_kind.format(kind=kind, answer=self.no_answer)
-        return f"{prompt}\n{asked}"
+            request = self.new_kind.format(kind=kind, answer=self.no_answer)
+        return f"{prompt}\n{request}"
 
     def opening(self, kind: Kind | str | None) -> str:
-        """What the reply is forced to begin with where this kind is asked for; empty where nothing is forced."""
+        """Return the forced beginning of a reply of this kind; empty if nothing is forced."""
         if kind is None or not self.opens:
             return ""
         if kind == FREE:
@@ -160,39 +163,39 @@ class GeneratorPrompt:
         return f"[{kind.name if isinstance(kind, Kind) else kind}]"
 
     def dump_state(self) -> dict[str, object]:
-        """Every field, as a saved program keeps it."""
+        """Return every field, as a saved program keeps it."""
         return asdict(self)
 
     @classmethod
     def load_state(cls, state: object) -> GeneratorPrompt:
-        """The prompt of a saved program. Raises `SavedStateError` for anything else."""
-        found = mapping(state, "a generator prompt's state")
-        known = {each.name: each.type for each in fields(cls)}
-        if unknown := sorted(found.keys() - known.keys()):
-            raise SavedStateError(f"Expected a generator prompt's fields {sorted(known)}, got {unknown} too.")
-        for name, value in found.items():
+        """Load the prompt of a saved program. Raises `SavedStateError` for anything else."""
+        values = check_mapping(state, "a generator prompt's state")
+        types = {each.name: each.type for each in fields(cls)}
+        if unknown := sorted(values.keys() - types.keys()):
+            raise SavedStateError(f"Expected a generator prompt's fields {sorted(types)}, got {unknown} too.")
+        for name, value in values.items():
             if name == "max_words":
-                whole(found, name, 1, 2**31)
+                read_whole_number(values, name, 1, 2**31)
             elif name in ("temperature", "top_p"):
-                number(found, name, 1e-9, 1000.0 if name == "temperature" else 1.0)
+                read_number(values, name, 1e-9, 1000.0 if name == "temperature" else 1.0)
             elif not isinstance(value, bool if name == "opens" else str):
-                raise SavedStateError(f"Expected {name} of a generator prompt as {known[name]}, got {value!r}.")
-        return cls(**found)
+                raise SavedStateError(f"Expected {name} of a generator prompt as {types[name]}, got {value!r}.")
+        return cls(**values)
 
-    def _text(self, signature: type[dspy.Signature], values: Mapping[str, str], role: str) -> str:
+    def _fill_in(self, signature: type[dspy.Signature], values: Mapping[str, str], role: str) -> str:
         lines = [
             self.introduction.format(words=self.max_words),
             self.task.format(instructions=signature.instructions),
         ]
         if role not in ("", "self"):
-            names = (", ".join(each) for each in (_inputs(signature), signature.output_fields))
+            names = (", ".join(each) for each in (_input_names(signature), signature.output_fields))
             lines.append(self.role.format(role=role, fields=" -> ".join(names)))
         for name, value in values.items():
             described = _in_brackets(_description(signature.input_fields[name], name))
             lines.append(self.input.format(name=name, description=described, value=value))
         for name, field in signature.output_fields.items():
-            said = "; ".join(filter(None, (_description(field, name), allowed_values(field.annotation))))
-            lines.append(self.output.format(name=name, description=_in_brackets(said)))
+            description = "; ".join(filter(None, (_description(field, name), allowed_values(field.annotation))))
+            lines.append(self.output.format(name=name, description=_in_brackets(description)))
         lines.append(self.closing.format(words=self.max_words))
         return "\n".join(filter(None, lines))
 
@@ -211,7 +214,7 @@ _PARTS = {
 }
 
 NOTE = GeneratorPrompt()
-"""What a generator reads where no other prompt is given; its words were chosen by measurement (`docs/log.md`)."""
+"""The default prompt; its words were chosen by measurement (`docs/log.md`)."""
 
 COMPACT = GeneratorPrompt(
     introduction="Write a supplement that helps another model with this task.",
@@ -226,13 +229,13 @@ COMPACT = GeneratorPrompt(
     temperature=1.0,
     top_p=1.0,
 )
-"""The text that the embedded generator was trained on, to the letter: it writes the kind by itself."""
+"""The exact prompt of the embedded generator's training; that generator writes the kind by itself."""
 
 
-def shortened(text: str, by: int) -> str:
-    """A text without `by` characters or more of its middle, and a mark in their place; `LEAST` stay at each end.
+def shorten(text: str, by: int) -> str:
+    """Replace at least `by` characters in the middle of a text by a mark; `LEAST` characters stay at each end.
 
-    >>> shortened("a" * 300 + "b" * 300, 380).count("a")
+    >>> shorten("a" * 300 + "b" * 300, 380).count("a")
     99
     """
     head, _, tail = text.partition(SHORTENED)
@@ -246,7 +249,7 @@ def shortened(text: str, by: int) -> str:
 
 
 def allowed_values(annotation: object) -> str:
-    """The values a field may take, where its type says so.
+    """List the values that a field's type allows; an empty text if it allows any.
 
     >>> allowed_values(Literal["low", "high"]), allowed_values(bool), allowed_values(str)
     ('one of: low, high', 'one of: true, false', '')
@@ -261,20 +264,20 @@ def allowed_values(annotation: object) -> str:
     return "; ".join(dict.fromkeys(inner))
 
 
-def _inputs(signature: type[dspy.Signature]) -> list[str]:
-    """The task's own inputs."""
+def _input_names(signature: type[dspy.Signature]) -> list[str]:
+    """The names of the inputs without the supplement."""
     return [name for name in signature.input_fields if name != SUPPLEMENT]
 
 
-def _value(signature: type[dspy.Signature], name: str, inputs: Mapping[str, object]) -> str:
+def _input_text(signature: type[dspy.Signature], name: str, inputs: Mapping[str, object]) -> str:
     default = signature.input_fields[name].default
     return text_of(inputs.get(name, "" if default is PydanticUndefined else default))
 
 
 def _description(field: Any, name: str) -> str:
-    """What the user says of a field; DSPy writes `${name}` where the user says nothing."""
-    said = str((field.json_schema_extra or {}).get("desc") or "").strip()
-    return "" if re.fullmatch(r"\$\{" + re.escape(name) + r"\}", said) else said
+    """Return the user's description of a field; DSPy writes `${name}` if there is none."""
+    description = str((field.json_schema_extra or {}).get("desc") or "").strip()
+    return "" if re.fullmatch(r"\$\{" + re.escape(name) + r"\}", description) else description
 
 
 def _in_brackets(text: str) -> str:
@@ -282,25 +285,25 @@ def _in_brackets(text: str) -> str:
 
 
 def text_of(value: object) -> str:
-    """A value as one text: a string as it is, anything else as JSON (what JSON does not know, through `str`)."""
-    return value if isinstance(value, str) else json.dumps(_readable(value), ensure_ascii=False, default=str)
+    """Convert a value to text: a string as it is, anything else to JSON, with `str` for other types."""
+    return value if isinstance(value, str) else json.dumps(_to_readable(value), ensure_ascii=False, default=str)
 
 
-def _readable(value: object) -> object:
-    """What a text model can make of a value: pictures, sound and files by their kind only, tools by what they do."""
+def _to_readable(value: object) -> object:
+    """Convert a value for a text model: images, audio and files to their type's name, tools to their description."""
     match value:
         case dspy.Image() | dspy.Audio() | dspy.File():
             return f"({type(value).__name__.lower()})"
         case dspy.Tool():
             return f"{value.name}: {value.desc or ''}".strip()
         case BaseModel():
-            return {name: _readable(getattr(value, name)) for name in type(value).model_fields}
+            return {name: _to_readable(getattr(value, name)) for name in type(value).model_fields}
         case Mapping():
-            return {str(name): _readable(each) for name, each in value.items()}
+            return {str(name): _to_readable(each) for name, each in value.items()}
         case list() | tuple():
-            return [_readable(each) for each in value]
+            return [_to_readable(each) for each in value]
         case set() | frozenset():
-            return [_readable(each) for each in sorted(value, key=str)]
+            return [_to_readable(each) for each in sorted(value, key=str)]
         case Enum():
             return value.value
         case _:

@@ -1,4 +1,4 @@
-"""A generator as a saved program keeps it: where its model is and its settings, never weights or keys."""
+"""The saved state of a generator: a reference to its model, and its settings; never weights or keys."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from sgt_modules.generator_prompt import GeneratorPrompt
 from sgt_modules.local.engine_state import LocalReference
 from sgt_modules.menu import Menu
 from sgt_modules.remote.endpoint import Endpoint, EndpointReference
-from sgt_modules.saving.state_checks import mapping, number, text, text_or_none, whole
-from sgt_modules.saving.weights import located
+from sgt_modules.saving.state_checks import check_mapping, read_number, read_text, read_text_or_none, read_whole_number
+from sgt_modules.saving.weights import locate
 
 
 class MenuState(TypedDict, total=False):
@@ -21,7 +21,7 @@ class MenuState(TypedDict, total=False):
 
 
 class GeneratorState(LocalReference, MenuState):
-    """A local generator: where its weights are and their sha256."""
+    """A local generator: the place of its weights and their sha256."""
 
     temperature: float
     max_new_tokens: int
@@ -39,7 +39,7 @@ class EndpointGeneratorState(EndpointReference, MenuState):
 
 
 class GeneratorSettings(TypedDict):
-    """What a generator's state holds besides where its model is."""
+    """The settings in a generator's state."""
 
     temperature: float
     max_new_tokens: int
@@ -49,8 +49,8 @@ class GeneratorSettings(TypedDict):
 
 
 def check_state(state: object) -> GeneratorState | EndpointGeneratorState:
-    """The state itself; raises `SavedStateError` for one of another form."""
-    state = mapping(state, "a generator's state")
+    """Return the state; raise `SavedStateError` if it has another form."""
+    state = check_mapping(state, "a generator's state")
     form = EndpointGeneratorState if "lm" in state else GeneratorState
     if missing := sorted(form.__required_keys__ - state.keys()):
         raise SavedStateError(
@@ -61,11 +61,11 @@ def check_state(state: object) -> GeneratorState | EndpointGeneratorState:
 
 
 def settings_of(state: Mapping[str, Any]) -> GeneratorSettings:
-    """The settings of a saved state; raises `SavedStateError` for values that no generator has."""
-    most = None if state.get("max_prompt_tokens") is None else whole(state, "max_prompt_tokens", 1, 2**31)
+    """Read the settings of a saved state; raise `SavedStateError` for invalid values."""
+    most = None if state.get("max_prompt_tokens") is None else read_whole_number(state, "max_prompt_tokens", 1, 2**31)
     return GeneratorSettings(
-        temperature=number(state, "temperature", 0.0, 1000.0),
-        max_new_tokens=whole(state, "max_new_tokens", 1, 2**31),
+        temperature=read_number(state, "temperature", 0.0, 1000.0),
+        max_new_tokens=read_whole_number(state, "max_new_tokens", 1, 2**31),
         prompt=GeneratorPrompt.load_state(state.get("prompt")),
         max_prompt_tokens=most,
         menu=Menu.load_state(state.get("menu")),
@@ -73,26 +73,26 @@ def settings_of(state: Mapping[str, Any]) -> GeneratorSettings:
 
 
 def dump_settings(settings: GeneratorSettings) -> dict[str, object]:
-    """The settings as JSON; a generator without a menu has no key for one."""
+    """Return the settings as JSON; without a menu, its key is left out."""
     dumped: dict[str, object] = {**settings, "prompt": settings["prompt"].dump_state()}
     menu = dumped.pop("menu")
     return {**dumped, "menu": settings["menu"].dump_state()} if menu else dumped
 
 
 def endpoint_of(state: EndpointGeneratorState, *, like: object, trusted: bool) -> Endpoint:
-    """The endpoint of a saved state; `like` and `trusted` as in `Endpoint.of_reference`."""
-    reference = EndpointReference(lm=state["lm"], adapter_sha256=text_or_none(state, "adapter_sha256"))
+    """Load the endpoint of a saved state; `like` and `trusted` as in `Endpoint.of_reference`."""
+    reference = EndpointReference(lm=state["lm"], adapter_sha256=read_text_or_none(state, "adapter_sha256"))
     return Endpoint.of_reference(reference, like=like, trusted=trusted)
 
 
 def local_reference(state: GeneratorState) -> LocalReference:
-    """Where the weights of a saved state are, with paths as seen from the file that is read."""
-    model, adapter = located(text(state, "model"), text_or_none(state, "adapter"))
+    """Return the weights' reference of a saved state, with paths resolved from the file that is being read."""
+    model, adapter = locate(read_text(state, "model"), read_text_or_none(state, "adapter"))
     return LocalReference(
         model=model,
         adapter=adapter,
-        revision=text_or_none(state, "revision"),
-        sha256=text_or_none(state, "sha256"),
-        adapter_sha256=text_or_none(state, "adapter_sha256"),
-        dtype=text(state, "dtype"),
+        revision=read_text_or_none(state, "revision"),
+        sha256=read_text_or_none(state, "sha256"),
+        adapter_sha256=read_text_or_none(state, "adapter_sha256"),
+        dtype=read_text(state, "dtype"),
     )

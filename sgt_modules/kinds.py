@@ -1,4 +1,4 @@
-"""The supplement kinds as a table of data, and the one text form of a supplement: `[kind] text`.
+"""The table of supplement kinds, and the text form of a supplement: `[kind] text`.
 
 Source of the kinds: SGT (arXiv 2604.20727); the instructions are ours.
 """
@@ -11,18 +11,18 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 FREE = "free"
-"""The kind of a reply that names none, and of the exploration prompt that leaves the choice open."""
+"""The kind of a reply that names no kind, and of the exploration prompt that lets the generator choose one."""
 
 NONE = "none"
-"""The kind of no supplement at all: the generator writes `[none]` to stay silent."""
+"""The kind of an empty supplement: the generator writes `[none]` to stay silent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One way to help: its name, what the generator is asked to write, and a short made-up example of its form.
+    """A kind of supplement: its name, the instruction for the generator, and a short example of its form.
 
-    The example is of another task: it shows the form alone. A kind without one is asked for by its instruction. A kind
-    with a `text` is that text, word for word: it is tried as it is, and the generator is not asked to write it.
+    The example is about another task, so it shows only the form. It may be empty. A kind with a `text` stands for that
+    fixed text: exploration tries the text as it is, and the generator does not write it.
 
     >>> KINDS["pairs"].name
     'pairs'
@@ -37,15 +37,15 @@ class Kind:
 
     @property
     def given(self) -> Supplement:
-        """The kind's own text as a supplement; silence for a kind without one."""
+        """The kind's fixed text as a supplement; `SILENCE` if it has none."""
         return Supplement(self.name, self.text) if self.text else SILENCE
 
 
-def _table(*rows: tuple[str, str, str]) -> Mapping[str, Kind]:
+def _build_table(*rows: tuple[str, str, str]) -> Mapping[str, Kind]:
     return MappingProxyType({name: Kind(name, instruction, example) for name, instruction, example in rows})
 
 
-KINDS: Mapping[str, Kind] = _table(
+KINDS: Mapping[str, Kind] = _build_table(
     ("answer", "Propose an answer.", "180 seconds."),
     (
         "background",
@@ -75,16 +75,16 @@ KINDS: Mapping[str, Kind] = _table(
         "For 5 minutes, right: 300 seconds, as each has 60. Wrong: 500 seconds, as none has 100.",
     ),
 )
-"""The eight predefined kinds by name, in the paper's order. Read-only; a user may pass a table of their own."""
+"""The eight predefined kinds by name, in the paper's order. Read-only; users can pass another table."""
 
 _TAG = re.compile(r"\A\s*\[([A-Za-z][A-Za-z0-9_ -]{0,30})\]\s*")
 
 
 @dataclass(frozen=True, slots=True)
 class Supplement:
-    """A supplement: its kind and its text, without the bracketed tag.
+    """A supplement: its kind, and its text without the `[kind]` tag.
 
-    `cut`: the model did not end this text itself, so training teaches no end behind it. Not part of comparison.
+    `cut` says that the token limit ended the text, so training adds no end token after it. Comparisons ignore it.
 
     >>> Supplement("pairs", "right: 4; wrong: 5").render()
     '[pairs] right: 4; wrong: 5'
@@ -97,17 +97,17 @@ class Supplement:
     cut: bool = field(default=False, compare=False, repr=False)
 
     def __bool__(self) -> bool:
-        """False for a supplement that says nothing."""
+        """False if the text is empty."""
         return bool(self.text.strip())
 
     def render(self) -> str:
-        """The one text form: `[kind] text`; text alone for kind `free`, and nothing at all for an empty one."""
+        """Return `[kind] text`; only the text for kind `free`; an empty string if the text is empty."""
         if not self:
             return ""
         return self.text if self.kind == FREE else f"[{self.kind}] {self.text}"
 
     def reply(self) -> str:
-        """What the generator writes for it, which `parse` reads back: as rendered, and `[none]` for an empty one.
+        """Return the generator's reply for this supplement, which `parse` reads back; `[none]` if it is empty.
 
         >>> SILENCE.reply()
         '[none]'
@@ -116,14 +116,14 @@ class Supplement:
 
 
 SILENCE = Supplement(NONE, "")
-"""No supplement: the actor then reads exactly what the unwrapped program would have sent."""
+"""The empty supplement: the actor reads exactly what the unwrapped program sends."""
 
 
 def parse(reply: str) -> Supplement:
-    """Read a supplement's saved or rendered text; never fails. A model's own reply is read by `replies.read_reply`.
+    """Read a rendered supplement; never raises. Use `replies.read_reply` for a model's raw reply.
 
-    A text begins with its kind in brackets; one without is kind `free`. An empty one, and one of kind `none` whatever
-    follows, is `SILENCE`. Names are folded to lower case with underscores.
+    The text begins with its kind in brackets; otherwise its kind is `free`. An empty text and the kind `none` give
+    `SILENCE`. Kind names become lower case with underscores.
 
     >>> parse("[One-Shot] Q: 2+2? A: 4")
     Supplement(kind='one_shot', text='Q: 2+2? A: 4')

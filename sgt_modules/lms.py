@@ -1,4 +1,4 @@
-"""An LM by the name that a person writes: LiteLLM's, a model on this machine, or the embedded actor."""
+"""Build an LM from its name: a LiteLLM model, a model on this machine, or the embedded actor."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from sgt_modules.local.chat_template import check_reads, check_writes
 from sgt_modules.local.engine import LocalEngine
 
 EMBEDDED = "embedded"
-"""The name of the models that come with the package, of about 1 M parameters."""
+"""The name of the models in this package, of about 1 M parameters."""
 
 LOCAL = "local:"
-"""Begins the name of a model that runs in this process: `local:Qwen/Qwen2.5-Coder-0.5B-Instruct`."""
+"""Prefix of the name of a model that runs in this process: `local:Qwen/Qwen2.5-Coder-0.5B-Instruct`."""
 
 ANSWER_TOKENS = 256
-"""The most tokens of an answer of a model on this machine: enough for a query or a number, bearable on a CPU."""
+"""The most tokens of an answer on this machine: enough for a query or a number, fast enough on a CPU."""
 
 PROPOSAL_TOKENS = 1024
-"""The same of what a model on this machine writes about a program, such as better instructions."""
+"""The most tokens of a proposal on this machine, such as better instructions for a program."""
 
 LMLike = str | dspy.LM
 """An LM, or its name."""
@@ -40,16 +40,16 @@ def lm_named(
     temperature: float | None = None,
     max_new_tokens: int = ANSWER_TOKENS,
 ) -> dspy.LM:
-    """The LM of a name: `openai/gpt-4.1-mini`, a folder, `local:HUB_ID` (or `local:FOLDER`), or `embedded`.
+    """Build the LM of a name: `openai/gpt-4.1-mini`, a folder, `local:HUB_ID` (or `local:FOLDER`), or `embedded`.
 
-    A folder of `save_pretrained()` and a hub id behind `local:` run in this process, greedily by default, in the
-    precision `dtype` (see `LocalEngine`), with at most `max_new_tokens` a reply; what they answer is not cached. Any
-    other name is LiteLLM's, perhaps behind a server at `api_base`, which gets the key in `OPENAI_API_KEY`, or a word
-    that stands for no key. An LM is given back as it is.
+    A folder of `save_pretrained()` and a hub id after `local:` run in this process, greedily by default, in the
+    precision `dtype` (see `LocalEngine`), with at most `max_new_tokens` per reply and without a cache. Any other name
+    is passed to LiteLLM. With `api_base`, its server gets the key in `OPENAI_API_KEY`, or the word `none`. An LM is
+    returned as it is.
 
     Raises:
-        GeneratorNotFoundError: the folder holds no model that can answer, or the hub id cannot be had.
-        SetupError: `dtype` or `api_base` is set for a model that has none.
+        GeneratorNotFoundError: the folder has no usable model, or the hub id cannot be fetched.
+        SetupError: `dtype` or `api_base` is set for a model that does not support it.
 
     >>> lm_named("openai/qwen3", api_base="http://localhost:8000/v1").model
     'openai/qwen3'
@@ -80,7 +80,7 @@ def lm_named(
 
 
 def is_local(name: str) -> bool:
-    """Whether a name is that of a model on this machine: `local:...`, a folder that is there, or a path's beginning.
+    """Whether a name is a model on this machine: `local:...`, an existing folder, or the beginning of a path.
 
     >>> is_local("local:Qwen/Qwen3-1.7B"), is_local("./no-such-folder"), is_local("openai/gpt-4.1-mini")
     (True, True, False)
@@ -89,10 +89,10 @@ def is_local(name: str) -> bool:
 
 
 def check_lm(lm: object, environment: Mapping[str, str] | None = None) -> None:
-    """Raise `SetupError` if the first call of an LM cannot but fail: its key is missing, or there is no such provider.
+    """Raise `SetupError` if the first call of an LM must fail: its key is missing, or its provider is unknown.
 
-    Nothing is sent. An LM with an address of its own, an engine of its own, or credentials other than a key is let
-    pass, and so is what only LiteLLM knows. `environment` is this process's by default.
+    Nothing is sent. An LM with its own address or engine, with credentials other than a key, or with a provider that
+    only LiteLLM knows is not checked. `environment` is this process's by default.
 
     >>> check_lm(dspy.LM("openai/gpt-4.1-mini", api_key="a key"))
     >>> try:
@@ -101,29 +101,29 @@ def check_lm(lm: object, environment: Mapping[str, str] | None = None) -> None:
     ...     print(error)
     Expected a key for 'openai/gpt-4.1-mini' in the environment, got none. Set OPENAI_API_KEY.
     """
-    known = os.environ if environment is None else environment
+    variables = os.environ if environment is None else environment
     if not isinstance(lm, dspy.LM) or type(lm) is not dspy.LM or not isinstance(lm.engine, str):
         return
-    if getattr(lm, "_providers", ()) or _addressed(lm, known):
+    if getattr(lm, "_providers", ()) or _has_own_address(lm, variables):
         return
     try:
-        found = LMRouter().resolve_openai_chat(lm.model)
+        route = LMRouter().resolve_openai_chat(lm.model)
     except UnknownModelError:
         _check_provider(lm.model)
         return
-    if lm.kwargs.get("api_key") or found.credential_policy != "key" or found.placeholder_key is not None:
+    if lm.kwargs.get("api_key") or route.credential_policy != "key" or route.placeholder_key is not None:
         return
-    names = _key_names(f"{found.provider}:{found.model}", found.env_key)
-    if names and not any(known.get(name) for name in names):
+    names = _key_names(f"{route.provider}:{route.model}", route.env_key)
+    if names and not any(variables.get(name) for name in names):
         raise SetupError(f"Expected a key for {lm.model!r} in the environment, got none. Set {' or '.join(names)}.")
 
 
 @contextmanager
 def acting_as(lm: dspy.LM | None) -> Iterator[None]:
-    """Inside, the LM is DSPy's; None changes nothing.
+    """Set DSPy's LM inside the block; None changes nothing.
 
-    A model in this process has no JSON mode: unless an adapter is configured, an answer of its that cannot be read is
-    an `AdapterParseError` at once, and is not asked for again as JSON.
+    A model in this process has no JSON mode. Unless an adapter is configured, an answer that cannot be parsed raises
+    `AdapterParseError` at once, without a second request in JSON mode.
 
     >>> with acting_as(lm_named("embedded")):
     ...     dspy.settings.adapter.use_json_adapter_fallback
@@ -145,33 +145,33 @@ def runs_here(lm: dspy.LM | None) -> bool:
 
 
 def _check_folder(engine: LocalEngine) -> None:
-    """Raise `GeneratorNotFoundError` for a folder whose model would fail at its first call."""
+    """Raise `GeneratorNotFoundError` if the folder's model would fail at its first call."""
     folder = engine.weights.folders[0]
     check_writes(folder)
     engine.check()
     check_reads(folder, engine.tokenizer)
 
 
-def _addressed(lm: dspy.LM, environment: Mapping[str, str]) -> bool:
-    """Whether an LM's calls go to an address that somebody set: such a server may want no key."""
+def _has_own_address(lm: dspy.LM, environment: Mapping[str, str]) -> bool:
+    """Whether an LM has its own address, whose server may need no key."""
     prefix = lm.model.partition("/")[0].upper()
     own = any(lm.kwargs.get(name) for name in ("api_base", "base_url", "custom_llm_provider"))
     return own or any(environment.get(f"{prefix}_{end}") for end in ("API_BASE", "BASE_URL"))
 
 
 def _key_names(model: str, first: str | None) -> tuple[str, ...]:
-    """The environment variables that a provider's key is read from; the router names all where none is set."""
+    """Return the environment variables of a provider's key; the router names all of them if none is set."""
     try:
         LMRouter().lm(model)
     except MissingCredentialError as missing:
         return missing.env_keys
-    except Exception:  # noqa: BLE001 - another fault than a missing key, which the call itself tells
+    except Exception:  # noqa: BLE001 - another fault than a missing key, which the call itself will report
         return ()
     return (first,) if first else ()
 
 
 def _check_provider(model: str) -> None:
-    """Raise `SetupError` for a name that begins with no provider of LiteLLM's, such as a folder that is not there."""
+    """Raise `SetupError` if a name does not begin with a provider of LiteLLM, such as a missing folder."""
     import litellm
 
     litellm.suppress_debug_info = True  # as DSPy does: it prints a list of providers where JSON is expected

@@ -1,4 +1,4 @@
-"""A menu: the only supplements that a generator may choose among. Pure."""
+"""A menu: the fixed supplements that a generator chooses from. Pure."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from sgt_modules.errors import SavedStateError, SetupError
 from sgt_modules.kinds import FREE, SILENCE, Kind, Supplement
 from sgt_modules.replies import read_reply
 
-_SHOWN = 80
+_MAX_SHOWN = 80
 
 
 @dataclass(frozen=True, slots=True)
 class Menu:
-    """The supplements that a generator may choose among; an empty menu leaves it free to write.
+    """The supplements that a generator chooses from; with an empty menu it writes freely.
 
-    The choices differ in kind and in text, and `read_reply` reads each reply as exactly its choice. Raises `SetupError`
-    for other choices.
+    The choices differ in kind and in text, and `read_reply` turns each reply into its choice. Raises `SetupError` for
+    other choices.
 
     >>> menu = Menu.of([Kind("refunds", text="Refunds take five days."), Kind("hours", text="We open at nine.")])
     >>> menu.replies
@@ -34,14 +34,17 @@ class Menu:
             as_read = read_reply(choice.reply())
             if as_read != choice or (choice and choice.kind == FREE):
                 raise SetupError(
-                    f"Expected a given text that reads back as it is, got {choice.reply()[:_SHOWN]!r}, which reads "
-                    f"as {as_read.reply()[:_SHOWN]!r}. Name its kind in small letters, digits and underscores (not "
+                    f"Expected a given text that reads back as it is, got {choice.reply()[:_MAX_SHOWN]!r}, which reads "
+                    f"as {as_read.reply()[:_MAX_SHOWN]!r}. Name its kind in small letters, digits and underscores (not "
                     "'free' or 'none'), and give a text without blanks at its ends, tags of its own kind or thoughts."
                 )
-        for name, values in (("kind", [each.kind for each in self.choices]), ("text", list(map(_plain, self.choices)))):
+        for name, values in (
+            ("kind", [each.kind for each in self.choices]),
+            ("text", list(map(_join_blanks, self.choices))),
+        ):
             if twice := sorted({each for each in values if values.count(each) > 1}):
                 raise SetupError(
-                    f"Expected each {name} of a menu once, got {twice[0][:_SHOWN]!r} twice. Leave one out."
+                    f"Expected each {name} of a menu once, got {twice[0][:_MAX_SHOWN]!r} twice. Leave one out."
                 )
         if len(self.choices) == 1:
             raise SetupError(
@@ -51,7 +54,7 @@ class Menu:
 
     @classmethod
     def of(cls, kinds: Iterable[Kind], *, silence: bool = True) -> Menu:
-        """The texts of these kinds, and with `silence` no supplement. Raises `SetupError` for a kind without a text."""
+        """Build a menu of the kinds' texts, with `silence` also of none; raise `SetupError` if a text is missing."""
         kinds = list(kinds)
         if without := [kind.name for kind in kinds if not kind.text]:
             raise SetupError(
@@ -61,7 +64,7 @@ class Menu:
         return cls((*(kind.given for kind in kinds), *([SILENCE] if silence else [])))
 
     def __bool__(self) -> bool:
-        """Whether there is anything to choose among."""
+        """Whether the menu has choices."""
         return bool(self.choices)
 
     @property
@@ -70,24 +73,27 @@ class Menu:
         return tuple(choice.reply() for choice in self.choices)
 
     def read(self, reply: str) -> Supplement:
-        """The choice that equals a reply word for word, with or without its kind; silence for any other reply.
+        """Return the choice that equals a reply word for word, with or without its kind; `SILENCE` for any other.
 
         Blanks and line breaks count as one blank.
         """
         return self.same(read_reply(reply)) or SILENCE
 
     def same(self, supplement: Supplement) -> Supplement | None:
-        """The choice with this kind and text; where the supplement names no kind, the choice with its text."""
-        own = supplement.kind, _plain(supplement)
-        return next((each for each in self.choices if own in ((each.kind, _plain(each)), (FREE, _plain(each)))), None)
+        """Return the choice with this kind and text; with its text alone if the supplement names no kind."""
+        own = supplement.kind, _join_blanks(supplement)
+        return next(
+            (each for each in self.choices if own in ((each.kind, _join_blanks(each)), (FREE, _join_blanks(each)))),
+            None,
+        )
 
     def dump_state(self) -> list[list[str]]:
-        """Kind and text of each choice, as a saved program keeps them."""
+        """Return kind and text of each choice, as a saved program keeps them."""
         return [[each.kind, each.text] for each in self.choices]
 
     @classmethod
     def load_state(cls, state: object) -> Menu:
-        """The menu of a saved program; an empty one for None. Raises `SavedStateError` for anything else."""
+        """Load the menu of a saved program; an empty menu for None. Raises `SavedStateError` for anything else."""
         rows = cast("list[object]", state) if isinstance(state, list) else [] if state is None else [state]
         choices: list[Supplement] = []
         for row in rows:
@@ -104,5 +110,5 @@ class Menu:
             raise SavedStateError(f"{problem} Save the program again.") from problem
 
 
-def _plain(supplement: Supplement) -> str:
+def _join_blanks(supplement: Supplement) -> str:
     return " ".join(supplement.text.split())

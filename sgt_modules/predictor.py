@@ -1,4 +1,4 @@
-"""SupplementedPredictor: a frozen predictor that reads a supplement written for each of its inputs."""
+"""SupplementedPredictor: a predictor that reads a supplement which a generator writes for each input."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from sgt_modules.safety import harmless
 from sgt_modules.samples import Sample
 
 Scope = Literal["turn", "episode"]
-"""How long a supplement holds: for one call, or for every call of its predictor within a run of the program."""
+"""How long a supplement is used: for one call, or for all calls of its predictor in one run of the program."""
 
-SUPPLEMENTING = ("generator", "template", "gate")
-"""What a saved state holds of a supplemented predictor that a plain one's lacks."""
+SUPPLEMENT_STATE = ("generator", "template", "gate")
+"""The keys that the saved state of a supplemented predictor has in addition to a plain predictor's."""
 
 _P = TypeVar("_P", bound=dspy.Predict)
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
-    """One call: its inputs, the effective signature, what the generator reads, and the supplement once it is there.
+class _PredictorCall:
+    """One call: its inputs, the effective signature, the generator's prompt, and the supplement once it is chosen.
 
-    `fresh` says that the supplement is this call's own, and neither the caller's nor an earlier call's.
+    `fresh` says that the supplement was chosen for this call, not passed by the caller or kept from an earlier call.
     """
 
     inputs: Mapping[str, object]
@@ -49,10 +49,10 @@ class _Asked:
 
 
 class SupplementedPredictor(dspy.Predict):
-    """A `dspy.Predict` whose signature has one more input, the supplement, which a generator writes for each call.
+    """A `dspy.Predict` with one more input, the supplement, which a generator writes for each call.
 
-    It keeps the name, the trace and the state of the predictor it stands for. When the supplement is empty, the actor
-    reads exactly what the plain predictor would have sent. A `supplement=` among the inputs is used as it is.
+    It keeps the name, the trace and the state of the plain predictor. If the supplement is empty, the actor reads
+    exactly what the plain predictor sends. A `supplement=` among the inputs is used as it is.
 
     >>> predictor = SupplementedPredictor("question -> answer", generator="Qwen/Qwen3-1.7B")
     >>> list(predictor.signature.input_fields)
@@ -60,7 +60,7 @@ class SupplementedPredictor(dspy.Predict):
     """
 
     run_key = ""
-    """The same for copies of a predictor, and for no other: by it a run knows the calls that belong to it."""
+    """Equal for all copies of a predictor and for no other; a run finds its own calls by this key."""
 
     def __init__(
         self,
@@ -73,11 +73,11 @@ class SupplementedPredictor(dspy.Predict):
         gate: Gate | None = None,
         **config: Any,
     ) -> None:
-        """`generator`: one, or a hub id, folder or LM; `role`: its name in the program; `config`: as in `dspy.Predict`.
+        """`generator`: also a hub id, folder or LM; `role`: its name in the program; `config`: as in `dspy.Predict`.
 
         `scope`, `template` and `gate` as in `supplement()`.
         """
-        super().__init__(with_supplement(_free_of_supplement(signature), template), **config)
+        super().__init__(with_supplement(_check_has_no_supplement(signature), template), **config)
         self.generator = SupplementGenerator.of(generator)
         self.role, self.scope, self.template, self.gate = role, check_scope(scope), template, gate
         self.run_key = _new_key()
@@ -93,54 +93,54 @@ class SupplementedPredictor(dspy.Predict):
         template: Template = ADVICE,
         gate: Gate | None = None,
     ) -> SupplementedPredictor:
-        """The supplemented form of a predictor, with its demos, config, LM, callbacks; the given one is left alone.
+        """Return a supplemented copy of a predictor, with its demos, config, LM and callbacks.
 
-        A predictor that is supplemented already gets the generator, role and so on. Raises `SetupError` for a subclass
-        of `dspy.Predict`, whose own behaviour would be lost, and for a signature with a field of that name.
+        A predictor that is supplemented already gets the new generator, role and so on. Raises `SetupError` for a
+        subclass of `dspy.Predict`, whose own behaviour would be lost, and for a signature with a field `supplement`.
         """
         if type(predict) not in (dspy.Predict, cls):
             raise SetupError(
                 f"Expected a plain dspy.Predict at {role!r}, got {type(predict).__name__}, whose own behaviour would "
                 "be lost. Name the predictors to supplement with only=[...]."
             )
-        new = twin(predict, cls)
-        plain = _class(predict.signature)
-        plain = without_supplement(plain) if isinstance(predict, cls) else _free_of_supplement(plain)
+        new = copy_as(predict, cls)
+        plain = _signature_class(predict.signature)
+        plain = without_supplement(plain) if isinstance(predict, cls) else _check_has_no_supplement(plain)
         new.signature = with_supplement(plain, template)
         new.generator, new.role, new.scope, new.template, new.gate = generator, role, scope, template, gate
         new.run_key = _new_key()
         return new
 
     def with_generator(self, generator: SupplementGenerator, gate: Gate | None = None) -> SupplementedPredictor:
-        """The same predictor with another generator, and with this gate or none; the given one is left alone."""
-        new = twin(self, SupplementedPredictor)
+        """Return a copy with another generator, and with this gate or none."""
+        new = copy_as(self, SupplementedPredictor)
         new.generator, new.gate, new.run_key = generator, gate, _new_key()
         return new
 
     def unwrap(self) -> dspy.Predict:
-        """The plain predictor again, with what was learned since; this one is left alone."""
-        plain = twin(self, dspy.Predict)
-        plain.signature = without_supplement(_class(self.signature))
-        for name in ("role", "scope", "run_key", *SUPPLEMENTING):
+        """Return a plain `dspy.Predict` with the demos, instructions and so on of this predictor."""
+        plain = copy_as(self, dspy.Predict)
+        plain.signature = without_supplement(_signature_class(self.signature))
+        for name in ("role", "scope", "run_key", *SUPPLEMENT_STATE):
             vars(plain).pop(name, None)
         return plain
 
     def forward(self, **kwargs: object) -> dspy.Prediction:
-        """Answer with the help of a supplement: the caller's, else the episode's, else the generator's."""
-        asked = self._asked(kwargs)
-        if asked.supplement is None:
-            asked = self._told(asked, self.generator.draw(asked.prompt))
-        return super().forward(**self._supplemented(asked))
+        """Answer with a supplement: the caller's, else the episode's, else the generator's."""
+        call = self._begin_call(kwargs)
+        if call.supplement is None:
+            call = self._add_sample(call, self.generator.draw(call.prompt))
+        return super().forward(**self._actor_inputs(call))
 
     async def aforward(self, **kwargs: object) -> dspy.Prediction:
-        """As `forward`."""
-        asked = self._asked(kwargs)
-        if asked.supplement is None:
-            asked = self._told(asked, await self.generator.adraw(asked.prompt))
-        return await super().aforward(**self._supplemented(asked))
+        """Do the same as `forward`, asynchronously."""
+        call = self._begin_call(kwargs)
+        if call.supplement is None:
+            call = self._add_sample(call, await self.generator.adraw(call.prompt))
+        return await super().aforward(**self._actor_inputs(call))
 
     def dump_state(self, json_mode: bool = True) -> dict[str, object]:
-        """The predictor's state, with a reference to its generator, the template and the gate."""
+        """Return the predictor's state, with a reference to its generator, the template and the gate."""
         return {
             **super().dump_state(json_mode),
             "generator": self.generator.dump_state(),
@@ -149,7 +149,7 @@ class SupplementedPredictor(dspy.Predict):
         }
 
     def load_state(self, state: dict[str, Any], *, allow_unsafe_lm_state: bool = False) -> SupplementedPredictor:
-        """Restore a saved state; the generator's weights are loaded, and compared, at first use."""
+        """Restore a saved state. The generator's weights are loaded and compared at first use."""
         if "generator" not in state:
             raise SetupError(
                 "Expected the state of a supplemented predictor, got one without a generator: it was saved before "
@@ -159,70 +159,76 @@ class SupplementedPredictor(dspy.Predict):
         generator = SupplementGenerator.from_state(state["generator"], like=self.generator, trusted=trusted)
         template = Template.of_state(state.get("template"))
         gate = None if state.get("gate") is None else Gate.load_state(state["gate"])
-        known = {*super().dump_state(), "extended_signature"}  # DSPy would set any other attribute too
-        plain = {name: value for name, value in state.items() if name in known}
+        names = {*super().dump_state(), "extended_signature"}  # DSPy would set any other attribute too
+        plain = {name: value for name, value in state.items() if name in names}
         super().load_state(plain, allow_unsafe_lm_state=allow_unsafe_lm_state)
         self.generator, self.template, self.gate = generator, template, gate
         return self
 
-    def _asked(self, kwargs: Mapping[str, object]) -> _Asked:
-        """A call as it begins: with a supplement where the caller, this run or the episode has one, or a shut gate."""
-        signature = with_supplement(_class(kwargs.get("signature", self.signature)), self.template)
-        asked = _Asked(kwargs, signature, self.generator.prompt_for(signature, kwargs, role=self.role))
+    def _begin_call(self, kwargs: Mapping[str, object]) -> _PredictorCall:
+        """Prepare a call; its supplement is set if the caller, the run, the episode or the gate decides it."""
+        signature = with_supplement(_signature_class(kwargs.get("signature", self.signature)), self.template)
+        call = _PredictorCall(kwargs, signature, self.generator.prompt_for(signature, kwargs, role=self.role))
         if SUPPLEMENT in kwargs:
-            given = kwargs[SUPPLEMENT]
-            return replace(asked, supplement=given if isinstance(given, Supplement | str) else SILENCE, fresh=False)
+            own = kwargs[SUPPLEMENT]
+            return replace(call, supplement=own if isinstance(own, Supplement | str) else SILENCE, fresh=False)
         memory = running_memory()
-        if memory is not None and (self.scope == "episode" or _goes_on(asked)) and (kept := memory.recall(self)):
-            return replace(asked, supplement=kept.supplement, fresh=False)
+        if (
+            memory is not None
+            and (self.scope == "episode" or _continues_history(call))
+            and (entry := memory.recall(self))
+        ):
+            return replace(call, supplement=entry.supplement, fresh=False)
         if running := running_episode():
             enter = partial(running.enter, self.role)
             place = memory.place(self, enter) if memory is not None and self.scope == "episode" else enter()
-            asked = replace(asked, place=place, supplement=running.choose(place, asked.prompt))
+            call = replace(call, place=place, supplement=running.choose(place, call.prompt))
         else:
             check_thread(self.run_key, self.role)
-        if asked.supplement is None and self.gate is not None and not self.gate.familiar(asked.prompt):
-            asked = replace(asked, supplement=SILENCE, gated=True)
-        return asked
+        if call.supplement is None and self.gate is not None and not self.gate.familiar(call.prompt):
+            call = replace(call, supplement=SILENCE, gated=True)
+        return call
 
-    def _told(self, asked: _Asked, drawn: Sample) -> _Asked:
-        """The call with what the generator wrote, or with silence where it is unsure."""
-        gated = bool(drawn.supplement) and self.gate is not None and not self.gate.sure(drawn.logprob)
-        supplement = SILENCE if gated else drawn.supplement
-        return replace(asked, supplement=supplement, logprob=drawn.logprob, gated=gated)
+    def _add_sample(self, call: _PredictorCall, sample: Sample) -> _PredictorCall:
+        """Return the call with the generator's supplement, or with `SILENCE` if the generator is unsure."""
+        gated = bool(sample.supplement) and self.gate is not None and not self.gate.sure(sample.logprob)
+        supplement = SILENCE if gated else sample.supplement
+        return replace(call, supplement=supplement, logprob=sample.logprob, gated=gated)
 
-    def _supplemented(self, asked: _Asked) -> dict[str, object]:
-        """What the plain predictor is called with. An empty supplement leaves no trace in it."""
-        supplement, inputs = asked.supplement, asked.inputs
+    def _actor_inputs(self, call: _PredictorCall) -> dict[str, object]:
+        """Return the arguments for the plain predictor. An empty supplement leaves no trace in them."""
+        supplement, inputs = call.supplement, call.inputs
         if isinstance(supplement, Supplement):
-            if asked.fresh:
-                supplement = self._noted(asked, supplement)
-            supplement = self.template.shown(harmless(supplement.render(), asked.signature.fields))
+            if call.fresh:
+                supplement = self._record_supplement(call, supplement)
+            supplement = self.template.shown(harmless(supplement.render(), call.signature.fields))
         plain = {name: value for name, value in inputs.items() if name != SUPPLEMENT}
         if not supplement or not supplement.strip():
-            return {**plain, "signature": _silenced(asked.signature)}
-        effective = {} if asked.signature is self.signature else {"signature": asked.signature}
+            return {**plain, "signature": _hide_supplement_field(call.signature)}
+        effective = {} if call.signature is self.signature else {"signature": call.signature}
         demos = cast("Sequence[object]", inputs.get("demos", self.demos))
-        shown = [_completed(demo, asked.signature) for demo in demos]
-        changed = {} if all(new is old for new, old in zip(shown, demos, strict=True)) else {"demos": shown}
-        return {**plain, **effective, **changed, SUPPLEMENT: supplement}
+        complete_demos = [_complete_demo(demo, call.signature) for demo in demos]
+        new_demos = (
+            {} if all(new is old for new, old in zip(complete_demos, demos, strict=True)) else {"demos": complete_demos}
+        )
+        return {**plain, **effective, **new_demos, SUPPLEMENT: supplement}
 
     def _get_positional_args_error_message(self) -> str:
-        """DSPy's own message, without a field that callers need not know."""
+        """Return DSPy's message without the supplement field, which callers do not pass."""
         message = super()._get_positional_args_error_message()
-        fields = _class(self.signature).input_fields
+        fields = _signature_class(self.signature).input_fields
         return message.replace(
             f"'{', '.join(fields)}'", f"'{', '.join(name for name in fields if name != SUPPLEMENT)}'"
         )
 
-    def _noted(self, asked: _Asked, supplement: Supplement) -> Supplement:
-        """The supplement that holds: remembered for the rest of the run, and recorded in the episode."""
-        held = supplement
+    def _record_supplement(self, call: _PredictorCall, supplement: Supplement) -> Supplement:
+        """Keep the supplement for the rest of the run, record it in the episode, and return the one to use."""
+        current = supplement
         if memory := running_memory():
-            held = memory.keep(self, supplement, first=self.scope == "episode")
-        if held is supplement and (running := running_episode()) and asked.place:
-            running.record(Call(asked.place, asked.prompt, supplement, asked.logprob, asked.gated))
-        return held
+            current = memory.keep(self, supplement, first=self.scope == "episode")
+        if current is supplement and (running := running_episode()) and call.place:
+            running.record(Call(call.place, call.prompt, supplement, call.logprob, call.gated))
+        return current
 
 
 def _new_key() -> str:
@@ -230,27 +236,27 @@ def _new_key() -> str:
 
 
 def check_scope(scope: str) -> Scope:
-    """The scope itself; raises `SetupError` for a word that is none."""
+    """Return the scope; raise `SetupError` for any other word."""
     if scope not in ("turn", "episode"):
         raise SetupError(f"Expected scope 'turn' or 'episode', got {scope!r}. See supplement().")
     return scope
 
 
-def _goes_on(asked: _Asked) -> bool:
-    """Whether a call brings a history and none of the task's own inputs, as ReActV2's does from its second turn."""
-    given = {name: asked.inputs[name] for name in asked.signature.input_fields if name in asked.inputs}
-    carried = [value for value in given.values() if isinstance(value, dspy.History) or _tools(value)]
-    missing = set(asked.signature.input_fields) - {SUPPLEMENT, *given}
+def _continues_history(call: _PredictorCall) -> bool:
+    """Whether a call has a history and no task inputs, as ReActV2's calls from the second turn on."""
+    passed_inputs = {name: call.inputs[name] for name in call.signature.input_fields if name in call.inputs}
+    carried = [value for value in passed_inputs.values() if isinstance(value, dspy.History) or _are_tools(value)]
+    missing = set(call.signature.input_fields) - {SUPPLEMENT, *passed_inputs}
     has_history = any(isinstance(value, dspy.History) for value in carried)
-    return has_history and len(carried) == len(given) and bool(missing)
+    return has_history and len(carried) == len(passed_inputs) and bool(missing)
 
 
-def _completed(demo: Any, signature: type[dspy.Signature]) -> Any:
-    """A demo that lacks nothing but a supplement as one whose supplement is empty; any other as it is.
+def _complete_demo(demo: Any, signature: type[dspy.Signature]) -> Any:
+    """Add an empty supplement to a demo that lacks only the supplement; return any other demo as it is.
 
-    DSPy's adapters would introduce it as an example of which some fields are not supplied.
+    Otherwise DSPy's adapters introduce the demo as an example with missing fields.
     """
-    if not isinstance(demo, dspy.Example | Mapping):  # whatever a program keeps there
+    if not isinstance(demo, dspy.Example | Mapping):  # a program may keep other objects there
         return demo
     lacking = [name for name in signature.fields if demo.get(name) is None]
     if lacking != [SUPPLEMENT]:
@@ -258,10 +264,10 @@ def _completed(demo: Any, signature: type[dspy.Signature]) -> Any:
     return demo.copy(supplement="") if isinstance(demo, dspy.Example) else {**demo, SUPPLEMENT: ""}
 
 
-def _silenced(signature: type[dspy.Signature]) -> type[dspy.Signature]:
-    """The signature without its supplement field, which Refine, GEPA and their like still know as the predictor's own.
+def _hide_supplement_field(signature: type[dspy.Signature]) -> type[dspy.Signature]:
+    """Remove the supplement field, but keep the result equal to the predictor's own signature.
 
-    They look for the predictor whose signature equals that of a call, to give it its advice or to learn of its errors.
+    Refine and GEPA compare the signature of a call with those of the predictors to find the predictor that was called.
     """
     plain = without_supplement(signature)
     own: Any = type(plain)
@@ -277,16 +283,16 @@ def _silenced(signature: type[dspy.Signature]) -> type[dspy.Signature]:
     return plain
 
 
-def _tools(value: object) -> bool:
+def _are_tools(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(each, dspy.Tool) for each in cast("list[object]", value))
 
 
-def _class(signature: object) -> type[dspy.Signature]:
+def _signature_class(signature: object) -> type[dspy.Signature]:
     return cast("type[dspy.Signature]", ensure_signature(cast("type[dspy.Signature] | str", signature)))
 
 
-def _free_of_supplement(signature: type[dspy.Signature] | str) -> type[dspy.Signature]:
-    signature = _class(signature)
+def _check_has_no_supplement(signature: type[dspy.Signature] | str) -> type[dspy.Signature]:
+    signature = _signature_class(signature)
     if SUPPLEMENT in signature.fields:
         raise SetupError(
             f"Expected a signature without a field named {SUPPLEMENT!r}, got {signature.signature!r}. "
@@ -295,15 +301,15 @@ def _free_of_supplement(signature: type[dspy.Signature] | str) -> type[dspy.Sign
     return signature
 
 
-def twin(predict: dspy.Predict, cls: type[_P]) -> _P:
-    """A predictor of another class with the same attributes: its lists are its own, its LM and callbacks are shared.
+def copy_as(predict: dspy.Predict, cls: type[_P]) -> _P:
+    """Copy a predictor into another class: lists and dicts are copied, the LM and the callbacks are shared.
 
-    Not through `__init__`, which draws from the global random generator. Methods stay behind: DSPy's tracing leaves
-    a predictor's `forward` on it, which would go on calling the old one.
+    `__init__` is not called, because it draws from the global random generator. Methods among the attributes are not
+    copied: DSPy's tracing leaves a predictor's `forward` there, which calls the old predictor.
     """
     new = cls.__new__(cls)
-    kept = {name: value for name, value in vars(predict).items() if not isinstance(value, MethodType)}
-    for name, value in kept.items():
+    attributes = {name: value for name, value in vars(predict).items() if not isinstance(value, MethodType)}
+    for name, value in attributes.items():
         setattr(new, name, copy.copy(value) if isinstance(value, list | dict) else value)
     new.history = []
     return new

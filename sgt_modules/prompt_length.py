@@ -1,4 +1,4 @@
-"""How long a generator's prompt may be: what the model's context leaves besides the reply."""
+"""Limits of a generator's prompt: the model's context minus the reply."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ from sgt_modules.backend import Backend
 from sgt_modules.errors import GeneratorNotFoundError
 
 RESERVE = 160
-"""Tokens of a model's context that stay free for what exploration adds to a prompt, and for the reply's kind."""
+"""Tokens of the context that are kept free for exploration's last paragraph and for the reply's kind."""
 
 _SHORT = 2_000
-"""Characters of a prompt that fits any model, so that the model's context need not be known."""
+"""Characters of a prompt that fits any model, so that the context need not be looked up."""
 
 
 def most_prompt_tokens(prompt: str, model: Backend, max_new_tokens: int) -> int | None:
-    """The most tokens that the context allows; None where only a server knows it, or the prompt is far below any."""
+    """Return the most tokens of a prompt; None if only a server knows the context, or if the prompt is short."""
     if len(prompt) < _SHORT:
         return None
     try:
         context = model.context
-    except GeneratorNotFoundError:  # raised when the model is asked; a caller's own supplement needs no model
+    except GeneratorNotFoundError:  # sampling will raise it; a supplement that the caller passes needs no model
         return None
     return None if context is None else max(1, context - max_new_tokens - RESERVE)
 
 
 def fits(prompt: str, with_kind: str, model: Backend, most: int) -> bool:
-    """Whether a prompt has fewer than `most` tokens, and leaves tokens for a reply also where it asks for a kind.
+    """Whether a prompt has fewer than `most` tokens and, with a request for a kind, leaves tokens for the reply.
 
-    True where the context is not known: for a server's model, or for one that does not exist.
+    True if the context is unknown, as for a server's model or a missing model.
     """
     try:
         context = model.context

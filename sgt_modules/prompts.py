@@ -1,4 +1,4 @@
-"""A signature with and without its supplement field, and how the actor is shown a supplement. Pure."""
+"""Add the supplement field to a signature, remove it, and render a supplement for the actor. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 import dspy
 
 from sgt_modules.errors import SetupError
-from sgt_modules.saving.state_checks import mapping, text
+from sgt_modules.saving.state_checks import check_mapping, read_text
 
 SUPPLEMENT = "supplement"
 """The name of the input field that carries the supplement to the actor."""
@@ -15,9 +15,9 @@ SUPPLEMENT = "supplement"
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """How the actor is shown a supplement: what it is told about the field, and the text with `{supplement}` in it.
+    """How the actor reads a supplement: the description of its field, and a text that contains `{supplement}`.
 
-    Raises `SetupError` for a text in which the supplement has no place.
+    Raises `SetupError` if the text does not contain `{supplement}`.
 
     >>> Template("A hint.", "Hint (it may be wrong): {supplement}").shown("Count twice.")
     'Hint (it may be wrong): Count twice.'
@@ -32,29 +32,29 @@ class Template:
 
     @classmethod
     def of_state(cls, state: object) -> Template:
-        """The template of a saved program; the default one where an earlier version saved none."""
-        found = mapping(state or {}, "a template's state")
-        named = {each.name: text(found, each.name) for each in fields(cls) if each.name in found}
-        return cls(**named)
+        """Load the template of a saved program; the default template if the state has none."""
+        values = check_mapping(state or {}, "a template's state")
+        texts = {each.name: read_text(values, each.name) for each in fields(cls) if each.name in values}
+        return cls(**texts)
 
     def shown(self, supplement: str) -> str:
-        """What stands in the field for a supplement's text; nothing for an empty one."""
+        """Return the field's value for a supplement's text; an empty string for an empty text."""
         return self.text.replace("{supplement}", supplement) if supplement.strip() else ""
 
 
 ADVICE = Template()
-"""The template that is used where none is given."""
+"""The default template."""
 
 
 def check_template(template: Template) -> Template:
-    """The template itself; raises `SetupError` for anything else."""
+    """Return the template; raise `SetupError` if it is not a `Template`."""
     if not isinstance(template, Template):
         raise SetupError(f"Expected a Template, got {template!r}. Write Template(text='Hint: {{supplement}}').")
     return template
 
 
 def with_supplement(signature: type[dspy.Signature], template: Template = ADVICE) -> type[dspy.Signature]:
-    """The signature with the supplement field as its last input; the same one if it has the field already.
+    """Add the supplement field as the last input; return the same signature if it has the field already.
 
     >>> list(with_supplement(dspy.Signature("question -> answer")).input_fields)
     ['question', 'supplement']
@@ -62,21 +62,21 @@ def with_supplement(signature: type[dspy.Signature], template: Template = ADVICE
     if SUPPLEMENT in signature.input_fields:
         return signature
     field = dspy.InputField(desc=template.description)
-    return _keeping_instructions(signature, signature.append(SUPPLEMENT, field, str))
+    return _keep_instructions(signature, signature.append(SUPPLEMENT, field, str))
 
 
 def without_supplement(signature: type[dspy.Signature]) -> type[dspy.Signature]:
-    """The signature as it was before `with_supplement`, instructions included; the same one if it has no such field.
+    """Undo `with_supplement` and keep the instructions; return the same signature if it has no such field.
 
     >>> without_supplement(with_supplement(dspy.Signature("question -> answer"))).signature
     'question -> answer'
     """
     if SUPPLEMENT not in signature.input_fields:
         return signature
-    return _keeping_instructions(signature, signature.delete(SUPPLEMENT))
+    return _keep_instructions(signature, signature.delete(SUPPLEMENT))
 
 
-def _keeping_instructions(old: type[dspy.Signature], new: type[dspy.Signature]) -> type[dspy.Signature]:
-    """DSPy writes instructions of its own, which name every field, where the old ones are empty."""
+def _keep_instructions(old: type[dspy.Signature], new: type[dspy.Signature]) -> type[dspy.Signature]:
+    """Copy the instructions: where they are empty, DSPy writes its own, which name every field."""
     new.instructions = old.instructions
     return new

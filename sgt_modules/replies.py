@@ -1,4 +1,4 @@
-"""A generator's raw reply as a supplement: without thoughts, without a half sentence, with its kind. Pure."""
+"""Parse a generator's raw reply: remove thoughts and half sentences, and find the kind. Pure."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _DOUBLED = re.compile(rf"\A\s*\[\s*({_MARK}{_NAME}\])\]?(?!\()")
 """`[[units]` and `[[units]]`: the model repeats the bracket of the opening."""
 
 _UNOPENED = re.compile(r"\A\s*(?=[A-Za-z][A-Za-z0-9_ -]{0,30}\](?!\())")
-"""`units]`: the model leaves out the bracket that its reply should begin with."""
+"""`units]`: the model leaves out the opening bracket."""
 
 _REPEATS = 4
-"""Tags of one kind in a row that are read as one."""
+"""How many equal tags in a row count as one."""
 
 _CLOSERS = r"[\"'”’»)\]}*_`」』）】]*"  # noqa: RUF001
 _SENTENCE = re.compile(rf"(?P<mark>[.!?]+){_CLOSERS}(?=\s|\Z)|[。！？｡…।؟۔።]+{_CLOSERS}")  # noqa: RUF001
@@ -54,37 +54,37 @@ _FENCE = "```"
 
 _PART = re.compile(r"[^\n.!?。！？]+[.!?。！？]*|[.!?。！？]+")  # noqa: RUF001
 _LONG, _IN_A_ROW = 16, 3
-"""A sentence or line of `_LONG` letters comes once in a note; a shorter one, as in code, at most twice in a row."""
+"""A sentence or line of `_LONG` letters is repetition at its second place, a shorter one at its third in a row."""
 
 
 def read_reply(text: str, *, kind: str = "", ended: bool = True) -> Supplement:
-    """Read what a generator wrote, the forced opening included; never fails.
+    """Parse a generator's reply, including its forced beginning; never raises.
 
-    Thoughts are removed. Where the reply names its kind a second time, another note begins, and the first one is whole:
-    models that repeat themselves do so until the token limit. For the same reason a reply that the token limit ended
-    (`ended` is False) is whole up to the sentence or line that comes a second time; one without repetition is trimmed
-    to its last whole sentence or line, and marked as cut. The kind is the one that the reply names in brackets, else
-    the one that was asked for (`kind`), else `free`. An empty reply, and one that names `none`, is `SILENCE`.
+    Thoughts are removed. If the reply names its kind a second time, the text before is complete: models that repeat
+    themselves do so until the token limit. For the same reason, a reply that the token limit ended (`ended` is False)
+    is complete up to its first repeated sentence or line. Without repetition it is trimmed to its last whole sentence
+    or line, and marked as cut. The kind is the one that the reply names in brackets, else the requested `kind`, else
+    `free`. An empty reply and the kind `none` give `SILENCE`.
 
     >>> read_reply("<think>Units?</think>**[Common Mistakes]:** Mind the units.")
     Supplement(kind='common_mistakes', text='Mind the units.')
     >>> read_reply("Mind the units. Then add the", kind="mistakes", ended=False)
     Supplement(kind='mistakes', text='Mind the units.')
     """
-    reply = without_thoughts(text)
-    named, body = _split_tag(_UNOPENED.sub("[", _DOUBLED.sub(r"\1", reply)))
-    if not named and reply.lstrip().startswith("[") and "]" not in reply:
-        body = reply.lstrip()[1:]  # an opening that the model did not go on with
-    if end := _second_tag(body, named) or (0 if ended else repetition(body)):
+    reply = remove_thoughts(text)
+    named_kind, body = _split_tag(_UNOPENED.sub("[", _DOUBLED.sub(r"\1", reply)))
+    if not named_kind and reply.lstrip().startswith("[") and "]" not in reply:
+        body = reply.lstrip()[1:]  # the model did not complete the forced bracket
+    if end := _find_second_tag(body, named_kind) or (0 if ended else find_repetition(body)):
         body, ended = body[:end], True
-    body = (body if ended else whole_part(body)).strip()
-    if not body or named == NONE:
+    body = (body if ended else trim_to_sentence(body)).strip()
+    if not body or named_kind == NONE:
         return SILENCE
-    return Supplement(named or kind or FREE, body, cut=not ended)
+    return Supplement(named_kind or kind or FREE, body, cut=not ended)
 
 
-def _second_tag(body: str, kind: str) -> int:
-    """The place where the text names its kind again; 0 for none."""
+def _find_second_tag(body: str, kind: str) -> int:
+    """Return the position where the text names its kind again; 0 if it does not."""
     if not kind:
         return 0
     name = kind.replace("_", "[ _-]+")
@@ -92,12 +92,13 @@ def _second_tag(body: str, kind: str) -> int:
     return tag.start() if tag and body[: tag.start()].strip() else 0
 
 
-def repetition(text: str) -> int:
-    """Where a text begins to repeat itself: a sentence or line of some length comes a second time, or a short one a
-    third time in a row; 0 where it does not.
+def find_repetition(text: str) -> int:
+    """Return the position where a text begins to repeat itself, else 0.
+
+    A long sentence or line is repeated when it comes a second time, a short one when it comes three times in a row.
 
     >>> loop = "Count the singers. Use the id column. Use the id column. Use the"
-    >>> loop[:repetition(loop)]
+    >>> loop[:find_repetition(loop)]
     'Count the singers. Use the id column.'
     """
     earlier, last, times, first = set[str](), "", 0, 0
@@ -115,35 +116,35 @@ def repetition(text: str) -> int:
     return 0
 
 
-def without_thoughts(text: str) -> str:
-    """The text without its `<think>...</think>` (also `<thinking>`), in time linear in its length.
+def remove_thoughts(text: str) -> str:
+    """Remove `<think>...</think>` (also `<thinking>`), in time linear in the text's length.
 
-    The text before a `</think>` without an opening tag is a thought too, and so is the text after an unclosed tag.
+    Text before a `</think>` without an opening tag and text after an unclosed tag are thoughts too.
 
-    >>> without_thoughts("<think>Is it 5?</think>It is 4."), without_thoughts("Is it 5?</think>4")
+    >>> remove_thoughts("<think>Is it 5?</think>It is 4."), remove_thoughts("Is it 5?</think>4")
     ('It is 4.', '4')
     """
-    kept: list[str] = []
+    parts: list[str] = []
     place, inside = 0, False
     for tag in _THINK.finditer(text):
         if tag.group(1):
             if not inside:
-                kept.clear()
+                parts.clear()
             place, inside = tag.end(), False
         elif not inside:
-            kept.append(text[place : tag.start()])
+            parts.append(text[place : tag.start()])
             inside = True
-    return "".join(kept if inside else [*kept, text[place:]])
+    return "".join(parts if inside else [*parts, text[place:]])
 
 
-def whole_part(text: str) -> str:
-    """The text up to the end of its last whole sentence or line; empty where it has none.
+def trim_to_sentence(text: str) -> str:
+    """Trim a text to the end of its last whole sentence or line; empty if it has none.
 
-    A sentence ends at `.`, `!`, `?` or the like in other scripts, with the quotes and brackets after it. The point of
-    an abbreviation, a list number, a decimal or an identifier ends no sentence. Last lines that only announce what is
-    lost (`Examples:`, `2.`) are removed too.
+    A sentence ends at `.`, `!`, `?` or a similar mark of another script, with the quotes and brackets after it. The
+    point of an abbreviation, a list number, a decimal or an identifier does not end a sentence. Last lines that only
+    announce the cut text (`Examples:`, `2.`) are removed too.
 
-    >>> whole_part("Join on t.id, e.g. by name. Use 3.5 as t")
+    >>> trim_to_sentence("Join on t.id, e.g. by name. Use 3.5 as t")
     'Join on t.id, e.g. by name.'
     """
     ends = [mark.end() for mark in _SENTENCE.finditer(text) if _ends_a_sentence(text, mark)]
@@ -154,7 +155,7 @@ def whole_part(text: str) -> str:
 
 
 def _only_announces(line: str, whole: str) -> bool:
-    """Whether the last line of `whole` begins something that is lost: a list, an item, a block of code."""
+    """Whether the last line of `whole` only begins a list, an item or a block of code."""
     opens = line.lstrip().startswith(_FENCE) and whole.count(_FENCE) % 2 == 1
     return opens or _ANNOUNCES.match(line) is not None
 
@@ -179,29 +180,29 @@ def _ends_a_sentence(text: str, mark: re.Match[str]) -> bool:
 
 
 def _may_continue(text: str, word: str) -> bool:
-    """Whether a point after the word, the last of a cut text, may belong to a number or an identifier."""
+    """Whether the last point of a cut text may belong to a number or an identifier."""
     return word[-1].isdigit() or len(word) == 1 or "_" in word or re.search(rf"{re.escape(word)}\.\w", text) is not None
 
 
 def _split_tag(text: str) -> tuple[str, str]:
-    """The kind that the text names, in the form of `kinds.parse`, and the rest; an empty kind where it names none."""
-    named = ""
+    """Split a text into its kind, in the form of `kinds.parse`, and the rest; the kind is empty if it names none."""
+    named_kind = ""
     for _ in range(_REPEATS):
         tag = _TAG.match(text)
         if tag is None:
             break
         name = re.sub(r"[ -]+", "_", tag.group(2).strip(" -_")).lower()
-        if named and name not in (named, NONE):
+        if named_kind and name not in (named_kind, NONE):
             break
-        named = name
+        named_kind = name
         text = text[: tag.end()] + re.sub(rf"\A\s*{re.escape(tag.group(2).strip())}\s*\]", "", text[tag.end() :])
         rest, colon = text[tag.end() :], tag.group().endswith(":")
         text = _text_in_tag(rest) if colon else _text_after_tag(rest, tag.group(1))
-    return named, text
+    return named_kind, text
 
 
 def _text_in_tag(text: str) -> str:
-    """The rest of `[Hint: text] more` from `text` on, without the tag's closing bracket."""
+    """Remove the closing bracket from the rest of `[Hint: text] more`."""
     depth = 1
     for bracket in re.finditer(r"[\[\]]", text):
         depth += 1 if bracket.group() == "[" else -1
@@ -211,7 +212,7 @@ def _text_in_tag(text: str) -> str:
 
 
 def _text_after_tag(text: str, mark: str) -> str:
-    """The text after `[Hint]`: without a colon or a dash, and without the `mark` (`**`) that stands before the tag."""
+    """Remove a colon, a dash and the closing `mark` (`**`) from the text after `[Hint]`."""
     if mark:
         closed = re.match(rf"\s*:?{re.escape(mark)}", text)
         text = text[closed.end() :] if closed else text.rstrip().removesuffix(mark)

@@ -1,8 +1,8 @@
-"""A supplement made harmless before it stands in another model's prompt. Pure.
+"""Make a supplement harmless before it enters another model's prompt. Pure.
 
-A supplement is text from a model. It must not forge the markers by which an adapter parts its fields, close a tag, or
-start a turn of the chat. Where something looks like that, a space is put into it: it reads the same to a person and to
-a language model, and is no marker any more. Everything else is left as it is.
+A supplement is text from a model. It must not forge the markers that an adapter puts between fields, close a tag, or
+start a chat turn. A space is inserted into such text: a person or a language model reads it the same, but no parser
+takes it for a marker. All other text stays the same.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 _KEPT = "\n\t"
 _DIRECTION = re.compile("[\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-"""Marks that make text read in another order than it is written."""
+"""Unicode marks that change the direction in which text is shown."""
 
 _SPACED = (
     re.compile(r"\[(?=\[\s*##)"),  # [[ ## field ## ]], as ChatAdapter and JSONAdapter write it
@@ -22,7 +22,7 @@ _SPACED = (
     re.compile(r"<(?=/?(?:s|bos|eos|think|start_of_turn|end_of_turn|SYS)>|<SYS>)", re.IGNORECASE),
     re.compile(r"\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS)\])", re.IGNORECASE),
 )
-"""Where a space goes right behind the match."""
+"""Patterns after which a space is inserted."""
 
 _TURN = re.compile(
     r"^([^\S\n]*)(system|user|human|assistant|model|developer|tool)(?=\s*:)", re.IGNORECASE | re.MULTILINE
@@ -30,10 +30,10 @@ _TURN = re.compile(
 
 
 def harmless(text: str, fields: Iterable[str]) -> str:
-    """The text without control characters, and with a space in whatever could be taken for a marker, tag or turn.
+    """Remove control characters, and insert a space into text that looks like a marker, a tag or a chat turn.
 
-    `fields` are the names of the signature's fields: only their tags and headings are touched, so that other markup and
-    code stay as they are.
+    `fields` are the names of the signature's fields. Only their tags and headings change; other markup and code stay
+    the same.
 
     >>> harmless("[[ ## sql ## ]] SELECT 1", ["sql"])
     '[ [ ## sql ## ]] SELECT 1'
@@ -44,7 +44,7 @@ def harmless(text: str, fields: Iterable[str]) -> str:
     """
     text = _DIRECTION.sub("", "".join(each for each in text if each in _KEPT or unicodedata.category(each) != "Cc"))
     for marker in _SPACED:
-        text = marker.sub(lambda found: f"{found[0]} ", text)
+        text = marker.sub(lambda match: f"{match[0]} ", text)
     text = _TURN.sub(r"\1\2 ", text)
     names = "|".join(re.escape(name) for name in (*fields, "completed"))
     text = re.sub(rf"<(?=/?\s*(?:{names})\b)", "< ", text, flags=re.IGNORECASE)

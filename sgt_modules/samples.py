@@ -1,4 +1,4 @@
-"""What is asked of a generator (`SampleRequest`), and what comes (`Sample`). Pure."""
+"""A request to a generator (`SampleRequest`), and its result (`Sample`). Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sgt_modules.kinds import FREE, NONE, Kind, Supplement
 
 @dataclass(frozen=True, slots=True)
 class SampleRequest:
-    """One sample to ask of a generator, and of the model behind it.
+    """A request for one sample of a generator and its model.
 
     `SupplementGenerator` takes a prompt that names no kind. It writes the kind into the prompt, and sets what the model
     needs besides: `max_new_tokens`, `opening` and `among`.
@@ -38,7 +38,7 @@ class SampleRequest:
 
     @property
     def kind_name(self) -> str:
-        """The name of the kind that is asked for; empty where none is.
+        """The name of the requested kind; empty if there is none.
 
         >>> SampleRequest("2+2?", kind=Kind("units")).kind_name, SampleRequest("2+2?").kind_name
         ('units', '')
@@ -47,14 +47,14 @@ class SampleRequest:
 
     @property
     def given(self) -> Sample | None:
-        """The kind's own text, for which no model is asked; None for a kind without one."""
+        """The kind's fixed text, which needs no model call; None if it has none."""
         kind = self.kind
         return Sample(kind.text, kind=kind.name) if isinstance(kind, Kind) and kind.text else None
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What came for a request: a model's reply, or the supplement that a generator reads in it.
+    """The result of a request: a model's reply, or the supplement that a generator reads in it.
 
     Args:
         text: The reply as the model wrote it, which begins with the opening; of a generator, the supplement's text.
@@ -77,13 +77,13 @@ class Sample:
 
     @property
     def supplement(self) -> Supplement:
-        """Kind and text as a supplement."""
+        """The kind and the text as a supplement."""
         return Supplement(self.kind, self.text, cut=self.cut)
 
     def read_as(self, supplement: Supplement) -> Sample:
-        """The same sample, with this supplement in the place of the reply."""
+        """Return the sample with this supplement instead of the reply."""
         return replace(self, text=supplement.text, kind=supplement.kind, cut=supplement.cut)
 
 
 SILENT = Sample("", kind=NONE)
-"""No supplement, and no model asked."""
+"""A sample without a supplement, for which no model is called."""

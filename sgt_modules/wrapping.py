@@ -1,4 +1,4 @@
-"""Supplement every predictor of a program, and take the supplements out again. The given program is left alone."""
+"""Wrap a program's predictors so that they read supplements, and unwrap them. The original program is not changed."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any, cast
 
 import dspy
 
-from sgt_modules.episode import one_run
+from sgt_modules.episode import program_run
 from sgt_modules.errors import NoPredictorError, SetupError
 from sgt_modules.gate import Gate
 from sgt_modules.generator import GeneratorLike, SupplementGenerator
-from sgt_modules.predictor import SUPPLEMENTING, Scope, SupplementedPredictor, check_scope, twin
+from sgt_modules.predictor import SUPPLEMENT_STATE, Scope, SupplementedPredictor, check_scope, copy_as
 from sgt_modules.prompts import ADVICE, SUPPLEMENT, Template, check_template
 
 logger = logging.getLogger(__name__)
@@ -29,33 +29,33 @@ def supplement(
     template: Template | None = None,
     gate: Gate | None = None,
 ) -> dspy.Module:
-    """A copy of the program whose predictors (or those named in `only`) read supplements.
+    """Return a copy of the program whose predictors (or those named in `only`) read supplements.
 
-    `generator` is one, or the hub id, folder or LM of one; all predictors share it. With `scope="turn"`, the default,
-    each call of a predictor gets its own supplement, with `"episode"` all calls in one run of the program share that of
-    the first (an agent then keeps its advice from turn to turn). A call that brings a history and none of the task's
-    own inputs, as ReActV2's does from its second turn, keeps the one before in either. `template` is how the actor is
-    shown it, `gate` when it is dropped.
+    `generator` is a generator, or its hub id, folder or LM; all predictors share it. With `scope="turn"`, the default,
+    each call of a predictor gets its own supplement. With `"episode"`, all calls of a predictor in one run of the
+    program use the supplement of the first call, so an agent keeps its advice from turn to turn. With either scope, a
+    call that has a history and no task inputs (ReActV2 from its second turn on) keeps the previous supplement.
+    `template` sets how the actor reads the supplement, `gate` when the supplement is dropped.
 
-    Of a program that is supplemented already, the same predictors get the new generator, and keep their scope and
-    template where none is given.
+    In a program that is supplemented already, the same predictors get the new generator. They keep their scope and
+    template unless new ones are passed.
 
     A predictor's role is its name in `program.named_predictors()`. A predictor that is used in several places is
-    wrapped once; frozen (compiled) parts stay as they are. Raises `SetupError`, `NoPredictorError`.
+    wrapped once; frozen (compiled) parts stay the same. Raises `SetupError`, `NoPredictorError`.
 
     >>> program = supplement(dspy.ChainOfThought("question -> answer"), generator="Qwen/Qwen3-1.7B")
-    >>> [name for name, _ in supplemented(program)]
+    >>> [name for name, _ in supplemented_predictors(program)]
     ['predict']
     """
     generator = SupplementGenerator.of(generator)
-    named = dict(program.named_predictors())
-    if only is None and (already := supplemented(program)):
+    predictors = dict(program.named_predictors())
+    if only is None and (already := supplemented_predictors(program)):
         only = [name for name, _ in already]
-    unknown = set(only or ()) - set(named)
-    if unknown or not named or (only is not None and not only):
+    unknown = set(only or ()) - set(predictors)
+    if unknown or not predictors or (only is not None and not only):
         raise NoPredictorError(
             f"Expected a program with predictors{f' named {sorted(unknown)}' if unknown else ''}, got "
-            f"{type(program).__name__} with {sorted(named) or 'none'}. Build it from dspy.Predict or "
+            f"{type(program).__name__} with {sorted(predictors) or 'none'}. Build it from dspy.Predict or "
             "dspy.ChainOfThought, and name its predictors as named_predictors() does."
         )
     wrapped = {
@@ -67,35 +67,35 @@ def supplement(
             template=check_template(template or getattr(predict, "template", ADVICE)),
             gate=gate,
         )
-        for name, predict in named.items()
+        for name, predict in predictors.items()
         if only is None or name in only
     }
-    for note in left_plain(program):
+    for note in list_plain_parts(program):
         logger.warning(note)
-    return _remembering(_rebuilt(program, wrapped))
+    return _add_memory(_rebuild(program, wrapped))
 
 
-def left_plain(program: dspy.Module) -> list[str]:
-    """A sentence on each part of a program that asks an LM where `supplement` finds no predictor.
+def list_plain_parts(program: dspy.Module) -> list[str]:
+    """List a sentence for each predictor that `supplement` does not wrap, with the reason.
 
     >>> class Nested(dspy.Module):
     ...     def __init__(self) -> None:
     ...         self.qa = dspy.Predict("question -> answer")
     ...         self.steps = [[dspy.Predict("question -> hint")]]
-    >>> left_plain(Nested())
+    >>> list_plain_parts(Nested())
     ["The predictor 'steps[0][0]' reads no supplement, as DSPy does not list it. Assign it to an attribute."]
     """
-    named = {id(each) for _, each in program.named_predictors()}
+    predictors = {id(each) for _, each in program.named_predictors()}
     parts = {name.removeprefix("self."): each for name, each in program.named_sub_modules()}
     frozen = [name for name, each in parts.items() if name != "self" and getattr(each, "_compiled", False)]
     notes: list[str] = []
     for name, each in parts.items():
         if isinstance(each, cast("type[dspy.Module]", dspy.Flex)):
             notes.append(
-                f"The dspy.Flex {name!r} reads no supplement, as it makes its predictors anew in every call. Use "
+                f"The dspy.Flex {name!r} reads no supplement, as it makes new predictors in every call. Use "
                 "modules with predictors of their own where supplements are wanted."
             )
-        elif isinstance(each, dspy.Predict) and id(each) not in named:
+        elif isinstance(each, dspy.Predict) and id(each) not in predictors:
             within = next((part for part in frozen if name.startswith((f"{part}.", f"{part}["))), None)
             why, remedy = "DSPy does not list it", "Assign it to an attribute"
             if within is not None:
@@ -105,46 +105,50 @@ def left_plain(program: dspy.Module) -> list[str]:
 
 
 def unsupplement(program: dspy.Module) -> dspy.Module:
-    """A copy of the program without supplements, with everything else that was learned.
+    """Return a copy of the program without supplements; demos, instructions and so on stay.
 
     >>> from sgt_modules.embedded import embedded_generator
     >>> wrapped = supplement(dspy.Predict("question -> answer"), generator=embedded_generator())
     >>> type(wrapped).__name__, type(unsupplement(wrapped)).__name__
     ('SupplementedPredictor', 'Predict')
     """
-    plain = _rebuilt(program, {id(each): each.unwrap() for _, each in supplemented(program)})
-    for module in _modules(plain).values():
+    plain = _rebuild(program, {id(each): each.unwrap() for _, each in supplemented_predictors(program)})
+    for module in _named_modules(plain).values():
         for name in _FORWARDS:
-            if isinstance(vars(module).get(name), _OneRun):
+            if isinstance(vars(module).get(name), _RunWithMemory):
                 delattr(module, name)
-                delattr(module, _kept(name))
+                delattr(module, _backup_name(name))
     return plain
 
 
-def supplemented(program: dspy.Module) -> list[tuple[str, SupplementedPredictor]]:
-    """The predictors that read supplements, by name."""
+def supplemented_predictors(program: dspy.Module) -> list[tuple[str, SupplementedPredictor]]:
+    """Return the names and predictors that read supplements, as `named_predictors()` does for all."""
     return [(name, each) for name, each in program.named_predictors() if isinstance(each, SupplementedPredictor)]
 
 
 def with_generator(program: dspy.Module, generator: SupplementGenerator, gate: Gate | None = None) -> dspy.Module:
-    """A copy of the program whose supplements another generator writes, behind this gate or none."""
-    return _rebuilt(program, {id(each): each.with_generator(generator, gate) for _, each in supplemented(program)})
+    """Return a copy of the program with another generator, and with this gate or none."""
+    return _rebuild(
+        program, {id(each): each.with_generator(generator, gate) for _, each in supplemented_predictors(program)}
+    )
 
 
 def with_instructions(program: dspy.Module, instructions: Mapping[str, str]) -> dspy.Module:
-    """A copy of the program in which the predictors of these names have other instructions, and nothing else is new.
+    """Return a copy of the program with new instructions for the named predictors.
 
-    Empty instructions are none at all; DSPy would write its own in their place. Raises `SetupError` for a program whose
+    Empty instructions stay empty; DSPy would replace them with its own. Raises `SetupError` for a program whose deep
     copies share its predictors.
 
     >>> program = with_instructions(dspy.ChainOfThought("question -> answer"), {"predict": "Add."})
     >>> instructions_of(program), list(program.predict.signature.output_fields)
     ({'predict': 'Add.'}, ['reasoning', 'answer'])
     """
-    named = dict(program.named_predictors())
-    new = _rebuilt(program, {id(named[name]): twin(named[name], type(named[name])) for name in instructions})
+    predictors = dict(program.named_predictors())
+    new = _rebuild(
+        program, {id(predictors[name]): copy_as(predictors[name], type(predictors[name])) for name in instructions}
+    )
     for name, predictor in new.named_predictors():
-        if predictor is named[name]:
+        if predictor is predictors[name]:
             raise SetupError(
                 f"Expected a program whose deep copies have predictors of their own, but those of "
                 f"{type(program).__name__} share {name!r}. Have its __deepcopy__ copy it."
@@ -156,16 +160,16 @@ def with_instructions(program: dspy.Module, instructions: Mapping[str, str]) -> 
 
 
 def instructions_of(program: dspy.Module) -> dict[str, str]:
-    """Each predictor's instructions, by its name."""
+    """Return each predictor's instructions by its name."""
     return {name: cast("Any", each.signature).instructions for name, each in program.named_predictors()}
 
 
 def fitting_state(program: dspy.Module, state: Mapping[str, Any]) -> dict[str, Any]:
-    """A saved state as this program can load it, whether either of them is from before `supplement()` or after it.
+    """Convert a saved state for this program, where only one of the two is supplemented.
 
-    `state` is what `dump_state()` gave or a state file holds. Where it lacks supplements that the program has, the
-    program's own are kept; where it has some that the program lacks, they are left out. What was learned - demos,
-    instructions, field descriptions, LMs - goes over in both directions.
+    `state` comes from `dump_state()` or from a state file. If it has no supplements and the program has, the program
+    keeps its own; if it has supplements and the program has none, they are left out. Demos, instructions, field
+    descriptions and LMs are kept in both directions.
 
     >>> from sgt_modules.embedded import embedded_generator
     >>> plain = dspy.Predict("question -> answer")
@@ -177,12 +181,12 @@ def fitting_state(program: dspy.Module, state: Mapping[str, Any]) -> dict[str, A
     """
     predictors = dict(program.named_predictors())
     if set(predictors) == {"self"} and "signature" in state:
-        return _fitting(predictors["self"], state)
-    return {name: _fitting(predictors[name], each) if name in predictors else each for name, each in state.items()}
+        return _fit_state(predictors["self"], state)
+    return {name: _fit_state(predictors[name], each) if name in predictors else each for name, each in state.items()}
 
 
-def _fitting(predictor: dspy.Predict, state: Mapping[str, Any]) -> dict[str, Any]:
-    """One predictor's state, with or without a supplement as the predictor is."""
+def _fit_state(predictor: dspy.Predict, state: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert one predictor's state: add or remove its supplement as the predictor needs."""
     if isinstance(predictor, SupplementedPredictor) == ("generator" in state):
         return dict(state)
     names = list(cast("type[dspy.Signature]", predictor.signature).fields)
@@ -191,29 +195,29 @@ def _fitting(predictor: dspy.Predict, state: Mapping[str, Any]) -> dict[str, Any
         own = predictor.dump_state()
         saved = cast("Any", own["signature"])["fields"][names.index(SUPPLEMENT)]
         fields.insert(names.index(SUPPLEMENT), saved)
-        ours = {name: own[name] for name in SUPPLEMENTING}
+        ours = {name: own[name] for name in SUPPLEMENT_STATE}
     else:
         inputs = len(cast("type[dspy.Signature]", predictor.signature).input_fields)
         del fields[inputs]
         ours = {}
-    kept = {name: value for name, value in state.items() if name not in SUPPLEMENTING}
-    return {**kept, "signature": {**state["signature"], "fields": fields}, **ours}
+    plain_state = {name: value for name, value in state.items() if name not in SUPPLEMENT_STATE}
+    return {**plain_state, "signature": {**state["signature"], "fields": fields}, **ours}
 
 
-def _rebuilt(program: dspy.Module, replaced: Mapping[int, dspy.Predict]) -> dspy.Module:
-    """A deep copy with other predictors (by the id of the old one) wherever the old ones stood, the root included.
+def _rebuild(program: dspy.Module, replaced: Mapping[int, dspy.Predict]) -> dspy.Module:
+    """Return a deep copy in which predictors are replaced, by the id of the old one; the root can be one of them.
 
-    LMs are shared, and so is what cannot be copied. `Module.deepcopy` will not do: it falls back to shallow copies, and
-    forgets callbacks.
+    LMs and objects that cannot be copied are shared. `Module.deepcopy` does not work here: it falls back to shallow
+    copies and drops callbacks.
     """
     memo: dict[int, object] = dict(replaced)
-    for module in _modules(program).values():
-        held = {name: value for name, value in vars(module).items() if name not in _FORWARDS}
-        memo.update((id(value), value) for value in _shared(held))
+    for module in _named_modules(program).values():
+        attributes = {name: value for name, value in vars(module).items() if name not in _FORWARDS}
+        memo.update((id(value), value) for value in _shared_values(attributes))
         memo.update((id(value), None) for name in _FORWARDS if isinstance(value := vars(module).get(name), MethodType))
     new = copy.deepcopy(program, memo)
-    copies = _modules(new)
-    for name, module in _modules(program).items():
+    copies = _named_modules(new)
+    for name, module in _named_modules(program).items():
         copies[name].callbacks = list(module.callbacks)
         for forward in _FORWARDS:
             _rebind(forward, module, copies[name])
@@ -221,7 +225,7 @@ def _rebuilt(program: dspy.Module, replaced: Mapping[int, dspy.Predict]) -> dspy
 
 
 def _rebind(name: str, module: dspy.Module, copied: dspy.Module) -> None:
-    """A method that was put on a module, put on its copy; the class's own, which DSPy's tracing leaves, is dropped."""
+    """Bind a module's instance method to its copy; drop the class's method that DSPy's tracing leaves there."""
     method = vars(module).get(name)
     if isinstance(method, MethodType):
         vars(copied).pop(name, None)
@@ -232,71 +236,71 @@ def _rebind(name: str, module: dspy.Module, copied: dspy.Module) -> None:
 _FORWARDS = ("forward", "aforward")
 
 
-class _OneRun:
-    """A program's own `forward` or `aforward` with a memory around it: each call of the program is one run.
+class _RunWithMemory:
+    """Wraps a program's `forward` or `aforward` in a memory: each call of the program is one run.
 
-    It stands on the program itself, as DSPy knows no other place that every call goes through and every copy keeps.
+    It is an attribute of the program: every call goes through it and every copy keeps it, which no hook of DSPy does.
     """
 
     def __init__(self, program: dspy.Module, name: str) -> None:
         self._program, self._name = program, name
 
     def __call__(self, *args: object, **kwargs: object) -> object:
-        return (self._awaited if self._name == "aforward" else self._returned)(*args, **kwargs)
+        return (self._call_async if self._name == "aforward" else self._call)(*args, **kwargs)
 
-    def _returned(self, *args: object, **kwargs: object) -> object:
-        program = self._called()
-        with one_run():
+    def _call(self, *args: object, **kwargs: object) -> object:
+        program = self._called_program()
+        with program_run():
             return getattr(type(program), self._name)(program, *args, **kwargs)
 
-    async def _awaited(self, *args: object, **kwargs: object) -> object:
-        program = self._called()
-        with one_run():
+    async def _call_async(self, *args: object, **kwargs: object) -> object:
+        program = self._called_program()
+        with program_run():
             return await getattr(type(program), self._name)(program, *args, **kwargs)
 
-    def _called(self) -> dspy.Module:
-        """The program that is called: where DSPy copied it attribute by attribute, not the one this was made for."""
+    def _called_program(self) -> dspy.Module:
+        """Return the called program, which is a copy of the original if DSPy copied its attributes."""
         calling = cast("list[dspy.Module]", dspy.settings.caller_modules or [])
-        return calling[-1] if calling and vars(calling[-1]).get(_kept(self._name)) is self else self._program
+        return calling[-1] if calling and vars(calling[-1]).get(_backup_name(self._name)) is self else self._program
 
-    def __deepcopy__(self, memo: dict[int, object]) -> _OneRun:
+    def __deepcopy__(self, memo: dict[int, object]) -> _RunWithMemory:
         copied = memo.get(id(self._program))
-        return self if copied is None else _OneRun(cast("dspy.Module", copied), self._name)
+        return self if copied is None else _RunWithMemory(cast("dspy.Module", copied), self._name)
 
 
-def _kept(name: str) -> str:
-    """Where a program keeps its `_OneRun` as well, as DSPy's tracing puts a method of its own in the first place."""
+def _backup_name(name: str) -> str:
+    """Return the name of the attribute that keeps a program's `_RunWithMemory` when DSPy's tracing replaces it."""
     return f"_one_run_of_{name}"
 
 
-def _remembering(program: dspy.Module) -> dspy.Module:
-    """The program itself, with a memory around each of its runs; a bare predictor needs none."""
+def _add_memory(program: dspy.Module) -> dspy.Module:
+    """Add a memory around each run of the program and return it; a bare predictor needs none."""
     if not isinstance(program, dspy.Predict):
         for name in _FORWARDS:
             if hasattr(type(program), name):
-                run = _OneRun(program, name)
+                run = _RunWithMemory(program, name)
                 setattr(program, name, run)
-                setattr(program, _kept(name), run)
+                setattr(program, _backup_name(name), run)
     return program
 
 
-def _modules(program: dspy.Module) -> dict[str, dspy.Module]:
+def _named_modules(program: dspy.Module) -> dict[str, dspy.Module]:
     return {name: each for name, each in program.named_sub_modules() if isinstance(each, dspy.Module)}
 
 
-def _shared(value: object) -> Iterator[object]:
-    """What a copy of the program holds in common with it: the LMs, and what cannot be copied."""
+def _shared_values(value: object) -> Iterator[object]:
+    """Yield the values that a copy of the program shares with it: LMs and objects that cannot be copied."""
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list | tuple):
         for item in value:
-            yield from _shared(item)
-    elif not isinstance(value, dspy.Module) and (isinstance(value, dspy.BaseLM) or not _copyable(value)):
+            yield from _shared_values(item)
+    elif not isinstance(value, dspy.Module) and (isinstance(value, dspy.BaseLM) or not _can_copy(value)):
         yield value
 
 
-def _copyable(value: object) -> bool:
-    """Whether deepcopy can take a value: a client or a lock cannot be copied, and raises what it likes."""
+def _can_copy(value: object) -> bool:
+    """Whether `deepcopy` works for a value. Clients and locks raise exceptions of many types."""
     try:
         copy.deepcopy(value)
     except Exception:  # noqa: BLE001 - see above

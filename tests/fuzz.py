@@ -164,13 +164,13 @@ def redact_target(room: Path) -> Target:
     """A provider's error, kept without keys."""
     import dspy
 
-    from sgt_modules.saving.redaction import redacted
+    from sgt_modules.saving.redaction import redact
 
     key = "sk-abcdefgh12345678"
     lm = dspy.LM("openai/m", api_key=key, api_base="https://me:word@host.example:8000/v1")
 
     def read(content: bytes) -> object:
-        left = redacted(content.decode("utf-8", "surrogateescape"), [lm])
+        left = redact(content.decode("utf-8", "surrogateescape"), [lm])
         assert key not in left
         assert "host.example:8000" not in left
         return left

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from sgt_modules.errors import SGTError
-from sgt_modules.saving.redaction import IN_ENVIRONMENT
+from sgt_modules.saving.redaction import SECRET_VARIABLE
 
 FindingState = Literal["fine", "missing", "broken"]
 """`missing` is something that only some commands need; `broken` makes the check fail."""
@@ -115,7 +115,7 @@ def _check_disk() -> Finding:
 
 def _list_keys() -> Finding:
     """List which keys are set, by name only."""
-    names = sorted(name for name, value in os.environ.items() if value and IN_ENVIRONMENT.search(name))
+    names = sorted(name for name, value in os.environ.items() if value and SECRET_VARIABLE.search(name))
     return Finding("keys", "fine" if names else "missing", ", ".join(names) or "none is set in the environment")
 
 

@@ -72,20 +72,20 @@ def serve(
     try:
         import uvicorn
 
-        from sgt_modules.service.answering import check_service
         from sgt_modules.service.app import Upstream, application
         from sgt_modules.service.guard import Limits
+        from sgt_modules.service.served_program import check_service
     except ImportError as missing:
         raise SetupError(f"{missing.name} is not installed: pip install 'dspy-sgt[serve]'.") from missing
     from optimizers.core.user_files import program_at
     from sgt_modules.lms import lm_named
-    from sgt_modules.service.opening import opened_program
     from sgt_modules.service.page import fields_of
-    from sgt_modules.service.typed import inputs_of
+    from sgt_modules.service.program_file import open_program
+    from sgt_modules.service.schemas import build_input_model
 
     with _listen(host, port) as listening:
         student = program_at(program)
-        service_program = student if state is None else opened_program(student, state, trust=trust)
+        service_program = student if state is None else open_program(student, state, trust=trust)
         actor = lm_named(lm, dtype=lm_dtype) if lm else None
         acts = check_service(service_program, actor, needed=not upstream)
         service = application(
@@ -103,7 +103,7 @@ def serve(
         print(
             _banner(
                 service_program,
-                fields_of(inputs_of(service_program)),
+                fields_of(build_input_model(service_program)),
                 address,
                 keys if caller_keys else "",
                 upstream,
@@ -147,9 +147,12 @@ def _browser_address(host: str, port: int) -> str:
 def _banner(program: dspy.Module, fields: list[Field], address: str, keys: str, upstream: str, acts: bool) -> str:
     """Describe the service and how to call it, in a few lines."""
     from sgt_modules.service.page import curl
-    from sgt_modules.wrapping import supplemented
+    from sgt_modules.wrapping import supplemented_predictors
 
-    name, mode = type(program).__name__, "with supplements" if supplemented(program) else "without supplements"
+    name, mode = (
+        type(program).__name__,
+        "with supplements" if supplemented_predictors(program) else "without supplements",
+    )
     lines = [
         f"sgt serves {name} ({mode}) at {address}. Ctrl-C ends it.",
         f"  page   {address}/",

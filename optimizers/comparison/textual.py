@@ -15,8 +15,8 @@ import dspy
 
 from optimizers.core.reward import Reward, Scorer
 from optimizers.rollouts.outages import says_nothing
-from sgt_modules.calling import called
-from sgt_modules.saving.redaction import redacted
+from sgt_modules.calling import call_program
+from sgt_modules.saving.redaction import redact
 from sgt_modules.wrapping import instructions_of, with_instructions
 
 BATCH = 3
@@ -146,13 +146,13 @@ def _ran(program: dspy.Module, example: dspy.Example, scorer: Scorer) -> tuple[s
     names = {id(predictor): name for name, predictor in program.named_predictors()}
     with dspy.context(trace=[]):
         try:
-            prediction = called(program, dict(example.inputs().items()))
+            prediction = call_program(program, dict(example.inputs().items()))
             reward = scorer(example, prediction)
             said = [_fields(cast("Any", prediction).items())] if isinstance(prediction, dspy.Prediction) else []
         except Exception as problem:  # noqa: BLE001 - an answer of which the program makes nothing scores nothing
             if says_nothing(problem):
                 return None
-            said, reward = [redacted(f"{type(problem).__name__}: {problem}", _lms(program))], Reward(0.0)
+            said, reward = [redact(f"{type(problem).__name__}: {problem}", _lms(program))], Reward(0.0)
         steps = [
             f"Step {names.get(id(each), '')!r} wrote:\n{_fields(outputs.items())}"
             for each, _, outputs in cast("Any", dspy.settings.trace)

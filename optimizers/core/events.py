@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from optimizers.core.budget import BudgetState
 from optimizers.core.records import Rollout
 from optimizers.core.usage import RunUsage
-from sgt_modules.saving.redaction import redacted
+from sgt_modules.saving.redaction import redact
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +262,7 @@ class EventBus:
     def _drop(self, observer: Observer, problem: Exception) -> None:
         self._observers = [each for each in self._observers if each is not observer]
         name = str(getattr(observer, "name", type(observer).__name__))
-        reason = redacted(f"{type(problem).__name__}: {problem}")
+        reason = redact(f"{type(problem).__name__}: {problem}")
         advice = "".join(f" {each}" for each in getattr(problem, "__notes__", ()))
         self.emit(Note(f"{name} gets no more events of this run ({reason}). The run itself goes on.{advice}"))
 

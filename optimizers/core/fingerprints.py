@@ -14,7 +14,7 @@ from optimizers.core.canonical import Canonical, text_of
 from optimizers.core.code_identity import CodeIdentity, home_of
 from sgt_modules.errors import ExampleError
 from sgt_modules.generator import SupplementGenerator
-from sgt_modules.wrapping import supplemented
+from sgt_modules.wrapping import supplemented_predictors
 
 BORDER = "-"
 """Between the two halves of a scope. A scope of an earlier version has none."""
@@ -144,7 +144,7 @@ def supplement_settings(program: dspy.Module) -> dict[str, object]:
             "template": asdict(each.template),
             "gate": None if each.gate is None else _short(text_of(each.gate.dump_state())),
         }
-        for name, each in supplemented(program)
+        for name, each in supplemented_predictors(program)
     }
 
 

@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from optimizers.core.canonical import Canonical
 from optimizers.core.safe_reading import object_in
 from sgt_modules.errors import RunFolderError
-from sgt_modules.saving.redaction import redacted
+from sgt_modules.saving.redaction import redact
 
 _PACKAGES = ("dspy-sgt", "dspy", "torch", "transformers", "trl", "peft")
 _OWN = {"run.lock", "owner.json"}
@@ -204,7 +204,7 @@ def _command() -> str:
         begin = ["python", "-m", main.name.removesuffix(".__main__")]
     else:
         begin = ["python", first] if first.endswith(".py") else [Path(first).name]
-    return redacted(shlex.join([*begin, *rest]))
+    return redact(shlex.join([*begin, *rest]))
 
 
 def _versions() -> dict[str, str]:

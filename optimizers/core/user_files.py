@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import dspy
 
-from sgt_modules.calling import entry_of
+from sgt_modules.calling import find_entry
 from sgt_modules.errors import SetupError
 
 ENDS = (".jsonl", ".csv", ".parquet")
@@ -103,7 +103,7 @@ def inputs_of(program: dspy.Module) -> list[str]:
     """The names of the program's own inputs: of its forward, or of a bare predictor's signature."""
     if isinstance(program, dspy.Predict):
         return [*cast("type[dspy.Signature]", program.signature).input_fields]
-    parameters = inspect.signature(entry_of(program)).parameters.values()
+    parameters = inspect.signature(find_entry(program)).parameters.values()
     named = [each.name for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
     if named:
         return named

@@ -12,7 +12,7 @@ import dspy
 from optimizers.core.canonical import text_of
 from optimizers.core.fingerprints import content_of
 from optimizers.core.prices import has_price
-from sgt_modules.calling import entry_of
+from sgt_modules.calling import find_entry
 from sgt_modules.errors import (
     EmptyTrainsetError,
     ExampleError,
@@ -208,7 +208,7 @@ def _check_call(student: dspy.Module, example: dspy.Example, index: int) -> None
         problem = f"missing {', '.join(missing)}" if missing else ""
     else:
         try:
-            inspect.signature(entry_of(student)).bind(**inputs)
+            inspect.signature(find_entry(student)).bind(**inputs)
             problem = ""
         except TypeError as refusal:
             problem = str(refusal)

@@ -30,7 +30,7 @@ from optimizers.store.rollout_store import RolloutStore
 from sgt_modules.episode import Call, Chooser
 from sgt_modules.errors import ProviderRefusedError, SetupError, StoppedError
 from sgt_modules.kinds import SILENCE, Supplement
-from sgt_modules.wrapping import supplemented
+from sgt_modules.wrapping import supplemented_predictors
 
 _Found = TypeVar("_Found")
 
@@ -195,7 +195,7 @@ class Actor:
         """
         calls: dict[int, Sequence[Call]] = {}
         judge = self._judge(examples, ThreadRunner(), program)
-        writer = ",".join(sorted({each.generator.fingerprint for _, each in supplemented(program)}))
+        writer = ",".join(sorted({each.generator.fingerprint for _, each in supplemented_predictors(program)}))
 
         def work(index: int) -> Rollout:
             query = query_id(examples[index], "")
@@ -382,7 +382,7 @@ class Actor:
 
     def _roles(self) -> list[str]:
         """The wrapped predictors' roles, and the empty one of a run that asked none of them."""
-        return [*dict.fromkeys(each.role for _, each in supplemented(self.program)), ""]
+        return [*dict.fromkeys(each.role for _, each in supplemented_predictors(self.program)), ""]
 
     def _paid(self, work: Callable[[], JudgedRun]) -> JudgedRun:
         """A run that is paid for now; raises `StoppedError` where the budget has none left."""

@@ -17,7 +17,7 @@ from sgt_modules.gate import Gate
 from sgt_modules.generator import SupplementGenerator
 from sgt_modules.kinds import SILENCE
 from sgt_modules.samples import Sample, SampleRequest
-from sgt_modules.wrapping import supplemented, with_generator
+from sgt_modules.wrapping import supplemented_predictors, with_generator
 
 
 class Scored(NamedTuple):
@@ -67,7 +67,7 @@ class Evaluator:
 
         Those of a generator are the same in every stage, and paid for once.
         """
-        writers = {each.generator.fingerprint for _, each in supplemented(self.actor.program)}
+        writers = {each.generator.fingerprint for _, each in supplemented_predictors(self.actor.program)}
         if not writers:
             return self.without(stage)
         name = f"as it is, {','.join(sorted(writers))}"

@@ -20,12 +20,12 @@ from optimizers.core.usage import Usage
 from optimizers.rollouts.kept_answers import again, kept
 from optimizers.rollouts.outages import LMCalls, heard, is_permanent, is_single_call, says_nothing, was_refused
 from optimizers.rollouts.queries import query_id
-from sgt_modules.calling import called
-from sgt_modules.episode import Call, Episode, Given, episode
+from sgt_modules.calling import call_program
+from sgt_modules.episode import Call, Episode, SupplementSource, episode
 from sgt_modules.errors import MetricError, SetupError, StoppedError
 from sgt_modules.kinds import SILENCE
-from sgt_modules.saving.redaction import redacted
-from sgt_modules.wrapping import supplemented
+from sgt_modules.saving.redaction import redact
+from sgt_modules.wrapping import supplemented_predictors
 
 
 class JudgedRun(NamedTuple):
@@ -48,7 +48,9 @@ class JudgedRun(NamedTuple):
     refused: bool = False
 
 
-def judged_run(program: dspy.Module, example: dspy.Example, index: int, given: Given, scorer: Scorer) -> JudgedRun:
+def judged_run(
+    program: dspy.Module, example: dspy.Example, index: int, given: SupplementSource, scorer: Scorer
+) -> JudgedRun:
     """Run the program on an example under the given supplements (None: its own generator's) and judge it.
 
     A run with an outage has no reward, whatever the program or the metric made of it; errors are kept without keys.
@@ -59,13 +61,13 @@ def judged_run(program: dspy.Module, example: dspy.Example, index: int, given: G
     prediction: object = None
     problem: Exception | None = None
     reward, single = None, is_single_call(program)
-    keys = [] if single or given is None else [each.run_key for _, each in supplemented(program)]
+    keys = [] if single or given is None else [each.run_key for _, each in supplemented_predictors(program)]
     with dspy.context(trace=[], disable_history=True), count_calls() as counter, episode(given, keys) as asked:
         gate = CallGate(counter, None if single else current_reservation())
         calls = LMCalls(gate)
         try:
             with heard(calls) if single else _heard_by(calls):
-                prediction = called(program, dict(example.inputs().items()))
+                prediction = call_program(program, dict(example.inputs().items()))
         except BudgetReached:
             pass
         except Exception as raised:  # noqa: BLE001 - whatever a user's program raises is a record
@@ -81,9 +83,9 @@ def judged_run(program: dspy.Module, example: dspy.Example, index: int, given: G
         reward, problem = _judged(example, prediction, scorer, calls)
     if unfinished is not None or calls.outage is not None:
         reward, problem = None, unfinished or calls.outage
-    error = "" if problem is None else redacted(f"{type(problem).__name__}: {problem}", _lms(program))
+    error = "" if problem is None else redact(f"{type(problem).__name__}: {problem}", _lms(program))
     chosen = isinstance(given, Mapping)
-    writers = set() if chosen else {each.generator.name for _, each in supplemented(program)}
+    writers = set() if chosen else {each.generator.name for _, each in supplemented_predictors(program)}
     own, theirs = split_by_writer(counter.answers, writers)
     paid = sum((each.usage for each in own), Usage(1, seconds=seconds))
     paid = replace(paid, cost=paid.cost + _cost_by_name(program, [each for each in own if each.lm is None]))
@@ -127,7 +129,7 @@ def judged_again(program: dspy.Module, example: dspy.Example, rollout: Rollout, 
         reward, problem = _judged(example, prediction, scorer, calls)
     if calls.outage is not None:
         reward, problem = None, calls.outage
-    error = "" if problem is None else redacted(f"{type(problem).__name__}: {problem}", _lms(program))
+    error = "" if problem is None else redact(f"{type(problem).__name__}: {problem}", _lms(program))
     return replace(rollout, reward=reward, error=error)
 
 
@@ -169,10 +171,10 @@ def _fatal(program: dspy.Module, calls: LMCalls) -> str:
     if calls.outage is None or not is_permanent(calls.outage):
         return ""
     said = f"{type(calls.outage).__name__}: {calls.outage}"
-    return redacted(said, _lms(program)).partition("\n")[0]
+    return redact(said, _lms(program)).partition("\n")[0]
 
 
 def _lms(program: dspy.Module) -> list[object]:
     """Every LM whose keys an error of this program may repeat."""
-    writers = (getattr(each.generator.engine, "lm", None) for _, each in supplemented(program))
+    writers = (getattr(each.generator.engine, "lm", None) for _, each in supplemented_predictors(program))
     return [dspy.settings.lm, *(each.lm for each in program.predictors()), *writers]

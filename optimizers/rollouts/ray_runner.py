@@ -23,7 +23,7 @@ import dspy
 from optimizers.core.reward import Scorer
 from optimizers.rollouts.judging import JudgedRun, failed_run, judged_run
 from optimizers.rollouts.pickling import Task, packed, unpacked
-from sgt_modules.episode import Given
+from sgt_modules.episode import SupplementSource
 from sgt_modules.errors import SetupError, SGTError
 
 DEATHS = 3
@@ -70,11 +70,11 @@ class RayRunner:
 
     def judge(
         self, program: dspy.Module, scorer: Scorer, examples: Sequence[dspy.Example], *, at_once: int
-    ) -> Callable[[int, Given], JudgedRun]:
+    ) -> Callable[[int, SupplementSource], JudgedRun]:
         """As `Runner`; raises `SetupError` as `check` does."""
         parcel = _Parcel(packed(program, scorer, examples))
 
-        def judge(index: int, given: Given) -> JudgedRun:
+        def judge(index: int, given: SupplementSource) -> JudgedRun:
             with self._opened(at_once) as pool:
                 died = ""
                 for attempt in range(1, DEATHS + 1):
@@ -157,7 +157,7 @@ class _Pool:
         self._changed = threading.Condition()
         self._workers = [self._start() for _ in range(size)]
 
-    def ask(self, parcel: _Parcel, index: int, given: Given, *, alone: bool) -> JudgedRun:
+    def ask(self, parcel: _Parcel, index: int, given: SupplementSource, *, alone: bool) -> JudgedRun:
         """One run's result; `alone`: with no other run beside it in its worker.
 
         Raises `_WorkerDiedError`; `SetupError` where the parcel cannot be opened; `SGTError` where no worker starts.
@@ -266,7 +266,7 @@ class _Judging:
     def hello(self) -> None:
         """Answers once the worker has started."""
 
-    def judge(self, parcel: Sequence[Any], index: int, given: Given) -> JudgedRun:
+    def judge(self, parcel: Sequence[Any], index: int, given: SupplementSource) -> JudgedRun:
         """Work one run. The parcel's reference comes in a list, as Ray would fetch a bare one for each run."""
         task = self._task(parcel[0])
         with dspy.context(**task.settings):

@@ -14,10 +14,10 @@ import dspy
 from optimizers.core.concurrency import in_context
 from optimizers.core.reward import Scorer
 from optimizers.rollouts.judging import JudgedRun, failed_run, judged_run
-from sgt_modules.episode import Given
+from sgt_modules.episode import SupplementSource
 from sgt_modules.errors import SetupError
 
-Judge = Callable[[int, Given], JudgedRun]
+Judge = Callable[[int, SupplementSource], JudgedRun]
 """Runs the program on the example of that number under the given supplements, and waits until it is judged."""
 
 RunnerName = Literal["threads", "ray"]
@@ -47,7 +47,7 @@ class ThreadRunner:
     def judge(self, program: dspy.Module, scorer: Scorer, examples: Sequence[dspy.Example], *, at_once: int) -> Judge:
         """As `Runner`."""
 
-        def judge(index: int, given: Given) -> JudgedRun:
+        def judge(index: int, given: SupplementSource) -> JudgedRun:
             return judged_run(program, examples[index], index, given, scorer)
 
         return judge
@@ -66,7 +66,7 @@ def in_time(judge: Judge, examples: Sequence[dspy.Example], seconds: float | Non
         "timeout to have its call tried again, or raise max_run_seconds."
     )
 
-    def timed(index: int, given: Given) -> JudgedRun:
+    def timed(index: int, given: SupplementSource) -> JudgedRun:
         ended: list[JudgedRun | BaseException] = []
 
         def work() -> None:

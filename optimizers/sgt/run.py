@@ -40,7 +40,7 @@ from sgt_modules.errors import SetupError
 from sgt_modules.gate import Gate
 from sgt_modules.generator import SupplementGenerator
 from sgt_modules.generator_prompt import SHORTENED
-from sgt_modules.wrapping import left_plain, supplemented
+from sgt_modules.wrapping import list_plain_parts, supplemented_predictors
 
 SFT = "sft"
 """The stage of supervised fine-tuning."""
@@ -96,13 +96,13 @@ class Run:
         settings.check_lengths(student, splits[0])
         wrapped = settings.wrap(student)
         log = read_log(settings.logged, *splits, menu=settings.recipe.menu)
-        if log.outcomes and (places := len(supplemented(wrapped))) != 1:
+        if log.outcomes and (places := len(supplemented_predictors(wrapped))) != 1:
             raise SetupError(
                 f"Expected logged outcomes for a program of one predictor that reads supplements, got {places}. Name "
                 "the one that the log is of with only=[...], or leave logged out."
             )
         with Session.opened(student, wrapped, splits, settings=settings, observers=observers, runner=runner) as session:
-            for note in left_plain(student):
+            for note in list_plain_parts(student):
                 session.bus.emit(Note(note))
             yield cls(settings, student, session, team=team, log=log)
 
@@ -126,7 +126,7 @@ class Run:
         self._bus.emit(PhaseStarted("the first validation, of the program as it came in"))
         with self._clock.measure("acting"):
             stages = [self._enter("none", Scored(self._validation.without(), []))]
-            if supplemented(self._student):
+            if supplemented_predictors(self._student):
                 runs = self._validation.live("student", self._student)
                 scored = Scored([run.rollout for run in runs], [run.calls for run in runs])
                 stages.append(self._enter("student", scored, since=stages[-1]))

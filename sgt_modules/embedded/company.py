@@ -1,6 +1,6 @@
-"""The embedded company: its tables, their columns, and every condition a house term may hide.
+"""The embedded company: its tables, their columns, and every condition that a house term can mean.
 
-The world is made up; only its shape is real (text-to-SQL over a company's own words).
+The world is invented; its form is that of a real task (text-to-SQL with a company's own words).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ ROWS_PER_TABLE = 60
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A numeric column: the range its values are drawn from, and the round numbers that people ask about."""
+    """A numeric column: the range of its values, and the round numbers that questions use."""
 
     low: int
     high: int
@@ -24,7 +24,7 @@ class Number:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table: a label column that names its rows, two text columns, two numeric ones."""
+    """A table: a label column that names its rows, two text columns and two numeric columns."""
 
     name: str
     label: str
@@ -33,7 +33,7 @@ class Table:
 
     @property
     def line(self) -> str:
-        """The table as an example shows it.
+        """The table's line in an example's `tables` field.
 
         >>> TABLES["staff"].line
         'staff(id, name, team, office, salary, years)'
@@ -43,7 +43,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One test on one column, as SQL (`str`) and in a question's plain words (`words`).
+    """A condition on one column, as SQL (`str`) and in a question's plain words (`words`).
 
     >>> condition = Condition("age", ">", "45")
     >>> str(condition), condition.words
@@ -60,7 +60,7 @@ class Condition:
 
     @property
     def words(self) -> str:
-        """How a question without house terms says it."""
+        """The condition in a question without house terms."""
         return f"{self.column} {({'=': '', '>': 'over ', '<': 'under '})[self.operator]}{self.value}"
 
 
@@ -100,11 +100,11 @@ TABLES: Mapping[str, Table] = {
 """The four tables by name."""
 
 SCHEMA = "\n".join(table.line for table in TABLES.values())
-"""The `tables` field of every example: one line a table."""
+"""The `tables` field of every example: one line for each table."""
 
 
 def conditions(table: Table) -> list[Condition]:
-    """Every condition that a house term of this table may hide: 8 on text, 12 on numbers.
+    """List every condition that a house term of this table can mean: 8 on text, 12 on numbers.
 
     >>> len(conditions(TABLES["customers"]))
     20
@@ -120,7 +120,7 @@ def conditions(table: Table) -> list[Condition]:
 
 
 def build_database(rng: random.Random) -> bytes:
-    """A serialized SQLite database with all tables filled at random; `sqlite3.Connection.deserialize` opens it."""
+    """Build a SQLite database with random rows, serialized for `sqlite3.Connection.deserialize`."""
     connection = sqlite3.connect(":memory:")
     for table in TABLES.values():
         columns = ["id INTEGER PRIMARY KEY", f"{table.label} TEXT"]

@@ -1,4 +1,4 @@
-"""The company's database as the metric uses it: read-only, limited in time and rows, safe from many threads."""
+"""The company's database for the metric: read-only, limited in time and rows, thread-safe."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ _ALLOWED = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION}
 
 
 class Database:
-    """A serialized SQLite database, opened once a thread, that answers SELECT and nothing else.
+    """A serialized SQLite database that answers only SELECT; each thread opens it once.
 
-    A query runs at most one second and returns at most 10,000 rows; past either it raises `sqlite3.Error`.
+    A query that runs for more than a second or returns more than 10,000 rows raises `sqlite3.Error`.
     """
 
     def __init__(self, serialized: bytes) -> None:
         self._serialized = serialized
         self._local = threading.local()
-        self._known: dict[str, list[tuple[object, ...]] | str] = {}
+        self._cache: dict[str, list[tuple[object, ...]] | str] = {}
 
     def rows(self, sql: str) -> list[tuple[object, ...]]:
-        """The rows of a query.
+        """Return the rows of a query.
 
         Raises:
-            sqlite3.Error: the query fails, writes, or passes a limit.
+            sqlite3.Error: the query fails, writes, or exceeds a limit.
         """
         connection = self._connection()
         deadline = time.monotonic() + SECONDS
@@ -46,45 +46,46 @@ class Database:
 
     def judge(self, sql: str, expected: Rows, *, ordered: bool) -> dspy.Prediction:
         """Score a query by its rows: `Prediction(score=1.0 or 0.0, feedback=what differs)`."""
-        answer = self._remembered(sql)
+        answer = self._cached_rows(sql)
         if isinstance(answer, str):
             return dspy.Prediction(score=0.0, feedback=f"The query failed: {answer}.")
-        got, wanted = [tuple(row) for row in answer], [tuple(row) for row in expected]
-        if got == wanted if ordered else Counter(got) == Counter(wanted):
+        actual, correct = [tuple(row) for row in answer], [tuple(row) for row in expected]
+        if actual == correct if ordered else Counter(actual) == Counter(correct):
             return dspy.Prediction(score=1.0, feedback="The rows are as expected.")
         return dspy.Prediction(
-            score=0.0, feedback=f"Expected {len(wanted)} rows like {wanted[:2]}, got {len(got)} like {got[:2]}."
+            score=0.0,
+            feedback=f"Expected {len(correct)} rows like {correct[:2]}, got {len(actual)} like {actual[:2]}.",
         )
 
     def __reduce__(self) -> tuple[object, ...]:
         return Database, (self._serialized,)
 
-    def _remembered(self, sql: str) -> list[tuple[object, ...]] | str:
-        """The rows, or the error in words; frozen data give the same answer every time, so it is kept."""
-        if sql not in self._known:
+    def _cached_rows(self, sql: str) -> list[tuple[object, ...]] | str:
+        """Return the rows or the error message, from a cache: the data never change."""
+        if sql not in self._cache:
             try:
-                self._known[sql] = self.rows(sql)
+                self._cache[sql] = self.rows(sql)
             except (sqlite3.Error, sqlite3.Warning, ValueError) as error:
-                self._known[sql] = str(error)
-        return self._known[sql]
+                self._cache[sql] = str(error)
+        return self._cache[sql]
 
     def _connection(self) -> sqlite3.Connection:
         if not hasattr(self._local, "connection"):
-            self._local.opened = _Opened(self._serialized)
-            self._local.connection = self._local.opened.connection
+            self._local.owner = _Connection(self._serialized)
+            self._local.connection = self._local.owner.connection
         return self._local.connection
 
 
-class _Opened:
-    """A thread's connection, which closes with the thread or the database, whichever ends first."""
+class _Connection:
+    """A thread's connection; it closes when the thread or the database ends."""
 
     def __init__(self, serialized: bytes) -> None:
         self.connection = sqlite3.connect(":memory:", check_same_thread=False)  # another thread may close it
         weakref.finalize(self, self.connection.close)
         self.connection.deserialize(serialized)
         self.connection.execute("PRAGMA query_only = ON").close()
-        self.connection.set_authorizer(_only_reading)
+        self.connection.set_authorizer(_authorize_reading)
 
 
-def _only_reading(action: int, *_: object) -> int:
+def _authorize_reading(action: int, *_: object) -> int:
     return sqlite3.SQLITE_OK if action in _ALLOWED else sqlite3.SQLITE_DENY

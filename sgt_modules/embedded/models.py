@@ -1,7 +1,7 @@
 """The embedded models, ready to use: three frozen actors behind `dspy.LM` and one untrained generator.
 
-They are small Qwen3-architecture transformers, pretrained by `sgt_modules.embedded.pretrain` on random worlds, so that
-both methods run without a model hub. They know this package's tables, or its house rules, and nothing else.
+They are small transformers of the Qwen3 architecture, pretrained on random worlds by `sgt_modules.embedded.pretrain`.
+With them, both methods run without a model hub. They know this package's tables or its house rules, and nothing else.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ WEIGHTS = SHIPPED
 ActorName = Literal["actor", "second-actor", "rule-follower"]
 
 DTYPE = "float64"
-"""Twice the width of the weights: a batch's make-up then can't move a logit far enough to flip a token, so the same
-seed gives the same run however the calls of many threads fall into batches."""
+"""Twice as wide as the weights: then the composition of a batch cannot change a logit enough to flip a token. So the
+same seed gives the same run, in whatever batches the calls of many threads are decoded."""
 
 MAX_NEW_TOKENS = 64
 
@@ -41,7 +41,7 @@ def _engine(name: str) -> LocalEngine:
 
 
 def embedded_folder(name: str) -> Path:
-    """The `transformers` folder of an embedded model: `generator` or an actor's name.
+    """Return the `transformers` folder of an embedded model: `generator` or an actor's name.
 
     Raises:
         GeneratorNotFoundError: no such model is shipped.
@@ -54,12 +54,13 @@ def embedded_folder(name: str) -> Path:
 
 
 def embedded_actor(name: ActorName = "actor", *, cache: bool = False) -> dspy.LM:
-    """A frozen actor that answers DSPy's prompts on this machine.
+    """Return a frozen actor that answers DSPy's prompts on this machine.
 
-    `actor` writes SQL, as does `second-actor`, of another size and seed; `rule-follower` answers questions about lists.
+    `actor` writes SQL; so does `second-actor`, which has another size and seed. `rule-follower` answers questions about
+    lists.
 
-    Calls are decoded greedily and served together in batches. `cache` is DSPy's own, off by default: a run's store
-    keeps what was paid, and only a program of several predictors repeats calls within its runs.
+    Calls are decoded greedily, in batches. `cache` is DSPy's cache, off by default: a run's store keeps all rollouts,
+    and only programs of several predictors repeat calls within a run.
 
     Raises:
         GeneratorNotFoundError: no such model is shipped.
@@ -73,7 +74,7 @@ def embedded_actor(name: ActorName = "actor", *, cache: bool = False) -> dspy.LM
 
 @contextmanager
 def acting(name: ActorName = "actor") -> Iterator[None]:
-    """Inside, an embedded actor is DSPy's LM; an answer that cannot be read is not asked for again in JSON.
+    """Set an embedded actor as DSPy's LM inside the block, without a second request in JSON mode.
 
     >>> with acting("rule-follower"):
     ...     dspy.settings.lm.model == embedded_actor("rule-follower").model
@@ -84,9 +85,9 @@ def acting(name: ActorName = "actor") -> Iterator[None]:
 
 
 def embedded_generator() -> SupplementGenerator:
-    """The untrained generator: it knows the form of the kinds, and nothing of any world's words.
+    """Return the untrained generator: it knows the form of each kind, but not the meaning of any world's words.
 
-    Its supplements have at most `MAX_NEW_TOKENS` 64 tokens.
+    Its supplements have at most 64 tokens (`MAX_NEW_TOKENS`).
 
     >>> supplements = embedded_generator().sample(["question: how many bottles?"], seeds=[0])
     >>> len(supplements)

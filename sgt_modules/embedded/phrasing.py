@@ -1,7 +1,7 @@
-"""How supplements look in the embedded world: the form of each kind, around any condition.
+"""Supplements in the embedded world: the form of each kind, for any condition.
 
-The generator learns these forms in pretraining with conditions drawn at random (it knows how to help, not what
-with); the actor learns to read them.
+In pretraining, the generator learns these forms with random conditions, so it knows the form of help but not its
+content. The actor learns to read them.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from sgt_modules.kinds import Supplement
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a supplement says: for this ask, the rows called `rows` are those that meet `condition`.
+    """The content of a supplement: for this ask, the rows called `rows` are those that meet `condition`.
 
-    `word` is the house term, empty in a question without one; `other` is a condition it is not; `example` is another
-    ask about the same rows.
+    `word` is the house term, empty in a question without one; `other` is a wrong condition; `example` is another ask
+    about the same rows.
     """
 
     ask: Ask
@@ -32,7 +32,7 @@ class Claim:
 
     @property
     def subject(self) -> str:
-        """What the claim is about: the house term, or the table in a question without one."""
+        """The subject of the claim: the house term, or the table in a question without one."""
         return self.word or self.ask.table.name
 
 
@@ -96,11 +96,11 @@ _FORMS: Mapping[str, Callable[[Claim], str]] = {
 
 PREDEFINED: tuple[str, ...] = tuple(_FORMS)[:8]
 FREE_STYLE: tuple[str, ...] = tuple(_FORMS)[8:]
-"""Kinds that only free style brings: not predefined, so the method meets them as out-of-distribution names."""
+"""Kinds that are not predefined: they occur only in free style, as out-of-distribution names."""
 
 
 def phrase(kind: str, claim: Claim) -> Supplement:
-    """The claim as a supplement of that kind.
+    """Write the claim as a supplement of that kind.
 
     >>> from sgt_modules.embedded.company import TABLES, conditions
     >>> from sgt_modules.embedded.questions import FORMS, Ask
@@ -114,5 +114,5 @@ def phrase(kind: str, claim: Claim) -> Supplement:
 
 
 def random_kind(rng: random.Random) -> str:
-    """One of all eleven kinds."""
+    """Draw one of the eleven kinds."""
     return rng.choice((*PREDEFINED, *FREE_STYLE))

@@ -1,6 +1,6 @@
 """Pretrain the embedded models from scratch: `python -m sgt_modules.embedded.pretrain`.
 
-Three actors and one generator, seeded, on the CPU. The weights that ship with the package were made by this command.
+It trains three actors and one generator, seeded, on the CPU. The weights in the package come from this command.
 """
 
 from __future__ import annotations
@@ -24,36 +24,36 @@ from sgt_modules.embedded.streams import Turn, stream
 from sgt_modules.embedded.tokenizer import END, PAD, START, build_tokenizer, pieces
 
 
-def _processor() -> str:
-    """What the processor says of itself, where the system tells; an empty text elsewhere."""
+def _read_processor() -> str:
+    """Read the system's description of the processor; empty if there is none."""
     file = Path("/proc/cpuinfo")
     return file.read_text() if file.exists() else ""
 
 
 WEIGHTS = Path(__file__).parent / "weights"
 POOL = 32
-"""Batches drawn ahead and cut by length, so that little is padded."""
+"""Batches that are drawn ahead and sorted by length, to save padding."""
 
 TOKENS_A_ROW = 64
-"""A batch holds about `batch` times as many tokens."""
+"""A batch has about `batch` times as many tokens."""
 
-BFLOAT16 = "avx512_bf16" in _processor()
-"""Whether this machine computes in bfloat16 by itself; where it must emulate it, single precision is far faster."""
+BFLOAT16 = "avx512_bf16" in _read_processor()
+"""Whether this processor supports bfloat16; if it must emulate bfloat16, single precision is far faster."""
 
 RULES, HARD_RULES = "rules", "hard rules"
-"""The streams of house rules, which have a vocabulary of their own; the others are of house terms."""
+"""The streams of house rules, which have their own vocabulary; the others are of house terms."""
 
-SAID_EVERY = 100
-"""Steps between two lines of progress."""
+LOG_EVERY = 100
+"""Steps between two log lines."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """One model: its size, its seed, its stream and how long it trains.
+    """A model's recipe: its size, seed, stream and training length.
 
-    `widening` is how many times as wide as the model its feed-forward layers are. With `start`, it goes on from that
-    model's weights, which must be of the same size: a generator then need not learn anew to copy words. A second row of
-    one name goes on from the first.
+    `widening` is the width of the feed-forward layers, as a multiple of the model's width. With `start`, training
+    continues from that model's weights, which must have the same size: a generator then already knows how to copy
+    words. A second row with the same name continues from the first.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Recipe:
     widening: int = 3
 
     def config(self, vocabulary: int, end: int, pad: int) -> Qwen3Config:
-        """The model's shape, for a vocabulary and its end and padding tokens."""
+        """Build the model's configuration for a vocabulary and its end and padding tokens."""
         return Qwen3Config(
             vocab_size=vocabulary,
             hidden_size=self.hidden,
@@ -105,13 +105,13 @@ Row = tuple[list[int], list[int]]
 
 
 class Encoder:
-    """Conversations as token ids and targets; a target of -100 is not learned."""
+    """Encodes conversations as token ids and targets; a target of -100 is not learned."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self._encode = lru_cache(maxsize=4096)(lambda text: tokenizer.encode(text, add_special_tokens=False))
 
     def __call__(self, turns: list[Turn]) -> Row:
-        """Ids and targets, of the same length."""
+        """Return ids and targets of the same length."""
         ids: list[int] = []
         targets: list[int] = []
         for turn in turns:
@@ -122,7 +122,7 @@ class Encoder:
 
 
 def batches(recipe: Recipe, encode: Encoder, pad: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Ids and targets, each [rows, width]: batches of about equal token counts, each of about equally long rows."""
+    """Yield batches of ids and targets, each [rows, width], with similar token counts and rows of similar length."""
     if recipe.stream in (RULES, HARD_RULES):
         more = rules_stream.HARD if recipe.stream == HARD_RULES else ()
         conversations = rules_stream.stream(recipe.seed, more=more)
@@ -141,7 +141,7 @@ def batches(recipe: Recipe, encode: Encoder, pad: int) -> Iterator[tuple[torch.T
 
 
 def _cut(pool: Sequence[Row], budget: int) -> Iterator[list[Row]]:
-    """Rows sorted by length, in runs that hold at most `budget` tokens when padded to their longest."""
+    """Split rows that are sorted by length into runs of at most `budget` tokens, padding included."""
     rows: list[Row] = []
     for row in pool:
         if rows and len(row[0]) * (len(rows) + 1) > budget:
@@ -152,7 +152,7 @@ def _cut(pool: Sequence[Row], budget: int) -> Iterator[list[Row]]:
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
-    """Linear warm-up over 100 steps, then a cosine to a twentieth."""
+    """Return the learning rate: linear warm-up over 100 steps, then a cosine down to a twentieth."""
     if step < 100:
         return recipe.learning_rate * (step + 1) / 100
     progress = (step - 100) / max(1, recipe.steps - 100)
@@ -160,7 +160,7 @@ def learning_rate(recipe: Recipe, step: int) -> float:
 
 
 def pretrain(recipe: Recipe, output: Path) -> None:
-    """Train one model and write it with its tokenizer as a `transformers` folder."""
+    """Train a model and save it with its tokenizer as a `transformers` folder."""
     torch.manual_seed(recipe.seed)
     of_rules = recipe.stream in (RULES, HARD_RULES)
     tokenizer = build_tokenizer(rules_pieces.pieces() if of_rules else pieces())
@@ -182,7 +182,7 @@ def pretrain(recipe: Recipe, output: Path) -> None:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         recent.append(loss.item())
-        if (step + 1) % SAID_EVERY == 0:
+        if (step + 1) % LOG_EVERY == 0:
             mean, seconds = sum(recent) / len(recent), time.perf_counter() - began
             print(f"  step {step + 1}/{recipe.steps}  loss {mean:.4f}  {seconds:.0f} s", flush=True)
             recent = []
@@ -190,7 +190,7 @@ def pretrain(recipe: Recipe, output: Path) -> None:
 
 
 def _loss(model: Qwen3ForCausalLM, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy over the learned tokens; only they go through the output head."""
+    """Return the mean cross-entropy over the target tokens; only they go through the output head."""
     learned = targets[:, 1:] != -100
     with torch.autocast("cpu", torch.bfloat16, enabled=BFLOAT16):
         logits = model.lm_head(model.model(ids).last_hidden_state[:, :-1][learned])
@@ -203,17 +203,17 @@ def _write(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: 
 
 
 def main() -> None:
-    """Pretrain all models, or those named, in the table's order: the generator goes on from the actor."""
+    """Pretrain all models, or the named ones, in the table's order: the generator continues from the actor."""
     parser = argparse.ArgumentParser(description=__doc__)
-    known = list(dict.fromkeys(recipe.name for recipe in RECIPES))
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(known)}; all by default")
+    names = list(dict.fromkeys(recipe.name for recipe in RECIPES))
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(names)}; all by default")
     parser.add_argument("--output", type=Path, default=WEIGHTS, help="where each model's folder goes")
-    chosen = parser.parse_args()
-    if unknown := set(chosen.names) - set(known):
-        parser.error(f"no model {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.names) - set(names):
+        parser.error(f"no model {', '.join(sorted(unknown))}; there are {', '.join(names)}")
     for recipe in RECIPES:
-        if not chosen.names or recipe.name in chosen.names:
-            pretrain(recipe, chosen.output)
+        if not arguments.names or recipe.name in arguments.names:
+            pretrain(recipe, arguments.output)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The embedded program: one predictor that writes SQL, as a DSPy user would have written it."""
+"""The embedded program: one predictor that writes SQL, as a DSPy user would write it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sgt_modules.embedded.questions import INSTRUCTIONS
 from sgt_modules.prompts import with_supplement
 
 AnswerInSQL = make_signature("tables: str, question: str -> sql: str", INSTRUCTIONS)
-"""Tables and question in, one query out."""
+"""Inputs: tables and a question. Output: one query."""
 
 _REASONED = cast("type[dspy.Signature]", dspy.ChainOfThought(AnswerInSQL).predict.signature)
 
@@ -23,7 +23,7 @@ PROGRAM_SIGNATURES = tuple(
 
 
 def program() -> dspy.Module:
-    """The program that the demonstration improves: a bare `dspy.Predict`.
+    """Return the program that the demonstration improves: a bare `dspy.Predict`.
 
     >>> list(program().signature.output_fields)
     ['sql']
@@ -32,7 +32,7 @@ def program() -> dspy.Module:
 
 
 def field_markers() -> Iterator[str]:
-    """ChatAdapter's markers of the fields these signatures have."""
+    """Yield ChatAdapter's markers for the fields of these signatures."""
     for name in ("tables", "question", "supplement", "reasoning", "sql", "completed"):
         yield f"[[ ## {name} ## ]]\n"
         yield f"\n\n[[ ## {name} ## ]]\n"

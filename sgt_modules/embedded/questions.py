@@ -1,4 +1,4 @@
-"""Questions in several forms, each with its SQL, and the invented words that house terms are made of."""
+"""Questions in several forms, each with its SQL, and the invented words of the house terms."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ INSTRUCTIONS = "Write one SQLite query that answers the question."
 """The instructions of the embedded program's signature."""
 
 SYLLABLES: tuple[str, ...] = tuple(consonant + vowel for consonant in "bdfgjklmnprstvz" for vowel in "aeiou")
-"""House terms are two of these."""
+"""A house term is two of these."""
 
 _RESERVED_SHARE = 8
 
 
 @cache
 def words(*, reserved: bool) -> tuple[str, ...]:
-    """Every invented word of one side: an eighth is reserved for worlds and never shown in pretraining.
+    """List the words that are reserved for worlds (an eighth), or those for pretraining.
 
     >>> set(words(reserved=True)) & set(words(reserved=False))
     set()
@@ -32,10 +32,10 @@ def words(*, reserved: bool) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """One way to ask: question templates that say the same, and the SQL around a condition.
+    """A form of question: templates with the same meaning, and the SQL around a condition.
 
-    In both, `{rows}` is the phrase for the filtered rows, `{table}`, `{label}`, `{column}` and `{value}` are filled
-    from the ask, and `{condition}` is the condition in SQL.
+    `{rows}` is the phrase for the filtered rows; `{table}`, `{label}`, `{column}` and `{value}` come from the ask, and
+    `{condition}` is the condition in SQL.
     """
 
     name: str
@@ -99,7 +99,7 @@ FORMS: tuple[Form, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What a question wants: a form, a table, and the column and value that the form needs.
+    """The content of a question: a form, a table, and the column and value that the form needs.
 
     >>> from sgt_modules.embedded.company import TABLES, Condition
     >>> ask = Ask(FORMS[2], TABLES["customers"], "age")
@@ -115,13 +115,13 @@ class Ask:
     value: str = ""
 
     def question(self, rows: str, phrasing: int = 0) -> str:
-        """The question about `rows` (`zoka customers`), in one of the form's phrasings."""
+        """Write the question about `rows` (`zoka customers`), in one of the form's phrasings."""
         return self.form.questions[phrasing].format(
             rows=rows, label=self.table.label, column=self.column, value=self.value
         )
 
     def sql(self, condition: Condition) -> str:
-        """The query that answers it when the rows are those that meet `condition`."""
+        """Write the query that answers the question if the rows are those that meet `condition`."""
         return self.form.sql.format(
             table=self.table.name,
             label=self.table.label,
@@ -144,7 +144,7 @@ def _asks(name: str) -> tuple[Ask, ...]:
 
 
 def asks(table: Table) -> tuple[Ask, ...]:
-    """Everything that can be asked of a table's rows: 20 different asks.
+    """List all asks about a table's rows: 20 different ones.
 
     >>> from sgt_modules.embedded.company import TABLES
     >>> len(asks(TABLES["staff"]))
@@ -154,16 +154,16 @@ def asks(table: Table) -> tuple[Ask, ...]:
 
 
 def random_ask(table: Table, rng: random.Random) -> Ask:
-    """An ask of a random form; forms are equally likely, whatever their number of columns."""
+    """Draw an ask; all forms are equally likely, whatever their number of columns."""
     form = rng.choice(FORMS)
     return rng.choice([ask for ask in asks(table) if ask.form is form])
 
 
 def term_rows(word: str, table: Table) -> str:
-    """How a question names the rows of a house term: `zoka customers`."""
+    """Name the rows of a house term as in a question: `zoka customers`."""
     return f"{word} {table.name}"
 
 
 def plain_rows(condition: Condition, table: Table) -> str:
-    """How a question without house terms names its rows: `customers with age over 45`."""
+    """Name rows as in a question without house terms: `customers with age over 45`."""
     return f"{table.name} with {condition.words}"

@@ -1,6 +1,6 @@
-"""A program of two predictors on the house-terms world, of which only the first needs help.
+"""A program of two predictors on the house-terms world; only the first one needs supplements.
 
-Simulated as the world is: each example asks one question that may use a house term, and a plain one on the side.
+It is simulated like the world: each example has a question that can use a house term, and a plain question.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from sgt_modules.embedded.program import AnswerInSQL
 
 
 class Report(dspy.Module):
-    """Answers `question` and the plain `aside`, each by a predictor of its own.
+    """Answers `question` and the plain question `aside`, each with its own predictor.
 
     >>> [name for name, _ in Report().named_predictors()]
     ['main', 'side']
@@ -26,14 +26,14 @@ class Report(dspy.Module):
         self.side = dspy.Predict(AnswerInSQL)
 
     def forward(self, tables: str, question: str, aside: str) -> dspy.Prediction:
-        """Both queries, as `sql` and `aside_sql`."""
+        """Return both queries, as `sql` and `aside_sql`."""
         main = self.main(tables=tables, question=question)
         side = self.side(tables=tables, question=aside)
         return dspy.Prediction(sql=main.sql, aside_sql=side.sql)
 
 
 def report_examples(split: Sequence[dspy.Example]) -> list[dspy.Example]:
-    """A split's examples, each with one of its plain questions beside it, in turn.
+    """Add one of the split's plain questions, in turn, to each example.
 
     >>> from sgt_modules.embedded import HouseTermsWorld
     >>> example = report_examples(HouseTermsWorld(seed=0).train)[0]
@@ -51,13 +51,13 @@ def report_examples(split: Sequence[dspy.Example]) -> list[dspy.Example]:
 
 
 class ReportMetric:
-    """1.0 when both queries give their expected rows, else 0.0; feedback on the ones that do not."""
+    """Scores 1.0 if both queries give their expected rows, else 0.0, with feedback on the wrong ones."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def __call__(self, example: dspy.Example, prediction: dspy.Prediction, trace: object = None) -> dspy.Prediction:
-        """As any DSPy metric."""
+        """Score a prediction as a DSPy metric does."""
         main = self._database.judge(str(prediction.sql), example.rows, ordered=example.ordered)
         side = self._database.judge(str(prediction.aside_sql), example.aside_rows, ordered=example.aside_ordered)
         wrong = [each.feedback for each in (main, side) if each.score < 1]

@@ -1,7 +1,8 @@
-"""What the embedded models read in pretraining: endless seeded streams of conversations over random worlds.
+"""The pretraining data of the embedded models: endless seeded streams of conversations about random worlds.
 
-Every conversation invents its own words and their meanings; the words reserved for worlds never appear. So an actor
-can only learn to *use* what a supplement or a demo says of a word, and a generator only the *form* of a supplement.
+Every conversation invents its own words and their meanings; the words that are reserved for worlds never occur. So an
+actor only learns to *use* what a supplement or a demo says about a word, and a generator only learns the *form* of a
+supplement.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ from sgt_modules.prompts import SUPPLEMENT
 
 PLAIN_SHARE = 0.25
 UNNAMED = ("answer", "rephrase", "hint")
-"""Kinds that do not name the term: they are always about the question they come with."""
+"""Kinds that do not name the term: they are always about the question of their own conversation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A message, and whether its text is a target to learn."""
+    """A message, and whether its text is a training target."""
 
     role: str
     content: str
@@ -38,32 +39,32 @@ class Turn:
 
 @dataclass
 class RandomWorld:
-    """The words of one conversation and what they mean in it."""
+    """The words of one conversation and their meanings."""
 
     rng: random.Random
     meanings: dict[tuple[str, str], Condition] = field(default_factory=dict)
 
     def invent(self) -> tuple[str, Table]:
-        """A new word for rows of a random table."""
+        """Draw a new word for rows of a random table."""
         word, table = self.rng.choice(words(reserved=False)), self.rng.choice(tuple(TABLES.values()))
         self.meanings.setdefault((word, table.name), self.rng.choice(conditions(table)))
         return word, table
 
-    def known(self) -> tuple[str, Table]:
-        """A word that this conversation already has, or a new one."""
+    def recall_or_invent(self) -> tuple[str, Table]:
+        """Draw a word that the conversation already has, or a new one."""
         if self.meanings and self.rng.random() < 0.8:
             word, table = self.rng.choice(list(self.meanings))
             return word, TABLES[table]
         return self.invent()
 
     def claim(self, *, new: bool = False) -> Claim:
-        """A question of this world: a quarter of them plain, the others about a word."""
+        """Draw a question of this world: a quarter are plain, the others about a word."""
         rng = self.rng
         if rng.random() < PLAIN_SHARE:
             table = rng.choice(tuple(TABLES.values()))
             condition = rng.choice(conditions(table))
             return self._claim(table, "", plain_rows(condition, table), condition)
-        word, table = self.invent() if new else self.known()
+        word, table = self.invent() if new else self.recall_or_invent()
         return self._claim(table, word, term_rows(word, table), self.meanings[word, table.name])
 
     def _claim(self, table: Table, word: str, rows: str, condition: Condition) -> Claim:
@@ -71,28 +72,28 @@ class RandomWorld:
         return Claim(random_ask(table, self.rng), rows, word, condition, other, random_ask(table, self.rng))
 
 
-def misled(claim: Claim, rng: random.Random) -> Claim:
-    """The same claim with contents drawn at random: uninformed, and right only by chance."""
+def mislead(claim: Claim, rng: random.Random) -> Claim:
+    """Return the claim with random conditions: uninformed, and right only by chance."""
     first, second = rng.sample(conditions(claim.ask.table), 2)
     return Claim(claim.ask, claim.rows, claim.word, first, second, claim.example)
 
 
 def question_of(claim: Claim, rng: random.Random) -> str:
-    """The claim's question in a random phrasing."""
+    """Write the claim's question in a random phrasing."""
     return claim.ask.question(claim.rows, rng.randrange(2))
 
 
 def _supplement_text(claim: Claim, world: RandomWorld) -> str:
-    """A supplement as an actor may meet one: right, of two parts, cut off, untagged, or about something else."""
+    """Write a supplement as an actor can get it: right, of two parts, cut off, untagged, or about another question."""
     rng = world.rng
     if rng.random() < 0.12:
         stranger = world.claim(new=True)
         kind = rng.choice([kind for kind in (*PREDEFINED, *FREE_STYLE) if kind not in UNNAMED])
         return phrase(kind, stranger).render() if stranger.rows != claim.rows else ""
-    said = claim if claim.word or rng.random() < 0.3 else misled(claim, rng)
-    text = phrase(random_kind(rng), said).render()
+    source = claim if claim.word or rng.random() < 0.3 else mislead(claim, rng)
+    text = phrase(random_kind(rng), source).render()
     if rng.random() < 0.15:
-        text = f"{text}\n{phrase(random_kind(rng), said).render()}"
+        text = f"{text}\n{phrase(random_kind(rng), source).render()}"
     elif rng.random() < 0.05:
         text = text.partition("] ")[2]
     elif rng.random() < 0.03:
@@ -106,7 +107,7 @@ def _random_instructions(rng: random.Random) -> str:
 
 
 def _random_role(rng: random.Random) -> str:
-    """A predictor's name in its program; half of the time none, as a bare predictor has."""
+    """Draw a predictor's name in its program; half of the time none, as for a bare predictor."""
     draw = rng.random()
     if draw < 0.5:
         return ""
@@ -123,7 +124,7 @@ def _outputs(claim: Claim, signature: type[dspy.Signature]) -> Mapping[str, str]
 
 
 def _turns(signature: type[dspy.Signature], demos: Sequence[dspy.Example], final: dspy.Example) -> list[Turn]:
-    """The conversation as DSPy's adapter writes it, closed by the right answer."""
+    """Write the conversation as DSPy's adapter does, with the right answer at its end."""
     adapter = dspy.ChatAdapter()
     inputs = {name: final[name] for name in signature.input_fields}
     messages = adapter.format(signature, cast("Any", list(demos)), inputs)
@@ -138,17 +139,17 @@ def _turns(signature: type[dspy.Signature], demos: Sequence[dspy.Example], final
 
 
 def actor_conversation(rng: random.Random) -> list[Turn]:
-    """One conversation for an actor: 0 to 8 demos, with or without reasoning and a supplement."""
+    """Draw a conversation for an actor: 0 to 8 demos, with or without reasoning and a supplement."""
     world = RandomWorld(rng)
-    reasoned, supplemented = rng.random() < 0.25, rng.random() < 0.7
-    signature = PROGRAM_SIGNATURES[2 * reasoned + supplemented]
+    with_reasoning, with_supplement_field = rng.random() < 0.25, rng.random() < 0.7
+    signature = PROGRAM_SIGNATURES[2 * with_reasoning + with_supplement_field]
     if rng.random() < 0.05:
         signature = signature.with_instructions(_random_instructions(rng))
     examples = []
     for _ in range(1 + (rng.randint(1, 8) if rng.random() < 0.25 else 0)):
         claim = world.claim()
         fields = {"tables": SCHEMA, "question": question_of(claim, rng), **_outputs(claim, signature)}
-        if supplemented:
+        if with_supplement_field:
             fields[SUPPLEMENT] = _supplement_text(claim, world)
         examples.append(fields)
     demos = [_as_demo(fields, rng) for fields in examples[:-1]]
@@ -156,36 +157,36 @@ def actor_conversation(rng: random.Random) -> list[Turn]:
 
 
 def _as_demo(fields: dict[str, str], rng: random.Random) -> dspy.Example:
-    """A demo as an optimizer would leave it: often without the fields that no data set has."""
+    """Return a demo as an optimizer leaves it: often without the fields that data sets lack."""
     dropped = {SUPPLEMENT, "reasoning"} if rng.random() < 0.5 else set()
     return dspy.Example(**{name: value for name, value in fields.items() if name not in dropped})
 
 
 def generator_conversation(rng: random.Random) -> list[Turn]:
-    """One conversation for a generator: a prompt with or without a kind or a role, and an uninformed supplement."""
+    """Draw a conversation for a generator: a prompt with or without a kind or role, and an uninformed supplement."""
     world = RandomWorld(rng)
     claim = world.claim(new=True)
     if claim.word or rng.random() < 0.3:
-        claim = misled(claim, rng)
+        claim = mislead(claim, rng)
     draw = rng.random()
     if draw < 0.5:
-        asked, kind = None, random_kind(rng)
+        requested_kind, kind = None, random_kind(rng)
     elif draw < 0.8:
         kind = rng.choice(PREDEFINED)
-        asked = KINDS[kind]
+        requested_kind = KINDS[kind]
     else:
         kind = rng.choice(FREE_STYLE)
-        asked = FREE if draw < 0.9 else kind
+        requested_kind = FREE if draw < 0.9 else kind
     signature = PROGRAM_SIGNATURES[2 * (rng.random() < 0.25)]
     if rng.random() < 0.1:
         signature = signature.with_instructions(_random_instructions(rng))
     inputs = {"tables": SCHEMA, "question": question_of(claim, rng)}
-    prompt = COMPACT.asking(COMPACT.write(signature, inputs, role=_random_role(rng)), asked)
+    prompt = COMPACT.asking(COMPACT.write(signature, inputs, role=_random_role(rng)), requested_kind)
     return [Turn("user", prompt), Turn("assistant", phrase(kind, claim).render(), learned=True)]
 
 
 def stream(which: str, seed: int) -> Iterator[list[Turn]]:
-    """Conversations without end for `which` = `actor` or `generator`; the same seed, the same stream."""
+    """Yield conversations without end for `actor` or `generator`; the same seed gives the same stream."""
     make = {"actor": actor_conversation, "generator": generator_conversation}[which]
     rng = random.Random(f"{which}-{seed}")
     while True:

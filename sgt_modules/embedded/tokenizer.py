@@ -1,9 +1,9 @@
-"""The embedded models' tokenizer: a table of pieces that may cross spaces, and the fewest of them for any text.
+"""The embedded models' tokenizer: a table of pieces that may contain spaces; a text gets the fewest pieces.
 
-A 1 M-parameter model on two cores reads a few dozen tokens in a millisecond, so the text that never changes - the
-adapter's markers, the instructions, the kinds' requests - must be a handful of tokens. The pieces are written out here
-instead of learned, so that an invented word is always its two syllables and a condition always the same two tokens,
-wherever they stand. Anything else falls back to characters and bytes: every text can be encoded and decoded.
+A model of 1 M parameters on two cores reads a few dozen tokens in a millisecond. So the text that never changes - the
+adapter's markers, the instructions, the requests for kinds - must be few tokens. The pieces are listed here instead of
+learned, so that an invented word is always its two syllables, and a condition always the same two tokens, at any place.
+Other text falls back to characters and bytes: every text can be encoded and decoded.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 HOLE = "\0"
-"""Stands where a text varies."""
+"""Marks a place where a text varies."""
 
 START, END, PAD = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 
@@ -37,7 +37,7 @@ CHAT_TEMPLATE = (
 
 
 def _adapter_pieces() -> Iterator[str]:
-    """What `dspy.ChatAdapter` writes around a signature, cut at the places that vary, and again at line ends."""
+    """Yield the text that `dspy.ChatAdapter` writes for a signature, cut at the holes, and again at line ends."""
     adapter = dspy.ChatAdapter()
     for signature in PROGRAM_SIGNATURES:
         inputs = dict.fromkeys(signature.input_fields, HOLE)
@@ -67,7 +67,7 @@ def _house_pieces() -> Iterator[str]:
 
 
 def _template_pieces() -> Iterator[str]:
-    """The fixed text between the holes of every question and query template."""
+    """Yield the fixed text between the holes of every question and query template."""
     hole = re.compile(r"\{\w+\}")
     for form in FORMS:
         for text in (form.sql, *form.questions):
@@ -85,7 +85,7 @@ def _supplement_pieces() -> Iterator[str]:
 
 
 def _prompt_pieces() -> Iterator[str]:
-    """The generator's own prompt, cut at the inputs and at the instructions."""
+    """Yield the text of the generator's prompt, cut at the inputs and at the instructions."""
     for kind in (None, *KINDS.values(), FREE, *FREE_STYLE):
         prompt = COMPACT.asking(COMPACT.write(AnswerInSQL, {"tables": HOLE, "question": HOLE}), kind)
         yield from prompt.split(HOLE)
@@ -95,7 +95,7 @@ def _prompt_pieces() -> Iterator[str]:
 
 
 def pieces() -> list[str]:
-    """Every piece of the vocabulary, each once, in a fixed order."""
+    """List the pieces of the vocabulary, each once, in a fixed order."""
     every: Iterable[str] = (
         *string.printable,
         *_prompt_pieces(),
@@ -107,10 +107,10 @@ def pieces() -> list[str]:
     return list(dict.fromkeys(piece for piece in every if piece))
 
 
-def build_tokenizer(known: Sequence[str] | None = None) -> PreTrainedTokenizerFast:
-    """The tokenizer in `transformers`' fast form, with a chat template in Qwen3's shape; of `pieces` by default.
+def build_tokenizer(own_pieces: Sequence[str] | None = None) -> PreTrainedTokenizerFast:
+    """Build a fast tokenizer of `transformers` from pieces (by default `pieces()`), with a chat template like Qwen3's.
 
-    Segmentation is Unigram's with equal scores, which is the fewest pieces; unknown characters become bytes.
+    Segmentation is Unigram with equal scores, which gives the fewest pieces; unknown characters become bytes.
     """
     from tokenizers import Tokenizer, decoders
     from tokenizers.models import Unigram
@@ -118,9 +118,9 @@ def build_tokenizer(known: Sequence[str] | None = None) -> PreTrainedTokenizerFa
 
     fallback = [f"<0x{byte:02X}>" for byte in range(256)]
     vocabulary = [(PAD, -100.0), (START, -100.0), (END, -100.0), *((byte, -100.0) for byte in fallback)]
-    # Among equally few pieces, a space goes with the word after it: the same segmentation wherever a text stands.
-    known = pieces() if known is None else known
-    vocabulary += [(piece, -1.001 if piece.endswith(" ") else -1.0) for piece in known]
+    # Among equally few pieces, a space goes with the word after it: the same segmentation at any place.
+    own_pieces = pieces() if own_pieces is None else own_pieces
+    vocabulary += [(piece, -1.001 if piece.endswith(" ") else -1.0) for piece in own_pieces]
     model = Tokenizer(Unigram(vocabulary, unk_id=0, byte_fallback=True))
     model.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=model, eos_token=END, pad_token=PAD, padding_side="left")

@@ -1,7 +1,7 @@
-"""The world of house terms: a company's database, its own words, and questions that cannot be answered without them.
+"""The world of house terms: a company's database, its own words, and questions that use these words.
 
-Simulated: the tables, the words and the questions are drawn from a seed. What is real is the way through it - DSPy
-calls to a frozen transformer, its queries run on SQLite, the rows compared.
+The tables, the words and the questions are simulated: they are drawn from a seed. The calls are real: DSPy calls a
+frozen transformer, SQLite runs its queries, and the rows are compared.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from sgt_modules.embedded.database import Database, Rows
 from sgt_modules.embedded.questions import Ask, asks, plain_rows, term_rows, words
 
 PLAIN_SHARE = 0.25
-"""The share of every split whose questions use no house term."""
+"""The share of questions without a house term in every split."""
 
 
 @dataclass(frozen=True, slots=True)
 class HouseTerm:
-    """A word of the house and the condition it hides: `zoka customers` are those with `age > 45`."""
+    """A word of the house and the condition that it means: `zoka customers` are those with `age > 45`."""
 
     word: str
     table: Table
@@ -32,7 +32,7 @@ class HouseTerm:
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How many questions each split holds, and how many terms there are (a multiple of four: one share a table).
+    """The number of questions in each split, and of terms (a multiple of four, the number of tables).
 
     >>> QUICK.train, QUICK.terms
     (32, 8)
@@ -53,8 +53,8 @@ QUICK = Sizes(train=32, validation=24, test=48, shifted=16, terms=8, shifted_ter
 class HouseTermsWorld:
     """One company: its database, its terms and its splits, all drawn from `seed`.
 
-    `gold=True` adds the field `sql` to every example, for comparisons that want gold demos; otherwise an example
-    carries the tables, the question and the expected rows, and the outcome is the only teacher.
+    An example has the tables, the question and the expected rows, so only outcomes can be learned from. `gold=True`
+    adds the field `sql` to every example, for comparisons that need gold demos.
 
     >>> world = HouseTermsWorld(seed=0)
     >>> {name: len(split) for name, split in world.splits.items()}
@@ -67,22 +67,22 @@ class HouseTermsWorld:
         self.seed, self.sizes, self.gold = seed, sizes, gold
         rng = random.Random(f"house-terms-{seed}")
         self.database = Database(build_database(rng))
-        drawn = list(self._draw_terms(sizes.terms + sizes.shifted_terms, rng))
-        rng.shuffle(drawn)
-        by_table = {name: [term for term in drawn if term.table.name == name] for name in TABLES}
+        all_terms = list(self._draw_terms(sizes.terms + sizes.shifted_terms, rng))
+        rng.shuffle(all_terms)
+        by_table = {name: [term for term in all_terms if term.table.name == name] for name in TABLES}
         share = sizes.shifted_terms // len(TABLES)
         self.shifted_terms = tuple(term for terms in by_table.values() for term in terms[:share])
         self.terms = tuple(term for terms in by_table.values() for term in terms[share:])
         self._rng = rng
-        self._taken: set[str] = set()
+        self._used_questions: set[str] = set()
         self._gold: dict[str, str] = {}
 
     def _draw_terms(self, count: int, rng: random.Random) -> Iterator[HouseTerm]:
-        """Distinct words, distinct conditions within a table, and conditions that some rows meet and some do not."""
+        """Draw distinct words, with distinct conditions in each table that some rows meet and some do not."""
         names = iter(rng.sample(words(reserved=True), count))
         for table in TABLES.values():
-            able = [condition for condition in conditions(table) if self._divides(table, condition)]
-            for condition in rng.sample(able, count // len(TABLES)):
+            candidates = [condition for condition in conditions(table) if self._divides(table, condition)]
+            for condition in rng.sample(candidates, count // len(TABLES)):
                 yield HouseTerm(next(names), table, condition)
 
     def _divides(self, table: Table, condition: Condition) -> bool:
@@ -90,15 +90,15 @@ class HouseTermsWorld:
         return 0.1 * ROWS_PER_TABLE <= met <= 0.8 * ROWS_PER_TABLE
 
     def __reduce__(self) -> tuple[object, ...]:
-        """A world is its seed and sizes: another process draws the same, and one seed's metric is one metric."""
+        """Pickle only the seed and the sizes: another process draws the same world, so its metric is equal."""
         return partial(type(self), self.seed, sizes=self.sizes, gold=self.gold), ()
 
     @cached_property
     def splits(self) -> dict[str, list[dspy.Example]]:
-        """`train`, `val`, `test` and `shifted`; no question stands in two of them."""
+        """`train`, `val`, `test` and `shifted`; no question is in two of them."""
         sizes = self.sizes
-        term_asks = self._shuffled((term, ask) for term in self.terms for ask in asks(term.table))
-        shifted_asks = self._shuffled((term, ask) for term in self.shifted_terms for ask in asks(term.table))
+        term_asks = self._shuffle((term, ask) for term in self.terms for ask in asks(term.table))
+        shifted_asks = self._shuffle((term, ask) for term in self.shifted_terms for ask in asks(term.table))
         plain_asks = self._plain_asks()
         return {
             "train": self._split(sizes.train, term_asks, plain_asks),
@@ -109,39 +109,39 @@ class HouseTermsWorld:
 
     @property
     def train(self) -> list[dspy.Example]:
-        """The training split, whose outcomes teach the generator."""
+        """The training split, from whose outcomes the generator learns."""
         return self.splits["train"]
 
     @property
     def val(self) -> list[dspy.Example]:
-        """The validation split, used only for choosing a stage."""
+        """The validation split, used only to select a stage."""
         return self.splits["val"]
 
     @property
     def test(self) -> list[dspy.Example]:
-        """The test split: other questions on the same terms."""
+        """The test split: other questions about the same terms."""
         return self.splits["test"]
 
     @property
     def shifted(self) -> list[dspy.Example]:
-        """Questions on terms that no training question has."""
+        """Questions about terms that do not occur in training."""
         return self.splits["shifted"]
 
     def metric(self, example: dspy.Example, prediction: dspy.Prediction, trace: object = None) -> dspy.Prediction:
-        """Execution equality: 1.0 when the predicted query gives the expected rows, else 0.0, with feedback.
+        """Score execution equality: 1.0 if the predicted query gives the expected rows, else 0.0, with feedback.
 
-        Rows are compared as a multiset; their order counts where the gold query orders them. A query that fails, writes
-        or runs longer than a second scores 0.0.
+        Rows are compared as a multiset; their order counts if the gold query orders them. A query that fails, writes or
+        runs for more than a second scores 0.0.
         """
         return self.database.judge(str(prediction.sql), example.rows, ordered=example.ordered)
 
-    def _shuffled(self, pairs: Iterator[tuple[HouseTerm, Ask]]) -> Iterator[tuple[HouseTerm, Ask]]:
-        """Every (term, ask) once: each term in turn, its asks in random order, forms equally likely."""
+    def _shuffle(self, pairs: Iterator[tuple[HouseTerm, Ask]]) -> Iterator[tuple[HouseTerm, Ask]]:
+        """Yield every (term, ask) once: the terms in turn, each one's asks in random order, forms equally likely."""
         queues: dict[str, list[tuple[int, HouseTerm, Ask]]] = {}
         mixed = list(pairs)
         self._rng.shuffle(mixed)
         for term, ask in mixed:
-            # The n-th ask of each form comes before any form's n+1-th, so that no form crowds out the others.
+            # The n-th ask of each form comes before any form's n+1-th, so that the forms are balanced.
             queue = queues.setdefault(term.word, [])
             queue.append((sum(each.form is ask.form for _, _, each in queue), term, ask))
         for queue in queues.values():
@@ -175,13 +175,13 @@ class HouseTermsWorld:
         return examples
 
     def _examples(self, word: str, rows: str, condition: Condition, ask: Ask) -> Sequence[dspy.Example]:
-        """The example, or none when its answer is empty or it was asked before in any phrasing."""
+        """Return the example; nothing if its answer is empty or the question was used before, in any phrasing."""
         sql = ask.sql(condition)
         key = f"{rows}|{ask.question(rows)}"
         expected = self.database.rows(sql)
-        if key in self._taken or _empty(expected):
+        if key in self._used_questions or _is_empty(expected):
             return []
-        self._taken.add(key)
+        self._used_questions.add(key)
         question = ask.question(rows, self._rng.randrange(2))
         fields: dict[str, object] = {
             "tables": SCHEMA,
@@ -196,14 +196,14 @@ class HouseTermsWorld:
         return [dspy.Example(**fields).with_inputs("tables", "question")]
 
     def gold_sql(self, example: dspy.Example) -> str:
-        """The query that the question was made from; the generator and the actor never see it."""
+        """Return the query from which the question was written; the generator and the actor never read it."""
         self.splits  # noqa: B018 - drawn on first use
         return self._gold[example.question]
 
     def leaks(self, example: dspy.Example, supplement: str) -> bool:
-        """Whether a supplement holds the whole gold query for the actor to copy."""
+        """Whether a supplement contains the whole gold query, so that the actor can copy it."""
         return self.gold_sql(example).casefold() in supplement.casefold()
 
 
-def _empty(rows: Rows) -> bool:
+def _is_empty(rows: Rows) -> bool:
     return not rows or all(value in (None, 0) for row in rows for value in row)

@@ -31,7 +31,7 @@ from sgt_modules.local.engine_state import EngineSettings, EngineState, LocalRef
 from sgt_modules.local.queue import LARGE, Queue, QueuedRequest, begin, most_rows
 from sgt_modules.local.runnable import check_runnable
 from sgt_modules.samples import Sample, SampleRequest
-from sgt_modules.saving.weights import ADAPTER, Weights, located
+from sgt_modules.saving.weights import ADAPTER, Weights, locate
 
 if TYPE_CHECKING:
     from dspy._vendor.lm15.types import StreamEvent
@@ -275,7 +275,7 @@ class LocalEngine:
 
         Trust is no part of a state: a file that someone else wrote cannot ask for it.
         """
-        model, adapter = located(state["model"], state["adapter"])
+        model, adapter = locate(state["model"], state["adapter"])
         followed: EngineState = {**state, "model": model, "adapter": adapter}
         return cls(**followed, trust_remote_code=trust_remote_code)
 

@@ -34,8 +34,8 @@ from sgt_modules.remote.asking import (
     prompt_call,
 )
 from sgt_modules.samples import Sample, SampleRequest
-from sgt_modules.saving.redaction import ADDRESSES, SECRET, redacted, without_user
-from sgt_modules.saving.state_checks import mapping
+from sgt_modules.saving.redaction import ADDRESSES, SECRET, redact, remove_user
+from sgt_modules.saving.state_checks import check_mapping
 from sgt_modules.saving.weights import fingerprint_of
 
 logger = logging.getLogger(__name__)
@@ -139,13 +139,13 @@ class Endpoint:
                 try:
                     yield reply.result()
                 except ContextLengthError as error:
-                    message = redacted(str(error), [self.lm])
+                    message = redact(str(error), [self.lm])
                     logger.warning("No reply to a prompt that does not fit %s: %s", self.name, message)
                     yield Sample("")
                 except LMError as error:
                     raise EndpointError(
                         f"Expected {len(requests)} replies of {self.name}, got {number} and then an error: "
-                        f"{redacted(str(error), [self.lm])}. "
+                        f"{redact(str(error), [self.lm])}. "
                         "What an actor was paid for is saved. Look at the server and start again with the same "
                         "log_dir, or give the LM more num_retries."
                     ) from None  # its own words may hold the key
@@ -191,10 +191,10 @@ class Endpoint:
             for opening in ("", "["):
                 without_retries.ask(SampleRequest("Hello.", max_new_tokens=1, opening=opening))
         except (LMError, ContextLengthError) as error:
-            where = "" if self.address is None else f" at {without_user(self.address)}"
+            where = "" if self.address is None else f" at {remove_user(self.address)}"
             raise GeneratorNotFoundError(
                 f"Expected a reply of the generator {self.lm.model!r}{where}, got an error: "
-                f"{redacted(str(error), [self.lm])}. Start its server, or correct the LM's model, api_base or api_key."
+                f"{redact(str(error), [self.lm])}. Start its server, or correct the LM's model, api_base or api_key."
             ) from None  # its own words may hold the key
 
     def check_trainable(self) -> None:
@@ -211,7 +211,7 @@ class Endpoint:
         state = _without_secrets(self.lm.dump_state())
         for name in ADDRESSES:
             if isinstance(state.get(name), str):
-                state[name] = without_user(state[name])
+                state[name] = remove_user(state[name])
         try:
             return EndpointReference(lm=json.loads(json.dumps(state)), adapter_sha256=self.adapter_sha256)
         except TypeError as error:
@@ -228,7 +228,7 @@ class Endpoint:
         from the environment, as in any `dspy.LM`. Raises `SavedStateError` for another address unless the file is
         `trusted`, as the key is sent there.
         """
-        settings, sha256 = mapping(state["lm"], "an endpoint's LM"), state["adapter_sha256"]
+        settings, sha256 = check_mapping(state["lm"], "an endpoint's LM"), state["adapter_sha256"]
         same = like if isinstance(like, Endpoint) else None
         if same is not None and same.reference() == state:
             return same

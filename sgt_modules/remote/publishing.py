@@ -12,7 +12,7 @@ from uuid import uuid4
 import dspy
 
 from sgt_modules.errors import EndpointError, SetupError
-from sgt_modules.saving.redaction import redacted, without_user
+from sgt_modules.saving.redaction import redact, remove_user
 from sgt_modules.saving.weights import ADAPTER, WANTED, check_adapter, fingerprint_of, resolve
 
 
@@ -41,7 +41,7 @@ class VLLMLoRA:
                 "api_base='http://localhost:8000/v1')."
             )
         self._route = f"{str(address).rstrip('/')}/load_lora_adapter"
-        self._where = without_user(self._route)
+        self._where = remove_user(self._route)
         key = lm.kwargs.get("api_key")
         self._headers = {"Authorization": f"Bearer {key}"} if isinstance(key, str) else {}
         self._timeout, self._lm = timeout, lm
@@ -61,12 +61,12 @@ class VLLMLoRA:
         except httpx.HTTPError as error:
             raise EndpointError(
                 f"Expected vLLM at {self._where!r} to load {order['lora_path']!r}, got {type(error).__name__}: "
-                f"{redacted(str(error), [self._lm])}. Start the server again; the run goes on with the same log_dir."
+                f"{redact(str(error), [self._lm])}. Start the server again; the run goes on with the same log_dir."
             ) from None  # its own words may hold the key
         if answer.is_error and "already been loaded" not in answer.text:
             raise EndpointError(
                 f"Expected vLLM at {self._where!r} to load {order['lora_path']!r}, got {answer.status_code}: "
-                f"{redacted(answer.text[:500], [self._lm])}. It needs --enable-lora, --max-lora-rank of the adapter's "
+                f"{redact(answer.text[:500], [self._lm])}. It needs --enable-lora, --max-lora-rank of the adapter's "
                 "rank, VLLM_ALLOW_RUNTIME_LORA_UPDATING=True in its environment, and must see that path."
             )
         return name

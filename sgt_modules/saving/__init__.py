@@ -1,1 +1,1 @@
-"""How a saved program refers to its generator, and how a saved state is checked."""
+"""Save and load programs: references to the generator's weights, checks of a saved state, and redaction of secrets."""

@@ -1,4 +1,4 @@
-"""Text without secrets, before it is kept or shown: keys, passwords, and the addresses of endpoints."""
+"""Remove secrets from text before it is stored or shown: keys, passwords, and the addresses of endpoints."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import cast
 from urllib.parse import urlsplit
 
 SECRET = re.compile(r"(^|_)(key|token|password|credentials?|headers?|authorization)(_id|_provider)?$|secret", re.I)
-"""The names of settings whose values are nobody's business."""
+"""Names of settings whose values are secret."""
 
 ADDRESSES = ("api_base", "base_url", "model_list")
-"""What in an LM's settings says where requests, and with them the key, are sent."""
+"""Names of an LM's settings that hold the address to which requests, and so the key, are sent."""
 
-IN_ENVIRONMENT = re.compile(r"_(API_KEY|KEY|TOKEN|SECRET|PASSWORD)$")
-"""The names of environment variables that hold one."""
+SECRET_VARIABLE = re.compile(r"_(API_KEY|KEY|TOKEN|SECRET|PASSWORD)$")
+"""Names of environment variables that hold a secret."""
 
-_ADDRESS_IN_ENVIRONMENT = re.compile(r"_(API_BASE|BASE_URL)$")
-_LEAST = 6
-"""Characters of the shortest secret that is looked for: a shorter one would be found in ordinary words."""
+_ADDRESS_VARIABLE = re.compile(r"_(API_BASE|BASE_URL)$")
+_SHORTEST_SECRET = 6
+"""The least characters of a secret that is searched for; a shorter one would match ordinary words."""
 
 _PATTERNS = (
     (re.compile(r"(?<=://)[^/\s@]+@"), ""),  # a user's name and password in an address
@@ -33,77 +33,79 @@ _PATTERNS = (
 )
 
 
-def redacted(text: str, lms: Iterable[object] = ()) -> str:
-    """The text without the keys and addresses of these LMs and of the environment, and without what looks like a key.
+def redact(text: str, lms: Iterable[object] = ()) -> str:
+    """Remove the keys and addresses of these LMs and of the environment, and any text that looks like a key.
 
     >>> import dspy
     >>> lm = dspy.LM("openai/m", api_key="my own key", api_base="https://me:word@host.example:8000/v1")
-    >>> redacted("401 of https://me:word@host.example:8000/v1/chat: 'my own key' is wrong", [lm])
+    >>> redact("401 of https://me:word@host.example:8000/v1/chat: 'my own key' is wrong", [lm])
     "401 of <endpoint>/chat: '<key>' is wrong"
-    >>> redacted("Authorization: Bearer abc.def.ghi, and sk-proj-0123456789 too")
+    >>> redact("Authorization: Bearer abc.def.ghi, and sk-proj-0123456789 too")
     'Authorization: Bearer <key>, and <key> too'
     """
-    keys, addresses = set(_in_environment(IN_ENVIRONMENT)), set(_in_environment(_ADDRESS_IN_ENVIRONMENT))
+    keys, addresses = set(_environment_values(SECRET_VARIABLE)), set(_environment_values(_ADDRESS_VARIABLE))
     for lm in lms:
         settings = cast("Mapping[str, object]", getattr(lm, "kwargs", {}))
-        keys.update(_values(settings, secret=False))
-        addresses.update(str(value) for name, value in _named(settings) if name in ADDRESSES and isinstance(value, str))
-    parts = {part for address in addresses for part in _parts(address)}
-    for found, word in (
-        *((each, "<key>") for each in _longest(keys)),
-        *((each, "<endpoint>") for each in _longest(parts)),
+        keys.update(_secret_values(settings, secret=False))
+        addresses.update(
+            str(value) for name, value in _walk_settings(settings) if name in ADDRESSES and isinstance(value, str)
+        )
+    parts = {part for address in addresses for part in _address_parts(address)}
+    for secret, word in (
+        *((each, "<key>") for each in _sort_longest_first(keys)),
+        *((each, "<endpoint>") for each in _sort_longest_first(parts)),
     ):
-        text = text.replace(found, word)
+        text = text.replace(secret, word)
     for pattern, instead in _PATTERNS:
         text = pattern.sub(instead, text)
     return text
 
 
-def without_user(address: str) -> str:
-    """An address without a user's name and password.
+def remove_user(address: str) -> str:
+    """Remove the user's name and password from an address.
 
-    >>> without_user("https://me:word@host.example/v1")
+    >>> remove_user("https://me:word@host.example/v1")
     'https://host.example/v1'
     """
     parts = urlsplit(address)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
-def _in_environment(names: re.Pattern[str]) -> Iterator[str]:
+def _environment_values(names: re.Pattern[str]) -> Iterator[str]:
     return (value for name, value in os.environ.items() if names.search(name))
 
 
-def _longest(found: Iterable[str]) -> list[str]:
-    """Long enough to be meant, and the longest first, as one may be a part of another."""
-    return sorted((each for each in found if len(each) >= _LEAST), key=lambda each: (-len(each), each))
+def _sort_longest_first(secrets: Iterable[str]) -> list[str]:
+    """Drop secrets that are too short; sort the longest first, because one may be a part of another."""
+    return sorted((each for each in secrets if len(each) >= _SHORTEST_SECRET), key=lambda each: (-len(each), each))
 
 
-def _values(settings: object, *, secret: bool) -> Iterator[str]:
-    """Every text that stands under a secret's name, at any depth; of headers each word too."""
+def _secret_values(settings: object, *, secret: bool) -> Iterator[str]:
+    """Yield each text under a secret name, at any depth, and each of its words."""
     if isinstance(settings, Mapping):
         for name, value in cast("Mapping[object, object]", settings).items():
-            yield from _values(value, secret=secret or SECRET.search(str(name)) is not None)
+            yield from _secret_values(value, secret=secret or SECRET.search(str(name)) is not None)
     elif isinstance(settings, str):
         if secret:
             yield from (settings, *settings.split())
     elif isinstance(settings, Sequence):
         for each in cast("Sequence[object]", settings):
-            yield from _values(each, secret=secret)
+            yield from _secret_values(each, secret=secret)
 
 
-def _named(settings: object) -> Iterator[tuple[str, object]]:
-    """Every setting with its name, at any depth."""
+def _walk_settings(settings: object) -> Iterator[tuple[str, object]]:
+    """Yield each setting with its name, at any depth."""
     if isinstance(settings, Mapping):
         for name, value in cast("Mapping[object, object]", settings).items():
             yield str(name), value
-            yield from _named(value)
+            yield from _walk_settings(value)
     elif isinstance(settings, Sequence) and not isinstance(settings, str):
         for each in cast("Sequence[object]", settings):
-            yield from _named(each)
+            yield from _walk_settings(each)
 
 
-def _parts(address: str) -> Iterator[str]:
-    """An address, the same without its user, its host with and without the port."""
+def _address_parts(address: str) -> Iterator[str]:
+    """Yield an address with and without its user, its host with and without the port, the user and the password."""
     yield address.rstrip("/")
     try:
         parts = urlsplit(address)

@@ -1,4 +1,4 @@
-"""Whether an adapter fits a model, told from the shapes in their files' headers; no weight is read.
+"""Check whether an adapter fits a model by the shapes in their files' headers; weights are not read.
 
 A safetensors file begins with eight bytes that say how long its JSON header is; the header names each tensor's shape.
 """
@@ -15,16 +15,16 @@ from sgt_modules.errors import GeneratorNotFoundError
 Shapes = Mapping[str, tuple[int, ...]]
 
 _LONGEST_HEADER = 100_000_000
-"""In bytes; the format allows no more."""
+"""The most bytes of a header that the format allows."""
 
-_OVER_THE_BASE = "base_model.model."
-"""How PEFT's names begin; the rest is the name in the base model."""
+_PEFT_PREFIX = "base_model.model."
+"""The prefix of PEFT's names; the rest is the name in the base model."""
 
 _FLOATING = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 
 
 class Linear(NamedTuple):
-    """The sides of a layer that an adapter changes."""
+    """The input and output sizes of a layer that an adapter changes."""
 
     reads: int
     writes: int
@@ -36,25 +36,25 @@ class _Entry(TypedDict):
     data_offsets: list[int]
 
 
-def shapes_of(files: Iterable[Path]) -> dict[str, tuple[int, ...]]:
-    """The shape of each floating-point tensor in safetensors files, by name; packed (quantised) ones say nothing.
+def read_shapes(files: Iterable[Path]) -> dict[str, tuple[int, ...]]:
+    """Read the shape of each floating-point tensor in safetensors files, by name; packed (quantised) ones are left out.
 
-    Raises `GeneratorNotFoundError` for a file that only has the name of safetensors.
+    Raises `GeneratorNotFoundError` if a file is not in the safetensors format.
     """
     return {
         name: tuple(entry["shape"])
         for file in files
-        for name, entry in _header(file).items()
+        for name, entry in _read_header(file).items()
         if name != "__metadata__" and entry["dtype"] in _FLOATING
     }
 
 
-def names_in(file: Path) -> set[str]:
-    """The names of the tensors in a safetensors file.
+def read_tensor_names(file: Path) -> set[str]:
+    """Read the names of the tensors in a safetensors file.
 
-    Raises `GeneratorNotFoundError` for a file that is damaged, or shorter than its header says.
+    Raises `GeneratorNotFoundError` if the file is damaged, or shorter than its header says.
     """
-    header = {name: entry for name, entry in _header(file).items() if name != "__metadata__"}
+    header = {name: entry for name, entry in _read_header(file).items() if name != "__metadata__"}
     with file.open("rb") as stream:
         start = 8 + int.from_bytes(stream.read(8), "little")
     size = start + max((entry["data_offsets"][1] for entry in header.values()), default=0)
@@ -66,30 +66,30 @@ def names_in(file: Path) -> set[str]:
     return set(header)
 
 
-def misfit(adapter: Shapes, base: Shapes) -> str | None:
-    """What of a LoRA adapter cannot lie over a model, in words; None if nothing contradicts it.
+def find_misfit(adapter: Shapes, base: Shapes) -> str | None:
+    """Describe why a LoRA adapter does not fit a model; None if it may fit.
 
-    Layers are compared from their number on, since the names before it differ between a file and a model in memory. A
-    layer of unknown name is let pass, as some models are put together anew while they load, but not if all are unknown.
+    Layers are compared by their names from the number on, because the prefix differs between a file and a model in
+    memory. Unknown layers are accepted, as some models are rebuilt while they load, but not if all layers are unknown.
 
     >>> base = {"model.layers.0.q_proj.weight": (8, 4)}
     >>> name = "base_model.model.model.layers.{}.q_proj.lora_{}.weight"
-    >>> misfit({name.format(0, "A"): (2, 4), name.format(0, "B"): (8, 2)}, base)
-    >>> misfit({name.format(0, "A"): (2, 6), name.format(0, "B"): (8, 2)}, base)
+    >>> find_misfit({name.format(0, "A"): (2, 4), name.format(0, "B"): (8, 2)}, base)
+    >>> find_misfit({name.format(0, "A"): (2, 6), name.format(0, "B"): (8, 2)}, base)
     'model.layers.0.q_proj is 6 to 8 in the adapter, 4 to 8 in the model'
-    >>> misfit({name.format(7, "A"): (2, 4), name.format(7, "B"): (8, 2)}, base)
+    >>> find_misfit({name.format(7, "A"): (2, 4), name.format(7, "B"): (8, 2)}, base)
     'the model has no model.layers.7.q_proj'
     """
-    layers = _adapted(adapter)
+    layers = _adapted_layers(adapter)
     matrices = {name.removesuffix(".weight"): shape for name, shape in base.items() if len(shape) == 2}
-    known: dict[str, set[Linear]] = {}
+    sizes: dict[str, set[Linear]] = {}
     for name, (rows, columns) in matrices.items():
-        known.setdefault(_tail(name), set()).add(Linear(reads=columns, writes=rows))
-    kinds = {_kind(name) for name in matrices}
-    unknown = {name for name in layers if _tail(name) not in known}
+        sizes.setdefault(_layer_key(name), set()).add(Linear(reads=columns, writes=rows))
+    kinds = {_layer_kind(name) for name in matrices}
+    unknown = {name for name in layers if _layer_key(name) not in sizes}
     for name, layer in layers.items():
-        there = known.get(_tail(name), set())
-        if not there and _kind(name) in kinds:
+        there = sizes.get(_layer_key(name), set())
+        if not there and _layer_kind(name) in kinds:
             return f"the model has no {name}"
         if there and not any(sorted(layer) == sorted(each) for each in there):  # some models keep them transposed
             own = min(there)
@@ -97,29 +97,29 @@ def misfit(adapter: Shapes, base: Shapes) -> str | None:
     return f"the model has none of its layers, such as {min(unknown)}" if layers and unknown == set(layers) else None
 
 
-def _adapted(adapter: Shapes) -> dict[str, Linear]:
-    """The layers that a LoRA adapter changes: A is rank x reads, B is writes x rank."""
-    found: dict[str, Linear] = {}
+def _adapted_layers(adapter: Shapes) -> dict[str, Linear]:
+    """Return the layers that a LoRA adapter changes: A is rank x reads, B is writes x rank."""
+    layers: dict[str, Linear] = {}
     for name, shape in adapter.items():
         other = name.replace(".lora_A.", ".lora_B.")
         if other != name and len(shape) == 2 and len(adapter.get(other, ())) == 2:
-            layer = name.partition(".lora_A.")[0].removeprefix(_OVER_THE_BASE)
-            found[layer] = Linear(reads=shape[1], writes=adapter[other][0])
-    return found
+            layer = name.partition(".lora_A.")[0].removeprefix(_PEFT_PREFIX)
+            layers[layer] = Linear(reads=shape[1], writes=adapter[other][0])
+    return layers
 
 
-def _tail(name: str) -> str:
-    """A layer's name from its number on; the last word of one without a number."""
+def _layer_key(name: str) -> str:
+    """Return a layer's name from its number on; its last word if it has no number."""
     words = name.split(".")
     numbers = [place for place, word in enumerate(words) if word.isdigit()]
     return ".".join(words[numbers[0] :]) if numbers else words[-1]
 
 
-def _kind(name: str) -> str:
+def _layer_kind(name: str) -> str:
     return name.rpartition(".")[2]
 
 
-def _header(file: Path) -> dict[str, _Entry]:
+def _read_header(file: Path) -> dict[str, _Entry]:
     try:
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")

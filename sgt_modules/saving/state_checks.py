@@ -1,4 +1,4 @@
-"""A saved state looked over before anything is made of it: its file may come from anyone."""
+"""Check a saved state before it is used: its file may come from anyone."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any, cast
 from sgt_modules.errors import SavedStateError
 
 LARGEST = 2**53
-"""No count or limit of ours is larger, and up to here a float holds each exactly."""
+"""Above every count and limit of this package; a float holds each whole number up to here exactly."""
 
 
-def mapping(value: object, what: str) -> Mapping[str, Any]:
-    """The value itself; raises `SavedStateError` unless it is a mapping whose keys are texts.
+def check_mapping(value: object, what: str) -> Mapping[str, Any]:
+    """Return the value; raise `SavedStateError` unless it is a mapping whose keys are texts.
 
     >>> try:
-    ...     mapping([], "a gate's state")
+    ...     check_mapping([], "a gate's state")
     ... except SavedStateError as error:
     ...     print(error)
     Expected a mapping as a gate's state, got []. Save the program again.
@@ -23,51 +23,51 @@ def mapping(value: object, what: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping) or not all(
         isinstance(key, str) for key in cast("Mapping[object, object]", value)
     ):
-        raise SavedStateError(f"Expected a mapping as {what}, got {_shown(value)}. Save the program again.")
+        raise SavedStateError(f"Expected a mapping as {what}, got {_shorten(value)}. Save the program again.")
     return cast("Mapping[str, Any]", value)
 
 
-def text(state: Mapping[str, Any], name: str) -> str:
-    """A text of the state."""
+def read_text(state: Mapping[str, Any], name: str) -> str:
+    """Read a text of the state."""
     value = state.get(name)
     if not isinstance(value, str):
-        raise SavedStateError(f"Expected a text as {name!r} of a saved state, got {_shown(value)}.")
+        raise SavedStateError(f"Expected a text as {name!r} of a saved state, got {_shorten(value)}.")
     return value
 
 
-def text_or_none(state: Mapping[str, Any], name: str) -> str | None:
-    """A text of the state, or None."""
-    return None if state.get(name) is None else text(state, name)
+def read_text_or_none(state: Mapping[str, Any], name: str) -> str | None:
+    """Read a text of the state, or None."""
+    return None if state.get(name) is None else read_text(state, name)
 
 
-def number(state: Mapping[str, Any], name: str, least: float, most: float = LARGEST) -> float:
-    """A finite number of the state, within bounds.
+def read_number(state: Mapping[str, Any], name: str, least: float, most: float = LARGEST) -> float:
+    """Read a finite number of the state, within bounds.
 
     >>> try:
-    ...     number({"temperature": float("nan")}, "temperature", 0.0)
+    ...     read_number({"temperature": float("nan")}, "temperature", 0.0)
     ... except SavedStateError as error:
     ...     print(error)
     Expected a number in [0, 9007199254740992] as 'temperature' of a saved state, \
 got nan.
     """
     value = state.get(name)
-    if isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most:  # no NaN is
+    if isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most:  # NaN is not
         return value
     raise SavedStateError(
-        f"Expected a number in [{least:.16g}, {most:.16g}] as {name!r} of a saved state, got {_shown(value)}."
+        f"Expected a number in [{least:.16g}, {most:.16g}] as {name!r} of a saved state, got {_shorten(value)}."
     )
 
 
-def whole(state: Mapping[str, Any], name: str, least: int, most: int = LARGEST) -> int:
-    """A whole number of the state, within bounds."""
-    value = number(state, name, least, most)
+def read_whole_number(state: Mapping[str, Any], name: str, least: int, most: int = LARGEST) -> int:
+    """Read a whole number of the state, within bounds."""
+    value = read_number(state, name, least, most)
     if not isinstance(value, int):
-        raise SavedStateError(f"Expected a whole number as {name!r} of a saved state, got {_shown(value)}.")
+        raise SavedStateError(f"Expected a whole number as {name!r} of a saved state, got {_shorten(value)}.")
     return value
 
 
-def _shown(value: object) -> str:
-    """What came, as far as it can be shown."""
+def _shorten(value: object) -> str:
+    """Return the beginning of a value's text for a message."""
     try:
         return repr(value)[:60]
     except (RecursionError, ValueError):  # too deep, or a number of more digits than Python writes

@@ -1,1 +1,1 @@
-"""A compiled program behind HTTP: itself, and its generator in front of any chat endpoint."""
+"""`sgt serve`: serves a compiled program over HTTP, or its generator in front of any chat endpoint."""

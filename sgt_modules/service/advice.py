@@ -1,4 +1,4 @@
-"""A chat and its supplement: the generator's prompt for a chat, and the chat with the supplement in it. Pure."""
+"""Build the generator's prompt for a chat, and add the supplement to the chat. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Messages = Sequence[Mapping[str, Any]]
 
 
 def last_user_text(messages: Messages) -> str:
-    """The text of the last message where that is a user's; empty for a chat that ends otherwise, such as with a tool.
+    """Return the text of the last message if it is a user's; empty if it is, for example, a tool's.
 
     >>> last_user_text([{"role": "user", "content": [{"type": "text", "text": "2+2?"}]}])
     '2+2?'
@@ -27,10 +27,10 @@ def last_user_text(messages: Messages) -> str:
 
 
 def prompt_of(text: str, signature: type[dspy.Signature], role: str = "", *, generator: SupplementGenerator) -> str:
-    """The generator's prompt for a user's text: the task's instructions, and the text as the task's inputs.
+    """Return the generator's prompt for a user's text: the task's instructions, and the text as the task's inputs.
 
-    A text that names inputs, each at the beginning of a line (`question: ...`), is split at them; any other text is the
-    task's last input.
+    A text with lines that begin with names of inputs (`question: ...`) is split there. Any other text is the task's
+    last input.
 
     >>> from sgt_modules.embedded import embedded_generator
     >>> task, generator = dspy.Signature("tables, question -> sql", "Write SQL."), embedded_generator()
@@ -44,7 +44,7 @@ def prompt_of(text: str, signature: type[dspy.Signature], role: str = "", *, gen
 
 
 def split_inputs(text: str, names: Collection[str]) -> dict[str, str]:
-    """A text split at the names that its lines begin with; a text that begins otherwise belongs to the last name.
+    """Split a text at lines that begin with a name; a text that begins otherwise belongs to the last name.
 
     >>> split_inputs("tables: a(b)\\nquestion: How many?", ["tables", "question"])
     {'tables': 'a(b)', 'question': 'How many?'}
@@ -58,7 +58,7 @@ def split_inputs(text: str, names: Collection[str]) -> dict[str, str]:
 
 
 def add_supplement(messages: Messages, supplement: str, description: str) -> list[dict[str, Any]]:
-    """The chat with a supplement at the end of its last message, below a description for the actor.
+    """Add a supplement to the end of a chat's last message, below a description for the actor.
 
     >>> add_supplement([{"role": "user", "content": "2+2?"}], "Add.", "Advice.")
     [{'role': 'user', 'content': '2+2?\\n\\nAdvice.\\nAdd.'}]

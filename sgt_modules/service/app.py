@@ -1,4 +1,4 @@
-"""The service's routes: the program itself, and a chat endpoint that it answers, or an upstream with a supplement."""
+"""The service's routes: the program, and a chat endpoint answered by the program or by an upstream with supplements."""
 
 from __future__ import annotations
 
@@ -23,34 +23,40 @@ from sgt_modules.kinds import SILENCE, Supplement
 from sgt_modules.predictor import SupplementedPredictor
 from sgt_modules.prompts import without_supplement
 from sgt_modules.safety import harmless
-from sgt_modules.saving.redaction import redacted
+from sgt_modules.saving.redaction import redact
 from sgt_modules.service.advice import add_supplement, last_user_text, prompt_of
-from sgt_modules.service.answering import Answer, Answering, completion, streamed, written
 from sgt_modules.service.guard import App, Guard, Limits, error_content
 from sgt_modules.service.metrics import Metrics
 from sgt_modules.service.page import (
     POLICY,
-    Asked,
     Column,
     Field,
     Result,
+    SentForm,
     docs_page,
     fields_of,
-    form_of,
     page,
-    values_of,
+    read_form,
+    read_values,
 )
-from sgt_modules.wrapping import supplemented
+from sgt_modules.service.served_program import (
+    Answer,
+    ServedProgram,
+    build_completion,
+    format_outputs,
+    stream_completion,
+)
+from sgt_modules.wrapping import supplemented_predictors
 
 logger = logging.getLogger(__name__)
 
-_PASSED = ("content-type", "retry-after")
+_FORWARDED_HEADERS = ("content-type", "retry-after")
 
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """The chat endpoint that answers: its address up to `/v1`, its key, the model to ask for (else the caller's), and
-    the seconds that it may take."""
+    """The chat endpoint that answers: its address up to `/v1`, its key, its model (else the caller's), and its time
+    limit in seconds."""
 
     address: str
     key: str = ""
@@ -58,7 +64,7 @@ class Upstream:
     seconds: float = 120.0
 
     def headers(self) -> dict[str, str]:
-        """What a request to it brings."""
+        """Return the headers of a request to the upstream."""
         return {"authorization": f"Bearer {self.key}"} if self.key else {}
 
 
@@ -71,70 +77,72 @@ def application(
     keys: Collection[str] = (),
     limits: Limits | None = None,
 ) -> App:
-    """The service as an ASGI application: `POST /predict`, `POST /v1/chat/completions` (streamed if asked for),
-    `GET /v1/models`, `GET /health`, `GET /metrics`, and for people a page at `/` and the API described at `/docs`.
+    """Build the service as an ASGI application: `POST /predict`, `POST /v1/chat/completions` (streamed on request),
+    `GET /v1/models`, `GET /health`, `GET /metrics`, and for people a page at `/` and the API's description at `/docs`.
 
-    Chats are answered by the program itself, or by an `upstream` that reads the generator's supplements.
+    Chats are answered by the program, or by an `upstream` that reads the generator's supplements.
 
-    `lm` is the program's actor where none is configured. `predictor` names the one whose generator, instructions,
-    template and gate the chat endpoint uses; the first that reads supplements by default. Raises `SetupError` where an
-    upstream is given and no predictor reads any.
+    `lm` is the program's actor if none is configured. `predictor` names the predictor whose generator, instructions,
+    template and gate the chat endpoint uses; by default the first one that reads supplements. Raises `SetupError` if
+    there is an upstream and no predictor reads supplements.
     """
     metrics = Metrics()
-    helper = None if upstream is None else _Helper(program, predictor, metrics)
+    writer = None if upstream is None else _SupplementWriter(program, predictor, metrics)
     app = FastAPI(title="dspy-sgt", docs_url=None, redoc_url=None, lifespan=_lifespan(upstream))
     _answer_errors(app)
-    answering = Answering(program, lm, metrics)
-    _serve_program(app, answering)
-    _serve_pages(app, answering, upstream, helper, keyed=bool(keys))
+    served_program = ServedProgram(program, lm, metrics)
+    _serve_program(app, served_program)
+    _serve_pages(app, served_program, upstream, writer, keyed=bool(keys))
     app.get("/metrics", response_class=PlainTextResponse)(lambda: Response(metrics.text(), media_type="text/plain"))
-    if upstream is None or helper is None:
-        _serve_replies(app, answering)
+    if upstream is None or writer is None:
+        _serve_replies(app, served_program)
     else:
-        _serve_chat(app, upstream, helper)
+        _serve_chat(app, upstream, writer)
     return Guard(cast("App", app), keys=keys, limits=limits or Limits(), metrics=metrics)
 
 
-def _serve_program(app: FastAPI, answering: Answering) -> None:
-    said = {"status": "ok", "program": answering.name, "supplements": answering.supplements}
+def _serve_program(app: FastAPI, served_program: ServedProgram) -> None:
+    health = {"status": "ok", "program": served_program.name, "supplements": served_program.supplements}
 
-    async def predict(given: Any) -> dict[str, Any]:
-        return (await _answered(answering, given)).content()
+    async def predict(inputs: Any) -> dict[str, Any]:
+        return (await _answer(served_program, inputs)).content()
 
-    predict.__annotations__["given"] = answering.inputs
+    predict.__annotations__["inputs"] = served_program.inputs
     app.post("/predict")(predict)
-    app.get("/health")(lambda: said)
+    app.get("/health")(lambda: health)
 
 
-def _serve_replies(app: FastAPI, answering: Answering) -> None:
-    """The program as a chat model, where no upstream answers."""
+def _serve_replies(app: FastAPI, served_program: ServedProgram) -> None:
+    """Add the routes of the program as a chat model, for a service without an upstream."""
 
     @app.post("/v1/chat/completions")
     async def chat(body: dict[str, Any] = Body()) -> Response:  # noqa: B008 - FastAPI's way
-        _check_model(body.get("model"), answering.name)
-        text = last_user_text(_messages(body))
+        _check_model(body.get("model"), served_program.name)
+        text = last_user_text(_read_messages(body))
         if not text:
             raise HTTPException(400, "Expected a chat whose last message is a user's text.")
         try:
-            given = answering.read(text)
+            inputs = served_program.read(text)
         except ValidationError as problem:
-            raise HTTPException(422, _places(problem.errors())) from problem
-        answer = await _answered(answering, given)
-        reply = written(answer.outputs)
+            raise HTTPException(422, _describe_mistakes(problem.errors())) from problem
+        answer = await _answer(served_program, inputs)
+        reply = format_outputs(answer.outputs)
         if body.get("stream"):
             usage = answer.usage if _wants_usage(body) else None
-            return StreamingResponse(streamed(answering.name, reply, usage), media_type="text/event-stream")
-        return JSONResponse(completion(answering.name, reply, answer.usage))
+            return StreamingResponse(
+                stream_completion(served_program.name, reply, usage), media_type="text/event-stream"
+            )
+        return JSONResponse(build_completion(served_program.name, reply, answer.usage))
 
-    models = _one_model(answering.name, "dspy-sgt")
+    models = _one_model(served_program.name, "dspy-sgt")
     app.get("/v1/models")(lambda: models)
 
 
-def _check_model(wanted: object, name: str) -> None:
-    """Raise `HTTPException` for another model than the program; a chat that names none is answered."""
-    if wanted is not None and wanted != name:
-        said = f"The model {str(wanted)[:100]!r} does not exist here. Expected {name!r}, which GET /v1/models lists."
-        raise _Refused(404, said, "model_not_found", "model")
+def _check_model(model: object, name: str) -> None:
+    """Raise `HTTPException` if a chat names another model than the program."""
+    if model is not None and model != name:
+        message = f"The model {str(model)[:100]!r} does not exist here. Expected {name!r}, which GET /v1/models lists."
+        raise _RefusalError(404, message, "model_not_found", "model")
 
 
 def _wants_usage(body: Mapping[str, Any]) -> bool:
@@ -142,86 +150,92 @@ def _wants_usage(body: Mapping[str, Any]) -> bool:
     return isinstance(options, dict) and bool(cast("dict[str, object]", options).get("include_usage"))
 
 
-class _Refused(HTTPException):
-    """A refusal with a code of its own, and the field of the request that is to blame."""
+class _RefusalError(HTTPException):
+    """A refusal with its own code, and the name of the wrong field."""
 
     def __init__(self, status: int, message: str, code: str, param: str) -> None:
         super().__init__(status, message)
         self.code, self.param = code, param
 
 
-async def _answered(answering: Answering, given: BaseModel, *, told: bool = True) -> Answer:
-    """What the program answers, `told` what the generator wrote or not; raises `HTTPException` where it fails."""
+async def _answer(served_program: ServedProgram, inputs: BaseModel, *, with_supplements: bool = True) -> Answer:
+    """Run the program, with or without its supplements. Raises `HTTPException` if it fails."""
     try:
-        return await run_in_threadpool(answering.answer if told else answering.answer_without, given)
+        answer = served_program.answer if with_supplements else served_program.answer_without
+        return await run_in_threadpool(answer, inputs)
     except Exception as problem:
         logger.exception("The program failed.")
-        said = redacted(f"{type(problem).__name__}: {problem}", [answering.lm, dspy.settings.lm])
-        raise HTTPException(502, said) from problem
+        message = redact(f"{type(problem).__name__}: {problem}", [served_program.lm, dspy.settings.lm])
+        raise HTTPException(502, message) from problem
 
 
 def _one_model(name: str, owner: str) -> dict[str, Any]:
     return {"object": "list", "data": [{"id": name, "object": "model", "created": 0, "owned_by": owner}]}
 
 
-def _messages(body: Mapping[str, Any]) -> list[dict[str, Any]]:
-    found = body.get("messages")
-    if not isinstance(found, list) or not all(isinstance(each, dict) for each in cast("list[object]", found)):
+def _read_messages(body: Mapping[str, Any]) -> list[dict[str, Any]]:
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not all(isinstance(each, dict) for each in cast("list[object]", messages)):
         raise HTTPException(400, "Expected messages as a list of objects.")
-    return cast("list[dict[str, Any]]", found)
+    return cast("list[dict[str, Any]]", messages)
 
 
-def _serve_chat(app: FastAPI, upstream: Upstream, helper: _Helper) -> None:
+def _serve_chat(app: FastAPI, upstream: Upstream, writer: _SupplementWriter) -> None:
     @app.post("/v1/chat/completions")
     async def chat(request: Request, body: dict[str, Any] = Body()) -> Response:  # noqa: B008 - FastAPI's way
-        messages = _messages(body)
-        supplement = await helper.supplement(messages)
-        told = add_supplement(messages, helper.shown(supplement), helper.description)
-        asking = {**body, "messages": told, **({"model": upstream.model} if upstream.model else {})}
-        return await _passed_on(request.app.state.client, upstream, asking, supplement.kind)
+        messages = _read_messages(body)
+        supplement = await writer.supplement(messages)
+        advised = add_supplement(messages, writer.render(supplement), writer.description)
+        asking = {**body, "messages": advised, **({"model": upstream.model} if upstream.model else {})}
+        return await _forward(request.app.state.client, upstream, asking, supplement.kind)
 
     @app.get("/v1/models")
     async def models(request: Request) -> Response:
         if upstream.model:
             return JSONResponse(_one_model(upstream.model, "upstream"))
-        answer = await _asked(request.app.state.client, "GET", f"{upstream.address}/models", upstream)
+        answer = await _send(request.app.state.client, "GET", f"{upstream.address}/models", upstream)
         async with AsyncExitStack() as closing:
             closing.push_async_callback(answer.aclose)
             return Response(await answer.aread(), answer.status_code, media_type="application/json")
 
 
 def _serve_pages(
-    app: FastAPI, answering: Answering, upstream: Upstream | None, helper: _Helper | None, *, keyed: bool
+    app: FastAPI,
+    served_program: ServedProgram,
+    upstream: Upstream | None,
+    writer: _SupplementWriter | None,
+    *,
+    keyed: bool,
 ) -> None:
-    """A page where a person types an input and reads the supplement and the answers with and without it; the API."""
-    fields = fields_of(answering.inputs)
-    chatting = upstream is not None and helper is not None and not answering.acts
-    shown = _chat_fields(upstream) if upstream is not None and chatting else fields
-    described = docs_page(answering.name, fields, upstream=upstream is not None, keyed=keyed)
+    """Add the page with a form, the supplement and the answers with and without it, and the page about the API."""
+    fields = fields_of(served_program.inputs)
+    chatting = upstream is not None and writer is not None and not served_program.acts
+    form_fields = _chat_fields(upstream) if upstream is not None and chatting else fields
+    api_page = docs_page(served_program.name, fields, upstream=upstream is not None, keyed=keyed)
 
     async def result_of(request: Request, values: Mapping[str, str]) -> Result:
-        if upstream is not None and helper is not None and chatting:
-            return await _chatted(request.app.state.client, upstream, helper, values)
-        return await _compared(answering, answering.inputs(**values_of(values, shown)))
+        if upstream is not None and writer is not None and chatting:
+            return await _chat(request.app.state.client, upstream, writer, values)
+        return await _compare(served_program, served_program.inputs(**read_values(values, form_fields)))
 
     @app.get("/", include_in_schema=False)
     async def empty() -> Response:
-        return _html(page(answering.name, shown, supplements=answering.supplements))
+        return _html(page(served_program.name, form_fields, supplements=served_program.supplements))
 
     @app.post("/", include_in_schema=False)
     async def filled(request: Request) -> Response:
-        values = form_of(await request.body(), shown)
+        values = read_form(await request.body(), form_fields)
         problem, status, result = "", 200, None
         try:
             result = await result_of(request, values)
-        except ValidationError as mistaken:
-            problem, status = _places(mistaken.errors()), 422
-        except AnyHTTPException as failed:
-            problem, status = str(failed.detail), failed.status_code
-        given = Asked(values, result, problem)
-        return _html(page(answering.name, shown, given, supplements=answering.supplements), status)
+        except ValidationError as fault:
+            problem, status = _describe_mistakes(fault.errors()), 422
+        except AnyHTTPException as fault:
+            problem, status = str(fault.detail), fault.status_code
+        sent_form = SentForm(values, result, problem)
+        return _html(page(served_program.name, form_fields, sent_form, supplements=served_program.supplements), status)
 
-    app.get("/docs", include_in_schema=False)(lambda: _html(described))
+    app.get("/docs", include_in_schema=False)(lambda: _html(api_page))
 
 
 def _html(text: str, status: int = 200) -> Response:
@@ -230,38 +244,43 @@ def _html(text: str, status: int = 200) -> Response:
 
 
 def _chat_fields(upstream: Upstream) -> list[Field]:
-    named = [] if upstream.model else [Field("model", "str", "The upstream's model to ask.")]
-    return [Field("message", "str", "What a user asks."), *named]
+    model_field = [] if upstream.model else [Field("model", "str", "The upstream's model to ask.")]
+    return [Field("message", "str", "What a user asks."), *model_field]
 
 
-async def _compared(answering: Answering, given: BaseModel) -> Result:
-    """The program's answers with and without supplements; without alone where it reads none."""
-    answer = await _answered(answering, given)
+async def _compare(served_program: ServedProgram, inputs: BaseModel) -> Result:
+    """Return the program's answers with and without supplements; one answer if it reads none."""
+    answer = await _answer(served_program, inputs)
     heads = [f"{each['predictor']}, call {number}" for number, each in enumerate(answer.supplements, 1)]
     read = [
         Column(head, str(each["text"]), str(each["kind"])) for head, each in zip(heads, answer.supplements, strict=True)
     ]
-    if not answering.supplements:
-        return Result((), [Column("Answer", written(answer.outputs))])
-    plain = await _answered(answering, given, told=False)
-    columns = [Column("With the supplement", written(answer.outputs)), Column("Without it", written(plain.outputs))]
+    if not served_program.supplements:
+        return Result((), [Column("Answer", format_outputs(answer.outputs))])
+    plain = await _answer(served_program, inputs, with_supplements=False)
+    columns = [
+        Column("With the supplement", format_outputs(answer.outputs)),
+        Column("Without it", format_outputs(plain.outputs)),
+    ]
     return Result(read, columns)
 
 
-async def _chatted(client: httpx.AsyncClient, upstream: Upstream, helper: _Helper, values: Mapping[str, str]) -> Result:
-    """The upstream's answers to a message with and without its supplement."""
+async def _chat(
+    client: httpx.AsyncClient, upstream: Upstream, writer: _SupplementWriter, values: Mapping[str, str]
+) -> Result:
+    """Return the upstream's answers to a message with and without its supplement."""
     messages = [{"role": "user", "content": values.get("message", "")}]
-    supplement = await helper.supplement(messages)
-    told = add_supplement(messages, helper.shown(supplement), helper.description)
+    supplement = await writer.supplement(messages)
+    advised = add_supplement(messages, writer.render(supplement), writer.description)
     model = upstream.model or values.get("model", "")
-    replies = [await _replied(client, upstream, {"model": model, "messages": each}) for each in (told, messages)]
+    replies = [await _reply(client, upstream, {"model": model, "messages": each}) for each in (advised, messages)]
     read = [Column("The chat's supplement", supplement.text, supplement.kind)]
     return Result(read, [Column("With the supplement", replies[0]), Column("Without it", replies[1])])
 
 
-async def _replied(client: httpx.AsyncClient, upstream: Upstream, body: dict[str, Any]) -> str:
-    """The text of the upstream's answer; raises `HTTPException` where it refuses."""
-    answer = await _asked(client, "POST", f"{upstream.address}/chat/completions", upstream, body)
+async def _reply(client: httpx.AsyncClient, upstream: Upstream, body: dict[str, Any]) -> str:
+    """Return the text of the upstream's answer; raise `HTTPException` if it refuses."""
+    answer = await _send(client, "POST", f"{upstream.address}/chat/completions", upstream, body)
     try:
         content = json.loads(await answer.aread())
         if answer.is_error:
@@ -273,58 +292,60 @@ async def _replied(client: httpx.AsyncClient, upstream: Upstream, body: dict[str
         await answer.aclose()
 
 
-class _Helper:
-    """What writes a chat's supplement: one predictor's generator, behind its gate."""
+class _SupplementWriter:
+    """Writes a chat's supplement with one predictor's generator and gate."""
 
     def __init__(self, program: dspy.Module, name: str, metrics: Metrics) -> None:
-        found = dict(supplemented(program))
-        if not found or (name and name not in found):
+        predictors = dict(supplemented_predictors(program))
+        if not predictors or (name and name not in predictors):
             raise SetupError(
                 f"Expected a program with a predictor {name + ' ' if name else ''}that reads supplements, got "
-                f"{sorted(found) or 'none'}. Pass the file of a compiled program that selected a trained stage."
+                f"{sorted(predictors) or 'none'}. Pass the file of a compiled program that selected a trained stage."
             )
-        self._predictor: SupplementedPredictor = found[name or next(iter(found))]
+        self._predictor: SupplementedPredictor = predictors[name or next(iter(predictors))]
         self._signature = without_supplement(cast("type[dspy.Signature]", self._predictor.signature))
         self._metrics = metrics
 
     @property
     def description(self) -> str:
-        """What the actor is told of a supplement."""
+        """The sentence that introduces the supplement to the actor."""
         return self._predictor.template.description
 
-    def shown(self, supplement: Supplement) -> str:
-        """A supplement as the actor reads it."""
+    def render(self, supplement: Supplement) -> str:
+        """Return a supplement as the actor reads it."""
         return self._predictor.template.shown(harmless(supplement.render(), self._signature.fields))
 
     async def supplement(self, messages: list[dict[str, Any]]) -> Supplement:
-        """The supplement for a chat's last message; silence where that is no user's, the gate shuts, or the generator
-        fails."""
+        """Return the supplement for a chat's last message; `SILENCE` if that is not a user's message, the gate drops
+        the supplement, or the generator fails."""
         text = last_user_text(messages)
-        found = await self._written(self._prompt(text)) if text else SILENCE
-        self._metrics.told(found.kind)
-        return found
+        supplement = await self._generate(self._prompt(text)) if text else SILENCE
+        self._metrics.count_supplement(supplement.kind)
+        return supplement
 
     def _prompt(self, text: str) -> str:
-        """What the generator reads for a user's text."""
+        """Return the generator's prompt for a user's text."""
         return prompt_of(text, self._signature, self._predictor.role, generator=self._predictor.generator)
 
-    async def _written(self, prompt: str) -> Supplement:
+    async def _generate(self, prompt: str) -> Supplement:
         gate = self._predictor.gate
         if gate is not None and not gate.familiar(prompt):
             return SILENCE
         try:
-            drawn = await self._predictor.generator.adraw(prompt)
+            sample = await self._predictor.generator.adraw(prompt)
         except Exception:  # a chat without its supplement is better than none
             logger.exception("The generator failed.")
             self._metrics.unwritten.inc()
             return SILENCE
-        return drawn.supplement if gate is None or gate.sure(drawn.logprob) else SILENCE
+        return sample.supplement if gate is None or gate.sure(sample.logprob) else SILENCE
 
 
-async def _passed_on(client: httpx.AsyncClient, upstream: Upstream, body: dict[str, Any], kind: str) -> Response:
-    """The upstream's answer, as it comes."""
-    answer = await _asked(client, "POST", f"{upstream.address}/chat/completions", upstream, body)
-    headers = {name: answer.headers[name] for name in _PASSED if name in answer.headers} | {"x-sgt-kind": _header(kind)}
+async def _forward(client: httpx.AsyncClient, upstream: Upstream, body: dict[str, Any], kind: str) -> Response:
+    """Stream the upstream's answer to the caller."""
+    answer = await _send(client, "POST", f"{upstream.address}/chat/completions", upstream, body)
+    headers = {name: answer.headers[name] for name in _FORWARDED_HEADERS if name in answer.headers} | {
+        "x-sgt-kind": _header_value(kind)
+    }
 
     async def parts() -> AsyncIterator[bytes]:
         try:
@@ -336,21 +357,21 @@ async def _passed_on(client: httpx.AsyncClient, upstream: Upstream, body: dict[s
     return StreamingResponse(parts(), answer.status_code, headers)
 
 
-async def _asked(
+async def _send(
     client: httpx.AsyncClient, method: str, address: str, upstream: Upstream, body: dict[str, Any] | None = None
 ) -> httpx.Response:
-    """An answer that is not read yet; raises `HTTPException` where there is none."""
+    """Send a request and return the open response; raise `HTTPException` if there is none."""
     request = client.build_request(method, address, json=body, headers=upstream.headers())
     try:
         return await client.send(request, stream=True)
     except httpx.TimeoutException as problem:
         raise HTTPException(504, "The upstream took too long.") from problem
     except httpx.HTTPError as problem:
-        logger.warning("The upstream cannot be asked: %s", redacted(str(problem)))
+        logger.warning("The upstream cannot be asked: %s", redact(str(problem)))
         raise HTTPException(502, f"The upstream cannot be asked ({type(problem).__name__}).") from problem
 
 
-def _header(kind: str) -> str:
+def _header_value(kind: str) -> str:
     return kind if kind.isascii() and kind.replace("_", "").isalnum() else "other"
 
 
@@ -375,26 +396,26 @@ _CODES = {
 
 
 def _answer_errors(app: FastAPI) -> None:
-    """Errors as OpenAI writes them."""
+    """Add handlers that write errors in OpenAI's form."""
 
     @app.exception_handler(AnyHTTPException)
-    async def refused(request: Request, problem: AnyHTTPException) -> JSONResponse:
-        code, said = _CODES.get(problem.status_code, "error"), str(problem.detail)
-        if isinstance(problem, _Refused):
-            return JSONResponse(error_content(said, problem.code, problem.param), problem.status_code)
+    async def answer_refusal(request: Request, problem: AnyHTTPException) -> JSONResponse:
+        code, message = _CODES.get(problem.status_code, "error"), str(problem.detail)
+        if isinstance(problem, _RefusalError):
+            return JSONResponse(error_content(message, problem.code, problem.param), problem.status_code)
         if problem.status_code in (404, 405):
-            said = f"There is no {request.method} {request.url.path[:100]} here. GET /docs describes what there is."
-        return JSONResponse(error_content(said, code), problem.status_code, headers=problem.headers)
+            message = f"There is no {request.method} {request.url.path[:100]} here. GET /docs describes what there is."
+        return JSONResponse(error_content(message, code), problem.status_code, headers=problem.headers)
 
     @app.exception_handler(Exception)
-    async def failed(_: Request, __: Exception) -> JSONResponse:
+    async def answer_failure(_: Request, __: Exception) -> JSONResponse:
         return JSONResponse(error_content("The service failed; its log says why.", "server_error"), 500)
 
     @app.exception_handler(RequestValidationError)
-    async def mistaken(_: Request, problem: RequestValidationError) -> JSONResponse:
-        return JSONResponse(error_content(_places(problem.errors(), 1), _CODES[422]), 422)
+    async def answer_mistake(_: Request, problem: RequestValidationError) -> JSONResponse:
+        return JSONResponse(error_content(_describe_mistakes(problem.errors(), 1), _CODES[422]), 422)
 
 
-def _places(errors: Iterable[Mapping[str, Any]], skipped: int = 0) -> str:
-    """Each mistake after the field that it is in; the first parts of a field's path may be FastAPI's own."""
+def _describe_mistakes(errors: Iterable[Mapping[str, Any]], skipped: int = 0) -> str:
+    """Describe each mistake with its field; `skipped` parts of the field's path are FastAPI's own."""
     return "; ".join(f"{'.'.join(map(str, each['loc'][skipped:]))}: {each['msg']}" for each in errors)

@@ -1,4 +1,4 @@
-"""Who may ask, how much, and how many at once: checked before a request reaches its route."""
+"""Check a request's key, size and time, and the number of requests at once, before it reaches its route."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 ROUTES = ("/", "/docs", "/predict", "/v1/chat/completions", "/v1/models", "/metrics", "/openapi.json", "/health")
 OPEN = "/health"
-"""What needs no key."""
+"""The route that needs no key."""
 
 PAGES = ("/", "/docs")
-"""What a browser opens: it asks its user for the key, as the password."""
+"""The routes that a browser opens; it asks its user for the key as the password."""
 
 access = logging.getLogger("sgt_modules.service.access")
-"""A line a request: who, what, status, seconds. No query, header or body."""
+"""Logs a line for each request: client, route, status, seconds. No query, header or body."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The most that a service takes: bytes of a request, requests at once, and seconds for a request to arrive."""
+    """The limits of a service: bytes of a request, requests at once, and seconds until a request has arrived."""
 
     body_bytes: int = 2**20
     at_once: int = 32
@@ -44,9 +44,9 @@ class Limits:
 class Guard:
     """An ASGI application around another one. Errors are written as OpenAI writes them.
 
-    `keys` are those that a request must bring one of (`Authorization: Bearer <key>`); without any, everybody may ask.
-    They are compared in constant time, all of them, by their hashes. A page takes one as the password of a browser's
-    login (Basic), too, and its form is refused where another site sends it.
+    A request must bring one of the `keys` (`Authorization: Bearer <key>`); without keys, every request is accepted. The
+    hashes of all keys are compared in constant time. A page also accepts a key as the password of a browser's login
+    (Basic), and refuses a form that another site sends.
     """
 
     def __init__(self, app: App, *, keys: Collection[str], limits: Limits, metrics: Metrics) -> None:
@@ -55,13 +55,13 @@ class Guard:
         self._under_way = 0
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Answer a request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         route, began, status = _route(scope["path"]), time.perf_counter(), 500
 
-        async def counted(message: Message) -> None:
+        async def send_and_note_status(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -70,54 +70,56 @@ class Guard:
         self._under_way += 1
         self._metrics.under_way.inc()
         try:
-            await self._guarded(scope, receive, counted)
+            await self._handle(scope, receive, send_and_note_status)
         finally:
             self._under_way -= 1
             self._metrics.under_way.dec()
             self._metrics.requests.labels(route, str(status)).inc()
             took = time.perf_counter() - began
             self._metrics.seconds.labels(route).observe(took)
-            access.info("%s %s %s %d %.3f s", _client(scope), scope["method"], printable(scope["path"]), status, took)
+            access.info(
+                "%s %s %s %d %.3f s", _client_address(scope), scope["method"], printable(scope["path"]), status, took
+            )
 
-    async def _guarded(self, scope: Message, receive: Receive, send: Send) -> None:
+    async def _handle(self, scope: Message, receive: Receive, send: Send) -> None:
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         if scope["path"] == OPEN:
             await self._app(scope, receive, send)
-        elif self._keys and not self._known(headers.get("authorization", ""), page=scope["path"] in PAGES):
-            said = "Expected a key of this service as Authorization: Bearer <key>."
+        elif self._keys and not self._has_key(headers.get("authorization", ""), page=scope["path"] in PAGES):
+            message = "Expected a key of this service as Authorization: Bearer <key>."
             login = {"www-authenticate": 'Basic realm="a key of this service is the password", charset="UTF-8"'}
-            await refuse(send, 401, said, "invalid_api_key", login if scope["path"] in PAGES else None)
-        elif scope["path"] in PAGES and _from_elsewhere(headers):
+            await refuse(send, 401, message, "invalid_api_key", login if scope["path"] in PAGES else None)
+        elif scope["path"] in PAGES and _is_cross_site(headers):
             await refuse(send, 403, "Expected the form of this service's own page, not another site's.", "forbidden")
         elif self._under_way > self._limits.at_once:
-            said = f"{self._limits.at_once} requests are under way, the most at once. Try again in a moment."
-            await refuse(send, 429, said, "rate_limit_exceeded", {"retry-after": "1"})
+            message = f"{self._limits.at_once} requests are under way, the most at once. Try again in a moment."
+            await refuse(send, 429, message, "rate_limit_exceeded", {"retry-after": "1"})
         else:
             try:
                 async with asyncio.timeout(self._limits.arriving_seconds):
-                    body = await self._body(headers, receive)
+                    body = await self._read_body(headers, receive)
             except TimeoutError:
                 await refuse(send, 408, f"The request took over {self._limits.arriving_seconds:g} s.", "timeout")
                 return
             if body is None:
-                said = f"Expected a request of at most {self._limits.body_bytes:,} bytes."
-                await refuse(send, 413, said, "request_too_large")
+                message = f"Expected a request of at most {self._limits.body_bytes:,} bytes."
+                await refuse(send, 413, message, "request_too_large")
             else:
-                await self._app(scope, _replayed(body, receive), send)
+                await self._app(scope, _replay(body, receive), send)
 
-    def _known(self, authorization: str, *, page: bool) -> bool:
-        kind, _, told = authorization.partition(" ")
-        key = told.strip().encode("latin-1")  # the header's own bytes
+    def _has_key(self, authorization: str, *, page: bool) -> bool:
+        kind, _, text = authorization.partition(" ")
+        key = text.strip().encode("latin-1")  # the header's own bytes
         if page and kind.lower() == "basic":
             kind, key = "bearer", _password(key)
         brought = sha256(key).digest()
         same = [hmac.compare_digest(brought, each) for each in self._keys]
         return kind.lower() == "bearer" and any(same)
 
-    async def _body(self, headers: dict[str, str], receive: Receive) -> bytes | None:
-        """The request's body; None where it is larger than it may be."""
-        most, told = self._limits.body_bytes, headers.get("content-length", "0")
-        if told.isdigit() and int(told) > most:
+    async def _read_body(self, headers: dict[str, str], receive: Receive) -> bytes | None:
+        """Read the request's body; None if it is too large."""
+        most, length = self._limits.body_bytes, headers.get("content-length", "0")
+        if length.isdigit() and int(length) > most:
             return None
         parts: list[bytes] = []
         size, more = 0, True
@@ -131,8 +133,8 @@ class Guard:
         return b"".join(parts)
 
 
-def _replayed(body: bytes, receive: Receive) -> Receive:
-    """What hands out the body once, and then waits for whatever comes."""
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """Return a `receive` that gives the body once, and then passes on what comes."""
     left = [body]
 
     async def replayed() -> Message:
@@ -148,19 +150,19 @@ def _password(login: bytes) -> bytes:
         return b""
 
 
-def _from_elsewhere(headers: dict[str, str]) -> bool:
-    """Whether a browser says that another site's page sends this."""
+def _is_cross_site(headers: dict[str, str]) -> bool:
+    """Whether a page of another site sends the request, as its browser says."""
     origin = headers.get("origin")
     return origin is not None and origin.partition("://")[2] != headers.get("host")
 
 
-def _client(scope: Message) -> str:
+def _client_address(scope: Message) -> str:
     client = scope.get("client")
     return client[0] if client else "-"
 
 
 def printable(text: str, most: int = 120) -> str:
-    """A text from outside for a line of a log: shortened, and without anything that ends a line or moves a cursor.
+    """Clean a text from outside for a log line: shorten it, and replace control characters.
 
     >>> printable("/a\\nGET /b\\x1b[2J")
     '/a?GET /b?[2J'
@@ -173,7 +175,7 @@ def _route(path: str) -> str:
 
 
 def error_content(message: str, code: str, param: str | None = None) -> dict[str, object]:
-    """An error as OpenAI's clients read it; `param` names the field of the request that is to blame."""
+    """Return an error in OpenAI's form; `param` names the wrong field of the request."""
     kind = "invalid_request_error" if param else code
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
@@ -181,7 +183,7 @@ def error_content(message: str, code: str, param: str | None = None) -> dict[str
 async def refuse(send: Send, status: int, message: str, code: str, headers: dict[str, str] | None = None) -> None:
     """Answer with an error."""
     body = json.dumps(error_content(message, code)).encode()
-    told = {"content-type": "application/json", "content-length": str(len(body)), **(headers or {})}
-    raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in told.items()]
+    fields = {"content-type": "application/json", "content-length": str(len(body)), **(headers or {})}
+    raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in fields.items()]
     await send({"type": "http.response.start", "status": status, "headers": raw})
     await send({"type": "http.response.body", "body": body})

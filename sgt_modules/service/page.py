@@ -1,6 +1,6 @@
-"""What a person sees of a service: the page with a form and both answers, and the API described. Pure.
+"""The service's web pages: the form with both answers, and the description of the API. Pure.
 
-No script and nothing from elsewhere: the form is sent by the browser itself. Whatever comes from outside is escaped.
+There are no scripts and no external files: the browser sends the form. All text from outside is escaped.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SILENT = "The generator keeps silent on this input."
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """An input of the form. `default` is what the program takes where the field is left empty; None if it needs one."""
+    """An input of the form. `default` is the value of an empty field; None if the field is required."""
 
     name: str
     kind: str
@@ -32,7 +32,7 @@ class Field:
 
     @property
     def example(self) -> object:
-        """A value of its type, for a request to copy.
+        """A value of the field's type, for the example request.
 
         >>> Field("question", "str").example, Field("times", "int").example
         ('...', 1)
@@ -42,7 +42,7 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A text under its title; `kind` is a supplement's."""
+    """A text with its title; `kind` is set for a supplement."""
 
     title: str
     text: str
@@ -51,15 +51,15 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came of an input: the supplements that were read, and the answers side by side."""
+    """The result of an input: its supplements, and the answers to compare."""
 
     supplements: Sequence[Column]
     answers: Sequence[Column]
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A form that was sent: what was typed, and its result or the problem with it."""
+class SentForm:
+    """A form that a user sent: its values, and the result or the problem."""
 
     values: Mapping[str, str]
     result: Result | None = None
@@ -67,70 +67,70 @@ class Asked:
 
 
 def fields_of(inputs: type[BaseModel]) -> list[Field]:
-    """The fields of a program's inputs."""
-    found: list[Field] = []
+    """Return the fields of a program's inputs."""
+    fields: list[Field] = []
     for name, each in inputs.model_fields.items():
         kind = getattr(each.annotation, "__name__", "") if isinstance(each.annotation, type) else str(each.annotation)
-        found.append(Field(name, kind or "Any", "", None if each.is_required() else _text(each.default)))
-    return found
+        fields.append(Field(name, kind or "Any", "", None if each.is_required() else _text(each.default)))
+    return fields
 
 
-def form_of(body: bytes, fields: Sequence[Field]) -> dict[str, str]:
-    """A form's content by the names of its fields; others are dropped.
+def read_form(body: bytes, fields: Sequence[Field]) -> dict[str, str]:
+    """Read a form's values by the names of its fields; others are dropped.
 
-    >>> form_of(b"question=2%2B2%3F&x=1", [Field("question", "str")])
+    >>> read_form(b"question=2%2B2%3F&x=1", [Field("question", "str")])
     {'question': '2+2?'}
     """
     try:
-        told = parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=1000)
+        form = parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=1000)
     except ValueError:
-        told = dict[str, list[str]]()
-    return {each.name: told[each.name][0].replace("\r\n", "\n") for each in fields if each.name in told}
+        form = dict[str, list[str]]()
+    return {each.name: form[each.name][0].replace("\r\n", "\n") for each in fields if each.name in form}
 
 
-def values_of(values: Mapping[str, str], fields: Sequence[Field]) -> dict[str, Any]:
-    """Typed texts as the program's inputs: an empty one is left to its default, and JSON is read where no text is due.
+def read_values(values: Mapping[str, str], fields: Sequence[Field]) -> dict[str, Any]:
+    """Convert a form's texts to the program's inputs: empty ones keep their default; fields other than text are JSON.
 
-    >>> values_of({"q": "4", "n": "4", "l": "[1]", "d": ""}, [Field("q", "str"), Field("n", "int"), Field("l", "list"),
-    ...     Field("d", "int", default="1")])
+    >>> fields = [Field("q", "str"), Field("n", "int"), Field("l", "list"), Field("d", "int", default="1")]
+    >>> read_values({"q": "4", "n": "4", "l": "[1]", "d": ""}, fields)
     {'q': '4', 'n': 4, 'l': [1]}
     """
-    known = {each.name: each for each in fields}
+    by_name = {each.name: each for each in fields}
     return {
-        name: text if known[name].kind == "str" else _read(text)
+        name: text if by_name[name].kind == "str" else _read(text)
         for name, text in values.items()
-        if text.strip() or known[name].default is None
+        if text.strip() or by_name[name].default is None
     }
 
 
 def curl(address: str, fields: Sequence[Field], *, key: str = "") -> str:
-    """A command that asks the program; `key` is how the shell writes a key.
+    """Write a command that calls the program; `key` is the key, or the shell's variable for it.
 
     >>> curl("http://localhost:8000", [Field("question", "str")])
     'curl http://localhost:8000/predict -H \\'Content-Type: application/json\\' -d \\'{"question": "..."}\\''
     """
     body = {each.name: each.example for each in fields if each.default is None}
     login = f' -H "Authorization: Bearer {key}"' if key else ""
-    asked = shlex.quote(json.dumps(body, ensure_ascii=False))
-    return f"curl {address}/predict{login} -H 'Content-Type: application/json' -d {asked}"
+    content = shlex.quote(json.dumps(body, ensure_ascii=False))
+    return f"curl {address}/predict{login} -H 'Content-Type: application/json' -d {content}"
 
 
-def page(name: str, fields: Sequence[Field], asked: Asked | None = None, *, supplements: bool = True) -> str:
-    """The page: a form with the program's inputs, and under it what came of those that were sent."""
-    values = asked.values if asked else {}
-    form = "".join(_input(each, values.get(each.name, "")) for each in fields)
+def page(name: str, fields: Sequence[Field], sent_form: SentForm | None = None, *, supplements: bool = True) -> str:
+    """Write the page: a form with the program's inputs, and below it the result of the sent form."""
+    values = sent_form.values if sent_form else {}
+    form = "".join(_input_html(each, values.get(each.name, "")) for each in fields)
     twice = " The program runs twice, with its supplements and without." if supplements else ""
-    found = _found(asked) if asked else ""
-    return _document(
+    result_html = _result_html(sent_form) if sent_form else ""
+    return _document_html(
         name,
         f"<h1>{escape(name)}</h1>"
         f'<p>Type an input and send it.{twice} <a href="docs">The API</a></p>'
-        f'<form method="post" action="./" accept-charset="utf-8">{form}<button>Ask</button></form>{found}',
+        f'<form method="post" action="./" accept-charset="utf-8">{form}<button>Ask</button></form>{result_html}',
     )
 
 
 def docs_page(name: str, fields: Sequence[Field], *, upstream: bool, keyed: bool) -> str:
-    """The API described: each route, what it takes and gives, and a request to copy."""
+    """Write the description of the API: each route, the inputs, and an example request."""
     key = "${SGT_KEYS%%,*}" if keyed else ""
     inputs = "".join(
         f"<tr><td><code>{escape(each.name)}</code></td><td><code>{escape(each.kind)}</code></td>"
@@ -164,19 +164,19 @@ def docs_page(name: str, fields: Sequence[Field], *, upstream: bool, keyed: bool
         if keyed
         else ""
     )
-    return _document(
+    return _document_html(
         f"{name}: the API",
         f'<h1>{escape(name)}: the API</h1><p><a href="./">Try it</a></p>{login}'
         f"<h2>Routes</h2><table>{table}</table><h2>Inputs</h2><table>{inputs}</table>"
         f"<h2>A request</h2><pre>{escape(curl('http://ADDRESS', fields, key=key))}</pre>"
-        "<h2>Errors</h2><p>They have OpenAI's form, whatever the route:</p>"
+        "<h2>Errors</h2><p>All routes answer errors in OpenAI's form:</p>"
         '<pre>{"error": {"message": "...", "type": "...", "param": null, "code": "..."}}</pre>'
         "<p>400 and 422: the request. 401: the key. 404: no such route or model. 408, 413 and 429: the limits. "
         "502 and 504: what answers behind the service.</p>",
     )
 
 
-def _input(field: Field, value: str) -> str:
+def _input_html(field: Field, value: str) -> str:
     name, needed = escape(field.name), " required" if field.default is None else ""
     hint = f" <small>{escape(field.kind)}</small>"
     if field.default is not None:
@@ -189,11 +189,11 @@ def _input(field: Field, value: str) -> str:
     )
 
 
-def _found(asked: Asked) -> str:
-    if asked.problem or asked.result is None:
-        problem = f'<pre class="problem" role="alert">{escape(asked.problem)}</pre>'
+def _result_html(sent_form: SentForm) -> str:
+    if sent_form.problem or sent_form.result is None:
+        problem = f'<pre class="problem" role="alert">{escape(sent_form.problem)}</pre>'
         return f"<section><h2>It did not work</h2>{problem}</section>"
-    result = asked.result
+    result = sent_form.result
     read = "".join(
         f"<h3>{escape(each.title)}{f' <small>{escape(each.kind)}</small>' if each.kind else ''}</h3>"
         f"{f'<pre>{escape(each.text)}</pre>' if each.text.strip() else f'<p>{_SILENT}</p>'}"
@@ -207,11 +207,11 @@ def _found(asked: Asked) -> str:
         alike = len({each.text for each in result.answers}) == 1
         same = f"<p>{'Both answers are the same.' if alike else 'The answers differ.'}</p>"
     title = "Supplements" if len(result.supplements) > 1 else "Supplement"
-    told = f"<section><h2>{title}</h2>{read}</section>" if result.supplements else ""
-    return f'{told}<section class="answers">{answers}</section>{same}'
+    supplements = f"<section><h2>{title}</h2>{read}</section>" if result.supplements else ""
+    return f'{supplements}<section class="answers">{answers}</section>{same}'
 
 
-def _document(title: str, body: str) -> str:
+def _document_html(title: str, body: str) -> str:
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'

@@ -418,7 +418,7 @@ def test_a_model_that_is_not_here_is_said_to_be_not_downloaded_and_not_compared_
         resolve("Qwen/Qwen3-1.7B-that-nobody-has")
     said = str(refused.value)
     assert said.startswith(
-        "The model 'Qwen/Qwen3-1.7B-that-nobody-has' cannot be had: it is no folder here, it has not"
+        "The model 'Qwen/Qwen3-1.7B-that-nobody-has' cannot be loaded: it is not a folder here, it has not"
     )
     assert "such as" not in said
     assert "HF_HUB_OFFLINE is set" in said or "Check the network" in said

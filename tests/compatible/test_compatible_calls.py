@@ -27,7 +27,7 @@ from optimizers import SGTTeleprompter
 from sgt_modules import SupplementedPredictor, SupplementGenerator, supplement, unsupplement
 from sgt_modules.embedded import embedded_generator
 from sgt_modules.kinds import Supplement
-from sgt_modules.wrapping import supplemented, with_generator
+from sgt_modules.wrapping import supplemented_predictors, with_generator
 
 NAMES = ["first", "steps[0].predict", "pair[0]", "named['last']"]
 ADVICE = "Say it in other words."
@@ -349,7 +349,7 @@ def test_histories_hold_the_actor_s_calls_and_nothing_of_the_generator(
     with dspy.context(lm=lm):
         wrapped(question="17?")
     assert len(lm.history) == len(wrapped.history) == 4
-    assert [len(each.history) for _, each in supplemented(wrapped)] == [1, 1, 1, 1]
+    assert [len(each.history) for _, each in supplemented_predictors(wrapped)] == [1, 1, 1, 1]
     assert {entry["model"] for entry in wrapped.history} == {"echo/actor"}
     printed = io.StringIO()
     dspy.inspect_history(n=4, file=printed)
@@ -427,7 +427,7 @@ def test_a_copy_shares_the_generator_and_nothing_else(
         predictor.demos = [dspy.Example(question="1?", answer="one")]
     wrapped = supplement(user, generator=generator)
     new = COPIES[how](wrapped)
-    for (name, one), (same, two) in zip(supplemented(wrapped), supplemented(new), strict=True):
+    for (name, one), (same, two) in zip(supplemented_predictors(wrapped), supplemented_predictors(new), strict=True):
         assert name == same == two.role
         assert one is not two
         assert one.generator is two.generator is generator
@@ -474,9 +474,11 @@ def test_a_cloudpickle_holds_a_reference_to_the_generator(echo: Echo, generator:
     kept = cloudpickle.dumps(wrapped)
     assert len(kept) < 20_000
     restored = pickle.loads(kept)
-    assert [name for name, _ in supplemented(restored)] == NAMES
-    assert {each.generator.engine.fingerprint for _, each in supplemented(restored)} == {generator.engine.fingerprint}
-    assert len({id(each.generator) for _, each in supplemented(restored)}) == 1
+    assert [name for name, _ in supplemented_predictors(restored)] == NAMES
+    assert {each.generator.engine.fingerprint for _, each in supplemented_predictors(restored)} == {
+        generator.engine.fingerprint
+    }
+    assert len({id(each.generator) for _, each in supplemented_predictors(restored)}) == 1
     with dspy.context(lm=echo.lm()):
         assert restored(question="17?").answer == wrapped(question="17?").answer
     assert echo.requests[:4] == echo.requests[4:]
@@ -674,7 +676,7 @@ def test_set_lm_and_get_lm_concern_the_actor_only(echo: Echo, generator: Supplem
     wrapped.set_lm(lm)
     assert wrapped.get_lm() is lm
     assert wrapped(question="17?").answer == "said 17 so far"
-    assert all(each.generator is generator for _, each in supplemented(wrapped))
+    assert all(each.generator is generator for _, each in supplemented_predictors(wrapped))
 
 
 @mark("only=[...]")

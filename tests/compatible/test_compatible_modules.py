@@ -25,7 +25,7 @@ from sgt_modules.embedded import embedded_generator
 from sgt_modules.episode import episode
 from sgt_modules.kinds import SILENCE, Supplement
 from sgt_modules.safety import harmless
-from sgt_modules.wrapping import supplemented
+from sgt_modules.wrapping import supplemented_predictors
 
 ASKED = re.compile(r"\[\[ ## (\w+) ## \]\]")
 READ = re.compile(r"\[\[ ## supplement ## \]\]\n(.*?)\n\n(?=\[\[ ## |Respond with)", re.DOTALL)
@@ -328,7 +328,7 @@ def test_the_predictors_keep_their_names_and_unwrapping_gives_the_module_back(ca
     back = unsupplement(wrapped)
     names = [name for name, _ in plain.named_predictors()]
     assert [name for name, _ in wrapped.named_predictors()] == names
-    assert [name for name, _ in supplemented(wrapped)] == names
+    assert [name for name, _ in supplemented_predictors(wrapped)] == names
     assert [(name, type(each)) for name, each in back.named_predictors()] == [(name, dspy.Predict) for name in names]
     assert [type(each) for _, each in back.named_sub_modules()] == [type(each) for _, each in plain.named_sub_modules()]
     assert back.dump_state() == plain.dump_state()

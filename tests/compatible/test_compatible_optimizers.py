@@ -21,7 +21,7 @@ from sgt_modules import SupplementedPredictor, SupplementGenerator, supplement
 from sgt_modules.embedded import embedded_generator
 from sgt_modules.embedded.models import embedded_folder
 from sgt_modules.episode import episode
-from sgt_modules.wrapping import supplemented
+from sgt_modules.wrapping import supplemented_predictors
 
 PROPOSED = "Add with great care."
 TRAIN = [dspy.Example(question=f"{n}+1?", answer=str(n + 1)).with_inputs("question") for n in range(6)]
@@ -147,7 +147,7 @@ def optimized(optimize: Optimize, student: dspy.Module, actor: Actor) -> tuple[d
 
 def keeps_supplements(better: dspy.Module, student: dspy.Module) -> bool:
     """Whether the same predictors, by name, read supplements of the same generator."""
-    old, new = supplemented(student), supplemented(better)
+    old, new = supplemented_predictors(student), supplemented_predictors(better)
     return (
         [name for name, _ in new] == [name for name, _ in old] == [name for name, _ in better.named_predictors()]
         and all(each.role == name for name, each in new)
@@ -287,7 +287,7 @@ def test_an_ensemble_asks_each_of_its_supplemented_programs(student: dspy.Module
         lambda program: ensemble.compile([program, program.deepcopy()]), student, Actor(when_supplemented)
     )
     assert len(requests) == 2 * len(student.predictors())
-    assert len(supplemented(better)) == 2 * len(supplemented(student))
+    assert len(supplemented_predictors(better)) == 2 * len(supplemented_predictors(student))
 
 
 @pytest.mark.compatible("Optimizers", "Evaluate")

@@ -14,10 +14,10 @@ from small_compile import teleprompter, writer
 
 from optimizers.core.user_files import inputs_of
 from sgt_modules import supplement
-from sgt_modules.calling import called
+from sgt_modules.calling import call_program
 from sgt_modules.kinds import SILENCE, Supplement
-from sgt_modules.service.typed import inputs_of as typed_inputs_of
-from sgt_modules.wrapping import left_plain
+from sgt_modules.service.schemas import build_input_model as typed_inputs_of
+from sgt_modules.wrapping import list_plain_parts
 
 EXAMPLES = [dspy.Example(question=f"{n}+1?", answer=str(n + 1)).with_inputs("question") for n in range(8)]
 
@@ -74,7 +74,7 @@ def test_spt_compiles_a_program_with_aforward_alone(tmp_path: Path) -> None:
 
 def test_a_program_with_aforward_alone_is_called_from_a_running_loop_and_tells_its_inputs() -> None:
     async def within() -> object:
-        return called(Awaited(), {"question": "0+1?"})
+        return call_program(Awaited(), {"question": "0+1?"})
 
     with dspy.context(lm=answering().lm()):
         assert asyncio.run(within()).answer == "1"  # type: ignore[attr-defined]
@@ -103,7 +103,7 @@ def test_parts_that_are_not_supplemented_are_named(caplog: pytest.LogCaptureFixt
     with caplog.at_level(logging.WARNING, logger="sgt_modules.wrapping"):
         supplement(program, generator="no/model", only=["qa"])
     said = [record.getMessage() for record in caplog.records]
-    assert said == left_plain(program)
+    assert said == list_plain_parts(program)
     said.sort()
     assert [text.partition(" reads no supplement")[0] for text in said] == [
         "The dspy.Flex 'written'",

@@ -20,7 +20,7 @@ from optimizers.core.reward import Scorer
 from optimizers.rollouts.judging import judged_run
 from sgt_modules import Endpoint, SupplementGenerator, VLLMLoRA
 from sgt_modules.errors import EndpointError, GeneratorNotFoundError
-from sgt_modules.saving.redaction import redacted
+from sgt_modules.saving.redaction import redact
 
 EXAMPLES = [dspy.Example(question=f"{n}+1?", answer=str(n + 1)).with_inputs("question") for n in range(8)]
 
@@ -42,7 +42,7 @@ EXAMPLES = [dspy.Example(question=f"{n}+1?", answer=str(n + 1)).with_inputs("que
     ],
 )
 def test_what_looks_like_a_key_is_removed_and_other_words_are_left(text: str, left: str | None) -> None:
-    assert redacted(text) == (text if left is None else left)
+    assert redact(text) == (text if left is None else left)
 
 
 @pytest.mark.parametrize(
@@ -57,18 +57,18 @@ def test_what_looks_like_a_key_is_removed_and_other_words_are_left(text: str, le
     ],
 )
 def test_an_lm_s_own_secrets_are_known_wherever_its_settings_hold_them(settings: dict[str, object]) -> None:
-    assert "plainwords" not in redacted("The words 'plainwords' are wrong.", [dspy.LM("openai/m", **settings)])
+    assert "plainwords" not in redact("The words 'plainwords' are wrong.", [dspy.LM("openai/m", **settings)])
 
 
 def test_keys_and_addresses_of_the_environment_are_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_PROVIDER_API_KEY", "correct horse")
     monkeypatch.setenv("OPENAI_BASE_URL", "https://llm.intern.example/v1")
-    said = redacted("correct horse is refused by llm.intern.example at https://llm.intern.example/v1/chat")
+    said = redact("correct horse is refused by llm.intern.example at https://llm.intern.example/v1/chat")
     assert said == "<key> is refused by <endpoint> at <endpoint>/chat"
 
 
 def test_a_short_secret_takes_no_words_apart() -> None:
-    assert redacted("none needed", [dspy.LM("openai/m", api_key="none")]) == "none needed"
+    assert redact("none needed", [dspy.LM("openai/m", api_key="none")]) == "none needed"
 
 
 def test_a_provider_that_repeats_the_key_and_the_address_leaves_neither_in_the_record() -> None:

@@ -61,7 +61,7 @@ def _saved() -> Names:
     """A program that was saved with another generator."""
     saved = supplement(dspy.ChainOfThought("question -> answer"), generator=embedded_generator())
     saved.save("better.json")
-    return {"dspy": dspy, "supplement": supplement}
+    return {"dspy": dspy, "supplement": supplement, "program": saved}
 
 
 def _plain_state() -> Names:
@@ -136,6 +136,7 @@ RUN: dict[tuple[str, str], Callable[[], Names]] = {
     ("docs/index.md", 'runner="ray"'): _compiling,
     ("docs/index.md", "unsupplement(wrapped)"): _wrapping,
     ("docs/index.md", 'program.load("better.json")'): _saved,
+    ("docs/index.md", "save_program("): _saved,
     ("docs/index.md", "fitting_state("): _plain_state,
     ("docs/events.md", "class ScoreLog"): _viewing,
     ("docs/live.md", "def tell("): _viewing,

@@ -16,7 +16,7 @@ from scripted import ScriptedEngine, ScriptedTrainer, reply
 from small_compile import SMALL, writer
 
 from optimizers import SGTTeleprompter, SupervisoryPromptTeleprompter
-from sgt_modules.wrapping import supplemented
+from sgt_modules.wrapping import supplemented_predictors
 
 
 def reads(text: str) -> str:
@@ -55,7 +55,7 @@ def test_by_hand_the_second_keeps_what_the_first_learned(tmp_path: Path, order: 
             "unit-9",
         ]
     assert scores == [pytest.approx(2 / 3), 1.0]
-    [(_, predictor)] = supplemented(program)
+    [(_, predictor)] = supplemented_predictors(program)
     assert predictor.signature.instructions == "Carry the one."
 
 
@@ -69,6 +69,6 @@ def test_better_together_runs_them_in_either_order(tmp_path: Path, strategy: str
     first = strategy.partition(" ")[0]
     scores = {each["strategy"]: each["score"] for each in better.candidate_programs}
     assert scores == {"": 33.33, first: 66.67, strategy: 100.0}
-    assert supplemented(better)
+    assert supplemented_predictors(better)
     assert better.signature.instructions == "Carry the one."
-    assert not supplemented(program)
+    assert not supplemented_predictors(program)

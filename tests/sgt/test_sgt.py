@@ -25,7 +25,7 @@ from sgt_modules.episode import episode
 from sgt_modules.generator_prompt import SHORTENED
 from sgt_modules.kinds import SILENCE, Supplement, parse
 from sgt_modules.prompts import Template
-from sgt_modules.wrapping import supplemented
+from sgt_modules.wrapping import supplemented_predictors
 
 
 def test_the_student_is_untouched_and_the_result_is_a_new_compiled_program(tmp_path: Path) -> None:
@@ -258,7 +258,7 @@ def test_a_student_that_is_supplemented_keeps_its_predictors_scope_and_template(
     student = supplement(TwoSteps(), generator=writer("mistakes"), only=["write"], scope="episode", template=template)
     better, _, _ = quickly(tmp_path / "run", student, credit=credit)
     assert result_of(better).selected == "sft"
-    assert [name for name, _ in supplemented(better)] == ["write"]
+    assert [name for name, _ in supplemented_predictors(better)] == ["write"]
     assert (better.write.scope, better.write.template) == ("episode", template)
     assert better.write.generator.write("q").kind == "background"
     assert student.write.generator.write("q").kind == "cot"
@@ -283,7 +283,7 @@ def test_a_student_whose_own_supplements_harm_comes_back_as_it_was_scored(tmp_pa
 
 def test_joint_credit_gives_each_predictor_the_program_s_outcome(tmp_path: Path) -> None:
     better, trainer, _ = quickly(tmp_path / "run", TwoSteps(), credit="joint")
-    assert [name for name, _ in supplemented(better)] == ["choose", "write"]
+    assert [name for name, _ in supplemented_predictors(better)] == ["choose", "write"]
     with RolloutStore(tmp_path / "run" / "rollouts.sqlite") as store:
         warm = store.rollouts(stage="warm")
     assert {rollout.source for rollout in warm} == {"joint"}

@@ -10,7 +10,17 @@ import pytest
 from scripted import ScriptedEngine, ScriptedGenerator, reply
 
 from sgt_modules import supplement
-from sgt_modules.episode import Call, Episode, Given, Memory, Place, episode, one_run, running_episode, running_memory
+from sgt_modules.episode import (
+    Call,
+    Episode,
+    Memory,
+    Place,
+    SupplementSource,
+    episode,
+    program_run,
+    running_episode,
+    running_memory,
+)
 from sgt_modules.kinds import SILENCE, Supplement
 
 HINT, OTHER = Supplement("answer", "Add one."), Supplement("cot", "Count up.")
@@ -34,7 +44,7 @@ class Twice(dspy.Module):
         return self.close(draft=draft)
 
 
-def run(given: Given, *, scope: str = "turn", wrote: Supplement = OTHER) -> tuple[Episode, list[str]]:
+def run(given: SupplementSource, *, scope: str = "turn", wrote: Supplement = OTHER) -> tuple[Episode, list[str]]:
     """A run of `Twice`, and which supplement (its text, or nothing) each request of its actor held."""
     engine = ScriptedEngine(lambda _: reply(answer="2", verdict="fine"))
     program = supplement(Twice(), generator=ScriptedGenerator(lambda _: wrote), scope=scope)
@@ -128,7 +138,7 @@ def test_under_scope_episode_silence_holds_for_the_whole_run_as_well() -> None:
 
 def test_a_run_remembers_the_latest_supplement_of_each_predictor_and_forgets_with_its_end() -> None:
     first, second = object(), object()
-    with one_run() as memory:
+    with program_run() as memory:
         assert running_memory() is memory
         assert memory.recall(first) is None
         assert [memory.keep(first, each) for each in (HINT, OTHER)] == [HINT, OTHER]
@@ -136,7 +146,7 @@ def test_a_run_remembers_the_latest_supplement_of_each_predictor_and_forgets_wit
         assert kept is not None
         assert kept.supplement is OTHER
         assert memory.recall(second) is None
-        with one_run() as inner:
+        with program_run() as inner:
             assert running_memory() is inner
             assert inner.recall(first) is None
     assert running_memory() is None

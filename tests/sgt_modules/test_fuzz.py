@@ -19,7 +19,7 @@ from sgt_modules.kinds import parse
 from sgt_modules.predictor import SupplementedPredictor
 from sgt_modules.prompts import Template
 from sgt_modules.safety import harmless
-from sgt_modules.saving.redaction import redacted
+from sgt_modules.saving.redaction import redact
 from sgt_modules.saving.state_file import lies_within
 
 GENERATOR, _ = fuzz.own_state()
@@ -152,7 +152,7 @@ def test_a_generator_s_state_is_refused_before_anything_is_loaded() -> None:
 def test_long_texts_take_no_longer_than_they_are_long(text: str) -> None:
     began = time.process_time()
     harmless(parse(text).render(), ["question"])
-    redacted(text)
+    redact(text)
     assert time.process_time() - began < 2.0
 
 

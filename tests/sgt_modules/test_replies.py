@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sgt_modules.kinds import KINDS, SILENCE, Supplement, parse
-from sgt_modules.replies import read_reply, whole_part, without_thoughts
+from sgt_modules.replies import read_reply, remove_thoughts, trim_to_sentence
 
 TEXT = "Mind the units."
 WORDS = " ".join(f"Word{n} {'is' if n % 9 else 'ends.'}" for n in range(1_000))
@@ -97,7 +97,7 @@ def test_what_says_nothing_is_silence(reply: str, ended: bool) -> None:
     ],
 )
 def test_thoughts_are_removed(reply: str, rest: str) -> None:
-    assert without_thoughts(reply) == rest
+    assert remove_thoughts(reply) == rest
 
 
 def test_a_thought_behind_the_forced_opening_is_removed_and_the_kind_stays() -> None:
@@ -142,7 +142,7 @@ def test_a_thought_behind_the_forced_opening_is_removed_and_the_kind_stays() -> 
     ],
 )
 def test_a_cut_reply_ends_with_its_last_whole_sentence_or_line(reply: str, whole: str) -> None:
-    assert whole_part(reply) == whole
+    assert trim_to_sentence(reply) == whole
     assert read_reply(f"[cot] {reply}", ended=False) == (Supplement("cot", whole) if whole else SILENCE)
 
 
@@ -190,7 +190,7 @@ PIECES = [
 def test_any_reply_is_read_and_a_cut_one_is_part_of_the_whole(reply: str, ended: bool) -> None:
     found = read_reply(reply, kind="cot", ended=ended)
     assert found == SILENCE or (found.text and found.text == found.text.strip())
-    assert whole_part(reply) in reply
+    assert trim_to_sentence(reply) in reply
 
 
 @given(st.sampled_from(sorted(KINDS)), st.from_regex(r"[A-Za-z0-9][A-Za-z0-9 .,\n]{0,60}", fullmatch=True))

@@ -18,7 +18,7 @@ from sgt_modules.prompts import Template
 from sgt_modules.wrapping import (
     fitting_state,
     instructions_of,
-    supplemented,
+    supplemented_predictors,
     with_generator,
     with_instructions,
 )
@@ -46,9 +46,9 @@ def test_every_predictor_is_wrapped_once_under_its_own_name() -> None:
     wrapped = supplement(program, generator=GENERATOR)
     names = [name for name, _ in program.named_predictors()]
     assert [name for name, _ in wrapped.named_predictors()] == names == ["first", "steps[0].predict", "named['last']"]
-    assert [(name, each.role) for name, each in supplemented(wrapped)] == [(name, name) for name in names]
+    assert [(name, each.role) for name, each in supplemented_predictors(wrapped)] == [(name, name) for name in names]
     assert wrapped.steps[1] is wrapped.first
-    assert all(each.generator is GENERATOR for _, each in supplemented(wrapped))
+    assert all(each.generator is GENERATOR for _, each in supplemented_predictors(wrapped))
 
 
 def test_the_users_program_is_left_alone() -> None:
@@ -58,7 +58,7 @@ def test_the_users_program_is_left_alone() -> None:
     wrapped.reset_copy()
     wrapped.first.demos.append("more")
     wrapped.named["last"].signature = wrapped.named["last"].signature.with_instructions("New.")
-    assert not supplemented(program)
+    assert not supplemented_predictors(program)
     assert len(program.first.demos) == 1
     assert program.named["last"].signature.instructions != "New."
     assert wrapped.lock is program.lock
@@ -88,7 +88,7 @@ def test_a_bare_predictor_becomes_a_new_root() -> None:
 
 def test_only_the_named_predictors_are_wrapped() -> None:
     wrapped = supplement(Pipeline(), generator=GENERATOR, only=["first"])
-    assert [name for name, _ in supplemented(wrapped)] == ["first"]
+    assert [name for name, _ in supplemented_predictors(wrapped)] == ["first"]
     with pytest.raises(NoPredictorError, match=r"named \['second'\].*'first'"):
         supplement(Pipeline(), generator=GENERATOR, only=["second"])
 
@@ -116,16 +116,18 @@ def test_unwrapping_gives_the_plain_program_with_what_was_learned() -> None:
     assert [type(each) for each in plain.predictors()] == [dspy.Predict] * 3
     assert plain.first.signature.equals(program.first.signature.with_instructions("New."))
     assert plain.dump_state().keys() == program.dump_state().keys()
-    assert supplemented(wrapped)
+    assert supplemented_predictors(wrapped)
 
 
 def test_another_generator_makes_another_program() -> None:
     wrapped = supplement(Pipeline(), generator=GENERATOR)
     other = SupplementGenerator("other/model")
     swapped = with_generator(wrapped, other)
-    assert {id(each.generator) for _, each in supplemented(swapped)} == {id(other)}
-    assert {id(each.generator) for _, each in supplemented(wrapped)} == {id(GENERATOR)}
-    assert [each.role for _, each in supplemented(swapped)] == [each.role for _, each in supplemented(wrapped)]
+    assert {id(each.generator) for _, each in supplemented_predictors(swapped)} == {id(other)}
+    assert {id(each.generator) for _, each in supplemented_predictors(wrapped)} == {id(GENERATOR)}
+    assert [each.role for _, each in supplemented_predictors(swapped)] == [
+        each.role for _, each in supplemented_predictors(wrapped)
+    ]
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
@@ -139,7 +141,9 @@ def test_other_instructions_change_nothing_else_and_leave_the_program_alone(wrap
     assert instructions_of(program) == before
     assert changed.first.demos == program.first.demos
     assert changed.steps[1] is changed.first
-    assert [name for name, _ in supplemented(changed)] == [name for name, _ in supplemented(program)]
+    assert [name for name, _ in supplemented_predictors(changed)] == [
+        name for name, _ in supplemented_predictors(program)
+    ]
     assert changed.first.signature.fields.keys() == program.first.signature.fields.keys()
 
 
@@ -165,7 +169,7 @@ def test_a_program_that_copies_itself_is_instructed_or_refused_and_never_changed
 def test_wrapping_twice_only_swaps_the_generator() -> None:
     other = SupplementGenerator("other/model")
     twice = supplement(supplement(Pipeline(), generator=GENERATOR), generator=other)
-    assert all(each.generator is other for _, each in supplemented(twice))
+    assert all(each.generator is other for _, each in supplemented_predictors(twice))
     assert list(twice.first.signature.input_fields) == ["question", "supplement"]
 
 
@@ -173,7 +177,7 @@ def test_a_program_that_is_supplemented_keeps_its_predictors_scope_and_template_
     template, other = Template("A hint."), Template("Another.")
     first = supplement(Pipeline(), generator=GENERATOR, only=["first"], scope="episode", template=template)
     again = supplement(first, generator=SupplementGenerator("other/model"))
-    assert [name for name, _ in supplemented(again)] == ["first"]
+    assert [name for name, _ in supplemented_predictors(again)] == ["first"]
     assert (again.first.scope, again.first.template) == ("episode", template)
     told = supplement(first, generator=GENERATOR, scope="turn", template=other)
     assert (told.first.scope, told.first.template) == ("turn", other)
@@ -212,7 +216,7 @@ def learned(program: dspy.Module) -> dspy.Module:
 
 def knowledge(program: dspy.Module) -> list[tuple[object, ...]]:
     """What was learned, supplements aside."""
-    plain = unsupplement(program) if supplemented(program) else program
+    plain = unsupplement(program) if supplemented_predictors(program) else program
     return [
         (
             name,
@@ -256,12 +260,12 @@ def test_a_state_from_before_supplementing_is_loaded_after_it(
     assert knowledge(wrapped) != knowledge(before)
     wrapped.load_state(fitting_state(wrapped, json.loads((tmp_path / "before.json").read_text())))
     assert knowledge(wrapped) == knowledge(before)
-    for _, each in supplemented(wrapped):
+    for _, each in supplemented_predictors(wrapped):
         assert list(each.signature.input_fields)[-1] == "supplement"
         assert each.signature.input_fields["supplement"].json_schema_extra["desc"] == "A hint."
         assert (each.template, each.gate) == (template, gate)
         assert each.generator.engine.model == tiny.engine.model
-    assert len(supplemented(wrapped)) == len(wrapped.named_predictors())
+    assert len(supplemented_predictors(wrapped)) == len(wrapped.named_predictors())
 
 
 @every_program
@@ -273,7 +277,7 @@ def test_a_state_from_after_supplementing_is_loaded_before_it(
     plain = build()
     plain.load_state(fitting_state(plain, json.loads((tmp_path / "after.json").read_text())))
     assert knowledge(plain) == knowledge(after)
-    assert not supplemented(plain)
+    assert not supplemented_predictors(plain)
     lm, actor = scripted_lm("answer", "draft", "draft2", "reasoning")
     with dspy.context(lm=lm), episode({}):
         plain(question="q")
@@ -299,9 +303,9 @@ def test_a_state_of_a_program_with_fewer_supplements_is_loaded_where_there_are_m
     every = supplement(Unlocked(), generator=tiny)
     every.load_state(fitting_state(every, some.dump_state()))
     assert knowledge(every) == knowledge(some)
-    assert len(supplemented(every)) == 3
+    assert len(supplemented_predictors(every)) == 3
     some.load_state(fitting_state(some, every.dump_state()))
-    assert [name for name, _ in supplemented(some)] == ["first"]
+    assert [name for name, _ in supplemented_predictors(some)] == ["first"]
 
 
 def test_the_demos_of_a_supplemented_program_come_with_it_into_a_plain_one(tiny: SupplementGenerator) -> None:

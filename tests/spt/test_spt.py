@@ -42,7 +42,7 @@ from optimizers.spt.recipe import SPTRecipe
 from optimizers.spt.result import SPTResult
 from sgt_modules.errors import NoPredictorError, ProviderRefusedError, RunFolderError, SetupError, SGTError
 from sgt_modules.kinds import Supplement
-from sgt_modules.wrapping import supplement, supplemented
+from sgt_modules.wrapping import supplement, supplemented_predictors
 
 PROMPTS = [
     *("Be polite.", "Carry the one. Guess.", "Name the unit.", " Be  polite. "),
@@ -374,7 +374,7 @@ def test_a_program_that_reads_supplements_goes_on_reading_its_own(tmp_path: Path
     better, found = compiled(tmp_path, engine, writing, supplement(student(), generator=writer))
     assert [each.mistakes for each in found.rounds] == [[4, 5]]
     assert [round(each.score, 3) for each in found.stages] == [0.667, 1.0]
-    assert [each.generator for _, each in supplemented(better)] == [writer]
+    assert [each.generator for _, each in supplemented_predictors(better)] == [writer]
     paid = len(engine.asked)
     compiled(tmp_path, engine, writing, supplement(student(), generator=writer))
     assert len(engine.asked) == paid

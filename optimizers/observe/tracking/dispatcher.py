@@ -19,7 +19,7 @@ from optimizers.observe.tracking.naming import ReportTo, check_report_to, open_t
 from optimizers.observe.tracking.params import run_parameters, stage_points
 from optimizers.observe.tracking.tracker import Point, TrackedRun, Tracker
 from optimizers.observe.tracking.trackers_file import TrackersFile
-from sgt_modules.saving.redaction import redacted
+from sgt_modules.saving.redaction import redact
 from sgt_modules.saving.weights import ADAPTER
 
 FILES = (RESULT, "report.html", "summary.json", "prompts.json")
@@ -111,7 +111,7 @@ class TrackerObserver:
         if event.ending == "finished" and self._run is not None:
             labels = {"selected": event.selected, **({"stopped": event.stopped} if event.stopped else {})}
             for name, text in labels.items():
-                self._put(_Label(name, redacted(text)))
+                self._put(_Label(name, redact(text)))
             for path in (self._run.folder / name for name in FILES):
                 if path.is_file():
                     self._put(_File(path))

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from optimizers.core.usage import RunUsage
 from optimizers.observe.tracking.tracker import Point
-from sgt_modules.saving.redaction import redacted
+from sgt_modules.saving.redaction import redact
 
 _LONG = ("kinds", "meta_prompts")
 """Settings of many lines, of which a tracker gets the names."""
@@ -21,7 +21,7 @@ def run_parameters(record: Mapping[str, Any], about: Mapping[str, object]) -> di
     {'seed': '0', 'recipe.margin': 'None', 'versions.dspy': '3.4.1', 'actors.self': 'openai/gpt-4.1'}
     """
     settings = {**record.get("settings", {}), **record.get("free", {}), "versions": record.get("versions", {}), **about}
-    return {name: redacted(str(value)) for name, value in _flat(settings, "")}
+    return {name: redact(str(value)) for name, value in _flat(settings, "")}
 
 
 def _flat(settings: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, object]]:

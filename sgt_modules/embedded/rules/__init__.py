@@ -1,4 +1,4 @@
-"""House rules: a simulated world for prompts, whose actor does as the sentences of its instructions say."""
+"""House rules: a simulated world for prompts; its actor follows the sentences of its instructions."""
 
 from sgt_modules.embedded.rules.corrector import RulesCorrector
 from sgt_modules.embedded.rules.program import list_program

@@ -1,7 +1,7 @@
-"""The conventions of house rules: kinds of question about a list, and the ways in which each may be read.
+"""The conventions of house rules: kinds of question about a list, and the readings of each kind.
 
-The world is made up. Each kind has a reading that holds where no instruction speaks of it, and others that a sentence
-of the instructions turns on. A sentence is about one kind and leaves the others alone.
+The world is invented. Each kind has a default reading, and others that a sentence of the instructions selects. A
+sentence is about one kind and does not affect the others.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ FRUIT: Sequence[str] = (
     *("apple", "olive", "papaya", "cherry", "quince", "banana", "orange", "lychee", "damson", "medlar", "tomato"),
     "pomelo",
 )
-"""What lists are made of."""
+"""The items of lists."""
 
 LENGTHS = (5, 6, 7)
-"""How many items a list has."""
+"""The possible numbers of items in a list."""
 
 WORDS = {5: "five", 6: "six", 7: "seven"}
 NUMERALS = ("I", "II", "III", "IV", "V", "VI", "VII")
@@ -28,13 +28,13 @@ PLACES = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh")
 
 Items = Sequence[str]
 Answer = Callable[[Items, str], str]
-"""The answer for a list and the item that the question names (empty where it names none)."""
+"""Returns the answer for a list and the item that the question names (empty if it names none)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of question: its topic, how it is asked (`{item}` is the item named), its readings by the words for them
-    (the first holds where nothing is said), and the sentences (`{reading}`) that turn one on.
+    """A kind of question: its topic, the questions (`{item}` is the named item), the readings by their names (the first
+    is the default), and the sentences (`{reading}`) that select one.
     """
 
     topic: str
@@ -44,25 +44,25 @@ class Kind:
 
     @property
     def default(self) -> str:
-        """The reading that holds where no sentence speaks of the kind."""
+        """The reading that holds if no sentence is about the kind."""
         return next(iter(self.readings))
 
     @property
     def others(self) -> list[str]:
-        """The readings that only a sentence turns on."""
+        """The readings that only a sentence selects."""
         return list(self.readings)[1:]
 
-    def said(self, reading: str) -> list[str]:
-        """Every sentence that turns a reading on.
+    def sentences_for(self, reading: str) -> list[str]:
+        """List every sentence that selects a reading.
 
-        >>> KINDS["mid"].said("the second item")[0]
+        >>> KINDS["mid"].sentences_for("the second item")[0]
         'The mid item is the second item.'
         """
         return [each.format(reading=reading) for each in self.sentences]
 
 
 def _place(of: Callable[[int], str]) -> Answer:
-    """By the place of the named item, from 0."""
+    """Answer by the place of the named item, from 0."""
     return lambda items, item: of(items.index(item))
 
 
@@ -78,11 +78,11 @@ def _among(yes: str, no: str) -> Answer:
     return lambda items, item: yes if item in items else no
 
 
-def _listed(between: str) -> Answer:
+def _join_first_three(between: str) -> Answer:
     return lambda items, _: between.join(items[:3])
 
 
-def _named(word: str) -> tuple[str, ...]:
+def _definitions(word: str) -> tuple[str, ...]:
     return (f"By {word} we mean {{reading}}.", f"Read {word} as {{reading}}.")
 
 
@@ -133,7 +133,7 @@ KINDS: Mapping[str, Kind] = {
             "the fourth item": _item(3),
             "the first item": _item(0),
         },
-        ("The mid item is {reading}.", *_named("mid")),
+        ("The mid item is {reading}.", *_definitions("mid")),
     ),
     "far": Kind(
         "the far item",
@@ -144,7 +144,7 @@ KINDS: Mapping[str, Kind] = {
             "the first item": _item(0),
             "the second item": _item(1),
         },
-        ("The far item is {reading}.", *_named("far")),
+        ("The far item is {reading}.", *_definitions("far")),
     ),
     "pair": Kind(
         "pairs",
@@ -155,7 +155,7 @@ KINDS: Mapping[str, Kind] = {
             "items one and three": _two(0, 2),
             "items two and four": _two(1, 3),
         },
-        ("The pair is {reading}.", *_named("pair")),
+        ("The pair is {reading}.", *_definitions("pair")),
     ),
     "spelling": Kind(
         "spelling",
@@ -172,10 +172,10 @@ KINDS: Mapping[str, Kind] = {
         "listing",
         ("List the top three.", "Which are the top three?"),
         {
-            "commas": _listed(", "),
-            "slashes": _listed(" / "),
-            "dashes": _listed(" - "),
-            "plus signs": _listed(" + "),
+            "commas": _join_first_three(", "),
+            "slashes": _join_first_three(" / "),
+            "dashes": _join_first_three(" - "),
+            "plus signs": _join_first_three(" + "),
         },
         ("Put {reading} between listed items.", "Listed items have {reading} between them.", "List with {reading}."),
     ),
@@ -205,8 +205,8 @@ KINDS: Mapping[str, Kind] = {
 """The ten kinds of question by name."""
 
 ASKED = {name: kind for name, kind in KINDS.items() if name not in ("place", "presence")}
-"""The kinds that worlds ask. The other two were in the actor's training and it did not learn them: both want an item
-found in the list by its name.
+"""The kinds that worlds use. The actor did not learn the other two in training: both require finding an item in the
+list by its name.
 """
 
 BASE = "Answer the question about the list."
@@ -226,12 +226,12 @@ IDLE: tuple[str, ...] = (
     "Never guess.",
     "Check your answer twice.",
 )
-"""Sentences that turn nothing on."""
+"""Sentences that select no reading."""
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question of a kind about a list; `item` is the one it names, empty where it names none.
+    """A question of a kind about a list; `item` is the named item, empty if there is none.
 
     >>> question = Question("mid", ("fig", "pear", "lime", "date", "plum"), "")
     >>> question.fruit
@@ -246,24 +246,24 @@ class Question:
 
     @property
     def fruit(self) -> str:
-        """The list as the actor reads it, each item behind its number."""
+        """The list as the actor reads it, each item after its number."""
         return ", ".join(f"{number} {item}" for number, item in enumerate(self.items, 1))
 
     def text(self, phrasing: int = 0) -> str:
-        """How it is asked."""
+        """Write the question in one of its phrasings."""
         return KINDS[self.kind].questions[phrasing].format(item=self.item)
 
     def answer(self, reading: str) -> str:
-        """The answer under a reading of its kind."""
+        """Return the answer under a reading of its kind."""
         return KINDS[self.kind].readings[reading](self.items, self.item)
 
 
 def random_question(kind: str, rng: random.Random) -> Question:
-    """A question whose answers differ from one reading to the next."""
-    named = "{item}" in KINDS[kind].questions[0]
+    """Draw a question with a different answer under each reading."""
+    names_item = "{item}" in KINDS[kind].questions[0]
     while True:
         items = rng.sample(FRUIT, rng.choice(LENGTHS))
-        item = rng.choice(items) if named else ""
+        item = rng.choice(items) if names_item else ""
         if kind == "presence" and rng.random() < 0.5:
             item = rng.choice([each for each in FRUIT if each not in items])
         question = Question(kind, tuple(items), item)
@@ -273,31 +273,31 @@ def random_question(kind: str, rng: random.Random) -> Question:
 
 
 @cache
-def _known() -> dict[str, tuple[str, str]]:
+def _reading_by_sentence() -> dict[str, tuple[str, str]]:
     return {
         sentence: (name, reading)
         for name, kind in KINDS.items()
         for reading in kind.readings
-        for sentence in kind.said(reading)
+        for sentence in kind.sentences_for(reading)
     }
 
 
-def understood(sentence: str) -> tuple[str, str] | None:
-    """The kind and the reading that a sentence turns on; None for one that turns nothing on.
+def parse_sentence(sentence: str) -> tuple[str, str] | None:
+    """Return the kind and the reading that a sentence selects; None if it selects none.
 
-    >>> understood("Read mid as the second item."), understood("Be polite.")
+    >>> parse_sentence("Read mid as the second item."), parse_sentence("Be polite.")
     (('mid', 'the second item'), None)
     """
-    return _known().get(sentence.strip())
+    return _reading_by_sentence().get(sentence.strip())
 
 
 def every_sentence() -> list[str]:
-    """Each sentence that turns a reading on, and each idle one."""
-    return [*_known(), *IDLE]
+    """List the sentences that select a reading, and the idle ones."""
+    return [*_reading_by_sentence(), *IDLE]
 
 
 @cache
-def _asking() -> list[tuple[str, re.Pattern[str]]]:
+def _question_patterns() -> list[tuple[str, re.Pattern[str]]]:
     return [
         (name, re.compile(re.escape(text).replace(r"\{item\}", r"\w+")))
         for name, kind in KINDS.items()
@@ -306,9 +306,9 @@ def _asking() -> list[tuple[str, re.Pattern[str]]]:
 
 
 def kind_of(question: str) -> str | None:
-    """The kind of a question by its words; None for one of no kind.
+    """Find the kind of a question by its words; None if it has none.
 
     >>> kind_of("Name the pair."), kind_of("Who are you?")
     ('pair', None)
     """
-    return next((name for name, pattern in _asking() if pattern.fullmatch(question.strip())), None)
+    return next((name for name, pattern in _question_patterns() if pattern.fullmatch(question.strip())), None)

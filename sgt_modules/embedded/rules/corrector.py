@@ -1,7 +1,7 @@
-"""The corrector of house rules, simulated: a script behind `dspy.LM` that writes prompts, and briefs, by chance.
+"""The simulated corrector of house rules: a script behind `dspy.LM` that writes random prompts and briefs.
 
-It reads what a corrector reads (the brief, the prompt with its impacts, the mistakes) and knows which sentences there
-are, but not which of them help. What it writes depends on the request, its seed and the call's `rollout_id` alone.
+It reads the same text as a real corrector (the brief, the prompt with its impacts, the mistakes). It knows all
+sentences, but not which of them help. Its replies depend only on the request, its seed and the call's `rollout_id`.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from typing import Any
 import dspy
 from dspy.lm15 import Message, Request, Response, Usage
 
-from sgt_modules.embedded.rules.conventions import ASKED, IDLE, KINDS, kind_of, understood
+from sgt_modules.embedded.rules.conventions import ASKED, IDLE, KINDS, kind_of, parse_sentence
 
 ABOUT_A_MISTAKE = 0.5
-"""How often a new sentence is about a question of the mistakes, where the brief names no topic; else about anything."""
+"""The share of new sentences about a question of the mistakes, if the brief names no topic."""
 
 IDLY = 0.3
-"""How often a sentence about anything is an idle one."""
+"""The share of idle sentences among the others."""
 
 FORGOTTEN = 0.1
-"""How often a sentence is left out where no impacts are written."""
+"""The share of sentences that are dropped if the prompt has no impacts."""
 
 _FIELD = re.compile(r"\[\[ ## (\w+) ## \]\]\n(.*?)(?=\n\n\[\[ ## |\n\nRespond with|\Z)", re.DOTALL)
 _SENTENCE = re.compile(r"([^.\[\]]+\.)(?:\s*\[impact ([+-][\d.]+)[^\]]*\])?")
@@ -38,10 +38,10 @@ _SAMPLE: ContextVar[int] = ContextVar("_SAMPLE", default=0)
 class RulesCorrector(dspy.LM):
     """A simulated corrector, for `SupervisoryPromptTeleprompter` on the house-rules world.
 
-    Asked for a prompt, it keeps the sentences of the present one but those whose written impact is negative, and writes
-    one or two new ones: half of them about a question that was answered wrong, in any reading; the others about
-    anything. A brief that says `Look at ...` has it write one about each topic named there. A sentence about a kind
-    replaces the one before it. Asked for a brief, it has the brief look at the topics of the mistakes that it reads.
+    For a prompt, it drops the sentences with a negative impact and adds one or two new ones: half of them are about a
+    question with a wrong answer, in a random reading; the others are about any kind. If the brief says `Look at ...`,
+    it adds a sentence about each of those topics. A new sentence about a kind replaces an earlier one. For a brief, it
+    writes `Look at ...` with the topics of the mistakes.
 
     >>> lm = RulesCorrector(seed=0)
     >>> written = dspy.Predict("step, prompt, mistakes -> new_prompt")
@@ -55,7 +55,7 @@ class RulesCorrector(dspy.LM):
         super().__init__(f"simulated/rules-corrector-{seed}", engine=_Writer(seed), cache=False, num_retries=0)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """As any LM; `rollout_id` (an LM around this one may have had it) tells samples of the same request apart."""
+        """Answer as any LM; `rollout_id`, also one of an LM around this one, distinguishes samples of a request."""
         sample = _SAMPLE.set(int(kwargs.get("rollout_id") or _SAMPLE.get()))
         try:
             return super().__call__(*args, **kwargs)
@@ -69,82 +69,86 @@ class _Writer:
 
     def complete(self, request: Request) -> Response:
         brief = str(request.system or "").rpartition("your objective is:")[2]
-        asked = request.messages[-1].text or ""
-        fields = dict(_FIELD.findall(asked))
-        rng = random.Random(f"{self.seed}|{_SAMPLE.get()}|{brief}|{asked}")
+        message = request.messages[-1].text or ""
+        fields = dict(_FIELD.findall(message))
+        rng = random.Random(f"{self.seed}|{_SAMPLE.get()}|{brief}|{message}")
         if "meta_prompt" in fields:
-            said = f"[[ ## new_meta_prompt ## ]]\n{improved(fields['meta_prompt'], fields['mistakes'])}"
+            reply = f"[[ ## new_meta_prompt ## ]]\n{improve_brief(fields['meta_prompt'], fields['mistakes'])}"
         else:
-            said = f"[[ ## new_prompt ## ]]\n{corrected(brief, fields['prompt'], fields['mistakes'], rng)}"
-        read, wrote = len(f"{brief} {asked}".split()), len(said.split())
+            reply = f"[[ ## new_prompt ## ]]\n{correct_prompt(brief, fields['prompt'], fields['mistakes'], rng)}"
+        read, wrote = len(f"{brief} {message}".split()), len(reply.split())
         return Response(
             id=None,
             model=request.model,
-            message=Message.assistant(f"{said}\n\n[[ ## completed ## ]]"),
+            message=Message.assistant(f"{reply}\n\n[[ ## completed ## ]]"),
             finish_reason="stop",
             usage=Usage(input_tokens=read, output_tokens=wrote, total_tokens=read + wrote),
         )
 
 
-def corrected(brief: str, prompt: str, mistakes: str, rng: random.Random) -> str:
-    """A new prompt for a prompt with its impacts and the mistakes made under it."""
+def correct_prompt(brief: str, prompt: str, mistakes: str, rng: random.Random) -> str:
+    """Write a new prompt from a prompt with its impacts and mistakes."""
     read = [(sentence.strip(), impact) for sentence, impact in _SENTENCE.findall(prompt)]
-    measured = any(impact for _, impact in read)
-    kept = [each for each, impact in read if float(impact or 0) >= 0 and (measured or rng.random() >= FORGOTTEN)]
-    for sentence in _new_ones(brief, mistakes, kept, rng):
-        about = understood(sentence)
-        kept = [each for each in kept if each != sentence and not _same_kind(understood(each), about)]
-        kept.append(sentence)
-    return " ".join(kept)
+    has_impacts = any(impact for _, impact in read)
+    kept_sentences = [
+        each for each, impact in read if float(impact or 0) >= 0 and (has_impacts or rng.random() >= FORGOTTEN)
+    ]
+    for sentence in _write_sentences(brief, mistakes, kept_sentences, rng):
+        about = parse_sentence(sentence)
+        kept_sentences = [
+            each for each in kept_sentences if each != sentence and not _are_same_kind(parse_sentence(each), about)
+        ]
+        kept_sentences.append(sentence)
+    return " ".join(kept_sentences)
 
 
-def _same_kind(one: tuple[str, str] | None, other: tuple[str, str] | None) -> bool:
+def _are_same_kind(one: tuple[str, str] | None, other: tuple[str, str] | None) -> bool:
     return one is not None and other is not None and one[0] == other[0]
 
 
-def _new_ones(brief: str, mistakes: str, kept: Sequence[str], rng: random.Random) -> list[str]:
-    held = dict(filter(None, map(understood, kept)))
-    if topics := _topics(brief):
-        return [_about(kind, held, rng) for kind in topics]
-    wrong = kinds_in(mistakes)
-    said: list[str] = []
+def _write_sentences(brief: str, mistakes: str, kept_sentences: Sequence[str], rng: random.Random) -> list[str]:
+    current_readings = dict(filter(None, map(parse_sentence, kept_sentences)))
+    if topics := _find_topics(brief):
+        return [_write_sentence(kind, current_readings, rng) for kind in topics]
+    wrong = find_kinds(mistakes)
+    sentences: list[str] = []
     for _ in range(rng.randint(1, 2)):
         if wrong and rng.random() < ABOUT_A_MISTAKE:
-            said.append(_about(rng.choice(wrong), held, rng))
+            sentences.append(_write_sentence(rng.choice(wrong), current_readings, rng))
         elif rng.random() < IDLY:
-            said.append(rng.choice(IDLE))
+            sentences.append(rng.choice(IDLE))
         else:
-            said.append(_about(rng.choice(list(ASKED)), held, rng))
-    return said
+            sentences.append(_write_sentence(rng.choice(list(ASKED)), current_readings, rng))
+    return sentences
 
 
-def _about(kind: str, held: dict[str, str], rng: random.Random) -> str:
-    """A sentence about a kind, in any reading but the one that the prompt names already."""
-    readings = [each for each in KINDS[kind].readings if each != held.get(kind)]
-    return rng.choice(KINDS[kind].said(rng.choice(readings)))
+def _write_sentence(kind: str, current_readings: dict[str, str], rng: random.Random) -> str:
+    """Write a sentence about a kind, with another reading than the prompt's."""
+    readings = [each for each in KINDS[kind].readings if each != current_readings.get(kind)]
+    return rng.choice(KINDS[kind].sentences_for(rng.choice(readings)))
 
 
-def kinds_in(mistakes: str) -> list[str]:
-    """The kinds of the questions that the mistakes show, each once.
+def find_kinds(mistakes: str) -> list[str]:
+    """Find the kinds of the questions in the mistakes, each once.
 
-    >>> kinds_in("Question:\\n  question: Name the pair.\\nWritten:\\n  answer: fig")
+    >>> find_kinds("Question:\\n  question: Name the pair.\\nWritten:\\n  answer: fig")
     ['pair']
     """
     return list(dict.fromkeys(filter(None, map(kind_of, _QUESTION.findall(mistakes)))))
 
 
-def _topics(brief: str) -> list[str]:
-    named = {each.strip() for found in _LOOK.findall(brief) for each in found.split(",")}
-    return [name for name, kind in KINDS.items() if kind.topic in named]
+def _find_topics(brief: str) -> list[str]:
+    topics = {each.strip() for match in _LOOK.findall(brief) for each in match.split(",")}
+    return [name for name, kind in KINDS.items() if kind.topic in topics]
 
 
-def improved(brief: str, mistakes: str) -> str:
-    """The brief with the topics of the mistakes to look at, in place of those it named before.
+def improve_brief(brief: str, mistakes: str) -> str:
+    """Replace the topics that a brief looks at by those of the mistakes.
 
-    >>> improved("Write rules. Look at sizes.", "  question: Name the pair.")
+    >>> improve_brief("Write rules. Look at sizes.", "  question: Name the pair.")
     'Write rules. Look at pairs.'
     """
-    return f"{_LOOK.sub('', brief).strip()} Look at {', '.join(_topics_of(kinds_in(mistakes)))}."
+    return f"{_LOOK.sub('', brief).strip()} Look at {', '.join(_topics_of(find_kinds(mistakes)))}."
 
 
 def _topics_of(kinds: Iterable[str]) -> list[str]:

@@ -1,36 +1,39 @@
-"""What instructions ask for: the readings that hold under them, and the answer of one who does just as they say."""
+"""Follow instructions exactly: find the readings that they select, and the answer under these readings."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 
-from sgt_modules.embedded.rules.conventions import KINDS, Question, kind_of, understood
+from sgt_modules.embedded.rules.conventions import KINDS, Question, kind_of, parse_sentence
 
 _SENTENCE = re.compile(r"[^.]+\.")
 
 
-def readings_under(instructions: str) -> Mapping[str, str]:
-    """The reading of each kind: the one named last, the usual one where none is named.
+def find_readings(instructions: str) -> Mapping[str, str]:
+    """Find the reading of each kind: the last one that is named, else the default.
 
-    >>> found = readings_under("The pair is items one and three. Never guess. Read mid as the first item.")
-    >>> found["pair"], found["mid"], found["far"]
+    >>> readings = find_readings("The pair is items one and three. Never guess. Read mid as the first item.")
+    >>> readings["pair"], readings["mid"], readings["far"]
     ('items one and three', 'the first item', 'the fifth item')
     """
-    named = filter(None, (understood(each.strip().removeprefix("- ")) for each in _SENTENCE.findall(instructions)))
-    return {**{name: kind.default for name, kind in KINDS.items()}, **dict(named)}
+    readings = filter(
+        None, (parse_sentence(each.strip().removeprefix("- ")) for each in _SENTENCE.findall(instructions))
+    )
+    return {**{name: kind.default for name, kind in KINDS.items()}, **dict(readings)}
 
 
-def obeyed(instructions: str, fruit: str, question: str) -> str:
-    """The answer that instructions ask for; empty for a question of no kind.
+def follow_instructions(instructions: str, fruit: str, question: str) -> str:
+    """Return the answer under the instructions; empty if the question has no kind.
 
-    >>> obeyed("The mid item is the second item.", "1 fig, 2 pear, 3 lime, 4 date, 5 plum", "Name the mid item.")
+    >>> fruit = "1 fig, 2 pear, 3 lime, 4 date, 5 plum"
+    >>> follow_instructions("The mid item is the second item.", fruit, "Name the mid item.")
     'pear'
     """
     kind = kind_of(question)
     if kind is None:
         return ""
-    found = (re.fullmatch(re.escape(text).replace(r"\{item\}", r"(\w+)"), question) for text in KINDS[kind].questions)
-    item = next(("".join(each.groups()) for each in found if each), "")
+    matches = (re.fullmatch(re.escape(text).replace(r"\{item\}", r"(\w+)"), question) for text in KINDS[kind].questions)
+    item = next(("".join(each.groups()) for each in matches if each), "")
     items = tuple(each.split()[-1] for each in fruit.split(", "))
-    return Question(kind, items, item).answer(readings_under(instructions)[kind])
+    return Question(kind, items, item).answer(find_readings(instructions)[kind])

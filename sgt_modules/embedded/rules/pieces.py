@@ -1,4 +1,4 @@
-"""The rule-following actor's vocabulary: each text of house rules in few pieces, as in `embedded.tokenizer`."""
+"""The vocabulary of the rule-following actor: each text of house rules is few pieces, as in `embedded.tokenizer`."""
 
 from __future__ import annotations
 
@@ -41,6 +41,6 @@ def _world_pieces() -> Iterator[str]:
 
 
 def pieces() -> list[str]:
-    """Every piece of the vocabulary, each once, in a fixed order."""
+    """List the pieces of the vocabulary, each once, in a fixed order."""
     every = (*string.printable, *_adapter_pieces(), *_world_pieces())
     return list(dict.fromkeys(piece for piece in every if piece))

@@ -10,14 +10,14 @@ from dspy.signatures.signature import make_signature
 from sgt_modules.embedded.rules.conventions import BASE
 
 AnswerAboutList = make_signature("fruit: str, question: str -> answer: str", BASE)
-"""A list and a question in, one answer out."""
+"""Inputs: a list and a question. Output: one answer."""
 
 REASONED = cast("type[dspy.Signature]", dspy.ChainOfThought(AnswerAboutList).predict.signature)
-"""What the actor reads and writes: it names the reading that it goes by, as its reasoning, before it answers."""
+"""The actor's signature: its reasoning names the reading, then it answers."""
 
 
 def list_program(instructions: str = BASE) -> dspy.Module:
-    """A bare `dspy.ChainOfThought` with these instructions.
+    """Return a bare `dspy.ChainOfThought` with these instructions.
 
     >>> list_program("Be polite.").predict.signature.instructions
     'Be polite.'

@@ -1,7 +1,7 @@
-"""A house with rules of its own: which reading of each kind of question is right there, and questions to learn it from.
+"""The world of house rules: the right reading of each kind of question, and questions from which to learn it.
 
-Simulated: the rules, the first prompt and the questions are drawn from a seed. What is real is the way to them: DSPy
-calls to a frozen transformer that reads the instructions, and answers compared with the expected ones.
+The rules, the first prompt and the questions are simulated: they are drawn from a seed. The calls are real: DSPy calls
+a frozen transformer that reads the instructions, and its answers are compared with the expected ones.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from functools import cached_property, partial
 
 import dspy
 
-from sgt_modules.embedded.rules.conventions import ASKED, BASE, IDLE, random_question, understood
+from sgt_modules.embedded.rules.conventions import ASKED, BASE, IDLE, parse_sentence, random_question
 
 OWN = 4
-"""How many kinds of question a house reads in a way of its own; the others as usual."""
+"""How many kinds of question have another reading than the default in a house."""
 
 
 @dataclass(frozen=True, slots=True)
 class RuleSizes:
-    """How many questions each split holds: multiples of eight, as many of each kind."""
+    """The number of questions in each split: multiples of eight, the same number of each kind."""
 
     train: int = 64
     validation: int = 64
@@ -32,10 +32,10 @@ RULES_QUICK = RuleSizes(train=40, validation=32, test=64)
 
 
 class HouseRulesWorld:
-    """One house, drawn from `seed`: its rules, the instructions that somebody left there, and its splits.
+    """A house, drawn from `seed`: its rules, its first instructions, and its splits.
 
-    `rules` has the right reading of each kind. `instructions` are the program's first: a base sentence, one that does
-    harm, and an idle one. Nothing but the outcomes tells of the rules.
+    `rules` has the right reading of each kind. `instructions` is the program's first prompt: a base sentence, a harmful
+    one, and an idle one. The rules can only be learned from outcomes.
 
     >>> world = HouseRulesWorld(seed=0)
     >>> sum(reading != ASKED[kind].default for kind, reading in world.rules.items())
@@ -52,11 +52,11 @@ class HouseRulesWorld:
         own = rng.sample(list(ASKED), OWN)
         self.rules = {name: rng.choice(kind.others) if name in own else kind.default for name, kind in ASKED.items()}
         usual = rng.choice([name for name in ASKED if name not in own])
-        harmful = rng.choice(ASKED[usual].said(rng.choice(ASKED[usual].others)))
+        harmful = rng.choice(ASKED[usual].sentences_for(rng.choice(ASKED[usual].others)))
         self.first = (BASE, harmful, rng.choice(IDLE[1:]))
 
     def __reduce__(self) -> tuple[object, ...]:
-        """A world is its seed and sizes: another process draws the same, and one seed's metric is one metric."""
+        """Pickle only the seed and the sizes: another process draws the same world, so its metric is equal."""
         return partial(type(self), self.seed, sizes=self.sizes), ()
 
     @property
@@ -65,22 +65,22 @@ class HouseRulesWorld:
         return " ".join(self.first)
 
     def truth(self, sentence: str) -> int:
-        """What a sentence by itself does to the score: 1 it helps, -1 it harms, 0 it does nothing.
+        """Return the effect of a single sentence on the score: 1 it helps, -1 it harms, 0 it has no effect.
 
-        One about a kind that the house reads in its own way helps where it names that way; another way is as wrong as
-        the usual one. One about any other kind harms, unless it names the usual way.
+        For a kind with a house rule, the sentence helps if it names the right reading; another wrong reading has no
+        effect. For any other kind, a reading other than the default harms.
         """
-        found = understood(sentence)
-        if found is None or found[0] not in ASKED or found[1] == ASKED[found[0]].default:
+        rule = parse_sentence(sentence)
+        if rule is None or rule[0] not in ASKED or rule[1] == ASKED[rule[0]].default:
             return 0
-        kind, reading = found
+        kind, reading = rule
         if self.rules[kind] == ASKED[kind].default:
             return -1
         return int(reading == self.rules[kind])
 
     @staticmethod
     def sentences(prompt: str) -> list[str]:
-        """The sentences of a prompt of this world, in which a full stop stands only at their ends.
+        """Split a prompt of this world at its full stops, which occur only at the end of a sentence.
 
         >>> HouseRulesWorld.sentences("Be polite. Never guess.")
         ['Be polite.', 'Never guess.']
@@ -88,25 +88,25 @@ class HouseRulesWorld:
         return [f"{each.strip()}." for each in prompt.split(".") if each.strip()]
 
     def panel(self, rng: random.Random) -> list[str]:
-        """Sentences to try impact scores on: one about each kind, half of which say what is right, and three idle ones.
+        """Draw sentences to test impact scores: one about each kind, half of them right, and three idle ones.
 
         >>> world = HouseRulesWorld(seed=0)
         >>> len(world.panel(random.Random(0)))
         11
         """
-        said: list[str] = []
+        sentences: list[str] = []
         for name, kind in ASKED.items():
             reading = self.rules[name] if rng.random() < 0.5 else rng.choice(list(kind.readings))
-            said.append(rng.choice(kind.said(reading)))
-        said += rng.sample(IDLE, 3)
-        return rng.sample(said, len(said))
+            sentences.append(rng.choice(kind.sentences_for(reading)))
+        sentences += rng.sample(IDLE, 3)
+        return rng.sample(sentences, len(sentences))
 
     @cached_property
     def splits(self) -> dict[str, list[dspy.Example]]:
-        """`train`, `val` and `test`; no question stands in two of them."""
-        asked: set[tuple[str, str]] = set()
+        """`train`, `val` and `test`; no question is in two of them."""
+        used_questions: set[tuple[str, str]] = set()
         sizes = {"train": self.sizes.train, "val": self.sizes.validation, "test": self.sizes.test}
-        return {name: self._split(size, asked) for name, size in sizes.items()}
+        return {name: self._split(size, used_questions) for name, size in sizes.items()}
 
     @property
     def train(self) -> list[dspy.Example]:
@@ -115,7 +115,7 @@ class HouseRulesWorld:
 
     @property
     def val(self) -> list[dspy.Example]:
-        """The validation split, used only for choosing a prompt."""
+        """The validation split, used only to select a prompt."""
         return self.splits["val"]
 
     @property
@@ -124,18 +124,18 @@ class HouseRulesWorld:
         return self.splits["test"]
 
     def metric(self, example: dspy.Example, prediction: dspy.Prediction, trace: object = None) -> float:
-        """1.0 where the answer is the expected one, to the letter, else 0.0."""
+        """Score 1.0 if the answer is exactly the expected one, else 0.0."""
         return float(str(prediction.answer).strip() == example.answer)
 
-    def _split(self, size: int, asked: set[tuple[str, str]]) -> list[dspy.Example]:
+    def _split(self, size: int, used_questions: set[tuple[str, str]]) -> list[dspy.Example]:
         kinds = list(ASKED)
         examples: list[dspy.Example] = []
         while len(examples) < size:
             kind = kinds[len(examples) % len(kinds)]
             question = random_question(kind, self._rng)
             fruit, text = question.fruit, question.text(self._rng.randrange(2))
-            if (fruit, text) not in asked:
-                asked.add((fruit, text))
+            if (fruit, text) not in used_questions:
+                used_questions.add((fruit, text))
                 answer = question.answer(self.rules[kind])
                 example = dspy.Example(fruit=fruit, question=text, answer=answer)
                 examples.append(example.with_inputs("fruit", "question"))

@@ -18,11 +18,11 @@ from sgt_modules.embedded.rules.conventions import (
     Question,
     every_sentence,
     kind_of,
+    parse_sentence,
     random_question,
-    understood,
 )
-from sgt_modules.embedded.rules.corrector import corrected, improved, kinds_in
-from sgt_modules.embedded.rules.following import obeyed, readings_under
+from sgt_modules.embedded.rules.corrector import correct_prompt, find_kinds, improve_brief
+from sgt_modules.embedded.rules.following import find_readings, follow_instructions
 from sgt_modules.embedded.rules.pieces import pieces
 from sgt_modules.embedded.rules.stream import stream
 from sgt_modules.embedded.tokenizer import build_tokenizer
@@ -50,9 +50,9 @@ def test_each_reading_has_the_answer_worked_out_by_hand(kind: str) -> None:
     question = Question(kind, LIST, item)
     assert [question.answer(reading) for reading in KINDS[kind].readings] == answers
     for reading, answer in zip(KINDS[kind].readings, answers, strict=True):
-        for sentence in KINDS[kind].said(reading):
-            assert understood(sentence) == (kind, reading)
-            assert obeyed(f"Be polite. {sentence}", question.fruit, question.text(1)) == answer
+        for sentence in KINDS[kind].sentences_for(reading):
+            assert parse_sentence(sentence) == (kind, reading)
+            assert follow_instructions(f"Be polite. {sentence}", question.fruit, question.text(1)) == answer
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -65,12 +65,14 @@ def test_a_question_is_known_by_its_words_and_tells_the_readings_apart(kind: str
 
 def test_of_two_sentences_about_a_kind_the_later_holds() -> None:
     both = "Read mid as the first item. The mid item is the fourth item."
-    assert readings_under(both)["mid"] == "the fourth item"
+    assert find_readings(both)["mid"] == "the fourth item"
 
 
 def score(world: HouseRulesWorld, instructions: str) -> float:
     """What an actor that does just as it is told would score on test."""
-    right = [obeyed(instructions, each.fruit, each.question) == each.answer for each in world.splits["test"]]
+    right = [
+        follow_instructions(instructions, each.fruit, each.question) == each.answer for each in world.splits["test"]
+    ]
     return sum(right) / len(right)
 
 
@@ -85,7 +87,7 @@ def test_the_truth_of_a_sentence_is_what_it_does_to_the_score_of_an_obedient_act
 
 def test_the_first_prompt_does_harm_and_the_right_sentences_make_everything_right() -> None:
     assert score(WORLD, WORLD.instructions) == pytest.approx(0.375)
-    assert score(WORLD, " ".join(KINDS[kind].said(reading)[0] for kind, reading in WORLD.rules.items())) == 1.0
+    assert score(WORLD, " ".join(KINDS[kind].sentences_for(reading)[0] for kind, reading in WORLD.rules.items())) == 1.0
 
 
 def test_splits_share_no_question_and_hold_as_many_of_each_kind() -> None:
@@ -108,7 +110,7 @@ def test_pretraining_teaches_nothing_but_what_the_instructions_say() -> None:
             part.partition(" ## ]]\n")[2].strip()
             for part in asked.content.partition("\n\nRespond")[0].split("[[ ## ")[1:]
         ]
-        assert f"\n{obeyed(instructions, *fields)}\n" in answer.content
+        assert f"\n{follow_instructions(instructions, *fields)}\n" in answer.content
         kinds[str(kind_of(fields[1]))] += 1
     assert set(kinds) == set(KINDS)
 
@@ -128,7 +130,7 @@ WRONG = "Question:\n  question: Name the pair.\nWritten:\n  answer: fig\n\nQuest
 
 def written(brief: str, prompt: str, seeds: int = 60) -> list[list[str]]:
     """The prompts that the corrector writes with so many seeds, sentence by sentence."""
-    return [WORLD.sentences(corrected(brief, prompt, WRONG, random.Random(seed))) for seed in range(seeds)]
+    return [WORLD.sentences(correct_prompt(brief, prompt, WRONG, random.Random(seed))) for seed in range(seeds)]
 
 
 def test_the_corrector_drops_what_is_marked_as_harmful_and_keeps_the_rest() -> None:
@@ -140,24 +142,24 @@ def test_the_corrector_drops_what_is_marked_as_harmful_and_keeps_the_rest() -> N
 
 def test_without_a_topic_it_writes_one_or_two_sentences_and_half_of_them_about_mistakes() -> None:
     new = [each for sentences in written("", BASE, 400) for each in sentences if each != BASE]
-    about = Counter((understood(each) or ("idle", ""))[0] for each in new)
+    about = Counter((parse_sentence(each) or ("idle", ""))[0] for each in new)
     share = (about["pair"] + about["mid"]) / len(new)  # .5 + .5 * .7 * 2/8 = .59
     assert 0.52 < share < 0.66
     assert set(about) == {*ASKED, "idle"}
 
 
 def test_a_brief_that_names_topics_has_it_write_one_sentence_about_each() -> None:
-    brief = improved("Write rules.", WRONG)
+    brief = improve_brief("Write rules.", WRONG)
     assert brief == "Write rules. Look at pairs, the mid item."
     for sentences in written(brief, f"{BASE} The pair is items one and three. [impact +0.00 ± 0.00]"):
-        about = [understood(each) for each in sentences]
+        about = [parse_sentence(each) for each in sentences]
         assert [each[0] for each in about if each] == ["mid", "pair"]
         assert ("pair", "items one and three") not in about
 
 
 def test_it_knows_the_kinds_of_the_mistakes_and_no_truth() -> None:
-    assert kinds_in(WRONG) == ["pair", "mid"]
-    readings = Counter(understood(sentences[-1]) for sentences in written("Look at the mid item.", BASE, 400))
+    assert find_kinds(WRONG) == ["pair", "mid"]
+    readings = Counter(parse_sentence(sentences[-1]) for sentences in written("Look at the mid item.", BASE, 400))
     assert set(readings) == {("mid", reading) for reading in KINDS["mid"].readings}
     assert max(readings.values()) <= 2 * min(readings.values())
 

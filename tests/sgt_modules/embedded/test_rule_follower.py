@@ -11,7 +11,7 @@ import pytest
 from sgt_modules.embedded import embedded_actor
 from sgt_modules.embedded.rules import list_program
 from sgt_modules.embedded.rules.conventions import ASKED, IDLE, KINDS, Question, random_question
-from sgt_modules.embedded.rules.following import readings_under
+from sgt_modules.embedded.rules.following import find_readings
 
 Asked = tuple[str, Question, str]
 """Instructions, a question, and the answer they ask for."""
@@ -35,11 +35,11 @@ def share_right(asked: Sequence[Asked]) -> float:
 def told(kind: str, rng: random.Random, others: int) -> Asked:
     """A question under a sentence that turns another reading of its kind on, among sentences about others."""
     about = rng.sample([each for each in KINDS if each != kind], others)
-    said = [rng.choice(KINDS[each].said(rng.choice(list(KINDS[each].readings)))) for each in about]
-    said += [rng.choice(KINDS[kind].said(rng.choice(KINDS[kind].others))), rng.choice(IDLE)]
+    said = [rng.choice(KINDS[each].sentences_for(rng.choice(list(KINDS[each].readings)))) for each in about]
+    said += [rng.choice(KINDS[kind].sentences_for(rng.choice(KINDS[kind].others))), rng.choice(IDLE)]
     instructions = " ".join(rng.sample(said, len(said)))
     question = random_question(kind, rng)
-    return instructions, question, question.answer(readings_under(instructions)[kind])
+    return instructions, question, question.answer(find_readings(instructions)[kind])
 
 
 @pytest.mark.parametrize("others", [0, 4, 9])
@@ -61,7 +61,9 @@ def test_it_answers_as_usual_where_no_sentence_speaks_of_the_kind() -> None:
         for silent in (True, False):
             for _ in range(8):
                 other = rng.choice([each for each in KINDS if each != kind])
-                said = [] if silent else [rng.choice(KINDS[other].said(KINDS[other].others[0])), rng.choice(IDLE)]
+                said = (
+                    [] if silent else [rng.choice(KINDS[other].sentences_for(KINDS[other].others[0])), rng.choice(IDLE)]
+                )
                 question = random_question(kind, rng)
                 asked.append((" ".join(said), question, question.answer(KINDS[kind].default)))
     assert share_right(asked) >= 0.95

@@ -10,6 +10,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import chdir
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,15 @@ from places import PATHS
 from runtime_fixtures import scripted_lm, tiny_adapter, tiny_engine, tiny_generator, tiny_model
 from sample_requests import requests
 
-from sgt_modules import SupplementGenerator, supplement
+from sgt_modules import SupplementGenerator, load_program, save_program, supplement
 from sgt_modules.embedded import HouseTermsWorld, embedded_actor, embedded_generator, program
 from sgt_modules.embedded.models import embedded_folder
 from sgt_modules.errors import GeneratorNotFoundError, SavedStateError
 from sgt_modules.generator_prompt import COMPACT
 from sgt_modules.local.engine import LocalEngine
 from sgt_modules.samples import SampleRequest
-from sgt_modules.saving.shapes import misfit
-from sgt_modules.saving.state_file import being_read, being_written
+from sgt_modules.saving.shapes import find_misfit
+from sgt_modules.saving.state_file import file_being_read, file_being_written
 from sgt_modules.saving.weights import ADAPTER_WEIGHTS, TRAINED_FROM, fingerprint_of, record_base
 
 
@@ -392,24 +393,24 @@ LAYER = "model.layers.0.self_attn.q_proj"
     "there", [LAYER, "layers.0.self_attn.q_proj", "model.language_model.layers.0.self_attn.q_proj"]
 )
 def test_a_layer_is_known_by_its_name_from_its_number_on(there: str) -> None:
-    assert misfit(lora(LAYER, 4, 8), {f"{there}.weight": (8, 4)}) is None
+    assert find_misfit(lora(LAYER, 4, 8), {f"{there}.weight": (8, 4)}) is None
     assert (
-        misfit(lora(LAYER, 4, 8), {f"{there}.weight": (8, 5)})
+        find_misfit(lora(LAYER, 4, 8), {f"{there}.weight": (8, 5)})
         == f"{LAYER} is 4 to 8 in the adapter, 5 to 8 in the model"
     )
 
 
 def test_a_layer_that_a_file_cannot_show_is_let_pass_beside_one_that_it_shows() -> None:
     adapter = {**lora(LAYER, 4, 8), **lora("lm_head", 4, 100)}
-    assert misfit(adapter, {f"{LAYER}.weight": (8, 4), "model.embed_tokens.weight": (100, 4)}) is None
+    assert find_misfit(adapter, {f"{LAYER}.weight": (8, 4), "model.embed_tokens.weight": (100, 4)}) is None
     assert (
-        misfit(lora("h.0.c_attn", 4, 8), {f"{LAYER}.weight": (8, 4)})
+        find_misfit(lora("h.0.c_attn", 4, 8), {f"{LAYER}.weight": (8, 4)})
         == "the model has none of its layers, such as h.0.c_attn"
     )
 
 
 def test_a_transposed_layer_fits() -> None:
-    assert misfit(lora("transformer.h.0.attn.c_attn", 4, 12), {"h.0.attn.c_attn.weight": (4, 12)}) is None
+    assert find_misfit(lora("transformer.h.0.attn.c_attn", 4, 12), {"h.0.attn.c_attn.weight": (4, 12)}) is None
 
 
 def lora(layer: str, reads: int, writes: int) -> dict[str, tuple[int, ...]]:
@@ -548,13 +549,13 @@ class Witness(Parameter):
         self.states: list[dict[str, Any]] = []
 
     def dump_state(self, json_mode: bool = True) -> dict[str, Any]:
-        self.seen.append((being_written(), being_read()))
+        self.seen.append((file_being_written(), file_being_read()))
         if self.generator is not None:
             self.states.append(dict(self.generator.dump_state()))
         return {}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self.seen.append((being_written(), being_read()))
+        self.seen.append((file_being_written(), file_being_read()))
 
     def reset(self) -> None:
         pass
@@ -563,7 +564,7 @@ class Witness(Parameter):
         return self
 
     def __reduce__(self) -> tuple[object, ...]:
-        PICKLED.append((being_written(), being_read()))
+        PICKLED.append((file_being_written(), file_being_read()))
         return _unpickled, ()
 
 
@@ -571,7 +572,7 @@ PICKLED: list[tuple[Path | None, Path | None]] = []
 
 
 def _unpickled() -> Witness:
-    PICKLED.append((being_written(), being_read()))
+    PICKLED.append((file_being_written(), file_being_read()))
     return Witness()
 
 
@@ -603,7 +604,7 @@ def test_a_save_in_one_thread_is_not_seen_in_another(tmp_path: Path) -> None:
 
     class Asking(Witness):
         def dump_state(self, json_mode: bool = True) -> dict[str, Any]:
-            thread = threading.Thread(target=lambda: elsewhere.append(being_written()))
+            thread = threading.Thread(target=lambda: elsewhere.append(file_being_written()))
             thread.start()
             thread.join()
             return super().dump_state(json_mode)
@@ -612,6 +613,84 @@ def test_a_save_in_one_thread_is_not_seen_in_another(tmp_path: Path) -> None:
     Holding(witness).save(tmp_path / "program.json")
     assert elsewhere == [None]
     assert witness.seen == [(tmp_path / "program.json", None)]
+
+
+class OwnFormat(dspy.Module):
+    """A program that writes and reads its file itself, so none of DSPy's functions is on the call stack."""
+
+    def __init__(self, generator: SupplementGenerator) -> None:
+        super().__init__()
+        self.part = asking(generator)
+
+    def save(self, path: Any) -> None:
+        Path(path).write_text(json.dumps(self.dump_state()))
+
+    def load(self, path: Any, **_: object) -> None:
+        self.load_state(json.loads(Path(path).read_text()))
+
+
+def test_save_program_writes_the_same_file_as_a_plain_save(base: Path, adapter: Path, home: Path) -> None:
+    module = asking(tiny_generator(base).with_checkpoint(adapter))
+    module.save(home / "program.json")
+    plain = (home / "program.json").read_text()
+    save_program(module, str(home / "program.json"))
+    assert (home / "program.json").read_text() == plain
+
+
+def test_a_program_moves_though_it_writes_its_file_itself(base: Path, adapter: Path, home: Path) -> None:
+    generator = tiny_generator(base).with_checkpoint(adapter)
+    file = home / "program.json"
+    OwnFormat(generator).save(file)
+    assert json.loads(file.read_text())["part"]["generator"]["adapter"] == str(adapter)
+    save_program(OwnFormat(generator), file)
+    assert json.loads(file.read_text())["part"]["generator"]["adapter"] == f"./{copied(file).name}"
+    moved = home.rename(home.with_name("moved")) / "program.json"
+    module = OwnFormat(SupplementGenerator("some/model"))
+    with pytest.raises(SavedStateError, match="load_program"):
+        module.load(moved)
+    load_program(module, moved)
+    assert module.part.generator.write("a") == generator.write("a")
+
+
+def test_the_named_file_holds_in_a_thread_with_a_copy_of_the_context(tmp_path: Path) -> None:
+    class Threaded(Witness):
+        def dump_state(self, json_mode: bool = True) -> dict[str, Any]:
+            with ThreadPoolExecutor(1) as pool:
+                return pool.submit(copy_context().run, super().dump_state, json_mode).result()
+
+    witness = Threaded()
+    Holding(witness).save(tmp_path / "program.json")
+    save_program(Holding(witness), tmp_path / "program.json")
+    assert witness.seen == [(None, None), (tmp_path / "program.json", None)]
+
+
+def test_a_whole_program_is_saved_to_the_named_folder_and_its_file_is_forgotten_afterwards(tmp_path: Path) -> None:
+    PICKLED.clear()
+    save_program(Holding(Witness()), tmp_path / "whole", save_program=True, modules_to_serialize=[])
+    assert [*PICKLED] == [(tmp_path / "whole" / "program.pkl", None)]
+    assert (file_being_written(), file_being_read()) == (None, None)
+
+
+def test_the_file_is_forgotten_where_saving_fails(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"must end with"):
+        save_program(Holding(Witness()), tmp_path / "program.txt")
+    assert file_being_written() is None
+
+
+def test_a_search_of_the_call_stack_is_logged_once_a_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG", logger="sgt_modules")
+    file, witness = tmp_path / "program.json", Witness()
+    save_program(Holding(witness), file)
+    load_program(Holding(witness), file)
+    assert not caplog.records
+    for _ in range(2):
+        Holding(witness).save(file)
+    Holding(witness).load(file)
+    assert [each.getMessage().partition(" by ")[0] for each in caplog.records] == [f"Found {file}"] * 2
+    assert [each.getMessage().split()[-5] for each in caplog.records] == [
+        "sgt_modules.save_program",
+        "sgt_modules.load_program",
+    ]
 
 
 def test_a_relative_path_to_the_file_is_as_good_as_an_absolute_one(base: Path, adapter: Path, home: Path) -> None:

@@ -34,11 +34,11 @@ from sgt_modules.gate import Gate
 from sgt_modules.kinds import SILENCE, Supplement
 from sgt_modules.prompts import Template
 from sgt_modules.service.advice import add_supplement, last_user_text
-from sgt_modules.service.answering import check_service
 from sgt_modules.service.app import Upstream, application
 from sgt_modules.service.guard import Limits
-from sgt_modules.service.opening import opened_program
-from sgt_modules.service.typed import inputs_of
+from sgt_modules.service.program_file import open_program
+from sgt_modules.service.schemas import build_input_model
+from sgt_modules.service.served_program import check_service
 
 KEY = "a key of ours"
 
@@ -157,7 +157,7 @@ def test_a_module_is_typed_by_its_forward() -> None:
 
 
 def test_inputs_have_their_signature_s_types_where_forward_has_none() -> None:
-    fields = inputs_of(dspy.ChainOfThought("question: str, count: int -> answer: float")).model_fields
+    fields = build_input_model(dspy.ChainOfThought("question: str, count: int -> answer: float")).model_fields
     assert {name: field.annotation for name, field in fields.items()} == {"question": str, "count": int}
 
 
@@ -403,17 +403,17 @@ def test_a_saved_program_is_opened_as_it_was(tmp_path: Path) -> None:
     wrapped = supplement(program, generator=embedded_generator(), template=Template("A hint."), gate=Gate.of(["2+2"]))
     wrapped.save(tmp_path / "wrapped.json")
     program.save(tmp_path / "plain.json")
-    found: Any = opened_program(program, tmp_path / "wrapped.json")
+    found: Any = open_program(program, tmp_path / "wrapped.json")
     assert (found.template.description, found.gate.inputs) == ("A hint.", 1)
     assert found.generator.fingerprint == embedded_generator().fingerprint
-    assert type(opened_program(program, tmp_path / "plain.json")) is dspy.Predict
+    assert type(open_program(program, tmp_path / "plain.json")) is dspy.Predict
 
 
 @pytest.mark.parametrize("content", ["no JSON", "[]", '{"first": 1}'])
 def test_a_file_that_is_no_state_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "state.json").write_text(content)
     with pytest.raises(SavedStateError, match=r"state\.json"):
-        opened_program(AddingProgram(), tmp_path / "state.json")
+        open_program(AddingProgram(), tmp_path / "state.json")
 
 
 def test_a_saved_program_is_served_in_a_fresh_process(tmp_path: Path) -> None:

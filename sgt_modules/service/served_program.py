@@ -1,4 +1,4 @@
-"""The program behind its routes: called with typed inputs or with a chat's last message, and its reply as a chat's."""
+"""The program behind the routes: it is called with typed inputs or a chat's last message, and can answer as a chat."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from uuid import uuid4
 import dspy
 from pydantic import BaseModel
 
-from sgt_modules.calling import called
+from sgt_modules.calling import call_program
 from sgt_modules.episode import episode
 from sgt_modules.errors import NoActorError
 from sgt_modules.lms import acting_as, check_lm
 from sgt_modules.service.advice import split_inputs
 from sgt_modules.service.metrics import Metrics
-from sgt_modules.service.typed import inputs_of, outputs_of
-from sgt_modules.wrapping import supplemented, unsupplement
+from sgt_modules.service.schemas import build_input_model, dump_outputs
+from sgt_modules.wrapping import supplemented_predictors, unsupplement
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens that the actor read and wrote, as its server counts them; none for a reply from DSPy's cache."""
+    """Tokens that the actor read and wrote, as its server counts them; 0 for a reply from DSPy's cache."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
     def content(self) -> dict[str, int]:
-        """As OpenAI writes it.
+        """Return the usage in OpenAI's form.
 
         >>> Usage(3, 1).content()["total_tokens"]
         4
@@ -41,27 +41,27 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The program's outputs, the supplements that were read, in order, and the tokens of it all."""
+    """The program's outputs, its supplements in order, and the tokens of the run."""
 
     outputs: Mapping[str, Any]
     supplements: Sequence[Mapping[str, Any]]
     usage: Usage
 
     def content(self) -> dict[str, Any]:
-        """What `POST /predict` answers."""
+        """Return the answer of `POST /predict`."""
         return {"outputs": self.outputs, "supplements": self.supplements}
 
 
-class Answering:
-    """A program with its actor: what it takes (`inputs`), what it is called (`name`), who acts in it (`lm`).
+class ServedProgram:
+    """A program with the type of its `inputs`, its `name` and its actor's `lm`.
 
-    `supplements`: whether any of its predictors reads some.
+    `supplements` says whether one of its predictors reads supplements.
     """
 
     def __init__(self, program: dspy.Module, lm: dspy.LM | None, metrics: Metrics) -> None:
-        self.inputs = inputs_of(program)
+        self.inputs = build_input_model(program)
         self.name = type(program).__name__
-        self.supplements = bool(supplemented(program))
+        self.supplements = bool(supplemented_predictors(program))
         self.lm, self._program, self._metrics = lm, program, metrics
 
     @property
@@ -70,18 +70,18 @@ class Answering:
         return all(actor is not None for _, actor in _actors(self._program, self.lm))
 
     def read(self, text: str) -> BaseModel:
-        """A message as the program's inputs: by the names that its lines begin with, else as the last one it needs.
+        """Split a message into inputs at lines that begin with their names; else it is the last required input.
 
-        Raises pydantic's `ValidationError` where an input is missing or of another type.
+        Raises pydantic's `ValidationError` if an input is missing or of another type.
         """
         fields = self.inputs.model_fields
         return self.inputs(**split_inputs(text, sorted(fields, key=lambda name: fields[name].is_required())))
 
-    def answer(self, given: BaseModel) -> Answer:
-        """What the program answers."""
+    def answer(self, inputs: BaseModel) -> Answer:
+        """Run the program with its supplements."""
         with episode(None) as run:
-            outputs, usage = self._run(self._program, given)
-        told = [
+            outputs, usage = self._run(self._program, inputs)
+        supplements = [
             {
                 "predictor": call.place.role,
                 "turn": call.place.turn,
@@ -90,28 +90,28 @@ class Answering:
             }
             for call in run.ordered
         ]
-        for each in told:
-            self._metrics.told(str(each["kind"]))
-        return Answer(outputs, told, usage)
+        for each in supplements:
+            self._metrics.count_supplement(str(each["kind"]))
+        return Answer(outputs, supplements, usage)
 
-    def answer_without(self, given: BaseModel) -> Answer:
-        """What the program answers where no predictor reads a supplement."""
-        outputs, usage = self._run(unsupplement(self._program), given)
+    def answer_without(self, inputs: BaseModel) -> Answer:
+        """Run the program without supplements."""
+        outputs, usage = self._run(unsupplement(self._program), inputs)
         return Answer(outputs, (), usage)
 
-    def _run(self, program: dspy.Module, given: BaseModel) -> tuple[dict[str, Any], Usage]:
-        values = {name: getattr(given, name) for name in type(given).model_fields}
+    def _run(self, program: dspy.Module, inputs: BaseModel) -> tuple[dict[str, Any], Usage]:
+        values = {name: getattr(inputs, name) for name in type(inputs).model_fields}
         with acting_as(self.lm), dspy.track_usage() as tracker:
-            outputs = outputs_of(called(program, values))
-        counted = [each for entries in tracker.usage_data.values() for each in entries]
-        sums = (sum(each.get(name) or 0 for each in counted) for name in ("prompt_tokens", "completion_tokens"))
+            outputs = dump_outputs(call_program(program, values))
+        usages = [each for entries in tracker.usage_data.values() for each in entries]
+        sums = (sum(each.get(name) or 0 for each in usages) for name in ("prompt_tokens", "completion_tokens"))
         return outputs, Usage(*sums)
 
 
 def check_service(program: dspy.Module, lm: dspy.LM | None, *, needed: bool = True) -> bool:
-    """Whether each predictor has an LM. Raises `SetupError` now for what every request would fail of.
+    """Return whether each predictor has an LM. Raise `SetupError` for faults that make every request fail.
 
-    That is a predictor without an LM where one is `needed`, an LM without its key, and a generator without its weights.
+    These are a predictor without an LM where one is `needed`, an LM without its key, a generator without its weights.
     """
     actors = _actors(program, lm)
     for name, actor in actors:
@@ -121,7 +121,7 @@ def check_service(program: dspy.Module, lm: dspy.LM | None, *, needed: bool = Tr
                 "openai/gpt-4.1-mini, or call dspy.configure(lm=...) in the program's module."
             )
         check_lm(actor)
-    for _, predictor in supplemented(program):
+    for _, predictor in supplemented_predictors(program):
         predictor.generator.check()
     return all(actor is not None for _, actor in actors)
 
@@ -130,12 +130,12 @@ def _actors(program: dspy.Module, lm: dspy.LM | None) -> list[tuple[str, object]
     return [(name, each.lm or lm or dspy.settings.lm) for name, each in program.named_predictors()]
 
 
-def written(outputs: Mapping[str, Any]) -> str:
-    """Outputs as a message: the only one's text, or each on a line that begins with its name.
+def format_outputs(outputs: Mapping[str, Any]) -> str:
+    """Write outputs as a message: the text of a single output, else one line `name: text` for each.
 
-    >>> written({"answer": "4"})
+    >>> format_outputs({"answer": "4"})
     '4'
-    >>> print(written({"answer": "4", "sure": [1, 2]}))
+    >>> print(format_outputs({"answer": "4", "sure": [1, 2]}))
     answer: 4
     sure: [1, 2]
     """
@@ -145,20 +145,20 @@ def written(outputs: Mapping[str, Any]) -> str:
     return "\n".join(f"{name}: {text}" for name, text in texts.items())
 
 
-def completion(model: str, text: str, usage: Usage) -> dict[str, Any]:
-    """A chat completion of one message, as OpenAI writes it.
+def build_completion(model: str, text: str, usage: Usage) -> dict[str, Any]:
+    """Build a chat completion of one message in OpenAI's form.
 
-    >>> completion("Adder", "4", Usage())["choices"]
+    >>> build_completion("Adder", "4", Usage())["choices"]
     [{'index': 0, 'message': {'role': 'assistant', 'content': '4'}, 'finish_reason': 'stop'}]
     """
     choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
     return {**_head(model), "object": "chat.completion", "choices": [choice], "usage": usage.content()}
 
 
-def streamed(model: str, text: str, usage: Usage | None = None) -> Iterator[str]:
-    """The same as server-sent events: the whole message in one part, its end in another, then its usage if given.
+def stream_completion(model: str, text: str, usage: Usage | None = None) -> Iterator[str]:
+    """Yield a chat completion as server-sent events: the message, its end, and its usage if there is one.
 
-    >>> [event.partition(":")[0] for event in streamed("Adder", "4", Usage(3, 1))]
+    >>> [event.partition(":")[0] for event in stream_completion("Adder", "4", Usage(3, 1))]
     ['data', 'data', 'data', 'data']
     """
     head = {**_head(model), "object": "chat.completion.chunk", **({"usage": None} if usage else {})}
