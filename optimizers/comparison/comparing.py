@@ -85,7 +85,7 @@ def compare(
         num_threads: Number of concurrent program runs; DSPy's setting by default.
         log_dir: The comparison's folder; a fresh one under `runs/` by default.
         task: The title of the table.
-        display_progress: False is silence; a function is called with a `Snapshot` now and then.
+        display_progress: False shows nothing; a function is called with a `Snapshot` periodically.
         version: Identifies code of the program or metric that cannot be read; see `SGTTeleprompter`.
 
     Raises:

@@ -73,14 +73,14 @@ def controls(
         problem: The program before compiling, its metric, and its splits; the controls run on the test set.
         shifted: Examples unlike the training examples, for the controls `shifted_none` and `shifted`.
         second_actor: Another LM that replaces the program's own, for `second_actor_none` and `second_actor`.
-        num_threads: Program runs at once; DSPy's setting by default.
+        num_threads: Number of concurrent program runs; DSPy's setting by default.
         repeats: How often to run the selected supplement of each question, to measure the noise of the reward; 1 skips
             the measurement.
         leaks: Whether a supplement contains its example's gold answer; by default, a label as whole words.
         names: Names in `CONTROLS`; all by default.
         kinds_on: The split on which the controls `always` run.
         seed: Seed of the controls `shuffled` and `filler`.
-        display_progress: False is silence; a function is called with a `Snapshot` now and then.
+        display_progress: False shows nothing; a function is called with a `Snapshot` periodically.
 
     Raises:
         SetupError: SGT did not compile the program, splits share examples, or there is no such control.
@@ -202,7 +202,7 @@ def _score_shuffled(context: ControlContext) -> Iterator[ControlRow]:
     if context.silence_reason:
         yield ControlRow("shuffled", skipped=context.silence_reason)
     elif sum(map(bool, calls)) < 2:
-        yield ControlRow("shuffled", skipped="only one question has a supplement")
+        yield ControlRow("shuffled", skipped="fewer than two questions ask for a supplement")
     else:
         yield context.intervene("shuffled", exchange_supplements(calls, context.rng("shuffled")))
 
@@ -215,7 +215,9 @@ def _score_always(context: ControlContext) -> Iterator[ControlRow]:
     for kind in context.run.kinds.values():
         name = f"always_{kind.name}"
         if context.trained_generator is None:
-            yield ControlRow(name, skipped=f"the selected stage, {context.run.result.selected}, was not trained here")
+            yield ControlRow(
+                name, skipped=f"the selected stage, {context.run.result.selected}, was not trained in this run"
+            )
             continue
         generator = OneKindGenerator(context.trained_generator, kind)
         yield context.make_row(name, context.test.score(f"{context.run.result.selected} {name}", generator).rollouts)
@@ -226,7 +228,7 @@ def _score_always_on_validation(context: ControlContext, examples: Sequence[dspy
     result = context.run.result
     trained = [stage for stage in result.stages if stage.checkpoint is not None]
     if not trained:
-        yield ControlRow("always", skipped="no stage was trained here")
+        yield ControlRow("always", skipped="the run trained no stage")
         return
     stage = trained[best_stage([each.rollouts for each in trained])].name
     generator = result.generator_of(stage)

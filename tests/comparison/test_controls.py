@@ -25,7 +25,7 @@ from secrets_task import (
     needs_secret,
     number_in,
     problem,
-    told,
+    write_supplement,
     writer,
 )
 from small_compile import WORLD, gold
@@ -157,7 +157,7 @@ def test_only_what_is_asked_for_is_run_and_the_rest_is_named(tmp_path: Path) -> 
             controls(better, problem(), names=["shuffle"])
     assert [(row.name, row.skipped) for row in found.rows[2:]] == [
         ("second_actor", "pass second_actor, another LM"),
-        ("shifted", "pass shifted, examples unlike the training ones"),
+        ("shifted", "pass shifted, examples unlike the training examples"),
     ]
     assert found.noise is None
     assert "shifted: skipped, pass shifted" in str(found)
@@ -172,7 +172,7 @@ def test_a_generator_that_is_not_there_has_no_row_as_a_small_model(tmp_path: Pat
                 raise errors.GeneratorNotFoundError("No weights in /nowhere.\nLook elsewhere.")
 
     engine = ScriptedEngine(needs_secret)
-    generator = Gone(lambda prompt: told(prompt, "cot"), trained=writer(model="scripted/trained")._trained)
+    generator = Gone(lambda prompt: write_supplement(prompt, "cot"), trained=writer(model="scripted/trained")._trained)
     better = compiled(tmp_path, engine, generator=generator)
     generator.gone = True
     with dspy.context(lm=engine.lm()):
@@ -201,7 +201,7 @@ def test_a_program_that_sgt_did_not_compile_is_refused_before_anything_is_paid()
 
 
 def test_leakage_is_the_share_of_supplements_with_the_answer_and_the_gain_of_the_rest(tmp_path: Path) -> None:
-    """Of the six test questions two are told their answer; of the other four the secret helps three."""
+    """Of the six test questions two have their answer in the supplement; of the other four the secret helps three."""
 
     def learned(prompt: str) -> Supplement:
         number = int(number_in(prompt))
@@ -223,7 +223,7 @@ def test_leakage_is_the_share_of_supplements_with_the_answer_and_the_gain_of_the
 
 
 class Fickle:
-    """An actor that, told the secret of question 30, is right at the first and third time and wrong at the second."""
+    """An actor that, given the secret of question 30, is right at the first and third time and wrong at the second."""
 
     def __init__(self) -> None:
         self._times: Counter[str] = Counter()
@@ -338,9 +338,9 @@ def calls(*texts: str) -> list[list[Call]]:
 
 
 @settings(deadline=None)
-@given(st.lists(st.booleans(), min_size=2, max_size=12).filter(lambda told: sum(told) > 1), st.integers(0, 9))
+@given(st.lists(st.booleans(), min_size=2, max_size=12).filter(lambda has: sum(has) > 1), st.integers(0, 9))
 def test_an_exchange_gives_each_example_the_supplements_of_another(has: list[bool], seed: int) -> None:
-    before = calls(*(f"t{number}" if told else "" for number, told in enumerate(has)))
+    before = calls(*(f"t{number}" if asks else "" for number, asks in enumerate(has)))
     after = exchange_supplements(before, random.Random(seed))
     read = [one[0].supplement.text for one in after if one]
     assert sorted(read) == sorted(one[0].supplement.text for one in before if one)
@@ -397,7 +397,7 @@ def test_an_interval_of_gains_that_do_not_differ_has_a_width_and_of_none_says_no
         gain_interval([0.0], [])
 
 
-def test_it_is_told_where_a_shuffle_changes_nothing(tmp_path: Path) -> None:
+def test_a_note_says_that_a_shuffle_changes_nothing(tmp_path: Path) -> None:
     def same(prompt: str) -> Supplement:
         return Supplement("cot", "Guess." if "cot" in prompt else "Count twice.")
 
