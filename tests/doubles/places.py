@@ -7,5 +7,7 @@ DOUBLES = Path(__file__).parent
 TESTS = DOUBLES.parent
 ROOT = TESTS.parent
 
-PATHS = os.pathsep.join(map(str, (DOUBLES, TESTS, ROOT)))
-"""A PYTHONPATH for a process of its own, in which the doubles and the packages are found."""
+FOLDERS = sorted(each for each in TESTS.rglob("*") if each.is_dir() and each.name != "__pycache__")
+
+PATHS = os.pathsep.join(map(str, (TESTS, *FOLDERS, ROOT)))
+"""A PYTHONPATH for another process, with which it finds the doubles, every test module and the packages."""

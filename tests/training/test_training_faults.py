@@ -167,7 +167,7 @@ TRLTrainer(sys.argv[2], SETTINGS).dpo(PAIRS, start=start, output=room / "dpo1", 
 def test_a_trainer_that_is_killed_leaves_no_checkpoint_and_the_round_starts_again_from_its_adapter(
     model: Path, sft: Checkpoint, tmp_path: Path
 ) -> None:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), PATHS])}
+    environment = {**os.environ, "PYTHONPATH": PATHS}
     arguments = [str(tmp_path), str(model), sft.fingerprint]
     with subprocess.Popen([sys.executable, "-c", KILLED, *arguments], env=environment) as process:
         until = time.monotonic() + 60

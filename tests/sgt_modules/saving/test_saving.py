@@ -16,7 +16,7 @@ from typing import Any
 import dspy
 import pytest
 from dspy.predict.parameter import Parameter
-from places import DOUBLES
+from places import PATHS
 from runtime_fixtures import scripted_lm, tiny_adapter, tiny_engine, tiny_generator, tiny_model
 from sample_requests import requests
 
@@ -56,8 +56,7 @@ def in_a_fresh_process(code: str, *arguments: object, environment: dict[str, str
     code = f"import json, sys\n{code}\nprint(json.dumps(found))"
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
-        cwd=DOUBLES,
-        env={**os.environ, **(environment or {})},
+        env={**os.environ, "PYTHONPATH": PATHS, **(environment or {})},
         check=False,
         capture_output=True,
         text=True,
