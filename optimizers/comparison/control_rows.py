@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,26 +76,14 @@ def build_control_row(
     row = ControlRow(name, questions=len(scores), unanswered=len(rollouts) - len(scores), note=note)
     if not scores:
         return row
-    mean, interval = sum(scores) / len(scores), mean_interval(scores)
-    gain, p_none, interval_of_gain = None, None, None
-    if none is not None:
-        before, after = pair_scores(none, rollouts)
-        if before:
-            gain, interval_of_gain = (sum(after) - sum(before)) / len(before), gain_interval(before, after)
-            p_none = paired_p(before, after)
-    p_selected = None if selected is None else paired_p(*pair_scores(selected, rollouts))
-    return ControlRow(
-        name,
-        mean,
-        interval,
-        gain,
-        interval_of_gain,
-        p_none,
-        p_selected,
-        len(scores),
-        len(rollouts) - len(scores),
-        note,
-    )
+    row = replace(row, score=sum(scores) / len(scores), interval=mean_interval(scores))
+    if selected is not None:
+        row = replace(row, p_selected=paired_p(*pair_scores(selected, rollouts)))
+    before, after = ([], []) if none is None else pair_scores(none, rollouts)
+    if not before:
+        return row
+    gain = (sum(after) - sum(before)) / len(before)
+    return replace(row, gain=gain, gain_interval=gain_interval(before, after), p_none=paired_p(before, after))
 
 
 def pair_scores(first: Sequence[Rollout], second: Sequence[Rollout]) -> tuple[list[float], list[float]]:
