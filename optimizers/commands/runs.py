@@ -30,8 +30,7 @@ def report(
 
     Example: sgt report runs/demo --out demo.html
     """
-    from optimizers.comparison.result import FILE as COMPARISON_FILE
-    from optimizers.comparison.result import Comparison
+    from optimizers.comparison.result import COMPARISON_FILE, Comparison
     from optimizers.observe.report import FILE, read_run, write_page
 
     check_writable(out or run / FILE if run.is_dir() else None, what="the page (--out)")

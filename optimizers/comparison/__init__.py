@@ -1,4 +1,4 @@
-"""One fair comparison of SGT with DSPy's own optimizers, the papers' baselines and the controls."""
+"""Compares SGT fairly with DSPy's optimizers and the papers' baselines; also controls and analyses of a run."""
 
 from optimizers.comparison.ablations import ABLATIONS
 from optimizers.comparison.analyses import (

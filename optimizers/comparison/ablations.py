@@ -1,4 +1,4 @@
-"""SGT without one of its parts, each as a contender of its own: what is each part worth?"""
+"""SGT without one of its parts, each as a contender: shows how much each part contributes."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from dataclasses import replace
 
 import dspy
 
-from optimizers.comparison.contenders import Bench, Contender, sgt, teleprompter
+from optimizers.comparison.contenders import Bench, Contender, compile_sgt, make_teleprompter
 from optimizers.sgt.recipe import Recipe
 from sgt_modules.errors import SetupError
 
-Change = Callable[[Recipe], Recipe]
-"""A recipe without one of its parts."""
+RecipeChange = Callable[[Recipe], Recipe]
+"""Returns a recipe without one of its parts."""
 
 
-def one_round(recipe: Recipe) -> Recipe:
-    """One round with as many times the samples, joins and pairs a query as the recipe has rounds: five by default.
+def merge_rounds(recipe: Recipe) -> Recipe:
+    """Returns a recipe of one round, with the samples, concatenations and pairs of all rounds (five by default).
 
-    >>> once = one_round(Recipe())
+    >>> once = merge_rounds(Recipe())
     >>> once.rounds, once.pool_samples, once.concat, once.pair_cap
     (1, 10, 15, 100)
     """
@@ -32,7 +32,7 @@ def one_round(recipe: Recipe) -> Recipe:
     )
 
 
-_CHANGES: Mapping[str, Change] = {
+_CHANGES: Mapping[str, RecipeChange] = {
     "sgt_without_sft": lambda recipe: replace(recipe, sft=False),
     "sgt_without_concat": lambda recipe: replace(recipe, concat=0),
     "sgt_without_ood": lambda recipe: replace(recipe, ood_kinds=0),
@@ -41,31 +41,30 @@ _CHANGES: Mapping[str, Change] = {
 }
 
 
-def _changed(change: Change) -> Callable[[Bench], dspy.Module]:
-    """SGT by the bench's own recipe, or the default one, with the change."""
-    return lambda bench: sgt(replace(bench, recipe=change(bench.recipe or Recipe())))
+def _compile_with_change(change: RecipeChange) -> Callable[[Bench], dspy.Module]:
+    """Returns a compile function: SGT with a change to the bench's recipe, or to the default recipe."""
+    return lambda bench: compile_sgt(replace(bench, recipe=change(bench.recipe or Recipe())))
 
 
-def _without_nll(bench: Bench) -> dspy.Module:
-    """The preference rounds without the chosen supplement's own likelihood: alpha 0."""
+def _compile_without_nll(bench: Bench) -> dspy.Module:
+    """Runs SGT with alpha 0: preference rounds without the likelihood loss on the chosen supplement."""
     from optimizers.training.trl_trainer import TRLTrainer
 
-    trainer = teleprompter(bench).settings.trainer_or_default()
+    trainer = make_teleprompter(bench).settings.trainer_or_default()
     if not isinstance(trainer, TRLTrainer):
-        raise SetupError(f"Expected a TRLTrainer to set alpha of, got {trainer!r}. Leave this ablation out.")
+        raise SetupError(f"Expected a TRLTrainer, whose alpha can be set, got {trainer!r}. Leave this ablation out.")
     settings = replace(trainer.settings, alpha=0.0)
-    without = TRLTrainer(trainer.model, settings, trust_remote_code=trainer.trust_remote_code)
-    return sgt(replace(bench, trainer=without))
+    changed = TRLTrainer(trainer.model, settings, trust_remote_code=trainer.trust_remote_code)
+    return compile_sgt(replace(bench, trainer=changed))
 
 
-_COMPILED: Mapping[str, Callable[[Bench], dspy.Module]] = {
-    **{name: _changed(change) for name, change in _CHANGES.items()},
-    "sgt_alpha_0": _without_nll,
-    "sgt_one_round": _changed(one_round),
+_COMPILE_FUNCTIONS: Mapping[str, Callable[[Bench], dspy.Module]] = {
+    **{name: _compile_with_change(change) for name, change in _CHANGES.items()},
+    "sgt_alpha_0": _compile_without_nll,
+    "sgt_one_round": _compile_with_change(merge_rounds),
 }
 
 ABLATIONS: Mapping[str, Contender] = {
-    name: Contender(name, compiled, needs=("generator",)) for name, compiled in _COMPILED.items()
+    name: Contender(name, function, needs=("generator",)) for name, function in _COMPILE_FUNCTIONS.items()
 }
-"""Every ablation by name, for `compare(..., contenders=["none", "sgt", *ABLATIONS])`; `sgt_one_round` is one round with
-five times the samples."""
+"""Every ablation by name, for `compare(..., contenders=["none", "sgt", *ABLATIONS])`."""

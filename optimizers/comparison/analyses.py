@@ -1,4 +1,4 @@
-"""What supplements do: kinds by stage, how each fares, which questions turned, what more calls or queries bring."""
+"""Analyses of a run: kinds of supplements, changed answers, and the score by actor calls or training queries."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 import dspy
 from rich.console import Console, ConsoleOptions, RenderResult
 
-from optimizers.comparison.cells import printed
-from optimizers.comparison.compiled_run import FinishedRun
-from optimizers.comparison.contenders import shuffled
-from optimizers.comparison.control_rows import ControlRow, row_of
+from optimizers.comparison.cells import render_text
+from optimizers.comparison.compiled_run import CompiledRun
+from optimizers.comparison.contenders import shuffle_examples
+from optimizers.comparison.control_rows import ControlRow, build_control_row
 from optimizers.comparison.setup import Problem
-from optimizers.comparison.summary import kind_shares
+from optimizers.comparison.summary import compute_kind_shares
 from optimizers.core.best_stage import best_stage
 from optimizers.core.events import EventBus
 from optimizers.core.records import Rollout
@@ -31,26 +31,26 @@ from optimizers.training.trainer import Trainer
 from sgt_modules.errors import SetupError
 from sgt_modules.generator import GeneratorLike
 
-Scores = Mapping[str, Sequence[Rollout]]
+RolloutsByStage = Mapping[str, Sequence[Rollout]]
 """Rollouts by stage, in the examples' order: `Controls.scored` on the test set, `validated` on the validation set."""
 
 
 def validated(result: SGTResult) -> dict[str, Sequence[Rollout]]:
-    """Each stage's rollouts on the validation set."""
+    """Returns the rollouts of each stage on the validation set."""
     return {stage.name: stage.rollouts for stage in result.stages}
 
 
-def kinds_by_stage(scored: Scores) -> dict[str, dict[str, float]]:
-    """The share of each kind by stage, the most frequent first; a run that was told nothing is of kind `none`.
+def kinds_by_stage(scored: RolloutsByStage) -> dict[str, dict[str, float]]:
+    """Returns the share of each kind by stage, the most frequent first.
 
-    A run of several supplements counts as of its first one's kind.
+    A run without a supplement has the kind `none`, a run with several supplements the kind of the first.
     """
-    return {stage: kind_shares(rollouts) for stage, rollouts in scored.items()}
+    return {stage: compute_kind_shares(rollouts) for stage, rollouts in scored.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class KindSuccess:
-    """How a kind fares: of how many runs, their mean score in [0, 1], and a 95 % interval of it."""
+    """The success of a kind: its number of runs, and their mean score in [0, 1] with a 95 % interval."""
 
     kind: str
     runs: int
@@ -59,9 +59,10 @@ class KindSuccess:
 
 
 def success_by_kind(rollouts: Sequence[Rollout]) -> list[KindSuccess]:
-    """How each kind fares where it was chosen, the most frequent first; a run without a reward counts nowhere.
+    """Returns the success of each kind on its own questions, the most frequent first; skips runs without a reward.
 
-    Kinds are chosen where they promise most, so these are no fair comparison of kinds: `always` of `controls` is.
+    The generator selects the kind for each question, so this does not compare kinds on the same questions; the
+    controls `always` do.
     """
     groups = grouped((each.supplement.kind, each.reward.score) for each in rollouts if each.reward is not None)
     return [KindSuccess(each.name, each.runs, each.score, each.interval) for each in groups]
@@ -69,7 +70,7 @@ def success_by_kind(rollouts: Sequence[Rollout]) -> list[KindSuccess]:
 
 @dataclass(frozen=True, slots=True)
 class Flip:
-    """A question whose answer turned: its inputs, both answers (an error where there was none), and the supplement."""
+    """A question whose answer changed between right and wrong: inputs, both answers (or errors), and the supplement."""
 
     inputs: Mapping[str, Any]
     before: Mapping[str, str]
@@ -79,7 +80,7 @@ class Flip:
 
 @dataclass(frozen=True, slots=True)
 class Flips:
-    """The questions that turned `right`, and those that turned `wrong`, in the examples' order."""
+    """The questions whose answer became `right`, and those that became `wrong`, in the examples' order."""
 
     right: Sequence[Flip]
     wrong: Sequence[Flip]
@@ -88,11 +89,11 @@ class Flips:
 def flips(
     before: Sequence[Rollout], after: Sequence[Rollout], examples: Sequence[dspy.Example], *, threshold: float = 1.0
 ) -> Flips:
-    """What turned between two stages on the same examples, such as `scored["none"]` and `scored["selected"]`."""
+    """Finds the answers that differ between two stages, such as `scored["none"]` and `scored["selected"]`."""
     right: list[Flip] = []
     wrong: list[Flip] = []
     for first, second, example in zip(before, after, examples, strict=True):
-        flip = Flip(dict(example.inputs().items()), _answer(first), second.supplement.render(), _answer(second))
+        flip = Flip(dict(example.inputs().items()), _get_answer(first), second.supplement.render(), _get_answer(second))
         if first.lost(threshold) and second.won(threshold):
             right.append(flip)
         elif first.won(threshold) and second.lost(threshold):
@@ -100,13 +101,13 @@ def flips(
     return Flips(right, wrong)
 
 
-def _answer(rollout: Rollout) -> Mapping[str, str]:
+def _get_answer(rollout: Rollout) -> Mapping[str, str]:
     return rollout.output or {"error": rollout.error}
 
 
 @dataclass(frozen=True, slots=True)
 class CallsPoint:
-    """A stage of a run: the actor calls until its end, its validation score, and the best score until then."""
+    """A stage of a run: actor calls until its end, its validation score, and the best score so far."""
 
     stage: str
     actor_calls: int
@@ -115,7 +116,7 @@ class CallsPoint:
 
 
 def calls_curve(result: SGTResult) -> list[CallsPoint]:
-    """The learning curve over actor calls: every stage in its order. It costs nothing."""
+    """Returns the learning curve over actor calls, a point per stage. It costs nothing."""
     points: list[CallsPoint] = []
     for number, stage in enumerate(result.stages, start=1):
         best = result.stages[best_stage([each.rollouts for each in result.stages[:number]])].score
@@ -125,8 +126,10 @@ def calls_curve(result: SGTResult) -> list[CallsPoint]:
 
 @dataclass(frozen=True, slots=True)
 class QueriesPoint:
-    """A run on so many training queries: the stage that validation selected and its score there, that stage on the
-    test set, no supplement there, and what compiling took.
+    """A run on the first `queries` training queries.
+
+    `selected` is the stage that the run selected, `validation` its score on the validation set, `test` its row on the
+    test set, `none` the score of no supplement on the test set. `actor_calls` and `seconds` are of compiling.
     """
 
     queries: int
@@ -139,40 +142,52 @@ class QueriesPoint:
     log_dir: Path
 
 
-_COLUMNS = ("queries", "selected", "val", "none", "test", "95 %", "gain", "95 % of it", "p", "actor calls", "seconds")
+_CURVE_COLUMNS = (
+    "queries",
+    "selected",
+    "val",
+    "none",
+    "test",
+    "95 %",
+    "gain",
+    "95 % of gain",
+    "p",
+    "actor calls",
+    "seconds",
+)
 
 
 @dataclass(frozen=True)
 class LearningCurve:
-    """What more training queries bring, the fewest first. It prints as a table."""
+    """The score by number of training queries, the smallest number first. It prints as a table."""
 
     points: Sequence[QueriesPoint]
 
     @property
     def cells(self) -> list[list[str]]:
-        """The table's texts, a list a point."""
-        return [_cells(point) for point in self.points]
+        """The texts of the table: a list per point."""
+        return [_format_point(point) for point in self.points]
 
     def content(self) -> dict[str, Any]:
-        """The curve as JSON holds it."""
+        """Returns the curve as JSON."""
         return {"points": [{**asdict(point), "log_dir": str(point.log_dir)} for point in self.points]}
 
     def to_markdown(self) -> str:
-        """The table as Markdown."""
-        rows = [_COLUMNS, ["---", "---", *["---:"] * (len(_COLUMNS) - 2)], *self.cells]
+        """Returns the table as Markdown."""
+        rows = [_CURVE_COLUMNS, ["---", "---", *["---:"] * (len(_CURVE_COLUMNS) - 2)], *self.cells]
         return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """The table on a terminal."""
+        """Shows the table on a terminal."""
         table = plain_table()
-        for name in _COLUMNS:
+        for name in _CURVE_COLUMNS:
             table.add_column(name, justify="left" if name == "selected" else "right", no_wrap=True)
         for row in self.cells:
             table.add_row(*row)
         yield table
 
     def __str__(self) -> str:
-        return printed(self, width=120)
+        return render_text(self, width=120)
 
 
 def learning_curve(
@@ -187,16 +202,19 @@ def learning_curve(
     log_dir: str | Path | None = None,
     display_progress: Display = None,
 ) -> LearningCurve:
-    """Compile on the first so many training queries of a seeded order, each size in `<log_dir>/queries-<n>`, and test.
+    """Compiles with SGT on training sets of several sizes, and scores each result on the test set.
 
-    Fewer queries are a part of more. A size that was finished costs nothing when the same is asked again. The other
+    A training set of size n is the first n queries in an order drawn from the seed, so smaller sets are part of larger
+    ones. Each size has the folder `<log_dir>/queries-<n>`; a finished size costs nothing in a later call. The other
     arguments are those of `compare`.
 
     Raises:
-        SetupError: a size is none, or something passed in cannot work; nothing has been paid for.
+        SetupError: a size or another argument cannot work; nothing has been paid for.
     """
     if not sizes or min(sizes) < 1 or max(sizes) > len(problem.trainset):
-        raise SetupError(f"Expected sizes from 1 to {len(problem.trainset)}, the training set's, got {list(sizes)}.")
+        raise SetupError(
+            f"Expected sizes from 1 to {len(problem.trainset)}, the size of the training set, got {list(sizes)}."
+        )
     check_splits(problem.trainset, problem.valset, problem.testset)
     folder, points = RunFolder.at(None if log_dir is None else Path(log_dir)), list[QueriesPoint]()
     for size in sorted(set(sizes)):
@@ -210,48 +228,43 @@ def learning_curve(
             log_dir=folder.path / f"queries-{size}",
             display_progress=display_progress,
         )
-        part = shuffled(problem.trainset, seed)[:size]
+        part = shuffle_examples(problem.trainset, seed)[:size]
         compiled = teleprompter.compile(problem.program, trainset=part, valset=problem.valset)
-        points.append(_point(size, compiled, problem, num_threads, display_progress))
+        points.append(_measure_point(size, compiled, problem, num_threads, display_progress))
         folder.write("learning_curve.json", LearningCurve(points).content())
     return LearningCurve(tuple(points))
 
 
-def _point(
+def _measure_point(
     size: int, compiled: dspy.Module, problem: Problem, num_threads: int | None, display_progress: Display
 ) -> QueriesPoint:
     result, bus = result_of(compiled), EventBus(build_views(display_progress))
     with (
-        FinishedRun.opened(compiled, problem.program, problem.metric, num_threads=num_threads, bus=bus) as run,
-        run.on("test", problem.testset) as test,
+        CompiledRun.open(compiled, problem.program, problem.metric, num_threads=num_threads, bus=bus) as run,
+        run.open_split("test", problem.testset) as test,
     ):
-        none, chosen = test.unaided, run.score(result.selected, test).rollouts
-    row, bare = row_of(result.selected, chosen, none=none), row_of("none", none)
+        none, selected = test.unaided, run.score(result.selected, test).rollouts
+    row, none_row = build_control_row(result.selected, selected, none=none), build_control_row("none", none)
     spent = result.spent
     return QueriesPoint(
         size,
         result.selected,
         result.best.score,
         row,
-        bare.score or 0.0,
+        none_row.score or 0.0,
         spent.actor_calls,
         spent.seconds.total,
         result.log_dir,
     )
 
 
-def _cells(point: QueriesPoint) -> list[str]:
-    score, around, gain, of_gain, p_value = point.test.cells
+def _format_point(point: QueriesPoint) -> list[str]:
     return [
         str(point.queries),
         point.selected,
         f"{point.validation:.3f}",
         f"{point.none:.3f}",
-        score,
-        around,
-        gain,
-        of_gain,
-        p_value,
+        *point.test.cells,
         f"{point.actor_calls:,}",
         f"{point.seconds:,.0f}",
     ]

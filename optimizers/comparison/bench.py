@@ -1,4 +1,4 @@
-"""What a contender is given: program, data and means, and how often its budget lets the program run."""
+"""The arguments of a contender: program, data, budget and resources, and how many runs the budget allows."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from sgt_modules.generator import GeneratorLike
 
 Need = Literal["labels", "proposer", "generator", "tunable", "optuna", "textgrad"]
 
-LABELED = 16
-"""DSPy's own number of labeled demos."""
+LABELED_DEMOS = 16
+"""DSPy's default number of labeled demos."""
 
-_REASONS: Mapping[Need, str] = {
-    "labels": "the training examples hold no output of the program to show as a demo",
+_MISSING: Mapping[Need, str] = {
+    "labels": "the training examples have no outputs of the program to show as demos",
     "proposer": "needs an LM that writes instructions: pass reflection_lm",
     "generator": "needs a small model to train: pass generator",
     "tunable": "the actor's provider offers no fine-tuning",
@@ -32,11 +32,11 @@ _REASONS: Mapping[Need, str] = {
 
 @dataclass(frozen=True)
 class Bench:
-    """What a contender is given: the program, data to learn from and to choose on, and what it may use.
+    """The arguments of a contender: program, training and validation set, budget, and resources.
 
-    `calls` is how many actor calls it may make (None: as many as its class would by default); beyond that they fail.
-    `spent` tells how many it has made, also where they were paid for in a session before.
-    The trainset comes in an order drawn from `seed`, as some of DSPy's optimizers draw from nothing else.
+    `calls` is the maximum number of actor calls; further calls fail. None means no limit: use the optimizer's default
+    size. `count_calls` returns the number of calls so far, with those that an earlier session paid for. The training
+    set is in an order drawn from `seed`, because for some of DSPy's optimizers this order is the only random choice.
     """
 
     program: dspy.Module
@@ -47,7 +47,7 @@ class Bench:
     calls: int | None
     folder: Path
     num_threads: int
-    spent: Callable[[], int] = lambda: 0
+    count_calls: Callable[[], int] = lambda: 0
     proposer: dspy.LM | None = None
     embedder: dspy.Embedder | None = None
     generator: GeneratorLike | None = None
@@ -56,25 +56,25 @@ class Bench:
 
     @property
     def lm(self) -> dspy.LM | None:
-        """The actor: DSPy's LM; where there is none, that of a predictor."""
+        """The actor: DSPy's LM, or without one the LM of the first predictor that has its own."""
         own = (each.lm for each in self.program.predictors() if each.lm)
         return cast("dspy.LM | None", dspy.settings.lm or next(own, None))
 
     @property
-    def labeled(self) -> bool:
-        """Whether the training examples hold outputs of the program, which can then be shown."""
+    def has_labels(self) -> bool:
+        """Whether every training example has an output of the program, to show in a demo."""
         names = {name for each in self.program.predictors() for name in cast("Any", each.signature).output_fields}
         return all(names & set(example.keys()) - set(example.inputs().keys()) for example in self.trainset)
 
     @property
-    def labels(self) -> int:
-        """How many labeled demos a program is shown."""
-        return LABELED if self.labeled else 0
+    def labeled_demos(self) -> int:
+        """How many labeled demos to show."""
+        return LABELED_DEMOS if self.has_labels else 0
 
     def score(self, example: dspy.Example, prediction: object, trace: object = None) -> Any:
-        """The metric as DSPy's optimizers read it: what it returns, of a `Prediction` the score.
+        """Calls the metric for DSPy's optimizers; of a `Prediction` returns the score.
 
-        A `Prediction` is true whatever its score, so a bootstrap would take every answer for right.
+        A `Prediction` is always true, so a bootstrap would accept every answer.
         """
         arguments = Scorer(self.metric).arguments
         value = self.metric(example, prediction, *(trace, None, None)[: arguments - 2])
@@ -88,27 +88,30 @@ class Bench:
         pred_name: object = None,
         pred_trace: object = None,
     ) -> dspy.Prediction:
-        """The metric as GEPA reads it."""
+        """Calls the metric for GEPA: a score with feedback."""
         reward = Scorer(self.metric)(gold, pred)
         return dspy.Prediction(score=reward.score, feedback=reward.feedback or f"The score is {reward.score:g}.")
 
     @property
     def runs(self) -> int | None:
-        """How often the budget lets the program run, if each predictor makes one call a run; None for no limit."""
+        """How many program runs the budget allows, if each predictor makes one call per run; None for no limit."""
         return None if self.calls is None else self.calls // max(1, len(self.program.predictors()))
 
-    def times(self, each: int, *, spare: int = 0, default: int, most: int) -> int:
-        """How often something of `each` runs can be done, with `spare` runs for the rest; at least once."""
-        return default if self.runs is None else max(1, min(most, (self.runs - spare) // max(1, each)))
+    def fit_steps(self, runs_per_step: int, *, reserve: int = 0, default: int, most: int) -> int:
+        """Returns how many steps of an optimizer fit the budget, from 1 to `most`; `default` without a limit.
 
-    def missing(self, needs: Sequence[Need]) -> str:
-        """Why a contender with these needs cannot run here; empty where it can."""
-        have: dict[Need, Callable[[], bool]] = {
-            "labels": lambda: self.labeled,
+        `reserve` is the number of program runs that the optimizer needs outside its steps.
+        """
+        return default if self.runs is None else max(1, min(most, (self.runs - reserve) // max(1, runs_per_step)))
+
+    def explain_missing(self, needs: Sequence[Need]) -> str:
+        """Says which of these needs are not met; empty if all are."""
+        is_met: dict[Need, Callable[[], bool]] = {
+            "labels": lambda: self.has_labels,
             "proposer": lambda: self.proposer is not None,
             "generator": lambda: self.generator is not None,
             "tunable": lambda: bool(getattr(getattr(self.lm, "provider", None), "finetunable", False)),
             "optuna": lambda: importlib.util.find_spec("optuna") is not None,
             "textgrad": lambda: importlib.util.find_spec("textgrad") is not None,
         }
-        return "; ".join(_REASONS[need] for need in needs if not have[need]())
+        return "; ".join(_MISSING[need] for need in needs if not is_met[need]())

@@ -1,4 +1,4 @@
-"""A row as a person reads it: the columns of every table of a comparison, and their texts."""
+"""The columns of a comparison's table, their legend, and the texts of a row."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.console import Console, RenderableType
 from optimizers.comparison.leaderboard import Row
 from optimizers.observe.report.texts import p_text, share, signed
 
-COLUMNS = (
+TABLE_COLUMNS = (
     "contender",
     "test",
     "95 %",
@@ -26,21 +26,21 @@ COLUMNS = (
     "written",
     "ms",
 )
-"""The table's columns: `SCORES` of them tell how good a contender is, the others what it costs."""
+"""The columns of the table: first `SCORE_COLUMNS` columns of scores, then the costs."""
 
-SCORES = 8
+SCORE_COLUMNS = 8
 
-LEGEND = (
-    "test is over the questions on which every contender has a score. p is against no change, p best against the best "
-    "other, both paired and adjusted by Holm's method; spread is the standard deviation over the seeds. Calls of the "
-    "actor, tokens, $ and seconds are what compiling took, the mean of the seeds. Of one later answer are +prompt "
-    "(tokens that the actor reads more), written (the generator's tokens) and ms (milliseconds, where nothing else is "
-    "asked)."
+TABLE_LEGEND = (
+    "test is the mean score on the questions for which every contender has a score. gain, relative and p compare with "
+    "no change (none), p best with the best other contender; both p-values are from paired tests, adjusted by Holm's "
+    "method. spread is the standard deviation over the seeds. calls (of the actor), tokens, $ and seconds are the cost "
+    "of compiling, the mean over the seeds. +prompt, written and ms are the cost of one answer: additional prompt "
+    "tokens, tokens that the generator writes, and milliseconds while no other call is in flight."
 )
 
 
-def cells_of(row: Row) -> list[str]:
-    """The texts of a row that ran, in the order of `COLUMNS`."""
+def format_cells(row: Row) -> list[str]:
+    """Returns the texts of a row that was not skipped, in the order of `TABLE_COLUMNS`."""
     low, high = row.interval or (0.0, 1.0)
     used = row.compiling
     return [
@@ -62,8 +62,8 @@ def cells_of(row: Row) -> list[str]:
     ]
 
 
-def printed(shown: RenderableType, *, width: int) -> str:
-    """What a terminal of that width would show, as text."""
+def render_text(shown: RenderableType, *, width: int) -> str:
+    """Renders for a terminal of this width, as plain text."""
     text = StringIO()
     Console(file=text, width=width, highlight=False).print(shown)
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines())

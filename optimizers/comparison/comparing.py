@@ -1,4 +1,4 @@
-"""`compare`: every contender on the same data, actor, metric and budget, each in a folder that outlives a crash."""
+"""`compare`: runs every contender on the same data, actor, metric and budget; resumes from its folder."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 import dspy
 
 from optimizers.comparison.contenders import CONTENDERS, Contender, ContenderLike
-from optimizers.comparison.leaderboard import NONE, rank_rows
-from optimizers.comparison.naming import contender_of
-from optimizers.comparison.outcomes import Outcome, Skipped
-from optimizers.comparison.page import FILE as PAGE
-from optimizers.comparison.result import FILE, Comparison
-from optimizers.comparison.setup import Budget, Means, Problem
-from optimizers.comparison.trial import Arena
+from optimizers.comparison.leaderboard import NO_CHANGE, rank_rows
+from optimizers.comparison.lookup import find_contender
+from optimizers.comparison.outcomes import SkippedContender, TrialOutcome
+from optimizers.comparison.page import PAGE_FILE
+from optimizers.comparison.result import COMPARISON_FILE, Comparison
+from optimizers.comparison.setup import Budget, Problem, Resources
+from optimizers.comparison.trial import Trial
 from optimizers.core.events import EventBus
 from optimizers.core.fingerprints import answering, judging, said_of_unread
 from optimizers.core.interrupts import leaving
@@ -54,49 +54,52 @@ def compare(
     display_progress: Display = None,
     version: str = "",
 ) -> Comparison:
-    """Compile the program with every contender and score each on the test set; the program itself stays as it was.
+    """Compiles the program with every contender, and scores each result on the test set.
 
-    Each contender gets the same LM (DSPy's, or the predictors' own), data and budget, once a seed, and a meter that
-    begins at nought: what one asked is not free for the next. It is compiled in `<log_dir>/<name>/seed-<n>`, where
-    each answer that was paid for is kept, so that a comparison which was cut short goes on; contenders that were
-    finished are not run again. One that cannot run here is in the table, with the reason.
+    Each contender gets the same LM (DSPy's, or the predictors' own), data and budget, once per seed, and a meter that
+    starts at 0: answers that one contender paid for are not free for the next. The program itself stays unchanged.
+
+    Each contender and seed has the folder `<log_dir>/<name>/seed-<n>`, which keeps every paid answer. A comparison that
+    was interrupted resumes from there, and finished contenders do not run again. A contender that cannot run is in the
+    table with the reason.
 
     Args:
-        program: Any DSPy program. `none`, which is always among the contenders, is the program as it is.
-        trainset: What a contender learns from.
-        valset: What it chooses on.
-        testset: What it is scored on, once, at the end.
+        program: Any DSPy program. The contender `none`, which always runs, is this program.
+        trainset: Examples from which a contender learns.
+        valset: Examples on which it selects.
+        testset: Examples on which its result is scored, once, at the end.
         metric: Any DSPy metric; see `SGTTeleprompter`.
-        contenders: Names of `CONTENDERS`, a `Contender`, or any `Teleprompter`; all of `CONTENDERS` by default.
-        seeds: A contender that draws is compiled once for each.
-        budget: Actor calls each contender may make while it is compiled, or a `Budget` in dollars; None for no limit,
-            and DSPy's own sizes.
+        contenders: Names in `CONTENDERS` or `ABLATIONS`, `Contender`s, or any `Teleprompter`s; all of `CONTENDERS` by
+            default.
+        seeds: A contender with random choices compiles once for each seed.
+        budget: Maximum number of actor calls to compile one contender, or a `Budget` in dollars; None for no limit and
+            the optimizers' default sizes.
         actor: The frozen LM, or its name: LiteLLM's, a model's folder, or `local:HUB_ID`. By default DSPy's, or the
             predictors' own.
-        generator: The small model that SGT trains; without one, SGT is skipped.
+        generator: The small model that SGT trains; without it, SGT is skipped.
         reflection_lm: The LM that writes instructions for COPRO, MIPROv2, SIMBA, GEPA, InferRules and TextGrad, or its
-            name; without one, they are skipped. Its calls are counted, but not in the budget of actor calls.
+            name; without it, they are skipped. Its calls are counted, but not in the budget of actor calls.
         recipe: SGT's options; `Recipe()` by default.
         trainer: SGT's trainer; TRL with LoRA by default.
-        embedder: What KNNFewShot finds neighbours with; by default shared words, which needs no model.
-        num_threads: Program runs at once; DSPy's setting by default.
+        embedder: Embeds examples for KNNFewShot; by default `embed_words`, which needs no model.
+        num_threads: Number of concurrent program runs; DSPy's setting by default.
         log_dir: The comparison's folder; a fresh one under `runs/` by default.
-        task: The name that the table bears.
-        display_progress: False is silence; a function is called with a `Snapshot` now and then.
-        version: A word for code of program or metric that cannot be read; see `SGTTeleprompter`.
+        task: The title of the table.
+        display_progress: False shows nothing; a function is called with a `Snapshot` periodically.
+        version: Identifies code of the program or metric that cannot be read; see `SGTTeleprompter`.
 
     Raises:
-        SetupError: something passed in cannot work, or two splits share an example; nothing has been paid for.
+        SetupError: an argument cannot work, or two splits share an example; nothing has been paid for.
     """
     proposer = None if reflection_lm is None else lm_named(reflection_lm, max_new_tokens=PROPOSAL_TOKENS)
-    means = Means(proposer, embedder, generator, trainer, recipe, num_threads)
+    resources = Resources(proposer, embedder, generator, trainer, recipe, num_threads)
     problem = Problem(program, metric, trainset, valset, testset, version)
     with acting_as(dspy.settings.lm if actor is None else lm_named(actor)):
         return compare_problems(
-            dict.fromkeys(_checked_seeds(seeds), problem),
+            dict.fromkeys(_check_seeds(seeds), problem),
             contenders,
             budget=budget,
-            means=means,
+            resources=resources,
             log_dir=log_dir,
             task=task or type(program).__name__,
             display_progress=display_progress,
@@ -108,40 +111,43 @@ def compare_problems(
     contenders: Sequence[ContenderLike] | None = None,
     *,
     budget: Budget | int | None = None,
-    means: Means | None = None,
+    resources: Resources | None = None,
     log_dir: str | Path | None = None,
     task: str = "",
     settings: Mapping[str, object] | None = None,
     display_progress: Display = None,
 ) -> Comparison:
-    """As `compare`, for a task that is another one for each seed: the examples of all seeds are counted together.
+    """Compares as `compare` does, with a separate problem for each seed; the table covers the examples of all seeds.
 
-    `settings` are recorded in the folder's `run.json`; a comparison that goes on must have the same.
+    `settings` are recorded in the folder's `run.json`; a resumed comparison must have the same settings.
     """
-    wanted, budget, means = _checked(contenders), Budget.of(budget), means or Means()
+    selection, budget, resources = _find_contenders(contenders), Budget.of(budget), resources or Resources()
     for problem in problems.values():
-        _check(problem, budget)
+        _check_problem(problem, budget)
     folder, bus = RunFolder.at(None if log_dir is None else Path(log_dir)), EventBus(build_views(display_progress))
     with folder.held(), bus.run(), leaving(bus.say):
         folder.take_up({"comparison": task, **(settings or {})})
-        arenas = {
-            each.name: [Arena(each, problem, seed, folder, budget, means, bus) for seed, problem in problems.items()]
-            for each in wanted
+        trials = {
+            each.name: [
+                Trial(each, problem, seed, folder, budget, resources, bus) for seed, problem in problems.items()
+            ]
+            for each in selection
         }
         _say_unread(problems.values(), bus)
-        for arena in (each for own in arenas.values() for each in own):
-            arena.take_up()
-        found = [_outcomes(own) for own in arenas.values()]
-        skipped = [each for each in found if isinstance(each, Skipped)]
-        rows = rank_rows([outcome for own in found if not isinstance(own, Skipped) for outcome in own], skipped)
+        for trial in (each for own in trials.values() for each in own):
+            trial.check_folder()
+        results = [_run_trials(own) for own in trials.values()]
+        skipped = [each for each in results if isinstance(each, SkippedContender)]
+        outcomes = [outcome for each in results if not isinstance(each, SkippedContender) for outcome in each]
+        rows = rank_rows(outcomes, skipped)
         result = Comparison(task, budget.words, tuple(problems), tuple(rows), folder.path)
-        folder.write(FILE, result.content())
-        result.to_html(folder.path / PAGE)
+        folder.write(COMPARISON_FILE, result.content())
+        result.to_html(folder.path / PAGE_FILE)
     return result
 
 
 def _say_unread(problems: Iterable[Problem], bus: EventBus) -> None:
-    """Say once what of a program or metric cannot be read, where no version stands for it."""
+    """Reports once which parts of a program or metric cannot be read, if no version identifies them."""
     for problem in problems:
         unread = [*answering(problem.program).unread, *judging(problem.metric).unread]
         if unread and not problem.version:
@@ -149,37 +155,39 @@ def _say_unread(problems: Iterable[Problem], bus: EventBus) -> None:
             return
 
 
-def _outcomes(arenas: Sequence[Arena]) -> list[Outcome] | Skipped:
-    """One contender's outcomes over the seeds; where it cannot run with one of them, it is out."""
-    found: list[Outcome] = []
-    for arena in arenas:
-        same = None if arena.contender.seeded or not found or arena.problem is not arenas[0].problem else found[0]
-        outcome = same or arena.outcome()
-        if isinstance(outcome, Skipped):
+def _run_trials(trials: Sequence[Trial]) -> list[TrialOutcome] | SkippedContender:
+    """Runs one contender's trials, one per seed; skips the contender if it cannot run with one of the seeds."""
+    outcomes: list[TrialOutcome] = []
+    for trial in trials:
+        is_repetition = bool(outcomes) and not trial.contender.seeded and trial.problem is trials[0].problem
+        outcome = outcomes[0] if is_repetition else trial.run()
+        if isinstance(outcome, SkippedContender):
             return outcome
-        found.append(replace(outcome, seed=arena.seed))
-    return found
+        outcomes.append(replace(outcome, seed=trial.seed))
+    return outcomes
 
 
-def _checked(contenders: Sequence[ContenderLike] | None) -> list[Contender]:
-    """The contenders themselves, no change first; raises `SetupError` where two have one name."""
-    wanted = [contender_of(each) for each in (CONTENDERS if contenders is None else contenders)]
-    if NONE not in {each.name for each in wanted}:
-        wanted.insert(0, CONTENDERS[NONE])
-    names = [each.name for each in wanted]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise SetupError(f"Two contenders are called {', '.join(twice)}. Give each a name: Contender(name, compile).")
-    return wanted
+def _find_contenders(contenders: Sequence[ContenderLike] | None) -> list[Contender]:
+    """Returns the contenders, with `none` first unless it is among them; raises `SetupError` if two share a name."""
+    selection = [find_contender(each) for each in (CONTENDERS if contenders is None else contenders)]
+    if NO_CHANGE not in {each.name for each in selection}:
+        selection.insert(0, CONTENDERS[NO_CHANGE])
+    names = [each.name for each in selection]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise SetupError(
+            f"Two contenders are called {', '.join(repeated)}. Give each a name: Contender(name, compile)."
+        )
+    return selection
 
 
-def _checked_seeds(seeds: Sequence[int]) -> list[int]:
+def _check_seeds(seeds: Sequence[int]) -> list[int]:
     if not seeds or len(set(seeds)) < len(seeds):
-        raise SetupError(f"Expected at least one seed and none twice, got {list(seeds)}.")
+        raise SetupError(f"Expected at least one seed, each only once, got {list(seeds)}.")
     return list(seeds)
 
 
-def _check(problem: Problem, budget: Budget) -> None:
-    """Everything that can be known to fail before anything is paid for."""
+def _check_problem(problem: Problem, budget: Budget) -> None:
+    """Raises what makes the comparison fail, before anything is paid for."""
     check_splits(problem.trainset, problem.valset, problem.testset)
     check_program(problem.program, problem.trainset)
     check_judged(problem.program, problem.metric, problem.trainset[0])

@@ -1,4 +1,4 @@
-"""A program that SGT compiled, opened again: its stages on any examples, under any actor, nothing paid twice."""
+"""Opens a finished SGT run, and scores its stages on any examples with any actor; nothing is paid twice."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import dspy
 
-from optimizers.comparison.interventions import Told
+from optimizers.comparison.interventions import SplitCalls
 from optimizers.core.events import EventBus
 from optimizers.core.fingerprints import described, scope_of
 from optimizers.core.records import Candidate, Rollout
@@ -31,11 +31,11 @@ from sgt_modules.wrapping import with_generator
 
 
 @dataclass(frozen=True)
-class FinishedRun:
-    """A compile's result, the program it was for with a supplement at each of its places, and the run's store.
+class CompiledRun:
+    """A finished SGT run: its result, its store, the student, and the student wrapped to read supplements.
 
-    What is found out here is kept in that store under a run of its own, so that the compile's spending stays its own;
-    what the compile paid for is known.
+    New rollouts go to the same store under a separate run, so that the usage of the SGT run stays unchanged. Rollouts
+    that the SGT run paid for are reused.
     """
 
     result: SGTResult
@@ -50,10 +50,13 @@ class FinishedRun:
 
     @classmethod
     @contextmanager
-    def opened(
+    def open(
         cls, program: dspy.Module, student: dspy.Module, metric: Metric, *, num_threads: int | None, bus: EventBus
-    ) -> Iterator[FinishedRun]:
-        """`program` is what `SGTTeleprompter.compile` returned for `student`; raises `SetupError` for another."""
+    ) -> Iterator[CompiledRun]:
+        """Opens the run of `program`, which `SGTTeleprompter.compile` returned for `student`.
+
+        Raises `SetupError` for a program that SGT did not compile.
+        """
         result = getattr(program, "detailed_results", None)
         if not isinstance(result, SGTResult):
             raise SetupError(
@@ -63,16 +66,16 @@ class FinishedRun:
             )
         result, folder = result_of(program), RunFolder(result.log_dir)
         known = folder.read("run.json") or {}
-        asked = cast("dict[str, Any]", entry(known, "settings", dict, {}, file=folder.path / "run.json"))
-        template = asked.get("template")
+        settings = cast("dict[str, Any]", entry(known, "settings", dict, {}, file=folder.path / "run.json"))
+        template = settings.get("template")
         wrapped = supplement(
             student,
             generator=result.generator,
-            only=asked.get("only"),
-            scope=asked.get("scope"),
+            only=settings.get("only"),
+            scope=settings.get("scope"),
             template=None if template is None else Template.of_state(template),
         )
-        kinds = cast("dict[str, list[str]]", (asked.get("recipe") or {}).get("kinds") or {})
+        kinds = cast("dict[str, list[str]]", (settings.get("recipe") or {}).get("kinds") or {})
         table = {name: Kind(name, *texts) for name, texts in kinds.items()} or KINDS
         with RolloutStore(result.store or folder.store, run=f"{known.get('id', '')} controls") as store, bus.run():
             code = cast("dict[str, Any]", (known.get("free") or {}).get("code") or {})
@@ -80,32 +83,32 @@ class FinishedRun:
             yield cls(result, student, wrapped, metric, store, table, num_threads, bus, version)
 
     @contextmanager
-    def on(
-        self, split: str, examples: Sequence[dspy.Example], *, lm: dspy.LM | None = None, again: int = 0
+    def open_split(
+        self, split: str, examples: Sequence[dspy.Example], *, lm: dspy.LM | None = None, repetition: int = 0
     ) -> Iterator[Evaluator]:
-        """Inside, stages are scored on these examples, by the program's own LMs or by `lm` in their place.
+        """Yields an evaluator for these examples, with the program's own LMs or with `lm` in their place.
 
-        `again` (from 1) numbers a repetition, which is paid for anew: DSPy's cache is not asked, nor is what the store
-        knows of other repetitions. Then the examples are not run without supplements.
+        A `repetition` above 0 pays for all runs again: it uses neither DSPy's cache nor the rollouts of other
+        repetitions, and does not run the examples without supplements.
         """
         acting = dspy.settings.lm if lm is None else lm
         program = with_generator(self.wrapped, self.result.generator)
         for predictor in program.predictors():
             if predictor.lm is not None:
-                predictor.lm = _anew(predictor.lm if lm is None else lm, again)
-        with dspy.context(lm=_anew(acting, again)):
-            scope = scope_of(program, self.metric, version=self.version, again=again)
+                predictor.lm = _bypass_cache(predictor.lm if lm is None else lm, repetition)
+        with dspy.context(lm=_bypass_cache(acting, repetition)):
+            scope = scope_of(program, self.metric, version=self.version, again=repetition)
             self.store.describe(scope, described(self.student, self.metric))
             actor = Actor(
                 program, Scorer(self.metric), self.store, scope, num_threads=self.num_threads, version=self.version
             )
             evaluator = Evaluator(actor, split, examples, self.bus)
-            if not again:
+            if not repetition:
                 evaluator.without()
             yield evaluator
 
     def score(self, stage: str, evaluator: Evaluator) -> Scored:
-        """A stage of the compile, as it was validated."""
+        """Scores a stage of the run on the evaluator's examples, as on the validation set."""
         if stage == "none":
             return Scored(evaluator.unaided, [[] for _ in evaluator.examples])
         if stage == "student":
@@ -116,31 +119,32 @@ class FinishedRun:
         return evaluator.score(stage, generator, self.result.stage(stage).gate)
 
 
-def _anew(lm: Any, again: int) -> Any:
-    """The LM itself; for a repetition, one that DSPy's cache does not answer for."""
-    return lm.copy(cache=False) if again and isinstance(lm, dspy.BaseLM) else lm
+def _bypass_cache(lm: Any, repetition: int) -> Any:
+    """Returns the LM; for a repetition, a copy without DSPy's cache."""
+    return lm.copy(cache=False) if repetition and isinstance(lm, dspy.BaseLM) else lm
 
 
-def given(evaluator: Evaluator, name: str, told: Told, bare: Sequence[Rollout]) -> list[Rollout]:
-    """A rollout an example, in their order: the actor under these supplements, each at its place.
+def run_with_supplements(
+    evaluator: Evaluator, name: str, split: SplitCalls, unaided: Sequence[Rollout]
+) -> list[Rollout]:
+    """Runs each example with these supplements, each at its place; returns rollouts in the examples' order.
 
-    A program that calls its predictors more often than before reads nothing at the new places. An example that was
-    told nothing keeps its `bare` rollout.
+    Places that are not in `split` get no supplement. An example without calls keeps its rollout of `unaided`.
     """
     actor, examples = evaluator.actor, evaluator.examples
     candidates = [
         Candidate(query_of(calls[0], examples[index], index, calls), calls[0].supplement, name)
-        for index, calls in enumerate(told)
+        for index, calls in enumerate(split)
         if calls
     ]
     with evaluator.bus.work(f"{name}: acting", len(candidates)) as work:
         found = actor.run(candidates, examples, stage=name, on_done=work.advance)
     by_index = {rollout.query.index: rollout for rollout in found}
-    return [by_index.get(index, unaided) for index, unaided in enumerate(bare)]
+    return [by_index.get(index, rollout) for index, rollout in enumerate(unaided)]
 
 
-class Asking(SupplementGenerator):
-    """A generator that asks another one for one kind, whatever the prompt."""
+class OneKindGenerator(SupplementGenerator):
+    """Asks another generator for supplements of one kind only."""
 
     def __init__(self, inner: SupplementGenerator, kind: Kind) -> None:
         self.inner, self.kind = inner, kind
@@ -149,20 +153,20 @@ class Asking(SupplementGenerator):
 
     @property
     def fingerprint(self) -> str:
-        """The weights', and the kind that is asked for."""
+        """The fingerprint of the other generator, with the kind."""
         return f"{self.inner.fingerprint} asked for {self.kind.name}"
 
     def draw(self, prompt: str | SampleRequest) -> Sample:
-        """As the other generator's, asked for the kind."""
-        return self.inner.draw(self._of_kind(self.as_request(prompt)))
+        """Draws a sample of the kind from the other generator."""
+        return self.inner.draw(self._set_kind(self.as_request(prompt)))
 
     async def adraw(self, prompt: str | SampleRequest) -> Sample:
-        """As `draw`."""
-        return await self.inner.adraw(self._of_kind(self.as_request(prompt)))
+        """Draws as `draw` does, asynchronously."""
+        return await self.inner.adraw(self._set_kind(self.as_request(prompt)))
 
     def samples(self, requests: Sequence[SampleRequest], *, at_once: int = 1024) -> Iterator[Sample]:
-        """As the other generator's, asked for the kind."""
-        return self.inner.samples([self._of_kind(request) for request in requests], at_once=at_once)
+        """Draws samples of the kind from the other generator."""
+        return self.inner.samples([self._set_kind(request) for request in requests], at_once=at_once)
 
-    def _of_kind(self, request: SampleRequest) -> SampleRequest:
+    def _set_kind(self, request: SampleRequest) -> SampleRequest:
         return replace(request, kind=request.kind or self.kind)

@@ -1,4 +1,4 @@
-"""The contenders by name: each a few lines over DSPy's own class, set up to fit a budget of actor calls."""
+"""The contenders by name: each calls an optimizer of DSPy or a paper, sized to a budget of actor calls."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import dspy
 from dspy.teleprompt import Teleprompter
 from dspy.utils.exceptions import AdapterParseError
 
-from optimizers.comparison.bench import LABELED, Bench, Need
-from optimizers.comparison.nearest import word_embedder
-from optimizers.comparison.textual import BATCH, STEPS, by_text_gradients
+from optimizers.comparison.bench import LABELED_DEMOS, Bench, Need
+from optimizers.comparison.text_gradients import BATCH, STEPS, optimize_with_textgrad
+from optimizers.comparison.word_vectors import make_word_embedder
 from optimizers.core.reward import Scorer
 from optimizers.sgt.recipe import Recipe
 from optimizers.sgt.teleprompter import SGTTeleprompter
@@ -22,17 +22,18 @@ from optimizers.spt.recipe import Variant
 from optimizers.spt.teleprompter import SupervisoryPromptTeleprompter
 
 DEMOS = 4
-"""DSPy's own number of bootstrapped demos."""
+"""DSPy's default number of bootstrapped demos."""
 
 HEADROOM = 0.9
-"""The share of what is left of a budget that an estimate may fill."""
+"""The share of the remaining budget that an estimated step may use."""
 
 
 @dataclass(frozen=True)
 class Contender:
-    """One way to better a program: `compile` gives a program, the bench's own left as it was.
+    """One way to improve a program.
 
-    `needs` is what it cannot do without. One that is not `seeded` gives the same for every seed.
+    `compile` returns the improved program and leaves the bench's program unchanged. `needs` names what it requires. A
+    contender that is not `seeded` gives the same result for every seed.
 
     >>> mine = Contender("mine", lambda bench: dspy.LabeledFewShot(k=2).compile(bench.program, trainset=bench.trainset))
     >>> mine.name
@@ -46,142 +47,156 @@ class Contender:
 
 
 ContenderLike = str | Contender | Teleprompter
-"""A name of `CONTENDERS`, a contender of your own, or any of your own teleprompters."""
+"""A name in `CONTENDERS` or `ABLATIONS`, your own `Contender`, or any DSPy teleprompter."""
 
 
-def _none(bench: Bench) -> dspy.Module:
+def _compile_none(bench: Bench) -> dspy.Module:
     return bench.program
 
 
-def _cot(bench: Bench) -> dspy.Module:
-    """Every bare predictor thinks before it answers; those that do already stay."""
-    return cast("dspy.Module", _thinking(bench.program.deepcopy(), {}))
+def _compile_cot(bench: Bench) -> dspy.Module:
+    """Makes every plain predictor reason before it answers; predictors that already reason stay unchanged."""
+    return cast("dspy.Module", _add_reasoning(bench.program.deepcopy(), {}))
 
 
-def _thinking(part: Any, known: dict[int, Any]) -> Any:
-    """A part of a program with its bare predictors replaced; one that stands in several places stays one."""
-    if id(part) not in known:
-        known[id(part)] = part
+def _add_reasoning(part: Any, replacements: dict[int, Any]) -> Any:
+    """Replaces the plain predictors in a part of a program.
+
+    `replacements` maps the ids of parts that were visited to their replacements, so that a shared predictor stays
+    shared.
+    """
+    if id(part) not in replacements:
+        replacements[id(part)] = part
         if type(part) in (list, tuple):
-            known[id(part)] = type(part)(_thinking(each, known) for each in part)
+            replacements[id(part)] = type(part)(_add_reasoning(each, replacements) for each in part)
         elif type(part) is dict:
-            known[id(part)] = {name: _thinking(each, known) for name, each in part.items()}
+            replacements[id(part)] = {name: _add_reasoning(each, replacements) for name, each in part.items()}
         elif type(part) is dspy.Predict:
-            known[id(part)] = _thought(part)
+            replacements[id(part)] = _to_chain_of_thought(part)
         elif isinstance(part, dspy.Module) and not isinstance(part, (dspy.Predict, dspy.ChainOfThought)):
             for name, each in vars(part).items():
-                setattr(part, name, _thinking(each, known))
-    return known[id(part)]
+                setattr(part, name, _add_reasoning(each, replacements))
+    return replacements[id(part)]
 
 
-def _thought(predictor: dspy.Predict) -> dspy.ChainOfThought:
-    """The same with a reasoning; its LM, settings and demos stay."""
-    thinking = dspy.ChainOfThought(cast("Any", predictor).signature, **predictor.config)
-    thinking.predict.lm, thinking.predict.demos = predictor.lm, list(predictor.demos)
-    return thinking
+def _to_chain_of_thought(predictor: dspy.Predict) -> dspy.ChainOfThought:
+    """Returns the predictor with a reasoning field; its LM, settings and demos stay."""
+    reasoning = dspy.ChainOfThought(cast("Any", predictor).signature, **predictor.config)
+    reasoning.predict.lm, reasoning.predict.demos = predictor.lm, list(predictor.demos)
+    return reasoning
 
 
-def _labeled(bench: Bench) -> dspy.Module:
-    return dspy.LabeledFewShot(k=LABELED).compile(bench.program, trainset=bench.trainset, sample=False)
+def _compile_labeled_fewshot(bench: Bench) -> dspy.Module:
+    return dspy.LabeledFewShot(k=LABELED_DEMOS).compile(bench.program, trainset=bench.trainset, sample=False)
 
 
-def _bootstrap(bench: Bench) -> dspy.Module:
+def _compile_bootstrap_fewshot(bench: Bench) -> dspy.Module:
     optimizer = dspy.BootstrapFewShot(
-        metric=bench.score, max_bootstrapped_demos=DEMOS, max_labeled_demos=bench.labels, max_errors=_ANY
+        metric=bench.score, max_bootstrapped_demos=DEMOS, max_labeled_demos=bench.labeled_demos, max_errors=_MAX_ERRORS
     )
     return optimizer.compile(bench.program, trainset=bench.trainset)
 
 
-def _random_search(bench: Bench) -> dspy.Module:
-    """As many candidates as the budget holds: each is bootstrapped on the training set and scored on validation.
+def _compile_random_search(bench: Bench) -> dspy.Module:
+    """Searches as many candidates as fit the budget: bootstraps each on the training set, scores it on validation.
 
-    First as many as fit if each bootstrap ran the whole training set; what those leave over goes to more of them.
+    The first search assumes that each bootstrap runs the whole training set. A second search spends what is left.
     """
     val, train = len(bench.valset), len(bench.trainset)
-    number = bench.times(val + train * bench.labeled, spare=3 * val + 2 * train, default=16, most=400)
-    best, score = _searched(bench, range(-3, number))
+    number = bench.fit_steps(val + train * bench.has_labels, reserve=3 * val + 2 * train, default=16, most=400)
+    best, score = _search_candidates(bench, range(-3, number))
     if bench.calls is not None:
-        each = max(val, bench.spent() / (number + 3))
-        more = int(HEADROOM * (bench.calls - bench.spent()) / each)
+        calls_per_candidate = max(val, bench.count_calls() / (number + 3))
+        more = int(HEADROOM * (bench.calls - bench.count_calls()) / calls_per_candidate)
         if more > 0:
-            best, score = max((best, score), _searched(bench, range(number, number + more)), key=lambda found: found[1])
+            other = _search_candidates(bench, range(number, number + more))
+            best, score = max((best, score), other, key=lambda candidate: candidate[1])
     return best
 
 
-def _searched(bench: Bench, candidates: range) -> tuple[dspy.Module, float]:
-    """The best of the candidates with these of DSPy's numbers, and its score on validation."""
+def _search_candidates(bench: Bench, candidates: range) -> tuple[dspy.Module, float]:
+    """Returns the best of DSPy's candidates with these numbers, and its score on validation."""
     optimizer = dspy.BootstrapFewShotWithRandomSearch(
         metric=bench.score,
         max_bootstrapped_demos=DEMOS,
-        max_labeled_demos=bench.labels,
+        max_labeled_demos=bench.labeled_demos,
         num_candidate_programs=candidates.stop,
         num_threads=bench.num_threads,
-        max_errors=_ANY,
+        max_errors=_MAX_ERRORS,
     )
     best = optimizer.compile(bench.program, trainset=bench.trainset, valset=bench.valset, restrict=candidates)
-    tried = cast("Any", best).candidate_programs
-    del cast("Any", best).candidate_programs  # every copy of the program would copy them all
-    return best, float(tried[0]["score"])
+    ranked = cast("Any", best).candidate_programs
+    del cast("Any", best).candidate_programs  # each copy of the program would copy all candidates
+    return best, float(ranked[0]["score"])
 
 
-def _knn(bench: Bench) -> dspy.Module:
-    """Compiling costs nothing; each answer costs up to `DEMOS` runs more, of its neighbours."""
+def _compile_knn_fewshot(bench: Bench) -> dspy.Module:
+    """Compiles at no cost; each later answer costs up to `DEMOS` additional runs, of the nearest examples."""
     optimizer = cast("Any", dspy.KNNFewShot)(
         k=DEMOS,
         trainset=bench.trainset,
-        vectorizer=bench.embedder or word_embedder(),
+        vectorizer=bench.embedder or make_word_embedder(),
         metric=bench.score,
         max_bootstrapped_demos=DEMOS,
-        max_labeled_demos=DEMOS if bench.labeled else 0,
-        max_errors=_ANY,
+        max_labeled_demos=DEMOS if bench.has_labels else 0,
+        max_errors=_MAX_ERRORS,
     )
     return optimizer.compile(bench.program)
 
 
-def _copro(bench: Bench) -> dspy.Module:
-    """With several predictors, each depth tries all earlier candidates of each again; few runs make it less deep."""
+def _compile_copro(bench: Bench) -> dspy.Module:
+    """Runs COPRO with the largest depth that fits the budget.
+
+    With several predictors, each depth runs all earlier candidates of each predictor again.
+    """
     predictors, train = len(bench.program.predictors()), len(bench.trainset)
 
-    def breadth(depth: int) -> int:
+    def fit_breadth(depth: int) -> int:
         sweeps = depth if predictors == 1 else predictors * depth * (depth + 1) // 2
-        return bench.times(sweeps * train, default=10, most=20)
+        return bench.fit_steps(sweeps * train, default=10, most=20)
 
-    depth = next((each for each in (3, 2) if breadth(each) >= 2), 1)
-    optimizer = dspy.COPRO(metric=bench.score, prompt_model=bench.proposer, breadth=max(2, breadth(depth)), depth=depth)
+    depth = next((each for each in (3, 2) if fit_breadth(each) >= 2), 1)
+    optimizer = dspy.COPRO(
+        metric=bench.score, prompt_model=bench.proposer, breadth=max(2, fit_breadth(depth)), depth=depth
+    )
     evaluation = {"num_threads": bench.num_threads, "display_progress": False}
-    with dspy.context(max_errors=_ANY):
+    with dspy.context(max_errors=_MAX_ERRORS):
         return optimizer.compile(bench.program, trainset=bench.trainset, eval_kwargs=evaluation)
 
 
-def _mipro(bench: Bench) -> dspy.Module:
+def _compile_miprov2(bench: Bench) -> dspy.Module:
     val, train = len(bench.valset), len(bench.trainset)
-    candidates = max(2, bench.times(train + val, default=10, most=10))
-    bootstraps = max(1, candidates - 2) if bench.labeled else 1
-    trials = bench.times(val, spare=bootstraps * train + val, default=30, most=100)
+    candidates = max(2, bench.fit_steps(train + val, default=10, most=10))
+    bootstraps = max(1, candidates - 2) if bench.has_labels else 1
+    trials = bench.fit_steps(val, reserve=bootstraps * train + val, default=30, most=100)
     optimizer = dspy.MIPROv2(
         metric=bench.score,
         prompt_model=bench.proposer,
         task_model=bench.lm,
         auto=None,
         num_candidates=candidates,
-        max_labeled_demos=bench.labels,
+        max_labeled_demos=bench.labeled_demos,
         max_bootstrapped_demos=DEMOS,
         num_threads=bench.num_threads,
         seed=bench.seed,
-        max_errors=_ANY,
+        max_errors=_MAX_ERRORS,
     )
     return optimizer.compile(
         bench.program, trainset=bench.trainset, valset=bench.valset, num_trials=trials, minibatch=False, seed=bench.seed
     )
 
 
-def _simba(bench: Bench) -> dspy.Module:
-    """DSPy's own sizes, made smaller until a step and the last sweep over the training set fit the budget."""
+def _compile_simba(bench: Bench) -> dspy.Module:
+    """Runs SIMBA; reduces DSPy's sizes until one step and the last sweep over the training set fit the budget."""
     train = len(bench.trainset)
     size, candidates = min(32, train), 6
-    while bench.runs is not None and _simba_step(size, candidates) + 2 * train > bench.runs and size + candidates > 3:
+    while (
+        bench.runs is not None
+        and _count_simba_runs(size, candidates) + 2 * train > bench.runs
+        and size + candidates > 3
+    ):
         size, candidates = max(1, size * 3 // 4), max(2, candidates - 1)
-    steps = bench.times(_simba_step(size, candidates), spare=(candidates + 1) * train, default=8, most=30)
+    steps = bench.fit_steps(_count_simba_runs(size, candidates), reserve=(candidates + 1) * train, default=8, most=30)
     optimizer = dspy.SIMBA(
         metric=bench.score,
         bsize=size,
@@ -193,12 +208,12 @@ def _simba(bench: Bench) -> dspy.Module:
     return optimizer.compile(bench.program, trainset=bench.trainset, seed=bench.seed)
 
 
-def _simba_step(size: int, candidates: int) -> int:
-    """Runs of one step: a batch with each of the samplers, then with each new program and one more."""
+def _count_simba_runs(size: int, candidates: int) -> int:
+    """Counts the program runs of a SIMBA step: the batch with each sampler, each new program, and one more."""
     return size * (2 * candidates + 1)
 
 
-def _gepa(bench: Bench) -> dspy.Module:
+def _compile_gepa(bench: Bench) -> dspy.Module:
     size: dict[str, Any] = {"auto": "medium"} if bench.runs is None else {"max_metric_calls": max(1, bench.runs)}
     optimizer = dspy.GEPA(
         metric=bench.feedback, reflection_lm=bench.proposer, num_threads=bench.num_threads, seed=bench.seed, **size
@@ -207,61 +222,61 @@ def _gepa(bench: Bench) -> dspy.Module:
 
 
 class _InferRules(dspy.InferRules):
-    """DSPy's, but rules that cannot be read are none, and a candidate's are written into no other's signature."""
+    """`dspy.InferRules` that ignores unreadable rules and does not change signatures that programs share."""
 
     def induce_natural_language_rules(self, predictor: Any, trainset: Any) -> Any:
-        """As DSPy's, which asserts that a prompt was too long where anything went wrong."""
+        """Returns no rules for an unreadable reply; other errors keep their cause, which DSPy replaces."""
         try:
             return super().induce_natural_language_rules(predictor, trainset)
-        except AssertionError as failed:
-            if isinstance(failed.__context__, AdapterParseError):
+        except AssertionError as problem:  # DSPy's message blames a long prompt, whatever the cause
+            if isinstance(problem.__context__, AdapterParseError):
                 return ""
-            raise failed.__context__ or failed from None
+            raise problem.__context__ or problem from None
 
     def update_program_instructions(self, predictor: Any, natural_language_rules: str) -> None:
-        """As DSPy's, which changes a signature that the student shares."""
+        """Updates a copy of the signature, because DSPy changes the one that the student shares."""
         if natural_language_rules:
             predictor.signature = predictor.signature.with_instructions(predictor.signature.instructions)
             super().update_program_instructions(predictor, natural_language_rules)
 
 
-def _infer_rules(bench: Bench) -> dspy.Module:
-    """The LM that writes the rules is DSPy's teacher here, so it answers the training examples too."""
-    number = bench.times(len(bench.valset), spare=len(bench.trainset), default=10, most=50)
+def _compile_infer_rules(bench: Bench) -> dspy.Module:
+    """Runs InferRules; the LM that writes the rules is also DSPy's teacher, so it answers the training examples."""
+    number = bench.fit_steps(len(bench.valset), reserve=len(bench.trainset), default=10, most=50)
     optimizer = _InferRules(
         metric=bench.score,
         num_candidates=number,
         num_threads=bench.num_threads,
         teacher_settings={"lm": bench.proposer},
         max_bootstrapped_demos=DEMOS,
-        max_labeled_demos=bench.labels,
-        max_errors=_ANY,
+        max_labeled_demos=bench.labeled_demos,
+        max_errors=_MAX_ERRORS,
     )
     return cast("dspy.Module", optimizer.compile(bench.program, trainset=bench.trainset, valset=bench.valset))
 
 
-def _textgrad(bench: Bench) -> dspy.Module:
+def _compile_textgrad(bench: Bench) -> dspy.Module:
     val, train = len(bench.valset), len(bench.trainset)
-    return by_text_gradients(
+    return optimize_with_textgrad(
         bench.program,
         bench.trainset,
         bench.valset,
         scorer=Scorer(bench.metric),
         proposer=cast("dspy.LM", bench.proposer),
-        steps=bench.times(min(BATCH, train) + val, spare=val, default=STEPS, most=100),
+        steps=bench.fit_steps(min(BATCH, train) + val, reserve=val, default=STEPS, most=100),
         num_threads=bench.num_threads,
     )
 
 
-def _finetune(bench: Bench) -> dspy.Module:
+def _compile_bootstrap_finetune(bench: Bench) -> dspy.Module:
     optimizer = dspy.BootstrapFinetune(metric=bench.score, num_threads=bench.num_threads)
     student = bench.program.deepcopy()
     student.set_lm(bench.lm)
     return optimizer.compile(student, trainset=bench.trainset)
 
 
-def _spt(bench: Bench, variant: Variant, *, impact: bool) -> dspy.Module:
-    """Supervisory Prompt Training within the bench's budget: as many rounds as fit."""
+def _compile_spt(bench: Bench, variant: Variant, *, impact: bool) -> dspy.Module:
+    """Runs Supervisory Prompt Training, with as many rounds as fit the budget."""
     optimizer = SupervisoryPromptTeleprompter(
         bench.metric,
         cast("dspy.LM", bench.proposer),
@@ -276,13 +291,13 @@ def _spt(bench: Bench, variant: Variant, *, impact: bool) -> dspy.Module:
     return optimizer.compile(bench.program, trainset=bench.trainset, valset=bench.valset)
 
 
-def sgt(bench: Bench) -> dspy.Module:
-    """Supplement Generation Training within the bench's budget."""
-    return teleprompter(bench).compile(bench.program, trainset=bench.trainset, valset=bench.valset)
+def compile_sgt(bench: Bench) -> dspy.Module:
+    """Runs Supplement Generation Training within the budget."""
+    return make_teleprompter(bench).compile(bench.program, trainset=bench.trainset, valset=bench.valset)
 
 
-def teleprompter(bench: Bench) -> SGTTeleprompter:
-    """SGT as the bench has it set up, with a folder of its own inside the bench's."""
+def make_teleprompter(bench: Bench) -> SGTTeleprompter:
+    """Returns SGT's teleprompter with the bench's settings, in the subfolder `sgt`."""
     assert bench.generator is not None
     return SGTTeleprompter(
         bench.metric,
@@ -297,63 +312,64 @@ def teleprompter(bench: Bench) -> SGTTeleprompter:
     )
 
 
-def _few_shot_then_sgt(bench: Bench) -> dspy.Module:
-    """Half of the budget for each: demos first, then supplements for the program that shows them."""
+def _compile_few_shot_then_sgt(bench: Bench) -> dspy.Module:
+    """Spends half of the budget on demos, then the rest on supplements for the program with these demos."""
     if bench.calls is None:
-        return sgt(replace(bench, program=_random_search(bench)))
-    program = _random_search(replace(bench, calls=bench.calls // 2))
-    recipe = half_of(bench.recipe or Recipe())
-    return sgt(replace(bench, program=program, calls=bench.calls - bench.spent(), recipe=recipe))
+        return compile_sgt(replace(bench, program=_compile_random_search(bench)))
+    program = _compile_random_search(replace(bench, calls=bench.calls // 2))
+    recipe = halve_samples(bench.recipe or Recipe())
+    return compile_sgt(replace(bench, program=program, calls=bench.calls - bench.count_calls(), recipe=recipe))
 
 
-def half_of(recipe: Recipe) -> Recipe:
-    """The same recipe with half of the samples, for half of the calls.
+def halve_samples(recipe: Recipe) -> Recipe:
+    """Returns the recipe with half of the samples, for half of the calls.
 
-    >>> half_of(Recipe()).warm_samples, half_of(Recipe()).pool_samples, half_of(Recipe()).direct_samples
+    >>> half = halve_samples(Recipe())
+    >>> half.warm_samples, half.pool_samples, half.direct_samples
     (2, 1, 10)
     """
     names = ("warm_samples", "pool_samples", "concat", "direct_samples")
     return replace(recipe, **cast("Any", {name: max(1, getattr(recipe, name) // 2) for name in names}))
 
 
-def _sgt_then_knn(bench: Bench) -> dspy.Module:
-    """Supplements, and the nearest training examples as demos beside them."""
-    program = sgt(bench)
-    program._compiled = False  # DSPy gives demos to no program that is
-    return _knn(replace(bench, program=program))
+def _compile_sgt_then_knn(bench: Bench) -> dspy.Module:
+    """Runs SGT, then adds the nearest training examples as demos."""
+    program = compile_sgt(bench)
+    program._compiled = False  # DSPy adds no demos to a compiled program
+    return _compile_knn_fewshot(replace(bench, program=program))
 
 
-_ANY = 10**9
-"""An answer that cannot be read is a wrong answer of the actor's, however many there are; DSPy would stop at ten."""
+_MAX_ERRORS = 10**9
+"""Maximum number of failed runs, where DSPy stops at ten: an unreadable answer is a wrong answer, not a failure."""
 
 CONTENDERS: Mapping[str, Contender] = {
     each.name: each
     for each in (
-        Contender("none", _none, seeded=False),
-        Contender("cot", _cot, seeded=False),
-        Contender("labeled_fewshot", _labeled, needs=("labels",)),
-        Contender("bootstrap_fewshot", _bootstrap),
-        Contender("bootstrap_fewshot_random_search", _random_search),
-        Contender("knn_fewshot", _knn),
-        Contender("copro", _copro, needs=("proposer",)),
-        Contender("miprov2", _mipro, needs=("proposer", "optuna")),
-        Contender("simba", _simba, needs=("proposer",)),
-        Contender("gepa", _gepa, needs=("proposer",)),
-        Contender("infer_rules", _infer_rules, needs=("proposer",)),
-        Contender("textgrad", _textgrad, needs=("proposer", "textgrad")),
-        Contender("spt_p", partial(_spt, variant="p", impact=True), needs=("proposer",)),
-        Contender("spt_pc", partial(_spt, variant="pc", impact=True), needs=("proposer",)),
-        Contender("spt_p_without_impact", partial(_spt, variant="p", impact=False), needs=("proposer",)),
-        Contender("spt_pc_without_impact", partial(_spt, variant="pc", impact=False), needs=("proposer",)),
-        Contender("bootstrap_finetune", _finetune, needs=("tunable",)),
-        Contender("sgt", sgt, needs=("generator",)),
-        Contender("few_shot_then_sgt", _few_shot_then_sgt, needs=("generator",)),
-        Contender("sgt_then_knn", _sgt_then_knn, needs=("generator",)),
+        Contender("none", _compile_none, seeded=False),
+        Contender("cot", _compile_cot, seeded=False),
+        Contender("labeled_fewshot", _compile_labeled_fewshot, needs=("labels",)),
+        Contender("bootstrap_fewshot", _compile_bootstrap_fewshot),
+        Contender("bootstrap_fewshot_random_search", _compile_random_search),
+        Contender("knn_fewshot", _compile_knn_fewshot),
+        Contender("copro", _compile_copro, needs=("proposer",)),
+        Contender("miprov2", _compile_miprov2, needs=("proposer", "optuna")),
+        Contender("simba", _compile_simba, needs=("proposer",)),
+        Contender("gepa", _compile_gepa, needs=("proposer",)),
+        Contender("infer_rules", _compile_infer_rules, needs=("proposer",)),
+        Contender("textgrad", _compile_textgrad, needs=("proposer", "textgrad")),
+        Contender("spt_p", partial(_compile_spt, variant="p", impact=True), needs=("proposer",)),
+        Contender("spt_pc", partial(_compile_spt, variant="pc", impact=True), needs=("proposer",)),
+        Contender("spt_p_without_impact", partial(_compile_spt, variant="p", impact=False), needs=("proposer",)),
+        Contender("spt_pc_without_impact", partial(_compile_spt, variant="pc", impact=False), needs=("proposer",)),
+        Contender("bootstrap_finetune", _compile_bootstrap_finetune, needs=("tunable",)),
+        Contender("sgt", compile_sgt, needs=("generator",)),
+        Contender("few_shot_then_sgt", _compile_few_shot_then_sgt, needs=("generator",)),
+        Contender("sgt_then_knn", _compile_sgt_then_knn, needs=("generator",)),
     )
 }
-"""Every contender that ships, by name; `none` is no change, and what all are measured against."""
+"""Every built-in contender by name; `none` leaves the program unchanged, and all others are compared with it."""
 
 
-def shuffled(examples: Sequence[dspy.Example], seed: int) -> list[dspy.Example]:
-    """The examples in an order drawn from the seed."""
+def shuffle_examples(examples: Sequence[dspy.Example], seed: int) -> list[dspy.Example]:
+    """Returns the examples in an order drawn from the seed."""
     return random.Random(f"{seed}-order").sample(list(examples), len(examples))

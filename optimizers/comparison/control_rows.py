@@ -1,35 +1,37 @@
-"""What controls found: a row each, leakage and noise; they print as a table and go to JSON. Pure."""
+"""The results of controls: a row per control, leakage and noise; as a table, Markdown and JSON. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderResult
 
-from optimizers.comparison.cells import printed
-from optimizers.comparison.noise import Noise, noise_of
+from optimizers.comparison.cells import render_text
+from optimizers.comparison.noise import Noise, estimate_noise
 from optimizers.core.records import Rollout
 from optimizers.core.statistics import gain_interval, mean_interval, paired_p
 from optimizers.observe.report.texts import p_text, share, signed, span
 from optimizers.observe.tables import plain_table
 
-_COLUMNS = ("control", "score", "95 %", "gain", "95 % of it", "p", "p sel", "n")
-_LEGEND = (
-    "Gains are against no supplement on the same n questions, under the same actor. p is of the gain, p sel of the "
-    "difference to the selected stage: paired, and not adjusted, as each row asks a question of its own."
+_CONTROL_COLUMNS = ("control", "score", "95 %", "gain", "95 % of gain", "p", "p selected", "n")
+_CONTROL_LEGEND = (
+    "gain compares with no supplement, on the same n questions and with the same actor. p tests the gain, p selected "
+    "the difference from the selected stage. Both tests are paired, and not adjusted for the number of rows, because "
+    "each row answers a question of its own."
 )
 
 
 @dataclass(frozen=True, slots=True)
 class ControlRow:
-    """A control on its questions. Scores are in [0, 1]; what could not be found out is None.
+    """The result of one control. Scores are in [0, 1]; an unknown value is None.
 
-    `gain`, with a 95 % `gain_interval`, is against no supplement on the questions that both answered; `p_none` is of
-    that gain, `p_selected` of the difference to the selected stage where both were asked the same. `questions` is how
-    many were answered, `unanswered` how many an outage kept back. `skipped` says why there is nothing else.
+    `gain`, with a 95 % `gain_interval`, compares with no supplement on the questions that have both scores. `p_none`
+    tests the gain, `p_selected` the difference from the selected stage, if both ran on the same questions. `questions`
+    counts the questions with a score, `unanswered` those that an outage left without one. `skipped` says why a control
+    did not run.
     """
 
     name: str
@@ -46,17 +48,22 @@ class ControlRow:
 
     @property
     def helps(self) -> bool:
-        """Whether it is surely better than no supplement: the interval of its gain lies above 0."""
+        """Whether the control is significantly better than no supplement: the interval of its gain is above 0."""
         return self.gain_interval is not None and self.gain_interval[0] > 0
 
     @property
     def cells(self) -> list[str]:
-        """Score, its interval, gain, its interval and its p-value, as a table shows them."""
-        around, of_gain = span(self.interval), span(self.gain_interval)
-        return [share(self.score), around, signed(self.gain), of_gain, p_text(self.p_none)]
+        """The texts of score, interval, gain, its interval and its p-value."""
+        return [
+            share(self.score),
+            span(self.interval),
+            signed(self.gain),
+            span(self.gain_interval),
+            p_text(self.p_none),
+        ]
 
 
-def row_of(
+def build_control_row(
     name: str,
     rollouts: Sequence[Rollout],
     *,
@@ -64,26 +71,23 @@ def row_of(
     selected: Sequence[Rollout] | None = None,
     note: str = "",
 ) -> ControlRow:
-    """The row of a control, beside no supplement and the selected stage on the same examples in the same order."""
+    """Compares a control with no supplement and with the selected stage; all rollouts are in the same order."""
     scores = [each.reward.score for each in rollouts if each.reward is not None]
     row = ControlRow(name, questions=len(scores), unanswered=len(rollouts) - len(scores), note=note)
     if not scores:
         return row
-    mean, interval = sum(scores) / len(scores), mean_interval(scores)
-    gain, p_none, around = None, None, None
-    if none is not None:
-        before, after = both(none, rollouts)
-        if before:
-            gain, around = (sum(after) - sum(before)) / len(before), gain_interval(before, after)
-            p_none = paired_p(before, after)
-    p_selected = None if selected is None else paired_p(*both(selected, rollouts))
-    return ControlRow(
-        name, mean, interval, gain, around, p_none, p_selected, len(scores), len(rollouts) - len(scores), note
-    )
+    row = replace(row, score=sum(scores) / len(scores), interval=mean_interval(scores))
+    if selected is not None:
+        row = replace(row, p_selected=paired_p(*pair_scores(selected, rollouts)))
+    before, after = ([], []) if none is None else pair_scores(none, rollouts)
+    if not before:
+        return row
+    gain = (sum(after) - sum(before)) / len(before)
+    return replace(row, gain=gain, gain_interval=gain_interval(before, after), p_none=paired_p(before, after))
 
 
-def both(first: Sequence[Rollout], second: Sequence[Rollout]) -> tuple[list[float], list[float]]:
-    """The scores of two on the examples that both answered."""
+def pair_scores(first: Sequence[Rollout], second: Sequence[Rollout]) -> tuple[list[float], list[float]]:
+    """Returns the scores of both on the examples for which both have one."""
     pairs = [
         (one.reward.score, other.reward.score)
         for one, other in zip(first, second, strict=True)
@@ -94,39 +98,45 @@ def both(first: Sequence[Rollout], second: Sequence[Rollout]) -> tuple[list[floa
 
 @dataclass(frozen=True, slots=True)
 class Leakage:
-    """The `share` of the selected supplements that hold the gold answer, and the gain on the other questions.
+    """The `share` of supplements that contain the gold answer, and the `rest`: the row of the other questions.
 
-    `held` says of each question whether its supplement does.
+    `leaking` says for each question whether its supplement contains the gold answer.
     """
 
     share: float
     rest: ControlRow
-    held: Sequence[bool] = field(default=(), repr=False)
+    leaking: Sequence[bool] = field(default=(), repr=False)
 
 
-def leakage_of(held: Sequence[bool], selected: Sequence[Rollout], none: Sequence[Rollout]) -> Leakage:
-    """The leakage of a program whose supplements `held` the gold answer or not, all in the examples' order."""
-    kept = [index for index, leak in enumerate(held) if not leak]
-    rest = row_of("rest", [selected[index] for index in kept], none=[none[index] for index in kept])
-    return Leakage(sum(held) / len(held), rest, tuple(held))
+def measure_leakage(leaking: Sequence[bool], selected: Sequence[Rollout], none: Sequence[Rollout]) -> Leakage:
+    """Returns the share of leaking supplements, and the gain of the others; all arguments are in the same order."""
+    kept = [index for index, leaks in enumerate(leaking) if not leaks]
+    rest = build_control_row("rest", [selected[index] for index in kept], none=[none[index] for index in kept])
+    return Leakage(sum(leaking) / len(leaking), rest, tuple(leaking))
 
 
-def noise_between(runs: Sequence[Sequence[Rollout]], none: Sequence[Rollout]) -> Noise | None:
-    """The noise of several runs of the same supplements, on the questions that all of them and `none` answered."""
-    whole = [[each.reward.score for each in own if each.reward is not None] for own in zip(*runs, none, strict=True)]
-    answered = [own for own in whole if len(own) == len(runs) + 1]
-    if len(runs) < 2 or not answered:
+def measure_noise(runs: Sequence[Sequence[Rollout]], none: Sequence[Rollout]) -> Noise | None:
+    """Estimates the noise from rollouts of the same supplements, on the questions for which all runs have a score.
+
+    Returns None with fewer than two runs, or without such a question.
+    """
+    by_question = [
+        [each.reward.score for each in rollouts if each.reward is not None]
+        for rollouts in zip(*runs, none, strict=True)
+    ]
+    complete = [scores for scores in by_question if len(scores) == len(runs) + 1]
+    if len(runs) < 2 or not complete:
         return None
-    *scores, before = ([own[number] for own in answered] for number in range(len(runs) + 1))
-    return noise_of(scores, before)
+    *scores, before = ([each[number] for each in complete] for number in range(len(runs) + 1))
+    return estimate_noise(scores, before)
 
 
 @dataclass(frozen=True)
 class Controls:
-    """What `controls` found of one compiled program. It prints as a table.
+    """The result of `controls` for one compiled program. It prints as a table.
 
-    `selected` is the stage that the program is; `scored` holds each row's rollouts in the examples' order, `again`
-    those of the selected supplements run again.
+    `selected` is the stage that the program uses. `scored` has the rollouts of each row, `repetitions` those of each
+    further run of the selected supplements; both are in the examples' order.
 
     >>> print(Controls("sft", [ControlRow("none", 0.5, (0.2, 0.8)), ControlRow("shifted", skipped="no such set")]))
     Controls of sft
@@ -140,17 +150,17 @@ class Controls:
     noise: Noise | None = None
     log_dir: Path = Path()
     scored: Mapping[str, Sequence[Rollout]] = field(default_factory=dict[str, Sequence[Rollout]], repr=False)
-    again: Sequence[Sequence[Rollout]] = field(default=(), repr=False)
+    repetitions: Sequence[Sequence[Rollout]] = field(default=(), repr=False)
 
     def row(self, name: str) -> ControlRow:
-        """A control's row; raises `KeyError` for one that was not asked for."""
+        """Returns a control's row; raises `KeyError` if there is none."""
         try:
             return next(row for row in self.rows if row.name == name)
         except StopIteration:
-            raise KeyError(f"{name!r} is no row; there are {[row.name for row in self.rows]}.") from None
+            raise KeyError(f"There is no row {name!r}; there are {[row.name for row in self.rows]}.") from None
 
     def content(self) -> dict[str, Any]:
-        """The controls as JSON holds them: `selected`, `rows`, `leakage` and `noise`."""
+        """Returns the controls as JSON: `selected`, `rows`, `leakage` and `noise`."""
         return {
             "selected": self.selected,
             "rows": [asdict(row) for row in self.rows],
@@ -161,9 +171,9 @@ class Controls:
         }
 
     def to_markdown(self) -> str:
-        """The table as Markdown, with what else was found below it."""
-        head = [f"| {' | '.join(_COLUMNS)} |", f"|---|{'---:|' * (len(_COLUMNS) - 1)}"]
-        body = [f"| {' | '.join(_cells(row))} |" for row in self.rows if not row.skipped]
+        """Returns the table as Markdown, followed by leakage, noise and notes."""
+        head = [f"| {' | '.join(_CONTROL_COLUMNS)} |", f"|---|{'---:|' * (len(_CONTROL_COLUMNS) - 1)}"]
+        body = [f"| {' | '.join(_format_control(row))} |" for row in self.rows if not row.skipped]
         return "\n".join(
             [
                 f"**Controls of {self.selected}**",
@@ -171,7 +181,7 @@ class Controls:
                 *head,
                 *body,
                 "",
-                _LEGEND,
+                _CONTROL_LEGEND,
                 "",
                 *(f"- {line}" for line in self._lines),
                 "",
@@ -180,59 +190,63 @@ class Controls:
 
     @property
     def _lines(self) -> list[str]:
-        said: list[str] = []
-        if (found := self.leakage) is not None:
-            rest = f"{signed(found.rest.gain)} ({span(found.rest.gain_interval)})" if found.rest.questions else "none"
-            said.append(f"{found.share:.1%} of the supplements hold the gold answer; the gain on the rest is {rest}.")
+        lines: list[str] = []
+        if self.leakage is not None:
+            rest = self.leakage.rest
+            gain = f"{signed(rest.gain)} ({span(rest.gain_interval)})" if rest.questions else "none"
+            lines.append(
+                f"{self.leakage.share:.1%} of the supplements hold the gold answer; the gain on the rest is {gain}."
+            )
         if self.noise is not None:
-            said.append(self.noise.words)
-        said += [f"{row.name}: {row.note}." for row in self.rows if row.note]
-        return [*said, *(f"{row.name}: skipped, {row.skipped}" for row in self.rows if row.skipped)]
+            lines.append(self.noise.words)
+        lines += [f"{row.name}: {row.note}." for row in self.rows if row.note]
+        return [*lines, *(f"{row.name}: skipped, {row.skipped}" for row in self.rows if row.skipped)]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """The table on a terminal."""
+        """Shows the table on a terminal."""
         table = plain_table(f"Controls of {self.selected}")
-        for number, name in enumerate(_COLUMNS):
+        for number, name in enumerate(_CONTROL_COLUMNS):
             table.add_column(name, justify="right" if number else "left", no_wrap=True)
         for row in self.rows:
             if not row.skipped:
-                table.add_row(*_cells(row), style="bold" if row.name == "selected" else "")
+                table.add_row(*_format_control(row), style="bold" if row.name == "selected" else "")
         yield table
-        yield _LEGEND
+        yield _CONTROL_LEGEND
         yield from self._lines
 
     def __str__(self) -> str:
-        return printed(self, width=140)
+        return render_text(self, width=140)
 
 
-def pooled(found: Sequence[Controls]) -> Controls:
-    """The controls of several programs, say of several seeds, as those of one that was asked all their questions.
+def pooled(programs: Sequence[Controls]) -> Controls:
+    """Pools the controls of several programs, for example of several seeds, over all their questions.
 
-    What not all of them have is left out: rows, the leakage, runs of the same supplements beyond the fewest.
+    Leaves out what a program lacks: rows, leakage, and repetitions beyond the smallest number of them.
     """
-    all_rows = [{row.name: row for row in each.rows} for each in found]
-    names = [name for name in all_rows[0] if all(name in each.scored for each in found)]
-    scored = {name: [rollout for each in found for rollout in each.scored[name]] for name in names}
+    names = [row.name for row in programs[0].rows if all(row.name in each.scored for each in programs)]
+    scored = {name: [rollout for each in programs for rollout in each.scored[name]] for name in names}
     rows: list[ControlRow] = []
     for name in names:
-        bare = scored.get(f"{name}_none", None if name.endswith("none") else scored["none"])
-        beside = name != "selected" and all(each.row(name).p_selected is not None for each in found)
-        rows.append(row_of(name, scored[name], none=bare, selected=scored["selected"] if beside else None))
-    leaks = [each.leakage for each in found if each.leakage is not None]
-    held = [leak for each in leaks for leak in each.held]
-    again = [
-        [rollout for run in runs for rollout in run] for runs in zip(*(each.again for each in found), strict=False)
+        none = scored.get(f"{name}_none", None if name.endswith("none") else scored["none"])
+        same_questions = name != "selected" and all(each.row(name).p_selected is not None for each in programs)
+        selected = scored["selected"] if same_questions else None
+        rows.append(build_control_row(name, scored[name], none=none, selected=selected))
+    leakages = [each.leakage for each in programs if each.leakage is not None]
+    leaking = [leaks for each in leakages for leaks in each.leaking]
+    repetitions = [
+        [rollout for run in runs for rollout in run]
+        for runs in zip(*(each.repetitions for each in programs), strict=False)
     ]
     return Controls(
-        f"{len(found)} programs",
+        f"{len(programs)} programs",
         rows,
-        leakage_of(held, scored["selected"], scored["none"]) if len(leaks) == len(found) else None,
-        noise_between([scored["selected"], *again], scored["none"]),
-        found[0].log_dir,
+        measure_leakage(leaking, scored["selected"], scored["none"]) if len(leakages) == len(programs) else None,
+        measure_noise([scored["selected"], *repetitions], scored["none"]),
+        programs[0].log_dir,
         scored,
-        again,
+        repetitions,
     )
 
 
-def _cells(row: ControlRow) -> list[str]:
+def _format_control(row: ControlRow) -> list[str]:
     return [row.name, *row.cells, p_text(row.p_selected), str(row.questions)]

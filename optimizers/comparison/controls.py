@@ -1,4 +1,4 @@
-"""What a gain is due to: the program that SGT compiled beside programs that lack one thing each, on the test set."""
+"""Shows what causes a gain: compares the program that SGT compiled with programs that each lack one part."""
 
 from __future__ import annotations
 
@@ -9,11 +9,25 @@ from typing import Literal
 
 import dspy
 
-from optimizers.comparison.compiled_run import Asking, FinishedRun, given
-from optimizers.comparison.control_rows import ControlRow, Controls, Leakage, leakage_of, noise_between, row_of
-from optimizers.comparison.interventions import Told, filler, shuffled, unchanged, untagged, words_of
+from optimizers.comparison.compiled_run import CompiledRun, OneKindGenerator, run_with_supplements
+from optimizers.comparison.control_rows import (
+    ControlRow,
+    Controls,
+    Leakage,
+    build_control_row,
+    measure_leakage,
+    measure_noise,
+)
+from optimizers.comparison.interventions import (
+    SplitCalls,
+    exchange_supplements,
+    join_supplements,
+    measure_unchanged,
+    remove_tags,
+    replace_words,
+)
 from optimizers.comparison.setup import Problem
-from optimizers.comparison.summary import Leaks, label_in_supplement
+from optimizers.comparison.summary import Leaks, contains_label
 from optimizers.core.best_stage import best_stage
 from optimizers.core.events import EventBus
 from optimizers.core.records import Rollout
@@ -28,10 +42,10 @@ from sgt_modules.local.engine import LocalEngine
 from sgt_modules.remote.endpoint import Endpoint
 
 KindsOn = Literal["test", "val"]
-"""Where the generator is asked for each kind always: on test, or on validation, so that test decides nothing."""
+"""The split on which the controls `always` run: with `val`, the choice of a kind does not use the test set."""
 
-FILE = "controls.json"
-"""Where the run's folder keeps what was found last."""
+CONTROLS_FILE = "controls.json"
+"""Where the run's folder keeps the last result."""
 
 
 def controls(
@@ -42,69 +56,74 @@ def controls(
     second_actor: dspy.LM | None = None,
     num_threads: int | None = None,
     repeats: int = 3,
-    leaks: Leaks = label_in_supplement,
+    leaks: Leaks = contains_label,
     names: Collection[str] | None = None,
     kinds_on: KindsOn = "test",
     seed: int = 0,
     display_progress: Display = None,
 ) -> Controls:
-    """Score what `SGTTeleprompter` compiled beside its controls, under the same LM and metric, and keep the result.
+    """Scores a program that `SGTTeleprompter` compiled, and its controls, with the same LM and metric.
 
-    Every answer is kept in the run's store, so a second call pays for nothing. Always there: `none`, the program
-    without supplements, and `selected`, the compiled one. Each other row is a control of `CONTROLS`, where several
-    stand for more rows than one; what cannot be had is in the table with the reason.
+    The run's store keeps every answer, so a second call pays for nothing. The first rows are `none`, the program
+    without supplements, and `selected`, the compiled program. The other rows are the controls of `CONTROLS`, some with
+    several rows. A control that cannot run is in the table with the reason. The result is also written to
+    `controls.json` in the run's folder.
 
     Args:
-        program: What `compile` returned, with its `detailed_results`.
-        problem: The program that was compiled, its metric, its splits; the test set is what counts.
-        shifted: Examples unlike the training ones, for the controls `shifted_none` and `shifted`.
-        second_actor: Another LM in the place of the program's own, for `second_actor_none` and `second_actor`.
-        num_threads: Program runs at once; DSPy's setting by default.
-        repeats: How often the selected supplement of each question is run to see the reward's noise; 1 for not at all.
-        leaks: Whether a supplement holds its example's gold answer; by default, one of its labels as whole words.
-        names: Controls of `CONTROLS`; all by default.
-        kinds_on: The questions on which the selected generator is asked for each kind always.
-        seed: Draws the shuffle and the filler.
-        display_progress: False is silence; a function is called with a `Snapshot` now and then.
+        program: The program that `compile` returned, with its `detailed_results`.
+        problem: The program before compiling, its metric, and its splits; the controls run on the test set.
+        shifted: Examples unlike the training examples, for the controls `shifted_none` and `shifted`.
+        second_actor: Another LM that replaces the program's own, for `second_actor_none` and `second_actor`.
+        num_threads: Number of concurrent program runs; DSPy's setting by default.
+        repeats: How often to run the selected supplement of each question, to measure the noise of the reward; 1 skips
+            the measurement.
+        leaks: Whether a supplement contains its example's gold answer; by default, a label as whole words.
+        names: Names in `CONTROLS`; all by default.
+        kinds_on: The split on which the controls `always` run.
+        seed: Seed of the controls `shuffled` and `filler`.
+        display_progress: False shows nothing; a function is called with a `Snapshot` periodically.
 
     Raises:
-        SetupError: the program was not compiled here, splits share examples, or a name is no control's.
+        SetupError: SGT did not compile the program, splits share examples, or there is no such control.
     """
-    wanted = _checked(names)
+    selected_names = _select_controls(names)
     for examples in (problem.testset, *([shifted] if shifted is not None else [])):
         check_splits(problem.trainset, problem.valset, examples)
     if repeats < 1:
         raise SetupError(f"Expected repeats of at least 1, got {repeats}.")
     bus = EventBus(build_views(display_progress))
     with (
-        FinishedRun.opened(program, problem.program, problem.metric, num_threads=num_threads, bus=bus) as run,
-        run.on("test", problem.testset) as test,
+        CompiledRun.open(program, problem.program, problem.metric, num_threads=num_threads, bus=bus) as run,
+        run.open_split("test", problem.testset) as test,
     ):
-        chosen = run.score(run.result.selected, test)
+        selected = run.score(run.result.selected, test)
         valset = problem.valset if kinds_on == "val" else None
-        trial = Trial(run, test, chosen, seed, shifted, second_actor, valset)
-        for name in wanted:
-            trial.rows += CONTROLS[name](trial)
-        again = _again(trial, repeats)
-        first = [trial.row("none", test.unaided), trial.row("selected", trial.selected.rollouts, run.result.selected)]
-        found = Controls(
+        context = ControlContext(run, test, selected, seed, shifted, second_actor, valset)
+        for name in selected_names:
+            context.rows += CONTROLS[name](context)
+        repetitions = _repeat_selected(context, repeats)
+        first = [
+            context.make_row("none", test.unaided),
+            context.make_row("selected", context.selected.rollouts, run.result.selected),
+        ]
+        result = Controls(
             run.result.selected,
-            (*first, *trial.rows),
-            _leakage(trial, leaks),
-            noise_between([trial.selected.rollouts, *again], test.unaided),
+            (*first, *context.rows),
+            _measure_leakage(context, leaks),
+            measure_noise([context.selected.rollouts, *repetitions], test.unaided),
             run.result.log_dir,
-            trial.scored,
-            again,
+            context.scored,
+            repetitions,
         )
-    RunFolder(found.log_dir).write(FILE, found.content())
-    return found
+    RunFolder(result.log_dir).write(CONTROLS_FILE, result.content())
+    return result
 
 
 @dataclass
-class Trial:
-    """A finished run on the test set, and the rows found so far."""
+class ControlContext:
+    """A finished run with its test set, the inputs of the controls, and the rows so far."""
 
-    run: FinishedRun
+    run: CompiledRun
     test: Evaluator
     selected: Scored
     seed: int
@@ -115,61 +134,62 @@ class Trial:
     scored: dict[str, Sequence[Rollout]] = field(default_factory=dict[str, Sequence[Rollout]])
 
     @property
-    def silent(self) -> str:
-        """Why nothing can be made of the selected supplements; empty where there are some."""
+    def silence_reason(self) -> str:
+        """Says that the selected stage writes no supplements, so that none can be changed; empty if it writes some."""
         if any(call.supplement for calls in self.selected.calls for call in calls):
             return ""
-        return f"the selected stage, {self.run.result.selected}, tells the actor nothing"
+        return f"the selected stage, {self.run.result.selected}, has no supplements"
 
     @property
-    def writer(self) -> SupplementGenerator | None:
-        """The generator as it is at the selected stage; None where that is none of this run's training."""
+    def trained_generator(self) -> SupplementGenerator | None:
+        """The generator of the selected stage; None if this run did not train it."""
         result = self.run.result
         trained = any(stage.name == result.selected and stage.checkpoint for stage in result.stages)
         return result.generator_of(result.selected) if trained else None
 
-    def row(self, name: str, rollouts: Sequence[Rollout], note: str = "") -> ControlRow:
-        """A row on the test set, under the program's own actor."""
+    def make_row(self, name: str, rollouts: Sequence[Rollout], note: str = "") -> ControlRow:
+        """Keeps a control's rollouts on the test set; returns its row."""
         self.scored[name] = rollouts
-        chosen = None if name == "selected" else self.selected.rollouts
+        selected = None if name == "selected" else self.selected.rollouts
         none = None if name == "none" else self.test.unaided
-        return row_of(name, rollouts, none=none, selected=chosen, note=note)
+        return build_control_row(name, rollouts, none=none, selected=selected, note=note)
 
-    def changed(self, name: str, told: Told) -> ControlRow:
-        """A row of the selected stage's runs with other supplements."""
-        same = unchanged(self.selected.calls, told)
-        note = f"{same:.0%} read what they would have read" if same else ""
-        return self.row(name, given(self.test, f"{name}/test", told, self.test.unaided), note)
+    def intervene(self, name: str, changed: SplitCalls) -> ControlRow:
+        """Runs the test set with changed supplements; returns the row."""
+        same = measure_unchanged(self.selected.calls, changed)
+        note = f"{same:.0%} of the questions have the same supplement as before" if same else ""
+        return self.make_row(name, run_with_supplements(self.test, f"{name}/test", changed, self.test.unaided), note)
 
     def rng(self, purpose: str) -> random.Random:
-        """Randomness for one control."""
+        """Returns the random numbers of one control."""
         return random.Random(f"{self.seed}-{purpose}")
 
 
-def _untrained(trial: Trial) -> Iterator[ControlRow]:
-    yield trial.row("untrained", trial.test.score("untrained", trial.run.result.generator).rollouts)
+def _score_untrained(context: ControlContext) -> Iterator[ControlRow]:
+    yield context.make_row("untrained", context.test.score("untrained", context.run.result.generator).rollouts)
 
 
-def _stages(trial: Trial) -> Iterator[ControlRow]:
-    """Every stage that was validated: the student's own supplements, SFT, each round, the gate."""
-    for stage in trial.run.result.stages:
+def _score_stages(context: ControlContext) -> Iterator[ControlRow]:
+    """Scores every stage of the run: the student's own supplements, SFT, each round, the gate."""
+    for stage in context.run.result.stages:
         if stage.name != "none":
-            yield trial.row(stage.name, trial.run.score(stage.name, trial.test).rollouts)
+            yield context.make_row(stage.name, context.run.score(stage.name, context.test).rollouts)
 
 
-def _small_model(trial: Trial) -> Iterator[ControlRow]:
-    """The generator's base model answers in the actor's place."""
-    generator, name = trial.run.result.generator, "small_model"
+def _score_small_model(context: ControlContext) -> Iterator[ControlRow]:
+    """Scores the generator's base model in place of the actor."""
+    generator, name = context.run.result.generator, "small_model"
     try:
         generator.check()
     except SetupError as problem:
         yield ControlRow(name, skipped=str(problem).partition("\n")[0])
         return
-    with trial.run.on("test", trial.test.examples, lm=_answering(generator)) as alone:
-        yield trial.row(name, alone.unaided)
+    with context.run.open_split("test", context.test.examples, lm=_make_lm(generator)) as alone:
+        yield context.make_row(name, alone.unaided)
 
 
-def _answering(generator: SupplementGenerator) -> dspy.LM:
+def _make_lm(generator: SupplementGenerator) -> dspy.LM:
+    """Returns the LM of the generator's base model."""
     engine = generator.engine
     if isinstance(engine, Endpoint):
         return engine.lm
@@ -178,118 +198,125 @@ def _answering(generator: SupplementGenerator) -> dspy.LM:
     return dspy.LM(name, engine=engine, async_engine=engine.asynchronous(), max_tokens=most, cache=False)
 
 
-def _shuffled(trial: Trial) -> Iterator[ControlRow]:
-    told = trial.selected.calls
-    reason = trial.silent or ("" if sum(map(bool, told)) > 1 else "a single question has no other's supplement")
-    if reason:
-        yield ControlRow("shuffled", skipped=reason)
+def _score_shuffled(context: ControlContext) -> Iterator[ControlRow]:
+    calls = context.selected.calls
+    if context.silence_reason:
+        yield ControlRow("shuffled", skipped=context.silence_reason)
+    elif sum(map(bool, calls)) < 2:
+        yield ControlRow("shuffled", skipped="fewer than two questions ask for a supplement")
     else:
-        yield trial.changed("shuffled", shuffled(told, trial.rng("shuffled")))
+        yield context.intervene("shuffled", exchange_supplements(calls, context.rng("shuffled")))
 
 
-def _always(trial: Trial) -> Iterator[ControlRow]:
-    """For each kind, the selected generator is asked for it at every question; no gate drops anything."""
-    if trial.kinds_on is not None:
-        yield from _always_on(trial, trial.kinds_on)
+def _score_always(context: ControlContext) -> Iterator[ControlRow]:
+    """For each kind, asks the selected generator for this kind at every question, without a gate."""
+    if context.kinds_on is not None:
+        yield from _score_always_on_validation(context, context.kinds_on)
         return
-    for kind in trial.run.kinds.values():
+    for kind in context.run.kinds.values():
         name = f"always_{kind.name}"
-        if trial.writer is None:
-            yield ControlRow(name, skipped=f"the selected stage, {trial.run.result.selected}, was not trained here")
+        if context.trained_generator is None:
+            yield ControlRow(
+                name, skipped=f"the selected stage, {context.run.result.selected}, was not trained in this run"
+            )
             continue
-        asking = Asking(trial.writer, kind)
-        yield trial.row(name, trial.test.score(f"{trial.run.result.selected} {name}", asking).rollouts)
+        generator = OneKindGenerator(context.trained_generator, kind)
+        yield context.make_row(name, context.test.score(f"{context.run.result.selected} {name}", generator).rollouts)
 
 
-def _always_on(trial: Trial, examples: Sequence[dspy.Example]) -> Iterator[ControlRow]:
-    """The same on validation, by the best trained stage there, also where no supplement was selected."""
-    result = trial.run.result
+def _score_always_on_validation(context: ControlContext, examples: Sequence[dspy.Example]) -> Iterator[ControlRow]:
+    """Asks the best trained stage for each kind on the validation set, also if the run selected no supplement."""
+    result = context.run.result
     trained = [stage for stage in result.stages if stage.checkpoint is not None]
     if not trained:
-        yield ControlRow("always", skipped="no stage was trained here")
+        yield ControlRow("always", skipped="the run trained no stage")
         return
     stage = trained[best_stage([each.rollouts for each in trained])].name
-    writer = result.generator_of(stage)
-    assert writer is not None
-    with trial.run.on("val", examples) as val:
-        for kind in trial.run.kinds.values():
+    generator = result.generator_of(stage)
+    assert generator is not None
+    with context.run.open_split("val", examples) as val:
+        for kind in context.run.kinds.values():
             name = f"always_{kind.name}"
-            found = val.score(f"{stage} {name}", Asking(writer, kind)).rollouts
-            trial.scored |= {f"{name}_none": val.unaided, name: found}
-            yield row_of(name, found, none=val.unaided, note=f"{stage}, on validation")
+            rollouts = val.score(f"{stage} {name}", OneKindGenerator(generator, kind)).rollouts
+            context.scored |= {f"{name}_none": val.unaided, name: rollouts}
+            yield build_control_row(name, rollouts, none=val.unaided, note=f"{stage}, on validation")
 
 
-def _no_tag(trial: Trial) -> Iterator[ControlRow]:
-    yield _unless_silent(trial, "no_tag", lambda: untagged(trial.selected.calls))
+def _score_no_tag(context: ControlContext) -> Iterator[ControlRow]:
+    yield _intervene_unless_silent(context, "no_tag", lambda: remove_tags(context.selected.calls))
 
 
-def _filler(trial: Trial) -> Iterator[ControlRow]:
-    yield _unless_silent(trial, "filler", lambda: filler(trial.selected.calls, trial.rng("filler")))
+def _score_filler(context: ControlContext) -> Iterator[ControlRow]:
+    rng = context.rng("filler")
+    yield _intervene_unless_silent(context, "filler", lambda: replace_words(context.selected.calls, rng))
 
 
-def _unless_silent(trial: Trial, name: str, told: Callable[[], Told]) -> ControlRow:
-    return ControlRow(name, skipped=trial.silent) if trial.silent else trial.changed(name, told())
+def _intervene_unless_silent(context: ControlContext, name: str, change: Callable[[], SplitCalls]) -> ControlRow:
+    if context.silence_reason:
+        return ControlRow(name, skipped=context.silence_reason)
+    return context.intervene(name, change())
 
 
-def _second_actor(trial: Trial) -> Iterator[ControlRow]:
-    if trial.second_actor is None:
+def _score_second_actor(context: ControlContext) -> Iterator[ControlRow]:
+    if context.second_actor is None:
         yield ControlRow("second_actor", skipped="pass second_actor, another LM")
         return
-    yield from _elsewhere(trial, "second_actor", "transfer", trial.test.examples, trial.second_actor)
+    yield from _score_elsewhere(context, "second_actor", "transfer", context.test.examples, context.second_actor)
 
 
-def _shifted(trial: Trial) -> Iterator[ControlRow]:
-    if trial.shifted is None:
-        yield ControlRow("shifted", skipped="pass shifted, examples unlike the training ones")
+def _score_shifted(context: ControlContext) -> Iterator[ControlRow]:
+    if context.shifted is None:
+        yield ControlRow("shifted", skipped="pass shifted, examples unlike the training examples")
         return
-    yield from _elsewhere(trial, "shifted", "shifted", trial.shifted, None)
+    yield from _score_elsewhere(context, "shifted", "shifted", context.shifted, None)
 
 
-def _elsewhere(
-    trial: Trial, name: str, split: str, examples: Sequence[dspy.Example], lm: dspy.LM | None
+def _score_elsewhere(
+    context: ControlContext, name: str, split: str, examples: Sequence[dspy.Example], lm: dspy.LM | None
 ) -> Iterator[ControlRow]:
-    """No supplement and the selected stage, under another actor or on other examples."""
-    with trial.run.on(split, examples, lm=lm) as other:
-        found = trial.run.score(trial.run.result.selected, other).rollouts
-        trial.scored |= {f"{name}_none": other.unaided, name: found}
-        yield row_of(f"{name}_none", other.unaided)
-        yield row_of(name, found, none=other.unaided)
+    """Scores no supplement and the selected stage, with another actor or on other examples."""
+    with context.run.open_split(split, examples, lm=lm) as other:
+        rollouts = context.run.score(context.run.result.selected, other).rollouts
+        context.scored |= {f"{name}_none": other.unaided, name: rollouts}
+        yield build_control_row(f"{name}_none", other.unaided)
+        yield build_control_row(name, rollouts, none=other.unaided)
 
 
-CONTROLS: Mapping[str, Callable[[Trial], Iterator[ControlRow]]] = {
-    "untrained": _untrained,
-    "stages": _stages,
-    "small_model": _small_model,
-    "shuffled": _shuffled,
-    "always": _always,
-    "no_tag": _no_tag,
-    "filler": _filler,
-    "second_actor": _second_actor,
-    "shifted": _shifted,
+CONTROLS: Mapping[str, Callable[[ControlContext], Iterator[ControlRow]]] = {
+    "untrained": _score_untrained,
+    "stages": _score_stages,
+    "small_model": _score_small_model,
+    "shuffled": _score_shuffled,
+    "always": _score_always,
+    "no_tag": _score_no_tag,
+    "filler": _score_filler,
+    "second_actor": _score_second_actor,
+    "shifted": _score_shifted,
 }
-"""Every control by name: what its rows are made by. `stages` has a row a stage, `always` one a kind (`always_cot`)."""
+"""Every control by name. `stages` makes a row per stage, `always` a row per kind (`always_cot`)."""
 
 
-def _leakage(trial: Trial, leaks: Leaks) -> Leakage | None:
-    """The share of supplements that hold the gold answer, and the gain where none does."""
-    if trial.silent:
+def _measure_leakage(context: ControlContext, leaks: Leaks) -> Leakage | None:
+    """Measures the leakage of the selected supplements; None if there are none."""
+    if context.silence_reason:
         return None
-    examples, chosen, bare = trial.test.examples, trial.selected, trial.test.unaided
-    held = [leaks(example, words_of(calls)) for example, calls in zip(examples, chosen.calls, strict=True)]
-    return leakage_of(held, chosen.rollouts, bare)
+    examples, selected = context.test.examples, context.selected
+    leaking = [leaks(example, join_supplements(calls)) for example, calls in zip(examples, selected.calls, strict=True)]
+    return measure_leakage(leaking, selected.rollouts, context.test.unaided)
 
 
-def _again(trial: Trial, repeats: int) -> list[Sequence[Rollout]]:
-    """The rollouts of the selected supplements in each further run of them; none where there are no supplements."""
+def _repeat_selected(context: ControlContext, repeats: int) -> list[Sequence[Rollout]]:
+    """Runs the selected supplements again, `repeats - 1` times; never if there are no supplements."""
     runs: list[Sequence[Rollout]] = []
-    for number in range(1, 1 if trial.silent else repeats):
-        with trial.run.on("test", trial.test.examples, again=number) as again:
-            runs.append(given(again, f"again {number}/test", trial.selected.calls, trial.selected.rollouts))
+    for number in range(1, 1 if context.silence_reason else repeats):
+        with context.run.open_split("test", context.test.examples, repetition=number) as test:
+            selected = context.selected
+            runs.append(run_with_supplements(test, f"again {number}/test", selected.calls, selected.rollouts))
     return runs
 
 
-def _checked(names: Collection[str] | None) -> list[str]:
-    """The controls that are wanted, in the table's order."""
+def _select_controls(names: Collection[str] | None) -> list[str]:
+    """Returns the names in the table's order; raises `SetupError` for an unknown one."""
     unknown = sorted(set(names or ()) - set(CONTROLS))
     if unknown:
         raise SetupError(f"There is no control {', '.join(unknown)}. There are {', '.join(CONTROLS)}.")

@@ -1,4 +1,4 @@
-"""What a program was told -> what it is told instead: another's words, the words without their kind, no words. Pure."""
+"""Changes the supplements that runs read: exchanges them, removes their kinds, or replaces their words. Pure."""
 
 from __future__ import annotations
 
@@ -9,64 +9,64 @@ from collections.abc import Callable, Sequence
 from sgt_modules.episode import Call
 from sgt_modules.kinds import FREE, SILENCE, Supplement
 
-Told = Sequence[Sequence[Call]]
-"""For each example of a split, in its order, the calls of its run with the supplement that each read."""
+SplitCalls = Sequence[Sequence[Call]]
+"""The calls of one run per example of a split, in the examples' order; each call has the supplement that it read."""
 
-_TAG = re.compile(r"^\[[A-Za-z][A-Za-z0-9_ -]{0,30}\] ", re.MULTILINE)
+_KIND_TAG = re.compile(r"^\[[A-Za-z][A-Za-z0-9_ -]{0,30}\] ", re.MULTILINE)
 _CONSONANTS, _VOWELS = "bdfgjklmnprstvz", "aeiou"
 
 
-def shuffled(told: Told, rng: random.Random) -> list[list[Call]]:
-    """Each example reads, place by place, what was written for another one; a place that the other lacks reads nothing.
+def exchange_supplements(split: SplitCalls, rng: random.Random) -> list[list[Call]]:
+    """Gives each example the supplements of another example, place by place; a place that the other lacks gets none.
 
-    The examples stand in one seeded circle, and each reads its neighbour's, so none reads its own. Raises `ValueError`
-    where fewer than two were told anything.
+    The examples form a circle in random order, and each gets those of the next one, so no example keeps its own. Raises
+    `ValueError` if fewer than two examples have calls.
     """
-    circle = [index for index, calls in enumerate(told) if calls]
+    circle = [index for index, calls in enumerate(split) if calls]
     if len(circle) < 2:
         raise ValueError(f"Expected two or more examples with supplements, got {len(circle)}.")
     rng.shuffle(circle)
     source = dict(zip(circle, [*circle[1:], circle[0]], strict=True))
     changed: list[list[Call]] = []
-    for index, calls in enumerate(told):
-        other = {call.place: call.supplement for call in told[source.get(index, index)]}
+    for index, calls in enumerate(split):
+        other = {call.place: call.supplement for call in split[source.get(index, index)]}
         changed.append([call._replace(supplement=other.get(call.place, SILENCE)) for call in calls])
     return changed
 
 
-def untagged(told: Told) -> list[list[Call]]:
-    """The same words without their kind in brackets, that of a join's second part included."""
-    return _each(told, lambda supplement: Supplement(FREE, _TAG.sub("", supplement.text)))
+def remove_tags(split: SplitCalls) -> list[list[Call]]:
+    """Removes the kinds in brackets, also before the second part of concatenated supplements."""
+    return _change_each(split, lambda supplement: Supplement(FREE, _KIND_TAG.sub("", supplement.text)))
 
 
-def filler(told: Told, rng: random.Random) -> list[list[Call]]:
-    """Invented words in place of each word, the kind's tag among them: as many, as long, in as many lines."""
+def replace_words(split: SplitCalls, rng: random.Random) -> list[list[Call]]:
+    """Replaces each word, tags included, by an invented word of the same length; spaces and lines stay."""
 
-    def word(found: re.Match[str]) -> str:
-        letters = (rng.choice(_VOWELS if place % 2 else _CONSONANTS) for place in range(len(found[0])))
+    def invent_word(match: re.Match[str]) -> str:
+        letters = (rng.choice(_VOWELS if place % 2 else _CONSONANTS) for place in range(len(match[0])))
         return "".join(letters)
 
-    return _each(told, lambda supplement: Supplement(FREE, re.sub(r"\S+", word, supplement.render())))
+    return _change_each(split, lambda supplement: Supplement(FREE, re.sub(r"\S+", invent_word, supplement.render())))
 
 
-def _each(told: Told, change: Callable[[Supplement], Supplement]) -> list[list[Call]]:
-    """Every supplement that says something, changed; silence stays silence."""
+def _change_each(split: SplitCalls, change: Callable[[Supplement], Supplement]) -> list[list[Call]]:
+    """Changes every supplement that is not empty."""
     return [
         [call._replace(supplement=change(call.supplement)) if call.supplement else call for call in calls]
-        for calls in told
+        for calls in split
     ]
 
 
-def unchanged(before: Told, after: Told) -> float:
-    """The share of the examples, of those that were told anything, that read the same after a change."""
-    same = [_texts(first) == _texts(second) for first, second in zip(before, after, strict=True) if first]
+def measure_unchanged(before: SplitCalls, after: SplitCalls) -> float:
+    """Returns the share of the examples with calls whose supplements a change left equal."""
+    same = [_render_each(first) == _render_each(second) for first, second in zip(before, after, strict=True) if first]
     return sum(same) / len(same) if same else 0.0
 
 
-def _texts(calls: Sequence[Call]) -> list[str]:
+def _render_each(calls: Sequence[Call]) -> list[str]:
     return [call.supplement.render() for call in calls]
 
 
-def words_of(calls: Sequence[Call]) -> str:
-    """All that one run was told, each supplement on lines of its own."""
+def join_supplements(calls: Sequence[Call]) -> str:
+    """Joins the supplements of one run, each on its own lines."""
     return "\n".join(call.supplement.render() for call in calls if call.supplement)

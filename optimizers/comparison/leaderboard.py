@@ -1,4 +1,4 @@
-"""Outcomes -> rows: each contender against no change and against the best other, with significance. Pure."""
+"""Ranks contenders: compares each with no change and with the best other contender, with p-values. Pure."""
 
 from __future__ import annotations
 
@@ -6,27 +6,30 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import pstdev
 
-from optimizers.comparison.outcomes import Outcome, Skipped, by_example
+from optimizers.comparison.outcomes import SkippedContender, TrialOutcome, average_by_example
 from optimizers.core.statistics import holm, mean_interval, paired_p
 from optimizers.core.usage import RunUsage
 
-NONE = "none"
-"""The contender that every other is compared with."""
+NO_CHANGE = "none"
+"""The contender that leaves the program unchanged. All others are compared with it."""
 
-SURE = 0.05
-"""A gain with a p-value below it is called better."""
+SIGNIFICANT_P = 0.05
+"""A gain with a p-value below it is significant."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A contender's line of the table. Scores are in [0, 1]; an unknown value is None.
+    """A contender's row of the table. Scores are in [0, 1]; an unknown value is None.
 
-    `test` is the mean over the test examples on which every contender has a score, each at its mean over the seeds,
-    with a 95 % `interval`; `by_seed` are the seeds' own. `gain` and `relative_gain` are against no change on the same
-    examples, `p_value` is of that gain and `p_best` of the difference to the best other contender, `best_other`; both
-    are adjusted by Holm's method over the table's rows. `compiling` is the mean usage a seed; `answer` is that of one
-    answer, `extra_tokens` its prompt tokens above those of no change, and `latency` its seconds when no other call is
-    in flight. `unanswered` counts answers that an outage prevented. `skipped` says why a contender has no values.
+    Scores are means over the test examples for which every contender has a score. `test`, with a 95 % `interval`,
+    averages the seeds of each example first; `by_seed` has the mean of each seed, `spread` their standard deviation.
+
+    `gain` and `relative_gain` compare with no change. `p_value` tests the gain, `p_best` the difference from the best
+    other contender, `best_other`; both are adjusted by Holm's method over the table's rows.
+
+    `compiling` is the mean usage per seed, `answer` the mean usage per answer. `extra_tokens` are the prompt tokens of
+    an answer above those of no change, `latency` its seconds while no other call is in flight. `unanswered` counts the
+    answers that an outage prevented. `skipped` says why a contender has no values.
     """
 
     name: str
@@ -48,33 +51,37 @@ class Row:
 
     @property
     def better(self) -> bool:
-        """Whether the gain on no change is above 0 and significant."""
-        return bool(self.gain is not None and self.gain > 0 and self.p_value is not None and self.p_value < SURE)
+        """Whether the gain over no change is above 0 and significant."""
+        return bool(
+            self.gain is not None and self.gain > 0 and self.p_value is not None and self.p_value < SIGNIFICANT_P
+        )
 
 
-def rank_rows(outcomes: Sequence[Outcome], skipped: Sequence[Skipped] = (), *, seed: int = 0) -> list[Row]:
-    """One row a contender, in the order of their first outcomes; skipped contenders come last.
+def rank_rows(
+    outcomes: Sequence[TrialOutcome], skipped: Sequence[SkippedContender] = (), *, seed: int = 0
+) -> list[Row]:
+    """Returns a row per contender, in the order of their first outcomes; skipped contenders come last.
 
-    >>> none, best = Outcome("none", 0, {"x": 0.0, "y": 0.0}), Outcome("best", 0, {"x": 1.0, "y": 0.0})
+    >>> none, best = TrialOutcome("none", 0, {"x": 0.0, "y": 0.0}), TrialOutcome("best", 0, {"x": 1.0, "y": 0.0})
     >>> [(row.name, row.test, row.gain, row.p_value) for row in rank_rows([none, best])]
     [('none', 0.0, None, None), ('best', 0.5, 0.5, 1.0)]
     """
-    of_name: dict[str, list[Outcome]] = {}
+    of_name: dict[str, list[TrialOutcome]] = {}
     for outcome in outcomes:
         of_name.setdefault(outcome.name, []).append(outcome)
-    scores = _on_the_same({name: by_example(own) for name, own in of_name.items()})
-    tests = {name: _mean(own.values()) for name, own in scores.items()}
-    others = [name for name in of_name if name != NONE]
-    against_none = {name: _compare(scores[NONE], scores[name], seed) for name in others} if NONE in scores else {}
-    best_of = {name: _best_other(name, tests) for name in others}
-    against_best = {name: _compare(scores[best], scores[name], seed) for name, best in best_of.items() if best}
-    p_value, p_best = _adjust(against_none), _adjust(against_best)
+    scores = _keep_shared_examples({name: average_by_example(own) for name, own in of_name.items()})
+    tests = {name: _average(own.values()) for name, own in scores.items()}
+    others = [name for name in of_name if name != NO_CHANGE]
+    with_none = {name: _compare(scores[NO_CHANGE], scores[name], seed) for name in others if NO_CHANGE in scores}
+    best_of = {name: _find_best_other(name, tests) for name in others}
+    with_best = {name: _compare(scores[best], scores[name], seed) for name, best in best_of.items() if best}
+    p_value, p_best = _adjust_p_values(with_none), _adjust_p_values(with_best)
     rows: list[Row] = []
     for name, own in of_name.items():
-        by_seed = {outcome.seed: _mean(outcome.answered_of(scores[name]).values()) for outcome in own}
+        by_seed = {outcome.seed: _average(outcome.select_scores(scores[name]).values()) for outcome in own}
         answers = sum(len(outcome.scores) for outcome in own)
         answer = sum((outcome.answering for outcome in own), RunUsage()) / max(1, answers)
-        gain, before = (against_none[name].gain, against_none[name].before) if name in against_none else (None, 0.0)
+        gain, before = (with_none[name].gain, with_none[name].before) if name in with_none else (None, 0.0)
         rows.append(
             Row(
                 name=name,
@@ -89,57 +96,58 @@ def rank_rows(outcomes: Sequence[Outcome], skipped: Sequence[Skipped] = (), *, s
                 spread=pstdev(by_seed.values()) if len(by_seed) > 1 else None,
                 compiling=sum((outcome.compiling for outcome in own), RunUsage()) / len(own),
                 answer=answer,
-                extra_tokens=_extra_tokens(answer, of_name.get(NONE, ())),
+                extra_tokens=_count_extra_tokens(answer, of_name.get(NO_CHANGE, ())),
                 latency=sorted(outcome.latency for outcome in own)[len(own) // 2],
-                unanswered=answers - sum(len(outcome.answered) for outcome in own),
+                unanswered=answers - sum(len(outcome.known_scores) for outcome in own),
             )
         )
     return [*rows, *(Row(each.name, skipped=each.reason) for each in skipped)]
 
 
-def _on_the_same(scores: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    """Each contender's scores on the examples on which all have one; a contender without any score keeps none.
+def _keep_shared_examples(scores: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """Drops the examples for which a contender has no score; contenders without any score are ignored.
 
-    Where there is no such example, as of an outage, each keeps all its scores.
+    If no example remains, for example after an outage, each contender keeps all its scores.
     """
-    answered = [set(own) for own in scores.values() if own]
-    shared = set[str].intersection(*answered) if answered else set[str]()
+    examples = [set(own) for own in scores.values() if own]
+    shared = set[str].intersection(*examples) if examples else set[str]()
     if not shared:
         return {name: dict(own) for name, own in scores.items()}
     return {name: {unit: score for unit, score in own.items() if unit in shared} for name, own in scores.items()}
 
 
 @dataclass(frozen=True, slots=True)
-class _Pairing:
-    """Two contenders on the examples that both answered: the first's score, the second's gain, and its p-value."""
+class _PairedResult:
+    """Two contenders on their shared examples: the first one's score, the second one's gain, and its p-value."""
 
     before: float
     gain: float
     p: float
 
 
-def _compare(before: Mapping[str, float], after: Mapping[str, float], seed: int) -> _Pairing:
+def _compare(before: Mapping[str, float], after: Mapping[str, float], seed: int) -> _PairedResult:
     shared = [unit for unit in before if unit in after]
     first, second = [before[unit] for unit in shared], [after[unit] for unit in shared]
-    return _Pairing(_mean(first), _mean(second) - _mean(first), paired_p(first, second, seed=seed))
+    before_mean = _average(first)
+    return _PairedResult(before_mean, _average(second) - before_mean, paired_p(first, second, seed=seed))
 
 
-def _adjust(pairings: Mapping[str, _Pairing]) -> dict[str, float]:
-    return dict(zip(pairings, holm([each.p for each in pairings.values()]), strict=True))
+def _adjust_p_values(results: Mapping[str, _PairedResult]) -> dict[str, float]:
+    return dict(zip(results, holm([each.p for each in results.values()]), strict=True))
 
 
-def _best_other(name: str, tests: Mapping[str, float]) -> str | None:
-    """The other contender with the highest score; the earlier one on a tie."""
+def _find_best_other(name: str, tests: Mapping[str, float]) -> str | None:
+    """Returns the other contender with the highest score; the earlier one on a tie."""
     return max((other for other in tests if other != name), key=lambda other: tests[other], default=None)
 
 
-def _extra_tokens(answer: RunUsage, none: Sequence[Outcome]) -> float | None:
+def _count_extra_tokens(answer: RunUsage, none: Sequence[TrialOutcome]) -> float | None:
     answers = sum(len(outcome.scores) for outcome in none)
     if not answers:
         return None
     return answer.actor.tokens_in - sum(outcome.answering.actor.tokens_in for outcome in none) / answers
 
 
-def _mean(values: Iterable[float]) -> float:
+def _average(values: Iterable[float]) -> float:
     numbers = list(values)
     return sum(numbers) / len(numbers) if numbers else 0.0

@@ -1,6 +1,6 @@
 """Meters a contender's LMs: keeps every answer on disk as it arrives, counts usage, and stops at the budget.
 
-Each contender begins with no answers, so none uses another's; one that crashed gets its own answers again for free.
+Each contender starts without answers, so it cannot use those of others; after a crash it gets its own for free.
 """
 
 from __future__ import annotations
@@ -52,16 +52,16 @@ _CLIENT = ("api_key", "api_base", "base_url", "api_version", "timeout", "extra_h
 
 
 class PaidAnswers:
-    """The answers that one contender paid for, in a SQLite file; safe from many threads.
+    """The answers that one contender paid for, in a SQLite file. Thread-safe.
 
-    A request at temperature 0, or without one, is paid once and then answered from the file, as from DSPy's cache; any
-    other is sampled each time, and the n-th answer of one session is the n-th of the next. `limits` are for the actor
-    while a contender is compiled: once one is reached, its calls fail with `StoppedError`. An error is not kept.
+    A request without a temperature, or with temperature 0, is paid once and then answered from the file, as from DSPy's
+    cache. Any other request is sampled each time; a later session gets the same answers in the same order. `limits`
+    apply to the actor while a contender compiles: beyond them, calls fail with `StoppedError`. Errors are not kept.
     `on_actor_answer` is called serially with the number of actor answers that this session asked for.
     """
 
     def __init__(self, file: Path, limits: Limits | None = None) -> None:
-        self._engine = sa.create_engine(f"sqlite:///{file}", poolclass=sa.StaticPool, connect_args=_SHARED)
+        self._engine = sa.create_engine(f"sqlite:///{file}", poolclass=sa.StaticPool, connect_args=_ANY_THREAD)
         self._connection = self._engine.connect()
         for pragma in ("journal_mode = WAL", "synchronous = NORMAL"):
             self._connection.exec_driver_sql(f"PRAGMA {pragma}")
@@ -77,12 +77,12 @@ class PaidAnswers:
         self._testing = False
 
     def close(self) -> None:
-        """Close the file."""
+        """Closes the file."""
         self._connection.close()
         self._engine.dispose()
 
     def usage(self, purpose: Purpose) -> Usage:
-        """The usage for one purpose, in all sessions."""
+        """Returns the usage for one purpose, in all sessions."""
         with self._lock:
             return self._usage[purpose]
 
@@ -102,20 +102,19 @@ class PaidAnswers:
         return False
 
     def meter_lm(self, lm: object, role: Role) -> dspy.LM:
-        """A copy of the LM whose calls are answered and paid for here; raises `SetupError` for what is no `dspy.LM`."""
+        """Returns a metered copy of the LM; raises `SetupError` for anything but a `dspy.LM`."""
         if not isinstance(lm, dspy.LM):
             raise SetupError(f"Expected a dspy.LM to compare with, got {lm!r}. Set one with dspy.context(lm=...).")
         if isinstance(lm.engine, _MeteredEngine):
             lm = lm.engine.original
         engine = _MeteredEngine(self, lm, role)
-        kept = {name: value for name, value in lm.kwargs.items() if name not in _CLIENT}
         outer = lm.copy(cache=False, num_retries=0)
-        outer.kwargs = kept
+        outer.kwargs = {name: value for name, value in lm.kwargs.items() if name not in _CLIENT}
         return outer.copy(engine=engine, async_engine=_AsyncMeteredEngine(engine))
 
     @contextmanager
     def meter_program(self, program: dspy.Module) -> Iterator[dspy.Module]:
-        """Meter DSPy's LM inside, and the LMs of the program's own predictors; yields a copy of the program.
+        """Meters DSPy's LM, and the LMs of predictors; yields a copy of the program.
 
         Predictors of the copy keep their LMs when they are reset, as DSPy's few-shot optimizers do.
         """
@@ -131,23 +130,23 @@ class PaidAnswers:
             yield copy
 
     def begin_test(self) -> None:
-        """Count the actor's calls from now on for the test set, which no budget limits."""
+        """Counts the actor's calls from now on for the test set, without a budget."""
         self._testing = True
 
-    def _purpose(self, engine: _MeteredEngine) -> Purpose:
+    def _find_purpose(self, engine: _MeteredEngine) -> Purpose:
         return "proposer" if engine.role == "proposer" else "test" if self._testing else "actor"
 
     def answer(self, request: Request, engine: _MeteredEngine) -> Response:
-        """The next answer to a request: one that is paid for already, or a new one."""
-        key, purpose = _key(request), self._purpose(engine)
-        number = self._next_number(f"{purpose} {key}", purpose, sampled=_is_sampled(request))
+        """Returns the next answer to a request: a stored one, or a new one."""
+        key, purpose = _hash_request(request), self._find_purpose(engine)
+        number = self._take_number(f"{purpose} {key}", purpose, sampled=_is_sampled(request))
         with self._lock:
             alone = self._one_at_a_time[f"{purpose} {key} {number}"]
         with alone:
             return self._read_answer(purpose, key, number) or self._pay(request, engine, purpose, key, number)
 
-    def _next_number(self, key: str, purpose: Purpose, *, sampled: bool) -> int:
-        """The number of the next answer to a request, from 0."""
+    def _take_number(self, key: str, purpose: Purpose, *, sampled: bool) -> int:
+        """Returns the number of the next answer to a request, from 0."""
         with self._lock:
             number = self._asked[key] if sampled else 0
             if number == self._asked[key]:
@@ -206,11 +205,11 @@ class PaidAnswers:
         return Usage(calls, calls, tokens_in or 0, tokens_out or 0, seconds or 0.0, cost or 0.0)
 
 
-_SHARED = {"check_same_thread": False}
+_ANY_THREAD = {"check_same_thread": False}
 
 
 class _MeteredEngine:
-    """An LM whose calls are metered, as DSPy's engine contract wants it."""
+    """Meters an LM's calls, with the interface of DSPy's engines."""
 
     def __init__(self, answers: PaidAnswers, lm: dspy.LM, role: Role) -> None:
         self.answers, self.role = answers, role
@@ -219,7 +218,7 @@ class _MeteredEngine:
         self.original, self.lm = lm, lm.copy(cache=False)
 
     def complete(self, request: Request) -> Response:
-        """Answer as `dspy.LM`'s engines do."""
+        """Answers as `dspy.LM`'s engines do."""
         return self.answers.answer(request, self)
 
     def __deepcopy__(self, memo: dict[int, object]) -> _MeteredEngine:
@@ -227,13 +226,13 @@ class _MeteredEngine:
 
 
 class _AsyncMeteredEngine:
-    """The same engine for a program that awaits its LM."""
+    """The same engine for programs that await their LM."""
 
     def __init__(self, engine: _MeteredEngine) -> None:
         self._engine = engine
 
     async def complete(self, request: Request) -> Response:
-        """Answer as `dspy.LM`'s engines do."""
+        """Answers as `dspy.LM`'s engines do."""
         return await asyncio.to_thread(self._engine.complete, request)
 
     def __deepcopy__(self, memo: dict[int, object]) -> _AsyncMeteredEngine:
@@ -241,7 +240,7 @@ class _AsyncMeteredEngine:
 
 
 def unmeter(program: dspy.Module) -> dspy.Module:
-    """Give the program's predictors their own LMs back; returns the program itself."""
+    """Gives the program's predictors their own LMs back; returns the program."""
     for predictor in program.predictors():
         if isinstance(getattr(predictor.lm, "engine", None), _MeteredEngine):
             predictor.lm = cast("Any", predictor.lm).engine.original
@@ -255,7 +254,7 @@ def _reset_except_lm(predictor: Any) -> None:
     predictor.lm = lm
 
 
-def _key(request: Request) -> str:
+def _hash_request(request: Request) -> str:
     return hashlib.sha256(json.dumps(request_to_dict(request), sort_keys=True).encode()).hexdigest()[:32]
 
 

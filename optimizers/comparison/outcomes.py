@@ -1,4 +1,4 @@
-"""The outcome of one contender with one seed, as its folder keeps it: scores on test, and the usage of both parts."""
+"""The outcome of a trial, as its folder keeps it: scores on the test set, and the usage of compiling and answering."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from typing import Any, cast
 from optimizers.core.safe_reading import entry
 from optimizers.core.usage import RunUsage, Usage, WorkSeconds
 
-FILE = "outcome.json"
+OUTCOME_FILE = "outcome.json"
+"""Where a trial's folder keeps its outcome."""
 
 
-def usage_content(usage: RunUsage) -> dict[str, float]:
-    """Usage as JSON holds it: calls and tokens by role, dollars of all roles, and seconds on the clock.
+def dump_usage(usage: RunUsage) -> dict[str, float]:
+    """Returns usage as JSON: calls and tokens by role, dollars of all roles together, and seconds on the clock.
 
-    >>> content = usage_content(RunUsage(actor=Usage(calls=2, cost=0.5), seconds=WorkSeconds(total=3.0)))
+    >>> content = dump_usage(RunUsage(actor=Usage(calls=2, cost=0.5), seconds=WorkSeconds(total=3.0)))
     >>> content["actor_calls"], content["usd"], content["seconds"], content["proposer_in"]
     (2, 0.5, 3.0, 0)
     """
@@ -36,28 +37,29 @@ def usage_content(usage: RunUsage) -> dict[str, float]:
 
 
 def read_usage(content: Mapping[str, Any], file: Path) -> RunUsage:
-    """The usage that `usage_content` wrote; a missing field is 0, and all dollars count as the actor's.
+    """Reads what `dump_usage` wrote; a missing field is 0, and all dollars count as the actor's.
 
-    Raises `RunFolderError` for a field that is no number. Numbers may be means, which are no integers.
+    Numbers may be means, so they need not be integers. Raises `RunFolderError` for a field that is not a number.
     """
 
-    def number(name: str) -> Any:
+    def read_number(name: str) -> Any:
         return entry(content, name, float, 0, file=file)
 
     return RunUsage(
-        actor=Usage(0, *(number(f"actor_{part}") for part in ("calls", "in", "out")), cost=number("usd")),
-        generator=Usage(0, 0, *(number(f"generator_{part}") for part in ("in", "out"))),
-        proposer=Usage(0, *(number(f"proposer_{part}") for part in ("calls", "in", "out"))),
-        seconds=WorkSeconds(total=number("seconds")),
+        actor=Usage(0, *(read_number(f"actor_{part}") for part in ("calls", "in", "out")), cost=read_number("usd")),
+        generator=Usage(0, 0, *(read_number(f"generator_{part}") for part in ("in", "out"))),
+        proposer=Usage(0, *(read_number(f"proposer_{part}") for part in ("calls", "in", "out"))),
+        seconds=WorkSeconds(total=read_number("seconds")),
     )
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """One contender with one seed: `scores` by the test examples' ids, None where an outage prevented an answer.
+class TrialOutcome:
+    """The outcome of one contender with one seed.
 
-    `compiling` is the usage of compiling the program, `answering` that of all answers on test, and `latency` the
-    seconds of an answer when no other call is in flight (the median of a few).
+    `scores` are by the ids of the test examples; None if an outage prevented an answer. `compiling` is the usage of
+    compiling the program, `answering` that of all answers on the test set. `latency` is the seconds of an answer while
+    no other call is in flight (the median of a few).
     """
 
     name: str
@@ -69,57 +71,57 @@ class Outcome:
 
     @property
     def score(self) -> float:
-        """The mean over the answered examples, in [0, 1]."""
-        answered = self.answered
-        return sum(answered.values()) / len(answered) if answered else 0.0
+        """The mean of the known scores, in [0, 1]; 0 if there are none."""
+        scores = self.known_scores.values()
+        return sum(scores) / len(scores) if scores else 0.0
 
     @property
-    def answered(self) -> dict[str, float]:
-        """The scores of the answered examples."""
+    def known_scores(self) -> dict[str, float]:
+        """The scores of the examples that have one, by id."""
         return {unit: score for unit, score in self.scores.items() if score is not None}
 
-    def answered_of(self, units: Container[str]) -> dict[str, float]:
-        """The scores of those of these examples that are answered."""
-        return {unit: score for unit, score in self.answered.items() if unit in units}
+    def select_scores(self, units: Container[str]) -> dict[str, float]:
+        """Returns the known scores of these examples, by id."""
+        return {unit: score for unit, score in self.known_scores.items() if unit in units}
 
     def content(self) -> dict[str, Any]:
-        """The outcome as JSON holds it."""
-        return asdict(self) | {part: usage_content(getattr(self, part)) for part in ("compiling", "answering")}
+        """Returns the outcome as JSON."""
+        return asdict(self) | {part: dump_usage(getattr(self, part)) for part in ("compiling", "answering")}
 
     @staticmethod
-    def read(content: Mapping[str, Any], file: Path) -> Outcome:
-        """The outcome that `content` wrote; raises `RunFolderError` for anything else."""
+    def read(content: Mapping[str, Any], file: Path) -> TrialOutcome:
+        """Reads what `content` returned; raises `RunFolderError` for anything else."""
 
-        def usage(name: str) -> RunUsage:
+        def read_part(name: str) -> RunUsage:
             return read_usage(cast("dict[str, Any]", entry(content, name, dict, {}, file=file)), file)
 
         scores = cast("dict[str, Any]", entry(content, "scores", dict, {}, file=file))
-        return Outcome(
+        return TrialOutcome(
             entry(content, "name", str, "", file=file),
             entry(content, "seed", int, 0, file=file),
             {unit: None if score is None else float(score) for unit, score in scores.items()},
-            usage("compiling"),
-            usage("answering"),
+            read_part("compiling"),
+            read_part("answering"),
             entry(content, "latency", float, 0.0, file=file),
         )
 
 
 @dataclass(frozen=True, slots=True)
-class Skipped:
-    """A contender that did not run, or failed, and why."""
+class SkippedContender:
+    """A contender that did not run, or failed, with the reason."""
 
     name: str
     reason: str
 
 
-def by_example(outcomes: Sequence[Outcome]) -> dict[str, float]:
-    """A contender's score on each test example: the mean over the seeds that answered it.
+def average_by_example(outcomes: Sequence[TrialOutcome]) -> dict[str, float]:
+    """Averages one contender's scores over the seeds, by example.
 
-    >>> by_example([Outcome("a", 0, {"x": 1.0, "y": None}), Outcome("a", 1, {"x": 0.0})])
+    >>> average_by_example([TrialOutcome("a", 0, {"x": 1.0, "y": None}), TrialOutcome("a", 1, {"x": 0.0})])
     {'x': 0.5}
     """
     by_unit: dict[str, list[float]] = {}
     for outcome in outcomes:
-        for unit, score in outcome.answered.items():
+        for unit, score in outcome.known_scores.items():
             by_unit.setdefault(unit, []).append(score)
     return {unit: sum(scores) / len(scores) for unit, scores in by_unit.items()}

@@ -1,4 +1,4 @@
-"""A comparison as one HTML page that needs nothing else: scores beside no change, and what they cost."""
+"""A comparison as one self-contained HTML page: scores compared with no change, and costs."""
 
 from __future__ import annotations
 
@@ -7,56 +7,58 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from optimizers.comparison.cells import COLUMNS, LEGEND, SCORES, cells_of
-from optimizers.comparison.leaderboard import NONE, Row
+from optimizers.comparison.cells import SCORE_COLUMNS, TABLE_COLUMNS, TABLE_LEGEND, format_cells
+from optimizers.comparison.leaderboard import NO_CHANGE, Row
 from optimizers.core.run_folder import RunFolder
 from optimizers.observe.report.charts import scatter
 from optimizers.observe.report.page import rendered
 from optimizers.observe.report.texts import flat
 
-FILE = "report.html"
+PAGE_FILE = "report.html"
+"""Where a comparison's folder keeps its page."""
 
 
-def page(task: str, conditions: str, rows: Sequence[Row], *, log_dir: Path = Path(), beside: Path | None = None) -> str:
-    """The page's text: what was compared, under which `conditions`, a row a contender.
+def render_comparison_page(
+    task: str, conditions: str, rows: Sequence[Row], *, log_dir: Path = Path(), page_folder: Path | None = None
+) -> str:
+    """Renders the page: the task, the `conditions`, and a row per contender.
 
-    Every name and reason is escaped; the page loads nothing, and no script but the package's own may run. `beside` is
-    the folder that the page will lie in: the reports of SGT's runs in `log_dir` are linked from there.
+    Names and reasons are escaped. The page loads nothing, and runs only the package's own script. With a
+    `page_folder`, the folder of the page's file, the page links to the reports of the runs of SGT in `log_dir`.
 
-    >>> "<script>x" in page("<script>x", "no limit a contender, seeds 0", [])
+    >>> "<script>x" in render_comparison_page("<script>x", "no limit a contender, seeds 0", [])
     False
     """
-    ran = [row for row in rows if not row.skipped]
-    known = RunFolder(log_dir).read("run.json") or {}
+    shown = [row for row in rows if not row.skipped]
+    record = RunFolder(log_dir).read("run.json") or {}
     return rendered(
         "comparison.html.jinja",
         title=task or "Comparison",
         subtitle=conditions,
-        columns=COLUMNS,
-        scores=SCORES,
-        rows=[(row, cells_of(row)) for row in ran],
-        reference=next((row.test for row in ran if row.name == NONE), None),
-        best=max(((row.test or 0.0) for row in ran), default=0.0),
-        seeds=[(row.name, [f"seed {seed}: {score:.3f}" for seed, score in row.by_seed.items()]) for row in ran],
-        chart=scatter([(row.name, row.compiling.actor_calls, row.test or 0.0) for row in ran]),
-        legend=LEGEND,
+        columns=TABLE_COLUMNS,
+        scores=SCORE_COLUMNS,
+        rows=[(row, format_cells(row)) for row in shown],
+        reference=next((row.test for row in shown if row.name == NO_CHANGE), None),
+        best=max(((row.test or 0.0) for row in shown), default=0.0),
+        seeds=[(row.name, [f"seed {seed}: {score:.3f}" for seed, score in row.by_seed.items()]) for row in shown],
+        chart=scatter([(row.name, row.compiling.actor_calls, row.test or 0.0) for row in shown]),
+        legend=TABLE_LEGEND,
         skipped=[row for row in rows if row.skipped],
-        runs=_reports(log_dir, beside),
-        command=str(known.get("command") or ""),
-        versions=flat(known.get("versions") or {}),
+        runs=_list_reports(log_dir, page_folder),
+        command=str(record.get("command") or ""),
+        versions=flat(record.get("versions") or {}),
     )
 
 
-def _reports(folder: Path, beside: Path | None) -> list[dict[str, Any]]:
-    """The reports of the runs inside the comparison's folder, as the page reaches them."""
-    if beside is None or folder == Path():
+def _list_reports(log_dir: Path, page_folder: Path | None) -> list[dict[str, Any]]:
+    """Lists the reports of SGT's runs in the comparison's folder, with their links from the page."""
+    if page_folder is None or log_dir == Path():
         return []
-    found = sorted(folder.glob("*/seed-*/sgt/report.html"))
     return [
-        {"name": each.relative_to(folder).parts[0], "seed": each.parent.parent.name, "at": _from(beside, each)}
-        for each in found
+        {"name": file.relative_to(log_dir).parts[0], "seed": file.parent.parent.name, "at": _link(page_folder, file)}
+        for file in sorted(log_dir.glob("*/seed-*/sgt/report.html"))
     ]
 
 
-def _from(beside: Path, file: Path) -> str:
-    return Path(os.path.relpath(file.resolve(), beside.resolve())).as_posix()
+def _link(page_folder: Path, file: Path) -> str:
+    return Path(os.path.relpath(file.resolve(), page_folder.resolve())).as_posix()

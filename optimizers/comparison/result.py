@@ -1,4 +1,4 @@
-"""A finished comparison: a table to read, JSON, a frame and pages to keep."""
+"""The result of a comparison: prints as a table, and writes JSON, a pandas frame, Markdown and HTML."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from rich.console import Console, ConsoleOptions, RenderResult
 
-from optimizers.comparison.cells import COLUMNS, LEGEND, SCORES, cells_of, printed
+from optimizers.comparison.cells import SCORE_COLUMNS, TABLE_COLUMNS, TABLE_LEGEND, format_cells, render_text
 from optimizers.comparison.leaderboard import Row
-from optimizers.comparison.outcomes import read_usage, usage_content
-from optimizers.comparison.page import page
+from optimizers.comparison.outcomes import dump_usage, read_usage
+from optimizers.comparison.page import render_comparison_page
 from optimizers.core.run_folder import RunFolder
 from optimizers.core.safe_reading import entry
 from optimizers.observe.tables import plain_table
@@ -21,13 +21,13 @@ from sgt_modules.errors import RunFolderError
 if TYPE_CHECKING:
     import pandas as pd
 
-FILE = "comparison.json"
-"""Where a comparison's folder keeps what was found."""
+COMPARISON_FILE = "comparison.json"
+"""Where a comparison's folder keeps its result."""
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Every contender's row on one task, as `compare` found them. It prints as a table.
+    """The result of `compare`: a row per contender on one task. It prints as a table.
 
     >>> print(Comparison("sums", "100 actor calls", (0,), (Row("none", 0.5, (0.2, 0.8)), Row("gepa", skipped="no LM"))))
     sums: 100 actor calls a contender, seeds 0
@@ -42,7 +42,7 @@ class Comparison:
     log_dir: Path = Path()
 
     def row(self, name: str) -> Row:
-        """A contender's row; raises `KeyError` for one that was not in the comparison."""
+        """Returns a contender's row; raises `KeyError` if it was not compared."""
         try:
             return next(row for row in self.rows if row.name == name)
         except StopIteration:
@@ -50,18 +50,18 @@ class Comparison:
 
     @property
     def title(self) -> str:
-        """What was compared under which conditions."""
+        """The task with the conditions."""
         return f"{self.task}: {self.conditions}"
 
     @property
     def conditions(self) -> str:
-        """What each contender may spend, and the seeds."""
+        """The budget of each contender, and the seeds."""
         return f"{self.budget} a contender, seeds {', '.join(map(str, self.seeds))}"
 
     @property
     def cells(self) -> list[list[str]]:
-        """The table's texts, a list a row that ran, in the order of `COLUMNS`."""
-        return [cells_of(row) for row in self.rows if not row.skipped]
+        """The texts of the table: a list for each row that was not skipped, in the order of `TABLE_COLUMNS`."""
+        return [format_cells(row) for row in self.rows if not row.skipped]
 
     @property
     def skipped(self) -> Sequence[Row]:
@@ -69,7 +69,7 @@ class Comparison:
         return [row for row in self.rows if row.skipped]
 
     def content(self) -> dict[str, Any]:
-        """The comparison as JSON holds it: `task`, `budget`, `seeds` and `rows`."""
+        """Returns the comparison as JSON: `task`, `budget`, `seeds` and `rows`."""
         rows = [
             {
                 "name": row.name,
@@ -87,8 +87,8 @@ class Comparison:
                 "by_seed": {str(seed): score for seed, score in row.by_seed.items()},
                 "spread": row.spread,
                 "unanswered": row.unanswered,
-                "compiling": usage_content(row.compiling),
-                "answer": usage_content(row.answer) | {"extra_tokens": row.extra_tokens, "latency": row.latency},
+                "compiling": dump_usage(row.compiling),
+                "answer": dump_usage(row.answer) | {"extra_tokens": row.extra_tokens, "latency": row.latency},
             }
             for row in self.rows
         ]
@@ -96,67 +96,70 @@ class Comparison:
 
     @classmethod
     def read(cls, folder: str | Path) -> Comparison:
-        """The comparison that lies in a folder; raises `RunFolderError` where there is none."""
+        """Reads the comparison in a folder; raises `RunFolderError` if there is none."""
         path = Path(folder)
-        content, file = RunFolder(path).read(FILE), path / FILE
+        content, file = RunFolder(path).read(COMPARISON_FILE), path / COMPARISON_FILE
         if content is None:
-            raise RunFolderError(f"{path} holds no {FILE}. Pass the folder of a comparison that came to its end.")
+            raise RunFolderError(f"{path} has no {COMPARISON_FILE}. Pass the folder of a finished comparison.")
         rows = cast("list[dict[str, Any]]", entry(content, "rows", list, [], file=file))
         task, budget = (entry(content, name, str, "", file=file) for name in ("task", "budget"))
         seeds = cast("list[int]", entry(content, "seeds", list, [], file=file))
         try:
-            return cls(task, budget, tuple(seeds), tuple(_row(row, file) for row in rows), path)
+            return cls(task, budget, tuple(seeds), tuple(_read_row(row, file) for row in rows), path)
         except (TypeError, ValueError, KeyError, AttributeError) as problem:
             raise RunFolderError(f"{file} should hold the rows of a comparison: {problem}.") from problem
 
     def to_frame(self) -> pd.DataFrame:
-        """A pandas frame, a row a contender, with the fields of `content`'s rows; costs as `compiling.usd`."""
+        """Returns a pandas frame: a row per contender, with nested fields of `content`'s rows as `compiling.usd`."""
         import pandas as pd
 
         return pd.json_normalize(self.content()["rows"])
 
     def to_markdown(self) -> str:
-        """The table as Markdown, with the contenders that were skipped below it."""
-        head = [f"| {' | '.join(COLUMNS)} |", f"|---|{'---:|' * (len(COLUMNS) - 1)}"]
+        """Returns the table as Markdown, followed by the skipped contenders."""
+        head = [f"| {' | '.join(TABLE_COLUMNS)} |", f"|---|{'---:|' * (len(TABLE_COLUMNS) - 1)}"]
         body = [f"| {' | '.join(cells)} |" for cells in self.cells]
-        left_out = [f"- {row.name}: {row.skipped}" for row in self.skipped]
-        return "\n".join([f"**{self.title}**", "", *head, *body, "", LEGEND, "", "Skipped:", "", *left_out, ""])
+        skipped = [f"- {row.name}: {row.skipped}" for row in self.skipped]
+        return "\n".join([f"**{self.title}**", "", *head, *body, "", TABLE_LEGEND, "", "Skipped:", "", *skipped, ""])
 
     def to_html(self, file: str | Path) -> Path:
-        """Write the comparison as one HTML page that needs nothing else."""
+        """Writes the comparison as one self-contained HTML page; returns its path."""
         target = Path(file)
-        target.write_text(
-            page(self.task, self.conditions, self.rows, log_dir=self.log_dir, beside=target.parent),
-            encoding="utf-8",
-            errors="backslashreplace",
+        page = render_comparison_page(
+            self.task, self.conditions, self.rows, log_dir=self.log_dir, page_folder=target.parent
         )
+        target.write_text(page, encoding="utf-8", errors="backslashreplace")
         return target
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """The table on a terminal."""
+        """Shows two tables on a terminal: scores, and costs."""
         best = max((row.test or 0.0 for row in self.rows), default=0.0)
-        for title, columns in ((self.title, range(1, SCORES)), ("What it costs", range(SCORES, len(COLUMNS)))):
+        for title, columns in (
+            (self.title, range(1, SCORE_COLUMNS)),
+            ("What it costs", range(SCORE_COLUMNS, len(TABLE_COLUMNS))),
+        ):
             table = plain_table(title)
-            table.add_column(COLUMNS[0], overflow="fold")
+            table.add_column(TABLE_COLUMNS[0], overflow="fold")
             for number in columns:
-                table.add_column(COLUMNS[number], justify="right", no_wrap=True)
+                table.add_column(TABLE_COLUMNS[number], justify="right", no_wrap=True)
             for row in self.rows:
                 if not row.skipped:
-                    cells = cells_of(row)
-                    chosen = [cells[0], *(cells[number] for number in columns)]
-                    table.add_row(*chosen, style="bold" if row.test == best else "")
+                    cells = format_cells(row)
+                    table.add_row(
+                        cells[0], *(cells[number] for number in columns), style="bold" if row.test == best else ""
+                    )
             yield table
-        yield LEGEND
+        yield TABLE_LEGEND
         for row in self.skipped:
             yield f"{row.name}: skipped, {row.skipped}"
 
     def __str__(self) -> str:
-        return printed(self, width=120)
+        return render_text(self, width=120)
 
 
-def _row(content: Mapping[str, Any], file: Path) -> Row:
-    """The row that `content` wrote."""
-    plain = (
+def _read_row(content: Mapping[str, Any], file: Path) -> Row:
+    """Reads a row of `content`."""
+    names = (
         "name",
         "test",
         "gain",
@@ -170,7 +173,7 @@ def _row(content: Mapping[str, Any], file: Path) -> Row:
     )
     answer = content["answer"]
     return Row(
-        **{name: content[name] for name in plain},
+        **{name: content[name] for name in names},
         interval=None if content["interval"] is None else (content["interval"][0], content["interval"][1]),
         by_seed={int(seed): float(score) for seed, score in content["by_seed"].items()},
         compiling=read_usage(content["compiling"], file),

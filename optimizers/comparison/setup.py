@@ -1,4 +1,4 @@
-"""What a comparison is made under: the problem, each contender's budget, and the means they share."""
+"""Set-up of a comparison: the problem, the budget of each contender, and the resources that contenders share."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from sgt_modules.generator import GeneratorLike
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A program to better, the metric that judges it, and three splits that share no example.
+    """A program to improve, its metric, and three splits that share no example.
 
-    The training set is to learn from, the validation set to choose on, and the test set is used once, at the end.
-    `version` is a word for code of program or metric that cannot be read.
+    Contenders learn from the training set and select on the validation set. The test set is used once, at the end.
+    `version` identifies code of the program or metric that cannot be read.
     """
 
     program: dspy.Module
@@ -32,7 +32,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What each contender may spend on the actor while it is compiled: calls, dollars, or without end.
+    """Limits what compiling one contender spends on the actor: calls, dollars, or no limit.
 
     >>> Budget(actor_calls=1000).words
     '1,000 actor calls'
@@ -43,25 +43,25 @@ class Budget:
 
     @property
     def words(self) -> str:
-        """The budget as a person reads it."""
+        """Describes the budget in words."""
         if self.actor_calls is not None:
             return f"{self.actor_calls:,} actor calls"
         return "no limit" if self.usd is None else f"${self.usd:,.2f}"
 
     @property
     def limits(self) -> Limits:
-        """What the meter keeps to."""
+        """The same limits, as `PaidAnswers` takes them."""
         return Limits(self.actor_calls, self.usd)
 
     @staticmethod
     def of(budget: Budget | int | None) -> Budget:
-        """A number is one of actor calls."""
+        """Returns a `Budget`; a number is a number of actor calls."""
         return budget if isinstance(budget, Budget) else Budget(budget)
 
 
 @dataclass(frozen=True)
-class Means:
-    """What the contenders may use besides the program's LM; see `compare`."""
+class Resources:
+    """What the contenders may use besides the program's LM; `compare` describes each."""
 
     reflection_lm: dspy.LM | None = None
     embedder: dspy.Embedder | None = None

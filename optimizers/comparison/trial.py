@@ -1,4 +1,7 @@
-"""One contender with one seed, in a folder that outlives a crash: compiled under its budget, then scored on test."""
+"""Runs a trial, one contender with one seed: compiles within the budget, then scores on the test set.
+
+A trial resumes from its folder after a crash.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,10 @@ from statistics import median
 
 import dspy
 
-from optimizers.comparison.contenders import Bench, Contender, shuffled
+from optimizers.comparison.contenders import Bench, Contender, shuffle_examples
 from optimizers.comparison.metering import PaidAnswers, unmeter
-from optimizers.comparison.outcomes import FILE, Outcome, Skipped
-from optimizers.comparison.setup import Budget, Means, Problem
+from optimizers.comparison.outcomes import OUTCOME_FILE, SkippedContender, TrialOutcome
+from optimizers.comparison.setup import Budget, Problem, Resources
 from optimizers.core.events import EventBus
 from optimizers.core.fingerprints import answering, fingerprint, generator_settings, judging, lm_settings
 from optimizers.core.result import SGTResult
@@ -30,27 +33,27 @@ from sgt_modules.generator import SupplementGenerator
 _SPLITS = ("trainset", "valset", "testset")
 
 ATTEMPTS = 3
-"""How often a test example is run until it has a score."""
+"""How often a test example runs at most until it has a score."""
 
-ALONE = 5
-"""Test examples that are run one after another, to see how long an answer takes when nothing else is asked."""
+LATENCY_EXAMPLES = 5
+"""Test examples that run one after another, to measure the latency of an answer."""
 
 
 @dataclass(frozen=True)
-class Arena:
-    """One contender with one seed, in its folder."""
+class Trial:
+    """One contender with one seed, in its own folder inside that of the comparison, `home`."""
 
     contender: Contender
     problem: Problem
     seed: int
     home: RunFolder
     budget: Budget
-    means: Means
+    resources: Resources
     bus: EventBus
 
-    def take_up(self) -> None:
-        """Raise `RunFolderError` where the folder holds the same contender under other conditions."""
-        problem, needs, means = self.problem, self.contender.needs, self.means
+    def check_folder(self) -> None:
+        """Records the settings in the folder; raises `RunFolderError` if it has a trial with other settings."""
+        problem, needs, resources = self.problem, self.contender.needs, self.resources
         splits = (problem.trainset, problem.valset, problem.testset)
         settings: dict[str, object] = {
             "program": answering(problem.program, problem.version).mark,
@@ -59,106 +62,108 @@ class Arena:
             "budget": self.budget.words,
         }
         if "proposer" in needs:
-            settings["reflection_lm"] = getattr(means.reflection_lm, "model", None)
-            settings["reflection_settings"] = None if means.reflection_lm is None else lm_settings(means.reflection_lm)
-        if "generator" in needs and means.generator is not None:
-            settings |= generator_settings(SupplementGenerator.of(means.generator))
-            settings["recipe"] = None if means.recipe is None else means.recipe.recorded
+            settings["reflection_lm"] = getattr(resources.reflection_lm, "model", None)
+            settings["reflection_settings"] = (
+                None if resources.reflection_lm is None else lm_settings(resources.reflection_lm)
+            )
+        if "generator" in needs and resources.generator is not None:
+            settings |= generator_settings(SupplementGenerator.of(resources.generator))
+            settings["recipe"] = None if resources.recipe is None else resources.recipe.recorded
         self._folder.take_up(settings)
 
     @property
     def _folder(self) -> RunFolder:
         return RunFolder.at(self.home.path / self.contender.name / f"seed-{self.seed}")
 
-    def outcome(self) -> Outcome | Skipped:
-        """What it came to: known already, or found out now."""
+    def run(self) -> TrialOutcome | SkippedContender:
+        """Returns the outcome in the folder, or runs the trial."""
         folder = self._folder
-        if (known := folder.read(FILE)) is not None:
-            return Outcome.read(known, folder.path / FILE)
+        if (stored := folder.read(OUTCOME_FILE)) is not None:
+            return TrialOutcome.read(stored, folder.path / OUTCOME_FILE)
         answers = PaidAnswers(folder.path / "answers.sqlite", self.budget.limits)
         try:
-            found = self._found(folder, answers)
+            outcome = self._compile_and_test(folder, answers)
         finally:
             answers.close()
-        if isinstance(found, Skipped):
-            return found
-        content = found.content()
-        folder.write(FILE, content)
-        return Outcome.read(content, folder.path / FILE)  # the same as a later session reads
+        if isinstance(outcome, SkippedContender):
+            return outcome
+        content = outcome.content()
+        folder.write(OUTCOME_FILE, content)
+        return TrialOutcome.read(content, folder.path / OUTCOME_FILE)  # the same as a later session reads
 
-    def _found(self, folder: RunFolder, answers: PaidAnswers) -> Outcome | Skipped:
-        bench = self._bench(folder, answers)
-        if reason := bench.missing(self.contender.needs):
-            return Skipped(self.contender.name, reason)
-        with answers.meter_program(bench.program) as program, _aside(folder):
+    def _compile_and_test(self, folder: RunFolder, answers: PaidAnswers) -> TrialOutcome | SkippedContender:
+        bench = self._make_bench(folder, answers)
+        if reason := bench.explain_missing(self.contender.needs):
+            return SkippedContender(self.contender.name, reason)
+        with answers.meter_program(bench.program) as program, _redirect_output(folder):
             try:
-                with _clocked(folder) as seconds, self._compiling(answers):
+                with _clock(folder) as seconds, self._show_compile_calls(answers):
                     compiled = self.contender.compile(replace(bench, program=program))
             except StoppedError:
-                return self._out(f"used up its budget of {self.budget.words} before it had a program")
-            except Exception as problem:  # noqa: BLE001 - whatever an optimizer raises, the other contenders go on
+                return self._skip(f"used up its budget of {self.budget.words} before it had a program")
+            except Exception as problem:  # noqa: BLE001 - an optimizer's error does not stop the other contenders
                 if answers.is_used_up:
-                    return self._out(f"used up its budget of {self.budget.words} before it had a program")
-                return self._out(f"failed ({type(problem).__name__}: {str(problem).partition(chr(10))[0][:200]})")
-            with contextlib.suppress(Exception):  # some programs, KNNFewShot's for one, are more than their state
+                    return self._skip(f"used up its budget of {self.budget.words} before it had a program")
+                return self._skip(f"failed ({type(problem).__name__}: {str(problem).partition(chr(10))[0][:200]})")
+            with contextlib.suppress(Exception):  # not every program can be saved, for example not KNNFewShot's
                 unmeter(compiled.deepcopy()).save(str(folder.path / "program.json"))
-            compiling = _compiling(answers, compiled, seconds())
+            compiling = _compute_compile_usage(answers, compiled, seconds())
             answers.begin_test()
-            return self._tested(compiled, answers, compiling)
+            return self._test(compiled, answers, compiling)
 
-    def _out(self, reason: str) -> Skipped:
-        return Skipped(self.contender.name, f"seed {self.seed}: {reason}")
+    def _skip(self, reason: str) -> SkippedContender:
+        return SkippedContender(self.contender.name, f"seed {self.seed}: {reason}")
 
-    def _tested(self, program: dspy.Module, answers: PaidAnswers, compiling: RunUsage) -> Outcome:
+    def _test(self, program: dspy.Module, answers: PaidAnswers, compiling: RunUsage) -> TrialOutcome:
         examples, scorer, began = list(self.problem.testset), Scorer(self.problem.metric), time.perf_counter()
         with self.bus.work(f"{self._name}: test", len(examples)) as shown:
 
             def work(index: int) -> JudgedRun:
-                run = _answered(program, examples[index], index, scorer)
-                shown.advance(run.rollout)
+                run = _run_example(program, examples[index], index, scorer)
+                stage.advance(run.rollout)
                 return run
 
-            runs = [work(index) for index in range(min(ALONE, len(examples)))]
-            alone = [run.usage.seconds for run in runs]
-            runs += _in_threads(work, range(len(runs), len(examples)), self._threads)
+            runs = [work(index) for index in range(min(LATENCY_EXAMPLES, len(examples)))]
+            latencies = [run.usage.seconds for run in runs]
+            runs += _map_in_threads(work, range(len(runs), len(examples)), self._threads)
         answering = RunUsage(
             actor=answers.usage("test"),
             generator=sum((run.generator for run in runs), Usage()),
             seconds=WorkSeconds(total=time.perf_counter() - began),
         )
-        scores = {query_id(example, ""): _score(run) for example, run in zip(examples, runs, strict=True)}
-        return Outcome(self.contender.name, self.seed, scores, compiling, answering, median(alone))
+        scores = {query_id(example, ""): _score_run(run) for example, run in zip(examples, runs, strict=True)}
+        return TrialOutcome(self.contender.name, self.seed, scores, compiling, answering, median(latencies))
 
-    def _bench(self, folder: RunFolder, answers: PaidAnswers) -> Bench:
-        means, lm = self.means, self.means.reflection_lm
+    def _make_bench(self, folder: RunFolder, answers: PaidAnswers) -> Bench:
+        resources, lm = self.resources, self.resources.reflection_lm
         return Bench(
             program=self.problem.program,
-            trainset=shuffled(self.problem.trainset, self.seed),
+            trainset=shuffle_examples(self.problem.trainset, self.seed),
             valset=list(self.problem.valset),
             metric=self.problem.metric,
             seed=self.seed,
             calls=self.budget.actor_calls,
             folder=folder.path,
             num_threads=self._threads,
-            spent=lambda: answers.actor_answers,
+            count_calls=lambda: answers.actor_answers,
             proposer=None if lm is None else answers.meter_lm(lm, "proposer"),
-            embedder=means.embedder,
-            generator=means.generator,
-            trainer=means.trainer,
-            recipe=means.recipe,
+            embedder=resources.embedder,
+            generator=resources.generator,
+            trainer=resources.trainer,
+            recipe=resources.recipe,
         )
 
     @property
     def _threads(self) -> int:
-        return self.means.num_threads or dspy.settings.num_threads
+        return self.resources.num_threads or dspy.settings.num_threads
 
     @property
     def _name(self) -> str:
         return f"{self.contender.name}, seed {self.seed}"
 
     @contextlib.contextmanager
-    def _compiling(self, answers: PaidAnswers) -> Iterator[None]:
-        """Inside, the actor's calls are shown as they come, of as many as the budget holds."""
+    def _show_compile_calls(self, answers: PaidAnswers) -> Iterator[None]:
+        """Shows the number of actor calls while a contender compiles, out of those in the budget."""
         most = self.budget.actor_calls or 0
         with self.bus.work(f"{self._name}: calls to compile", most) as work:
             answers.on_actor_answer = lambda asked: work.move_to(asked, max(asked, most))
@@ -166,33 +171,33 @@ class Arena:
             work.move_to(answers.actor_answers, answers.actor_answers)
 
 
-def _answered(program: dspy.Module, example: dspy.Example, index: int, scorer: Scorer) -> JudgedRun:
-    """A test example's run; one that an outage kept back is tried again."""
+def _run_example(program: dspy.Module, example: dspy.Example, index: int, scorer: Scorer) -> JudgedRun:
+    """Runs a test example; tries again after an outage."""
     for left in reversed(range(ATTEMPTS)):
         run = judged_run(program, example, index, None, scorer)
         if run.fatal:
-            raise ProviderRefusedError(f"The provider takes no call, so the comparison stopped: {run.fatal}")
-        if _score(run) is not None or not left:
+            raise ProviderRefusedError(f"The provider refuses all calls, so the comparison stopped: {run.fatal}")
+        if _score_run(run) is not None or not left:
             return run
     raise AssertionError("ATTEMPTS is at least one")
 
 
-def _score(run: JudgedRun) -> float | None:
-    """A run's score; 0 where the provider refused the prompt, as a program that asks too much is no good."""
+def _score_run(run: JudgedRun) -> float | None:
+    """Returns the score of a run; 0 if the provider refused its prompt, for example as too long. None for an outage."""
     if run.rollout.reward is not None:
         return run.rollout.reward.score
     return 0.0 if run.refused else None
 
 
-def _compiling(answers: PaidAnswers, compiled: dspy.Module, seconds: float) -> RunUsage:
-    results = getattr(compiled, "detailed_results", None)
-    generator = results.spent.generator if isinstance(results, SGTResult) else Usage()
+def _compute_compile_usage(answers: PaidAnswers, compiled: dspy.Module, seconds: float) -> RunUsage:
+    result = getattr(compiled, "detailed_results", None)
+    generator = result.spent.generator if isinstance(result, SGTResult) else Usage()
     return RunUsage(answers.usage("actor"), generator, answers.usage("proposer"), WorkSeconds(total=seconds))
 
 
 @contextlib.contextmanager
-def _clocked(folder: RunFolder) -> Iterator[Callable[[], float]]:
-    """Inside, the folder's clock goes; gives how long it went in all sessions."""
+def _clock(folder: RunFolder) -> Iterator[Callable[[], float]]:
+    """Yields a function that returns the seconds of compiling so far, in all sessions; keeps them in the folder."""
     before = float((folder.read("clock.json") or {}).get("seconds", 0.0))
     began = time.perf_counter()
 
@@ -206,8 +211,8 @@ def _clocked(folder: RunFolder) -> Iterator[Callable[[], float]]:
 
 
 @contextlib.contextmanager
-def _aside(folder: RunFolder) -> Iterator[None]:
-    """Inside, what optimizers print goes to the folder's `said.txt`."""
+def _redirect_output(folder: RunFolder) -> Iterator[None]:
+    """Writes what optimizers print to the folder's `said.txt`."""
     with (
         (folder.path / "said.txt").open("a", encoding="utf-8") as file,
         contextlib.redirect_stdout(file),
@@ -216,7 +221,7 @@ def _aside(folder: RunFolder) -> Iterator[None]:
         yield
 
 
-def _in_threads(work: Callable[[int], JudgedRun], indices: Sequence[int], threads: int) -> list[JudgedRun]:
-    """`work` for each index, in order, under the caller's `dspy.context`; the first exception is raised."""
+def _map_in_threads(work: Callable[[int], JudgedRun], indices: Sequence[int], threads: int) -> list[JudgedRun]:
+    """Calls `work` for each index under the caller's `dspy.context`; returns results in order, or raises an error."""
     with ThreadPoolExecutor(max(1, threads)) as pool:
         return [each.result() for each in [pool.submit(copy_context().run, work, index) for index in indices]]

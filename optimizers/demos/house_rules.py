@@ -12,8 +12,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, cast
 
-from optimizers.comparison.summary import paired_p_value
-from optimizers.core.events import EventBus
+from optimizers.comparison.summary import compute_mcnemar_p
 from optimizers.core.fingerprints import scope_of
 from optimizers.core.memory import MARK
 from optimizers.core.records import Rollout
@@ -185,7 +184,7 @@ def summarize_prompts(
             for name in (_display_name(stage.name),)
         },
         "selected": selected,
-        "p_value": {STUDENT_ROW: paired_p_value(test_rollouts[STUDENT_ROW], test_rollouts[selected])},
+        "p_value": {STUDENT_ROW: compute_mcnemar_p(test_rollouts[STUDENT_ROW], test_rollouts[selected])},
         "kinds": {},
         "leakage": {},
         "lengths": {},

@@ -8,7 +8,7 @@ from pathlib import Path
 from optimizers.comparison.comparing import compare_problems
 from optimizers.comparison.contenders import ContenderLike
 from optimizers.comparison.result import Comparison
-from optimizers.comparison.setup import Means, Problem
+from optimizers.comparison.setup import Problem, Resources
 from optimizers.demos.house_rules import RULES_THREADS, SPT_FULL, SPT_QUICK
 from sgt_modules.embedded import acting
 from sgt_modules.embedded.rules import HouseRulesWorld, RulesCorrector, list_program
@@ -43,7 +43,7 @@ def compare_rules(
             problems,
             RULES_CONTENDERS if contenders is None else contenders,
             budget=budget or (QUICK_RULES_BUDGET if quick else RULES_BUDGET),
-            means=Means(reflection_lm=RulesCorrector(), num_threads=RULES_THREADS),
+            resources=Resources(reflection_lm=RulesCorrector(), num_threads=RULES_THREADS),
             log_dir=log_dir,
             task=f"house rules{', quick' if quick else ''}",
             display_progress=display_progress,

@@ -14,13 +14,13 @@ from typing import Any
 import dspy
 
 from optimizers.comparison.summary import (
-    gated_share,
-    kind_shares,
-    leakage,
-    mean_length,
-    paired_p_value,
-    peak_memory,
-    scores,
+    collect_peak_memory,
+    compute_gated_share,
+    compute_kind_shares,
+    compute_leak_share,
+    compute_mcnemar_p,
+    compute_mean_length,
+    compute_mean_scores,
 )
 from optimizers.core.events import EventBus
 from optimizers.core.fingerprints import scope_of
@@ -260,20 +260,22 @@ def summarize_stages(
         "scores": {name: _stage_scores(world, splits) for name, splits in scored.items()},
         "selected": selected,
         "p_value": {
-            name: paired_p_value(scored[name]["test"], scored[selected]["test"])
+            name: compute_mcnemar_p(scored[name]["test"], scored[selected]["test"])
             for name in ("none", "sft")
             if name in scored
         },
-        "kinds": {name: kind_shares(rollouts) for name, rollouts in generated.items()},
-        "leakage": {name: leakage(rollouts, world.test, world.leaks) for name, rollouts in generated.items()},
-        "lengths": {name: mean_length(rollouts) for name, rollouts in generated.items()},
-        "gated": {split: gated_share(rollouts) for split, rollouts in scored[selected].items()},
+        "kinds": {name: compute_kind_shares(rollouts) for name, rollouts in generated.items()},
+        "leakage": {
+            name: compute_leak_share(rollouts, world.test, world.leaks) for name, rollouts in generated.items()
+        },
+        "lengths": {name: compute_mean_length(rollouts) for name, rollouts in generated.items()},
+        "gated": {split: compute_gated_share(rollouts) for split, rollouts in scored[selected].items()},
         "actor_calls": spent.actor_calls,
         "generator_calls": spent.generator_calls,
         "tokens": spent.tokens,
         "seconds": replace(spent.seconds, total=seconds).rounded(),
         "peak_rss_mb": MARK.highest,
-        "peak_mb": peak_memory(result.stages),
+        "peak_mb": collect_peak_memory(result.stages),
         "notes": list(result.notes),
     }
 
@@ -284,4 +286,4 @@ def _stage_scores(world: HouseTermsWorld, splits: Mapping[str, Sequence[Rollout]
         "test_terms": [rollout for rollout in test if world.test[rollout.query.index].term],
         "test_plain": [rollout for rollout in test if not world.test[rollout.query.index].term],
     }
-    return scores({**splits, **parts})
+    return compute_mean_scores({**splits, **parts})

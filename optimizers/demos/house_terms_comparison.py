@@ -8,11 +8,11 @@ from pathlib import Path
 
 from optimizers.comparison.bench import Bench
 from optimizers.comparison.comparing import compare_problems
-from optimizers.comparison.contenders import ContenderLike, sgt, shuffled
+from optimizers.comparison.contenders import ContenderLike, compile_sgt, shuffle_examples
 from optimizers.comparison.control_rows import Controls
 from optimizers.comparison.controls import controls
 from optimizers.comparison.result import Comparison
-from optimizers.comparison.setup import Means, Problem
+from optimizers.comparison.setup import Problem, Resources
 from optimizers.demos.house_terms import FULL_SCALE, QUICK_SCALE, TERMS_THREADS
 from optimizers.sgt.recipe import Recipe
 from optimizers.training.embedded import embedded_trainer
@@ -51,7 +51,7 @@ def compare_embedded(
     display_progress: bool | None = None,
 ) -> Comparison:
     """Run `compare` with a separate world for each seed, so that all seeds' test questions count."""
-    means = Means(
+    resources = Resources(
         generator=embedded_generator(),
         trainer=embedded_trainer(),
         recipe=_make_recipe(quick=quick),
@@ -63,7 +63,7 @@ def compare_embedded(
             {seed: make_problem(make_world(seed, quick=quick, gold=gold)) for seed in seeds},
             contenders,
             budget=budget or (QUICK_TERMS_BUDGET if quick else TERMS_BUDGET),
-            means=means,
+            resources=resources,
             log_dir=log_dir,
             task=f"{name}{', quick' if quick else ''}",
             display_progress=display_progress,
@@ -84,7 +84,7 @@ def score_embedded_controls(
         problem = make_problem(world)
         bench = Bench(
             program=problem.program,
-            trainset=shuffled(world.train, seed),
+            trainset=shuffle_examples(world.train, seed),
             valset=world.val,
             metric=world.metric,
             seed=seed,
@@ -98,7 +98,7 @@ def score_embedded_controls(
         with acting():
             scored.append(
                 controls(
-                    sgt(bench),
+                    compile_sgt(bench),
                     problem,
                     shifted=world.shifted,
                     second_actor=embedded_actor("second-actor"),

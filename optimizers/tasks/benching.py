@@ -13,9 +13,9 @@ from rich.console import Console, ConsoleOptions, RenderResult
 
 from optimizers.comparison import Budget, Comparison, Controls, Problem, compare_problems
 from optimizers.comparison.contenders import ContenderLike
-from optimizers.comparison.scored_run import sgt_controls
-from optimizers.comparison.setup import Means
-from optimizers.comparison.summary import label_in_supplement
+from optimizers.comparison.setup import Resources
+from optimizers.comparison.sgt_controls import score_sgt_controls
+from optimizers.comparison.summary import contains_label
 from optimizers.sgt.recipe import AUTO, Recipe
 from optimizers.tasks.calling import load_actor
 from optimizers.tasks.definition import Task
@@ -118,13 +118,13 @@ def run_bench(
     is_embedded = generator == EMBEDDED
     small_model, trainer = _choose_generator(task, generator, trainer)
     recipe = recipe or (QUICK_RECIPE if quick else Recipe.auto(AUTO))
-    means = Means(proposer, None, small_model, trainer, recipe, num_threads)
+    resources = Resources(proposer, None, small_model, trainer, recipe, num_threads)
     with acting_as(lm):
         comparison = compare_problems(
             dict.fromkeys(seeds, problem),
             (EMBEDDED_CONTENDERS if is_embedded else REAL_CONTENDERS) if contenders is None else contenders,
             budget=budget,
-            means=means,
+            resources=resources,
             log_dir=log_dir,
             task=task.name,
             settings={"splits": splits.record},
@@ -132,13 +132,13 @@ def run_bench(
         )
         has_sgt = controls and any(row.name == "sgt" and not row.skipped for row in comparison.rows)
         sgt_scores = [
-            sgt_controls(
+            score_sgt_controls(
                 comparison.log_dir,
                 problem,
                 task=task.name,
                 seed=seed,
                 budget=Budget.of(budget),
-                means=means,
+                resources=resources,
                 num_threads=num_threads or dspy.settings.num_threads,
                 leaks=partial(_leaks_gold, task),
                 display_progress=display_progress,
@@ -161,7 +161,7 @@ def _add_gold_outputs(task: Task, examples: Sequence[dspy.Example]) -> list[dspy
 
 def _leaks_gold(task: Task, example: dspy.Example, supplement: str) -> bool:
     """Return whether a supplement holds one of the example's gold outputs as whole words."""
-    return label_in_supplement(dspy.Example(**dict(task.gold_prediction(example).items())).with_inputs(), supplement)
+    return contains_label(dspy.Example(**dict(task.gold_prediction(example).items())).with_inputs(), supplement)
 
 
 def _choose_generator(

@@ -14,7 +14,7 @@ from small_compile import SMALL, WORLD, helped, named, teleprompter, writer
 
 from optimizers import Recipe, TrainingSettings
 from optimizers.comparison import ABLATIONS, Bench, compare
-from optimizers.comparison.naming import contender_of
+from optimizers.comparison.lookup import find_contender
 from optimizers.core.records import Between, Checkpoint
 from optimizers.core.result import SGTResult, result_of
 from optimizers.sgt.estimate import estimated
@@ -173,7 +173,7 @@ def test_an_ablation_is_sgt_by_the_same_recipe_without_one_part(
     recipe = replace(SMALL, rounds=2)
     with dspy.context(lm=ScriptedEngine(helped).lm()):
         bench = bench_at(tmp_path, recipe, ScriptedTrainer())
-        contender_of(name).compile(bench)
+        find_contender(name).compile(bench)
     settings = json.loads((tmp_path / "sgt" / "run.json").read_text())
     known = recipe.recorded | settings["settings"]["recipe"] | {"rounds": settings["free"]["rounds"]}
     assert {key: value for key, value in known.items() if recipe.recorded.get(key) != value} == {
@@ -202,14 +202,14 @@ def test_alpha_0_is_the_same_trainer_without_the_nll(tmp_path: Path) -> None:
     settings = TrainingSettings(sft_epochs=1, batch_size=8, beta=0.2)
     with dspy.context(lm=ScriptedEngine(lambda _: "[[ ## sql ## ]]\nSELECT 1").lm()):
         bench = bench_at(tmp_path, SMALL, TRLTrainer(embedded_folder("generator"), settings))
-        contender_of("sgt_alpha_0").compile(bench)
+        find_contender("sgt_alpha_0").compile(bench)
     recorded = json.loads((tmp_path / "sgt" / "run.json").read_text())["settings"]["training"]
     assert recorded == str(replace(settings, alpha=0.0))
 
 
 def test_alpha_0_needs_a_trainer_that_has_an_alpha(tmp_path: Path) -> None:
-    with pytest.raises(errors.SetupError, match="Expected a TRLTrainer to set alpha of"):
-        contender_of("sgt_alpha_0").compile(bench_at(tmp_path, SMALL, ScriptedTrainer()))
+    with pytest.raises(errors.SetupError, match="Expected a TRLTrainer, whose alpha can be set"):
+        find_contender("sgt_alpha_0").compile(bench_at(tmp_path, SMALL, ScriptedTrainer()))
 
 
 def test_ablations_stand_in_the_same_table_by_name_each_in_its_own_folder(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import dspy
 import pytest
 from scripted import ScriptedEngine, ScriptedGenerator, ScriptedTrainer, query, rollout
-from secrets_task import RECIPE, TEST, TRAIN, compiled, needs_secret, problem, told, writer
+from secrets_task import RECIPE, TEST, TRAIN, compiled, needs_secret, problem, write_supplement, writer
 
 from optimizers.comparison import (
     calls_curve,
@@ -107,7 +107,7 @@ def test_the_curve_over_calls_is_every_stage_with_the_best_until_then() -> None:
     ]
 
 
-def test_the_curve_is_the_same_when_a_finished_run_is_taken_up_again(tmp_path: Path) -> None:
+def test_the_curve_is_the_same_when_a_finished_run_is_resumed(tmp_path: Path) -> None:
     first = calls_curve(result_of(compiled(tmp_path, ScriptedEngine(needs_secret))))
     again = calls_curve(result_of(compiled(tmp_path, ScriptedEngine(needs_secret))))
     assert [each.actor_calls for each in first] == [each.actor_calls for each in again]
@@ -124,7 +124,9 @@ class Counting(ScriptedTrainer):
     def trained(self, rows: object, start: object, output: Path, seed: int):
         seen = {row.query for row in self.rows[output.name]}
         learned = "background" if len(seen) >= 4 else "cot"
-        self.generator._trained = ScriptedGenerator(lambda prompt: told(prompt, learned), model=f"scripted/{learned}")
+        self.generator._trained = ScriptedGenerator(
+            lambda prompt: write_supplement(prompt, learned), model=f"scripted/{learned}"
+        )
         return super().trained([], None, output, seed)
 
 

@@ -25,8 +25,8 @@ def exact(example: dspy.Example, prediction: dspy.Prediction, trace: object = No
     return example.answer == prediction.answer
 
 
-def adds_when_told(text: str) -> str:
-    """An actor that adds where it is told to, and says the question again elsewhere; easy are sums below 20."""
+def adds_when_advised(text: str) -> str:
+    """An actor that adds if the advice says so, else repeats the number; it always adds below 20."""
     number = int(re.findall(r"(\d+)\+1\?", text)[-1])
     return reply(answer=str(number + 1) if "Add one." in text or number < 20 else str(number))
 
@@ -34,25 +34,25 @@ def adds_when_told(text: str) -> str:
 class Telling(dspy.Module):
     """A program of the user's own."""
 
-    def __init__(self, told: str = "") -> None:
+    def __init__(self, advice: str = "") -> None:
         super().__init__()
-        self.answer = dspy.Predict("question, told -> answer")
-        self.told = told
+        self.answer = dspy.Predict("question, advice -> answer")
+        self.advice = advice
 
     def forward(self, question: str) -> dspy.Prediction:
-        return self.answer(question=question, told=self.told)
+        return self.answer(question=question, advice=self.advice)
 
 
 class TellIt(Teleprompter):
     """An optimizer of the user's own: it tries a sentence on the training set, and keeps it where it helps."""
 
     def compile(self, student: Telling, *, trainset: list[dspy.Example]) -> Telling:
-        told = Telling("Add one.")
-        scores = [sum(exact(each, program(**each.inputs())) for each in trainset) for program in (student, told)]
-        return told if scores[1] >= scores[0] else student
+        advised = Telling("Add one.")
+        scores = [sum(exact(each, program(**each.inputs())) for each in trainset) for program in (student, advised)]
+        return advised if scores[1] >= scores[0] else student
 
 
-def compared(folder: Path, script: Callable[[str], str] = adds_when_told, **changes: object) -> Comparison:
+def compared(folder: Path, script: Callable[[str], str] = adds_when_advised, **changes: object) -> Comparison:
     settings = {"contenders": [TellIt()], "seeds": (0, 1), "log_dir": folder, "num_threads": 4}
     engine = changes.pop("engine", None) or ScriptedEngine(script)
     with dspy.context(lm=engine.lm()):
@@ -79,7 +79,7 @@ def test_a_user_s_own_program_and_optimizer_are_compared(tmp_path: Path) -> None
 
 def test_finished_contenders_are_not_run_again_and_new_ones_are(tmp_path: Path) -> None:
     first = compared(tmp_path)
-    engine = ScriptedEngine(adds_when_told)
+    engine = ScriptedEngine(adds_when_advised)
     again = compared(tmp_path, engine=engine)
     assert not engine.asked
     assert again == first
@@ -100,11 +100,11 @@ def test_a_comparison_that_crashed_goes_on_and_pays_nothing_twice(tmp_path: Path
         calls[0] += 1
         if calls[0] == 30:
             raise PulledPlugError
-        return adds_when_told(text)
+        return adds_when_advised(text)
 
     with pytest.raises(PulledPlugError):
         compared(tmp_path / "crashed", crashes, num_threads=1)
-    engine, whole = ScriptedEngine(adds_when_told), ScriptedEngine(adds_when_told)
+    engine, whole = ScriptedEngine(adds_when_advised), ScriptedEngine(adds_when_advised)
     found = compared(tmp_path / "crashed", engine=engine)
     clean = compared(tmp_path / "clean", engine=whole)
     assert calls[0] - 1 + len(engine.asked) == len(whole.asked)
@@ -118,7 +118,7 @@ def test_a_comparison_that_crashed_goes_on_and_pays_nothing_twice(tmp_path: Path
     ("changes", "error", "said"),
     [
         ({"seeds": ()}, SetupError, "at least one seed"),
-        ({"seeds": (1, 1)}, SetupError, "none twice"),
+        ({"seeds": (1, 1)}, SetupError, "each only once"),
         ({"contenders": ["gepetto"]}, SetupError, "no contender 'gepetto'"),
         ({"contenders": [TellIt(), TellIt()]}, SetupError, "called tell_it"),
         ({"budget": 0}, SetupError, "above 0"),
@@ -128,14 +128,14 @@ def test_a_comparison_that_crashed_goes_on_and_pays_nothing_twice(tmp_path: Path
 def test_what_cannot_be_compared_is_refused_before_anything_is_paid(
     tmp_path: Path, changes: dict[str, object], error: type[Exception], said: str
 ) -> None:
-    engine = ScriptedEngine(adds_when_told)
+    engine = ScriptedEngine(adds_when_advised)
     with pytest.raises(error, match=said):
         compared(tmp_path, engine=engine, **changes)
     assert not engine.asked
 
 
 def test_splits_that_share_an_example_are_refused(tmp_path: Path) -> None:
-    engine = ScriptedEngine(adds_when_told)
+    engine = ScriptedEngine(adds_when_advised)
     with dspy.context(lm=engine.lm()), pytest.raises(OverlappingSplitsError, match=r"testset\[0\]"):
         compare(Telling(), TRAIN, VAL, [TRAIN[3], *TEST], exact, ["none"], log_dir=tmp_path)
     assert not engine.asked
@@ -145,7 +145,7 @@ def test_other_data_in_the_same_folder_are_refused_by_name(tmp_path: Path) -> No
     compared(tmp_path)
     with pytest.raises(RunFolderError, match="budget"):
         compared(tmp_path, budget=100)
-    with dspy.context(lm=ScriptedEngine(adds_when_told).lm()), pytest.raises(RunFolderError, match="data"):
+    with dspy.context(lm=ScriptedEngine(adds_when_advised).lm()), pytest.raises(RunFolderError, match="data"):
         compare(Telling(), TRAIN, VAL, TEST[1:], exact, [TellIt()], seeds=(0, 1), log_dir=tmp_path)
 
 
@@ -161,7 +161,7 @@ def test_an_optimizer_that_fails_leaves_the_others_and_its_reason(tmp_path: Path
 
 
 def test_one_that_needs_more_than_its_budget_is_out_and_has_not_passed_it(tmp_path: Path) -> None:
-    engine = ScriptedEngine(adds_when_told)
+    engine = ScriptedEngine(adds_when_advised)
     found = compared(tmp_path, engine=engine, budget=5, seeds=(0,))
     assert found.row("tell_it").skipped == "seed 0: used up its budget of 5 actor calls before it had a program"
     assert len(engine.asked) == 5 + len(TEST)
@@ -176,7 +176,7 @@ def test_an_outage_on_test_is_tried_again_and_never_a_zero(tmp_path: Path) -> No
         refused[question] = refused.get(question, 0) + 1
         if refused[question] <= 2:
             raise RateLimitError("later")
-        return adds_when_told(text)
+        return adds_when_advised(text)
 
     found = compared(tmp_path, busy, contenders=["none"], seeds=(0,))
     assert found.row("none").test == pytest.approx(4 / 24)
@@ -187,7 +187,7 @@ def test_a_question_that_stays_without_an_answer_is_counted_apart(tmp_path: Path
     def down_for_one(text: str) -> str:
         if "16+1?" in text:
             raise RateLimitError("later")
-        return adds_when_told(text)
+        return adds_when_advised(text)
 
     row = compared(tmp_path, down_for_one, contenders=["none"], seeds=(0,)).row("none")
     assert (row.test, row.unanswered) == (pytest.approx(3 / 23), 1)
@@ -213,7 +213,7 @@ def test_seeds_of_a_task_may_have_examples_of_their_own(tmp_path: Path) -> None:
         0: Problem(Telling(), exact, TRAIN, VAL, TEST),
         1: Problem(Telling(), exact, TRAIN, VAL, [each for each in TEST if int(each.answer) > 28]),
     }
-    with dspy.context(lm=ScriptedEngine(adds_when_told).lm()):
+    with dspy.context(lm=ScriptedEngine(adds_when_advised).lm()):
         shared = compare_problems(problems, ["none"], log_dir=tmp_path / "shared", display_progress=False)
     assert shared.row("none").by_seed == {0: pytest.approx(4 / 24), 1: 0.0}
     assert shared.row("none").test == pytest.approx(4 / 24)  # the twelve are among the 24, at the mean of both seeds
@@ -247,9 +247,9 @@ def test_the_example_in_the_documentation_runs(tmp_path: Path, monkeypatch: pyte
 
     class Actor(ScriptedEngine):
         def complete(self, request: Request) -> Response:
-            told = "Add one." in str(request.system)
+            is_advised = "Add one." in str(request.system)
             number = int(re.findall(r"(\d+)\+1\?", request.messages[-1].text or "")[-1])
-            self._script = lambda _: reply(answer=str(number + told))
+            self._script = lambda _: reply(answer=str(number + is_advised))
             return super().complete(request)
 
     monkeypatch.chdir(tmp_path)

@@ -83,7 +83,7 @@ class Actor(Scripted):
 
 
 class Proposer(Scripted):
-    """Gives the same advice to whoever asks for an instruction, and adds right where it is asked to."""
+    """Gives the same advice for every request for an instruction, and adds correctly if asked to."""
 
     def said(self, text: str, last: str, request: Request) -> str:
         if "<IMPROVED_VARIABLE>" in text:
@@ -205,7 +205,7 @@ def test_labels_that_are_missing_leave_out_the_contender_that_shows_them(tmp_pat
     found = compared(tmp_path, "labeled_fewshot", "bootstrap_fewshot", metric=by_gold, splits=splits, budget=40)
     assert found.row("bootstrap_fewshot").test == 1.0
     assert {row.name: row.skipped for row in found.skipped} == {
-        "labeled_fewshot": "the training examples hold no output of the program to show as a demo"
+        "labeled_fewshot": "the training examples have no outputs of the program to show as demos"
     }
 
 

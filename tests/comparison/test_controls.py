@@ -25,16 +25,16 @@ from secrets_task import (
     needs_secret,
     number_in,
     problem,
-    told,
+    write_supplement,
     writer,
 )
 from small_compile import WORLD, gold
 
 from optimizers.comparison import Controls, Problem, controls, pooled
-from optimizers.comparison.compiled_run import Asking
-from optimizers.comparison.control_rows import leakage_of, noise_between, row_of
-from optimizers.comparison.interventions import filler, shuffled, unchanged, untagged
-from optimizers.comparison.noise import noise_of
+from optimizers.comparison.compiled_run import OneKindGenerator
+from optimizers.comparison.control_rows import build_control_row, measure_leakage, measure_noise
+from optimizers.comparison.interventions import exchange_supplements, measure_unchanged, remove_tags, replace_words
+from optimizers.comparison.noise import estimate_noise
 from optimizers.core.records import Rollout
 from optimizers.core.result import SGTResult, mark_compiled, result_of
 from optimizers.core.statistics import gain_interval
@@ -157,7 +157,7 @@ def test_only_what_is_asked_for_is_run_and_the_rest_is_named(tmp_path: Path) -> 
             controls(better, problem(), names=["shuffle"])
     assert [(row.name, row.skipped) for row in found.rows[2:]] == [
         ("second_actor", "pass second_actor, another LM"),
-        ("shifted", "pass shifted, examples unlike the training ones"),
+        ("shifted", "pass shifted, examples unlike the training examples"),
     ]
     assert found.noise is None
     assert "shifted: skipped, pass shifted" in str(found)
@@ -172,7 +172,7 @@ def test_a_generator_that_is_not_there_has_no_row_as_a_small_model(tmp_path: Pat
                 raise errors.GeneratorNotFoundError("No weights in /nowhere.\nLook elsewhere.")
 
     engine = ScriptedEngine(needs_secret)
-    generator = Gone(lambda prompt: told(prompt, "cot"), trained=writer(model="scripted/trained")._trained)
+    generator = Gone(lambda prompt: write_supplement(prompt, "cot"), trained=writer(model="scripted/trained")._trained)
     better = compiled(tmp_path, engine, generator=generator)
     generator.gone = True
     with dspy.context(lm=engine.lm()):
@@ -186,7 +186,7 @@ def test_a_run_that_selected_no_supplement_says_so_in_each_row_that_needs_one(tm
     with dspy.context(lm=engine.lm()):
         found = controls(better, problem(), names=["shuffled", "no_tag", "filler"], display_progress=False)
     assert found.selected == "none"
-    assert {row.skipped for row in found.rows[2:]} == {"the selected stage, none, tells the actor nothing"}
+    assert {row.skipped for row in found.rows[2:]} == {"the selected stage, none, has no supplements"}
     assert (found.leakage, found.noise) == (None, None)
     assert found.row("selected").gain == 0.0
 
@@ -201,7 +201,7 @@ def test_a_program_that_sgt_did_not_compile_is_refused_before_anything_is_paid()
 
 
 def test_leakage_is_the_share_of_supplements_with_the_answer_and_the_gain_of_the_rest(tmp_path: Path) -> None:
-    """Of the six test questions two are told their answer; of the other four the secret helps three."""
+    """Of the six test questions two have their answer in the supplement; of the other four the secret helps three."""
 
     def learned(prompt: str) -> Supplement:
         number = int(number_in(prompt))
@@ -223,7 +223,7 @@ def test_leakage_is_the_share_of_supplements_with_the_answer_and_the_gain_of_the
 
 
 class Fickle:
-    """An actor that, told the secret of question 30, is right at the first and third time and wrong at the second."""
+    """An actor that, given the secret of question 30, is right at the first and third time and wrong at the second."""
 
     def __init__(self) -> None:
         self._times: Counter[str] = Counter()
@@ -262,14 +262,14 @@ def test_an_actor_that_always_answers_the_same_has_no_noise(found: tuple[Control
 
 def test_the_effect_without_noise_is_larger_by_the_variance_that_is_left() -> None:
     """Gains of the runs: (1, 0, 1, 0) and (1, 0, 1, 1). Variances 1/3 and 1/4, so 7/24 of a single run; within 1/8."""
-    noise = noise_of([[1, 0, 1, 0], [1, 0, 1, 1]], before=[0, 0, 0, 0])
+    noise = estimate_noise([[1, 0, 1, 0], [1, 0, 1, 1]], before=[0, 0, 0, 0])
     assert noise.within == pytest.approx(1 / 8)
     assert noise.effect == pytest.approx(0.625 / (7 / 24) ** 0.5)
     assert noise.corrected == pytest.approx(0.625 / (7 / 24 - 1 / 8) ** 0.5)
 
 
 def test_without_noise_nothing_is_corrected() -> None:
-    noise = noise_of([[1, 0, 1, 0], [1, 0, 1, 0]], before=[0, 0, 0, 0])
+    noise = estimate_noise([[1, 0, 1, 0], [1, 0, 1, 0]], before=[0, 0, 0, 0])
     assert (noise.within, noise.reliability, noise.agreement) == (0, 1, 1)
     assert noise.effect == noise.corrected == pytest.approx(0.5 / (1 / 3) ** 0.5)
 
@@ -277,7 +277,7 @@ def test_without_noise_nothing_is_corrected() -> None:
 @pytest.mark.parametrize(("runs", "before"), [([[1.0]], [0.0]), ([[1.0], [1.0, 0.0]], [0.0]), ([[], []], [])])
 def test_noise_wants_two_runs_of_the_same_questions(runs: list[list[float]], before: list[float]) -> None:
     with pytest.raises(ValueError, match="Expected two or more runs of the same questions"):
-        noise_of(runs, before)
+        estimate_noise(runs, before)
 
 
 class TwoSteps(dspy.Module):
@@ -338,46 +338,46 @@ def calls(*texts: str) -> list[list[Call]]:
 
 
 @settings(deadline=None)
-@given(st.lists(st.booleans(), min_size=2, max_size=12).filter(lambda told: sum(told) > 1), st.integers(0, 9))
-def test_shuffled_gives_everyone_another_s_and_every_one_away(has: list[bool], seed: int) -> None:
-    before = calls(*(f"t{number}" if told else "" for number, told in enumerate(has)))
-    after = shuffled(before, random.Random(seed))
+@given(st.lists(st.booleans(), min_size=2, max_size=12).filter(lambda has: sum(has) > 1), st.integers(0, 9))
+def test_an_exchange_gives_each_example_the_supplements_of_another(has: list[bool], seed: int) -> None:
+    before = calls(*(f"t{number}" if asks else "" for number, asks in enumerate(has)))
+    after = exchange_supplements(before, random.Random(seed))
     read = [one[0].supplement.text for one in after if one]
     assert sorted(read) == sorted(one[0].supplement.text for one in before if one)
-    assert unchanged(before, after) == 0.0
+    assert measure_unchanged(before, after) == 0.0
     assert [bool(one) for one in after] == has
-    assert shuffled(before, random.Random(seed)) == after
+    assert exchange_supplements(before, random.Random(seed)) == after
 
 
 def test_a_place_that_the_other_lacks_reads_nothing() -> None:
     first = [Call(Place("self", turn), "q", Supplement("cot", f"a{turn}")) for turn in range(2)]
     second = [Call(Place("self"), "q", Supplement("cot", "b0"))]
-    one, other = shuffled([first, second], random.Random(0))
+    one, other = exchange_supplements([first, second], random.Random(0))
     assert [call.supplement for call in one] == [Supplement("cot", "b0"), SILENCE]
     assert [call.supplement for call in other] == [Supplement("cot", "a0")]
 
 
-def test_one_example_cannot_be_shuffled() -> None:
+def test_one_example_cannot_exchange_its_supplements() -> None:
     with pytest.raises(ValueError, match="two or more"):
-        shuffled(calls("alone", ""), random.Random(0))
+        exchange_supplements(calls("alone", ""), random.Random(0))
 
 
 def test_the_tag_goes_from_both_parts_of_a_join_and_the_words_stay() -> None:
     join = Supplement("cot", "Add  them.\n[answer] It is [4], see [x](y).")
-    [[call]] = untagged([[Call(Place("self"), "q", join)]])
+    [[call]] = remove_tags([[Call(Place("self"), "q", join)]])
     assert call.supplement.render() == "Add  them.\nIt is [4], see [x](y)."
-    [[silent]] = untagged([[Call(Place("self"), "q", SILENCE)]])
+    [[silent]] = remove_tags([[Call(Place("self"), "q", SILENCE)]])
     assert silent.supplement == SILENCE
 
 
-def test_filler_has_words_of_the_same_lengths_and_none_of_the_same_words() -> None:
+def test_replaced_words_have_the_same_lengths_and_are_all_new() -> None:
     before = [[Call(Place("self"), "q", Supplement("cot", "Every gold\ncustomer counts twice."))]]
-    [[call]] = filler(before, random.Random(3))
+    [[call]] = replace_words(before, random.Random(3))
     text = call.supplement.render()
     assert [len(word) for word in text.split()] == [5, 5, 4, 8, 6, 6]
     assert text.count("\n") == 1
     assert not set(text.split()) & {"[cot]", "Every", "gold", "customer", "counts", "twice."}
-    assert filler(before, random.Random(3)) == [[call]] != filler(before, random.Random(4))
+    assert replace_words(before, random.Random(3)) == [[call]] != replace_words(before, random.Random(4))
 
 
 def test_the_interval_of_a_gain_of_shares_is_agresti_and_min_s() -> None:
@@ -397,7 +397,7 @@ def test_an_interval_of_gains_that_do_not_differ_has_a_width_and_of_none_says_no
         gain_interval([0.0], [])
 
 
-def test_it_is_told_where_a_shuffle_changes_nothing(tmp_path: Path) -> None:
+def test_a_note_says_that_a_shuffle_changes_nothing(tmp_path: Path) -> None:
     def same(prompt: str) -> Supplement:
         return Supplement("cot", "Guess." if "cot" in prompt else "Count twice.")
 
@@ -408,7 +408,10 @@ def test_it_is_told_where_a_shuffle_changes_nothing(tmp_path: Path) -> None:
     better = compiled(tmp_path, engine, generator=generator)
     with dspy.context(lm=engine.lm()):
         found = controls(better, problem(), names=["shuffled"], repeats=1, display_progress=False)
-    assert (found.row("shuffled").gain, found.row("shuffled").note) == (1.0, "100% read what they would have read")
+    assert (found.row("shuffled").gain, found.row("shuffled").note) == (
+        1.0,
+        "100% of the questions have the same supplement as before",
+    )
 
 
 def test_the_embedded_generator_answers_alone_and_writes_supplements_untrained(tmp_path: Path) -> None:
@@ -428,11 +431,11 @@ def test_the_embedded_generator_answers_alone_and_writes_supplements_untrained(t
 
 @pytest.mark.parametrize("kind", ["background", "pairs"])
 def test_a_generator_that_is_asked_for_a_kind_writes_it(kind: str) -> None:
-    asking = Asking(embedded_generator(), KINDS[kind])
+    asking = OneKindGenerator(embedded_generator(), KINDS[kind])
     prompt = COMPACT.write(AnswerInSQL, WORLD.test[0].inputs().toDict())
     [sampled] = asking.sample([prompt], seeds=[0], temperature=0.0)
     assert sampled.supplement.kind == asking.draw(prompt).supplement.kind == kind
-    assert asking.fingerprint != Asking(embedded_generator(), KINDS["cot"]).fingerprint
+    assert asking.fingerprint != OneKindGenerator(embedded_generator(), KINDS["cot"]).fingerprint
 
 
 def test_predictors_with_their_own_lm_keep_it_and_another_actor_takes_its_place(tmp_path: Path) -> None:
@@ -461,14 +464,14 @@ def scored(*scores: float | None) -> list[Rollout]:
 
 def of_program(none: list[Rollout], selected: list[Rollout], again: list[Rollout], held: list[bool]) -> Controls:
     """The controls of a program whose supplements were run twice."""
-    rows = [row_of("none", none), row_of("selected", selected, none=none)]
+    rows = [build_control_row("none", none), build_control_row("selected", selected, none=none)]
     return Controls(
         "dpo1",
         rows,
-        leakage_of(held, selected, none),
-        noise_between([selected, again], none),
+        measure_leakage(held, selected, none),
+        measure_noise([selected, again], none),
         scored={"none": none, "selected": selected},
-        again=[again],
+        repetitions=[again],
     )
 
 
@@ -490,5 +493,5 @@ def test_pooled_controls_are_those_of_one_program_that_was_asked_all_questions()
 
 def test_pooled_controls_lack_what_one_of_them_lacks() -> None:
     one = of_program(scored(0, 0), scored(1, 1), scored(1, 0), [True, False])
-    silent = replace(one, leakage=None, noise=None, again=[])
+    silent = replace(one, leakage=None, noise=None, repetitions=[])
     assert (pooled([one, silent]).leakage, pooled([one, silent]).noise) == (None, None)

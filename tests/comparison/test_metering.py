@@ -73,7 +73,7 @@ def test_a_greedy_request_is_paid_once(temperature: float | None, open_meter: An
     assert len(engine.asked) == 2
 
 
-def test_a_sampled_request_is_paid_anew_and_another_session_hears_the_same(open_meter: Any) -> None:
+def test_a_sampled_request_is_paid_each_time_and_another_session_gets_the_same_answers(open_meter: Any) -> None:
     engine = counting()
     first = open_meter()
     assert answers(first.meter_lm(engine.lm(), "actor"), "2+2?", 3, temperature=0.7) == ["0", "1", "2"]
@@ -297,7 +297,7 @@ def test_a_session_that_goes_on_counts_its_questions_as_the_first_did(tmp_path: 
     assert asked() == asked() == [1, 1, 2, 3, 4]
 
 
-def test_a_call_counts_once_for_whoever_tracks_usage_or_listens(tmp_path: Path) -> None:
+def test_a_call_counts_once_for_each_tracker_and_callback(tmp_path: Path) -> None:
     heard: list[str] = []
 
     class Listener(BaseCallback):

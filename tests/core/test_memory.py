@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from scripted import rollout
 
-from optimizers.comparison.summary import peak_memory
+from optimizers.comparison.summary import collect_peak_memory
 from optimizers.core.memory import Mark, Peak
 from optimizers.core.records import Checkpoint
 from optimizers.core.result import StageResult
@@ -53,9 +53,9 @@ def test_a_read_only_process_folder_still_tells_the_high_water_mark(tmp_path: Pa
 
 def test_the_summary_tells_each_stages_peak_and_a_gpus_only_where_one_was_used() -> None:
     stages = [StageResult(name, 0.5, [rollout(1.0)], memory=Peak(100.0 + n)) for n, name in enumerate(("none", "sft"))]
-    assert peak_memory(stages) == {"rss": {"none": 100.0, "sft": 101.0}}
+    assert collect_peak_memory(stages) == {"rss": {"none": 100.0, "sft": 101.0}}
     stages.append(StageResult("dpo1", 0.5, [], memory=Peak(90.0, 12.5)))
-    assert peak_memory(stages)["cuda"] == {"dpo1": 12.5}
+    assert collect_peak_memory(stages)["cuda"] == {"dpo1": 12.5}
 
 
 def test_a_stage_tells_how_many_rows_were_left_out(tmp_path: Path) -> None:

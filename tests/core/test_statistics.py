@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optimizers.comparison.leaderboard import rank_rows
-from optimizers.comparison.outcomes import Outcome
+from optimizers.comparison.outcomes import TrialOutcome
 from optimizers.core.statistics import holm, mcnemar, mean_interval, paired_p, wilson_interval
 
 Z = 1.959963984540054  # the normal distribution's 97.5 % point
@@ -119,7 +119,7 @@ def test_of_a_thousand_comparisons_of_equals_at_most_five_in_a_hundred_are_calle
     for _ in range(1_000):
         hard = [rng.random() for _ in range(60)]  # questions differ, contenders do not
         outcomes = [
-            Outcome(name, 0, {str(unit): _drawn(rng, share, kind) for unit, share in enumerate(hard)})
+            TrialOutcome(name, 0, {str(unit): _drawn(rng, share, kind) for unit, share in enumerate(hard)})
             for name in (("none", "one", "two", "three") if kind == "binary" else ("none", "one"))
         ]
         false += any(row.better for row in rank_rows(outcomes))

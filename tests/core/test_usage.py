@@ -8,7 +8,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optimizers.comparison.outcomes import read_usage, usage_content
+from optimizers.comparison.outcomes import dump_usage, read_usage
 from optimizers.core.usage import RunUsage, Usage, WorkSeconds
 
 _COUNTS = st.integers(0, 10**9)
@@ -38,12 +38,12 @@ def test_a_comparison_s_usage_is_read_as_it_was_written(
     actor: Usage, generator: Usage, proposer: Usage, seconds: float
 ) -> None:
     used = RunUsage(actor, generator, proposer, WorkSeconds(total=seconds)) / 2
-    content = usage_content(used)
+    content = dump_usage(used)
     assert list(content) == [
         *("actor_calls", "actor_in", "actor_out", "proposer_calls", "proposer_in", "proposer_out"),
         *("generator_in", "generator_out", "usd", "seconds"),
     ]
-    assert usage_content(read_usage(content, Path("outcome.json"))) == content
+    assert dump_usage(read_usage(content, Path("outcome.json"))) == content
 
 
 def _counts(usage: Usage) -> tuple[int, int, int]:

@@ -38,7 +38,7 @@ def advice_in(text: str) -> str:
 
 
 def needs_secret(text: str) -> str:
-    """Answer like an actor that is right exactly when its question's secret is told."""
+    """Answer like an actor that is right exactly when its question's secret is given."""
     number = number_in(text)
     return reply(answer=f"answer-{number}" if f"secret-{number}" in advice_in(text) else "no idea")
 
@@ -51,7 +51,7 @@ def problem(program: dspy.Module | None = None, metric: Metric = exact) -> Probl
     return Problem(program or dspy.Predict("question -> answer"), metric, TRAIN, VAL, TEST)
 
 
-def told(prompt: str, usual: str) -> Supplement:
+def write_supplement(prompt: str, usual: str) -> Supplement:
     """The secret where background is asked for, an empty phrase for every other kind."""
     kind = prompt.rpartition("\nKind: ")[2].partition(".")[0] if "\nKind: " in prompt else usual
     kind = "rule" if kind.startswith("a new one") else kind
@@ -59,11 +59,11 @@ def told(prompt: str, usual: str) -> Supplement:
 
 
 def writer(
-    learned: Callable[[str], Supplement] = lambda prompt: told(prompt, "background"), **changes: object
+    learned: Callable[[str], Supplement] = lambda prompt: write_supplement(prompt, "background"), **changes: object
 ) -> ScriptedGenerator:
     """A generator that writes `cot` before it is trained, and as `learned` says after."""
     trained = ScriptedGenerator(learned)
-    return ScriptedGenerator(lambda prompt: told(prompt, "cot"), **({"trained": trained} | changes))
+    return ScriptedGenerator(lambda prompt: write_supplement(prompt, "cot"), **({"trained": trained} | changes))
 
 
 def compiled(

@@ -59,7 +59,6 @@ NOT_YET = (
     "optimizers/cli.py",
     "optimizers/session.py",
     "optimizers/commands/",
-    "optimizers/comparison/",
     "optimizers/core/",
     "optimizers/demos/",
     "optimizers/observe/",

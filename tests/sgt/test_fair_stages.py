@@ -13,9 +13,9 @@ from scripted import ScriptedEngine, ScriptedGenerator, ScriptedTrainer, reply
 from small_compile import WORLD, compiled, writer
 
 from optimizers import SPTRecipe
-from optimizers.comparison.control_rows import row_of
+from optimizers.comparison.control_rows import build_control_row
 from optimizers.comparison.leaderboard import rank_rows
-from optimizers.comparison.outcomes import Outcome
+from optimizers.comparison.outcomes import TrialOutcome
 from optimizers.core.best_stage import best_stage, gain_of
 from optimizers.core.records import Candidate, Query, Reward, Rollout
 from optimizers.core.reward import Scorer
@@ -170,8 +170,8 @@ def test_a_gate_learns_from_the_supplements_that_overflow() -> None:
 
 
 def test_rows_of_a_comparison_are_means_over_the_examples_that_every_contender_answered() -> None:
-    none = Outcome("none", 0, {"x": 0.0, "y": 1.0, "z": 1.0})
-    lucky = Outcome("lucky", 0, {"x": None, "y": 1.0, "z": None})
+    none = TrialOutcome("none", 0, {"x": 0.0, "y": 1.0, "z": 1.0})
+    lucky = TrialOutcome("lucky", 0, {"x": None, "y": 1.0, "z": None})
     rows = {row.name: row for row in rank_rows([none, lucky])}
     assert rows["none"].test == rows["lucky"].test == 1.0
     assert rows["lucky"].gain == 0.0
@@ -180,7 +180,7 @@ def test_rows_of_a_comparison_are_means_over_the_examples_that_every_contender_a
 
 
 def test_a_control_s_gain_is_over_the_questions_that_both_answered() -> None:
-    row = row_of("filler", stage(None, 1), none=stage(0, 1))
+    row = build_control_row("filler", stage(None, 1), none=stage(0, 1))
     assert (row.gain, row.questions, row.unanswered) == (0.0, 1, 1)
 
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 from optimizers import Recipe, TrainingSettings
 from optimizers.cli import app, main
-from optimizers.comparison.cells import printed
+from optimizers.comparison.cells import render_text
 from optimizers.tasks import task
 from optimizers.tasks.benching import run_bench
 from optimizers.training.trl_trainer import TRLTrainer
@@ -183,7 +183,7 @@ def test_a_judge_s_agreement_with_exact_match_is_reported(tmp_path: Path) -> Non
     assert judge["answers"] == len(tested) + 1
     assert judge["agrees_with_exact_match"] == pytest.approx(agreed / (len(tested) + 1))
     assert (judge["model"], judge["unread"]) == ("scripted/judge", 0)
-    assert "The judge: model scripted/judge" in printed(found, width=200)
+    assert "The judge: model scripted/judge" in render_text(found, width=200)
 
 
 OWN = """

@@ -1,4 +1,4 @@
-"""Which texts are alike, without a model: vectors of their words and letters, for `dspy.KNNFewShot`."""
+"""Embeds texts without a model, by their words and letters, so that `dspy.KNNFewShot` finds similar examples."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 WIDTH = 4096
-"""Places of a vector; each word, each pair of words and each run of four letters has one by its hash."""
+"""Dimensions of a vector. The hash of a word, a pair of words or four letters in a row selects one."""
 
-_PARTS = 4
+_RUN_LENGTH = 4
 
 
-def word_vectors(texts: Sequence[str]) -> NDArray[np.float32]:
-    """A unit vector for each text, (texts, `WIDTH`): the more words two share, the nearer they are.
+def embed_words(texts: Sequence[str]) -> NDArray[np.float32]:
+    """Returns a unit vector for each text, of shape (texts, `WIDTH`); texts that share words are close.
 
-    >>> apple, pear, car = word_vectors(["three ripe apples", "three ripe pears", "a fast car"])
+    >>> apple, pear, car = embed_words(["three ripe apples", "three ripe pears", "a fast car"])
     >>> bool(apple @ pear > apple @ car)
     True
     """
@@ -28,7 +28,9 @@ def word_vectors(texts: Sequence[str]) -> NDArray[np.float32]:
     for row, text in zip(vectors, texts, strict=True):
         words = re.findall(r"\w+", text.casefold())
         pairs = [f"{first} {second}" for first, second in pairwise(words)]
-        runs = [word[start : start + _PARTS] for word in words for start in range(max(1, len(word) - _PARTS + 1))]
+        runs = [
+            word[start : start + _RUN_LENGTH] for word in words for start in range(max(1, len(word) - _RUN_LENGTH + 1))
+        ]
         for weight, parts in ((2.0, words), (1.0, pairs), (0.5, runs)):
             for part in parts:
                 row[zlib.crc32(part.encode()) % WIDTH] += weight
@@ -36,6 +38,6 @@ def word_vectors(texts: Sequence[str]) -> NDArray[np.float32]:
     return (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)
 
 
-def word_embedder() -> dspy.Embedder:
-    """The same as a `dspy.Embedder`."""
-    return dspy.Embedder(word_vectors)
+def make_word_embedder() -> dspy.Embedder:
+    """Returns a `dspy.Embedder` that calls `embed_words`."""
+    return dspy.Embedder(embed_words)

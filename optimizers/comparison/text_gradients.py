@@ -1,4 +1,4 @@
-"""TextGrad (arXiv 2406.07496) over a program: its instructions are the variables, the metric's verdict the loss."""
+"""TextGrad (arXiv 2406.07496) for a program: the variables are its instructions, the loss is the metric's verdict."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from sgt_modules.saving.redaction import redact
 from sgt_modules.wrapping import instructions_of, with_instructions
 
 BATCH = 3
-"""Training examples a step, as in the paper's prompt optimization (section 3.3)."""
+"""Training examples per step, as in the paper's prompt optimization (section 3.3)."""
 
 STEPS = 12
-"""Steps where no budget limits them, as in the paper."""
+"""Steps without a budget, as in the paper."""
 
 _PURPOSE = "The metric that scores the program's answer to its inputs, from 0 to 1."
 _LM_COST_MAP = "LITELLM_LOCAL_MODEL_COST_MAP"
 
 
-def by_text_gradients(
+def optimize_with_textgrad(
     program: dspy.Module,
     trainset: Sequence[dspy.Example],
     valset: Sequence[dspy.Example],
@@ -39,11 +39,11 @@ def by_text_gradients(
     steps: int = STEPS,
     num_threads: int | None = None,
 ) -> dspy.Module:
-    """A copy of the program whose instructions TextGrad rewrote, a variable a predictor, by the LM `proposer`.
+    """Returns a copy of the program with instructions that TextGrad optimized, one variable per predictor.
 
-    Each step runs the next `BATCH` training examples, has the proposer criticize the instructions and write better
-    ones, and keeps those unless the validation score falls. A reply without new instructions changes nothing. A step
-    runs the program on the batch and the validation set; before the first, the validation set is run once.
+    Each step runs the next `BATCH` training examples, asks the LM `proposer` to criticize the instructions and to write
+    better ones, and keeps them unless the validation score falls. A reply without new instructions changes nothing. A
+    step runs the program on the batch and the validation set; one more run of the validation set comes first.
     """
     best = program.deepcopy()
     evaluate = dspy.Evaluate(
@@ -54,62 +54,64 @@ def by_text_gradients(
         display_progress=False,
     )
     score = evaluate(best).score
-    with _textgrad() as textgrad:
+    with _open_textgrad() as textgrad:
         for step in range(steps):
             batch = [trainset[(step * BATCH + place) % len(trainset)] for place in range(min(BATCH, len(trainset)))]
-            proposed = _proposed(textgrad, best, batch, scorer, proposer)
-            if proposed is None:
+            candidate = _propose(textgrad, best, batch, scorer, proposer)
+            if candidate is None:
                 continue
-            found = evaluate(proposed).score
-            if found >= score:
-                best, score = proposed, found
+            candidate_score = evaluate(candidate).score
+            if candidate_score >= score:
+                best, score = candidate, candidate_score
     return best
 
 
-def _proposed(
+def _propose(
     textgrad: Any, program: dspy.Module, batch: Sequence[dspy.Example], scorer: Scorer, proposer: dspy.LM
 ) -> dspy.Module | None:
-    """The program with the instructions that one step writes; None where it writes no others."""
+    """Returns the program with the instructions that one step writes; None if they do not change."""
     engine = _Engine(proposer)
-    variables = _variables(textgrad, program)
+    variables = _make_variables(textgrad, program)
     losses = [
-        loss for example in batch if (loss := _loss(textgrad, program, example, variables, scorer, engine)) is not None
+        loss
+        for example in batch
+        if (loss := _compute_loss(textgrad, program, example, variables, scorer, engine)) is not None
     ]
     if not losses:
         return None
     textgrad.sum(losses).backward(engine)
     for variable in variables.values():
-        variable.gradients = _in_order(variable)
+        variable.gradients = _sort_gradients(variable)
     try:
         textgrad.TextualGradientDescent(parameters=list(variables.values()), engine=engine).step()
-    except IndexError:  # how TextGrad says that the reply holds no new text between its tags
+    except IndexError:  # TextGrad raises it if the reply has no new text between its tags
         return None
-    written = {name: str(variable) for name, variable in variables.items()}
-    if not all(written.values()) or written == instructions_of(program):
+    instructions = {name: str(variable) for name, variable in variables.items()}
+    if not all(instructions.values()) or instructions == instructions_of(program):
         return None
-    return with_instructions(program, written)
+    return with_instructions(program, instructions)
 
 
-def _in_order(variable: Any) -> list[Any]:
-    """A variable's gradients by what they say and of what: TextGrad's set has no order that another session meets."""
+def _sort_gradients(variable: Any) -> list[Any]:
+    """Sorts a variable's gradients by text and context, because TextGrad's set differs in order between sessions."""
     return sorted(variable.gradients, key=lambda each: (str(each), str(variable.gradients_context[each])))
 
 
-def _variables(textgrad: Any, program: dspy.Module) -> dict[str, Any]:
-    """A variable a predictor, by its name."""
+def _make_variables(textgrad: Any, program: dspy.Module) -> dict[str, Any]:
+    """Returns a variable for the instructions of each predictor, by the predictor's name."""
     return {
         name: textgrad.Variable(
             cast("Any", predictor.signature).instructions,
             requires_grad=True,
             role_description=f"instructions to a language model for the step {name!r} of a program: from "
-            f"{_listed(cast('Any', predictor.signature).input_fields)} it writes "
-            f"{_listed(cast('Any', predictor.signature).output_fields)}",
+            f"{_quote_names(cast('Any', predictor.signature).input_fields)} it writes "
+            f"{_quote_names(cast('Any', predictor.signature).output_fields)}",
         )
         for name, predictor in program.named_predictors()
     }
 
 
-def _loss(
+def _compute_loss(
     textgrad: Any,
     program: dspy.Module,
     example: dspy.Example,
@@ -117,67 +119,73 @@ def _loss(
     scorer: Scorer,
     engine: _Engine,
 ) -> Any | None:
-    """The metric's verdict on a run, the end of a graph from the instructions over the answer; None for an outage."""
-    ran = _ran(program, example, scorer)
-    if ran is None:
+    """Returns the metric's verdict on one run, the end of the graph instructions -> answer -> verdict.
+
+    Returns None if an outage prevented the answer.
+    """
+    run = _run(program, example, scorer)
+    if run is None:
         return None
-    said, reward = ran
+    answer_text, reward = run
     autograd = textgrad.autograd
     answer = textgrad.Variable(
-        said, predecessors=list(variables.values()), role_description="what the program answered"
+        answer_text, predecessors=list(variables.values()), role_description="what the program answered"
     )
     answer.set_grad_fn(
         autograd.function.BackwardContext(
             autograd.LLMCall(engine).backward,
             response=answer,
-            prompt=_fields(example.inputs().items()),
+            prompt=_format_fields(example.inputs().items()),
             system_prompt="\n\n".join(f"Step {name!r}: {each}" for name, each in instructions_of(program).items()),
         )
     )
-    judged = {"prediction": answer}
-    if expected := _fields((name, example[name]) for name in _outputs(program) if name in example.labels()):
-        judged["correct_answer"] = textgrad.Variable(expected, requires_grad=False, role_description="correct answer")
+    metric_inputs = {"prediction": answer}
+    labels = [(name, example[name]) for name in _list_outputs(program) if name in example.labels()]
+    if expected := _format_fields(labels):
+        metric_inputs["correct_answer"] = textgrad.Variable(
+            expected, requires_grad=False, role_description="correct answer"
+        )
     verdict = f"Score: {reward.score:g}. {reward.feedback}".rstrip()
-    return autograd.StringBasedFunction(lambda **_: verdict, _PURPOSE)(judged, "verdict on the program's answer")
+    return autograd.StringBasedFunction(lambda **_: verdict, _PURPOSE)(metric_inputs, "verdict on the program's answer")
 
 
-def _ran(program: dspy.Module, example: dspy.Example, scorer: Scorer) -> tuple[str, Reward] | None:
-    """What each step of the program wrote, and its reward; None where an outage kept the answer back."""
+def _run(program: dspy.Module, example: dspy.Example, scorer: Scorer) -> tuple[str, Reward] | None:
+    """Runs the program; returns the outputs of its steps as text, and the reward. None if an outage prevented it."""
     names = {id(predictor): name for name, predictor in program.named_predictors()}
     with dspy.context(trace=[]):
         try:
             prediction = call_program(program, dict(example.inputs().items()))
             reward = scorer(example, prediction)
-            said = [_fields(cast("Any", prediction).items())] if isinstance(prediction, dspy.Prediction) else []
-        except Exception as problem:  # noqa: BLE001 - an answer of which the program makes nothing scores nothing
+            texts = [_format_fields(cast("Any", prediction).items())] if isinstance(prediction, dspy.Prediction) else []
+        except Exception as problem:  # noqa: BLE001 - an answer that the program cannot use scores 0
             if says_nothing(problem):
                 return None
-            said, reward = [redact(f"{type(problem).__name__}: {problem}", _lms(program))], Reward(0.0)
+            texts, reward = [redact(f"{type(problem).__name__}: {problem}", _list_lms(program))], Reward(0.0)
         steps = [
-            f"Step {names.get(id(each), '')!r} wrote:\n{_fields(outputs.items())}"
+            f"Step {names.get(id(each), '')!r} wrote:\n{_format_fields(outputs.items())}"
             for each, _, outputs in cast("Any", dspy.settings.trace)
         ]
-    return "\n\n".join([*(steps if len(names) > 1 else ()), *said]), reward
+    return "\n\n".join([*(steps if len(names) > 1 else ()), *texts]), reward
 
 
-def _lms(program: dspy.Module) -> list[object]:
+def _list_lms(program: dspy.Module) -> list[object]:
     return [dspy.settings.lm, *(each.lm for each in program.predictors())]
 
 
-def _outputs(program: dspy.Module) -> list[str]:
+def _list_outputs(program: dspy.Module) -> list[str]:
     return [name for each in program.predictors() for name in cast("Any", each.signature).output_fields]
 
 
-def _listed(names: Sequence[str]) -> str:
+def _quote_names(names: Sequence[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
 
-def _fields(fields: Any) -> str:
+def _format_fields(fields: Any) -> str:
     return "\n".join(f"{name}: {value}" for name, value in fields)
 
 
 class _Engine:
-    """The LM that proposes, as TextGrad asks its engines; nothing is cached."""
+    """The LM `proposer` with the interface of TextGrad's engines; caches nothing."""
 
     def __init__(self, lm: dspy.LM) -> None:
         self.lm, self.model_string = lm, lm.model
@@ -188,9 +196,9 @@ class _Engine:
 
 
 @contextmanager
-def _textgrad() -> Iterator[Any]:
-    """Inside, TextGrad logs nothing and has no engine of its own; both are put back at the end."""
-    textgrad = _imported()
+def _open_textgrad() -> Iterator[Any]:
+    """Silences TextGrad's log and removes its default engine; restores both at the end."""
+    textgrad = _import_textgrad()
     singleton, logger = textgrad.config.SingletonBackwardEngine(), logging.getLogger("textgrad")
     before, disabled = singleton.engine, logger.disabled
     singleton.engine, logger.disabled = None, True
@@ -200,11 +208,11 @@ def _textgrad() -> Iterator[Any]:
         singleton.engine, logger.disabled = before, disabled
 
 
-def _imported() -> Any:
-    """The library. When first imported it opens a log file in the working directory, and LiteLLM asks for prices."""
+def _import_textgrad() -> Any:
+    """Imports TextGrad without the log file that it opens in the working directory, and without LiteLLM's download."""
     if "textgrad" in sys.modules:
         return sys.modules["textgrad"]
-    with tempfile.TemporaryDirectory() as folder, _environment(TEXTGRAD_LOG_DIR=folder, **{_LM_COST_MAP: "True"}):
+    with tempfile.TemporaryDirectory() as folder, _set_environment(TEXTGRAD_LOG_DIR=folder, **{_LM_COST_MAP: "True"}):
         textgrad = importlib.import_module("textgrad")
         for handler in list(textgrad.logger.handlers):
             textgrad.logger.removeHandler(handler)
@@ -213,7 +221,7 @@ def _imported() -> Any:
 
 
 @contextmanager
-def _environment(**settings: str) -> Iterator[None]:
+def _set_environment(**settings: str) -> Iterator[None]:
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)
     try:

@@ -12,7 +12,7 @@ import dspy
 import pytest
 from scripted import ScriptedEngine, reply
 
-from optimizers.comparison.textual import by_text_gradients
+from optimizers.comparison.text_gradients import optimize_with_textgrad
 from optimizers.core.reward import Scorer
 
 TRAIN = [dspy.Example(question=f"{n}+1?", answer=str(n + 1)).with_inputs("question") for n in range(4)]
@@ -65,7 +65,7 @@ def tagged(text: str) -> str:
 
 
 def optimized(program: dspy.Module, proposer: ScriptedEngine, steps: int) -> dspy.Module:
-    return by_text_gradients(
+    return optimize_with_textgrad(
         program, TRAIN, VAL, scorer=Scorer(graded), proposer=proposer.lm("scripted/proposer"), steps=steps
     )
 
