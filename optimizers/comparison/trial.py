@@ -120,7 +120,7 @@ class Trial:
 
             def work(index: int) -> JudgedRun:
                 run = _run_example(program, examples[index], index, scorer)
-                stage.advance(run.rollout)
+                shown.advance(run.rollout)
                 return run
 
             runs = [work(index) for index in range(min(LATENCY_EXAMPLES, len(examples)))]

@@ -13,6 +13,7 @@ from statistics import mean
 from typing import Any, cast
 
 from optimizers.comparison.summary import compute_mcnemar_p
+from optimizers.core.events import EventBus
 from optimizers.core.fingerprints import scope_of
 from optimizers.core.memory import MARK
 from optimizers.core.records import Rollout
