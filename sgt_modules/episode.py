@@ -60,7 +60,7 @@ class Episode:
     source: SupplementSource
     calls: list[Call] = field(default_factory=list[Call])
     lost: str = ""
-    _begun: Counter[str] = field(default_factory=Counter[str], repr=False)
+    _calls_begun: Counter[str] = field(default_factory=Counter[str], repr=False)
     _lock: Lock = field(default_factory=Lock, repr=False)
 
     def enter(self, role: str) -> Place:
