@@ -90,8 +90,8 @@ def flips(
 ) -> Flips:
     """Finds the questions that one stage answers right and the other wrong.
 
-    `before` and `after` are rollouts of `examples`, such as `scored["none"]` and `scored["selected"]`. An answer is right
-    if its reward is at least `threshold`.
+    `before` and `after` are rollouts of `examples`, such as `scored["none"]` and `scored["selected"]`. An answer is
+    right if its reward is at least `threshold`.
     """
     right: list[Flip] = []
     wrong: list[Flip] = []
