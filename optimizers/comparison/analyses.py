@@ -89,7 +89,11 @@ class Flips:
 def flips(
     before: Sequence[Rollout], after: Sequence[Rollout], examples: Sequence[dspy.Example], *, threshold: float = 1.0
 ) -> Flips:
-    """Finds the answers that differ between two stages, such as `scored["none"]` and `scored["selected"]`."""
+    """Finds the questions that one stage answers right and the other wrong.
+
+    `before` and `after` are rollouts of `examples`, such as `scored["none"]` and `scored["selected"]`. An answer is
+    right if its reward is at least `threshold`.
+    """
     right: list[Flip] = []
     wrong: list[Flip] = []
     for first, second, example in zip(before, after, examples, strict=True):

@@ -25,7 +25,7 @@ DEMOS = 4
 """DSPy's default number of bootstrapped demos."""
 
 HEADROOM = 0.9
-"""The share of the remaining budget that an estimated step may use."""
+"""The share of the remaining budget that the second random search may use, as its cost is an estimate."""
 
 
 @dataclass(frozen=True)
