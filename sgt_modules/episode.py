@@ -66,8 +66,8 @@ class Episode:
     def enter(self, role: str) -> Place:
         """Count a predictor's next call and return its place."""
         with self._lock:
-            self._begun[role] += 1
-            return Place(role, self._begun[role] - 1)
+            self._calls_begun[role] += 1
+            return Place(role, self._calls_begun[role] - 1)
 
     def choose(self, place: Place, prompt: str) -> Supplement | None:
         """Return a place's supplement; None lets the generator write it. Places not in a mapping get `SILENCE`."""
