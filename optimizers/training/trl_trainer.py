@@ -44,9 +44,9 @@ from optimizers.training.trainer import CHECKPOINTING_SIZE, OnStep, TrainingSett
 from optimizers.training.trl_arguments import StageInputs, unwrap_adapter, uses_bfloat16
 from sgt_modules.errors import NoPreferencePairsError, SetupError, TrainingError
 from sgt_modules.local.activity import check, loading
+from sgt_modules.local.forward_hooks import stoppable
+from sgt_modules.local.load_checks import check_runnable, quantised_by
 from sgt_modules.local.loading import Base, base_of, load_model, place, release
-from sgt_modules.local.runnable import check_runnable, quantised_by
-from sgt_modules.local.watching import stoppable
 from sgt_modules.saving.weights import ADAPTER, WHOLE_MODEL, fingerprint_of, origin_of, record_base, resolve
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sgt_modules.local.prefixes import families
+from sgt_modules.local.prefix_tree import families
 from sgt_modules.samples import Sample
 
 logger = logging.getLogger(__name__)

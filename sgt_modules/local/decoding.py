@@ -22,12 +22,12 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from sgt_modules.local.activity import Pace, Work, working
 from sgt_modules.local.batching import ROOM, Share, TokenRequest, roomy, within_memory
+from sgt_modules.local.cpu_decoding import Row, drawn, given, instead, write
+from sgt_modules.local.forward_hooks import watched
 from sgt_modules.local.loading import cache_argument, one_core, release
-from sgt_modules.local.prefix_memory import PrefixMemory
-from sgt_modules.local.prefixes import tree_of
-from sgt_modules.local.remembering import aligned, read_batch, read_tree
-from sgt_modules.local.stepping import Row, drawn, given, instead, write
-from sgt_modules.local.watching import watched
+from sgt_modules.local.prefill import aligned, read_batch, read_tree
+from sgt_modules.local.prefix_cache import PrefixMemory
+from sgt_modules.local.prefix_tree import tree_of
 from sgt_modules.samples import Sample
 
 if TYPE_CHECKING:

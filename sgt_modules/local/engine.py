@@ -28,8 +28,8 @@ from sgt_modules.local.batching import ROOM, Share, TokenRequest
 from sgt_modules.local.chat_template import Reader
 from sgt_modules.local.encoding import Encoder, choose_likeliest
 from sgt_modules.local.engine_state import EngineSettings, EngineState, LocalReference
-from sgt_modules.local.queue import LARGE, Queue, QueuedRequest, begin, most_rows
-from sgt_modules.local.runnable import check_runnable
+from sgt_modules.local.load_checks import check_runnable
+from sgt_modules.local.request_queue import LARGE, Queue, QueuedRequest, begin, most_rows
 from sgt_modules.samples import Sample, SampleRequest
 from sgt_modules.saving.weights import ADAPTER, Weights, located
 

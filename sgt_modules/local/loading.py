@@ -26,7 +26,7 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from sgt_modules.errors import GeneratorNotFoundError, SetupError
-from sgt_modules.local.quantising import quantise
+from sgt_modules.local.quantisation import quantise
 
 if TYPE_CHECKING:
     from peft import PeftModel

@@ -22,7 +22,7 @@ from dspy.lm15 import ContextLengthError
 from dspy.utils.exceptions import LMError
 
 from sgt_modules.errors import EndpointError, GeneratorNotFoundError, SavedStateError, SetupError
-from sgt_modules.remote.asking import (
+from sgt_modules.remote.lm_calls import (
     LIMITS,
     Call,
     ChatText,

@@ -13,8 +13,8 @@ from sgt_modules.local.batching import TokenRequest, batches
 from sgt_modules.local.decoding import Decoder
 from sgt_modules.local.engine import LocalEngine
 from sgt_modules.local.loading import Loaded
-from sgt_modules.local.prefix_memory import Layers, PrefixMemory
-from sgt_modules.local.prefixes import Ids, Tree, families, shared, tree_of
+from sgt_modules.local.prefix_cache import Layers, PrefixMemory
+from sgt_modules.local.prefix_tree import Ids, Tree, families, shared, tree_of
 
 PROMPTS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12).map(tuple), min_size=1, max_size=12)
 

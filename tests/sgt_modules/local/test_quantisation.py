@@ -9,10 +9,10 @@ from sample_requests import requests
 
 from sgt_modules import SupplementGenerator
 from sgt_modules.errors import SetupError
-from sgt_modules.local import quantising
+from sgt_modules.local import quantisation
 from sgt_modules.local.engine import LocalEngine
 from sgt_modules.local.loading import choose_dtype
-from sgt_modules.local.quantising import Int8Linear
+from sgt_modules.local.quantisation import Int8Linear
 
 PROMPTS = [f"{question} {note}" for question in ("How many pets are there?", "Who sings?") for note in "abcd"]
 
@@ -51,7 +51,7 @@ def test_a_cpu_without_products_of_bytes_gives_the_same_outputs(rows: int) -> No
 def test_it_is_said_where_8_bits_are_no_faster(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(quantising, "bytes_are_fast", lambda: False)
+    monkeypatch.setattr(quantisation, "bytes_are_fast", lambda: False)
     with LocalEngine(folder, dtype="int8", max_new_tokens=2)._loaded()._loaded.model() as model:
         layers = [each for each in model.modules() if isinstance(each, Int8Linear)]
     assert layers

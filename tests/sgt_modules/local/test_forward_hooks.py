@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from sgt_modules.local import activity
 from sgt_modules.local.activity import Abandoned, Activity, abandoned_when, check, underway
 from sgt_modules.local.engine import LocalEngine
-from sgt_modules.local.watching import parts_of, stoppable
+from sgt_modules.local.forward_hooks import parts_of, stoppable
 from sgt_modules.samples import SampleRequest
 
 

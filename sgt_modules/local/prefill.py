@@ -16,8 +16,8 @@ import torch
 from transformers import DynamicCache
 
 from sgt_modules.local.loading import cache_argument
-from sgt_modules.local.prefix_memory import Layers, PrefixMemory
-from sgt_modules.local.prefixes import WORTH, Ids, Tree
+from sgt_modules.local.prefix_cache import Layers, PrefixMemory
+from sgt_modules.local.prefix_tree import WORTH, Ids, Tree
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

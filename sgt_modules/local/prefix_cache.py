@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sgt_modules.local.prefixes import Ids, shared
+from sgt_modules.local.prefix_tree import Ids, shared
 
 if TYPE_CHECKING:
     import torch
