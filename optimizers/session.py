@@ -38,7 +38,7 @@ from optimizers.rollouts.evaluation import Evaluator
 from optimizers.rollouts.runners import Runner
 from optimizers.store.rollout_store import RolloutStore
 from sgt_modules.errors import StoppedError
-from sgt_modules.local.activity import Abandoned
+from sgt_modules.local.cancellation import WorkCancelled
 
 Examples = Sequence[dspy.Example]
 
@@ -262,7 +262,7 @@ class Session:
             session.tracking = open_.enter_context(tracking)
             try:
                 yield session
-            except Abandoned as reason:
+            except WorkCancelled as reason:
                 raise StoppedError(str(reason)) from None
 
     @contextmanager
@@ -277,7 +277,7 @@ class Session:
         except KeyboardInterrupt:
             self.reporter.say(self._standing("it was interrupted", ""))
             raise
-        except (StoppedError, Abandoned) as stop:
+        except (StoppedError, WorkCancelled) as stop:
             self.stopped = self._standing(str(stop), "" if self.budget.stop_reason else " and a larger budget")
             self.note(self.stopped)
             save()

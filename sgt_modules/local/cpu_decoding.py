@@ -1,4 +1,4 @@
-"""A batch continued a token at a time, which rows leave as they end; and how a token is drawn."""
+"""Decodes a batch token by token on a CPU; a row leaves the batch when its reply ends."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from sgt_modules.local.loading import cache_argument
+from sgt_modules.local.loading import find_cache_argument
+from sgt_modules.local.token_sampling import choose_tokens, put_given_tokens, stack_given_tokens
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,151 +19,76 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True)
-class Row:
-    """A request's reply so far: its tokens with the end token, the sum of their log-probabilities (natural,
-    untempered), and whether the model ended it by itself."""
+class Reply:
+    """A request's reply so far.
+
+    Args:
+        request: The request.
+        tokens: The reply's tokens, the end token included.
+        logprob_sum: The sum of their log-probabilities (natural, untempered).
+        has_ended: Whether the model wrote an end token.
+    """
 
     request: TokenRequest
     tokens: list[int] = field(default_factory=list[int])
-    total: float = 0.0
-    ended: bool = False
+    logprob_sum: float = 0.0
+    has_ended: bool = False
 
 
-def write(
+def decode_on_cpu(
     model: PreTrainedModel,
     cache: DynamicCache,
     mask: torch.Tensor,
     requests: Sequence[TokenRequest],
     uniforms: np.ndarray,
     ends: Sequence[int],
-) -> list[Row]:
-    """Continue every request to its end, by a model on a CPU: here a step reads which rows have ended.
+) -> list[Reply]:
+    """The whole reply to each request, by a model on a CPU, where it costs little to look at the tokens of each step.
 
-    `cache` holds all tokens of the prompts but the last, `mask` (rows x width) is 1 for every prompt's token and 0 for
-    padding, `uniforms` (rows x steps) are the numbers in [0, 1) that tokens are drawn by.
+    `cache` holds all tokens of the prompts but the last, `mask` (rows x width) is 1 for a prompt's token and 0 for
+    padding, `uniforms` (rows x steps) are the numbers in [0, 1) for drawing, `ends` are the end tokens.
     """
-    written = [Row(request) for request in requests]
-    rows, width = written, mask.shape[1]
+    replies = [Reply(request) for request in requests]
+    rows, width = replies, mask.shape[1]
     mask = torch.nn.functional.pad(mask, (0, uniforms.shape[1]), value=1)
-    places = mask[:, :width].sum(-1, keepdim=True) - 1
+    positions = mask[:, :width].sum(-1, keepdim=True) - 1
     tokens = torch.tensor([[row.request.ids[-1]] for row in rows])
     points = torch.from_numpy(uniforms)
-    fixed = given(requests, uniforms.shape[1])
-    heat = torch.tensor([[row.request.temperature] for row in rows], dtype=torch.float64)
-    shares = torch.tensor([[row.request.top_p] for row in rows], dtype=torch.float64)
-    held = {cache_argument(cast("Any", model).forward): cache}
+    given = stack_given_tokens(requests, uniforms.shape[1])
+    temperatures = torch.tensor([[row.request.temperature] for row in rows], dtype=torch.float64)
+    top_p = torch.tensor([[row.request.top_p] for row in rows], dtype=torch.float64)
+    cache_arguments = {find_cache_argument(cast("Any", model).forward): cache}
     for step in range(uniforms.shape[1]):
-        read = mask[:, : width + step]
-        scores = _scores(model, tokens, attention_mask=read, position_ids=places, **held)
-        tokens = _chosen(scores, heat, points[:, step : step + 1], shares)
-        if fixed is not None:
-            tokens = instead(tokens, scores, fixed[:, step : step + 1], ends)
-        _note(rows, tokens, scores, ends)
-        going = [place for place, row in enumerate(rows) if not row.ended and len(row.tokens) < row.request.limit]
-        if not going:
+        scores = _compute_scores(
+            model, tokens, attention_mask=mask[:, : width + step], position_ids=positions, **cache_arguments
+        )
+        tokens = choose_tokens(scores, temperatures, points[:, step : step + 1], top_p)
+        if given is not None:
+            tokens = put_given_tokens(tokens, scores, given[:, step : step + 1], ends)
+        _append_tokens(rows, tokens, scores, ends)
+        open_rows = [
+            place for place, row in enumerate(rows) if not row.has_ended and len(row.tokens) < row.request.limit
+        ]
+        if not open_rows:
             break
-        if len(going) < len(rows):
-            rows, kept = [rows[place] for place in going], torch.tensor(going)
+        if len(open_rows) < len(rows):
+            rows, kept = [rows[place] for place in open_rows], torch.tensor(open_rows)
             cache.batch_select_indices(kept)
-            mask, places, tokens, points = (each[kept] for each in (mask, places, tokens, points))
-            heat, shares = heat[kept], shares[kept]
-            fixed = None if fixed is None else fixed[kept]
-        places = places + 1
-    return written
+            mask, positions, tokens, points = (each[kept] for each in (mask, positions, tokens, points))
+            temperatures, top_p = temperatures[kept], top_p[kept]
+            given = None if given is None else given[kept]
+        positions = positions + 1
+    return replies
 
 
-_DRAWN, _END = -1, -2
-"""In the place of a given token: none is given here; the reply ends here."""
-
-
-def given(requests: Sequence[TokenRequest], steps: int) -> torch.Tensor | None:
-    """The tokens of replies that are given, rows x steps; None where none is."""
-    if not any(request.reply for request in requests):
-        return None
-    drawn_row = [_DRAWN] * steps
-    rows = [[*each.reply, _END, *drawn_row][:steps] if each.reply else drawn_row for each in requests]
-    return torch.tensor(rows)
-
-
-def instead(tokens: torch.Tensor, scores: torch.Tensor, fixed: torch.Tensor, ends: Sequence[int]) -> torch.Tensor:
-    """The tokens (a column), and in their place those that are given; a given reply ends with its likeliest end token.
-
-    >>> scores = torch.tensor([[0.0, 3.0, 1.0]] * 3)
-    >>> instead(scores.argmax(-1, keepdim=True), scores, torch.tensor([[-1], [0], [-2]]), ends=[0, 2]).tolist()
-    [[1], [0], [2]]
-    """
-    tokens = torch.where(fixed >= 0, fixed, tokens)
-    if not ends:
-        return tokens
-    last = torch.tensor(list(ends), device=scores.device)
-    return torch.where(fixed == _END, last[scores[:, last].argmax(-1, keepdim=True)], tokens)
-
-
-_NUCLEUS = 64
-"""The likeliest tokens among which a nucleus is looked for first, and then eight times as many: to sort a whole
-vocabulary takes longer than a step of a model of 0.5 B parameters."""
-
-
-def drawn(
-    scores: torch.Tensor, temperatures: torch.Tensor, points: torch.Tensor, shares: torch.Tensor | None = None
-) -> torch.Tensor:
-    """One token a row, as a column: the first whose cumulated probability exceeds the row's point in [0, 1).
-
-    `scores` (rows x tokens) are logits, `temperatures` and `points` columns of one precision; temperatures above 0.
-    With `shares` in (0, 1], a row draws from its nucleus: the fewest likeliest tokens that have that share together.
-
-    >>> halves = torch.log(torch.tensor([[0.5, 0.25, 0.25]] * 3))
-    >>> drawn(halves, torch.ones(3, 1), torch.tensor([[0.4], [0.6], [0.8]])).tolist()
-    [[0], [1], [2]]
-    >>> thirds = torch.log(torch.tensor([[0.2, 0.5, 0.3]] * 3))
-    >>> drawn(thirds, torch.ones(3, 1), torch.tensor([[0.1], [0.6], [0.9]]), torch.full((3, 1), 0.7)).tolist()
-    [[1], [1], [2]]
-    """
-    if shares is not None and (shares < 1).any():
-        return _from_nucleus(scores, temperatures, points, shares)
-    cumulated = (scores.to(temperatures.dtype) / temperatures).softmax(-1).cumsum(-1)
-    # The sum may miss 1 by rounding: scale the point instead, so that a token with some probability is found.
-    found = torch.searchsorted(cumulated, points * cumulated[:, -1:], right=True)
-    return found.clamp_(max=scores.shape[1] - 1)
-
-
-def _from_nucleus(
-    scores: torch.Tensor, temperatures: torch.Tensor, points: torch.Tensor, shares: torch.Tensor
-) -> torch.Tensor:
-    """As `drawn`, where some rows draw from a nucleus: tokens in order of probability, ties as `topk` has them."""
-    # In the scores' own precision: a pass over a vocabulary in double precision costs as much as a layer.
-    total = (scores / temperatures.to(scores.dtype)).logsumexp(-1, keepdim=True)
-    found = torch.empty_like(points, dtype=torch.long)
-    left, most = torch.arange(len(scores), device=scores.device), min(_NUCLEUS, scores.shape[1])
-    while len(left):
-        best, tokens = scores[left].topk(most, dim=-1)
-        cumulated = (best.to(points.dtype) / temperatures[left] - total[left]).exp().cumsum(-1)
-        reached = (cumulated[:, -1:] >= shares[left]).squeeze(1) | (most == scores.shape[1])
-        # The nucleus ends with the token that reaches the share.
-        last = (cumulated < shares[left]).sum(-1, keepdim=True).clamp_(max=most - 1)
-        place = torch.searchsorted(cumulated, points[left] * cumulated.gather(1, last), right=True)
-        found[left[reached]] = tokens.gather(1, torch.minimum(place, last))[reached]
-        left, most = left[~reached], min(8 * most, scores.shape[1])
-    return found
-
-
-def _scores(model: PreTrainedModel, tokens: torch.Tensor, **read: object) -> torch.Tensor:
+def _compute_scores(model: PreTrainedModel, tokens: torch.Tensor, **arguments: object) -> torch.Tensor:
     """Logits of the next tokens, in the precision in which `generate` compares them."""
-    return cast("Any", model)(tokens, use_cache=True, **read).logits[:, -1].to(torch.float32)
+    return cast("Any", model)(tokens, use_cache=True, **arguments).logits[:, -1].to(torch.float32)
 
 
-def _chosen(scores: torch.Tensor, heat: torch.Tensor, points: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
-    """The drawn tokens, or the likeliest where the temperature is 0."""
-    sampled = heat > 0
-    if not sampled.any():
-        return scores.argmax(-1, keepdim=True)
-    tokens = drawn(scores, torch.where(sampled, heat, 1.0), points, shares)
-    return torch.where(sampled, tokens, scores.argmax(-1, keepdim=True))
-
-
-def _note(rows: Sequence[Row], tokens: torch.Tensor, scores: torch.Tensor, ends: Sequence[int]) -> None:
+def _append_tokens(rows: Sequence[Reply], tokens: torch.Tensor, scores: torch.Tensor, ends: Sequence[int]) -> None:
     logprobs = (scores.gather(1, tokens).squeeze(1) - scores.logsumexp(-1)).tolist()
     for row, token, logprob in zip(rows, tokens.squeeze(1).tolist(), logprobs, strict=True):
         row.tokens.append(token)
-        row.total += logprob
-        row.ended = token in ends
+        row.logprob_sum += logprob
+        row.has_ended = token in ends

@@ -1,4 +1,4 @@
-"""A model that tells a `Work` how far each pass is, and may be stopped within one: by hooks, for as long as asked."""
+"""Hooks on a model's modules: they count its forward passes for a `Work`, and check for cancellation within a pass."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from sgt_modules.local.activity import Work
+    from sgt_modules.local.work_progress import Work
 
 
 @contextmanager
-def watched(model: PreTrainedModel, work: Work, *, inside: bool) -> Iterator[None]:
-    """Inside, `work` counts what goes through the model, and is checked before each pass.
+def track_passes(model: PreTrainedModel, work: Work, *, inside: bool) -> Iterator[None]:
+    """Inside the block, `work` counts the model's forward passes and is checked before each one.
 
-    With `inside` it is checked before each part of a layer too, as a pass of a large model takes seconds.
+    With `inside` it is also checked before each part of a layer, as a pass of a large model takes seconds.
     """
     decoder = cast("nn.Module", model.get_decoder())
 
-    def begins(_: nn.Module, given: Sequence[object], named: Mapping[str, object]) -> None:
+    def begin(_: nn.Module, positional: Sequence[object], named: Mapping[str, object]) -> None:
         work.check()
-        ids = given[0] if given else named.get("input_ids")
+        ids = positional[0] if positional else named.get("input_ids")
         if isinstance(ids, Tensor) and ids.ndim >= 2:
-            work.passing(ids.shape[0], ids.shape[1])
+            work.begin_pass(ids.shape[0], ids.shape[1])
 
-    def ends(*_: object) -> None:
-        work.passed()
+    def end(*_: object) -> None:
+        work.end_pass()
 
     with ExitStack() as hooks:
-        hooks.callback(decoder.register_forward_pre_hook(begins, with_kwargs=True).remove)
-        hooks.callback(decoder.register_forward_hook(ends).remove)
-        parts = parts_of(decoder) if inside else []
+        hooks.callback(decoder.register_forward_pre_hook(begin, with_kwargs=True).remove)
+        hooks.callback(decoder.register_forward_hook(end).remove)
+        parts = list_layer_parts(decoder) if inside else []
         for number, part in enumerate(parts):
-            at = partial(_within, work, number / len(parts))
-            hooks.callback(part.register_forward_pre_hook(at).remove)
+            check = partial(_check_part, work, number / len(parts))
+            hooks.callback(part.register_forward_pre_hook(check).remove)
         yield
 
 
-def parts_of(decoder: nn.Module) -> list[nn.Module]:
+def list_layer_parts(decoder: nn.Module) -> list[nn.Module]:
     """The parts of a decoder's layers (attention, feed-forward, norms), in their order."""
     lists = [each for each in decoder.children() if isinstance(each, nn.ModuleList)]
     layers = max(lists, key=len, default=[])
@@ -50,32 +50,32 @@ def parts_of(decoder: nn.Module) -> list[nn.Module]:
 
 
 @contextmanager
-def stoppable(model: nn.Module, check: Callable[[], None]) -> Iterator[None]:
-    """Inside, `check` is called before each part of a layer, forwards and backwards; what it raises ends the pass.
+def check_during_passes(model: nn.Module, check: Callable[[], None]) -> Iterator[None]:
+    """Inside the block, `check` is called before each part of a layer, forwards and backwards; its error ends the pass.
 
-    A step of training takes half a minute, and its backward half lets no signal through but in such a call.
+    A training step takes half a minute, and Python handles a signal in the backward pass only within such a call.
     """
 
-    def forwards(_: nn.Module, __: object) -> None:
+    def check_forwards(_: nn.Module, __: object) -> None:
         check()
 
-    def backwards(_: nn.Module, __: object, output: object) -> None:
+    def hook_output(_: nn.Module, __: object, output: object) -> None:
         first = output[0] if isinstance(output, tuple) and output else output
         if isinstance(first, Tensor) and first.requires_grad:
-            first.register_hook(seen)
+            first.register_hook(check_backwards)
 
-    def seen(_: Tensor) -> None:
+    def check_backwards(_: Tensor) -> None:
         check()
 
     layers = [each for each in model.modules() if isinstance(each, nn.ModuleList)]
     with ExitStack() as hooks:
         for layer in max(layers, key=len, default=[]):
             for part in layer.children():
-                hooks.callback(part.register_forward_pre_hook(forwards).remove)
-                hooks.callback(part.register_forward_hook(backwards).remove)
+                hooks.callback(part.register_forward_pre_hook(check_forwards).remove)
+                hooks.callback(part.register_forward_hook(hook_output).remove)
         yield
 
 
-def _within(work: Work, share: float, *_: object) -> None:
+def _check_part(work: Work, share: float, *_: object) -> None:
     work.check()
-    work.passes(share)
+    work.set_pass_share(share)

@@ -1,7 +1,7 @@
-"""Keys and values of what earlier prompts began with, so that a prompt with the same start is not read again.
+"""Keeps the keys and values of prompts' prefixes, so that a later prompt with the same prefix is not read again.
 
-A bootstrapper asks one question after the other behind the same demonstrations, and a batch's questions stand behind a
-database's tables that the batch before had too.
+An optimizer asks one question after the other behind the same demonstrations, and a batch's questions may stand behind
+the same database tables as those of the batch before.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sgt_modules.local.prefix_tree import Ids, shared
+from sgt_modules.local.prefix_tree import TokenIds, count_shared
 
 if TYPE_CHECKING:
     import torch
@@ -19,46 +19,47 @@ Layers = Sequence[tuple["torch.Tensor", "torch.Tensor"]]
 """Keys and values of each layer, token x head x width."""
 
 
-class PrefixMemory:
-    """Runs of first tokens with what a model has read of them, at most `most` bytes; the one that was used longest ago
-    goes first.
+class PrefixCache:
+    """Keys and values of prefixes, at most `max_bytes`; the least recently used prefix is removed first.
 
-    >>> memory = PrefixMemory(most=0)
-    >>> memory.longest((1, 2, 3))
+    >>> cache = PrefixCache(max_bytes=0)
+    >>> cache.find_longest((1, 2, 3))
     (0, ())
     """
 
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self._runs: OrderedDict[Ids, Layers] = OrderedDict()
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self._layers: OrderedDict[TokenIds, Layers] = OrderedDict()
 
-    def longest(self, prompt: Ids) -> tuple[int, Layers]:
-        """How many first tokens of the prompt are known at most, and the layers that begin with them."""
+    def find_longest(self, prompt: TokenIds) -> tuple[int, Layers]:
+        """How many first tokens of the prompt are kept, and the layers that begin with them."""
         length, best = 0, None
-        for run in self._runs:
-            if prompt[: length + 1] == run[: length + 1] and (found := shared(prompt, run, length)) > length:
-                length, best = found, run
+        for prefix in self._layers:
+            if prompt[: length + 1] == prefix[: length + 1]:
+                shared = count_shared(prompt, prefix, length)
+                if shared > length:
+                    length, best = shared, prefix
         if best is None:
             return 0, ()
-        self._runs.move_to_end(best)
-        return length, self._runs[best]
+        self._layers.move_to_end(best)
+        return length, self._layers[best]
 
-    def keep(self, run: Ids, layers: Layers) -> None:
-        """Remember a run; shorter ones that it begins with go."""
-        for other in [other for other in self._runs if run[: len(other)] == other]:
-            del self._runs[other]
-        self._runs[run] = layers
-        while self._runs and sum(map(_bytes, self._runs.values())) > self.most:
-            self._runs.popitem(last=False)
+    def store(self, prefix: TokenIds, layers: Layers) -> None:
+        """Keep a prefix; remove shorter ones that it begins with."""
+        for other in [other for other in self._layers if prefix[: len(other)] == other]:
+            del self._layers[other]
+        self._layers[prefix] = layers
+        while self._layers and sum(map(_count_bytes, self._layers.values())) > self.max_bytes:
+            self._layers.popitem(last=False)
 
-    def holds(self, run: Ids) -> bool:
-        """Whether all of a run is known."""
-        return any(other[: len(run)] == run for other in self._runs)
+    def contains(self, prefix: TokenIds) -> bool:
+        """Whether all of a prefix is kept."""
+        return any(other[: len(prefix)] == prefix for other in self._layers)
 
     def clear(self) -> None:
-        """Forget everything."""
-        self._runs.clear()
+        """Remove everything."""
+        self._layers.clear()
 
 
-def _bytes(layers: Layers) -> int:
+def _count_bytes(layers: Layers) -> int:
     return sum(each.numel() * each.itemsize for pair in layers for each in pair)

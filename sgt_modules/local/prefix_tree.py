@@ -1,10 +1,10 @@
-"""Which first tokens prompts share, as a tree of runs that are each read once; and which prompts to keep together.
+"""The tree of the prefixes that prompts share, so that each shared run of tokens is read once.
 
     all of a batch:   instructions ─┬─ one question's tables ─┬─ supplement 1
                                     │                         └─ supplement 2
                                     └─ another's tables ────── supplement 3
 
-Pure: token ids in, plans out.
+Pure: it works on token ids alone.
 """
 
 from __future__ import annotations
@@ -13,55 +13,62 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-Ids = tuple[int, ...]
+TokenIds = tuple[int, ...]
 
-WORTH = 32
-"""A shared run has a node of its own where that spares reading at least this many tokens."""
+MIN_SAVING = 32
+"""A shared run gets a node of its own if that saves reading at least this many tokens."""
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
-    """A run of tokens after those of its `parent` (the parent's place among the nodes), from place `start` of a prompt
-    to just before `end`; `level` counts the nodes above it."""
+class PrefixNode:
+    """A run of tokens that one or several prompts have at the same place.
+
+    Args:
+        parent: The index of the node whose run comes before; None for a run that begins the prompts.
+        prompt: One of the prompts that have the run.
+        start: The run's first position in the prompt.
+        end: The position after its last token.
+        level: The number of nodes above it.
+    """
 
     parent: int | None
-    prompt: Ids
+    prompt: TokenIds
     start: int
     end: int
     level: int
 
     @property
-    def ids(self) -> Ids:
+    def ids(self) -> TokenIds:
         """The run's own tokens."""
         return self.prompt[self.start : self.end]
 
 
 @dataclass(frozen=True, slots=True)
-class Tree:
-    """Nodes, parents first, and for each prompt the node that it ends with; None for a prompt of one token."""
+class PrefixTree:
+    """Nodes, parents first, and the index of each prompt's last node; None for a prompt of one token."""
 
-    nodes: list[Node]
-    ends: dict[Ids, int | None]
+    nodes: list[PrefixNode]
+    ends: dict[TokenIds, int | None]
 
     @property
     def tokens(self) -> int:
-        """How many distinct tokens the prompts have, each counted once for the tokens before it."""
+        """The number of tokens in all nodes."""
         return sum(node.end - node.start for node in self.nodes)
 
     @property
-    def stems(self) -> list[int]:
-        """Places of the longest runs that several prompts begin with; of a single prompt, its own."""
+    def longest_shared(self) -> list[int]:
+        """The indices of the last nodes that several prompts share; of a single prompt, of its own last node."""
         if len(self.ends) == 1:
-            return [place for place in self.ends.values() if place is not None]
+            return [index for index in self.ends.values() if index is not None]
         parents = {node.parent for node in self.nodes if node.parent is not None}
-        above = {self.nodes[place].parent for place in parents}
-        return sorted(parents - above)
+        grandparents = {self.nodes[index].parent for index in parents}
+        return sorted(parents - grandparents)
 
 
-def shared(one: Ids, other: Ids, start: int = 0) -> int:
-    """The first place from `start` on at which two prompts differ, or the shorter one's length.
+def count_shared(one: TokenIds, other: TokenIds, start: int = 0) -> int:
+    """How many first tokens two prompts share; they are known to share the first `start`.
 
-    >>> shared((1, 2, 3), (1, 2, 4, 5)), shared((1, 2), (1, 2, 3))
+    >>> count_shared((1, 2, 3), (1, 2, 4, 5)), count_shared((1, 2), (1, 2, 3))
     (2, 2)
     """
     most = min(len(one), len(other))
@@ -74,58 +81,61 @@ def shared(one: Ids, other: Ids, start: int = 0) -> int:
     return start
 
 
-def tree_of(prompts: Sequence[Ids], *, worth: int = WORTH) -> Tree:
-    """The tree of distinct prompts, each without its last token, which is read when the reply begins.
+def build_prefix_tree(prompts: Sequence[TokenIds], *, min_saving: int = MIN_SAVING) -> PrefixTree:
+    """The tree of the distinct prompts, each without its last token, which is read when the reply begins.
 
-    >>> many = tree_of([(1, 2, 3, 7), (1, 2, 3, 8), (4, 5)], worth=3)
-    >>> [(node.parent, node.ids) for node in many.nodes], many.ends[1, 2, 3, 8]
+    >>> tree = build_prefix_tree([(1, 2, 3, 7), (1, 2, 3, 8), (4, 5)], min_saving=3)
+    >>> [(node.parent, node.ids) for node in tree.nodes], tree.ends[1, 2, 3, 8]
     ([(None, (4,)), (None, (1, 2, 3))], 1)
     """
-    nodes, ends = list[Node](), dict[Ids, int | None]()
-    groups: list[tuple[list[Ids], int, int, int | None]] = [(sorted(set(prompts)), 0, 0, None)] if prompts else []
+    nodes, ends = list[PrefixNode](), dict[TokenIds, int | None]()
+    groups: list[tuple[list[TokenIds], int, int, int | None]] = [(sorted(set(prompts)), 0, 0, None)] if prompts else []
     while groups:
-        group, start, known, parent = groups.pop()
+        group, start, compared, parent = groups.pop()
         level = 0 if parent is None else nodes[parent].level + 1
-        one = len(group) == 1
-        # In order, the first and the last share what all share; each prompt keeps a token for the reply to begin with.
-        same = len(group[0]) - 1 if one else min(shared(group[0], group[-1], known), min(map(len, group)) - 1)
-        if same > start and (one or (same - start) * (len(group) - 1) >= worth):
-            nodes.append(Node(parent, group[0], start, same, level))
-            parent, start = len(nodes) - 1, same
-        if one:
+        single = len(group) == 1
+        # What the first and the last of sorted prompts share, all share. The last token is left for the reply's start.
+        if single:
+            end = len(group[0]) - 1
+        else:
+            end = min(count_shared(group[0], group[-1], compared), min(map(len, group)) - 1)
+        if end > start and (single or (end - start) * (len(group) - 1) >= min_saving):
+            nodes.append(PrefixNode(parent, group[0], start, end, level))
+            parent, start = len(nodes) - 1, end
+        if single:
             ends[group[0]] = parent
             continue
-        groups.extend((part, start, same, parent) for part in _parts(group, same))
-    return Tree(nodes, ends)
+        groups.extend((part, start, end, parent) for part in _split_by_token(group, end))
+    return PrefixTree(nodes, ends)
 
 
-def _parts(group: Sequence[Ids], place: int) -> Iterator[list[Ids]]:
-    """Runs of a sorted group that have one token at `place`; a prompt that ends there goes by itself."""
-    part: list[Ids] = []
+def _split_by_token(group: Sequence[TokenIds], position: int) -> Iterator[list[TokenIds]]:
+    """Parts of a sorted group with the same token at `position`; a prompt that ends there is a part of its own."""
+    part: list[TokenIds] = []
     for prompt in group:
-        if part and (len(part[0]) - 1 <= place or prompt[place] != part[0][place]):
+        if part and (len(part[0]) - 1 <= position or prompt[position] != part[0][position]):
             yield part
             part = []
         part.append(prompt)
     yield part
 
 
-def families(prompts: Sequence[Ids], *, worth: int = WORTH) -> list[list[Ids]]:
-    """Distinct prompts in groups that are best read together, in an order that keeps near groups near.
+def group_by_prefix(prompts: Sequence[TokenIds], *, min_saving: int = MIN_SAVING) -> list[list[TokenIds]]:
+    """The distinct prompts in groups to read together; neighbours are sorted, so similar groups are near each other.
 
-    A group shares more than the whole does, by enough to spare `worth` tokens a prompt; those that share no more than
-    all do are one group, so that they can be put together by length.
+    Prompts of a group share at least `min_saving` tokens more than all prompts do. Those that share less than that
+    with any other are one group, so that they can be sorted by length.
 
-    >>> families([(1, 2, 7), (5, 6), (1, 2, 8), (5, 3)], worth=2)
+    >>> group_by_prefix([(1, 2, 7), (5, 6), (1, 2, 8), (5, 3)], min_saving=2)
     [[(5, 3), (5, 6)], [(1, 2, 7), (1, 2, 8)]]
     """
-    wanted = sorted(set(prompts))
-    if len(wanted) < 2:
-        return [wanted] if wanted else []
-    common = shared(wanted[0], wanted[-1])
-    groups: list[list[Ids]] = [[wanted[0]]]
-    for before, prompt in pairwise(wanted):
-        if shared(before, prompt, common) - common >= worth:
+    distinct = sorted(set(prompts))
+    if len(distinct) < 2:
+        return [distinct] if distinct else []
+    common = count_shared(distinct[0], distinct[-1])
+    groups: list[list[TokenIds]] = [[distinct[0]]]
+    for before, prompt in pairwise(distinct):
+        if count_shared(before, prompt, common) - common >= min_saving:
             groups[-1].append(prompt)
         else:
             groups.append([prompt])

@@ -1,4 +1,4 @@
-"""One worker that answers many threads together: what waits in the queue is decoded as one batch."""
+"""A queue and its worker thread, which decodes the requests of many threads together, as batches."""
 
 from __future__ import annotations
 
@@ -10,98 +10,109 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
-from weakref import ReferenceType
+from weakref import ReferenceType, finalize
 
 from dspy.lm15 import LM15Error, ProviderError
 
 from sgt_modules.errors import SGTError
-from sgt_modules.local.activity import Abandoned
+from sgt_modules.local.cancellation import WorkCancelled
 
 if TYPE_CHECKING:
     from sgt_modules.local.batching import TokenRequest
     from sgt_modules.samples import Sample
 
 GAP = 0.002, 1 / 10
-"""A batch is closed after this many seconds without a new request, or after this share of the last batch's seconds:
-threads that were answered together come back together, but not at once."""
+"""A batch is closed after so long without a new request: the larger of these seconds and this share of the last batch's
+seconds. Threads that got their answers together ask again at about the same time."""
 
 PATIENCE = 0.02, 1 / 2
-"""The longest that a batch waits for more requests, in the same two units."""
+"""The longest that a batch waits for more requests, in the same two numbers."""
 
-LARGE = 64 * 2**20
-"""Bytes of weights from which on reading the weights is what a token costs."""
+LARGE_MODEL_BYTES = 64 * 2**20
+"""Bytes of weights of a large model: one that spends most of a token's time on reading the weights."""
 
-_ROWS = 32
-"""Requests that are taken from the queue together on a CPU: more take as long for each row, and of 64 callers one half
-runs its own code, or has another model decode, while the other half is answered."""
+_MAX_ROWS = 32
+"""The most requests of a batch on a CPU. More rows save no time for each row. With 64 callers, one half runs its own
+code, or waits for another model, while the other half's requests are decoded."""
 
-_ROWS_OF_LARGE = 128
-"""The same for a large model: the rows of a batch read once what they share."""
+_MAX_ROWS_OF_LARGE = 128
+"""The same for a large model: the rows of a batch share the reading of their common prefix."""
 
 
 @dataclass(frozen=True, slots=True)
 class QueuedRequest:
-    """A request, and where its caller waits for the sample."""
+    """A request, and the future sample that its caller waits for."""
 
     request: TokenRequest
     sample: Future[Sample]
 
 
-Queue = SimpleQueue[QueuedRequest | None]
+_Queue = SimpleQueue[QueuedRequest | None]
 """Requests; None ends the worker."""
 
 Decode = Callable[[Sequence["TokenRequest"]], Mapping["TokenRequest", "Sample"]]
 
 
-def most_rows(weights: int, *, cpu: bool) -> int:
-    """The most requests of a batch from the queue, for a model of so many bytes of weights.
+def choose_max_rows(weight_bytes: int, *, cpu: bool) -> int:
+    """The most requests of a batch from the queue.
 
-    >>> most_rows(2**20, cpu=True), most_rows(2**30, cpu=True)
+    >>> choose_max_rows(2**20, cpu=True), choose_max_rows(2**30, cpu=True)
     (32, 128)
     """
     if not cpu:
         return sys.maxsize
-    return _ROWS if weights < LARGE else _ROWS_OF_LARGE
+    return _MAX_ROWS if weight_bytes < LARGE_MODEL_BYTES else _MAX_ROWS_OF_LARGE
 
 
-def begin(decode: ReferenceType[Decode], full: int, rows: int) -> Queue:
-    """The queue of a new worker, which runs `serve` until None is put there."""
-    queue: Queue = SimpleQueue()
-    threading.Thread(target=serve, args=(queue, decode, full, rows), name="sgt-engine", daemon=True).start()
-    return queue
+class RequestQueue:
+    """The queue and its worker thread, which ends when this object is garbage-collected."""
+
+    def __init__(self, decode: ReferenceType[Decode], max_tokens: int, max_rows: int) -> None:
+        """Start the worker; the numbers as in `_serve_queue`."""
+        self._queue: _Queue = SimpleQueue()
+        arguments = self._queue, decode, max_tokens, max_rows
+        threading.Thread(target=_serve_queue, args=arguments, name="sgt-engine", daemon=True).start()
+        finalize(self, self._queue.put, None)
+
+    def submit(self, request: TokenRequest) -> Future[Sample]:
+        """Put a request in the queue; return its future sample."""
+        queued = QueuedRequest(request, Future())
+        self._queue.put(queued)
+        return queued.sample
 
 
-def serve(queue: Queue, decode: ReferenceType[Decode], full: int, rows: int) -> None:
-    """Answer until the queue gives None or the model is gone; `rows` requests, or `full` tokens, close a batch.
+def _serve_queue(queue: _Queue, decode: ReferenceType[Decode], max_tokens: int, max_rows: int) -> None:
+    """Decode batches of up to `max_rows` requests, or about `max_tokens` tokens, until None is in the queue.
 
-    A caller that finds an idle model, and was alone in the last batch, does not wait for others. The worker holds the
-    model only while it decodes, so that an engine that nobody uses can be collected.
+    A request that comes to an idle model, after a batch of one request, does not wait for others. The worker refers to
+    the model only while it decodes, so that an unused engine is garbage-collected.
     """
-    took, single = 0.0, False
+    seconds, single = 0.0, False
     while True:
         idle = queue.empty()
         first = queue.get()
         if first is None:
             return
-        batch, open_ = _gather(queue, first, took, full, rows, waits=not (idle and single))
+        wait = not (idle and single)
+        batch, is_open = _collect_batch(queue, first, seconds, max_tokens, max_rows, wait=wait)
         single = len(batch) == 1
         began = time.monotonic()
-        _answer(batch, decode())
-        took = time.monotonic() - began
+        _answer_batch(batch, decode())
+        seconds = time.monotonic() - began
         del first, batch
-        if not open_:
+        if not is_open:
             return
 
 
-def _gather(
-    queue: Queue, first: QueuedRequest, took: float, full: int, rows: int, *, waits: bool
+def _collect_batch(
+    queue: _Queue, first: QueuedRequest, last_seconds: float, max_tokens: int, max_rows: int, *, wait: bool
 ) -> tuple[list[QueuedRequest], bool]:
-    """All that is in the queue and, if it `waits`, what keeps arriving; and whether the queue is still open."""
+    """The requests in the queue, with `wait` also those that keep arriving; and whether the queue is still open."""
     batch = [first]
-    gap, patience = (max(least, share * took) for least, share in (GAP, PATIENCE))
-    until = time.monotonic() + (patience if waits else 0.0)
-    tokens = _tokens(first)
-    while tokens < full and len(batch) < rows:
+    gap, patience = (max(least, share * last_seconds) for least, share in (GAP, PATIENCE))
+    until = time.monotonic() + (patience if wait else 0.0)
+    tokens = _count_tokens(first)
+    while tokens < max_tokens and len(batch) < max_rows:
         left = min(gap, until - time.monotonic())
         try:
             more = queue.get(timeout=left) if left > 0 else queue.get_nowait()
@@ -110,23 +121,24 @@ def _gather(
         if more is None:
             return batch, False
         batch.append(more)
-        tokens += _tokens(more)
+        tokens += _count_tokens(more)
     return batch, True
 
 
-def _tokens(queued: QueuedRequest) -> int:
+def _count_tokens(queued: QueuedRequest) -> int:
     return len(queued.request.ids) + queued.request.limit
 
 
-def _answer(batch: list[QueuedRequest], decode: Decode | None) -> None:
+def _answer_batch(batch: list[QueuedRequest], decode: Decode | None) -> None:
+    """Decode a batch and set its futures: to the samples, or all of them to the error."""
     waiting = [each for each in batch if each.sample.set_running_or_notify_cancel()]
     try:
         if decode is None:
             raise ProviderError("The engine was collected while a request waited; keep a reference to it.")
         samples = decode([each.request for each in waiting])
-    except (Exception, Abandoned) as error:  # noqa: BLE001 - whatever it is belongs to the callers, not to this thread
-        ours = isinstance(error, LM15Error | SGTError | Abandoned)
-        failure = error if ours else ProviderError(f"{type(error).__name__}: {error}")
+    except (Exception, WorkCancelled) as error:  # noqa: BLE001 - the callers raise it; this thread goes on
+        expected = isinstance(error, LM15Error | SGTError | WorkCancelled)
+        failure = error if expected else ProviderError(f"{type(error).__name__}: {error}")
         failure.__cause__ = None if failure is error else error
         for each in waiting:
             each.sample.set_exception(failure)

@@ -1,4 +1,4 @@
-"""One call of a `dspy.LM`, and its sample: for a prompt, an assistant's message to continue, or a text to complete."""
+"""Calls a `dspy.LM` for one sample: with a prompt, an assistant's message to continue, or a text to complete."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dspy.lm15 import Config, ContextLengthError, Message, Request, Response
 from dspy.utils.exceptions import ContextWindowExceededError, LMError
 from dspy.utils.usage_tracker import UsageTracker
 
-from sgt_modules.local.chat_template import Reader, render_chat
+from sgt_modules.local.chat_template import ChatTokenizer, render_chat
 from sgt_modules.samples import Sample
 from sgt_modules.saving.weights import resolve
 
@@ -24,34 +24,34 @@ LIMITS = ("max_completion_tokens", "max_tokens")
 """OpenAI's names for a reply's token limit, the newer one first."""
 
 _CUT = ("length", "max_tokens", "content_filter")
-"""The reasons that servers give for the end of a reply that the model did not end."""
+"""The reasons that servers report if something else than the model ended a reply."""
 
 _CONFIG = ("temperature", "top_p", "top_k", "seed", "stop", "frequency_penalty", "presence_penalty")
-"""Settings that have a field of their own in a typed request; a server's own settings are sent by name."""
+"""Settings with a field of their own in a typed request; other settings are sent by name."""
 
 _CONNECTION = (
     *("api_key", "api_base", "base_url", "headers", "extra_headers", "timeout", "api_version", "extra_query"),
     *("azure_ad_token_provider", "organization", "project", "custom_llm_provider"),
 )
-"""Settings of an LM that describe the connection, and stay with the LM."""
+"""Settings of an LM that describe the connection; a typed request must not repeat them."""
 
-_NOT_SENT = ("n", "num_generations", "rollout_id", "prompt_cache", "stream", "stream_options", "cache", "caching")
-"""Settings that DSPy keeps for itself."""
+_DSPY_ONLY = ("n", "num_generations", "rollout_id", "prompt_cache", "stream", "stream_options", "cache", "caching")
+"""Settings for DSPy itself, which are not sent."""
 
 _CHAT_ONLY = ("chat_template", "chat_template_kwargs", "add_generation_prompt", "continue_final_message")
-"""A server's own settings for chats, which a strict server refuses in a text completion."""
+"""Server settings for chats; a strict server refuses them in a text completion."""
 
 
 _INSIDE_CALL: ContextVar[bool] = ContextVar("inside_call", default=False)
 
 
 def in_generator_call() -> bool:
-    """Whether this code runs inside a generator's call of its own LM, which is counted separately."""
+    """Whether this code runs inside a generator's call of its LM. The usage of such a call is counted separately."""
     return _INSIDE_CALL.get()
 
 
 def _is_wanted(record: logging.LogRecord) -> bool:
-    """Drops DSPy's warning of a cut reply inside a call of this module, whose sample is marked as cut."""
+    """Whether to log a record. In a generator's call, DSPy's warning of a cut reply is not logged; a sample says it."""
     return not (_INSIDE_CALL.get() and "response was truncated" in record.getMessage())
 
 
@@ -59,10 +59,15 @@ logging.getLogger("dspy.clients.lm").addFilter(_is_wanted)
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """What one call of `lm` sends, and the opening that the reply begins with.
+class LMCall:
+    """A call of `lm`, not sent yet.
 
-    `limit` is the most tokens of the reply, where one is set.
+    Args:
+        lm: The LM.
+        message: A prompt, or a typed request.
+        options: The call's own settings.
+        limit: The most tokens of the reply; None for the server's limit.
+        opening: The text before the part of the reply that the server returns.
     """
 
     lm: dspy.LM
@@ -72,74 +77,80 @@ class Call:
     opening: str = ""
 
 
-def prompt_call(lm: dspy.LM, prompt: str, options: Mapping[str, Any]) -> Call:
-    """Sends a prompt as a user's message; the model chooses how its reply begins."""
-    return Call(lm, prompt, options, _limit({**lm.kwargs, **options}))
+def make_prompt_call(lm: dspy.LM, prompt: str, options: Mapping[str, Any]) -> LMCall:
+    """A call that sends a prompt as a user message; the model chooses how its reply begins."""
+    return LMCall(lm, prompt, options, _find_limit({**lm.kwargs, **options}))
 
 
-def continuation_call(
-    lm: dspy.LM, prompt: str, opening: str, options: Mapping[str, Any], *, opens: bool = True
-) -> Call:
-    """Sends a prompt and an assistant's message for the model to continue; without `opens`, a message that has ended.
+def make_continuation_call(
+    lm: dspy.LM, prompt: str, opening: str, options: Mapping[str, Any], *, is_open: bool = True
+) -> LMCall:
+    """A call that sends a prompt and an assistant's message: to continue if `is_open`, complete otherwise.
 
-    `continue_final_message` and `add_generation_prompt` are vLLM's and SGLang's names for that. They are added to the
-    LM's `extra_body`.
+    vLLM and SGLang take `continue_final_message` and `add_generation_prompt` for that; both are added to the LM's
+    `extra_body`.
 
     >>> lm = dspy.LM("openai/qwen3", extra_body={"chat_template_kwargs": {"enable_thinking": False}})
-    >>> continuation_call(lm, "2+2?", "[cot]", {"max_tokens": 9}).message.messages[1].text
+    >>> make_continuation_call(lm, "2+2?", "[cot]", {"max_tokens": 9}).message.messages[1].text
     '[cot]'
     """
     settings = {
         name: value
         for name, value in {**lm.kwargs, **options}.items()
-        if value is not None and name not in (*_CONNECTION, *_NOT_SENT)
+        if value is not None and name not in (*_CONNECTION, *_DSPY_ONLY)
     }
-    limit = _limit(settings)
-    own = {name: value for name, value in settings.items() if name not in (*_CONFIG, *LIMITS, "extra_body", "logprobs")}
-    body = {**own, **settings.get("extra_body", {}), "continue_final_message": opens, "add_generation_prompt": False}
+    limit = _find_limit(settings)
+    typed = (*_CONFIG, *LIMITS, "extra_body", "logprobs")
+    server_settings = {name: value for name, value in settings.items() if name not in typed}
+    body = {
+        **server_settings,
+        **settings.get("extra_body", {}),
+        "continue_final_message": is_open,
+        "add_generation_prompt": False,
+    }
     config = Config(
         max_tokens=limit,
         logprobs=0 if settings.get("logprobs") else None,
         extensions=body,
         **{name: settings[name] for name in _CONFIG if name in settings},
     )
-    if lm.engine == "auto" and (own or "extra_body" in settings):
-        lm = lm.copy(engine="litellm")  # as DSPy does for a plain prompt with such settings
+    if lm.engine == "auto" and (server_settings or "extra_body" in settings):
+        lm = lm.copy(engine="litellm")  # DSPy does the same for a plain prompt with such settings
     request = Request(model=lm.model, messages=(Message.user(prompt), Message.assistant(opening)), config=config)
-    return Call(lm, request, {}, limit, opening if opens else "")
+    return LMCall(lm, request, {}, limit, opening if is_open else "")
 
 
-def completion_call(lm: dspy.LM, text: str, opening: str, options: Mapping[str, Any]) -> Call:
-    """Sends a whole text, its chat template and the opening included, for the server's `/v1/completions` to continue.
+def make_completion_call(lm: dspy.LM, text: str, opening: str, options: Mapping[str, Any]) -> LMCall:
+    """A call that sends `text`, a rendered chat, and the opening to the server's `/v1/completions`.
 
-    DSPy adds words of its own to the prompt of a text completion; the prompt in `extra_body` replaces that prompt.
+    DSPy adds text of its own to the prompt of a text completion; the prompt in `extra_body` replaces it.
     """
-    limit = _limit({**lm.kwargs, **options})
+    limit = _find_limit({**lm.kwargs, **options})
     body = {name: value for name, value in (lm.kwargs.get("extra_body") or {}).items() if name not in _CHAT_ONLY}
     lm = lm.copy(model_type="text", engine="litellm", max_completion_tokens=None, logprobs=None, top_logprobs=None)
-    kept = {name: value for name, value in options.items() if name not in (*LIMITS, "logprobs")}
-    sent = {**kept, "max_tokens": limit, "extra_body": {**body, "prompt": f"{text}{opening}"}}
-    return Call(lm, text, {name: value for name, value in sent.items() if value is not None}, limit, opening)
+    other_options = {name: value for name, value in options.items() if name not in (*LIMITS, "logprobs")}
+    call_options = {**other_options, "max_tokens": limit, "extra_body": {**body, "prompt": f"{text}{opening}"}}
+    return LMCall(lm, text, {name: value for name, value in call_options.items() if value is not None}, limit, opening)
 
 
-def complete(call: Call) -> Sample:
-    """The reply. Raises what DSPy's LM raises (`LMError`), and `ContextLengthError`."""
-    with _counted_apart() as usage, _context_errors():
-        lm, history = _with_own_history(call.lm)
-        return _sample(call, lm(call.message, cache=False, **call.options), usage, history)
+def complete(call: LMCall) -> Sample:
+    """Send a call; return its sample. Raises `ContextLengthError`, and the `LMError` of DSPy's LM."""
+    with _count_separately() as usage, _convert_context_error():
+        lm, history = _copy_with_history(call.lm)
+        return _make_sample(call, lm(call.message, cache=False, **call.options), usage, history)
 
 
-async def acomplete(call: Call) -> Sample:
+async def acomplete(call: LMCall) -> Sample:
     """As `complete`, through the LM's own coroutine."""
-    with _counted_apart() as usage, _context_errors():
-        lm, history = _with_own_history(call.lm)
-        return _sample(call, await lm.acall(call.message, cache=False, **call.options), usage, history)
+    with _count_separately() as usage, _convert_context_error():
+        lm, history = _copy_with_history(call.lm)
+        return _make_sample(call, await lm.acall(call.message, cache=False, **call.options), usage, history)
 
 
-class Continuation:
-    """Whether a server continues an assistant's message: tested once, for all endpoints that share this object.
+class ContinuationTest:
+    """Tests once whether a server continues an assistant's message, for all endpoints that share this object.
 
-    >>> Continuation(True).test(dspy.LM("openai/qwen3"), {})
+    >>> ContinuationTest(True).run(dspy.LM("openai/qwen3"), {})
     True
     """
 
@@ -147,56 +158,61 @@ class Continuation:
         self.continues = continues
         self._lock = threading.Lock()
 
-    def test(self, lm: dspy.LM, options: Mapping[str, Any]) -> bool:
-        """Whether the server does, by the tokens that it reads of two or three requests; `options` ask for one token.
+    def run(self, lm: dspy.LM, options: Mapping[str, Any]) -> bool:
+        """Whether the server continues a message. The test sends two or three requests with `options` for one token.
 
-        Raises `LMError` where the server does not answer at all; the next call tests again.
+        Raises `LMError` if the server does not answer; then the next call tests again.
         """
         with self._lock:
             if self.continues is None:
-                self.continues = _continues(lm, options)
+                self.continues = _test_continuation(lm, options)
             return self.continues
 
 
-def _continues(lm: dspy.LM, options: Mapping[str, Any]) -> bool:
-    """Whether a server reads fewer tokens of a message to continue than of one that has ended.
+def _test_continuation(lm: dspy.LM, options: Mapping[str, Any]) -> bool:
+    """Whether a server continues an assistant's message, by the number of prompt tokens that it reports.
 
-    Where both are the same, or it refuses the message that has ended, it may continue an assistant's message in any
-    case: then it reads a single token more, the bracket, than of the prompt alone. A server that ends the message, or
-    begins another, reads more than that.
+    It does if an open message has fewer tokens than a complete one. If both have the same number, or the server refuses
+    the complete one, it may continue every assistant's message: then the message `[` adds a single token to the prompt
+    alone. A server that completes the message, or begins another one, reads more than that.
     """
 
-    def read(opens: bool) -> int:
-        return complete(continuation_call(lm, "Hello.", "[", options, opens=opens)).prompt_tokens
+    def count_prompt_tokens(is_open: bool) -> int:
+        return complete(make_continuation_call(lm, "Hello.", "[", options, is_open=is_open)).prompt_tokens
 
     try:
-        open_message = read(True)
-    except (LMError, ContextLengthError, TypeError, ValueError):  # the latter two: settings that no request can carry
-        complete(prompt_call(lm, "Hello.", options))  # raises where the fields are not the cause
+        open_tokens = count_prompt_tokens(True)
+    except (
+        LMError,
+        ContextLengthError,
+        TypeError,
+        ValueError,
+    ):  # TypeError, ValueError: a setting that a request cannot have
+        complete(make_prompt_call(lm, "Hello.", options))  # raises if the fields are not the cause
         return False
     try:
-        if 0 < open_message < read(False):
+        if 0 < open_tokens < count_prompt_tokens(False):
             return True
     except (LMError, ContextLengthError):
         pass
-    alone = complete(prompt_call(lm, "Hello.", options)).prompt_tokens
-    return alone > 0 and open_message == alone + 1
+    prompt_tokens = complete(make_prompt_call(lm, "Hello.", options)).prompt_tokens
+    return prompt_tokens > 0 and open_tokens == prompt_tokens + 1
 
 
-class ChatText:
-    """Renders prompts with the chat template in a model's folder, as in training.
+class ChatRenderer:
+    """Renders prompts with a model's chat template, as in training.
 
-    Raises `GeneratorNotFoundError` at first use where the model does not exist.
+    Raises `GeneratorNotFoundError` at first use if the model does not exist.
     """
 
     def __init__(self, model: str | Path) -> None:
         self._model = model
-        self._reader = Reader(trust_remote_code=False)
+        self._tokenizer = ChatTokenizer(trust_remote_code=False)
         self._lock = threading.Lock()
 
     def render(self, prompt: str) -> str:
-        """The text after which the reply begins, without a first token that the server's tokenizer adds by itself."""
-        tokenizer = self._reader.tokenizer(resolve(self._model))
+        """The text before the model's reply, without a first token that the server's tokenizer adds itself."""
+        tokenizer = self._tokenizer.load(resolve(self._model))
         with self._lock:
             text = render_chat(tokenizer, [{"role": "user", "content": prompt}])
             first = tokenizer.bos_token
@@ -205,15 +221,15 @@ class ChatText:
             return text
 
 
-def _limit(settings: Mapping[str, Any]) -> int | None:
-    """The most tokens that a reply may have, where one is set."""
+def _find_limit(settings: Mapping[str, Any]) -> int | None:
+    """The most tokens of a reply; None if no setting says."""
     return next((settings[name] for name in LIMITS if settings.get(name) is not None), None)
 
 
-def _with_own_history(lm: dspy.LM) -> tuple[dspy.LM, list[Mapping[str, Any]]]:
-    """A copy of the LM, and the list that is its only history.
+def _copy_with_history(lm: dspy.LM) -> tuple[dspy.LM, list[Mapping[str, Any]]]:
+    """A copy of the LM, and the list that it writes its history to.
 
-    The history has the reason of a reply's end, which a call does not return.
+    The history has the reason why a reply ended, which a call does not return.
     """
     history: list[Mapping[str, Any]] = []
 
@@ -226,8 +242,8 @@ def _with_own_history(lm: dspy.LM) -> tuple[dspy.LM, list[Mapping[str, Any]]]:
 
 
 @contextmanager
-def _counted_apart() -> Iterator[UsageTracker]:
-    """Inside, calls of an LM do not reach the user's stream, and are counted by the yielded tracker."""
+def _count_separately() -> Iterator[UsageTracker]:
+    """Inside, calls of an LM are kept from the user's stream, and the yielded tracker counts them."""
     usage, before = UsageTracker(), _INSIDE_CALL.set(True)
     try:
         with dspy.context(send_stream=None, stream_listeners=[], disable_history=False, usage_tracker=usage):
@@ -237,50 +253,50 @@ def _counted_apart() -> Iterator[UsageTracker]:
 
 
 @contextmanager
-def _context_errors() -> Iterator[None]:
-    """Raises DSPy's error for a prompt that is too long as `ContextLengthError`, as a local engine does."""
+def _convert_context_error() -> Iterator[None]:
+    """Raises `ContextLengthError`, as a local engine does, for DSPy's own error about a prompt that is too long."""
     try:
         yield
     except ContextWindowExceededError as error:
         raise ContextLengthError(str(error)) from error
 
 
-def _sample(
-    call: Call,
+def _make_sample(
+    call: LMCall,
     outputs: Response | Sequence[str | Mapping[str, Any]],
     usage: UsageTracker,
     history: Sequence[Mapping[str, Any]],
 ) -> Sample:
-    """What an LM call returned, with the opening before it."""
-    text, tokens = _text_and_tokens(outputs)
-    scores = [float(_field(token, "logprob")) for token in tokens]
+    """The sample of an LM call: its text after the opening, and its token counts."""
+    text, tokens = _read_text_and_tokens(outputs)
+    logprobs = [float(_get_field(token, "logprob")) for token in tokens]
     entries = [entry for of_model in usage.usage_data.values() for entry in of_model]
-    read, wrote = (sum(entry.get(name) or 0 for entry in entries) for name in ("prompt_tokens", "completion_tokens"))
-    logprob = sum(scores) / len(scores) if scores else 0.0
-    cut = _is_cut(history[-1]["response"] if history else None, wrote, call.limit)
-    return Sample(f"{call.opening}{text}", read, wrote, logprob, cut)
+    read, written = (sum(entry.get(name) or 0 for entry in entries) for name in ("prompt_tokens", "completion_tokens"))
+    logprob = sum(logprobs) / len(logprobs) if logprobs else 0.0
+    cut = _is_cut(history[-1]["response"] if history else None, written, call.limit)
+    return Sample(f"{call.opening}{text}", read, written, logprob, cut)
 
 
-def _text_and_tokens(outputs: Response | Sequence[str | Mapping[str, Any]]) -> tuple[str, Sequence[object]]:
-    """A reply's text, and its tokens with their scores; DSPy returns a mapping where there is more than a text."""
+def _read_text_and_tokens(outputs: Response | Sequence[str | Mapping[str, Any]]) -> tuple[str, Sequence[object]]:
+    """A reply's text, and its tokens with their log-probabilities; with those, DSPy returns a mapping."""
     if isinstance(outputs, Response):
         return outputs.text or "", outputs.logprobs or ()
     output = outputs[0]
     reply: Mapping[str, Any] = {"text": output} if isinstance(output, str) else output
-    return reply["text"] or "", _field(reply.get("logprobs"), "content") or ()
+    return reply["text"] or "", _get_field(reply.get("logprobs"), "content") or ()
 
 
-def _is_cut(response: object, wrote: int, limit: int | None) -> bool:
-    """Whether something else than the model ended the reply: the server names another reason, or the limit is reached.
+def _is_cut(response: object, written: int, limit: int | None) -> bool:
+    """Whether a limit or a filter ended the reply, not the model: by the server's reason, or by the number of tokens.
 
-    Clients report "stop" where a server gives no reason at all, so the written tokens are compared with the limit too.
+    Clients report "stop" if a server gives no reason, so the written tokens are compared with the limit too.
     """
     response = cast("tuple[object, ...]", response)[0] if isinstance(response, tuple) and response else response
-    choices = _field(response, "choices") or [None]
-    reason = _field(response, "finish_reason") or _field(choices[0], "finish_reason")
-    return str(reason) in _CUT or (limit is not None and wrote >= limit)
+    choices = _get_field(response, "choices") or [None]
+    reason = _get_field(response, "finish_reason") or _get_field(choices[0], "finish_reason")
+    return str(reason) in _CUT or (limit is not None and written >= limit)
 
 
-def _field(value: object, name: str) -> Any:
+def _get_field(value: object, name: str) -> Any:
     """A field of a provider's reply, which is a mapping, an object or None."""
     return value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)

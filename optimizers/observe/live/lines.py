@@ -15,7 +15,7 @@ from optimizers.core.events import Plan
 from optimizers.core.records import Rollout
 from optimizers.observe.live.progress_state import Board, Clock, Counting, StageCount
 from optimizers.observe.live.texts import closing, ended, working, worth_a_line
-from sgt_modules.local.activity import underway
+from sgt_modules.local.activity import list_activities
 
 LOOKS = 0.1
 """Seconds between two looks at what models are at."""
@@ -90,8 +90,8 @@ class _LineStage(Counting):
         """Until then, say what a model is at; that one is being loaded, once and soon."""
         known = ""
         while not closed.wait(LOOKS):
-            works = underway()
-            loads = next((" ".join(working(each)[:1]) for each in works if each.doing == "loading"), "")
+            works = list_activities()
+            loads = next((" ".join(working(each)[:1]) for each in works if each.phase == "loading"), "")
             if loads and loads != known:
                 self._reporter.say(f"{self._stage.name}: {loads}")
             known = loads
@@ -104,5 +104,5 @@ class _LineStage(Counting):
             self._said = now
             stage = self._board.view(self._stage)
             left = "" if stage.left is None else f", {stage.left:.0f} s left"
-            works = [", ".join(working(each)) for each in underway() if each.rows]
+            works = [", ".join(working(each)) for each in list_activities() if each.rows]
             self._reporter.say("; ".join([ended(stage) + left, *works]))

@@ -23,10 +23,10 @@ from sample_requests import requests
 from transformers import AutoModelForCausalLM
 
 from sgt_modules.errors import GeneratorNotFoundError
-from sgt_modules.local.batching import TokenRequest, batches
+from sgt_modules.local.batching import TokenRequest, cut_batches
 from sgt_modules.local.chat_template import render_chat
+from sgt_modules.local.devices import _find_core_setter
 from sgt_modules.local.engine import LocalEngine
-from sgt_modules.local.loading import _core_setter
 from sgt_modules.samples import SampleRequest
 
 # PEFT 0.21 asks transformers 5.23 by a deprecated name.
@@ -84,9 +84,9 @@ def test_draws_follow_the_models_distribution(engine: LocalEngine) -> None:
 
 def test_one_seed_over_many_prompts_gives_independent_draws(engine: LocalEngine) -> None:
     request = [TokenRequest((1, 2, place), 0, 1.0, 4) for place in range(3)]
-    from sgt_modules.local.decoding import _uniforms
+    from sgt_modules.local.decoding import _draw_uniforms
 
-    assert len(set(_uniforms(request, 4).ravel())) == 12
+    assert len(set(_draw_uniforms(request, 4).ravel())) == 12
 
 
 def test_the_token_limit_ends_a_reply_that_the_model_has_not_ended(engine: LocalEngine) -> None:
@@ -98,7 +98,7 @@ def test_the_token_limit_ends_a_reply_that_the_model_has_not_ended(engine: Local
 
 
 def test_requests_with_different_limits_share_a_batch(engine: LocalEngine) -> None:
-    decoder = engine._loaded()
+    decoder = engine._get_decoder()
     ids = engine.encoder.encode([{"role": "user", "content": "one"}])
     token_requests = [TokenRequest(ids, 0, 1.0, limit) for limit in (2, 5, 12)]
     done = decoder.decode(token_requests, 10_000)
@@ -108,7 +108,7 @@ def test_requests_with_different_limits_share_a_batch(engine: LocalEngine) -> No
 
 
 def test_a_row_that_has_ended_takes_no_part_in_later_steps(engine: LocalEngine) -> None:
-    decoder, steps = engine._loaded(), list[int]()
+    decoder, steps = engine._get_decoder(), list[int]()
 
     def note(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         if inputs[0].shape[1] == 1:
@@ -118,7 +118,7 @@ def test_a_row_that_has_ended_takes_no_part_in_later_steps(engine: LocalEngine) 
         TokenRequest((*range(5, 25), place), 0, float(place % 2), limit)
         for place, limit in enumerate((2, 5, 12, 12, 7))
     ]
-    with decoder._loaded.model() as model, model.get_input_embeddings().register_forward_pre_hook(note):
+    with decoder._model.borrow() as model, model.get_input_embeddings().register_forward_pre_hook(note):
         done = decoder.decode(token_requests, 10_000)
     lengths = [done[request].tokens for request in token_requests]
     assert steps == [sum(length > step for length in lengths) for step in range(max(lengths))]
@@ -131,7 +131,7 @@ def test_a_row_that_has_ended_takes_no_part_in_later_steps(engine: LocalEngine) 
 
 def test_batches_stay_within_their_tokens() -> None:
     token_requests = [TokenRequest(tuple(range(length)), length, 1.0, 5) for length in (1, 30, 2, 2, 15, 3)]
-    cut = batches(token_requests, 40)
+    cut = cut_batches(token_requests, 40)
     assert sorted(request.seed for batch in cut for request in batch) == sorted(
         request.seed for request in token_requests
     )
@@ -147,21 +147,21 @@ def test_many_threads_are_served_together_and_each_gets_its_own_answer(engine: L
 
 def test_callers_together_leave_each_other_the_cores_that_one_alone_is_given(folder: Path) -> None:
     """Of a small model; the threads that ask keep theirs, as does whoever samples without the queue."""
-    if _core_setter() is None:
+    if _find_core_setter() is None:
         pytest.skip("no OpenMP that can be told by thread")
     engine, cores, before = tiny_engine(folder), set[int](), torch.get_num_threads()
 
     def note(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         cores.add(torch.get_num_threads())
 
-    with engine._loaded()._loaded.model() as model:  # not while the worker needs it
+    with engine._get_decoder()._model.borrow() as model:  # not while the worker needs it
         hook = model.get_input_embeddings().register_forward_pre_hook(note)
     torch.set_num_threads(3)
     try:
         engine.sample(requests(["one", "two", "six"], seeds=[0, 0, 0]))
         assert cores == {3}
         cores.clear()
-        engine._serve([TokenRequest((1, 2, place), 0, 0.0, 3) for place in range(4)])
+        engine._decode_queued([TokenRequest((1, 2, place), 0, 0.0, 3) for place in range(4)])
         assert cores == {1}
         cores.clear()
         engine.ask(SampleRequest("one"))
@@ -407,7 +407,9 @@ def test_a_template_that_always_opens_a_thought_is_refused_before_weights_are_lo
     template = folder / "chat_template.jinja"
     chat = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}assistant: "
     template.write_text(chat + "<think>\n", encoding="utf-8")
-    with pytest.raises(GeneratorNotFoundError, match=r"told not to think.*Use a model that can.*chat_template\.jinja"):
+    with pytest.raises(
+        GeneratorNotFoundError, match=r"thinking can be switched off.*Use a model that can.*chat_template\.jinja"
+    ):
         LocalEngine(folder).check()
     template.write_text(chat + "<think>\n\n</think>\n\n", encoding="utf-8")
     LocalEngine(folder).check()

@@ -13,9 +13,11 @@ from sample_requests import requests
 from transformers import AutoModelForCausalLM
 
 from sgt_modules.local import activity
-from sgt_modules.local.activity import Abandoned, Activity, abandoned_when, check, underway
+from sgt_modules.local.activity import list_activities
+from sgt_modules.local.cancellation import WorkCancelled, cancel_when, check_cancelled
 from sgt_modules.local.engine import LocalEngine
-from sgt_modules.local.forward_hooks import parts_of, stoppable
+from sgt_modules.local.forward_hooks import check_during_passes, list_layer_parts
+from sgt_modules.local.work_progress import Activity
 from sgt_modules.samples import SampleRequest
 
 
@@ -32,29 +34,29 @@ class Looking:
         self._stop_at = stop_at
 
     def __call__(self) -> str:
-        self.seen += underway()
+        self.seen += list_activities()
         return "enough" if len(self.seen) >= self._stop_at else ""
 
 
 def test_a_model_tells_its_name_what_it_reads_and_how_far_it_has_written(folder: Path) -> None:
     looking, engine = Looking(), LocalEngine(folder, max_new_tokens=8)
-    with abandoned_when(looking):
+    with cancel_when(looking):
         engine.sample(requests(["Is 1 odd?", "Is 22 odd?", "And 333?"], seeds=[1, 2, 3]))
     assert {each.model for each in looking.seen} == {"tiny-model"}
-    order = [each.doing for each in looking.seen]
+    order = [each.phase for each in looking.seen]
     assert sorted(set(order), key=order.index) == ["reading", "writing"]
     shares = [each.share for each in looking.seen]
     assert shares == sorted(shares)
     assert 0.5 < shares[-1] <= 1.0
     assert {each.rows for each in looking.seen} == {3}
-    assert underway() == []
+    assert list_activities() == []
 
 
 def test_a_stop_abandons_one_s_own_batch_and_the_engine_works_on_after_it(folder: Path) -> None:
     engine = LocalEngine(folder, max_new_tokens=8)
-    with pytest.raises(Abandoned, match="enough"), abandoned_when(Looking(stop_at=4)):
+    with pytest.raises(WorkCancelled, match="enough"), cancel_when(Looking(stop_at=4)):
         engine.sample(requests(["Is 1 odd?"], seeds=[1]))
-    assert underway() == []
+    assert list_activities() == []
     assert len(engine.sample(requests(["Is 1 odd?"], seeds=[1]))) == 1
 
 
@@ -65,11 +67,11 @@ def test_a_stop_abandons_all_who_wait_in_the_queue(folder: Path) -> None:
     def ask(number: int) -> None:
         try:
             engine.ask(SampleRequest(f"Is {number} odd?", seed=number))
-        except Abandoned as reason:
+        except WorkCancelled as reason:
             ended.append(reason)
 
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(40)]  # more than a batch
-    with abandoned_when(Looking(stop_at=10)):
+    with cancel_when(Looking(stop_at=10)):
         for each in threads:
             each.start()
         for each in threads:
@@ -87,22 +89,25 @@ def trained(folder: Path) -> torch.nn.Module:
 def test_a_stop_ends_a_step_of_training_in_its_middle(trained: torch.nn.Module, backwards: bool) -> None:
     ids = torch.arange(10)[None]
     asked: list[bool] = []
-    with abandoned_when(lambda: asked.append(True) or ("enough" if len(asked) == 3 else "")), stoppable(trained, check):
+    with (
+        cancel_when(lambda: asked.append(True) or ("enough" if len(asked) == 3 else "")),
+        check_during_passes(trained, check_cancelled),
+    ):
         if backwards:
             asked += [False] * 100
             loss = cast("Any", trained)(ids, labels=ids).loss
             asked[:] = []
-            with pytest.raises(Abandoned, match="enough"):
+            with pytest.raises(WorkCancelled, match="enough"):
                 loss.backward()
         else:
-            with pytest.raises(Abandoned, match="enough"):
+            with pytest.raises(WorkCancelled, match="enough"):
                 trained(ids, labels=ids)
     assert len(asked) == 3
-    assert not any(part._forward_pre_hooks for part in parts_of(trained.get_decoder()))
+    assert not any(part._forward_pre_hooks for part in list_layer_parts(trained.get_decoder()))
 
 
 def test_what_loads_is_known_to_be_loading() -> None:
     assert not activity.is_loading()
-    with activity.loading("some-model"):
+    with activity.track_loading("some-model"):
         assert activity.is_loading()
-        assert [(each.model, each.doing) for each in underway()] == [("some-model", "loading")]
+        assert [(each.model, each.phase) for each in list_activities()] == [("some-model", "loading")]

@@ -83,7 +83,7 @@ def test_an_adapter_that_changes_the_base_has_one_for_itself(folder: Path, tmp_p
     biased = engine.with_adapter(tiny_adapter(folder, tmp_path / "biased", bias="all"))
     assert draws(biased) != plain
     assert draws(engine) == plain
-    assert biased._loaded()._loaded._base is not engine._loaded()._loaded._base
+    assert biased._get_decoder()._model._base is not engine._get_decoder()._model._base
 
 
 def test_another_adapter_has_another_name_and_the_base_is_read_once(folder: Path, adapters: list[Path]) -> None:
