@@ -182,12 +182,7 @@ def _test_continuation(lm: dspy.LM, options: Mapping[str, Any]) -> bool:
 
     try:
         open_tokens = count_prompt_tokens(True)
-    except (
-        LMError,
-        ContextLengthError,
-        TypeError,
-        ValueError,
-    ):  # TypeError, ValueError: a setting that a request cannot have
+    except (LMError, ContextLengthError, TypeError, ValueError):  # the last two: a setting that no request can have
         complete(make_prompt_call(lm, "Hello.", options))  # raises if the fields are not the cause
         return False
     try:

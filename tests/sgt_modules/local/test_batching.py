@@ -63,7 +63,7 @@ def test_running_out_of_memory_halves_the_budget_and_keeps_what_is_done(caplog: 
     assert caplog.messages == ["Out of memory on 8 rows; going on with 40 tokens a batch."]
 
 
-def test_one_job_that_does_not_fit_and_other_errors_are_raised() -> None:
+def test_the_error_of_a_single_request_that_does_not_fit_and_other_errors_are_raised() -> None:
     token_requests = [TokenRequest((1,), seed, 1.0, 4) for seed in range(4)]
     with pytest.raises(RuntimeError, match="out of memory"):
         run_in_batches(token_requests, 80, Machine(3, RuntimeError("out of memory")).run)
@@ -131,7 +131,7 @@ def test_device_and_precision_can_be_named() -> None:
         choose_dtype("float64", "mps")
 
 
-def test_what_is_loaded_stands_on_the_device_in_the_precision_that_was_asked_for(tmp_path: Path) -> None:
+def test_a_loaded_model_has_the_device_and_the_precision_of_its_settings(tmp_path: Path) -> None:
     loaded = LoadedModel([tiny_model(tmp_path / "tiny")], device="cpu", dtype="bfloat16")
     with loaded.borrow() as model:
         assert {(each.dtype, each.device.type) for each in model.parameters()} == {(torch.bfloat16, "cpu")}

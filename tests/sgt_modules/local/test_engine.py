@@ -145,8 +145,8 @@ def test_many_threads_are_served_together_and_each_gets_its_own_answer(engine: L
     assert answers == [each.text for each in engine.sample(requests(prompts, seeds=[0] * 32, temperature=0.0))]
 
 
-def test_callers_together_leave_each_other_the_cores_that_one_alone_is_given(folder: Path) -> None:
-    """Of a small model; the threads that ask keep theirs, as does whoever samples without the queue."""
+def test_a_small_model_uses_one_core_for_several_callers_and_all_cores_for_one(folder: Path) -> None:
+    """The callers' own threads keep their cores, and so does `sample`, which uses no queue."""
     if _find_core_setter() is None:
         pytest.skip("no OpenMP that can be told by thread")
     engine, cores, before = tiny_engine(folder), set[int](), torch.get_num_threads()
@@ -187,7 +187,7 @@ def test_a_stop_text_cuts_the_reply(engine: LocalEngine) -> None:
     assert response.finish_reason == "stop"
 
 
-def test_requests_without_a_seed_draw_anew_each_time_and_the_same_in_another_process(folder: Path) -> None:
+def test_requests_without_a_seed_get_a_new_sample_each_time_and_the_same_in_another_process(folder: Path) -> None:
     def draws() -> list[str]:
         engine = tiny_engine(folder)
         return [engine.complete(ask("one", temperature=1.0)).text for _ in range(3)]
@@ -212,7 +212,7 @@ def test_a_reply_is_limited_by_what_the_window_leaves(engine: LocalEngine) -> No
 
 
 @pytest.mark.parametrize("setting", [{"top_k": 5}, {"logprobs": 1}, {"response_format": {"type": "json_object"}}])
-def test_what_the_engine_cannot_honour_is_refused(engine: LocalEngine, setting: dict[str, object]) -> None:
+def test_settings_that_the_engine_does_not_support_are_refused(engine: LocalEngine, setting: dict[str, object]) -> None:
     with pytest.raises(UnsupportedFeatureError, match=next(iter(setting))):
         engine.complete(ask("one", **setting))
 
@@ -290,7 +290,7 @@ def test_other_weights_than_those_saved_are_refused(tmp_path: Path) -> None:
         LocalEngine.load_state(state).sample(requests(["one"], seeds=[0]))
 
 
-def test_a_missing_model_or_adapter_is_named_with_what_would_do(tmp_path: Path, folder: Path) -> None:
+def test_the_error_for_a_missing_model_or_adapter_says_what_is_needed(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(GeneratorNotFoundError, match="save_pretrained"):
         LocalEngine(tmp_path / "nothing").check()
     (tmp_path / "empty").mkdir()
@@ -300,7 +300,7 @@ def test_a_missing_model_or_adapter_is_named_with_what_would_do(tmp_path: Path, 
         LocalEngine(folder, adapter=tmp_path / "empty").check()
 
 
-def test_weights_that_are_pickles_are_refused_and_beside_safetensors_never_opened(tmp_path: Path, folder: Path) -> None:
+def test_pickled_weights_are_refused_and_next_to_safetensors_never_opened(tmp_path: Path, folder: Path) -> None:
     model = shutil.copytree(folder, tmp_path / "model")
     (model / "pytorch_model.bin").write_bytes(b"no weights at all")
     assert tiny_engine(model).sample(requests(["one"], seeds=[0])) == tiny_engine(folder).sample(
@@ -322,7 +322,7 @@ def test_a_hub_that_has_no_answer_is_an_error_that_says_which_folder_would_do() 
         LocalEngine("no-such/model").check()
 
 
-def test_an_error_of_the_worker_reaches_the_one_who_asked(folder: Path) -> None:
+def test_an_error_of_the_worker_reaches_its_caller(folder: Path) -> None:
     broken = LocalEngine(folder, dtype="float7", device="cpu")
     with pytest.raises(dspy.lm15.ProviderError, match="float7"):
         broken.complete(ask("one"))

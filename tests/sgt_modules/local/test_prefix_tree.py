@@ -35,15 +35,15 @@ def path(tree: PrefixTree, node: int | None) -> TokenIds:
 
 
 @given(PROMPTS, st.integers(1, 9))
-def test_a_tree_spells_every_prompt_but_its_last_token(prompts: list[TokenIds], worth: int) -> None:
-    tree = build_prefix_tree(prompts, min_saving=worth)
+def test_a_tree_spells_every_prompt_but_its_last_token(prompts: list[TokenIds], min_saving: int) -> None:
+    tree = build_prefix_tree(prompts, min_saving=min_saving)
     assert {prompt: path(tree, end) for prompt, end in tree.ends.items()} == {each: each[:-1] for each in prompts}
     assert all(node.parent is None or node.parent < place for place, node in enumerate(tree.nodes))
     assert all(node.ids and node.start == len(path(tree, node.parent)) for node in tree.nodes)
 
 
 @given(PROMPTS)
-def test_a_tree_reads_each_distinct_prefix_once_and_with_little_worth_sharing_no_more_than_all_tokens(
+def test_a_tree_reads_each_distinct_prefix_once_and_with_a_larger_min_saving_at_most_all_tokens(
     prompts: list[TokenIds],
 ) -> None:
     prefixes = {prompt[:length] for prompt in prompts for length in range(1, len(prompt))}
@@ -56,8 +56,8 @@ def test_a_tree_reads_each_distinct_prefix_once_and_with_little_worth_sharing_no
 
 
 @given(PROMPTS, st.integers(1, 5))
-def test_families_hold_every_prompt_once(prompts: list[TokenIds], worth: int) -> None:
-    assert sorted(prompt for family in group_by_prefix(prompts, min_saving=worth) for prompt in family) == sorted(
+def test_groups_hold_every_prompt_once(prompts: list[TokenIds], min_saving: int) -> None:
+    assert sorted(prompt for group in group_by_prefix(prompts, min_saving=min_saving) for prompt in group) == sorted(
         {*prompts}
     )
 
@@ -105,7 +105,7 @@ def test_no_tokens_are_read_before_the_first_reply(folder: Path) -> None:
     assert engine.sample(requests(["one"], seeds=[0]))[0].prompt_tokens == engine.tokens_read
 
 
-def test_a_way_to_share_that_is_none_is_refused() -> None:
+def test_an_unknown_value_of_share_is_refused() -> None:
     with pytest.raises(ValueError, match=r"'prefix', 'batch'.*got 'all'"):
         LocalEngine("some/model", share="all")
 
@@ -159,7 +159,7 @@ def layers_of(tokens: int) -> Layers:
     return [(torch.zeros(tokens, 1, 1), torch.zeros(tokens, 1, 1))]
 
 
-def test_the_memory_of_prefixes_stays_within_its_bytes_and_forgets_what_was_used_longest_ago() -> None:
+def test_the_prefix_cache_stays_within_its_bytes_and_removes_the_least_recently_used() -> None:
     cache = PrefixCache(most=3 * 8 * 4)  # twelve tokens of one number each for keys and values, in single precision
     cache.store((1, 1, 1, 1), layers_of(4))
     cache.store((2, 2, 2, 2), layers_of(4))
@@ -170,7 +170,7 @@ def test_the_memory_of_prefixes_stays_within_its_bytes_and_forgets_what_was_used
     assert cache.find_longest((4, 4)) == (0, ())
 
 
-def test_a_longer_run_takes_the_place_of_those_it_begins_with() -> None:
+def test_a_longer_prefix_replaces_those_it_begins_with() -> None:
     cache = PrefixCache(most=10**6)
     cache.store((1, 2), layers_of(2))
     cache.store((1, 2, 3), layers_of(3))

@@ -40,7 +40,7 @@ def test_a_layer_in_8_bits_is_near_the_exact_one_and_a_row_does_not_depend_on_th
 
 
 @pytest.mark.parametrize("rows", [1, 7, 64])
-def test_a_cpu_without_products_of_bytes_gives_the_same_outputs(rows: int) -> None:
+def test_a_cpu_without_8_bit_products_gives_the_same_outputs(rows: int) -> None:
     """4,864 inputs are the widest layer of Qwen2.5-0.5B."""
     exact = torch.nn.Linear(4864, 24)
     inputs = torch.randn(rows, 4864, generator=torch.Generator().manual_seed(rows))
@@ -48,7 +48,7 @@ def test_a_cpu_without_products_of_bytes_gives_the_same_outputs(rows: int) -> No
         assert torch.equal(Int8Linear(exact, as_int8=True)(inputs), Int8Linear(exact, as_int8=False)(inputs))
 
 
-def test_it_is_said_where_8_bits_are_no_faster(
+def test_a_warning_says_that_8_bits_are_no_faster(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(quantisation, "int8_is_fast", lambda: False)
