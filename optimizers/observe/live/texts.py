@@ -82,11 +82,8 @@ def working(work: Activity) -> list[str]:
     name = harmless(work.model)
     if work.phase == "loading":
         return [f"loading {name}", clock(work.seconds)]
-    left = (
-        []
-        if work.seconds_left is None
-        else [f"{'at most ' if work.is_upper_bound else ''}{clock(work.seconds_left)} left"]
-    )
+    at_most = "at most " if work.is_upper_bound else ""
+    left = [] if work.seconds_left is None else [f"{at_most}{clock(work.seconds_left)} left"]
     rate = [f"{work.rate:,.0f} tokens/s"] if work.rate else []
     does = "reads" if work.phase == "reading" else "writes"
     return [f"{name} {does}", f"{work.share:.0%} done", *left, *rate, f"{int(work.done):,} of {work.rows:,} replies"]
