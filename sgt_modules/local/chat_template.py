@@ -93,7 +93,9 @@ def check_chat_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerBase) -> No
 
 
 def alternate_roles(messages: Messages) -> list[dict[str, str]]:
-    """The same conversation with user and assistant messages in turn: system texts become user texts, and are joined.
+    """The same conversation with user and assistant messages in turn.
+
+    System messages become user messages, and successive messages of one role become one message.
 
     >>> alternate_roles([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}])
     [{'role': 'user', 'content': 'Be brief.\\n\\nHi'}]
