@@ -30,7 +30,7 @@ from transformers import AutoModelForCausalLM
 from optimizers.tasks import task
 from sgt_modules.embedded import HouseTermsWorld, program
 from sgt_modules.embedded.models import embedded_folder
-from sgt_modules.local.batching import TokenRequest, batches
+from sgt_modules.local.batching import TokenRequest, cut_batches
 from sgt_modules.local.engine import LocalEngine
 from sgt_modules.prompts import with_supplement
 from sgt_modules.samples import SampleRequest
@@ -120,7 +120,7 @@ def theirs(folder: Path, engine: LocalEngine, asked: Sequence[Messages]) -> Way:
     model = cast("Any", AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)).eval()
     requests, texts, pad = greedy(engine, asked), dict[TokenRequest, str](), engine.tokenizer.pad_token_id
     began = time.perf_counter()
-    for batch in batches(requests, 16_384):
+    for batch in cut_batches(requests, 16_384):
         width = max(len(request.ids) for request in batch)
         ids = torch.tensor([[pad] * (width - len(request.ids)) + list(request.ids) for request in batch])
         mask = torch.tensor([[0] * (width - len(request.ids)) + [1] * len(request.ids) for request in batch])

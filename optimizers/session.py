@@ -36,7 +36,7 @@ from optimizers.rollouts.evaluation import Evaluator
 from optimizers.rollouts.runners import Runner
 from optimizers.store.rollout_store import RolloutStore
 from sgt_modules.errors import StoppedError
-from sgt_modules.local.activity import Abandoned
+from sgt_modules.local.cancellation import WorkCancelled
 
 
 class _Code(NamedTuple):
@@ -243,7 +243,7 @@ class Session:
         except KeyboardInterrupt:
             self.stopped = self._standing("it was interrupted", "")
             raise
-        except (StoppedError, Abandoned) as stop:
+        except (StoppedError, WorkCancelled) as stop:
             self.stopped = self._standing(str(stop), "" if self.budget.stop_reason else " and a larger budget")
             self._log.notes.append(self.stopped)
             save()
@@ -300,10 +300,10 @@ class Session:
 
 @contextmanager
 def _abandoned_as_stopped() -> Iterator[None]:
-    """Turns `Abandoned`, which is no `Exception`, into `StoppedError`."""
+    """Turns `WorkCancelled`, which is no `Exception`, into `StoppedError`."""
     try:
         yield
-    except Abandoned as reason:
+    except WorkCancelled as reason:
         raise StoppedError(str(reason)) from None
 
 

@@ -80,9 +80,9 @@ def dump_settings(settings: GeneratorSettings) -> dict[str, object]:
 
 
 def endpoint_of(state: EndpointGeneratorState, *, like: object, trusted: bool) -> Endpoint:
-    """Load the endpoint of a saved state; `like` and `trusted` as in `Endpoint.of_reference`."""
+    """The endpoint of a saved state; `like` and `trusted` as in `Endpoint.from_reference`."""
     reference = EndpointReference(lm=state["lm"], adapter_sha256=read_text_or_none(state, "adapter_sha256"))
-    return Endpoint.of_reference(reference, like=like, trusted=trusted)
+    return Endpoint.from_reference(reference, like=like, trusted=trusted)
 
 
 def local_reference(state: GeneratorState) -> LocalReference:

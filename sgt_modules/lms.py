@@ -13,7 +13,7 @@ from dspy.lm15 import LMRouter, MissingCredentialError, UnknownModelError
 
 from sgt_modules.embedded import embedded_actor
 from sgt_modules.errors import SetupError
-from sgt_modules.local.chat_template import check_reads, check_writes
+from sgt_modules.local.chat_template import check_chat_tokenizer, check_text_model
 from sgt_modules.local.engine import LocalEngine
 
 EMBEDDED = "embedded"
@@ -147,9 +147,9 @@ def runs_here(lm: dspy.LM | None) -> bool:
 def _check_folder(engine: LocalEngine) -> None:
     """Raise `GeneratorNotFoundError` if the folder's model would fail at its first call."""
     folder = engine.weights.folders[0]
-    check_writes(folder)
+    check_text_model(folder)
     engine.check()
-    check_reads(folder, engine.tokenizer)
+    check_chat_tokenizer(folder, engine.tokenizer)
 
 
 def _has_own_address(lm: dspy.LM, environment: Mapping[str, str]) -> bool:

@@ -25,7 +25,7 @@ TESTS = (
     "tests/sgt_modules/local/test_engine.py",
     "tests/sgt_modules/test_generator.py",
     "tests/training/test_model_shapes.py",
-    "tests/sgt_modules/local/test_runnable.py",
+    "tests/sgt_modules/local/test_load_checks.py",
     "tests/sgt_modules/saving/test_saving.py",
     "tests/sgt/test_sgt.py",
     "tests/training/test_shared_base.py",

@@ -97,9 +97,9 @@ def _try_out(name: str, check: Callable[[], str]) -> Finding:
 
 
 def _describe_device() -> str:
-    from sgt_modules.local.loading import place
+    from sgt_modules.local.devices import choose_device_and_dtype
 
-    device, dtype = place("auto", "auto")
+    device, dtype = choose_device_and_dtype("auto", "auto")
     return f"{device}, {str(dtype).removeprefix('torch.')}, {os.cpu_count()} cores"
 
 

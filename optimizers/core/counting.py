@@ -18,7 +18,7 @@ from optimizers.core.budget import RunReservation
 from optimizers.core.prices import price_of
 from optimizers.core.usage import Usage
 from sgt_modules.errors import StoppedError
-from sgt_modules.remote.asking import in_generator_call
+from sgt_modules.remote.lm_calls import in_generator_call
 
 
 class BudgetReached(BaseException):

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from sgt_modules.local.activity import Abandoned, abandoned_when, is_loading
+from sgt_modules.local.activity import is_loading
+from sgt_modules.local.cancellation import WorkCancelled, cancel_when
 
 INTERRUPT = "Ctrl-C was pressed"
 
@@ -21,8 +22,8 @@ def stopping(stop: Callable[[str], None], say: Callable[[str], None]) -> Iterato
     """Inside, the first Ctrl-C calls `stop` with a reason and `say` with what happens next; a second one raises
     `KeyboardInterrupt`, as ever. Only in the main thread, which alone hears of it.
 
-    At the first one, models of this process abandon their work with `Abandoned`. A model that is being loaded cannot,
-    so there it is raised in the main thread.
+    At the first one, models of this process raise `WorkCancelled`. A model that is being loaded cannot, so then it is
+    raised in the main thread.
     """
 
     def first() -> None:
@@ -33,7 +34,7 @@ def stopping(stop: Callable[[str], None], say: Callable[[str], None]) -> Iterato
                 "Press Ctrl-C again to stop at once."
             )
         if is_loading():
-            raise Abandoned(INTERRUPT)
+            raise WorkCancelled(INTERRUPT)
 
     with _pressed(first):
         yield
@@ -55,7 +56,7 @@ def leaving(say: Callable[[str], None]) -> Iterator[None]:
     try:
         with _pressed(first):
             yield
-    except Abandoned:
+    except WorkCancelled:
         if threading.current_thread() is not threading.main_thread():
             raise
         raise KeyboardInterrupt from None
@@ -79,7 +80,7 @@ def _pressed(first: Callable[[], None]) -> Iterator[None]:
 
     before = signal.signal(signal.SIGINT, press)
     try:
-        with abandoned_when(lambda: pressed):
+        with cancel_when(lambda: pressed):
             yield
     finally:
         signal.signal(signal.SIGINT, before)

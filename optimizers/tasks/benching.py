@@ -28,8 +28,8 @@ from sgt_modules.embedded import embedded_generator
 from sgt_modules.embedded.models import embedded_folder
 from sgt_modules.generator import GeneratorLike, SupplementGenerator
 from sgt_modules.lms import EMBEDDED, LOCAL, PROPOSAL_TOKENS, LMLike, acting_as, lm_named
+from sgt_modules.local.devices import bfloat16_is_fast, runs_on_cpu
 from sgt_modules.local.engine import LocalEngine
-from sgt_modules.local.loading import bfloat16_is_fast, on_cpu
 
 EMBEDDED_CONTENDERS = ("none", "sgt")
 """The default contenders with the embedded generator."""
@@ -174,8 +174,8 @@ def _choose_generator(
         return generator, trainer
     model = str(generator).removeprefix(LOCAL)
     LocalEngine(model).check()
-    uses_bfloat16 = on_cpu("auto") and bfloat16_is_fast()
-    settings = replace(ON_A_CPU, bf16=uses_bfloat16) if on_cpu("auto") else None
+    uses_bfloat16 = runs_on_cpu("auto") and bfloat16_is_fast()
+    settings = replace(ON_A_CPU, bf16=uses_bfloat16) if runs_on_cpu("auto") else None
     sampler = SupplementGenerator(model, dtype="bfloat16" if uses_bfloat16 else "auto")
     return sampler, trainer or TRLTrainer(model, settings)
 

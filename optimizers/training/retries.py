@@ -13,7 +13,7 @@ from typing import TypeVar
 from optimizers.training.step_sampler import BatchPlan
 from optimizers.training.trainer import TrainingSettings
 from sgt_modules.errors import DivergedError, TrainingError
-from sgt_modules.local.batching import exhausted
+from sgt_modules.local.batching import is_out_of_memory
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ def retry_with_smaller_batches(
         try:
             return train(settings), settings
         except (RuntimeError, MemoryError) as error:
-            if not exhausted(error):
+            if not is_out_of_memory(error):
                 raise
             reason = str(error).partition("\n")[0]
         release()  # outside the handler, so that the error's frames no longer hold the batch's tensors

@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 
 from sgt_modules.errors import TrainingError
-from sgt_modules.local.loading import quietly
+from sgt_modules.local.loading import silence_libraries
 
 _LIBRARIES = ("transformers", "trl", "peft", "accelerate")
 
@@ -71,7 +71,7 @@ def silence() -> Iterator[None]:
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        with quietly():
+        with silence_libraries():
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):

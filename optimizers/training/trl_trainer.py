@@ -43,10 +43,12 @@ from optimizers.training.tokenisation import (
 from optimizers.training.trainer import CHECKPOINTING_SIZE, OnStep, TrainingSettings
 from optimizers.training.trl_arguments import StageInputs, unwrap_adapter, uses_bfloat16
 from sgt_modules.errors import NoPreferencePairsError, SetupError, TrainingError
-from sgt_modules.local.activity import check, loading
-from sgt_modules.local.loading import Base, base_of, load_model, place, release
-from sgt_modules.local.runnable import check_runnable, quantised_by
-from sgt_modules.local.watching import stoppable
+from sgt_modules.local.activity import track_loading
+from sgt_modules.local.cancellation import check_cancelled
+from sgt_modules.local.devices import choose_device_and_dtype, free_memory
+from sgt_modules.local.forward_hooks import check_during_passes
+from sgt_modules.local.load_checks import check_loadable, read_quantisation_method
+from sgt_modules.local.loading import SharedBase, get_base, load_model
 from sgt_modules.saving.weights import ADAPTER, WHOLE_MODEL, fingerprint_of, origin_of, record_base, resolve
 
 
@@ -81,8 +83,8 @@ class TRLTrainer:
         Raises `GeneratorNotFoundError` if it cannot be loaded here, `SetupError` if its weights cannot be trained.
         """
         folder = resolve(self.model, code=self.trust_remote_code)
-        check_runnable(folder, trust_remote_code=self.trust_remote_code)
-        method = quantised_by(folder)
+        check_loadable(folder, trust_remote_code=self.trust_remote_code)
+        method = read_quantisation_method(folder)
         if self.settings.lora is None and method is not None:
             raise SetupError(
                 f"Expected whole weights to train, got {str(folder)!r}, which is quantised by {method}. Use "
@@ -143,12 +145,12 @@ class TRLTrainer:
         ):
             self._check_start(request.start)
             folder = resolve(self.model, code=self.trust_remote_code)
-            with loading(Path(self.model).name):
+            with track_loading(Path(self.model).name):
                 base = self._load_base(folder)  # held here, so that no retry has to load it again
             fit = partial(self._fit, request, base, folder, scratch=scratch, team=team)
             (result, used), rate_notes = retry_with_lower_rate(
                 asked,
-                lambda settings: retry_with_smaller_batches(settings, fit, release=release, processes=team.size),
+                lambda settings: retry_with_smaller_batches(settings, fit, release=free_memory, processes=team.size),
             )
             if team.is_main:
                 weights = scratch / "weights"
@@ -159,7 +161,7 @@ class TRLTrainer:
         if (
             result.parameters >= CHECKPOINTING_SIZE
         ):  # for a small model, collecting garbage takes longer than it is worth
-            release()
+            free_memory()
         notes = [
             *describe_long_rows(result.rows, asked.max_length),
             *describe_smaller_batches(asked, used),
@@ -171,7 +173,7 @@ class TRLTrainer:
     def _fit(
         self,
         request: _StageRequest,
-        base: Base | None,
+        base: SharedBase | None,
         folder: Path,
         settings: TrainingSettings,
         scratch: Path,
@@ -189,7 +191,7 @@ class TRLTrainer:
         trainer = request.kind.of(stage)
         # Groups have the batch size that the caller set, so that a retry takes the same steps of the same rows.
         trainer.configure(recorder, [row.length for row in rows], self.settings.batch_size, stage.plan)
-        with stoppable(cast("nn.Module", model), check) if team.size == 1 else nullcontext():
+        with check_during_passes(cast("nn.Module", model), check_cancelled) if team.size == 1 else nullcontext():
             trainer.train()
         trainer.check_weights()
         weights = trainer.gather_weights()
@@ -212,19 +214,21 @@ class TRLTrainer:
                 "are missing, cut or changed. Restore them, or train that stage again."
             )
 
-    def _load_base(self, folder: Path) -> Base | None:
+    def _load_base(self, folder: Path) -> SharedBase | None:
         """The frozen base, shared with engines that sample from it; None if training needs the model for itself: to
         train all weights, or to shard them over processes.
         """
         if self.settings.lora is None or is_sharded(os.environ):
             return None
-        return base_of(folder, *self._choose_place(), trust_remote_code=self.trust_remote_code)
+        return get_base(folder, *self._choose_place(), trust_remote_code=self.trust_remote_code)
 
-    def _load_model(self, base: Base | None, folder: Path, start: Checkpoint | None) -> PreTrainedModel | PeftModel:
+    def _load_model(
+        self, base: SharedBase | None, folder: Path, start: Checkpoint | None
+    ) -> PreTrainedModel | PeftModel:
         """The model to train: the base, the base with the checkpoint's adapter, or the checkpoint's own weights."""
         lora = self.settings.lora is not None
         if base is not None:
-            model = base.twin()
+            model = base.make_twin()
         else:
             source = folder if lora or start is None else start.path
             model = load_model(source, *self._choose_place(), trust_remote_code=self.trust_remote_code)
@@ -238,7 +242,7 @@ class TRLTrainer:
         """
         half = self.settings.lora is not None and torch.cuda.is_available() and uses_bfloat16(self.settings)
         gpu = torch.cuda.is_available() and not is_sharded(os.environ)
-        return place("cuda" if gpu else "cpu", "bfloat16" if half else "float32")
+        return choose_device_and_dtype("cuda" if gpu else "cpu", "bfloat16" if half else "float32")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Chat messages as the model reads them: through its own chat template, the same on every day and in training."""
+"""Renders chat messages with the model's own chat template: the same text on every day, and in training."""
 
 from __future__ import annotations
 
@@ -14,28 +14,26 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Messages = Sequence[Mapping[str, str]]
-"""Each with its `role` (`system`, `user`, `assistant`) and its `content`."""
+"""Messages with a `role` (`system`, `user`, `assistant`) and a `content`."""
 
-_ONE_DAY = (
+_FIXED_DATE = (
     "{% macro strftime_now(form) %}{{ form | replace('%d', '26') | replace('%B', 'July') | replace('%b', 'Jul')"
     " | replace('%m', '07') | replace('%Y', '2024') | replace('%y', '24') }}{% endmacro %}"
 )
-"""What stands before a template that asks for today's date: it is always the 26th of July 2024, which Llama's own
-template falls back to, as a prompt must not change overnight."""
+"""A macro that is put before a template with today's date. The date is always the 26th of July 2024, the default of
+Llama's own template, so that a prompt does not change overnight."""
 
-
-_OPEN_THOUGHT = re.compile(r"<think(?:ing)?>\s*\Z", re.I)
-_WRITES = re.compile(r"CausalLM|LMHead|ConditionalGeneration")
+_OPEN_THINKING = re.compile(r"<think(?:ing)?>\s*\Z", re.I)
+_TEXT_ARCHITECTURE = re.compile(r"CausalLM|LMHead|ConditionalGeneration")
 _TEMPLATE_FILES = ("chat_template.jinja", "tokenizer_config.json")
 
 
 def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> str:
-    """Messages as the text after which the model writes its reply, thinking off.
+    """Messages as the text that the model continues with its reply, without thinking.
 
-    Training and inference both go through here, so that they see the same tokens. A system text moves into the first
-    user message where the template refuses the role or leaves it out, and neighbours of one role become one message
-    where it wants roles to alternate. Raises `GeneratorNotFoundError` for a tokenizer without a chat template, or with
-    one that takes none of this.
+    Training and inference both use this function, so that they see the same tokens. If the template refuses or omits
+    the system role, the system text moves into the first user message, and successive messages of one role are joined.
+    Raises `GeneratorNotFoundError` for a tokenizer without a chat template, or with one that refuses this too.
     """
     from jinja2 import TemplateError
 
@@ -45,13 +43,13 @@ def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> str:
             "Use an instruction-tuned model."
         )
     try:
-        text = _applied(tokenizer, messages)
+        text = _apply_template(tokenizer, messages)
         if all(message["content"].strip() in text for message in messages if message["role"] == "system"):
             return text
     except TemplateError:
         pass
     try:
-        return _applied(tokenizer, alternating(messages))
+        return _apply_template(tokenizer, alternate_roles(messages))
     except TemplateError as error:
         raise GeneratorNotFoundError(
             f"Expected a chat template that takes the roles {[each['role'] for each in messages]}, got that of "
@@ -59,32 +57,34 @@ def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> str:
         ) from error
 
 
-def check_writes(folder: Path) -> None:
-    """Raise `GeneratorNotFoundError` for a config.json that transformers cannot read, or a model that writes no text.
+def check_text_model(folder: Path) -> None:
+    """Raise `GeneratorNotFoundError` if transformers cannot read config.json, or the model does not write text.
 
-    No weight is read.
+    Reads no weights.
     """
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # a config.json of another form makes transformers raise anything
+    except Exception as error:  # transformers raises any error for a malformed config.json
         first = str(error).strip().partition("\n")[0]
         raise GeneratorNotFoundError(
             f"Expected a config.json that transformers reads in {str(folder)!r}, got {type(error).__name__}: {first} "
             "Save the model again with save_pretrained(), or update transformers."
         ) from error
     kinds = [str(each) for each in config.architectures or ()]
-    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or (kinds and not any(map(_WRITES.search, kinds))):
+    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or (
+        kinds and not any(map(_TEXT_ARCHITECTURE.search, kinds))
+    ):
         raise GeneratorNotFoundError(
             f"Expected a model that writes text (...ForCausalLM) in {str(folder)!r}, got "
             f"{', '.join(kinds) or config.model_type!r}. Pass an instruction-tuned language model's folder."
         )
 
 
-def check_reads(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise `GeneratorNotFoundError` for a tokenizer that knows no word, or that is not made for chats."""
+def check_chat_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise `GeneratorNotFoundError` for a tokenizer without tokens or without a chat template."""
     if not tokenizer.encode(render_chat(tokenizer, [{"role": "user", "content": "Hello."}])):
         raise GeneratorNotFoundError(
             f"Expected a tokenizer in {str(folder)!r}, got one without any tokens. Save it there with "
@@ -92,10 +92,12 @@ def check_reads(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
         )
 
 
-def alternating(messages: Messages) -> list[dict[str, str]]:
-    """The same conversation without system messages: user and assistant in turns, beginning with the user.
+def alternate_roles(messages: Messages) -> list[dict[str, str]]:
+    """The same conversation with user and assistant messages in turn.
 
-    >>> alternating([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}])
+    System messages become user messages, and successive messages of one role become one message.
+
+    >>> alternate_roles([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}])
     [{'role': 'user', 'content': 'Be brief.\\n\\nHi'}]
     """
     turns: list[dict[str, str]] = []
@@ -108,26 +110,26 @@ def alternating(messages: Messages) -> list[dict[str, str]]:
     return turns
 
 
-class Reader:
-    """A model's tokenizer, loaded at first use; engines of one base share it. Safe for many threads.
+class ChatTokenizer:
+    """A model's tokenizer with its chat template, loaded at first use; engines of one base share it. Thread-safe.
 
-    >>> Reader(trust_remote_code=False).loaded
+    >>> ChatTokenizer(trust_remote_code=False).is_loaded
     False
     """
 
     def __init__(self, *, trust_remote_code: bool) -> None:
         self._trust = trust_remote_code
-        self._loading, self._encoding = threading.Lock(), threading.Lock()
+        self._load_lock, self._encode_lock = threading.Lock(), threading.Lock()
         self._tokenizer: PreTrainedTokenizerBase | None = None
 
     @property
-    def loaded(self) -> bool:
+    def is_loaded(self) -> bool:
         """Whether the tokenizer is in memory."""
         return self._tokenizer is not None
 
-    def tokenizer(self, folder: Path) -> PreTrainedTokenizerBase:
-        """The tokenizer in a model's folder; a folder's is read once. Raises `GeneratorNotFoundError`."""
-        with self._loading:
+    def load(self, folder: Path) -> PreTrainedTokenizerBase:
+        """The tokenizer in a model's folder, read once. Raises `GeneratorNotFoundError`."""
+        with self._load_lock:
             tokenizer = self._tokenizer
             if tokenizer is None:
                 from transformers import AutoTokenizer
@@ -146,43 +148,43 @@ class Reader:
                 self._tokenizer = tokenizer
             return tokenizer
 
-    def check(self, folder: Path) -> None:
-        """Raise `GeneratorNotFoundError` if the chat template opens a thought that it does not close, thinking off.
+    def check_thinking_off(self, folder: Path) -> None:
+        """Raise `GeneratorNotFoundError` if the chat template begins a thought although thinking is switched off.
 
-        The model would think until its limit, and write no supplement. The tokenizer is loaded only where a template
-        speaks of thoughts.
+        The model would think until its token limit, and write no supplement. The tokenizer is loaded only if a template
+        mentions thinking.
         """
         files = [folder / name for name in _TEMPLATE_FILES]
         if not any("<think" in file.read_text(encoding="utf-8", errors="replace") for file in files if file.is_file()):
             return
-        if _OPEN_THOUGHT.search(render_chat(self.tokenizer(folder), [{"role": "user", "content": "Hello."}])):
+        if _OPEN_THINKING.search(render_chat(self.load(folder), [{"role": "user", "content": "Hello."}])):
             raise GeneratorNotFoundError(
-                f"Expected a model that can be told not to think, got {str(folder)!r}, whose chat template begins each "
-                "reply with <think>, also with enable_thinking=False. Use a model that can be told not to, as Qwen3 "
-                "can, or change its chat_template.jinja so that the thought is closed where enable_thinking is False: "
-                "<think>\\n\\n</think>\\n\\n."
+                f"Expected a model whose thinking can be switched off, got {str(folder)!r}, whose chat template begins "
+                "each reply with <think>, also with enable_thinking=False. Use a model that can answer at once, as "
+                "Qwen3 can, or change its chat_template.jinja so that the thought is closed if enable_thinking is "
+                "False: <think>\\n\\n</think>\\n\\n."
             )
 
     def encode(self, folder: Path, messages: Messages, opening: str = "") -> tuple[int, ...]:
-        """Messages as token ids, then those of an opening, which are encoded apart as a training row's reply is."""
-        tokenizer = self.tokenizer(folder)
+        """The token ids of messages, then those of an opening, encoded separately as in a training row."""
+        tokenizer = self.load(folder)
         text = render_chat(tokenizer, messages)
-        with self._encoding:
+        with self._encode_lock:
             ids = tokenizer([text, opening] if opening else [text], add_special_tokens=False)["input_ids"]
             return tuple(token for each in ids for token in each)
 
-    def tokens(self, folder: Path, text: str) -> tuple[int, ...]:
-        """The tokens of a reply, as a training row's reply is encoded."""
-        tokenizer = self.tokenizer(folder)
-        with self._encoding:
+    def encode_reply(self, folder: Path, text: str) -> tuple[int, ...]:
+        """The token ids of a reply, encoded as in a training row."""
+        tokenizer = self.load(folder)
+        with self._encode_lock:
             return tuple(tokenizer([text], add_special_tokens=False)["input_ids"][0])
 
 
-def _applied(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> str:
+def _apply_template(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> str:
     template = tokenizer.get_chat_template()
     text = tokenizer.apply_chat_template(
         [dict(message) for message in messages],
-        chat_template=f"{_ONE_DAY}{template}" if "strftime_now" in template else template,
+        chat_template=f"{_FIXED_DATE}{template}" if "strftime_now" in template else template,
         tokenize=False,
         add_generation_prompt=True,
         enable_thinking=False,

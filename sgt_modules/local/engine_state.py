@@ -1,4 +1,4 @@
-"""A `LocalEngine` as it is saved: where its weights are and how it runs them, never the weights."""
+"""The saved form of a `LocalEngine`: the location of its weights and its settings, never the weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sgt_modules.saving.weights import Reference
 
 
 class EngineSettings(TypedDict):
-    """How an engine runs its weights."""
+    """The settings that an engine runs its weights with."""
 
     dtype: str
     device: str
@@ -19,10 +19,10 @@ class EngineSettings(TypedDict):
 
 
 class LocalReference(Reference):
-    """The engine of a saved generator: where its weights are, and the precision they run in."""
+    """The engine of a saved generator: the location of its weights, and their precision."""
 
     dtype: str
 
 
 class EngineState(Reference, EngineSettings):
-    """The engine of a saved program: where its weights are, and its settings."""
+    """The engine of a saved program: the location of its weights, and its settings."""

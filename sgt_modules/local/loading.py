@@ -1,14 +1,12 @@
-"""Models in memory: one base for all that use it, which wears an adapter for as long as a batch takes.
+"""Models in memory. Models of one base share its weights; an adapter is active for one batch at a time.
 
-Loaded ──> Base (weights, lock) <── Loaded          each Loaded brings at most an adapter along
-             └─> twin                               the same weights for training, which changes nothing here
+LoadedModel ──> SharedBase (weights, lock) <── LoadedModel      each with at most one adapter
+                   └─> twin                                     the same weights in modules of its own, for training
 """
 
 from __future__ import annotations
 
 import copy
-import ctypes
-import gc
 import inspect
 import itertools
 import json
@@ -25,221 +23,153 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from sgt_modules.errors import GeneratorNotFoundError, SetupError
-from sgt_modules.local.quantising import quantise
+from sgt_modules.errors import GeneratorNotFoundError
+from sgt_modules.local.devices import choose_device_and_dtype
+from sgt_modules.local.quantisation import quantise
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from peft.tuners.tuners_utils import BaseTuner
     from transformers import PreTrainedModel
 
-_DTYPES = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-INT8 = "int8"
-"""The precision of a frozen model on a CPU whose linear layers have 8 bits, and all else float32."""
-
 _Key = tuple[object, ...]
 
 
-def choose_device(name: str, *, cuda: bool, mps: bool) -> str:
-    """Where to compute: `name`, or for `auto` the best of what is there. Raises `ValueError` for what is not.
-
-    >>> choose_device("auto", cuda=False, mps=True), choose_device("cpu", cuda=True, mps=False)
-    ('mps', 'cpu')
-    """
-    here = [kind for kind, present in (("cuda", cuda), ("mps", mps), ("cpu", True)) if present]
-    if name == "auto":
-        return here[0]
-    kind = name.partition(":")[0]
-    if kind in ("cuda", "mps") and kind not in here:
-        raise ValueError(f"Expected a device of this machine ({', '.join(here)}), got {name!r}. Use device='auto'.")
-    return name
-
-
-def on_cpu(device: str, dtype: str = "auto") -> bool:
-    """Whether a model that is to be put on `device` will be on the CPU of this machine.
-
-    >>> on_cpu("cpu"), on_cpu("cuda"), on_cpu("auto", "int8")
-    (True, False, True)
-    """
-    return device == "cpu" or (device == "auto" and (dtype == INT8 or place("auto", "auto")[0].type == "cpu"))
-
-
-def bfloat16_is_fast() -> bool:
-    """Whether this machine's CPU multiplies in bfloat16 itself, which is about twice as fast as float32.
-
-    >>> bfloat16_is_fast() in (True, False)
-    True
-    """
-    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
-
-
-def choose_dtype(name: str, device: str, *, bfloat16: bool = True) -> str:
-    """The precision: `name`, or for `auto` what the device computes well; `bfloat16` says whether a GPU can do that.
-
-    >>> [choose_dtype("auto", device) for device in ("cuda:1", "mps", "cpu")]
-    ['bfloat16', 'float16', 'float32']
-    """
-    kind = device.partition(":")[0]
-    if name == INT8:
-        if kind != "cpu":
-            raise SetupError(
-                f"Expected a CPU for dtype='int8', got device {device!r}. Use device='cpu', or dtype='auto'."
-            )
-        return name
-    if name == "auto":
-        return {"cuda": "bfloat16" if bfloat16 else "float16", "mps": "float16"}.get(kind, "float32")
-    if name not in _DTYPES:
-        raise ValueError(f"Expected dtype 'auto' or one of {sorted((*_DTYPES, INT8))}, got {name!r}.")
-    if (kind, name) == ("mps", "float64"):
-        raise ValueError("Expected a dtype that device 'mps' has, got 'float64'. Use 'float32', or device='cpu'.")
-    return name
-
-
-def place(device: str, dtype: str) -> tuple[torch.device, torch.dtype]:
-    """Both choices on this machine; a GPU with its number. 8 bits are by default the CPU's, also where a GPU is."""
-    if dtype == INT8 and device == "auto":
-        device = "cpu"
-    cuda = torch.cuda.is_available()
-    chosen = torch.device(choose_device(device, cuda=cuda, mps=torch.backends.mps.is_available()))
-    where = torch.device("cuda", torch.cuda.current_device()) if str(chosen) == "cuda" else chosen
-    able = not cuda or torch.cuda.is_bf16_supported(including_emulation=False)
-    chosen_dtype = choose_dtype(dtype, where.type, bfloat16=able)
-    return where, torch.int8 if chosen_dtype == INT8 else _DTYPES[chosen_dtype]
-
-
-class Base:
-    """A model without adapters, and those it can put on. One user at a time: `wearing` waits for its turn."""
+class SharedBase:
+    """A base model and its adapters. One user at a time: `use_adapter` waits until the model is free."""
 
     def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype, *, trust_remote_code: bool) -> None:
         self._model = load_model(folder, device, dtype, trust_remote_code=trust_remote_code)
         cast("torch.nn.Module", self._model).requires_grad_(False)
-        self._untouched = _twin(self._model)  # adapters change the model's modules, its users their settings
+        # Adapters replace modules of the model, and its users change its settings; these modules stay as they are.
+        self._unchanged = _share_weights(self._model)
         self._device, self._dtype = device, dtype
-        self._turn = threading.RLock()
-        self._adapted: PeftModel | None = None
-        self._worn: str | None = None
+        self._lock = threading.RLock()
+        self._peft_model: PeftModel | None = None
+        self._active: str | None = None
         self._names = (f"adapter{number}" for number in itertools.count())
-        self._stale: deque[str] = deque()
+        self._to_delete: deque[str] = deque()
 
-    def twin(self) -> PreTrainedModel:
-        """The base's own weights, frozen, in modules apart: adapters, hooks, flags and whatever else a training run
-        leaves on a model are the twin's alone, and go with it. Whoever samples from the base need not wait.
+    def make_twin(self) -> PreTrainedModel:
+        """A model with the base's own weights, frozen, in modules of its own, without an adapter.
+
+        Adapters, hooks and flags that a training adds to the twin do not change the base, so the base can be sampled
+        from meanwhile.
         """
         assert self._dtype != torch.int8, "8 bits are not trained"
-        return _twin(self._untouched)
+        return _share_weights(self._unchanged)
 
-    def add(self, folder: Path) -> str:
-        """Load an adapter; its name here."""
+    def add_adapter(self, folder: Path) -> str:
+        """Load an adapter and activate it; return its name in this base."""
         from peft import PeftModel
 
-        with self._turn, quietly():
-            name, where = next(self._names), str(self._device)
-            if self._adapted is None:
-                self._adapted = PeftModel.from_pretrained(self._model, str(folder), name, torch_device=where)
+        with self._lock, silence_libraries():
+            name, device = next(self._names), str(self._device)
+            if self._peft_model is None:
+                self._peft_model = PeftModel.from_pretrained(self._model, str(folder), name, torch_device=device)
             else:
-                self._adapted.load_adapter(str(folder), name, torch_device=where)
+                self._peft_model.load_adapter(str(folder), name, torch_device=device)
             if self._dtype == torch.float64:  # PEFT widens an adapter's weights to single precision, and no further
                 cast("torch.nn.Module", self._model).to(self._dtype)
             self._model.eval()
-            self._wear(name)
+            self._activate(name)
             return name
 
-    def drop(self, name: str) -> None:
-        """Forget an adapter before the next use. May be called from any thread, at any time."""
-        self._stale.append(name)
+    def remove_adapter(self, name: str) -> None:
+        """Delete an adapter before the next use. Takes no lock: any thread may call it at any time."""
+        self._to_delete.append(name)
 
     @contextmanager
-    def wearing(self, name: str | None) -> Iterator[PreTrainedModel]:
-        """The model with that adapter, or with none, while the block runs."""
-        with self._turn:
-            self._clear()
-            if name != self._worn:
-                self._wear(name)
+    def use_adapter(self, name: str | None) -> Iterator[PreTrainedModel]:
+        """The model, for this caller alone inside the block, with that adapter or with none."""
+        with self._lock:
+            self._delete_adapters()
+            if name != self._active:
+                self._activate(name)
             yield self._model
 
-    def _wear(self, name: str | None) -> None:
-        if self._adapted is not None:
-            tuner = cast("BaseTuner", self._adapted.base_model)
+    def _activate(self, name: str | None) -> None:
+        if self._peft_model is not None:
+            tuner = cast("BaseTuner", self._peft_model.base_model)
             if name is None:
                 tuner.disable_adapter_layers()
             else:
                 tuner.enable_adapter_layers()
-                self._adapted.set_adapter(name)
-        self._worn = name
+                self._peft_model.set_adapter(name)
+        self._active = name
 
-    def _clear(self) -> None:
-        while self._stale and self._adapted is not None:
-            name = self._stale.popleft()
+    def _delete_adapters(self) -> None:
+        while self._to_delete and self._peft_model is not None:
+            name = self._to_delete.popleft()
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message=".*was active which is now deleted")
-                self._adapted.delete_adapter(name)
-            self._wear(None)  # PEFT may have put on another one
+                self._peft_model.delete_adapter(name)
+            self._activate(None)  # PEFT may have activated another one
 
 
-class Loaded:
-    """A base with at most one adapter, ready for use; the base is shared with whoever loads the same.
+class LoadedModel:
+    """A base with at most one adapter, ready for use. Models with the same base files share one `SharedBase`.
 
-    An adapter that changes the base's own weights gets a base for itself.
+    An adapter that changes the base's own weights gets a base of its own.
     """
 
     def __init__(
         self, folders: Sequence[Path], *, device: str = "auto", dtype: str = "auto", trust_remote_code: bool = False
     ) -> None:
         """`folders`: the model's, then the adapter's if there is one."""
-        self.device, self.dtype = place(device, dtype)
+        self.device, self.dtype = choose_device_and_dtype(device, dtype)
         folder, *adapters = folders
-        alone = not all(map(_only_adds, adapters))
-        self._base = base_of(folder, self.device, self.dtype, trust_remote_code=trust_remote_code, alone=alone)
-        self._adapter = self._base.add(adapters[0]) if adapters else None
+        alone = not all(map(_leaves_base_unchanged, adapters))
+        self._base = get_base(folder, self.device, self.dtype, trust_remote_code=trust_remote_code, alone=alone)
+        self._adapter = self._base.add_adapter(adapters[0]) if adapters else None
         if self._adapter is not None:
-            weakref.finalize(self, self._base.drop, self._adapter).atexit = False
+            weakref.finalize(self, self._base.remove_adapter, self._adapter).atexit = False
 
     @contextmanager
-    def model(self) -> Iterator[PreTrainedModel]:
-        """The model, for this user alone while the block runs."""
-        with self._base.wearing(self._adapter) as model:
+    def borrow(self) -> Iterator[PreTrainedModel]:
+        """The model, for this caller alone inside the block."""
+        with self._base.use_adapter(self._adapter) as model:
             yield model
 
 
-_BASES: weakref.WeakValueDictionary[_Key, Base] = weakref.WeakValueDictionary()
+_BASES: weakref.WeakValueDictionary[_Key, SharedBase] = weakref.WeakValueDictionary()
 _LOADING = threading.Lock()
 
 
-def base_of(
+def get_base(
     folder: Path, device: torch.device, dtype: torch.dtype, *, trust_remote_code: bool, alone: bool = False
-) -> Base:
-    """The base of these files: the one in memory, unless they have changed since or it is to be `alone`.
+) -> SharedBase:
+    """The base of these files: the one in memory if there is one, a new one if the files have changed since.
 
-    It stays in memory for as long as anyone holds it.
+    An `alone` base is always new and never shared. A base stays in memory while an object refers to it.
     """
-    found = sorted((*folder.resolve().glob("*.safetensors"), *folder.resolve().glob("*.json")))
-    files = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in found]
+    paths = sorted((*folder.resolve().glob("*.safetensors"), *folder.resolve().glob("*.json")))
+    files = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in paths]
     key = (*files, device, dtype, trust_remote_code)
     with _LOADING:
         base = None if alone else _BASES.get(key)
         if base is None:
-            base = Base(folder, device, dtype, trust_remote_code=trust_remote_code)
+            base = SharedBase(folder, device, dtype, trust_remote_code=trust_remote_code)
             if not alone:
                 _BASES[key] = base
         return base
 
 
-def _only_adds(adapter: Path) -> bool:
-    """Whether an adapter leaves the base's own weights as they are, so that it can be taken off again."""
+def _leaves_base_unchanged(adapter: Path) -> bool:
+    """Whether an adapter leaves the base's own weights as they are, so that others can use the base without it."""
     config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     return (
         config.get("peft_type") == "LORA"
         and config.get("bias", "none") == "none"
         and not config.get("layer_replication")
-        and config.get("init_lora_weights") in (None, True, False, "gaussian")  # others move part of the base
+        and config.get("init_lora_weights") in (None, True, False, "gaussian")  # other ways to start change the base
     )
 
 
 def load_model(folder: Path, device: torch.device, dtype: torch.dtype, *, trust_remote_code: bool) -> PreTrainedModel:
-    """A copy of its own of a model, whose weights can be trained, but those of 8 bits."""
+    """A new model, shared with nobody. Its weights can be trained, except in 8 bits."""
     exact = torch.float32 if dtype == torch.int8 else dtype
-    with quietly():
+    with silence_libraries():
         try:
             model = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=exact, use_safetensors=True, trust_remote_code=trust_remote_code, local_files_only=True
@@ -247,70 +177,33 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype, *, trust_
         except ValueError as error:
             if "trust_remote_code" not in str(error):
                 raise
-            raise GeneratorNotFoundError(untrusted(folder)) from error
+            raise GeneratorNotFoundError(explain_untrusted(folder)) from error
     placed = cast("PreTrainedModel", cast("torch.nn.Module", model).to(device).eval())
     return quantise(placed) if dtype == torch.int8 else placed
 
 
-def cache_argument(forward: Callable[..., object]) -> str:
-    """The name under which a model's forward pass takes the keys and values of what it has read.
+def find_cache_argument(forward: Callable[..., object]) -> str:
+    """The name of the argument for the key-value cache in a model's forward pass.
 
-    transformers renamed it in 5.24 and drops the old name in 5.40; code that a model brings along may know either.
+    transformers renamed it in 5.24 and drops the old name in 5.40; a model's own code may use either.
 
-    >>> cache_argument(lambda input_ids, cache=None: None), cache_argument(lambda input_ids, past_key_values=None: None)
-    ('cache', 'past_key_values')
+    >>> find_cache_argument(lambda input_ids, cache=None: None)
+    'cache'
+    >>> find_cache_argument(lambda input_ids, past_key_values=None: None)
+    'past_key_values'
     """
     return "cache" if "cache" in inspect.signature(forward).parameters else "past_key_values"
 
 
-def _twin(model: PreTrainedModel) -> PreTrainedModel:
+def _share_weights(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy of the modules, with the same tensors."""
     module = cast("torch.nn.Module", model)
     shared = {id(each): each for each in (*module.parameters(), *module.buffers())}
     return copy.deepcopy(model, cast("dict[int, object]", shared))
 
 
-@contextmanager
-def one_core() -> Iterator[None]:
-    """Inside, what this thread computes on a CPU takes one core; other threads keep what they have.
-
-    PyTorch sets this for a whole process, OpenMP for a thread. Where no OpenMP is found, as on macOS and Windows,
-    nothing changes.
-
-    >>> with one_core():
-    ...     torch.ones(2).sum().item()
-    2.0
-    """
-    before = torch.get_num_threads()
-    if _SET_CORES is None or before == 1:
-        yield
-        return
-    _SET_CORES(1)
-    try:
-        yield
-    finally:
-        _SET_CORES(before)
-
-
-def _core_setter() -> Callable[[int], object] | None:
-    """OpenMP's own function, for the thread that calls it."""
-    try:
-        return cast("Callable[[int], object]", ctypes.CDLL(None).omp_set_num_threads)
-    except (AttributeError, OSError, TypeError):  # no such function; no such library; Windows, which takes no None
-        return None
-
-
-_SET_CORES = _core_setter()
-
-
-def release() -> None:
-    """Give back what nobody holds any more: cycles of objects with tensors in them, and the GPU's cached blocks."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def untrusted(folder: Path) -> str:
-    """What to say of a model that only runs with its own code."""
+def explain_untrusted(folder: Path) -> str:
+    """The message about a model that only runs with its own code."""
     return (
         f"Expected a model that transformers knows, got {str(folder)!r}, which brings code of its own. Read that code, "
         "and if you trust it pass LocalEngine(..., trust_remote_code=True)."
@@ -318,8 +211,9 @@ def untrusted(folder: Path) -> str:
 
 
 @contextmanager
-def quietly() -> Iterator[None]:
-    """No progress bar a model, as a run loads one for each stage; and no warning that PEFT and TRL cause."""
+def silence_libraries() -> Iterator[None]:
+    """Inside, transformers shows no progress bar, as a run loads a model for each stage; and PEFT and TRL cause no
+    warning."""
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:

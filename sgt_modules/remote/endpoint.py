@@ -22,16 +22,16 @@ from dspy.lm15 import ContextLengthError
 from dspy.utils.exceptions import LMError
 
 from sgt_modules.errors import EndpointError, GeneratorNotFoundError, SavedStateError, SetupError
-from sgt_modules.remote.asking import (
+from sgt_modules.remote.lm_calls import (
     LIMITS,
-    Call,
-    ChatText,
-    Continuation,
+    ChatRenderer,
+    ContinuationTest,
+    LMCall,
     acomplete,
     complete,
-    completion_call,
-    continuation_call,
-    prompt_call,
+    make_completion_call,
+    make_continuation_call,
+    make_prompt_call,
 )
 from sgt_modules.samples import Sample, SampleRequest
 from sgt_modules.saving.redaction import ADDRESSES, SECRET, redact, remove_user
@@ -41,15 +41,15 @@ from sgt_modules.saving.weights import fingerprint_of
 logger = logging.getLogger(__name__)
 
 Publish = Callable[[Path], str]
-"""Publishes the weights in a folder to the server, and returns their model name there.
+"""Publishes the weights in a folder to the server, and returns the name of the model on the server.
 
-It is called once for each checkpoint, in each process; a name must never stand for two different weights. See
-`VLLMLoRA`, `ServedFolder`.
+Each process calls it once for each checkpoint. Different weights must have different names. See `VLLMLoRA`,
+`ServedFolder`.
 """
 
 
 class EndpointReference(TypedDict):
-    """An endpoint as a saved generator keeps it: the LM's state without keys, and the sha256 of its adapter."""
+    """The endpoint of a saved generator: the LM's state without keys, and the sha256 of its adapter."""
 
     lm: dict[str, Any]
     adapter_sha256: str | None
@@ -58,21 +58,28 @@ class EndpointReference(TypedDict):
 class Endpoint:
     """A model that a `dspy.LM` asks, with the interface that `LocalEngine` has for a generator.
 
-    Requests stay out of the user's stream, history and cache. They have the temperature, the token limit and, where
-    DSPy knows that the provider takes them, a seed (when sampling) and `logprobs`: without the first, equal seeds do
-    not give equal replies; without the second, a log-probability is 0.0. `concurrency` requests are under way at a time
-    in `samples`. `publish` sends trained weights to the server; training needs it.
+    Requests do not appear in the user's stream, history and cache. They have a temperature and a token limit. If DSPy
+    knows that the provider supports them, they also have a seed (when sampling) and `logprobs`. Without seeds, equal
+    requests may get different replies; without `logprobs`, a log-probability is 0.0.
 
-    A reply begins with the request's opening (`[mistakes]`) where the server can do that: by continuing an assistant's
-    message as vLLM and SGLang do, which is tested before the first such reply (`continues` gives the answer where it is
-    known); or, with the base's hub id or folder as `tokenizer`, by `/v1/completions`, with a text that is rendered here
-    by the base's chat template. With neither, only the prompt asks for the opening.
+    A reply can begin with the request's opening (`[mistakes]`) in two ways. vLLM and SGLang continue an assistant's
+    message. With a `tokenizer`, the prompt is rendered here with the base's chat template, and `/v1/completions`
+    continues the text. If the server can do neither, only the prompt asks for the opening.
 
-    A server does not return how likely a given reply is, so `among` has no effect: `Menu.read` finds the choice that a
-    reply is.
+    A server does not return the likelihood of a given reply, so `among` has no effect: `Menu.read` finds the choice in
+    a reply.
 
-    The LM's settings switch off thinking: `dspy.LM(..., extra_body={"chat_template_kwargs": {"enable_thinking":
-    False}})` for Qwen3 behind vLLM. Retries are the LM's too (`num_retries`).
+    Set the LM so that the model does not think: `dspy.LM(..., extra_body={"chat_template_kwargs": {"enable_thinking":
+    False}})` for Qwen3 behind vLLM. The LM also retries (`num_retries`).
+
+    Args:
+        lm: The LM to ask.
+        publish: Sends trained weights to the server; training needs it.
+        concurrency: How many requests of `samples` run at a time.
+        adapter_sha256: The sha256 of the adapter that the server uses.
+        continues: Whether the server continues an assistant's message; by default it is tested before the first reply
+            with an opening.
+        tokenizer: The base's hub id or folder.
 
     >>> Endpoint(dspy.LM("openai/qwen3", api_base="http://localhost:8000/v1")).name
     'qwen3@localhost:8000'
@@ -95,8 +102,8 @@ class Endpoint:
         self.lm, self.publish, self.concurrency = lm, publish, concurrency
         self.adapter_sha256 = adapter_sha256
         self._published: dict[tuple[Path, str], str] = {}
-        self._continuation = Continuation(continues)
-        self._chat_text = None if tokenizer is None else ChatText(tokenizer)
+        self._continuation = ContinuationTest(continues)
+        self._renderer = None if tokenizer is None else ChatRenderer(tokenizer)
 
     @property
     def continues(self) -> bool | None:
@@ -105,39 +112,39 @@ class Endpoint:
 
     @property
     def name(self) -> str:
-        """The model's short name and its host, so that no actor's LM has the same name."""
+        """The model's short name and its host; no actor's LM has the same name."""
         provider, _, model = self.lm.model.rpartition("/")
         host = "" if self.address is None else urlsplit(self.address).netloc.rpartition("@")[2]
         return f"{model}@{host or provider.partition('/')[0] or 'dspy'}"
 
     @property
     def address(self) -> str | None:
-        """The server's base address, where the LM names one."""
+        """The server's base address; None if the LM has none."""
         address = self.lm.kwargs.get("api_base") or self.lm.kwargs.get("base_url")
         return None if address is None else str(address)
 
     @property
     def fingerprint(self) -> str:
-        """sha256 (hex) of the model's name, the server's address and, where known, the sha256 of the adapter."""
+        """sha256 (hex) of the model's name, the server's address and the adapter's sha256 or None."""
         return hashlib.sha256(json.dumps([self.lm.model, self.address, self.adapter_sha256]).encode()).hexdigest()
 
     @property
     def identity(self) -> str:
-        """The model's short name and the fingerprint's first 16 digits: no file of a run has an address in it."""
+        """The model's short name and the fingerprint's first 16 digits, as a run's files contain no address."""
         return f"{self.lm.model.rpartition('/')[2]} {self.fingerprint[:16]}"
 
     def samples(self, requests: Sequence[SampleRequest], *, at_once: int = 1) -> Iterator[Sample]:
-        """One sample for each request, in order, each as soon as it and those before it are there.
+        """One sample for each request, in order, each yielded once it and all before it have arrived.
 
-        `concurrency` requests are under way at a time, whatever `at_once` is. A prompt that is too long gets an empty
-        sample, and a warning. Raises `EndpointError` at the first reply that fails, and sends no more requests.
+        `concurrency` requests run at a time; `at_once` has no effect. A prompt that is too long gets an empty sample
+        and a warning. Raises `EndpointError` at the first reply that fails, and sends no more requests.
         """
         pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="sgt-endpoint")
         try:
-            waiting = [pool.submit(contextvars.copy_context().run, self.ask, request) for request in requests]
-            for number, reply in enumerate(waiting):
+            futures = [pool.submit(contextvars.copy_context().run, self.ask, request) for request in requests]
+            for number, future in enumerate(futures):
                 try:
-                    yield reply.result()
+                    yield future.result()
                 except ContextLengthError as error:
                     message = redact(str(error), [self.lm])
                     logger.warning("No reply to a prompt that does not fit %s: %s", self.name, message)
@@ -148,26 +155,26 @@ class Endpoint:
                         f"{redact(str(error), [self.lm])}. "
                         "What an actor was paid for is saved. Look at the server and start again with the same "
                         "log_dir, or give the LM more num_retries."
-                    ) from None  # its own words may hold the key
+                    ) from None  # its text may contain the key
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def ask(self, request: SampleRequest) -> Sample:
-        """One sample. Raises what DSPy's LM raises (`LMError`), and `ContextLengthError`."""
-        return complete(self._call(request))
+        """One sample. Raises `ContextLengthError`, and the `LMError` of DSPy's LM."""
+        return complete(self._make_call(request))
 
     async def aask(self, request: SampleRequest) -> Sample:
         """As `ask`, through the LM's own coroutine."""
         if not request.opening:
-            return await acomplete(self._call(request))
-        if self._chat_text is not None:  # litellm leaves a connection open behind each text completion of a coroutine
+            return await acomplete(self._make_call(request))
+        if self._renderer is not None:  # litellm leaves a connection open after an asynchronous text completion
             return await asyncio.to_thread(self.ask, request)
-        return await acomplete(await asyncio.to_thread(self._call, request))
+        return await acomplete(await asyncio.to_thread(self._make_call, request))
 
     def with_checkpoint(self, path: Path) -> Endpoint:
-        """The same endpoint with the weights in this folder, which are published first.
+        """Publish the weights in this folder; return the same endpoint with them.
 
-        Raises `SetupError` without a `publish`, and `EndpointError` where the server refuses the weights.
+        Raises `SetupError` without a `publish`, and `EndpointError` if the server refuses the weights.
         """
         self.check_trainable()
         publish = cast("Publish", self.publish)
@@ -178,16 +185,16 @@ class Endpoint:
         lm = self.lm.copy(model=f"{provider if slash else ''}{slash}{self._published[path, sha256]}")
         other = Endpoint(lm, publish=publish, concurrency=self.concurrency, adapter_sha256=sha256)
         other._published = self._published
-        return other._opening_as(self)
+        return other._open_replies_like(self)
 
     def check(self) -> None:
-        """Ask for a single token: raises `GeneratorNotFoundError` for a wrong address, key or name.
+        """Raise `GeneratorNotFoundError` for a wrong address, key or name, by asking for a single token.
 
-        Also tests whether the server continues an assistant's message; with a `tokenizer`, asks for a text completion
-        of a single token.
+        Also tests whether the server continues an assistant's message or, with a `tokenizer`, asks for a text
+        completion of a single token.
         """
         try:
-            without_retries = Endpoint(self.lm.copy(num_retries=0))._opening_as(self)
+            without_retries = Endpoint(self.lm.copy(num_retries=0))._open_replies_like(self)
             for opening in ("", "["):
                 without_retries.ask(SampleRequest("Hello.", max_new_tokens=1, opening=opening))
         except (LMError, ContextLengthError) as error:
@@ -195,7 +202,7 @@ class Endpoint:
             raise GeneratorNotFoundError(
                 f"Expected a reply of the generator {self.lm.model!r}{where}, got an error: "
                 f"{redact(str(error), [self.lm])}. Start its server, or correct the LM's model, api_base or api_key."
-            ) from None  # its own words may hold the key
+            ) from None  # its text may contain the key
 
     def check_trainable(self) -> None:
         """Raise `SetupError` unless trained weights can be published to the server."""
@@ -207,8 +214,8 @@ class Endpoint:
             )
 
     def reference(self) -> EndpointReference:
-        """The LM's state without keys and headers. Raises `SavedStateError` for settings that are no JSON."""
-        state = _without_secrets(self.lm.dump_state())
+        """The LM's state without keys and headers. Raises `SavedStateError` for a setting that cannot be JSON."""
+        state = _remove_secrets(self.lm.dump_state())
         for name in ADDRESSES:
             if isinstance(state.get(name), str):
                 state[name] = remove_user(state[name])
@@ -221,24 +228,24 @@ class Endpoint:
             ) from error
 
     @classmethod
-    def of_reference(cls, state: EndpointReference, *, like: object = None, trusted: bool = False) -> Endpoint:
-        """The endpoint of a saved reference; sends nothing yet.
+    def from_reference(cls, state: EndpointReference, *, like: object = None, trusted: bool = False) -> Endpoint:
+        """The endpoint of a saved reference, without sending a request.
 
-        Keys, headers and `publish` are those of `like`, if that is an endpoint at the same address; else they come
-        from the environment, as in any `dspy.LM`. Raises `SavedStateError` for another address unless the file is
-        `trusted`, as the key is sent there.
+        Keys, headers and `publish` are taken from `like` if that is an endpoint at the same address, otherwise from the
+        environment, as in any `dspy.LM`. Raises `SavedStateError` for another address unless the file is `trusted`, as
+        the key would be sent there.
         """
         settings, sha256 = check_mapping(state["lm"], "an endpoint's LM"), state["adapter_sha256"]
-        same = like if isinstance(like, Endpoint) else None
-        if same is not None and same.reference() == state:
-            return same
-        if same is not None and _addresses(same.reference()["lm"]) != _addresses(settings):
-            same = None
-        if same is None and _addresses(settings) and not trusted:
+        known = like if isinstance(like, Endpoint) else None
+        if known is not None and known.reference() == state:
+            return known
+        if known is not None and _find_addresses(known.reference()["lm"]) != _find_addresses(settings):
+            known = None
+        if known is None and _find_addresses(settings) and not trusted:
             raise SavedStateError(
-                f"Expected a generator at an address that the program uses already, got {_addresses(settings)} from a "
-                "file. Load it into a program supplemented with Endpoint(dspy.LM(..., api_base=...)) of that address, "
-                "or pass allow_unsafe_lm_state=True for a file that you trust: your key is sent there."
+                f"Expected a generator at an address that the program uses already, got {_find_addresses(settings)} "
+                "from a file. Load it into a program supplemented with Endpoint(dspy.LM(..., api_base=...)) of that "
+                "address, or pass allow_unsafe_lm_state=True for a file that you trust: your key is sent there."
             )
         try:
             lm = dspy.BaseLM.load_state(dict(settings), allow_custom_lm_class=trusted)
@@ -249,11 +256,11 @@ class Endpoint:
             ) from error
         if not isinstance(lm, dspy.LM):
             raise SavedStateError(f"Expected a saved dspy.LM, got a {type(lm).__name__}. Set the generator again.")
-        if same is None:
+        if known is None:
             return cls(lm, adapter_sha256=sha256)
-        own = {name: value for name, value in same.lm.kwargs.items() if name in ADDRESSES or SECRET.search(name)}
-        endpoint = cls(lm.copy(**own), publish=same.publish, concurrency=same.concurrency, adapter_sha256=sha256)
-        return endpoint._opening_as(same)
+        own = {name: value for name, value in known.lm.kwargs.items() if name in ADDRESSES or SECRET.search(name)}
+        endpoint = cls(lm.copy(**own), publish=known.publish, concurrency=known.concurrency, adapter_sha256=sha256)
+        return endpoint._open_replies_like(known)
 
     def __copy__(self) -> Endpoint:
         return self
@@ -266,20 +273,20 @@ class Endpoint:
 
     @cached_property
     def _supported(self) -> set[str]:
-        """The names of the settings that, as DSPy knows, this LM's provider takes."""
+        """The names of the settings that this LM's provider supports, according to DSPy."""
         return self.lm.supported_params
 
     @property
     def context(self) -> None:
-        """None: only the server knows."""
+        """None, as only the server knows the context."""
         return None
 
     def count(self, prompt: str) -> int:
-        """An estimate of a prompt's tokens, at three bytes a token."""
+        """An estimate of the prompt's tokens: three bytes a token."""
         return len(prompt.encode()) // 3
 
-    def _options(self, request: SampleRequest) -> dict[str, Any]:
-        """The settings that are sent with a request."""
+    def _make_options(self, request: SampleRequest) -> dict[str, Any]:
+        """The settings to send with a request."""
         limit = LIMITS[0] if LIMITS[0] in self.lm.kwargs else LIMITS[1]
         options: dict[str, Any] = {"temperature": request.temperature}
         if request.temperature > 0 and request.top_p < 1:
@@ -292,29 +299,29 @@ class Endpoint:
             options["logprobs"] = True
         return options
 
-    def _opening_as(self, other: Endpoint) -> Endpoint:
-        """This endpoint, which now opens replies as `other` does."""
-        self._continuation, self._chat_text = other._continuation, other._chat_text
+    def _open_replies_like(self, other: Endpoint) -> Endpoint:
+        """Make replies begin with the opening in the way that `other` does; return this endpoint."""
+        self._continuation, self._renderer = other._continuation, other._renderer
         return self
 
-    def _call(self, request: SampleRequest) -> Call:
-        """What is sent for a request; the reply begins with the opening as far as the server can do that."""
-        prompt, opening, options = request.prompt, request.opening, self._options(request)
-        if opening and self._chat_text is not None:
-            return completion_call(self.lm, self._chat_text.render(prompt), opening, options)
-        if opening and self._continuation.test(self.lm, self._options(SampleRequest("", max_new_tokens=1))):
-            return continuation_call(self.lm, prompt, opening, options)
-        return prompt_call(self.lm, prompt, options)
+    def _make_call(self, request: SampleRequest) -> LMCall:
+        """The call for a request. The reply begins with the opening if the server can do that."""
+        prompt, opening, options = request.prompt, request.opening, self._make_options(request)
+        if opening and self._renderer is not None:
+            return make_completion_call(self.lm, self._renderer.render(prompt), opening, options)
+        if opening and self._continuation.run(self.lm, self._make_options(SampleRequest("", max_new_tokens=1))):
+            return make_continuation_call(self.lm, prompt, opening, options)
+        return make_prompt_call(self.lm, prompt, options)
 
 
-def _addresses(settings: Mapping[str, Any]) -> dict[str, object]:
+def _find_addresses(settings: Mapping[str, Any]) -> dict[str, object]:
     return {name: settings[name] for name in ADDRESSES if settings.get(name) is not None}
 
 
-def _without_secrets(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings without those that are named like a key, at any depth."""
+def _remove_secrets(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings without those with the name of a secret, at any depth."""
     return {
-        name: _without_secrets(cast("Mapping[str, Any]", value)) if isinstance(value, Mapping) else value
+        name: _remove_secrets(cast("Mapping[str, Any]", value)) if isinstance(value, Mapping) else value
         for name, value in settings.items()
         if not SECRET.search(str(name))
     }

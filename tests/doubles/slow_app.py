@@ -15,7 +15,7 @@ import dspy
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from sgt_modules.local.activity import underway
+from sgt_modules.local.activity import list_activities
 from sgt_modules.local.engine import LocalEngine
 
 _SECONDS = float(os.environ.get("SLOW_SECONDS", "0"))
@@ -30,10 +30,10 @@ def _tell() -> None:
     """Say on standard output when a model is in the midst of each kind of work."""
     told: set[str] = set()
     while True:
-        for each in underway():
-            if each.doing not in told:
-                told.add(each.doing)
-                print(each.doing, each.model, flush=True)
+        for each in list_activities():
+            if each.phase not in told:
+                told.add(each.phase)
+                print(each.phase, each.model, flush=True)
         time.sleep(0.02)
 
 

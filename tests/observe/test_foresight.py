@@ -11,7 +11,7 @@ import pytest
 from optimizers.core.budget import BudgetState
 from optimizers.core.usage import Usage
 from optimizers.observe.live.progress_state import ProgressState
-from sgt_modules.local.activity import Activity, Pace, Work
+from sgt_modules.local.work_progress import Activity, Pace, Work
 
 SLACK = 3.0
 """Seconds by which a time left may be off in any case: nobody minds."""
@@ -134,17 +134,17 @@ class Machine:
         work = Work("a model", rows, rows * prompt, rows * limit, pace=Pace(), clock=hands)
         seen: list[tuple[float, Activity]] = []
         for lengths in batches:
-            with work.batch(len(lengths), len(lengths) * prompt, len(lengths) * limit):
+            with work.track_batch(len(lengths), len(lengths) * prompt, len(lengths) * limit):
                 for _ in range(4):
-                    work.passing(len(lengths), prompt // 4)
+                    work.begin_pass(len(lengths), prompt // 4)
                     hands.now += len(lengths) * prompt / 4 * self.a_token
-                    work.passed()
+                    work.end_pass()
                     seen.append((hands.now, work.view()))
                 for step in range(max(lengths)):
                     going = sum(length > step for length in lengths)
-                    work.passing(going, 1)
+                    work.begin_pass(going, 1)
                     hands.now += self.a_step + self.a_row * going
-                    work.passed()
+                    work.end_pass()
                     seen.append((hands.now, work.view()))
         return [(hands.now - at, each) for at, each in seen]
 
@@ -161,15 +161,15 @@ def test_within_a_batch_the_time_left_is_right_or_said_to_be_the_most(mean: floa
     seen = Machine().run(lengths(seed, mean, 200), limit=200)
     whole = seen[0][0]
     for left, shown in seen:
-        if shown.left is None or left > 0.9 * whole:
+        if shown.seconds_left is None or left > 0.9 * whole:
             continue
         slack = max(SLACK, whole / 20)  # when the last of 32 replies will end, nobody knows
-        assert shown.left >= left / 3 - slack
-        assert shown.at_most or shown.left <= left * 3 + slack
-    told = [shown for _, shown in seen if shown.left is not None]
+        assert shown.seconds_left >= left / 3 - slack
+        assert shown.is_upper_bound or shown.seconds_left <= left * 3 + slack
+    told = [shown for _, shown in seen if shown.seconds_left is not None]
     assert len(told) > 0.9 * (len(seen) - 4)
-    assert told[-1].left is not None
-    assert told[-1].left < whole / 20
+    assert told[-1].seconds_left is not None
+    assert told[-1].seconds_left < whole / 20
 
 
 def test_a_stage_that_was_known_altogether_is_no_measure_of_the_next() -> None:

@@ -68,7 +68,6 @@ NOT_YET = (
     "optimizers/store/",
     "optimizers/tasks/",
     "optimizers/training/",
-    "sgt_modules/local/",
 )
 """Files and folders whose words are still to be mended. One without any such word must leave the list."""
 

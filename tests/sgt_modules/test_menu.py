@@ -194,9 +194,9 @@ def by_hand(engine: LocalEngine, prompt: str, text: str) -> float:
     """The log-probability of a reply and of the end token behind it: one reading of the whole text, nothing cached."""
     ids = list(engine.encoder.encode([{"role": "user", "content": prompt}]))
     tokens = engine.tokenizer([text], add_special_tokens=False)["input_ids"][0]
-    with engine._loaded()._loaded.model() as model, torch.inference_mode():
+    with engine._get_decoder()._model.borrow() as model, torch.inference_mode():
         scores = model(torch.tensor([[*ids, *tokens]])).logits[0].double().log_softmax(-1)
-    end = max(scores[-1, end].item() for end in engine._loaded()._ends)
+    end = max(scores[-1, end].item() for end in engine._get_decoder()._ends)
     return sum(scores[len(ids) - 1 + place, token].item() for place, token in enumerate(tokens)) + end
 
 
@@ -227,13 +227,13 @@ def test_the_choice_is_the_same_alone_in_a_batch_at_any_seed_and_for_coroutines(
 def test_a_decoder_whose_rows_stay_scores_a_given_reply_as_one_whose_rows_leave_does() -> None:
     engine = embedded_generator().engine
     assert isinstance(engine, LocalEngine)
-    loaded = engine._loaded()._loaded
+    loaded = engine._get_decoder()._model
     ids = engine.encoder.encode([{"role": "user", "content": PROMPTS[0]}])
     given = [tuple(engine.tokenizer([text], add_special_tokens=False)["input_ids"][0]) for text in SHORT.replies]
     requests = [TokenRequest(ids, 0, 0.0, len(tokens) + 1, reply=tokens) for tokens in given]
     drawn = [TokenRequest(ids, 7, 1.0, 9), TokenRequest(ids, 0, 0.0, 5)]
     found = [
-        Decoder(loaded, engine.tokenizer, leaving=leaving).decode([*requests, *drawn], None)
+        Decoder(loaded, engine.tokenizer, drop_ended_rows=leaving).decode([*requests, *drawn], None)
         for leaving in (True, False)
     ]
     for request, text in zip(requests, SHORT.replies, strict=True):

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from optimizers.sgt.preference_pairs import preference_pairs
-from sgt_modules.local.batching import TokenRequest, within_memory
+from sgt_modules.local.batching import TokenRequest, run_in_batches
 from sgt_modules.local.chat_template import render_chat
 from sgt_modules.samples import Sample
 
@@ -193,5 +193,5 @@ def test_a_batch_that_did_not_fit_is_noted() -> None:
 
     token_requests = [TokenRequest((number,), 0, 0.0, 1) for number in range(2)]
     with halvings_noted() as halvings:
-        within_memory(token_requests, 99, run)
+        run_in_batches(token_requests, 99, run)
     assert halvings == ["Out of memory on 2 rows; going on with 2 tokens a batch."]

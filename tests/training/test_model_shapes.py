@@ -26,7 +26,7 @@ from sgt_modules.local.batching import Share, TokenRequest
 from sgt_modules.local.chat_template import render_chat
 from sgt_modules.local.decoding import Decoder
 from sgt_modules.local.engine import LocalEngine
-from sgt_modules.local.loading import Loaded
+from sgt_modules.local.loading import LoadedModel
 from sgt_modules.samples import SampleRequest
 
 # PEFT 0.21 asks transformers 5.23 by a deprecated name.
@@ -85,8 +85,8 @@ def test_a_sample_does_not_depend_on_its_batch(shape: Shape, budget: int) -> Non
 
 def test_a_batch_says_the_same_where_rows_leave_it_as_they_end_and_where_they_stay(shape: Shape) -> None:
     """The first is what a CPU does, the second what a GPU does."""
-    loaded = Loaded((shape.folder,), device="cpu", dtype="float64")
-    leaving, staying = (Decoder(loaded, shape.engine.tokenizer, leaving=each) for each in (True, False))
+    loaded = LoadedModel((shape.folder,), device="cpu", dtype="float64")
+    leaving, staying = (Decoder(loaded, shape.engine.tokenizer, drop_ended_rows=each) for each in (True, False))
     token_requests = [
         TokenRequest(shape.engine.encoder.encode([{"role": "user", "content": prompt}]), seed, heat, limit)
         for prompt in PROMPTS

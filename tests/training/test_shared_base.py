@@ -64,7 +64,7 @@ def draws(engine: LocalEngine) -> list[tuple[str, float]]:
 
 def weights_of(engine: LocalEngine) -> dict[int, tuple[int, ...]]:
     """Where the weights of an engine's base stand in memory, and their shapes."""
-    model = engine._loaded()._loaded._base._model
+    model = engine._get_decoder()._model._base._model
     return {each.data_ptr(): tuple(each.shape) for name, each in model.named_parameters() if "lora" not in name}
 
 
@@ -136,7 +136,7 @@ def test_after_training_every_engine_says_what_it_said_before(
 ) -> None:
     adapted = engine.with_adapter(adapter)
     before = draws(engine), draws(adapted)
-    model = engine._loaded()._loaded._base._model
+    model = engine._get_decoder()._model._base._model
     attributes = {name: set(vars(module)) for name, module in model.named_modules()}
     two_rounds(folder, tmp_path)
     assert (draws(adapted), draws(engine)) == before[::-1]

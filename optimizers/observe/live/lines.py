@@ -22,7 +22,7 @@ from optimizers.core.records import Rollout
 from optimizers.observe.live.progress_state import Clock, ProgressState, StageCount
 from optimizers.observe.live.snapshot import StageView
 from optimizers.observe.live.texts import closing, ended, outcome, working, worth_a_line
-from sgt_modules.local.activity import underway
+from sgt_modules.local.activity import list_activities
 
 LOOKS = 0.1
 """Seconds between two looks at what models do."""
@@ -105,8 +105,8 @@ class _WorkLines:
         """Until the end, say what a model does; that one is being loaded, once and soon."""
         before = ""
         while not self._closed.wait(LOOKS):
-            works = underway()
-            loads = next((" ".join(working(each)[:1]) for each in works if each.doing == "loading"), "")
+            works = list_activities()
+            loads = next((" ".join(working(each)[:1]) for each in works if each.phase == "loading"), "")
             if loads and loads != before:
                 self._lines.say(f"{self._stage.name}: {loads}")
             before = loads
@@ -119,5 +119,5 @@ class _WorkLines:
             self._said = now
             stage = self._state.view(self._stage)
             left = "" if stage.left is None else f", {stage.left:.0f} s left"
-            works = [", ".join(working(each)) for each in underway() if each.rows]
+            works = [", ".join(working(each)) for each in list_activities() if each.rows]
             self._lines.say("; ".join([ended(stage) + left, *works]))

@@ -13,7 +13,8 @@ from optimizers.core.events import Plan
 from optimizers.core.records import Rollout
 from optimizers.observe.live.eta import pace_of, position, seconds_left, work_of
 from optimizers.observe.live.snapshot import Snapshot, StageView, Winner
-from sgt_modules.local.activity import Activity, seconds_loading, underway
+from sgt_modules.local.activity import list_activities, sum_loading_seconds
+from sgt_modules.local.work_progress import Activity
 
 Clock = Callable[[], float]
 
@@ -136,8 +137,8 @@ class ProgressState:
         self,
         clock: Clock = time.monotonic,
         *,
-        works: Callable[[], Sequence[Activity]] = underway,
-        idle: Clock = seconds_loading,
+        works: Callable[[], Sequence[Activity]] = list_activities,
+        idle: Clock = sum_loading_seconds,
     ) -> None:
         """`works` gives what models of this process do, `idle` the seconds of loading models until now."""
         self._clock, self._began, self._works, self._idle = clock, clock(), works, idle
@@ -226,8 +227,8 @@ class ProgressState:
         samples = [each for each in self._underway if work_of(each.name) == "sampling"]
         acts = [each for each in self._underway if work_of(each.name) == "acting"]
         direct, queued = (samples or acts)[:1], acts[:1]
-        telling = (each for each in works if each.left is not None and not each.at_most)
-        return sum(each.done for each in telling if stage in (direct if each.direct else queued))
+        telling = (each for each in works if each.seconds_left is not None and not each.is_upper_bound)
+        return sum(each.answered for each in telling if stage in (direct if each.direct else queued))
 
     def snapshot(self) -> Snapshot:
         """The run at this moment."""

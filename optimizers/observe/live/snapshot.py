@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from optimizers.core.budget import BudgetState
-from sgt_modules.local.activity import Activity
+from sgt_modules.local.work_progress import Activity
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from optimizers.core.budget import BudgetState
 from optimizers.core.events import RunEnded
 from optimizers.core.verdict import NOTE
 from optimizers.observe.live.snapshot import Snapshot, StageView
-from sgt_modules.local.activity import Activity
+from sgt_modules.local.work_progress import Activity
 
 _BARS = ("▁▂▃▄▅▆▇█", "_.-:=+*#")
 """From none to all, as blocks and in ASCII."""
@@ -82,12 +82,13 @@ def working(work: Activity) -> list[str]:
     ['loading Qwen3-1.7B', '0:04']
     """
     name = harmless(work.model)
-    if work.doing == "loading":
+    if work.phase == "loading":
         return [f"loading {name}", clock(work.seconds)]
-    left = [] if work.left is None else [f"{'at most ' if work.at_most else ''}{clock(work.left)} left"]
+    at_most = "at most " if work.is_upper_bound else ""
+    left = [] if work.seconds_left is None else [f"{at_most}{clock(work.seconds_left)} left"]
     rate = [f"{work.rate:,.0f} tokens/s"] if work.rate else []
-    does = "reads" if work.doing == "reading" else "writes"
-    return [f"{name} {does}", f"{work.share:.0%} done", *left, *rate, f"{int(work.done):,} of {work.rows:,} replies"]
+    does = "reads" if work.phase == "reading" else "writes"
+    return [f"{name} {does}", f"{work.share:.0%} done", *left, *rate, f"{int(work.answered):,} of {work.rows:,} replies"]
 
 
 def worth_a_line(stage: StageView) -> bool:

@@ -18,9 +18,10 @@ from runtime_fixtures import tiny_engine, tiny_model
 from sample_requests import requests
 
 from sgt_modules.errors import GeneratorNotFoundError
-from sgt_modules.local.batching import TokenRequest, batches, room_of, within_memory
+from sgt_modules.local.batching import TokenRequest, count_batch_tokens, cut_batches, run_in_batches
+from sgt_modules.local.devices import choose_device, choose_dtype
 from sgt_modules.local.engine import LocalEngine
-from sgt_modules.local.loading import Loaded, choose_device, choose_dtype
+from sgt_modules.local.loading import LoadedModel
 from sgt_modules.samples import Sample
 
 JOBS = st.lists(
@@ -36,7 +37,7 @@ class Machine:
         self.asked: list[int] = []
 
     def run(self, token_requests: Sequence[TokenRequest]) -> list[Sample]:
-        self.asked.append(room_of(token_requests))
+        self.asked.append(count_batch_tokens(token_requests))
         if self.asked[-1] > self.room:
             raise self.error
         return [Sample(str(request.seed), tokens=len(request.ids)) for request in token_requests]
@@ -47,7 +48,7 @@ def test_whatever_the_memory_every_request_is_done_once_if_each_fits_alone(
     token_requests: list[TokenRequest], room: int, says: str
 ) -> None:
     machine = Machine(room, torch.OutOfMemoryError(says))
-    done, held = within_memory(token_requests, 4000, machine.run)
+    done, held = run_in_batches(token_requests, 4000, machine.run)
     assert done == {request: Sample(str(request.seed), tokens=len(request.ids)) for request in token_requests}
     assert held == 4000 or held <= max(machine.asked) // 2
 
@@ -56,26 +57,28 @@ def test_running_out_of_memory_halves_the_budget_and_keeps_what_is_done(caplog: 
     token_requests = [TokenRequest((1,) * 6, seed, 1.0, 4) for seed in range(12)]
     machine, released = Machine(40, RuntimeError("MPS backend out of memory")), list[int]()
     with caplog.at_level(logging.WARNING, "sgt_modules.local.batching"):
-        _, held = within_memory(token_requests, 80, machine.run, release=lambda: released.append(1))
+        _, held = run_in_batches(token_requests, 80, machine.run, free_memory=lambda: released.append(1))
     assert machine.asked == [80, 40, 40, 40]
     assert (held, released) == (40, [1])
     assert caplog.messages == ["Out of memory on 8 rows; going on with 40 tokens a batch."]
 
 
-def test_one_job_that_does_not_fit_and_other_errors_are_raised() -> None:
+def test_the_error_of_a_single_request_that_does_not_fit_and_other_errors_are_raised() -> None:
     token_requests = [TokenRequest((1,), seed, 1.0, 4) for seed in range(4)]
     with pytest.raises(RuntimeError, match="out of memory"):
-        within_memory(token_requests, 80, Machine(3, RuntimeError("out of memory")).run)
+        run_in_batches(token_requests, 80, Machine(3, RuntimeError("out of memory")).run)
     other = Machine(3, RuntimeError("shapes differ"))
     with pytest.raises(RuntimeError, match="shapes differ"):
-        within_memory(token_requests, 80, other.run)
+        run_in_batches(token_requests, 80, other.run)
     assert len(other.asked) == 1
 
 
 @given(JOBS, st.integers(50, 400))
 def test_batches_of_one_length_need_no_padding(token_requests: list[TokenRequest], budget: int) -> None:
-    cut = batches(token_requests, budget, alike=True)
-    assert all(len({len(request.ids) for request in batch}) == 1 and room_of(batch) <= budget for batch in cut)
+    cut = cut_batches(token_requests, budget, equal_lengths=True)
+    assert all(
+        len({len(request.ids) for request in batch}) == 1 and count_batch_tokens(batch) <= budget for batch in cut
+    )
     assert sorted(request.seed for batch in cut for request in batch) == sorted(
         request.seed for request in token_requests
     )
@@ -92,8 +95,8 @@ def test_a_model_that_runs_out_of_memory_gives_the_replies_it_would_have_given(t
         if len(inputs[0]) > 5:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    decoder = engine._loaded()
-    with decoder._loaded.model() as model, model.get_input_embeddings().register_forward_pre_hook(limited):
+    decoder = engine._get_decoder()
+    with decoder._model.borrow() as model, model.get_input_embeddings().register_forward_pre_hook(limited):
         assert engine.sample(requests(prompts, seeds=range(12))) == expected
         assert max(rows) > 5
         rows.clear()
@@ -128,9 +131,9 @@ def test_device_and_precision_can_be_named() -> None:
         choose_dtype("float64", "mps")
 
 
-def test_what_is_loaded_stands_on_the_device_in_the_precision_that_was_asked_for(tmp_path: Path) -> None:
-    loaded = Loaded([tiny_model(tmp_path / "tiny")], device="cpu", dtype="bfloat16")
-    with loaded.model() as model:
+def test_a_loaded_model_has_the_device_and_the_precision_of_its_settings(tmp_path: Path) -> None:
+    loaded = LoadedModel([tiny_model(tmp_path / "tiny")], device="cpu", dtype="bfloat16")
+    with loaded.borrow() as model:
         assert {(each.dtype, each.device.type) for each in model.parameters()} == {(torch.bfloat16, "cpu")}
 
 

@@ -23,10 +23,10 @@ from sample_requests import requests
 from transformers import AutoModelForCausalLM
 
 from sgt_modules.errors import GeneratorNotFoundError
-from sgt_modules.local.batching import TokenRequest, batches
+from sgt_modules.local.batching import TokenRequest, cut_batches
 from sgt_modules.local.chat_template import render_chat
+from sgt_modules.local.devices import _find_core_setter
 from sgt_modules.local.engine import LocalEngine
-from sgt_modules.local.loading import _core_setter
 from sgt_modules.samples import SampleRequest
 
 # PEFT 0.21 asks transformers 5.23 by a deprecated name.
@@ -84,9 +84,9 @@ def test_draws_follow_the_models_distribution(engine: LocalEngine) -> None:
 
 def test_one_seed_over_many_prompts_gives_independent_draws(engine: LocalEngine) -> None:
     request = [TokenRequest((1, 2, place), 0, 1.0, 4) for place in range(3)]
-    from sgt_modules.local.decoding import _uniforms
+    from sgt_modules.local.decoding import _draw_uniforms
 
-    assert len(set(_uniforms(request, 4).ravel())) == 12
+    assert len(set(_draw_uniforms(request, 4).ravel())) == 12
 
 
 def test_the_token_limit_ends_a_reply_that_the_model_has_not_ended(engine: LocalEngine) -> None:
@@ -98,7 +98,7 @@ def test_the_token_limit_ends_a_reply_that_the_model_has_not_ended(engine: Local
 
 
 def test_requests_with_different_limits_share_a_batch(engine: LocalEngine) -> None:
-    decoder = engine._loaded()
+    decoder = engine._get_decoder()
     ids = engine.encoder.encode([{"role": "user", "content": "one"}])
     token_requests = [TokenRequest(ids, 0, 1.0, limit) for limit in (2, 5, 12)]
     done = decoder.decode(token_requests, 10_000)
@@ -108,7 +108,7 @@ def test_requests_with_different_limits_share_a_batch(engine: LocalEngine) -> No
 
 
 def test_a_row_that_has_ended_takes_no_part_in_later_steps(engine: LocalEngine) -> None:
-    decoder, steps = engine._loaded(), list[int]()
+    decoder, steps = engine._get_decoder(), list[int]()
 
     def note(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         if inputs[0].shape[1] == 1:
@@ -118,7 +118,7 @@ def test_a_row_that_has_ended_takes_no_part_in_later_steps(engine: LocalEngine) 
         TokenRequest((*range(5, 25), place), 0, float(place % 2), limit)
         for place, limit in enumerate((2, 5, 12, 12, 7))
     ]
-    with decoder._loaded.model() as model, model.get_input_embeddings().register_forward_pre_hook(note):
+    with decoder._model.borrow() as model, model.get_input_embeddings().register_forward_pre_hook(note):
         done = decoder.decode(token_requests, 10_000)
     lengths = [done[request].tokens for request in token_requests]
     assert steps == [sum(length > step for length in lengths) for step in range(max(lengths))]
@@ -131,7 +131,7 @@ def test_a_row_that_has_ended_takes_no_part_in_later_steps(engine: LocalEngine) 
 
 def test_batches_stay_within_their_tokens() -> None:
     token_requests = [TokenRequest(tuple(range(length)), length, 1.0, 5) for length in (1, 30, 2, 2, 15, 3)]
-    cut = batches(token_requests, 40)
+    cut = cut_batches(token_requests, 40)
     assert sorted(request.seed for batch in cut for request in batch) == sorted(
         request.seed for request in token_requests
     )
@@ -145,23 +145,23 @@ def test_many_threads_are_served_together_and_each_gets_its_own_answer(engine: L
     assert answers == [each.text for each in engine.sample(requests(prompts, seeds=[0] * 32, temperature=0.0))]
 
 
-def test_callers_together_leave_each_other_the_cores_that_one_alone_is_given(folder: Path) -> None:
-    """Of a small model; the threads that ask keep theirs, as does whoever samples without the queue."""
-    if _core_setter() is None:
+def test_a_small_model_uses_one_core_for_several_callers_and_all_cores_for_one(folder: Path) -> None:
+    """The callers' own threads keep their cores, and so does `sample`, which uses no queue."""
+    if _find_core_setter() is None:
         pytest.skip("no OpenMP that can be told by thread")
     engine, cores, before = tiny_engine(folder), set[int](), torch.get_num_threads()
 
     def note(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         cores.add(torch.get_num_threads())
 
-    with engine._loaded()._loaded.model() as model:  # not while the worker needs it
+    with engine._get_decoder()._model.borrow() as model:  # not while the worker needs it
         hook = model.get_input_embeddings().register_forward_pre_hook(note)
     torch.set_num_threads(3)
     try:
         engine.sample(requests(["one", "two", "six"], seeds=[0, 0, 0]))
         assert cores == {3}
         cores.clear()
-        engine._serve([TokenRequest((1, 2, place), 0, 0.0, 3) for place in range(4)])
+        engine._decode_queued([TokenRequest((1, 2, place), 0, 0.0, 3) for place in range(4)])
         assert cores == {1}
         cores.clear()
         engine.ask(SampleRequest("one"))
@@ -187,7 +187,7 @@ def test_a_stop_text_cuts_the_reply(engine: LocalEngine) -> None:
     assert response.finish_reason == "stop"
 
 
-def test_requests_without_a_seed_draw_anew_each_time_and_the_same_in_another_process(folder: Path) -> None:
+def test_requests_without_a_seed_get_a_new_sample_each_time_and_the_same_in_another_process(folder: Path) -> None:
     def draws() -> list[str]:
         engine = tiny_engine(folder)
         return [engine.complete(ask("one", temperature=1.0)).text for _ in range(3)]
@@ -212,7 +212,7 @@ def test_a_reply_is_limited_by_what_the_window_leaves(engine: LocalEngine) -> No
 
 
 @pytest.mark.parametrize("setting", [{"top_k": 5}, {"logprobs": 1}, {"response_format": {"type": "json_object"}}])
-def test_what_the_engine_cannot_honour_is_refused(engine: LocalEngine, setting: dict[str, object]) -> None:
+def test_settings_that_the_engine_does_not_support_are_refused(engine: LocalEngine, setting: dict[str, object]) -> None:
     with pytest.raises(UnsupportedFeatureError, match=next(iter(setting))):
         engine.complete(ask("one", **setting))
 
@@ -290,7 +290,7 @@ def test_other_weights_than_those_saved_are_refused(tmp_path: Path) -> None:
         LocalEngine.load_state(state).sample(requests(["one"], seeds=[0]))
 
 
-def test_a_missing_model_or_adapter_is_named_with_what_would_do(tmp_path: Path, folder: Path) -> None:
+def test_the_error_for_a_missing_model_or_adapter_says_what_is_needed(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(GeneratorNotFoundError, match="save_pretrained"):
         LocalEngine(tmp_path / "nothing").check()
     (tmp_path / "empty").mkdir()
@@ -300,7 +300,7 @@ def test_a_missing_model_or_adapter_is_named_with_what_would_do(tmp_path: Path, 
         LocalEngine(folder, adapter=tmp_path / "empty").check()
 
 
-def test_weights_that_are_pickles_are_refused_and_beside_safetensors_never_opened(tmp_path: Path, folder: Path) -> None:
+def test_pickled_weights_are_refused_and_next_to_safetensors_never_opened(tmp_path: Path, folder: Path) -> None:
     model = shutil.copytree(folder, tmp_path / "model")
     (model / "pytorch_model.bin").write_bytes(b"no weights at all")
     assert tiny_engine(model).sample(requests(["one"], seeds=[0])) == tiny_engine(folder).sample(
@@ -322,7 +322,7 @@ def test_a_hub_that_has_no_answer_is_an_error_that_says_which_folder_would_do() 
         LocalEngine("no-such/model").check()
 
 
-def test_an_error_of_the_worker_reaches_the_one_who_asked(folder: Path) -> None:
+def test_an_error_of_the_worker_reaches_its_caller(folder: Path) -> None:
     broken = LocalEngine(folder, dtype="float7", device="cpu")
     with pytest.raises(dspy.lm15.ProviderError, match="float7"):
         broken.complete(ask("one"))
@@ -407,7 +407,9 @@ def test_a_template_that_always_opens_a_thought_is_refused_before_weights_are_lo
     template = folder / "chat_template.jinja"
     chat = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}assistant: "
     template.write_text(chat + "<think>\n", encoding="utf-8")
-    with pytest.raises(GeneratorNotFoundError, match=r"told not to think.*Use a model that can.*chat_template\.jinja"):
+    with pytest.raises(
+        GeneratorNotFoundError, match=r"thinking can be switched off.*Use a model that can.*chat_template\.jinja"
+    ):
         LocalEngine(folder).check()
     template.write_text(chat + "<think>\n\n</think>\n\n", encoding="utf-8")
     LocalEngine(folder).check()

@@ -68,7 +68,7 @@ def test_engines_made_apart_share_a_base_of_one_dtype(folder: Path, adapters: li
     assert held() - before > 20_000
 
 
-def test_threads_of_several_adapters_each_hear_their_own(folder: Path, adapters: list[Path]) -> None:
+def test_threads_with_different_adapters_get_replies_of_their_own_adapter(folder: Path, adapters: list[Path]) -> None:
     engine = tiny_engine(folder)
     engines = [engine, *(engine.with_adapter(adapter) for adapter in adapters)]
     expected = [draws(each) for each in engines]
@@ -83,7 +83,7 @@ def test_an_adapter_that_changes_the_base_has_one_for_itself(folder: Path, tmp_p
     biased = engine.with_adapter(tiny_adapter(folder, tmp_path / "biased", bias="all"))
     assert draws(biased) != plain
     assert draws(engine) == plain
-    assert biased._loaded()._loaded._base is not engine._loaded()._loaded._base
+    assert biased._get_decoder()._model._base is not engine._get_decoder()._model._base
 
 
 def test_another_adapter_has_another_name_and_the_base_is_read_once(folder: Path, adapters: list[Path]) -> None:
@@ -95,7 +95,7 @@ def test_another_adapter_has_another_name_and_the_base_is_read_once(folder: Path
     assert adapted.fingerprint == LocalEngine(folder, adapter=adapters[0]).fingerprint
 
 
-def test_a_base_whose_files_changed_is_loaded_anew(tmp_path: Path) -> None:
+def test_a_base_whose_files_changed_is_loaded_again(tmp_path: Path) -> None:
     first = tiny_engine(tiny_model(tmp_path / "tiny", seed=1))
     said = draws(first)
     assert draws(tiny_engine(tiny_model(tmp_path / "tiny", seed=2))) != said

@@ -117,8 +117,8 @@ def test_it_is_in_no_saved_state_and_a_copy_at_the_same_address_knows_it() -> No
         other = json.loads(json.dumps(endpoint.reference()))
         assert "continues" not in json.dumps(other)
         other["lm"]["model"] = "openai/sft-1"
-        assert Endpoint.of_reference(other, like=endpoint).continues
-        assert Endpoint.of_reference(other, trusted=True).continues is None
+        assert Endpoint.from_reference(other, like=endpoint).continues
+        assert Endpoint.from_reference(other, trusted=True).continues is None
 
 
 @ROUTES

@@ -1,4 +1,4 @@
-"""A model at work: what it tells of itself, and that a stop ends it in the middle of a pass, forwards or backwards."""
+"""The activity of a model at work, and cancelling it in the middle of a pass, forwards or backwards."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from sample_requests import requests
 from transformers import AutoModelForCausalLM
 
 from sgt_modules.local import activity
-from sgt_modules.local.activity import Abandoned, Activity, abandoned_when, check, underway
+from sgt_modules.local.activity import list_activities
+from sgt_modules.local.cancellation import WorkCancelled, cancel_when, check_cancelled
 from sgt_modules.local.engine import LocalEngine
-from sgt_modules.local.watching import parts_of, stoppable
+from sgt_modules.local.forward_hooks import check_during_passes, list_layer_parts
+from sgt_modules.local.work_progress import Activity
 from sgt_modules.samples import SampleRequest
 
 
@@ -24,52 +26,52 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return family_model(FAMILIES["SmolLM2"], tmp_path_factory.mktemp("models") / "tiny-model")
 
 
-class Looking:
-    """Something that is asked whether to stop, and looks at what is under way; it says stop at a look of its choice."""
+class Recorder:
+    """A reason to cancel that records the activities at each call, and cancels once it has `stop_at` of them."""
 
     def __init__(self, stop_at: int = 10**9) -> None:
         self.seen: list[Activity] = []
         self._stop_at = stop_at
 
     def __call__(self) -> str:
-        self.seen += underway()
+        self.seen += list_activities()
         return "enough" if len(self.seen) >= self._stop_at else ""
 
 
-def test_a_model_tells_its_name_what_it_reads_and_how_far_it_has_written(folder: Path) -> None:
-    looking, engine = Looking(), LocalEngine(folder, max_new_tokens=8)
-    with abandoned_when(looking):
+def test_an_activity_has_the_model_s_name_its_phase_and_the_share_that_is_done(folder: Path) -> None:
+    recorder, engine = Recorder(), LocalEngine(folder, max_new_tokens=8)
+    with cancel_when(recorder):
         engine.sample(requests(["Is 1 odd?", "Is 22 odd?", "And 333?"], seeds=[1, 2, 3]))
-    assert {each.model for each in looking.seen} == {"tiny-model"}
-    order = [each.doing for each in looking.seen]
+    assert {each.model for each in recorder.seen} == {"tiny-model"}
+    order = [each.phase for each in recorder.seen]
     assert sorted(set(order), key=order.index) == ["reading", "writing"]
-    shares = [each.share for each in looking.seen]
+    shares = [each.share for each in recorder.seen]
     assert shares == sorted(shares)
     assert 0.5 < shares[-1] <= 1.0
-    assert {each.rows for each in looking.seen} == {3}
-    assert underway() == []
+    assert {each.rows for each in recorder.seen} == {3}
+    assert list_activities() == []
 
 
-def test_a_stop_abandons_one_s_own_batch_and_the_engine_works_on_after_it(folder: Path) -> None:
+def test_cancelling_ends_the_batch_of_a_caller_and_the_engine_works_after_it(folder: Path) -> None:
     engine = LocalEngine(folder, max_new_tokens=8)
-    with pytest.raises(Abandoned, match="enough"), abandoned_when(Looking(stop_at=4)):
+    with pytest.raises(WorkCancelled, match="enough"), cancel_when(Recorder(stop_at=4)):
         engine.sample(requests(["Is 1 odd?"], seeds=[1]))
-    assert underway() == []
+    assert list_activities() == []
     assert len(engine.sample(requests(["Is 1 odd?"], seeds=[1]))) == 1
 
 
-def test_a_stop_abandons_all_who_wait_in_the_queue(folder: Path) -> None:
+def test_cancelling_ends_all_requests_in_the_queue(folder: Path) -> None:
     engine = LocalEngine(folder, max_new_tokens=200)
     ended: list[BaseException] = []
 
     def ask(number: int) -> None:
         try:
             engine.ask(SampleRequest(f"Is {number} odd?", seed=number))
-        except Abandoned as reason:
+        except WorkCancelled as reason:
             ended.append(reason)
 
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(40)]  # more than a batch
-    with abandoned_when(Looking(stop_at=10)):
+    with cancel_when(Recorder(stop_at=10)):
         for each in threads:
             each.start()
         for each in threads:
@@ -84,25 +86,28 @@ def trained(folder: Path) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("backwards", [False, True])
-def test_a_stop_ends_a_step_of_training_in_its_middle(trained: torch.nn.Module, backwards: bool) -> None:
+def test_cancelling_ends_a_training_step_in_its_middle(trained: torch.nn.Module, backwards: bool) -> None:
     ids = torch.arange(10)[None]
     asked: list[bool] = []
-    with abandoned_when(lambda: asked.append(True) or ("enough" if len(asked) == 3 else "")), stoppable(trained, check):
+    with (
+        cancel_when(lambda: asked.append(True) or ("enough" if len(asked) == 3 else "")),
+        check_during_passes(trained, check_cancelled),
+    ):
         if backwards:
             asked += [False] * 100
             loss = cast("Any", trained)(ids, labels=ids).loss
             asked[:] = []
-            with pytest.raises(Abandoned, match="enough"):
+            with pytest.raises(WorkCancelled, match="enough"):
                 loss.backward()
         else:
-            with pytest.raises(Abandoned, match="enough"):
+            with pytest.raises(WorkCancelled, match="enough"):
                 trained(ids, labels=ids)
     assert len(asked) == 3
-    assert not any(part._forward_pre_hooks for part in parts_of(trained.get_decoder()))
+    assert not any(part._forward_pre_hooks for part in list_layer_parts(trained.get_decoder()))
 
 
-def test_what_loads_is_known_to_be_loading() -> None:
+def test_a_model_that_is_being_loaded_is_listed() -> None:
     assert not activity.is_loading()
-    with activity.loading("some-model"):
+    with activity.track_loading("some-model"):
         assert activity.is_loading()
-        assert [(each.model, each.doing) for each in underway()] == [("some-model", "loading")]
+        assert [(each.model, each.phase) for each in list_activities()] == [("some-model", "loading")]

@@ -225,7 +225,7 @@ def test_lora_leaves_the_vision_tower_of_a_multimodal_model_alone(tmp_path: Path
     ] == [True] * 2
 
 
-def test_a_model_of_text_alone_has_nothing_beside_its_language_part(whole: Path) -> None:
+def test_a_model_of_text_alone_has_only_a_language_part(whole: Path) -> None:
     assert build_non_text_pattern(AutoModelForCausalLM.from_pretrained(whole)) is None
 
 

@@ -9,10 +9,10 @@ from sample_requests import requests
 
 from sgt_modules import SupplementGenerator
 from sgt_modules.errors import SetupError
-from sgt_modules.local import quantising
+from sgt_modules.local import quantisation
+from sgt_modules.local.devices import choose_dtype
 from sgt_modules.local.engine import LocalEngine
-from sgt_modules.local.loading import choose_dtype
-from sgt_modules.local.quantising import Int8Linear
+from sgt_modules.local.quantisation import Int8Linear
 
 PROMPTS = [f"{question} {note}" for question in ("How many pets are there?", "Who sings?") for note in "abcd"]
 
@@ -40,19 +40,19 @@ def test_a_layer_in_8_bits_is_near_the_exact_one_and_a_row_does_not_depend_on_th
 
 
 @pytest.mark.parametrize("rows", [1, 7, 64])
-def test_a_cpu_without_products_of_bytes_gives_the_same_outputs(rows: int) -> None:
+def test_a_cpu_without_8_bit_products_gives_the_same_outputs(rows: int) -> None:
     """4,864 inputs are the widest layer of Qwen2.5-0.5B."""
     exact = torch.nn.Linear(4864, 24)
     inputs = torch.randn(rows, 4864, generator=torch.Generator().manual_seed(rows))
     with torch.inference_mode():
-        assert torch.equal(Int8Linear(exact, in_bytes=True)(inputs), Int8Linear(exact, in_bytes=False)(inputs))
+        assert torch.equal(Int8Linear(exact, as_int8=True)(inputs), Int8Linear(exact, as_int8=False)(inputs))
 
 
-def test_it_is_said_where_8_bits_are_no_faster(
+def test_a_warning_says_that_8_bits_are_no_faster(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(quantising, "bytes_are_fast", lambda: False)
-    with LocalEngine(folder, dtype="int8", max_new_tokens=2)._loaded()._loaded.model() as model:
+    monkeypatch.setattr(quantisation, "int8_is_fast", lambda: False)
+    with LocalEngine(folder, dtype="int8", max_new_tokens=2)._get_decoder()._model.borrow() as model:
         layers = [each for each in model.modules() if isinstance(each, Int8Linear)]
     assert layers
     assert {each.weight.dtype for each in layers} == {torch.float32}
@@ -69,7 +69,7 @@ def test_it_is_another_actor_with_a_name_and_a_fingerprint_of_its_own(engine: Lo
     replies = engine.sample(requests(PROMPTS, seeds=range(8)))
     assert replies != before
     assert exact.sample(requests(PROMPTS, seeds=range(8))) == before
-    with engine._loaded()._loaded.model() as rounded, exact._loaded()._loaded.model() as whole:
+    with engine._get_decoder()._model.borrow() as rounded, exact._get_decoder()._model.borrow() as whole:
         assert rounded is not whole
         assert {type(each) for each in rounded.modules()} >= {Int8Linear, torch.nn.Embedding}
         assert not any(type(each) is torch.nn.Linear for each in rounded.modules())
