@@ -11,21 +11,21 @@ from typing import Any, NamedTuple, Protocol, cast
 import dspy
 
 from optimizers.core.budget import Budget, Limits
-from optimizers.core.error_types import REFUSED, refused_scores
+from optimizers.core.error_types import REFUSED, count_refused_scores
 from optimizers.core.events import Plan, Reporter
 from optimizers.core.fingerprints import (
     BORDER,
     Half,
-    answering,
-    described,
-    halves,
-    judging,
-    said_of_unread,
+    describe_scope,
+    read_metric,
+    read_program,
+    split_scope,
     supplement_settings,
+    warn_of_unread,
 )
-from optimizers.core.interrupts import stopping
+from optimizers.core.interrupts import stop_on_interrupt
 from optimizers.core.reward import Metric, Scorer, check_metric
-from optimizers.core.run_folder import RESULT, RunFolder, versions_apart
+from optimizers.core.run_folder import RESULT, RunFolder, changed_versions
 from optimizers.core.usage import RunUsage, Usage
 from optimizers.core.validation import check_priced, check_program, check_splits, hold_out
 from optimizers.core.verdict import NOTE, Evidence
@@ -33,7 +33,7 @@ from optimizers.core.work_clock import WorkClock
 from optimizers.observe.report import FILE as REPORT
 from optimizers.observe.report import write_report
 from optimizers.observe.tracking import Tracker, TrackerName, Tracking
-from optimizers.rollouts.engine import Actor
+from optimizers.rollouts.engine import RolloutEngine
 from optimizers.rollouts.evaluation import Evaluator
 from optimizers.rollouts.runners import Runner
 from optimizers.store.rollout_store import RolloutStore
@@ -136,7 +136,7 @@ class _Code(NamedTuple):
 
     def notes(self, before: _Code | None, version: str) -> list[str]:
         """What a person should know: what could not be read, and what is another than in the last session."""
-        found = [] if version else [said_of_unread([*self.program.unread, *self.metric.unread])]
+        found = [] if version else [warn_of_unread([*self.program.unread, *self.metric.unread])]
         if before is not None and before.program.mark != self.program.mark:
             found.append(
                 "The program, its code or its LM is another than in this folder's last session, so its runs are paid "
@@ -219,25 +219,25 @@ class Session:
         Raises:
             RunFolderError: another run works in the folder, or it holds a run of other settings.
         """
-        folder = RunFolder.at(settings.log_dir)
+        folder = RunFolder.create(settings.log_dir)
         with ExitStack() as open_:
-            notes = [open_.enter_context(folder.held())]
-            code = _Code(answering(program, settings.version), judging(settings.metric, settings.version))
+            notes = [open_.enter_context(folder.lock())]
+            code = _Code(read_program(program, settings.version), read_metric(settings.metric, settings.version))
             before = _Code.recorded(folder.read("run.json") or {})
             own = supplement_settings(student)
             recorded = {**settings.recorded(*splits), **({"student": own} if own else {})}
-            known = folder.take_up(recorded, {**settings.free, "code": code.record(settings.version)})
+            known = folder.begin_or_resume(recorded, {**settings.free, "code": code.record(settings.version)})
             notes += code.notes(before, settings.version)
-            if changed := versions_apart(known):
+            if changed := changed_versions(known):
                 notes.append(f"This run began with other packages: {'; '.join(changed)}.")
             store = open_.enter_context(_store(settings, folder, run=known["id"]))
             notes += store.notes
             clock = WorkClock.of_run(folder)
             budget = Budget(settings.limits, store.spent(), clock.seconds.total)
-            open_.enter_context(stopping(budget.stop, reporter.say))
-            about = described(student, settings.metric)
+            open_.enter_context(stop_on_interrupt(budget.stop, reporter.say))
+            about = describe_scope(student, settings.metric)
             store.describe(code.scope, about)
-            actor = Actor(
+            actor = RolloutEngine(
                 program,
                 Scorer(settings.metric),
                 store,
@@ -302,20 +302,20 @@ class Session:
         return Evidence(
             selected=selected,
             unaided=self.train.unaided,
-            unfinished=list(self.actor.store.iter_rollouts(judged_by=halves(self.actor.scope)[1]))
+            unfinished=list(self.actor.store.iter_rollouts(judged_by=split_scope(self.actor.scope)[1]))
             if self.stopped
             else [],
             threshold=threshold,
             stopped=self.stopped,
             adapter=type(dspy.settings.adapter or dspy.ChatAdapter()).__name__,
             max_tokens=frozenset(each for each in most if each),
-            refused=refused_scores(errors),
+            refused=count_refused_scores(errors),
             met=met,
         )
 
     def finish(self, selected: str, scores: Mapping[str, float], verdict: str) -> None:
         """Keep what the run came to, validation scores by stage and the verdict, and write its page."""
-        if again := self.actor.judged_again["runs"]:
+        if again := self.actor.rescored["runs"]:
             self.note(f"{again:,} answers were judged again by the changed metric; none of them was paid for again.")
         self.note(f"{NOTE}{verdict}")
         told = {"selected": selected, "scores": dict(scores), "verdict": verdict}

@@ -17,8 +17,8 @@ from optimizers.comparison.result import FILE, Comparison
 from optimizers.comparison.setup import Budget, Means, Problem
 from optimizers.comparison.trial import Arena
 from optimizers.core.events import Reporter
-from optimizers.core.fingerprints import answering, judging, said_of_unread
-from optimizers.core.interrupts import leaving
+from optimizers.core.fingerprints import read_metric, read_program, warn_of_unread
+from optimizers.core.interrupts import exit_on_interrupt
 from optimizers.core.prices import has_price
 from optimizers.core.reward import Metric
 from optimizers.core.run_folder import RunFolder
@@ -121,9 +121,9 @@ def compare_problems(
     wanted, budget, means = _checked(contenders), Budget.of(budget), means or Means()
     for problem in problems.values():
         _check(problem, budget)
-    folder, view = RunFolder.at(None if log_dir is None else Path(log_dir)), reporter(display_progress)
-    with folder.held(), view.run(), leaving(view.say):
-        folder.take_up({"comparison": task, **(settings or {})})
+    folder, view = RunFolder.create(None if log_dir is None else Path(log_dir)), reporter(display_progress)
+    with folder.lock(), view.run(), exit_on_interrupt(view.say):
+        folder.begin_or_resume({"comparison": task, **(settings or {})})
         arenas = {
             each.name: [Arena(each, problem, seed, folder, budget, means, view) for seed, problem in problems.items()]
             for each in wanted
@@ -143,9 +143,9 @@ def compare_problems(
 def _say_unread(problems: Iterable[Problem], view: Reporter) -> None:
     """Say once what of a program or metric cannot be read, where no version stands for it."""
     for problem in problems:
-        unread = [*answering(problem.program).unread, *judging(problem.metric).unread]
+        unread = [*read_program(problem.program).unread, *read_metric(problem.metric).unread]
         if unread and not problem.version:
-            view.say(said_of_unread(unread))
+            view.say(warn_of_unread(unread))
             return
 
 

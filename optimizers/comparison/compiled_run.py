@@ -11,13 +11,13 @@ import dspy
 
 from optimizers.comparison.interventions import Told
 from optimizers.core.events import Reporter
-from optimizers.core.fingerprints import described, scope_of
+from optimizers.core.fingerprints import describe_scope, scope_of
 from optimizers.core.records import Candidate, Rollout
 from optimizers.core.result import SGTResult, result_of
 from optimizers.core.reward import Metric, Scorer
 from optimizers.core.run_folder import RunFolder
-from optimizers.core.safe_reading import entry
-from optimizers.rollouts.engine import Actor
+from optimizers.core.safe_reading import read_entry
+from optimizers.rollouts.engine import RolloutEngine
 from optimizers.rollouts.evaluation import Evaluator, Scored
 from optimizers.rollouts.queries import query_of
 from optimizers.store.rollout_store import RolloutStore
@@ -63,7 +63,7 @@ class FinishedRun:
             )
         result, folder = result_of(program), RunFolder(result.log_dir)
         known = folder.read("run.json") or {}
-        asked = cast("dict[str, Any]", entry(known, "settings", dict, {}, file=folder.path / "run.json"))
+        asked = cast("dict[str, Any]", read_entry(known, "settings", dict, {}, file=folder.path / "run.json"))
         template = asked.get("template")
         wrapped = supplement(
             student,
@@ -95,8 +95,8 @@ class FinishedRun:
                 predictor.lm = _anew(predictor.lm if lm is None else lm, again)
         with dspy.context(lm=_anew(acting, again)):
             scope = scope_of(program, self.metric, version=self.version, again=again)
-            self.store.describe(scope, described(self.student, self.metric))
-            actor = Actor(
+            self.store.describe(scope, describe_scope(self.student, self.metric))
+            actor = RolloutEngine(
                 program, Scorer(self.metric), self.store, scope, num_threads=self.num_threads, version=self.version
             )
             evaluator = Evaluator(actor, split, examples, self.view)

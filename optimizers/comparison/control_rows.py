@@ -12,7 +12,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from optimizers.comparison.cells import printed
 from optimizers.comparison.noise import Noise, noise_of
 from optimizers.core.records import Rollout
-from optimizers.core.statistics import gain_interval, mean_interval, paired_p
+from optimizers.core.statistics import gain_interval, mean_interval, paired_p_value
 from optimizers.observe.report.texts import p_text, share, signed, span
 from optimizers.observe.tables import plain_table
 
@@ -75,8 +75,8 @@ def row_of(
         before, after = both(none, rollouts)
         if before:
             gain, around = (sum(after) - sum(before)) / len(before), gain_interval(before, after)
-            p_none = paired_p(before, after)
-    p_selected = None if selected is None else paired_p(*both(selected, rollouts))
+            p_none = paired_p_value(before, after)
+    p_selected = None if selected is None else paired_p_value(*both(selected, rollouts))
     return ControlRow(
         name, mean, interval, gain, around, p_none, p_selected, len(scores), len(rollouts) - len(scores), note
     )

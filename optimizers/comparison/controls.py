@@ -14,7 +14,7 @@ from optimizers.comparison.control_rows import ControlRow, Controls, Leakage, le
 from optimizers.comparison.interventions import Told, filler, shuffled, unchanged, untagged, words_of
 from optimizers.comparison.setup import Problem
 from optimizers.comparison.summary import Leaks, label_in_supplement
-from optimizers.core.best_stage import best_stage
+from optimizers.core.best_stage import select_best
 from optimizers.core.records import Rollout
 from optimizers.core.run_folder import RunFolder
 from optimizers.core.validation import check_splits
@@ -207,7 +207,7 @@ def _always_on(trial: Trial, examples: Sequence[dspy.Example]) -> Iterator[Contr
     if not trained:
         yield ControlRow("always", skipped="no stage was trained here")
         return
-    stage = trained[best_stage([each.rollouts for each in trained])].name
+    stage = trained[select_best([each.rollouts for each in trained])].name
     writer = result.generator_of(stage)
     assert writer is not None
     with trial.run.on("val", examples) as val:

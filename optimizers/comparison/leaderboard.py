@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from statistics import pstdev
 
 from optimizers.comparison.outcomes import Outcome, Skipped, by_example
-from optimizers.core.statistics import holm, mean_interval, paired_p
+from optimizers.core.statistics import holm, mean_interval, paired_p_value
 from optimizers.core.usage import RunUsage
 
 NONE = "none"
@@ -121,7 +121,7 @@ class _Pairing:
 def _compare(before: Mapping[str, float], after: Mapping[str, float], seed: int) -> _Pairing:
     shared = [unit for unit in before if unit in after]
     first, second = [before[unit] for unit in shared], [after[unit] for unit in shared]
-    return _Pairing(_mean(first), _mean(second) - _mean(first), paired_p(first, second, seed=seed))
+    return _Pairing(_mean(first), _mean(second) - _mean(first), paired_p_value(first, second, seed=seed))
 
 
 def _adjust(pairings: Mapping[str, _Pairing]) -> dict[str, float]:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from optimizers.core.safe_reading import entry
+from optimizers.core.safe_reading import read_entry
 from optimizers.core.usage import RunUsage, Usage, WorkSeconds
 
 FILE = "outcome.json"
@@ -42,7 +42,7 @@ def read_usage(content: Mapping[str, Any], file: Path) -> RunUsage:
     """
 
     def number(name: str) -> Any:
-        return entry(content, name, float, 0, file=file)
+        return read_entry(content, name, float, 0, file=file)
 
     return RunUsage(
         actor=Usage(0, *(number(f"actor_{part}") for part in ("calls", "in", "out")), cost=number("usd")),
@@ -91,16 +91,16 @@ class Outcome:
         """The outcome that `content` wrote; raises `RunFolderError` for anything else."""
 
         def usage(name: str) -> RunUsage:
-            return read_usage(cast("dict[str, Any]", entry(content, name, dict, {}, file=file)), file)
+            return read_usage(cast("dict[str, Any]", read_entry(content, name, dict, {}, file=file)), file)
 
-        scores = cast("dict[str, Any]", entry(content, "scores", dict, {}, file=file))
+        scores = cast("dict[str, Any]", read_entry(content, "scores", dict, {}, file=file))
         return Outcome(
-            entry(content, "name", str, "", file=file),
-            entry(content, "seed", int, 0, file=file),
+            read_entry(content, "name", str, "", file=file),
+            read_entry(content, "seed", int, 0, file=file),
             {unit: None if score is None else float(score) for unit, score in scores.items()},
             usage("compiling"),
             usage("answering"),
-            entry(content, "latency", float, 0.0, file=file),
+            read_entry(content, "latency", float, 0.0, file=file),
         )
 
 

@@ -14,7 +14,7 @@ from optimizers.comparison.leaderboard import Row
 from optimizers.comparison.outcomes import read_usage, usage_content
 from optimizers.comparison.page import page
 from optimizers.core.run_folder import RunFolder
-from optimizers.core.safe_reading import entry
+from optimizers.core.safe_reading import read_entry
 from optimizers.observe.tables import plain_table
 from sgt_modules.errors import RunFolderError
 
@@ -101,9 +101,9 @@ class Comparison:
         content, file = RunFolder(path).read(FILE), path / FILE
         if content is None:
             raise RunFolderError(f"{path} holds no {FILE}. Pass the folder of a comparison that came to its end.")
-        rows = cast("list[dict[str, Any]]", entry(content, "rows", list, [], file=file))
-        task, budget = (entry(content, name, str, "", file=file) for name in ("task", "budget"))
-        seeds = cast("list[int]", entry(content, "seeds", list, [], file=file))
+        rows = cast("list[dict[str, Any]]", read_entry(content, "rows", list, [], file=file))
+        task, budget = (read_entry(content, name, str, "", file=file) for name in ("task", "budget"))
+        seeds = cast("list[int]", read_entry(content, "seeds", list, [], file=file))
         try:
             return cls(task, budget, tuple(seeds), tuple(_row(row, file) for row in rows), path)
         except (TypeError, ValueError, KeyError, AttributeError) as problem:

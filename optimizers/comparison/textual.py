@@ -14,7 +14,7 @@ from typing import Any, cast
 import dspy
 
 from optimizers.core.reward import Reward, Scorer
-from optimizers.rollouts.outages import says_nothing
+from optimizers.rollouts.outages import is_uninformative
 from sgt_modules.calling import called
 from sgt_modules.saving.redaction import redacted
 from sgt_modules.wrapping import instructions_of, with_instructions
@@ -150,7 +150,7 @@ def _ran(program: dspy.Module, example: dspy.Example, scorer: Scorer) -> tuple[s
             reward = scorer(example, prediction)
             said = [_fields(cast("Any", prediction).items())] if isinstance(prediction, dspy.Prediction) else []
         except Exception as problem:  # noqa: BLE001 - an answer of which the program makes nothing scores nothing
-            if says_nothing(problem):
+            if is_uninformative(problem):
                 return None
             said, reward = [redacted(f"{type(problem).__name__}: {problem}", _lms(program))], Reward(0.0)
         steps = [

@@ -17,12 +17,12 @@ from optimizers.comparison.metering import PaidAnswers, unmeter
 from optimizers.comparison.outcomes import FILE, Outcome, Skipped
 from optimizers.comparison.setup import Budget, Means, Problem
 from optimizers.core.events import Reporter
-from optimizers.core.fingerprints import answering, fingerprint, generator_settings, judging, lm_settings
+from optimizers.core.fingerprints import fingerprint, generator_settings, lm_settings, read_metric, read_program
 from optimizers.core.result import SGTResult
 from optimizers.core.reward import Scorer
 from optimizers.core.run_folder import RunFolder
 from optimizers.core.usage import RunUsage, Usage, WorkSeconds
-from optimizers.rollouts.judging import JudgedRun, judged_run
+from optimizers.rollouts.judging import JudgedRun, run_and_score
 from optimizers.rollouts.queries import query_id
 from sgt_modules.errors import ProviderRefusedError, StoppedError
 from sgt_modules.generator import SupplementGenerator
@@ -53,8 +53,8 @@ class Arena:
         problem, needs, means = self.problem, self.contender.needs, self.means
         splits = (problem.trainset, problem.valset, problem.testset)
         settings: dict[str, object] = {
-            "program": answering(problem.program, problem.version).mark,
-            "metric": judging(problem.metric, problem.version).mark,
+            "program": read_program(problem.program, problem.version).mark,
+            "metric": read_metric(problem.metric, problem.version).mark,
             "data": [fingerprint(split, name) for split, name in zip(splits, _SPLITS, strict=True)],
             "budget": self.budget.words,
         }
@@ -64,11 +64,11 @@ class Arena:
         if "generator" in needs and means.generator is not None:
             settings |= generator_settings(SupplementGenerator.of(means.generator))
             settings["recipe"] = None if means.recipe is None else means.recipe.recorded
-        self._folder.take_up(settings)
+        self._folder.begin_or_resume(settings)
 
     @property
     def _folder(self) -> RunFolder:
-        return RunFolder.at(self.home.path / self.contender.name / f"seed-{self.seed}")
+        return RunFolder.create(self.home.path / self.contender.name / f"seed-{self.seed}")
 
     def outcome(self) -> Outcome | Skipped:
         """What it came to: known already, or found out now."""
@@ -169,7 +169,7 @@ class Arena:
 def _answered(program: dspy.Module, example: dspy.Example, index: int, scorer: Scorer) -> JudgedRun:
     """A test example's run; one that an outage kept back is tried again."""
     for left in reversed(range(ATTEMPTS)):
-        run = judged_run(program, example, index, None, scorer)
+        run = run_and_score(program, example, index, None, scorer)
         if run.fatal:
             raise ProviderRefusedError(f"The provider takes no call, so the comparison stopped: {run.fatal}")
         if _score(run) is not None or not left:

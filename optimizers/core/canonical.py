@@ -20,7 +20,7 @@ _ADDRESS = re.compile(r"\b(?:at |address=)0x[0-9a-fA-F]+")
 _KIND = "\0"
 
 
-def tagged(kind: str, *parts: object) -> dict[str, object]:
+def tag(kind: str, *parts: object) -> dict[str, object]:
     """A part of a canonical value that is none of JSON's own types."""
     return {_KIND: kind, "of": list(parts)}
 
@@ -34,19 +34,19 @@ def text_of(content: object) -> str:
     return json.dumps(content, sort_keys=True)
 
 
-def named(value: Any) -> str:
+def qualified_name(value: Any) -> str:
     """Where a class or function is found: its module and its name in it."""
     return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}"
 
 
-class Canonical:
+class CanonicalEncoder:
     """Writes values as JSON. `unclear` names what nothing but an address tells: where it stands, and its type.
 
     Sets are sorted; objects are told by their class and fields. JSON's own types stay as they are.
 
-    >>> Canonical().encode({"tags": {"b", "a"}, "n": 1}, "example")
+    >>> CanonicalEncoder().encode({"tags": {"b", "a"}, "n": 1}, "example")
     {'tags': {'\\x00': 'set', 'of': ['a', 'b']}, 'n': 1}
-    >>> reading = Canonical()
+    >>> reading = CanonicalEncoder()
     >>> _ = reading.encode({"handle": object()}, "train[0]")
     >>> reading.unclear
     ['train[0].handle (object)']
@@ -61,11 +61,11 @@ class Canonical:
         if value is None or isinstance(value, bool | int | float | str):
             return value
         if isinstance(value, bytes | bytearray | memoryview):
-            return tagged("bytes", hashlib.sha256(bytes(value)).hexdigest())
+            return tag("bytes", hashlib.sha256(bytes(value)).hexdigest())
         if isinstance(value, range | slice | complex):
             return str(value)
         if id(value) in self._open:
-            return tagged("again", self._open[id(value)])
+            return tag("again", self._open[id(value)])
         self._open[id(value)] = len(self._open)
         try:
             return self._held(value, where)
@@ -76,7 +76,7 @@ class Canonical:
         if isinstance(value, Mapping):
             return self.mapping(cast("Mapping[Any, Any]", value), where)
         if isinstance(value, Set):
-            return tagged("set", *sorted((self.encode(each, f"{where}{{}}") for each in value), key=text_of))
+            return tag("set", *sorted((self.encode(each, f"{where}{{}}") for each in value), key=text_of))
         if isinstance(value, Sequence):
             return [self.encode(each, f"{where}[{n}]") for n, each in enumerate(value)]
         return self._object(value, where)
@@ -86,21 +86,21 @@ class Canonical:
         if all(type(name) is str for name in value):
             return {name: self.encode(each, f"{where}.{name}") for name, each in value.items()}
         pairs = [[self.encode(name, where), self.encode(each, f"{where}[{name}]")] for name, each in value.items()]
-        return tagged("pairs", *sorted(pairs, key=text_of))
+        return tag("pairs", *sorted(pairs, key=text_of))
 
     def _object(self, value: object, where: str) -> object:
         kind = type(value)
         if isinstance(value, dspy.Example):
             asked = sorted(cast("Any", value).inputs().keys()) if getattr(value, "_input_keys", None) else []
-            return tagged("example", named(kind), asked, self.mapping(dict(value.items()), where))
+            return tag("example", qualified_name(kind), asked, self.mapping(dict(value.items()), where))
         if isinstance(value, Enum):
-            return tagged("member", self.kind(kind, where), value.name)
+            return tag("member", self.kind(kind, where), value.name)
         if (content := _fields(value)) is not None:
-            return tagged("record", self.kind(kind, where), self.mapping(self.held(value) | content, where))
+            return tag("record", self.kind(kind, where), self.mapping(self.held(value) | content, where))
         if (torch := sys.modules.get("torch")) is not None and isinstance(value, torch.Tensor):
             flat = cast("Any", value).detach().cpu().flatten()
             form = [str(cast("Any", value).dtype), list(cast("Any", value).shape)]
-            return tagged("tensor", form, hashlib.sha256(flat.view(torch.uint8).numpy().tobytes()).hexdigest())
+            return tag("tensor", form, hashlib.sha256(flat.view(torch.uint8).numpy().tobytes()).hexdigest())
         if getattr_static(value, "tobytes", None) is not None and not isinstance(value, type):
             return self._array(value, where)
         return self.other(value, where)
@@ -108,29 +108,29 @@ class Canonical:
     def _array(self, value: Any, where: str) -> object:
         """An array or an image, by its bytes; an array of objects by what it holds."""
         if str(getattr(value, "dtype", "")) == "object":
-            return tagged("array", self.encode(value.tolist(), where))
+            return tag("array", self.encode(value.tolist(), where))
         form = [str(getattr(value, name, "")) for name in ("dtype", "shape", "mode", "size")]
-        return tagged("array", named(type(value)), form, hashlib.sha256(value.tobytes()).hexdigest())
+        return tag("array", qualified_name(type(value)), form, hashlib.sha256(value.tobytes()).hexdigest())
 
     def kind(self, kind: type, where: str) -> object:
         """A record's class."""
-        return named(kind)
+        return qualified_name(kind)
 
     def other(self, value: object, where: str) -> object:
         """Anything else: a function by its name, an object by its own words, or by what it holds."""
         if callable(value) and hasattr(value, "__qualname__"):
-            return self.nameless(value, where) if "<" in named(value) else tagged("named", named(value))
+            return self.nameless(value, where) if "<" in qualified_name(value) else tag("named", qualified_name(value))
         held = self.held(value)
         if not hasattr(value, "__dict__") and type(value).__module__ in sys.stdlib_module_names - {"re"}:
-            return words if (words := clear_words(value)) is not None else self.nameless(value, where)
+            return words if (words := stable_text(value)) is not None else self.nameless(value, where)
         if not held:
             return self.reduced(value, where)
         unclear = len(self.unclear)
         content = self.mapping(held, where)
-        if len(self.unclear) > unclear and (words := clear_words(value)) is not None:
+        if len(self.unclear) > unclear and (words := stable_text(value)) is not None:
             del self.unclear[unclear:]
             return words
-        return tagged("object", named(type(value)), content)
+        return tag("object", qualified_name(type(value)), content)
 
     def reduced(self, value: Any, where: str) -> object:
         """What pickle would keep. What an object says of itself may be cut: a long pattern, a table, a model."""
@@ -146,8 +146,8 @@ class Canonical:
         parts = cast("tuple[Any, ...]", parts)
         alone = len(parts[1]) == 1 and parts[1][0] is type(value)
         if alone and not any(each is not None for each in parts[2:]):  # it holds nothing
-            words = clear_words(value)
-            return self.nameless(value, where) if words is None else tagged("says", words, self.encode(parts[1], where))
+            words = stable_text(value)
+            return self.nameless(value, where) if words is None else tag("says", words, self.encode(parts[1], where))
         return self.encode([list(each) if isinstance(each, Iterator) else each for each in parts], where)
 
     def held(self, value: object) -> dict[str, object]:
@@ -167,7 +167,7 @@ class Canonical:
         kind = getattr(value, "__qualname__", type(value).__qualname__)
         if (told := f"{where} ({kind})") not in self.unclear:
             self.unclear.append(told)
-        return tagged("unclear", named(type(value)))
+        return tag("unclear", qualified_name(type(value)))
 
 
 def _fields(value: Any) -> dict[str, object] | None:
@@ -185,12 +185,12 @@ def _fields(value: Any) -> dict[str, object] | None:
 def _bytes_of(value: Any) -> object:
     """The bytes of an object that is nothing but a buffer; None of any other."""
     try:
-        return tagged("bytes", hashlib.sha256(memoryview(value)).hexdigest())
+        return tag("bytes", hashlib.sha256(memoryview(value)).hexdigest())
     except (TypeError, ValueError, BufferError):
         return None
 
 
-def clear_words(value: object) -> str | None:
+def stable_text(value: object) -> str | None:
     """What an object says of itself; None where that is its address."""
     try:
         words = str(value)

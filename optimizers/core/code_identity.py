@@ -34,7 +34,7 @@ from typing import Any, cast, get_args, get_origin
 import dspy
 from pydantic import TypeAdapter
 
-from optimizers.core.canonical import Canonical, clear_words, named, tagged, text_of
+from optimizers.core.canonical import CanonicalEncoder, qualified_name, stable_text, tag, text_of
 
 _OURS = ("optimizers.tasks", "sgt_modules.embedded")
 """Where this package keeps metrics of its own, which are read as a user's are."""
@@ -56,7 +56,7 @@ _BESIDE = ("default_factory", "maxlen", "typecode")  # what a container of the s
 _SECRET = ("api_key", "password", "secret")
 
 
-class CodeIdentity(Canonical):
+class CodeIdentity(CanonicalEncoder):
     """Writes what decides an outcome: code, what it refers to, and what programs hold.
 
     Functions and classes of a user's own modules are read, wherever one refers to another; those of libraries stand
@@ -93,9 +93,7 @@ class CodeIdentity(Canonical):
     def mapping(self, value: Mapping[Any, Any], where: str) -> object:
         """A mapping in its own order, in which code may walk it; without keys of servers."""
         pairs = [(name, each) for name, each in value.items() if not _is_secret(name)]
-        return tagged(
-            "pairs", *([self.encode(name, where), self.encode(each, f"{where}.{name}")] for name, each in pairs)
-        )
+        return tag("pairs", *([self.encode(name, where), self.encode(each, f"{where}.{name}")] for name, each in pairs))
 
     def kind(self, kind: type, where: str) -> object:
         """A record's class, with its code."""
@@ -104,16 +102,16 @@ class CodeIdentity(Canonical):
     def other(self, value: object, where: str) -> object:
         """A function, class, program or any other object."""
         if isinstance(value, ModuleType):
-            return tagged("module", value.__name__)
+            return tag("module", value.__name__)
         if isinstance(value, type):
             return self._class(value, where)
         if isinstance(value, FunctionType):
             return self._function(value, where)
         if isinstance(value, MethodType):
-            return tagged("method", self.encode(value.__func__, where), self.encode(value.__self__, f"{where}.self"))
+            return tag("method", self.encode(value.__func__, where), self.encode(value.__self__, f"{where}.self"))
         if isinstance(value, functools.partial | functools.partialmethod):
             given = [self.encode(value.args, f"{where}.args"), self.encode(value.keywords, where)]
-            return tagged("partial", self.encode(value.func, f"{where}.func"), *given)
+            return tag("partial", self.encode(value.func, f"{where}.func"), *given)
         if isinstance(value, dspy.Module):
             return self._module(value, where)
         if isinstance(value, dspy.BaseLM):
@@ -123,15 +121,15 @@ class CodeIdentity(Canonical):
     def _unwrapped(self, value: Any, where: str) -> object:
         """A decorator's object by what it wraps; a builtin by its name; any other object by its class and state."""
         if isinstance(value, property):
-            return tagged("property", *(self.encode(each, where) for each in (value.fget, value.fset, value.fdel)))
+            return tag("property", *(self.encode(each, where) for each in (value.fget, value.fset, value.fdel)))
         if isinstance(value, classmethod | staticmethod):
-            return tagged(type(value).__name__, self.encode(value.__func__, where))
+            return tag(type(value).__name__, self.encode(value.__func__, where))
         if isinstance(value, struct.Struct):
-            return tagged("struct", value.format)
+            return tag("struct", value.format)
         if isinstance(value, functools.cached_property):
-            return tagged("property", self.encode(value.func, where))
+            return tag("property", self.encode(value.func, where))
         if callable(inner := inspect.getattr_static(value, "__wrapped__", None)):
-            return tagged("wrapper", named(type(value)), self.encode(inner, where))
+            return tag("wrapper", qualified_name(type(value)), self.encode(inner, where))
         if get_origin(value) is not None:
             return self.annotation(value, where)
         if inspect.isroutine(value):
@@ -145,24 +143,24 @@ class CodeIdentity(Canonical):
         if not (within and is_library(getattr(value, "__module__", None) or getattr(owner, "__module__", ""))):
             self.nameless(value, where)
         bound = None if owner is None or isinstance(owner, ModuleType) else self.encode(owner, f"{where}.self")
-        return tagged("builtin", named(value), bound)
+        return tag("builtin", qualified_name(value), bound)
 
     def _instance(self, value: object, where: str) -> object:
         """An object of a user's class by its state; a library's by what it says of itself."""
         kind = type(value)
         if kind.__module__.partition(".")[0] in _HARMLESS:
-            return tagged("named", named(kind))
+            return tag("named", qualified_name(kind))
         package = kind.__module__.partition(".")[0]
         if not self._reads(kind) and package in ("optimizers", "sgt_modules"):
-            return tagged("named", named(kind))
+            return tag("named", qualified_name(kind))
         if not self._reads(kind) and package == "dspy":
             own = {name: each for name, each in self.held(value).items() if name not in _WATCHING}
-            return tagged("object", named(kind), self._quietly(own, where))
+            return tag("object", qualified_name(kind), self._quietly(own, where))
         if isinstance(value, SimpleNamespace):
             return self.mapping(self.held(value), where)
         if not self._reads(kind) or kind.__reduce__ is not object.__reduce__:
-            return tagged("object", self._class(kind, where), self.reduced(value, where))
-        return tagged("object", self._class(kind, where), self.mapping(self.held(value), where))
+            return tag("object", self._class(kind, where), self.reduced(value, where))
+        return tag("object", self._class(kind, where), self.mapping(self.held(value), where))
 
     def _reads(self, value: FunctionType | type) -> bool:
         """Whether a function or class is read; what was made by `exec` without a module's name says `builtins`."""
@@ -181,14 +179,14 @@ class CodeIdentity(Canonical):
             self._alive.append(value)
             self.table[name] = None
             self._waiting.append((name, content, self._quiet))
-        return tagged("see", self._names[id(value)])
+        return tag("see", self._names[id(value)])
 
     def encode(self, value: object, where: str) -> object:
-        """As `Canonical`; a function or class is referred to by its name in the table, wherever it stands."""
+        """As `CanonicalEncoder`; a function or class is referred to by its name in the table, wherever it stands."""
         if isinstance(value, FunctionType | type):
             return self.other(value, where)
         if isinstance(value, Enum):
-            return tagged("member", self._class(type(value), where), value.name)
+            return tag("member", self._class(type(value), where), value.name)
         content = super().encode(value, where)
         if type(value) in _PLAIN or not isinstance(value, int | float | str | bytes | bytearray):
             return content
@@ -204,11 +202,11 @@ class CodeIdentity(Canonical):
         """A number, text or container of no plain class: its class may hold a method, a default, a length."""
         beside = self.held(value) | {name: getattr(value, name) for name in _BESIDE if hasattr(value, name)}
         own = self.mapping(beside, where) if self._reads(type(value)) else self._quietly(beside, where)
-        return tagged("special", self._class(type(value), where), content, own)
+        return tag("special", self._class(type(value), where), content, own)
 
     def _function(self, value: FunctionType, where: str) -> object:
         if not self._reads(value):
-            return tagged("named", named(value))
+            return tag("named", qualified_name(value))
         return self._defined(value, lambda: self._body(value, where))
 
     def _body(self, function: FunctionType, where: str) -> object:
@@ -270,13 +268,13 @@ class CodeIdentity(Canonical):
                 continue
             files[each] = hashlib.sha256(file.read_bytes()).hexdigest()
             waiting += _imports_in(file, each)
-        return tagged("files", files) if files else tagged("module", module)
+        return tag("files", files) if files else tag("module", module)
 
     def _class(self, value: type, where: str) -> object:
         if issubclass(value, dspy.Signature):
             return self.signature(value, where)
         if not self._reads(value):
-            return tagged("named", named(value))
+            return tag("named", qualified_name(value))
         return self._defined(value, lambda: self._members(value, f"{where}.{value.__name__}"))
 
     def _members(self, value: type, where: str) -> object:
@@ -319,7 +317,7 @@ class CodeIdentity(Canonical):
     def _default(self, value: object, where: str) -> object:
         """A field's default; nothing where pydantic has a mark of its own."""
         if value is ... or type(value).__name__ == "PydanticUndefinedType":
-            return tagged("required")
+            return tag("required")
         return self.encode(value, where)
 
     def annotation(self, value: Any, where: str) -> object:
@@ -328,10 +326,10 @@ class CodeIdentity(Canonical):
             return self.encode(value, where)
         if (origin := get_origin(value)) is not None:
             parts = (self.annotation(each, where) for each in get_args(value))
-            return tagged("type", str(getattr(origin, "__qualname__", origin)), *parts)
+            return tag("type", str(getattr(origin, "__qualname__", origin)), *parts)
         if value is None or isinstance(value, str | int | bool | bytes | Enum):
             return self.encode(value, where)
-        return clear_words(value) or named(type(value))
+        return stable_text(value) or qualified_name(type(value))
 
     def signature(self, value: type[dspy.Signature], where: str) -> object:
         """What an adapter reads of a signature: the instructions, and each field's name, type, its schema and words."""
@@ -340,7 +338,7 @@ class CodeIdentity(Canonical):
             extra = self._quietly(cast("Any", each).json_schema_extra or {}, f"{where}.{name}")
             default = self._default(each.default, f"{where}.{name}")
             told.append([name, self.annotation(each.annotation, where), _schema(each.annotation), extra, default])
-        return tagged("signature", value.instructions, *told)
+        return tag("signature", value.instructions, *told)
 
     def lm(self, value: Any) -> object:
         """An LM by its name and settings, without keys and addresses: another key is not another actor."""
@@ -349,7 +347,7 @@ class CodeIdentity(Canonical):
         given: Mapping[str, object] = getattr(value, "kwargs", {})
         given = {name: each for name, each in given.items() if not name.startswith(("api_", "base_"))}
         own = self._class(type(value), "lm")
-        return tagged("lm", own, getattr(value, "model", ""), self._quietly(given, "lm"))
+        return tag("lm", own, getattr(value, "model", ""), self._quietly(given, "lm"))
 
     def _quietly(self, value: Mapping[str, object], where: str) -> object:
         """What a library holds: nobody need hear of what cannot be read there."""
@@ -374,7 +372,7 @@ class CodeIdentity(Canonical):
             asked = [self.signature(predictor.signature, where), demos, config, lm]
         own = {name: each for name, each in held.items() if name not in hidden}
         state = self.mapping(own, where) if self._reads(type(value)) else self._quietly(own, where)
-        return tagged("program", kind, asked, state)
+        return tag("program", kind, asked, state)
 
 
 @functools.cache
@@ -442,9 +440,9 @@ def _has_docstring(code: CodeType) -> bool:
 def _constant(value: object) -> object:
     """A constant of a compiled function."""
     if isinstance(value, tuple):
-        return tagged("tuple", *map(_constant, cast("tuple[object, ...]", value)))
+        return tag("tuple", *map(_constant, cast("tuple[object, ...]", value)))
     if isinstance(value, frozenset):
-        return tagged("set", *sorted(map(_constant, cast("frozenset[object]", value)), key=text_of))
+        return tag("set", *sorted(map(_constant, cast("frozenset[object]", value)), key=text_of))
     return value if value is None or isinstance(value, bool | int | str) else f"{type(value).__name__} {value!r}"
 
 

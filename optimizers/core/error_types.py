@@ -58,17 +58,17 @@ class ErrorType:
         return repr(self.example) if self.example else "'' (empty)"
 
 
-def error_types(failures: Iterable[Failure]) -> list[ErrorType]:
+def group_errors(failures: Iterable[Failure]) -> list[ErrorType]:
     """The types of error, the most frequent first. A failure without an error's text is left out.
 
-    >>> [each] = error_types([Failure("warm", "ValueError: no number", True), Failure("sft", "ValueError: no", False)])
+    >>> [each] = group_errors([Failure("warm", "ValueError: no number", True), Failure("sft", "ValueError: no", False)])
     >>> each.name, each.count, each.unrewarded, each.stages, each.example
     ('ValueError', 2, 1, ('warm', 'sft'), 'no number')
     """
     by_name: dict[str, list[Failure]] = defaultdict(list)
     for each in failures:
         if each.error:
-            by_name[name_of(each.error)].append(each)
+            by_name[error_name(each.error)].append(each)
     ranked = sorted(by_name.items(), key=lambda one: -len(one[1]))
     return [
         ErrorType(
@@ -76,16 +76,16 @@ def error_types(failures: Iterable[Failure]) -> list[ErrorType]:
             len(own),
             sum(not each.rewarded for each in own),
             tuple(dict.fromkeys(each.stage for each in own)),
-            example_of(own[0].error),
+            error_example(own[0].error),
         )
         for name, own in ranked
     ]
 
 
-def name_of(error: str) -> str:
+def error_name(error: str) -> str:
     """The exception's name, which stands before the colon.
 
-    >>> name_of("LMRateLimitError: slow down"), name_of("?")
+    >>> error_name("LMRateLimitError: slow down"), error_name("?")
     ('LMRateLimitError', 'error')
     """
     found = _NAME.match(error)
@@ -98,36 +98,36 @@ def is_unreadable(error: str) -> bool:
     >>> is_unreadable("AdapterParseError: no field answer"), is_unreadable("ValueError: no number"), is_unreadable("")
     (True, False, False)
     """
-    return name_of(error) == UNREADABLE
+    return error_name(error) == UNREADABLE
 
 
-def said_of(kind: str, text: str) -> str:
-    """A refused score's message, from which `refused_scores` reads its kind.
+def mark_refused_score(kind: str, text: str) -> str:
+    """A refused score's message, from which `count_refused_scores` reads its kind.
 
-    >>> said_of(NAN, "It returned nan.")
+    >>> mark_refused_score(NAN, "It returned nan.")
     '[NaN] It returned nan.'
     """
     return f"[{kind}] {text}"
 
 
-def refused_scores(errors: Iterable[str]) -> dict[str, int]:
+def count_refused_scores(errors: Iterable[str]) -> dict[str, int]:
     """How many scores were refused, by what they were, given the rollouts' errors; the most frequent first.
 
-    >>> refused_scores(["MetricError: [NaN] It returned nan.", "", "ValueError: no number", "MetricError: It raised."])
+    >>> count_refused_scores(["MetricError: [NaN] It returned nan.", "", "ValueError: no number", "MetricError: It raised."])
     {'NaN': 1, 'another error': 1}
     """
     found = Counter[str]()
     for error in errors:
-        if name_of(error) == REFUSED:
+        if error_name(error) == REFUSED:
             kind = _SCORE.match(error)
             found[kind.group(1) if kind else "another error"] += 1
     return dict(found.most_common())
 
 
-def refused_in_words(kinds: Mapping[str, int], rollouts: int) -> str:
+def explain_refused_scores(kinds: Mapping[str, int], rollouts: int) -> str:
     """What a person should know of refused scores; empty without one.
 
-    >>> print(refused_in_words({"NaN": 2, "raised KeyError": 1}, 40))
+    >>> print(explain_refused_scores({"NaN": 2, "raised KeyError": 1}, 40))
     The metric's score was refused in 3 of 40 rollouts (2 NaN, 1 raised KeyError), so these have no reward. Return a \
 number in [0, 1], and 0.0 for a prediction that the metric cannot score; then compile again with the same log_dir: \
 only these are paid again.
@@ -142,25 +142,25 @@ only these are paid again.
     )
 
 
-def example_of(error: str) -> str:
+def error_example(error: str) -> str:
     """What a person reads of an error: the answer that could not be read, else the message; shortened, on one line.
 
-    >>> example_of("ValueError: no number")
+    >>> error_example("ValueError: no number")
     'no number'
-    >>> example_of("AdapterParseError: No JSON.\\n\\nLM Response: It is \\n4. \\n\\nExpected to find output fields")
+    >>> error_example("AdapterParseError: No JSON.\\n\\nLM Response: It is \\n4. \\n\\nExpected to find output fields")
     'It is 4.'
     """
     answer = _ANSWER.search(error) if is_unreadable(error) else None
     if answer is not None:
-        return shortened(answer.group(1))
+        return shorten(answer.group(1))
     kind = _SCORE.match(error)
-    return shortened(error[kind.end() :] if kind else error.removeprefix(name_of(error)).removeprefix(":"))
+    return shorten(error[kind.end() :] if kind else error.removeprefix(error_name(error)).removeprefix(":"))
 
 
-def shortened(text: str, most: int = SHOWN) -> str:
+def shorten(text: str, most: int = SHOWN) -> str:
     """A text on one line, without control characters, its middle left out where it is long.
 
-    >>> shortened("a\\x1b[2J\\nb"), shortened("word " * 100, 24)
+    >>> shorten("a\\x1b[2J\\nb"), shorten("word " * 100, 24)
     ('a [2J b', 'word word word ... word')
     """
     line = " ".join("".join(each if each.isprintable() else " " for each in text).split())
@@ -170,10 +170,10 @@ def shortened(text: str, most: int = SHOWN) -> str:
     return f"{line[: most - 5 - end].rstrip()} ... {line[-end:].lstrip()}"
 
 
-def readable_by(adapter: str = "ChatAdapter") -> str:
+def advise_on_adapter(adapter: str = "ChatAdapter") -> str:
     """What to change where an adapter cannot read the actor's answers.
 
-    >>> readable_by("JSONAdapter")
+    >>> advise_on_adapter("JSONAdapter")
     'Use dspy.ChatAdapter() in place of JSONAdapter, a signature with fewer and plainer outputs, or a stronger actor.'
     """
     plainer = "a signature with fewer and plainer outputs"

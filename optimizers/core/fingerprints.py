@@ -10,7 +10,7 @@ from typing import NamedTuple, cast
 
 import dspy
 
-from optimizers.core.canonical import Canonical, text_of
+from optimizers.core.canonical import CanonicalEncoder, text_of
 from optimizers.core.code_identity import CodeIdentity, home_of
 from sgt_modules.errors import ExampleError
 from sgt_modules.generator import SupplementGenerator
@@ -35,11 +35,11 @@ def scope_of(
     `version` is a user's word for code that cannot be read. `again` (from 1) numbers a repetition. `like`: a scope of
     the same metric, which need not be read again: it may have counted something since.
     """
-    judge = halves(like)[1] or judging(metric, version).mark
-    return f"{answering(program, version, again).mark}{BORDER}{judge}"
+    judge = split_scope(like)[1] or read_metric(metric, version).mark
+    return f"{read_program(program, version, again).mark}{BORDER}{judge}"
 
 
-def answering(program: dspy.Module, version: str = "", again: int = 0) -> Half:
+def read_program(program: dspy.Module, version: str = "", again: int = 0) -> Half:
     """The program's code, state, predictors and LMs, and DSPy's adapter.
 
     An LM counts by its name and settings, without keys and addresses: another key is not another actor. `version`
@@ -51,27 +51,27 @@ def answering(program: dspy.Module, version: str = "", again: int = 0) -> Half:
     return Half(_short(json.dumps([*content, version if unread else "", again])), unread)
 
 
-def judging(metric: Callable[..., object], version: str = "") -> Half:
+def read_metric(metric: Callable[..., object], version: str = "") -> Half:
     """The metric's code, what it closes over or is bound to, and the user's functions and constants that it uses."""
     reading = CodeIdentity(home_of(metric))
     content = [reading.text(metric, "metric"), version]
     return Half(_short(json.dumps(content)), tuple(reading.unclear))
 
 
-def halves(scope: str) -> tuple[str, str]:
+def split_scope(scope: str) -> tuple[str, str]:
     """What answers and what judges in a scope; both empty for one of an earlier version, which told no code.
 
-    >>> halves("00ff-a1b2"), halves("00ffa1b2")
+    >>> split_scope("00ff-a1b2"), split_scope("00ffa1b2")
     (('00ff', 'a1b2'), ('', ''))
     """
     answers, border, judges = scope.partition(BORDER)
     return (answers, judges) if border else ("", "")
 
 
-def said_of_unread(unread: Sequence[str]) -> str:
+def warn_of_unread(unread: Sequence[str]) -> str:
     """A sentence on what could not be read; empty where all could.
 
-    >>> said_of_unread(["metric (eq)"])[:47]
+    >>> warn_of_unread(["metric (eq)"])[:47]
     'The code or state of metric (eq) cannot be read'
     """
     if not unread:
@@ -83,7 +83,7 @@ def said_of_unread(unread: Sequence[str]) -> str:
     )
 
 
-def described(program: dspy.Module, metric: Callable[..., object]) -> dict[str, object]:
+def describe_scope(program: dspy.Module, metric: Callable[..., object]) -> dict[str, object]:
     """What a scope stands for, as a person reads it: the program's class, the models of its predictors, the metric."""
     actors = {name: getattr(each.lm or dspy.settings.lm, "model", "") for name, each in program.named_predictors()}
     judge = getattr(metric, "__qualname__", type(metric).__qualname__)
@@ -100,7 +100,7 @@ def fingerprint(examples: Sequence[dspy.Example], name: str = "examples") -> str
 
 def content_of(example: dspy.Example, where: str = "example") -> object:
     """An example's fields as JSON; raises `ExampleError` as `fingerprint` does."""
-    reading = Canonical()
+    reading = CanonicalEncoder()
     content = reading.encode(dict(example.items()), where)
     if reading.unclear:
         raise ExampleError(
@@ -118,7 +118,7 @@ def lm_settings(lm: dspy.LM) -> Mapping[str, object]:
     """
     given = cast("Mapping[str, object]", lm.kwargs)
     kept = {name: each for name, each in sorted(given.items()) if not name.startswith(("api_", "base_"))}
-    return cast("Mapping[str, object]", Canonical().encode(kept, "lm"))
+    return cast("Mapping[str, object]", CanonicalEncoder().encode(kept, "lm"))
 
 
 def generator_settings(generator: SupplementGenerator) -> dict[str, object]:

@@ -17,7 +17,7 @@ INTERRUPT = "Ctrl-C was pressed"
 
 
 @contextmanager
-def stopping(stop: Callable[[str], None], say: Callable[[str], None]) -> Iterator[None]:
+def stop_on_interrupt(stop: Callable[[str], None], say: Callable[[str], None]) -> Iterator[None]:
     """Inside, the first Ctrl-C calls `stop` with a reason and `say` with what happens next; a second one raises
     `KeyboardInterrupt`, as ever. Only in the main thread, which alone hears of it.
 
@@ -35,16 +35,16 @@ def stopping(stop: Callable[[str], None], say: Callable[[str], None]) -> Iterato
         if is_loading():
             raise Abandoned(INTERRUPT)
 
-    with _pressed(first):
+    with _on_first_interrupt(first):
         yield
 
 
 @contextmanager
-def leaving(say: Callable[[str], None]) -> Iterator[None]:
+def exit_on_interrupt(say: Callable[[str], None]) -> Iterator[None]:
     """Inside, Ctrl-C calls `say` with what is kept and raises `KeyboardInterrupt`; models of this process abandon their
     work at once, so that no thread has to be waited for. Only in the main thread, which alone hears of it.
 
-    For work whose every paid answer is on disk, such as a comparison. A `stopping` block inside has its own way.
+    For work whose every paid answer is on disk, such as a comparison. A `stop_on_interrupt` block inside has its own way.
     """
 
     def first() -> None:
@@ -53,7 +53,7 @@ def leaving(say: Callable[[str], None]) -> Iterator[None]:
         raise KeyboardInterrupt
 
     try:
-        with _pressed(first):
+        with _on_first_interrupt(first):
             yield
     except Abandoned:
         if threading.current_thread() is not threading.main_thread():
@@ -62,7 +62,7 @@ def leaving(say: Callable[[str], None]) -> Iterator[None]:
 
 
 @contextmanager
-def _pressed(first: Callable[[], None]) -> Iterator[None]:
+def _on_first_interrupt(first: Callable[[], None]) -> Iterator[None]:
     """Inside, the main thread calls `first` at the first Ctrl-C, from which on models of this process abandon their
     work, and raises `KeyboardInterrupt` at the second. Other threads hear of neither."""
     if threading.current_thread() is not threading.main_thread():

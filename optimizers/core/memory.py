@@ -26,12 +26,12 @@ class Peak:
     restarted: bool = False
 
 
-class Mark:
+class HighWaterMark:
     """The system's high-water mark of this process's memory; `process` is its folder under `/proc`.
 
     Linux has one mark a process, so whoever restarts it does so for all: `highest` remembers what it was before.
 
-    >>> mark = Mark()
+    >>> mark = HighWaterMark()
     >>> mark.restart()
     >>> 0 < mark.peak().rss_mb <= mark.highest
     True
@@ -72,7 +72,7 @@ class Mark:
             return most / _MB if sys.platform == "darwin" else most / 1024
 
 
-MARK = Mark()
+MARK = HighWaterMark()
 """This process's."""
 
 

@@ -9,7 +9,7 @@ from typing import SupportsFloat
 
 import dspy
 
-from optimizers.core.error_types import ABOVE, BELOW, COROUTINE, NAN, NO_NUMBER, said_of
+from optimizers.core.error_types import ABOVE, BELOW, COROUTINE, NAN, NO_NUMBER, mark_refused_score
 from optimizers.core.records import Reward
 from sgt_modules.errors import MetricError
 
@@ -37,27 +37,29 @@ def as_reward(value: object) -> Reward:
     """
     if isinstance(value, dspy.Prediction):
         feedback = value.get("feedback")
-        return Reward(_score(value.get("score"), value), "" if feedback is None else str(feedback))
-    return Reward(_score(value, value))
+        return Reward(_check_score(value.get("score"), value), "" if feedback is None else str(feedback))
+    return Reward(_check_score(value, value))
 
 
-def _score(score: object, came: object) -> float:
+def _check_score(score: object, came: object) -> float:
     if inspect.iscoroutine(score):
         score.close()
         said = f"{_EXPECTED}, but it is a coroutine function. Pass a plain function that awaits inside."
-        raise MetricError(said_of(COROUTINE, said))
+        raise MetricError(mark_refused_score(COROUTINE, said))
     if not isinstance(score, SupportsFloat):
-        raise MetricError(said_of(NO_NUMBER, f"{_EXPECTED}, but it returned {came!r}. {_ZERO}"))
+        raise MetricError(mark_refused_score(NO_NUMBER, f"{_EXPECTED}, but it returned {came!r}. {_ZERO}"))
     try:
         number = float(score)
     except (TypeError, ValueError) as problem:
         said = f"{_EXPECTED}, but it returned {came!r}, which is no single number. {_ZERO}"
-        raise MetricError(said_of(NO_NUMBER, said)) from problem
+        raise MetricError(mark_refused_score(NO_NUMBER, said)) from problem
     if math.isnan(number):
-        raise MetricError(said_of(NAN, f"{_EXPECTED}, but it returned {came!r}. {_ZERO}"))
+        raise MetricError(mark_refused_score(NAN, f"{_EXPECTED}, but it returned {came!r}. {_ZERO}"))
     if not -_ROUNDING <= number <= 1 + _ROUNDING:
         kind = ABOVE if number > 1 else BELOW
-        raise MetricError(said_of(kind, f"{_EXPECTED}, but it returned {came!r}. Scale its scores to [0, 1]."))
+        raise MetricError(
+            mark_refused_score(kind, f"{_EXPECTED}, but it returned {came!r}. Scale its scores to [0, 1].")
+        )
     return min(1.0, max(0.0, number))
 
 
@@ -75,7 +77,7 @@ class Scorer:
 
     def __init__(self, metric: Metric) -> None:
         self.metric = metric
-        self.arguments = _arguments(metric)
+        self.arguments = _count_arguments(metric)
 
     @property
     def name(self) -> str:
@@ -90,11 +92,11 @@ class Scorer:
         except Exception as problem:
             kind = f"raised {type(problem).__name__}"
             said = f"The metric {self.name} {kind}: {problem}. {_ZERO}"
-            raise MetricError(said_of(kind, said)) from problem
+            raise MetricError(mark_refused_score(kind, said)) from problem
         return as_reward(value)
 
 
-def _arguments(metric: Metric) -> int:
+def _count_arguments(metric: Metric) -> int:
     """How many positional arguments to call the metric with: 2, 3 or 5."""
     if not callable(metric):
         raise MetricError(f"A metric must be callable as metric(example, prediction), but {metric!r} came.")
@@ -118,7 +120,7 @@ def _arguments(metric: Metric) -> int:
     return 3 if required == 3 or named or (variadic and len(parameters) < 3) else 2
 
 
-class _Trial(dspy.Prediction):
+class _TrialPrediction(dspy.Prediction):
     """A prediction of fields that nobody knows yet: whatever is asked of it is an empty text."""
 
     def __getattr__(self, key: str) -> object:
@@ -143,5 +145,7 @@ def check_metric(
     >>> check_metric(lambda example, prediction: example.answer == prediction.answer, example, ["reasoning", "answer"])
     Reward(score=1.0, feedback='')
     """
-    trial = (_Trial if more_fields else dspy.Prediction)(**{name: example.get(name, "") for name in output_fields})
+    trial = (_TrialPrediction if more_fields else dspy.Prediction)(
+        **{name: example.get(name, "") for name in output_fields}
+    )
     return Scorer(metric)(example, trial)

@@ -12,28 +12,28 @@ from typing import Any, TypeVar, cast
 
 from sgt_modules.errors import RunFolderError
 
-MOST_BYTES = 64 * 2**20
+MAX_BYTES = 64 * 2**20
 """A run's largest JSON file is a few hundred kilobytes."""
 
-MOST_DEEP = 64
+MAX_DEPTH = 64
 """Nothing that a run writes is nested more than a handful of levels."""
 
-T = TypeVar("T")
+_T = TypeVar("T")
 
 
-def object_in(file: Path, *, home: Path, most: int = MOST_BYTES) -> dict[str, Any] | None:
+def read_object(file: Path, *, home: Path, most: int = MAX_BYTES) -> dict[str, Any] | None:
     """The JSON object in a file of the folder `home`; None where there is no such file.
 
     Raises:
         RunFolderError: the file leads out of the folder, is none (a device, a pipe), is larger than `most` bytes, or
-            holds no JSON object of finite numbers, readable texts and at most `MOST_DEEP` levels.
+            holds no JSON object of finite numbers, readable texts and at most `MAX_DEPTH` levels.
     """
     if not file.is_symlink() and not file.exists():
         return None
     try:
-        text = _bounded(file, home, most).decode("utf-8")
-        content = json.loads(text, parse_constant=_no_constant, parse_float=_finite)
-        _check(content, 0)
+        text = _read_bounded(file, home, most).decode("utf-8")
+        content = json.loads(text, parse_constant=_refuse_constant, parse_float=_parse_finite)
+        _check_nesting(content, 0)
     except RunFolderError:
         raise
     except (ValueError, RecursionError) as error:
@@ -45,15 +45,15 @@ def object_in(file: Path, *, home: Path, most: int = MOST_BYTES) -> dict[str, An
     return cast("dict[str, Any]", content)
 
 
-def entry(content: Mapping[str, Any], name: str, kind: type[T], default: T, *, file: Path) -> T:
+def read_entry(content: Mapping[str, Any], name: str, kind: type[_T], default: _T, *, file: Path) -> _T:
     """An object's field of the kind that it should be; what it lacks is the default. A bool is no number here.
 
     Raises `RunFolderError` for a field of another kind.
 
-    >>> entry({"calls": 3}, "calls", int, 0, file=Path("spent.json"))
+    >>> read_entry({"calls": 3}, "calls", int, 0, file=Path("spent.json"))
     3
     >>> try:
-    ...     entry({"calls": "many"}, "calls", int, 0, file=Path("spent.json"))
+    ...     read_entry({"calls": "many"}, "calls", int, 0, file=Path("spent.json"))
     ... except RunFolderError as error:
     ...     print(error)
     spent.json should hold a number as 'calls', not 'many'.
@@ -63,10 +63,10 @@ def entry(content: Mapping[str, Any], name: str, kind: type[T], default: T, *, f
     if not fits or (isinstance(value, bool) and kind is not bool):
         wanted = {"dict": "an object", "list": "a list", "str": "a text"}.get(kind.__name__, "a number")
         raise RunFolderError(f"{file} should hold {wanted} as {name!r}, not {str(value)[:40]!r}.")
-    return cast("T", value)
+    return cast("_T", value)
 
 
-def _bounded(file: Path, home: Path, most: int) -> bytes:
+def _read_bounded(file: Path, home: Path, most: int) -> bytes:
     """A file's bytes; the file is looked at once it is open, so that none is put in its place meanwhile."""
     target = file.resolve(strict=True)
     if not target.is_relative_to(home.resolve()):
@@ -85,26 +85,26 @@ def _bounded(file: Path, home: Path, most: int) -> bytes:
     return content
 
 
-def _no_constant(name: str) -> object:
+def _refuse_constant(name: str) -> object:
     raise ValueError(f"{name} is no number of JSON")
 
 
-def _finite(text: str) -> float:
+def _parse_finite(text: str) -> float:
     if not math.isfinite(number := float(text)):
         raise ValueError(f"{text[:20]} is no finite number")
     return number
 
 
-def _check(value: object, depth: int) -> None:
+def _check_nesting(value: object, depth: int) -> None:
     """Raise `ValueError` for what would trip whoever reads on: too many levels, half of a surrogate pair."""
-    if depth > MOST_DEEP:
-        raise ValueError(f"more than {MOST_DEEP} levels")
+    if depth > MAX_DEPTH:
+        raise ValueError(f"more than {MAX_DEPTH} levels")
     if isinstance(value, str):
         value.encode("utf-8")
     elif isinstance(value, dict):
         for name, each in cast("dict[str, object]", value).items():
             name.encode("utf-8")
-            _check(each, depth + 1)
+            _check_nesting(each, depth + 1)
     elif isinstance(value, list):
         for each in cast("list[object]", value):
-            _check(each, depth + 1)
+            _check_nesting(each, depth + 1)

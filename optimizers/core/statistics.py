@@ -122,15 +122,15 @@ def gain_interval(before: Sequence[float], after: Sequence[float], *, confidence
     return max(-1.0, mean - half), min(1.0, mean + half)
 
 
-def paired_p(before: Sequence[float], after: Sequence[float], *, seed: int = 0) -> float:
+def paired_p_value(before: Sequence[float], after: Sequence[float], *, seed: int = 0) -> float:
     """p-value (two-sided) of two programs' scores on the same examples, in their order.
 
     Exact McNemar where every score is 0 or 1, else a paired permutation test of the mean difference: the sign of each
     difference is flipped, in all ways where at most `EXACT` differ, else in `FLIPS` ways drawn from `seed`.
 
-    >>> paired_p([0, 0, 0, 0, 0, 1], [1, 1, 1, 1, 1, 1])
+    >>> paired_p_value([0, 0, 0, 0, 0, 1], [1, 1, 1, 1, 1, 1])
     0.0625
-    >>> round(paired_p([0.1, 0.2, 0.3], [0.6, 0.7, 0.8]), 3)  # 2 of 2**3 ways are as far apart
+    >>> round(paired_p_value([0.1, 0.2, 0.3], [0.6, 0.7, 0.8]), 3)  # 2 of 2**3 ways are as far apart
     0.25
     """
     differences = [each for each in _differences(before, after) if each]
@@ -145,12 +145,14 @@ def paired_p(before: Sequence[float], after: Sequence[float], *, seed: int = 0) 
     apart, count = np.array(differences), len(differences)
     if count <= EXACT:
         ways = np.array(list(itertools.product((-1, 1), repeat=count)))
-        return float(np.mean(_as_far(ways @ apart, apart)))
+        return float(np.mean(_at_least_as_far(ways @ apart, apart)))
     flipped = np.random.default_rng(seed).integers(0, 2, size=(FLIPS, count), dtype=np.int8)
-    return float(1 + np.sum(_as_far(apart.sum() - 2 * (flipped.astype(np.float64) @ apart), apart))) / (FLIPS + 1)
+    return float(1 + np.sum(_at_least_as_far(apart.sum() - 2 * (flipped.astype(np.float64) @ apart), apart))) / (
+        FLIPS + 1
+    )
 
 
-def _as_far(sums: NDArray[np.float64], apart: NDArray[np.float64]) -> NDArray[np.bool_]:
+def _at_least_as_far(sums: NDArray[np.float64], apart: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Which sums lie as far from nought as that of the differences themselves, but for rounding."""
     return abs(sums) >= abs(apart.sum()) - 1e-9
 

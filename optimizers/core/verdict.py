@@ -16,12 +16,12 @@ from optimizers.core.error_types import (
     UNREADABLE,
     ErrorType,
     Failure,
-    error_types,
+    advise_on_adapter,
+    count_refused_scores,
+    error_name,
+    explain_refused_scores,
+    group_errors,
     is_unreadable,
-    name_of,
-    readable_by,
-    refused_in_words,
-    refused_scores,
 )
 from optimizers.core.records import Rollout
 from optimizers.core.statistics import gain_interval
@@ -84,9 +84,9 @@ class Evidence:
     def refusals(self) -> str:
         """What to know of scores that were refused; empty where none was."""
         if self.refused:
-            return refused_in_words(self.refused, self.met)
+            return explain_refused_scores(self.refused, self.met)
         runs = self.runs
-        return refused_in_words(refused_scores(each.error for each in runs), len(runs))
+        return explain_refused_scores(count_refused_scores(each.error for each in runs), len(runs))
 
     @property
     def runs(self) -> list[Rollout]:
@@ -112,7 +112,7 @@ class Evidence:
         return "the instructions that came in" if self.instructions else "no supplement"
 
 
-class Paired(NamedTuple):
+class PairedRewards(NamedTuple):
     """Two stages on the questions that both answered: rewards in the same order, and how many turned."""
 
     before: list[float]
@@ -128,7 +128,7 @@ class _Cause(NamedTuple):
     text: str
 
 
-def verdict(found: Evidence) -> str:
+def write_verdict(found: Evidence) -> str:
     """What a run came to, in a few sentences.
 
     >>> from optimizers.core.records import Query, Reward
@@ -137,7 +137,7 @@ def verdict(found: Evidence) -> str:
     ...     supplement = Supplement("cot", text) if text else SILENCE
     ...     return Rollout(Query(f"q{n}", n, "self", "?"), "", "", supplement, Reward(score))
     >>> before, after = [run(n, 0.0) for n in range(10)], [run(n, 1.0 if n < 6 else 0.0, "Add.") for n in range(10)]
-    >>> print(verdict(Evidence(before, {"sft": after}, "sft")).partition(". ")[0])
+    >>> print(write_verdict(Evidence(before, {"sft": after}, "sft")).partition(". ")[0])
     Stage sft raises the score on validation from 0.000 to 0.600 against no supplement
     """
     so_far = "The run was stopped before its end, so this is what there is so far. " if found.stopped else ""
@@ -157,18 +157,18 @@ def _with_refusals(texts: Sequence[str], found: Evidence) -> list[str]:
     return [*texts, *([said] if said and said not in texts else [])]
 
 
-def unrewarded(stage: str, rollouts: Sequence[Rollout]) -> str:
+def explain_unrewarded(stage: str, rollouts: Sequence[Rollout]) -> str:
     """In words, how many of a stage's validation rollouts have no reward, and why; empty where all have one.
 
     >>> from optimizers.core.records import Query
     >>> from sgt_modules.kinds import SILENCE
-    >>> print(unrewarded("sft", [Rollout(Query("q", 0, "", ""), "", "", SILENCE, None, error="LMServerError: 503")]))
+    >>> print(explain_unrewarded("sft", [Rollout(Query("q", 0, "", ""), "", "", SILENCE, None, error="LMServerError: 503")]))
     sft: 1 of 1 validation questions has no reward (1 LMServerError), so other stages are compared with it on the rest.
     """
     lost = [each for each in rollouts if each.reward is None]
     if not lost:
         return ""
-    types = error_types(Failure(each.stage, each.error or "no answer", False) for each in lost)
+    types = group_errors(Failure(each.stage, each.error or "no answer", False) for each in lost)
     why = ", ".join(f"{each.count} {each.name}" for each in types)
     has = "has" if len(lost) == 1 else "have"
     return (
@@ -177,7 +177,7 @@ def unrewarded(stage: str, rollouts: Sequence[Rollout]) -> str:
     )
 
 
-def paired(before: Iterable[Rollout], after: Iterable[Rollout], threshold: float = 1.0) -> Paired:
+def pair_rewards(before: Iterable[Rollout], after: Iterable[Rollout], threshold: float = 1.0) -> PairedRewards:
     """Two stages' rollouts in the same order -> the rewards of the questions that both answered."""
     both = [
         (first.reward.score, second.reward.score)
@@ -186,11 +186,11 @@ def paired(before: Iterable[Rollout], after: Iterable[Rollout], threshold: float
     ]
     right = sum(one < threshold <= other for one, other in both)
     wrong = sum(other < threshold <= one for one, other in both)
-    return Paired([one for one, _ in both], [other for _, other in both], right, wrong)
+    return PairedRewards([one for one, _ in both], [other for _, other in both], right, wrong)
 
 
 def _gain(found: Evidence) -> str:
-    pairs = paired(found.before, found.stages[found.selected], found.threshold)
+    pairs = pair_rewards(found.before, found.stages[found.selected], found.threshold)
     if not pairs.before:
         return f"Stage {found.selected} is returned, but no question has a reward both with and without it."
     low, high = gain_interval(pairs.before, pairs.after)
@@ -249,14 +249,14 @@ def _failed(found: Evidence, runs: Sequence[Rollout]) -> list[_Cause]:
             _share_of(found, runs, each),
             _words_of(found, runs, each),
         )
-        for each in error_types(failures)
+        for each in group_errors(failures)
     ]
 
 
 def _share_of(found: Evidence, runs: Sequence[Rollout], each: ErrorType) -> float:
     """The share of the runs that an error explains; of refused prompts, that of the stage which had most of them."""
     parts = [runs, *(found.stages.values() if each.name in REFUSALS else ())]
-    return max(sum(name_of(one.error) == each.name for one in own) / len(own) for own in parts if own)
+    return max(sum(error_name(one.error) == each.name for one in own) / len(own) for own in parts if own)
 
 
 def _words_of(found: Evidence, runs: Sequence[Rollout], each: ErrorType) -> str:
@@ -295,7 +295,7 @@ def _unreadable(found: Evidence, runs: Sequence[Rollout], each: ErrorType) -> st
             f" {cut:,} of them end at the actor's limit of {limits} tokens: give the actor's dspy.LM a larger "
             "max_tokens."
         )
-    return f"{said} {readable_by(found.adapter)}"
+    return f"{said} {advise_on_adapter(found.adapter)}"
 
 
 def _raised(each: ErrorType, runs: int) -> str:
@@ -400,7 +400,7 @@ def _one_kind(found: Evidence) -> str:
 def _turned(found: Evidence) -> str:
     """What the best trained stage did to each question; empty without one."""
     trained = {name: own for name, own in found.stages.items() if name != "student" and len(own) == len(found.before)}
-    pairs = {name: paired(found.before, own, found.threshold) for name, own in trained.items()}
+    pairs = {name: pair_rewards(found.before, own, found.threshold) for name, own in trained.items()}
     known = {name: each for name, each in pairs.items() if each.before}
     if not known:
         return ""

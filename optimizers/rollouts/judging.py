@@ -17,8 +17,15 @@ from optimizers.core.prices import cost_of
 from optimizers.core.records import Query, Reward, Rollout
 from optimizers.core.reward import Scorer
 from optimizers.core.usage import Usage
-from optimizers.rollouts.kept_answers import again, kept
-from optimizers.rollouts.outages import LMCalls, heard, is_permanent, is_single_call, says_nothing, was_refused
+from optimizers.rollouts.kept_answers import dump_answer, load_answer
+from optimizers.rollouts.outages import (
+    LMCalls,
+    is_permanent,
+    is_single_call,
+    is_uninformative,
+    was_refused,
+    watch_fallback,
+)
 from optimizers.rollouts.queries import query_id
 from sgt_modules.calling import called
 from sgt_modules.episode import Call, Episode, Given, episode
@@ -48,7 +55,7 @@ class JudgedRun(NamedTuple):
     refused: bool = False
 
 
-def judged_run(program: dspy.Module, example: dspy.Example, index: int, given: Given, scorer: Scorer) -> JudgedRun:
+def run_and_score(program: dspy.Module, example: dspy.Example, index: int, given: Given, scorer: Scorer) -> JudgedRun:
     """Run the program on an example under the given supplements (None: its own generator's) and judge it.
 
     A run with an outage has no reward, whatever the program or the metric made of it; errors are kept without keys.
@@ -64,21 +71,21 @@ def judged_run(program: dspy.Module, example: dspy.Example, index: int, given: G
         gate = CallGate(counter, None if single else current_reservation())
         calls = LMCalls(gate)
         try:
-            with heard(calls) if single else _heard_by(calls):
+            with watch_fallback(calls) if single else _watch_calls(calls):
                 prediction = called(program, dict(example.inputs().items()))
         except BudgetReached:
             pass
         except Exception as raised:  # noqa: BLE001 - whatever a user's program raises is a record
-            problem, reward = raised, _verdict(raised, calls)
+            problem, reward = raised, _reward_of_failure(raised, calls)
         calls.ended(problem, prediction)
     refused = reward is None and problem is not None and was_refused(problem, calls.outage)
     seconds = time.perf_counter() - began
-    unfinished = _unfinished(gate, asked)
+    unfinished = _why_unfinished(gate, asked)
     answered = problem is None and unfinished is None
-    answer = kept(prediction, program) if answered and calls.outage is None else ""
+    answer = dump_answer(prediction, program) if answered and calls.outage is None else ""
     output = {name: str(value) for name, value in prediction.items()} if isinstance(prediction, dspy.Example) else {}
     if answered:
-        reward, problem = _judged(example, prediction, scorer, calls)
+        reward, problem = _score(example, prediction, scorer, calls)
     if unfinished is not None or calls.outage is not None:
         reward, problem = None, unfinished or calls.outage
     error = "" if problem is None else redacted(f"{type(problem).__name__}: {problem}", _lms(program))
@@ -89,15 +96,15 @@ def judged_run(program: dspy.Module, example: dspy.Example, index: int, given: G
     paid = replace(paid, cost=paid.cost + _cost_by_name(program, [each for each in own if each.lm is None]))
     read, wrote = paid.tokens_in, paid.tokens_out
     generator = sum((each.usage for each in theirs), Usage())
-    whole = _whole(example, index)
+    whole = _run_query(example, index)
     rollout = Rollout(
         whole, "", "none", SILENCE, reward, output, error, 0.0, read, wrote, seconds, paid.cost, answer=answer
     )
-    refused, fatal = refused and unfinished is None, _fatal(program, calls)
+    refused, fatal = refused and unfinished is None, _fatal_reason(program, calls)
     return JudgedRun(rollout, asked.ordered, paid, fatal, generator, gate.refusal, asked.lost, refused)
 
 
-def _unfinished(gate: CallGate, asked: Episode) -> Exception | None:
+def _why_unfinished(gate: CallGate, asked: Episode) -> Exception | None:
     """Why a run says nothing, whatever the program made of it: the budget ended it, or a supplement was lost."""
     if asked.lost:
         return SetupError(asked.lost)
@@ -112,59 +119,59 @@ def _cost_by_name(program: dspy.Module, answers: Sequence[Answers]) -> float:
     return sum(cost_of({each.model: [each.entry]}, lms) for each in answers)
 
 
-def judged_again(program: dspy.Module, example: dspy.Example, rollout: Rollout, scorer: Scorer) -> Rollout | None:
+def rescore(program: dspy.Module, example: dspy.Example, rollout: Rollout, scorer: Scorer) -> Rollout | None:
     """A rollout of the same answer, judged by this metric and nothing asked of the actor; None where none was kept.
 
     A run in which the actor failed has no answer, and fails by any metric.
     """
     if rollout.error and rollout.reward is not None:
         return rollout
-    prediction = again(rollout.output, rollout.answer, program)
+    prediction = load_answer(rollout.output, rollout.answer, program)
     if prediction is None:
         return None
     with count_calls() as counter:
         calls = LMCalls(CallGate(counter, None))
-        reward, problem = _judged(example, prediction, scorer, calls)
+        reward, problem = _score(example, prediction, scorer, calls)
     if calls.outage is not None:
         reward, problem = None, calls.outage
     error = "" if problem is None else redacted(f"{type(problem).__name__}: {problem}", _lms(program))
     return replace(rollout, reward=reward, error=error)
 
 
-def _judged(
+def _score(
     example: dspy.Example, prediction: object, scorer: Scorer, calls: LMCalls
 ) -> tuple[Reward | None, Exception | None]:
     """The metric's reward, or why it has none."""
     try:
-        with _heard_by(calls):  # a metric may ask a judge
+        with _watch_calls(calls):  # a metric may ask a judge
             return scorer(example, prediction), None
     except MetricError as raised:
         return None, raised
 
 
-def _heard_by(calls: LMCalls) -> AbstractContextManager[None]:
+def _watch_calls(calls: LMCalls) -> AbstractContextManager[None]:
     return dspy.context(callbacks=[*dspy.settings.callbacks, calls])
 
 
 def failed_run(example: dspy.Example, index: int, error: str) -> JudgedRun:
     """A run of which nothing came back but the reason: no reward, and what it cost is not known."""
-    return JudgedRun(Rollout(_whole(example, index), "", "none", SILENCE, None, error=error), [], Usage(runs=1))
+    return JudgedRun(Rollout(_run_query(example, index), "", "none", SILENCE, None, error=error), [], Usage(runs=1))
 
 
-def _whole(example: dspy.Example, index: int) -> Query:
+def _run_query(example: dspy.Example, index: int) -> Query:
     """A run as a whole stands at no predictor."""
     return Query(query_id(example, ""), index, "", "")
 
 
-def _verdict(problem: Exception, calls: LMCalls) -> Reward | None:
+def _reward_of_failure(problem: Exception, calls: LMCalls) -> Reward | None:
     """What an exception of the program says of the supplement: a failure once the actor has answered, else nothing."""
-    if says_nothing(problem):
+    if is_uninformative(problem):
         return None
     answered = isinstance(problem, AdapterParseError) or calls.answered or bool(dspy.settings.trace)
     return Reward(0.0) if answered else None
 
 
-def _fatal(program: dspy.Module, calls: LMCalls) -> str:
+def _fatal_reason(program: dspy.Module, calls: LMCalls) -> str:
     """Why no further run can do better; empty while one may."""
     if calls.outage is None or not is_permanent(calls.outage):
         return ""

@@ -26,8 +26,8 @@ from dspy.utils.exceptions import (
 from optimizers.core.counting import CallCounter, CallGate, LMCall, asks_several
 from sgt_modules.predictor import SupplementedPredictor
 
-_NOTHING = "The reply holds no answer, and no token is counted for it."
-_ABOUT_FILES = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+_EMPTY_REPLY = "The reply holds no answer, and no token is counted for it."
+_FILE_ERRORS = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 
 
 def is_permanent(error: BaseException) -> bool:
@@ -71,25 +71,27 @@ def was_refused(problem: BaseException, outage: BaseException | None) -> bool:
     >>> was_refused(too_long, None), was_refused(too_long, LMProviderError("no JSON")), was_refused(ValueError(), None)
     (True, False, False)
     """
-    return any(map(is_refusal, _causes(problem))) and (outage is None or is_refusal(outage))
+    return any(map(is_refusal, _cause_chain(problem))) and (outage is None or is_refusal(outage))
 
 
-def says_nothing(problem: Exception) -> bool:
+def is_uninformative(problem: Exception) -> bool:
     """Whether what a program raised tells nothing of its supplement: a provider or the network stands behind it.
 
-    >>> says_nothing(LMInvalidRequestError("too long")), says_nothing(ValueError("not a number"))
+    >>> is_uninformative(LMInvalidRequestError("too long")), is_uninformative(ValueError("not a number"))
     (True, False)
     """
     if isinstance(problem, AdapterParseError):
         return False
-    return any(isinstance(each, (LMError, httpx.TransportError)) or _network(each) for each in _causes(problem))
+    return any(
+        isinstance(each, (LMError, httpx.TransportError)) or _is_network_error(each) for each in _cause_chain(problem)
+    )
 
 
-def _network(error: BaseException) -> bool:
-    return isinstance(error, OSError) and not isinstance(error, _ABOUT_FILES)
+def _is_network_error(error: BaseException) -> bool:
+    return isinstance(error, OSError) and not isinstance(error, _FILE_ERRORS)
 
 
-def _causes(problem: BaseException) -> Iterator[BaseException]:
+def _cause_chain(problem: BaseException) -> Iterator[BaseException]:
     """An exception, what it was raised from, and so on."""
     seen: set[int] = set()
     each: BaseException | None = problem
@@ -102,7 +104,7 @@ def _causes(problem: BaseException) -> Iterator[BaseException]:
 def is_single_call(program: dspy.Module) -> bool:
     """Whether a program asks one LM once, for one answer, and makes nothing of its errors: then how it ended tells all.
 
-    Only under DSPy's default adapter; where it asks again for JSON, as it cannot read a reply, `heard` tells.
+    Only under DSPy's default adapter; where it asks again for JSON, as it cannot read a reply, `watch_fallback` tells.
 
     >>> is_single_call(dspy.Predict("question -> answer")), is_single_call(dspy.ReAct("question -> answer", []))
     (True, False)
@@ -136,11 +138,11 @@ class LMCalls(BaseCallback):
 
     def ended(self, problem: Exception | None, prediction: object) -> None:
         """Note how the run ended: all that is known where nobody listened, as DSPy's callbacks take their time."""
-        outage = next((each for each in _causes(problem) if is_outage(each)), None) if problem else None
+        outage = next((each for each in _cause_chain(problem) if is_outage(each)), None) if problem else None
         if isinstance(problem, AdapterParseError):
             self.unread(problem)
         if isinstance(prediction, dspy.Prediction) and not len(prediction):
-            outage = outage or LMProviderError(_NOTHING)
+            outage = outage or LMProviderError(_EMPTY_REPLY)
         if isinstance(outage, LMError):
             self.outage = self.outage or outage
 
@@ -148,7 +150,7 @@ class LMCalls(BaseCallback):
         """Note a reply that an adapter could not read, before it asks again: none, if empty and without a token."""
         before, self._before = self._before, self._counted_in_all()
         if not problem.lm_response and self._before == before:
-            self.outage = self.outage or LMProviderError(_NOTHING)
+            self.outage = self.outage or LMProviderError(_EMPTY_REPLY)
 
     def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         """Ask for the call, if it is the program's: a generator's or a judge's is neither counted nor limited."""
@@ -163,8 +165,13 @@ class LMCalls(BaseCallback):
         if call is not None:
             self.gate.end(call, failed=exception is not None)
         with self._lock:
-            if exception is None and call is not None and not _spoken(outputs) and (not outputs or not call.tokens_out):
-                exception = LMProviderError(_NOTHING, model=getattr(call.lm, "model", None))
+            if (
+                exception is None
+                and call is not None
+                and not _has_content(outputs)
+                and (not outputs or not call.tokens_out)
+            ):
+                exception = LMProviderError(_EMPTY_REPLY, model=getattr(call.lm, "model", None))
             if isinstance(exception, LMError) and is_outage(exception):
                 self.outage = self.outage or exception
             self.answered = self.answered or exception is None
@@ -173,7 +180,7 @@ class LMCalls(BaseCallback):
         return sum(each.usage.tokens_out for each in self._usage.answers)
 
 
-class _Heard(dspy.ChatAdapter):
+class _WatchedAdapter(dspy.ChatAdapter):
     """DSPy's default adapter, which tells of a reply that it cannot read before it asks again for JSON."""
 
     def __init__(self, adapter: dspy.ChatAdapter, calls: LMCalls) -> None:
@@ -191,17 +198,17 @@ _DEFAULT = dspy.ChatAdapter()
 
 
 @contextmanager
-def heard(calls: LMCalls) -> Iterator[None]:
+def watch_fallback(calls: LMCalls) -> Iterator[None]:
     """Inside, `calls` hears of a reply that DSPy's default adapter asks for again, at a tenth of a callback's cost."""
     adapter = dspy.settings.adapter or _DEFAULT
     if type(adapter) is not dspy.ChatAdapter or not adapter.use_json_adapter_fallback:
         yield
         return
-    with dspy.context(adapter=_Heard(adapter, calls)):
+    with dspy.context(adapter=_WatchedAdapter(adapter, calls)):
         yield
 
 
-def _spoken(outputs: object) -> bool:
+def _has_content(outputs: object) -> bool:
     """Whether an LM's outputs hold anything: a text, a tool call, a thought."""
     if not isinstance(outputs, Sequence) or isinstance(outputs, str):
         return bool(outputs)

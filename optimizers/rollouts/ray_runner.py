@@ -21,15 +21,15 @@ from typing import Any, Self
 import dspy
 
 from optimizers.core.reward import Scorer
-from optimizers.rollouts.judging import JudgedRun, failed_run, judged_run
-from optimizers.rollouts.pickling import Task, packed, unpacked
+from optimizers.rollouts.judging import JudgedRun, failed_run, run_and_score
+from optimizers.rollouts.pickling import StageTask, pickle_task, unpickle_task
 from sgt_modules.episode import Given
 from sgt_modules.errors import SetupError, SGTError
 
-DEATHS = 3
+MAX_DEATHS = 3
 """A run whose worker has died this often is not tried again."""
 
-_KEPT = 4
+_MAX_TASKS = 4
 """How many tasks a worker keeps unpickled: those of the splits, which take turns."""
 
 
@@ -57,7 +57,7 @@ class RayRunner:
     def __init__(self, *, workers: int | None = None, num_gpus: float = 0.0) -> None:
         if workers is not None and workers < 1:
             raise SetupError(f"Expected at least one worker, got {workers}.")
-        self._ray = installed_ray()
+        self._ray = import_ray()
         self._workers, self._num_gpus = workers, num_gpus
         self._pool: _Pool | None = None
         self._changed = threading.Condition()
@@ -66,23 +66,23 @@ class RayRunner:
 
     def check(self, program: dspy.Module, scorer: Scorer, examples: Sequence[dspy.Example]) -> None:
         """Raise `SetupError` with the name of what cannot be pickled; starts nothing."""
-        packed(program, scorer, examples)
+        pickle_task(program, scorer, examples)
 
     def judge(
         self, program: dspy.Module, scorer: Scorer, examples: Sequence[dspy.Example], *, at_once: int
     ) -> Callable[[int, Given], JudgedRun]:
         """As `Runner`; raises `SetupError` as `check` does."""
-        parcel = _Parcel(packed(program, scorer, examples))
+        parcel = _SharedTask(pickle_task(program, scorer, examples))
 
         def judge(index: int, given: Given) -> JudgedRun:
             with self._opened(at_once) as pool:
                 died = ""
-                for attempt in range(1, DEATHS + 1):
+                for attempt in range(1, MAX_DEATHS + 1):
                     try:
-                        return pool.ask(parcel, index, given, alone=attempt == DEATHS)
+                        return pool.ask(parcel, index, given, alone=attempt == MAX_DEATHS)
                     except _WorkerDiedError as problem:
                         died = str(problem)
-                return failed_run(examples[index], index, f"{DEATHS} workers died in this run; the last: {died}")
+                return failed_run(examples[index], index, f"{MAX_DEATHS} workers died in this run; the last: {died}")
 
         return judge
 
@@ -151,13 +151,13 @@ class _Pool:
 
     def __init__(self, ray: Any, size: int, *, threads: int, num_gpus: float) -> None:
         self._ray = ray
-        self._remote = ray.remote(_Judging).options(
+        self._remote = ray.remote(_WorkerProcess).options(
             max_concurrency=threads, num_gpus=num_gpus, scheduling_strategy="SPREAD"
         )
         self._changed = threading.Condition()
         self._workers = [self._start() for _ in range(size)]
 
-    def ask(self, parcel: _Parcel, index: int, given: Given, *, alone: bool) -> JudgedRun:
+    def ask(self, parcel: _SharedTask, index: int, given: Given, *, alone: bool) -> JudgedRun:
         """One run's result; `alone`: with no other run beside it in its worker.
 
         Raises `_WorkerDiedError`; `SetupError` where the parcel cannot be opened; `SGTError` where no worker starts.
@@ -165,11 +165,11 @@ class _Pool:
         worker, ray = self._take(alone=alone), self._ray
         try:
             return ray.get(worker.actor.judge.remote([parcel.reference(ray)], index, given))
-        except ray.exceptions.RayTaskError as raised:  # `judged_run` raises nothing, so the task did not load
+        except ray.exceptions.RayTaskError as raised:  # `run_and_score` raises nothing, so the task did not load
             raise raised.cause from None
         except ray.exceptions.RayError as died:
             self._replace(worker)
-            raise _WorkerDiedError(_told(died)) from died
+            raise _WorkerDiedError(_first_line(died)) from died
         finally:
             self._leave(worker)
 
@@ -222,7 +222,7 @@ class _Pool:
                     self._ray.get(worker.ready)
                     worker.started = True
                 except self._ray.exceptions.RayError as failed:
-                    problem = _told(failed)
+                    problem = _first_line(failed)
                     self._workers.remove(worker)
             if started := [worker for worker in self._workers if worker.started]:
                 return started
@@ -240,7 +240,7 @@ class _Pool:
         return [worker for worker in starting if worker.ready in ready]
 
 
-class _Parcel:
+class _SharedTask:
     """A pickled task on its way: put into the object store when the first run needs it."""
 
     def __init__(self, pickled: bytes) -> None:
@@ -256,11 +256,11 @@ class _Parcel:
             return self._reference
 
 
-class _Judging:
+class _WorkerProcess:
     """What runs in a worker's process, in as many threads as it is asked from."""
 
     def __init__(self) -> None:
-        self._tasks: dict[Any, Task] = {}
+        self._tasks: dict[Any, StageTask] = {}
         self._loading = threading.Lock()
 
     def hello(self) -> None:
@@ -270,15 +270,15 @@ class _Judging:
         """Work one run. The parcel's reference comes in a list, as Ray would fetch a bare one for each run."""
         task = self._task(parcel[0])
         with dspy.context(**task.settings):
-            return judged_run(task.program, task.examples[index], index, given, task.scorer)
+            return run_and_score(task.program, task.examples[index], index, given, task.scorer)
 
-    def _task(self, reference: Any) -> Task:
+    def _task(self, reference: Any) -> StageTask:
         with self._loading:
             if reference not in self._tasks:
-                pickled = installed_ray().get(reference)
-                while len(self._tasks) >= _KEPT:
+                pickled = import_ray().get(reference)
+                while len(self._tasks) >= _MAX_TASKS:
                     del self._tasks[next(iter(self._tasks))]
-                self._tasks[reference] = unpacked(pickled)
+                self._tasks[reference] = unpickle_task(pickled)
             return self._tasks[reference]
 
 
@@ -295,7 +295,7 @@ def _join_or_start(ray: Any) -> None:
         ) from problem
 
 
-def installed_ray() -> Any:
+def import_ray() -> Any:
     """The package `ray`; raises `SetupError` where it is not installed."""
     try:
         import ray
@@ -306,6 +306,6 @@ def installed_ray() -> Any:
     return ray
 
 
-def _told(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     """An error of Ray's in one line: its page-long texts begin with what happened."""
     return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"

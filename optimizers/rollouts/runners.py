@@ -1,6 +1,6 @@
 """Where the program's runs are worked: in this process's threads, or wherever another `Runner` takes them.
 
-A runner does the pure part, running and judging. Looking up what is known, saving and counting stay with the `Actor`.
+A runner does the pure part, running and judging. Looking up what is known, saving and counting stay with the `RolloutEngine`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import dspy
 
 from optimizers.core.concurrency import in_context
 from optimizers.core.reward import Scorer
-from optimizers.rollouts.judging import JudgedRun, failed_run, judged_run
+from optimizers.rollouts.judging import JudgedRun, failed_run, run_and_score
 from sgt_modules.episode import Given
 from sgt_modules.errors import SetupError
 
-Judge = Callable[[int, Given], JudgedRun]
+RunFunction = Callable[[int, Given], JudgedRun]
 """Runs the program on the example of that number under the given supplements, and waits until it is judged."""
 
 RunnerName = Literal["threads", "ray"]
@@ -30,7 +30,9 @@ class Runner(Protocol):
         """Raise `SetupError` where these cannot be worked; nothing is started or paid for."""
         ...
 
-    def judge(self, program: dspy.Module, scorer: Scorer, examples: Sequence[dspy.Example], *, at_once: int) -> Judge:
+    def judge(
+        self, program: dspy.Module, scorer: Scorer, examples: Sequence[dspy.Example], *, at_once: int
+    ) -> RunFunction:
         """How one run on one of these examples is worked, under DSPy's settings as they are here and now.
 
         `at_once`: how many threads will call it at the same time.
@@ -44,16 +46,18 @@ class ThreadRunner:
     def check(self, program: dspy.Module, scorer: Scorer, examples: Sequence[dspy.Example]) -> None:
         """Nothing to check: threads share what they are given."""
 
-    def judge(self, program: dspy.Module, scorer: Scorer, examples: Sequence[dspy.Example], *, at_once: int) -> Judge:
+    def judge(
+        self, program: dspy.Module, scorer: Scorer, examples: Sequence[dspy.Example], *, at_once: int
+    ) -> RunFunction:
         """As `Runner`."""
 
         def judge(index: int, given: Given) -> JudgedRun:
-            return judged_run(program, examples[index], index, given, scorer)
+            return run_and_score(program, examples[index], index, given, scorer)
 
         return judge
 
 
-def in_time(judge: Judge, examples: Sequence[dspy.Example], seconds: float | None) -> Judge:
+def with_time_limit(judge: RunFunction, examples: Sequence[dspy.Example], seconds: float | None) -> RunFunction:
     """The same, but a run of more than so many seconds is given up: no reward, and what it costs is not known.
 
     It goes on in its thread, which keeps neither the caller nor the process from ending, and what it gives then is
@@ -104,19 +108,19 @@ def check_seconds(seconds: float | None) -> float | None:
 def check_runner(runner: RunnerName | Runner) -> RunnerName | Runner:
     """The runner itself; raises `SetupError` for a word that names none, and for `ray` where Ray is not installed."""
     if runner == "ray":
-        from optimizers.rollouts.ray_runner import installed_ray
+        from optimizers.rollouts.ray_runner import import_ray
 
-        installed_ray()
+        import_ray()
     elif runner != "threads" and (isinstance(runner, str) or not hasattr(runner, "judge")):
         raise SetupError(f"Expected runner 'threads', 'ray' or an object such as RayRunner(), got {runner!r}.")
     return runner
 
 
 @contextmanager
-def opened(runner: RunnerName | Runner) -> Iterator[Runner]:
+def open_runner(runner: RunnerName | Runner) -> Iterator[Runner]:
     """Inside, a runner of that name, which is closed after; one that the caller made is left open.
 
-    >>> with opened("threads") as runner:
+    >>> with open_runner("threads") as runner:
     ...     type(runner).__name__
     'ThreadRunner'
     """

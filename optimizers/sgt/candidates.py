@@ -1,6 +1,6 @@
 """Candidate supplements: predefined kinds, free style, new kinds, concatenations, direct samples.
 
-Pure: each pool is a list of requests to the generator, each with the query that it is for; `candidates` turns the
+Pure: each pool is a list of requests to the generator, each with the query that it is for; `to_candidates` turns the
 samples that come into `Candidate`s.
 """
 
@@ -19,7 +19,7 @@ QueryRequest = tuple[Query, SampleRequest]
 """A request to the generator, and the query that its sample is for."""
 
 
-def warm_start(
+def warm_start_requests(
     queries: Sequence[Query],
     *,
     rng: random.Random,
@@ -32,14 +32,14 @@ def warm_start(
     Without `free`, the one in free style is left out.
 
     >>> query = Query("q", 0, "self", "2+2?")
-    >>> requests = [request for _, request in warm_start([query], rng=random.Random(0))]
+    >>> requests = [request for _, request in warm_start_requests([query], rng=random.Random(0))]
     >>> len(requests), requests[0].kind.name, source_of(requests[-1])
     (45, 'answer', 'free')
     """
     return _requests(queries, [*kinds.values(), *([FREE] if free else [])], samples, rng)
 
 
-def predefined(
+def predefined_requests(
     queries: Sequence[Query],
     *,
     rng: random.Random,
@@ -50,7 +50,7 @@ def predefined(
     return _requests(queries, list(kinds.values()), samples, rng)
 
 
-def ood(
+def ood_requests(
     queries: Sequence[Query],
     names: Sequence[str],
     *,
@@ -61,7 +61,7 @@ def ood(
     return _requests(queries, names, samples, rng)
 
 
-def direct(queries: Sequence[Query], *, rng: random.Random, samples: int = 20) -> list[QueryRequest]:
+def direct_requests(queries: Sequence[Query], *, rng: random.Random, samples: int = 20) -> list[QueryRequest]:
     """The later rounds' pool: samples for the prompt that names no kind, as at inference."""
     return _requests(queries, [None], samples, rng)
 
@@ -79,7 +79,7 @@ def _requests(
 
 
 def source_of(request: SampleRequest) -> str:
-    """The pool of a request: `direct` without a kind, `free`, `predefined` for a kind of the table, else `ood`.
+    """The pool of a request: `direct_requests` without a kind, `free`, `predefined_requests` for a kind of the table, else `ood_requests`.
 
     >>> [source_of(SampleRequest("2+2?", kind=kind)) for kind in (None, FREE, KINDS["cot"], "units")]
     ['direct', 'free', 'predefined', 'ood']
@@ -89,32 +89,32 @@ def source_of(request: SampleRequest) -> str:
     return {None: "direct", FREE: "free"}.get(request.kind, "ood")
 
 
-def candidates(requests: Iterable[QueryRequest], samples: Iterable[Sample], writer: str = "") -> Iterator[Candidate]:
+def to_candidates(requests: Iterable[QueryRequest], samples: Iterable[Sample], writer: str = "") -> Iterator[Candidate]:
     """The samples as candidates, as they come, in the order of their requests; an empty sample is left out.
 
-    Silence has a pool of its own: see `silence`. `writer` is the generator's fingerprint.
+    Silence has a pool of its own: see `silence_candidates`. `writer` is the generator's fingerprint.
     """
     for (query, request), sample in zip(requests, samples, strict=True):
         if supplement := sample.supplement:
             yield Candidate(query, supplement, source_of(request), sample.logprob, writer)
 
 
-def silence(queries: Sequence[Query]) -> list[Candidate]:
+def silence_candidates(queries: Sequence[Query]) -> list[Candidate]:
     """The kind `none`: no supplement for each query. Its outcome is mostly in the store, and then costs nothing."""
     return [Candidate(query, SILENCE, "none") for query in queries]
 
 
-def given(queries: Sequence[Query], kinds: Sequence[Kind]) -> list[Candidate]:
+def given_candidates(queries: Sequence[Query], kinds: Sequence[Kind]) -> list[Candidate]:
     """Kinds with a text of their own: each text as it is, for each query. Nothing is sampled.
 
     >>> query = Query("q", 0, "self", "2+2?")
-    >>> [each.supplement.render() for each in given([query], [Kind("units", text="Mind the units.")])]
+    >>> [each.supplement.render() for each in given_candidates([query], [Kind("units", text="Mind the units.")])]
     ['[units] Mind the units.']
     """
     return [Candidate(query, kind.given, "given") for query in queries for kind in kinds]
 
 
-def distinct(proposed: Iterable[Candidate]) -> Iterator[Candidate]:
+def drop_repeats(proposed: Iterable[Candidate]) -> Iterator[Candidate]:
     """Each supplement once for each query, compared as the actor reads it, as they come; the first one stays."""
     seen: set[tuple[str, str]] = set()
     for candidate in proposed:
@@ -138,7 +138,7 @@ def ood_names(rollouts: Iterable[Rollout], *, kinds: Mapping[str, Kind] = KINDS,
     return [name for _, _, name in ranked[:count]]
 
 
-def concat(
+def join_winners(
     rollouts: Iterable[Rollout], *, rng: random.Random, per_query: int = 3, threshold: float = 1.0
 ) -> list[Candidate]:
     """Joins of two winners of one query, of two different kinds, in a seeded order: at most `per_query` for each query.
@@ -177,14 +177,14 @@ def _joins(query: Query, winners: Iterable[Supplement], rng: random.Random) -> l
         turn_of.append(turns[pair])
         turns[pair] += 1
     couples = [couples[place] for place in sorted(range(len(couples)), key=turn_of.__getitem__)]
-    joins = [Candidate(query, join(*rng.sample(couple, 2)), "concat") for couple in couples]
-    return list(distinct(joins))
+    joins = [Candidate(query, join_supplements(*rng.sample(couple, 2)), "concat") for couple in couples]
+    return list(drop_repeats(joins))
 
 
-def join(first: Supplement, second: Supplement) -> Supplement:
+def join_supplements(first: Supplement, second: Supplement) -> Supplement:
     """Two supplements as one: the first, and the second in its rendered form on a line below.
 
-    >>> join(Supplement("cot", "Add them."), Supplement("answer", "4")).render()
+    >>> join_supplements(Supplement("cot", "Add them."), Supplement("answer", "4")).render()
     '[cot] Add them.\\n[answer] 4'
     """
     return Supplement(first.kind, f"{first.text}\n{second.render()}", cut=second.cut)

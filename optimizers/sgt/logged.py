@@ -82,13 +82,13 @@ training example.'
     """
     if not logged:
         return Log()
-    places = _places(trainset)
+    places = _positions(trainset)
     names = sorted({tuple(sorted(example.inputs().keys())) for example in trainset})
-    held = _places(valset)
+    held = _positions(valset)
     found: dict[int, dict[Supplement, list[LoggedOutcome]]] = defaultdict(lambda: defaultdict(list))
     joined, left = 0, Counter[str]()
     for number, row in enumerate(logged):
-        supplement = _checked(row, number, names)
+        supplement = _check_row(row, number, names)
         key = _key(row.inputs)
         choice = menu.same(supplement) if menu else supplement
         if key not in places:
@@ -99,23 +99,23 @@ training example.'
             joined += 1
             for index in places[key]:
                 found[index][choice].append(row)
-    said = _left(left)
+    said = _describe_left_out(left)
     if not joined:
         raise SetupError(
-            f"Expected logged rows of training examples, got {_rows(len(logged))} of which {said}. Give rows whose "
+            f"Expected logged rows of training examples, got {_count_rows(len(logged))} of which {said}. Give rows whose "
             "inputs equal those of an example in trainset, or leave logged out."
         )
-    outcomes = {index: {s: _mean(rows) for s, rows in of.items()} for index, of in sorted(found.items())}
+    outcomes = {index: {s: _mean_reward(rows) for s, rows in of.items()} for index, of in sorted(found.items())}
     count = sum(map(len, outcomes.values()))
     return Log(
         outcomes,
-        f"From the log, {joined} of {_rows(len(logged))} {'joins' if joined == 1 else 'join'} the warm start and round "
+        f"From the log, {joined} of {_count_rows(len(logged))} {'joins' if joined == 1 else 'join'} the warm start and round "
         f"1, as {count} outcome{'s' if count != 1 else ''} that cost{'s' if count == 1 else ''} no call"
         f"{f'; {said}' if said else ''}.",
     )
 
 
-def _checked(row: LoggedOutcome, number: int, names: Sequence[tuple[str, ...]]) -> Supplement:
+def _check_row(row: LoggedOutcome, number: int, names: Sequence[tuple[str, ...]]) -> Supplement:
     """The supplement of a row; raises `SetupError` for a row that cannot be one."""
     where = f"logged[{number}]"
     if not isinstance(row, LoggedOutcome):
@@ -139,7 +139,7 @@ def _checked(row: LoggedOutcome, number: int, names: Sequence[tuple[str, ...]]) 
     return supplement
 
 
-def _places(examples: Sequence[dspy.Example]) -> dict[str, list[int]]:
+def _positions(examples: Sequence[dspy.Example]) -> dict[str, list[int]]:
     """The places of each inputs among the examples."""
     places: dict[str, list[int]] = defaultdict(list)
     for index, example in enumerate(examples):
@@ -151,16 +151,16 @@ def _key(inputs: Mapping[str, object]) -> str:
     return json.dumps(dict(inputs), sort_keys=True, default=str)
 
 
-def _mean(rows: Sequence[LoggedOutcome]) -> Reward:
+def _mean_reward(rows: Sequence[LoggedOutcome]) -> Reward:
     told = [row.feedback for row in rows if row.feedback]
     return Reward(sum(float(row.score) for row in rows) / len(rows), told[-1] if told else "")
 
 
-def _left(left: Mapping[str, int]) -> str:
+def _describe_left_out(left: Mapping[str, int]) -> str:
     verbs = {"none of the given texts": ("has", "have")}
     parts = [(count, what, verbs.get(what, ("matches", "match"))) for what, count in left.items() if count]
-    return ", ".join(f"{_rows(count)} {verb[count != 1]} {what}" for count, what, verb in parts)
+    return ", ".join(f"{_count_rows(count)} {verb[count != 1]} {what}" for count, what, verb in parts)
 
 
-def _rows(count: int) -> str:
+def _count_rows(count: int) -> str:
     return f"{count} row" if count == 1 else f"{count} rows"

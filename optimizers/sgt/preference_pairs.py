@@ -7,7 +7,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from optimizers.core.error_types import Failure, error_types, is_unreadable, readable_by
+from optimizers.core.error_types import Failure, advise_on_adapter, group_errors, is_unreadable
 from optimizers.core.records import BETWEEN, Between, Category, PreferencePair, Rollout
 from sgt_modules.errors import NoPreferencePairsError
 
@@ -62,20 +62,22 @@ def preference_pairs(
     base = rng.getrandbits(64)
     pairs: list[PreferencePair] = []
     rollouts = list(rollouts)
-    needless = _needless(tried or rollouts, threshold)
-    for query, rated in _rated(rollouts).items():
+    needless = _queries_needing_none(tried or rollouts, threshold)
+    for query, rated in _rated_by_query(rollouts).items():
         couples = _couples(rated, threshold, margin)
         own = random.Random(f"{base}/{query}")
         for category in categories:
             ready = [couple for couple in couples if _category(couple) == category]
-            pairs += [_pair(couple, category) for couple in _with_few_silent(ready, cap, own)]
+            pairs += [_pair(couple, category) for couple in _limit_silence(ready, cap, own)]
         if length_preference is not None:
-            ties = _ties([each for each in rated if each.supplement or query in needless], threshold, length_preference)
+            ties = _length_couples(
+                [each for each in rated if each.supplement or query in needless], threshold, length_preference
+            )
             pairs += [_pair(couple, "shorter") for couple in _spread(ties, -(-cap // 4), own)]
     return pairs
 
 
-def _rated(rollouts: Iterable[Rollout]) -> dict[str, list[Rollout]]:
+def _rated_by_query(rollouts: Iterable[Rollout]) -> dict[str, list[Rollout]]:
     """Of each query, its rewarded rollouts, each supplement once (its lowest reward if runs disagree), sorted."""
     once: dict[tuple[str, str], Rollout] = {}
     for rollout in sorted((r for r in rollouts if r.reward is not None), key=_order):
@@ -103,7 +105,7 @@ def _couples(rated: Sequence[Rollout], threshold: float, margin: float | None) -
     return [(a, b) for a in rated for b in rated if _reward(a) - _reward(b) >= margin]
 
 
-def _ties(rated: Sequence[Rollout], threshold: float, share: float) -> list[_Couple]:
+def _length_couples(rated: Sequence[Rollout], threshold: float, share: float) -> list[_Couple]:
     """The shortest winner before each winner of its reward, where it saves at least `share` of the other's length."""
     winners = sorted((r for r in rated if r.won(threshold)), key=lambda r: len(r.supplement.render()))
     return [
@@ -114,7 +116,7 @@ def _ties(rated: Sequence[Rollout], threshold: float, share: float) -> list[_Cou
     ]
 
 
-def _needless(tried: Iterable[Rollout], threshold: float) -> set[str]:
+def _queries_needing_none(tried: Iterable[Rollout], threshold: float) -> set[str]:
     """The queries that nearly every supplement won."""
     won: dict[str, list[bool]] = defaultdict(list)
     for rollout in tried:
@@ -128,7 +130,7 @@ def _category(couple: _Couple) -> Category:
     return "intra" if chosen.supplement.kind == rejected.supplement.kind else "inter"
 
 
-def _with_few_silent(couples: Sequence[_Couple], cap: int, rng: random.Random) -> list[_Couple]:
+def _limit_silence(couples: Sequence[_Couple], cap: int, rng: random.Random) -> list[_Couple]:
     """At most `cap` couples, of which at most the share `SILENT` has silence on one side.
 
     Where there is no other couple to learn from, silence stands in at most that share of `cap`.
@@ -172,25 +174,25 @@ def _pair(couple: _Couple, category: Category) -> PreferencePair:
 _SHARED: Mapping[tuple[Between, ...], str] = {("inter",): "a query in two kinds", ("intra",): "a query and a kind"}
 
 
-def why_no_pairs(
+def explain_no_pairs(
     rollouts: Iterable[Rollout], *, threshold: float = 1.0, categories: Sequence[Between] = BETWEEN
 ) -> str:
     """In words, why these rollouts give no pair, and what to do.
 
-    >>> why_no_pairs([])
+    >>> explain_no_pairs([])
     'No supplement was tried, so there is nothing to prefer. Use examples the program can run on.'
     """
     rollouts = list(rollouts)
-    rated = [r for of_query in _rated(rollouts).values() for r in of_query]
+    rated = [r for of_query in _rated_by_query(rollouts).values() for r in of_query]
     won = sum(r.won(threshold) for r in rated)
     unread = sum(is_unreadable(r.error) for r in rated)
     if unread and 2 * unread >= len(rated):
         return (
             f"The adapter could not read the actor's answer to {unread} of {len(rated)} supplements, so these lost "
-            f"whatever they said, and there is nothing to prefer. {readable_by()}"
+            f"whatever they said, and there is nothing to prefer. {advise_on_adapter()}"
         )
     if not rated and rollouts:
-        types = error_types(Failure(each.stage, each.error, False) for each in rollouts)
+        types = group_errors(Failure(each.stage, each.error, False) for each in rollouts)
         said = f": {types[0].name}, {types[0].quoted}" if types else ""
         return (
             f"None of {len(rollouts)} runs with a supplement has a reward{said}, so there is nothing to prefer. "
@@ -217,5 +219,5 @@ def require_pairs(
 ) -> Sequence[PreferencePair]:
     """The pairs themselves; raises `NoPreferencePairsError` with the reason when there is none."""
     if not pairs:
-        raise NoPreferencePairsError(why_no_pairs(rollouts, threshold=threshold))
+        raise NoPreferencePairsError(explain_no_pairs(rollouts, threshold=threshold))
     return pairs

@@ -13,20 +13,20 @@ from optimizers.core.estimate import Probe
 from optimizers.core.records import Candidate, Rollout, SFTExample
 from optimizers.rollouts.evaluation import Evaluator
 from optimizers.rollouts.sampling import sample_stage
-from optimizers.sgt.candidates import QueryRequest, candidates, distinct, given
+from optimizers.sgt.candidates import QueryRequest, drop_repeats, given_candidates, to_candidates
 from optimizers.sgt.recipe import Recipe
 from optimizers.training.trainer import Trainer
 from sgt_modules.generator import SupplementGenerator
 
-TRIED = 8
+SUPPLEMENTS_PER_EXAMPLE = 8
 """Supplements an example that the actor is run on."""
 
-ROWS = 32, 96
+TRAINED_ROWS = 32, 96
 """Rows that are trained on to see how long a row takes: the second lot's seconds beyond the first's, as loading a model
 takes its time too."""
 
 
-def probed(
+def measure_probe(
     evaluator: Evaluator,
     pool_requests: Sequence[QueryRequest],
     generator: SupplementGenerator,
@@ -45,9 +45,9 @@ def probed(
     requests = [replace(request, temperature=temperature, top_p=top_p) for _, request in pool_requests]
     samples = list(sample_stage(actor.store, "probe", generator, requests))
     sampling = time.perf_counter() - began
-    ready = given(evaluator.queries, recipe.given)
-    pool = list(distinct([*ready, *candidates(pool_requests, samples, generator.fingerprint)]))
-    tried = random.Random(f"{seed}-probe").sample(pool, min(len(pool), TRIED * examples))
+    ready = given_candidates(evaluator.queries, recipe.given_kinds)
+    pool = list(drop_repeats([*ready, *to_candidates(pool_requests, samples, generator.fingerprint)]))
+    tried = random.Random(f"{seed}-probe").sample(pool, min(len(pool), SUPPLEMENTS_PER_EXAMPLE * examples))
     before, began = actor.budget.usage, time.perf_counter()
     rollouts = actor.run(tried, evaluator.examples, stage="probe")
     acting, paid = time.perf_counter() - began, actor.budget.usage
@@ -91,9 +91,9 @@ def _row_seconds(trainer: Trainer, tried: Sequence[Candidate], epochs: int, seed
         return 0.0
     took: list[float] = []
     with tempfile.TemporaryDirectory() as scratch:
-        for count in ROWS:
+        for count in TRAINED_ROWS:
             lot = [rows[number % len(rows)] for number in range(count)]
             began = time.perf_counter()
             trainer.sft(lot, start=None, output=Path(scratch) / "probe", seed=seed)
             took.append(time.perf_counter() - began)
-    return max(0.0, took[1] - took[0]) / ((ROWS[1] - ROWS[0]) * epochs)
+    return max(0.0, took[1] - took[0]) / ((TRAINED_ROWS[1] - TRAINED_ROWS[0]) * epochs)

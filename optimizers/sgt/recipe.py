@@ -17,7 +17,7 @@ Auto = Literal["light", "medium", "heavy"]
 AUTO: Auto = "light"
 """The size of a run where nobody names one, in Python and on the command line."""
 
-_LATER = ("sft", "pair_categories", "closed")
+_RECORDED_IF_CHANGED = ("sft", "pair_categories", "closed")
 """Options that runs of earlier versions did not record: they stand in a run's folder where they are not the default."""
 
 
@@ -143,17 +143,17 @@ class Recipe:
         return Menu.of(self.kinds.values(), silence=self.silence) if self.closed else Menu()
 
     @property
-    def written(self) -> dict[str, Kind]:
+    def written_kinds(self) -> dict[str, Kind]:
         """The kinds that the generator is asked to write."""
         return {name: kind for name, kind in self.kinds.items() if not kind.text}
 
     @property
-    def given(self) -> list[Kind]:
+    def given_kinds(self) -> list[Kind]:
         """The kinds that are tried as they are."""
         return [kind for kind in self.kinds.values() if kind.text]
 
     @property
-    def asked(self) -> int:
+    def kinds_asked(self) -> int:
         """How many kinds the warm start tries, free style among them unless the recipe is closed."""
         return len(self.kinds) + (not self.closed)
 
@@ -169,6 +169,6 @@ class Recipe:
         kinds = {
             name: [kind.instruction, kind.example, *filter(None, [kind.text])] for name, kind in self.kinds.items()
         }
-        return {name: value for name, value in found.items() if name not in _LATER or value != usual[name]} | {
-            "kinds": kinds
-        }
+        return {
+            name: value for name, value in found.items() if name not in _RECORDED_IF_CHANGED or value != usual[name]
+        } | {"kinds": kinds}

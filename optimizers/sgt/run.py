@@ -13,7 +13,7 @@ from typing import cast
 
 import dspy
 
-from optimizers.core.best_stage import best_stage, gain_of
+from optimizers.core.best_stage import mean_gain, select_best
 from optimizers.core.estimate import Probe
 from optimizers.core.events import Reporter
 from optimizers.core.memory import MARK
@@ -21,15 +21,15 @@ from optimizers.core.records import Checkpoint, PreferencePair, Rollout, SFTExam
 from optimizers.core.result import SGTResult, StageResult, selected_program
 from optimizers.core.stages import Stage
 from optimizers.core.usage import RunUsage
-from optimizers.core.verdict import Evidence, unrewarded, verdict
+from optimizers.core.verdict import Evidence, explain_unrewarded, write_verdict
 from optimizers.rollouts.evaluation import Evaluator, Scored, mean_score
 from optimizers.rollouts.runners import Runner
 from optimizers.session import Session, checked
 from optimizers.sgt.exploration import Explorer, Setting, explorer
-from optimizers.sgt.gating import fitted, judged
+from optimizers.sgt.gating import fit_gate, gate_examples
 from optimizers.sgt.logged import Log, read_log
-from optimizers.sgt.preference_pairs import preference_pairs, why_no_pairs
-from optimizers.sgt.probing import probed
+from optimizers.sgt.preference_pairs import explain_no_pairs, preference_pairs
+from optimizers.sgt.probing import measure_probe
 from optimizers.sgt.settings import RunSettings
 from optimizers.sgt.sft_data import balance_kinds
 from optimizers.training.distributed import DistributedTrainer, repeat_calls
@@ -113,7 +113,7 @@ class Run:
         few.without()
         settings, requests = self._settings, self._setting.warm_requests(few.queries)
         generator, trainer = settings.generator, settings.trainer_or_default()
-        return probed(
+        return measure_probe(
             few, requests, generator, self._recipe, trainer, sft_epochs=settings.epochs[0], seed=settings.seed
         )
 
@@ -166,7 +166,7 @@ class Run:
                 "The logged outcomes are left out: the program asks for several supplements in a run, and a row does "
                 "not say which one it is of."
             )
-        self._train.actor.know(self._setting.log.rollouts(self._train.queries, "warm"))
+        self._train.actor.add_known(self._setting.log.rollouts(self._train.queries, "warm"))
         if note:
             self._session.note(note)
 
@@ -199,7 +199,7 @@ class Run:
             rollouts, max_per_kind=recipe.max_per_kind, threshold=recipe.threshold, rng=self._setting.rng("selection")
         )
         if not rows:
-            self._session.note(f"SFT learned nothing. {why_no_pairs(rollouts, threshold=recipe.threshold)}")
+            self._session.note(f"SFT learned nothing. {explain_no_pairs(rollouts, threshold=recipe.threshold)}")
         return rows
 
     def pairs(self, round_: int, rollouts: Sequence[Rollout]) -> list[PreferencePair]:
@@ -216,7 +216,7 @@ class Run:
             rng=self._setting.rng(f"pairs-{round_}"),
         )
         if not pairs:
-            reason = why_no_pairs(rollouts, threshold=recipe.threshold, categories=recipe.pair_categories)
+            reason = explain_no_pairs(rollouts, threshold=recipe.threshold, categories=recipe.pair_categories)
             self._session.note(f"Round {round_} learned nothing, so the rounds end here. {reason}")
         return pairs
 
@@ -282,7 +282,7 @@ class Run:
             *(each.supplement.render() for each in self._tried),
         ]
         known = Gate.of(sorted(set(texts)))
-        gate = fitted(known, judged(known, self._scored[best.name], self._validation.unaided))
+        gate = fit_gate(known, gate_examples(known, self._scored[best.name], self._validation.unaided))
         with self._clock.measure("acting"):
             scored = self._validation.score("gated", self._generator_at(best.checkpoint), gate)
         self._enter("gated", scored, best.checkpoint, gate)
@@ -292,7 +292,7 @@ class Run:
         selected = self._best().name if self._stages else "none"
         evidence, spent = self._evidence(selected), self._spent()
         self._folder.write("spent.json", spent.content)
-        said = verdict(evidence)
+        said = write_verdict(evidence)
         if evidence.refusals:
             self._session.note(evidence.refusals)
         self._session.finish(selected, {stage.name: stage.score for stage in self._stages}, said)
@@ -320,16 +320,16 @@ class Run:
             stages={stage.name: stage.rollouts for stage in later},
             tried=explored or self._tried,
             rows=self._rows,
-            kinds_asked=self._recipe.asked,
+            kinds_asked=self._recipe.kinds_asked,
         )
 
     def _best(self) -> StageResult:
         """The stage that is best on the examples it shares with the others: the earliest on a tie, or the gated one."""
         stages = [stage for stage in self._stages if stage.gate is None]
         came_in = next((n for n, stage in enumerate(stages) if stage.name == "student"), 0)
-        best = stages[best_stage([stage.rollouts for stage in stages], came_in)]
+        best = stages[select_best([stage.rollouts for stage in stages], came_in)]
         for gated in self._stages[len(stages) :]:
-            gains = [gain_of(each.rollouts, gated.rollouts) for each in (best, stages[came_in])]
+            gains = [mean_gain(each.rollouts, gated.rollouts) for each in (best, stages[came_in])]
             if all(gain is not None and gain >= 0 for gain in gains):
                 return gated
         return best
@@ -343,7 +343,7 @@ class Run:
         stage = StageResult(name, score, rollouts, checkpoint, seconds, gate, scored.gated, until, memory)
         self._stages.append(stage)
         self._scored[name] = scored
-        if said := unrewarded(name, rollouts):
+        if said := explain_unrewarded(name, rollouts):
             self._session.note(said)
         MARK.restart()
         self._folder.write("spent.json", spent.content)

@@ -13,7 +13,7 @@ from optimizers.core.events import Plan
 from optimizers.core.fingerprints import fingerprint, generator_settings
 from optimizers.core.validation import check_lengths
 from optimizers.observe.tracking import Tracker, TrackerName
-from optimizers.sgt.estimate import planned
+from optimizers.sgt.estimate import plan_sgt
 from optimizers.sgt.exploration import Credit
 from optimizers.sgt.logged import LoggedOutcome
 from optimizers.sgt.recipe import Recipe
@@ -121,7 +121,7 @@ class RunSettings:
 
     def planned(self, student: dspy.Module, train: int, validation: int) -> Plan:
         """The steps of a run on so many examples, as they are expected."""
-        return planned(self.recipe, train=train, validation=validation, epochs=self.epochs)
+        return plan_sgt(self.recipe, train=train, validation=validation, epochs=self.epochs)
 
     @property
     def free(self) -> dict[str, object]:

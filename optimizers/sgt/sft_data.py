@@ -24,23 +24,23 @@ def balance_kinds(
         if r.supplement and r.won(threshold)
     }
     strata: dict[str, list[SFTExample]] = defaultdict(list)
-    for row in _once_each(rows):
+    for row in _drop_repeats(rows):
         strata[row.kind].append(row)
     base = rng.getrandbits(64)
     chosen: list[SFTExample] = []
     for kind in sorted(strata):
-        chosen += _taking_turns(strata[kind], random.Random(f"{base}/{kind}"))[:max_per_kind]
+        chosen += _interleave_queries(strata[kind], random.Random(f"{base}/{kind}"))[:max_per_kind]
     rng.shuffle(chosen)
     return chosen
 
 
-def _once_each(rows: Iterable[SFTExample]) -> list[SFTExample]:
+def _drop_repeats(rows: Iterable[SFTExample]) -> list[SFTExample]:
     """One row for each query and completion, sorted; one that the model ended before one that was cut."""
     ordered = sorted(rows, key=lambda row: (row.query, row.completion, row.cut, row.kind, row.prompt))
     return list({(row.query, row.completion): row for row in reversed(ordered)}.values())[::-1]
 
 
-def _taking_turns(rows: Iterable[SFTExample], rng: random.Random) -> list[SFTExample]:
+def _interleave_queries(rows: Iterable[SFTExample], rng: random.Random) -> list[SFTExample]:
     """The rows so ordered that every query gives its first before any gives its second."""
     by_query: dict[str, list[SFTExample]] = defaultdict(list)
     for row in rows:

@@ -17,9 +17,9 @@ from optimizers.core.estimate import Estimate, Probe
 from optimizers.core.result import result_of
 from optimizers.observe.progress import Display, reporter
 from optimizers.observe.tracking import ReportTo, check_report_to
-from optimizers.rollouts.runners import Runner, RunnerName, check_runner, check_seconds, opened
+from optimizers.rollouts.runners import Runner, RunnerName, check_runner, check_seconds, open_runner
 from optimizers.session import sizes
-from optimizers.sgt.estimate import estimated
+from optimizers.sgt.estimate import estimate_sgt
 from optimizers.sgt.exploration import Credit, check_credit
 from optimizers.sgt.logged import LoggedOutcome
 from optimizers.sgt.recipe import AUTO, Auto, Recipe
@@ -186,7 +186,7 @@ class SGTTeleprompter(Teleprompter):
         view, settings = reporter(self.display_progress), replace(self.settings, logged=tuple(logged))
         with (
             team.send_failure(),
-            opened(self.runner) as runner,
+            open_runner(self.runner) as runner,
             Run.opened(
                 student, trainset=trainset, valset=valset, settings=settings, reporter=view, runner=runner, team=team
             ) as run,
@@ -233,7 +233,7 @@ class SGTTeleprompter(Teleprompter):
         found: Probe | None = None
         if probe:
             with (
-                opened(self.runner) as runner,
+                open_runner(self.runner) as runner,
                 Run.opened(
                     program,
                     trainset=trainset,
@@ -245,4 +245,4 @@ class SGTTeleprompter(Teleprompter):
                 ) as run,
             ):
                 found = run.probe(min(probe, train))
-        return estimated(self.recipe, train=train, validation=validation, epochs=settings.epochs, probe=found)
+        return estimate_sgt(self.recipe, train=train, validation=validation, epochs=settings.epochs, probe=found)

@@ -9,14 +9,14 @@ from optimizers.core.records import Rollout
 from optimizers.core.usage import Usage
 from optimizers.spt.recipe import SPTRecipe
 
-GROWN = 8
+WRITTEN_SENTENCES = 8
 """Sentences of a prompt that a corrector wrote, as far as anybody knows beforehand: an assumption."""
 
-SHORTEST = 4
+SHORTEST_SENTENCE = 4
 """Tokens of a short sentence: how many of them fit in a prompt at most."""
 
 
-def probe_of(rollouts: Sequence[Rollout], paid: Usage, threshold: float) -> Probe:
+def summarize_probe(rollouts: Sequence[Rollout], paid: Usage, threshold: float) -> Probe:
     """What runs of a few examples took; `paid` has the runs that were new, their calls, and the seconds of all."""
     count = max(1, len(rollouts))
     return Probe(
@@ -29,7 +29,7 @@ def probe_of(rollouts: Sequence[Rollout], paid: Usage, threshold: float) -> Prob
     )
 
 
-def estimated_spt(
+def estimate_spt(
     recipe: SPTRecipe, *, train: int, validation: int, sentences: Sequence[int], probe: Probe | None
 ) -> Estimate:
     """What a run of this recipe takes on so many examples; `sentences` is how many each predictor's prompt has.
@@ -38,21 +38,21 @@ def estimated_spt(
     without one); at most, that everything is a mistake and prompts have the most sentences. `samples` are the
     corrector's replies, whose dollars and seconds are not known.
 
-    >>> found = estimated_spt(SPTRecipe(rounds=2), train=100, validation=50, sentences=[1], probe=None)
+    >>> found = estimate_spt(SPTRecipe(rounds=2), train=100, validation=50, sentences=[1], probe=None)
     >>> [(stage.name, stage.actor_calls, stage.at_most, stage.samples) for stage in found.stages]
     [('student', 150.0, 150.0, 0), ('round 1', 340.0, 490.0, 4), ('round 2', 620.0, 10450.0, 4)]
     """
     took = probe or Probe()
     wrong, impacted = (1 - took.won) * train, min(recipe.impact_examples, train) if recipe.impact else 0
-    stages = [_stage(took, "student", train + validation, train + validation, 0)]
+    stages = [_estimate_stage(took, "student", train + validation, train + validation, 0)]
     for number in range(1, recipe.rounds + 1):
         first = number <= len(sentences)
-        parts = sentences[number - 1] if first else GROWN
-        most = sentences[number - 1] if first else recipe.prompt_tokens // SHORTEST
+        parts = sentences[number - 1] if first else WRITTEN_SENTENCES
+        most = sentences[number - 1] if first else recipe.prompt_tokens // SHORTEST_SENTENCE
         tried = recipe.candidates * wrong + (train - wrong if recipe.accept else 0)
         briefs = int(recipe.variant == "pc" and number < recipe.rounds)
         stages.append(
-            _stage(
+            _estimate_stage(
                 took,
                 f"round {number}",
                 impacted * parts + tried + validation,
@@ -63,7 +63,7 @@ def estimated_spt(
     return Estimate(tuple(stages), probe)
 
 
-def _stage(took: Probe, name: str, runs: float, most: float, replies: int) -> StageEstimate:
+def _estimate_stage(took: Probe, name: str, runs: float, most: float, replies: int) -> StageEstimate:
     return StageEstimate(
         name,
         actor_calls=took.calls * runs,

@@ -83,10 +83,10 @@ def prompts_to_run(parts: Sequence[str], way: Way) -> list[str]:
     return ["".join(parts), *("".join([*parts[:left], *parts[left + 1 :]]) for left in range(len(parts)))]
 
 
-def impacts(parts: Sequence[str], scores: Sequence[Scores], way: Way) -> list[SentenceImpact]:
+def compute_impacts(parts: Sequence[str], scores: Sequence[Scores], way: Way) -> list[SentenceImpact]:
     """Each sentence's impact, from the scores of `prompts_to_run` on the same examples.
 
-    >>> found = impacts(["Add. ", "Check."], [[0, 0, 0, 0], [1, 1, 0, 0], [1, 1, 0, None]], "prefix")
+    >>> found = compute_impacts(["Add. ", "Check."], [[0, 0, 0, 0], [1, 1, 0, 0], [1, 1, 0, None]], "prefix")
     >>> [(each.impact, round(each.error, 3), each.examples) for each in found]  # .5 +- sqrt(4 * .25 / 3 / 4)
     [(0.5, 0.289, 4), (0.0, 0.0, 3)]
     """
@@ -108,10 +108,10 @@ def _impact(sentence: str, without: Scores, with_it: Scores) -> SentenceImpact:
     return SentenceImpact(sentence, mean, math.sqrt(spread / count) if count else 0.0, low, high, count)
 
 
-def annotated(measured: Sequence[SentenceImpact]) -> str:
+def annotate(measured: Sequence[SentenceImpact]) -> str:
     """The prompt with each sentence's impact at its end, as the corrector reads it.
 
-    >>> print(annotated([SentenceImpact("Think. ", 0.25, 0.1, 0.05, 0.45, 20), SentenceImpact("Go.", 0, 0, -1, 1, 0)]))
+    >>> print(annotate([SentenceImpact("Think. ", 0.25, 0.1, 0.05, 0.45, 20), SentenceImpact("Go.", 0, 0, -1, 1, 0)]))
     Think. [impact +0.25 ± 0.10] Go. [impact +0.00 ± 0.00, not distinguishable from 0]
     """
     written: list[str] = []
@@ -123,35 +123,35 @@ def annotated(measured: Sequence[SentenceImpact]) -> str:
     return "".join(written)
 
 
-def unmarked(prompt: str) -> str:
+def strip_impacts(prompt: str) -> str:
     """A prompt without the impacts that a corrector copied into it.
 
-    >>> unmarked("Think. [impact +0.25 ± 0.10] Go.")
+    >>> strip_impacts("Think. [impact +0.25 ± 0.10] Go.")
     'Think. Go.'
     """
     return _MARK.sub("", prompt)
 
 
-def tokens(text: str) -> int:
+def count_tokens(text: str) -> int:
     """About how many tokens a text takes, rather more than fewer: a third of its bytes.
 
-    >>> tokens("Think before you answer."), tokens("请先思考。")
+    >>> count_tokens("Think before you answer."), count_tokens("请先思考。")
     (8, 5)
     """
     return -(-len(text.encode()) // 3)
 
 
-def pruned(parts: Sequence[str], known: Mapping[str, float], most: int) -> str:
+def prune_prompt(parts: Sequence[str], known: Mapping[str, float], most: int) -> str:
     """A prompt of at most `most` tokens: the sentences of the lowest impact go first, of equal ones the last.
 
     `known` has impacts by sentence, stripped; one that nobody measured counts as 0. The last one left always stays.
 
     >>> parts = ["Add. ", "Never guess. ", "Carry the one. ", "Be nice."]
-    >>> pruned(parts, {"Add.": 0.5, "Never guess.": -0.1}, 9)
+    >>> prune_prompt(parts, {"Add.": 0.5, "Never guess.": -0.1}, 9)
     'Add. Carry the one.'
     """
     kept = dict(enumerate(parts))
     falling = sorted(kept, key=lambda n: (known.get(kept[n].strip(), 0.0), -n))
-    while falling[1:] and tokens("".join(kept.values()).strip()) > most:
+    while falling[1:] and count_tokens("".join(kept.values()).strip()) > most:
         del kept[falling.pop(0)]
     return "".join(kept.values()).strip()

@@ -77,7 +77,7 @@ class SPTRecipe:
             if value not in get_args(kind) and not (name == "impact" and value is None):
                 raise SetupError(f"Expected {name} to be one of {', '.join(get_args(kind))}, got {value!r}.")
 
-    def changed(
+    def with_options(
         self,
         *,
         variant: Variant | None = None,
@@ -85,9 +85,9 @@ class SPTRecipe:
         rounds: int | None = None,
         candidates: int | None = None,
     ) -> SPTRecipe:
-        """The same with other values where some are given; `impact` True is `prefix`, False none.
+        """A copy with the options that are not None; `impact=True` means `prefix`, `False` means None.
 
-        >>> SPTRecipe().changed(variant="pc", impact=False).impact is None
+        >>> SPTRecipe().with_options(variant="pc", impact=False).impact is None
         True
         """
         way: Way | None = self.impact if impact is None else None if impact is False else "prefix"

@@ -19,17 +19,17 @@ _HEADING = re.compile(r"\s*#{1,6}[ \t]")
 _ROW = re.compile(r"\s*\|")
 
 
-def sentences(text: str, language: str = "en") -> list[str]:
+def split_sentences(text: str, language: str = "en") -> list[str]:
     """The sentences of a text, each with the white space behind it: joined, they are the text.
 
     `language` (ISO 639) says whose abbreviations and ordinals count; sentences of other languages are found too.
 
-    >>> sentences("Use e.g. a table. Then:\\n1. Add. Carry.\\n2. Stop.")
+    >>> split_sentences("Use e.g. a table. Then:\\n1. Add. Carry.\\n2. Stop.")
     ['Use e.g. a table. ', 'Then:\\n', '1. Add. ', 'Carry.\\n', '2. Stop.']
     """
     parts: list[str] = []
-    for block in _blocks(text):
-        for part in _parts(block, language):
+    for block in _split_blocks(text):
+        for part in _split_block(block, language):
             if parts and not (part.strip() and parts[-1].strip()):
                 parts[-1] += part
             else:
@@ -37,7 +37,7 @@ def sentences(text: str, language: str = "en") -> list[str]:
     return parts
 
 
-def _parts(block: str, language: str) -> list[str]:
+def _split_block(block: str, language: str) -> list[str]:
     """A block's sentences; a list's marker belongs to the first."""
     if _FENCE.match(block) or _ROW.match(block) or _HEADING.match(block):
         return [block]
@@ -47,7 +47,7 @@ def _parts(block: str, language: str) -> list[str]:
     return [marker + rest[0], *rest[1:]] if rest else [block]
 
 
-def _blocks(text: str) -> Iterator[str]:
+def _split_blocks(text: str) -> Iterator[str]:
     """Runs of lines that no sentence crosses."""
     block, closing, listed = "", "", False
     for line in text.splitlines(keepends=True):
@@ -60,7 +60,7 @@ def _blocks(text: str) -> Iterator[str]:
         fence = _FENCE.match(line)
         own = bool(fence or _ITEM.match(line) or _HEADING.match(line) or _ROW.match(line))
         outdented = listed and bool(line.strip()) and not line[0].isspace()
-        if block and (own or outdented or _alone(block)):
+        if block and (own or outdented or _is_whole(block)):
             yield block
             block = ""
         listed = bool(_ITEM.match(line)) or (listed and not outdented and bool(line.strip()))
@@ -70,6 +70,6 @@ def _blocks(text: str) -> Iterator[str]:
         yield block
 
 
-def _alone(block: str) -> bool:
+def _is_whole(block: str) -> bool:
     """Whether a block is whole as it is: a heading, a row of a table, a paragraph that a blank line ended."""
     return bool(_HEADING.match(block) or _ROW.match(block)) or not block.splitlines()[-1].strip()

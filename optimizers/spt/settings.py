@@ -13,9 +13,9 @@ from optimizers.core.events import Plan, Step
 from optimizers.core.fingerprints import fingerprint, lm_settings
 from optimizers.core.prices import has_price
 from optimizers.observe.tracking import Tracker, TrackerName
-from optimizers.spt.estimate import estimated_spt
+from optimizers.spt.estimate import estimate_spt
 from optimizers.spt.recipe import SPTRecipe
-from optimizers.spt.sentences import sentences
+from optimizers.spt.sentences import split_sentences
 from sgt_modules.errors import NoPredictorError, SetupError
 from sgt_modules.wrapping import instructions_of
 
@@ -53,7 +53,7 @@ class SPTSettings:
 
     def planned(self, student: dspy.Module, train: int, validation: int) -> Plan:
         """The steps of a run on so many examples, as they are expected."""
-        found = estimated_spt(
+        found = estimate_spt(
             self.recipe, train=train, validation=validation, sentences=self.sentences(student), probe=None
         )
         return Plan([Step(each.name, each.actor_calls) for each in found.stages], self.recipe.threshold)
@@ -61,7 +61,7 @@ class SPTSettings:
     def sentences(self, student: dspy.Module) -> list[int]:
         """How many sentences the instructions of each place have."""
         texts = instructions_of(student)
-        return [len(sentences(texts[name], self.recipe.language)) for name in self.places(student)]
+        return [len(split_sentences(texts[name], self.recipe.language)) for name in self.places(student)]
 
     @property
     def free(self) -> dict[str, object]:

@@ -15,10 +15,10 @@ from optimizers.core.budget import Limits
 from optimizers.core.estimate import Estimate
 from optimizers.observe.progress import Display, reporter
 from optimizers.observe.tracking import ReportTo, check_report_to
-from optimizers.rollouts.runners import Runner, RunnerName, check_runner, check_seconds, opened
+from optimizers.rollouts.runners import Runner, RunnerName, check_runner, check_seconds, open_runner
 from optimizers.session import sizes
 from optimizers.spt.corrector import check_corrector
-from optimizers.spt.estimate import estimated_spt
+from optimizers.spt.estimate import estimate_spt
 from optimizers.spt.impact import Way
 from optimizers.spt.recipe import SPTRecipe, Variant
 from optimizers.spt.run import PromptRun
@@ -142,7 +142,7 @@ class SupervisoryPromptTeleprompter(Teleprompter):
         """
         settings, view = self.settings, reporter(self.display_progress)
         with (
-            opened(self.runner) as runner,
+            open_runner(self.runner) as runner,
             PromptRun.opened(
                 student, trainset=trainset, valset=valset, settings=settings, reporter=view, runner=runner
             ) as run,
@@ -189,10 +189,10 @@ class SupervisoryPromptTeleprompter(Teleprompter):
         if probe:
             view = reporter(self.display_progress)
             with (
-                opened(self.runner) as runner,
+                open_runner(self.runner) as runner,
                 PromptRun.opened(
                     program, trainset=trainset, valset=valset, settings=settings, reporter=view, runner=runner
                 ) as run,
             ):
                 found = run.probe(min(probe, train))
-        return estimated_spt(self.recipe, train=train, validation=validation, sentences=counts, probe=found)
+        return estimate_spt(self.recipe, train=train, validation=validation, sentences=counts, probe=found)
