@@ -13,6 +13,7 @@ import dspy
 from optimizers.core.budget import Budget, Limits
 from optimizers.core.error_types import REFUSED, count_refused_scores
 from optimizers.core.events import Plan, Reporter
+from optimizers.core.evidence import Evidence
 from optimizers.core.fingerprints import (
     BORDER,
     Half,
@@ -28,7 +29,7 @@ from optimizers.core.reward import Metric, Scorer, check_metric
 from optimizers.core.run_folder import RESULT, RunFolder, changed_versions
 from optimizers.core.usage import RunUsage, Usage
 from optimizers.core.validation import check_priced, check_program, check_splits, hold_out
-from optimizers.core.verdict import NOTE, Evidence
+from optimizers.core.verdict import NOTE
 from optimizers.core.work_clock import WorkClock
 from optimizers.observe.report import FILE as REPORT
 from optimizers.observe.report import write_report

@@ -11,7 +11,8 @@ from typing import NamedTuple, cast
 import dspy
 
 from optimizers.core.canonical import CanonicalEncoder, text_of
-from optimizers.core.code_identity import CodeIdentity, home_of
+from optimizers.core.code_identity import CodeIdentity
+from optimizers.core.user_modules import read_modules_of
 from sgt_modules.errors import ExampleError
 from sgt_modules.generator import SupplementGenerator
 from sgt_modules.wrapping import supplemented
@@ -45,17 +46,17 @@ def read_program(program: dspy.Module, version: str = "", again: int = 0) -> Hal
     An LM counts by its name and settings, without keys and addresses: another key is not another actor. `version`
     counts only where something cannot be read: a new one has every answer paid for anew.
     """
-    reading = CodeIdentity()
-    content = [reading.text(program, "program"), CodeIdentity().text(dspy.settings.adapter, "adapter")]
-    unread = tuple(reading.unclear)
+    encoder = CodeIdentity()
+    content = [encoder.encode_text(program, "program"), CodeIdentity().encode_text(dspy.settings.adapter, "adapter")]
+    unread = tuple(encoder.unclear)
     return Half(_short(json.dumps([*content, version if unread else "", again])), unread)
 
 
 def read_metric(metric: Callable[..., object], version: str = "") -> Half:
     """The metric's code, what it closes over or is bound to, and the user's functions and constants that it uses."""
-    reading = CodeIdentity(home_of(metric))
-    content = [reading.text(metric, "metric"), version]
-    return Half(_short(json.dumps(content)), tuple(reading.unclear))
+    encoder = CodeIdentity(read_modules_of(metric))
+    content = [encoder.encode_text(metric, "metric"), version]
+    return Half(_short(json.dumps(content)), tuple(encoder.unclear))
 
 
 def split_scope(scope: str) -> tuple[str, str]:
@@ -100,12 +101,12 @@ def fingerprint(examples: Sequence[dspy.Example], name: str = "examples") -> str
 
 def content_of(example: dspy.Example, where: str = "example") -> object:
     """An example's fields as JSON; raises `ExampleError` as `fingerprint` does."""
-    reading = CanonicalEncoder()
-    content = reading.encode(dict(example.items()), where)
-    if reading.unclear:
+    encoder = CanonicalEncoder()
+    content = encoder.encode(dict(example.items()), where)
+    if encoder.unclear:
         raise ExampleError(
             f"Expected examples whose fields can be told apart in another process, but nothing except an address tells "
-            f"{', '.join(reading.unclear[:5])}. Give its class fields or a __repr__, or put its content into the field."
+            f"{', '.join(encoder.unclear[:5])}. Give its class fields or a __repr__, or put its content into the field."
         )
     return content
 

@@ -31,8 +31,6 @@ from sgt_modules.errors import ProviderRefusedError, SetupError, StoppedError
 from sgt_modules.kinds import SILENCE, Supplement
 from sgt_modules.wrapping import supplemented
 
-_Value = TypeVar("_Found")
-
 OnDone = Callable[[Rollout], None]
 """Called with each finished rollout, by one thread at a time, in no fixed order."""
 

@@ -16,12 +16,13 @@ import dspy
 from optimizers.core.best_stage import mean_gain, select_best
 from optimizers.core.estimate import Probe
 from optimizers.core.events import Reporter
+from optimizers.core.evidence import Evidence
 from optimizers.core.memory import MARK
 from optimizers.core.records import Checkpoint, PreferencePair, Rollout, SFTExample
 from optimizers.core.result import SGTResult, StageResult, selected_program
 from optimizers.core.stages import Stage
 from optimizers.core.usage import RunUsage
-from optimizers.core.verdict import Evidence, explain_unrewarded, write_verdict
+from optimizers.core.verdict import explain_unrewarded, write_verdict
 from optimizers.rollouts.evaluation import Evaluator, Scored, mean_score
 from optimizers.rollouts.runners import Runner
 from optimizers.session import Session, checked

@@ -18,12 +18,13 @@ from dspy.adapters.utils import get_annotation_name
 from optimizers.core.best_stage import mean_gain, select_best
 from optimizers.core.estimate import Probe
 from optimizers.core.events import Reporter
+from optimizers.core.evidence import Evidence
 from optimizers.core.memory import Peak
 from optimizers.core.records import Rollout
 from optimizers.core.result import mark_compiled
 from optimizers.core.stages import Stage
 from optimizers.core.usage import RunUsage
-from optimizers.core.verdict import Evidence, explain_unrewarded, write_verdict
+from optimizers.core.verdict import explain_unrewarded, write_verdict
 from optimizers.rollouts.evaluation import Evaluator, mean_score
 from optimizers.rollouts.runners import Runner
 from optimizers.session import Examples, Session, checked

@@ -8,10 +8,12 @@ from dataclasses import replace
 import pytest
 from scripted import query, rollout
 
+from optimizers.core.causes import ENOUGH_PAIRS, ENOUGH_ROWS
 from optimizers.core.error_types import Failure, error_example, group_errors
+from optimizers.core.evidence import Evidence
 from optimizers.core.records import Rollout
 from optimizers.core.statistics import gain_interval
-from optimizers.core.verdict import ENOUGH_PAIRS, ENOUGH_ROWS, Evidence, write_verdict
+from optimizers.core.verdict import write_verdict
 from optimizers.sgt.preference_pairs import explain_no_pairs
 from sgt_modules.kinds import NONE
 

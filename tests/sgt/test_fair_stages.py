@@ -17,9 +17,10 @@ from optimizers.comparison.control_rows import row_of
 from optimizers.comparison.leaderboard import rank_rows
 from optimizers.comparison.outcomes import Outcome
 from optimizers.core.best_stage import mean_gain, select_best
+from optimizers.core.evidence import Evidence
 from optimizers.core.records import Candidate, Query, Reward, Rollout
 from optimizers.core.reward import Scorer
-from optimizers.core.verdict import Evidence, write_verdict
+from optimizers.core.verdict import write_verdict
 from optimizers.rollouts.engine import RolloutEngine
 from optimizers.rollouts.evaluation import Scored
 from optimizers.sgt.gating import gate_examples
