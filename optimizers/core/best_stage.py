@@ -1,4 +1,4 @@
-"""Which stage is best: stages are compared on the examples on which both have a reward. Pure."""
+"""Selects the best stage. Two stages are compared on the examples on which both have a reward. Pure."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from optimizers.core.records import Rollout
 def select_best(stages: Sequence[Sequence[Rollout]], came_in: int = 0) -> int:
     """The position of the best stage, each given as its rollouts on the same examples in the same order.
 
-    Two stages are compared on the examples on which both have a reward. The earlier one stays on a tie. A stage is
-    never chosen that is worse there than the program that came in, whose position is `came_in`.
+    On a tie the earlier stage is best. A stage that is worse than the student, whose position is `came_in`, is never
+    selected.
 
     >>> from optimizers.core.records import Query, Reward
     >>> from sgt_modules.kinds import SILENCE
@@ -35,9 +35,9 @@ def select_best(stages: Sequence[Sequence[Rollout]], came_in: int = 0) -> int:
 
 
 def mean_gain(before: Sequence[Rollout], after: Sequence[Rollout]) -> float | None:
-    """How much higher the mean reward is `after` than `before`, on the examples on which both have one; None of none.
+    """The difference of mean rewards, `after` minus `before`, on the examples on which both have one; None without any.
 
-    Both hold a rollout an example, in the same order.
+    Both have one rollout per example, in the same order.
     """
     both = [
         (first.reward.score, second.reward.score)

@@ -51,7 +51,7 @@ class Cause(NamedTuple):
 
 
 class Causes(NamedTuple):
-    """Sentences by what they explain: `leading` the whole run, `training` a training that lacked data, `errors` some runs."""
+    """Sentences that explain the whole run (`leading`), a training that lacked data, or some of the runs (`errors`)."""
 
     leading: list[str]
     training: list[str]
@@ -59,6 +59,7 @@ class Causes(NamedTuple):
 
 
 def find_causes(evidence: Evidence) -> Causes:
+    """All causes that the evidence supports."""
     runs = evidence.runs
     failed = error_causes(evidence, runs)
     whole = [each for each in failed if each.share >= MOST]

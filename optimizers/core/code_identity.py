@@ -325,7 +325,7 @@ class CodeIdentity(CanonicalEncoder):
         return stable_text(value) or qualified_name(type(value))
 
     def _encode_signature(self, value: type[dspy.Signature], where: str) -> object:
-        """Encodes what an adapter reads of a signature: instructions, and the name, type, schema and text of each field."""
+        """Encodes what an adapter reads of a signature: instructions, and each field's name, type, schema and text."""
         parts: list[object] = []
         for name, each in value.fields.items():
             extra = self._encode_quietly(cast("Any", each).json_schema_extra or {}, f"{where}.{name}")

@@ -1,4 +1,4 @@
-"""Errors of a run, counted by the exception's name, and what an unreadable answer looked like. Pure."""
+"""Counts the errors of a run by the exception's name, with an example of each. Pure."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 UNREADABLE = "AdapterParseError"
-"""DSPy's error for an answer in which its adapter does not find the output fields."""
+"""DSPy's error for an answer in which the adapter does not find the output fields."""
 
 REFUSED = "MetricError"
-"""The error of a run whose score is refused: the metric raised, or returned what is no score."""
+"""The error of a run whose score is refused: the metric raised, or did not return a valid score."""
 
 NAN, ABOVE, BELOW = "NaN", "above 1", "below 0"
 NO_NUMBER, COROUTINE = "no number", "a coroutine"
-"""What a refused score was; a metric that raises is `raised ValueError`."""
+"""The kinds of refused scores; a metric that raises has the kind `raised ValueError`."""
 
 SHOWN = 160
-"""Characters of an example that a person sees."""
+"""The most characters of an example in a message."""
 
 _NAME = re.compile(r"[A-Za-z_][\w.]*")
 _SCORE = re.compile(rf"{REFUSED}: \[([^\]]*)\] ")
@@ -27,7 +27,7 @@ _ANSWER = re.compile(r"LM Response: (.*?)\s*(?:\n\nExpected to find output field
 
 
 class Failure(NamedTuple):
-    """One run that ended with an error: its stage, the error as `Name: message`, and whether it still has a reward."""
+    """A run that ended with an error: its stage, the error as `Name: message`, and whether it has a reward."""
 
     stage: str
     error: str
@@ -36,10 +36,10 @@ class Failure(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ErrorType:
-    """Runs that ended with one type of error: how many, how many of them without a reward, in which stages.
+    """The runs that ended with one type of error: their count, how many have no reward, and their stages.
 
-    `example` is the first message, shortened; for answers that the adapter could not read it is the answer, and may be
-    empty.
+    `example` is the first message, shortened; for an answer that the adapter could not read it is the answer, which may
+    be empty.
     """
 
     name: str
@@ -59,7 +59,7 @@ class ErrorType:
 
 
 def group_errors(failures: Iterable[Failure]) -> list[ErrorType]:
-    """The types of error, the most frequent first. A failure without an error's text is left out.
+    """Groups failures by type of error, the most frequent first. A failure without an error's text is left out.
 
     >>> [each] = group_errors([Failure("warm", "ValueError: no number", True), Failure("sft", "ValueError: no", False)])
     >>> each.name, each.count, each.unrewarded, each.stages, each.example
@@ -83,7 +83,7 @@ def group_errors(failures: Iterable[Failure]) -> list[ErrorType]:
 
 
 def error_name(error: str) -> str:
-    """The exception's name, which stands before the colon.
+    """The exception's name: the part before the colon.
 
     >>> error_name("LMRateLimitError: slow down"), error_name("?")
     ('LMRateLimitError', 'error')
@@ -102,7 +102,7 @@ def is_unreadable(error: str) -> bool:
 
 
 def mark_refused_score(kind: str, text: str) -> str:
-    """A refused score's message, from which `count_refused_scores` reads its kind.
+    """Adds the kind to the message of a refused score, so that `count_refused_scores` can read it.
 
     >>> mark_refused_score(NAN, "It returned nan.")
     '[NaN] It returned nan.'
@@ -111,9 +111,10 @@ def mark_refused_score(kind: str, text: str) -> str:
 
 
 def count_refused_scores(errors: Iterable[str]) -> dict[str, int]:
-    """How many scores were refused, by what they were, given the rollouts' errors; the most frequent first.
+    """Counts refused scores by kind from the rollouts' errors, the most frequent first.
 
-    >>> count_refused_scores(["MetricError: [NaN] It returned nan.", "", "ValueError: no number", "MetricError: It raised."])
+    >>> errors = ["MetricError: [NaN] It returned nan.", "", "ValueError: no number", "MetricError: It raised."]
+    >>> count_refused_scores(errors)
     {'NaN': 1, 'another error': 1}
     """
     found = Counter[str]()
@@ -125,7 +126,7 @@ def count_refused_scores(errors: Iterable[str]) -> dict[str, int]:
 
 
 def explain_refused_scores(kinds: Mapping[str, int], rollouts: int) -> str:
-    """What a person should know of refused scores; empty without one.
+    """A sentence on refused scores; empty if there are none.
 
     >>> print(explain_refused_scores({"NaN": 2, "raised KeyError": 1}, 40))
     The metric's score was refused in 3 of 40 rollouts (2 NaN, 1 raised KeyError), so these have no reward. Return a \
@@ -143,7 +144,7 @@ only these are paid again.
 
 
 def error_example(error: str) -> str:
-    """What a person reads of an error: the answer that could not be read, else the message; shortened, on one line.
+    """An error for people, shortened, on one line: the answer that could not be read, else the message.
 
     >>> error_example("ValueError: no number")
     'no number'
@@ -158,7 +159,7 @@ def error_example(error: str) -> str:
 
 
 def shorten(text: str, most: int = SHOWN) -> str:
-    """A text on one line, without control characters, its middle left out where it is long.
+    """Puts a text on one line without control characters, and leaves out the middle of a long one.
 
     >>> shorten("a\\x1b[2J\\nb"), shorten("word " * 100, 24)
     ('a [2J b', 'word word word ... word')
@@ -171,7 +172,7 @@ def shorten(text: str, most: int = SHOWN) -> str:
 
 
 def advise_on_adapter(adapter: str = "ChatAdapter") -> str:
-    """What to change where an adapter cannot read the actor's answers.
+    """Says what to change if the adapter cannot read the actor's answers.
 
     >>> advise_on_adapter("JSONAdapter")
     'Use dspy.ChatAdapter() in place of JSONAdapter, a signature with fewer and plainer outputs, or a stronger actor.'

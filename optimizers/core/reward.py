@@ -1,4 +1,4 @@
-"""Any DSPy metric -> one `Reward`, and a check of the metric before anything is paid."""
+"""Turns the result of any DSPy metric into a `Reward`, and checks a metric before anything is paid."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _ROUNDING = 1e-6
 
 
 def as_reward(value: object) -> Reward:
-    """What a metric returned, as a reward; raises `MetricError` for anything that is none.
+    """Converts a metric's return value to a reward; raises `MetricError` if it cannot.
 
-    A score may leave [0, 1] by rounding, at most by 1e-6 as sums of 32-bit floats do, and is put back.
+    A score outside [0, 1] by at most 1e-6, as sums of 32-bit floats may be, is clipped.
 
     >>> as_reward(True), as_reward(1.0000001)
     (Reward(score=1.0, feedback=''), Reward(score=1.0, feedback=''))
@@ -67,7 +67,7 @@ class Scorer:
     """A metric of 2, 3 or 5 arguments as one function `(example, prediction) -> Reward`.
 
     A third argument is passed where the metric demands one or calls it `trace`; GEPA's other two are passed as None.
-    Raises `MetricError` when the metric takes another number of arguments, raises, or returns no reward.
+    Raises `MetricError` if the metric takes another number of arguments, raises, or returns no valid score.
 
     >>> def exact(example, prediction, trace=None):
     ...     return example.answer == prediction.answer
@@ -81,7 +81,7 @@ class Scorer:
 
     @property
     def name(self) -> str:
-        """The metric's own name, for messages and reports."""
+        """The metric's name, for messages and reports."""
         return getattr(self.metric, "__qualname__", type(self.metric).__name__)
 
     def __call__(self, example: dspy.Example, prediction: object, trace: object = None) -> Reward:
@@ -104,7 +104,7 @@ def _count_arguments(metric: Metric) -> int:
         # DSPy warns of a `forward` that is looked up without a call.
         called = object.__getattribute__(metric, "forward") if isinstance(metric, dspy.Module) else metric
         signature = inspect.signature(called)
-    except ValueError:  # written in C: nothing tells, so DSPy's own two
+    except ValueError:  # written in C, without a signature: two arguments as in DSPy
         return 2
     parameters = [p for p in signature.parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     required = sum(p.default is p.empty for p in parameters)
@@ -121,7 +121,7 @@ def _count_arguments(metric: Metric) -> int:
 
 
 class _TrialPrediction(dspy.Prediction):
-    """A prediction of fields that nobody knows yet: whatever is asked of it is an empty text."""
+    """A prediction whose missing fields read as an empty text."""
 
     def __getattr__(self, key: str) -> object:
         try:
@@ -135,10 +135,10 @@ class _TrialPrediction(dspy.Prediction):
 def check_metric(
     metric: Metric, example: dspy.Example, output_fields: Sequence[str], *, more_fields: bool = False
 ) -> Reward:
-    """Try the metric once before anything is paid; raises `MetricError` when it would not do.
+    """Call the metric once before anything is paid; raises `MetricError` if that fails.
 
-    The trial prediction is built from the example's own labels where an output field has the same name, else from "".
-    With `more_fields` it may have any others too, which then read "": a program's own `forward` returns what it likes.
+    The trial prediction has the example's label for each output field of that name, else "". With `more_fields` any
+    other field reads "" too, as a program's own `forward` may return any fields.
     A metric that asks a judge model pays for this one call.
 
     >>> example = dspy.Example(question="2+2?", answer="4").with_inputs("question")

@@ -1,4 +1,4 @@
-"""What a command names: an object as `module:attribute`, and examples in a file."""
+"""Loads what the arguments of a command name: an object as `module:attribute`, and examples in a file."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ EXAMPLE_SUFFIXES = (".jsonl", ".csv", ".parquet")
 
 
 def load_attribute(name: str, *, what: str) -> Any:
-    """The object that `module:attribute` names, the attribute being dotted if need be; modules of this folder count.
+    """Load the object that `module:attribute` names; the attribute may have dots, the module may be in this folder.
 
-    Raises `SetupError` where there is none.
+    Raises `SetupError` if there is no such object.
 
     >>> load_attribute("json:decoder.JSONDecodeError", what="an error").__name__
     'JSONDecodeError'
@@ -59,7 +59,7 @@ def load_attribute(name: str, *, what: str) -> Any:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A question that names the likeliest of the known names, with a space behind it; empty where none is like it.
+    """A question with the known names that are most similar, and a space after it; empty if none is similar.
 
     >>> did_you_mean("programm", ["metric", "program"])
     "Did you mean 'program'? "
@@ -72,7 +72,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def load_program(name: str) -> dspy.Module:
-    """The program that `module:attribute` names: a module, or a function or class without arguments that makes one."""
+    """Load the program that `module:attribute` names: a module, or a callable without arguments that returns one."""
     found = load_attribute(name, what="a program")
     if callable(found) and not isinstance(found, dspy.Module):
         found = found()
@@ -82,9 +82,9 @@ def load_program(name: str) -> dspy.Module:
 
 
 def read_examples(file: Path, inputs: Sequence[str]) -> list[dspy.Example]:
-    """The examples of a file, a row each: JSON lines, CSV with a head, or Parquet. `inputs` names the input fields.
+    """Read a file of one example per row: JSON lines, CSV with a header, or Parquet. `inputs` are the input fields.
 
-    Raises `SetupError` for a file that is none of these, has no rows, or lacks an input.
+    Raises `SetupError` for a file of another type, without rows, or without an input field.
     """
     if file.suffix not in EXAMPLE_SUFFIXES:
         raise SetupError(f"Expected a file that ends in {', '.join(EXAMPLE_SUFFIXES)}, got {file}.")
@@ -100,7 +100,7 @@ def read_examples(file: Path, inputs: Sequence[str]) -> list[dspy.Example]:
 
 
 def input_names(program: dspy.Module) -> list[str]:
-    """The names of the program's own inputs: of its forward, or of a bare predictor's signature."""
+    """The names of the program's inputs: of its `forward`, or of the signature of a single predictor."""
     if isinstance(program, dspy.Predict):
         return [*cast("type[dspy.Signature]", program.signature).input_fields]
     parameters = inspect.signature(entry_of(program)).parameters.values()

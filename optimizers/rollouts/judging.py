@@ -1,4 +1,4 @@
-"""One run of a program on an example under given supplements, judged by the metric. Whatever it raises is a record."""
+"""Runs a program on one example with given supplements and scores the answer. An exception becomes a record."""
 
 from __future__ import annotations
 
@@ -36,13 +36,12 @@ from sgt_modules.wrapping import supplemented
 
 
 class JudgedRun(NamedTuple):
-    """One finished run: its rollout (not yet any stage's), its predictors' calls by role and turn, and its cost.
+    """One finished run: its rollout (of no stage yet), its predictor calls by role and turn, and its usage.
 
-    `fatal`: why no further run can have a reward, in the provider's words (a wrong key, no such model, no credit).
-    `generator`: usage of the program's own generator. `used_up`: why the budget ended the run.
-    `lost`: what to change in a program that calls a predictor where its supplement cannot be known.
-    `refused`: the provider refused a prompt (too long, filtered); whose fault that is depends on whether it takes the
-    same example without help.
+    `fatal`: the provider's message, if no further run can succeed (a wrong key, no such model, no credit).
+    `generator`: usage of the program's own generator. `used_up`: why the budget ended the run. `lost`: what to change
+    in a program that calls a predictor at a place where its supplement is unknown. `refused`: the provider refused a
+    prompt (too long, filtered); the supplement is the cause only if the same example is answered without it.
     """
 
     rollout: Rollout
@@ -56,11 +55,11 @@ class JudgedRun(NamedTuple):
 
 
 def run_and_score(program: dspy.Module, example: dspy.Example, index: int, given: Given, scorer: Scorer) -> JudgedRun:
-    """Run the program on an example under the given supplements (None: its own generator's) and judge it.
+    """Run the program on an example with the given supplements (None: its own generator's) and score its answer.
 
-    A run with an outage has no reward, whatever the program or the metric made of it; errors are kept without keys.
-    Each LM call is checked against the run's reservation, if there is one (see `optimizers.core.budget`); a run that
-    the budget ends has no reward either.
+    A run with an outage has no reward, even if the program handled the error; API keys are removed from error texts.
+    Each LM call is checked against the run's reservation, if there is one (see `optimizers.core.budget`). A run that
+    the budget ends has no reward.
     """
     began = time.perf_counter()
     prediction: object = None
@@ -77,7 +76,7 @@ def run_and_score(program: dspy.Module, example: dspy.Example, index: int, given
             pass
         except Exception as raised:  # noqa: BLE001 - whatever a user's program raises is a record
             problem, reward = raised, _reward_of_failure(raised, calls)
-        calls.ended(problem, prediction)
+        calls.end_run(problem, prediction)
     refused = reward is None and problem is not None and was_refused(problem, calls.outage)
     seconds = time.perf_counter() - began
     unfinished = _why_unfinished(gate, asked)
@@ -105,14 +104,14 @@ def run_and_score(program: dspy.Module, example: dspy.Example, index: int, given
 
 
 def _why_unfinished(gate: CallGate, asked: Episode) -> Exception | None:
-    """Why a run says nothing, whatever the program made of it: the budget ended it, or a supplement was lost."""
+    """Why a run did not finish, if it did not: the budget ended it, or a supplement was lost."""
     if asked.lost:
         return SetupError(asked.lost)
     return StoppedError(gate.refusal) if gate.refusal else None
 
 
 def _cost_by_name(program: dspy.Module, answers: Sequence[Answers]) -> float:
-    """Dollars of answers that are known by the names of the program's LMs alone."""
+    """The dollars of answers whose price is only known by the names of the program's LMs."""
     if not answers:
         return 0.0
     lms = [each.lm or dspy.settings.lm for each in program.predictors()]
@@ -120,9 +119,9 @@ def _cost_by_name(program: dspy.Module, answers: Sequence[Answers]) -> float:
 
 
 def rescore(program: dspy.Module, example: dspy.Example, rollout: Rollout, scorer: Scorer) -> Rollout | None:
-    """A rollout of the same answer, judged by this metric and nothing asked of the actor; None where none was kept.
+    """Score a rollout's stored answer with this metric, without a new run; None if the answer was not stored.
 
-    A run in which the actor failed has no answer, and fails by any metric.
+    A run in which the actor failed has no answer, and has reward 0.0 under any metric.
     """
     if rollout.error and rollout.reward is not None:
         return rollout
@@ -141,9 +140,9 @@ def rescore(program: dspy.Module, example: dspy.Example, rollout: Rollout, score
 def _score(
     example: dspy.Example, prediction: object, scorer: Scorer, calls: LMCalls
 ) -> tuple[Reward | None, Exception | None]:
-    """The metric's reward, or why it has none."""
+    """The metric's reward, or the error if it gave none."""
     try:
-        with _watch_calls(calls):  # a metric may ask a judge
+        with _watch_calls(calls):  # a metric may call an LM as judge
             return scorer(example, prediction), None
     except MetricError as raised:
         return None, raised
@@ -154,17 +153,17 @@ def _watch_calls(calls: LMCalls) -> AbstractContextManager[None]:
 
 
 def failed_run(example: dspy.Example, index: int, error: str) -> JudgedRun:
-    """A run of which nothing came back but the reason: no reward, and what it cost is not known."""
+    """A run that returned nothing: no reward, unknown cost, and the reason as its error."""
     return JudgedRun(Rollout(_run_query(example, index), "", "none", SILENCE, None, error=error), [], Usage(runs=1))
 
 
 def _run_query(example: dspy.Example, index: int) -> Query:
-    """A run as a whole stands at no predictor."""
+    """The query of a whole run, which belongs to no predictor."""
     return Query(query_id(example, ""), index, "", "")
 
 
 def _reward_of_failure(problem: Exception, calls: LMCalls) -> Reward | None:
-    """What an exception of the program says of the supplement: a failure once the actor has answered, else nothing."""
+    """Reward 0.0 for an exception after the actor answered; None if the exception is not the supplement's fault."""
     if is_uninformative(problem):
         return None
     answered = isinstance(problem, AdapterParseError) or calls.answered or bool(dspy.settings.trace)
@@ -172,7 +171,7 @@ def _reward_of_failure(problem: Exception, calls: LMCalls) -> Reward | None:
 
 
 def _fatal_reason(program: dspy.Module, calls: LMCalls) -> str:
-    """Why no further run can do better; empty while one may."""
+    """Why every further run would fail too; empty if one may succeed."""
     if calls.outage is None or not is_permanent(calls.outage):
         return ""
     said = f"{type(calls.outage).__name__}: {calls.outage}"
@@ -180,6 +179,6 @@ def _fatal_reason(program: dspy.Module, calls: LMCalls) -> str:
 
 
 def _lms(program: dspy.Module) -> list[object]:
-    """Every LM whose keys an error of this program may repeat."""
+    """The LMs whose API keys may occur in an error of this program."""
     writers = (getattr(each.generator.engine, "lm", None) for _, each in supplemented(program))
     return [dspy.settings.lm, *(each.lm for each in program.predictors()), *writers]

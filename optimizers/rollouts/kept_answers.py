@@ -1,4 +1,4 @@
-"""A program's answer as text that gives the same answer again, so that another metric can judge it."""
+"""Stores a program's answer as text and restores it, so that another metric can score it."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ import dspy
 from pydantic import BaseModel, TypeAdapter
 
 _KNOWN_ATTRIBUTES = {"_store", "_completions", "_lm_usage"}
-"""What a `dspy.Prediction` holds; one that holds more is not kept."""
+"""The attributes of a `dspy.Prediction`; one with more attributes is not stored."""
 
 
 class _NotWritableError(Exception):
-    """A value cannot be written so that the same is read again."""
+    """A value cannot be restored from text."""
 
 
 def dump_answer(prediction: object, program: dspy.Module) -> str:
-    """All of a prediction that its fields' texts do not tell, as JSON; empty where that cannot be kept.
+    """The part of a prediction that the texts of its fields do not have, as JSON; empty if it cannot be restored.
 
-    Kept are JSON's types, tuples and sets, and what pydantic reads back as an equal value of a field's declared type.
+    Stored are JSON's types, tuples and sets, and values that pydantic restores as equal from a field's declared type.
 
     >>> dump_answer(dspy.Prediction(answer="4", parts=["3", "1"]), dspy.Predict("question -> answer"))
     '{"typed": {"parts": ["3", "1"]}, "completions": null}'
     """
     if type(prediction) is not dspy.Prediction or set(vars(prediction)) - _KNOWN_ATTRIBUTES:
         return ""
-    found = cast("Any", prediction)
-    fields, types, many = dict(found.items()), _output_types(program), found.completions
+    values = cast("Any", prediction)
+    fields, types, many = dict(values.items()), _output_types(program), values.completions
     try:
         typed = {name: _dump_value(each, types.get(name)) for name, each in fields.items() if type(each) is not str}
         content: dict[str, object] = {"typed": typed, "completions": None}
@@ -37,18 +37,18 @@ def dump_answer(prediction: object, program: dspy.Module) -> str:
         elif many is not None:
             own = {name: [_dump_value(each, types.get(name)) for each in column] for name, column in many.items()}
             content["completions"] = own
-        if (usage := found.get_lm_usage()) is not None:
+        if (usage := values.get_lm_usage()) is not None:
             content["usage"] = _dump_value(usage, None)
-        return json.dumps(content)  # in its own order, in which a metric may walk a mapping
+        return json.dumps(content)  # unsorted, as a metric may iterate over a mapping
     except (_NotWritableError, RecursionError):
         return ""
 
 
 def load_answer(output: Mapping[str, str], text: str, program: dspy.Module) -> dspy.Prediction | None:
-    """The prediction whose fields read `output`, and of which `dump_answer` wrote `text`; None where it wrote nothing.
+    """Restore a prediction from the texts of its fields and the text of `dump_answer`; None if that is empty.
 
-    >>> asked = dspy.Predict("question -> answer")
-    >>> load_answer({"answer": "4", "parts": "['3', '1']"}, '{"completions": null, "typed": {"parts": ["3", "1"]}}', asked)
+    >>> program, text = dspy.Predict("question -> answer"), '{"completions": null, "typed": {"parts": ["3", "1"]}}'
+    >>> load_answer({"answer": "4", "parts": "['3', '1']"}, text, program)
     Prediction(
         answer='4',
         parts=['3', '1']
@@ -63,27 +63,27 @@ def load_answer(output: Mapping[str, str], text: str, program: dspy.Module) -> d
         fields = {name: typed.get(name, each) for name, each in output.items()}
         many = content["completions"]
         if many is None:
-            found = dspy.Prediction(**fields)
+            prediction = dspy.Prediction(**fields)
         elif many == "one":
-            found = dspy.Prediction.from_completions({name: [each] for name, each in fields.items()})
+            prediction = dspy.Prediction.from_completions({name: [each] for name, each in fields.items()})
         else:
             columns = {name: [_load_value(each, types.get(name)) for each in column] for name, column in many.items()}
-            found = dspy.Prediction.from_completions(columns)
-            cast("Any", found)._store = fields
-        found.set_lm_usage(_load_value(content.get("usage"), None))
+            prediction = dspy.Prediction.from_completions(columns)
+            cast("Any", prediction)._store = fields
+        prediction.set_lm_usage(_load_value(content.get("usage"), None))
     except (ValueError, TypeError, KeyError, AttributeError, AssertionError, RecursionError):
         return None
-    return found
+    return prediction
 
 
 def _output_types(program: dspy.Module) -> dict[str, Any]:
-    """The declared type of each output field of the program's predictors; of one name, the last."""
+    """The declared type of each output field of the program's predictors; the last one if a name repeats."""
     signatures = [cast("type[dspy.Signature]", each.signature) for each in program.predictors()]
     return {name: each.annotation for own in signatures for name, each in own.output_fields.items()}
 
 
 def _dump_value(value: Any, declared: Any) -> object:
-    """A value as JSON, from which `_load_value` makes an equal one; raises `_NotWritableError` where that cannot be."""
+    """A value as JSON that `_load_value` restores as equal; raises `_NotWritableError` if that is impossible."""
     if value is None or type(value) in (bool, int, float, str):
         return value
     try:
@@ -119,7 +119,7 @@ def _dump_typed(value: Any, declared: Any) -> object:
 
 
 def _to_plain(value: Any) -> object:
-    """A value whose models are mappings of their fields: DSPy's own types write themselves as what a prompt shows."""
+    """Replaces models in a value by mappings of their fields, as DSPy's types dump themselves as prompt text."""
     if isinstance(value, BaseModel):
         return {name: _to_plain(getattr(value, name)) for name in type(value).model_fields}
     if isinstance(value, list | tuple | set | frozenset):

@@ -1,4 +1,4 @@
-"""What the runs of a stage have in common, pickled for another process; what cannot be pickled is named."""
+"""Pickles what the runs of a stage share, for another process; an error names the part that cannot be pickled."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _DRIVER_SETTINGS = (
     "trace",
     "usage_tracker",
 )
-"""Settings of DSPy that belong to the driver's process: they watch it, or say where in it a call stands."""
+"""Settings of DSPy that stay in the driver's process: they observe it, or track its current call."""
 
 
 class StageTask(NamedTuple):
-    """What every run of a stage has in common."""
+    """What all runs of a stage share."""
 
     program: dspy.Module
     scorer: Scorer
@@ -36,7 +36,7 @@ class StageTask(NamedTuple):
 
 
 def pickle_task(program: dspy.Module, scorer: Scorer, examples: Sequence[dspy.Example]) -> bytes:
-    """A task as it travels, with DSPy's settings as they are here; raises `SetupError` with what cannot be pickled."""
+    """Pickle a task with DSPy's current settings; raises `SetupError` with the part that cannot be pickled."""
     settings = {name: value for name, value in dspy.settings.copy().items() if name not in _DRIVER_SETTINGS}
     try:
         return _pickle(StageTask(program, scorer, list(examples), settings))
@@ -56,7 +56,7 @@ def pickle_task(program: dspy.Module, scorer: Scorer, examples: Sequence[dspy.Ex
 
 
 def unpickle_task(pickled: bytes) -> StageTask:
-    """A task that `pickle_task` made, in the process where it came to; raises `SetupError` where that cannot be done."""
+    """Restore a task from `pickle_task` in another process; raises `SetupError` if that fails."""
     try:
         return cloudpickle.loads(pickled)
     except Exception as problem:
@@ -68,7 +68,7 @@ def unpickle_task(pickled: bytes) -> StageTask:
 
 
 class _Pickler(cloudpickle.Pickler):
-    """Leaves an LM's history and callbacks at home, as DSPy's modules do by themselves."""
+    """Pickles an LM without its history and callbacks, as DSPy's modules do by themselves."""
 
     def reducer_override(self, obj: object) -> Any:
         if isinstance(obj, dspy.BaseLM) and (obj.history or obj.callbacks):

@@ -1,4 +1,4 @@
-"""Rollouts -> preference pairs of one query: which kind (inter), how well (intra), how short. Pure and seeded."""
+"""Makes preference pairs from the rollouts of each query: between kinds, within a kind, by length. Pure and seeded."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from optimizers.core.records import BETWEEN, Between, Category, PreferencePair, 
 from sgt_modules.errors import NoPreferencePairsError
 
 NEEDLESS = 0.8
-"""The share of supplements, right and wrong ones, that must have won for a query to need none."""
+"""A query needs no supplement if at least this share of its supplements won."""
 
 SILENT = 0.25
-"""The largest share of a query's pairs between kinds that have no supplement at all on one side."""
+"""The largest share of a query's `inter` pairs that have no supplement on one side."""
 
 _Couple = tuple[Rollout, Rollout]
 
@@ -33,15 +33,18 @@ def preference_pairs(
 ) -> list[PreferencePair]:
     """Pairs of a winner and a loser of the same query, at most `cap` a category a query.
 
-    `inter` pairs differ in kind, `intra` pairs share it; those of `categories` are made. No supplement at all is in at
-    most `SILENT` of a query's `inter` pairs; where there is no other, in at most that share of `cap`. A winner has a
-    reward of at least `threshold`; with `margin` (above 0) any two of a query make a pair whose rewards lie at least
-    that far apart. With `length_preference`, in (0, 1], the shortest winner makes a `shorter` pair with each winner of
-    the same reward than which it is shorter by at least that share of characters, at most `cap` / 4 a query. No
-    supplement at all is the shortest, and stands there only for queries that hardly need one: `NEEDLESS` or more of the
-    supplements `tried` for them so far (these rollouts, where nothing is given) have won. Elsewhere it won by luck. A
-    rollout without a reward is in no pair. The cap is spread over winners and losers: nobody is used again while
-    another stands ready. The result depends on the seed and the set of rollouts, not on their order.
+    `inter` pairs differ in kind, `intra` pairs share it; only `categories` are made. A winner has a reward of at least
+    `threshold`; with `margin` (above 0) a pair is any two rollouts whose rewards differ by at least `margin`. A rollout
+    without a reward is in no pair. The least used winners and losers are paired first. The result depends on the seed
+    and the set of rollouts, not on their order.
+
+    Silence: at most `SILENT` of a query's `inter` pairs have no supplement on one side; if a query has no other pairs,
+    at most that share of `cap`.
+
+    Length: with `length_preference`, in (0, 1], the shortest winner is preferred to each winner of the same reward that
+    is longer by at least that share of characters (`shorter` pairs, at most `cap` / 4 per query). No supplement is the
+    shortest, but counts only for a query that needs none: at least `NEEDLESS` of the supplements in `tried` (default:
+    these rollouts) won. Elsewhere it won by luck.
 
     Source: arXiv 2604.20727 for the categories and the cap; `docs/method.md` says what is ours.
 
@@ -78,7 +81,7 @@ def preference_pairs(
 
 
 def _rated_by_query(rollouts: Iterable[Rollout]) -> dict[str, list[Rollout]]:
-    """Of each query, its rewarded rollouts, each supplement once (its lowest reward if runs disagree), sorted."""
+    """The rewarded rollouts of each query, sorted; each supplement once, with its lowest reward."""
     once: dict[tuple[str, str], Rollout] = {}
     for rollout in sorted((r for r in rollouts if r.reward is not None), key=_order):
         once.setdefault((rollout.query.id, rollout.supplement.render()), rollout)
@@ -106,7 +109,7 @@ def _couples(rated: Sequence[Rollout], threshold: float, margin: float | None) -
 
 
 def _length_couples(rated: Sequence[Rollout], threshold: float, share: float) -> list[_Couple]:
-    """The shortest winner before each winner of its reward, where it saves at least `share` of the other's length."""
+    """The shortest winner with each winner of the same reward that is longer by at least `share` of its length."""
     winners = sorted((r for r in rated if r.won(threshold)), key=lambda r: len(r.supplement.render()))
     return [
         (winners[0], wordy)
@@ -117,7 +120,7 @@ def _length_couples(rated: Sequence[Rollout], threshold: float, share: float) ->
 
 
 def _queries_needing_none(tried: Iterable[Rollout], threshold: float) -> set[str]:
-    """The queries that nearly every supplement won."""
+    """The queries that at least `NEEDLESS` of their supplements won."""
     won: dict[str, list[bool]] = defaultdict(list)
     for rollout in tried:
         if rollout.reward is not None and rollout.supplement:
@@ -133,7 +136,7 @@ def _category(couple: _Couple) -> Category:
 def _limit_silence(couples: Sequence[_Couple], cap: int, rng: random.Random) -> list[_Couple]:
     """At most `cap` couples, of which at most the share `SILENT` has silence on one side.
 
-    Where there is no other couple to learn from, silence stands in at most that share of `cap`.
+    If all couples have silence, at most that share of `cap`.
     """
     speaking = [couple for couple in couples if all(each.supplement for each in couple)]
     silent = [couple for couple in couples if not all(each.supplement for each in couple)]
@@ -145,12 +148,12 @@ def _limit_silence(couples: Sequence[_Couple], cap: int, rng: random.Random) -> 
 
 
 def _spread(couples: Sequence[_Couple], cap: int, rng: random.Random) -> list[_Couple]:
-    """At most `cap` couples: always the one whose two sides were used least so far, ties by lot."""
+    """At most `cap` couples: always the one whose two sides were used least so far, ties at random."""
     used: Counter[tuple[str, str]] = Counter()
-    taken: list[_Couple] = []
+    chosen: list[_Couple] = []
     heap = [(0, rng.random(), number) for number in range(len(couples))]
     heapq.heapify(heap)
-    while heap and len(taken) < cap:
+    while heap and len(chosen) < cap:
         load, lot, number = heap[0]
         sides = [(side, rollout.supplement.render()) for side, rollout in zip("+-", couples[number], strict=True)]
         now = sum(used[side] for side in sides)
@@ -159,8 +162,8 @@ def _spread(couples: Sequence[_Couple], cap: int, rng: random.Random) -> list[_C
         else:
             heapq.heappop(heap)
             used.update(sides)
-            taken.append(couples[number])
-    return taken
+            chosen.append(couples[number])
+    return chosen
 
 
 def _pair(couple: _Couple, category: Category) -> PreferencePair:
@@ -177,7 +180,7 @@ _SHARED: Mapping[tuple[Between, ...], str] = {("inter",): "a query in two kinds"
 def explain_no_pairs(
     rollouts: Iterable[Rollout], *, threshold: float = 1.0, categories: Sequence[Between] = BETWEEN
 ) -> str:
-    """In words, why these rollouts give no pair, and what to do.
+    """Says why these rollouts give no pair, and what to do.
 
     >>> explain_no_pairs([])
     'No supplement was tried, so there is nothing to prefer. Use examples the program can run on.'
@@ -217,7 +220,7 @@ def explain_no_pairs(
 def require_pairs(
     pairs: Sequence[PreferencePair], rollouts: Iterable[Rollout], *, threshold: float = 1.0
 ) -> Sequence[PreferencePair]:
-    """The pairs themselves; raises `NoPreferencePairsError` with the reason when there is none."""
+    """Returns the pairs; raises `NoPreferencePairsError` with the reason if there are none."""
     if not pairs:
         raise NoPreferencePairsError(explain_no_pairs(rollouts, threshold=threshold))
     return pairs

@@ -1,4 +1,4 @@
-"""What a few examples take: the program run on them, some supplements tried, a few rows trained on."""
+"""Measures costs on a few examples: runs the program, tries some supplements, trains on a few rows."""
 
 from __future__ import annotations
 
@@ -19,11 +19,10 @@ from optimizers.training.trainer import Trainer
 from sgt_modules.generator import SupplementGenerator
 
 SUPPLEMENTS_PER_EXAMPLE = 8
-"""Supplements an example that the actor is run on."""
+"""The number of supplements per example that the actor runs on."""
 
 TRAINED_ROWS = 32, 96
-"""Rows that are trained on to see how long a row takes: the second lot's seconds beyond the first's, as loading a model
-takes its time too."""
+"""The rows of two trainings; the difference of their seconds gives the seconds per row without loading the model."""
 
 
 def measure_probe(
@@ -36,8 +35,10 @@ def measure_probe(
     sft_epochs: int,
     seed: int,
 ) -> Probe:
-    """Measure. `evaluator` has run the program on its examples; `pool_requests` are the warm start's for its queries,
-    so that a run on the same store does not pay for them again. Raises `StoppedError` where the budget is too small.
+    """Measure the costs of a run on the evaluator's examples, on which the program has run without supplements.
+
+    `pool_requests` are those of the warm start, so that a run on the same store does not pay for them again. Raises
+    `StoppedError` if the budget is too small.
     """
     actor, examples = evaluator.actor, len(evaluator.examples)
     began = time.perf_counter()
@@ -71,7 +72,7 @@ def measure_probe(
 
 
 class _Means:
-    """What a run took in the mean."""
+    """Mean tokens and dollars per run."""
 
     def __init__(self, rollouts: Sequence[Rollout]) -> None:
         count = max(1, len(rollouts))
@@ -81,7 +82,7 @@ class _Means:
 
 
 def _row_seconds(trainer: Trainer, tried: Sequence[Candidate], epochs: int, seed: int) -> float:
-    """Seconds to train on a row once, of a few rows that are thrown away."""
+    """The seconds to train on one row once, measured on a few rows and thrown away."""
     rows = [
         SFTExample(each.query.id, said.kind, each.query.prompt, said.render(), said.cut)
         for each in tried
@@ -89,11 +90,11 @@ def _row_seconds(trainer: Trainer, tried: Sequence[Candidate], epochs: int, seed
     ]
     if not rows:
         return 0.0
-    took: list[float] = []
+    seconds: list[float] = []
     with tempfile.TemporaryDirectory() as scratch:
         for count in TRAINED_ROWS:
-            lot = [rows[number % len(rows)] for number in range(count)]
+            repeated = [rows[number % len(rows)] for number in range(count)]
             began = time.perf_counter()
-            trainer.sft(lot, start=None, output=Path(scratch) / "probe", seed=seed)
-            took.append(time.perf_counter() - began)
-    return max(0.0, took[1] - took[0]) / ((TRAINED_ROWS[1] - TRAINED_ROWS[0]) * epochs)
+            trainer.sft(repeated, start=None, output=Path(scratch) / "probe", seed=seed)
+            seconds.append(time.perf_counter() - began)
+    return max(0.0, seconds[1] - seconds[0]) / ((TRAINED_ROWS[1] - TRAINED_ROWS[0]) * epochs)

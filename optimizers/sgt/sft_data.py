@@ -1,4 +1,4 @@
-"""Rollouts -> SFT rows, balanced over kinds and spread over queries. Pure and seeded."""
+"""Makes SFT rows from rollouts, balanced over kinds and spread over queries. Pure and seeded."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from optimizers.core.records import Rollout, SFTExample
 def balance_kinds(
     rollouts: Iterable[Rollout], *, max_per_kind: int, threshold: float = 1.0, rng: random.Random
 ) -> list[SFTExample]:
-    """The successful supplements as training rows, at most `max_per_kind` of a kind, in a shuffled order.
+    """The winning supplements as training rows, at most `max_per_kind` of a kind, in a shuffled order.
 
-    Each (query, supplement) stands once. Inside a kind the queries take turns in a seeded order, so none crowds out
-    the others. The prompt names no kind: the model is to learn which one to write. The result depends on the seed and
+    Each (query, supplement) occurs once. Within a kind the queries take turns in a seeded order, so that no query
+    dominates. The prompt names no kind, as the model should learn which one to write. The result depends on the seed and
     the set of rollouts, not on their order.
     """
     rows = {
@@ -35,13 +35,13 @@ def balance_kinds(
 
 
 def _drop_repeats(rows: Iterable[SFTExample]) -> list[SFTExample]:
-    """One row for each query and completion, sorted; one that the model ended before one that was cut."""
+    """One row for each query and completion, sorted; a whole row is preferred to a cut one."""
     ordered = sorted(rows, key=lambda row: (row.query, row.completion, row.cut, row.kind, row.prompt))
     return list({(row.query, row.completion): row for row in reversed(ordered)}.values())[::-1]
 
 
 def _interleave_queries(rows: Iterable[SFTExample], rng: random.Random) -> list[SFTExample]:
-    """The rows so ordered that every query gives its first before any gives its second."""
+    """Orders rows so that every query has its first row before any has its second."""
     by_query: dict[str, list[SFTExample]] = defaultdict(list)
     for row in rows:
         by_query[row.query].append(row)

@@ -100,7 +100,7 @@ class SupervisoryPromptTeleprompter(Teleprompter):
     ) -> None:
         super().__init__()
         self.metric = metric
-        self.recipe = (recipe or SPTRecipe()).changed(
+        self.recipe = (recipe or SPTRecipe()).with_options(
             variant=variant, impact=impact, rounds=rounds, candidates=candidates
         )
         self.settings = SPTSettings(
