@@ -1,9 +1,9 @@
 """Time and memory of the loop: 1,000, 10,000 and 100,000 rollouts of an instant scripted actor.
 
 Each size is `RolloutEngine.run` on a real store on disk, in its own process, so no size reuses another's results. The
-program is a real `dspy.Predict` over a real `dspy.LM` without DSPy's cache (which keeps every answer in memory); only the
-network is missing. Memory is the process's largest resident set during the run minus the one before; it includes the
-rollouts that `run` returns, because callers hold them. Sizes that take less than a minute run five times, in turn;
+program is a real `dspy.Predict` over a real `dspy.LM` without DSPy's cache (which keeps every answer in memory); only
+the network is missing. Memory is the process's largest resident set during the run minus the one before; it includes
+the rollouts that `run` returns, because callers hold them. Sizes that take less than a minute run five times, in turn;
 their medians count. The last line is JSON: seconds a rollout at 100,000 divided by seconds a rollout at 1,000.
 """
 

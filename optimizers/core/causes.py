@@ -111,8 +111,8 @@ def _explain_refused_prompts(evidence: Evidence, each: ErrorType, runs: int) -> 
     )
     return (
         f"The provider refused the prompt in {each.count:,} of {runs:,} runs ({each.name}): {each.quoted}. "
-        f"{each.count - each.unrewarded:,} of these count as lost, as it answered the same questions {without_help(evidence)}. "
-        f"{remedy}, or use an actor with a longer context."
+        f"{each.count - each.unrewarded:,} of these count as lost, as it answered the same questions "
+        f"{without_help(evidence)}. {remedy}, or use an actor with a longer context."
     )
 
 
@@ -156,8 +156,8 @@ def _uniform_outcome(evidence: Evidence, runs: Sequence[Rollout]) -> list[Cause]
         return [Cause(share, _explain_all_lost(evidence, len(answered), len(judged)))]
     known = _rewarded(evidence.before)
     if known and all(each.won(evidence.threshold) for each in known):
-        text = f"It wins all {len(known):,} validation questions {without_help(evidence)}: use harder ones, or leave it as it is."
-        return [Cause(share, text)]
+        text = f"It wins all {len(known):,} validation questions {without_help(evidence)}: use harder ones, or leave it"
+        return [Cause(share, f"{text} as it is.")]
     return []
 
 
@@ -165,7 +165,8 @@ def _explain_all_won(evidence: Evidence, won: int) -> str:
     unaided = _rewarded(evidence.unaided)
     alone = sum(each.won(evidence.threshold) for each in unaided)
     if evidence.tried:
-        said = f"All {won:,} runs {evidence.helped} won, and {without_help(evidence)} {alone:,} of {_count_training_questions(unaided)} did"
+        questions = _count_training_questions(unaided)
+        said = f"All {won:,} runs {evidence.helped} won, and {without_help(evidence)} {alone:,} of {questions} did"
     else:
         said = f"All {won:,} runs on training questions won {without_help(evidence)}"
     more = "" if evidence.instructions else ", or leave the program as it is: it needs no supplement"
@@ -184,8 +185,8 @@ def _explain_all_lost(evidence: Evidence, lost: int, judged: int) -> str:
         return f"{said} on questions that the first ones fail. Use a stronger corrector, or more candidates and rounds."
     if alone:
         return (
-            f"{said}, while {without_help(evidence)} {alone:,} of {_count_training_questions(unaided)} won: the texts harm. Look at them with "
-            "sgt inspect, and use a stronger generator."
+            f"{said}, while {without_help(evidence)} {alone:,} of {_count_training_questions(unaided)} won: the texts "
+            "harm. Look at them with sgt inspect, and use a stronger generator."
         )
     none = (
         f", and {without_help(evidence)} 0 of {_count_training_questions(unaided)} won"
@@ -230,8 +231,8 @@ def _explain_one_kind(evidence: Evidence) -> str:
         return ""
     [(kind, count)] = kinds.items()
     return (
-        f"All {count:,} of {count:,} supplements tried are of kind {kind}, though {evidence.kinds_asked} kinds were asked "
-        "for, so the generator could not learn which kind helps. Use a generator that keeps the form `[kind] text`."
+        f"All {count:,} of {count:,} supplements tried are of kind {kind}, though {evidence.kinds_asked} kinds "
+        "were asked for, so the generator could not learn which kind helps. Use a generator that keeps the form `[kind] text`."
     )
 
 

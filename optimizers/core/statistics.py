@@ -41,8 +41,8 @@ def mcnemar(gained: int, lost: int) -> float:
     """Exact McNemar p-value (two-sided) of two programs on the same examples.
 
     `gained` counts the examples that only the second solved, `lost` those that only the first solved. Under the null
-    hypothesis both are equally likely, so the p-value is that of the sign test:
-    twice the smaller tail of Binomial(gained + lost, 1/2), at most 1.
+    hypothesis both are equally likely, so the p-value is that of the sign test: twice the smaller tail of
+    Binomial(gained + lost, 1/2), at most 1.
 
     >>> mcnemar(5, 0)  # 2 * (1/2)**5
     0.0625

@@ -52,7 +52,7 @@ def is_outage(error: BaseException) -> bool:
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether the provider refused this prompt: too long, filtered, with an unsupported feature. The provider itself works.
+    """Whether the provider works but refused this prompt: too long, filtered, with an unsupported feature.
 
     >>> is_refusal(LMInvalidRequestError("too long")), is_refusal(LMAuthError("moderated", status=403))
     (True, True)
@@ -102,7 +102,7 @@ def _cause_chain(problem: BaseException) -> Iterator[BaseException]:
 
 
 def is_single_call(program: dspy.Module) -> bool:
-    """Whether a program makes one LM call for one answer and handles no errors, so that its end says how the call ended.
+    """Whether a program makes one LM call for one answer and handles no errors, so its end is the end of the call.
 
     Only with DSPy's default adapter. If it cannot read a reply it asks again for JSON, which `watch_fallback` notes.
 
@@ -147,7 +147,7 @@ class LMCalls(BaseCallback):
             self.outage = self.outage or outage
 
     def note_unreadable(self, problem: AdapterParseError) -> None:
-        """Note a reply that an adapter could not read, before it asks again. Empty and without a token, it is an outage."""
+        """Note a reply that an adapter could not read, before it asks again. An empty one without tokens: an outage."""
         before, self._before = self._before, self._counted_tokens()
         if not problem.lm_response and self._before == before:
             self.outage = self.outage or LMProviderError(_EMPTY_REPLY)

@@ -25,22 +25,22 @@ _RECORDED_IF_CHANGED = ("sft", "pair_categories", "closed")
 class Recipe:
     """How much is sampled, what counts as a success, and how pairs are made.
 
-    The defaults are those of `docs/method.md`. `warm_samples` are the samples per prompt in the warm start (nine prompts
-    per query); `pool_samples` those per kind in round 1; `ood_kinds` is how many new kinds join it; `concat` how many
-    joins of winners per query; `direct_samples` are the samples per query in rounds 2 and later. `threshold` is the reward in [0, 1] that counts as a
-    success; with `margin` set, pairs are made by a reward gap of at least `margin` instead. `max_per_kind` bounds the
-    SFT rows of a kind, `pair_cap` the pairs of a query and category. `silence` lets the generator choose no
-    supplement (the kind `none`) from round 1 on: at most a quarter of a query's pairs between kinds have `none` on one
-    side. `length_preference`, in (0, 1], prefers of two winners the one that is shorter by at least that share (None:
-    no preference). `gate` drops supplements at inference where the input is unlike the training inputs or the generator
-    is unsure, with thresholds set on validation. `temperature` and `top_p` (nucleus sampling) are those of exploration,
-    by default those of the generator's prompt (`GeneratorPrompt`). At inference the generator decodes with its own
-    settings, greedily by default. `patience` stops after that many rounds without a
-    better validation score (None: never). `adaptive` runs the actor only on those of a stage's samples that
+    The defaults are those of `docs/method.md`. `warm_samples` are the samples per prompt in the warm start (nine
+    prompts per query); `pool_samples` those per kind in round 1; `ood_kinds` is how many new kinds join it; `concat`
+    how many joins of winners per query; `direct_samples` are the samples per query in rounds 2 and later. `threshold`
+    is the reward in [0, 1] that counts as a success; with `margin` set, pairs are made by a reward gap of at least
+    `margin` instead. `max_per_kind` bounds the SFT rows of a kind, `pair_cap` the pairs of a query and category.
+    `silence` lets the generator choose no supplement (the kind `none`) from round 1 on: at most a quarter of a query's
+    pairs between kinds have `none` on one side. `length_preference`, in (0, 1], prefers of two winners the one that is
+    shorter by at least that share (None: no preference). `gate` drops supplements at inference where the input is
+    unlike the training inputs or the generator is unsure, with thresholds set on validation. `temperature` and `top_p`
+    (nucleus sampling) are those of exploration, by default those of the generator's prompt (`GeneratorPrompt`). At
+    inference the generator decodes with its own settings, greedily by default. `patience` stops after that many rounds
+    without a better validation score (None: never). `adaptive` runs the actor only on those of a stage's samples that
     are likely to be useful (`optimizers.sgt.adaptive`); earlier outcomes count again for free. It is for programs of
     one predictor. Without `sft`, the warm start only gives round 1 its new kinds and joins, and round 1 trains the
-    generator from its initial weights. `pair_categories` are the pairs that are made: between kinds (`inter`), within
-    a kind (`intra`).
+    generator from its initial weights. `pair_categories` are the pairs that are made: between kinds (`inter`), within a
+    kind (`intra`).
 
     `kinds` are the kinds that the generator is asked to write; a kind with a `text` is tried with that text instead.
     With `closed`, every kind has a text, and the generator learns which of them to choose, or none (`silence`). Nothing
@@ -170,5 +170,7 @@ class Recipe:
             name: [kind.instruction, kind.example, *filter(None, [kind.text])] for name, kind in self.kinds.items()
         }
         return {
-            name: value for name, value in options.items() if name not in _RECORDED_IF_CHANGED or value != usual[name]
+            name: value
+            for name, value in options.items()
+            if name not in _RECORDED_IF_CHANGED or value != defaults[name]
         } | {"kinds": kinds}

@@ -15,8 +15,8 @@ def balance_kinds(
     """The winning supplements as training rows, at most `max_per_kind` of a kind, in a shuffled order.
 
     Each (query, supplement) occurs once. Within a kind the queries take turns in a seeded order, so that no query
-    dominates. The prompt names no kind, as the model should learn which one to write. The result depends on the seed and
-    the set of rollouts, not on their order.
+    dominates. The prompt names no kind, as the model should learn which one to write. The result depends on the seed
+    and the set of rollouts, not on their order.
     """
     rows = {
         SFTExample(r.query.id, r.supplement.kind, r.query.prompt, r.supplement.render(), r.supplement.cut)

@@ -1,8 +1,8 @@
-"""A prompt as its sentences, which joined are the prompt again: what impact is measured of, and a prompt shortened by.
+"""Splits a prompt into sentences, whose join is the prompt: the units of impact and of shortening.
 
-`sentencex` (Wikimedia; some 300 languages in one pass, no model, no download) finds the ends of sentences. What it
-takes apart is kept whole here: code between fences is one sentence; each item of a list, heading and row of a table
-begins a new one, and so does the paragraph after it.
+`sentencex` (Wikimedia; about 300 languages in one pass, no model, no download) finds the ends of sentences. It does not
+know Markdown, so this module adds: fenced code is one sentence; each list item, heading and table row begins a new
+sentence, and so does the paragraph after it.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _ROW = re.compile(r"\s*\|")
 
 
 def split_sentences(text: str, language: str = "en") -> list[str]:
-    """The sentences of a text, each with the white space behind it: joined, they are the text.
+    """Split a text into sentences, each with the white space after it; joined, they are the text.
 
-    `language` (ISO 639) says whose abbreviations and ordinals count; sentences of other languages are found too.
+    `language` (ISO 639) selects the abbreviations and ordinals; sentences of other languages are found too.
 
     >>> split_sentences("Use e.g. a table. Then:\\n1. Add. Carry.\\n2. Stop.")
     ['Use e.g. a table. ', 'Then:\\n', '1. Add. ', 'Carry.\\n', '2. Stop.']
@@ -38,7 +38,7 @@ def split_sentences(text: str, language: str = "en") -> list[str]:
 
 
 def _split_block(block: str, language: str) -> list[str]:
-    """A block's sentences; a list's marker belongs to the first."""
+    """The sentences of a block; a list marker belongs to the first."""
     if _FENCE.match(block) or _ROW.match(block) or _HEADING.match(block):
         return [block]
     found = _ITEM.match(block)
@@ -48,7 +48,7 @@ def _split_block(block: str, language: str) -> list[str]:
 
 
 def _split_blocks(text: str) -> Iterator[str]:
-    """Runs of lines that no sentence crosses."""
+    """Yields groups of lines; no sentence continues from one group to the next."""
     block, closing, listed = "", "", False
     for line in text.splitlines(keepends=True):
         if closing:
@@ -71,5 +71,5 @@ def _split_blocks(text: str) -> Iterator[str]:
 
 
 def _is_whole(block: str) -> bool:
-    """Whether a block is whole as it is: a heading, a row of a table, a paragraph that a blank line ended."""
+    """Whether a block is complete: a heading, a table row, a paragraph that a blank line ended."""
     return bool(_HEADING.match(block) or _ROW.match(block)) or not block.splitlines()[-1].strip()

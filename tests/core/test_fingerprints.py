@@ -152,7 +152,7 @@ def test_another_value_within_a_set_a_record_or_an_object_is_another_example() -
 def test_a_field_that_only_its_address_tells_is_refused_by_name_before_anything_is_paid(tmp_path: Path) -> None:
     bad = dspy.Example(question="small 9", answer="small-9", handle=Plain()).with_inputs("question")
     acting = prompted.actor()
-    wanted = r"nothing except an address tells trainset\[8\]\.handle \(Plain\)\. Give its class fields or a __repr__"
+    wanted = r"only a memory address identifies trainset\[8\]\.handle \(Plain\)\. Give its class fields or a __repr__"
     with dspy.context(lm=acting.lm()), pytest.raises(ExampleError, match=wanted):
         prompted.spt(prompted.corrector([]), tmp_path).compile(
             prompted.student(), trainset=[*prompted.TRAIN, bad], valset=prompted.VAL

@@ -105,7 +105,7 @@ def test_a_runner_that_starts_ray_stops_it_and_loses_no_run_that_is_under_way(
         time.sleep(0.01)
     runner.close()
     probing.join()
-    assert stopped == ["This RayRunner is closed and works no more runs. Make a new one."]
+    assert stopped == ["This RayRunner is closed and does no more runs. Make a new one."]
     assert bench.store.count() == len(bench.engine.paid()) == THREADS
     assert not ray.is_initialized()
 
