@@ -232,7 +232,8 @@ def _explain_one_kind(evidence: Evidence) -> str:
     [(kind, count)] = kinds.items()
     return (
         f"All {count:,} of {count:,} supplements tried are of kind {kind}, though {evidence.kinds_asked} kinds "
-        "were asked for, so the generator could not learn which kind helps. Use a generator that keeps the form `[kind] text`."
+        "were asked for, so the generator could not learn which kind helps. Use a generator that keeps the form `[kind] "
+        "text`."
     )
 
 
