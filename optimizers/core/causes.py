@@ -110,7 +110,7 @@ def _explain_refused_prompts(evidence: Evidence, each: ErrorType, runs: int) -> 
         else "Ask for shorter supplements (the generator's max_new_tokens, or the words in its prompt)"
     )
     return (
-        f"The provider refused the prompt in {each.count:,} of {runs:,} runs ({each.name}): {each.quoted}. "
+        f"The provider refused the prompt in {each.count:,} of {runs:,} runs ({each.name}): {each.quoted_example}. "
         f"{each.count - each.unrewarded:,} of these count as lost, as it answered the same questions "
         f"{without_help(evidence)}. {remedy}, or use an actor with a longer context."
     )
@@ -121,7 +121,7 @@ def _explain_unreadable(evidence: Evidence, runs: Sequence[Rollout], each: Error
     cut = sum(any(run.tokens_out and run.tokens_out % most == 0 for most in evidence.max_tokens) for run in unread)
     said = (
         f"The adapter could not read the answer in {each.count:,} of {len(runs):,} runs ({each.name}), and each counts "
-        f"as lost. One such answer: {each.quoted}."
+        f"as lost. One such answer: {each.quoted_example}."
     )
     if cut and cut >= MOST * len(unread):
         limits = " or ".join(f"{most:,}" for most in sorted(evidence.max_tokens))
@@ -133,7 +133,7 @@ def _explain_unreadable(evidence: Evidence, runs: Sequence[Rollout], each: Error
 
 
 def _explain_raised(each: ErrorType, runs: int) -> str:
-    said = f"{each.count:,} of {runs:,} runs failed with {each.name}: {each.quoted}"
+    said = f"{each.count:,} of {runs:,} runs failed with {each.name}: {each.quoted_example}"
     if each.unrewarded == each.count:
         return (
             f"{said}, and have no reward. Mend its cause (provider, network, metric) and compile again with the same "
@@ -147,14 +147,14 @@ def _explain_raised(each: ErrorType, runs: int) -> str:
 
 def _uniform_outcome(evidence: Evidence, runs: Sequence[Rollout]) -> list[Cause]:
     """The cause if all runs with help won or all lost, or if validation is already won without help."""
-    judged = [each for each in evidence.tried if each.reward is not None] or _rewarded(evidence.unaided)
+    judged = [each for each in evidence.tried if each.reward is not None] or _with_reward(evidence.unaided)
     won = sum(each.won(evidence.threshold) for each in judged)
     share = sum(not each.error for each in runs) / len(runs) if runs else 0.0
     if judged and won == len(judged):
         return [Cause(share, _explain_all_won(evidence, won))]
     if judged and not won and (answered := [each for each in judged if not each.error]):
         return [Cause(share, _explain_all_lost(evidence, len(answered), len(judged)))]
-    known = _rewarded(evidence.before)
+    known = _with_reward(evidence.before)
     if known and all(each.won(evidence.threshold) for each in known):
         text = f"It wins all {len(known):,} validation questions {without_help(evidence)}: use harder ones, or leave it"
         return [Cause(share, f"{text} as it is.")]
@@ -162,11 +162,13 @@ def _uniform_outcome(evidence: Evidence, runs: Sequence[Rollout]) -> list[Cause]
 
 
 def _explain_all_won(evidence: Evidence, won: int) -> str:
-    unaided = _rewarded(evidence.unaided)
+    unaided = _with_reward(evidence.unaided)
     alone = sum(each.won(evidence.threshold) for each in unaided)
     if evidence.tried:
         questions = _count_training_questions(unaided)
-        said = f"All {won:,} runs {evidence.helped} won, and {without_help(evidence)} {alone:,} of {questions} did"
+        said = (
+            f"All {won:,} runs {evidence.help_in_words} won, and {without_help(evidence)} {alone:,} of {questions} did"
+        )
     else:
         said = f"All {won:,} runs on training questions won {without_help(evidence)}"
     more = "" if evidence.instructions else ", or leave the program as it is: it needs no supplement"
@@ -174,13 +176,13 @@ def _explain_all_won(evidence: Evidence, won: int) -> str:
 
 
 def _explain_all_lost(evidence: Evidence, lost: int, judged: int) -> str:
-    unaided = _rewarded(evidence.unaided)
+    unaided = _with_reward(evidence.unaided)
     alone = sum(each.won(evidence.threshold) for each in unaided)
     of = "" if lost == judged else f" whose answer could be read (of {judged:,})"
     if not evidence.tried:
         said = f"All {lost:,} runs on training questions{of} lost {without_help(evidence)}"
     else:
-        said = f"All {lost:,} runs {evidence.helped}{of} lost"
+        said = f"All {lost:,} runs {evidence.help_in_words}{of} lost"
     if alone and evidence.instructions:
         return f"{said} on questions that the first ones fail. Use a stronger corrector, or more candidates and rounds."
     if alone:
@@ -232,8 +234,8 @@ def _explain_one_kind(evidence: Evidence) -> str:
     [(kind, count)] = kinds.items()
     return (
         f"All {count:,} of {count:,} supplements tried are of kind {kind}, though {evidence.kinds_asked} kinds "
-        "were asked for, so the generator could not learn which kind helps. Use a generator that keeps the form `[kind] "
-        "text`."
+        "were asked for, so the generator could not learn which kind helps. Use a generator that keeps the form "
+        "`[kind] text`."
     )
 
 
@@ -267,7 +269,7 @@ def _distinct_supplements(evidence: Evidence) -> list[Rollout]:
     )
 
 
-def _rewarded(rollouts: Iterable[Rollout]) -> list[Rollout]:
+def _with_reward(rollouts: Iterable[Rollout]) -> list[Rollout]:
     return [each for each in rollouts if each.reward is not None]
 
 

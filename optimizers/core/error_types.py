@@ -49,10 +49,10 @@ class ErrorType:
     example: str
 
     @property
-    def quoted(self) -> str:
+    def quoted_example(self) -> str:
         """The example in quotes.
 
-        >>> ErrorType("ValueError", 1, 0, ("sft",), "").quoted
+        >>> ErrorType("ValueError", 1, 0, ("sft",), "").quoted_example
         "'' (empty)"
         """
         return repr(self.example) if self.example else "'' (empty)"

@@ -55,12 +55,12 @@ class Evidence:
         return list(once.values())
 
     @property
-    def gained(self) -> bool:
+    def has_gain(self) -> bool:
         """Whether the returned stage is one that this run trained."""
         return self.selected in self.stages and self.selected != "student"
 
     @property
-    def helped(self) -> str:
+    def help_in_words(self) -> str:
         """How the runs that should do better were helped, as words of a sentence."""
         return "under new instructions" if self.instructions else "with a supplement"
 

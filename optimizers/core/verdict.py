@@ -30,7 +30,7 @@ def write_verdict(evidence: Evidence) -> str:
     Stage sft raises the score on validation from 0.000 to 0.600 against no supplement
     """
     so_far = "The run was stopped before its end, so this is what there is so far. " if evidence.stopped else ""
-    if evidence.gained:
+    if evidence.has_gain:
         errors = [each.text for each in error_causes(evidence, evidence.runs) if each.share >= NOTABLE]
         return so_far + " ".join(_with_refusals([_describe_gain(evidence), *errors[:1]], evidence))
     causes = find_causes(evidence)

@@ -372,7 +372,7 @@ class Joint:
             if isinstance(ask, Kind) and ask.text:
                 return ask.given
             seed = self.setting.rng(f"{stage}-{index}-{place.role}-{place.turn}-{number}").getrandbits(32)
-            temperature, top_p = self.setting.recipe.sampling(generator.prompt)
+            temperature, top_p = self.setting.recipe.sampling_settings(generator.prompt)
             with dspy.context(usage_tracker=None):  # else its tokens would count as the actor's
                 sample = generator.draw(SampleRequest(prompt, seed, ask, temperature, top_p))
             self._keep(stage, (index, number, place), sample)
@@ -408,7 +408,7 @@ def _sample(
     def on_new(_: Sample) -> None:
         setting.train.actor.budget.check()  # what is stored already costs nothing
 
-    temperature, top_p = setting.recipe.sampling(generator.prompt)
+    temperature, top_p = setting.recipe.sampling_settings(generator.prompt)
     requests = [replace(request, temperature=temperature, top_p=top_p) for request in requests]
     store = setting.train.actor.store
     with setting.clock.measure("sampling"), setting.reporter.stage(f"{stage}: sampling", len(requests)) as view:

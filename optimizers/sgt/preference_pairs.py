@@ -196,7 +196,7 @@ def explain_no_pairs(
         )
     if not rated and rollouts:
         types = group_errors(Failure(each.stage, each.error, False) for each in rollouts)
-        said = f": {types[0].name}, {types[0].quoted}" if types else ""
+        said = f": {types[0].name}, {types[0].quoted_example}" if types else ""
         return (
             f"None of {len(rollouts)} runs with a supplement has a reward{said}, so there is nothing to prefer. "
             "Mend the cause and compile again with the same log_dir."

@@ -42,7 +42,7 @@ def measure_probe(
     """
     actor, examples = evaluator.actor, len(evaluator.examples)
     began = time.perf_counter()
-    temperature, top_p = recipe.sampling(generator.prompt)
+    temperature, top_p = recipe.sampling_settings(generator.prompt)
     requests = [replace(request, temperature=temperature, top_p=top_p) for _, request in pool_requests]
     samples = list(sample_stage(actor.store, "probe", generator, requests))
     sampling = time.perf_counter() - began

@@ -119,11 +119,11 @@ class Recipe:
         """The same recipe with another number of DPO rounds."""
         return self if rounds is None else replace(self, rounds=rounds)
 
-    def sampling(self, prompt: GeneratorPrompt) -> tuple[float, float]:
+    def sampling_settings(self, prompt: GeneratorPrompt) -> tuple[float, float]:
         """Temperature and top_p of exploration for a generator that reads this prompt.
 
         >>> from sgt_modules.generator_prompt import COMPACT
-        >>> Recipe(top_p=0.5).sampling(COMPACT)
+        >>> Recipe(top_p=0.5).sampling_settings(COMPACT)
         (1.0, 0.5)
         """
         temperature = prompt.temperature if self.temperature is None else self.temperature
