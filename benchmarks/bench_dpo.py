@@ -14,7 +14,7 @@ from dataclasses import replace
 from preference_rounds import Round, compare
 
 from optimizers.core.records import Query, Reward, Rollout
-from optimizers.sgt.candidates import candidates, warm_start
+from optimizers.sgt.candidates import to_candidates, warm_start_requests
 from optimizers.sgt.preference_pairs import preference_pairs
 from sgt_modules.embedded import HouseTermsWorld, embedded_generator
 from sgt_modules.embedded.models import embedded_folder
@@ -34,9 +34,9 @@ def supplements() -> Iterator[Rollout]:
         Query(str(index), index, "self", COMPACT.write(AnswerInSQL, example.inputs()))
         for index, example in enumerate(HouseTermsWorld(seed=0).train[:QUERIES])
     ]
-    requests = warm_start(queries, rng=rng, samples=4)
+    requests = warm_start_requests(queries, rng=rng, samples=4)
     samples = generator.samples([replace(request, temperature=1.0) for _, request in requests])
-    drawn = list(candidates(requests, samples))
+    drawn = list(to_candidates(requests, samples))
     for query in queries:
         of_query = {each.supplement.render(): each.supplement for each in drawn if each.query == query}
         kept = sorted(rng.sample(sorted(of_query), min(SAMPLES, len(of_query))), key=len)

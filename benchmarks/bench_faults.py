@@ -27,7 +27,7 @@ from scripted import ScriptedGenerator, reply
 
 from optimizers.core.records import Candidate, Query, Rollout
 from optimizers.core.reward import Scorer
-from optimizers.rollouts.engine import Actor
+from optimizers.rollouts.engine import RolloutEngine
 from optimizers.rollouts.queries import query_id
 from optimizers.store.rollout_store import RolloutStore
 from sgt_modules.kinds import Supplement
@@ -116,7 +116,7 @@ def rollouts(script: Script, calls: int) -> tuple[list[Rollout], set[str]]:
     ):
         program.set_lm(server.lm(num_retries=2, timeout=TIMEOUT))
         scorer = Scorer(lambda example, prediction: example.answer == prediction.answer)
-        acting = Actor(program, scorer, store, "benchmark", num_threads=THREADS)
+        acting = RolloutEngine(program, scorer, store, "benchmark", num_threads=THREADS)
         return acting.run(candidates, examples, "warm"), set(server.asked)
 
 

@@ -1,9 +1,9 @@
 """Time and memory of the loop: 1,000, 10,000 and 100,000 rollouts of an instant scripted actor.
 
-Each size is `Actor.run` on a real store on disk, in its own process, so no size reuses another's results. The program
-is a real `dspy.Predict` over a real `dspy.LM` without DSPy's cache (which keeps every answer in memory); only the
-network is missing. Memory is the process's largest resident set during the run minus the one before; it includes the
-rollouts that `run` returns, because callers hold them. Sizes that take less than a minute run five times, in turn;
+Each size is `RolloutEngine.run` on a real store on disk, in its own process, so no size reuses another's results. The
+program is a real `dspy.Predict` over a real `dspy.LM` without DSPy's cache (which keeps every answer in memory); only
+the network is missing. Memory is the process's largest resident set during the run minus the one before; it includes
+the rollouts that `run` returns, because callers hold them. Sizes that take less than a minute run five times, in turn;
 their medians count. The last line is JSON: seconds a rollout at 100,000 divided by seconds a rollout at 1,000.
 """
 
@@ -28,7 +28,7 @@ from rich.table import Table
 
 from optimizers.core.records import Candidate, Rollout
 from optimizers.core.reward import Scorer
-from optimizers.rollouts.engine import Actor
+from optimizers.rollouts.engine import RolloutEngine
 from optimizers.store.rollout_store import RolloutStore
 from sgt_modules.embedded import embedded_generator
 from sgt_modules.kinds import Supplement
@@ -82,7 +82,7 @@ def measured(rollouts: int) -> Growth:
     program.set_lm(dspy.LM("scripted/instant", engine=InstantEngine(), cache=False, num_retries=0))
     process = psutil.Process()
     with TemporaryDirectory() as folder, RolloutStore(Path(folder) / "rollouts.sqlite") as store:
-        actor = Actor(program, Scorer(is_even), store, "growth", num_threads=THREADS)
+        actor = RolloutEngine(program, Scorer(is_even), store, "growth", num_threads=THREADS)
         queries = actor.probe(examples).queries
         candidates = [
             Candidate(queries[n % EXAMPLES], Supplement("cot", f"Think of it in step {n // EXAMPLES}."), "free")

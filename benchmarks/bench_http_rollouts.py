@@ -21,7 +21,7 @@ from scripted_http_actor import LATENCY, actor, served
 
 from optimizers.core.records import Candidate, Query
 from optimizers.core.reward import Scorer
-from optimizers.rollouts.engine import Actor
+from optimizers.rollouts.engine import RolloutEngine
 from optimizers.rollouts.queries import query_id
 from optimizers.store.rollout_store import RolloutStore
 from sgt_modules import supplement
@@ -51,7 +51,7 @@ def ours(lm: dspy.LM) -> float:
     program = supplement(dspy.Predict("question -> answer"), generator="none/needed")
     program.set_lm(lm)
     with tempfile.TemporaryDirectory() as folder, RolloutStore(Path(folder) / "rollouts.sqlite") as store:
-        acting = Actor(program, Scorer(exact), store, "benchmark", num_threads=THREADS)
+        acting = RolloutEngine(program, Scorer(exact), store, "benchmark", num_threads=THREADS)
         began = time.perf_counter()
         rollouts = acting.run(CANDIDATES, EXAMPLES, "warm")
         seconds = time.perf_counter() - began

@@ -28,7 +28,7 @@ from optimizers.core.events import EventBus
 from optimizers.core.records import Candidate
 from optimizers.core.reward import Scorer
 from optimizers.core.work_clock import WorkClock
-from optimizers.rollouts.engine import Actor
+from optimizers.rollouts.engine import RolloutEngine
 from optimizers.rollouts.evaluation import Evaluator
 from optimizers.rollouts.sampling import SAMPLED_AT_ONCE
 from optimizers.sgt import candidates as sources
@@ -51,7 +51,7 @@ def setting(lm: dspy.LM) -> Iterator[Setting]:
     wrapped = supplement(program(), generator="none/needed")
     wrapped.set_lm(lm)
     with tempfile.TemporaryDirectory() as folder, RolloutStore(Path(folder) / "rollouts.sqlite") as store:
-        acting = Actor(wrapped, Scorer(WORLD.metric), store, "benchmark", num_threads=THREADS)
+        acting = RolloutEngine(wrapped, Scorer(WORLD.metric), store, "benchmark", num_threads=THREADS)
         train = Evaluator(acting, "train", WORLD.train, EventBus())
         train.without()
         yield Setting(Recipe(), train, EventBus(), WorkClock(), seed=0)
@@ -59,10 +59,10 @@ def setting(lm: dspy.LM) -> Iterator[Setting]:
 
 def sampled(generator: SupplementGenerator, where: Setting) -> list[Candidate]:
     """The warm start's samples, all of them."""
-    requests = sources.warm_start(where.train.queries, rng=random.Random(0))
+    requests = sources.warm_start_requests(where.train.queries, rng=random.Random(0))
     hot = [replace(request, temperature=1.0) for _, request in requests]
     samples = generator.samples(hot, at_once=SAMPLED_AT_ONCE)
-    return list(sources.distinct(sources.candidates(requests, samples)))
+    return list(sources.drop_repeats(sources.to_candidates(requests, samples)))
 
 
 def measured(generator: SupplementGenerator, lm: dspy.LM) -> tuple[float, float, float]:

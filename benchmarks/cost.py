@@ -64,10 +64,10 @@ def calls(recipe: Recipe) -> Calls:
     """Count on the recipe's own pools; only concatenations cost no sample."""
     query, rng = [Query("0", 0, "self", "")], random.Random(0)
     kinds, names = recipe.kinds, [str(number) for number in range(recipe.ood_kinds)]
-    warm = sources.warm_start(query, rng=rng, kinds=kinds, samples=recipe.warm_samples)
-    known = sources.predefined(query, rng=rng, kinds=kinds, samples=recipe.pool_samples)
-    new = sources.ood(query, names, rng=rng, samples=recipe.pool_samples)
-    later = (recipe.rounds - 1) * len(sources.direct(query, rng=rng, samples=recipe.direct_samples))
+    warm = sources.warm_start_requests(query, rng=rng, kinds=kinds, samples=recipe.warm_samples)
+    known = sources.predefined_requests(query, rng=rng, kinds=kinds, samples=recipe.pool_samples)
+    new = sources.ood_requests(query, names, rng=rng, samples=recipe.pool_samples)
+    later = (recipe.rounds - 1) * len(sources.direct_requests(query, rng=rng, samples=recipe.direct_samples))
     sampled = len(warm) + len(known) + len(new) + later
     return Calls(len(warm), len(known) + len(new) + recipe.concat, later, sampled)
 

@@ -27,7 +27,7 @@ from optimizers.core.fingerprints import scope_of
 from optimizers.core.result import StageResult, result_of
 from optimizers.core.reward import Scorer
 from optimizers.demos.house_terms import TERMS_THREADS
-from optimizers.rollouts.engine import Actor
+from optimizers.rollouts.engine import RolloutEngine
 from optimizers.rollouts.evaluation import Evaluator, mean_score
 from optimizers.sgt.exploration import Credit
 from optimizers.store.rollout_store import RolloutStore
@@ -77,7 +77,7 @@ def learn(seed: int, credit: Credit, folder: Path) -> Learned:
         result = result_of(teleprompter.compile(Report(), trainset=train, valset=val))
         wrapped = supplement(Report(), generator=embedded_generator())
         store = RolloutStore(folder / "test.sqlite")
-        actor = Actor(wrapped, Scorer(metric), store, scope_of(wrapped, metric), num_threads=TERMS_THREADS)
+        actor = RolloutEngine(wrapped, Scorer(metric), store, scope_of(wrapped, metric), num_threads=TERMS_THREADS)
         evaluator = Evaluator(actor, "test", test, EventBus())
         before = mean_score(evaluator.without())
         generator = result.generator_of(result.selected)

@@ -11,27 +11,28 @@ from typing import Any, NamedTuple, cast
 import dspy
 
 from optimizers.core.budget import Budget
-from optimizers.core.error_types import REFUSED, refused_scores
+from optimizers.core.error_types import REFUSED, count_refused_scores
 from optimizers.core.events import Ending, Event, EventBus, Note, Observer, PhaseStarted, RunEnded, RunStarted
+from optimizers.core.evidence import Evidence
 from optimizers.core.fingerprints import (
     BORDER,
     Half,
-    answering,
-    described,
-    halves,
-    judging,
-    said_of_unread,
+    describe_scope,
+    read_metric,
+    read_program,
+    split_scope,
     supplement_settings,
+    warn_of_unread,
 )
-from optimizers.core.interrupts import stopping
+from optimizers.core.interrupts import stop_on_interrupt
 from optimizers.core.reward import Metric, Scorer, check_metric
-from optimizers.core.run_folder import RunFolder, versions_apart
+from optimizers.core.run_folder import RunFolder, changed_versions
 from optimizers.core.run_settings import Examples, RunSettings
 from optimizers.core.usage import RunUsage, Usage
 from optimizers.core.validation import check_priced, check_program, check_splits, hold_out
-from optimizers.core.verdict import NOTE, Evidence
+from optimizers.core.verdict import NOTE
 from optimizers.core.work_clock import WorkClock
-from optimizers.rollouts.engine import Actor
+from optimizers.rollouts.engine import RolloutEngine
 from optimizers.rollouts.evaluation import Evaluator
 from optimizers.rollouts.runners import Runner
 from optimizers.store.rollout_store import RolloutStore
@@ -62,7 +63,7 @@ class _Code(NamedTuple):
 
     def notes(self, before: _Code | None, version: str) -> list[str]:
         """What a person should know: what could not be read, and what is another than in the last session."""
-        found = [] if version else [said_of_unread([*self.program.unread, *self.metric.unread])]
+        found = [] if version else [warn_of_unread([*self.program.unread, *self.metric.unread])]
         if before is not None and before.program.mark != self.program.mark:
             found.append(
                 "The program, its code or its LM is another than in this folder's last session, so its runs are paid "
@@ -168,26 +169,26 @@ class Session:
         Raises:
             RunFolderError: another run works in the folder, or it holds a run of other settings.
         """
-        folder, log = RunFolder.at(settings.log_dir), _RunLog()
+        folder, log = RunFolder.create(settings.log_dir), _RunLog()
         bus = EventBus([log, *observers])
         with ExitStack() as open_:
-            notes = [open_.enter_context(folder.held())]
-            code = _Code(answering(program, settings.version), judging(settings.metric, settings.version))
+            notes = [open_.enter_context(folder.lock())]
+            code = _Code(read_program(program, settings.version), read_metric(settings.metric, settings.version))
             before = _Code.recorded(folder.read("run.json") or {})
             own = supplement_settings(student)
             recorded = {**settings.recorded(*splits), **({"student": own} if own else {})}
-            known = folder.take_up(recorded, {**settings.free, "code": code.record(settings.version)})
+            known = folder.begin_or_resume(recorded, {**settings.free, "code": code.record(settings.version)})
             notes += code.notes(before, settings.version)
-            if changed := versions_apart(known):
+            if changed := changed_versions(known):
                 notes.append(f"This run began with other packages: {'; '.join(changed)}.")
             store = open_.enter_context(_store(settings, folder, run=known["id"]))
             notes += store.notes
             clock = WorkClock.of_run(folder)
             budget = Budget(settings.limits, store.spent(), clock.seconds.total)
-            open_.enter_context(stopping(budget.stop, bus.say))
-            about = described(student, settings.metric)
+            open_.enter_context(stop_on_interrupt(budget.stop, bus.say))
+            about = describe_scope(student, settings.metric)
             store.describe(code.scope, about)
-            actor = Actor(
+            actor = RolloutEngine(
                 program,
                 Scorer(settings.metric),
                 store,
@@ -268,20 +269,20 @@ class Session:
         return Evidence(
             selected=selected,
             unaided=self.train.unaided,
-            unfinished=list(self.actor.store.iter_rollouts(judged_by=halves(self.actor.scope)[1]))
+            unfinished=list(self.actor.store.iter_rollouts(judged_by=split_scope(self.actor.scope)[1]))
             if self.stopped
             else [],
             threshold=threshold,
             stopped=self.stopped,
             adapter=type(dspy.settings.adapter or dspy.ChatAdapter()).__name__,
             max_tokens=frozenset(each for each in most if each),
-            refused=refused_scores(errors),
+            refused=count_refused_scores(errors),
             met=met,
         )
 
     def finish(self, selected: str, scores: Mapping[str, float], verdict: str) -> None:
         """End the run with its result: the selected stage, validation scores by stage, and the verdict."""
-        if again := self.actor.judged_again["runs"]:
+        if again := self.actor.rescored["runs"]:
             count = f"{again:,} answers were judged again by the changed metric"
             self.bus.emit(Note(f"{count}; none of them was paid for again."))
         self._log.notes.append(f"{NOTE}{verdict}")

@@ -252,7 +252,7 @@ def statefile_target(room: Path) -> Target:
 
 def run_target(room: Path) -> Target:
     """The JSON files of a run's folder."""
-    from optimizers.core.safe_reading import entry, object_in
+    from optimizers.core.safe_reading import read_entry, read_object
     from optimizers.core.usage import RunUsage
     from sgt_modules.errors import RunFolderError
 
@@ -260,8 +260,8 @@ def run_target(room: Path) -> Target:
 
     def read(content: bytes) -> object:
         file.write_bytes(content)
-        found = object_in(file, home=room) or {}
-        return entry(found, "settings", dict, {}, file=file), RunUsage.read(found)
+        found = read_object(file, home=room) or {}
+        return read_entry(found, "settings", dict, {}, file=file), RunUsage.read(found)
 
     run = {
         "settings": {"seed": 0, "recipe": {"rounds": 2, "margin": None}},

@@ -77,14 +77,14 @@ def serve(
         from sgt_modules.service.served_program import check_service
     except ImportError as missing:
         raise SetupError(f"{missing.name} is not installed: pip install 'dspy-sgt[serve]'.") from missing
-    from optimizers.core.user_files import program_at
+    from optimizers.core.user_files import load_program
     from sgt_modules.lms import lm_named
     from sgt_modules.service.page import fields_of
     from sgt_modules.service.program_file import open_program
     from sgt_modules.service.schemas import build_input_model
 
     with _listen(host, port) as listening:
-        student = program_at(program)
+        student = load_program(program)
         service_program = student if state is None else open_program(student, state, trust=trust)
         actor = lm_named(lm, dtype=lm_dtype) if lm else None
         acts = check_service(service_program, actor, needed=not upstream)

@@ -156,11 +156,11 @@ def _load_inputs(
     program: str, train: Path, val: Path | None, inputs: str
 ) -> tuple[dspy.Module, list[dspy.Example], list[dspy.Example] | None]:
     """Return the program, its training examples, and its validation examples if a file is given."""
-    from optimizers.core.user_files import examples_in, inputs_of, program_at
+    from optimizers.core.user_files import input_names, load_program, read_examples
 
-    student = program_at(program)
-    names = [each.strip() for each in inputs.split(",") if each.strip()] or inputs_of(student)
-    return student, examples_in(train, names), None if val is None else examples_in(val, names)
+    student = load_program(program)
+    names = [each.strip() for each in inputs.split(",") if each.strip()] or input_names(student)
+    return student, read_examples(train, names), None if val is None else read_examples(val, names)
 
 
 def _use_actor(lm: str, dtype: str) -> AbstractContextManager[None]:
@@ -185,11 +185,11 @@ def _make_teleprompter(
     silent: bool,
     report_to: str = "",
 ) -> SGTTeleprompter:
-    from optimizers.core.user_files import attribute
+    from optimizers.core.user_files import load_attribute
     from optimizers.sgt.recipe import Recipe
     from optimizers.sgt.teleprompter import SGTTeleprompter
 
-    metric_function = attribute(metric, what="a metric")
+    metric_function = load_attribute(metric, what="a metric")
     model, trainer = _load_embedded() if generator == "embedded" else (generator, None)
     return SGTTeleprompter(
         metric_function,

@@ -16,7 +16,7 @@ from optimizers.comparison.contenders import shuffle_examples
 from optimizers.comparison.control_rows import ControlRow, build_control_row
 from optimizers.comparison.setup import Problem
 from optimizers.comparison.summary import compute_kind_shares
-from optimizers.core.best_stage import best_stage
+from optimizers.core.best_stage import select_best
 from optimizers.core.events import EventBus
 from optimizers.core.records import Rollout
 from optimizers.core.result import SGTResult, result_of
@@ -123,7 +123,7 @@ def calls_curve(result: SGTResult) -> list[CallsPoint]:
     """Returns the learning curve over actor calls, a point per stage. It costs nothing."""
     points: list[CallsPoint] = []
     for number, stage in enumerate(result.stages, start=1):
-        best = result.stages[best_stage([each.rollouts for each in result.stages[:number]])].score
+        best = result.stages[select_best([each.rollouts for each in result.stages[:number]])].score
         points.append(CallsPoint(stage.name, stage.spent.actor_calls, stage.score, best))
     return points
 
@@ -220,7 +220,7 @@ def learning_curve(
             f"Expected sizes from 1 to {len(problem.trainset)}, the size of the training set, got {list(sizes)}."
         )
     check_splits(problem.trainset, problem.valset, problem.testset)
-    folder, points = RunFolder.at(None if log_dir is None else Path(log_dir)), list[QueriesPoint]()
+    folder, points = RunFolder.create(None if log_dir is None else Path(log_dir)), list[QueriesPoint]()
     for size in sorted(set(sizes)):
         teleprompter = SGTTeleprompter(
             problem.metric,

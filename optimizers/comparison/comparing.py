@@ -17,8 +17,8 @@ from optimizers.comparison.result import COMPARISON_FILE, Comparison
 from optimizers.comparison.setup import Budget, Problem, Resources
 from optimizers.comparison.trial import Trial
 from optimizers.core.events import EventBus
-from optimizers.core.fingerprints import answering, judging, said_of_unread
-from optimizers.core.interrupts import leaving
+from optimizers.core.fingerprints import read_metric, read_program, warn_of_unread
+from optimizers.core.interrupts import exit_on_interrupt
 from optimizers.core.prices import has_price
 from optimizers.core.reward import Metric
 from optimizers.core.run_folder import RunFolder
@@ -124,9 +124,9 @@ def compare_problems(
     selection, budget, resources = _find_contenders(contenders), Budget.of(budget), resources or Resources()
     for problem in problems.values():
         _check_problem(problem, budget)
-    folder, bus = RunFolder.at(None if log_dir is None else Path(log_dir)), EventBus(build_views(display_progress))
-    with folder.held(), bus.run(), leaving(bus.say):
-        folder.take_up({"comparison": task, **(settings or {})})
+    folder, bus = RunFolder.create(None if log_dir is None else Path(log_dir)), EventBus(build_views(display_progress))
+    with folder.lock(), bus.run(), exit_on_interrupt(bus.say):
+        folder.begin_or_resume({"comparison": task, **(settings or {})})
         trials = {
             each.name: [
                 Trial(each, problem, seed, folder, budget, resources, bus) for seed, problem in problems.items()
@@ -149,9 +149,9 @@ def compare_problems(
 def _say_unread(problems: Iterable[Problem], bus: EventBus) -> None:
     """Reports once which parts of a program or metric cannot be read, if no version identifies them."""
     for problem in problems:
-        unread = [*answering(problem.program).unread, *judging(problem.metric).unread]
+        unread = [*read_program(problem.program).unread, *read_metric(problem.metric).unread]
         if unread and not problem.version:
-            bus.say(said_of_unread(unread))
+            bus.say(warn_of_unread(unread))
             return
 
 

@@ -11,13 +11,13 @@ import dspy
 
 from optimizers.comparison.interventions import SplitCalls
 from optimizers.core.events import EventBus
-from optimizers.core.fingerprints import described, scope_of
+from optimizers.core.fingerprints import describe_scope, scope_of
 from optimizers.core.records import Candidate, Rollout
 from optimizers.core.result import SGTResult, result_of
 from optimizers.core.reward import Metric, Scorer
 from optimizers.core.run_folder import RunFolder
-from optimizers.core.safe_reading import entry
-from optimizers.rollouts.engine import Actor
+from optimizers.core.safe_reading import read_entry
+from optimizers.rollouts.engine import RolloutEngine
 from optimizers.rollouts.evaluation import Evaluator, Scored
 from optimizers.rollouts.queries import query_of
 from optimizers.store.rollout_store import RolloutStore
@@ -66,7 +66,7 @@ class CompiledRun:
             )
         result, folder = result_of(program), RunFolder(result.log_dir)
         known = folder.read("run.json") or {}
-        settings = cast("dict[str, Any]", entry(known, "settings", dict, {}, file=folder.path / "run.json"))
+        settings = cast("dict[str, Any]", read_entry(known, "settings", dict, {}, file=folder.path / "run.json"))
         template = settings.get("template")
         wrapped = supplement(
             student,
@@ -98,8 +98,8 @@ class CompiledRun:
                 predictor.lm = _bypass_cache(predictor.lm if lm is None else lm, repetition)
         with dspy.context(lm=_bypass_cache(acting, repetition)):
             scope = scope_of(program, self.metric, version=self.version, again=repetition)
-            self.store.describe(scope, described(self.student, self.metric))
-            actor = Actor(
+            self.store.describe(scope, describe_scope(self.student, self.metric))
+            actor = RolloutEngine(
                 program, Scorer(self.metric), self.store, scope, num_threads=self.num_threads, version=self.version
             )
             evaluator = Evaluator(actor, split, examples, self.bus)

@@ -12,7 +12,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from optimizers.comparison.cells import render_text
 from optimizers.comparison.noise import Noise, estimate_noise
 from optimizers.core.records import Rollout
-from optimizers.core.statistics import gain_interval, mean_interval, paired_p
+from optimizers.core.statistics import gain_interval, mean_interval, paired_p_value
 from optimizers.observe.report.texts import p_text, share, signed, span
 from optimizers.observe.tables import plain_table
 
@@ -78,12 +78,12 @@ def build_control_row(
         return row
     row = replace(row, score=sum(scores) / len(scores), interval=mean_interval(scores))
     if selected is not None:
-        row = replace(row, p_selected=paired_p(*pair_scores(selected, rollouts)))
+        row = replace(row, p_selected=paired_p_value(*pair_scores(selected, rollouts)))
     before, after = ([], []) if none is None else pair_scores(none, rollouts)
     if not before:
         return row
     gain = (sum(after) - sum(before)) / len(before)
-    return replace(row, gain=gain, gain_interval=gain_interval(before, after), p_none=paired_p(before, after))
+    return replace(row, gain=gain, gain_interval=gain_interval(before, after), p_none=paired_p_value(before, after))
 
 
 def pair_scores(first: Sequence[Rollout], second: Sequence[Rollout]) -> tuple[list[float], list[float]]:

@@ -28,7 +28,7 @@ from optimizers.comparison.interventions import (
 )
 from optimizers.comparison.setup import Problem
 from optimizers.comparison.summary import Leaks, contains_label
-from optimizers.core.best_stage import best_stage
+from optimizers.core.best_stage import select_best
 from optimizers.core.events import EventBus
 from optimizers.core.records import Rollout
 from optimizers.core.run_folder import RunFolder
@@ -231,7 +231,7 @@ def _score_always_on_validation(context: ControlContext, examples: Sequence[dspy
     if not trained:
         yield ControlRow("always", skipped="the run trained no stage")
         return
-    stage = trained[best_stage([each.rollouts for each in trained])].name
+    stage = trained[select_best([each.rollouts for each in trained])].name
     generator = result.generator_of(stage)
     assert generator is not None
     with context.run.open_split("val", examples) as val:

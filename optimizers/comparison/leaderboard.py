@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from statistics import pstdev
 
 from optimizers.comparison.outcomes import SkippedContender, TrialOutcome, average_by_example
-from optimizers.core.statistics import holm, mean_interval, paired_p
+from optimizers.core.statistics import holm, mean_interval, paired_p_value
 from optimizers.core.usage import RunUsage
 
 NO_CHANGE = "none"
@@ -129,7 +129,7 @@ def _compare(before: Mapping[str, float], after: Mapping[str, float], seed: int)
     shared = [unit for unit in before if unit in after]
     first, second = [before[unit] for unit in shared], [after[unit] for unit in shared]
     before_mean = _average(first)
-    return _PairedResult(before_mean, _average(second) - before_mean, paired_p(first, second, seed=seed))
+    return _PairedResult(before_mean, _average(second) - before_mean, paired_p_value(first, second, seed=seed))
 
 
 def _adjust_p_values(results: Mapping[str, _PairedResult]) -> dict[str, float]:

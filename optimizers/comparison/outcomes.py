@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from optimizers.core.safe_reading import entry
+from optimizers.core.safe_reading import read_entry
 from optimizers.core.usage import RunUsage, Usage, WorkSeconds
 
 OUTCOME_FILE = "outcome.json"
@@ -43,7 +43,7 @@ def read_usage(content: Mapping[str, Any], file: Path) -> RunUsage:
     """
 
     def read_number(name: str) -> Any:
-        return entry(content, name, float, 0, file=file)
+        return read_entry(content, name, float, 0, file=file)
 
     return RunUsage(
         actor=Usage(0, *(read_number(f"actor_{part}") for part in ("calls", "in", "out")), cost=read_number("usd")),
@@ -93,16 +93,16 @@ class TrialOutcome:
         """Reads what `content` returned; raises `RunFolderError` for anything else."""
 
         def read_part(name: str) -> RunUsage:
-            return read_usage(cast("dict[str, Any]", entry(content, name, dict, {}, file=file)), file)
+            return read_usage(cast("dict[str, Any]", read_entry(content, name, dict, {}, file=file)), file)
 
-        scores = cast("dict[str, Any]", entry(content, "scores", dict, {}, file=file))
+        scores = cast("dict[str, Any]", read_entry(content, "scores", dict, {}, file=file))
         return TrialOutcome(
-            entry(content, "name", str, "", file=file),
-            entry(content, "seed", int, 0, file=file),
+            read_entry(content, "name", str, "", file=file),
+            read_entry(content, "seed", int, 0, file=file),
             {unit: None if score is None else float(score) for unit, score in scores.items()},
             read_part("compiling"),
             read_part("answering"),
-            entry(content, "latency", float, 0.0, file=file),
+            read_entry(content, "latency", float, 0.0, file=file),
         )
 
 

@@ -14,7 +14,7 @@ from optimizers.comparison.leaderboard import Row
 from optimizers.comparison.outcomes import dump_usage, read_usage
 from optimizers.comparison.page import render_comparison_page
 from optimizers.core.run_folder import RunFolder
-from optimizers.core.safe_reading import entry
+from optimizers.core.safe_reading import read_entry
 from optimizers.observe.tables import plain_table
 from sgt_modules.errors import RunFolderError
 
@@ -101,9 +101,9 @@ class Comparison:
         content, file = RunFolder(path).read(COMPARISON_FILE), path / COMPARISON_FILE
         if content is None:
             raise RunFolderError(f"{path} has no {COMPARISON_FILE}. Pass the folder of a finished comparison.")
-        rows = cast("list[dict[str, Any]]", entry(content, "rows", list, [], file=file))
-        task, budget = (entry(content, name, str, "", file=file) for name in ("task", "budget"))
-        seeds = cast("list[int]", entry(content, "seeds", list, [], file=file))
+        rows = cast("list[dict[str, Any]]", read_entry(content, "rows", list, [], file=file))
+        task, budget = (read_entry(content, name, str, "", file=file) for name in ("task", "budget"))
+        seeds = cast("list[int]", read_entry(content, "seeds", list, [], file=file))
         try:
             return cls(task, budget, tuple(seeds), tuple(_read_row(row, file) for row in rows), path)
         except (TypeError, ValueError, KeyError, AttributeError) as problem:

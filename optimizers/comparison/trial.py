@@ -20,12 +20,12 @@ from optimizers.comparison.metering import PaidAnswers, unmeter
 from optimizers.comparison.outcomes import OUTCOME_FILE, SkippedContender, TrialOutcome
 from optimizers.comparison.setup import Budget, Problem, Resources
 from optimizers.core.events import EventBus
-from optimizers.core.fingerprints import answering, fingerprint, generator_settings, judging, lm_settings
+from optimizers.core.fingerprints import fingerprint, generator_settings, lm_settings, read_metric, read_program
 from optimizers.core.result import SGTResult
 from optimizers.core.reward import Scorer
 from optimizers.core.run_folder import RunFolder
 from optimizers.core.usage import RunUsage, Usage, WorkSeconds
-from optimizers.rollouts.judging import JudgedRun, judged_run
+from optimizers.rollouts.judging import JudgedRun, run_and_score
 from optimizers.rollouts.queries import query_id
 from sgt_modules.errors import ProviderRefusedError, StoppedError
 from sgt_modules.generator import SupplementGenerator
@@ -56,8 +56,8 @@ class Trial:
         problem, needs, resources = self.problem, self.contender.needs, self.resources
         splits = (problem.trainset, problem.valset, problem.testset)
         settings: dict[str, object] = {
-            "program": answering(problem.program, problem.version).mark,
-            "metric": judging(problem.metric, problem.version).mark,
+            "program": read_program(problem.program, problem.version).mark,
+            "metric": read_metric(problem.metric, problem.version).mark,
             "data": [fingerprint(split, name) for split, name in zip(splits, _SPLITS, strict=True)],
             "budget": self.budget.words,
         }
@@ -69,11 +69,11 @@ class Trial:
         if "generator" in needs and resources.generator is not None:
             settings |= generator_settings(SupplementGenerator.of(resources.generator))
             settings["recipe"] = None if resources.recipe is None else resources.recipe.recorded
-        self._folder.take_up(settings)
+        self._folder.begin_or_resume(settings)
 
     @property
     def _folder(self) -> RunFolder:
-        return RunFolder.at(self.home.path / self.contender.name / f"seed-{self.seed}")
+        return RunFolder.create(self.home.path / self.contender.name / f"seed-{self.seed}")
 
     def run(self) -> TrialOutcome | SkippedContender:
         """Returns the outcome in the folder, or runs the trial."""
@@ -174,7 +174,7 @@ class Trial:
 def _run_example(program: dspy.Module, example: dspy.Example, index: int, scorer: Scorer) -> JudgedRun:
     """Runs a test example; tries again after an outage."""
     for left in reversed(range(ATTEMPTS)):
-        run = judged_run(program, example, index, None, scorer)
+        run = run_and_score(program, example, index, None, scorer)
         if run.fatal:
             raise ProviderRefusedError(f"The provider refuses all calls, so the comparison stopped: {run.fatal}")
         if _score_run(run) is not None or not left:

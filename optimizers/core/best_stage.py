@@ -1,4 +1,4 @@
-"""Which stage is best: stages are compared on the examples on which both have a reward. Pure."""
+"""Selects the best stage. Two stages are compared on the examples on which both have a reward. Pure."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from collections.abc import Sequence
 from optimizers.core.records import Rollout
 
 
-def best_stage(stages: Sequence[Sequence[Rollout]], came_in: int = 0) -> int:
+def select_best(stages: Sequence[Sequence[Rollout]], came_in: int = 0) -> int:
     """The position of the best stage, each given as its rollouts on the same examples in the same order.
 
-    Two stages are compared on the examples on which both have a reward. The earlier one stays on a tie. A stage is
-    never chosen that is worse there than the program that came in, whose position is `came_in`.
+    On a tie the earlier stage is best. A stage that is worse than the student, whose position is `came_in`, is never
+    selected.
 
     >>> from optimizers.core.records import Query, Reward
     >>> from sgt_modules.kinds import SILENCE
     >>> def stage(*scores):
     ...     each = [None if score is None else Reward(score) for score in scores]
     ...     return [Rollout(Query(f"q{n}", n, "", ""), "", "", SILENCE, one) for n, one in enumerate(each)]
-    >>> best_stage([stage(0, 1, 1, 1), stage(None, 1, None, None)])  # 1 of 1 is no better than the same 1 of 1
+    >>> select_best([stage(0, 1, 1, 1), stage(None, 1, None, None)])  # 1 of 1 is no better than the same 1 of 1
     0
     """
     best = came_in
     for number, stage in enumerate(stages):
         if number == came_in:
             continue
-        gain, against_first = gain_of(stages[best], stage), gain_of(stages[came_in], stage)
+        gain, against_first = mean_gain(stages[best], stage), mean_gain(stages[came_in], stage)
         if gain is None or against_first is None or against_first < 0:
             continue
         if gain > 0 or (gain == 0 and number < best):
@@ -34,10 +34,10 @@ def best_stage(stages: Sequence[Sequence[Rollout]], came_in: int = 0) -> int:
     return best
 
 
-def gain_of(before: Sequence[Rollout], after: Sequence[Rollout]) -> float | None:
-    """How much higher the mean reward is `after` than `before`, on the examples on which both have one; None of none.
+def mean_gain(before: Sequence[Rollout], after: Sequence[Rollout]) -> float | None:
+    """The difference of mean rewards, `after` minus `before`, on the examples on which both have one; None without any.
 
-    Both hold a rollout an example, in the same order.
+    Both have one rollout per example, in the same order.
     """
     both = [
         (first.reward.score, second.reward.score)

@@ -1,4 +1,4 @@
-"""Values as JSON that every process writes alike: no addresses, and no order of a set."""
+"""Encodes values as JSON that is the same in every process: without memory addresses or the order of a set."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _ADDRESS = re.compile(r"\b(?:at |address=)0x[0-9a-fA-F]+")
 _KIND = "\0"
 
 
-def tagged(kind: str, *parts: object) -> dict[str, object]:
-    """A part of a canonical value that is none of JSON's own types."""
+def tag(kind: str, *parts: object) -> dict[str, object]:
+    """An encoded value of a type that JSON does not have."""
     return {_KIND: kind, "of": list(parts)}
 
 
 def text_of(content: object) -> str:
-    """Canonical content as one line of JSON.
+    """Encoded content as one line of JSON.
 
     >>> text_of({"b": 1, "a": None})
     '{"a": null, "b": 1}'
@@ -34,144 +34,154 @@ def text_of(content: object) -> str:
     return json.dumps(content, sort_keys=True)
 
 
-def named(value: Any) -> str:
-    """Where a class or function is found: its module and its name in it."""
+def qualified_name(value: Any) -> str:
+    """The module of a class or function, and its name there."""
     return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}"
 
 
-class Canonical:
-    """Writes values as JSON. `unclear` names what nothing but an address tells: where it stands, and its type.
+class CanonicalEncoder:
+    """Encodes values as JSON. `unclear` lists the values that differ only by memory address: their place and type.
 
-    Sets are sorted; objects are told by their class and fields. JSON's own types stay as they are.
+    Sets are sorted; an object is encoded by its class and fields. JSON's own types stay as they are.
 
-    >>> Canonical().encode({"tags": {"b", "a"}, "n": 1}, "example")
+    >>> CanonicalEncoder().encode({"tags": {"b", "a"}, "n": 1}, "example")
     {'tags': {'\\x00': 'set', 'of': ['a', 'b']}, 'n': 1}
-    >>> reading = Canonical()
-    >>> _ = reading.encode({"handle": object()}, "train[0]")
-    >>> reading.unclear
+    >>> encoder = CanonicalEncoder()
+    >>> _ = encoder.encode({"handle": object()}, "train[0]")
+    >>> encoder.unclear
     ['train[0].handle (object)']
     """
 
     def __init__(self) -> None:
         self.unclear: list[str] = []
-        self._open: dict[int, int] = {}  # what is being read, by id: how deep it stands
+        self._depths: dict[int, int] = {}  # values that are being encoded, by id: their depth
 
     def encode(self, value: object, where: str) -> object:
-        """A value that stands at `where` (`train[3].tags`)."""
+        """Encodes a value; `where` is its place, such as `train[3].tags`."""
         if value is None or isinstance(value, bool | int | float | str):
             return value
         if isinstance(value, bytes | bytearray | memoryview):
-            return tagged("bytes", hashlib.sha256(bytes(value)).hexdigest())
+            return tag("bytes", hashlib.sha256(bytes(value)).hexdigest())
         if isinstance(value, range | slice | complex):
             return str(value)
-        if id(value) in self._open:
-            return tagged("again", self._open[id(value)])
-        self._open[id(value)] = len(self._open)
+        if id(value) in self._depths:
+            return tag("again", self._depths[id(value)])
+        self._depths[id(value)] = len(self._depths)
         try:
-            return self._held(value, where)
+            return self._encode_container(value, where)
         finally:
-            del self._open[id(value)]
+            del self._depths[id(value)]
 
-    def _held(self, value: object, where: str) -> object:
+    def _encode_container(self, value: object, where: str) -> object:
         if isinstance(value, Mapping):
-            return self.mapping(cast("Mapping[Any, Any]", value), where)
+            return self.encode_mapping(cast("Mapping[Any, Any]", value), where)
         if isinstance(value, Set):
-            return tagged("set", *sorted((self.encode(each, f"{where}{{}}") for each in value), key=text_of))
+            return tag("set", *sorted((self.encode(each, f"{where}{{}}") for each in value), key=text_of))
         if isinstance(value, Sequence):
             return [self.encode(each, f"{where}[{n}]") for n, each in enumerate(value)]
-        return self._object(value, where)
+        return self._encode_object(value, where)
 
-    def mapping(self, value: Mapping[Any, Any], where: str) -> object:
-        """A mapping, by its keys in JSON's order."""
+    def encode_mapping(self, value: Mapping[Any, Any], where: str) -> object:
+        """Encodes a mapping, sorted by its keys."""
         if all(type(name) is str for name in value):
             return {name: self.encode(each, f"{where}.{name}") for name, each in value.items()}
         pairs = [[self.encode(name, where), self.encode(each, f"{where}[{name}]")] for name, each in value.items()]
-        return tagged("pairs", *sorted(pairs, key=text_of))
+        return tag("pairs", *sorted(pairs, key=text_of))
 
-    def _object(self, value: object, where: str) -> object:
+    def _encode_object(self, value: object, where: str) -> object:
         kind = type(value)
         if isinstance(value, dspy.Example):
-            asked = sorted(cast("Any", value).inputs().keys()) if getattr(value, "_input_keys", None) else []
-            return tagged("example", named(kind), asked, self.mapping(dict(value.items()), where))
+            inputs = sorted(cast("Any", value).inputs().keys()) if getattr(value, "_input_keys", None) else []
+            return tag("example", qualified_name(kind), inputs, self.encode_mapping(dict(value.items()), where))
         if isinstance(value, Enum):
-            return tagged("member", self.kind(kind, where), value.name)
-        if (content := _fields(value)) is not None:
-            return tagged("record", self.kind(kind, where), self.mapping(self.held(value) | content, where))
+            return tag("member", self.encode_class(kind, where), value.name)
+        if (content := _record_fields(value)) is not None:
+            return tag(
+                "record",
+                self.encode_class(kind, where),
+                self.encode_mapping(self.attributes_of(value) | content, where),
+            )
         if (torch := sys.modules.get("torch")) is not None and isinstance(value, torch.Tensor):
             flat = cast("Any", value).detach().cpu().flatten()
             form = [str(cast("Any", value).dtype), list(cast("Any", value).shape)]
-            return tagged("tensor", form, hashlib.sha256(flat.view(torch.uint8).numpy().tobytes()).hexdigest())
+            return tag("tensor", form, hashlib.sha256(flat.view(torch.uint8).numpy().tobytes()).hexdigest())
         if getattr_static(value, "tobytes", None) is not None and not isinstance(value, type):
-            return self._array(value, where)
-        return self.other(value, where)
+            return self._encode_array(value, where)
+        return self.encode_other(value, where)
 
-    def _array(self, value: Any, where: str) -> object:
-        """An array or an image, by its bytes; an array of objects by what it holds."""
+    def _encode_array(self, value: Any, where: str) -> object:
+        """Encodes an array or an image by its bytes, and an array of objects by its items."""
         if str(getattr(value, "dtype", "")) == "object":
-            return tagged("array", self.encode(value.tolist(), where))
+            return tag("array", self.encode(value.tolist(), where))
         form = [str(getattr(value, name, "")) for name in ("dtype", "shape", "mode", "size")]
-        return tagged("array", named(type(value)), form, hashlib.sha256(value.tobytes()).hexdigest())
+        return tag("array", qualified_name(type(value)), form, hashlib.sha256(value.tobytes()).hexdigest())
 
-    def kind(self, kind: type, where: str) -> object:
-        """A record's class."""
-        return named(kind)
+    def encode_class(self, kind: type, where: str) -> object:
+        """Encodes the class of a record by its name."""
+        return qualified_name(kind)
 
-    def other(self, value: object, where: str) -> object:
-        """Anything else: a function by its name, an object by its own words, or by what it holds."""
+    def encode_other(self, value: object, where: str) -> object:
+        """Encodes anything else: a function by its name, an object by its attributes or by its `str()`."""
         if callable(value) and hasattr(value, "__qualname__"):
-            return self.nameless(value, where) if "<" in named(value) else tagged("named", named(value))
-        held = self.held(value)
+            return (
+                self.mark_unclear(value, where) if "<" in qualified_name(value) else tag("named", qualified_name(value))
+            )
+        attributes = self.attributes_of(value)
         if not hasattr(value, "__dict__") and type(value).__module__ in sys.stdlib_module_names - {"re"}:
-            return words if (words := clear_words(value)) is not None else self.nameless(value, where)
-        if not held:
-            return self.reduced(value, where)
+            return words if (words := stable_text(value)) is not None else self.mark_unclear(value, where)
+        if not attributes:
+            return self.encode_reduced(value, where)
         unclear = len(self.unclear)
-        content = self.mapping(held, where)
-        if len(self.unclear) > unclear and (words := clear_words(value)) is not None:
+        content = self.encode_mapping(attributes, where)
+        if len(self.unclear) > unclear and (words := stable_text(value)) is not None:
             del self.unclear[unclear:]
             return words
-        return tagged("object", named(type(value)), content)
+        return tag("object", qualified_name(type(value)), content)
 
-    def reduced(self, value: Any, where: str) -> object:
-        """What pickle would keep. What an object says of itself may be cut: a long pattern, a table, a model."""
-        if (content := _bytes_of(value)) is not None:
+    def encode_reduced(self, value: Any, where: str) -> object:
+        """Encodes what pickle would save, as `str()` may be shortened: a long pattern, a table, a model."""
+        if (content := _encode_buffer(value)) is not None:
             return content
         own: Any = copyreg.dispatch_table.get(type(value))
         try:
             parts: Any = value.__reduce_ex__(4) if own is None else own(value)
-        except Exception:  # noqa: BLE001 - an object that is not to be pickled
-            return self.nameless(value, where)
+        except Exception:  # noqa: BLE001 - an object that refuses to be pickled
+            return self.mark_unclear(value, where)
         if not isinstance(parts, tuple):
             return self.encode(parts, where)
         parts = cast("tuple[Any, ...]", parts)
         alone = len(parts[1]) == 1 and parts[1][0] is type(value)
-        if alone and not any(each is not None for each in parts[2:]):  # it holds nothing
-            words = clear_words(value)
-            return self.nameless(value, where) if words is None else tagged("says", words, self.encode(parts[1], where))
+        if alone and not any(each is not None for each in parts[2:]):  # it has no state
+            words = stable_text(value)
+            return (
+                self.mark_unclear(value, where) if words is None else tag("says", words, self.encode(parts[1], where))
+            )
         return self.encode([list(each) if isinstance(each, Iterator) else each for each in parts], where)
 
-    def held(self, value: object) -> dict[str, object]:
-        """An object's attributes by name, without what it can compute again."""
-        found = dict(getattr(value, "__dict__", {}))
+    def attributes_of(self, value: object) -> dict[str, object]:
+        """The attributes of an object by name, without cached properties."""
+        attributes = dict(getattr(value, "__dict__", {}))
         for each in reversed(type(value).__mro__):
             slots = vars(each).get("__slots__", ())
             names = [slots] if isinstance(slots, str) else list(slots)
-            found |= {name: getattr(value, name) for name in names if hasattr(value, name)}
+            attributes |= {name: getattr(value, name) for name in names if hasattr(value, name)}
         cached = {
             name for each in type(value).__mro__ for name, own in vars(each).items() if isinstance(own, cached_property)
         }
-        return {name: found[name] for name in sorted(found) if name not in cached | {"__dict__", "__weakref__"}}
+        return {
+            name: attributes[name] for name in sorted(attributes) if name not in cached | {"__dict__", "__weakref__"}
+        }
 
-    def nameless(self, value: object, where: str) -> object:
-        """What only an address tells: by its type, and listed as unclear."""
+    def mark_unclear(self, value: object, where: str) -> object:
+        """Encodes a value that differs only by its address by its type, and lists it as unclear."""
         kind = getattr(value, "__qualname__", type(value).__qualname__)
-        if (told := f"{where} ({kind})") not in self.unclear:
-            self.unclear.append(told)
-        return tagged("unclear", named(type(value)))
+        if (entry := f"{where} ({kind})") not in self.unclear:
+            self.unclear.append(entry)
+        return tag("unclear", qualified_name(type(value)))
 
 
-def _fields(value: Any) -> dict[str, object] | None:
-    """The fields of a dataclass's or pydantic model's instance; None for anything else."""
+def _record_fields(value: Any) -> dict[str, object] | None:
+    """The fields of an instance of a dataclass or pydantic model; None for anything else."""
     kind = type(value)
     if is_dataclass(kind):
         return {each.name: getattr(value, each.name, None) for each in fields(kind)}
@@ -182,16 +192,16 @@ def _fields(value: Any) -> dict[str, object] | None:
     return None
 
 
-def _bytes_of(value: Any) -> object:
-    """The bytes of an object that is nothing but a buffer; None of any other."""
+def _encode_buffer(value: Any) -> object:
+    """Encodes an object that is only a buffer by its bytes; None for any other."""
     try:
-        return tagged("bytes", hashlib.sha256(memoryview(value)).hexdigest())
+        return tag("bytes", hashlib.sha256(memoryview(value)).hexdigest())
     except (TypeError, ValueError, BufferError):
         return None
 
 
-def clear_words(value: object) -> str | None:
-    """What an object says of itself; None where that is its address."""
+def stable_text(value: object) -> str | None:
+    """An object's `str()`; None if it contains a memory address."""
     try:
         words = str(value)
     except Exception:  # noqa: BLE001 - whatever a user's object raises

@@ -1,4 +1,4 @@
-"""Errors of a run, counted by the exception's name, and what an unreadable answer looked like. Pure."""
+"""Counts the errors of a run by the exception's name, with an example of each. Pure."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 UNREADABLE = "AdapterParseError"
-"""DSPy's error for an answer in which its adapter does not find the output fields."""
+"""DSPy's error for an answer in which the adapter does not find the output fields."""
 
 REFUSED = "MetricError"
-"""The error of a run whose score is refused: the metric raised, or returned what is no score."""
+"""The error of a run whose score is refused: the metric raised, or did not return a valid score."""
 
 NAN, ABOVE, BELOW = "NaN", "above 1", "below 0"
 NO_NUMBER, COROUTINE = "no number", "a coroutine"
-"""What a refused score was; a metric that raises is `raised ValueError`."""
+"""The kinds of refused scores; a metric that raises has the kind `raised ValueError`."""
 
 SHOWN = 160
-"""Characters of an example that a person sees."""
+"""The most characters of an example in a message."""
 
 _NAME = re.compile(r"[A-Za-z_][\w.]*")
 _SCORE = re.compile(rf"{REFUSED}: \[([^\]]*)\] ")
@@ -27,7 +27,7 @@ _ANSWER = re.compile(r"LM Response: (.*?)\s*(?:\n\nExpected to find output field
 
 
 class Failure(NamedTuple):
-    """One run that ended with an error: its stage, the error as `Name: message`, and whether it still has a reward."""
+    """A run that ended with an error: its stage, the error as `Name: message`, and whether it has a reward."""
 
     stage: str
     error: str
@@ -36,10 +36,10 @@ class Failure(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ErrorType:
-    """Runs that ended with one type of error: how many, how many of them without a reward, in which stages.
+    """The runs that ended with one type of error: their count, how many have no reward, and their stages.
 
-    `example` is the first message, shortened; for answers that the adapter could not read it is the answer, and may be
-    empty.
+    `example` is the first message, shortened; for an answer that the adapter could not read it is the answer, which may
+    be empty.
     """
 
     name: str
@@ -49,26 +49,26 @@ class ErrorType:
     example: str
 
     @property
-    def quoted(self) -> str:
+    def quoted_example(self) -> str:
         """The example in quotes.
 
-        >>> ErrorType("ValueError", 1, 0, ("sft",), "").quoted
+        >>> ErrorType("ValueError", 1, 0, ("sft",), "").quoted_example
         "'' (empty)"
         """
         return repr(self.example) if self.example else "'' (empty)"
 
 
-def error_types(failures: Iterable[Failure]) -> list[ErrorType]:
-    """The types of error, the most frequent first. A failure without an error's text is left out.
+def group_errors(failures: Iterable[Failure]) -> list[ErrorType]:
+    """Groups failures by type of error, the most frequent first. A failure without an error's text is left out.
 
-    >>> [each] = error_types([Failure("warm", "ValueError: no number", True), Failure("sft", "ValueError: no", False)])
+    >>> [each] = group_errors([Failure("warm", "ValueError: no number", True), Failure("sft", "ValueError: no", False)])
     >>> each.name, each.count, each.unrewarded, each.stages, each.example
     ('ValueError', 2, 1, ('warm', 'sft'), 'no number')
     """
     by_name: dict[str, list[Failure]] = defaultdict(list)
     for each in failures:
         if each.error:
-            by_name[name_of(each.error)].append(each)
+            by_name[error_name(each.error)].append(each)
     ranked = sorted(by_name.items(), key=lambda one: -len(one[1]))
     return [
         ErrorType(
@@ -76,16 +76,16 @@ def error_types(failures: Iterable[Failure]) -> list[ErrorType]:
             len(own),
             sum(not each.rewarded for each in own),
             tuple(dict.fromkeys(each.stage for each in own)),
-            example_of(own[0].error),
+            error_example(own[0].error),
         )
         for name, own in ranked
     ]
 
 
-def name_of(error: str) -> str:
-    """The exception's name, which stands before the colon.
+def error_name(error: str) -> str:
+    """The exception's name: the part before the colon.
 
-    >>> name_of("LMRateLimitError: slow down"), name_of("?")
+    >>> error_name("LMRateLimitError: slow down"), error_name("?")
     ('LMRateLimitError', 'error')
     """
     found = _NAME.match(error)
@@ -98,36 +98,37 @@ def is_unreadable(error: str) -> bool:
     >>> is_unreadable("AdapterParseError: no field answer"), is_unreadable("ValueError: no number"), is_unreadable("")
     (True, False, False)
     """
-    return name_of(error) == UNREADABLE
+    return error_name(error) == UNREADABLE
 
 
-def said_of(kind: str, text: str) -> str:
-    """A refused score's message, from which `refused_scores` reads its kind.
+def mark_refused_score(kind: str, text: str) -> str:
+    """Adds the kind to the message of a refused score, so that `count_refused_scores` can read it.
 
-    >>> said_of(NAN, "It returned nan.")
+    >>> mark_refused_score(NAN, "It returned nan.")
     '[NaN] It returned nan.'
     """
     return f"[{kind}] {text}"
 
 
-def refused_scores(errors: Iterable[str]) -> dict[str, int]:
-    """How many scores were refused, by what they were, given the rollouts' errors; the most frequent first.
+def count_refused_scores(errors: Iterable[str]) -> dict[str, int]:
+    """Counts refused scores by kind from the rollouts' errors, the most frequent first.
 
-    >>> refused_scores(["MetricError: [NaN] It returned nan.", "", "ValueError: no number", "MetricError: It raised."])
+    >>> errors = ["MetricError: [NaN] It returned nan.", "", "ValueError: no number", "MetricError: It raised."]
+    >>> count_refused_scores(errors)
     {'NaN': 1, 'another error': 1}
     """
     found = Counter[str]()
     for error in errors:
-        if name_of(error) == REFUSED:
+        if error_name(error) == REFUSED:
             kind = _SCORE.match(error)
             found[kind.group(1) if kind else "another error"] += 1
     return dict(found.most_common())
 
 
-def refused_in_words(kinds: Mapping[str, int], rollouts: int) -> str:
-    """What a person should know of refused scores; empty without one.
+def explain_refused_scores(kinds: Mapping[str, int], rollouts: int) -> str:
+    """A sentence on refused scores; empty if there are none.
 
-    >>> print(refused_in_words({"NaN": 2, "raised KeyError": 1}, 40))
+    >>> print(explain_refused_scores({"NaN": 2, "raised KeyError": 1}, 40))
     The metric's score was refused in 3 of 40 rollouts (2 NaN, 1 raised KeyError), so these have no reward. Return a \
 number in [0, 1], and 0.0 for a prediction that the metric cannot score; then compile again with the same log_dir: \
 only these are paid again.
@@ -142,25 +143,25 @@ only these are paid again.
     )
 
 
-def example_of(error: str) -> str:
-    """What a person reads of an error: the answer that could not be read, else the message; shortened, on one line.
+def error_example(error: str) -> str:
+    """An error for people, shortened, on one line: the answer that could not be read, else the message.
 
-    >>> example_of("ValueError: no number")
+    >>> error_example("ValueError: no number")
     'no number'
-    >>> example_of("AdapterParseError: No JSON.\\n\\nLM Response: It is \\n4. \\n\\nExpected to find output fields")
+    >>> error_example("AdapterParseError: No JSON.\\n\\nLM Response: It is \\n4. \\n\\nExpected to find output fields")
     'It is 4.'
     """
     answer = _ANSWER.search(error) if is_unreadable(error) else None
     if answer is not None:
-        return shortened(answer.group(1))
+        return shorten(answer.group(1))
     kind = _SCORE.match(error)
-    return shortened(error[kind.end() :] if kind else error.removeprefix(name_of(error)).removeprefix(":"))
+    return shorten(error[kind.end() :] if kind else error.removeprefix(error_name(error)).removeprefix(":"))
 
 
-def shortened(text: str, most: int = SHOWN) -> str:
-    """A text on one line, without control characters, its middle left out where it is long.
+def shorten(text: str, most: int = SHOWN) -> str:
+    """Puts a text on one line without control characters, and leaves out the middle of a long one.
 
-    >>> shortened("a\\x1b[2J\\nb"), shortened("word " * 100, 24)
+    >>> shorten("a\\x1b[2J\\nb"), shorten("word " * 100, 24)
     ('a [2J b', 'word word word ... word')
     """
     line = " ".join("".join(each if each.isprintable() else " " for each in text).split())
@@ -170,10 +171,10 @@ def shortened(text: str, most: int = SHOWN) -> str:
     return f"{line[: most - 5 - end].rstrip()} ... {line[-end:].lstrip()}"
 
 
-def readable_by(adapter: str = "ChatAdapter") -> str:
-    """What to change where an adapter cannot read the actor's answers.
+def advise_on_adapter(adapter: str = "ChatAdapter") -> str:
+    """Says what to change if the adapter cannot read the actor's answers.
 
-    >>> readable_by("JSONAdapter")
+    >>> advise_on_adapter("JSONAdapter")
     'Use dspy.ChatAdapter() in place of JSONAdapter, a signature with fewer and plainer outputs, or a stronger actor.'
     """
     plainer = "a signature with fewer and plainer outputs"

@@ -1,4 +1,4 @@
-"""What a run is expected to take, stage by stage, and what a few examples took: the records of both methods."""
+"""The records of an estimate for both methods: the cost of a run by stage, and what was measured on a few examples."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What a few examples took. Calls, tokens and dollars are means a run of the program: `bare` ones without a
-    supplement, the others with one. `places` is how many supplements an example asks for, `distinct` the share of
-    samples that were no repeats, `won` that of runs that were successes. Seconds are of a run at the run's concurrency,
-    of a sample of the generator, and of a row of training.
+    """What was measured on a few examples.
+
+    Calls, tokens and dollars are means per run of the program: `bare` ones without a supplement, the others with one.
+    `places` is the number of supplements per example, `distinct` the share of samples that repeat no other, `won` the
+    share of runs that won. Seconds are per run at full concurrency, per sample, and per training row.
     """
 
     calls: float = 1.0
@@ -35,7 +36,7 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class StageEstimate:
-    """A stage: the actor's calls as expected and at most, its tokens, dollars, the generator's samples, and seconds."""
+    """The expected cost of a stage; `at_most` is the upper bound of `actor_calls`."""
 
     name: str
     actor_calls: float = 0.0
@@ -49,7 +50,7 @@ class StageEstimate:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a run will take. Without a `probe`, only calls and samples are known; tokens, dollars and seconds are 0."""
+    """The expected cost of a run. Without a `probe` only calls and samples are known, the rest is 0."""
 
     stages: Sequence[StageEstimate]
     probe: Probe | None = None

@@ -1,4 +1,4 @@
-"""What tells one program, one metric or one data set from another, by what they do and hold."""
+"""Fingerprints of programs, metrics and data sets: equal if they do and contain the same."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from typing import NamedTuple, cast
 
 import dspy
 
-from optimizers.core.canonical import Canonical, text_of
-from optimizers.core.code_identity import CodeIdentity, home_of
+from optimizers.core.canonical import CanonicalEncoder, text_of
+from optimizers.core.code_identity import CodeIdentity
+from optimizers.core.user_modules import read_modules_of
 from sgt_modules.errors import ExampleError
 from sgt_modules.generator import SupplementGenerator
 from sgt_modules.wrapping import supplemented_predictors
 
 BORDER = "-"
-"""Between the two halves of a scope. A scope of an earlier version has none."""
+"""Separates the two halves of a scope. A scope of an earlier version has none."""
 
 
 class Half(NamedTuple):
-    """Half a scope as 16 hex digits, and what could not be read for it: where it stands, and its type."""
+    """Half of a scope: 16 hex digits, and the place and type of what could not be read for it."""
 
     mark: str
     unread: tuple[str, ...] = ()
@@ -30,48 +31,48 @@ class Half(NamedTuple):
 def scope_of(
     program: dspy.Module, metric: Callable[..., object], *, version: str = "", again: int = 0, like: str = ""
 ) -> str:
-    """What a reward depends on besides query and supplement: what answers, and what judges, each as 16 hex digits.
+    """Names the program and the metric that a reward depends on: 16 hex digits each.
 
-    `version` is a user's word for code that cannot be read. `again` (from 1) numbers a repetition. `like`: a scope of
-    the same metric, which need not be read again: it may have counted something since.
+    `version` is the user's name for code that cannot be read. `again` (from 1) numbers a repetition. `like` is a scope
+    of the same metric, whose half is reused: a metric that counts its calls would read differently now.
     """
-    judge = halves(like)[1] or judging(metric, version).mark
-    return f"{answering(program, version, again).mark}{BORDER}{judge}"
+    judge = split_scope(like)[1] or read_metric(metric, version).mark
+    return f"{read_program(program, version, again).mark}{BORDER}{judge}"
 
 
-def answering(program: dspy.Module, version: str = "", again: int = 0) -> Half:
-    """The program's code, state, predictors and LMs, and DSPy's adapter.
+def read_program(program: dspy.Module, version: str = "", again: int = 0) -> Half:
+    """The half of a scope for the program's code, state, predictors and LMs, and DSPy's adapter.
 
     An LM counts by its name and settings, without keys and addresses: another key is not another actor. `version`
-    counts only where something cannot be read: a new one has every answer paid for anew.
+    counts only if something cannot be read; with a new version every answer is paid for again.
     """
-    reading = CodeIdentity()
-    content = [reading.text(program, "program"), CodeIdentity().text(dspy.settings.adapter, "adapter")]
-    unread = tuple(reading.unclear)
+    encoder = CodeIdentity()
+    content = [encoder.encode_text(program, "program"), CodeIdentity().encode_text(dspy.settings.adapter, "adapter")]
+    unread = tuple(encoder.unclear)
     return Half(_short(json.dumps([*content, version if unread else "", again])), unread)
 
 
-def judging(metric: Callable[..., object], version: str = "") -> Half:
-    """The metric's code, what it closes over or is bound to, and the user's functions and constants that it uses."""
-    reading = CodeIdentity(home_of(metric))
-    content = [reading.text(metric, "metric"), version]
-    return Half(_short(json.dumps(content)), tuple(reading.unclear))
+def read_metric(metric: Callable[..., object], version: str = "") -> Half:
+    """The half of a scope for the metric: its code, closure, bound object, and the user's code that it uses."""
+    encoder = CodeIdentity(read_modules_of(metric))
+    content = [encoder.encode_text(metric, "metric"), version]
+    return Half(_short(json.dumps(content)), tuple(encoder.unclear))
 
 
-def halves(scope: str) -> tuple[str, str]:
-    """What answers and what judges in a scope; both empty for one of an earlier version, which told no code.
+def split_scope(scope: str) -> tuple[str, str]:
+    """The halves of a scope for the program and the metric; both empty for a scope of an earlier version.
 
-    >>> halves("00ff-a1b2"), halves("00ffa1b2")
+    >>> split_scope("00ff-a1b2"), split_scope("00ffa1b2")
     (('00ff', 'a1b2'), ('', ''))
     """
     answers, border, judges = scope.partition(BORDER)
     return (answers, judges) if border else ("", "")
 
 
-def said_of_unread(unread: Sequence[str]) -> str:
-    """A sentence on what could not be read; empty where all could.
+def warn_of_unread(unread: Sequence[str]) -> str:
+    """A sentence on what could not be read; empty if everything could.
 
-    >>> said_of_unread(["metric (eq)"])[:47]
+    >>> warn_of_unread(["metric (eq)"])[:47]
     'The code or state of metric (eq) cannot be read'
     """
     if not unread:
@@ -83,8 +84,8 @@ def said_of_unread(unread: Sequence[str]) -> str:
     )
 
 
-def described(program: dspy.Module, metric: Callable[..., object]) -> dict[str, object]:
-    """What a scope stands for, as a person reads it: the program's class, the models of its predictors, the metric."""
+def describe_scope(program: dspy.Module, metric: Callable[..., object]) -> dict[str, object]:
+    """Describes a scope for people: the program's class, the models of its predictors, and the metric."""
     actors = {name: getattr(each.lm or dspy.settings.lm, "model", "") for name, each in program.named_predictors()}
     judge = getattr(metric, "__qualname__", type(metric).__qualname__)
     return {"program": type(program).__name__, "actors": actors, "metric": f"{metric.__module__}.{judge}"}
@@ -93,19 +94,19 @@ def described(program: dspy.Module, metric: Callable[..., object]) -> dict[str, 
 def fingerprint(examples: Sequence[dspy.Example], name: str = "examples") -> str:
     """16 hex digits over every field of the examples, in their order; the same in every process.
 
-    Raises `ExampleError`, with the field's name, for what nothing but its address tells.
+    Raises `ExampleError` with the field's name for a value that differs only by its memory address.
     """
     return _short(text_of([content_of(example, f"{name}[{n}]") for n, example in enumerate(examples)]))
 
 
 def content_of(example: dspy.Example, where: str = "example") -> object:
     """An example's fields as JSON; raises `ExampleError` as `fingerprint` does."""
-    reading = Canonical()
-    content = reading.encode(dict(example.items()), where)
-    if reading.unclear:
+    encoder = CanonicalEncoder()
+    content = encoder.encode(dict(example.items()), where)
+    if encoder.unclear:
         raise ExampleError(
-            f"Expected examples whose fields can be told apart in another process, but nothing except an address tells "
-            f"{', '.join(reading.unclear[:5])}. Give its class fields or a __repr__, or put its content into the field."
+            f"Expected examples whose fields can be compared in another process, but only a memory address identifies "
+            f"{', '.join(encoder.unclear[:5])}. Give its class fields or a __repr__, or put its content into the field."
         )
     return content
 
@@ -116,13 +117,13 @@ def lm_settings(lm: dspy.LM) -> Mapping[str, object]:
     >>> lm_settings(dspy.LM("openai/gpt-4.1", temperature=0.5, api_key="secret"))
     {'max_tokens': None, 'temperature': 0.5}
     """
-    given = cast("Mapping[str, object]", lm.kwargs)
-    kept = {name: each for name, each in sorted(given.items()) if not name.startswith(("api_", "base_"))}
-    return cast("Mapping[str, object]", Canonical().encode(kept, "lm"))
+    settings = cast("Mapping[str, object]", lm.kwargs)
+    public = {name: each for name, each in sorted(settings.items()) if not name.startswith(("api_", "base_"))}
+    return cast("Mapping[str, object]", CanonicalEncoder().encode(public, "lm"))
 
 
 def generator_settings(generator: SupplementGenerator) -> dict[str, object]:
-    """What decides what a generator writes, besides its weights and the recipe's own temperatures."""
+    """The settings that change what a generator writes, apart from its weights and the recipe's temperatures."""
     lm = getattr(generator.engine, "lm", None)
     return {
         "generator": generator.identity,
@@ -135,7 +136,7 @@ def generator_settings(generator: SupplementGenerator) -> dict[str, object]:
 
 
 def supplement_settings(program: dspy.Module) -> dict[str, object]:
-    """What decides what a program's own supplements are, by its predictors; empty where it reads none."""
+    """The settings that change a program's own supplements, by predictor; empty if it reads none."""
     return {
         name: {
             **generator_settings(each.generator),

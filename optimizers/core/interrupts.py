@@ -1,6 +1,6 @@
-"""Ctrl-C: the first lets a run end in good order, the second ends it at once.
+"""Handles Ctrl-C: the first ends a run in good order, the second ends it at once.
 
-A batch or a training step of a model in this process takes minutes, so those are abandoned: nothing was paid for them.
+A batch or a training step of a model in this process may take minutes and costs nothing, so it is abandoned.
 """
 
 from __future__ import annotations
@@ -18,17 +18,16 @@ INTERRUPT = "Ctrl-C was pressed"
 
 
 @contextmanager
-def stopping(stop: Callable[[str], None], say: Callable[[str], None]) -> Iterator[None]:
-    """Inside, the first Ctrl-C calls `stop` with a reason and `say` with what happens next; a second one raises
-    `KeyboardInterrupt`, as ever. Only in the main thread, which alone hears of it.
+def stop_on_interrupt(stop: Callable[[str], None], say: Callable[[str], None]) -> Iterator[None]:
+    """In this context the first Ctrl-C calls `stop` with a reason and `say` with what happens next.
 
-    At the first one, models of this process raise `WorkCancelled`. A model that is being loaded cannot, so then it is
-    raised in the main thread.
+    The second one raises `KeyboardInterrupt`. Only the main thread receives Ctrl-C. At the first one, models of this
+    process abandon their work with `Abandoned`. While a model is loading, `Abandoned` is raised in the main thread.
     """
 
     def first() -> None:
         stop(INTERRUPT)
-        with suppress(RuntimeError):  # where it came in the middle of another line
+        with suppress(RuntimeError):  # the signal came while another line was printed
             say(
                 "Stopping: calls under way are finished and saved, a batch of a model on this machine is given up. "
                 "Press Ctrl-C again to stop at once."
@@ -36,25 +35,25 @@ def stopping(stop: Callable[[str], None], say: Callable[[str], None]) -> Iterato
         if is_loading():
             raise WorkCancelled(INTERRUPT)
 
-    with _pressed(first):
+    with _on_first_interrupt(first):
         yield
 
 
 @contextmanager
-def leaving(say: Callable[[str], None]) -> Iterator[None]:
-    """Inside, Ctrl-C calls `say` with what is kept and raises `KeyboardInterrupt`; models of this process abandon their
-    work at once, so that no thread has to be waited for. Only in the main thread, which alone hears of it.
+def exit_on_interrupt(say: Callable[[str], None]) -> Iterator[None]:
+    """In this context Ctrl-C calls `say` with what is saved and raises `KeyboardInterrupt`.
 
-    For work whose every paid answer is on disk, such as a comparison. A `stopping` block inside has its own way.
+    Models of this process abandon their work at once, so that no thread has to be waited for. Only the main thread
+    receives Ctrl-C. For work that saves every paid answer, such as a comparison. A `stop_on_interrupt` inside wins.
     """
 
     def first() -> None:
-        with suppress(RuntimeError):  # where it came in the middle of another line
+        with suppress(RuntimeError):  # the signal came while another line was printed
             say("Stopping: every answer that was paid for is kept. Run the same again to go on.")
         raise KeyboardInterrupt
 
     try:
-        with _pressed(first):
+        with _on_first_interrupt(first):
             yield
     except WorkCancelled:
         if threading.current_thread() is not threading.main_thread():
@@ -63,9 +62,11 @@ def leaving(say: Callable[[str], None]) -> Iterator[None]:
 
 
 @contextmanager
-def _pressed(first: Callable[[], None]) -> Iterator[None]:
-    """Inside, the main thread calls `first` at the first Ctrl-C, from which on models of this process abandon their
-    work, and raises `KeyboardInterrupt` at the second. Other threads hear of neither."""
+def _on_first_interrupt(first: Callable[[], None]) -> Iterator[None]:
+    """In this context the main thread calls `first` at the first Ctrl-C and raises `KeyboardInterrupt` at the second.
+
+    From the first one on, models of this process abandon their work. In another thread this context does nothing.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""The most memory a span of work held: of this process, and of its GPUs where there are some. Loads no torch."""
+"""Measures the peak memory of this process and its GPUs during some work. Does not import torch."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _MB = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Peak:
-    """The most memory held since the mark was last restarted, in megabytes (2**20 bytes).
+    """The peak of memory since the mark was restarted, in megabytes (2**20 bytes).
 
-    `rss_mb` is what the process had in RAM, files mapped into memory included. It is of the whole process: what other
-    threads did meanwhile is in it. Where the system cannot restart its mark (`restarted` is False; all but Linux) it is
-    the most since the process began, so an upper bound. `cuda_mb` is what PyTorch's tensors took of the GPU that held
-    most, None without a GPU in use: CUDA's own few hundred megabytes and what PyTorch keeps in reserve are not in it.
+    `rss_mb` is the resident memory of the whole process, with memory-mapped files and the work of all threads. If the
+    system cannot restart its mark (`restarted` is False; only Linux can), it is the peak since the process began, which
+    is an upper bound. `cuda_mb` is the memory of PyTorch's tensors on the fullest GPU, None if no GPU is used; CUDA's
+    own few hundred megabytes and PyTorch's reserve are not counted.
     """
 
     rss_mb: float = 0.0
@@ -26,12 +26,12 @@ class Peak:
     restarted: bool = False
 
 
-class Mark:
+class HighWaterMark:
     """The system's high-water mark of this process's memory; `process` is its folder under `/proc`.
 
-    Linux has one mark a process, so whoever restarts it does so for all: `highest` remembers what it was before.
+    Linux has one mark per process, so a restart affects every reader: `highest` keeps the peak from before.
 
-    >>> mark = Mark()
+    >>> mark = HighWaterMark()
     >>> mark.restart()
     >>> 0 < mark.peak().rss_mb <= mark.highest
     True
@@ -43,7 +43,7 @@ class Mark:
         self._restarted = False
 
     def restart(self) -> None:
-        """Begin a span: from here on, `peak` is of what comes, as far as the system allows."""
+        """Start a new measurement: `peak` then counts from here, if the system can do that."""
         self._before = self.highest
         try:
             (self._process / "clear_refs").write_text("5", encoding="ascii")  # man 5 proc: resets VmHWM
@@ -54,13 +54,13 @@ class Mark:
             cuda.reset_peak_memory_stats(device)
 
     def peak(self) -> Peak:
-        """The most since `restart`."""
-        taken = [cuda.max_memory_allocated(device) / _MB for cuda, device in _devices()]
-        return Peak(round(self._rss_mb(), 1), round(max(taken), 1) if taken else None, self._restarted)
+        """The peak since `restart`."""
+        by_device = [cuda.max_memory_allocated(device) / _MB for cuda, device in _devices()]
+        return Peak(round(self._rss_mb(), 1), round(max(by_device), 1) if by_device else None, self._restarted)
 
     @property
     def highest(self) -> float:
-        """The most megabytes in RAM since the process began, as far as this mark was the only one to restart it."""
+        """The peak of resident megabytes since the process began, if only this object restarts the mark."""
         return max(self._before, round(self._rss_mb(), 1))
 
     def _rss_mb(self) -> float:
@@ -72,12 +72,12 @@ class Mark:
             return most / _MB if sys.platform == "darwin" else most / 1024
 
 
-MARK = Mark()
-"""This process's."""
+MARK = HighWaterMark()
+"""The mark of this process."""
 
 
 def _devices() -> list[tuple[Any, int]]:
-    """PyTorch's CUDA room and each of its GPUs; none where nobody has used one."""
+    """PyTorch's CUDA module with each GPU; empty if no GPU is used."""
     torch = cast("Any", sys.modules.get("torch"))
     if torch is None or not torch.cuda.is_initialized():
         return []

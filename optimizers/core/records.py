@@ -1,4 +1,4 @@
-"""What flows through a run, one frozen record a step.
+"""The data of a run, one frozen record for each step.
 
 Query -> Candidate -> Rollout -> SFTExample | PreferencePair -> Checkpoint
 """
@@ -14,7 +14,7 @@ from sgt_modules.episode import Place
 from sgt_modules.kinds import Supplement
 
 Between = Literal["inter", "intra"]
-"""A pair of a winner and a loser: of two kinds, or of one."""
+"""Whether the winner and the loser of a pair are of two kinds (`inter`) or of one (`intra`)."""
 
 BETWEEN: tuple[Between, ...] = ("inter", "intra")
 
@@ -25,7 +25,7 @@ Category = Literal["inter", "intra", "shorter"]
 
 @dataclass(frozen=True, slots=True)
 class Reward:
-    """The actor's outcome: a score in [0, 1], and the metric's words about it (empty when it has none).
+    """The score of the actor's answer, in [0, 1], and the metric's feedback (empty where it gives none).
 
     >>> Reward(0.5, "half of the rows")
     Reward(score=0.5, feedback='half of the rows')
@@ -37,12 +37,12 @@ class Reward:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One place where a supplement is wanted: one call of one predictor of the program on one example.
+    """One place that can read a supplement: one call of one predictor on one example.
 
-    `id` names it whatever the run (a hash of the example's fields, the place, and what the others read); `index` is the
-    example's position in its split; `predictor` is its role; `prompt` is what the generator reads, naming no kind;
-    `turn` counts the predictor's calls in a run, from 0. `others` are the supplements that every other place reads
-    meanwhile; a place that it lacks reads none.
+    `id` is the same in every run: a hash of the example's fields, the place, and the supplements of the other places.
+    `index` is the example's position in its split; `predictor` is the predictor's role; `prompt` is the generator's
+    prompt, which names no kind; `turn` counts the predictor's calls in a run, from 0. `others` holds the supplements
+    that the other places read in the same run; a place that is not in it reads none.
 
     >>> Query("1f3a", 0, "solve", "question: 17 x 3?").place
     Place(role='solve', turn=0)
@@ -57,18 +57,18 @@ class Query:
 
     @property
     def place(self) -> Place:
-        """Where in a run of the program it stands."""
+        """The query's place in a run of the program."""
         return Place(self.predictor, self.turn)
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A supplement proposed for a query, before the actor has seen it.
+    """A supplement proposed for a query, before the actor reads it.
 
-    `source` is the pool it comes from (`predefined`, `free`, `ood`, `concat`, `direct`, `none`; `given` for a kind's
-    own text, `logged` for a log's, `gated` where a gate dropped what the generator wrote); `logprob` is the mean
-    log-probability of its tokens under the generator that wrote it (0.0 where none wrote it, or its server tells none);
-    `writer` is that generator's fingerprint.
+    `source` is its pool (`predefined`, `free`, `ood`, `concat`, `direct`, `none`; `given` for the text of a kind,
+    `logged` for one from a log, `gated` if a gate dropped the generator's text); `logprob` is the mean log-probability
+    of its tokens under its generator (0.0 without a generator, or if its server reports none); `writer` is that
+    generator's fingerprint.
     """
 
     query: Query
@@ -82,12 +82,11 @@ class Candidate:
 class Rollout:
     """One run of the frozen actor on (example, supplement).
 
-    `reward` is None when the run failed for a reason that says nothing about the supplement (a provider's error): such
-    a rollout is neither a success nor a failure. `output` holds the program's output fields as text. Tokens are the
-    actor's own, as its provider counts them; `seconds` is wall time; `cost` is in US dollars, 0.0 where no price is
-    known. `writer` is the fingerprint of the generator that wrote the supplement, empty where none did. `answer` is
-    the rest of the program's answer, which `output` lacks (see `optimizers.rollouts.kept_answers`), empty where it is
-    not kept.
+    `reward` is None if the run failed for a reason that is not the supplement's, such as a provider's error: such a
+    rollout is neither a success nor a failure. `output` holds the program's output fields as text. Tokens are the
+    actor's, as its provider counts them; `seconds` is wall time; `cost` is in US dollars, 0.0 if no price is known.
+    `writer` is the fingerprint of the generator that wrote the supplement, empty if none did. `answer` is the part of
+    the program's answer that `output` cannot hold (see `optimizers.rollouts.kept_answers`), empty if it is not stored.
 
     >>> asked = Query("1f3a", 0, "solve", "question: 17 x 3?")
     >>> tried = Rollout(asked, "dpo1", "direct", Supplement("cot", "10 x 3, then 7 x 3."), Reward(1.0))
@@ -111,19 +110,19 @@ class Rollout:
     answer: str = ""
 
     def won(self, threshold: float = 1.0) -> bool:
-        """Whether the actor succeeded, i.e. was rewarded with at least `threshold`."""
+        """Whether the reward is at least `threshold`."""
         return self.reward is not None and self.reward.score >= threshold
 
     def lost(self, threshold: float = 1.0) -> bool:
-        """Whether the actor answered and did not succeed."""
+        """Whether there is a reward and it is below `threshold`."""
         return self.reward is not None and self.reward.score < threshold
 
-    def at(self, index: int) -> Rollout:
-        """The same of the example that stands at `index` now."""
+    def with_index(self, index: int) -> Rollout:
+        """The same rollout for an example whose position is now `index`."""
         return replace(self, query=replace(self.query, index=index))
 
-    def as_proposed(self, candidate: Candidate, stage: str) -> Rollout:
-        """The same as this candidate's in a stage: the outcome is kept, the proposal is its own."""
+    def with_proposal(self, candidate: Candidate, stage: str) -> Rollout:
+        """The same outcome for another candidate with the same query and supplement, in a stage."""
         return replace(
             self,
             query=candidate.query,
@@ -134,16 +133,16 @@ class Rollout:
             writer=candidate.writer,
         )
 
-    def unpaid(self) -> Rollout:
-        """The same without its costs, as a run's other rollouts are: what a run cost stands in its first."""
+    def without_cost(self) -> Rollout:
+        """The same with all costs 0. Of a run with several rollouts, only the first has its costs."""
         return replace(self, tokens_in=0, tokens_out=0, seconds=0.0, cost=0.0)
 
 
 @dataclass(frozen=True, slots=True)
 class SFTExample:
-    """A supplement that worked, as a training row: the prompt that names no kind, and the tagged supplement.
+    """A training row of a supplement that won: the prompt, which names no kind, and the supplement with its kind's tag.
 
-    `cut`: the model did not end the supplement itself, so no end token is taught behind it.
+    `cut`: the token limit cut the supplement, so training adds no end token after it.
 
     >>> SFTExample("1f3a", "cot", "question: 17 x 3?", "[cot] 10 x 3, then 7 x 3.").completion
     '[cot] 10 x 3, then 7 x 3.'
@@ -158,9 +157,9 @@ class SFTExample:
 
 @dataclass(frozen=True, slots=True)
 class PreferencePair:
-    """Of one query, a supplement that worked and one that did not, as the generator would write them.
+    """Two supplements of one query as the generator writes them: `chosen` is preferred to `rejected`.
 
-    `chosen_cut`, `rejected_cut`: the model did not end that one itself, so no end token is taught behind it.
+    `chosen_cut`, `rejected_cut`: the token limit cut that text, so training adds no end token after it.
 
     >>> pair = PreferencePair("1f3a", "inter", "question: 17 x 3?", "[cot] 10 x 3, then 7 x 3.", "[summary] A product.")
     >>> pair.chosen
@@ -181,7 +180,7 @@ class Checkpoint:
     """Trained weights on disk: a PEFT adapter's folder, or a whole model's with full fine-tuning.
 
     `fingerprint` is the sha256 (hex) of the weight file; `metrics` holds what the trainer measured (loss, rows,
-    tokens, seconds, dropped rows); `notes` are sentences on what a person should know, such as rows left out.
+    tokens, seconds, dropped rows); `notes` are sentences for the user, such as which rows were left out.
 
     >>> Checkpoint("sft", Path("runs/demo/sft"), "9c1e...", {"loss": 0.41, "rows": 120.0}).metrics["loss"]
     0.41

@@ -1,4 +1,4 @@
-"""Any DSPy metric -> one `Reward`, and a check of the metric before anything is paid."""
+"""Turns the result of any DSPy metric into a `Reward`, and checks a metric before anything is paid."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import SupportsFloat
 
 import dspy
 
-from optimizers.core.error_types import ABOVE, BELOW, COROUTINE, NAN, NO_NUMBER, said_of
+from optimizers.core.error_types import ABOVE, BELOW, COROUTINE, NAN, NO_NUMBER, mark_refused_score
 from optimizers.core.records import Reward
 from sgt_modules.errors import MetricError
 
@@ -26,9 +26,9 @@ _ROUNDING = 1e-6
 
 
 def as_reward(value: object) -> Reward:
-    """What a metric returned, as a reward; raises `MetricError` for anything that is none.
+    """Converts a metric's return value to a reward; raises `MetricError` if it cannot.
 
-    A score may leave [0, 1] by rounding, at most by 1e-6 as sums of 32-bit floats do, and is put back.
+    A score outside [0, 1] by at most 1e-6, as sums of 32-bit floats may be, is clipped.
 
     >>> as_reward(True), as_reward(1.0000001)
     (Reward(score=1.0, feedback=''), Reward(score=1.0, feedback=''))
@@ -37,27 +37,29 @@ def as_reward(value: object) -> Reward:
     """
     if isinstance(value, dspy.Prediction):
         feedback = value.get("feedback")
-        return Reward(_score(value.get("score"), value), "" if feedback is None else str(feedback))
-    return Reward(_score(value, value))
+        return Reward(_check_score(value.get("score"), value), "" if feedback is None else str(feedback))
+    return Reward(_check_score(value, value))
 
 
-def _score(score: object, came: object) -> float:
+def _check_score(score: object, came: object) -> float:
     if inspect.iscoroutine(score):
         score.close()
         said = f"{_EXPECTED}, but it is a coroutine function. Pass a plain function that awaits inside."
-        raise MetricError(said_of(COROUTINE, said))
+        raise MetricError(mark_refused_score(COROUTINE, said))
     if not isinstance(score, SupportsFloat):
-        raise MetricError(said_of(NO_NUMBER, f"{_EXPECTED}, but it returned {came!r}. {_ZERO}"))
+        raise MetricError(mark_refused_score(NO_NUMBER, f"{_EXPECTED}, but it returned {came!r}. {_ZERO}"))
     try:
         number = float(score)
     except (TypeError, ValueError) as problem:
         said = f"{_EXPECTED}, but it returned {came!r}, which is no single number. {_ZERO}"
-        raise MetricError(said_of(NO_NUMBER, said)) from problem
+        raise MetricError(mark_refused_score(NO_NUMBER, said)) from problem
     if math.isnan(number):
-        raise MetricError(said_of(NAN, f"{_EXPECTED}, but it returned {came!r}. {_ZERO}"))
+        raise MetricError(mark_refused_score(NAN, f"{_EXPECTED}, but it returned {came!r}. {_ZERO}"))
     if not -_ROUNDING <= number <= 1 + _ROUNDING:
         kind = ABOVE if number > 1 else BELOW
-        raise MetricError(said_of(kind, f"{_EXPECTED}, but it returned {came!r}. Scale its scores to [0, 1]."))
+        raise MetricError(
+            mark_refused_score(kind, f"{_EXPECTED}, but it returned {came!r}. Scale its scores to [0, 1].")
+        )
     return min(1.0, max(0.0, number))
 
 
@@ -65,7 +67,7 @@ class Scorer:
     """A metric of 2, 3 or 5 arguments as one function `(example, prediction) -> Reward`.
 
     A third argument is passed where the metric demands one or calls it `trace`; GEPA's other two are passed as None.
-    Raises `MetricError` when the metric takes another number of arguments, raises, or returns no reward.
+    Raises `MetricError` if the metric takes another number of arguments, raises, or returns no valid score.
 
     >>> def exact(example, prediction, trace=None):
     ...     return example.answer == prediction.answer
@@ -75,11 +77,11 @@ class Scorer:
 
     def __init__(self, metric: Metric) -> None:
         self.metric = metric
-        self.arguments = _arguments(metric)
+        self.arguments = _count_arguments(metric)
 
     @property
     def name(self) -> str:
-        """The metric's own name, for messages and reports."""
+        """The metric's name, for messages and reports."""
         return getattr(self.metric, "__qualname__", type(self.metric).__name__)
 
     def __call__(self, example: dspy.Example, prediction: object, trace: object = None) -> Reward:
@@ -90,11 +92,11 @@ class Scorer:
         except Exception as problem:
             kind = f"raised {type(problem).__name__}"
             said = f"The metric {self.name} {kind}: {problem}. {_ZERO}"
-            raise MetricError(said_of(kind, said)) from problem
+            raise MetricError(mark_refused_score(kind, said)) from problem
         return as_reward(value)
 
 
-def _arguments(metric: Metric) -> int:
+def _count_arguments(metric: Metric) -> int:
     """How many positional arguments to call the metric with: 2, 3 or 5."""
     if not callable(metric):
         raise MetricError(f"A metric must be callable as metric(example, prediction), but {metric!r} came.")
@@ -102,7 +104,7 @@ def _arguments(metric: Metric) -> int:
         # DSPy warns of a `forward` that is looked up without a call.
         called = object.__getattribute__(metric, "forward") if isinstance(metric, dspy.Module) else metric
         signature = inspect.signature(called)
-    except ValueError:  # written in C: nothing tells, so DSPy's own two
+    except ValueError:  # written in C, without a signature: two arguments as in DSPy
         return 2
     parameters = [p for p in signature.parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     required = sum(p.default is p.empty for p in parameters)
@@ -118,8 +120,8 @@ def _arguments(metric: Metric) -> int:
     return 3 if required == 3 or named or (variadic and len(parameters) < 3) else 2
 
 
-class _Trial(dspy.Prediction):
-    """A prediction of fields that nobody knows yet: whatever is asked of it is an empty text."""
+class _TrialPrediction(dspy.Prediction):
+    """A prediction whose missing fields read as an empty text."""
 
     def __getattr__(self, key: str) -> object:
         try:
@@ -133,15 +135,17 @@ class _Trial(dspy.Prediction):
 def check_metric(
     metric: Metric, example: dspy.Example, output_fields: Sequence[str], *, more_fields: bool = False
 ) -> Reward:
-    """Try the metric once before anything is paid; raises `MetricError` when it would not do.
+    """Call the metric once before anything is paid; raises `MetricError` if that fails.
 
-    The trial prediction is built from the example's own labels where an output field has the same name, else from "".
-    With `more_fields` it may have any others too, which then read "": a program's own `forward` returns what it likes.
+    The trial prediction has the example's label for each output field of that name, else "". With `more_fields` any
+    other field reads "" too, as a program's own `forward` may return any fields.
     A metric that asks a judge model pays for this one call.
 
     >>> example = dspy.Example(question="2+2?", answer="4").with_inputs("question")
     >>> check_metric(lambda example, prediction: example.answer == prediction.answer, example, ["reasoning", "answer"])
     Reward(score=1.0, feedback='')
     """
-    trial = (_Trial if more_fields else dspy.Prediction)(**{name: example.get(name, "") for name in output_fields})
+    trial = (_TrialPrediction if more_fields else dspy.Prediction)(
+        **{name: example.get(name, "") for name in output_fields}
+    )
     return Scorer(metric)(example, trial)

@@ -1,4 +1,4 @@
-"""A run's folder: where each thing lies, who works in it, and JSON written whole or not at all."""
+"""The folder of a run: its paths, a lock for the process that works in it, and JSON that is written atomically."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from typing import Any, cast
 
 from filelock import FileLock, Timeout
 
-from optimizers.core.canonical import Canonical
-from optimizers.core.safe_reading import object_in
+from optimizers.core.canonical import CanonicalEncoder
+from optimizers.core.safe_reading import read_object
 from sgt_modules.errors import RunFolderError
 from sgt_modules.saving.redaction import redact
 
 _PACKAGES = ("dspy-sgt", "dspy", "torch", "transformers", "trl", "peft")
 _OWN = {"run.lock", "owner.json"}
-"""What a run that was killed at its very start may have left."""
+"""Files that a run killed at its start may leave behind."""
 
 RESULT = "result.json"
-"""What a run came to: the stage that was selected, each stage's validation score, notes, and where it was stopped."""
+"""The file of a run's result: the selected stage, each stage's validation score, notes, and where it stopped."""
 
 SHORT = 80
-"""Letters in which a message shows both values of a setting."""
+"""The most characters in which a message shows both values of a setting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +46,11 @@ class RunFolder:
     path: Path
 
     @staticmethod
-    def at(path: Path | None) -> RunFolder:
-        """The folder itself, made where it is missing; without a path, a fresh one under `runs/`.
+    def create(path: Path | None) -> RunFolder:
+        """The folder at a path, created if it is missing; without a path, a new one under `runs/`.
 
         Raises:
-            RunFolderError: it cannot be made or written, as its name is too long, or it is read-only.
+            RunFolderError: it cannot be created or written, for example because it is read-only.
         """
         folder = RunFolder(path or Path("runs") / datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f"))
         try:
@@ -65,15 +65,15 @@ class RunFolder:
         return folder
 
     @contextmanager
-    def held(self) -> Iterator[str]:
-        """Inside, the run is this process's. Gives a sentence on an owner who ended without a word, mostly empty.
+    def lock(self) -> Iterator[str]:
+        """Lock the folder for this process. Yields a note if the last process did not release it, else an empty text.
 
         Raises:
             RunFolderError: another run works here.
         """
-        lock, owner = FileLock(self.path / "run.lock"), self.path / "owner.json"
+        file_lock, owner = FileLock(self.path / "run.lock"), self.path / "owner.json"
         try:
-            lock.acquire(timeout=0)
+            file_lock.acquire(timeout=0)
         except Timeout:
             raise RunFolderError(
                 f"{self.path} is in use by {self._owner()}. Wait for that run to end, or choose another log_dir."
@@ -85,7 +85,7 @@ class RunFolder:
             yield left
         finally:
             owner.unlink(missing_ok=True)
-            lock.release()
+            file_lock.release()
 
     def _owner(self) -> str:
         try:
@@ -96,23 +96,25 @@ class RunFolder:
         process, user, host, since = (str(known.get(name, "?"))[:100] for name in names)
         return f"process {process} of {user} on {host} (since {since})"
 
-    def take_up(self, settings: Mapping[str, object], free: Mapping[str, object] | None = None) -> dict[str, Any]:
-        """Begin a run of these settings, or go on with one; what its `run.json` says.
+    def begin_or_resume(
+        self, settings: Mapping[str, object], free: Mapping[str, object] | None = None
+    ) -> dict[str, Any]:
+        """Begin a run with these settings, or resume one that has the same; returns the content of its `run.json`.
 
-        `free` settings are recorded, and may be others when a run goes on. A run has an `id`, the `versions` of the
-        packages it began with, and the `command` that began it.
+        `free` settings are recorded too, and may change when a run is resumed. `run.json` also has an `id`, the
+        `versions` of the packages and the `command` that the run began with.
 
         Raises:
-            RunFolderError: the folder holds a run with other settings, or something that is no run.
+            RunFolderError: the folder holds a run with other settings, or files that are no run.
         """
         known = self.read("run.json")
         if known is None and any(each.name not in _OWN and each.suffix != ".tmp" for each in self.path.iterdir()):
             raise RunFolderError(f"{self.path} holds files but no run.json. Choose an empty folder as log_dir.")
-        wanted, loose = (json.loads(json.dumps(each or {}, default=_plain)) for each in (settings, free))
+        wanted, loose = (json.loads(json.dumps(each or {}, default=_encode_setting)) for each in (settings, free))
         if known is None:
             known = {"id": uuid.uuid4().hex, "settings": wanted, "versions": _versions(), "created": _now()}
             known["command"] = _command()
-        elif changed := _changes(known.get("settings"), wanted):
+        elif changed := _describe_changes(known.get("settings"), wanted):
             raise RunFolderError(
                 f"{self.path} holds a run with other settings: {'; '.join(changed)}. "
                 "Choose another log_dir, or go on with the settings in its run.json."
@@ -124,31 +126,31 @@ class RunFolder:
 
     @property
     def store(self) -> Path:
-        """Every rollout of the run."""
+        """The database of all rollouts."""
         return self.path / "rollouts.sqlite"
 
     def checkpoint(self, stage: str) -> Path:
-        """The weights after a stage."""
+        """The folder of the weights after a stage."""
         return self.path / "checkpoints" / stage
 
     def rows(self, stage: str) -> Path:
-        """The rows that a stage was trained on, a JSON object a line."""
+        """The file of a stage's training rows, one JSON object per line."""
         return self.path / "training" / f"{stage}.jsonl"
 
     def read(self, name: str) -> dict[str, Any] | None:
-        """A JSON file of the run; None where there is none.
+        """The content of a JSON file; None if there is no such file.
 
         Raises:
-            RunFolderError: the file is no JSON object, leads out of the folder, or is far too large.
+            RunFolderError: the file is no JSON object, links out of the folder, or is far too large.
         """
-        return object_in(self.path / name, home=self.path)
+        return read_object(self.path / name, home=self.path)
 
     def write(self, name: str, content: Mapping[str, object]) -> Path:
-        """Write a JSON file whole: a reader sees the old one or the new one."""
+        """Write a JSON file atomically: a reader sees the old content or the new one."""
         return self.write_text(self.path / name, json.dumps(content, indent=2, default=str) + "\n")
 
     def write_text(self, file: Path, text: str) -> Path:
-        """Write a file of the run whole."""
+        """Write a text file atomically."""
         file.parent.mkdir(parents=True, exist_ok=True)
         draft = file.with_suffix(f".{os.getpid()}.tmp")
         draft.write_text(text, encoding="utf-8", errors="backslashreplace")  # a path may hold bytes that are no text
@@ -156,30 +158,30 @@ class RunFolder:
         return file
 
 
-def versions_apart(known: Mapping[str, Any]) -> list[str]:
-    """The packages of a run's `run.json` that are others now, each as `name before, now`."""
+def changed_versions(known: Mapping[str, Any]) -> list[str]:
+    """The packages whose version differs from the one in `run.json`, each as `name 1.0, now 1.1`."""
     before, now = cast("dict[str, str]", known.get("versions", {})), _versions()
     return [f"{name} {before[name]}, now {now[name]}" for name in now if before.get(name, now[name]) != now[name]]
 
 
-def _plain(value: object) -> object:
-    """A setting that JSON does not know, the same in every process."""
-    return Canonical().encode(value, "setting")
+def _encode_setting(value: object) -> object:
+    """Encodes a setting that JSON has no type for, in the same way in every process."""
+    return CanonicalEncoder().encode(value, "setting")
 
 
-def _changes(before: object, wanted: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Each setting that is another now, with both values where they are short; one inside another by `outer.inner`."""
+def _describe_changes(before: object, wanted: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Describes each setting that differs, with both values if they are short; a nested one is named `outer.inner`."""
     old = cast("dict[str, Any]", before) if isinstance(before, dict) else {}
     found: list[str] = []
     for name in sorted({*old, *wanted}):
-        was, comes = old.get(name), wanted.get(name)
+        was, now = old.get(name), wanted.get(name)
         if name not in old:
             found.append(f"{prefix}{name} was not recorded when the run began")
-        elif isinstance(was, dict) and isinstance(comes, dict):
-            found += _changes(cast("object", was), cast("dict[str, Any]", comes), f"{prefix}{name}.")
-        elif was != comes:
-            told = f" from {json.dumps(was)} to {json.dumps(comes)}"
-            found.append(f"{prefix}{name} changed{told if len(told) <= SHORT else ''}")
+        elif isinstance(was, dict) and isinstance(now, dict):
+            found += _describe_changes(cast("object", was), cast("dict[str, Any]", now), f"{prefix}{name}.")
+        elif was != now:
+            values = f" from {json.dumps(was)} to {json.dumps(now)}"
+            found.append(f"{prefix}{name} changed{values if len(values) <= SHORT else ''}")
     return found
 
 
@@ -195,7 +197,7 @@ def _now() -> str:
 
 
 def _command() -> str:
-    """The command line of this process, without what looks like a key; empty where nobody typed one."""
+    """The command line of this process, without what looks like a key; empty in a notebook or a prompt."""
     first, *rest = sys.argv or [""]
     main = getattr(sys.modules.get("__main__"), "__spec__", None)
     if first in ("", "-c", "-") or "ipykernel" in first:

@@ -1,4 +1,4 @@
-"""How sure a score is: an interval for one, a paired test for two on the same examples, and a family of tests."""
+"""Intervals for scores, paired tests for two programs on the same examples, and Holm's adjustment."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 EXACT = 13
-"""Differences up to which a permutation test goes through all flips of signs, 8,192 at most."""
+"""With at most this many differences, a permutation test uses all sign flips (8,192 at most)."""
 
 FLIPS = 9_999
-"""Flips that are drawn where there are more."""
+"""The number of random sign flips if there are more differences."""
 
 
 def wilson_interval(successes: int, trials: int, *, confidence: float = 0.95) -> tuple[float, float]:
-    """The Wilson score interval of a share, (low, high) in [0, 1]; (0, 1) when nothing was tried.
+    """The Wilson score interval of a share, (low, high) in [0, 1]; (0, 1) for 0 trials.
 
     >>> low, high = wilson_interval(8, 10)
     >>> round(low, 3), round(high, 3)
@@ -40,8 +40,9 @@ def wilson_interval(successes: int, trials: int, *, confidence: float = 0.95) ->
 def mcnemar(gained: int, lost: int) -> float:
     """Exact McNemar p-value (two-sided) of two programs on the same examples.
 
-    `gained`: examples only the second solved; `lost`: only the first. Under the null hypothesis either is as likely,
-    so the p-value is that of the sign test: twice the smaller tail of Binomial(gained + lost, 1/2), at most 1.
+    `gained` counts the examples that only the second solved, `lost` those that only the first solved. Under the null
+    hypothesis both are equally likely, so the p-value is that of the sign test: twice the smaller tail of
+    Binomial(gained + lost, 1/2), at most 1.
 
     >>> mcnemar(5, 0)  # 2 * (1/2)**5
     0.0625
@@ -58,7 +59,7 @@ def mcnemar(gained: int, lost: int) -> float:
 
 
 def spearman(first: Sequence[float], second: Sequence[float]) -> float:
-    """Spearman's rank correlation in [-1, 1], with mean ranks for ties; 0.0 where either side does not vary.
+    """Spearman's rank correlation in [-1, 1], with mean ranks for ties; 0.0 if either side is constant.
 
     >>> round(spearman([-0.1, 0.0, 0.0, 0.2], [-1, 0, 0, 1]), 3), spearman([1, 2], [3, 3])
     (1.0, 0.0)
@@ -71,10 +72,10 @@ def spearman(first: Sequence[float], second: Sequence[float]) -> float:
 
 
 def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> tuple[float, float]:
-    """An interval for the mean of scores in [0, 1], (low, high): Wilson's where all are 0 or 1, else Student's t.
+    """An interval for the mean of scores in [0, 1], (low, high): Wilson's if all are 0 or 1, else Student's t.
 
-    One of t that would leave [0, 1] is cut off there; where the scores do not differ, Wilson's for a share of that size
-    stands in, as t's would have no width.
+    The t interval is clipped to [0, 1]. It has no width if all scores are equal; then Wilson's interval for a share of
+    that size is used.
 
     >>> [round(end, 3) for end in mean_interval([1.0] * 8 + [0.0] * 2)]
     [0.49, 0.943]
@@ -96,9 +97,9 @@ def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> tuple
 def gain_interval(before: Sequence[float], after: Sequence[float], *, confidence: float = 0.95) -> tuple[float, float]:
     """An interval for the mean gain of two programs on the same examples, in their order: (low, high) in [-1, 1].
 
-    Where every score is 0 or 1, Agresti and Min's for a difference of matched proportions (Statistics in Medicine 24,
-    2005): Wald's, with half an example more in each cell of the two-by-two table. Else Student's t of the differences;
-    where they do not differ, t's would have no width, and the former stands in.
+    If every score is 0 or 1, Agresti and Min's interval for a difference of matched proportions (Statistics in Medicine
+    24, 2005): Wald's, with half an example added to each cell of the two-by-two table. Otherwise Student's t of the
+    differences. The t interval has no width if all differences are equal; then Agresti and Min's is used.
 
     >>> [round(end, 3) for end in gain_interval([0.0] * 10, [1.0] * 4 + [0.0] * 6)]  # 4/12 +- 1.96 sqrt(.3056 / 12)
     [0.021, 0.646]
@@ -122,15 +123,15 @@ def gain_interval(before: Sequence[float], after: Sequence[float], *, confidence
     return max(-1.0, mean - half), min(1.0, mean + half)
 
 
-def paired_p(before: Sequence[float], after: Sequence[float], *, seed: int = 0) -> float:
+def paired_p_value(before: Sequence[float], after: Sequence[float], *, seed: int = 0) -> float:
     """p-value (two-sided) of two programs' scores on the same examples, in their order.
 
-    Exact McNemar where every score is 0 or 1, else a paired permutation test of the mean difference: the sign of each
-    difference is flipped, in all ways where at most `EXACT` differ, else in `FLIPS` ways drawn from `seed`.
+    Exact McNemar if every score is 0 or 1, else a paired permutation test of the mean difference, which flips the sign
+    of each difference: in all ways if at most `EXACT` scores differ, else in `FLIPS` random ways from `seed`.
 
-    >>> paired_p([0, 0, 0, 0, 0, 1], [1, 1, 1, 1, 1, 1])
+    >>> paired_p_value([0, 0, 0, 0, 0, 1], [1, 1, 1, 1, 1, 1])
     0.0625
-    >>> round(paired_p([0.1, 0.2, 0.3], [0.6, 0.7, 0.8]), 3)  # 2 of 2**3 ways are as far apart
+    >>> round(paired_p_value([0.1, 0.2, 0.3], [0.6, 0.7, 0.8]), 3)  # 2 of 2**3 ways are as far from 0
     0.25
     """
     differences = [each for each in _differences(before, after) if each]
@@ -145,18 +146,20 @@ def paired_p(before: Sequence[float], after: Sequence[float], *, seed: int = 0) 
     apart, count = np.array(differences), len(differences)
     if count <= EXACT:
         ways = np.array(list(itertools.product((-1, 1), repeat=count)))
-        return float(np.mean(_as_far(ways @ apart, apart)))
+        return float(np.mean(_at_least_as_far(ways @ apart, apart)))
     flipped = np.random.default_rng(seed).integers(0, 2, size=(FLIPS, count), dtype=np.int8)
-    return float(1 + np.sum(_as_far(apart.sum() - 2 * (flipped.astype(np.float64) @ apart), apart))) / (FLIPS + 1)
+    return float(1 + np.sum(_at_least_as_far(apart.sum() - 2 * (flipped.astype(np.float64) @ apart), apart))) / (
+        FLIPS + 1
+    )
 
 
-def _as_far(sums: NDArray[np.float64], apart: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which sums lie as far from nought as that of the differences themselves, but for rounding."""
+def _at_least_as_far(sums: NDArray[np.float64], apart: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which sums are at least as far from 0 as the sum of the differences, except for rounding."""
     return abs(sums) >= abs(apart.sum()) - 1e-9
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values of one family, adjusted by Holm's method for how many there are.
+    """The p-values of one family of tests, adjusted by Holm's method.
 
     >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03, 0.005])]
     [0.03, 0.06, 0.06, 0.02]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from optimizers.core.safe_reading import entry
+from optimizers.core.safe_reading import read_entry
 
 FILE = "spent.json"
 """Where a run's folder keeps its usage."""
@@ -90,7 +90,7 @@ class WorkSeconds(_Sum):
     @staticmethod
     def read(content: Mapping[str, Any], file: Path) -> WorkSeconds:
         """Seconds from a JSON object; a missing field is 0. Raises `RunFolderError` for a field that is no number."""
-        return WorkSeconds(*(entry(content, name, float, 0.0, file=file) for name in (*WORKS, "total")))
+        return WorkSeconds(*(read_entry(content, name, float, 0.0, file=file) for name in (*WORKS, "total")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +145,9 @@ class RunUsage(_Sum):
         file = Path(FILE)
 
         def count(name: str) -> int:
-            return entry(content, name, int, 0, file=file)
+            return read_entry(content, name, int, 0, file=file)
 
-        cost = entry(content, "cost", float, 0.0, file=file)
+        cost = read_entry(content, "cost", float, 0.0, file=file)
         return RunUsage(
             actor=Usage(0, count("actor_calls"), count("actor_in"), count("actor_out"), cost=cost),
             generator=Usage(0, count("generator_calls"), count("generator_in"), count("generator_out")),

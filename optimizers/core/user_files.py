@@ -1,4 +1,4 @@
-"""What a command names: an object as `module:attribute`, and examples in a file."""
+"""Loads what the arguments of a command name: an object as `module:attribute`, and examples in a file."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ import dspy
 from sgt_modules.calling import find_entry
 from sgt_modules.errors import SetupError
 
-ENDS = (".jsonl", ".csv", ".parquet")
+EXAMPLE_SUFFIXES = (".jsonl", ".csv", ".parquet")
 
 
-def attribute(name: str, *, what: str) -> Any:
-    """The object that `module:attribute` names, the attribute being dotted if need be; modules of this folder count.
+def load_attribute(name: str, *, what: str) -> Any:
+    """Load the object that `module:attribute` names; the attribute may have dots, the module may be in this folder.
 
-    Raises `SetupError` where there is none.
+    Raises `SetupError` if there is no such object.
 
-    >>> attribute("json:decoder.JSONDecodeError", what="an error").__name__
+    >>> load_attribute("json:decoder.JSONDecodeError", what="an error").__name__
     'JSONDecodeError'
     >>> try:
-    ...     attribute("json.loads", what="a metric")
+    ...     load_attribute("json.loads", what="a metric")
     ... except SetupError as error:
     ...     print(error)
     Expected a metric as module:attribute, got 'json.loads'.
@@ -59,7 +59,7 @@ def attribute(name: str, *, what: str) -> Any:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A question that names the likeliest of the known names, with a space behind it; empty where none is like it.
+    """A question with the known names that are most similar, and a space after it; empty if none is similar.
 
     >>> did_you_mean("programm", ["metric", "program"])
     "Did you mean 'program'? "
@@ -71,9 +71,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"Did you mean {' or '.join(repr(by_lower[each]) for each in close)}? " if close else ""
 
 
-def program_at(name: str) -> dspy.Module:
-    """The program that `module:attribute` names: a module, or a function or class without arguments that makes one."""
-    found = attribute(name, what="a program")
+def load_program(name: str) -> dspy.Module:
+    """Load the program that `module:attribute` names: a module, or a callable without arguments that returns one."""
+    found = load_attribute(name, what="a program")
     if callable(found) and not isinstance(found, dspy.Module):
         found = found()
     if not isinstance(found, dspy.Module):
@@ -81,16 +81,16 @@ def program_at(name: str) -> dspy.Module:
     return found
 
 
-def examples_in(file: Path, inputs: Sequence[str]) -> list[dspy.Example]:
-    """The examples of a file, a row each: JSON lines, CSV with a head, or Parquet. `inputs` names the input fields.
+def read_examples(file: Path, inputs: Sequence[str]) -> list[dspy.Example]:
+    """Read a file of one example per row: JSON lines, CSV with a header, or Parquet. `inputs` are the input fields.
 
-    Raises `SetupError` for a file that is none of these, has no rows, or lacks an input.
+    Raises `SetupError` for a file of another type, without rows, or without an input field.
     """
-    if file.suffix not in ENDS:
-        raise SetupError(f"Expected a file that ends in {', '.join(ENDS)}, got {file}.")
+    if file.suffix not in EXAMPLE_SUFFIXES:
+        raise SetupError(f"Expected a file that ends in {', '.join(EXAMPLE_SUFFIXES)}, got {file}.")
     if not file.is_file():
         raise SetupError(f"There is no file {file}.")
-    rows = _rows(file)
+    rows = _read_rows(file)
     if not rows:
         raise SetupError(f"{file} has no rows. Give it some examples.")
     for number, row in enumerate(rows, 1):
@@ -99,8 +99,8 @@ def examples_in(file: Path, inputs: Sequence[str]) -> list[dspy.Example]:
     return [dspy.Example(**dict(row)).with_inputs(*inputs) for row in rows]
 
 
-def inputs_of(program: dspy.Module) -> list[str]:
-    """The names of the program's own inputs: of its forward, or of a bare predictor's signature."""
+def input_names(program: dspy.Module) -> list[str]:
+    """The names of the program's inputs: of its `forward`, or of the signature of a single predictor."""
     if isinstance(program, dspy.Predict):
         return [*cast("type[dspy.Signature]", program.signature).input_fields]
     parameters = inspect.signature(find_entry(program)).parameters.values()
@@ -111,7 +111,7 @@ def inputs_of(program: dspy.Module) -> list[str]:
     return [*cast("type[dspy.Signature]", first.signature).input_fields]
 
 
-def _rows(file: Path) -> list[Mapping[str, Any]]:
+def _read_rows(file: Path) -> list[Mapping[str, Any]]:
     try:
         if file.suffix == ".parquet":
             import pyarrow.parquet as parquet
@@ -120,14 +120,14 @@ def _rows(file: Path) -> list[Mapping[str, Any]]:
         with file.open(encoding="utf-8", newline="") as lines:
             if file.suffix == ".csv":
                 return [*csv.DictReader(lines)]
-            return [_object(line, file, number) for number, line in enumerate(lines, 1) if line.strip()]
+            return [_parse_object(line, file, number) for number, line in enumerate(lines, 1) if line.strip()]
     except SetupError:
         raise
     except (OSError, ValueError, csv.Error) as problem:
         raise SetupError(f"{file} cannot be read: {problem}.") from problem
 
 
-def _object(line: str, file: Path, number: int) -> Mapping[str, Any]:
+def _parse_object(line: str, file: Path, number: int) -> Mapping[str, Any]:
     try:
         found = json.loads(line)
     except ValueError as problem:

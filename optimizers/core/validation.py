@@ -1,4 +1,4 @@
-"""What is checked before the first paid call: the examples, their splits, and the program."""
+"""Checks the examples, their splits and the program before the first paid call."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def check_splits(
     valset: Sequence[dspy.Example],
     testset: Sequence[dspy.Example] | None = None,
 ) -> None:
-    """Check that every split has examples with inputs, and that no inputs stand in two splits.
+    """Check that every split has examples with inputs, and that no two splits share inputs.
 
     Raises `EmptyTrainsetError`, `SetupError` (another split is empty), `ExampleError` or `OverlappingSplitsError`.
 
@@ -56,16 +56,16 @@ A score on seen examples means nothing: give each split its own.
             if split != name:
                 shared.append(f"{split}[{other}] = {name}[{index}]")
     if shared:
-        told = ", ".join(shared[:_SHOWN]) + (", ..." if len(shared) > _SHOWN else "")
+        pairs = ", ".join(shared[:_SHOWN]) + (", ..." if len(shared) > _SHOWN else "")
         count = "1 example has" if len(shared) == 1 else f"{len(shared)} examples have"
         raise OverlappingSplitsError(
-            f"{count} the same inputs in two splits: {told}. A score on seen examples means nothing: give each split "
+            f"{count} the same inputs in two splits: {pairs}. A score on seen examples means nothing: give each split "
             "its own."
         )
 
 
 def check_examples(examples: Sequence[dspy.Example], name: str = "trainset") -> None:
-    """Check that a split holds examples, and that each names its inputs and has them."""
+    """Check that a split has examples, and that each example names its inputs and has them."""
     if not examples:
         if name == "trainset":
             raise EmptyTrainsetError("The trainset is empty, so there is nothing to learn from. Pass some examples.")
@@ -93,10 +93,10 @@ def check_examples(examples: Sequence[dspy.Example], name: str = "trainset") -> 
 def hold_out(
     trainset: Sequence[dspy.Example], *, rng: random.Random, share: float = 0.3
 ) -> tuple[list[dspy.Example], list[dspy.Example]]:
-    """Split a training set into one to learn from and one to select on, for a caller who has no validation set.
+    """Split a training set into one for training and one for validation, for a caller without a validation set.
 
-    `share` (above 0, below 1) of the distinct inputs go to the second, at least one; examples with equal inputs stay
-    together; both keep the examples' order. Raises `EmptyTrainsetError` when there are no two to part.
+    `share` (above 0, below 1) of the distinct inputs go to the second, at least one. Examples with equal inputs stay
+    together; both parts keep the examples' order. Raises `EmptyTrainsetError` for fewer than two distinct inputs.
 
     >>> examples = [dspy.Example(question=str(n)).with_inputs("question") for n in range(10)]
     >>> [len(part) for part in hold_out(examples, rng=random.Random(0))]
@@ -105,14 +105,14 @@ def hold_out(
     if not 0 < share < 1:
         raise ValueError(f"share must lie between 0 and 1, got {share}.")
     check_examples(trainset)
-    places = list(dict.fromkeys(_inputs_of(example) for example in trainset))
-    if len(places) < 2:
+    distinct = list(dict.fromkeys(_inputs_of(example) for example in trainset))
+    if len(distinct) < 2:
         raise EmptyTrainsetError(
             "A single example cannot be parted into training and validation. Pass more examples, or a valset."
         )
-    held = set(rng.sample(places, min(len(places) - 1, max(1, round(share * len(places))))))
-    kept, selected = ([e for e in trainset if (_inputs_of(e) in held) is chosen] for chosen in (False, True))
-    return kept, selected
+    held_out = set(rng.sample(distinct, min(len(distinct) - 1, max(1, round(share * len(distinct))))))
+    train, validation = ([e for e in trainset if (_inputs_of(e) in held_out) is part] for part in (False, True))
+    return train, validation
 
 
 def _inputs_of(example: dspy.Example) -> str:
@@ -157,7 +157,7 @@ Assign its predictors to attributes; the ones inside a compiled child are frozen
 
 
 def check_priced(student: dspy.Module) -> None:
-    """Check that each predictor's actor has a known price, as a budget in dollars needs. Raises `SetupError`."""
+    """Check that the price of each predictor's LM is known, for a budget in dollars. Raises `SetupError`."""
     for name, predictor in student.named_predictors():
         actor = predictor.lm or dspy.settings.lm
         if not has_price(actor):
@@ -176,17 +176,17 @@ def check_lengths(
     most: int,
     only: Sequence[str] | None = None,
 ) -> None:
-    """Check that of each predictor the generator can read the prompt of one example at least, within its context and
-    fewer than `most` tokens, which training takes. Raises `SetupError`.
+    """Check that for each predictor the generator can read the prompt of at least one example. Raises `SetupError`.
 
-    Inputs that the program itself makes count as empty, and long ones as they are shortened.
+    The prompt must fit into the generator's context and have fewer than `most` tokens, the limit of training. Inputs
+    that the program computes count as empty; long inputs count as shortened.
     """
     for name, predictor in student.named_predictors():
         if only is not None and name not in only:
             continue
         signature = cast("type[dspy.Signature]", predictor.signature)
-        known = [{key: each[key] for key in signature.input_fields if key in each} for each in examples]
-        shortest_first = sorted(known, key=lambda inputs: sum(len(str(each)) for each in inputs.values()))
+        inputs_of_examples = [{key: each[key] for key in signature.input_fields if key in each} for each in examples]
+        shortest_first = sorted(inputs_of_examples, key=lambda inputs: sum(len(str(each)) for each in inputs.values()))
         prompts = (generator.prompt_for(signature, inputs, role=name) for inputs in shortest_first)
         if not any(generator.fits(prompt, most) for prompt in prompts):
             raise SetupError(

@@ -23,12 +23,12 @@ from optimizers.core.statistics import spearman
 from optimizers.core.work_clock import WorkClock
 from optimizers.observe.progress import build_views
 from optimizers.observe.report import write_report
-from optimizers.rollouts.engine import Actor
+from optimizers.rollouts.engine import RolloutEngine
 from optimizers.rollouts.evaluation import Evaluator, mean_score
-from optimizers.spt.impact import SentenceImpact, Way, impacts, prompts_to_run, subsample
+from optimizers.spt.impact import SentenceImpact, Way, compute_impacts, prompts_to_run, subsample
 from optimizers.spt.recipe import SPTRecipe, Variant
 from optimizers.spt.result import SPTResult
-from optimizers.spt.sentences import sentences
+from optimizers.spt.sentences import split_sentences
 from optimizers.spt.teleprompter import SupervisoryPromptTeleprompter
 from optimizers.store.rollout_store import RolloutStore
 from sgt_modules.embedded import acting, embedded_actor
@@ -120,7 +120,7 @@ def demonstrate_prompts(
         with RolloutStore(folder.store, run=f"{id_} controls") as store, bus.run():
             store.on_write = scoring.tick
             scope = scope_of(student, world.metric)
-            actor = Actor(student, Scorer(world.metric), store, scope, num_threads=RULES_THREADS)
+            actor = RolloutEngine(student, Scorer(world.metric), store, scope, num_threads=RULES_THREADS)
             test = Evaluator(actor, "test", world.test, bus)
             test_rollouts = {
                 _display_name(stage.name): test.of(with_instructions(student, stage.prompts)).as_it_is(stage.name)
@@ -140,7 +140,7 @@ def demonstrate_prompts(
 
 def _measure_panel(world: HouseRulesWorld, part: Evaluator, rng: random.Random) -> list[PanelSentence]:
     """Return the sentences of one panel, with the impact of each measured in two ways."""
-    parts = sentences(" ".join(world.panel(rng)))
+    parts = split_sentences(" ".join(world.panel(rng)))
     prefix, left_out = (
         _measure_impact(parts, part, way) for way in cast("tuple[Way, Way]", ("prefix", "leave-one-out"))
     )
@@ -157,7 +157,7 @@ def _measure_impact(parts: Sequence[str], part: Evaluator, way: Way) -> list[Sen
         part.of(with_instructions(program, {place: prompt})).as_it_is(f"panel {way}")
         for prompt in prompts_to_run(parts, way)
     ]
-    return impacts(parts, [[run.reward.score if run.reward else None for run in each] for each in runs], way)
+    return compute_impacts(parts, [[run.reward.score if run.reward else None for run in each] for each in runs], way)
 
 
 def summarize_prompts(

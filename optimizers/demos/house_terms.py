@@ -32,7 +32,7 @@ from optimizers.core.run_folder import RunFolder
 from optimizers.core.work_clock import WorkClock
 from optimizers.observe.progress import build_views
 from optimizers.observe.report import write_report
-from optimizers.rollouts.engine import Actor
+from optimizers.rollouts.engine import RolloutEngine
 from optimizers.rollouts.evaluation import Evaluator
 from optimizers.sgt.recipe import Recipe
 from optimizers.sgt.teleprompter import SGTTeleprompter
@@ -233,7 +233,7 @@ def _open_actor(
     student: dspy.Module | None = None,
     *,
     on_write: Callable[[], object] = lambda: None,
-) -> Actor:
+) -> RolloutEngine:
     """Return the wrapped program under the current LM, with the run's store."""
     wrapped = supplement(student or program(), generator=result.generator)
     folder = RunFolder(result.log_dir)
@@ -241,7 +241,9 @@ def _open_actor(
     # A separate run, so that the compile's usage excludes scoring.
     store = RolloutStore(folder.store, run=f"{id_} controls")
     store.on_write = on_write
-    return Actor(wrapped, Scorer(world.metric), store, scope_of(wrapped, world.metric), num_threads=TERMS_THREADS)
+    return RolloutEngine(
+        wrapped, Scorer(world.metric), store, scope_of(wrapped, world.metric), num_threads=TERMS_THREADS
+    )
 
 
 def summarize_stages(

@@ -10,7 +10,7 @@ import dspy
 from optimizers.core.events import EventBus
 from optimizers.core.records import Candidate, Query, Rollout
 from optimizers.core.stages import Stage
-from optimizers.rollouts.engine import Actor, LiveRun
+from optimizers.rollouts.engine import LiveRun, RolloutEngine
 from optimizers.rollouts.sampling import sample_stage
 from sgt_modules.episode import Call
 from sgt_modules.gate import Gate
@@ -40,7 +40,7 @@ class Evaluator:
     it asks for several (several predictors, loops), the program runs with its generator live.
     """
 
-    def __init__(self, actor: Actor, split: str, examples: Sequence[dspy.Example], bus: EventBus) -> None:
+    def __init__(self, actor: RolloutEngine, split: str, examples: Sequence[dspy.Example], bus: EventBus) -> None:
         self.actor, self._split, self.bus = actor, split, bus
         self.examples = list(examples)
         self.unaided: list[Rollout] = []
@@ -48,7 +48,7 @@ class Evaluator:
 
     def of(self, program: dspy.Module) -> Evaluator:
         """The same split for another program, whose runs have a scope of their own."""
-        return Evaluator(self.actor.acting(program), self._split, self.examples, self.bus)
+        return Evaluator(self.actor.for_program(program), self._split, self.examples, self.bus)
 
     @property
     def once_an_example(self) -> bool:
@@ -72,7 +72,7 @@ class Evaluator:
             return self.without(stage)
         name = f"as it is, {','.join(sorted(writers))}"
         with self.bus.work(f"{stage}: {self._split}", len(self.examples)) as work:
-            runs = self.actor.live(self.examples, self.actor.program, name, on_done=work.advance)
+            runs = self.actor.run_live(self.examples, self.actor.program, name, on_done=work.advance)
         return [run.rollout for run in runs]
 
     def score(self, stage: str, generator: SupplementGenerator, gate: Gate | None = None) -> Scored:
@@ -97,7 +97,7 @@ class Evaluator:
     def live(self, stage: str, program: dspy.Module) -> list[LiveRun]:
         """One run an example of a program that writes its own supplements."""
         with self.bus.work(f"{stage}: {self._split}", len(self.examples)) as work:
-            return self.actor.live(self.examples, program, self._stored(stage), on_done=work.advance)
+            return self.actor.run_live(self.examples, program, self._stored(stage), on_done=work.advance)
 
     def _stored(self, stage: str) -> str:
         """A stage's name in the store, on this split."""

@@ -1,4 +1,4 @@
-"""One run of a program on an example under given supplements, judged by the metric. Whatever it raises is a record."""
+"""Runs a program on one example with given supplements and scores the answer. An exception becomes a record."""
 
 from __future__ import annotations
 
@@ -17,8 +17,15 @@ from optimizers.core.prices import cost_of
 from optimizers.core.records import Query, Reward, Rollout
 from optimizers.core.reward import Scorer
 from optimizers.core.usage import Usage
-from optimizers.rollouts.kept_answers import again, kept
-from optimizers.rollouts.outages import LMCalls, heard, is_permanent, is_single_call, says_nothing, was_refused
+from optimizers.rollouts.kept_answers import dump_answer, load_answer
+from optimizers.rollouts.outages import (
+    LMCalls,
+    is_permanent,
+    is_single_call,
+    is_uninformative,
+    was_refused,
+    watch_fallback,
+)
 from optimizers.rollouts.queries import query_id
 from sgt_modules.calling import call_program
 from sgt_modules.episode import Call, Episode, SupplementSource, episode
@@ -29,13 +36,12 @@ from sgt_modules.wrapping import supplemented_predictors
 
 
 class JudgedRun(NamedTuple):
-    """One finished run: its rollout (not yet any stage's), its predictors' calls by role and turn, and its cost.
+    """One finished run: its rollout (of no stage yet), its predictor calls by role and turn, and its usage.
 
-    `fatal`: why no further run can have a reward, in the provider's words (a wrong key, no such model, no credit).
-    `generator`: usage of the program's own generator. `used_up`: why the budget ended the run.
-    `lost`: what to change in a program that calls a predictor where its supplement cannot be known.
-    `refused`: the provider refused a prompt (too long, filtered); whose fault that is depends on whether it takes the
-    same example without help.
+    `fatal`: the provider's message, if no further run can succeed (a wrong key, no such model, no credit).
+    `generator`: usage of the program's own generator. `used_up`: why the budget ended the run. `lost`: what to change
+    in a program that calls a predictor at a place where its supplement is unknown. `refused`: the provider refused a
+    prompt (too long, filtered); the supplement is the cause only if the same example is answered without it.
     """
 
     rollout: Rollout
@@ -48,14 +54,14 @@ class JudgedRun(NamedTuple):
     refused: bool = False
 
 
-def judged_run(
+def run_and_score(
     program: dspy.Module, example: dspy.Example, index: int, given: SupplementSource, scorer: Scorer
 ) -> JudgedRun:
-    """Run the program on an example under the given supplements (None: its own generator's) and judge it.
+    """Run the program on an example with the given supplements (None: its own generator's) and score its answer.
 
-    A run with an outage has no reward, whatever the program or the metric made of it; errors are kept without keys.
-    Each LM call is checked against the run's reservation, if there is one (see `optimizers.core.budget`); a run that
-    the budget ends has no reward either.
+    A run with an outage has no reward, even if the program handled the error; API keys are removed from error texts.
+    Each LM call is checked against the run's reservation, if there is one (see `optimizers.core.budget`). A run that
+    the budget ends has no reward.
     """
     began = time.perf_counter()
     prediction: object = None
@@ -66,21 +72,21 @@ def judged_run(
         gate = CallGate(counter, None if single else current_reservation())
         calls = LMCalls(gate)
         try:
-            with heard(calls) if single else _heard_by(calls):
+            with watch_fallback(calls) if single else _watch_calls(calls):
                 prediction = call_program(program, dict(example.inputs().items()))
         except BudgetReached:
             pass
         except Exception as raised:  # noqa: BLE001 - whatever a user's program raises is a record
-            problem, reward = raised, _verdict(raised, calls)
-        calls.ended(problem, prediction)
+            problem, reward = raised, _reward_of_failure(raised, calls)
+        calls.end_run(problem, prediction)
     refused = reward is None and problem is not None and was_refused(problem, calls.outage)
     seconds = time.perf_counter() - began
-    unfinished = _unfinished(gate, asked)
+    unfinished = _why_unfinished(gate, asked)
     answered = problem is None and unfinished is None
-    answer = kept(prediction, program) if answered and calls.outage is None else ""
+    answer = dump_answer(prediction, program) if answered and calls.outage is None else ""
     output = {name: str(value) for name, value in prediction.items()} if isinstance(prediction, dspy.Example) else {}
     if answered:
-        reward, problem = _judged(example, prediction, scorer, calls)
+        reward, problem = _score(example, prediction, scorer, calls)
     if unfinished is not None or calls.outage is not None:
         reward, problem = None, unfinished or calls.outage
     error = "" if problem is None else redact(f"{type(problem).__name__}: {problem}", _lms(program))
@@ -91,83 +97,83 @@ def judged_run(
     paid = replace(paid, cost=paid.cost + _cost_by_name(program, [each for each in own if each.lm is None]))
     read, wrote = paid.tokens_in, paid.tokens_out
     generator = sum((each.usage for each in theirs), Usage())
-    whole = _whole(example, index)
+    whole = _run_query(example, index)
     rollout = Rollout(
         whole, "", "none", SILENCE, reward, output, error, 0.0, read, wrote, seconds, paid.cost, answer=answer
     )
-    refused, fatal = refused and unfinished is None, _fatal(program, calls)
+    refused, fatal = refused and unfinished is None, _fatal_reason(program, calls)
     return JudgedRun(rollout, asked.ordered, paid, fatal, generator, gate.refusal, asked.lost, refused)
 
 
-def _unfinished(gate: CallGate, asked: Episode) -> Exception | None:
-    """Why a run says nothing, whatever the program made of it: the budget ended it, or a supplement was lost."""
+def _why_unfinished(gate: CallGate, asked: Episode) -> Exception | None:
+    """Why a run did not finish, if it did not: the budget ended it, or a supplement was lost."""
     if asked.lost:
         return SetupError(asked.lost)
     return StoppedError(gate.refusal) if gate.refusal else None
 
 
 def _cost_by_name(program: dspy.Module, answers: Sequence[Answers]) -> float:
-    """Dollars of answers that are known by the names of the program's LMs alone."""
+    """The dollars of answers whose price is only known by the names of the program's LMs."""
     if not answers:
         return 0.0
     lms = [each.lm or dspy.settings.lm for each in program.predictors()]
     return sum(cost_of({each.model: [each.entry]}, lms) for each in answers)
 
 
-def judged_again(program: dspy.Module, example: dspy.Example, rollout: Rollout, scorer: Scorer) -> Rollout | None:
-    """A rollout of the same answer, judged by this metric and nothing asked of the actor; None where none was kept.
+def rescore(program: dspy.Module, example: dspy.Example, rollout: Rollout, scorer: Scorer) -> Rollout | None:
+    """Score a rollout's stored answer with this metric, without a new run; None if the answer was not stored.
 
-    A run in which the actor failed has no answer, and fails by any metric.
+    A run in which the actor failed has no answer, and has reward 0.0 under any metric.
     """
     if rollout.error and rollout.reward is not None:
         return rollout
-    prediction = again(rollout.output, rollout.answer, program)
+    prediction = load_answer(rollout.output, rollout.answer, program)
     if prediction is None:
         return None
     with count_calls() as counter:
         calls = LMCalls(CallGate(counter, None))
-        reward, problem = _judged(example, prediction, scorer, calls)
+        reward, problem = _score(example, prediction, scorer, calls)
     if calls.outage is not None:
         reward, problem = None, calls.outage
     error = "" if problem is None else redact(f"{type(problem).__name__}: {problem}", _lms(program))
     return replace(rollout, reward=reward, error=error)
 
 
-def _judged(
+def _score(
     example: dspy.Example, prediction: object, scorer: Scorer, calls: LMCalls
 ) -> tuple[Reward | None, Exception | None]:
-    """The metric's reward, or why it has none."""
+    """The metric's reward, or the error if it gave none."""
     try:
-        with _heard_by(calls):  # a metric may ask a judge
+        with _watch_calls(calls):  # a metric may call an LM as judge
             return scorer(example, prediction), None
     except MetricError as raised:
         return None, raised
 
 
-def _heard_by(calls: LMCalls) -> AbstractContextManager[None]:
+def _watch_calls(calls: LMCalls) -> AbstractContextManager[None]:
     return dspy.context(callbacks=[*dspy.settings.callbacks, calls])
 
 
 def failed_run(example: dspy.Example, index: int, error: str) -> JudgedRun:
-    """A run of which nothing came back but the reason: no reward, and what it cost is not known."""
-    return JudgedRun(Rollout(_whole(example, index), "", "none", SILENCE, None, error=error), [], Usage(runs=1))
+    """A run that returned nothing: no reward, unknown cost, and the reason as its error."""
+    return JudgedRun(Rollout(_run_query(example, index), "", "none", SILENCE, None, error=error), [], Usage(runs=1))
 
 
-def _whole(example: dspy.Example, index: int) -> Query:
-    """A run as a whole stands at no predictor."""
+def _run_query(example: dspy.Example, index: int) -> Query:
+    """The query of a whole run, which belongs to no predictor."""
     return Query(query_id(example, ""), index, "", "")
 
 
-def _verdict(problem: Exception, calls: LMCalls) -> Reward | None:
-    """What an exception of the program says of the supplement: a failure once the actor has answered, else nothing."""
-    if says_nothing(problem):
+def _reward_of_failure(problem: Exception, calls: LMCalls) -> Reward | None:
+    """Reward 0.0 for an exception after the actor answered; None if the exception is not the supplement's fault."""
+    if is_uninformative(problem):
         return None
     answered = isinstance(problem, AdapterParseError) or calls.answered or bool(dspy.settings.trace)
     return Reward(0.0) if answered else None
 
 
-def _fatal(program: dspy.Module, calls: LMCalls) -> str:
-    """Why no further run can do better; empty while one may."""
+def _fatal_reason(program: dspy.Module, calls: LMCalls) -> str:
+    """Why every further run would fail too; empty if one may succeed."""
     if calls.outage is None or not is_permanent(calls.outage):
         return ""
     said = f"{type(calls.outage).__name__}: {calls.outage}"
@@ -175,6 +181,6 @@ def _fatal(program: dspy.Module, calls: LMCalls) -> str:
 
 
 def _lms(program: dspy.Module) -> list[object]:
-    """Every LM whose keys an error of this program may repeat."""
+    """The LMs whose API keys may occur in an error of this program."""
     writers = (getattr(each.generator.engine, "lm", None) for _, each in supplemented_predictors(program))
     return [dspy.settings.lm, *(each.lm for each in program.predictors()), *writers]

@@ -1,4 +1,4 @@
-"""A program's answer as text that gives the same answer again, so that another metric can judge it."""
+"""Stores a program's answer as text and restores it, so that another metric can score it."""
 
 from __future__ import annotations
 
@@ -9,46 +9,46 @@ from typing import Any, cast
 import dspy
 from pydantic import BaseModel, TypeAdapter
 
-_OWN = {"_store", "_completions", "_lm_usage"}
-"""What a `dspy.Prediction` holds; one that holds more is not kept."""
+_KNOWN_ATTRIBUTES = {"_store", "_completions", "_lm_usage"}
+"""The attributes of a `dspy.Prediction`; one with more attributes is not stored."""
 
 
-class _UnkeptError(Exception):
-    """A value cannot be written so that the same is read again."""
+class _NotWritableError(Exception):
+    """A value cannot be restored from text."""
 
 
-def kept(prediction: object, program: dspy.Module) -> str:
-    """All of a prediction that its fields' texts do not tell, as JSON; empty where that cannot be kept.
+def dump_answer(prediction: object, program: dspy.Module) -> str:
+    """The part of a prediction that the texts of its fields do not have, as JSON; empty if it cannot be restored.
 
-    Kept are JSON's types, tuples and sets, and what pydantic reads back as an equal value of a field's declared type.
+    Stored are JSON's types, tuples and sets, and values that pydantic restores as equal from a field's declared type.
 
-    >>> kept(dspy.Prediction(answer="4", parts=["3", "1"]), dspy.Predict("question -> answer"))
+    >>> dump_answer(dspy.Prediction(answer="4", parts=["3", "1"]), dspy.Predict("question -> answer"))
     '{"typed": {"parts": ["3", "1"]}, "completions": null}'
     """
-    if type(prediction) is not dspy.Prediction or set(vars(prediction)) - _OWN:
+    if type(prediction) is not dspy.Prediction or set(vars(prediction)) - _KNOWN_ATTRIBUTES:
         return ""
-    found = cast("Any", prediction)
-    fields, types, many = dict(found.items()), _types(program), found.completions
+    values = cast("Any", prediction)
+    fields, types, many = dict(values.items()), _output_types(program), values.completions
     try:
-        typed = {name: _written(each, types.get(name)) for name, each in fields.items() if type(each) is not str}
+        typed = {name: _dump_value(each, types.get(name)) for name, each in fields.items() if type(each) is not str}
         content: dict[str, object] = {"typed": typed, "completions": None}
         if many is not None and {name: [each] for name, each in fields.items()} == dict(many.items()):
             content["completions"] = "one"
         elif many is not None:
-            own = {name: [_written(each, types.get(name)) for each in column] for name, column in many.items()}
+            own = {name: [_dump_value(each, types.get(name)) for each in column] for name, column in many.items()}
             content["completions"] = own
-        if (usage := found.get_lm_usage()) is not None:
-            content["usage"] = _written(usage, None)
-        return json.dumps(content)  # in its own order, in which a metric may walk a mapping
-    except (_UnkeptError, RecursionError):
+        if (usage := values.get_lm_usage()) is not None:
+            content["usage"] = _dump_value(usage, None)
+        return json.dumps(content)  # unsorted, as a metric may iterate over a mapping
+    except (_NotWritableError, RecursionError):
         return ""
 
 
-def again(output: Mapping[str, str], text: str, program: dspy.Module) -> dspy.Prediction | None:
-    """The prediction whose fields read `output`, and of which `kept` wrote `text`; None where it wrote nothing.
+def load_answer(output: Mapping[str, str], text: str, program: dspy.Module) -> dspy.Prediction | None:
+    """Restore a prediction from the texts of its fields and the text of `dump_answer`; None if that is empty.
 
-    >>> asked = dspy.Predict("question -> answer")
-    >>> again({"answer": "4", "parts": "['3', '1']"}, '{"completions": null, "typed": {"parts": ["3", "1"]}}', asked)
+    >>> program, text = dspy.Predict("question -> answer"), '{"completions": null, "typed": {"parts": ["3", "1"]}}'
+    >>> load_answer({"answer": "4", "parts": "['3', '1']"}, text, program)
     Prediction(
         answer='4',
         parts=['3', '1']
@@ -56,57 +56,57 @@ def again(output: Mapping[str, str], text: str, program: dspy.Module) -> dspy.Pr
     """
     if not text:
         return None
-    types = _types(program)
+    types = _output_types(program)
     try:
         content = json.loads(text)
-        typed = {name: _read(each, types.get(name)) for name, each in content["typed"].items()}
+        typed = {name: _load_value(each, types.get(name)) for name, each in content["typed"].items()}
         fields = {name: typed.get(name, each) for name, each in output.items()}
         many = content["completions"]
         if many is None:
-            found = dspy.Prediction(**fields)
+            prediction = dspy.Prediction(**fields)
         elif many == "one":
-            found = dspy.Prediction.from_completions({name: [each] for name, each in fields.items()})
+            prediction = dspy.Prediction.from_completions({name: [each] for name, each in fields.items()})
         else:
-            columns = {name: [_read(each, types.get(name)) for each in column] for name, column in many.items()}
-            found = dspy.Prediction.from_completions(columns)
-            cast("Any", found)._store = fields
-        found.set_lm_usage(_read(content.get("usage"), None))
+            columns = {name: [_load_value(each, types.get(name)) for each in column] for name, column in many.items()}
+            prediction = dspy.Prediction.from_completions(columns)
+            cast("Any", prediction)._store = fields
+        prediction.set_lm_usage(_load_value(content.get("usage"), None))
     except (ValueError, TypeError, KeyError, AttributeError, AssertionError, RecursionError):
         return None
-    return found
+    return prediction
 
 
-def _types(program: dspy.Module) -> dict[str, Any]:
-    """The declared type of each output field of the program's predictors; of one name, the last."""
+def _output_types(program: dspy.Module) -> dict[str, Any]:
+    """The declared type of each output field of the program's predictors; the last one if a name repeats."""
     signatures = [cast("type[dspy.Signature]", each.signature) for each in program.predictors()]
     return {name: each.annotation for own in signatures for name, each in own.output_fields.items()}
 
 
-def _written(value: Any, declared: Any) -> object:
-    """A value as JSON, from which `_read` makes an equal one; raises `_UnkeptError` where that cannot be."""
+def _dump_value(value: Any, declared: Any) -> object:
+    """A value as JSON that `_load_value` restores as equal; raises `_NotWritableError` if that is impossible."""
     if value is None or type(value) in (bool, int, float, str):
         return value
     try:
-        return _by_parts(value)
-    except _UnkeptError:
-        return {"declared": _by_type(value, declared)}
+        return _dump_container(value)
+    except _NotWritableError:
+        return {"declared": _dump_typed(value, declared)}
 
 
-def _by_parts(value: Any) -> object:
-    """A container of JSON's types as JSON; raises `_UnkeptError` for anything else."""
+def _dump_container(value: Any) -> object:
+    """A container of JSON's types as JSON; raises `_NotWritableError` for anything else."""
     if type(value) is list:
-        return [_written(each, None) for each in value]
+        return [_dump_value(each, None) for each in value]
     if type(value) is dict and all(type(name) is str for name in value):
-        return {"dict": {name: _written(each, None) for name, each in value.items()}}
+        return {"dict": {name: _dump_value(each, None) for name, each in value.items()}}
     if type(value) in (tuple, set, frozenset):
-        return {type(value).__name__: [_written(each, None) for each in value]}
-    raise _UnkeptError
+        return {type(value).__name__: [_dump_value(each, None) for each in value]}
+    raise _NotWritableError
 
 
-def _by_type(value: Any, declared: Any) -> object:
+def _dump_typed(value: Any, declared: Any) -> object:
     if declared is None:
-        raise _UnkeptError
-    forms = [lambda: TypeAdapter(declared).dump_python(value, mode="json"), lambda: _plain(value)]
+        raise _NotWritableError
+    forms = [lambda: TypeAdapter(declared).dump_python(value, mode="json"), lambda: _to_plain(value)]
     for form in forms:
         try:
             written = form()
@@ -115,26 +115,26 @@ def _by_type(value: Any, declared: Any) -> object:
             continue
         if read is value or (type(read) is type(value) and read == value and type(read).__eq__ is not object.__eq__):
             return written
-    raise _UnkeptError
+    raise _NotWritableError
 
 
-def _plain(value: Any) -> object:
-    """A value whose models are mappings of their fields: DSPy's own types write themselves as what a prompt shows."""
+def _to_plain(value: Any) -> object:
+    """Replaces models in a value by mappings of their fields, as DSPy's types dump themselves as prompt text."""
     if isinstance(value, BaseModel):
-        return {name: _plain(getattr(value, name)) for name in type(value).model_fields}
+        return {name: _to_plain(getattr(value, name)) for name in type(value).model_fields}
     if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(each) for each in cast("Iterable[Any]", value)]
-    return {name: _plain(each) for name, each in value.items()} if isinstance(value, dict) else value
+        return [_to_plain(each) for each in cast("Iterable[Any]", value)]
+    return {name: _to_plain(each) for name, each in value.items()} if isinstance(value, dict) else value
 
 
-def _read(written: Any, declared: Any) -> Any:
+def _load_value(written: Any, declared: Any) -> Any:
     if isinstance(written, list):
-        return [_read(each, None) for each in cast("list[Any]", written)]
+        return [_load_value(each, None) for each in cast("list[Any]", written)]
     if not isinstance(written, dict):
         return written
     ((form, content),) = cast("dict[str, Any]", written).items()
     if form == "dict":
-        return {name: _read(each, None) for name, each in content.items()}
+        return {name: _load_value(each, None) for name, each in content.items()}
     if form in (makers := {"tuple": tuple, "set": set, "frozenset": frozenset}):
-        return makers[form](_read(each, None) for each in content)
+        return makers[form](_load_value(each, None) for each in content)
     return TypeAdapter(declared).validate_python(content)

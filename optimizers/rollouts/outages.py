@@ -1,4 +1,4 @@
-"""What became of a run's LM calls: an outage is known even where the program made something of it."""
+"""Watches the LM calls of a run: detects a provider's outage even if the program swallowed the exception."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ from dspy.utils.exceptions import (
 from optimizers.core.counting import CallCounter, CallGate, LMCall, asks_several
 from sgt_modules.predictor import SupplementedPredictor
 
-_NOTHING = "The reply holds no answer, and no token is counted for it."
-_ABOUT_FILES = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+_EMPTY_REPLY = "The reply holds no answer, and no token is counted for it."
+_FILE_ERRORS = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 
 
 def is_permanent(error: BaseException) -> bool:
-    """Whether every further call would fail in the same way: a wrong key, no such model, no credit, no set-up.
+    """Whether every further call would fail in the same way: a wrong key, no such model, no credit, no configuration.
 
     >>> is_permanent(LMAuthError("wrong key", status=401)), is_permanent(LMAuthError("moderated", status=403))
     (True, False)
     """
-    if isinstance(error, LMAuthError):  # 403 is also said of a single prompt
+    if isinstance(error, LMAuthError):  # 403 may be about a single prompt
         return error.status != 403
     return isinstance(error, (LMBillingError, LMUnsupportedModelError, LMConfigurationError))
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether the provider failed; not that it took no such prompt (too long, a setting it does not know).
+    """Whether the provider failed, apart from refusing a prompt (too long, an unknown setting).
 
     >>> is_outage(LMProviderError("no JSON")), is_outage(LMInvalidRequestError("too long"))
     (True, False)
@@ -52,45 +52,47 @@ def is_outage(error: BaseException) -> bool:
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether the provider refused this prompt: too long, filtered, with a feature that it lacks. It did not fail.
+    """Whether the provider works but refused this prompt: too long, filtered, with an unsupported feature.
 
     >>> is_refusal(LMInvalidRequestError("too long")), is_refusal(LMAuthError("moderated", status=403))
     (True, True)
     >>> is_refusal(LMProviderError("no JSON")), is_refusal(LMUnsupportedModelError("no such model"))
     (False, False)
     """
-    if isinstance(error, LMAuthError):  # 403 is what moderation says; every other status is about the key
+    if isinstance(error, LMAuthError):  # 403 comes from moderation; every other status is about the key
         return error.status == 403
     return isinstance(error, (LMInvalidRequestError, LMUnsupportedFeatureError)) and not is_permanent(error)
 
 
 def was_refused(problem: BaseException, outage: BaseException | None) -> bool:
-    """Whether what a program raised comes from a refused prompt, while no call of the run failed by an `outage`.
+    """Whether a program's exception comes from a refused prompt, and the run had no other `outage`.
 
     >>> too_long = LMInvalidRequestError("too long")
     >>> was_refused(too_long, None), was_refused(too_long, LMProviderError("no JSON")), was_refused(ValueError(), None)
     (True, False, False)
     """
-    return any(map(is_refusal, _causes(problem))) and (outage is None or is_refusal(outage))
+    return any(map(is_refusal, _cause_chain(problem))) and (outage is None or is_refusal(outage))
 
 
-def says_nothing(problem: Exception) -> bool:
-    """Whether what a program raised tells nothing of its supplement: a provider or the network stands behind it.
+def is_uninformative(problem: Exception) -> bool:
+    """Whether a program's exception says nothing about its supplement, as a provider or the network is the cause.
 
-    >>> says_nothing(LMInvalidRequestError("too long")), says_nothing(ValueError("not a number"))
+    >>> is_uninformative(LMInvalidRequestError("too long")), is_uninformative(ValueError("not a number"))
     (True, False)
     """
     if isinstance(problem, AdapterParseError):
         return False
-    return any(isinstance(each, (LMError, httpx.TransportError)) or _network(each) for each in _causes(problem))
+    return any(
+        isinstance(each, (LMError, httpx.TransportError)) or _is_network_error(each) for each in _cause_chain(problem)
+    )
 
 
-def _network(error: BaseException) -> bool:
-    return isinstance(error, OSError) and not isinstance(error, _ABOUT_FILES)
+def _is_network_error(error: BaseException) -> bool:
+    return isinstance(error, OSError) and not isinstance(error, _FILE_ERRORS)
 
 
-def _causes(problem: BaseException) -> Iterator[BaseException]:
-    """An exception, what it was raised from, and so on."""
+def _cause_chain(problem: BaseException) -> Iterator[BaseException]:
+    """An exception, its cause, the cause of that, and so on."""
     seen: set[int] = set()
     each: BaseException | None = problem
     while each is not None and id(each) not in seen:
@@ -100,9 +102,9 @@ def _causes(problem: BaseException) -> Iterator[BaseException]:
 
 
 def is_single_call(program: dspy.Module) -> bool:
-    """Whether a program asks one LM once, for one answer, and makes nothing of its errors: then how it ended tells all.
+    """Whether a program makes one LM call for one answer and handles no errors, so its end is the end of the call.
 
-    Only under DSPy's default adapter; where it asks again for JSON, as it cannot read a reply, `heard` tells.
+    Only with DSPy's default adapter. If it cannot read a reply it asks again for JSON, which `watch_fallback` notes.
 
     >>> is_single_call(dspy.Predict("question -> answer")), is_single_call(dspy.ReAct("question -> answer", []))
     (True, False)
@@ -118,11 +120,11 @@ def is_single_call(program: dspy.Module) -> bool:
 
 
 class LMCalls(BaseCallback):
-    """Hears how each LM call of one run ended, and has the `gate` check it and count it; safe from many threads.
+    """Watches how each LM call of one run ends, and lets the `gate` check and count it. Thread-safe.
 
-    `answered`: whether any came back with something. `outage`: the first that failed for good, however the program took
-    it. A reply without a choice is none, nor is an empty one for which no token is counted: overloaded providers send
-    such.
+    `answered`: whether any call returned. `outage`: the error of the first call that failed for good, even if the
+    program handled it. A reply without choices, or an empty one with no counted token, is an outage: overloaded
+    providers send such replies.
     """
 
     def __init__(self, gate: CallGate) -> None:
@@ -134,24 +136,24 @@ class LMCalls(BaseCallback):
         self._begun: dict[str, LMCall] = {}
         self._before = 0
 
-    def ended(self, problem: Exception | None, prediction: object) -> None:
-        """Note how the run ended: all that is known where nobody listened, as DSPy's callbacks take their time."""
-        outage = next((each for each in _causes(problem) if is_outage(each)), None) if problem else None
+    def end_run(self, problem: Exception | None, prediction: object) -> None:
+        """Note how the run ended. Of a single-call program this is all that is known, as it runs without callbacks."""
+        outage = next((each for each in _cause_chain(problem) if is_outage(each)), None) if problem else None
         if isinstance(problem, AdapterParseError):
-            self.unread(problem)
+            self.note_unreadable(problem)
         if isinstance(prediction, dspy.Prediction) and not len(prediction):
-            outage = outage or LMProviderError(_NOTHING)
+            outage = outage or LMProviderError(_EMPTY_REPLY)
         if isinstance(outage, LMError):
             self.outage = self.outage or outage
 
-    def unread(self, problem: AdapterParseError) -> None:
-        """Note a reply that an adapter could not read, before it asks again: none, if empty and without a token."""
-        before, self._before = self._before, self._counted_in_all()
+    def note_unreadable(self, problem: AdapterParseError) -> None:
+        """Note a reply that an adapter could not read, before it asks again. An empty one without tokens: an outage."""
+        before, self._before = self._before, self._counted_tokens()
         if not problem.lm_response and self._before == before:
-            self.outage = self.outage or LMProviderError(_NOTHING)
+            self.outage = self.outage or LMProviderError(_EMPTY_REPLY)
 
     def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        """Ask for the call, if it is the program's: a generator's or a judge's is neither counted nor limited."""
+        """Let the gate check a call of the program. Calls of a generator or a judge are neither counted nor limited."""
         if call := self.gate.begin(instance, inputs):
             with self._lock:
                 self._begun[call_id] = call
@@ -163,18 +165,23 @@ class LMCalls(BaseCallback):
         if call is not None:
             self.gate.end(call, failed=exception is not None)
         with self._lock:
-            if exception is None and call is not None and not _spoken(outputs) and (not outputs or not call.tokens_out):
-                exception = LMProviderError(_NOTHING, model=getattr(call.lm, "model", None))
+            if (
+                exception is None
+                and call is not None
+                and not _has_content(outputs)
+                and (not outputs or not call.tokens_out)
+            ):
+                exception = LMProviderError(_EMPTY_REPLY, model=getattr(call.lm, "model", None))
             if isinstance(exception, LMError) and is_outage(exception):
                 self.outage = self.outage or exception
             self.answered = self.answered or exception is None
 
-    def _counted_in_all(self) -> int:
+    def _counted_tokens(self) -> int:
         return sum(each.usage.tokens_out for each in self._usage.answers)
 
 
-class _Heard(dspy.ChatAdapter):
-    """DSPy's default adapter, which tells of a reply that it cannot read before it asks again for JSON."""
+class _WatchedAdapter(dspy.ChatAdapter):
+    """DSPy's default adapter, which notes a reply that it cannot read before it asks again for JSON."""
 
     def __init__(self, adapter: dspy.ChatAdapter, calls: LMCalls) -> None:
         vars(self).update(vars(adapter))
@@ -183,7 +190,7 @@ class _Heard(dspy.ChatAdapter):
     def _make_json_adapter_fallback(self) -> dspy.JSONAdapter:
         problem = sys.exception()
         if isinstance(problem, AdapterParseError):
-            self._calls.unread(problem)
+            self._calls.note_unreadable(problem)
         return super()._make_json_adapter_fallback()
 
 
@@ -191,18 +198,21 @@ _DEFAULT = dspy.ChatAdapter()
 
 
 @contextmanager
-def heard(calls: LMCalls) -> Iterator[None]:
-    """Inside, `calls` hears of a reply that DSPy's default adapter asks for again, at a tenth of a callback's cost."""
+def watch_fallback(calls: LMCalls) -> Iterator[None]:
+    """In this context `calls` notes each reply that DSPy's default adapter cannot read and asks for again.
+
+    It takes a tenth of the time of a callback.
+    """
     adapter = dspy.settings.adapter or _DEFAULT
     if type(adapter) is not dspy.ChatAdapter or not adapter.use_json_adapter_fallback:
         yield
         return
-    with dspy.context(adapter=_Heard(adapter, calls)):
+    with dspy.context(adapter=_WatchedAdapter(adapter, calls)):
         yield
 
 
-def _spoken(outputs: object) -> bool:
-    """Whether an LM's outputs hold anything: a text, a tool call, a thought."""
+def _has_content(outputs: object) -> bool:
+    """Whether an LM's outputs have any content: a text, a tool call, a thought."""
     if not isinstance(outputs, Sequence) or isinstance(outputs, str):
         return bool(outputs)
     return any(

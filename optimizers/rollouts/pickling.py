@@ -1,4 +1,4 @@
-"""What the runs of a stage have in common, pickled for another process; what cannot be pickled is named."""
+"""Pickles what the runs of a stage share, for another process; an error names the part that cannot be pickled."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import dspy
 from optimizers.core.reward import Scorer
 from sgt_modules.errors import SetupError
 
-_AT_HOME = (
+_DRIVER_SETTINGS = (
     "branch_idx",
     "caller_modules",
     "caller_predict",
@@ -23,11 +23,11 @@ _AT_HOME = (
     "trace",
     "usage_tracker",
 )
-"""Settings of DSPy that belong to the driver's process: they watch it, or say where in it a call stands."""
+"""Settings of DSPy that stay in the driver's process: they observe it, or track its current call."""
 
 
-class Task(NamedTuple):
-    """What every run of a stage has in common."""
+class StageTask(NamedTuple):
+    """What all runs of a stage share."""
 
     program: dspy.Module
     scorer: Scorer
@@ -35,11 +35,11 @@ class Task(NamedTuple):
     settings: Mapping[str, object]
 
 
-def packed(program: dspy.Module, scorer: Scorer, examples: Sequence[dspy.Example]) -> bytes:
-    """A task as it travels, with DSPy's settings as they are here; raises `SetupError` with what cannot be pickled."""
-    settings = {name: value for name, value in dspy.settings.copy().items() if name not in _AT_HOME}
+def pickle_task(program: dspy.Module, scorer: Scorer, examples: Sequence[dspy.Example]) -> bytes:
+    """Pickle a task with DSPy's current settings; raises `SetupError` with the part that cannot be pickled."""
+    settings = {name: value for name, value in dspy.settings.copy().items() if name not in _DRIVER_SETTINGS}
     try:
-        return _pickled(Task(program, scorer, list(examples), settings))
+        return _pickle(StageTask(program, scorer, list(examples), settings))
     except Exception as problem:
         parts = {
             f"The metric {scorer.name}": scorer,
@@ -48,15 +48,15 @@ def packed(program: dspy.Module, scorer: Scorer, examples: Sequence[dspy.Example
             **{f"Example {index}": example for index, example in enumerate(examples)},
             **{f"DSPy's setting {name!r}": value for name, value in settings.items()},
         }
-        name = next((name for name, part in parts.items() if not _pickles(part)), "What the runs need")
+        name = next((name for name, part in parts.items() if not _can_pickle(part)), "What the runs need")
         raise SetupError(
             f"{name} must be pickled to reach the Ray workers, but that gave {type(problem).__name__}: {problem}. Keep "
             "locks, files and connections out of it (open them where they are used), or take runner='threads'."
         ) from problem
 
 
-def unpacked(pickled: bytes) -> Task:
-    """A task that `packed` made, in the process where it came to; raises `SetupError` where that cannot be done."""
+def unpickle_task(pickled: bytes) -> StageTask:
+    """Restore a task from `pickle_task` in another process; raises `SetupError` if that fails."""
     try:
         return cloudpickle.loads(pickled)
     except Exception as problem:
@@ -68,7 +68,7 @@ def unpacked(pickled: bytes) -> Task:
 
 
 class _Pickler(cloudpickle.Pickler):
-    """Leaves an LM's history and callbacks at home, as DSPy's modules do by themselves."""
+    """Pickles an LM without its history and callbacks, as DSPy's modules do by themselves."""
 
     def reducer_override(self, obj: object) -> Any:
         if isinstance(obj, dspy.BaseLM) and (obj.history or obj.callbacks):
@@ -78,15 +78,15 @@ class _Pickler(cloudpickle.Pickler):
         return super().reducer_override(obj)
 
 
-def _pickled(value: object) -> bytes:
+def _pickle(value: object) -> bytes:
     buffer = io.BytesIO()
     _Pickler(buffer).dump(value)
     return buffer.getvalue()
 
 
-def _pickles(value: object) -> bool:
+def _can_pickle(value: object) -> bool:
     try:
-        _pickled(value)
+        _pickle(value)
     except Exception:  # noqa: BLE001 - whatever a user's object raises
         return False
     return True

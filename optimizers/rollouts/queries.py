@@ -1,4 +1,4 @@
-"""A call of a predictor on an example -> a query, and the name by which every run knows it. Pure."""
+"""Turns a predictor's call on an example into a query, whose id is the same in every run. Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sgt_modules.kinds import Supplement
 def query_id(
     example: dspy.Example, predictor: str, turn: int = 0, others: Sequence[tuple[Place, Supplement]] = ()
 ) -> str:
-    """The name of a query whatever the run: 16 hex digits over the example's fields, the place, and what others read.
+    """The id of a query in every run: 16 hex digits over the example's fields, the place, and the others' supplements.
 
     >>> query_id(dspy.Example(question="2+2?", answer="4"), "self")
     'cc48eb025a90996b'
@@ -32,9 +32,10 @@ def query_id(
 def query_of(
     call: Call, example: dspy.Example, index: int, calls: Sequence[Call] = (), *, joint: bool = False
 ) -> Query:
-    """A call as a query, with what the other `calls` of its run read; `joint`: whatever they read, but for one prompt.
+    """The query of a call, with the supplements that the other `calls` of its run read.
 
-    Runs that vary everything at once may show a place another prompt each time, and pairs share theirs.
+    `joint`: the id depends on the prompt and not on the others' supplements. If all places vary at once, a place may
+    see a different prompt in each run, and the two sides of a pair must share theirs.
     """
     place, others = call.place, tuple((each.place, each.supplement) for each in calls if each.place != call.place)
     name = query_id(example, place.role, place.turn, others)

@@ -1,7 +1,7 @@
-"""Program runs spread over a Ray cluster. The only file that imports Ray, which comes with `dspy-sgt[ray]`.
+"""Spreads program runs over a Ray cluster. The only file that imports Ray, which comes with `dspy-sgt[ray]`.
 
     driver: a thread for each run -> the least busy worker -> judged_run()      a worker: a process of many threads
-            store, ledger         <- JudgedRun as it is done <-
+            store, budget         <- JudgedRun when done     <-
 
 Program, metric, examples and DSPy's settings travel once, pickled, through Ray's object store.
 """
@@ -21,30 +21,28 @@ from typing import Any, Self
 import dspy
 
 from optimizers.core.reward import Scorer
-from optimizers.rollouts.judging import JudgedRun, failed_run, judged_run
-from optimizers.rollouts.pickling import Task, packed, unpacked
+from optimizers.rollouts.judging import JudgedRun, failed_run, run_and_score
+from optimizers.rollouts.pickling import StageTask, pickle_task, unpickle_task
 from sgt_modules.episode import SupplementSource
 from sgt_modules.errors import SetupError, SGTError
 
-DEATHS = 3
-"""A run whose worker has died this often is not tried again."""
+MAX_DEATHS = 3
+"""A run whose worker died this often is not tried again."""
 
-_KEPT = 4
-"""How many tasks a worker keeps unpickled: those of the splits, which take turns."""
+_MAX_TASKS = 4
+"""How many tasks a worker keeps unpickled: one for each split, as the splits take turns."""
 
 
 class RayRunner:
-    """Works program runs in processes spread over a Ray cluster, each of which has many runs under way at once.
+    """Does program runs in worker processes of a Ray cluster; each worker has many runs at once.
 
-    Joins the Ray that is initialised, else the cluster of `RAY_ADDRESS`, else one that it starts on this machine,
-    without dashboard and usage statistics; `close` stops only what was started here. Nothing is started before the
-    first run. The machines need Python, this package and what the program imports in the driver's versions. LMs travel
-    with their API keys, inside the cluster; DSPy's callbacks and caches do not travel, and a model that runs locally is
-    loaded by each worker.
+    Uses the Ray that is initialised, else the cluster of `RAY_ADDRESS`, else one that it starts on this machine without
+    dashboard and usage statistics; `close` stops only what this object started. Nothing starts before the first run.
+    The machines need Python, this package and the program's imports in the driver's versions. LMs are sent with their
+    API keys, inside the cluster. DSPy's callbacks and caches are not sent, and each worker loads a local model itself.
 
-    When a worker dies, another takes its place and its runs are worked again: at most those under way are paid twice.
-    The third time a run has its worker to itself, as it may be a neighbour that kills; after that it is a rollout
-    without a reward.
+    A worker that dies is replaced and its runs are done again, so at most the unfinished runs are paid twice. The third
+    attempt has a worker to itself, as another run may have killed the first two; after that the run has no reward.
 
     Args:
         workers: Processes; by default one for each CPU of the cluster, but no more than runs under way at once.
@@ -57,7 +55,7 @@ class RayRunner:
     def __init__(self, *, workers: int | None = None, num_gpus: float = 0.0) -> None:
         if workers is not None and workers < 1:
             raise SetupError(f"Expected at least one worker, got {workers}.")
-        self._ray = installed_ray()
+        self._ray = import_ray()
         self._workers, self._num_gpus = workers, num_gpus
         self._pool: _Pool | None = None
         self._changed = threading.Condition()
@@ -66,23 +64,23 @@ class RayRunner:
 
     def check(self, program: dspy.Module, scorer: Scorer, examples: Sequence[dspy.Example]) -> None:
         """Raise `SetupError` with the name of what cannot be pickled; starts nothing."""
-        packed(program, scorer, examples)
+        pickle_task(program, scorer, examples)
 
     def judge(
         self, program: dspy.Module, scorer: Scorer, examples: Sequence[dspy.Example], *, at_once: int
     ) -> Callable[[int, SupplementSource], JudgedRun]:
         """As `Runner`; raises `SetupError` as `check` does."""
-        parcel = _Parcel(packed(program, scorer, examples))
+        task = _SharedTask(pickle_task(program, scorer, examples))
 
         def judge(index: int, given: SupplementSource) -> JudgedRun:
-            with self._opened(at_once) as pool:
+            with self._use_pool(at_once) as pool:
                 died = ""
-                for attempt in range(1, DEATHS + 1):
+                for attempt in range(1, MAX_DEATHS + 1):
                     try:
-                        return pool.ask(parcel, index, given, alone=attempt == DEATHS)
+                        return pool.run(task, index, given, alone=attempt == MAX_DEATHS)
                     except _WorkerDiedError as problem:
                         died = str(problem)
-                return failed_run(examples[index], index, f"{DEATHS} workers died in this run; the last: {died}")
+                return failed_run(examples[index], index, f"{MAX_DEATHS} workers died in this run; the last: {died}")
 
         return judge
 
@@ -107,13 +105,13 @@ class RayRunner:
         self.close()
 
     @contextmanager
-    def _opened(self, at_once: int) -> Iterator[_Pool]:
-        """The workers, started by the first run; `close` waits for the block."""
+    def _use_pool(self, at_once: int) -> Iterator[_Pool]:
+        """Yields the workers, which the first run starts; `close` waits until this context ends."""
         with self._changed:
             if self._closed:
-                raise SGTError("This RayRunner is closed and works no more runs. Make a new one.")
+                raise SGTError("This RayRunner is closed and does no more runs. Make a new one.")
             if self._pool is None:
-                self._pool = self._started(at_once)
+                self._pool = self._start_pool(at_once)
             pool = self._pool
             self._under_way += 1
         try:
@@ -123,7 +121,7 @@ class RayRunner:
                 self._under_way -= 1
                 self._changed.notify_all()
 
-    def _started(self, at_once: int) -> _Pool:
+    def _start_pool(self, at_once: int) -> _Pool:
         if not self._ray.is_initialized():
             _join_or_start(self._ray)
             self._started_ray = True
@@ -132,12 +130,12 @@ class RayRunner:
 
 
 class _WorkerDiedError(Exception):
-    """The worker of a run is gone, and the run's result with it."""
+    """The worker of a run died before it returned a result."""
 
 
 @dataclass(eq=False, slots=True)
 class _Worker:
-    """A worker as the driver sees it: `ready` answers once it has started, `runs` are under way in it."""
+    """A worker as the driver sees it: `ready` resolves once it has started, `runs` counts its unfinished runs."""
 
     actor: Any
     ready: Any
@@ -147,31 +145,31 @@ class _Worker:
 
 
 class _Pool:
-    """Workers of which the dead are replaced. Asked from many threads."""
+    """Workers, of which dead ones are replaced. Thread-safe."""
 
     def __init__(self, ray: Any, size: int, *, threads: int, num_gpus: float) -> None:
         self._ray = ray
-        self._remote = ray.remote(_Judging).options(
+        self._remote = ray.remote(_WorkerProcess).options(
             max_concurrency=threads, num_gpus=num_gpus, scheduling_strategy="SPREAD"
         )
         self._changed = threading.Condition()
         self._workers = [self._start() for _ in range(size)]
 
-    def ask(self, parcel: _Parcel, index: int, given: SupplementSource, *, alone: bool) -> JudgedRun:
-        """One run's result; `alone`: with no other run beside it in its worker.
+    def run(self, task: _SharedTask, index: int, given: SupplementSource, *, alone: bool) -> JudgedRun:
+        """Do one run and return its result; `alone`: with no other run in the same worker.
 
-        Raises `_WorkerDiedError`; `SetupError` where the parcel cannot be opened; `SGTError` where no worker starts.
+        Raises `_WorkerDiedError`; `SetupError` if the task cannot be unpickled; `SGTError` if no worker starts.
         """
-        worker, ray = self._take(alone=alone), self._ray
+        worker, ray = self._acquire(alone=alone), self._ray
         try:
-            return ray.get(worker.actor.judge.remote([parcel.reference(ray)], index, given))
-        except ray.exceptions.RayTaskError as raised:  # `judged_run` raises nothing, so the task did not load
+            return ray.get(worker.actor.judge.remote([task.reference(ray)], index, given))
+        except ray.exceptions.RayTaskError as raised:  # `run_and_score` does not raise, so the task could not be loaded
             raise raised.cause from None
         except ray.exceptions.RayError as died:
             self._replace(worker)
-            raise _WorkerDiedError(_told(died)) from died
+            raise _WorkerDiedError(_first_line(died)) from died
         finally:
-            self._leave(worker)
+            self._release(worker)
 
     def close(self) -> None:
         """Stop the workers."""
@@ -184,11 +182,11 @@ class _Pool:
         actor = self._remote.remote()
         return _Worker(actor, actor.hello.remote())
 
-    def _take(self, *, alone: bool) -> _Worker:
-        """The least busy worker, with one more run; or one that is reserved for this run, once its others are done."""
+    def _acquire(self, *, alone: bool) -> _Worker:
+        """Adds a run to the least busy worker; if `alone`, reserves the worker and waits until its other runs end."""
         with self._changed:
             while True:
-                free = [worker for worker in self._started() if not worker.reserved]
+                free = [worker for worker in self._started_workers() if not worker.reserved]
                 if not free:
                     self._changed.wait()
                     continue
@@ -200,7 +198,7 @@ class _Pool:
                     worker.runs += 1
                     return worker
 
-    def _leave(self, worker: _Worker) -> None:
+    def _release(self, worker: _Worker) -> None:
         with self._changed:
             worker.runs -= 1
             worker.reserved = worker.reserved and bool(worker.runs)
@@ -212,17 +210,17 @@ class _Pool:
                 self._workers[self._workers.index(dead)] = self._start()
                 self._ray.kill(dead.actor)
 
-    def _started(self) -> list[_Worker]:
-        """The workers that have started; waits for the first one, and gives up those that cannot start."""
-        problem = "all of them are gone"
+    def _started_workers(self) -> list[_Worker]:
+        """The workers that have started; waits for the first one, and drops those that cannot start."""
+        problem = "all workers are gone"
         while self._workers:
             starting = [worker for worker in self._workers if not worker.started]
-            for worker in self._answered(starting, wait=len(starting) == len(self._workers)):
+            for worker in self._ready_workers(starting, wait=len(starting) == len(self._workers)):
                 try:
                     self._ray.get(worker.ready)
                     worker.started = True
                 except self._ray.exceptions.RayError as failed:
-                    problem = _told(failed)
+                    problem = _first_line(failed)
                     self._workers.remove(worker)
             if started := [worker for worker in self._workers if worker.started]:
                 return started
@@ -231,8 +229,8 @@ class _Pool:
             f"{sys.version_info.major}.{sys.version_info.minor} and the driver's versions of dspy-sgt and dspy."
         )
 
-    def _answered(self, starting: Sequence[_Worker], *, wait: bool) -> list[_Worker]:
-        """Those that have answered whether they started; waits for one if need be."""
+    def _ready_workers(self, starting: Sequence[_Worker], *, wait: bool) -> list[_Worker]:
+        """The workers whose start has succeeded or failed; with `wait`, waits for the first."""
         if not starting:
             return []
         count, timeout = (1, None) if wait else (len(starting), 0)
@@ -240,8 +238,8 @@ class _Pool:
         return [worker for worker in starting if worker.ready in ready]
 
 
-class _Parcel:
-    """A pickled task on its way: put into the object store when the first run needs it."""
+class _SharedTask:
+    """A pickled task, which is put into Ray's object store when the first run needs it."""
 
     def __init__(self, pickled: bytes) -> None:
         self._pickled = pickled
@@ -249,41 +247,41 @@ class _Parcel:
         self._lock = threading.Lock()
 
     def reference(self, ray: Any) -> Any:
-        """The object in Ray's store."""
+        """The reference to the task in Ray's object store."""
         with self._lock:
             if self._reference is None:
                 self._reference, self._pickled = ray.put(self._pickled), b""
             return self._reference
 
 
-class _Judging:
-    """What runs in a worker's process, in as many threads as it is asked from."""
+class _WorkerProcess:
+    """The part in a worker's process, called from many threads."""
 
     def __init__(self) -> None:
-        self._tasks: dict[Any, Task] = {}
+        self._tasks: dict[Any, StageTask] = {}
         self._loading = threading.Lock()
 
     def hello(self) -> None:
-        """Answers once the worker has started."""
+        """Returns once the worker has started."""
 
-    def judge(self, parcel: Sequence[Any], index: int, given: SupplementSource) -> JudgedRun:
-        """Work one run. The parcel's reference comes in a list, as Ray would fetch a bare one for each run."""
-        task = self._task(parcel[0])
-        with dspy.context(**task.settings):
-            return judged_run(task.program, task.examples[index], index, given, task.scorer)
+    def judge(self, task: Sequence[Any], index: int, given: SupplementSource) -> JudgedRun:
+        """Do one run. The task's reference is in a list, as Ray would fetch a bare reference for each run."""
+        stage_task = self._load(task[0])
+        with dspy.context(**stage_task.settings):
+            return run_and_score(stage_task.program, stage_task.examples[index], index, given, stage_task.scorer)
 
-    def _task(self, reference: Any) -> Task:
+    def _load(self, reference: Any) -> StageTask:
         with self._loading:
             if reference not in self._tasks:
-                pickled = installed_ray().get(reference)
-                while len(self._tasks) >= _KEPT:
+                pickled = import_ray().get(reference)
+                while len(self._tasks) >= _MAX_TASKS:
                     del self._tasks[next(iter(self._tasks))]
-                self._tasks[reference] = unpacked(pickled)
+                self._tasks[reference] = unpickle_task(pickled)
             return self._tasks[reference]
 
 
 def _join_or_start(ray: Any) -> None:
-    """Connect to the cluster of `RAY_ADDRESS`, or start one here that tells nobody."""
+    """Connect to the cluster of `RAY_ADDRESS`, or start one here without usage statistics."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
@@ -295,8 +293,8 @@ def _join_or_start(ray: Any) -> None:
         ) from problem
 
 
-def installed_ray() -> Any:
-    """The package `ray`; raises `SetupError` where it is not installed."""
+def import_ray() -> Any:
+    """Import `ray`; raises `SetupError` if it is not installed."""
     try:
         import ray
     except ImportError as missing:
@@ -306,6 +304,6 @@ def installed_ray() -> Any:
     return ray
 
 
-def _told(error: Exception) -> str:
-    """An error of Ray's in one line: its page-long texts begin with what happened."""
+def _first_line(error: Exception) -> str:
+    """An error of Ray's in one line: the first line of its long text says what happened."""
     return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"

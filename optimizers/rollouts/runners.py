@@ -1,6 +1,6 @@
-"""Where the program's runs are worked: in this process's threads, or wherever another `Runner` takes them.
+"""Runners: do the program's runs in threads of this process, or elsewhere.
 
-A runner does the pure part, running and judging. Looking up what is known, saving and counting stay with the `Actor`.
+A runner only runs and scores. Looking up known runs, saving and counting stay with the `RolloutEngine`.
 """
 
 from __future__ import annotations
@@ -13,25 +13,27 @@ import dspy
 
 from optimizers.core.concurrency import in_context
 from optimizers.core.reward import Scorer
-from optimizers.rollouts.judging import JudgedRun, failed_run, judged_run
+from optimizers.rollouts.judging import JudgedRun, failed_run, run_and_score
 from sgt_modules.episode import SupplementSource
 from sgt_modules.errors import SetupError
 
-Judge = Callable[[int, SupplementSource], JudgedRun]
-"""Runs the program on the example of that number under the given supplements, and waits until it is judged."""
+RunFunction = Callable[[int, SupplementSource], JudgedRun]
+"""Runs the program on the example at an index with the given supplements, and returns the scored run."""
 
 RunnerName = Literal["threads", "ray"]
 
 
 class Runner(Protocol):
-    """Works program runs for many threads at once; a thread waits for its own run."""
+    """Does program runs for many threads at once; each thread waits for its own run."""
 
     def check(self, program: dspy.Module, scorer: Scorer, examples: Sequence[dspy.Example]) -> None:
-        """Raise `SetupError` where these cannot be worked; nothing is started or paid for."""
+        """Raise `SetupError` if this runner cannot run these; starts nothing and costs nothing."""
         ...
 
-    def judge(self, program: dspy.Module, scorer: Scorer, examples: Sequence[dspy.Example], *, at_once: int) -> Judge:
-        """How one run on one of these examples is worked, under DSPy's settings as they are here and now.
+    def judge(
+        self, program: dspy.Module, scorer: Scorer, examples: Sequence[dspy.Example], *, at_once: int
+    ) -> RunFunction:
+        """The function that does one run on one of these examples, under DSPy's current settings.
 
         `at_once`: how many threads will call it at the same time.
         """
@@ -39,25 +41,26 @@ class Runner(Protocol):
 
 
 class ThreadRunner:
-    """Works each run in the thread that waits for it, which is right for models behind HTTP and on this machine."""
+    """Does each run in the calling thread: right for models behind HTTP and on this machine."""
 
     def check(self, program: dspy.Module, scorer: Scorer, examples: Sequence[dspy.Example]) -> None:
-        """Nothing to check: threads share what they are given."""
+        """Nothing to check: threads share their objects."""
 
-    def judge(self, program: dspy.Module, scorer: Scorer, examples: Sequence[dspy.Example], *, at_once: int) -> Judge:
+    def judge(
+        self, program: dspy.Module, scorer: Scorer, examples: Sequence[dspy.Example], *, at_once: int
+    ) -> RunFunction:
         """As `Runner`."""
 
         def judge(index: int, given: SupplementSource) -> JudgedRun:
-            return judged_run(program, examples[index], index, given, scorer)
+            return run_and_score(program, examples[index], index, given, scorer)
 
         return judge
 
 
-def in_time(judge: Judge, examples: Sequence[dspy.Example], seconds: float | None) -> Judge:
-    """The same, but a run of more than so many seconds is given up: no reward, and what it costs is not known.
+def with_time_limit(judge: RunFunction, examples: Sequence[dspy.Example], seconds: float | None) -> RunFunction:
+    """Wraps `judge` so that a run of more than `seconds` is abandoned, with no reward and unknown cost.
 
-    It goes on in its thread, which keeps neither the caller nor the process from ending, and what it gives then is
-    dropped. None: each run takes as long as it takes, in the caller's own thread.
+    An abandoned run continues in a background thread, and its result is dropped. None: no limit.
     """
     if seconds is None:
         return judge
@@ -66,7 +69,7 @@ def in_time(judge: Judge, examples: Sequence[dspy.Example], seconds: float | Non
         "timeout to have its call tried again, or raise max_run_seconds."
     )
 
-    def timed(index: int, given: SupplementSource) -> JudgedRun:
+    def judge_in_time(index: int, given: SupplementSource) -> JudgedRun:
         ended: list[JudgedRun | BaseException] = []
 
         def work() -> None:
@@ -84,11 +87,11 @@ def in_time(judge: Judge, examples: Sequence[dspy.Example], seconds: float | Non
             raise ended[0]
         return ended[0]
 
-    return timed
+    return judge_in_time
 
 
 def check_seconds(seconds: float | None) -> float | None:
-    """The limit itself; raises `SetupError` unless it is above 0.
+    """Returns the limit; raises `SetupError` unless it is above 0 or None.
 
     >>> try:
     ...     check_seconds(0)
@@ -102,21 +105,21 @@ def check_seconds(seconds: float | None) -> float | None:
 
 
 def check_runner(runner: RunnerName | Runner) -> RunnerName | Runner:
-    """The runner itself; raises `SetupError` for a word that names none, and for `ray` where Ray is not installed."""
+    """Returns the runner; raises `SetupError` for an unknown name, and for `ray` if Ray is not installed."""
     if runner == "ray":
-        from optimizers.rollouts.ray_runner import installed_ray
+        from optimizers.rollouts.ray_runner import import_ray
 
-        installed_ray()
+        import_ray()
     elif runner != "threads" and (isinstance(runner, str) or not hasattr(runner, "judge")):
         raise SetupError(f"Expected runner 'threads', 'ray' or an object such as RayRunner(), got {runner!r}.")
     return runner
 
 
 @contextmanager
-def opened(runner: RunnerName | Runner) -> Iterator[Runner]:
-    """Inside, a runner of that name, which is closed after; one that the caller made is left open.
+def open_runner(runner: RunnerName | Runner) -> Iterator[Runner]:
+    """Yields the runner of a name and closes it afterwards; a runner object is yielded and stays open.
 
-    >>> with opened("threads") as runner:
+    >>> with open_runner("threads") as runner:
     ...     type(runner).__name__
     'ThreadRunner'
     """
@@ -127,5 +130,5 @@ def opened(runner: RunnerName | Runner) -> Iterator[Runner]:
     else:
         from optimizers.rollouts.ray_runner import RayRunner
 
-        with RayRunner() as ours:
-            yield ours
+        with RayRunner() as created:
+            yield created

@@ -1,4 +1,4 @@
-"""Samples of a stage: kept in the store as they come, and not asked again when a run is resumed."""
+"""Draws the samples of a stage: each is stored at once, and not drawn again when a run is resumed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sgt_modules.generator import SupplementGenerator
 from sgt_modules.samples import Sample, SampleRequest
 
 SAMPLED_AT_ONCE = 1024
-"""Requests that a local generator decodes together: enough to fill its batches with prompts of a like length."""
+"""How many requests a local generator decodes together: enough to fill batches with prompts of similar length."""
 
 
 def sample_stage(
@@ -44,7 +44,7 @@ def sample_stage(
 
 
 def _keys(generator: SupplementGenerator, requests: Sequence[SampleRequest]) -> list[str]:
-    """A key for each request, by the text that the model reads: a kind with other words is another sample."""
+    """A key for each request from the text that the model reads, so another wording of a kind is another sample."""
     fingerprint, prompt = generator.fingerprint, generator.prompt
     limit, replies = generator.max_new_tokens, generator.menu.replies
     return [

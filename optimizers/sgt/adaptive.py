@@ -1,4 +1,4 @@
-"""Chooses the new supplements of a stage to try where calls are saved: those whose outcome is open. Pure."""
+"""Chooses which new supplements of a stage to try in order to save calls: those whose outcome is open. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from optimizers.core.records import Candidate, Rollout
 
 
 class Share(NamedTuple):
-    """How many of a stage's new supplements are tried: a share of an open query's, and a number of a settled one's."""
+    """How many new supplements are tried: a share for an open query, a number for a settled one."""
 
     open: float
     settled: int
@@ -20,7 +20,7 @@ SHARES: Sequence[Share] = (Share(0.5, 2), Share(1.0, 2), Share(0.6, 2), Share(0.
 """The shares of the warm start and of rounds 1, 2 and later. Round 1 teaches most; later rounds repeat more."""
 
 SETTLED = 0.95
-"""The share of wins from which a query is settled: more supplements for it hardly make a pair."""
+"""A query with at least this share of wins is settled: more supplements for it rarely make a pair."""
 
 
 def share_of(round_: int) -> Share:
@@ -33,11 +33,11 @@ def share_of(round_: int) -> Share:
 
 
 class CandidateScheduler:
-    """Splits a stage's new candidates into those to try `first`, and those to try where a first outcome asks for it.
+    """Splits a stage's new candidates into those to try `first` and those held back.
 
     A query is *settled* when at least 95 % of its rollouts in `before` won, otherwise *open*. Of an open query's
-    candidates a share is tried: each kind in turn; of samples for the prompt that names no kind, the likeliest, as the
-    generator writes those in use. Of a settled query a few are tried; where one loses, the query is open again.
+    candidates a share is tried: each kind in turn; of direct samples the most probable, as those are the ones that the
+    generator writes at inference. Of a settled query a few are tried; if one loses, `reopen` returns the others.
 
     >>> from optimizers.core.records import Query
     >>> from sgt_modules.kinds import Supplement

@@ -1,7 +1,7 @@
-"""Candidate supplements: predefined kinds, free style, new kinds, concatenations, direct samples.
+"""Makes candidate supplements: predefined kinds, free style, new kinds, joins of winners, direct samples. Pure.
 
-Pure: each pool is a list of requests to the generator, each with the query that it is for; `candidates` turns the
-samples that come into `Candidate`s.
+Each pool is a list of requests to the generator, each with its query; `to_candidates` turns the samples into
+`Candidate`s.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ QueryRequest = tuple[Query, SampleRequest]
 """A request to the generator, and the query that its sample is for."""
 
 
-def warm_start(
+def warm_start_requests(
     queries: Sequence[Query],
     *,
     rng: random.Random,
@@ -27,49 +27,47 @@ def warm_start(
     samples: int = 5,
     free: bool = True,
 ) -> list[QueryRequest]:
-    """The warm start's pool: a prompt for each kind and one free in style, `samples` of each (9 x 5 a query).
-
-    Without `free`, the one in free style is left out.
+    """The pool of the warm start: `samples` for each kind and, with `free`, for free style (9 x 5 per query).
 
     >>> query = Query("q", 0, "self", "2+2?")
-    >>> requests = [request for _, request in warm_start([query], rng=random.Random(0))]
+    >>> requests = [request for _, request in warm_start_requests([query], rng=random.Random(0))]
     >>> len(requests), requests[0].kind.name, source_of(requests[-1])
     (45, 'answer', 'free')
     """
     return _requests(queries, [*kinds.values(), *([FREE] if free else [])], samples, rng)
 
 
-def predefined(
+def predefined_requests(
     queries: Sequence[Query],
     *,
     rng: random.Random,
     kinds: Mapping[str, Kind] = KINDS,
     samples: int = 2,
 ) -> list[QueryRequest]:
-    """Round 1's first pool: a prompt for each kind of the table."""
+    """The first pool of round 1: `samples` for each predefined kind."""
     return _requests(queries, list(kinds.values()), samples, rng)
 
 
-def ood(
+def ood_requests(
     queries: Sequence[Query],
     names: Sequence[str],
     *,
     rng: random.Random,
     samples: int = 2,
 ) -> list[QueryRequest]:
-    """Round 1's second pool: a prompt for each new kind of the generator (see `ood_names`)."""
+    """The second pool of round 1: `samples` for each new kind of the generator (see `ood_names`)."""
     return _requests(queries, names, samples, rng)
 
 
-def direct(queries: Sequence[Query], *, rng: random.Random, samples: int = 20) -> list[QueryRequest]:
-    """The later rounds' pool: samples for the prompt that names no kind, as at inference."""
+def direct_requests(queries: Sequence[Query], *, rng: random.Random, samples: int = 20) -> list[QueryRequest]:
+    """The pool of later rounds: `samples` for the prompt that names no kind, as at inference."""
     return _requests(queries, [None], samples, rng)
 
 
 def _requests(
     queries: Sequence[Query], kinds: Sequence[Kind | str | None], samples: int, rng: random.Random
 ) -> list[QueryRequest]:
-    """`samples` requests for each query and kind, each with a seed of its own."""
+    """`samples` requests for each query and kind, each with its own seed."""
     return [
         (query, SampleRequest(query.prompt, rng.getrandbits(32), kind))
         for query in queries
@@ -89,33 +87,33 @@ def source_of(request: SampleRequest) -> str:
     return {None: "direct", FREE: "free"}.get(request.kind, "ood")
 
 
-def candidates(requests: Iterable[QueryRequest], samples: Iterable[Sample], writer: str = "") -> Iterator[Candidate]:
-    """The samples as candidates, as they come, in the order of their requests; an empty sample is left out.
+def to_candidates(requests: Iterable[QueryRequest], samples: Iterable[Sample], writer: str = "") -> Iterator[Candidate]:
+    """Yields samples as candidates, in the order of their requests; an empty sample is left out.
 
-    Silence has a pool of its own: see `silence`. `writer` is the generator's fingerprint.
+    Silence has its own pool: see `silence_candidates`. `writer` is the generator's fingerprint.
     """
     for (query, request), sample in zip(requests, samples, strict=True):
         if supplement := sample.supplement:
             yield Candidate(query, supplement, source_of(request), sample.logprob, writer)
 
 
-def silence(queries: Sequence[Query]) -> list[Candidate]:
-    """The kind `none`: no supplement for each query. Its outcome is mostly in the store, and then costs nothing."""
+def silence_candidates(queries: Sequence[Query]) -> list[Candidate]:
+    """One candidate without a supplement (kind `none`) per query; its outcome is usually stored and then free."""
     return [Candidate(query, SILENCE, "none") for query in queries]
 
 
-def given(queries: Sequence[Query], kinds: Sequence[Kind]) -> list[Candidate]:
-    """Kinds with a text of their own: each text as it is, for each query. Nothing is sampled.
+def given_candidates(queries: Sequence[Query], kinds: Sequence[Kind]) -> list[Candidate]:
+    """The fixed texts of kinds as candidates for each query. Nothing is sampled.
 
     >>> query = Query("q", 0, "self", "2+2?")
-    >>> [each.supplement.render() for each in given([query], [Kind("units", text="Mind the units.")])]
+    >>> [each.supplement.render() for each in given_candidates([query], [Kind("units", text="Mind the units.")])]
     ['[units] Mind the units.']
     """
     return [Candidate(query, kind.given, "given") for query in queries for kind in kinds]
 
 
-def distinct(proposed: Iterable[Candidate]) -> Iterator[Candidate]:
-    """Each supplement once for each query, compared as the actor reads it, as they come; the first one stays."""
+def drop_repeats(proposed: Iterable[Candidate]) -> Iterator[Candidate]:
+    """Yields each supplement once per query, compared as the actor reads it; the first one is kept."""
     seen: set[tuple[str, str]] = set()
     for candidate in proposed:
         key = (candidate.query.id, candidate.supplement.render())
@@ -125,9 +123,9 @@ def distinct(proposed: Iterable[Candidate]) -> Iterator[Candidate]:
 
 
 def ood_names(rollouts: Iterable[Rollout], *, kinds: Mapping[str, Kind] = KINDS, count: int = 3) -> list[str]:
-    """The generator's new kinds: the most frequent names in its free-style samples that are not in the table.
+    """The generator's new kinds: the most frequent names in its free-style samples that are not in `kinds`.
 
-    At most `count`; ties go to the higher mean log-probability, then to the alphabet.
+    At most `count`; ties are broken by the higher mean log-probability, then by the alphabet.
     """
     logprobs: dict[str, list[float]] = defaultdict(list)
     for rollout in rollouts:
@@ -138,20 +136,20 @@ def ood_names(rollouts: Iterable[Rollout], *, kinds: Mapping[str, Kind] = KINDS,
     return [name for _, _, name in ranked[:count]]
 
 
-def concat(
+def join_winners(
     rollouts: Iterable[Rollout], *, rng: random.Random, per_query: int = 3, threshold: float = 1.0
 ) -> list[Candidate]:
-    """Joins of two winners of one query, of two different kinds, in a seeded order: at most `per_query` for each query.
+    """Joins two winners of one query and of two kinds: at most `per_query` joins per query, in a seeded order.
 
-    A query's joins are of distinct pairs of kinds; a pair comes again only where there are fewer than `per_query`. A
-    join is one supplement: of the first's kind, with the second in its text. A query whose winners are all of one kind
-    has no join. The result does not depend on the order of the rollouts.
+    A pair of kinds is repeated only if a query has fewer than `per_query` pairs. A join is one supplement of the first
+    winner's kind, with the second in its text. A query whose winners are all of one kind has no join. The result does
+    not depend on the order of the rollouts.
     """
     winners: dict[Query, dict[Supplement, Supplement]] = defaultdict(dict)
     for rollout in rollouts:
         if rollout.supplement and rollout.won(threshold):
             of_query = winners[rollout.query]
-            if rollout.supplement not in of_query or of_query[rollout.supplement].cut:  # a text that is whole is better
+            if rollout.supplement not in of_query or of_query[rollout.supplement].cut:  # prefer a text that is not cut
                 of_query[rollout.supplement] = rollout.supplement
     base = rng.getrandbits(64)
     joins: list[Candidate] = []
@@ -177,14 +175,14 @@ def _joins(query: Query, winners: Iterable[Supplement], rng: random.Random) -> l
         turn_of.append(turns[pair])
         turns[pair] += 1
     couples = [couples[place] for place in sorted(range(len(couples)), key=turn_of.__getitem__)]
-    joins = [Candidate(query, join(*rng.sample(couple, 2)), "concat") for couple in couples]
-    return list(distinct(joins))
+    joins = [Candidate(query, join_supplements(*rng.sample(couple, 2)), "concat") for couple in couples]
+    return list(drop_repeats(joins))
 
 
-def join(first: Supplement, second: Supplement) -> Supplement:
-    """Two supplements as one: the first, and the second in its rendered form on a line below.
+def join_supplements(first: Supplement, second: Supplement) -> Supplement:
+    """Joins two supplements: the first, and the second in its rendered form on the next line.
 
-    >>> join(Supplement("cot", "Add them."), Supplement("answer", "4")).render()
+    >>> join_supplements(Supplement("cot", "Add them."), Supplement("answer", "4")).render()
     '[cot] Add them.\\n[answer] 4'
     """
     return Supplement(first.kind, f"{first.text}\n{second.render()}", cut=second.cut)

@@ -82,7 +82,7 @@ class Setting:
         """Of the warm start, the new kinds and the joins that round 1 tries; an empty pool is a note."""
         recipe = self.recipe
         names = sources.ood_names(warm, kinds=recipe.kinds, count=recipe.ood_kinds)
-        joins = sources.concat(warm, rng=rng, per_query=recipe.concat, threshold=recipe.threshold)
+        joins = sources.join_winners(warm, rng=rng, per_query=recipe.concat, threshold=recipe.threshold)
         if recipe.ood_kinds and not names:
             free = sum(rollout.source == "free" for rollout in warm)
             text = (
@@ -101,21 +101,21 @@ class Setting:
     def warm_requests(self, queries: Sequence[Query]) -> list[sources.QueryRequest]:
         """The warm start's requests for these queries; those of the first queries do not depend on the others."""
         recipe = self.recipe
-        return sources.warm_start(
+        return sources.warm_start_requests(
             queries,
             rng=self.rng("warm"),
-            kinds=recipe.written,
+            kinds=recipe.written_kinds,
             samples=recipe.warm_samples,
             free=not recipe.closed,
         )
 
     def added(self, queries: Sequence[Query]) -> list[Candidate]:
         """What a stage tries without asking the generator: what a log knows of, and given texts."""
-        return [*self.log.candidates(queries), *sources.given(queries, self.recipe.given)]
+        return [*self.log.candidates(queries), *sources.given_candidates(queries, self.recipe.given_kinds)]
 
     def silence(self, queries: Sequence[Query]) -> list[Candidate]:
         """No text at all for each query, where the recipe has the generator learn to keep silent."""
-        return sources.silence(queries) if self.recipe.silence else []
+        return sources.silence_candidates(queries) if self.recipe.silence else []
 
 
 def explorer(credit: Credit, setting: Setting) -> Explorer:
@@ -148,8 +148,8 @@ class Isolated:
         queries = self._queries(1, generator)
         samples = recipe.pool_samples
         requests = [
-            *sources.predefined(queries, rng=rng, kinds=recipe.written, samples=samples),
-            *sources.ood(queries, names, rng=rng, samples=samples),
+            *sources.predefined_requests(queries, rng=rng, kinds=recipe.written_kinds, samples=samples),
+            *sources.ood_requests(queries, names, rng=rng, samples=samples),
         ]
         added = [*self.setting.silence(queries), *self.setting.added(queries), *_moved(joins, queries)]
         return self._explored(1, requests, generator, added)
@@ -158,7 +158,7 @@ class Isolated:
         """As `Explorer`."""
         queries = self._queries(round_, generator)
         recipe, rng = self.setting.recipe, self.setting.rng(f"round-{round_}")
-        requests = [] if recipe.closed else sources.direct(queries, rng=rng, samples=recipe.direct_samples)
+        requests = [] if recipe.closed else sources.direct_requests(queries, rng=rng, samples=recipe.direct_samples)
         added = self.setting.added(queries) if recipe.closed else []
         return self._explored(round_, requests, generator, [*self.setting.silence(queries), *added])
 
@@ -169,7 +169,7 @@ class Isolated:
             return train.queries
         with self.setting.clock.measure("acting"):
             runs = train.live(f"{pool_name(round_)}: others", with_generator(train.actor.program, generator))
-        return train.actor.contexts(runs, train.examples)
+        return train.actor.live_queries(runs, train.examples)
 
     def _explored(
         self,
@@ -331,7 +331,7 @@ class Joint:
             for number in range(runs + min(joins, self._most_joins(index)))
         ]
         with self.setting.clock.measure("acting"), self.setting.bus.work(f"{stage}: acting", len(choosers)) as work:
-            rollouts = train.actor.together(
+            rollouts = train.actor.run_jointly(
                 train.examples, choosers, stage, generator.fingerprint, on_done=work.advance
             )
         return [rollout for rollout in rollouts if rollout.supplement or self.setting.recipe.silence]
@@ -363,7 +363,7 @@ class Joint:
             if isinstance(ask, Kind) and ask.text:
                 return ask.given
             seed = self.setting.rng(f"{stage}-{index}-{place.role}-{place.turn}-{number}").getrandbits(32)
-            temperature, top_p = self.setting.recipe.sampling(generator.prompt)
+            temperature, top_p = self.setting.recipe.sampling_settings(generator.prompt)
             with dspy.context(usage_tracker=None):  # else its tokens would count as the actor's
                 sample = generator.draw(SampleRequest(prompt, seed, ask, temperature, top_p))
             self._keep(stage, (index, number, place), sample)
@@ -387,8 +387,8 @@ def _pool(
 ) -> Generator[Candidate]:
     """The distinct candidates: those that exist already, then what the generator writes, as it comes."""
     samples = _sample(stage, [request for _, request in requests], generator, setting, at_once)
-    written = sources.candidates(requests, samples, generator.fingerprint)
-    yield from sources.distinct(itertools.chain(added, written))
+    written = sources.to_candidates(requests, samples, generator.fingerprint)
+    yield from sources.drop_repeats(itertools.chain(added, written))
 
 
 def _sample(
@@ -399,7 +399,7 @@ def _sample(
     def on_new(_: Sample) -> None:
         setting.train.actor.budget.check()  # what is stored already costs nothing
 
-    temperature, top_p = setting.recipe.sampling(generator.prompt)
+    temperature, top_p = setting.recipe.sampling_settings(generator.prompt)
     requests = [replace(request, temperature=temperature, top_p=top_p) for request in requests]
     store = setting.train.actor.store
     with setting.clock.measure("sampling"), setting.bus.work(f"{stage}: sampling", len(requests)) as work:

@@ -1,4 +1,4 @@
-"""Validation rollouts -> a gate's thresholds: how far supplements may be trusted. Pure."""
+"""Sets the thresholds of a gate from validation rollouts. Pure."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from optimizers.core.records import Rollout
 from optimizers.rollouts.evaluation import Scored
 from sgt_modules.gate import Gate
 
-BARS = 64
-"""The most thresholds of either sort that are compared."""
+MAX_THRESHOLDS = 64
+"""The most thresholds of each sort that are compared."""
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """One validation example with and without its supplement: both scores in [0, 1], and what a gate looks at.
+class GateExample:
+    """One validation example: its scores with and without its supplement, in [0, 1], and the measures of a gate.
 
-    `novelty` in [0, 1] and `logprob` (natural, mean a token) are the worst of the example's calls.
+    `novelty` in [0, 1] and `logprob` (natural, mean a token) are the worst over the example's calls.
     """
 
     score: float
@@ -28,47 +28,48 @@ class Judged:
     logprob: float
 
 
-def fitted(gate: Gate, judged: Sequence[Judged]) -> Gate:
-    """The gate with its thresholds set: none of them costs anything on validation.
+def fit_gate(gate: Gate, examples: Sequence[GateExample]) -> Gate:
+    """Set the gate's thresholds to those with the best validation score; a gated example scores as without supplement.
 
-    What is unlike the training inputs has little to say for it, so `most_novel` is the strictest threshold that scores
-    best, a gated example scoring as without supplement. What is familiar has been validated as it is, so `least_sure`
-    is the most lenient one that scores best.
+    Among the best, `most_novel` is the strictest, as inputs unlike the training inputs are hardly tested, and
+    `least_sure` is the most lenient, as familiar inputs were tested as they are.
 
-    >>> fitted(Gate.of(["a b"]), [Judged(1, 0, 0.1, -0.2), Judged(0, 1, 0.4, -0.9), Judged(0, 1, 0.0, -0.7)])
+    >>> examples = [GateExample(1, 0, 0.1, -0.2), GateExample(0, 1, 0.4, -0.9), GateExample(0, 1, 0.0, -0.7)]
+    >>> fit_gate(Gate.of(["a b"]), examples)
     Gate(seen={'a': 1, 'b': 1}, inputs=1, most_novel=0.1, least_sure=-0.2)
     """
-    novelties = _bars({0.0, *(each.novelty for each in judged)})
-    logprobs = _bars({-math.inf, *(each.logprob for each in judged)})
+    novelties = _thresholds({0.0, *(each.novelty for each in examples)})
+    logprobs = _thresholds({-math.inf, *(each.logprob for each in examples)})
     most_novel, least_sure = max(
-        itertools.product(novelties, logprobs), key=lambda bars: (_score(judged, *bars), -bars[0], -bars[1])
+        itertools.product(novelties, logprobs),
+        key=lambda thresholds: (_score(examples, *thresholds), -thresholds[0], -thresholds[1]),
     )
     return replace(gate, most_novel=most_novel, least_sure=least_sure)
 
 
-def _bars(values: set[float]) -> list[float]:
-    """The values in order; of very many, some that are spread evenly over them, the first and last included."""
+def _thresholds(values: set[float]) -> list[float]:
+    """The values in order; if there are too many, an evenly spaced part with the first and the last."""
     ordered = sorted(values)
-    last, count = len(ordered) - 1, min(len(ordered), BARS)
+    last, count = len(ordered) - 1, min(len(ordered), MAX_THRESHOLDS)
     return [ordered[round(last * number / max(1, count - 1))] for number in range(count)]
 
 
-def judged(gate: Gate, aided: Scored, unaided: Iterable[Rollout]) -> list[Judged]:
-    """A stage beside no supplements, on the same examples in the same order.
+def gate_examples(gate: Gate, aided: Scored, unaided: Iterable[Rollout]) -> list[GateExample]:
+    """Compares a stage with no supplements on the same examples, in the same order.
 
-    An example without a reward in either is left out, and so is one for which the generator stayed silent.
+    An example without a reward in either, or for which the generator stayed silent, is left out.
     """
-    found: list[Judged] = []
+    examples: list[GateExample] = []
     for with_, calls, without in zip(*aided, unaided, strict=True):
         spoken = [call for call in calls if call.supplement]
         if with_.reward is not None and without.reward is not None and spoken:
             novelty = max(gate.novelty(call.prompt) for call in spoken)
             logprob = min(call.logprob for call in spoken)
-            found.append(Judged(with_.reward.score, without.reward.score, novelty, logprob))
-    return found
+            examples.append(GateExample(with_.reward.score, without.reward.score, novelty, logprob))
+    return examples
 
 
-def _score(judged: Sequence[Judged], most_novel: float, least_sure: float) -> float:
+def _score(examples: Sequence[GateExample], most_novel: float, least_sure: float) -> float:
     return sum(
-        each.score if each.novelty <= most_novel and each.logprob >= least_sure else each.without for each in judged
+        each.score if each.novelty <= most_novel and each.logprob >= least_sure else each.without for each in examples
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from optimizers.core.best_stage import best_stage, gain_of
+from optimizers.core.best_stage import mean_gain, select_best
 from optimizers.core.records import PreferencePair, Rollout, SFTExample
 from optimizers.core.result import StageResult
 from optimizers.rollouts.evaluation import Scored
@@ -51,9 +51,9 @@ class History:
         """
         stages = [stage for stage in self.stages if stage.result.gate is None]
         came_in = next((n for n, stage in enumerate(stages) if stage.result.name == "student"), 0)
-        best = stages[best_stage([stage.result.rollouts for stage in stages], came_in)]
+        best = stages[select_best([stage.result.rollouts for stage in stages], came_in)]
         for gated in self.stages[len(stages) :]:
-            gains = [gain_of(each.result.rollouts, gated.result.rollouts) for each in (best, stages[came_in])]
+            gains = [mean_gain(each.result.rollouts, gated.result.rollouts) for each in (best, stages[came_in])]
             if all(gain is not None and gain >= 0 for gain in gains):
                 return gated
         return best

@@ -1,4 +1,4 @@
-"""Outcomes of a user's own log -> what is known of the training examples before anything is paid. Pure."""
+"""Uses the outcomes in a user's own log as free rollouts of the training examples. Pure."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from sgt_modules.kinds import Supplement, parse
 from sgt_modules.menu import Menu
 
 SOURCE = "logged"
-"""The pool of what comes from a log."""
+"""The pool of candidates from a log."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoggedOutcome:
-    """A row of a log: the program's inputs, the supplement that its predictor read, and the score of what came of it.
+    """A row of a log: the program's inputs, the supplement that its predictor read, and the score of the answer.
 
     `supplement` is the text as it was read, `[kind] text` or without a kind. `score` is in [0, 1], as the compile's own
-    metric would have it; `feedback` is what is known besides.
+    metric would score it; `feedback` is the metric's text, if any.
 
     >>> LoggedOutcome({"question": "2+2?"}, "[cot] Count on your fingers.", 1.0).score
     1.0
@@ -38,16 +38,16 @@ class LoggedOutcome:
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """What a log says of the training examples: by example, each supplement once, with the mean of its rows' scores.
+    """The outcomes of a log by training example: each supplement once, with the mean score of its rows.
 
-    `note` says how many rows that are, and why the others are none of them; empty without a log.
+    `note` says how many rows are used, and why others are not; empty without a log.
     """
 
     outcomes: Mapping[int, Mapping[Supplement, Reward]] = field(default_factory=dict[int, Mapping[Supplement, Reward]])
     note: str = ""
 
     def rollouts(self, queries: Sequence[Query], stage: str) -> list[Rollout]:
-        """The outcomes as rollouts of these queries in a stage, which cost nothing."""
+        """The outcomes as free rollouts of these queries in a stage."""
         return [
             Rollout(query, stage, SOURCE, supplement, reward)
             for query in queries
@@ -66,10 +66,10 @@ def read_log(
     *,
     menu: Menu = Menu(),  # noqa: B008 - an empty one, frozen
 ) -> Log:
-    """The rows whose inputs are a training example's. With a `menu`, only those whose supplement is a choice of it.
+    """Read the rows whose inputs are those of a training example; with a `menu`, only rows with one of its choices.
 
-    Rows that match a validation example are left out, as training would learn from what it is judged by. Raises
-    `SetupError` for a row that cannot be one, with its number, and where no row is left.
+    Rows that match a validation example are left out, as training must not learn from validation. Raises `SetupError`
+    for an invalid row, with its number, and if no row is left.
 
     >>> train = [dspy.Example(question=f"{n}+1?", answer=str(n + 1)).with_inputs("question") for n in range(2)]
     >>> rows = [LoggedOutcome({"question": f"{n}+1?"}, "Add one.", score) for n, score in ((1, 1), (1, 0), (7, 1))]
@@ -82,41 +82,41 @@ training example.'
     """
     if not logged:
         return Log()
-    places = _places(trainset)
+    positions = _positions(trainset)
     names = sorted({tuple(sorted(example.inputs().keys())) for example in trainset})
-    held = _places(valset)
-    found: dict[int, dict[Supplement, list[LoggedOutcome]]] = defaultdict(lambda: defaultdict(list))
+    validation = _positions(valset)
+    by_example: dict[int, dict[Supplement, list[LoggedOutcome]]] = defaultdict(lambda: defaultdict(list))
     joined, left = 0, Counter[str]()
     for number, row in enumerate(logged):
-        supplement = _checked(row, number, names)
+        supplement = _check_row(row, number, names)
         key = _key(row.inputs)
         choice = menu.same(supplement) if menu else supplement
-        if key not in places:
-            left["a validation example" if key in held else "no training example"] += 1
+        if key not in positions:
+            left["a validation example" if key in validation else "no training example"] += 1
         elif choice is None:
             left["none of the given texts"] += 1
         else:
             joined += 1
-            for index in places[key]:
-                found[index][choice].append(row)
-    said = _left(left)
+            for index in positions[key]:
+                by_example[index][choice].append(row)
+    rest = _describe_left_out(left)
     if not joined:
         raise SetupError(
-            f"Expected logged rows of training examples, got {_rows(len(logged))} of which {said}. Give rows whose "
-            "inputs equal those of an example in trainset, or leave logged out."
+            f"Expected logged rows of training examples, got {_count_rows(len(logged))} of which {rest}. Give "
+            "rows whose inputs equal those of an example in trainset, or leave logged out."
         )
-    outcomes = {index: {s: _mean(rows) for s, rows in of.items()} for index, of in sorted(found.items())}
+    outcomes = {index: {s: _mean_reward(rows) for s, rows in of.items()} for index, of in sorted(by_example.items())}
     count = sum(map(len, outcomes.values()))
     return Log(
         outcomes,
-        f"From the log, {joined} of {_rows(len(logged))} {'joins' if joined == 1 else 'join'} the warm start and round "
-        f"1, as {count} outcome{'s' if count != 1 else ''} that cost{'s' if count == 1 else ''} no call"
-        f"{f'; {said}' if said else ''}.",
+        f"From the log, {joined} of {_count_rows(len(logged))} {'joins' if joined == 1 else 'join'} the warm start and "
+        f"round 1, as {count} outcome{'s' if count != 1 else ''} that cost{'s' if count == 1 else ''} no call"
+        f"{f'; {rest}' if rest else ''}.",
     )
 
 
-def _checked(row: LoggedOutcome, number: int, names: Sequence[tuple[str, ...]]) -> Supplement:
-    """The supplement of a row; raises `SetupError` for a row that cannot be one."""
+def _check_row(row: LoggedOutcome, number: int, names: Sequence[tuple[str, ...]]) -> Supplement:
+    """The supplement of a row; raises `SetupError` for an invalid row."""
     where = f"logged[{number}]"
     if not isinstance(row, LoggedOutcome):
         raise SetupError(f"Expected a LoggedOutcome in {where}, got {row!r}. Write LoggedOutcome(inputs, text, score).")
@@ -139,28 +139,28 @@ def _checked(row: LoggedOutcome, number: int, names: Sequence[tuple[str, ...]]) 
     return supplement
 
 
-def _places(examples: Sequence[dspy.Example]) -> dict[str, list[int]]:
-    """The places of each inputs among the examples."""
-    places: dict[str, list[int]] = defaultdict(list)
+def _positions(examples: Sequence[dspy.Example]) -> dict[str, list[int]]:
+    """The positions of the examples with each inputs."""
+    positions: dict[str, list[int]] = defaultdict(list)
     for index, example in enumerate(examples):
-        places[_key(dict(example.inputs().items()))].append(index)
-    return places
+        positions[_key(dict(example.inputs().items()))].append(index)
+    return positions
 
 
 def _key(inputs: Mapping[str, object]) -> str:
     return json.dumps(dict(inputs), sort_keys=True, default=str)
 
 
-def _mean(rows: Sequence[LoggedOutcome]) -> Reward:
-    told = [row.feedback for row in rows if row.feedback]
-    return Reward(sum(float(row.score) for row in rows) / len(rows), told[-1] if told else "")
+def _mean_reward(rows: Sequence[LoggedOutcome]) -> Reward:
+    feedback = [row.feedback for row in rows if row.feedback]
+    return Reward(sum(float(row.score) for row in rows) / len(rows), feedback[-1] if feedback else "")
 
 
-def _left(left: Mapping[str, int]) -> str:
+def _describe_left_out(left: Mapping[str, int]) -> str:
     verbs = {"none of the given texts": ("has", "have")}
     parts = [(count, what, verbs.get(what, ("matches", "match"))) for what, count in left.items() if count]
-    return ", ".join(f"{_rows(count)} {verb[count != 1]} {what}" for count, what, verb in parts)
+    return ", ".join(f"{_count_rows(count)} {verb[count != 1]} {what}" for count, what, verb in parts)
 
 
-def _rows(count: int) -> str:
+def _count_rows(count: int) -> str:
     return f"{count} row" if count == 1 else f"{count} rows"

@@ -1,4 +1,4 @@
-"""Rollouts -> preference pairs of one query: which kind (inter), how well (intra), how short. Pure and seeded."""
+"""Makes preference pairs from the rollouts of each query: between kinds, within a kind, by length. Pure and seeded."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from optimizers.core.error_types import Failure, error_types, is_unreadable, readable_by
+from optimizers.core.error_types import Failure, advise_on_adapter, group_errors, is_unreadable
 from optimizers.core.records import BETWEEN, Between, Category, PreferencePair, Rollout
 from sgt_modules.errors import NoPreferencePairsError
 
 NEEDLESS = 0.8
-"""The share of supplements, right and wrong ones, that must have won for a query to need none."""
+"""A query needs no supplement if at least this share of its supplements won."""
 
 SILENT = 0.25
-"""The largest share of a query's pairs between kinds that have no supplement at all on one side."""
+"""The largest share of a query's `inter` pairs that have no supplement on one side."""
 
 _Couple = tuple[Rollout, Rollout]
 
@@ -33,15 +33,18 @@ def preference_pairs(
 ) -> list[PreferencePair]:
     """Pairs of a winner and a loser of the same query, at most `cap` a category a query.
 
-    `inter` pairs differ in kind, `intra` pairs share it; those of `categories` are made. No supplement at all is in at
-    most `SILENT` of a query's `inter` pairs; where there is no other, in at most that share of `cap`. A winner has a
-    reward of at least `threshold`; with `margin` (above 0) any two of a query make a pair whose rewards lie at least
-    that far apart. With `length_preference`, in (0, 1], the shortest winner makes a `shorter` pair with each winner of
-    the same reward than which it is shorter by at least that share of characters, at most `cap` / 4 a query. No
-    supplement at all is the shortest, and stands there only for queries that hardly need one: `NEEDLESS` or more of the
-    supplements `tried` for them so far (these rollouts, where nothing is given) have won. Elsewhere it won by luck. A
-    rollout without a reward is in no pair. The cap is spread over winners and losers: nobody is used again while
-    another stands ready. The result depends on the seed and the set of rollouts, not on their order.
+    `inter` pairs differ in kind, `intra` pairs share it; only `categories` are made. A winner has a reward of at least
+    `threshold`; with `margin` (above 0) a pair is any two rollouts whose rewards differ by at least `margin`. A rollout
+    without a reward is in no pair. The least used winners and losers are paired first. The result depends on the seed
+    and the set of rollouts, not on their order.
+
+    Silence: at most `SILENT` of a query's `inter` pairs have no supplement on one side; if a query has no other pairs,
+    at most that share of `cap`.
+
+    Length: with `length_preference`, in (0, 1], the shortest winner is preferred to each winner of the same reward that
+    is longer by at least that share of characters (`shorter` pairs, at most `cap` / 4 per query). No supplement is the
+    shortest, but counts only for a query that needs none: at least `NEEDLESS` of the supplements in `tried` (default:
+    these rollouts) won. Elsewhere it won by luck.
 
     Source: arXiv 2604.20727 for the categories and the cap; `docs/method.md` says what is ours.
 
@@ -62,21 +65,23 @@ def preference_pairs(
     base = rng.getrandbits(64)
     pairs: list[PreferencePair] = []
     rollouts = list(rollouts)
-    needless = _needless(tried or rollouts, threshold)
-    for query, rated in _rated(rollouts).items():
+    needless = _queries_needing_none(tried or rollouts, threshold)
+    for query, rated in _rated_by_query(rollouts).items():
         couples = _couples(rated, threshold, margin)
         own = random.Random(f"{base}/{query}")
         for category in categories:
             ready = [couple for couple in couples if _category(couple) == category]
-            pairs += [_pair(couple, category) for couple in _with_few_silent(ready, cap, own)]
+            pairs += [_pair(couple, category) for couple in _limit_silence(ready, cap, own)]
         if length_preference is not None:
-            ties = _ties([each for each in rated if each.supplement or query in needless], threshold, length_preference)
+            ties = _length_couples(
+                [each for each in rated if each.supplement or query in needless], threshold, length_preference
+            )
             pairs += [_pair(couple, "shorter") for couple in _spread(ties, -(-cap // 4), own)]
     return pairs
 
 
-def _rated(rollouts: Iterable[Rollout]) -> dict[str, list[Rollout]]:
-    """Of each query, its rewarded rollouts, each supplement once (its lowest reward if runs disagree), sorted."""
+def _rated_by_query(rollouts: Iterable[Rollout]) -> dict[str, list[Rollout]]:
+    """The rewarded rollouts of each query, sorted; each supplement once, with its lowest reward."""
     once: dict[tuple[str, str], Rollout] = {}
     for rollout in sorted((r for r in rollouts if r.reward is not None), key=_order):
         once.setdefault((rollout.query.id, rollout.supplement.render()), rollout)
@@ -103,8 +108,8 @@ def _couples(rated: Sequence[Rollout], threshold: float, margin: float | None) -
     return [(a, b) for a in rated for b in rated if _reward(a) - _reward(b) >= margin]
 
 
-def _ties(rated: Sequence[Rollout], threshold: float, share: float) -> list[_Couple]:
-    """The shortest winner before each winner of its reward, where it saves at least `share` of the other's length."""
+def _length_couples(rated: Sequence[Rollout], threshold: float, share: float) -> list[_Couple]:
+    """The shortest winner with each winner of the same reward that is longer by at least `share` of its length."""
     winners = sorted((r for r in rated if r.won(threshold)), key=lambda r: len(r.supplement.render()))
     return [
         (winners[0], wordy)
@@ -114,8 +119,8 @@ def _ties(rated: Sequence[Rollout], threshold: float, share: float) -> list[_Cou
     ]
 
 
-def _needless(tried: Iterable[Rollout], threshold: float) -> set[str]:
-    """The queries that nearly every supplement won."""
+def _queries_needing_none(tried: Iterable[Rollout], threshold: float) -> set[str]:
+    """The queries that at least `NEEDLESS` of their supplements won."""
     won: dict[str, list[bool]] = defaultdict(list)
     for rollout in tried:
         if rollout.reward is not None and rollout.supplement:
@@ -128,10 +133,10 @@ def _category(couple: _Couple) -> Category:
     return "intra" if chosen.supplement.kind == rejected.supplement.kind else "inter"
 
 
-def _with_few_silent(couples: Sequence[_Couple], cap: int, rng: random.Random) -> list[_Couple]:
+def _limit_silence(couples: Sequence[_Couple], cap: int, rng: random.Random) -> list[_Couple]:
     """At most `cap` couples, of which at most the share `SILENT` has silence on one side.
 
-    Where there is no other couple to learn from, silence stands in at most that share of `cap`.
+    If all couples have silence, at most that share of `cap`.
     """
     speaking = [couple for couple in couples if all(each.supplement for each in couple)]
     silent = [couple for couple in couples if not all(each.supplement for each in couple)]
@@ -143,12 +148,12 @@ def _with_few_silent(couples: Sequence[_Couple], cap: int, rng: random.Random) -
 
 
 def _spread(couples: Sequence[_Couple], cap: int, rng: random.Random) -> list[_Couple]:
-    """At most `cap` couples: always the one whose two sides were used least so far, ties by lot."""
+    """At most `cap` couples: always the one whose two sides were used least so far, ties at random."""
     used: Counter[tuple[str, str]] = Counter()
-    taken: list[_Couple] = []
+    chosen: list[_Couple] = []
     heap = [(0, rng.random(), number) for number in range(len(couples))]
     heapq.heapify(heap)
-    while heap and len(taken) < cap:
+    while heap and len(chosen) < cap:
         load, lot, number = heap[0]
         sides = [(side, rollout.supplement.render()) for side, rollout in zip("+-", couples[number], strict=True)]
         now = sum(used[side] for side in sides)
@@ -157,8 +162,8 @@ def _spread(couples: Sequence[_Couple], cap: int, rng: random.Random) -> list[_C
         else:
             heapq.heappop(heap)
             used.update(sides)
-            taken.append(couples[number])
-    return taken
+            chosen.append(couples[number])
+    return chosen
 
 
 def _pair(couple: _Couple, category: Category) -> PreferencePair:
@@ -172,26 +177,26 @@ def _pair(couple: _Couple, category: Category) -> PreferencePair:
 _SHARED: Mapping[tuple[Between, ...], str] = {("inter",): "a query in two kinds", ("intra",): "a query and a kind"}
 
 
-def why_no_pairs(
+def explain_no_pairs(
     rollouts: Iterable[Rollout], *, threshold: float = 1.0, categories: Sequence[Between] = BETWEEN
 ) -> str:
-    """In words, why these rollouts give no pair, and what to do.
+    """Says why these rollouts give no pair, and what to do.
 
-    >>> why_no_pairs([])
+    >>> explain_no_pairs([])
     'No supplement was tried, so there is nothing to prefer. Use examples the program can run on.'
     """
     rollouts = list(rollouts)
-    rated = [r for of_query in _rated(rollouts).values() for r in of_query]
+    rated = [r for of_query in _rated_by_query(rollouts).values() for r in of_query]
     won = sum(r.won(threshold) for r in rated)
     unread = sum(is_unreadable(r.error) for r in rated)
     if unread and 2 * unread >= len(rated):
         return (
             f"The adapter could not read the actor's answer to {unread} of {len(rated)} supplements, so these lost "
-            f"whatever they said, and there is nothing to prefer. {readable_by()}"
+            f"whatever they said, and there is nothing to prefer. {advise_on_adapter()}"
         )
     if not rated and rollouts:
-        types = error_types(Failure(each.stage, each.error, False) for each in rollouts)
-        said = f": {types[0].name}, {types[0].quoted}" if types else ""
+        types = group_errors(Failure(each.stage, each.error, False) for each in rollouts)
+        said = f": {types[0].name}, {types[0].quoted_example}" if types else ""
         return (
             f"None of {len(rollouts)} runs with a supplement has a reward{said}, so there is nothing to prefer. "
             "Mend the cause and compile again with the same log_dir."
@@ -215,7 +220,7 @@ def why_no_pairs(
 def require_pairs(
     pairs: Sequence[PreferencePair], rollouts: Iterable[Rollout], *, threshold: float = 1.0
 ) -> Sequence[PreferencePair]:
-    """The pairs themselves; raises `NoPreferencePairsError` with the reason when there is none."""
+    """Returns the pairs; raises `NoPreferencePairsError` with the reason if there are none."""
     if not pairs:
-        raise NoPreferencePairsError(why_no_pairs(rollouts, threshold=threshold))
+        raise NoPreferencePairsError(explain_no_pairs(rollouts, threshold=threshold))
     return pairs

@@ -1,4 +1,4 @@
-"""What a few examples take: the program run on them, some supplements tried, a few rows trained on."""
+"""Measures costs on a few examples: runs the program, tries some supplements, trains on a few rows."""
 
 from __future__ import annotations
 
@@ -13,20 +13,19 @@ from optimizers.core.estimate import Probe
 from optimizers.core.records import Candidate, Rollout, SFTExample
 from optimizers.rollouts.evaluation import Evaluator
 from optimizers.rollouts.sampling import sample_stage
-from optimizers.sgt.candidates import QueryRequest, candidates, distinct, given
+from optimizers.sgt.candidates import QueryRequest, drop_repeats, given_candidates, to_candidates
 from optimizers.sgt.recipe import Recipe
 from optimizers.training.trainer import Trainer
 from sgt_modules.generator import SupplementGenerator
 
-TRIED = 8
-"""Supplements an example that the actor is run on."""
+SUPPLEMENTS_PER_EXAMPLE = 8
+"""The number of supplements per example that the actor runs on."""
 
-ROWS = 32, 96
-"""Rows that are trained on to see how long a row takes: the second lot's seconds beyond the first's, as loading a model
-takes its time too."""
+TRAINED_ROWS = 32, 96
+"""The rows of two trainings; the difference of their seconds gives the seconds per row without loading the model."""
 
 
-def probed(
+def measure_probe(
     evaluator: Evaluator,
     pool_requests: Sequence[QueryRequest],
     generator: SupplementGenerator,
@@ -36,18 +35,20 @@ def probed(
     sft_epochs: int,
     seed: int,
 ) -> Probe:
-    """Measure. `evaluator` has run the program on its examples; `pool_requests` are the warm start's for its queries,
-    so that a run on the same store does not pay for them again. Raises `StoppedError` where the budget is too small.
+    """Measure the costs of a run on the evaluator's examples, on which the program has run without supplements.
+
+    `pool_requests` are those of the warm start, so that a run on the same store does not pay for them again. Raises
+    `StoppedError` if the budget is too small.
     """
     actor, examples = evaluator.actor, len(evaluator.examples)
     began = time.perf_counter()
-    temperature, top_p = recipe.sampling(generator.prompt)
+    temperature, top_p = recipe.sampling_settings(generator.prompt)
     requests = [replace(request, temperature=temperature, top_p=top_p) for _, request in pool_requests]
     samples = list(sample_stage(actor.store, "probe", generator, requests))
     sampling = time.perf_counter() - began
-    ready = given(evaluator.queries, recipe.given)
-    pool = list(distinct([*ready, *candidates(pool_requests, samples, generator.fingerprint)]))
-    tried = random.Random(f"{seed}-probe").sample(pool, min(len(pool), TRIED * examples))
+    ready = given_candidates(evaluator.queries, recipe.given_kinds)
+    pool = list(drop_repeats([*ready, *to_candidates(pool_requests, samples, generator.fingerprint)]))
+    tried = random.Random(f"{seed}-probe").sample(pool, min(len(pool), SUPPLEMENTS_PER_EXAMPLE * examples))
     before, began = actor.budget.usage, time.perf_counter()
     rollouts = actor.run(tried, evaluator.examples, stage="probe")
     acting, paid = time.perf_counter() - began, actor.budget.usage
@@ -71,7 +72,7 @@ def probed(
 
 
 class _Means:
-    """What a run took in the mean."""
+    """Mean tokens and dollars per run."""
 
     def __init__(self, rollouts: Sequence[Rollout]) -> None:
         count = max(1, len(rollouts))
@@ -81,7 +82,7 @@ class _Means:
 
 
 def _row_seconds(trainer: Trainer, tried: Sequence[Candidate], epochs: int, seed: int) -> float:
-    """Seconds to train on a row once, of a few rows that are thrown away."""
+    """The seconds to train on one row once, measured on a few rows and thrown away."""
     rows = [
         SFTExample(each.query.id, said.kind, each.query.prompt, said.render(), said.cut)
         for each in tried
@@ -89,11 +90,11 @@ def _row_seconds(trainer: Trainer, tried: Sequence[Candidate], epochs: int, seed
     ]
     if not rows:
         return 0.0
-    took: list[float] = []
+    seconds: list[float] = []
     with tempfile.TemporaryDirectory() as scratch:
-        for count in ROWS:
-            lot = [rows[number % len(rows)] for number in range(count)]
+        for count in TRAINED_ROWS:
+            repeated = [rows[number % len(rows)] for number in range(count)]
             began = time.perf_counter()
-            trainer.sft(lot, start=None, output=Path(scratch) / "probe", seed=seed)
-            took.append(time.perf_counter() - began)
-    return max(0.0, took[1] - took[0]) / ((ROWS[1] - ROWS[0]) * epochs)
+            trainer.sft(repeated, start=None, output=Path(scratch) / "probe", seed=seed)
+            seconds.append(time.perf_counter() - began)
+    return max(0.0, seconds[1] - seconds[0]) / ((TRAINED_ROWS[1] - TRAINED_ROWS[0]) * epochs)

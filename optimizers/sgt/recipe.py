@@ -1,4 +1,4 @@
-"""The options of Supplement Generation Training, with the method's own values as defaults."""
+"""The options of Supplement Generation Training, with the method's values as defaults."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ from sgt_modules.menu import Menu
 Auto = Literal["light", "medium", "heavy"]
 
 AUTO: Auto = "light"
-"""The size of a run where nobody names one, in Python and on the command line."""
+"""The default size of a run, in Python and on the command line."""
 
-_LATER = ("sft", "pair_categories", "closed")
-"""Options that runs of earlier versions did not record: they stand in a run's folder where they are not the default."""
+_RECORDED_IF_CHANGED = ("sft", "pair_categories", "closed")
+"""Options that are recorded in `run.json` only if they are not the default, as earlier versions did not have them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """How much is sampled, what counts as a success, and how pairs are made.
 
-    The defaults are those of `docs/method.md`. `warm_samples` are samples a prompt in the warm start (nine prompts a
-    query); `pool_samples` samples a kind in round 1; `ood_kinds` how many new kinds join it; `concat` concatenations a
-    query; `direct_samples` samples a query in rounds 2 and later. `threshold` is the reward in [0, 1] that counts as a
-    success; with `margin` set, pairs are made by a reward gap of at least `margin` instead. `max_per_kind` bounds the
-    SFT rows of a kind, `pair_cap` the pairs of a query and category. `silence` lets the generator choose the kind
-    `none` from round 1 on, by pairs whose other side is a supplement: at most a quarter of a query's pairs between
-    kinds. `length_preference`, in (0, 1], prefers of two winners the one that is shorter by at least that share (None:
-    no preference). `gate` drops supplements at inference where the input is unlike the training inputs or the generator
-    is unsure, with thresholds set on validation. `temperature` and `top_p` (the share of probability that tokens are
-    drawn from) are exploration's; by default the generator's prompt says (`GeneratorPrompt`). At inference the
-    generator decodes as it is set to, greedily by default. `patience` stops after that many rounds without a
-    better validation score (None: never). `adaptive` runs the actor on a part of what each stage samples, where
-    it is likely to be of use (`optimizers.sgt.adaptive`); what was tried before counts again for free. For programs of
-    one predictor. Without `sft` the warm start is only a pool: round 1 gets its new kinds and joins from it, and
-    trains the generator as it came. `pair_categories` are the pairs that are made: between kinds (`inter`), within
-    one (`intra`).
+    The defaults are those of `docs/method.md`. `warm_samples` are the samples per prompt in the warm start (nine
+    prompts per query); `pool_samples` those per kind in round 1; `ood_kinds` is how many new kinds join it; `concat`
+    how many joins of winners per query; `direct_samples` are the samples per query in rounds 2 and later. `threshold`
+    is the reward in [0, 1] that counts as a success; with `margin` set, pairs are made by a reward gap of at least
+    `margin` instead. `max_per_kind` bounds the SFT rows of a kind, `pair_cap` the pairs of a query and category.
+    `silence` lets the generator choose no supplement (the kind `none`) from round 1 on: at most a quarter of a query's
+    pairs between kinds have `none` on one side. `length_preference`, in (0, 1], prefers of two winners the one that is
+    shorter by at least that share (None: no preference). `gate` drops supplements at inference where the input is
+    unlike the training inputs or the generator is unsure, with thresholds set on validation. `temperature` and `top_p`
+    (nucleus sampling) are those of exploration, by default those of the generator's prompt (`GeneratorPrompt`). At
+    inference the generator decodes with its own settings, greedily by default. `patience` stops after that many rounds
+    without a better validation score (None: never). `adaptive` runs the actor only on those of a stage's samples that
+    are likely to be useful (`optimizers.sgt.adaptive`); earlier outcomes count again for free. It is for programs of
+    one predictor. Without `sft`, the warm start only gives round 1 its new kinds and joins, and round 1 trains the
+    generator from its initial weights. `pair_categories` are the pairs that are made: between kinds (`inter`), within a
+    kind (`intra`).
 
-    `kinds` are what is asked for; one with a `text` is that text, tried as it is. With `closed`, every kind has a text,
-    and the generator learns which of them to say, or nothing (`silence`): nothing is sampled, each stage tries each
-    text once for each query, and what the actor reads is one of the texts or none. The sizes of sampling
-    (`warm_samples`, `pool_samples`, `ood_kinds`, `concat`, `direct_samples`) are then set to what that means.
+    `kinds` are the kinds that the generator is asked to write; a kind with a `text` is tried with that text instead.
+    With `closed`, every kind has a text, and the generator learns which of them to choose, or none (`silence`). Nothing
+    is sampled then: each stage tries each text once per query, and the sizes of sampling (`warm_samples`,
+    `pool_samples`, `ood_kinds`, `concat`, `direct_samples`) are set accordingly.
 
     >>> Recipe.auto("heavy").rounds
     5
@@ -89,9 +89,9 @@ class Recipe:
 
     @staticmethod
     def auto(size: Auto) -> Recipe:
-        """A recipe by DSPy's word for its size: `light` takes about a quarter of the actor calls of `heavy`.
+        """The recipe of a size, named as in DSPy: `light` makes about a quarter of the actor calls of `heavy`.
 
-        `heavy` has the paper's sizes, and differs from `Recipe.paper()` in two options of ours: the generator may keep
+        `heavy` has the paper's sizes. It differs from `Recipe.paper()` in two options of ours: the generator may be
         silent (`silence=True`), and round 1 takes two samples a kind (`pool_samples=2`), so that it has pairs within a
         kind.
         """
@@ -106,7 +106,7 @@ class Recipe:
 
     @staticmethod
     def paper() -> Recipe:
-        """The published recipe and nothing else: no silence, one sample a kind in round 1.
+        """Exactly the published recipe: no silence, one sample per kind in round 1.
 
         Source: SGT (arXiv 2604.20727).
 
@@ -119,11 +119,11 @@ class Recipe:
         """The same recipe with another number of DPO rounds."""
         return self if rounds is None else replace(self, rounds=rounds)
 
-    def sampling(self, prompt: GeneratorPrompt) -> tuple[float, float]:
+    def sampling_settings(self, prompt: GeneratorPrompt) -> tuple[float, float]:
         """Temperature and top_p of exploration for a generator that reads this prompt.
 
         >>> from sgt_modules.generator_prompt import COMPACT
-        >>> Recipe(top_p=0.5).sampling(COMPACT)
+        >>> Recipe(top_p=0.5).sampling_settings(COMPACT)
         (1.0, 0.5)
         """
         temperature = prompt.temperature if self.temperature is None else self.temperature
@@ -131,9 +131,9 @@ class Recipe:
 
     @property
     def menu(self) -> Menu:
-        """What a closed recipe's generator chooses among; an empty menu for one that writes.
+        """The choices of a closed recipe's generator; an empty menu for a generator that writes.
 
-        Raises `SetupError` where a kind has no text, or two are the same.
+        Raises `SetupError` if a kind has no text, or two texts are the same.
 
         >>> texts = {"refunds": "Refunds take five days.", "hours": "We open at nine."}
         >>> recipe = Recipe(kinds={name: Kind(name, text=text) for name, text in texts.items()}, closed=True)
@@ -143,32 +143,34 @@ class Recipe:
         return Menu.of(self.kinds.values(), silence=self.silence) if self.closed else Menu()
 
     @property
-    def written(self) -> dict[str, Kind]:
+    def written_kinds(self) -> dict[str, Kind]:
         """The kinds that the generator is asked to write."""
         return {name: kind for name, kind in self.kinds.items() if not kind.text}
 
     @property
-    def given(self) -> list[Kind]:
-        """The kinds that are tried as they are."""
+    def given_kinds(self) -> list[Kind]:
+        """The kinds with a fixed text."""
         return [kind for kind in self.kinds.values() if kind.text]
 
     @property
-    def asked(self) -> int:
-        """How many kinds the warm start tries, free style among them unless the recipe is closed."""
+    def kinds_asked(self) -> int:
+        """How many kinds the warm start tries, with free style unless the recipe is closed."""
         return len(self.kinds) + (not self.closed)
 
     @property
     def recorded(self) -> dict[str, Any]:
-        """Every option by name, as a run's folder keeps it; a kind is its instruction, its example and any text.
+        """Every option by name, as `run.json` records it; a kind is its instruction, its example and any text.
 
         >>> Recipe(rounds=2).recorded["rounds"], "sft" in Recipe().recorded, Recipe(sft=False).recorded["sft"]
         (2, False, False)
         """
-        usual = {each.name: each.default for each in fields(Recipe)}
-        found = {name: getattr(self, name) for name in usual}
+        defaults = {each.name: each.default for each in fields(Recipe)}
+        options = {name: getattr(self, name) for name in defaults}
         kinds = {
             name: [kind.instruction, kind.example, *filter(None, [kind.text])] for name, kind in self.kinds.items()
         }
-        return {name: value for name, value in found.items() if name not in _LATER or value != usual[name]} | {
-            "kinds": kinds
-        }
+        return {
+            name: value
+            for name, value in options.items()
+            if name not in _RECORDED_IF_CHANGED or value != defaults[name]
+        } | {"kinds": kinds}

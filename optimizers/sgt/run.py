@@ -15,21 +15,22 @@ import dspy
 
 from optimizers.core.estimate import Probe
 from optimizers.core.events import LossLogged, Note, Observer, PhaseStarted, StageScored
+from optimizers.core.evidence import Evidence
 from optimizers.core.memory import MARK
 from optimizers.core.records import Checkpoint, PreferencePair, Rollout, SFTExample
 from optimizers.core.result import SGTResult, StageResult, selected_program
 from optimizers.core.stages import Stage
 from optimizers.core.usage import RunUsage
-from optimizers.core.verdict import Evidence, unrewarded, verdict
+from optimizers.core.verdict import explain_unrewarded, write_verdict
 from optimizers.rollouts.evaluation import Evaluator, Scored, mean_score
 from optimizers.rollouts.runners import Runner
 from optimizers.session import Session, checked
 from optimizers.sgt.exploration import Explorer, Setting, explorer
-from optimizers.sgt.gating import fitted, judged
+from optimizers.sgt.gating import fit_gate, gate_examples
 from optimizers.sgt.history import History, ValidatedStage
 from optimizers.sgt.logged import Log, read_log
-from optimizers.sgt.preference_pairs import preference_pairs, why_no_pairs
-from optimizers.sgt.probing import probed
+from optimizers.sgt.preference_pairs import explain_no_pairs, preference_pairs
+from optimizers.sgt.probing import measure_probe
 from optimizers.sgt.settings import SGTSettings
 from optimizers.sgt.sft_data import balance_kinds
 from optimizers.training.distributed import DistributedTrainer, repeat_calls
@@ -117,7 +118,7 @@ class Run:
         few.without()
         settings, requests = self._settings, self._setting.warm_requests(few.queries)
         generator, trainer = settings.generator, settings.trainer_or_default()
-        return probed(
+        return measure_probe(
             few, requests, generator, self._recipe, trainer, sft_epochs=settings.epochs[0], seed=settings.seed
         )
 
@@ -175,7 +176,7 @@ class Run:
                 "The logged outcomes are left out: the program asks for several supplements in a run, and a row does "
                 "not say which one it is of."
             )
-        self._train.actor.know(self._setting.log.rollouts(self._train.queries, "warm"))
+        self._train.actor.add_known(self._setting.log.rollouts(self._train.queries, "warm"))
         if note:
             self._bus.emit(Note(note))
 
@@ -205,7 +206,7 @@ class Run:
             rollouts, max_per_kind=recipe.max_per_kind, threshold=recipe.threshold, rng=self._setting.rng("selection")
         )
         if not rows:
-            self._bus.emit(Note(f"SFT learned nothing. {why_no_pairs(rollouts, threshold=recipe.threshold)}"))
+            self._bus.emit(Note(f"SFT learned nothing. {explain_no_pairs(rollouts, threshold=recipe.threshold)}"))
         return rows
 
     def make_pairs(self, round_: int, rollouts: Sequence[Rollout], tried: Sequence[Rollout]) -> list[PreferencePair]:
@@ -222,7 +223,7 @@ class Run:
             rng=self._setting.rng(f"pairs-{round_}"),
         )
         if not pairs:
-            reason = why_no_pairs(rollouts, threshold=recipe.threshold, categories=recipe.pair_categories)
+            reason = explain_no_pairs(rollouts, threshold=recipe.threshold, categories=recipe.pair_categories)
             self._bus.emit(Note(f"Round {round_} learned nothing, so the rounds end here. {reason}"))
         return pairs
 
@@ -276,7 +277,7 @@ class Run:
         tried = history.tried
         texts = [*(each.query.prompt for each in tried), *(each.supplement.render() for each in tried)]
         familiar = Gate.of(sorted(set(texts)))
-        gate = fitted(familiar, judged(familiar, best.scored, self._validation.unaided))
+        gate = fit_gate(familiar, gate_examples(familiar, best.scored, self._validation.unaided))
         with self._clock.measure("acting"):
             scored = self._validation.score("gated", self._generator_at(checkpoint), gate)
         return [self._enter("gated", scored, checkpoint, gate, since=history.stages[-1])]
@@ -286,7 +287,7 @@ class Run:
         selected = history.best.result.name if history.stages else "none"
         evidence, spent = self._evidence(selected, history), self._spent()
         self._folder.write("spent.json", spent.content)
-        said = verdict(evidence)
+        said = write_verdict(evidence)
         if evidence.refusals:
             self._bus.emit(Note(evidence.refusals))
         self._session.finish(selected, {stage.name: stage.score for stage in history.results}, said)
@@ -314,7 +315,7 @@ class Run:
             stages={stage.name: stage.rollouts for stage in later},
             tried=explored or history.tried,
             rows={stage: len(rows) for stage, rows in history.rows.items()},
-            kinds_asked=self._recipe.asked,
+            kinds_asked=self._recipe.kinds_asked,
         )
 
     def _enter(
@@ -333,7 +334,7 @@ class Run:
         seconds, memory, by_then = self._finished.keep_figures(name, took, MARK.peak(), spent.content)
         until = RunUsage.read(by_then)
         result = StageResult(name, score, rollouts, checkpoint, seconds, gate, scored.gated, until, memory)
-        if said := unrewarded(name, rollouts):
+        if said := explain_unrewarded(name, rollouts):
             self._bus.emit(Note(said))
         MARK.restart()
         self._folder.write("spent.json", spent.content)

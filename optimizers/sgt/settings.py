@@ -119,9 +119,9 @@ class SGTSettings(RunSettings):
 
     def planned(self, student: dspy.Module, train: int, validation: int) -> Plan:
         """The expected steps of a run on so many examples."""
-        from optimizers.sgt.estimate import planned  # with rich, which takes long to import
+        from optimizers.sgt.estimate import plan_sgt  # with rich, which takes long to import
 
-        return planned(self.recipe, train=train, validation=validation, epochs=self.epochs)
+        return plan_sgt(self.recipe, train=train, validation=validation, epochs=self.epochs)
 
     @property
     def free(self) -> dict[str, object]:

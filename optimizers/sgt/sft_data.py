@@ -1,4 +1,4 @@
-"""Rollouts -> SFT rows, balanced over kinds and spread over queries. Pure and seeded."""
+"""Makes SFT rows from rollouts, balanced over kinds and spread over queries. Pure and seeded."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from optimizers.core.records import Rollout, SFTExample
 def balance_kinds(
     rollouts: Iterable[Rollout], *, max_per_kind: int, threshold: float = 1.0, rng: random.Random
 ) -> list[SFTExample]:
-    """The successful supplements as training rows, at most `max_per_kind` of a kind, in a shuffled order.
+    """The winning supplements as training rows, at most `max_per_kind` of a kind, in a shuffled order.
 
-    Each (query, supplement) stands once. Inside a kind the queries take turns in a seeded order, so none crowds out
-    the others. The prompt names no kind: the model is to learn which one to write. The result depends on the seed and
-    the set of rollouts, not on their order.
+    Each (query, supplement) occurs once. Within a kind the queries take turns in a seeded order, so that no query
+    dominates. The prompt names no kind, as the model should learn which one to write. The result depends on the seed
+    and the set of rollouts, not on their order.
     """
     rows = {
         SFTExample(r.query.id, r.supplement.kind, r.query.prompt, r.supplement.render(), r.supplement.cut)
@@ -24,24 +24,24 @@ def balance_kinds(
         if r.supplement and r.won(threshold)
     }
     strata: dict[str, list[SFTExample]] = defaultdict(list)
-    for row in _once_each(rows):
+    for row in _drop_repeats(rows):
         strata[row.kind].append(row)
     base = rng.getrandbits(64)
     chosen: list[SFTExample] = []
     for kind in sorted(strata):
-        chosen += _taking_turns(strata[kind], random.Random(f"{base}/{kind}"))[:max_per_kind]
+        chosen += _interleave_queries(strata[kind], random.Random(f"{base}/{kind}"))[:max_per_kind]
     rng.shuffle(chosen)
     return chosen
 
 
-def _once_each(rows: Iterable[SFTExample]) -> list[SFTExample]:
-    """One row for each query and completion, sorted; one that the model ended before one that was cut."""
+def _drop_repeats(rows: Iterable[SFTExample]) -> list[SFTExample]:
+    """One row for each query and completion, sorted; a whole row is preferred to a cut one."""
     ordered = sorted(rows, key=lambda row: (row.query, row.completion, row.cut, row.kind, row.prompt))
     return list({(row.query, row.completion): row for row in reversed(ordered)}.values())[::-1]
 
 
-def _taking_turns(rows: Iterable[SFTExample], rng: random.Random) -> list[SFTExample]:
-    """The rows so ordered that every query gives its first before any gives its second."""
+def _interleave_queries(rows: Iterable[SFTExample], rng: random.Random) -> list[SFTExample]:
+    """Orders rows so that every query has its first row before any has its second."""
     by_query: dict[str, list[SFTExample]] = defaultdict(list)
     for row in rows:
         by_query[row.query].append(row)

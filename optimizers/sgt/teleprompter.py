@@ -15,7 +15,7 @@ from dspy.teleprompt import Teleprompter
 
 from optimizers.core.budget import Limits
 from optimizers.observe.tracking.naming import ReportTo, check_report_to
-from optimizers.rollouts.runners import Runner, RunnerName, check_runner, check_seconds, opened
+from optimizers.rollouts.runners import Runner, RunnerName, check_runner, check_seconds, open_runner
 from optimizers.sgt.recipe import AUTO, Auto, Recipe
 from optimizers.sgt.settings import Credit, SGTSettings, check_credit
 from sgt_modules.errors import SetupError
@@ -194,7 +194,7 @@ class SGTTeleprompter(Teleprompter):
         settings, recipe, history = replace(self.settings, logged=tuple(logged)), self.recipe, History()
         with (
             team.send_failure(),
-            opened(self.runner) as runner,
+            open_runner(self.runner) as runner,
             Run.opened(
                 student,
                 trainset=trainset,
@@ -252,7 +252,7 @@ class SGTTeleprompter(Teleprompter):
         """
         from optimizers.observe.progress import build_views
         from optimizers.session import sizes
-        from optimizers.sgt.estimate import estimated
+        from optimizers.sgt.estimate import estimate_sgt
         from optimizers.sgt.run import Run
         from optimizers.training.processes import join_team
 
@@ -261,7 +261,7 @@ class SGTTeleprompter(Teleprompter):
         found: Probe | None = None
         if probe:
             with (
-                opened(self.runner) as runner,
+                open_runner(self.runner) as runner,
                 Run.opened(
                     program,
                     trainset=trainset,
@@ -273,4 +273,4 @@ class SGTTeleprompter(Teleprompter):
                 ) as run,
             ):
                 found = run.probe(min(probe, train))
-        return estimated(self.recipe, train=train, validation=validation, epochs=settings.epochs, probe=found)
+        return estimate_sgt(self.recipe, train=train, validation=validation, epochs=settings.epochs, probe=found)

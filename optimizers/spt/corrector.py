@@ -1,6 +1,6 @@
 """The corrector: an LM that reads a prompt and its mistakes and writes better prompts, and a better brief for itself.
 
-It is asked through the same `Actor` as the program, so its replies are in the store as they come and never paid twice.
+It runs in a `RolloutEngine` like the program, so each reply is stored at once and never paid twice.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from optimizers.core.fingerprints import scope_of
 from optimizers.core.records import Rollout
 from optimizers.core.reward import Scorer
 from optimizers.core.usage import Usage
-from optimizers.rollouts.engine import Actor
-from optimizers.spt.impact import tokens, unmarked
+from optimizers.rollouts.engine import RolloutEngine
+from optimizers.spt.impact import count_tokens, strip_impacts
 from optimizers.store.rollout_store import RolloutStore
 from sgt_modules.errors import SGTError, StoppedError
 
@@ -52,20 +52,20 @@ class Improve(dspy.Signature):
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """A question that the program got wrong: its position in the training set, and what the corrector reads of it."""
+    """A question that the program got wrong: its position in the training set, and its text for the corrector."""
 
     index: int
     text: str
 
 
-def mistake_of(index: int, example: dspy.Example, rollout: Rollout) -> Mistake:
-    """What went wrong on an example, as text.
+def make_mistake(index: int, example: dspy.Example, rollout: Rollout) -> Mistake:
+    """Describes a wrong answer to an example as text.
 
     >>> from optimizers.core.records import Query, Reward
     >>> from sgt_modules.kinds import SILENCE
     >>> example = dspy.Example(question="2+2?", answer="4").with_inputs("question")
     >>> wrong = Rollout(Query("a", 0, "", ""), "", "none", SILENCE, Reward(0.0, "Too large."), {"answer": "5"})
-    >>> print(mistake_of(7, example, wrong).text)
+    >>> print(make_mistake(7, example, wrong).text)
     Question:
       question: 2+2?
     Written:
@@ -84,55 +84,55 @@ def mistake_of(index: int, example: dspy.Example, rollout: Rollout) -> Mistake:
     return Mistake(index, "\n".join([*said, *([f"Verdict: {verdict}"] if verdict else [])]))
 
 
-def batches(mistakes: Sequence[Mistake], most: int, rng: random.Random) -> list[list[Mistake]]:
-    """The mistakes in as many parts as it takes for each to have at most `most` tokens, drawn by the seed.
+def batch_mistakes(mistakes: Sequence[Mistake], most: int, rng: random.Random) -> list[list[Mistake]]:
+    """Splits the mistakes into batches of at most `most` tokens, at random.
 
-    Those that fit together stay together, in their order. One that is too long alone is cut.
+    If all fit into one batch, they stay in their order. A single mistake that is too long is cut.
 
     >>> all_ = [Mistake(n, "123456789") for n in range(5)]  # 9 bytes are 3 tokens
-    >>> [[len(batch) for batch in batches(all_, most, random.Random(0))] for most in (15, 7)]
+    >>> [[len(batch) for batch in batch_mistakes(all_, most, random.Random(0))] for most in (15, 7)]
     [[5], [2, 2, 1]]
     """
-    fitting = [Mistake(each.index, _cut(each.text, most)) for each in mistakes]
-    if sum(tokens(each.text) for each in fitting) <= most:
+    fitting = [Mistake(each.index, _truncate(each.text, most)) for each in mistakes]
+    if sum(count_tokens(each.text) for each in fitting) <= most:
         return [fitting]
-    found: list[list[Mistake]] = []
+    drawn: list[list[Mistake]] = []
     left = 0
     for each in rng.sample(fitting, len(fitting)):
-        if not found or tokens(each.text) > left:
-            found.append([])
+        if not drawn or count_tokens(each.text) > left:
+            drawn.append([])
             left = most
-        found[-1].append(each)
-        left -= tokens(each.text)
-    return [sorted(batch, key=lambda each: each.index) for batch in found]
+        drawn[-1].append(each)
+        left -= count_tokens(each.text)
+    return [sorted(batch, key=lambda each: each.index) for batch in drawn]
 
 
-def _cut(text: str, most: int) -> str:
-    return text if tokens(text) <= most else text.encode()[: most * 3].decode(errors="ignore")
+def _truncate(text: str, most: int) -> str:
+    return text if count_tokens(text) <= most else text.encode()[: most * 3].decode(errors="ignore")
 
 
-def told(batch: Sequence[Mistake]) -> str:
-    """A batch as the corrector reads it."""
+def format_mistakes(batch: Sequence[Mistake]) -> str:
+    """A batch of mistakes as the text for the corrector."""
     return "\n\n".join(each.text for each in batch)
 
 
-def new_ones(written: Sequence[str], known: Sequence[str]) -> list[bool]:
-    """Which of the texts are neither empty nor repeat a known one or one before, but for white space.
+def find_new(written: Sequence[str], known: Sequence[str]) -> list[bool]:
+    """Which of the texts are neither empty nor repeat a known or an earlier one; white space does not count.
 
-    >>> new_ones(["Add.", "", "Add  it.", "Add it.", "Stop."], ["Stop."])
+    >>> find_new(["Add.", "", "Add  it.", "Add it.", "Stop."], ["Stop."])
     [True, False, True, False, False]
     """
     seen = {" ".join(each.split()) for each in known} | {""}
-    found: list[bool] = []
+    fresh: list[bool] = []
     for each in written:
         plain = " ".join(each.split())
-        found.append(plain not in seen)
+        fresh.append(plain not in seen)
         seen.add(plain)
-    return found
+    return fresh
 
 
-class _Asking(dspy.Module):
-    """One predictor of the corrector; `number` tells samples of the same request apart."""
+class _CorrectorProgram(dspy.Module):
+    """One predictor of the corrector; `number` makes repeated requests distinct."""
 
     def __init__(self, signature: type[dspy.Signature], lm: dspy.LM, temperature: float) -> None:
         super().__init__()
@@ -143,13 +143,13 @@ class _Asking(dspy.Module):
         return self.predict(**inputs, config={"rollout_id": number})
 
 
-def _written(_example: dspy.Example, prediction: dspy.Prediction) -> bool:
-    """Any reply that could be read will do."""
+def _has_text(_example: dspy.Example, prediction: dspy.Prediction) -> bool:
+    """The corrector's metric: whether the reply has any text."""
     return any(str(value).strip() for value in cast("Any", prediction).values())
 
 
 class _CorrectorBudget(Budget):
-    """Usage of the corrector. Checks the run's budget before each call, and adds the dollars to it."""
+    """Counts the corrector's usage; checks the run's budget before each call, and adds the dollars to it."""
 
     def __init__(self, run: Budget, usage: Usage) -> None:
         super().__init__(usage=usage)
@@ -170,10 +170,10 @@ class _CorrectorBudget(Budget):
 
 
 class Corrector:
-    """An LM as corrector. Its replies lie in `store`, a run of its own; its dollars count to the run's `budget`.
+    """An LM as corrector. Its replies are saved in `store`, apart from the run's; its dollars count in `budget`.
 
-    An outage is a reply that never came; it is asked again when the run goes on. Raises what an `Actor` raises:
-    `SGTError` for `max_errors` outages in a row, `ProviderRefusedError`.
+    A request that failed by an outage is repeated when the run is resumed. Raises the errors of `RolloutEngine`:
+    `SGTError` after `max_errors` outages in a row, `ProviderRefusedError`.
     """
 
     def __init__(
@@ -188,12 +188,12 @@ class Corrector:
         max_errors: int = 10,
     ) -> None:
         self._lm, self._seed, self._temperature = lm, seed, temperature
-        scorer, asking = Scorer(_written), self._asking(Correct)
-        self._actor = Actor(
-            asking,
+        scorer, program = Scorer(_has_text), self._program(Correct)
+        self._engine = RolloutEngine(
+            program,
             scorer,
             store,
-            scope_of(asking, _written),
+            scope_of(program, _has_text),
             num_threads=num_threads,
             max_errors=max_errors,
             budget=_CorrectorBudget(budget, store.spent()),
@@ -201,35 +201,37 @@ class Corrector:
 
     @property
     def usage(self) -> Usage:
-        """Usage of the corrector in all sessions."""
-        return self._actor.budget.usage
+        """The corrector's usage in all sessions."""
+        return self._engine.budget.usage
 
-    def prompts(
+    def write_prompts(
         self, brief: str, *, step: str, prompt: str, shown: Sequence[Sequence[Mistake]], number: int, impact: bool
     ) -> list[str]:
-        """A prompt for each batch of mistakes, without impacts; empty where the reply could not be read, or never came.
+        """Write a prompt for each batch of mistakes, without impacts; empty if the reply failed or could not be read.
 
-        `number` tells these requests from the same ones of another round.
+        `number` makes these requests distinct from equal ones of another round.
         """
         signature = Correct.with_instructions(brief)
         if impact:
             signature = signature.with_updated_fields("prompt", desc=cast("Any", IMPACT))
-        asked = [{"step": step, "prompt": prompt, "mistakes": told(batch)} for batch in shown]
-        return [unmarked(each).strip() for each in self._replies(signature, asked, number, "new_prompt")]
+        inputs = [{"step": step, "prompt": prompt, "mistakes": format_mistakes(batch)} for batch in shown]
+        return [strip_impacts(each).strip() for each in self._ask(signature, inputs, number, "new_prompt")]
 
-    def brief(self, improve: str, *, brief: str, first: str, best: str, shown: Sequence[Mistake], number: int) -> str:
-        """The corrector's own brief, written anew; empty where the reply could not be read, or never came."""
-        asked = {"meta_prompt": brief, "first_prompt": first, "best_prompt": best, "mistakes": told(shown)}
+    def rewrite_brief(
+        self, improve: str, *, brief: str, first: str, best: str, shown: Sequence[Mistake], number: int
+    ) -> str:
+        """Rewrite the corrector's own brief; empty if the reply failed or could not be read."""
+        inputs = {"meta_prompt": brief, "first_prompt": first, "best_prompt": best, "mistakes": format_mistakes(shown)}
         signature = Improve.with_instructions(improve)
-        return self._replies(signature, [asked], number, "new_meta_prompt")[0].strip()
+        return self._ask(signature, [inputs], number, "new_meta_prompt")[0].strip()
 
-    def _replies(
-        self, signature: type[dspy.Signature], asked: Sequence[dict[str, str]], number: int, field: str
+    def _ask(
+        self, signature: type[dspy.Signature], inputs: Sequence[dict[str, str]], number: int, field: str
     ) -> list[str]:
         first = number + 100_000 * self._seed
-        examples = [dspy.Example(**each, number=first + n) for n, each in enumerate(asked)]
+        examples = [dspy.Example(**each, number=first + n) for n, each in enumerate(inputs)]
         try:
-            probe = self._actor.acting(self._asking(signature)).probe(
+            probe = self._engine.for_program(self._program(signature)).probe(
                 [each.with_inputs(*each.keys()) for each in examples], stage="corrector"
             )
         except StoppedError:
@@ -238,5 +240,5 @@ class Corrector:
             raise type(failed)(f"The corrector could not be asked. {failed}") from failed
         return [rollout.output.get(field, "") if rollout.won() else "" for rollout in probe.rollouts]
 
-    def _asking(self, signature: type[dspy.Signature]) -> _Asking:
-        return _Asking(signature, self._lm, self._temperature)
+    def _program(self, signature: type[dspy.Signature]) -> _CorrectorProgram:
+        return _CorrectorProgram(signature, self._lm, self._temperature)

@@ -1,8 +1,8 @@
-"""What each sentence of a prompt does to the score: which prompts to run, and what their scores say. Pure.
+"""Measures the impact of each sentence of a prompt on the score: which prompts to run, and how to compare them. Pure.
 
 prompt -> sentences -> prompts to run -> scores of the same examples -> a `SentenceImpact` a sentence
 
-Source: SPT (arXiv 2403.18051), impact scores; that they carry an error and an interval is ours.
+Source: impact scores of SPT (arXiv 2403.18051); their errors and intervals are ours.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from typing import Literal
 from optimizers.core.statistics import gain_interval
 
 Way = Literal["prefix", "leave-one-out"]
-"""`prefix`: what a sentence adds to those before it; `leave-one-out`: what is lost without it."""
+"""`prefix`: the gain of a sentence over those before it; `leave-one-out`: the loss without it."""
 
 Scores = Sequence[float | None]
-"""Scores of a prompt on the examples, in their order; None where an outage kept the answer back."""
+"""Scores of a prompt on the examples, in their order; None after an outage."""
 
 _MARK = re.compile(r"(?:\n|[ \t]+)?\[impact [^\[\]\n]*\]")
 
 
 @dataclass(frozen=True, slots=True)
 class SentenceImpact:
-    """By how much a sentence raises the mean score, in [-1, 1], over so many examples that were scored both ways.
+    """The gain in mean score by a sentence, in [-1, 1], on the examples that were scored with and without it.
 
-    `error` is the standard error of the mean of the paired differences (0.0 for fewer than two examples), `low` and
-    `high` the 95 % interval of [`gain_interval`][optimizers.core.statistics.gain_interval], which is sound where the
-    differences do not vary.
+    `error` is the standard error of the mean of the paired differences (0.0 for fewer than two examples); `low` and
+    `high` are the 95 % interval of [`gain_interval`][optimizers.core.statistics.gain_interval], which is also valid if
+    all differences are equal.
     """
 
     sentence: str
@@ -43,12 +43,12 @@ class SentenceImpact:
 
     @property
     def distinguishable(self) -> bool:
-        """Whether the interval leaves 0 out."""
+        """Whether the interval excludes 0."""
         return self.low > 0 or self.high < 0
 
     @property
     def mark(self) -> str:
-        """What the corrector reads behind the sentence.
+        """The text that the corrector reads after the sentence.
 
         >>> SentenceImpact("Think.", 0.25, 0.1, 0.05, 0.45, 20).mark
         '[impact +0.25 ± 0.10]'
@@ -69,9 +69,10 @@ def subsample(count: int, size: int, rng: random.Random) -> list[int]:
 
 
 def prompts_to_run(parts: Sequence[str], way: Way) -> list[str]:
-    """The prompts whose scores tell each sentence's impact.
+    """The prompts whose scores give each sentence's impact.
 
-    `prefix`: the empty prompt, then one more sentence each. `leave-one-out`: the whole prompt, then each without one.
+    `prefix`: the empty prompt, then each with one more sentence. `leave-one-out`: the whole prompt, then each without
+    one sentence.
 
     >>> prompts_to_run(["Add. ", "Check."], "prefix")
     ['', 'Add. ', 'Add. Check.']
@@ -83,10 +84,10 @@ def prompts_to_run(parts: Sequence[str], way: Way) -> list[str]:
     return ["".join(parts), *("".join([*parts[:left], *parts[left + 1 :]]) for left in range(len(parts)))]
 
 
-def impacts(parts: Sequence[str], scores: Sequence[Scores], way: Way) -> list[SentenceImpact]:
-    """Each sentence's impact, from the scores of `prompts_to_run` on the same examples.
+def compute_impacts(parts: Sequence[str], scores: Sequence[Scores], way: Way) -> list[SentenceImpact]:
+    """Compute each sentence's impact from the scores of `prompts_to_run` on the same examples.
 
-    >>> found = impacts(["Add. ", "Check."], [[0, 0, 0, 0], [1, 1, 0, 0], [1, 1, 0, None]], "prefix")
+    >>> found = compute_impacts(["Add. ", "Check."], [[0, 0, 0, 0], [1, 1, 0, 0], [1, 1, 0, None]], "prefix")
     >>> [(each.impact, round(each.error, 3), each.examples) for each in found]  # .5 +- sqrt(4 * .25 / 3 / 4)
     [(0.5, 0.289, 4), (0.0, 0.0, 3)]
     """
@@ -108,10 +109,10 @@ def _impact(sentence: str, without: Scores, with_it: Scores) -> SentenceImpact:
     return SentenceImpact(sentence, mean, math.sqrt(spread / count) if count else 0.0, low, high, count)
 
 
-def annotated(measured: Sequence[SentenceImpact]) -> str:
-    """The prompt with each sentence's impact at its end, as the corrector reads it.
+def annotate(measured: Sequence[SentenceImpact]) -> str:
+    """Add its impact after each sentence of the prompt, for the corrector.
 
-    >>> print(annotated([SentenceImpact("Think. ", 0.25, 0.1, 0.05, 0.45, 20), SentenceImpact("Go.", 0, 0, -1, 1, 0)]))
+    >>> print(annotate([SentenceImpact("Think. ", 0.25, 0.1, 0.05, 0.45, 20), SentenceImpact("Go.", 0, 0, -1, 1, 0)]))
     Think. [impact +0.25 ± 0.10] Go. [impact +0.00 ± 0.00, not distinguishable from 0]
     """
     written: list[str] = []
@@ -123,35 +124,35 @@ def annotated(measured: Sequence[SentenceImpact]) -> str:
     return "".join(written)
 
 
-def unmarked(prompt: str) -> str:
-    """A prompt without the impacts that a corrector copied into it.
+def strip_impacts(prompt: str) -> str:
+    """Remove the impacts that a corrector copied into a prompt.
 
-    >>> unmarked("Think. [impact +0.25 ± 0.10] Go.")
+    >>> strip_impacts("Think. [impact +0.25 ± 0.10] Go.")
     'Think. Go.'
     """
     return _MARK.sub("", prompt)
 
 
-def tokens(text: str) -> int:
-    """About how many tokens a text takes, rather more than fewer: a third of its bytes.
+def count_tokens(text: str) -> int:
+    """Estimate the tokens of a text, rather too high: a third of its bytes.
 
-    >>> tokens("Think before you answer."), tokens("请先思考。")
+    >>> count_tokens("Think before you answer."), count_tokens("请先思考。")
     (8, 5)
     """
     return -(-len(text.encode()) // 3)
 
 
-def pruned(parts: Sequence[str], known: Mapping[str, float], most: int) -> str:
-    """A prompt of at most `most` tokens: the sentences of the lowest impact go first, of equal ones the last.
+def prune_prompt(parts: Sequence[str], known: Mapping[str, float], most: int) -> str:
+    """Shorten a prompt to `most` tokens: drops the sentences of the lowest impact, the last one on a tie.
 
-    `known` has impacts by sentence, stripped; one that nobody measured counts as 0. The last one left always stays.
+    `known` has impacts by stripped sentence; one without a measurement counts as 0. One sentence always remains.
 
     >>> parts = ["Add. ", "Never guess. ", "Carry the one. ", "Be nice."]
-    >>> pruned(parts, {"Add.": 0.5, "Never guess.": -0.1}, 9)
+    >>> prune_prompt(parts, {"Add.": 0.5, "Never guess.": -0.1}, 9)
     'Add. Carry the one.'
     """
     kept = dict(enumerate(parts))
     falling = sorted(kept, key=lambda n: (known.get(kept[n].strip(), 0.0), -n))
-    while falling[1:] and tokens("".join(kept.values()).strip()) > most:
+    while falling[1:] and count_tokens("".join(kept.values()).strip()) > most:
         del kept[falling.pop(0)]
     return "".join(kept.values()).strip()

@@ -1,4 +1,4 @@
-"""What a corrector is told to do: data, to read and to replace."""
+"""The corrector's instructions, as data to read and to replace."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ that its next instructions get such questions right. The brief is about teaching
 
 @dataclass(frozen=True, slots=True)
 class MetaPrompts:
-    """The corrector's two briefs: how to write instructions, and (for `pc`) how to write the first brief anew.
+    """The corrector's two briefs: how to write instructions, and (for `pc`) how to rewrite the first brief.
 
-    The fields it reads and writes are not part of them (see `optimizers.spt.corrector`), so a brief can say anything.
+    The fields that the corrector reads and writes are defined in `optimizers.spt.corrector`, so a brief is free text.
 
-    >>> MetaPrompts(correct="Write the instructions anew, in French.").improve == IMPROVE
+    >>> MetaPrompts(correct="Rewrite the instructions in French.").improve == IMPROVE
     True
     """
 

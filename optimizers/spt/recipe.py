@@ -11,7 +11,7 @@ from optimizers.spt.meta_prompts import MetaPrompts
 from sgt_modules.errors import SetupError
 
 Variant = Literal["p", "pc"]
-"""`p`: the corrector's brief stays; `pc`: it rewrites it from what the first and the best prompt both fail."""
+"""`p`: the corrector's brief is fixed; `pc`: it is rewritten from the mistakes of the first and best prompts."""
 
 Choice = Literal["validation", "last"]
 
@@ -24,19 +24,19 @@ class SPTRecipe:
 
     Args:
         variant: Whether the corrector also rewrites its own brief (`pc`) or not (`p`).
-        impact: Whether the corrector reads each sentence's impact, and how it is measured; None is without.
-        impact_examples: Training examples it is measured on, drawn by the seed.
-        rounds: How often instructions are corrected; in a program of several predictors they take turns.
-        candidates: Prompts that the corrector writes a round.
-        threshold: The score from which on an answer is no mistake.
-        accept: The candidate that is best on the mistakes becomes the prompt only if the mean score does not fall on
-            the whole training set. False is the published method, which never looks at what worked before.
-        choice: What is returned: the best on `validation`, the earlier on a tie, or the `last` accepted prompt.
-        prompt_tokens: A longer candidate loses its sentences of the lowest impact.
-        mistake_tokens: What the corrector reads of the mistakes at once. Where they do not fit, candidates are written
-            from different ones, drawn by the seed.
-        temperature: The corrector's.
-        language: Whose abbreviations count where sentences are told apart (ISO 639).
+        impact: How each sentence's impact is measured for the corrector; None: no impacts.
+        impact_examples: How many training examples impact is measured on, drawn by the seed.
+        rounds: How often instructions are corrected; several predictors take turns.
+        candidates: How many prompts the corrector writes per round.
+        threshold: An answer with a lower score is a mistake.
+        accept: Whether the candidate that is best on the mistakes must also not lower the mean score on the whole
+            training set to become the prompt. False is the published method, which does not check earlier successes.
+        choice: Which prompt is returned: the best on `validation` (the earlier on a tie), or the `last` accepted one.
+        prompt_tokens: The most tokens of a prompt; a longer candidate loses its sentences of the lowest impact.
+        mistake_tokens: The most tokens of mistakes in one request. If not all fit, candidates are written from
+            different mistakes, drawn by the seed.
+        temperature: The corrector's temperature.
+        language: The language of the prompt (ISO 639), for its abbreviations when sentences are split.
         meta_prompts: The corrector's briefs.
 
     >>> try:
@@ -77,7 +77,7 @@ class SPTRecipe:
             if value not in get_args(kind) and not (name == "impact" and value is None):
                 raise SetupError(f"Expected {name} to be one of {', '.join(get_args(kind))}, got {value!r}.")
 
-    def changed(
+    def with_options(
         self,
         *,
         variant: Variant | None = None,
@@ -85,9 +85,9 @@ class SPTRecipe:
         rounds: int | None = None,
         candidates: int | None = None,
     ) -> SPTRecipe:
-        """The same with other values where some are given; `impact` True is `prefix`, False none.
+        """A copy with the options that are not None; `impact=True` means `prefix`, `False` means None.
 
-        >>> SPTRecipe().changed(variant="pc", impact=False).impact is None
+        >>> SPTRecipe().with_options(variant="pc", impact=False).impact is None
         True
         """
         way: Way | None = self.impact if impact is None else None if impact is False else "prefix"
@@ -101,5 +101,5 @@ class SPTRecipe:
 
     @property
     def recorded(self) -> Mapping[str, object]:
-        """What a run's folder remembers, but for the rounds: a run may go on with more of them."""
+        """The options for `run.json`, without the rounds, as a run may be resumed with more of them."""
         return {name: value for name, value in asdict(self).items() if name != "rounds"}

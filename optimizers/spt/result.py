@@ -1,4 +1,4 @@
-"""What Supervisory Prompt Training gives besides the program: each round, each stage, and what it cost."""
+"""The result of Supervisory Prompt Training besides the program: each round, each stage, and the usage."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from optimizers.spt.impact import SentenceImpact
 
 @dataclass(frozen=True, slots=True)
 class PromptStage:
-    """Prompts on the validation set: their mean score in [0, 1], and their rollouts in the examples' order.
+    """A set of prompts on the validation set: mean score in [0, 1], and rollouts in the examples' order.
 
-    `name` is `student` or that of the round that accepted them; `prompts` has every predictor's; `spent` is what the
-    run had spent by its end.
+    `name` is `student` or the name of the round that accepted them; `prompts` has those of every predictor; `spent` is
+    the run's usage by the end of the stage.
     """
 
     name: str
@@ -29,9 +29,9 @@ class PromptStage:
 
 @dataclass(frozen=True, slots=True)
 class PromptCandidate:
-    """A prompt that the corrector wrote: the training examples it was shown for it, and the mean score on the mistakes.
+    """A prompt by the corrector, the training examples that it was shown, and the mean score on the mistakes.
 
-    `score` is None for one that was not tried or has no reward, and `dropped` says why.
+    `score` is None if the prompt was not tried or has no reward; `dropped` says why.
     """
 
     prompt: str
@@ -42,11 +42,11 @@ class PromptCandidate:
 
 @dataclass(frozen=True, slots=True)
 class PromptRound:
-    """One round: the prompt of one predictor, its mistakes (positions in the training set), and what came of them.
+    """One round on the prompt of one predictor; `mistakes` are positions in the training set.
 
-    `impact` is of the prompt before, sentence by sentence, empty without impact. `chosen` is the candidate that was
-    best on the mistakes, None where none was to be tried. `train` has the mean scores on the training set before and
-    after, `accepted` whether the candidate became the prompt. `brief` is what the corrector was told.
+    `impact` has one entry per sentence of the prompt `before`; empty without impact. `chosen` is the index of the
+    candidate that was best on the mistakes, None if none could be tried. `train` has the mean scores on the training
+    set before and after; `accepted` says whether the candidate became the prompt. `brief` is the corrector's brief.
     """
 
     number: int
@@ -62,17 +62,17 @@ class PromptRound:
 
     @property
     def name(self) -> str:
-        """The stage's name, where the round accepted a prompt."""
+        """The name of the stage if the round accepted a prompt."""
         return f"round{self.number}"
 
     @property
     def after(self) -> str:
-        """The predictor's prompt from here on."""
+        """The predictor's prompt after this round."""
         return self.candidates[self.chosen].prompt if self.accepted and self.chosen is not None else self.before
 
     @property
     def diff(self) -> str:
-        """What changed, as a unified diff; empty where nothing did."""
+        """The change as a unified diff; empty if there is none."""
         lines = difflib.unified_diff(
             self.before.splitlines(),
             self.after.splitlines(),
@@ -85,12 +85,12 @@ class PromptRound:
 
 @dataclass(frozen=True, slots=True)
 class SPTResult:
-    """How a compile went: every stage, the selected one, every round, the corrector's briefs, and what was spent.
+    """The result of a compile: every stage, the selected one, every round, the corrector's briefs, and the usage.
 
-    `briefs` begins with the first one, and has one more for each time the corrector rewrote it. `spent` is the
-    program's, `corrector` the corrector's; both cover every session of the run's folder. `stopped` says where a budget
-    ended the run before its end, and is empty otherwise. `verdict` says in a few sentences what was gained, or why not
-    and what to change; see `optimizers.core.verdict`.
+    `briefs` has the first brief and each rewritten one. `spent` is the program's usage, `corrector` the corrector's;
+    both cover all sessions of the run's folder. `stopped` says where a budget ended the run, and is empty otherwise.
+    `verdict` says in a few sentences what was gained, or why nothing was and what to change; see
+    `optimizers.core.verdict`.
     """
 
     stages: Sequence[PromptStage]
@@ -116,11 +116,11 @@ class SPTResult:
 
     @property
     def history(self) -> str:
-        """The prompts' history, a unified diff a round."""
+        """The history of the prompts, one unified diff per round."""
         return "\n".join(each.diff for each in self.rounds if each.diff)
 
     def impact_table(self) -> list[dict[str, object]]:
-        """Every sentence's impact in every round, a row each, as a pandas frame takes them."""
+        """Every sentence's impact in every round, one row each, for a pandas data frame."""
         return [
             {
                 "round": each.number,

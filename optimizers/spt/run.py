@@ -15,24 +15,33 @@ from typing import Any, cast
 import dspy
 from dspy.adapters.utils import get_annotation_name
 
-from optimizers.core.best_stage import best_stage, gain_of
+from optimizers.core.best_stage import mean_gain, select_best
 from optimizers.core.estimate import Probe
 from optimizers.core.events import Note, Observer, PhaseStarted, StageScored
+from optimizers.core.evidence import Evidence
 from optimizers.core.memory import Peak
 from optimizers.core.records import Rollout
 from optimizers.core.result import mark_compiled
 from optimizers.core.run_settings import Examples
 from optimizers.core.stages import Stage
 from optimizers.core.usage import RunUsage
-from optimizers.core.verdict import Evidence, unrewarded, verdict
+from optimizers.core.verdict import explain_unrewarded, write_verdict
 from optimizers.rollouts.evaluation import Evaluator, mean_score
 from optimizers.rollouts.runners import Runner
 from optimizers.session import Session, checked
-from optimizers.spt.corrector import Corrector, Mistake, batches, mistake_of, new_ones
-from optimizers.spt.estimate import probe_of
-from optimizers.spt.impact import SentenceImpact, annotated, impacts, prompts_to_run, pruned, subsample, tokens
+from optimizers.spt.corrector import Corrector, Mistake, batch_mistakes, find_new, make_mistake
+from optimizers.spt.estimate import summarize_probe
+from optimizers.spt.impact import (
+    SentenceImpact,
+    annotate,
+    compute_impacts,
+    count_tokens,
+    prompts_to_run,
+    prune_prompt,
+    subsample,
+)
 from optimizers.spt.result import PromptCandidate, PromptRound, PromptStage, SPTResult
-from optimizers.spt.sentences import sentences
+from optimizers.spt.sentences import split_sentences
 from optimizers.spt.settings import SPTSettings
 from optimizers.store.rollout_store import RolloutStore
 from optimizers.training.finished_stages import FinishedStages
@@ -107,7 +116,7 @@ class PromptRun:
         few = Evaluator(train.actor, "train", train.examples[:examples], self._bus)
         rollouts = self._run(self._prompts, few, "probe")
         paid, seconds = self._session.budget.usage, time.perf_counter() - began
-        return probe_of(rollouts, replace(paid - before, seconds=seconds), self._recipe.threshold)
+        return summarize_probe(rollouts, replace(paid - before, seconds=seconds), self._recipe.threshold)
 
     def validate(self) -> None:
         """Score the prompts as they are now on the validation set."""
@@ -117,7 +126,7 @@ class PromptRun:
         _, _, by_then = self._finished.keep_figures(name, 0.0, Peak(), self._spent().content)
         score, spent = mean_score(rollouts), RunUsage.read(by_then)
         self._stages.append(PromptStage(name, score, dict(self._prompts), rollouts, spent))
-        if said := unrewarded(name, rollouts):
+        if said := explain_unrewarded(name, rollouts):
             self._bus.emit(Note(said))
         self._bus.emit(StageScored(name, score, spent, self._learned()))
         self._save()
@@ -148,7 +157,7 @@ class PromptRun:
             [None if each.reward is None else each.reward.score for each in self._runs_of(prompt, chosen, f"impact{n}")]
             for n, prompt in enumerate(prompts_to_run(parts, way))
         ]
-        found = impacts(parts, scores, way)
+        found = compute_impacts(parts, scores, way)
         self._impact_of[self._place].update({each.sentence.strip(): each.impact for each in found})
         return found
 
@@ -159,18 +168,18 @@ class PromptRun:
         """
         self._enter("the corrector")
         recipe, prompt = self._recipe, self._prompts[self._place]
-        parts = batches(mistakes, recipe.mistake_tokens, self._rng("mistakes"))
+        parts = batch_mistakes(mistakes, recipe.mistake_tokens, self._rng("mistakes"))
         shown = [parts[n % len(parts)] for n in range(recipe.candidates)]
-        said = self._corrector.prompts(
+        said = self._corrector.write_prompts(
             self._briefs[-1],
             step=self._step(),
-            prompt=annotated(measured) if measured else prompt,
+            prompt=annotate(measured) if measured else prompt,
             shown=shown,
             number=self._number * 100,
             impact=bool(measured),
         )
         written = [self._fitting(each) for each in said]
-        fresh = new_ones(written, self._tried[self._place])
+        fresh = find_new(written, self._tried[self._place])
         return [
             PromptCandidate(
                 text, [each.index for each in batch], dropped="" if new else "repeats another" if text else "no reply"
@@ -203,13 +212,13 @@ class PromptRun:
         """
         self._enter("the best candidate on the training set")
         tried = list(self._on_mistakes)
-        chosen = tried[best_stage(list(self._on_mistakes.values()))] if tried else None
+        chosen = tried[select_best(list(self._on_mistakes.values()))] if tried else None
         before, after, accepted = mean_score(self._before), None, chosen is not None
         self._tried[self._place] += [] if chosen is None else [candidates[chosen].prompt]
         if chosen is not None and self._recipe.accept:
             examples = self._session.train.examples
             runs = self._runs_of(candidates[chosen].prompt, examples, "train")
-            gain, (before, after) = gain_of(self._before, runs), _paired(self._before, runs)
+            gain, (before, after) = mean_gain(self._before, runs), _paired(self._before, runs)
             accepted = gain is not None and gain >= 0
         self._rounds.append(
             PromptRound(
@@ -239,15 +248,15 @@ class PromptRun:
         both = [each for each in best if each.index in still]
         if not both:
             return
-        written = self._corrector.brief(
+        written = self._corrector.rewrite_brief(
             self._recipe.meta_prompts.improve,
             brief=self._briefs[-1],
             first=self._first[self._place],
             best=self._prompts[self._place],
-            shown=batches(both, self._recipe.mistake_tokens, self._rng("brief"))[0],
+            shown=batch_mistakes(both, self._recipe.mistake_tokens, self._rng("brief"))[0],
             number=self._number * 100 + 99,
         )
-        if new_ones([written], self._briefs)[0]:
+        if find_new([written], self._briefs)[0]:
             self._briefs.append(written)
         self._save()
 
@@ -256,7 +265,7 @@ class PromptRun:
         best = self._stages[-1] if self._stages and self._recipe.choice == "last" else self._best()
         selected = best.name if best else "student"
         evidence = self._evidence(selected)
-        said = verdict(evidence)
+        said = write_verdict(evidence)
         if evidence.refusals:
             self._bus.emit(Note(evidence.refusals))
         self._session.finish(selected, {stage.name: stage.score for stage in self._stages}, said)
@@ -288,11 +297,11 @@ class PromptRun:
         )
 
     def _best(self) -> PromptStage | None:
-        return self._stages[best_stage([stage.rollouts for stage in self._stages])] if self._stages else None
+        return self._stages[select_best([stage.rollouts for stage in self._stages])] if self._stages else None
 
     def _wrong(self, rollouts: Sequence[Rollout]) -> list[Mistake]:
         examples, threshold = self._session.train.examples, self._recipe.threshold
-        return [mistake_of(n, examples[n], each) for n, each in enumerate(rollouts) if each.lost(threshold)]
+        return [make_mistake(n, examples[n], each) for n, each in enumerate(rollouts) if each.lost(threshold)]
 
     def _runs_of(self, prompt: str, examples: Examples, stage: str) -> list[Rollout]:
         """Runs of the program with another prompt at this round's place."""
@@ -305,10 +314,10 @@ class PromptRun:
     def _fitting(self, text: str) -> str:
         """A prompt within the budget of tokens."""
         most, known = self._recipe.prompt_tokens, self._impact_of[self._place]
-        return text if tokens(text) <= most else pruned(self._sentences(text), known, most)
+        return text if count_tokens(text) <= most else prune_prompt(self._sentences(text), known, most)
 
     def _sentences(self, text: str) -> list[str]:
-        return sentences(text, self._recipe.language)
+        return split_sentences(text, self._recipe.language)
 
     def _step(self) -> str:
         """What the model reads and writes at this round's place."""

@@ -1,8 +1,8 @@
-"""A prompt as its sentences, which joined are the prompt again: what impact is measured of, and a prompt shortened by.
+"""Splits a prompt into sentences, whose join is the prompt: the units of impact and of shortening.
 
-`sentencex` (Wikimedia; some 300 languages in one pass, no model, no download) finds the ends of sentences. What it
-takes apart is kept whole here: code between fences is one sentence; each item of a list, heading and row of a table
-begins a new one, and so does the paragraph after it.
+`sentencex` (Wikimedia; about 300 languages in one pass, no model, no download) finds the ends of sentences. It does not
+know Markdown, so this module adds: fenced code is one sentence; each list item, heading and table row begins a new
+sentence, and so does the paragraph after it.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ _HEADING = re.compile(r"\s*#{1,6}[ \t]")
 _ROW = re.compile(r"\s*\|")
 
 
-def sentences(text: str, language: str = "en") -> list[str]:
-    """The sentences of a text, each with the white space behind it: joined, they are the text.
+def split_sentences(text: str, language: str = "en") -> list[str]:
+    """Split a text into sentences, each with the white space after it; joined, they are the text.
 
-    `language` (ISO 639) says whose abbreviations and ordinals count; sentences of other languages are found too.
+    `language` (ISO 639) selects the abbreviations and ordinals; sentences of other languages are found too.
 
-    >>> sentences("Use e.g. a table. Then:\\n1. Add. Carry.\\n2. Stop.")
+    >>> split_sentences("Use e.g. a table. Then:\\n1. Add. Carry.\\n2. Stop.")
     ['Use e.g. a table. ', 'Then:\\n', '1. Add. ', 'Carry.\\n', '2. Stop.']
     """
     parts: list[str] = []
-    for block in _blocks(text):
-        for part in _parts(block, language):
+    for block in _split_blocks(text):
+        for part in _split_block(block, language):
             if parts and not (part.strip() and parts[-1].strip()):
                 parts[-1] += part
             else:
@@ -37,8 +37,8 @@ def sentences(text: str, language: str = "en") -> list[str]:
     return parts
 
 
-def _parts(block: str, language: str) -> list[str]:
-    """A block's sentences; a list's marker belongs to the first."""
+def _split_block(block: str, language: str) -> list[str]:
+    """The sentences of a block; a list marker belongs to the first."""
     if _FENCE.match(block) or _ROW.match(block) or _HEADING.match(block):
         return [block]
     found = _ITEM.match(block)
@@ -47,8 +47,8 @@ def _parts(block: str, language: str) -> list[str]:
     return [marker + rest[0], *rest[1:]] if rest else [block]
 
 
-def _blocks(text: str) -> Iterator[str]:
-    """Runs of lines that no sentence crosses."""
+def _split_blocks(text: str) -> Iterator[str]:
+    """Yields groups of lines; no sentence continues from one group to the next."""
     block, closing, listed = "", "", False
     for line in text.splitlines(keepends=True):
         if closing:
@@ -60,7 +60,7 @@ def _blocks(text: str) -> Iterator[str]:
         fence = _FENCE.match(line)
         own = bool(fence or _ITEM.match(line) or _HEADING.match(line) or _ROW.match(line))
         outdented = listed and bool(line.strip()) and not line[0].isspace()
-        if block and (own or outdented or _alone(block)):
+        if block and (own or outdented or _is_whole(block)):
             yield block
             block = ""
         listed = bool(_ITEM.match(line)) or (listed and not outdented and bool(line.strip()))
@@ -70,6 +70,6 @@ def _blocks(text: str) -> Iterator[str]:
         yield block
 
 
-def _alone(block: str) -> bool:
-    """Whether a block is whole as it is: a heading, a row of a table, a paragraph that a blank line ended."""
+def _is_whole(block: str) -> bool:
+    """Whether a block is complete: a heading, a table row, a paragraph that a blank line ended."""
     return bool(_HEADING.match(block) or _ROW.match(block)) or not block.splitlines()[-1].strip()

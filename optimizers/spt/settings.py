@@ -49,19 +49,19 @@ class SPTSettings(RunSettings):
     def planned(self, student: dspy.Module, train: int, validation: int) -> Plan:
         """The expected steps of a run on so many examples."""
         from optimizers.core.events import Plan, Step
-        from optimizers.spt.estimate import estimated_spt
+        from optimizers.spt.estimate import estimate_spt
 
-        found = estimated_spt(
+        found = estimate_spt(
             self.recipe, train=train, validation=validation, sentences=self.sentences(student), probe=None
         )
         return Plan([Step(each.name, each.actor_calls) for each in found.stages], self.recipe.threshold)
 
     def sentences(self, student: dspy.Module) -> list[int]:
         """How many sentences the instructions of each place have."""
-        from optimizers.spt.sentences import sentences
+        from optimizers.spt.sentences import split_sentences
 
         texts = instructions_of(student)
-        return [len(sentences(texts[name], self.recipe.language)) for name in self.places(student)]
+        return [len(split_sentences(texts[name], self.recipe.language)) for name in self.places(student)]
 
     @property
     def free(self) -> dict[str, object]:

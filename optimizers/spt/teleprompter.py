@@ -14,7 +14,7 @@ from dspy.teleprompt import Teleprompter
 
 from optimizers.core.budget import Limits
 from optimizers.observe.tracking.naming import ReportTo, check_report_to
-from optimizers.rollouts.runners import Runner, RunnerName, check_runner, check_seconds, opened
+from optimizers.rollouts.runners import Runner, RunnerName, check_runner, check_seconds, open_runner
 from optimizers.spt.impact import Way
 from optimizers.spt.recipe import SPTRecipe, Variant
 from optimizers.spt.settings import SPTSettings, check_corrector
@@ -100,7 +100,7 @@ class SupervisoryPromptTeleprompter(Teleprompter):
     ) -> None:
         super().__init__()
         self.metric = metric
-        self.recipe = (recipe or SPTRecipe()).changed(
+        self.recipe = (recipe or SPTRecipe()).with_options(
             variant=variant, impact=impact, rounds=rounds, candidates=candidates
         )
         self.settings = SPTSettings(
@@ -145,7 +145,7 @@ class SupervisoryPromptTeleprompter(Teleprompter):
 
         settings, observers = self.settings, build_observers(self.display_progress, self.report_to)
         with (
-            opened(self.runner) as runner,
+            open_runner(self.runner) as runner,
             PromptRun.opened(
                 student, trainset=trainset, valset=valset, settings=settings, observers=observers, runner=runner
             ) as run,
@@ -189,7 +189,7 @@ class SupervisoryPromptTeleprompter(Teleprompter):
         """
         from optimizers.observe.progress import build_views
         from optimizers.session import sizes
-        from optimizers.spt.estimate import estimated_spt
+        from optimizers.spt.estimate import estimate_spt
         from optimizers.spt.run import PromptRun
 
         settings, (train, validation), found = self.settings, sizes(trainset, valset), None
@@ -197,10 +197,10 @@ class SupervisoryPromptTeleprompter(Teleprompter):
         if probe:
             observers = build_views(self.display_progress)
             with (
-                opened(self.runner) as runner,
+                open_runner(self.runner) as runner,
                 PromptRun.opened(
                     program, trainset=trainset, valset=valset, settings=settings, observers=observers, runner=runner
                 ) as run,
             ):
                 found = run.probe(min(probe, train))
-        return estimated_spt(self.recipe, train=train, validation=validation, sentences=counts, probe=found)
+        return estimate_spt(self.recipe, train=train, validation=validation, sentences=counts, probe=found)

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from optimizers.core.records import Checkpoint
-from optimizers.core.safe_reading import object_in
+from optimizers.core.safe_reading import read_object
 from optimizers.training.tokenisation import Texts
 from optimizers.training.trainer import TrainingSettings
 from sgt_modules.errors import SGTError
@@ -83,7 +83,7 @@ def is_intact(folder: Path, fingerprint: str) -> bool:
         has_weights = any((folder / name).is_file() for name in (ADAPTER, WHOLE_MODEL))
         if not has_weights or fingerprint_of(folder) != fingerprint:
             return False
-        hashes = (object_in(folder / TRAINED_FROM, home=folder) or {}).get("files", {})
+        hashes = (read_object(folder / TRAINED_FROM, home=folder) or {}).get("files", {})
         return isinstance(hashes, Mapping) and (not hashes or hash_files(folder) == hashes)
     except (OSError, SGTError):
         return False

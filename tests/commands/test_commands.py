@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from optimizers.cli import app, main
 from optimizers.comparison.leaderboard import Row
 from optimizers.comparison.result import Comparison
-from optimizers.core.user_files import inputs_of
+from optimizers.core.user_files import input_names
 from optimizers.training.embedded import SETTINGS
 from optimizers.training.trainer import TrainingSettings
 from sgt_modules.embedded import HouseTermsWorld, Sizes
@@ -232,7 +232,7 @@ ROWS = [{"question": "2+2?", "answer": "4"}, {"question": "2+3?", "answer": "5"}
 def test_examples_are_read_from_each_kind_of_file(tmp_path: Path, end: str) -> None:
     import pandas as pd
 
-    from optimizers.core.user_files import examples_in
+    from optimizers.core.user_files import read_examples
 
     file, frame = tmp_path / f"data.{end}", pd.DataFrame(ROWS)
     match end:
@@ -242,7 +242,7 @@ def test_examples_are_read_from_each_kind_of_file(tmp_path: Path, end: str) -> N
             frame.to_csv(file, index=False)
         case _:
             frame.to_parquet(file)
-    examples = examples_in(file, ["question"])
+    examples = read_examples(file, ["question"])
     assert [each.toDict() for each in examples] == [{**row, "answer": str(row["answer"])} for row in ROWS]
     assert dict(examples[0].inputs().items()) == {"question": "2+2?"}
 
@@ -343,7 +343,7 @@ def test_nothing_looks_up_a_forward_so_that_dspy_warns_of_it(caplog: pytest.LogC
     logger = logging.getLogger("dspy.primitives.module")
     logger.addHandler(caplog.handler)
     try:
-        assert inputs_of(Answering()) == ["question"]
+        assert input_names(Answering()) == ["question"]
         assert Scorer(Judging())(dspy.Example(), dspy.Prediction()).score == 1.0
         assert caplog.records == []
         _ = Answering().forward
@@ -462,7 +462,7 @@ def test_a_run_s_folder_that_cannot_be_made_is_refused_as_a_mistake(tmp_path: Pa
 
     (tmp_path / "a-file").touch()
     with pytest.raises(RunFolderError, match="Choose another log_dir"):
-        RunFolder.at(tmp_path / place)
+        RunFolder.create(tmp_path / place)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
@@ -474,7 +474,7 @@ def test_a_read_only_folder_is_refused_as_a_mistake(tmp_path: Path) -> None:
     try:
         for path in (tmp_path, tmp_path / "run"):
             with pytest.raises(RunFolderError):
-                RunFolder.at(path)
+                RunFolder.create(path)
         with pytest.raises(SetupError, match="is read-only"):
             check_writable(tmp_path / "page.html", what="the page")
     finally:

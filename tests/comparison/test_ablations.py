@@ -17,7 +17,7 @@ from optimizers.comparison import ABLATIONS, Bench, compare
 from optimizers.comparison.lookup import find_contender
 from optimizers.core.records import Between, Checkpoint
 from optimizers.core.result import SGTResult, result_of
-from optimizers.sgt.estimate import estimated
+from optimizers.sgt.estimate import estimate_sgt
 from optimizers.sgt.preference_pairs import preference_pairs
 from optimizers.store.rollout_store import RolloutStore
 from optimizers.training.trainer import Trainer
@@ -142,7 +142,7 @@ def test_categories_that_are_none_are_refused(categories: tuple[Between, ...]) -
 
 
 def test_an_estimate_without_sft_has_no_such_stage() -> None:
-    stages = estimated(Recipe(rounds=1, sft=False), train=10, validation=5, epochs=(3, 1), probe=None).stages
+    stages = estimate_sgt(Recipe(rounds=1, sft=False), train=10, validation=5, epochs=(3, 1), probe=None).stages
     assert [stage.name for stage in stages] == ["none", "warm", "round 1", "dpo1"]
 
 

@@ -12,7 +12,7 @@ import pytest
 from scripted import ScriptedEngine, ScriptedGenerator, ScriptedTrainer, reply
 from small_compile import teleprompter, writer
 
-from optimizers.core.user_files import inputs_of
+from optimizers.core.user_files import input_names
 from sgt_modules import supplement
 from sgt_modules.calling import call_program
 from sgt_modules.kinds import SILENCE, Supplement
@@ -78,7 +78,7 @@ def test_a_program_with_aforward_alone_is_called_from_a_running_loop_and_tells_i
 
     with dspy.context(lm=answering().lm()):
         assert asyncio.run(within()).answer == "1"  # type: ignore[attr-defined]
-    assert inputs_of(Awaited()) == ["question"]
+    assert input_names(Awaited()) == ["question"]
     assert list(typed_inputs_of(Awaited()).model_fields) == ["question"]
 
 

@@ -14,7 +14,7 @@ from scripted import ScriptedEngine, reply
 from optimizers.core.budget import Budget, Limits
 from optimizers.core.reward import Scorer
 from optimizers.core.usage import Usage
-from optimizers.rollouts.engine import Actor
+from optimizers.rollouts.engine import RolloutEngine
 from optimizers.store.rollout_store import RolloutStore
 from sgt_modules import supplement
 from sgt_modules.errors import SetupError, StoppedError
@@ -45,7 +45,7 @@ def made(tmp_path: Path, student: dspy.Module, limits: Limits, threads: int = 8)
     with RolloutStore(tmp_path / "rollouts.sqlite") as store, dspy.context(lm=engine.lm()):
         scorer = Scorer(lambda example, prediction: example.answer == prediction.answer)
         program = supplement(student, generator="no/model")
-        actor = Actor(program, scorer, store, "scope", num_threads=threads, budget=Budget(limits))
+        actor = RolloutEngine(program, scorer, store, "scope", num_threads=threads, budget=Budget(limits))
         with pytest.raises(StoppedError) as stop:
             actor.probe(EXAMPLES)
         assert sum(rollout.reward is not None for rollout in store.rollouts()) >= len(engine.asked) // 2

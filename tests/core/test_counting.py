@@ -23,7 +23,7 @@ from optimizers.core.budget import Budget, Limits
 from optimizers.core.prices import Price
 from optimizers.core.reward import Scorer
 from optimizers.core.usage import Usage
-from optimizers.rollouts.engine import Actor
+from optimizers.rollouts.engine import RolloutEngine
 from optimizers.store.rollout_store import RolloutStore
 from sgt_modules import supplement
 from sgt_modules.errors import StoppedError
@@ -103,7 +103,7 @@ def acted(folder: Path, program: dspy.Module, engine: ScriptedEngine, limits: Li
     """What the folder's store says was paid for a probe of all examples, which may be stopped."""
     with RolloutStore(folder / "rollouts.sqlite") as store, dspy.context(lm=engine.lm()):
         wrapped = supplement(program, generator="no/model")
-        actor = Actor(wrapped, Scorer(exact), store, "scope", num_threads=threads, budget=Budget(limits))
+        actor = RolloutEngine(wrapped, Scorer(exact), store, "scope", num_threads=threads, budget=Budget(limits))
         try:
             actor.probe(EXAMPLES)
         except StoppedError:
@@ -217,7 +217,9 @@ def test_answers_from_the_cache_are_free_and_do_not_use_the_budget_up(tmp_path: 
         paid = len(engine.asked)
         with RolloutStore(tmp_path / "rollouts.sqlite") as store:
             wrapped = supplement(Parts("batch"), generator="no/model")
-            actor = Actor(wrapped, Scorer(exact), store, "scope", num_threads=8, budget=Budget(Limits(actor_calls=3)))
+            actor = RolloutEngine(
+                wrapped, Scorer(exact), store, "scope", num_threads=8, budget=Budget(Limits(actor_calls=3))
+            )
             assert len(actor.probe(EXAMPLES).rollouts) == len(EXAMPLES)
             assert store.spent().calls == 0
     assert len(engine.asked) == paid == PARTS * len(EXAMPLES)
@@ -237,7 +239,7 @@ def test_what_a_run_that_is_given_up_has_cost_is_counted(tmp_path: Path) -> None
     engine = answering()
     with RolloutStore(tmp_path / "rollouts.sqlite") as store, dspy.context(lm=engine.lm()):
         wrapped = supplement(Stuck(), generator="no/model")
-        actor = Actor(wrapped, Scorer(exact), store, "scope", num_threads=1, max_run_seconds=0.5)
+        actor = RolloutEngine(wrapped, Scorer(exact), store, "scope", num_threads=1, max_run_seconds=0.5)
         actor.probe(EXAMPLES[:1])
         assert actor.usage.calls == store.spent().calls == 1
 

@@ -23,7 +23,7 @@ import torch
 from places import PATHS
 from scripted import ScriptedGenerator
 
-from optimizers.core.fingerprints import described, fingerprint, generator_settings, scope_of, supplement_settings
+from optimizers.core.fingerprints import describe_scope, fingerprint, generator_settings, scope_of, supplement_settings
 from optimizers.core.run_folder import RunFolder
 from optimizers.spt.recipe import SPTRecipe
 from optimizers.spt.teleprompter import SupervisoryPromptTeleprompter
@@ -81,7 +81,7 @@ def test_a_scope_is_described_by_program_models_and_metric() -> None:
         return example.answer == prediction.answer
 
     with dspy.context(lm=dspy.LM("openai/gpt-4o-mini", api_key="secret")):
-        found = described(dspy.Predict("question -> answer"), exact)
+        found = describe_scope(dspy.Predict("question -> answer"), exact)
     assert (found["program"], found["actors"]) == ("Predict", {"self": "openai/gpt-4o-mini"})
     assert str(found["metric"]).endswith("exact")
     assert "secret" not in str(found)
@@ -152,7 +152,7 @@ def test_another_value_within_a_set_a_record_or_an_object_is_another_example() -
 def test_a_field_that_only_its_address_tells_is_refused_by_name_before_anything_is_paid(tmp_path: Path) -> None:
     bad = dspy.Example(question="small 9", answer="small-9", handle=Plain()).with_inputs("question")
     acting = prompted.actor()
-    wanted = r"nothing except an address tells trainset\[8\]\.handle \(Plain\)\. Give its class fields or a __repr__"
+    wanted = r"only a memory address identifies trainset\[8\]\.handle \(Plain\)\. Give its class fields or a __repr__"
     with dspy.context(lm=acting.lm()), pytest.raises(ExampleError, match=wanted):
         prompted.spt(prompted.corrector([]), tmp_path).compile(
             prompted.student(), trainset=[*prompted.TRAIN, bad], valset=prompted.VAL
@@ -177,10 +177,10 @@ GENERATORS = {
 @pytest.mark.parametrize("changed", GENERATORS)
 def test_a_folder_is_not_gone_on_with_by_a_generator_of_other_settings(tmp_path: Path, changed: str) -> None:
     before, after = (generator_settings(generated(**each)) for each in GENERATORS[changed])
-    RunFolder.at(tmp_path).take_up(before)
-    RunFolder.at(tmp_path).take_up(before)
+    RunFolder.create(tmp_path).begin_or_resume(before)
+    RunFolder.create(tmp_path).begin_or_resume(before)
     with pytest.raises(RunFolderError, match=changed):
-        RunFolder.at(tmp_path).take_up(after)
+        RunFolder.create(tmp_path).begin_or_resume(after)
 
 
 def test_keys_and_addresses_of_a_generators_server_stand_in_no_settings() -> None:
@@ -231,9 +231,9 @@ def test_a_corrector_of_another_temperature_is_another_run(tmp_path: Path) -> No
         lm = dspy.LM("openai/gpt-4.1", temperature=temperature)
         return SupervisoryPromptTeleprompter(prompted.exact, lm).settings.recorded(prompted.TRAIN, prompted.VAL)
 
-    RunFolder.at(tmp_path).take_up(settings(0.5))
+    RunFolder.create(tmp_path).begin_or_resume(settings(0.5))
     with pytest.raises(RunFolderError, match=r"corrector_settings\.temperature changed from 0\.5 to 1\.0"):
-        RunFolder.at(tmp_path).take_up(settings(1.0))
+        RunFolder.create(tmp_path).begin_or_resume(settings(1.0))
 
 
 def middle(number: int) -> list[int]:

@@ -9,7 +9,7 @@ import pytest
 from scripted import rollout
 
 from optimizers.comparison.summary import collect_peak_memory
-from optimizers.core.memory import Mark, Peak
+from optimizers.core.memory import HighWaterMark, Peak
 from optimizers.core.records import Checkpoint
 from optimizers.core.result import StageResult
 
@@ -23,7 +23,7 @@ def hold() -> None:
 
 
 def test_a_peak_is_that_of_its_span_and_the_highest_is_of_all_of_them() -> None:
-    mark = Mark()
+    mark = HighWaterMark()
     mark.restart()
     hold()
     large = mark.peak()
@@ -36,7 +36,7 @@ def test_a_peak_is_that_of_its_span_and_the_highest_is_of_all_of_them() -> None:
 
 
 def test_where_the_system_cannot_restart_its_mark_a_peak_says_so(tmp_path: Path) -> None:
-    mark = Mark(tmp_path / "nowhere")
+    mark = HighWaterMark(tmp_path / "nowhere")
     mark.restart()
     peak = mark.peak()
     assert not peak.restarted
@@ -46,7 +46,7 @@ def test_where_the_system_cannot_restart_its_mark_a_peak_says_so(tmp_path: Path)
 def test_a_read_only_process_folder_still_tells_the_high_water_mark(tmp_path: Path) -> None:
     (tmp_path / "status").write_text("Name:\tpython\nVmHWM:\t  204800 kB\nVmRSS:\t 1024 kB\n")
     (tmp_path / "clear_refs").mkdir()
-    mark = Mark(tmp_path)
+    mark = HighWaterMark(tmp_path)
     mark.restart()
     assert mark.peak() == Peak(200.0, None, restarted=False)
 

@@ -9,7 +9,7 @@ from scripted_server import ScriptedServer, serving
 
 from optimizers.core.prices import Price, cost_of, has_price, price_of
 from optimizers.core.reward import Scorer
-from optimizers.rollouts.judging import judged_run
+from optimizers.rollouts.judging import run_and_score
 from sgt_modules.wrapping import supplement
 
 PRICE = Price(
@@ -89,7 +89,7 @@ def test_a_run_s_cost_is_what_dspy_s_history_says_and_an_answer_from_its_cache_c
         program = supplement(dspy.Predict("question -> answer"), generator="none/needed")
         program.set_lm(lm)
         example = dspy.Example(question=f"2+2? ({server.address})", answer="4").with_inputs("question")
-        paid, again = (judged_run(program, example, 0, {}, Scorer(lambda *_: True)) for _ in range(2))
+        paid, again = (run_and_score(program, example, 0, {}, Scorer(lambda *_: True)) for _ in range(2))
         lm(f"The price of this? ({server.address})")
     history = lm.history[-1]
     assert price_of(lm).cost(history["usage"]) == pytest.approx(history["cost"])

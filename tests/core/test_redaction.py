@@ -17,7 +17,7 @@ from scripted_server import ScriptedServer, serving
 
 from optimizers import SGTTeleprompter
 from optimizers.core.reward import Scorer
-from optimizers.rollouts.judging import judged_run
+from optimizers.rollouts.judging import run_and_score
 from sgt_modules import Endpoint, SupplementGenerator, VLLMLoRA
 from sgt_modules.errors import EndpointError, GeneratorNotFoundError
 from sgt_modules.saving.redaction import redact
@@ -79,7 +79,7 @@ def test_a_provider_that_repeats_the_key_and_the_address_leaves_neither_in_the_r
     lm.kwargs |= {"api_key": KEY, "api_base": "https://me:hunter22@gateway.example:8000/v1"}
     solve = dspy.Predict("question -> answer")
     solve.set_lm(lm)
-    run = judged_run(solve, EXAMPLES[0], 0, {}, Scorer(lambda example, prediction: True))
+    run = run_and_score(solve, EXAMPLES[0], 0, {}, Scorer(lambda example, prediction: True))
     assert run.rollout.error == "LMInvalidRequestError: <key> at <endpoint>/chat, <endpoint>"
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optimizers.core.safe_reading import MOST_DEEP, entry, object_in
+from optimizers.core.safe_reading import MAX_DEPTH, read_entry, read_object
 from sgt_modules.errors import RunFolderError
 
 
@@ -26,8 +26,8 @@ def home(tmp_path: Path) -> Path:
 def test_an_object_is_read_as_it_is_and_a_file_that_is_not_there_is_none(home: Path) -> None:
     content = {"settings": {"seed": 0, "recipe": [1.5, None, True, "ü"]}}
     (home / "run.json").write_text(json.dumps(content), encoding="utf-8")
-    assert object_in(home / "run.json", home=home) == content
-    assert object_in(home / "none.json", home=home) is None
+    assert read_object(home / "run.json", home=home) == content
+    assert read_object(home / "none.json", home=home) is None
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_an_object_is_read_as_it_is_and_a_file_that_is_not_there_is_none(home: P
         (b'{"a": ' + b"1" * 5000 + b"}", "is no JSON"),
         (b'{"a": "\\ud800"}', "is no JSON"),
         (b'{"\\ud800": 1}', "is no JSON"),
-        (b'{"a":' * 70 + b"1" + b"}" * 70, f"more than {MOST_DEEP} levels"),
+        (b'{"a":' * 70 + b"1" + b"}" * 70, f"more than {MAX_DEPTH} levels"),
         (b'{"a":' * 200_000, "is no JSON"),
         (b"[" * 200_000, "is no JSON"),
     ],
@@ -52,26 +52,26 @@ def test_an_object_is_read_as_it_is_and_a_file_that_is_not_there_is_none(home: P
 def test_what_is_no_object_of_json_is_refused_with_the_file_s_name(home: Path, content: bytes, reason: str) -> None:
     (home / "run.json").write_bytes(content)
     with pytest.raises(RunFolderError, match=rf"run\.json .*{reason}"):
-        object_in(home / "run.json", home=home)
+        read_object(home / "run.json", home=home)
 
 
 def test_a_link_out_of_the_folder_is_not_followed_and_one_within_is(home: Path) -> None:
     (home.parent / "secret.json").write_text('{"key": 1}')
     (home / "run.json").symlink_to(home.parent / "secret.json")
     with pytest.raises(RunFolderError, match="leads out of its folder"):
-        object_in(home / "run.json", home=home)
+        read_object(home / "run.json", home=home)
     (home / "inner.json").write_text("{}")
     (home / "spent.json").symlink_to("inner.json")
-    assert object_in(home / "spent.json", home=home) == {}
+    assert read_object(home / "spent.json", home=home) == {}
     (home.parent / "also").symlink_to(home)
-    assert object_in(home.parent / "also" / "inner.json", home=home.parent / "also") == {}
+    assert read_object(home.parent / "also" / "inner.json", home=home.parent / "also") == {}
 
 
 @pytest.mark.parametrize("target", ["nowhere", "run.json"])
 def test_a_link_to_nothing_or_to_itself_is_refused(home: Path, target: str) -> None:
     (home / "run.json").symlink_to(target)
     with pytest.raises(RunFolderError, match=r"cannot be read|is no"):
-        object_in(home / "run.json", home=home)
+        read_object(home / "run.json", home=home)
 
 
 def test_a_gigabyte_is_refused_by_its_size_and_not_read(home: Path) -> None:
@@ -79,7 +79,7 @@ def test_a_gigabyte_is_refused_by_its_size_and_not_read(home: Path) -> None:
         file.truncate(2**30)
     began = time.perf_counter()
     with pytest.raises(RunFolderError, match="is larger than 67108864 bytes"):
-        object_in(home / "run.json", home=home)
+        read_object(home / "run.json", home=home)
     assert time.perf_counter() - began < 0.2
 
 
@@ -88,10 +88,10 @@ def test_a_pipe_a_device_and_a_folder_are_refused_and_nothing_waits(home: Path) 
     (home / "spent.json").mkdir()
     for name in ("run.json", "spent.json"):
         with pytest.raises(RunFolderError, match=r"is no regular file|cannot be read"):
-            object_in(home / name, home=home)
+            read_object(home / name, home=home)
     (home / "zero.json").symlink_to("/dev/zero")
     with pytest.raises(RunFolderError, match="leads out"):
-        object_in(home / "zero.json", home=home)
+        read_object(home / "zero.json", home=home)
 
 
 @pytest.mark.parametrize(
@@ -99,12 +99,12 @@ def test_a_pipe_a_device_and_a_folder_are_refused_and_nothing_waits(home: Path) 
 )
 def test_a_field_of_another_kind_is_refused_and_what_is_missing_has_its_default(value: object, kind: type) -> None:
     with pytest.raises(RunFolderError, match=r"spent\.json should hold .* as 'it'"):
-        entry({"it": value}, "it", kind, kind(), file=Path("spent.json"))
-    assert entry({}, "it", kind, kind(), file=Path("spent.json")) == kind()
+        read_entry({"it": value}, "it", kind, kind(), file=Path("spent.json"))
+    assert read_entry({}, "it", kind, kind(), file=Path("spent.json")) == kind()
 
 
 def test_a_whole_number_will_do_where_any_is_wanted() -> None:
-    assert entry({"it": 3}, "it", float, 0.0, file=Path("spent.json")) == 3
+    assert read_entry({"it": 3}, "it", float, 0.0, file=Path("spent.json")) == 3
 
 
 @given(st.one_of(st.binary(max_size=200), st.text(max_size=200).map(str.encode)))
@@ -112,4 +112,4 @@ def test_any_bytes_are_an_object_or_refused(tmp_path_factory: pytest.TempPathFac
     folder = tmp_path_factory.mktemp("any", numbered=True)
     (folder / "run.json").write_bytes(content)
     with suppress(RunFolderError):
-        assert isinstance(object_in(folder / "run.json", home=folder), dict)
+        assert isinstance(read_object(folder / "run.json", home=folder), dict)

@@ -27,12 +27,12 @@ from pydantic import BaseModel, Field, PrivateAttr
 from scripted import ScriptedEngine, ScriptedGenerator, ScriptedTrainer, reply
 from small_compile import WORLD, helped, teleprompter, writer
 
-from optimizers.core.fingerprints import answering, described, halves, judging, scope_of
+from optimizers.core.fingerprints import describe_scope, read_metric, read_program, scope_of, split_scope
 from optimizers.core.records import Candidate
 from optimizers.core.reward import Metric, Scorer
 from optimizers.observe.report.record import read_run
-from optimizers.rollouts.engine import Actor
-from optimizers.rollouts.kept_answers import again, kept
+from optimizers.rollouts.engine import RolloutEngine
+from optimizers.rollouts.kept_answers import dump_answer, load_answer
 from optimizers.spt.recipe import SPTRecipe
 from optimizers.store.rollout_store import RolloutStore
 from optimizers.tasks import names, task
@@ -179,10 +179,10 @@ APART: dict[str, tuple[Any, Any]] = {
 
 @pytest.mark.parametrize("what", APART)
 def test_metrics_that_differ_in_what_they_do_are_two_metrics(what: str) -> None:
-    one, other = (judging(each) for each in APART[what])
+    one, other = (read_metric(each) for each in APART[what])
     assert one.mark != other.mark
     assert one.unread == other.unread == ()
-    assert one == judging(APART[what][0])
+    assert one == read_metric(APART[what][0])
 
 
 def test_a_metric_is_the_same_with_other_comments_docstrings_blank_lines_and_helpers_that_it_does_not_use() -> None:
@@ -193,12 +193,12 @@ def test_a_metric_is_the_same_with_other_comments_docstrings_blank_lines_and_hel
         + '    """Says how good."""\n    # why\n    def inner():\n        "Says two."\n\n        return 2\n\n'
         + "    return (inner())\n"
     )
-    assert judging(plain) == judging(other)
+    assert read_metric(plain) == read_metric(other)
 
 
 def test_a_metric_is_the_same_as_a_script_and_as_a_module_that_is_imported() -> None:
     text = "class Rule:\n    def holds(self): return near\ndef near(): return Rule()\n" + METRIC + "    return near()\n"
-    assert judging(written(text, __name__="__main__")) == judging(written(text, __name__="users_script"))
+    assert read_metric(written(text, __name__="__main__")) == read_metric(written(text, __name__="users_script"))
 
 
 def test_what_a_library_s_decorator_counts_on_a_metric_does_not_make_it_another() -> None:
@@ -206,10 +206,10 @@ def test_what_a_library_s_decorator_counts_on_a_metric_does_not_make_it_another(
     text += "        inner.calls = getattr(inner, 'calls', 0) + 1\n        return f(*given)\n    return inner\n"
     decorate = written(text, "counting", __name__="dspy.counting")
     one, other = (decorate(written(METRIC + f"    return {n}\n")) for n in (0, 1))
-    before = judging(one)
+    before = read_metric(one)
     one(None, None)
-    assert judging(one) == before
-    assert judging(one).mark != judging(other).mark
+    assert read_metric(one) == before
+    assert read_metric(one).mark != read_metric(other).mark
 
 
 INLINE = {
@@ -229,7 +229,7 @@ def test_a_judge_that_a_metric_makes_as_it_runs_counts_with_the_lm_that_it_asks(
     made: list[tuple[str, str]] = []
     for model in ("openai/one", "openai/two"):
         with dspy.context(lm=dspy.LM(model)):
-            made.append((judging(metric).mark, judging(plain).mark))
+            made.append((read_metric(metric).mark, read_metric(plain).mark))
     assert made[0][0] != made[1][0]
     assert made[0][1] == made[1][1]
 
@@ -240,15 +240,15 @@ def test_the_lm_of_a_predictor_that_has_one_of_its_own_is_all_that_counts() -> N
     marks: list[str] = []
     for model in ("openai/one", "openai/two"):
         with dspy.context(lm=dspy.LM(model)):
-            marks.append(answering(asked).mark)
+            marks.append(read_program(asked).mark)
     assert marks[0] == marks[1]
 
 
 def test_a_count_that_a_metric_keeps_itself_does_not_make_it_another() -> None:
     counting = written("COUNT = 0\n" + METRIC + "    global COUNT\n    COUNT += 1\n    return COUNT\n")
-    before = judging(counting)
+    before = read_metric(counting)
     counting(None, None)
-    assert judging(counting) == before
+    assert read_metric(counting) == before
 
 
 class Inner(dspy.Module):
@@ -312,7 +312,7 @@ PROGRAMS: dict[str, tuple[dspy.Module, dspy.Module]] = {
 
 @pytest.mark.parametrize("what", PROGRAMS)
 def test_programs_that_differ_in_what_they_do_are_two_programs(what: str) -> None:
-    one, other = (answering(each) for each in PROGRAMS[what])
+    one, other = (read_program(each) for each in PROGRAMS[what])
     assert one.mark != other.mark
     assert one.unread == other.unread == ()
 
@@ -324,7 +324,7 @@ def test_a_function_in_a_signature_counts_by_its_code_and_not_by_its_address() -
         return dspy.Predict(dspy.Signature({"q": (str, given), "answer": (str, dspy.OutputField())}))
 
     one, other = asked(), asked()
-    assert answering(one) == answering(other)
+    assert read_program(one) == read_program(other)
 
 
 def test_what_a_generator_writes_and_what_a_run_leaves_behind_do_not_make_another_program() -> None:
@@ -332,9 +332,9 @@ def test_what_a_generator_writes_and_what_a_run_leaves_behind_do_not_make_anothe
     other = supplement(asking(), generator=ScriptedGenerator(lambda prompt: SILENCE))
     engine = ScriptedEngine(lambda text: reply(answer="4"))
     with dspy.context(lm=engine.lm()):
-        before = answering(asked)
+        before = read_program(asked)
         asked(question="2+2?")
-        assert answering(asked) == before == answering(other) == answering(asked.deepcopy())
+        assert read_program(asked) == before == read_program(other) == read_program(asked.deepcopy())
 
 
 ELSEWHERE = """
@@ -380,7 +380,7 @@ def test_a_metric_that_imports_within_itself_is_told_apart_by_what_that_module_a
         marks: list[str] = []
         for value in (1, 2, 1):
             (tmp_path / "own" / "deep.py").write_text(f"def near(): return {value}\n")
-            marks.append(judging(metric).mark)
+            marks.append(read_metric(metric).mark)
     finally:
         for name in [each for each in sys.modules if each.partition(".")[0] == "own"]:
             del sys.modules[name]
@@ -390,16 +390,16 @@ def test_a_metric_that_imports_within_itself_is_told_apart_by_what_that_module_a
 def test_a_metric_that_cannot_be_read_is_named_and_told_apart_by_its_version() -> None:
     connected = functools.partial(graded, level=object())  # pyright: ignore[reportArgumentType]
     for metric, named in ((operator.eq, "metric (eq)"), (connected, "metric.level (object)")):
-        assert judging(metric).unread == (named,)
-        assert judging(metric, "1").mark != judging(metric, "2").mark
-    assert judging(math.isclose).mark != judging(operator.eq).mark
+        assert read_metric(metric).unread == (named,)
+        assert read_metric(metric, "1").mark != read_metric(metric, "2").mark
+    assert read_metric(math.isclose).mark != read_metric(operator.eq).mark
 
 
 def test_a_version_counts_for_the_program_only_where_the_program_holds_what_cannot_be_read() -> None:
-    assert answering(asking(), "1").mark == answering(asking(), "2").mark
+    assert read_program(asking(), "1").mark == read_program(asking(), "2").mark
     holding = asking("1", object())
-    assert answering(holding).unread == ("program.inner (object)",)
-    assert answering(holding, "1").mark != answering(holding, "2").mark
+    assert read_program(holding).unread == ("program.inner (object)",)
+    assert read_program(holding, "1").mark != read_program(holding, "2").mark
 
 
 class Workbench:
@@ -413,12 +413,12 @@ class Workbench:
         number = int(text.split("+1?")[0].split()[-1])
         return reply(answer=str(number + 1 if "Add one." in text else number))
 
-    def actor(self, metric: Metric, fields: str = "question -> answer", version: str = "") -> Actor:
+    def actor(self, metric: Metric, fields: str = "question -> answer", version: str = "") -> RolloutEngine:
         asked = supplement(dspy.Predict(fields), generator=ScriptedGenerator(lambda prompt: HINT))
         asked.set_lm(self.engine.lm())
         scope = scope_of(asked, metric, version=version)
-        self.store.describe(scope, described(asked, metric))
-        return Actor(asked, Scorer(metric), self.store, scope, num_threads=2, max_errors=5, version=version)
+        self.store.describe(scope, describe_scope(asked, metric))
+        return RolloutEngine(asked, Scorer(metric), self.store, scope, num_threads=2, max_errors=5, version=version)
 
 
 @pytest.fixture
@@ -447,22 +447,22 @@ def test_another_metric_judges_kept_answers_again_and_pays_nothing(bench: Workbe
     assert scores(first.run(candidates, EXAMPLES, "warm")) == [1.0] * 4
     paid = len(bench.engine.asked)
     second = bench.actor(wrong)
-    assert halves(second.scope)[0] == halves(first.scope)[0]
+    assert split_scope(second.scope)[0] == split_scope(first.scope)[0]
     assert scores(second.probe(EXAMPLES).rollouts) == [1.0] * 4
     assert scores(second.run(candidates, EXAMPLES, "warm")) == [0.0] * 4
-    assert (len(bench.engine.asked), second.judged_again["runs"], second.usage.calls) == (paid, 8, 0)
+    assert (len(bench.engine.asked), second.rescored["runs"], second.usage.calls) == (paid, 8, 0)
     assert second.single_call
     third = bench.actor(wrong)  # and the new rewards are kept as well
     assert scores(third.run(candidates, EXAMPLES, "warm")) == [0.0] * 4
-    assert third.judged_again["runs"] == 0
+    assert third.rescored["runs"] == 0
     assert scores(bench.actor(exact).run(candidates, EXAMPLES, "warm")) == [1.0] * 4
 
 
 def test_runs_whose_supplements_were_written_as_they_ran_are_judged_again_too(bench: Workbench) -> None:
-    def ran(metric: Metric) -> tuple[Actor, list[float | None], list[float | None]]:
+    def ran(metric: Metric) -> tuple[RolloutEngine, list[float | None], list[float | None]]:
         actor = bench.actor(metric)
-        live = actor.live(EXAMPLES, actor.program, "dpo1/val")
-        chosen = actor.together(EXAMPLES, [(n, lambda place, prompt: HINT) for n in range(4)], "warm")
+        live = actor.run_live(EXAMPLES, actor.program, "dpo1/val")
+        chosen = actor.run_jointly(EXAMPLES, [(n, lambda place, prompt: HINT) for n in range(4)], "warm")
         assert [len(each.calls) for each in live] == [1] * 4
         return actor, scores(each.rollout for each in live), scores(chosen)
 
@@ -470,7 +470,7 @@ def test_runs_whose_supplements_were_written_as_they_ran_are_judged_again_too(be
     paid = len(bench.engine.asked)
     second, *after = ran(wrong)
     assert (before, after) == ([[1.0] * 4] * 2, [[0.0] * 4] * 2)
-    assert (len(bench.engine.asked), second.judged_again["runs"]) == (paid, 8)
+    assert (len(bench.engine.asked), second.rescored["runs"]) == (paid, 8)
 
 
 def test_an_answer_reaches_the_other_metric_with_the_types_it_had(bench: Workbench) -> None:
@@ -522,7 +522,7 @@ def test_an_answer_that_cannot_be_kept_whole_is_paid_again(bench: Workbench) -> 
         asked.set_lm(bench.engine.lm())
         scope = scope_of(asked, metric)
         bench.store.describe(scope, {})
-        return scores(Actor(asked, Scorer(metric), bench.store, scope, num_threads=1).probe(EXAMPLES).rollouts)
+        return scores(RolloutEngine(asked, Scorer(metric), bench.store, scope, num_threads=1).probe(EXAMPLES).rollouts)
 
     assert ran(exact) == [0.0] * 4
     assert ran(wrong) == [1.0] * 4
@@ -570,7 +570,7 @@ def test_an_answer_of_a_declared_type_is_kept_whatever_it_holds(what: str) -> No
     declared, value = DECLARED[what]
     asked = dspy.Predict(dspy.Signature({"q": (str, dspy.InputField()), "answer": (declared, dspy.OutputField())}))
     prediction = dspy.Prediction.from_completions([{"answer": value}])
-    found = again({"answer": str(value)}, kept(prediction, asked), asked)
+    found = load_answer({"answer": str(value)}, dump_answer(prediction, asked), asked)
     assert found is not None
     assert (found.answer, found.completions.answer) == (value, [value])
     if isinstance(value, dict):
@@ -590,8 +590,8 @@ KEPT = [
 @pytest.mark.parametrize("prediction", KEPT)
 def test_a_kept_answer_is_the_same_prediction_again(prediction: dspy.Prediction) -> None:
     asked = dspy.Predict(dspy.Signature({"q": (str, dspy.InputField()), "point": (Point, dspy.OutputField())}))
-    text = kept(prediction, asked)
-    found = again({name: str(each) for name, each in prediction.items()}, text, asked)
+    text = dump_answer(prediction, asked)
+    found = load_answer({name: str(each) for name, each in prediction.items()}, text, asked)
     assert found is not None
     assert found.toDict() == prediction.toDict()
     assert {name: type(each) for name, each in found.items()} == {n: type(each) for n, each in prediction.items()}
@@ -607,8 +607,8 @@ def test_a_kept_answer_is_the_same_prediction_again(prediction: dspy.Prediction)
     ids=["an object", "a mapping of numbers", "a dataclass", "a namespace"],
 )
 def test_an_answer_that_no_text_gives_again_is_not_kept(value: object) -> None:
-    assert kept(dspy.Prediction(other=value), dspy.Predict("question -> answer")) == ""
-    assert again({"other": "?"}, "", dspy.Predict("question -> answer")) is None
+    assert dump_answer(dspy.Prediction(other=value), dspy.Predict("question -> answer")) == ""
+    assert load_answer({"other": "?"}, "", dspy.Predict("question -> answer")) is None
 
 
 def judged_by(body: str) -> Metric:
@@ -711,4 +711,4 @@ def test_a_metric_that_still_raises_on_a_kept_answer_has_no_reward(bench: Workbe
 
 @pytest.mark.parametrize("name", sorted(names()))
 def test_all_of_a_task_s_own_metric_can_be_read(name: str) -> None:
-    assert judging(task(name).metric).unread == ()
+    assert read_metric(task(name).metric).unread == ()

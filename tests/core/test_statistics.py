@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from optimizers.comparison.leaderboard import rank_rows
 from optimizers.comparison.outcomes import TrialOutcome
-from optimizers.core.statistics import holm, mcnemar, mean_interval, paired_p, wilson_interval
+from optimizers.core.statistics import holm, mcnemar, mean_interval, paired_p_value, wilson_interval
 
 Z = 1.959963984540054  # the normal distribution's 97.5 % point
 
@@ -76,19 +76,19 @@ def test_binary_scores_are_tested_by_mcnemar_and_others_by_permutation() -> None
     crossed = [188, 96, 168, 176, 153, 172, 177, 163, 146, 173, 186, 168, 177, 184, 96]
     selfed = [139, 163, 160, 160, 147, 149, 149, 122, 132, 144, 130, 144, 102, 124, 144]
     exact = 2 * 863 / 2**15
-    assert paired_p(selfed, crossed) == pytest.approx(exact, abs=3 * math.sqrt(exact * (1 - exact) / 9_999))
-    assert paired_p([0, 0, 1, 0, 0, 0], [1, 1, 0, 1, 1, 1]) == mcnemar(5, 1)
+    assert paired_p_value(selfed, crossed) == pytest.approx(exact, abs=3 * math.sqrt(exact * (1 - exact) / 9_999))
+    assert paired_p_value([0, 0, 1, 0, 0, 0], [1, 1, 0, 1, 1, 1]) == mcnemar(5, 1)
 
 
 def test_a_permutation_test_of_few_pairs_is_exact() -> None:
     """All four differences are positive, so 2 of 2**4 flips are as far from nought."""
-    assert paired_p([0.1, 0.2, 0.3, 0.4], [0.2, 0.4, 0.6, 0.8]) == pytest.approx(2 / 16)
-    assert paired_p([0.3, 0.4], [0.3, 0.4]) == 1.0
+    assert paired_p_value([0.1, 0.2, 0.3, 0.4], [0.2, 0.4, 0.6, 0.8]) == pytest.approx(2 / 16)
+    assert paired_p_value([0.3, 0.4], [0.3, 0.4]) == 1.0
 
 
 def test_paired_scores_must_be_as_many() -> None:
     with pytest.raises(ValueError, match="got 1 and 2"):
-        paired_p([0.0], [0.0, 1.0])
+        paired_p_value([0.0], [0.0, 1.0])
 
 
 def test_the_interval_of_a_mean_is_students() -> None:

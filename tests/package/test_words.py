@@ -50,13 +50,14 @@ class Kept(NamedTuple):
 
 KEPT = (
     Kept("sgt_modules/generator_prompt.py", "it reads beside the input", "the prompt that models were trained with"),
+    Kept("optimizers/spt/meta_prompts.py", "Then write the instructions anew", "the prompt of a corrector"),
+    Kept("optimizers/spt/meta_prompts.py", "and write the brief anew", "the prompt of a corrector"),
     Kept("sgt_modules/embedded/rules/conventions.py", "Presence is told by", "a sentence the embedded actor learned"),
 )
 """Exceptions."""
 
 NOT_YET = (
     "optimizers/__init__.py",
-    "optimizers/cli.py",
     "optimizers/session.py",
     "optimizers/commands/",
     "optimizers/core/",

@@ -22,7 +22,7 @@ from scripted import ScriptedGenerator, reply
 from optimizers import SGTTeleprompter
 from optimizers.core.records import Reward, Rollout
 from optimizers.core.reward import Metric, Scorer
-from optimizers.rollouts.engine import Actor
+from optimizers.rollouts.engine import RolloutEngine
 from optimizers.store.rollout_store import RolloutStore
 from sgt_modules.errors import ProviderRefusedError, SetupError, SGTError
 from sgt_modules.kinds import Supplement
@@ -94,14 +94,14 @@ def acting(
     threads: int = 1,
     max_errors: int = 3,
     max_run_seconds: float | None = None,
-) -> Actor:
+) -> RolloutEngine:
     wrapped = supplement(
         program or dspy.Predict("question -> answer"),
         generator=ScriptedGenerator(lambda _: Supplement("cot", "Count.")),
     )
     wrapped.set_lm(lm)
     scope = lm.kwargs["api_base"]
-    return Actor(
+    return RolloutEngine(
         wrapped,
         Scorer(metric),
         store,

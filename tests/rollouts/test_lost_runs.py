@@ -15,7 +15,7 @@ from scripted import ScriptedEngine, ScriptedGenerator, ScriptedTrainer, reply
 from small_compile import teleprompter, writer
 
 from optimizers.core.reward import Scorer
-from optimizers.rollouts.engine import Actor
+from optimizers.rollouts.engine import RolloutEngine
 from optimizers.store.rollout_store import RolloutStore
 from sgt_modules import supplement
 from sgt_modules.episode import episode
@@ -67,7 +67,7 @@ def test_a_plain_thread_in_a_run_is_an_error_that_names_the_remedy_and_draws_not
     generator = advising()
     program = supplement(Pooled(carried=False, swallow=swallow), generator=generator)
     with RolloutStore(tmp_path / "rollouts.sqlite") as store:
-        actor = Actor(program, Scorer(exact), store, "scope", num_threads=4)
+        actor = RolloutEngine(program, Scorer(exact), store, "scope", num_threads=4)
         with pytest.raises(SetupError, match=r"'qa'.*dspy\.Parallel or Module\.batch.*copy_context\(\)\.run"):
             actor.probe(EXAMPLES)
         assert not [rollout for rollout in store.rollouts() if rollout.reward is not None]
@@ -80,7 +80,7 @@ def test_a_thread_that_carries_the_context_reads_the_supplement_of_its_run(
     generator = advising()
     program = supplement(Pooled(carried=True), generator=generator)
     with RolloutStore(tmp_path / "rollouts.sqlite") as store:
-        probe = Actor(program, Scorer(exact), store, "scope", num_threads=4).probe(EXAMPLES)
+        probe = RolloutEngine(program, Scorer(exact), store, "scope", num_threads=4).probe(EXAMPLES)
     assert {rollout.output["answer"] for rollout in probe.rollouts} == {"alone"}
     assert generator.asked == []
     assert len(configured.asked) == len(EXAMPLES)
@@ -146,7 +146,7 @@ def test_the_tools_of_an_agent_may_use_threads_that_carry_the_context(
     configured._script = script
     program = supplement(Agent(), generator=advising())
     with RolloutStore(tmp_path / "rollouts.sqlite") as store:
-        actor = Actor(program, Scorer(exact), store, "scope", num_threads=1)
+        actor = RolloutEngine(program, Scorer(exact), store, "scope", num_threads=1)
         if not carried:
             with pytest.raises(SetupError, match="carry its run's context"):
                 actor.probe(EXAMPLES[:1])

@@ -22,8 +22,8 @@ from scripted import ScriptedGenerator, ScriptedTrainer
 from optimizers import Recipe, SGTTeleprompter
 from optimizers.core.records import Candidate, Rollout
 from optimizers.core.reward import Metric, Scorer
-from optimizers.rollouts.engine import Actor
-from optimizers.rollouts.pickling import packed
+from optimizers.rollouts.engine import RolloutEngine
+from optimizers.rollouts.pickling import pickle_task
 from optimizers.rollouts.ray_runner import RayRunner
 from optimizers.rollouts.runners import Runner, ThreadRunner
 from optimizers.store.rollout_store import RolloutStore
@@ -71,7 +71,7 @@ class Bench:
         self.store = RolloutStore(folder / "rollouts.sqlite")
         program = supplement(dspy.Predict("question -> answer"), generator=embedded_generator())
         program.set_lm(self.engine.lm())
-        self.actor = Actor(
+        self.actor = RolloutEngine(
             program, Scorer(metric), self.store, "scope", num_threads=THREADS, max_errors=3, runner=runner
         )
 
@@ -105,7 +105,7 @@ def test_a_runner_that_starts_ray_stops_it_and_loses_no_run_that_is_under_way(
         time.sleep(0.01)
     runner.close()
     probing.join()
-    assert stopped == ["This RayRunner is closed and works no more runs. Make a new one."]
+    assert stopped == ["This RayRunner is closed and does no more runs. Make a new one."]
     assert bench.store.count() == len(bench.engine.paid()) == THREADS
     assert not ray.is_initialized()
 
@@ -295,9 +295,9 @@ def test_a_local_model_travels_as_a_reference_and_is_loaded_by_the_worker(tmp_pa
         program = supplement(house_terms_program(), generator=embedded_generator())
         program.set_lm(embedded_actor())
         weights = (embedded_folder("actor") / "model.safetensors").stat().st_size
-        assert len(packed(program, Scorer(world.metric), world.train[:1])) < weights / 2
+        assert len(pickle_task(program, Scorer(world.metric), world.train[:1])) < weights / 2
         with RolloutStore(tmp_path / name / "rollouts.sqlite") as store:
-            actor = Actor(program, Scorer(world.metric), store, "scope", num_threads=1, runner=chosen)
+            actor = RolloutEngine(program, Scorer(world.metric), store, "scope", num_threads=1, runner=chosen)
             answers.append(timeless(actor.probe(world.train[:1]).rollouts))
     assert answers[0][0].output["sql"].startswith("SELECT")
     assert answers[1] == answers[0]

@@ -17,7 +17,7 @@ from scripted import Script, ScriptedEngine, ScriptedGenerator, reply
 from optimizers.core.records import Candidate, Query, Reward, Rollout
 from optimizers.core.reward import Metric, Scorer
 from optimizers.core.usage import Usage
-from optimizers.rollouts.engine import Actor
+from optimizers.rollouts.engine import RolloutEngine
 from optimizers.rollouts.queries import query_id
 from optimizers.store.rollout_store import RolloutStore
 from sgt_modules.episode import Call, Place
@@ -37,14 +37,14 @@ class Workbench:
 
     def actor(
         self, script: Script, *, program: dspy.Module | None = None, metric: Metric | None = None, threads: int = 8
-    ) -> tuple[Actor, ScriptedEngine]:
+    ) -> tuple[RolloutEngine, ScriptedEngine]:
         engine = ScriptedEngine(script)
         wrapped = supplement(
             program or dspy.Predict("question -> answer"), generator=ScriptedGenerator(lambda prompt: HINT)
         )
         wrapped.set_lm(engine.lm())
         scorer = Scorer(metric or (lambda example, prediction: example.answer == prediction.answer))
-        return Actor(wrapped, scorer, self.store, "scope", num_threads=threads, max_errors=5), engine
+        return RolloutEngine(wrapped, scorer, self.store, "scope", num_threads=threads, max_errors=5), engine
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def needs_a_hint(text: str) -> str:
     return reply(answer=str(int(number) + 1))
 
 
-def hinted(actor: Actor, *texts: str) -> list[Candidate]:
+def hinted(actor: RolloutEngine, *texts: str) -> list[Candidate]:
     """A candidate for each text on each example; an empty one says what helps."""
     queries = actor.probe(EXAMPLES).queries
     return [
@@ -355,7 +355,7 @@ def test_a_provider_that_fails_half_way_says_nothing_of_the_supplement(bench: Wo
 def test_a_live_program_writes_its_own_supplements_and_is_paid_each_time(bench: Workbench) -> None:
     actor, engine = bench.actor(both, program=PlanAndSolve())
     first, second = (
-        [run.rollout for run in actor.live(EXAMPLES[:2], actor.program, stage)] for stage in ("sft/val", "dpo1/val")
+        [run.rollout for run in actor.run_live(EXAMPLES[:2], actor.program, stage)] for stage in ("sft/val", "dpo1/val")
     )
     assert len(engine.asked) == 12
     assert [r.query.index for r in first] == [0, 1]
@@ -369,7 +369,7 @@ def test_a_live_program_writes_its_own_supplements_and_is_paid_each_time(bench: 
 
 def test_a_live_run_tells_each_call_with_its_supplement(bench: Workbench) -> None:
     actor, _ = bench.actor(both, program=PlanAndSolve())
-    [run] = actor.live(EXAMPLES[:1], actor.program, "sft/val")
+    [run] = actor.run_live(EXAMPLES[:1], actor.program, "sft/val")
     assert places(run.calls) == PLACES
     assert {call.supplement for call in run.calls} == {HINT}
     assert [call.prompt for call in run.calls][:2] == [q.prompt for q in actor.probe(EXAMPLES[:1]).queries][:2]
@@ -377,8 +377,8 @@ def test_a_live_run_tells_each_call_with_its_supplement(bench: Workbench) -> Non
 
 def test_a_live_run_s_calls_are_queries_with_what_the_others_read_in_that_run(bench: Workbench) -> None:
     actor, engine = bench.actor(both, program=PlanAndSolve())
-    runs = actor.live(EXAMPLES[:2], actor.program, "sft/val")
-    queries = actor.contexts(runs, EXAMPLES)
+    runs = actor.run_live(EXAMPLES[:2], actor.program, "sft/val")
+    queries = actor.live_queries(runs, EXAMPLES)
     assert places(queries) == PLACES * 2
     assert [q.index for q in queries] == [0, 0, 0, 1, 1, 1]
     for query in queries:
@@ -400,7 +400,7 @@ def test_runs_whose_every_supplement_is_chosen_give_a_rollout_a_call_with_the_ru
         for index in (1, 0)
         for at in ("plan", "solve")
     ]
-    rollouts = actor.together(EXAMPLES, choosers, "warm")
+    rollouts = actor.run_jointly(EXAMPLES, choosers, "warm")
     assert places(r.query for r in rollouts) == PLACES * 4
     assert [r.query.index for r in rollouts] == [1] * 6 + [0] * 6
     assert [bool(r.supplement) for r in rollouts] == [True, True, False, False, False, True] * 2
@@ -415,7 +415,7 @@ def test_such_runs_share_a_query_only_where_the_generator_reads_the_same(bench: 
     """The plans differ, and `solve` reads them: its prompts do, while both calls of `plan` read the same."""
     actor, _ = bench.actor(both, program=PlanAndSolve())
     given = [(0, lambda place, _, said=said: said) for said in (HINT, SILENCE)]
-    rollouts = actor.together(EXAMPLES, given, "warm")
+    rollouts = actor.run_jointly(EXAMPLES, given, "warm")
     names = [r.query.id for r in rollouts]
     assert [one == other for one, other in zip(names[:3], names[3:], strict=True)] == [True, True, False]
     prompts = {name: {r.query.prompt for r in rollouts if r.query.id == name} for name in names}
@@ -429,7 +429,7 @@ def test_a_failed_run_of_chosen_supplements_keeps_the_calls_it_made_and_has_no_r
         return both(text)
 
     actor, _ = bench.actor(down_at_the_end, program=PlanAndSolve())
-    rollouts = actor.together(EXAMPLES, [(0, lambda place, prompt: SILENCE)], "warm")
+    rollouts = actor.run_jointly(EXAMPLES, [(0, lambda place, prompt: SILENCE)], "warm")
     assert places(r.query for r in rollouts) == PLACES
     assert {r.reward for r in rollouts} == {None}
 
@@ -482,12 +482,12 @@ def test_another_program_is_run_in_a_scope_of_its_own_and_its_failures_count_tog
         raise RateLimitError("later")
 
     actor, engine = bench.actor(answers, threads=1)
-    other = actor.acting(with_instructions(actor.program, {"self": "Add."}))
+    other = actor.for_program(with_instructions(actor.program, {"self": "Add."}))
     assert [each.won() for each in (*actor.probe(EXAMPLES[:1]).rollouts, *other.probe(EXAMPLES[:1]).rollouts)] == [
         True
     ] * 2
     assert (other.scope != actor.scope, len(engine.asked)) == (True, 2)
-    assert actor.acting(other.program).probe(EXAMPLES[:1]).rollouts[0].won()
+    assert actor.for_program(other.program).probe(EXAMPLES[:1]).rollouts[0].won()
     assert len(engine.asked) == 2
     actor.probe(EXAMPLES[1:4])
     with pytest.raises(SGTError, match="5 runs of the actor in a row"):

@@ -13,7 +13,7 @@ from small_compile import WORLD, compiled, helped, teleprompter
 from optimizers import Recipe
 from optimizers.core.estimate import Probe
 from optimizers.core.result import result_of
-from optimizers.sgt.estimate import estimated
+from optimizers.sgt.estimate import estimate_sgt
 from optimizers.store.rollout_store import RolloutStore
 from sgt_modules.embedded import program
 
@@ -21,7 +21,7 @@ RECIPE = Recipe(rounds=3, warm_samples=2, pool_samples=2, ood_kinds=3, concat=1,
 
 
 def test_without_a_probe_every_supplement_counts_as_new() -> None:
-    found = estimated(RECIPE, train=10, validation=5, epochs=(3, 1), probe=None)
+    found = estimate_sgt(RECIPE, train=10, validation=5, epochs=(3, 1), probe=None)
     kinds = len(RECIPE.kinds)
     assert {stage.name: stage.actor_calls for stage in found.stages} == {
         "none": 15,
@@ -42,7 +42,7 @@ def test_a_probe_scales_tokens_dollars_and_seconds() -> None:
     probe = Probe(
         calls=2, bare_in=10, bare_cost=0.1, tokens_in=20, tokens_out=4, cost=0.3, run_seconds=0.5, sample_seconds=0.25
     )
-    none, warm, *_ = estimated(RECIPE, train=10, validation=5, epochs=(3, 1), probe=probe).stages
+    none, warm, *_ = estimate_sgt(RECIPE, train=10, validation=5, epochs=(3, 1), probe=probe).stages
     runs = 10 * (len(RECIPE.kinds) + 1) * 2
     assert (none.actor_calls, none.tokens_in, none.cost_usd) == (30, 150, pytest.approx(1.5))
     assert (warm.actor_calls, warm.tokens_in, warm.tokens_out) == (2 * runs, 20 * runs, 4 * runs)
@@ -50,7 +50,7 @@ def test_a_probe_scales_tokens_dollars_and_seconds() -> None:
 
 
 def test_repeats_are_free_and_later_rounds_have_more_of_them() -> None:
-    found = estimated(RECIPE, train=10, validation=5, epochs=(3, 1), probe=Probe(distinct=0.9))
+    found = estimate_sgt(RECIPE, train=10, validation=5, epochs=(3, 1), probe=Probe(distinct=0.9))
     calls = {stage.name: stage.actor_calls / stage.at_most for stage in found.stages}
     assert calls["none"] == 1
     assert 1 > calls["warm"] > calls["round 1"] > calls["round 2"] > calls["round 3"] > 0
@@ -59,7 +59,7 @@ def test_repeats_are_free_and_later_rounds_have_more_of_them() -> None:
 def test_an_adaptive_run_takes_a_part_of_each_pool() -> None:
     sizes = {"train": 10, "validation": 5, "epochs": (3, 1), "probe": None}
     full, less = (
-        {stage.name: stage.at_most for stage in estimated(recipe, **sizes).stages}
+        {stage.name: stage.at_most for stage in estimate_sgt(recipe, **sizes).stages}
         for recipe in (RECIPE, replace(RECIPE, adaptive=True))
     )
     assert less["warm"] == pytest.approx(0.5 * full["warm"])
@@ -68,7 +68,7 @@ def test_an_adaptive_run_takes_a_part_of_each_pool() -> None:
 
 
 def test_an_estimate_prints_as_a_table() -> None:
-    text = str(estimated(RECIPE, train=10, validation=5, epochs=(3, 1), probe=Probe()))
+    text = str(estimate_sgt(RECIPE, train=10, validation=5, epochs=(3, 1), probe=Probe()))
     assert "What the run will take" in text
     assert "round 3" in text
     assert "tokens in" in text

@@ -19,7 +19,7 @@ from optimizers.core.events import EventBus
 from optimizers.core.records import PreferencePair, Query, Rollout
 from optimizers.core.reward import Metric, Scorer
 from optimizers.core.work_clock import WorkClock
-from optimizers.rollouts.engine import Actor
+from optimizers.rollouts.engine import RolloutEngine
 from optimizers.rollouts.evaluation import Evaluator
 from optimizers.sgt.exploration import (
     Credit,
@@ -121,7 +121,7 @@ class Bench:
     """An explorer over a wrapped program, with all that it works with."""
 
     engine: ScriptedEngine
-    actor: Actor
+    actor: RolloutEngine
     setting: Setting
     explorer: Explorer
     generator: ScriptedGenerator
@@ -156,7 +156,7 @@ def build(tmp_path: Path) -> Iterator[Build]:
             wrapped.set_lm(engine.lm())
             folder = tmp_path / str(random.Random(f"{program}{credit}{threads}{seed}{recipe}").random())
             store = opened.enter_context(RolloutStore(folder / "rollouts.sqlite"))
-            actor = Actor(wrapped, Scorer(metric), store, "scope", num_threads=threads)
+            actor = RolloutEngine(wrapped, Scorer(metric), store, "scope", num_threads=threads)
             train = Evaluator(actor, "train", EXAMPLES, EventBus())
             train.without()
             engine.asked.clear()

@@ -16,13 +16,14 @@ from optimizers import SPTRecipe
 from optimizers.comparison.control_rows import build_control_row
 from optimizers.comparison.leaderboard import rank_rows
 from optimizers.comparison.outcomes import TrialOutcome
-from optimizers.core.best_stage import best_stage, gain_of
+from optimizers.core.best_stage import mean_gain, select_best
+from optimizers.core.evidence import Evidence
 from optimizers.core.records import Candidate, Query, Reward, Rollout
 from optimizers.core.reward import Scorer
-from optimizers.core.verdict import Evidence, verdict
-from optimizers.rollouts.engine import Actor
+from optimizers.core.verdict import write_verdict
+from optimizers.rollouts.engine import RolloutEngine
 from optimizers.rollouts.evaluation import Scored
-from optimizers.sgt.gating import judged
+from optimizers.sgt.gating import gate_examples
 from optimizers.sgt.preference_pairs import preference_pairs
 from optimizers.store.rollout_store import RolloutStore
 from sgt_modules.episode import Call, Place
@@ -56,7 +57,9 @@ def tried(folder: Path, error: LM15Error, *, bare: bool = True) -> tuple[list[Ro
     wrapped = supplement(dspy.Predict("question -> answer"), generator=ScriptedGenerator(lambda _: SHORT))
     wrapped.set_lm(engine.lm())
     store = RolloutStore(folder / "rollouts.sqlite")
-    actor = Actor(wrapped, Scorer(lambda example, got: example.answer == got.answer), store, "scope", max_errors=99)
+    actor = RolloutEngine(
+        wrapped, Scorer(lambda example, got: example.answer == got.answer), store, "scope", max_errors=99
+    )
     queries = actor.probe(EXAMPLES).queries
     candidates = [Candidate(query, each, "free") for query in queries for each in (LONG, SHORT)]
     return actor.run(candidates, EXAMPLES, stage="warm"), engine, store
@@ -110,18 +113,18 @@ def test_a_prompt_that_is_refused_without_a_supplement_too_says_nothing_of_it(tm
 
 def test_stages_are_compared_on_the_examples_that_both_answered() -> None:
     none = stage(0, 1, 1, 1)
-    assert best_stage([none, stage(None, 1, None, None)]) == 0, "1.0 of 1 is the same there as .75 of 4"
-    assert best_stage([none, stage(1, 1, None, 1)]) == 1
-    assert best_stage([none, stage(None, None, None, None)]) == 0
-    assert gain_of(none, stage(1, 0, None, 1)) == 0.0
+    assert select_best([none, stage(None, 1, None, None)]) == 0, "1.0 of 1 is the same there as .75 of 4"
+    assert select_best([none, stage(1, 1, None, 1)]) == 1
+    assert select_best([none, stage(None, None, None, None)]) == 0
+    assert mean_gain(none, stage(1, 0, None, 1)) == 0.0
 
 
 def test_no_chain_of_comparisons_selects_a_stage_that_is_worse_than_the_program_that_came_in() -> None:
     came_in, first, second = stage(0, 1, 1), stage(1, None, None), stage(None, 0, 1)
-    assert best_stage([came_in, first]) == 1
-    assert best_stage([came_in, first, second]) == 1
-    assert best_stage([came_in, second, first]) == 2
-    assert best_stage([stage(1, 1), stage(0, 1), stage(0, 1)], came_in=1) == 0, "none beats the student's supplements"
+    assert select_best([came_in, first]) == 1
+    assert select_best([came_in, first, second]) == 1
+    assert select_best([came_in, second, first]) == 2
+    assert select_best([stage(1, 1), stage(0, 1), stage(0, 1)], came_in=1) == 0, "none beats the student's supplements"
 
 
 def overflowing(text: str) -> str:
@@ -166,7 +169,7 @@ def test_what_had_no_reward_is_a_note_and_is_in_no_comparison(tmp_path: Path) ->
 
 def test_a_gate_learns_from_the_supplements_that_overflow() -> None:
     lost = Scored(stage(0.0), [[Call(Place("self"), "?", LONG, -0.5)]])
-    assert [(each.score, each.without) for each in judged(Gate.of(["?"]), lost, stage(1.0))] == [(0.0, 1.0)]
+    assert [(each.score, each.without) for each in gate_examples(Gate.of(["?"]), lost, stage(1.0))] == [(0.0, 1.0)]
 
 
 def test_rows_of_a_comparison_are_means_over_the_examples_that_every_contender_answered() -> None:
@@ -208,6 +211,6 @@ def test_a_verdict_says_that_refused_prompts_count_as_lost() -> None:
         Rollout(Query(f"q{n}", n, "self", "?"), "warm", "", LONG, Reward(0.0), error="ContextWindowExceededError: long")
         for n in range(4)
     ]
-    said = verdict(Evidence(stage(1, 1, 1, 0), unaided=stage(1, 1, 1, 0), tried=long))
+    said = write_verdict(Evidence(stage(1, 1, 1, 0), unaided=stage(1, 1, 1, 0), tried=long))
     assert "4 of these count as lost, as it answered the same questions without a supplement" in said
     assert "max_new_tokens" in said

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scripted import query, rollout, winners_and_losers
 
 from optimizers.core.records import PreferencePair, Rollout
-from optimizers.sgt.preference_pairs import preference_pairs, require_pairs, why_no_pairs
+from optimizers.sgt.preference_pairs import explain_no_pairs, preference_pairs, require_pairs
 from sgt_modules.errors import NoPreferencePairsError
 from sgt_modules.kinds import SILENCE, parse
 
@@ -257,14 +257,16 @@ def test_why_there_is_nothing_to_prefer_is_said_in_words() -> None:
     won = [rollout(1.0, text=str(n)) for n in range(640)]
     lost = [rollout(0.0, text=str(n)) for n in range(3)]
     apart = [rollout(1.0, of=query("a", 0)), rollout(0.0, of=query("b", 1))]
-    assert why_no_pairs(won) == (
+    assert explain_no_pairs(won) == (
         "All 640 supplements won, so there is nothing to prefer. Use harder examples or a stricter threshold."
     )
-    assert why_no_pairs(lost).startswith("All 3 supplements lost, so there is nothing to prefer. Use easier examples")
-    assert "winners and losers never share a query" in why_no_pairs(apart)
-    assert why_no_pairs([]).startswith("No supplement was tried")
+    assert explain_no_pairs(lost).startswith(
+        "All 3 supplements lost, so there is nothing to prefer. Use easier examples"
+    )
+    assert "winners and losers never share a query" in explain_no_pairs(apart)
+    assert explain_no_pairs([]).startswith("No supplement was tried")
     failed = replace(rollout(None), error="LMRateLimitError: slow down")
-    assert why_no_pairs([failed]).startswith(
+    assert explain_no_pairs([failed]).startswith(
         "None of 1 runs with a supplement has a reward: LMRateLimitError, 'slow down', so there is nothing to prefer."
     )
 

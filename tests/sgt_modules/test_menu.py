@@ -20,7 +20,7 @@ from optimizers import Recipe, SGTTeleprompter
 from optimizers.core.estimate import Probe
 from optimizers.core.records import Checkpoint
 from optimizers.core.result import result_of
-from optimizers.sgt.estimate import estimated
+from optimizers.sgt.estimate import estimate_sgt
 from optimizers.store.rollout_store import RolloutStore
 from optimizers.training.embedded import SETTINGS
 from optimizers.training.trl_trainer import TRLTrainer
@@ -402,7 +402,7 @@ def test_given_texts_stand_beside_kinds_that_are_written(tmp_path: Path) -> None
 
 def test_an_estimate_of_given_texts_counts_each_once_and_no_samples_of_them() -> None:
     """3 texts x 100 questions, once; validations ask the generator for 50 choices each."""
-    found = estimated(CLOSED, train=100, validation=50, epochs=(3, 1), probe=None)
+    found = estimate_sgt(CLOSED, train=100, validation=50, epochs=(3, 1), probe=None)
     counted = {stage.name: (round(stage.at_most), round(stage.samples)) for stage in found.stages}
     assert counted == {
         "none": (150, 0),
@@ -413,7 +413,7 @@ def test_an_estimate_of_given_texts_counts_each_once_and_no_samples_of_them() ->
         "round 2": (0, 0),
         "dpo2": (50, 50),
     }
-    several = estimated(CLOSED, train=100, validation=50, epochs=(3, 1), probe=Probe(places=2.0))
+    several = estimate_sgt(CLOSED, train=100, validation=50, epochs=(3, 1), probe=Probe(places=2.0))
     assert {stage.name: round(stage.at_most) for stage in several.stages}["round 1"] > 0
 
 

@@ -16,8 +16,8 @@ from scripted import ScriptedEngine, reply
 from optimizers.core.budget import Budget, Limits
 from optimizers.core.prices import Price
 from optimizers.core.records import Query, Reward, Rollout
-from optimizers.spt.corrector import Corrector, Mistake, batches, mistake_of, new_ones, told
-from optimizers.spt.impact import tokens
+from optimizers.spt.corrector import Corrector, Mistake, batch_mistakes, find_new, format_mistakes, make_mistake
+from optimizers.spt.impact import count_tokens
 from optimizers.spt.meta_prompts import MetaPrompts
 from optimizers.store.rollout_store import RolloutStore
 from sgt_modules.errors import StoppedError
@@ -46,7 +46,7 @@ def asks(
             "impact": False,
             **changes,
         }
-        return corrector.prompts(str(given.pop("brief", "Teach.")), **given), engine
+        return corrector.write_prompts(str(given.pop("brief", "Teach.")), **given), engine
 
 
 @pytest.mark.parametrize(
@@ -64,23 +64,23 @@ def asks(
 )
 def test_a_mistake_tells_question_answer_and_verdict(wrong: Rollout, expected: str) -> None:
     example = dspy.Example(question="2+2?", answer="4").with_inputs("question")
-    assert mistake_of(3, example, wrong) == Mistake(3, expected)
+    assert make_mistake(3, example, wrong) == Mistake(3, expected)
 
 
 def test_mistakes_that_fit_stay_together_and_one_too_long_is_cut() -> None:
     long = Mistake(1, "é" * 100)  # 200 bytes
-    assert batches([TWO[0], long], 1000, random.Random(0)) == [[TWO[0], long]]
-    [[cut]] = batches([long], 10, random.Random(0))
+    assert batch_mistakes([TWO[0], long], 1000, random.Random(0)) == [[TWO[0], long]]
+    [[cut]] = batch_mistakes([long], 10, random.Random(0))
     assert cut == Mistake(1, "é" * 15)
 
 
 @given(st.lists(st.integers(0, 60), max_size=20), st.integers(1, 30), st.integers(0, 3))
 def test_every_mistake_stands_in_one_part_and_each_part_fits(lengths: list[int], most: int, seed: int) -> None:
     mistakes = [Mistake(n, "x" * length) for n, length in enumerate(lengths)]
-    found = batches(mistakes, most, random.Random(seed))
+    found = batch_mistakes(mistakes, most, random.Random(seed))
     assert sorted(each.index for batch in found for each in batch) == list(range(len(lengths)))
-    assert all(sum(tokens(each.text) for each in batch) <= most for batch in found)
-    assert found == batches(mistakes, most, random.Random(seed))
+    assert all(sum(count_tokens(each.text) for each in batch) <= most for batch in found)
+    assert found == batch_mistakes(mistakes, most, random.Random(seed))
 
 
 @pytest.mark.parametrize(
@@ -94,14 +94,14 @@ def test_every_mistake_stands_in_one_part_and_each_part_fits(lengths: list[int],
     ],
 )
 def test_repeats_and_empty_texts_are_told(written: list[str], known: list[str], expected: list[bool]) -> None:
-    assert new_ones(written, known) == expected
+    assert find_new(written, known) == expected
 
 
 def test_a_request_holds_the_brief_the_prompt_and_its_own_mistakes(tmp_path: Path) -> None:
     found, engine = asks(tmp_path, lambda text: reply(new_prompt="Carry. [impact +0.50 ± 0.10] Check."))
     assert found == ["Carry. Check."] * 4
-    assert [told(TWO[:1]) in text for text in engine.asked] == [True, False, True, False]
-    assert [told(TWO[1:]) in text for text in engine.asked] == [False, True, False, True]
+    assert [format_mistakes(TWO[:1]) in text for text in engine.asked] == [True, False, True, False]
+    assert [format_mistakes(TWO[1:]) in text for text in engine.asked] == [False, True, False, True]
     assert all("Teach." in text and "## prompt ## ]]\nAdd." in text for text in engine.asked)
     assert "impact" not in engine.asked[0]
 
@@ -157,11 +157,11 @@ def test_the_brief_is_written_anew_from_both_prompts(tmp_path: Path) -> None:
     engine = ScriptedEngine(lambda text: reply(new_meta_prompt=" Look at sums. "), whole=True)
     with RolloutStore(tmp_path / "rollouts.sqlite", run="corrector") as store:
         corrector = Corrector(engine.lm(), store, Budget())
-        found = corrector.brief(
+        found = corrector.rewrite_brief(
             MetaPrompts().improve, brief="Teach.", first="Add.", best="Carry.", shown=TWO, number=199
         )
     assert found == "Look at sums."
     [asked] = engine.asked
     assert "You teach a teacher." in asked
-    said = {"meta_prompt": "Teach.", "first_prompt": "Add.", "best_prompt": "Carry.", "mistakes": told(TWO)}
+    said = {"meta_prompt": "Teach.", "first_prompt": "Add.", "best_prompt": "Carry.", "mistakes": format_mistakes(TWO)}
     assert all(f"[[ ## {name} ## ]]\n{text}" in asked for name, text in said.items())

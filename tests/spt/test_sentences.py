@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optimizers.spt.sentences import sentences
+from optimizers.spt.sentences import split_sentences
 
 FENCED = "```python\nx = 1. \ny = a.b\n\nprint(x). Done.\n```\n"
 
@@ -43,13 +43,13 @@ CASES = {
 
 @pytest.mark.parametrize("expected", CASES.values(), ids=CASES)
 def test_a_text_is_taken_apart_where_its_sentences_end(expected: list[str]) -> None:
-    assert sentences("".join(expected)) == expected
+    assert split_sentences("".join(expected)) == expected
 
 
 def test_the_language_says_whose_ordinals_count() -> None:
     text = "Dr. Müller kommt am 3. Mai. Danke!"
-    assert sentences(text, "de") == ["Dr. Müller kommt am 3. Mai. ", "Danke!"]
-    assert sentences(text) == ["Dr. Müller kommt am 3. ", "Mai. ", "Danke!"]
+    assert split_sentences(text, "de") == ["Dr. Müller kommt am 3. Mai. ", "Danke!"]
+    assert split_sentences(text) == ["Dr. Müller kommt am 3. ", "Mai. ", "Danke!"]
 
 
 @given(
@@ -57,6 +57,6 @@ def test_the_language_says_whose_ordinals_count() -> None:
 )
 def test_sentences_joined_are_the_text_and_each_says_something(pieces: list[str]) -> None:
     text = "".join(pieces)
-    found = sentences(text)
+    found = split_sentences(text)
     assert "".join(found) == text
     assert all(each.strip() for each in found) or found == [text]

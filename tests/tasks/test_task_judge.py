@@ -13,7 +13,7 @@ from scripted import ScriptedEngine, reply
 
 from optimizers.core.fingerprints import scope_of
 from optimizers.core.reward import Scorer
-from optimizers.rollouts.judging import judged_run
+from optimizers.rollouts.judging import run_and_score
 from optimizers.tasks import task
 from optimizers.tasks.hle import is_exact
 from optimizers.tasks.judge import MAX_ANSWER_CHARACTERS, Agreement, Judge
@@ -100,7 +100,7 @@ def test_an_outage_of_the_judge_is_no_verdict_but_an_outage_of_the_run() -> None
         metric(example(), dspy.Prediction(answer="Euler"))
     actor = ScriptedEngine(lambda _: reply(answer="Euler"))
     with dspy.context(lm=actor.lm()):
-        run = judged_run(dspy.Predict("question -> answer"), example(), 0, None, Scorer(metric))
+        run = run_and_score(dspy.Predict("question -> answer"), example(), 0, None, Scorer(metric))
     assert run.rollout.reward is None
 
 

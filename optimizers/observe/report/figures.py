@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from optimizers.core.statistics import gain_interval, mean_interval, paired_p
+from optimizers.core.statistics import gain_interval, mean_interval, paired_p_value
 from optimizers.observe.report.stage_rollouts import StageRollout, first_of_each
 
 NONE = "none"
@@ -102,7 +102,7 @@ def _score(
         *row,
         gain=(sum(after) - sum(before)) / len(pairs),
         gain_interval=gain_interval(before, after),
-        p_value=paired_p(before, after),
+        p_value=paired_p_value(before, after),
         right=sum(one < threshold <= other for one, other in pairs),
         wrong=sum(other < threshold <= one for one, other in pairs),
     )

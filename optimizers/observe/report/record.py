@@ -10,10 +10,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
-from optimizers.core.error_types import ErrorType, Failure, error_types
+from optimizers.core.error_types import ErrorType, Failure, group_errors
 from optimizers.core.events import RolloutSource
 from optimizers.core.run_folder import RESULT, RunFolder
-from optimizers.core.safe_reading import entry
+from optimizers.core.safe_reading import read_entry
 from optimizers.core.verdict import NOTE
 from optimizers.observe.report.figures import StageScore, best_stage, splits_of, stage_scores
 from optimizers.observe.report.stage_rollouts import StageRollout, compact
@@ -49,7 +49,7 @@ class RunRecord:
     @property
     def threshold(self) -> float:
         """The reward from which a run of the program is a success."""
-        return entry(self.recipe, "threshold", float, 1.0, file=Path("run.json"))
+        return read_entry(self.recipe, "threshold", float, 1.0, file=Path("run.json"))
 
     @property
     def splits(self) -> list[str]:
@@ -86,7 +86,7 @@ class RunRecord:
 
     def errors(self) -> list[ErrorType]:
         """The types of error that the run's rollouts ended with, the most frequent first."""
-        return error_types(
+        return group_errors(
             Failure(f"{each.stage}/{each.split}", each.error, each.score is not None) for each in self.rollouts
         )
 
@@ -149,4 +149,4 @@ def _categories(file: Path) -> Counter[str]:
 
 
 def _object(content: Content, name: str) -> Content:
-    return entry(content, name, dict, {}, file=Path("run.json"))
+    return read_entry(content, name, dict, {}, file=Path("run.json"))

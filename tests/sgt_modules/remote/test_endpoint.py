@@ -23,7 +23,7 @@ from scripted_server import Answer, ScriptedServer, serving
 
 from optimizers import SGTTeleprompter
 from optimizers.core.reward import Scorer
-from optimizers.rollouts.judging import judged_run
+from optimizers.rollouts.judging import run_and_score
 from sgt_modules import Endpoint, ServedFolder, SupplementedPredictor, SupplementGenerator, VLLMLoRA, supplement
 from sgt_modules.embedded import HouseTermsWorld, Sizes, program
 from sgt_modules.errors import (
@@ -180,7 +180,7 @@ def test_in_a_run_of_the_program_a_generator_that_fails_says_nothing_of_the_acto
     with serving(ScriptedServer(lambda _: refused("Overloaded.", 503))) as server:
         wrapped = supplement(dspy.Predict("question -> answer"), generator=server.lm())
         wrapped.set_lm(ScriptedEngine(lambda _: reply(answer="4")).lm())
-        run = judged_run(wrapped, example, 0, None, Scorer(lambda example, prediction: True))
+        run = run_and_score(wrapped, example, 0, None, Scorer(lambda example, prediction: True))
     assert run.rollout.reward is None
     assert "Overloaded" in run.rollout.error
 
