@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from sgt_modules.errors import GeneratorNotFoundError
-from sgt_modules.saving.shapes import names_in
+from sgt_modules.saving.shapes import read_tensor_names
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -49,7 +49,7 @@ def check_shards(folder: Path) -> None:
     Expected model.safetensors, or shards with model.safetensors.index.json, in ..., got []. ...
     """
     if (folder / _SINGLE_FILE).is_file():
-        names_in(folder / _SINGLE_FILE)
+        read_tensor_names(folder / _SINGLE_FILE)
         return
     if not (folder / _INDEX).is_file():
         if _has_named_weights(folder):
@@ -68,7 +68,7 @@ def check_shards(folder: Path) -> None:
             f"{_advise_download(folder)}"
         )
     for name, tensors in shards.items():
-        if absent := sorted(tensors - names_in(folder / name)):
+        if absent := sorted(tensors - read_tensor_names(folder / name)):
             raise GeneratorNotFoundError(
                 f"Expected {len(tensors)} tensors in {name} of {str(folder)!r}, as {_INDEX} says, {len(absent)} "
                 f"of them are not there, such as {absent[0]}. {_advise_download(folder)}"
