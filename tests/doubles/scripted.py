@@ -110,7 +110,7 @@ class ScriptedGenerator(SupplementGenerator):
         self.asked.append(text)
         supplement = self.said(text, request.seed)
         sample = Sample("", len(text.split()), len(supplement.text.split()), self._logprob(text)).read_as(supplement)
-        self._account(sample)
+        self._count_tokens(sample)
         return sample
 
     @property

@@ -121,7 +121,7 @@ def read_by(actor: ScriptedEngine) -> set[str]:
         ([Kind("none", text="One."), KINDS["hours"]], "not 'free' or 'none'"),
         ([Kind("a", text="<think>Hm.</think>One."), KINDS["hours"]], "thoughts"),
         ([Kind("a", text="One. [a] Two."), KINDS["hours"]], "tags of its own kind"),
-        ([], "two choices or more, got '\\[none\\]' alone"),
+        ([], "two choices or more, got only '\\[none\\]'"),
     ],
 )
 def test_a_recipe_whose_texts_cannot_be_told_apart_is_refused_with_what_to_do(kinds: list[Kind], said: str) -> None:
