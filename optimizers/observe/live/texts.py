@@ -86,7 +86,8 @@ def working(work: Activity) -> list[str]:
     left = [] if work.seconds_left is None else [f"{at_most}{clock(work.seconds_left)} left"]
     rate = [f"{work.rate:,.0f} tokens/s"] if work.rate else []
     does = "reads" if work.phase == "reading" else "writes"
-    return [f"{name} {does}", f"{work.share:.0%} done", *left, *rate, f"{int(work.answered):,} of {work.rows:,} replies"]
+    replies = f"{int(work.answered):,} of {work.rows:,} replies"
+    return [f"{name} {does}", f"{work.share:.0%} done", *left, *rate, replies]
 
 
 def worth_a_line(stage: StageView) -> bool:
