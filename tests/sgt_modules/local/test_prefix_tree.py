@@ -160,7 +160,7 @@ def layers_of(tokens: int) -> Layers:
 
 
 def test_the_prefix_cache_stays_within_its_bytes_and_removes_the_least_recently_used() -> None:
-    cache = PrefixCache(most=3 * 8 * 4)  # twelve tokens of one number each for keys and values, in single precision
+    cache = PrefixCache(max_bytes=3 * 8 * 4)  # twelve tokens of one number each for keys and values, in single precision
     cache.store((1, 1, 1, 1), layers_of(4))
     cache.store((2, 2, 2, 2), layers_of(4))
     assert cache.find_longest((1, 1, 1, 9))[0] == 3
@@ -171,7 +171,7 @@ def test_the_prefix_cache_stays_within_its_bytes_and_removes_the_least_recently_
 
 
 def test_a_longer_prefix_replaces_those_it_begins_with() -> None:
-    cache = PrefixCache(most=10**6)
+    cache = PrefixCache(max_bytes=10**6)
     cache.store((1, 2), layers_of(2))
     cache.store((1, 2, 3), layers_of(3))
     assert cache.contains((1, 2))
