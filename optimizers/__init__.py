@@ -31,7 +31,7 @@ __all__ = [
     "TrainingSettings",
 ]
 
-_ROOMS = {
+_MODULES = {
     "observe.live.snapshot": ("Snapshot",),
     "sgt.logged": ("LoggedOutcome",),
     "sgt.recipe": ("Recipe",),
@@ -44,8 +44,8 @@ _ROOMS = {
 
 
 def __getattr__(name: str) -> object:
-    """A public name, from its room."""
-    for room, names in _ROOMS.items():
+    """Return a public name, from its module."""
+    for module, names in _MODULES.items():
         if name in names:
-            return getattr(import_module(f"{__name__}.{room}"), name)
+            return getattr(import_module(f"{__name__}.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 import dspy
-import httpx
 from dspy.utils.callback import BaseCallback
 from dspy.utils.exceptions import (
     AdapterParseError,
@@ -80,6 +79,8 @@ def is_uninformative(problem: Exception) -> bool:
     >>> is_uninformative(LMInvalidRequestError("too long")), is_uninformative(ValueError("not a number"))
     (True, False)
     """
+    import httpx  # here, as it brings a command line of its own
+
     if isinstance(problem, AdapterParseError):
         return False
     return any(

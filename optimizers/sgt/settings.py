@@ -78,8 +78,8 @@ class SGTSettings(RunSettings):
 
     @property
     def _training(self) -> TrainingSettings:
-        told = getattr(self.trainer, "settings", None)
-        return told if isinstance(told, TrainingSettings) else TrainingSettings()
+        settings = getattr(self.trainer, "settings", None)
+        return settings if isinstance(settings, TrainingSettings) else TrainingSettings()
 
     def check_trainable(self) -> None:
         """Raise `SetupError` unless something trains the generator, and it can be had with what was trained.

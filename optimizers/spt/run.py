@@ -1,6 +1,6 @@
-"""One compile's working state in Supervisory Prompt Training: each step of a round as a method.
+"""The steps of SPT, each a method; `teleprompter.py` is their order.
 
-`spt.py` is their order. Deciding is left to the pure rooms; this one knows the prompts so far and what they scored.
+Pure modules decide (`impact`, `sentences`, `corrector`); this one holds the prompts so far and their scores.
 """
 
 from __future__ import annotations

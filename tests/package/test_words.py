@@ -56,22 +56,6 @@ KEPT = (
 )
 """Exceptions."""
 
-NOT_YET = (
-    "optimizers/__init__.py",
-    "optimizers/session.py",
-    "optimizers/commands/",
-    "optimizers/core/",
-    "optimizers/demos/",
-    "optimizers/observe/",
-    "optimizers/rollouts/",
-    "optimizers/sgt/",
-    "optimizers/spt/",
-    "optimizers/store/",
-    "optimizers/tasks/",
-    "optimizers/training/",
-)
-"""Files and folders whose words are still to be mended. One without any such word must leave the list."""
-
 
 class Found(NamedTuple):
     """A word at a line of a file."""
@@ -128,15 +112,10 @@ def test_an_exception_is_still_needed() -> None:
     assert [each for each in KEPT if each.text not in (ROOT / each.file).read_text(encoding="utf-8")] == []
 
 
-def test_no_file_that_is_done_has_a_word_to_replace() -> None:
-    left = [str(each) for each in words() if not each.file.startswith(NOT_YET)]
+def test_no_file_has_a_word_to_replace() -> None:
+    left = [str(each) for each in words()]
     if left:
         pytest.fail("\n".join(left), pytrace=False)
-
-
-@pytest.mark.parametrize("place", NOT_YET)
-def test_what_is_not_done_has_a_word_to_replace(place: str) -> None:
-    assert any(each.file.startswith(place) for each in words()), f"{place} is clean: take it from NOT_YET"
 
 
 if __name__ == "__main__":

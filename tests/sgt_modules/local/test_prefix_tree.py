@@ -160,7 +160,9 @@ def layers_of(tokens: int) -> Layers:
 
 
 def test_the_prefix_cache_stays_within_its_bytes_and_removes_the_least_recently_used() -> None:
-    cache = PrefixCache(max_bytes=3 * 8 * 4)  # twelve tokens of one number each for keys and values, in single precision
+    cache = PrefixCache(
+        max_bytes=3 * 8 * 4
+    )  # twelve tokens of one number each for keys and values, in single precision
     cache.store((1, 1, 1, 1), layers_of(4))
     cache.store((2, 2, 2, 2), layers_of(4))
     assert cache.find_longest((1, 1, 1, 9))[0] == 3
