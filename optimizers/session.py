@@ -41,7 +41,7 @@ from sgt_modules.local.cancellation import WorkCancelled
 
 
 class _Code(NamedTuple):
-    """What answers and what judges in a run."""
+    """Fingerprints of the program, which answers, and of the metric, which scores."""
 
     program: Half
     metric: Half

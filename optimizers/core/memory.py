@@ -60,7 +60,7 @@ class HighWaterMark:
 
     @property
     def highest(self) -> float:
-        """The peak of resident megabytes since the process began, if only this object restarts the mark."""
+        """The process's peak of resident megabytes; right if nothing else resets the kernel's peak counter."""
         return max(self._before, round(self._rss_mb(), 1))
 
     def _rss_mb(self) -> float:

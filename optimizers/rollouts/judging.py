@@ -39,8 +39,8 @@ class JudgedRun(NamedTuple):
     """One finished run: its rollout (of no stage yet), its predictor calls by role and turn, and its usage.
 
     `fatal`: the provider's message, if no further run can succeed (a wrong key, no such model, no credit).
-    `generator`: usage of the program's own generator. `used_up`: why the budget ended the run. `lost`: what to change
-    in a program that calls a predictor at a place where its supplement is unknown. `refused`: the provider refused a
+    `generator`: usage of the program's own generator. `used_up`: why the budget ended the run. `lost`: an error
+    message if the program called a predictor in a thread without the run's context. `refused`: the provider refused a
     prompt (too long, filtered); the supplement is the cause only if the same example is answered without it.
     """
 

@@ -36,8 +36,9 @@ from sgt_modules.samples import Sample, SampleRequest
 from sgt_modules.wrapping import with_generator
 
 SAMPLED_AHEAD = 256
-"""As many where the actor already runs on what was sampled, and an eighth of a small stage: fewer cost the sampling
-time, and of more the actor runs on the last ones alone."""
+"""The most samples in a batch while the actor runs on earlier ones; a small stage has batches of an eighth of it.
+
+Smaller batches slow sampling down. With larger ones, the actor runs longer after sampling has ended."""
 
 FIRST_PASS = 0.2
 """The share of a query's candidates that tell whether its predictor's supplements matter at all."""
@@ -180,8 +181,8 @@ class Isolated:
     ) -> list[Rollout]:
         """Ask for the samples, and run the actor on each distinct supplement that may tell something.
 
-        It runs on what has been sampled while the rest is. Not so where both models would fight for this machine, nor
-        in a program of several predictors: a first pass takes its share of what is known of a query altogether.
+        The actor runs while the generator still samples, with two exceptions: both models are on this machine, or the
+        program has several predictors, whose first pass needs all candidates of a query.
         """
         stage = pool_name(round_)
         single = len({query.predictor for query in self.setting.train.queries}) < 2
@@ -322,7 +323,7 @@ class Joint:
         *,
         joins: int = 0,
     ) -> list[Rollout]:
-        """As many runs an example as one place would have candidates, each place's kinds in an order of its own."""
+        """Run each example as often as one place has candidates; each place takes its kinds in its own random order."""
         train, stage = self.setting.train, pool_name(round_)
         runs = len(asks) * samples
         choosers = [

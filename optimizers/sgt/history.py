@@ -45,7 +45,9 @@ class History:
 
     @property
     def best(self) -> ValidatedStage:
-        """The stage that is best on the examples it shares with the others: the earliest on a tie, or the gated one.
+        """The best stage: two stages are compared on the examples that both have; the earlier one wins a tie.
+
+        The gated stage wins a tie with the best of the others.
 
         Raises `IndexError` where no stage is validated.
         """

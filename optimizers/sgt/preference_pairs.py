@@ -42,9 +42,9 @@ def preference_pairs(
     at most that share of `cap`.
 
     Length: with `length_preference`, in (0, 1], the shortest winner is preferred to each winner of the same reward that
-    is longer by at least that share of characters (`shorter` pairs, at most `cap` / 4 per query). No supplement is the
-    shortest, but counts only for a query that needs none: at least `NEEDLESS` of the supplements in `tried` (default:
-    these rollouts) won. Elsewhere it won by luck.
+    is longer by at least that share of characters (`shorter` pairs, at most `cap` / 4 per query). The empty
+    supplement is the shortest, but it is preferred only for a query that needs none: one where at least `NEEDLESS` of
+    the supplements in `tried` (default: these rollouts) won. For other queries it won by luck.
 
     Source: arXiv 2604.20727 for the categories and the cap; `docs/method.md` says what is ours.
 

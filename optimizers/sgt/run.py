@@ -112,7 +112,7 @@ class Run:
         return self._session.within_budget(lambda: self._folder.write("spent.json", self._spent().content))
 
     def probe(self, examples: int) -> Probe:
-        """What so many of the training examples take: they are run, supplements for them tried, and rows trained on."""
+        """Measure calls, tokens and seconds on that many training examples: run them, try supplements, train on rows."""
         self._bus.emit(PhaseStarted("the probe"))
         few = Evaluator(self._session.actor, "train", self._train.examples[:examples], self._bus)
         few.without()

@@ -22,7 +22,7 @@ class Point(NamedTuple):
 class TrackedRun:
     """A run as a tracker gets it at its begin.
 
-    `id` is the run's own, `known` what `begin` gave in an earlier session of the same folder. `parameters` are texts
+    `id` is the run's own. `known` is the id that `begin` returned in an earlier session of the same folder. `parameters` are texts
     without secrets: settings by name, versions of packages, the models that are asked.
     """
 
@@ -54,9 +54,9 @@ class Tracker(Protocol):
         ...
 
     def begin(self, run: TrackedRun) -> str:
-        """Begin a run, or go on with `run.known`; the id of what is written to.
+        """Begin a run in the tracker, or resume `run.known`; return the id of the tracker's run.
 
-        Where that is not `run.known`, it gets every stage again.
+        If the returned id is not `run.known`, the tracker gets every stage again.
         """
         ...
 
