@@ -10,7 +10,7 @@ import dspy
 
 from optimizers.comparison.control_rows import Controls
 from optimizers.comparison.setup import Problem
-from optimizers.core.memory import MARK
+from optimizers.core.peak_memory import MARK
 from optimizers.core.records import Rollout
 from optimizers.core.result import SGTResult, StageResult
 from optimizers.core.statistics import mcnemar

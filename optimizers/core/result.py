@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import dspy
 
-from optimizers.core.memory import Peak
+from optimizers.core.peak_memory import Peak
 from optimizers.core.records import Checkpoint, Rollout
 from optimizers.core.usage import RunUsage
 from sgt_modules.gate import Gate

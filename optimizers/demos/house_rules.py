@@ -15,7 +15,7 @@ from typing import Any, cast
 from optimizers.comparison.summary import compute_mcnemar_p
 from optimizers.core.events import EventBus
 from optimizers.core.fingerprints import scope_of
-from optimizers.core.memory import MARK
+from optimizers.core.peak_memory import MARK
 from optimizers.core.records import Rollout
 from optimizers.core.reward import Scorer
 from optimizers.core.run_folder import RunFolder

@@ -24,7 +24,7 @@ from optimizers.comparison.summary import (
 )
 from optimizers.core.events import EventBus
 from optimizers.core.fingerprints import scope_of
-from optimizers.core.memory import MARK
+from optimizers.core.peak_memory import MARK
 from optimizers.core.records import Candidate, Rollout
 from optimizers.core.result import SGTResult, result_of
 from optimizers.core.reward import Scorer

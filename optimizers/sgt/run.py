@@ -16,7 +16,7 @@ import dspy
 from optimizers.core.estimate import Probe
 from optimizers.core.events import LossLogged, Note, Observer, PhaseStarted, StageScored
 from optimizers.core.evidence import Evidence
-from optimizers.core.memory import MARK
+from optimizers.core.peak_memory import MARK
 from optimizers.core.records import Checkpoint, PreferencePair, Rollout, SFTExample
 from optimizers.core.result import SGTResult, StageResult, selected_program
 from optimizers.core.stages import Stage
@@ -112,7 +112,7 @@ class Run:
         return self._session.within_budget(lambda: self._folder.write("spent.json", self._spent().content))
 
     def probe(self, examples: int) -> Probe:
-        """Measure calls, tokens and seconds on that many training examples: run them, try supplements, train on rows."""
+        """Measure calls, tokens and seconds on a few training examples: run them, try supplements, train on rows."""
         self._bus.emit(PhaseStarted("the probe"))
         few = Evaluator(self._session.actor, "train", self._train.examples[:examples], self._bus)
         few.without()

@@ -14,7 +14,7 @@ import dspy
 from dspy.teleprompt import Teleprompter
 
 from optimizers.core.budget import Limits
-from optimizers.observe.tracking.naming import ReportTo, check_report_to
+from optimizers.observe.tracking.report_to import ReportTo, check_report_to
 from optimizers.rollouts.runners import Runner, RunnerName, check_runner, check_seconds, open_runner
 from optimizers.sgt.recipe import AUTO, Auto, Recipe
 from optimizers.sgt.settings import Credit, SGTSettings, check_credit

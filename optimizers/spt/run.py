@@ -19,7 +19,7 @@ from optimizers.core.best_stage import mean_gain, select_best
 from optimizers.core.estimate import Probe
 from optimizers.core.events import Note, Observer, PhaseStarted, StageScored
 from optimizers.core.evidence import Evidence
-from optimizers.core.memory import Peak
+from optimizers.core.peak_memory import Peak
 from optimizers.core.records import Rollout
 from optimizers.core.result import mark_compiled
 from optimizers.core.run_settings import Examples

@@ -13,7 +13,7 @@ import dspy
 from dspy.teleprompt import Teleprompter
 
 from optimizers.core.budget import Limits
-from optimizers.observe.tracking.naming import ReportTo, check_report_to
+from optimizers.observe.tracking.report_to import ReportTo, check_report_to
 from optimizers.rollouts.runners import Runner, RunnerName, check_runner, check_seconds, open_runner
 from optimizers.spt.impact import Way
 from optimizers.spt.recipe import SPTRecipe, Variant

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from optimizers.core.memory import Peak
+from optimizers.core.peak_memory import Peak
 from optimizers.core.records import Checkpoint, PreferencePair, SFTExample
 from optimizers.core.run_folder import RunFolder
 from optimizers.training.provenance import hash_files

@@ -15,8 +15,8 @@ from typing import NamedTuple
 from optimizers.core.concurrency import in_context
 from optimizers.core.events import Ending, Event, LossLogged, Observer, RunEnded, RunStarted, StageScored
 from optimizers.core.run_folder import RESULT
-from optimizers.observe.tracking.naming import ReportTo, check_report_to, open_tracker
 from optimizers.observe.tracking.params import run_parameters, stage_points
+from optimizers.observe.tracking.report_to import ReportTo, check_report_to, open_tracker
 from optimizers.observe.tracking.tracker import Point, TrackedRun, Tracker
 from optimizers.observe.tracking.trackers_file import TrackersFile
 from sgt_modules.saving.redaction import redact

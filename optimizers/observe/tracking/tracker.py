@@ -22,8 +22,8 @@ class Point(NamedTuple):
 class TrackedRun:
     """A run as a tracker gets it at its begin.
 
-    `id` is the run's own. `known` is the id that `begin` returned in an earlier session of the same folder. `parameters` are texts
-    without secrets: settings by name, versions of packages, the models that are asked.
+    `id` is the run's own. `known` is the id that `begin` returned in an earlier session of the same folder.
+    `parameters` are texts without secrets: settings by name, versions of packages, names of models.
     """
 
     id: str

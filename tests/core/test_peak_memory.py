@@ -9,7 +9,7 @@ import pytest
 from scripted import rollout
 
 from optimizers.comparison.summary import collect_peak_memory
-from optimizers.core.memory import HighWaterMark, Peak
+from optimizers.core.peak_memory import HighWaterMark, Peak
 from optimizers.core.records import Checkpoint
 from optimizers.core.result import StageResult
 
