@@ -110,7 +110,7 @@ def test_parts_that_are_not_supplemented_are_named(caplog: pytest.LogCaptureFixt
         "The predictor 'frozen.predict'",
         "The predictor 'steps[0][0]'",
     ]
-    assert "makes its predictors anew" in said[0]
+    assert "makes new predictors in every call" in said[0]
     assert "'frozen' is compiled" in said[1]
     assert "Assign it to an attribute" in said[2]
 

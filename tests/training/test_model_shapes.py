@@ -165,7 +165,7 @@ def test_training_reads_the_tokens_that_inference_reads(
     rows = rows_of_trainer(shape, [(prompt, tuple(map(Target, replies[:count]))) for prompt in prompts], kind, tmp_path)
     (end,) = [mark for mark in shape.family.ends if mark in TURNS]
     for prompt, row in zip(prompts, rows, strict=True):
-        request = shape.engine._token_request(Request(model="m", messages=(Message.user(prompt),)))
+        request = shape.engine._make_token_request(Request(model="m", messages=(Message.user(prompt),)))
         assert tuple(row.prompt) == request.ids
         if shape.family.begin is not None:
             assert row.prompt.count(tokenizer.bos_token_id) == 1
