@@ -29,7 +29,7 @@ export TOKENIZERS_PARALLELISM := false
 export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo real test test-matrix check format bench compatibility pictures clean
+.PHONY: help install demo real test test-slow test-all test-matrix check format bench compatibility pictures clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -42,14 +42,22 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 demo: $(INSTALLED)
+	@echo "The whole method on a full world: ten minutes or more. sgt demo --quick takes a minute and a half."
 	$(BIN)/sgt demo --log-dir runs/demo
 
 real: $(INSTALLED)
 	$(CALLERS) $(BIN)/python benchmarks/real.py $(if $(QUICK),--quick) $(REAL)
 
 # Single-threaded processes are fastest for many small models; a file's tests stay in one process.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(PYTEST) --dist loadfile -m "not slow"
+
+test-slow: $(INSTALLED)
+	$(PYTEST) --dist loadfile -m slow
+
+test-all: test test-slow
 
 test-matrix:
 	$(PYTHON) tests/matrix.py $(ROWS)

@@ -262,6 +262,7 @@ def test_the_doctor_s_verdict_on_a_model_that_is_not_there_is_bad() -> None:
     assert done.output.splitlines()[-1] == "Broken: model /no/such/model"
 
 
+@pytest.mark.slow
 def test_the_doctor_s_tiny_run_goes_through_every_step() -> None:
     from optimizers.commands.machine_check import examine_machine
 
@@ -303,6 +304,7 @@ def test_a_run_is_shown_where_standard_output_knows_ascii_alone(tmp_path: Path, 
     assert found["supplement"] == f"[cot] {NOT_ASCII}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [[], ["--json"]])
 def test_a_report_is_written_and_named_where_the_folder_s_name_is_no_text(tmp_path: Path, words: list[str]) -> None:
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/run\xff\xe9"))

@@ -10,6 +10,7 @@ from optimizers.cli import main
 from optimizers.demos.house_rules_comparison import RULES_CONTENDERS, compare_rules
 
 
+@pytest.mark.slow
 def test_spt_is_compared_with_no_change_within_its_budget_and_goes_on_without_calls(tmp_path: Path) -> None:
     found = compare_rules(
         ["none", "spt_pc"], seeds=[0], quick=True, budget=400, log_dir=tmp_path, display_progress=False

@@ -261,6 +261,7 @@ def test_a_users_own_teleprompter_and_contender_are_compared(tmp_path: Path) -> 
     assert not found.row("advised").compiling.actor_calls
 
 
+@pytest.mark.slow
 def test_sgt_learns_alone_and_upon_demos(tmp_path: Path) -> None:
     """The actor of the small world is right exactly when its supplement is the one the generator learns to write."""
     engine = ScriptedEngine(helped)

@@ -10,6 +10,8 @@ import pytest
 from compatibility_page import GROUPS, Row, listed, page, result_of
 from places import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_committed_page_lists_exactly_the_marked_tests(tmp_path: Path) -> None:
     path = tmp_path / "page.md"

@@ -531,6 +531,7 @@ def test_in_64_threads_every_answer_belongs_to_its_own_question_and_supplement(
     assert len(echo.texts) == 128 * len(wrapped.predictors())
 
 
+@pytest.mark.slow
 @mark("64 threads")
 def test_64_threads_share_a_real_generator(echo: Echo, generator: SupplementGenerator) -> None:
     wrapped = supplement(dspy.Predict("question -> answer"), generator=generator)

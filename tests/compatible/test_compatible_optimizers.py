@@ -257,6 +257,7 @@ def test_infer_rules_writes_its_rules_into_supplemented_predictors(student: dspy
     assert all("[[ ## supplement ## ]]" in (request.messages[-1].text or "") for request in actor.requests)
 
 
+@pytest.mark.slow
 @pytest.mark.compatible("Optimizers", "SIMBA")
 @pytest.mark.parametrize("max_demos", [0, 2], ids=["rules", "demos"])
 def test_simba_adds_rules_and_demos_to_supplemented_predictors(student: dspy.Module, max_demos: int) -> None:
@@ -309,6 +310,7 @@ def sgt(log_dir: Path) -> SGTTeleprompter:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.compatible("Optimizers", "BetterTogether with SGTTeleprompter")
 @pytest.mark.parametrize("strategy", ["few -> sgt", "sgt -> few"])
 def test_better_together_runs_sgt_before_and_after_a_prompt_optimizer(tmp_path: Path, strategy: str) -> None:
@@ -329,6 +331,7 @@ def test_better_together_runs_sgt_before_and_after_a_prompt_optimizer(tmp_path: 
     assert student.predict.demos == []
 
 
+@pytest.mark.slow
 @pytest.mark.compatible("Optimizers", "SGTTeleprompter")
 def test_sgt_is_called_as_dspy_s_optimizers_are(tmp_path: Path) -> None:
     student = dspy.Predict("question -> answer")

@@ -66,6 +66,7 @@ LOST = {
 }
 
 
+@pytest.mark.slow
 def test_each_way_changes_what_a_test_makes_and_nothing_that_dspy_makes_for_itself(checkout: Path) -> None:
     bare = outcomes(checkout, ["test_theirs.py"], None)
     assert bare.counts == "5 passed, 1 failed, 0 skipped"

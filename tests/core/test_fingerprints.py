@@ -124,6 +124,7 @@ for held in here.HELD.values():
 """
 
 
+@pytest.mark.slow
 def test_examples_that_hold_sets_records_and_objects_are_the_same_in_every_process() -> None:
     def said(seed: str) -> list[str]:
         paths = os.pathsep.join([PATHS, os.environ.get("PYTHONPATH", "")])

@@ -345,6 +345,7 @@ print(*[read_program(each).mark for pair in here.PROGRAMS.values() for each in p
 """
 
 
+@pytest.mark.slow
 def test_a_scope_is_the_same_in_every_process() -> None:
     def said(seed: str) -> str:
         paths = os.pathsep.join([PATHS, os.environ.get("PYTHONPATH", "")])

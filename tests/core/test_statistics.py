@@ -110,6 +110,7 @@ def little_garbage() -> Iterator[None]:
     gc.unfreeze()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("little_garbage")
 @pytest.mark.parametrize("kind", ["binary", "graded"])
 def test_of_a_thousand_comparisons_of_equals_at_most_five_in_a_hundred_are_called_better(kind: str) -> None:

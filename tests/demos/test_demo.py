@@ -17,6 +17,8 @@ from sgt_modules import supplement
 from sgt_modules.embedded import Sizes, acting, embedded_generator, program
 from sgt_modules.embedded.models import embedded_folder
 
+pytestmark = pytest.mark.slow
+
 TINY = Scale(
     Sizes(train=16, validation=8, test=16, shifted=8, terms=4, shifted_terms=4),
     Recipe(

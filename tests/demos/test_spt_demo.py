@@ -16,6 +16,8 @@ from optimizers.spt.recipe import SPTRecipe
 from sgt_modules.embedded import acting
 from sgt_modules.embedded.rules import RuleSizes, list_program
 
+pytestmark = pytest.mark.slow
+
 TINY = PromptScale(RuleSizes(train=24, validation=16, test=16), SPTRecipe(rounds=2, impact_examples=10), panels=1)
 
 

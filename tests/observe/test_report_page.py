@@ -222,6 +222,7 @@ def test_the_page_may_load_nothing_and_its_own_script_only(tmp_path: Path) -> No
     assert all(each is not None and each.startswith(("#", "data:")) for each in loads)
 
 
+@pytest.mark.slow
 def test_a_compile_leaves_its_page_and_one_that_cannot_be_made_loses_no_run(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     better, _ = compiled(helped, folder)

@@ -157,6 +157,7 @@ def steps(result: SGTResult, stage: str) -> int:
     return int(checkpoint.metrics["steps"])
 
 
+@pytest.mark.slow
 def test_mlflow_has_each_stage_once_though_the_run_goes_on(tracked: Tracked) -> None:
     from mlflow import MlflowClient
 
@@ -476,6 +477,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.compatible("Calls", "MLflow autolog")
 def test_an_autologged_trace_holds_the_supplement_step_and_a_compile_makes_no_traces(alone: dict[str, Any]) -> None:
     assert alone["traces"] == 1

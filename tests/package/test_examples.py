@@ -16,6 +16,8 @@ import pytest
 from nbclient import NotebookClient
 from places import ROOT
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = ROOT / "examples"
 SHARED = ("scripted_lm.py", "small.py")
 """What examples import."""

@@ -20,6 +20,8 @@ import httpx
 import pytest
 from places import ROOT
 
+pytestmark = pytest.mark.slow
+
 SECTION = "## From an empty folder to a served program"
 PORT = "8000"
 SECONDS = 600

@@ -382,7 +382,8 @@ from optimizers.store.rollout_store import RolloutStore
 open_ended = misbehaving(FAULTS["hang"])  # never closed: the call goes on hanging
 program = dspy.Predict("question -> answer")
 program.set_lm(open_ended.__enter__().lm())
-actor = RolloutEngine(program, Scorer(lambda e, p: True), RolloutStore(":memory:"), "s", num_threads=1, max_run_seconds=0.2)
+scorer, store = Scorer(lambda e, p: True), RolloutStore(":memory:")
+actor = RolloutEngine(program, scorer, store, "s", num_threads=1, max_run_seconds=0.2)
 print(actor.probe([dspy.Example(question="?").with_inputs("question")]).rollouts[0].error)
 """
 

@@ -6,6 +6,8 @@ import pytest
 from bench_faults import chaos
 from dspy.clients import execution
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_tenth_of_the_calls_failing_changes_no_reward_and_no_outage_is_scored(
     monkeypatch: pytest.MonkeyPatch,

@@ -84,6 +84,7 @@ def timeless(rollouts: list[Rollout]) -> list[Rollout]:
     return [replace(rollout, seconds=0.0) for rollout in rollouts]
 
 
+@pytest.mark.slow
 def test_a_runner_that_starts_ray_stops_it_and_loses_no_run_that_is_under_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,6 +119,7 @@ def test_a_cluster_that_cannot_be_reached_is_named(tmp_path: Path, monkeypatch: 
     assert not ray.is_initialized()
 
 
+@pytest.mark.slow
 def test_a_cluster_gives_the_rollouts_that_threads_give_and_pays_as_often(tmp_path: Path, runner: RayRunner) -> None:
     here, there = Bench(tmp_path / "here", ThreadRunner()), Bench(tmp_path / "there", runner)
     ours, theirs = (bench.actor.run(bench.candidates(), EXAMPLES, "sft") for bench in (here, there))
@@ -180,6 +182,7 @@ def test_a_killed_worker_loses_no_rollout_and_at_most_its_runs_under_way_are_pai
     assert len(bench.engine.paid()) == paid.total()
 
 
+@pytest.mark.slow
 def test_a_run_that_kills_its_workers_is_given_up_and_its_neighbours_are_not(tmp_path: Path, runner: RayRunner) -> None:
     bench = Bench(tmp_path, runner, seconds=0.05, deadly="3+1?")
     rollouts = bench.actor.probe(EXAMPLES).rollouts
@@ -288,6 +291,7 @@ def test_a_whole_compile_meets_the_same_rollouts_on_a_cluster_as_in_threads(tmp_
     assert met["there"] == met["here"]
 
 
+@pytest.mark.slow
 def test_a_local_model_travels_as_a_reference_and_is_loaded_by_the_worker(tmp_path: Path, runner: RayRunner) -> None:
     world = HouseTermsWorld(seed=0)
     answers: list[list[Rollout]] = []

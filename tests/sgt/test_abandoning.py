@@ -20,6 +20,8 @@ from real_models import real_model
 
 from optimizers.store.rollout_store import RolloutStore
 
+pytestmark = pytest.mark.slow
+
 CLI = "import sys; from optimizers.cli import main; sys.argv[0] = 'sgt'; main()"
 
 

@@ -83,6 +83,7 @@ def test_nothing_is_paid_or_made_without_a_probe(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_what_a_probe_paid_is_not_paid_again(tmp_path: Path) -> None:
     engine = ScriptedEngine(helped)
     with dspy.context(lm=engine.lm()):

@@ -325,6 +325,7 @@ def informed(text: str) -> str:
     return reply(sql=TERMS.gold_sql(example) if known else "SELECT 1")
 
 
+@pytest.mark.slow
 def test_a_local_generator_learns_which_text_to_say_and_a_loaded_program_says_the_same(tmp_path: Path) -> None:
     recipe, actor = Recipe(rounds=1, kinds=MEANINGS, closed=True), ScriptedEngine(informed)
     sgt = SGTTeleprompter(

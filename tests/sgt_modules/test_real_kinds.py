@@ -10,7 +10,7 @@ from optimizers.tasks.spider import SPIDER, AnswerInSQLite
 from sgt_modules import KINDS, SupplementGenerator
 from sgt_modules.kinds import FREE, NONE
 
-pytestmark = pytest.mark.real_model
+pytestmark = [pytest.mark.real_model, pytest.mark.slow]
 
 QUESTIONS = 2
 

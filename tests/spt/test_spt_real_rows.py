@@ -24,7 +24,10 @@ from optimizers.spt.teleprompter import SupervisoryPromptTeleprompter
 from optimizers.tasks import task
 
 DATA = os.environ.get("SGT_REAL_DATA")
-pytestmark = pytest.mark.skipif(not DATA, reason="SGT_REAL_DATA names no folder with rows of the public data sets.")
+pytestmark = [
+    pytest.mark.skipif(not DATA, reason="SGT_REAL_DATA names no folder with rows of the public data sets."),
+    pytest.mark.slow,
+]
 
 HINTS = ("Work step by step.", "Check the answer before you give it.")
 BEFORE = "Answer the question."

@@ -7,6 +7,8 @@ import sys
 import pytest
 from places import ROOT
 
+pytestmark = pytest.mark.slow
+
 BENCHMARK = ROOT / "benchmarks" / "bench_kill.py"
 
 

@@ -89,6 +89,7 @@ def test_a_server_keeps_what_a_file_does(address: str) -> None:
         ))  # fmt: skip
 
 
+@pytest.mark.slow
 def test_several_processes_lose_and_duplicate_nothing(address: str) -> None:
     outcome = bench_postgres.measured(address, ROLLOUTS)
     assert (outcome.keys, outcome.wrong) == (ROLLOUTS * 9 // 10, 0)

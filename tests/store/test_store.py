@@ -154,6 +154,7 @@ def test_many_threads_may_add_at_once(store: RolloutStore) -> None:
     assert sorted(r.query.index for r in store.rollouts()) == list(range(200))
 
 
+@pytest.mark.slow
 def test_several_processes_that_write_to_one_file_lose_and_duplicate_nothing(tmp_path: Path) -> None:
     outcome = bench_postgres.measured(str(tmp_path / "rollouts.sqlite"), 400)
     assert (outcome.keys, outcome.wrong) == (360, 0)

@@ -80,6 +80,7 @@ def test_an_actor_must_be_named(tmp_path: Path) -> None:
     assert isinstance(done.exception, NoActorError)
 
 
+@pytest.mark.slow
 def test_sgt_is_compiled_for_an_actor_behind_http_and_compared(tmp_path: Path) -> None:
     """Of 20 test questions the actor solves those with an odd number of pens; with background, all."""
     folder = folder_of("gsm8k", tmp_path / "rows", 60)
@@ -115,6 +116,7 @@ def folder_question(folder: Path, place: str) -> str:
     return json.loads((folder / name).read_text().splitlines()[int(index)])["question"]
 
 
+@pytest.mark.slow
 def test_the_command_compiles_and_compares_on_real_rows_and_prints_json(tmp_path: Path) -> None:
     """Two questions a split: the actor behind HTTP answers from the rows where it reads background."""
     folder = real_folder("gsm8k")

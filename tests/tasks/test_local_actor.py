@@ -22,6 +22,8 @@ from sgt_modules.errors import GeneratorNotFoundError, SetupError
 from sgt_modules.lms import ANSWER_TOKENS, acting_as, lm_named, runs_here
 from sgt_modules.local.engine import LocalEngine
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:

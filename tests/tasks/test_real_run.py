@@ -24,6 +24,8 @@ from optimizers.training.trl_trainer import TRLTrainer
 from sgt_modules.embedded.models import embedded_folder
 from sgt_modules.kinds import KINDS
 
+pytestmark = pytest.mark.slow
+
 TWO = {name: KINDS[name] for name in ("background", "cot")}
 TINY = Recipe(rounds=1, warm_samples=1, pool_samples=1, ood_kinds=1, concat=1, max_per_kind=8, pair_cap=2, kinds=TWO)
 PUBLIC = {

@@ -22,6 +22,8 @@ from sgt_modules.local.batching import TokenRequest, run_in_batches
 from sgt_modules.local.chat_template import render_chat
 from sgt_modules.samples import Sample
 
+pytestmark = pytest.mark.slow
+
 TINY = SHAPES["tiny"]
 ROWS, LENGTH = 3, 16
 

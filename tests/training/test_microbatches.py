@@ -83,6 +83,7 @@ def test_halving_keeps_the_rows_of_a_step_and_ends_at_one(batch: int, accumulati
     assert found.batch_size == 1
 
 
+@pytest.mark.slow
 def test_supervised_training_that_runs_out_of_memory_takes_the_same_steps_in_parts(
     folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -107,6 +108,7 @@ def test_supervised_training_that_runs_out_of_memory_takes_the_same_steps_in_par
     ]
 
 
+@pytest.mark.slow
 def test_a_preference_round_that_runs_out_of_memory_takes_the_same_steps_in_parts(folder: Path, tmp_path: Path) -> None:
     """A pair is two sequences; its reference is what it is, however few of them are read at a time."""
     trainer = TRLTrainer(folder, settings())
@@ -118,6 +120,7 @@ def test_a_preference_round_that_runs_out_of_memory_takes_the_same_steps_in_part
     assert distance(parts, whole) < 1e-3
 
 
+@pytest.mark.slow
 def test_the_longest_rows_run_out_of_memory_before_the_first_step(folder: Path, tmp_path: Path) -> None:
     """One pair of 20 is much longer than the others, and stands somewhere in the middle of the steps."""
     rows = [*PAIRS, *PAIRS, replace(PAIRS[0], chosen="so " * 40), *PAIRS[:3]]
@@ -150,6 +153,7 @@ def test_a_checkpoint_says_with_what_it_fitted_in_memory(folder: Path, tmp_path:
     assert not describe_smaller_batches(settings(), settings())
 
 
+@pytest.mark.slow
 def test_one_row_that_does_not_fit_is_an_error_that_says_what_to_lower(folder: Path, tmp_path: Path) -> None:
     with (
         room_for(0),

@@ -23,6 +23,8 @@ from optimizers.training.distributed import DistributedTrainer, repeat_calls
 from optimizers.training.processes import Team
 from sgt_modules.errors import MainProcessError, SetupError
 
+pytestmark = pytest.mark.slow
+
 ENVIRONMENT = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 LAUNCH = (
     *(sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--num_machines", "1"),

@@ -71,6 +71,7 @@ def test_a_checkpoint_names_its_base_rows_settings_parent_and_libraries(
     assert not {str(folder.parent), str(Path.home())} & set(json.dumps([sft, dpo]).split('"'))
 
 
+@pytest.mark.slow
 def test_other_rows_or_another_order_have_another_hash(folder: Path, tmp_path: Path) -> None:
     trainer = TRLTrainer(folder, replace(SETTINGS, sft_epochs=1))
     found = [

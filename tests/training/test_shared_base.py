@@ -90,6 +90,7 @@ def two_rounds(folder: Path, room: Path) -> list[Checkpoint]:
     return stages
 
 
+@pytest.mark.slow
 def test_while_training_the_base_is_the_one_that_the_engine_samples_from(
     engine: LocalEngine, folder: Path, tmp_path: Path
 ) -> None:
@@ -169,6 +170,7 @@ def test_an_engine_answers_while_its_base_is_trained_on(
     assert answers == [expected] * 3
 
 
+@pytest.mark.slow
 def test_a_shared_base_gives_the_weights_that_one_of_its_own_gives(
     engine: LocalEngine, folder: Path, adapter: Path, tmp_path: Path
 ) -> None:
@@ -181,6 +183,7 @@ def test_a_shared_base_gives_the_weights_that_one_of_its_own_gives(
     assert len({each.fingerprint for each in shared}) == 3
 
 
+@pytest.mark.slow
 def test_training_leaves_no_weights_behind_in_memory(engine: LocalEngine, folder: Path, tmp_path: Path) -> None:
     draws(engine)
     trainer, held = TRLTrainer(folder, settings()), list[int]()

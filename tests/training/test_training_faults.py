@@ -164,6 +164,7 @@ TRLTrainer(sys.argv[2], SETTINGS).dpo(PAIRS, start=start, output=room / "dpo1", 
 """
 
 
+@pytest.mark.slow
 def test_a_trainer_that_is_killed_leaves_no_checkpoint_and_the_round_starts_again_from_its_adapter(
     model: Path, sft: Checkpoint, tmp_path: Path
 ) -> None:

@@ -285,6 +285,7 @@ def test_a_round_goes_on_from_the_weights_of_its_start(model: Path, tmp_path: Pa
     assert dpo.fingerprint == sft.fingerprint
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(model: Path, tmp_path: Path):
     trainer = TRLTrainer(model, settings(dpo_epochs=1))
     found = []

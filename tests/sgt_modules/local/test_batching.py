@@ -143,6 +143,7 @@ def test_a_models_own_code_is_refused_unless_asked_for(tmp_path: Path) -> None:
         tiny_engine(folder).sample(requests(["one"], seeds=[0]))
 
 
+@pytest.mark.slow
 def test_a_models_own_code_runs_for_who_asks_and_travels_with_a_pickle_but_not_with_a_saved_state(
     tmp_path: Path,
 ) -> None:

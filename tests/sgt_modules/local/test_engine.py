@@ -396,6 +396,7 @@ raise SystemExit(7)
 """
 
 
+@pytest.mark.slow
 def test_a_script_that_ends_while_a_batch_is_decoded_ends_with_its_own_exit_code() -> None:
     """The interpreter's end in the middle of PyTorch would abort it: 134 for a shell, -6 here."""
     ended = subprocess.run([sys.executable, "-c", _ENDS], capture_output=True, text=True, cwd=ROOT)

@@ -11,7 +11,7 @@ from sgt_modules.local.batching import TokenRequest
 from sgt_modules.local.engine import LocalEngine
 from sgt_modules.prompts import with_supplement
 
-pytestmark = pytest.mark.real_model
+pytestmark = [pytest.mark.real_model, pytest.mark.slow]
 
 NOTES = ["Count with COUNT(*).", "Name the columns that are asked for.", "Join the tables by their ids."]
 

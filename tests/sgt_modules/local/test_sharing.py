@@ -40,6 +40,7 @@ def draws(engine: LocalEngine) -> list[str]:
     return [each.text for each in engine.sample(requests(PROMPTS, seeds=range(3)))]
 
 
+@pytest.mark.slow
 def test_another_adapter_costs_its_own_memory_and_gives_it_back(folder: Path, adapters: list[Path]) -> None:
     empty = held()
     engine = tiny_engine(folder)

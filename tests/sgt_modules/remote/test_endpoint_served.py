@@ -39,7 +39,10 @@ NEW_TOKENS = 64
 ROUTES = pytest.mark.parametrize("route", ["lm15", "litellm"])
 """DSPy's native route, and litellm's."""
 
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
+    pytest.mark.slow,
+]
 
 
 @pytest.fixture(scope="module")

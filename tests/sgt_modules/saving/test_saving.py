@@ -84,6 +84,7 @@ def house_answers(house: dspy.Module) -> list[str]:
     return answers(house, 100)
 
 
+@pytest.mark.slow
 def test_a_loaded_program_answers_100_questions_the_same_in_a_fresh_process(
     house: dspy.Module, house_answers: list[str], tmp_path: Path
 ) -> None:
@@ -92,12 +93,14 @@ def test_a_loaded_program_answers_100_questions_the_same_in_a_fresh_process(
     assert answers(supplement(program(), generator=embedded_generator()), 20) != house_answers[:20]
 
 
+@pytest.mark.slow
 def test_a_whole_program_loads_in_a_fresh_process(house: dspy.Module, house_answers: list[str], tmp_path: Path) -> None:
     house.save(tmp_path / "house", save_program=True)
     assert in_a_fresh_process(LOADED_WHOLE, tmp_path / "house", 16) == house_answers[:16]
     assert (tmp_path / "house" / "program.pkl").stat().st_size < 20_000
 
 
+@pytest.mark.slow
 def test_a_program_moves_by_copying_one_directory(tmp_path: Path, house_answers: list[str]) -> None:
     adapter = tiny_adapter(embedded_folder("generator"), tmp_path / "training" / "sft")
     module = supplement(program(), generator=embedded_generator().with_checkpoint(adapter))
@@ -502,6 +505,7 @@ def hub(base: Path, cache: Path) -> dict[str, str]:
     return {"HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
 
 
+@pytest.mark.slow
 def test_a_hub_model_is_kept_as_its_id_and_commit(base: Path, tmp_path: Path, home: Path) -> None:
     environment = hub(base, tmp_path / "hub")
     code = f"""{HUB_TOOLS}

@@ -416,6 +416,7 @@ def test_a_file_that_is_no_state_is_named(tmp_path: Path, content: str) -> None:
         open_program(AddingProgram(), tmp_path / "state.json")
 
 
+@pytest.mark.slow
 def test_a_saved_program_is_served_in_a_fresh_process(tmp_path: Path) -> None:
     supplement(program(), generator=embedded_generator()).save(tmp_path / "program.json")
     with socket.socket() as free:
