@@ -12,7 +12,7 @@ import dspy
 
 from optimizers.core.budget import Budget
 from optimizers.core.error_types import REFUSED, count_refused_scores
-from optimizers.core.events import Ending, Event, EventBus, Note, Observer, PhaseStarted, RunEnded, RunStarted
+from optimizers.core.events import Event, EventBus, Note, Observer, PhaseStarted, RunEnded, RunStarted, emit_ending
 from optimizers.core.evidence import Evidence
 from optimizers.core.fingerprints import (
     BORDER,
@@ -210,23 +210,12 @@ class Session:
             open_.callback(session.clock.write)
             for note in filter(None, notes):
                 bus.emit(Note(note))
-            with session._ended(), _abandoned_as_stopped():
+            end = emit_ending(lambda ending: session._end(RunEnded(ending, session.stopped)))
+            with end, _abandoned_as_stopped():
                 yield session
 
-    @contextmanager
-    def _ended(self) -> Iterator[None]:
-        """Emits the end of a run that `finish` has not ended."""
-        ending: Ending = "failed"
-        try:
-            yield
-            ending = "finished"
-        except KeyboardInterrupt:
-            ending = "stopped"
-            raise
-        finally:
-            self._end(RunEnded(ending, self.stopped))
-
     def _end(self, event: RunEnded) -> None:
+        """Emit the end of the run, unless it has ended already."""
         if self._is_running:
             self._is_running = False
             self.bus.emit(event)

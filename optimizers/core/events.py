@@ -186,6 +186,20 @@ class Observer(Protocol):
         ...
 
 
+@contextmanager
+def emit_ending(emit: Callable[[Ending], object]) -> Iterator[None]:
+    """Calls `emit` at the end of the block with how it ended: `stopped` at Ctrl-C, `failed` at any other error."""
+    ending: Ending = "failed"
+    try:
+        yield
+        ending = "finished"
+    except KeyboardInterrupt:
+        ending = "stopped"
+        raise
+    finally:
+        emit(ending)
+
+
 class EventBus:
     """Hands each event to each observer, in the order of the observers, one event at a time. Safe from any thread.
 
@@ -238,16 +252,9 @@ class EventBus:
     @contextmanager
     def run(self) -> Iterator[None]:
         """Marks begin and end of several works that are no compile, such as a comparison."""
-        ending: Ending = "failed"
         self.emit(RunStarted())
-        try:
+        with emit_ending(lambda ending: self.emit(RunEnded(ending))):
             yield
-            ending = "finished"
-        except KeyboardInterrupt:
-            ending = "stopped"
-            raise
-        finally:
-            self.emit(RunEnded(ending))
 
     @contextmanager
     def work(self, name: str, total: int) -> Iterator[WorkCounter]:

@@ -48,3 +48,16 @@ def pool_name(round_: int) -> str:
     ('warm', 'round 2')
     """
     return f"round {round_}" if round_ else "warm"
+
+
+SFT = "sft"
+"""The stage of SGT's supervised fine-tuning."""
+
+
+def dpo_stage(round_: int) -> str:
+    """The name of the stage that a round of SGT's DPO trains, from round 1 on.
+
+    >>> dpo_stage(1)
+    'dpo1'
+    """
+    return f"dpo{round_}"

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from optimizers.core.estimate import Estimate, Probe, StageEstimate
 from optimizers.core.events import Plan, Step
-from optimizers.core.stages import pool_name
+from optimizers.core.stages import SFT, dpo_stage, pool_name
 from optimizers.sgt.adaptive import share_of
 from optimizers.sgt.recipe import Recipe
 
@@ -43,7 +43,7 @@ def estimate_sgt(
     stages = [
         _estimate_unaided(measured, train + validation),
         _estimate_pool(recipe, measured, pool_name(0), warm, "warm", _tried_share(recipe, 0)),
-        *([_estimate_training(measured, "sft", rows, epochs[0], validation)] if recipe.sft else []),
+        *([_estimate_training(measured, SFT, rows, epochs[0], validation)] if recipe.sft else []),
     ]
     for number in range(1, recipe.rounds + 1):
         each = (
@@ -54,7 +54,7 @@ def estimate_sgt(
         acting = _estimate_pool(recipe, measured, pool_name(number), samples, power, share)
         tried = share * samples / places * measured.distinct ** REPEATS[power]
         pairs = MIXED * places * min(2 * recipe.pair_cap, measured.won * (1 - measured.won) * tried**2)
-        training = _estimate_training(measured, f"dpo{number}", pairs * PAIR, epochs[1], validation)
+        training = _estimate_training(measured, dpo_stage(number), pairs * PAIR, epochs[1], validation)
         stages += [acting, training]
     return Estimate(tuple(stages), probe)
 
@@ -102,7 +102,7 @@ def _estimate_acting(probe: Probe, name: str, samples: float, power: str, share:
 
 def _estimate_training(probe: Probe, name: str, rows: float, epochs: int, validation: int) -> StageEstimate:
     """The training of a stage and its validation, whose supplements often repeat earlier ones."""
-    new = 1.0 if name == "sft" else probe.distinct ** REPEATS["dpo1/val" if name == "dpo1" else "later/val"]
+    new = 1.0 if name == SFT else probe.distinct ** REPEATS["dpo1/val" if name == dpo_stage(1) else "later/val"]
     return _estimate_aided(probe, name, validation, validation * new, training=probe.row_seconds * rows * epochs)
 
 

@@ -19,7 +19,7 @@ from optimizers.core.evidence import Evidence
 from optimizers.core.peak_memory import MARK
 from optimizers.core.records import Checkpoint, PreferencePair, Rollout, SFTExample
 from optimizers.core.result import SGTResult, StageResult, selected_program
-from optimizers.core.stages import Stage
+from optimizers.core.stages import SFT, Stage, dpo_stage
 from optimizers.core.usage import RunUsage
 from optimizers.core.verdict import explain_unrewarded, write_verdict
 from optimizers.rollouts.evaluation import Evaluator, Scored, mean_score
@@ -42,18 +42,6 @@ from sgt_modules.gate import Gate
 from sgt_modules.generator import SupplementGenerator
 from sgt_modules.generator_prompt import SHORTENED
 from sgt_modules.wrapping import list_plain_parts, supplemented_predictors
-
-SFT = "sft"
-"""The stage of supervised fine-tuning."""
-
-
-def dpo_stage(round_: int) -> str:
-    """The stage of a round of DPO.
-
-    >>> dpo_stage(1)
-    'dpo1'
-    """
-    return f"dpo{round_}"
 
 
 class Run:

@@ -182,9 +182,10 @@ class SGTTeleprompter(Teleprompter):
             MainProcessError: in the other processes, the main one stopped with an error that is none of ours.
         """
         from optimizers.core.result import result_of
+        from optimizers.core.stages import SFT, dpo_stage
         from optimizers.observe.progress import build_observers
         from optimizers.sgt.history import History
-        from optimizers.sgt.run import SFT, Run, dpo_stage, follow
+        from optimizers.sgt.run import Run, follow
         from optimizers.training.processes import join_team
 
         team = join_team()
