@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,14 +69,22 @@ def weights_of(engine: LocalEngine) -> dict[int, tuple[int, ...]]:
     return {each.data_ptr(): tuple(each.shape) for name, each in model.named_parameters() if "lora" not in name}
 
 
+MODELS_OF_OTHER_TESTS: weakref.WeakSet[PeftModel] = weakref.WeakSet()
+
+
 @pytest.fixture(autouse=True)
 def _no_models_of_other_tests() -> None:
     gc.collect()
+    MODELS_OF_OTHER_TESTS.update(models_in_training())
+
+
+def models_in_training() -> list[PeftModel]:
+    return [each for each in gc.get_objects() if issubclass(type(each), PeftModel) and each.training]
 
 
 def in_training() -> dict[int, tuple[int, ...]]:
-    """The same of all models with an adapter that is being trained."""
-    alive = [each for each in gc.get_objects() if issubclass(type(each), PeftModel) and each.training]
+    """The same of all models with an adapter that this test trains; a failed test's traceback may hold others."""
+    alive = [each for each in models_in_training() if each not in MODELS_OF_OTHER_TESTS]
     assert alive
     named = [item for model in alive for item in model.named_parameters() if "lora" not in item[0]]
     return {each.data_ptr(): tuple(each.shape) for _, each in named}
