@@ -13,6 +13,7 @@ from dspy.teleprompt import Teleprompter
 from dspy.utils.exceptions import AdapterParseError
 
 from optimizers.comparison.bench import LABELED_DEMOS, Bench, Need
+from optimizers.comparison.local_edits import LPO_BATCH, LPO_CANDIDATES, LPO_STEPS, optimize_with_local_edits
 from optimizers.comparison.text_gradients import BATCH, STEPS, optimize_with_textgrad
 from optimizers.comparison.word_vectors import make_word_embedder
 from optimizers.core.reward import Scorer
@@ -268,6 +269,20 @@ def _compile_textgrad(bench: Bench) -> dspy.Module:
     )
 
 
+def _compile_lpo(bench: Bench) -> dspy.Module:
+    val, train = len(bench.valset), len(bench.trainset)
+    return optimize_with_local_edits(
+        bench.program,
+        bench.trainset,
+        bench.valset,
+        scorer=Scorer(bench.metric),
+        proposer=cast("dspy.LM", bench.proposer),
+        steps=bench.fit_steps(min(LPO_BATCH, train) + LPO_CANDIDATES * val, reserve=val, default=LPO_STEPS, most=100),
+        seed=bench.seed,
+        num_threads=bench.num_threads,
+    )
+
+
 def _compile_bootstrap_finetune(bench: Bench) -> dspy.Module:
     optimizer = dspy.BootstrapFinetune(metric=bench.score, num_threads=bench.num_threads)
     student = bench.program.deepcopy()
@@ -357,6 +372,7 @@ CONTENDERS: Mapping[str, Contender] = {
         Contender("gepa", _compile_gepa, needs=("proposer",)),
         Contender("infer_rules", _compile_infer_rules, needs=("proposer",)),
         Contender("textgrad", _compile_textgrad, needs=("proposer", "textgrad")),
+        Contender("lpo", _compile_lpo, needs=("proposer",)),
         Contender("spt_p", partial(_compile_spt, variant="p", impact=True), needs=("proposer",)),
         Contender("spt_pc", partial(_compile_spt, variant="pc", impact=True), needs=("proposer",)),
         Contender("spt_p_without_impact", partial(_compile_spt, variant="p", impact=False), needs=("proposer",)),
