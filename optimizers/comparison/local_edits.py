@@ -173,7 +173,7 @@ def read_marks(instructions: str, marked: str) -> list[Span]:
     same = sum(block.size for block in matcher.get_matching_blocks())
     if max(len(copy), len(instructions)) - same > MOST_CHANGED * len(instructions):
         return []
-    place = _map_places(matcher)
+    place = [*_map_places(matcher), len(instructions)]
     ends = list(itertools.accumulate(len(piece) for piece in pieces[:-1]))
     tags = [tag.casefold() for tag in _TAG.findall(marked)]
     spans = [
@@ -185,11 +185,11 @@ def read_marks(instructions: str, marked: str) -> list[Span]:
 
 
 def _map_places(matcher: difflib.SequenceMatcher[str]) -> list[int]:
-    """For each place in the copy, the same place in the instructions."""
+    """For each character of the copy, the same place in the instructions."""
     places: list[int] = []
     for _, first, last, start, end in matcher.get_opcodes():
         places += [min(start + offset, end) for offset in range(last - first)]
-    return [*places, len(matcher.b)]
+    return places
 
 
 def mark(instructions: str, spans: Sequence[Span]) -> str:
