@@ -207,10 +207,8 @@ class Controls:
         if self.noise is not None:
             lines.append(self.noise.words)
         if (over := self.over_lookup) is not None and over.questions:
-            lines.append(
-                f"The selected stage gains {signed(over.gain)} ({span(over.gain_interval)}, p {p_text(over.p_none)}) over "
-                "lookup: what training adds to the outcomes that exploration paid for."
-            )
+            gain = f"{signed(over.gain)} ({span(over.gain_interval)}, p {p_text(over.p_none)})"
+            lines.append(f"The selected stage gains {gain} over lookup: what training adds to exploration's outcomes.")
         lines += [f"{row.name}: {row.note}." for row in self.rows if row.note]
         return [*lines, *(f"{row.name}: skipped, {row.skipped}" for row in self.rows if row.skipped)]
 

@@ -10,7 +10,7 @@ from optimizers.comparison.outcomes import TrialOutcome, average_by_example
 from optimizers.core.statistics import gain_interval, paired_p_value
 from optimizers.observe.report.texts import p_text, signed, span
 
-PLANNED = (("sgt", "lookup", "what training adds to the outcomes that exploration paid for"),)
+PLANNED = (("sgt", "lookup", "what training adds to exploration's outcomes"),)
 """Pairs of contenders whose difference a comparison reports where both ran, and what it means."""
 
 

@@ -45,11 +45,11 @@ class NearestWinners:
     same query counts once, however many stages tried it. `seed` breaks ties.
 
     >>> from optimizers.core.records import Query, Reward
-    >>> tell = lambda n, word, text, score: Rollout(
-    ...     Query(str(n), n, "self", f"count the {word} customers"), "warm", "free", Supplement("cot", text), Reward(score)
+    >>> zoka, bima = (Query(word, 0, "self", f"count the {word} customers") for word in ("zoka", "bima"))
+    >>> tried = [(zoka, "Over 45.", 1.0), (zoka, "In Oslo.", 0.0), (bima, "In Rome.", 1.0)]
+    >>> winners = NearestWinners(
+    ...     Rollout(query, "warm", "free", Supplement("cot", text), Reward(score)) for query, text, score in tried
     ... )
-    >>> winners = NearestWinners([tell(0, "zoka", "Over 45.", 1.0), tell(1, "bima", "In Rome.", 1.0),
-    ...                           tell(2, "zoka", "In Oslo.", 0.0)])
     >>> winners.choose("list the zoka customers", 1).text
     'Over 45.'
     """

@@ -1,4 +1,4 @@
-"""Controls of the demonstration on house terms: what the same outcomes, or the truth, give without a trained generator."""
+"""Controls of the demonstration on house terms: what the outcomes, or the truth, give without a trained generator."""
 
 from __future__ import annotations
 
