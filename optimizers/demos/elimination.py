@@ -73,7 +73,7 @@ def deduce_meanings(
 
     What it knows: the table and the list of conditions that a term of this table can mean (20), which training
     questions use the term, and for each supplement tried there the condition that it states and whether it won. That
-    is more than a generator is told, which must also find the list and the form by itself.
+    is more than a generator gets, which must also find the list and the form by itself.
 
     What it does not know: the true meanings, the database and the expected rows, so a wrong condition that returns the
     right rows looks like a true one; the actor, so a true meaning that the actor failed to use counts against itself;
