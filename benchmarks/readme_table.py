@@ -96,7 +96,8 @@ def main() -> None:
     print(table(runs))
     print()
     for note in notes(runs):
-        print(note)
+        print(f"- {note}")
+    print()
     for run in runs:
         calls, seconds = run["actor_calls"], run["seconds"]
         print(

@@ -37,7 +37,7 @@ def stage_table(demonstration: Demonstration) -> Table:
     seconds = {stage.name: f"{stage.seconds:.0f}" for stage in demonstration.result.stages}
     table = plain_table(f"House terms, seed {summary['seed']}: score by stage")
     last = {"transfer": "actor 2"} if any("transfer" in row for row in summary["scores"].values()) else {}
-    for column in ("stage", "val", "test", "95 %", "terms", "plain", "shifted", *last.values(), "seconds"):
+    for column in ("stage", "val", "test", "95 %", "terms", "plain", "shifted", *last.values(), "s"):
         table.add_column(column, justify="left" if column == "stage" else "right", no_wrap=True)
     for name, row in summary["scores"].items():
         is_selected = name == summary["selected"]
@@ -53,7 +53,7 @@ def stage_table(demonstration: Demonstration) -> Table:
     for name in summary["skipped"]:
         table.add_row(name, "", "skipped")
     table.caption = (
-        "* selected on validation; terms and plain are the two parts of test.\n"
+        "* selected on validation; terms and plain are the two parts of test; s: seconds.\n"
         "lookup: the supplement that won for the most similar training questions;\n"
         "elimination: the meaning that the outcomes of training make most likely;\n"
         "oracle: the true meaning; oracle_glossary: all of them in the instructions"
@@ -124,7 +124,7 @@ def _control_lines(summary: Mapping[str, Any]) -> list[str]:
     if lookup["gain"] is not None:
         low, high = lookup["interval"]
         lines.append(
-            f"Over lookup (neighbours: {lookup['neighbours']}), which trains nothing, {summary['selected']} gains "
+            f"Over lookup (neighbours: {lookup['neighbours']}), which trains nothing, the selected stage gains "
             f"{lookup['gain']:+.3f} on test ({low:+.3f} to {high:+.3f}), exact McNemar p "
             f"{summary['p_value']['lookup']:.1e}: what training is worth."
         )
