@@ -14,6 +14,7 @@ from secrets_task import RECIPE, TEST, TRAIN, VAL, asked, exact, needs_secret, w
 
 from optimizers.comparison import CONTENDERS, Comparison, Contender, compare
 from optimizers.comparison.contenders import Bench
+from optimizers.core.fingerprints import read_metric
 from optimizers.core.result import SGTResult
 from optimizers.demos.house_terms import TINY_SCALE, Demonstration, Scale, demonstrate
 from sgt_modules.embedded import HouseTermsWorld
@@ -26,12 +27,15 @@ CHOOSING = ["bootstrap_fewshot_random_search", "lookup", "sgt"]
 class Recorder:
     """A metric that writes down what it judged, in one order with other events. Safe from many threads.
 
-    It is the same metric whatever it has written down: `compare` sees a function of this module.
+    What it has written down is no part of it, so a metric that uses it stays the same metric.
     """
 
     def __init__(self) -> None:
         self.events: list[str] = []
         self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Recorder, ()
 
     def note(self, event: str) -> None:
         with self._lock:
@@ -80,6 +84,12 @@ def compared(
             display_progress=False,
             version="recorded",
         )
+
+
+def test_what_was_written_down_does_not_change_the_metric() -> None:
+    before = read_metric(recording).mark, read_metric(WatchedWorld(100, sizes=SCALE.sizes).metric).mark
+    _note("judged another")
+    assert (read_metric(recording).mark, read_metric(WatchedWorld(100, sizes=SCALE.sizes).metric).mark) == before
 
 
 def test_no_test_example_is_judged_before_a_contender_has_chosen(tmp_path: Path) -> None:
