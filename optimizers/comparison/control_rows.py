@@ -159,6 +159,13 @@ class Controls:
         except StopIteration:
             raise KeyError(f"There is no row {name!r}; there are {[row.name for row in self.rows]}.") from None
 
+    @property
+    def over_lookup(self) -> ControlRow | None:
+        """The row of the selected stage, whose gain is over the control `lookup`; None without that control."""
+        if not {"selected", "lookup"} <= set(self.scored):
+            return None
+        return build_control_row("selected", self.scored["selected"], none=self.scored["lookup"])
+
     def content(self) -> dict[str, Any]:
         """Returns the controls as JSON: `selected`, `rows`, `leakage` and `noise`."""
         return {
@@ -199,6 +206,9 @@ class Controls:
             )
         if self.noise is not None:
             lines.append(self.noise.words)
+        if (over := self.over_lookup) is not None and over.questions:
+            gain = f"{signed(over.gain)} ({span(over.gain_interval)}, p {p_text(over.p_none)})"
+            lines.append(f"The selected stage gains {gain} over lookup: what training adds to exploration's outcomes.")
         lines += [f"{row.name}: {row.note}." for row in self.rows if row.note]
         return [*lines, *(f"{row.name}: skipped, {row.skipped}" for row in self.rows if row.skipped)]
 
