@@ -16,7 +16,7 @@ from optimizers.comparison.bench import LABELED_DEMOS, Bench, Need
 from optimizers.comparison.local_edits import LPO_BATCH, LPO_CANDIDATES, LPO_STEPS, optimize_with_local_edits
 from optimizers.comparison.nearest_winner_contender import compile_lookup, reserve_calls
 from optimizers.comparison.text_gradients import BATCH, STEPS, optimize_with_textgrad
-from optimizers.comparison.word_vectors import make_word_embedder
+from optimizers.comparison.tf_idf import TfIdf
 from optimizers.core.reward import Scorer
 from optimizers.sgt.recipe import Recipe
 from optimizers.sgt.teleprompter import SGTTeleprompter
@@ -174,7 +174,7 @@ def _search_candidates(bench: Bench, candidates: range) -> tuple[dspy.Module, fl
 def _compile_knn_fewshot(bench: Bench) -> dspy.Module:
     """Each answer of the result costs a run more for each of its demos, which are the nearest training examples."""
     texts = [format_for_knn(example) for example in bench.trainset]
-    embedder = bench.embedder or make_word_embedder(texts)
+    embedder = bench.embedder or dspy.Embedder(TfIdf(texts).embed)
 
     def compile_with(demos: int) -> dspy.Module:
         optimizer = cast("Any", dspy.KNNFewShot)(

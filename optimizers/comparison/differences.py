@@ -49,7 +49,8 @@ class Difference:
     def read(content: dict[str, Any]) -> Difference:
         """Returns the difference of `content`; raises `TypeError`, `KeyError` or `ValueError` for another form."""
         low, high = content["interval"]
-        return Difference(**{**content, "interval": (float(low), float(high))})
+        rest: dict[str, Any] = {**content, "interval": (float(low), float(high))}
+        return Difference(**rest)
 
 
 def measure_differences(outcomes: Sequence[TrialOutcome]) -> list[Difference]:

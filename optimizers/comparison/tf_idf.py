@@ -27,16 +27,18 @@ class TfIdf:
         self._columns = {word: column for column, word in enumerate(sorted(found))}
         self._most = float(np.log(1 + len(texts)))
         self._weights = np.array([np.log((1 + len(texts)) / (1 + found[word])) for word in self._columns])
-        self._rows = np.zeros((len(texts), len(self._columns)), dtype=np.float32)
-        for row, each in zip(self._rows, counts, strict=True):
-            row[:] = self._embed(each)
+        self._rows = self.embed(texts)
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return a vector for each text, of shape (texts, words of the collection), with a length of at most 1."""
+        return np.array([self._embed(_count_words(text)) for text in texts], dtype=np.float32)
 
     def similarities(self, text: str) -> NDArray[np.float32]:
         """Return the cosine similarity to each text of the collection, in [0, 1]; 0 where no weighted word is shared.
 
         A word that the collection lacks makes a text less similar to all of them alike.
         """
-        return self._rows @ self._embed(_count_words(text)).astype(np.float32)
+        return self._rows @ self.embed([text])[0]
 
     def _embed(self, counts: Counter[str]) -> NDArray[np.float64]:
         vector = np.zeros(len(self._columns))
