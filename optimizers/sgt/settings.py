@@ -106,11 +106,11 @@ class SGTSettings(RunSettings):
         """
         self.generator.check_trainable()
         if not self.generator.in_process:
-            self.trainer_or_default()
-        check = getattr(self.trainer, "check", None)
+            self.trainer_or_default()  # refuses one behind a server without a trainer, before the server is asked
+        self.generator.check()
+        check = getattr(self.trainer_or_default(), "check", None)
         if callable(check):
             check()
-        self.generator.check()
         check_lengths(student, trainset, self.generator, most=self._training.max_length, only=self.options.only)
         wrapped = self.wrap(student)
         log = read_log(self.logged, trainset, valset, menu=self.recipe.menu)
