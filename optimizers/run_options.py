@@ -96,7 +96,12 @@ class RunOptions:
         check_seconds(self.max_run_seconds)
         check_runner(self.runner)
         self.report_to = check_report_to(self.report_to)
-        self.limits = Limits(self.max_actor_calls, self.max_cost_usd, self.max_seconds)
+        _ = self.limits  # refuses one that is not above 0
+
+    @property
+    def limits(self) -> Limits:
+        """What the run may spend."""
+        return Limits(self.max_actor_calls, self.max_cost_usd, self.max_seconds)
 
     def build_observers(self, *, probing: bool) -> list[Observer]:
         """The observers of a run; of a probe, the views alone."""

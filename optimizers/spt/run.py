@@ -182,17 +182,15 @@ class PromptRun:
 
     def score_candidates(
         self, candidates: Sequence[PromptCandidate], mistakes: Sequence[Mistake], history: History
-    ) -> list[ScoredCandidate]:
-        """Score each candidate on the mistakes, unless it was dropped; one without a reward is dropped too."""
+    ) -> Iterator[ScoredCandidate]:
+        """Score the candidates on the mistakes, one by one; skip what was dropped, and drop one without a reward."""
         examples = [self._train.examples[each.index] for each in mistakes]
-        found: list[ScoredCandidate] = []
         for n, each in enumerate(candidates, start=1):
             self._enter(f"round {history.round}, candidate {n}", history)
             runs = [] if each.dropped else self._run_with(each.prompt, examples, f"candidate{n}", history)
             rewarded = any(run.reward is not None for run in runs)
             scored = {"score": mean_score(runs)} if rewarded else {"dropped": each.dropped or "no reward"}
-            found.append(ScoredCandidate(replace(each, **scored), runs))
-        return found
+            yield ScoredCandidate(replace(each, **scored), runs)
 
     def choose(
         self,
@@ -275,16 +273,14 @@ class PromptRun:
         return mark_compiled(with_instructions(self._student, best.prompts if best else history.first), result)
 
     def _evidence(self, selected: str, history: History) -> Evidence:
-        """What the run found. Of a round that did not end, what the store has counts."""
-        found = self._session.evidence(selected=selected, threshold=self._recipe.threshold)
-        explored = [each for each in found.unfinished if Stage.read(each.stage).part.startswith("candidate")]
+        """What the run found."""
         before, later = history.stages[:1], history.stages[1:]
         return replace(
-            found,
+            self._session.evidence(selected=selected, threshold=self._recipe.threshold),
             before=before[0].rollouts if before else (),
             stages={stage.name: stage.rollouts for stage in later},
             unaided=history.answered[0] if history.answered else (),
-            tried=explored or history.tried,
+            tried=history.tried,
             instructions=True,
         )
 

@@ -81,7 +81,7 @@ class SupervisoryPromptTeleprompter(RunOptions, Teleprompter):
         Raises:
             SetupError: something passed in cannot work; nothing has been paid for.
         """
-        from optimizers.spt.history import History
+        from optimizers.spt.history import History, ScoredCandidate
         from optimizers.spt.run import PromptRun
 
         recipe = self.settings.recipe
@@ -96,8 +96,10 @@ class SupervisoryPromptTeleprompter(RunOptions, Teleprompter):
                         break
                     impacts = run.measure_impacts(history)
                     candidates = run.write_candidates(mistakes, impacts, history)
-                    scored = run.score_candidates(candidates, mistakes, history)
-                    history.explored += [each.rollouts for each in scored]
+                    scored: list[ScoredCandidate] = []
+                    for each in run.score_candidates(candidates, mistakes, history):
+                        scored.append(each)
+                        history.explored.append(each.rollouts)
                     history.rounds.append(run.choose(scored, answers, mistakes, impacts, history))
                     if history.rounds[-1].accepted:
                         history.stages.append(run.validate(history))
