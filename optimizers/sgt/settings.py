@@ -108,9 +108,6 @@ class SGTSettings(RunSettings):
         if not self.generator.in_process:
             self.trainer_or_default()  # refuses one behind a server without a trainer, before the server is asked
         self.generator.check()
-        check = getattr(self.trainer_or_default(), "check", None)
-        if callable(check):
-            check()
         check_lengths(student, trainset, self.generator, most=self._training.max_length, only=self.options.only)
         wrapped = self.wrap(student)
         log = read_log(self.logged, trainset, valset, menu=self.recipe.menu)
@@ -119,6 +116,9 @@ class SGTSettings(RunSettings):
                 f"Expected logged outcomes for a program of one predictor that reads supplements, got {places}. Name "
                 "the one that the log is of with only=[...], or leave logged out."
             )
+        check = getattr(self.trainer_or_default(), "check", None)  # last, as the default one takes long to import
+        if callable(check):
+            check()
         return wrapped
 
     def recorded(self, trainset: Examples, valset: Examples) -> dict[str, object]:
