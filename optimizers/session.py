@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import Any, NamedTuple, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dspy
 
 from optimizers.core.budget import Budget
 from optimizers.core.error_types import REFUSED, count_refused_scores
-from optimizers.core.events import Event, EventBus, Note, Observer, PhaseStarted, RunEnded, RunStarted, emit_ending
+from optimizers.core.events import Event, EventBus, Note, PhaseStarted, RunEnded, RunStarted, emit_ending
 from optimizers.core.evidence import Evidence
 from optimizers.core.fingerprints import (
     BORDER,
@@ -25,19 +25,20 @@ from optimizers.core.fingerprints import (
     warn_of_unread,
 )
 from optimizers.core.interrupts import stop_on_interrupt
-from optimizers.core.reward import Metric, Scorer, check_metric
+from optimizers.core.reward import Scorer
 from optimizers.core.run_folder import RunFolder, changed_versions
-from optimizers.core.run_settings import Examples, RunSettings
 from optimizers.core.usage import RunUsage, Usage
-from optimizers.core.validation import check_priced, check_program, check_splits, hold_out
 from optimizers.core.verdict import NOTE
 from optimizers.core.work_clock import WorkClock
 from optimizers.rollouts.engine import RolloutEngine
 from optimizers.rollouts.evaluation import Evaluator
-from optimizers.rollouts.runners import Runner
+from optimizers.rollouts.runners import open_runner
 from optimizers.store.rollout_store import RolloutStore
 from sgt_modules.errors import StoppedError
 from sgt_modules.local.cancellation import WorkCancelled
+
+if TYPE_CHECKING:
+    from optimizers.run_options import Inputs, RunSettings
 
 
 class _Code(NamedTuple):
@@ -75,42 +76,6 @@ class _Code(NamedTuple):
                 "which pays for no call of the program."
             )
         return found
-
-
-def checked(
-    student: dspy.Module,
-    trainset: Examples,
-    valset: Examples | None,
-    *,
-    settings: RunSettings,
-    runner: Runner,
-) -> tuple[Examples, Examples]:
-    """The two splits, with a seeded part of the training set held out where no validation set is given.
-
-    Raises `SetupError` where splits, program or metric cannot work; nothing has been paid for.
-    """
-    if valset is None:
-        trainset, valset = hold_out(trainset, rng=random.Random(f"{settings.seed}-validation"))
-    check_splits(trainset, valset)
-    check_program(student, trainset)
-    runner.check(student, Scorer(settings.metric), [*trainset, *valset])
-    check_judged(student, settings.metric, trainset[0])
-    if settings.limits.cost_usd is not None:
-        check_priced(student)
-    return trainset, valset
-
-
-def check_judged(program: dspy.Module, metric: Metric, example: dspy.Example) -> None:
-    """Try the metric once on what the program may return; raises `MetricError` when it would not do."""
-    own_forward = not type(program).__module__.startswith("dspy.")
-    check_metric(metric, example, output_fields(program), more_fields=own_forward)
-
-
-def sizes(trainset: Examples, valset: Examples | None) -> tuple[int, int]:
-    """How many examples there are to learn from and to select on."""
-    if valset is None:
-        trainset, valset = hold_out(trainset, rng=random.Random(0))
-    return len(trainset), len(valset)
 
 
 class _RunLog:
@@ -152,53 +117,46 @@ class Session:
 
     @classmethod
     @contextmanager
-    def opened(
-        cls,
-        student: dspy.Module,
-        program: dspy.Module,
-        splits: tuple[Examples, Examples],
-        *,
-        settings: RunSettings,
-        observers: Sequence[Observer],
-        runner: Runner,
-    ) -> Iterator[Session]:
-        """Take the folder, open the store, and set up the actor of `program`, which was made of the student.
+    def opened(cls, inputs: Inputs, settings: RunSettings, *, probing: bool = False) -> Iterator[Session]:
+        """Open the runner, the folder and the store, and set up the actor; `probing`: views are the only observers.
 
         Inside, the first Ctrl-C ends the run in good order.
 
         Raises:
             RunFolderError: another run works in the folder, or it holds a run of other settings.
         """
-        folder, log = RunFolder.create(settings.log_dir), _RunLog()
-        bus = EventBus([log, *observers])
+        options, (student, program, *splits) = settings.options, inputs
+        observers, log = options.build_observers(probing=probing), _RunLog()
+        folder, bus = RunFolder.create(options.log_dir), EventBus([log, *observers])
         with ExitStack() as open_:
+            runner = open_.enter_context(open_runner(options.runner))
             notes = [open_.enter_context(folder.lock())]
-            code = _Code(read_program(program, settings.version), read_metric(settings.metric, settings.version))
+            code = _Code(read_program(program, options.version), read_metric(options.metric, options.version))
             before = _Code.recorded(folder.read("run.json") or {})
             own = supplement_settings(student)
             recorded = {**settings.recorded(*splits), **({"student": own} if own else {})}
-            known = folder.begin_or_resume(recorded, {**settings.free, "code": code.record(settings.version)})
-            notes += code.notes(before, settings.version)
+            known = folder.begin_or_resume(recorded, {**settings.free, "code": code.record(options.version)})
+            notes += code.notes(before, options.version)
             if changed := changed_versions(known):
                 notes.append(f"This run began with other packages: {'; '.join(changed)}.")
-            store = open_.enter_context(_store(settings, folder, run=known["id"]))
+            store = open_.enter_context(_store(options.store, folder, run=known["id"]))
             notes += store.notes
             clock = WorkClock.of_run(folder)
-            budget = Budget(settings.limits, store.spent(), clock.seconds.total)
+            budget = Budget(options.limits, store.spent(), clock.seconds.total)
             open_.enter_context(stop_on_interrupt(budget.stop, bus.say))
-            about = describe_scope(student, settings.metric)
+            about = describe_scope(student, options.metric)
             store.describe(code.scope, about)
             actor = RolloutEngine(
                 program,
-                Scorer(settings.metric),
+                Scorer(options.metric),
                 store,
                 scope=code.scope,
-                num_threads=settings.num_threads,
-                max_errors=settings.max_errors,
+                num_threads=options.num_threads,
+                max_errors=options.max_errors,
                 runner=runner,
                 budget=budget,
-                max_run_seconds=settings.max_run_seconds,
-                version=settings.version,
+                max_run_seconds=options.max_run_seconds,
+                version=options.version,
             )
             train, validation = (
                 Evaluator(actor, name, split, bus) for name, split in zip(("train", "val"), splits, strict=True)
@@ -305,12 +263,6 @@ def _most_tokens(lm: object) -> int | None:
     return found if isinstance(found, int) else None
 
 
-def _store(settings: RunSettings, folder: RunFolder, *, run: str) -> RolloutStore:
+def _store(shared: str | Path | None, folder: RunFolder, *, run: str) -> RolloutStore:
     """The folder's own store, or one that several runs share."""
-    return RolloutStore(folder.store) if settings.store is None else RolloutStore(settings.store, run=run)
-
-
-def output_fields(program: dspy.Module) -> list[str]:
-    """The names of every output field of the program's predictors, each once."""
-    signatures = [cast("type[dspy.Signature]", predictor.signature) for predictor in program.predictors()]
-    return list(dict.fromkeys(name for signature in signatures for name in signature.output_fields))
+    return RolloutStore(folder.store) if shared is None else RolloutStore(shared, run=run)

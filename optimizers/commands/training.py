@@ -22,11 +22,9 @@ from optimizers.commands.output import (
 if TYPE_CHECKING:
     import dspy
 
-    from optimizers.core.budget import Limits
     from optimizers.observe.tracking import TrackerName
-    from optimizers.sgt.teleprompter import SGTTeleprompter
     from optimizers.training.trl_trainer import TRLTrainer
-    from sgt_modules.generator import SupplementGenerator
+    from sgt_modules.generator import GeneratorLike
 
 _DATA = "Examples, one per row: .jsonl, .csv or .parquet"
 ProgramArgument = Annotated[str, typer.Argument(help="The program as module:attribute, or a function that returns it.")]
@@ -79,16 +77,29 @@ def compile_program(
 
     Example: sgt compile app:program --train train.jsonl --metric app:metric --lm openai/gpt-4.1-mini --log-dir runs/a
     """
-    from optimizers.core.budget import Limits
     from optimizers.core.result import result_of
+    from optimizers.core.user_files import load_attribute
     from optimizers.observe.report import FILE
+    from optimizers.sgt.teleprompter import SGTTeleprompter
 
     check_writable(out, what="--out")
     student, trainset, valset = _load_inputs(program, train, val, inputs)
-    limits = Limits(max_actor_calls, max_cost_usd, max_seconds)
     with _use_actor(lm, lm_dtype):
-        sgt = _make_teleprompter(
-            metric, generator, auto, rounds, seed, threads, log_dir, limits, silent=as_json, report_to=report_to
+        model, trainer = _load_generator(generator)
+        sgt = SGTTeleprompter(
+            load_attribute(metric, what="a metric"),
+            model,
+            trainer=trainer,
+            auto=auto,
+            rounds=rounds,
+            seed=seed,
+            num_threads=threads,
+            log_dir=log_dir,
+            max_actor_calls=max_actor_calls,
+            max_cost_usd=max_cost_usd,
+            max_seconds=max_seconds,
+            report_to=cast("list[TrackerName]", [each.strip() for each in report_to.split(",") if each.strip()]),
+            display_progress=False if as_json else None,
         )
         better = sgt.compile(student, trainset=trainset, valset=valset)
     result = result_of(better)
@@ -143,11 +154,23 @@ def estimate(
     """
     from dataclasses import asdict
 
-    from optimizers.core.budget import Limits
+    from optimizers.core.user_files import load_attribute
+    from optimizers.sgt.teleprompter import SGTTeleprompter
 
     student, trainset, valset = _load_inputs(program, train, val, inputs)
     with _use_actor(lm, lm_dtype):
-        sgt = _make_teleprompter(metric, generator, auto, rounds, seed, threads, log_dir, Limits(), silent=as_json)
+        model, trainer = _load_generator(generator)
+        sgt = SGTTeleprompter(
+            load_attribute(metric, what="a metric"),
+            model,
+            trainer=trainer,
+            auto=auto,
+            rounds=rounds,
+            seed=seed,
+            num_threads=threads,
+            log_dir=log_dir,
+            display_progress=False if as_json else None,
+        )
         estimated = sgt.estimate(student, trainset, valset, probe=probe)
     print_output({**asdict(estimated), "total": asdict(estimated.total)}, estimated, as_json=as_json)
 
@@ -172,43 +195,10 @@ def _use_actor(lm: str, dtype: str) -> AbstractContextManager[None]:
     return acting_as(actor)
 
 
-def _make_teleprompter(
-    metric: str,
-    generator: str,
-    auto: AutoOption,
-    rounds: int | None,
-    seed: int,
-    threads: int | None,
-    log_dir: Path | None,
-    limits: Limits,
-    *,
-    silent: bool,
-    report_to: str = "",
-) -> SGTTeleprompter:
-    from optimizers.core.user_files import load_attribute
-    from optimizers.sgt.recipe import Recipe
-    from optimizers.sgt.teleprompter import SGTTeleprompter
-
-    metric_function = load_attribute(metric, what="a metric")
-    model, trainer = _load_embedded() if generator == "embedded" else (generator, None)
-    return SGTTeleprompter(
-        metric_function,
-        model,
-        trainer=trainer,
-        recipe=Recipe.auto(auto).with_rounds(rounds),
-        seed=seed,
-        num_threads=threads,
-        log_dir=log_dir,
-        max_actor_calls=limits.actor_calls,
-        max_cost_usd=limits.cost_usd,
-        max_seconds=limits.seconds,
-        report_to=cast("list[TrackerName]", [each.strip() for each in report_to.split(",") if each.strip()]),
-        display_progress=False if silent else None,
-    )
-
-
-def _load_embedded() -> tuple[SupplementGenerator, TRLTrainer]:
-    """Return the embedded generator and its trainer; the late import saves others the ten seconds of TRL."""
+def _load_generator(name: str) -> tuple[GeneratorLike, TRLTrainer | None]:
+    """Return the generator, and a trainer for the embedded one; the late import saves others the ten seconds of TRL."""
+    if name != "embedded":
+        return name, None
     from optimizers.training.embedded import embedded_trainer
     from sgt_modules.embedded import embedded_generator
 

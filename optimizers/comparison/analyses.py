@@ -21,7 +21,6 @@ from optimizers.core.events import EventBus
 from optimizers.core.records import Rollout
 from optimizers.core.result import SGTResult, result_of
 from optimizers.core.run_folder import RunFolder
-from optimizers.core.validation import check_splits
 from optimizers.observe.progress import Display, build_views
 from optimizers.observe.report.figures import grouped
 from optimizers.observe.tables import plain_table
@@ -219,8 +218,8 @@ def learning_curve(
         raise SetupError(
             f"Expected sizes from 1 to {len(problem.trainset)}, the size of the training set, got {list(sizes)}."
         )
-    check_splits(problem.trainset, problem.valset, problem.testset)
-    folder, points = RunFolder.create(None if log_dir is None else Path(log_dir)), list[QueriesPoint]()
+    problem.check()
+    folder, points = RunFolder.create(log_dir), list[QueriesPoint]()
     for size in sorted(set(sizes)):
         teleprompter = SGTTeleprompter(
             problem.metric,

@@ -20,17 +20,14 @@ from optimizers.comparison.trial import Trial
 from optimizers.core.events import EventBus
 from optimizers.core.fingerprints import read_metric, read_program, warn_of_unread
 from optimizers.core.interrupts import exit_on_interrupt
-from optimizers.core.prices import has_price
 from optimizers.core.reward import Metric
 from optimizers.core.run_folder import RunFolder
-from optimizers.core.validation import check_program, check_splits
 from optimizers.observe.progress import Display, build_views
-from optimizers.session import check_judged
 from optimizers.sgt.recipe import Recipe
 from optimizers.training.trainer import Trainer
 from sgt_modules.errors import SetupError
 from sgt_modules.generator import GeneratorLike
-from sgt_modules.lms import PROPOSAL_TOKENS, LMLike, acting_as, lm_named
+from sgt_modules.lms import PROPOSAL_TOKENS, LMLike, acting_as, check_lm, lm_named
 
 
 def compare(
@@ -97,7 +94,7 @@ def compare(
     problem = Problem(program, metric, trainset, valset, testset, version)
     with acting_as(dspy.settings.lm if actor is None else lm_named(actor)):
         return compare_problems(
-            dict.fromkeys(_check_seeds(seeds), problem),
+            dict.fromkeys(check_seeds(seeds), problem),
             contenders,
             budget=budget,
             resources=resources,
@@ -123,9 +120,12 @@ def compare_problems(
     `settings` are recorded in the folder's `run.json`; a resumed comparison must have the same settings.
     """
     selection, budget, resources = _find_contenders(contenders), Budget.of(budget), resources or Resources()
+    limits = budget.limits
     for problem in problems.values():
-        _check_problem(problem, budget)
-    folder, bus = RunFolder.create(None if log_dir is None else Path(log_dir)), EventBus(build_views(display_progress))
+        problem.check(in_dollars=limits.cost_usd is not None)
+    check_lm(resources.reflection_lm)
+    bus = EventBus(build_views(display_progress))
+    folder = RunFolder.create(log_dir)
     with folder.lock(), bus.run(), exit_on_interrupt(bus.say):
         folder.begin_or_resume({"comparison": task, **(settings or {})})
         trials = {
@@ -182,18 +182,8 @@ def _find_contenders(contenders: Sequence[ContenderLike] | None) -> list[Contend
     return selection
 
 
-def _check_seeds(seeds: Sequence[int]) -> list[int]:
+def check_seeds(seeds: Sequence[int]) -> Sequence[int]:
+    """Returns the seeds; raises `SetupError` if there are none, or one twice."""
     if not seeds or len(set(seeds)) < len(seeds):
         raise SetupError(f"Expected at least one seed, each only once, got {list(seeds)}.")
-    return list(seeds)
-
-
-def _check_problem(problem: Problem, budget: Budget) -> None:
-    """Raises what makes the comparison fail, before anything is paid for."""
-    check_splits(problem.trainset, problem.valset, problem.testset)
-    check_program(problem.program, problem.trainset)
-    check_judged(problem.program, problem.metric, problem.trainset[0])
-    lms = {id(lm): lm for each in problem.program.predictors() if (lm := each.lm or dspy.settings.lm)}
-    for lm in lms.values():
-        if budget.usd is not None and not has_price(lm):
-            raise SetupError(f"A budget in dollars needs a known price, and {lm.model} has none. Give actor calls.")
+    return seeds

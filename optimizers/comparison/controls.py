@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import dspy
 
@@ -33,12 +33,12 @@ from optimizers.core.best_stage import select_best
 from optimizers.core.events import EventBus
 from optimizers.core.records import Rollout
 from optimizers.core.run_folder import RunFolder
-from optimizers.core.validation import check_splits
+from optimizers.core.validation import check_program, check_splits
 from optimizers.observe.progress import Display, build_views
 from optimizers.rollouts.evaluation import Evaluator, Scored
 from sgt_modules.errors import SetupError
 from sgt_modules.generator import SupplementGenerator
-from sgt_modules.lms import ANSWER_TOKENS
+from sgt_modules.lms import ANSWER_TOKENS, check_lm
 from sgt_modules.local.engine import LocalEngine
 from sgt_modules.remote.endpoint import Endpoint
 
@@ -88,8 +88,13 @@ def controls(
         SetupError: SGT did not compile the program, splits share examples, or there is no such control.
     """
     selected_names = _select_controls(names)
-    for examples in (problem.testset, *([shifted] if shifted is not None else [])):
-        check_splits(problem.trainset, problem.valset, examples)
+    problem.check()
+    if shifted is not None:
+        check_splits(problem.trainset, problem.valset, shifted)
+        check_program(problem.program, shifted)
+    check_lm(second_actor)
+    if kinds_on not in get_args(KindsOn):
+        raise SetupError(f"Expected kinds_on to be one of {', '.join(get_args(KindsOn))}, got {kinds_on!r}.")
     if repeats < 1:
         raise SetupError(f"Expected repeats of at least 1, got {repeats}.")
     bus = EventBus(build_views(display_progress))

@@ -9,6 +9,7 @@ import dspy
 
 from optimizers.core.budget import Limits
 from optimizers.core.reward import Metric
+from optimizers.core.validation import check_task
 from optimizers.sgt.recipe import Recipe
 from optimizers.training.trainer import Trainer
 from sgt_modules.generator import GeneratorLike
@@ -28,6 +29,10 @@ class Problem:
     valset: Sequence[dspy.Example]
     testset: Sequence[dspy.Example]
     version: str = ""
+
+    def check(self, *, in_dollars: bool = False) -> None:
+        """Raises `SetupError` where splits, program or metric cannot work, before anything is paid for."""
+        check_task(self.program, self.metric, self.trainset, self.valset, self.testset, in_dollars=in_dollars)
 
 
 @dataclass(frozen=True, slots=True)

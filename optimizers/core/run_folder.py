@@ -46,13 +46,13 @@ class RunFolder:
     path: Path
 
     @staticmethod
-    def create(path: Path | None) -> RunFolder:
+    def create(path: str | Path | None) -> RunFolder:
         """The folder at a path, created if it is missing; without a path, a new one under `runs/`.
 
         Raises:
             RunFolderError: it cannot be created or written, for example because it is read-only.
         """
-        folder = RunFolder(path or Path("runs") / datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f"))
+        folder = RunFolder(Path(path) if path else Path("runs") / datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f"))
         try:
             folder.path.mkdir(parents=True, exist_ok=True)
             reason = "" if os.access(folder.path, os.W_OK) else "it is read-only"

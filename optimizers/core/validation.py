@@ -12,6 +12,7 @@ import dspy
 from optimizers.core.canonical import text_of
 from optimizers.core.fingerprints import content_of
 from optimizers.core.prices import has_price
+from optimizers.core.reward import Metric, check_metric
 from sgt_modules.calling import find_entry
 from sgt_modules.errors import (
     EmptyTrainsetError,
@@ -26,6 +27,45 @@ from sgt_modules.lms import check_lm
 from sgt_modules.prompts import SUPPLEMENT
 
 _SHOWN = 5
+
+
+def check_task(
+    program: dspy.Module,
+    metric: Metric,
+    trainset: Sequence[dspy.Example],
+    valset: Sequence[dspy.Example],
+    testset: Sequence[dspy.Example] | None = None,
+    *,
+    in_dollars: bool = False,
+) -> None:
+    """Check splits, program and metric together, before anything is paid for; `in_dollars`: LMs need a known price.
+
+    Raises `SetupError`, or one of its kinds that the other checks here name.
+
+    >>> one, two = (dspy.Example(question=q, answer="4").with_inputs("question") for q in ("2+2?", "1+3?"))
+    >>> program = dspy.Predict("question -> answer")
+    >>> with dspy.context(lm=dspy.LM("openai/gpt-4.1-mini", api_key="a key")):
+    ...     check_task(program, lambda example, prediction: True, [one], [two], in_dollars=True)
+    """
+    check_splits(trainset, valset, testset)
+    check_program(program, trainset)
+    for name, examples in (("valset", valset), ("testset", testset or ())):
+        for index, example in enumerate(examples):
+            _check_call(program, example, f"{name}[{index}]")
+    if in_dollars:
+        check_priced(program)
+    own_forward = not type(program).__module__.startswith("dspy.")
+    check_metric(metric, trainset[0], output_fields(program), more_fields=own_forward)
+
+
+def output_fields(program: dspy.Module) -> list[str]:
+    """The names of every output field of the program's predictors, each once.
+
+    >>> output_fields(dspy.ChainOfThought("question -> answer"))
+    ['reasoning', 'answer']
+    """
+    signatures = [cast("type[dspy.Signature]", predictor.signature) for predictor in program.predictors()]
+    return list(dict.fromkeys(name for signature in signatures for name in signature.output_fields))
 
 
 def check_splits(
@@ -153,7 +193,7 @@ Assign its predictors to attributes; the ones inside a compiled child are frozen
             )
         check_lm(actor)
     for index, example in enumerate(examples):
-        _check_call(student, example, index)
+        _check_call(student, example, f"example {index}")
 
 
 def check_priced(student: dspy.Module) -> None:
@@ -162,9 +202,9 @@ def check_priced(student: dspy.Module) -> None:
         actor = predictor.lm or dspy.settings.lm
         if not has_price(actor):
             raise SetupError(
-                "Expected LMs with a known price for max_cost_usd, but that of "
-                f"{getattr(actor, 'model', actor)!r} (predictor {name!r}) is not known. Use max_actor_calls, or tell "
-                "litellm its price with litellm.register_model."
+                "Expected LMs with a known price for a limit in dollars, but that of "
+                f"{getattr(actor, 'model', actor)!r} (predictor {name!r}) is not known. Limit the calls instead "
+                "(max_actor_calls), or tell litellm its price with litellm.register_model."
             )
 
 
@@ -197,7 +237,7 @@ def check_lengths(
             )
 
 
-def _check_call(student: dspy.Module, example: dspy.Example, index: int) -> None:
+def _check_call(student: dspy.Module, example: dspy.Example, name: str) -> None:
     inputs = dict(example.inputs().items())
     if isinstance(student, dspy.Predict):
         missing = [
@@ -214,6 +254,6 @@ def _check_call(student: dspy.Module, example: dspy.Example, index: int) -> None
             problem = str(refusal)
     if problem:
         raise ExampleError(
-            f"The program cannot be called with the inputs of example {index} ({', '.join(inputs)}): {problem}. "
+            f"The program cannot be called with the inputs of {name} ({', '.join(inputs)}): {problem}. "
             "Name the program's own inputs in with_inputs(...)."
         )

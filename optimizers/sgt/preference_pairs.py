@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from optimizers.core.error_types import Failure, advise_on_adapter, group_errors, is_unreadable
 from optimizers.core.records import BETWEEN, Between, Category, PreferencePair, Rollout
-from sgt_modules.errors import NoPreferencePairsError
 
 NEEDLESS = 0.8
 """A query needs no supplement if at least this share of its supplements won."""
@@ -215,12 +214,3 @@ def explain_no_pairs(
         f"{_SHARED.get(tuple(categories), 'a query')}, so there is nothing to prefer. "
         "Sample more supplements a query, or use examples of middling difficulty."
     )
-
-
-def require_pairs(
-    pairs: Sequence[PreferencePair], rollouts: Iterable[Rollout], *, threshold: float = 1.0
-) -> Sequence[PreferencePair]:
-    """Returns the pairs; raises `NoPreferencePairsError` with the reason if there are none."""
-    if not pairs:
-        raise NoPreferencePairsError(explain_no_pairs(rollouts, threshold=threshold))
-    return pairs

@@ -17,8 +17,11 @@ Auto = Literal["light", "medium", "heavy"]
 AUTO: Auto = "light"
 """The default size of a run, in Python and on the command line."""
 
-_RECORDED_IF_CHANGED = ("sft", "pair_categories", "closed")
-"""Options that are recorded in `run.json` only if they are not the default, as earlier versions did not have them."""
+_LEAST = {
+    **dict.fromkeys(("warm_samples", "max_per_kind", "pair_cap"), 1),
+    **dict.fromkeys(("rounds", "pool_samples", "ood_kinds", "concat", "direct_samples"), 0),
+}
+"""The least value of each size of a recipe."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,17 @@ class Recipe:
             }
             for name, size in sizes.items():
                 object.__setattr__(self, name, size)
+        for name, least in _LEAST.items():
+            if getattr(self, name) < least:
+                raise SetupError(f"Expected {name} of at least {least}, got {getattr(self, name)!r}.")
+        for name in ("threshold", "margin", "length_preference", "top_p"):
+            share = getattr(self, name)
+            if share is not None and not 0 < share <= 1:
+                raise SetupError(f"Expected {name} above 0 and up to 1, got {share!r}.")
+        if self.temperature is not None and not self.temperature >= 0:
+            raise SetupError(f"Expected temperature of at least 0, got {self.temperature!r}.")
+        if self.patience is not None and self.patience < 1:
+            raise SetupError(f"Expected patience of at least 1, or None for no early stop, got {self.patience!r}.")
         if not self.pair_categories or not set(self.pair_categories) <= set(BETWEEN):
             raise SetupError(f"Expected pair_categories among {BETWEEN}, at least one, got {self.pair_categories!r}.")
 
@@ -161,16 +175,11 @@ class Recipe:
     def recorded(self) -> dict[str, Any]:
         """Every option by name, as `run.json` records it; a kind is its instruction, its example and any text.
 
-        >>> Recipe(rounds=2).recorded["rounds"], "sft" in Recipe().recorded, Recipe(sft=False).recorded["sft"]
-        (2, False, False)
+        >>> Recipe(rounds=2).recorded["rounds"], Recipe(sft=False).recorded["sft"]
+        (2, False)
         """
-        defaults = {each.name: each.default for each in fields(Recipe)}
-        options = {name: getattr(self, name) for name in defaults}
+        options = {each.name: getattr(self, each.name) for each in fields(self)}
         kinds = {
             name: [kind.instruction, kind.example, *filter(None, [kind.text])] for name, kind in self.kinds.items()
         }
-        return {
-            name: value
-            for name, value in options.items()
-            if name not in _RECORDED_IF_CHANGED or value != defaults[name]
-        } | {"kinds": kinds}
+        return options | {"kinds": kinds, "pair_categories": list(self.pair_categories)}

@@ -14,7 +14,7 @@ from typing import cast
 import dspy
 
 from optimizers.core.estimate import Probe
-from optimizers.core.events import LossLogged, Note, Observer, PhaseStarted, StageScored
+from optimizers.core.events import LossLogged, Note, PhaseStarted, StageScored
 from optimizers.core.evidence import Evidence
 from optimizers.core.peak_memory import MARK
 from optimizers.core.records import Checkpoint, PreferencePair, Rollout, SFTExample
@@ -23,8 +23,8 @@ from optimizers.core.stages import SFT, Stage, dpo_stage
 from optimizers.core.usage import RunUsage
 from optimizers.core.verdict import explain_unrewarded, write_verdict
 from optimizers.rollouts.evaluation import Evaluator, Scored, mean_score
-from optimizers.rollouts.runners import Runner
-from optimizers.session import Session, checked
+from optimizers.run_options import Examples, check_inputs
+from optimizers.session import Session
 from optimizers.sgt.exploration import Explorer, Setting, explorer
 from optimizers.sgt.gating import fit_gate, gate_examples
 from optimizers.sgt.history import History, ValidatedStage
@@ -37,7 +37,6 @@ from optimizers.training.distributed import DistributedTrainer, repeat_calls
 from optimizers.training.finished_stages import FinishedStages
 from optimizers.training.processes import Team
 from optimizers.training.trainer import Fit, TrainingRow
-from sgt_modules.errors import SetupError
 from sgt_modules.gate import Gate
 from sgt_modules.generator import SupplementGenerator
 from sgt_modules.generator_prompt import SHORTENED
@@ -55,7 +54,9 @@ class Run:
         self._finished = FinishedStages(session.folder)
         self._alone = team.size == 1
         self._clock = session.clock
-        self._setting = Setting(settings.recipe, session.train, session.bus, self._clock, settings.seed, log=log)
+        self._setting = Setting(
+            settings.recipe, session.train, session.bus, self._clock, settings.options.seed, log=log
+        )
         self._explorer: Explorer = explorer("isolate", self._setting)
         MARK.restart()
 
@@ -64,33 +65,23 @@ class Run:
     def opened(
         cls,
         student: dspy.Module,
-        *,
-        trainset: Sequence[dspy.Example],
-        valset: Sequence[dspy.Example] | None,
+        trainset: Examples,
+        valset: Examples | None,
         settings: SGTSettings,
-        observers: Sequence[Observer],
-        runner: Runner,
+        *,
         team: Team,
+        probe: int = 0,
     ) -> Iterator[Run]:
-        """Check everything that was passed in, take the folder, and wrap a copy of the student. The `team` trains.
+        """Check everything that was passed in, then take the folder. The `team` trains.
 
         Inside, the first Ctrl-C ends the run in good order.
 
         Raises:
             SetupError: something passed in cannot work, or another run works in the folder.
         """
-        splits = checked(student, trainset, valset, settings=settings, runner=runner)
-        settings.check_trainable()
-        settings.generator.check()
-        settings.check_lengths(student, splits[0])
-        wrapped = settings.wrap(student)
-        log = read_log(settings.logged, *splits, menu=settings.recipe.menu)
-        if log.outcomes and (places := len(supplemented_predictors(wrapped))) != 1:
-            raise SetupError(
-                f"Expected logged outcomes for a program of one predictor that reads supplements, got {places}. Name "
-                "the one that the log is of with only=[...], or leave logged out."
-            )
-        with Session.opened(student, wrapped, splits, settings=settings, observers=observers, runner=runner) as session:
+        inputs = check_inputs(student, trainset, valset, settings, probe=probe)
+        log = read_log(settings.logged, inputs.trainset, inputs.valset, menu=settings.recipe.menu)
+        with Session.opened(inputs, settings, probing=bool(probe)) as session:
             for note in list_plain_parts(student):
                 session.bus.emit(Note(note))
             yield cls(settings, student, session, team=team, log=log)
@@ -107,7 +98,7 @@ class Run:
         settings, requests = self._settings, self._setting.warm_requests(few.queries)
         generator, trainer = settings.generator, settings.trainer_or_default()
         return measure_probe(
-            few, requests, generator, self._recipe, trainer, sft_epochs=settings.epochs[0], seed=settings.seed
+            few, requests, generator, self._recipe, trainer, sft_epochs=settings.epochs[0], seed=settings.options.seed
         )
 
     def validate_student(self) -> list[ValidatedStage]:
@@ -250,7 +241,7 @@ class Run:
 
         self._session.budget.check()
         with self._clock.measure("training"), self._bus.work(f"{stage}: training", 1) as work:
-            output, seed = self._folder.checkpoint(stage), self._settings.seed
+            output, seed = self._folder.checkpoint(stage), self._settings.options.seed
             checkpoint = fit(rows, start=start, output=output, seed=seed, on_step=step)
         self._finished.keep_checkpoint(checkpoint, start)
         return checkpoint
@@ -287,7 +278,7 @@ class Run:
             log_dir=self._folder.path,
             generator=self._settings.generator,
             stopped=self._session.stopped,
-            store=self._settings.store,
+            store=self._settings.options.store,
             verdict=said,
         )
         return selected_program(result, self._student, self._session.actor.program)

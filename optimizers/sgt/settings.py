@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Literal
 import dspy
 
 from optimizers.core.fingerprints import fingerprint, generator_settings
-from optimizers.core.run_settings import RunSettings
 from optimizers.core.validation import check_lengths
+from optimizers.run_options import Examples, RunSettings
+from optimizers.sgt.logged import read_log
 from optimizers.training.trainer import Trainer, TrainingSettings
 from sgt_modules.errors import SetupError
-from sgt_modules.generator import SupplementGenerator
+from sgt_modules.generator import GeneratorLike, SupplementGenerator
 from sgt_modules.local.engine import LocalEngine
-from sgt_modules.wrapping import supplement
+from sgt_modules.wrapping import supplement, supplemented_predictors
 
 if TYPE_CHECKING:
     from optimizers.core.events import Plan
@@ -38,6 +39,21 @@ def check_credit(credit: str) -> Credit:
     return credit
 
 
+def adapt_generator(generator: GeneratorLike, recipe: Recipe) -> SupplementGenerator:
+    """The generator, which chooses among the recipe's texts if the recipe is closed.
+
+    Raises `SetupError` for a generator that chooses and a recipe that has it write.
+    """
+    writer = SupplementGenerator.of(generator)
+    if writer.menu and not recipe.closed:
+        raise SetupError(
+            f"Expected a recipe of given texts for {writer.name}, which chooses among {len(writer.menu.choices)}, got "
+            "one that has it write. Pass recipe=Recipe(kinds=..., closed=True), or generator.choosing(Menu()) to let "
+            "it write."
+        )
+    return writer.choosing(recipe.menu)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SGTSettings(RunSettings):
     """The options of `SGTTeleprompter`, which documents them."""
@@ -52,7 +68,9 @@ class SGTSettings(RunSettings):
 
     def wrap(self, student: dspy.Module) -> dspy.Module:
         """A copy of the student whose predictors read supplements."""
-        return supplement(student, generator=self.generator, only=self.only, scope=self.scope, template=self.template)
+        return supplement(
+            student, generator=self.generator, only=self.options.only, scope=self.scope, template=self.template
+        )
 
     def trainer_or_default(self) -> Trainer:
         """The trainer; by default TRL on the generator's own base model, imported here, as it brings torch.
@@ -81,23 +99,29 @@ class SGTSettings(RunSettings):
         settings = getattr(self.trainer, "settings", None)
         return settings if isinstance(settings, TrainingSettings) else TrainingSettings()
 
-    def check_trainable(self) -> None:
-        """Raise `SetupError` unless something trains the generator, and it can be had with what was trained.
+    def prepare(self, student: dspy.Module, trainset: Examples, valset: Examples) -> dspy.Module:
+        """Check the generator, its trainer and the log, and return the student's wrapped copy.
 
         A trainer that has a `check()` of its own is asked too, as `TRLTrainer` is.
         """
         self.generator.check_trainable()
         if not self.generator.in_process:
-            self.trainer_or_default()
-        check = getattr(self.trainer, "check", None)
+            self.trainer_or_default()  # refuses one behind a server without a trainer, before the server is asked
+        self.generator.check()
+        check_lengths(student, trainset, self.generator, most=self._training.max_length, only=self.options.only)
+        wrapped = self.wrap(student)
+        log = read_log(self.logged, trainset, valset, menu=self.recipe.menu)
+        if log.outcomes and (places := len(supplemented_predictors(wrapped))) != 1:
+            raise SetupError(
+                f"Expected logged outcomes for a program of one predictor that reads supplements, got {places}. Name "
+                "the one that the log is of with only=[...], or leave logged out."
+            )
+        check = getattr(self.trainer_or_default(), "check", None)  # last, as the default one takes long to import
         if callable(check):
             check()
+        return wrapped
 
-    def check_lengths(self, student: dspy.Module, examples: Sequence[dspy.Example]) -> None:
-        """Raise `SetupError` where the generator can read none of a predictor's inputs, or be trained on none."""
-        check_lengths(student, examples, self.generator, most=self._training.max_length, only=self.only)
-
-    def recorded(self, trainset: Sequence[dspy.Example], valset: Sequence[dspy.Example]) -> dict[str, object]:
+    def recorded(self, trainset: Examples, valset: Examples) -> dict[str, object]:
         """Settings in `run.json` that must be the same when a run goes on in its folder."""
         rows = [
             dspy.Example(inputs=dict(row.inputs), said=str(row.supplement), score=row.score, feedback=row.feedback)
@@ -105,10 +129,10 @@ class SGTSettings(RunSettings):
         ]
         return {
             "recipe": {name: value for name, value in self.recipe.recorded.items() if name not in FREE},
-            "seed": self.seed,
+            "seed": self.options.seed,
             **generator_settings(self.generator),
             "credit": self.credit,
-            "only": None if self.only is None else sorted(self.only),
+            "only": None if self.options.only is None else sorted(self.options.only),
             "scope": self.scope,
             "template": None if self.template is None else asdict(self.template),
             "training": str(getattr(self.trainer, "settings", type(self.trainer).__qualname__)),
@@ -127,4 +151,4 @@ class SGTSettings(RunSettings):
     def free(self) -> dict[str, object]:
         """Settings in `run.json` that may change when a run goes on in its folder."""
         recipe = self.recipe.recorded
-        return {**{name: recipe[name] for name in FREE}, "limits": asdict(self.limits)}
+        return {**{name: recipe[name] for name in FREE}, "limits": asdict(self.options.limits)}

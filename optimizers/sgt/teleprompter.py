@@ -5,27 +5,22 @@ Source: SGT (arXiv 2604.20727); `docs/method.md` maps each step to its place her
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import dspy
 from dspy.teleprompt import Teleprompter
 
-from optimizers.core.budget import Limits
-from optimizers.observe.tracking.report_to import ReportTo, check_report_to
-from optimizers.rollouts.runners import Runner, RunnerName, check_runner, check_seconds, open_runner
+from optimizers.run_options import RunOptions, sizes
 from optimizers.sgt.recipe import AUTO, Auto, Recipe
-from optimizers.sgt.settings import Credit, SGTSettings, check_credit
-from sgt_modules.errors import SetupError
-from sgt_modules.generator import GeneratorLike, SupplementGenerator
-from sgt_modules.predictor import Scope
+from optimizers.sgt.settings import Credit, SGTSettings, adapt_generator, check_credit
+from sgt_modules.generator import GeneratorLike
+from sgt_modules.predictor import Scope, check_scope
 from sgt_modules.prompts import Template, check_template
 
 if TYPE_CHECKING:
-    from optimizers.core.estimate import Estimate, Probe
-    from optimizers.observe.progress import Display
+    from optimizers.core.estimate import Estimate
     from optimizers.sgt.logged import LoggedOutcome
     from optimizers.training.trainer import Trainer
 
@@ -33,7 +28,8 @@ if TYPE_CHECKING:
 # importing all of DSPy.
 
 
-class SGTTeleprompter(Teleprompter):
+@dataclass(eq=False, repr=False, kw_only=True)
+class SGTTeleprompter(RunOptions, Teleprompter):
     """Train a small generator to write supplements that make a frozen program score higher.
 
     Every predictor of the program gets a generated supplement in its prompt; only the generator's weights are trained,
@@ -41,8 +37,8 @@ class SGTTeleprompter(Teleprompter):
     not. The program's own LMs, demos and instructions stay as they are.
 
     Args:
-        metric: Any DSPy metric of 2, 3 or 5 arguments that returns a bool, a number in [0, 1], or
-            `Prediction(score=, feedback=)`.
+        metric: Any DSPy metric. This and every option that is not below is one of
+            [`RunOptions`][optimizers.run_options.RunOptions]: threads, limits, seed, folder, trackers, and more.
         generator: A hub id, a local folder, or a `SupplementGenerator`; 1.7 B parameters or less is the idea. Behind a
             server, `Endpoint(dspy.LM(...), publish=...)`, and then a `trainer` with the base model that is served.
         auto: The size of the run: `light` (the default, up to 38 runs of the program for each training example and
@@ -54,36 +50,9 @@ class SGTTeleprompter(Teleprompter):
         credit: In a program of several predictors (or of one that is called several times), `isolate` varies one
             place's supplement while the others stay fixed, so that a pair differs in one place; `joint` varies all at
             once and gives the program's outcome to each.
-        only: The names of the predictors that read supplements; all by default.
         scope: Whether each call gets a supplement (`turn`) or each run of the program (`episode`); by default as the
             student has it, else `turn`. See `supplement`.
         template: How the actor is shown a supplement; by default as the student has it.
-        runner: Where program runs are worked: `threads` here, `ray` on a cluster (needs `dspy-sgt[ray]`), or an object
-            such as `RayRunner(workers=64)`.
-        num_threads: Program runs at once, wherever they are worked; `dspy.settings.num_threads` by default.
-        max_errors: Runs in a row without a reward (see [Faults](faults.md)) after which everything stops.
-        max_actor_calls: The most calls of the program's LMs; asked before each run of the program.
-        max_cost_usd: The most dollars for them.
-        max_seconds: The most seconds at work. Where one of the three is reached, the run ends in good order with the
-            best program so far; each counts all sessions in `log_dir`, so a later call with more goes on from there.
-        max_run_seconds: How long one run of the program may take before it is given up, without a reward; no limit by
-            default. A `timeout` of the LM should be shorter, as DSPy tries such a call again.
-        seed: Seeds every choice: the same seed, data and models give the same adapter.
-        log_dir: The run's folder; a fresh one under `runs/` by default. A folder with a run of the same settings is
-            gone on with: what was paid, sampled or trained there is not paid, sampled or trained again.
-        store: Where rollouts are kept, if not in `log_dir`: a file, or a database's URL such as
-            `postgresql+psycopg://user@host/database` (needs `dspy-sgt[postgresql]`). Runs that share one pay no rollout
-            of the same program, actor and metric twice.
-        report_to: Trackers and observers of the run, none by default: `mlflow`, `wandb`, `tensorboard` (they need
-            `dspy-sgt[trackers]`; see [Tracking](tracking.md)), an `Observer` of your own (see [Events](events.md)), or
-            several.
-        display_progress: False is silence; by default a live view on a terminal or in a notebook, and plain lines
-            elsewhere. A function is called with a `Snapshot` of the run at most four times a second, an `Observer` with
-            every event; see [Live view](live.md).
-        version: A word of yours for the state of code that cannot be read: a metric written in C, or an object without
-            code that the metric or the program uses; a note names them. Another word has answers judged again and,
-            where the program holds such an object, paid for again. See
-            [Scaling](scaling.md#what-makes-two-rewards-the-same).
 
     Source: SGT (arXiv 2604.20727).
 
@@ -94,64 +63,27 @@ class SGTTeleprompter(Teleprompter):
     1
     """
 
-    def __init__(
-        self,
-        metric: Callable[..., object],
-        generator: GeneratorLike,
-        *,
-        auto: Auto = AUTO,
-        rounds: int | None = None,
-        recipe: Recipe | None = None,
-        trainer: Trainer | None = None,
-        credit: Credit = "isolate",
-        only: Sequence[str] | None = None,
-        scope: Scope | None = None,
-        template: Template | None = None,
-        runner: RunnerName | Runner = "threads",
-        num_threads: int | None = None,
-        max_errors: int = 10,
-        max_actor_calls: int | None = None,
-        max_cost_usd: float | None = None,
-        max_seconds: float | None = None,
-        max_run_seconds: float | None = None,
-        seed: int = 0,
-        log_dir: str | Path | None = None,
-        store: str | Path | None = None,
-        report_to: ReportTo = None,
-        display_progress: Display = None,
-        version: str = "",
-    ) -> None:
-        super().__init__()
-        self.metric = metric
-        self.recipe = (recipe or Recipe.auto(auto)).with_rounds(rounds)
-        writer = SupplementGenerator.of(generator)
-        if writer.menu and not self.recipe.closed:
-            raise SetupError(
-                f"Expected a recipe of given texts for {writer.name}, which chooses among {len(writer.menu.choices)}, "
-                "got one that has it write. Pass recipe=Recipe(kinds=..., closed=True), or "
-                "generator.choosing(Menu()) to let it write."
-            )
+    generator: GeneratorLike = field(kw_only=False)
+    auto: Auto = AUTO
+    rounds: int | None = None
+    recipe: Recipe | None = None
+    trainer: Trainer | None = None
+    credit: Credit = "isolate"
+    scope: Scope | None = None
+    template: Template | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.recipe = recipe = (self.recipe or Recipe.auto(self.auto)).with_rounds(self.rounds)
         self.settings = SGTSettings(
-            metric=metric,
-            generator=writer.choosing(self.recipe.menu),
-            recipe=self.recipe,
-            trainer=trainer,
-            num_threads=num_threads,
-            max_errors=max_errors,
-            seed=seed,
-            log_dir=Path(log_dir) if log_dir else None,
-            credit=check_credit(credit),
-            only=only,
-            scope=scope,
-            template=None if template is None else check_template(template),
-            store=store,
-            limits=Limits(max_actor_calls, max_cost_usd, max_seconds),
-            max_run_seconds=check_seconds(max_run_seconds),
-            version=version,
+            options=self,
+            generator=adapt_generator(self.generator, recipe),
+            recipe=recipe,
+            trainer=self.trainer,
+            credit=check_credit(self.credit),
+            scope=None if self.scope is None else check_scope(self.scope),
+            template=None if self.template is None else check_template(self.template),
         )
-        self.runner: RunnerName | Runner = check_runner(runner)
-        self.display_progress: Display = display_progress
-        self.report_to = check_report_to(report_to)
 
     def compile(  # pyright: ignore[reportIncompatibleMethodOverride]  (no **kwargs: a misspelt argument is an error)
         self,
@@ -183,7 +115,6 @@ class SGTTeleprompter(Teleprompter):
         """
         from optimizers.core.result import result_of
         from optimizers.core.stages import SFT, dpo_stage
-        from optimizers.observe.progress import build_observers
         from optimizers.sgt.history import History
         from optimizers.sgt.run import Run, follow
         from optimizers.training.processes import join_team
@@ -191,21 +122,8 @@ class SGTTeleprompter(Teleprompter):
         team = join_team()
         if not team.is_main:
             return follow(student, self.settings, team)
-        observers = build_observers(self.display_progress, self.report_to)
-        settings, recipe, history = replace(self.settings, logged=tuple(logged)), self.recipe, History()
-        with (
-            team.send_failure(),
-            open_runner(self.runner) as runner,
-            Run.opened(
-                student,
-                trainset=trainset,
-                valset=valset,
-                settings=settings,
-                observers=observers,
-                runner=runner,
-                team=team,
-            ) as run,
-        ):
+        settings, recipe, history = replace(self.settings, logged=tuple(logged)), self.settings.recipe, History()
+        with team.send_failure(), Run.opened(student, trainset, valset, settings, team=team) as run:
             with run.within_budget():
                 history.stages += run.validate_student()
                 history.explored.append(warm := run.warm_start())
@@ -251,27 +169,13 @@ class SGTTeleprompter(Teleprompter):
         >>> round(sgt.estimate(program(), world.train, world.val).total.actor_calls)
         3292
         """
-        from optimizers.observe.progress import build_views
-        from optimizers.session import sizes
         from optimizers.sgt.estimate import estimate_sgt
         from optimizers.sgt.run import Run
         from optimizers.training.processes import join_team
 
-        settings = self.settings
-        train, validation = sizes(trainset, valset)
-        found: Probe | None = None
+        settings, found = self.settings, None
+        train, validation = sizes(trainset, valset, self.seed)
         if probe:
-            with (
-                open_runner(self.runner) as runner,
-                Run.opened(
-                    program,
-                    trainset=trainset,
-                    valset=valset,
-                    settings=settings,
-                    observers=build_views(self.display_progress),
-                    runner=runner,
-                    team=join_team(),
-                ) as run,
-            ):
-                found = run.probe(min(probe, train))
-        return estimate_sgt(self.recipe, train=train, validation=validation, epochs=settings.epochs, probe=found)
+            with Run.opened(program, trainset, valset, settings, team=join_team(), probe=probe) as run:
+                found = run.probe(probe)
+        return estimate_sgt(settings.recipe, train=train, validation=validation, epochs=settings.epochs, probe=found)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -10,9 +9,10 @@ import dspy
 
 from optimizers.core.fingerprints import fingerprint, lm_settings
 from optimizers.core.prices import has_price
-from optimizers.core.run_settings import RunSettings
+from optimizers.run_options import Examples, RunSettings
 from optimizers.spt.recipe import SPTRecipe
 from sgt_modules.errors import NoPredictorError, SetupError
+from sgt_modules.lms import check_lm
 from sgt_modules.wrapping import instructions_of
 
 if TYPE_CHECKING:
@@ -33,15 +33,26 @@ class SPTSettings(RunSettings):
     corrector: dspy.LM
     recipe: SPTRecipe
 
-    def recorded(self, trainset: Sequence[dspy.Example], valset: Sequence[dspy.Example]) -> dict[str, object]:
+    def prepare(self, student: dspy.Module, trainset: Examples, valset: Examples) -> dspy.Module:
+        """Check the named predictors, and the corrector's key and price; return the student itself."""
+        self.places(student)
+        check_lm(self.corrector)
+        if self.options.max_cost_usd is not None and not has_price(self.corrector):
+            raise SetupError(
+                f"Expected a corrector with a known price for max_cost_usd, but that of {self.corrector.model!r} is "
+                "not known. Use max_actor_calls, or tell litellm its price with litellm.register_model."
+            )
+        return student
+
+    def recorded(self, trainset: Examples, valset: Examples) -> dict[str, object]:
         """Settings in `run.json` that must be the same when a run goes on in its folder."""
         return {
             "method": "spt",
             "recipe": self.recipe.recorded,
-            "seed": self.seed,
+            "seed": self.options.seed,
             "corrector": self.corrector.model,
             "corrector_settings": lm_settings(self.corrector),
-            "only": None if self.only is None else sorted(self.only),
+            "only": None if self.options.only is None else sorted(self.options.only),
             "train": fingerprint(trainset, "trainset"),
             "val": fingerprint(valset, "valset"),
         }
@@ -66,22 +77,14 @@ class SPTSettings(RunSettings):
     @property
     def free(self) -> dict[str, object]:
         """Settings in `run.json` that may change when a run goes on in its folder."""
-        return {"rounds": self.recipe.rounds, "limits": asdict(self.limits)}
+        return {"rounds": self.recipe.rounds, "limits": asdict(self.options.limits)}
 
     def places(self, student: dspy.Module) -> list[str]:
         """The predictors whose instructions are written; raises `NoPredictorError` for a name that none has."""
-        named = list(instructions_of(student))
-        unknown = sorted(set(self.only or ()) - set(named))
-        if unknown or (self.only is not None and not self.only):
+        named, only = list(instructions_of(student)), self.options.only
+        unknown = sorted(set(only or ()) - set(named))
+        if unknown or (only is not None and not only):
             raise NoPredictorError(
                 f"Expected names of predictors in only, got {unknown or 'none'}. The program has {', '.join(named)}."
             )
-        return [name for name in named if self.only is None or name in self.only]
-
-    def check_priced(self) -> None:
-        """Raise `SetupError` where a budget in dollars cannot hold, as nobody knows the corrector's price."""
-        if self.limits.cost_usd is not None and not has_price(self.corrector):
-            raise SetupError(
-                f"Expected a corrector with a known price for max_cost_usd, but that of {self.corrector.model!r} is "
-                "not known. Use max_actor_calls, or tell litellm its price with litellm.register_model."
-            )
+        return [name for name in named if only is None or name in only]

@@ -12,6 +12,7 @@ import dspy
 from rich.console import Console, ConsoleOptions, RenderResult
 
 from optimizers.comparison import Budget, Comparison, Controls, Problem, compare_problems
+from optimizers.comparison.comparing import check_seeds
 from optimizers.comparison.contenders import ContenderLike
 from optimizers.comparison.setup import Resources
 from optimizers.comparison.sgt_controls import score_sgt_controls
@@ -111,6 +112,7 @@ def run_bench(
     Raises:
         SetupError: the settings cannot work; no call has been paid.
     """
+    seeds = check_seeds(seeds)
     lm = load_actor(actor, task) if isinstance(actor, str) else actor
     proposer = None if reflection_lm is None else lm_named(reflection_lm, max_new_tokens=PROPOSAL_TOKENS)
     splits = task.splits(data_dir, seed=split_seed, limit=QUICK_LIMIT if quick and limit is None else limit)

@@ -146,12 +146,9 @@ def test_an_estimate_without_sft_has_no_such_stage() -> None:
     assert [stage.name for stage in stages] == ["none", "warm", "round 1", "dpo1"]
 
 
-def test_a_folder_from_before_these_options_is_gone_on_with_and_one_of_others_is_refused(tmp_path: Path) -> None:
+def test_a_folder_of_another_ablation_is_refused(tmp_path: Path) -> None:
     run_of(tmp_path, SMALL)
-    recorded = (tmp_path / "run.json").read_text()
-    assert "pair_categories" not in recorded
-    assert '"sft"' not in recorded
-    with pytest.raises(errors.RunFolderError, match=r"recipe\.sft was not recorded when the run began"):
+    with pytest.raises(errors.RunFolderError, match=r"recipe\.sft changed from true to false"):
         run_of(tmp_path, replace(SMALL, sft=False))
 
 

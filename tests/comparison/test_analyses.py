@@ -182,6 +182,14 @@ def test_a_learning_curve_prints_a_row_a_size(tmp_path: Path) -> None:
     assert found.to_markdown().splitlines()[2].startswith("| 2 | none | 0.000 | 0.000 | 0.000 | 0.000-0.390 | +0.000 |")
 
 
+def test_a_test_example_that_the_program_cannot_take_is_refused_before_anything_is_paid(tmp_path: Path) -> None:
+    engine, other = ScriptedEngine(needs_secret), [dspy.Example(text="a").with_inputs("text")]
+    wrong = replace(problem(), testset=other)
+    with dspy.context(lm=engine.lm()), pytest.raises(errors.ExampleError, match=r"the inputs of testset\[0\] \(text\)"):
+        learning_curve(wrong, (2,), generator=writer(), log_dir=tmp_path / "curve")
+    assert (engine.asked, list(tmp_path.iterdir())) == ([], [])
+
+
 @pytest.mark.parametrize("sizes", [(), (0, 2), (len(TRAIN) + 1,)])
 def test_sizes_that_are_none_are_refused_before_anything_is_paid(tmp_path: Path, sizes: tuple[int, ...]) -> None:
     engine = ScriptedEngine(needs_secret)

@@ -123,6 +123,7 @@ def test_a_comparison_that_crashed_goes_on_and_pays_nothing_twice(tmp_path: Path
         ({"contenders": [TellIt(), TellIt()]}, SetupError, "called tell_it"),
         ({"budget": 0}, SetupError, "above 0"),
         ({"budget": Budget(usd=1.0)}, SetupError, "known price"),
+        ({"reflection_lm": dspy.LM("nobody/nothing")}, SetupError, "nobody"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_before_anything_is_paid(
@@ -130,8 +131,8 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_paid(
 ) -> None:
     engine = ScriptedEngine(adds_when_advised)
     with pytest.raises(error, match=said):
-        compared(tmp_path, engine=engine, **changes)
-    assert not engine.asked
+        compared(tmp_path / "run", engine=engine, **changes)
+    assert (engine.asked, list(tmp_path.iterdir())) == ([], [])
 
 
 def test_splits_that_share_an_example_are_refused(tmp_path: Path) -> None:

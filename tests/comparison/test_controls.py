@@ -206,6 +206,19 @@ def test_a_run_that_selected_no_supplement_says_so_in_each_row_that_needs_one(tm
     assert found.row("selected").gain == 0.0
 
 
+def test_what_a_control_cannot_work_with_is_refused_before_anything_is_paid(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    engine, other = ScriptedEngine(needs_secret), [dspy.Example(text="a").with_inputs("text")]
+    with dspy.context(lm=engine.lm()):
+        with pytest.raises(errors.SetupError, match="Expected kinds_on to be one of test, val, got 'train'"):
+            controls(dspy.Predict("question -> answer"), problem(), kinds_on="train")  # pyright: ignore[reportArgumentType]
+        with pytest.raises(errors.SetupError, match="Expected a key"):
+            controls(dspy.Predict("question -> answer"), problem(), second_actor=dspy.LM("openai/gpt-4.1"))
+        with pytest.raises(errors.ExampleError, match=r"cannot be called with the inputs of example 0 \(text\)"):
+            controls(dspy.Predict("question -> answer"), problem(), shifted=other)
+    assert engine.asked == []
+
+
 def test_a_program_that_sgt_did_not_compile_is_refused_before_anything_is_paid() -> None:
     engine = ScriptedEngine(needs_secret)
     with dspy.context(lm=engine.lm()), pytest.raises(errors.SetupError, match="Compile it again with the same log_dir"):

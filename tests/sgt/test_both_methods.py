@@ -6,6 +6,7 @@ Half of what the actor lacks is told by instructions (`Carry the one.`), the oth
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from scripted import ScriptedEngine, ScriptedTrainer, reply
 from small_compile import SMALL, writer
 
 from optimizers import SGTTeleprompter, SupervisoryPromptTeleprompter
+from optimizers.run_options import RunOptions
+from sgt_modules.errors import SetupError
 from sgt_modules.wrapping import supplemented_predictors
 
 
@@ -72,3 +75,59 @@ def test_better_together_runs_them_in_either_order(tmp_path: Path, strategy: str
     assert supplemented_predictors(better)
     assert better.signature.instructions == "Carry the one."
     assert not supplemented_predictors(program)
+
+
+def make(name: str, folder: Path, **options: object) -> SGTTeleprompter | SupervisoryPromptTeleprompter:
+    if name == "spt":
+        return spt(corrector([]), folder, **options)
+    known = {"recipe": SMALL, "trainer": ScriptedTrainer(), "log_dir": folder, "display_progress": False}
+    return SGTTeleprompter(exact, writer(), **known | options)
+
+
+REFUSED = {
+    "display": ({"display_progress": "yes"}, {}, "Expected display_progress True, False, a function"),
+    "only": ({"only": ["nobody"]}, {}, r"\['nobody'\]"),
+    "price": ({"max_cost_usd": 1.0}, {}, "known price for a limit in dollars"),
+    "valset": ({}, {"valset": [dspy.Example(text="a").with_inputs("text")]}, r"the inputs of valset\[0\] \(text\)"),
+}
+
+
+@pytest.mark.parametrize("name", ["spt", "sgt"])
+@pytest.mark.parametrize(("options", "data", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_work_is_refused_before_a_folder_is_made(
+    tmp_path: Path, name: str, options: dict[str, object], data: dict[str, list[dspy.Example]], message: str
+) -> None:
+    engine = ScriptedEngine(reads, whole=True)
+    with dspy.context(lm=engine.lm()), pytest.raises(SetupError, match=message):
+        make(name, tmp_path / "run", **options).compile(student(), **{"trainset": TRAIN, "valset": VAL} | data)
+    assert (engine.asked, list(tmp_path.iterdir())) == ([], [])
+
+
+@pytest.mark.parametrize("name", ["spt", "sgt"])
+def test_a_probe_of_less_than_nothing_is_refused(tmp_path: Path, name: str) -> None:
+    engine = ScriptedEngine(reads, whole=True)
+    with (
+        dspy.context(lm=engine.lm()),
+        pytest.raises(SetupError, match="Expected a probe of 0 or more examples, got -1"),
+    ):
+        make(name, tmp_path / "run").estimate(student(), TRAIN, VAL, probe=-1)
+    assert (engine.asked, list(tmp_path.iterdir())) == ([], [])
+
+
+@pytest.mark.parametrize("name", ["spt", "sgt"])
+@pytest.mark.parametrize("option", ["num_threads", "max_errors"])
+def test_a_number_that_must_be_one_at_least_is_refused_at_once(tmp_path: Path, name: str, option: str) -> None:
+    with pytest.raises(SetupError, match=f"Expected {option} of at least 1, got 0"):
+        make(name, tmp_path, **{option: 0})
+
+
+def test_the_two_share_their_options_and_each_has_its_own() -> None:
+    """A signature as an editor shows it: every option by name, none behind `**options`."""
+    both = [inspect.signature(each).parameters for each in (SGTTeleprompter, SupervisoryPromptTeleprompter)]
+    shared = set(inspect.signature(RunOptions).parameters)
+    assert [set(each) - shared for each in both] == [
+        {"generator", "auto", "rounds", "recipe", "trainer", "credit", "scope", "template"},
+        {"corrector", "variant", "impact", "rounds", "candidates", "recipe"},
+    ]
+    assert [list(each)[:2] for each in both] == [["metric", "generator"], ["metric", "corrector"]]
+    assert all(each[name].kind is inspect.Parameter.KEYWORD_ONLY for each in both for name in list(each)[2:])

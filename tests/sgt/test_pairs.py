@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from scripted import query, rollout, winners_and_losers
 
 from optimizers.core.records import PreferencePair, Rollout
-from optimizers.sgt.preference_pairs import explain_no_pairs, preference_pairs, require_pairs
-from sgt_modules.errors import NoPreferencePairsError
+from optimizers.sgt.preference_pairs import explain_no_pairs, preference_pairs
 from sgt_modules.kinds import SILENCE, parse
 
 SILENT = {"kind": "none", "text": ""}
@@ -269,10 +268,3 @@ def test_why_there_is_nothing_to_prefer_is_said_in_words() -> None:
     assert explain_no_pairs([failed]).startswith(
         "None of 1 runs with a supplement has a reward: LMRateLimitError, 'slow down', so there is nothing to prefer."
     )
-
-
-def test_requiring_pairs_raises_the_reason_and_else_hands_them_on() -> None:
-    won, lost = rollout(1.0, text="good"), rollout(0.0, text="bad")
-    with pytest.raises(NoPreferencePairsError, match="All 1 supplements won"):
-        require_pairs([], [won])
-    assert len(require_pairs(pairs_of([won, lost]), [won, lost])) == 1

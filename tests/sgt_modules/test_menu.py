@@ -435,6 +435,6 @@ def test_the_recipe_s_own_words_for_sizes_are_those_of_given_texts() -> None:
     closed = replace(recipe, kinds=KINDS, closed=True)
     sizes = (closed.warm_samples, closed.pool_samples, closed.ood_kinds, closed.concat, closed.direct_samples)
     assert sizes == (1, 1, 0, 0, 4)
-    assert "closed" not in recipe.recorded
+    assert (recipe.recorded["closed"], closed.recorded["closed"]) == (False, True)
     assert closed.recorded["kinds"]["hours"] == ["", "", "We open at nine."]
     assert recipe.recorded["kinds"]["cot"] == [recipe.kinds["cot"].instruction, recipe.kinds["cot"].example]

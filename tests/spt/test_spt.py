@@ -464,6 +464,19 @@ def test_a_corrector_that_is_no_lm_is_refused(tmp_path: Path) -> None:
         SupervisoryPromptTeleprompter(exact, "gpt")  # pyright: ignore[reportArgumentType]
 
 
+def test_a_corrector_without_a_key_is_refused_before_anything_is_paid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from optimizers.spt.teleprompter import SupervisoryPromptTeleprompter
+
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    acting, keyless = actor(), dspy.LM("openai/gpt-4.1")
+    found = SupervisoryPromptTeleprompter(exact, keyless, log_dir=tmp_path / "run", display_progress=False)
+    with dspy.context(lm=acting.lm()), pytest.raises(SetupError, match=r"Expected a key for 'openai/gpt-4\.1'"):
+        found.compile(student(), trainset=TRAIN, valset=VAL)
+    assert (acting.asked, (tmp_path / "run").exists()) == ([], False)
+
+
 def test_many_threads_find_the_same(tmp_path: Path) -> None:
     """Candidates that are the same whatever the order they are written in."""
     better, found = compiled(tmp_path, actor(), corrector(["Name the unit. Carry the one."] * 4), num_threads=8)
