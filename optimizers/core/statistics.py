@@ -194,10 +194,9 @@ def paired_p_value(
     differences = _differences(before, after)
     shared = find_shared(clusters, len(differences))
     if shared is not None:
-        sums = [0.0] * len(differences)
-        for number, difference in zip(shared, differences, strict=True):
-            sums[number] += difference
-        return compute_sign_flip_p(sums, seed=seed)
+        import numpy as np
+
+        return compute_sign_flip_p(np.bincount(shared, weights=differences).tolist(), seed=seed)
     if _binary(before) and _binary(after):
         gained = sum(second > first for first, second in zip(before, after, strict=True))
         lost = sum(second < first for first, second in zip(before, after, strict=True))

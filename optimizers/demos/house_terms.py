@@ -18,10 +18,11 @@ from optimizers.comparison.summary import (
     compute_gated_share,
     compute_kind_shares,
     compute_leak_share,
-    compute_mcnemar_p,
     compute_mean_length,
     compute_mean_scores,
+    compute_p_value,
 )
+from optimizers.core.clusters import count_clusters
 from optimizers.core.events import EventBus
 from optimizers.core.fingerprints import scope_of
 from optimizers.core.peak_memory import MARK
@@ -49,6 +50,7 @@ from sgt_modules.embedded import (
     acting,
     embedded_actor,
     embedded_generator,
+    find_term,
     program,
 )
 from sgt_modules.embedded.models import ActorName
@@ -251,7 +253,7 @@ def summarize_stages(
 ) -> dict[str, Any]:
     """Return the summary in its public format; see `docs/run-folder.md`."""
     selected = result.selected
-    spent = result.spent
+    spent, clusters = result.spent, [find_term(example) for example in world.test]
     generated = {name: splits["test"] for name, splits in scored.items() if name not in ROWS_WITHOUT_GENERATOR}
     return {
         "task": "house-terms",
@@ -262,10 +264,11 @@ def summarize_stages(
         "scores": {name: _stage_scores(world, splits) for name, splits in scored.items()},
         "selected": selected,
         "p_value": {
-            name: compute_mcnemar_p(scored[name]["test"], scored[selected]["test"])
+            name: compute_p_value(scored[name]["test"], scored[selected]["test"], clusters=clusters)
             for name in ("none", "sft")
             if name in scored
         },
+        "clusters": {"test": count_clusters(clusters)},
         "kinds": {name: compute_kind_shares(rollouts) for name, rollouts in generated.items()},
         "leakage": {
             name: compute_leak_share(rollouts, world.test, world.leaks) for name, rollouts in generated.items()
