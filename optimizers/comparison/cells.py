@@ -8,7 +8,7 @@ from io import StringIO
 from rich.console import Console, RenderableType
 
 from optimizers.comparison.leaderboard import Row
-from optimizers.observe.report.texts import p_text, share, signed
+from optimizers.observe.report.texts import describe_tests, p_text, share, signed
 
 TABLE_COLUMNS = (
     "contender",
@@ -51,23 +51,6 @@ def write_legend(rows: Sequence[Row]) -> str:
     questions, clusters = max(((row.questions, row.clusters) for row in shown), default=(0, 0))
     first = f"test is the mean score on the {questions:,} questions for which every contender has a score."
     return f"{first} {_COLUMNS_LEGEND.format(tests=describe_tests(questions, clusters))}"
-
-
-def describe_tests(questions: int, clusters: int) -> str:
-    """Describes the clusters of questions, and the intervals and tests that fit.
-
-    >>> print(describe_tests(720, 240))
-    The questions form 240 clusters: intervals are cluster-robust, tests flip the signs of whole clusters.
-    """
-    if clusters < questions:
-        return (
-            f"The questions form {clusters:,} clusters: intervals are cluster-robust, tests flip the signs of whole "
-            "clusters."
-        )
-    return (
-        "Every question is its own cluster, so questions count as independent: tests are exact McNemar, or flip the "
-        "signs of differences if scores are graded."
-    )
 
 
 def format_cells(row: Row) -> list[str]:

@@ -9,12 +9,12 @@ from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderResult
 
-from optimizers.comparison.cells import describe_tests, render_text
+from optimizers.comparison.cells import render_text
 from optimizers.comparison.noise import Noise, estimate_noise
 from optimizers.core.clusters import Clusters, count_clusters
 from optimizers.core.records import Rollout
 from optimizers.core.statistics import gain_interval, mean_interval, paired_p_value
-from optimizers.observe.report.texts import p_text, share, signed, span
+from optimizers.observe.report.texts import describe_tests, p_text, share, signed, span
 from optimizers.observe.tables import plain_table
 
 _CONTROL_COLUMNS = ("control", "score", "95 %", "gain", "95 % of gain", "p", "p selected", "n")

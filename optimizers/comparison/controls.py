@@ -29,10 +29,10 @@ from optimizers.comparison.interventions import (
 from optimizers.comparison.setup import Problem
 from optimizers.comparison.summary import Leaks, contains_label
 from optimizers.core.best_stage import select_best
-from optimizers.core.clusters import Clusters
+from optimizers.core.clusters import Clusters, number_clusters
 from optimizers.core.events import EventBus
 from optimizers.core.records import Rollout
-from optimizers.core.run_folder import RunFolder
+from optimizers.core.run_folder import CLUSTERS_FILE, RunFolder
 from optimizers.core.validation import check_splits
 from optimizers.observe.progress import Display, build_views
 from optimizers.rollouts.evaluation import Evaluator, Scored
@@ -118,6 +118,10 @@ def controls(
             context.clusters,
         )
     RunFolder(result.log_dir).write(CONTROLS_FILE, result.content())
+    if problem.cluster is not None:
+        splits = {"val": problem.valset, "test": problem.testset, "shifted": shifted or ()}
+        numbers = {name: number_clusters(problem.find_clusters(split)) for name, split in splits.items()}
+        RunFolder(result.log_dir).write(CLUSTERS_FILE, numbers)
     return result
 
 

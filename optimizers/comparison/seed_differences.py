@@ -75,11 +75,19 @@ def compare_by_seed(by_seed: Mapping[str, Mapping[int, float]], reference: str =
     [('sgt_without_sft', -0.25, 'too few seeds')]
     """
     base = by_seed.get(reference, {})
-    tests: dict[str, SeedTest] = {}
-    for name, own in by_seed.items():
-        differences = [own[seed] - base[seed] for seed in base if seed in own]
-        if name != reference and len(differences) > 1:
-            tests[name] = compare_seeds(differences)
+    others = {name: own for name, own in by_seed.items() if name != reference}
+    return compare_figures(
+        {name: [own[seed] - base[seed] for seed in base if seed in own] for name, own in others.items()}
+    )
+
+
+def compare_figures(differences: Mapping[str, Sequence[float]]) -> Sequence[SeedDifference]:
+    """Tests one family of named differences, each with a value for every seed; skips those of fewer than two seeds.
+
+    >>> [each.shown for each in compare_figures({"score": [-0.3, -0.2, -0.3, -0.25, -0.2, -0.3, -0.3, -0.2]})]
+    ['lower']
+    """
+    tests = {name: compare_seeds(own) for name, own in differences.items() if len(own) > 1}
     adjusted = holm([test.p_value for test in tests.values()])
     return tuple(SeedDifference(name, test, p) for (name, test), p in zip(tests.items(), adjusted, strict=True))
 

@@ -22,14 +22,14 @@ from optimizers.comparison.summary import (
     compute_mean_scores,
     compute_p_value,
 )
-from optimizers.core.clusters import count_clusters
+from optimizers.core.clusters import count_clusters, number_clusters
 from optimizers.core.events import EventBus
 from optimizers.core.fingerprints import scope_of
 from optimizers.core.peak_memory import MARK
 from optimizers.core.records import Candidate, Rollout
 from optimizers.core.result import SGTResult, result_of
 from optimizers.core.reward import Scorer
-from optimizers.core.run_folder import RunFolder
+from optimizers.core.run_folder import CLUSTERS_FILE, RunFolder
 from optimizers.core.work_clock import WorkClock
 from optimizers.observe.progress import build_views
 from optimizers.observe.report import write_report
@@ -158,6 +158,7 @@ def demonstrate(
         seconds = result.spent.seconds.total + scoring.seconds.total
         summary = summarize_stages(world, result, scored, seconds=seconds, actor=lm)
         RunFolder(result.log_dir).write("summary.json", summary)
+        RunFolder(result.log_dir).write(CLUSTERS_FILE, _number_clusters(world))
         write_report(result.log_dir)
         return scored, summary
 
@@ -283,6 +284,12 @@ def summarize_stages(
         "peak_mb": collect_peak_memory(result.stages),
         "notes": list(result.notes),
     }
+
+
+def _number_clusters(world: HouseTermsWorld) -> dict[str, list[int]]:
+    """Return the number of each question's cluster, its term, by split; the second actor answers the test's."""
+    splits = {**world.splits, "transfer": world.test}
+    return {name: number_clusters([find_term(example) for example in split]) for name, split in splits.items()}
 
 
 def _stage_scores(world: HouseTermsWorld, splits: Mapping[str, Sequence[Rollout]]) -> dict[str, float]:
