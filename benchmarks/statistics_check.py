@@ -2,6 +2,7 @@
 
     python benchmarks/statistics_check.py                # the tables of docs/statistics.md, a few minutes on one core
     python benchmarks/statistics_check.py --trials 300   # rougher, in less than a minute
+    python benchmarks/statistics_check.py --tables seeds # one of the tables: clusters, intervals or seeds
 
 A design has seeds, clusters (terms) within a seed, and questions within a cluster. A cluster's chance of a right answer
 is drawn from a beta distribution, so that answers within a cluster have the design's intraclass correlation; with
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -177,8 +178,8 @@ def error_of(share: float, trials: int) -> float:
     return math.sqrt(share * (1 - share) / trials)
 
 
-def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows as Markdown."""
+def print_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print rows as Markdown, each when it is known."""
     print(f"\n| {' | '.join(head)} |\n|---|{'---:|' * (len(head) - 1)}")
     for row in rows:
         print(f"| {' | '.join(row)} |", flush=True)
@@ -190,18 +191,20 @@ def _format(share: float) -> str:
 
 def print_cluster_checks(trials: int, rng: np.random.Generator) -> None:
     """Print coverage, false positives and power of what the package uses, with and without clusters."""
-    rows: list[list[str]] = []
-    for design in DESIGNS:
-        gain, power = measure_power(design, trials, rng)
-        figures = (
-            cover_means(design, clustered_interval(design), trials, rng, SHARES),
-            cover_means(design, independent_interval, trials, rng, SHARES),
-            cover_gains(design, trials, rng),
-            cover_gains(design, trials, rng, clustered=False),
-            count_false_positives(design, trials, rng),
-            count_false_positives(design, trials, rng, clustered=False),
-        )
-        rows.append([str(design), *map(_format, figures), f"{gain:.3f}", _format(power)])
+
+    def rows() -> Iterator[list[str]]:
+        for design in DESIGNS:
+            gain, power = measure_power(design, trials, rng)
+            figures = (
+                cover_means(design, clustered_interval(design), trials, rng, SHARES),
+                cover_means(design, independent_interval, trials, rng, SHARES),
+                cover_gains(design, trials, rng),
+                cover_gains(design, trials, rng, clustered=False),
+                count_false_positives(design, trials, rng),
+                count_false_positives(design, trials, rng, clustered=False),
+            )
+            yield [str(design), *map(_format, figures), f"{gain:.3f}", _format(power)]
+
     print_table(
         (
             "seeds x clusters x questions",
@@ -214,43 +217,57 @@ def print_cluster_checks(trials: int, rng: np.random.Generator) -> None:
             "smallest gain seen",
             "found",
         ),
-        rows,
+        rows(),
     )
 
 
-def print_alternatives(trials: int, rng: np.random.Generator) -> None:
+def print_intervals(trials: int, rng: np.random.Generator) -> None:
     """Print the coverage of several intervals for a mean, also near 1 and with a correlation within seeds."""
-    print(f"\n{trials:,} simulations a figure, standard error {error_of(0.95, trials):.1%} at 95 %.")
-    rows: list[list[str]] = []
-    for design in (*DESIGNS[:6], Design(3, 20, 9, 0.5, 0.1), Design(8, 20, 9, 0.5, 0.1)):
-        for shares in (SHARES, (0.95,)) if design.correlation else (SHARES,):
-            boots = ((True, True, True), (True, True, False), (False, True, True), (False, True, False))
-            intervals = [clustered_interval(design), *(bootstrap(levels, rng) for levels in boots)]
-            if design.seeds > 1:
-                intervals.append(seed_interval)
-            coverage = [_format(cover_means(design, each, trials, rng, shares)) for each in intervals]
-            coverage += [""] * (6 - len(coverage))
-            rows.append([str(design), ", ".join(f"{share:g}" for share in shares), *coverage])
+
+    def rows() -> Iterator[list[str]]:
+        for design in (*DESIGNS[:6], Design(3, 20, 9, 0.5, 0.1), Design(8, 20, 9, 0.5, 0.1)):
+            for shares in (SHARES, (0.95,)) if design.correlation else (SHARES,):
+                boots = ((True, True, True), (True, True, False), (False, True, True), (False, True, False))
+                intervals = [clustered_interval(design), *(bootstrap(levels, rng) for levels in boots)]
+                if design.seeds > 1:
+                    intervals.append(seed_interval)
+                coverage = [_format(cover_means(design, each, trials, rng, shares)) for each in intervals]
+                coverage += [""] * (6 - len(coverage))
+                yield [str(design), ", ".join(f"{share:g}" for share in shares), *coverage]
+
     names = ("seeds, clusters, questions", "seeds, clusters", "clusters, questions", "clusters")
     print_table(
-        ("design", "true score", "used here", *(f"bootstrap of {name}" for name in names), "t over seeds"), rows
+        ("design", "true score", "used here", *(f"bootstrap of {name}" for name in names), "t over seeds"), rows()
     )
 
 
 def print_seed_checks(trials: int, rng: np.random.Generator) -> None:
     """Print false positives and coverage of the paired test by seed."""
-    rows: list[list[str]] = []
-    for seeds in (3, 5, 8, 12):
-        for of_seeds in (0.0, 0.1):
-            design = Design(seeds, 8, 5, 0.5, of_seeds)
-            tests = simulate_seed_tests(design, trials, rng)
-            false = sum(each.p_value < 0.05 for each in tests) / trials
-            held = sum(each.interval[0] <= 0 <= each.interval[1] for each in tests) / trials
-            gain = median(each.smallest for each in tests if each.smallest is not None)
-            real = simulate_seed_tests(design, trials, rng, gain=min(gain, 0.45))
-            found = f"{sum(each.p_value < 0.05 for each in real) / trials:.1%}" if gain <= 0.45 else ""
-            rows.append([str(design), _format(false), _format(held), f"{gain:.3f}", found])
-    print_table(("design", "false positives", "interval holds 0", "smallest difference seen", "found"), rows)
+
+    def rows() -> Iterator[list[str]]:
+        for seeds in (3, 5, 8, 12):
+            for of_seeds in (0.0, 0.1):
+                design = Design(seeds, 8, 5, 0.5, of_seeds)
+                tests = simulate_seed_tests(design, trials, rng)
+                false = sum(each.p_value < 0.05 for each in tests) / trials
+                held = sum(each.interval[0] <= 0 <= each.interval[1] for each in tests) / trials
+                gain = median(each.smallest for each in tests if each.smallest is not None)
+                real = simulate_seed_tests(design, trials, rng, gain=gain) if gain <= LARGEST_GAIN else []
+                found = _format(sum(each.p_value < 0.05 for each in real) / trials) if real else ""
+                yield [str(design), _format(false), _format(held), f"{gain:.3f}", found]
+
+    print_table(("design", "false positives", "interval holds 0", "smallest difference seen", "found"), rows())
+
+
+LARGEST_GAIN = 0.45
+"""A larger gain does not fit above the simulated scores."""
+
+TABLES: Mapping[str, tuple[Callable[[int, np.random.Generator], None], int]] = {
+    "clusters": (print_cluster_checks, 1),
+    "intervals": (print_intervals, 4),
+    "seeds": (print_seed_checks, 1),
+}
+"""What prints each table, and by how much to divide the number of simulations: a bootstrap takes long."""
 
 
 def main() -> None:
@@ -258,12 +275,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=2_000, help="simulations for each figure")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--tables", nargs="+", choices=list(TABLES), default=list(TABLES))
     options = parser.parse_args()
-    print(f"{options.trials:,} simulations a figure, seed {options.seed}. Standard error of a figure: ", end="")
-    print(f"{error_of(0.95, options.trials):.1%} at 95 % and at 5 %, {error_of(0.8, options.trials):.1%} at 80 %.")
-    print_cluster_checks(options.trials, np.random.default_rng([options.seed, 1]))
-    print_alternatives(max(1, options.trials // 4), np.random.default_rng([options.seed, 2]))
-    print_seed_checks(options.trials, np.random.default_rng([options.seed, 3]))
+    for name in options.tables:
+        show, divisor = TABLES[name]
+        trials = max(1, options.trials // divisor)
+        error, wider = error_of(0.95, trials), error_of(0.8, trials)
+        print(f"\n{name}: {trials:,} simulations a figure, seed {options.seed}; standard error {error:.1%} ", end="")
+        print(f"at 5 % and 95 %, {wider:.1%} at 80 %.")
+        show(trials, np.random.default_rng([options.seed, list(TABLES).index(name) + 1]))
 
 
 if __name__ == "__main__":
