@@ -1,6 +1,7 @@
 """The README's table from finished demonstrations: `python benchmarks/readme_table.py runs/seed-0 runs/seed-1 ...`.
 
-Reads each folder's `summary.json`, so it trains nothing; prints Markdown.
+Reads each folder's `summary.json`, so it trains nothing; prints Markdown. With several runs a cell is their mean, with
+the sample standard deviation over the runs.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from statistics import mean
+from statistics import mean, stdev
 from typing import Any
 
 COLUMNS = {
@@ -20,15 +21,27 @@ COLUMNS = {
 }
 
 
-def row(label: str, columns: list[str], scores: list[dict[str, float]], lengths: list[float]) -> str:
-    """Return a stage's row: the mean over the runs, and each run's term questions; - means not scored."""
-    cells = [f"{mean(each[split] for each in scores):.3f}" if split in scores[0] else "-" for split in columns]
+def format_scores(scores: list[float]) -> str:
+    """Return the mean, with the sample standard deviation where there are several scores."""
+    return f"{mean(scores):.3f} ± {stdev(scores):.3f}" if len(scores) > 1 else f"{scores[0]:.3f}"
+
+
+def row(label: str, columns: list[str], scores: list[dict[str, float]], lengths: list[float | None]) -> str:
+    """Return a stage's row, with each run's term questions; - means not scored, or no supplement."""
+    cells = [
+        format_scores([each[split] for each in scores]) if all(split in each for each in scores) else "-"
+        for split in columns
+    ]
     parts = " / ".join(f"{each['test_terms']:.3f}" for each in scores)
-    return f"| {label} | {' | '.join(cells)} | {mean(lengths):.0f} | {parts} |"
+    known = [each for each in lengths if each is not None]
+    return f"| {label} | {' | '.join(cells)} | {f'{mean(known):.0f}' if known else '-'} | {parts} |"
 
 
 def table(runs: list[dict[str, Any]]) -> str:
-    """Return a row for each stage that all runs have, and one for the selected stage; a column for each split."""
+    """Return a row for each stage and control that all runs have, and one for the selected stage.
+
+    There is a column for each split. A control that every run skipped has a row that says so.
+    """
     seeds = " / ".join(str(run["seed"]) for run in runs)
     columns = [split for split in COLUMNS if all(split in run["scores"][run["selected"]] for run in runs)]
     head = " | ".join(COLUMNS[split] for split in columns)
@@ -38,7 +51,31 @@ def table(runs: list[dict[str, Any]]) -> str:
     ]
     shared = [stage for stage in runs[0]["scores"] if all(stage in run["scores"] for run in runs)]
     lines += [of_stages(stage, columns, [(run, stage) for run in runs]) for stage in shared]
-    return "\n".join([*lines, of_stages("**selected**", columns, [(run, run["selected"]) for run in runs])])
+    lines.append(of_stages("**selected**", columns, [(run, run["selected"]) for run in runs]))
+    empty = " |" * (len(columns) + 2)
+    lines += [f"| {name} | skipped{empty}" for name in skipped(runs)]
+    return "\n".join(lines)
+
+
+def skipped(runs: list[dict[str, Any]]) -> dict[str, str]:
+    """Return the controls that every run skipped, with the first run's reason."""
+    first, *others = [run.get("skipped", {}) for run in runs]
+    return {name: reason for name, reason in first.items() if all(name in each for each in others)}
+
+
+def notes(runs: list[dict[str, Any]]) -> list[str]:
+    """Return a line on what training gains over `lookup`, one on `elimination`, and the reasons of skipped controls."""
+    lines: list[str] = []
+    if all("lookup" in run for run in runs):
+        gains = [float(run["lookup"]["gain"]) for run in runs if run["lookup"]["gain"] is not None]
+        chosen = ", ".join(str(run["lookup"]["neighbours"]) for run in runs)
+        lines.append(
+            f"Training gains {format_scores(gains)} on test over lookup, which trains nothing (neighbours, chosen on "
+            f"validation: {chosen})."
+        )
+        deduced = [f"{run['elimination']['right']} of {run['elimination']['terms']}" for run in runs]
+        lines.append(f"Meanings that the outcomes of training imply: {', '.join(deduced)}.")
+    return [*lines, *(f"{name}: skipped, {reason}." for name, reason in skipped(runs).items())]
 
 
 def of_stages(label: str, columns: list[str], stages: list[tuple[dict[str, Any], str]]) -> str:
@@ -47,7 +84,7 @@ def of_stages(label: str, columns: list[str], stages: list[tuple[dict[str, Any],
         label,
         columns,
         [run["scores"][stage] for run, stage in stages],
-        [run["lengths"].get(stage, 0.0) for run, stage in stages],
+        [run["lengths"].get(stage, 0.0 if stage == "none" else None) for run, stage in stages],
     )
 
 
@@ -63,6 +100,9 @@ def main() -> None:
     if not runs:
         raise SystemExit("Name the folders of finished demonstrations, such as runs/demo.")
     print(table(runs))
+    print()
+    for note in notes(runs):
+        print(f"- {note}")
     print()
     for run in runs:
         calls, seconds = run["actor_calls"], run["seconds"]

@@ -9,6 +9,7 @@ from pathlib import Path
 import dspy
 
 from optimizers.comparison.contenders import CONTENDERS, Contender, ContenderLike
+from optimizers.comparison.differences import measure_differences
 from optimizers.comparison.leaderboard import NO_CHANGE, rank_rows
 from optimizers.comparison.lookup import find_contender
 from optimizers.comparison.outcomes import SkippedContender, TrialOutcome
@@ -142,8 +143,10 @@ def compare_problems(
         results = [_run_trials(own) for own in trials.values()]
         skipped = [each for each in results if isinstance(each, SkippedContender)]
         outcomes = [outcome for each in results if not isinstance(each, SkippedContender) for outcome in each]
-        rows = rank_rows(outcomes, skipped, clusters=_find_clusters(problems.values()))
-        result = Comparison(task, budget.words, tuple(problems), tuple(rows), folder.path)
+        clusters = _find_clusters(problems.values())
+        rows = rank_rows(outcomes, skipped, clusters=clusters)
+        differences = tuple(measure_differences(outcomes, clusters))
+        result = Comparison(task, budget.words, tuple(problems), tuple(rows), folder.path, differences)
         folder.write(COMPARISON_FILE, result.content())
         result.to_html(folder.path / PAGE_FILE)
     return result

@@ -10,6 +10,7 @@ from typing import Any, cast
 import dspy
 
 from optimizers.comparison.interventions import SplitCalls
+from optimizers.comparison.nearest_winners import is_exploration
 from optimizers.core.events import EventBus
 from optimizers.core.fingerprints import describe_scope, scope_of
 from optimizers.core.records import Candidate, Rollout
@@ -47,6 +48,7 @@ class CompiledRun:
     num_threads: int | None
     bus: EventBus
     version: str = ""
+    threshold: float = 1.0
 
     @classmethod
     @contextmanager
@@ -75,12 +77,21 @@ class CompiledRun:
             scope=settings.get("scope"),
             template=None if template is None else Template.of_state(template),
         )
-        kinds = cast("dict[str, list[str]]", (settings.get("recipe") or {}).get("kinds") or {})
+        recipe = cast("dict[str, Any]", settings.get("recipe") or {})
+        kinds = cast("dict[str, list[str]]", recipe.get("kinds") or {})
         table = {name: Kind(name, *texts) for name, texts in kinds.items()} or KINDS
         with RolloutStore(result.store or folder.store, run=f"{known.get('id', '')} controls") as store, bus.run():
             code = cast("dict[str, Any]", (known.get("free") or {}).get("code") or {})
             version = str(code.get("version", ""))
-            yield cls(result, student, wrapped, metric, store, table, num_threads, bus, version)
+            threshold = float(recipe.get("threshold", 1.0))
+            yield cls(result, student, wrapped, metric, store, table, num_threads, bus, version, threshold)
+
+    def explored(self, evaluator: Evaluator) -> list[Rollout]:
+        """Returns all rollouts of training queries that the run paid for, with the evaluator's actor and metric."""
+        known = RunFolder(self.result.log_dir).read("run.json") or {}
+        name = "run" if self.result.store is None else str(known.get("id", ""))  # as `Session.opened` names it
+        rollouts = self.store.iter_rollouts(evaluator.actor.scope, run=name)
+        return [rollout for rollout in rollouts if is_exploration(rollout)]
 
     @contextmanager
     def open_split(

@@ -14,6 +14,7 @@ from dspy.utils.exceptions import AdapterParseError
 
 from optimizers.comparison.bench import LABELED_DEMOS, Bench, Need
 from optimizers.comparison.local_edits import LPO_BATCH, LPO_CANDIDATES, LPO_STEPS, optimize_with_local_edits
+from optimizers.comparison.nearest_winner_contender import compile_lookup, reserve_calls
 from optimizers.comparison.text_gradients import BATCH, STEPS, optimize_with_textgrad
 from optimizers.comparison.word_vectors import make_word_embedder
 from optimizers.core.reward import Scorer
@@ -365,8 +366,8 @@ def compile_sgt(bench: Bench) -> dspy.Module:
     return make_teleprompter(bench).compile(bench.program, trainset=bench.trainset, valset=bench.valset)
 
 
-def make_teleprompter(bench: Bench) -> SGTTeleprompter:
-    """Returns SGT's teleprompter with the bench's settings, in the subfolder `sgt`."""
+def make_teleprompter(bench: Bench, folder: str = "sgt") -> SGTTeleprompter:
+    """Returns SGT's teleprompter with the bench's settings, in this subfolder."""
     assert bench.generator is not None
     return SGTTeleprompter(
         bench.metric,
@@ -376,9 +377,14 @@ def make_teleprompter(bench: Bench) -> SGTTeleprompter:
         num_threads=bench.num_threads,
         max_actor_calls=bench.calls,
         seed=bench.seed,
-        log_dir=bench.folder / "sgt",
+        log_dir=bench.folder / folder,
         display_progress=False,
     )
+
+
+def _compile_lookup(bench: Bench) -> dspy.Module:
+    """Explores with the untrained generator within the budget, then looks the nearest winner up."""
+    return compile_lookup(bench, make_teleprompter(replace(bench, calls=reserve_calls(bench)), "lookup"))
 
 
 def _compile_few_shot_then_sgt(bench: Bench) -> dspy.Module:
@@ -432,6 +438,7 @@ CONTENDERS: Mapping[str, Contender] = {
         Contender("spt_p_without_impact", partial(_compile_spt, variant="p", impact=False), needs=("proposer",)),
         Contender("spt_pc_without_impact", partial(_compile_spt, variant="pc", impact=False), needs=("proposer",)),
         Contender("bootstrap_finetune", _compile_bootstrap_finetune, needs=("tunable",)),
+        Contender("lookup", _compile_lookup, needs=("generator",)),
         Contender("sgt", compile_sgt, needs=("generator",)),
         Contender("few_shot_then_sgt", _compile_few_shot_then_sgt, needs=("generator",)),
         Contender("sgt_then_knn", _compile_sgt_then_knn, needs=("generator",)),

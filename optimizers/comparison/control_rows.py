@@ -79,17 +79,17 @@ def build_control_row(
     row = ControlRow(name, questions=len(scores), unanswered=len(rollouts) - len(scores), note=note)
     if not scores:
         return row
-    own = _select_clusters(clusters, rollouts)
+    own = select_clusters(clusters, rollouts)
     row = replace(row, score=sum(scores) / len(scores), interval=mean_interval(scores, clusters=own))
     row = replace(row, clusters=count_clusters(own))
     if selected is not None:
-        shared = _select_clusters(clusters, selected, rollouts)
+        shared = select_clusters(clusters, selected, rollouts)
         row = replace(row, p_selected=paired_p_value(*pair_scores(selected, rollouts), clusters=shared))
     before, after = ([], []) if none is None else pair_scores(none, rollouts)
     if not before:
         return row
     gain = (sum(after) - sum(before)) / len(before)
-    paired = [] if none is None else _select_clusters(clusters, none, rollouts)
+    paired = [] if none is None else select_clusters(clusters, none, rollouts)
     return replace(
         row,
         gain=gain,
@@ -98,7 +98,7 @@ def build_control_row(
     )
 
 
-def _select_clusters(clusters: Clusters | None, *runs: Sequence[Rollout]) -> Clusters:
+def select_clusters(clusters: Clusters | None, *runs: Sequence[Rollout]) -> Clusters:
     """Returns the clusters of the examples for which all runs have a score."""
     known = [all(each.reward is not None for each in rollouts) for rollouts in zip(*runs, strict=True)]
     own = [None] * len(known) if clusters is None else clusters
@@ -156,7 +156,7 @@ def measure_noise(
     if len(runs) < 2 or not complete:
         return None
     *scores, before = ([each[number] for each in complete] for number in range(len(runs) + 1))
-    return estimate_noise(scores, before, _select_clusters(clusters, *runs, none))
+    return estimate_noise(scores, before, select_clusters(clusters, *runs, none))
 
 
 @dataclass(frozen=True)
@@ -188,6 +188,18 @@ class Controls:
             return next(row for row in self.rows if row.name == name)
         except StopIteration:
             raise KeyError(f"There is no row {name!r}; there are {[row.name for row in self.rows]}.") from None
+
+    @property
+    def over_lookup(self) -> ControlRow | None:
+        """The row of the selected stage, whose gain is over the control `lookup`; None without that control."""
+        if not {"selected", "lookup"} <= set(self.scored):
+            return None
+        return build_control_row(
+            "selected",
+            self.scored["selected"],
+            none=self.scored["lookup"],
+            clusters=self.clusters.get("selected"),
+        )
 
     def content(self) -> dict[str, Any]:
         """Returns the controls as JSON: `selected`, `rows`, `leakage` and `noise`."""
@@ -235,6 +247,9 @@ class Controls:
             )
         if self.noise is not None:
             lines.append(self.noise.words)
+        if (over := self.over_lookup) is not None and over.questions:
+            gain = f"{signed(over.gain)} ({span(over.gain_interval)}, p {p_text(over.p_none)})"
+            lines.append(f"The selected stage gains {gain} over lookup: what training adds to exploration's outcomes.")
         lines += [f"{row.name}: {row.note}." for row in self.rows if row.note]
         return [*lines, *(f"{row.name}: skipped, {row.skipped}" for row in self.rows if row.skipped)]
 

@@ -26,6 +26,7 @@ from optimizers.comparison.interventions import (
     remove_tags,
     replace_words,
 )
+from optimizers.comparison.nearest_winners import choose_lookup
 from optimizers.comparison.setup import Problem
 from optimizers.comparison.summary import Leaks, contains_label
 from optimizers.core.best_stage import select_best
@@ -81,7 +82,7 @@ def controls(
         leaks: Whether a supplement contains its example's gold answer; by default, a label as whole words.
         names: Names in `CONTROLS`; all by default.
         kinds_on: The split on which the controls `always` run.
-        seed: Seed of the controls `shuffled` and `filler`.
+        seed: Seed of the controls `lookup`, `shuffled` and `filler`.
         display_progress: False shows nothing; a function is called with a `Snapshot` periodically.
 
     Raises:
@@ -99,7 +100,9 @@ def controls(
     ):
         selected = run.score(run.result.selected, test)
         valset = problem.valset if kinds_on == "val" else None
-        context = ControlContext(run, test, selected, seed, shifted, second_actor, valset, problem=problem)
+        context = ControlContext(
+            run, test, selected, seed, shifted, second_actor, valset, problem.valset, problem=problem
+        )
         for name in selected_names:
             context.rows += CONTROLS[name](context)
         repetitions = _repeat_selected(context, repeats)
@@ -136,6 +139,7 @@ class ControlContext:
     shifted: Sequence[dspy.Example] | None
     second_actor: dspy.LM | None
     kinds_on: Sequence[dspy.Example] | None = None
+    valset: Sequence[dspy.Example] = ()
     problem: Problem | None = None
     clusters: dict[str, Clusters] = field(default_factory=dict[str, Clusters])
     rows: list[ControlRow] = field(default_factory=list[ControlRow])
@@ -192,19 +196,47 @@ def _score_stages(context: ControlContext) -> Iterator[ControlRow]:
             yield context.make_row(stage.name, context.run.score(stage.name, context.test).rollouts)
 
 
+def _score_lookup(context: ControlContext) -> Iterator[ControlRow]:
+    """Reads the supplement that won for the most similar training queries; no generator writes it.
+
+    All rollouts of training queries that the run paid for count. Validation chooses the number of neighbours.
+    """
+    explored = context.run.explored(context.test)
+    if not explored:
+        yield ControlRow("lookup", skipped="the run has no training rollouts of this program, actor and metric")
+        return
+    if not context.valset:
+        yield ControlRow("lookup", skipped="pass a problem with a validation set, which chooses the neighbours")
+        return
+    run = context.run
+    with run.open_split("val", context.valset) as val:
+        lookup = choose_lookup(explored, run.result.generator, val, threshold=run.threshold, seed=context.seed)
+    yield context.make_row("lookup", context.test.score("lookup", lookup.generator).rollouts, lookup.words)
+
+
 def _score_small_model(context: ControlContext) -> Iterator[ControlRow]:
-    """Scores the generator's base model in place of the actor."""
-    generator, name = context.run.result.generator, "small_model"
+    alone = run_small_model(context.run, context.test)
+    yield ControlRow("small_model", skipped=alone) if isinstance(alone, str) else context.make_row("small_model", alone)
+
+
+def run_small_model(run: CompiledRun, test: Evaluator) -> Sequence[Rollout] | str:
+    """Runs the generator's base model in place of the actor.
+
+    Returns why it was skipped if it is not there, or if none of its answers has the form that the program reads: then
+    its score would say nothing about what it knows.
+    """
+    generator = run.result.generator
     try:
         generator.check()
     except SetupError as problem:
-        yield ControlRow(name, skipped=str(problem).partition("\n")[0])
-        return
-    with context.run.open_split("test", context.test.examples, lm=_make_lm(generator)) as alone:
-        yield context.make_row(name, alone.unaided)
+        return str(problem).partition("\n")[0]
+    with run.open_split("test", test.examples, lm=make_base_lm(generator)) as alone:
+        if any(each.output or each.reward is None for each in alone.unaided):
+            return alone.unaided
+    return f"none of the {len(test.examples)} answers of {generator.name} has the form that the program reads"
 
 
-def _make_lm(generator: SupplementGenerator) -> dspy.LM:
+def make_base_lm(generator: SupplementGenerator) -> dspy.LM:
     """Returns the LM of the generator's base model."""
     engine = generator.engine
     if isinstance(engine, Endpoint):
@@ -303,6 +335,7 @@ def _score_elsewhere(
 CONTROLS: Mapping[str, Callable[[ControlContext], Iterator[ControlRow]]] = {
     "untrained": _score_untrained,
     "stages": _score_stages,
+    "lookup": _score_lookup,
     "small_model": _score_small_model,
     "shuffled": _score_shuffled,
     "always": _score_always,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from rich.console import Console, ConsoleOptions, RenderResult
 
 from optimizers.comparison.cells import SCORE_COLUMNS, TABLE_COLUMNS, format_cells, render_text, write_legend
+from optimizers.comparison.differences import Difference
 from optimizers.comparison.leaderboard import Row
 from optimizers.comparison.outcomes import dump_usage, read_usage
 from optimizers.comparison.page import render_comparison_page
@@ -37,6 +38,8 @@ COMPARISON_FILE = "comparison.json"
 class Comparison:
     """The result of `compare`: a row per contender on one task. It prints as a table.
 
+    `differences` has the planned pair `sgt` against `lookup`, where both ran.
+
     >>> print(Comparison("sums", "100 actor calls", (0,), (Row("none", 0.5, (0.2, 0.8)), Row("gepa", skipped="no LM"))))
     sums: 100 actor calls a contender, seeds 0
     ...
@@ -48,6 +51,7 @@ class Comparison:
     seeds: Sequence[int]
     rows: Sequence[Row]
     log_dir: Path = Path()
+    differences: Sequence[Difference] = ()
 
     def row(self, name: str) -> Row:
         """Returns a contender's row; raises `KeyError` if it was not compared."""
@@ -87,7 +91,7 @@ class Comparison:
         return compare_by_seed({row.name: row.by_seed for row in self.rows if not row.skipped})
 
     def content(self) -> dict[str, Any]:
-        """Returns the comparison as JSON: `task`, `budget`, `seeds`, `rows` and `by_seed`."""
+        """Returns the comparison as JSON: `task`, `budget`, `seeds`, `rows`, `differences` and `by_seed`."""
         rows = [
             {
                 "name": row.name,
@@ -113,8 +117,14 @@ class Comparison:
             }
             for row in self.rows
         ]
-        by_seed = [each.content() for each in self.by_seed]
-        return {"task": self.task, "budget": self.budget, "seeds": list(self.seeds), "rows": rows, "by_seed": by_seed}
+        return {
+            "task": self.task,
+            "budget": self.budget,
+            "seeds": list(self.seeds),
+            "rows": rows,
+            "differences": [each.content() for each in self.differences],
+            "by_seed": [each.content() for each in self.by_seed],
+        }
 
     @classmethod
     def read(cls, folder: str | Path) -> Comparison:
@@ -125,9 +135,11 @@ class Comparison:
             raise RunFolderError(f"{path} has no {COMPARISON_FILE}. Pass the folder of a finished comparison.")
         rows = cast("list[dict[str, Any]]", read_entry(content, "rows", list, [], file=file))
         task, budget = (read_entry(content, name, str, "", file=file) for name in ("task", "budget"))
+        differences = cast("list[dict[str, Any]]", read_entry(content, "differences", list, [], file=file))
         seeds = cast("list[int]", read_entry(content, "seeds", list, [], file=file))
         try:
-            return cls(task, budget, tuple(seeds), tuple(_read_row(row, file) for row in rows), path)
+            found = tuple(Difference.read(each) for each in differences)
+            return cls(task, budget, tuple(seeds), tuple(_read_row(row, file) for row in rows), path, found)
         except (TypeError, ValueError, KeyError, AttributeError) as problem:
             raise RunFolderError(f"{file} should hold the rows of a comparison: {problem}.") from problem
 
@@ -142,8 +154,10 @@ class Comparison:
         head = [f"| {' | '.join(TABLE_COLUMNS)} |", f"|---|{'---:|' * (len(TABLE_COLUMNS) - 1)}"]
         body = [f"| {' | '.join(cells)} |" for cells in self.cells]
         skipped = [f"- {row.name}: {row.skipped}" for row in self.skipped]
-        tables = [*head, *body, "", self.legend, "", *([table, ""] if (table := seed_table(self.by_seed)) else [])]
-        return "\n".join([f"**{self.title}**", "", *tables, "Skipped:", "", *skipped, ""])
+        differences = [line for each in self.differences for line in (f"- {each.words}.", "")]
+        seeds = [table, ""] if (table := seed_table(self.by_seed)) else []
+        notes = [self.legend, "", *differences, *seeds, "Skipped:", "", *skipped, ""]
+        return "\n".join([f"**{self.title}**", "", *head, *body, "", *notes])
 
     def to_html(self, file: str | Path) -> Path:
         """Writes the comparison as one self-contained HTML page; returns its path."""
@@ -173,6 +187,7 @@ class Comparison:
                     )
             yield table
         yield self.legend
+        yield from (f"{each.words}." for each in self.differences)
         if differences := self.by_seed:
             table = plain_table(f"Compared with {REFERENCE}, by seed")
             for number, name in enumerate(SEED_COLUMNS):

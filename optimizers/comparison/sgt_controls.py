@@ -17,7 +17,7 @@ from optimizers.core.result import result_of
 from optimizers.core.run_folder import RunFolder
 from optimizers.observe.progress import Display
 
-SGT_CONTROLS = ("untrained", "stages", "shuffled", "small_model", "always")
+SGT_CONTROLS = ("untrained", "stages", "lookup", "small_model", "shuffled", "always")
 """The default controls of `score_sgt_controls`: those that need no other actor or examples and inform most."""
 
 
@@ -39,7 +39,8 @@ def score_sgt_controls(
     """Scores the controls of a comparison's `sgt`, and writes `summary.json` into the folder of SGT's run.
 
     Resumes the finished run in `<log_dir>/sgt/seed-<seed>`, so nothing is trained or paid for again. Call it under the
-    same LM. The controls `always` run on the validation set, the others on the test set.
+    same LM. The controls `always` run on the validation set, the others on the test set; `lookup` chooses its
+    number of neighbours on the validation set.
     """
     bench = Bench(
         program=problem.program,

@@ -5,14 +5,14 @@ The world is simulated, the method is real: see `sgt_modules.embedded.world`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import dspy
 
+from optimizers.comparison.control_rows import pair_scores, select_clusters
 from optimizers.comparison.summary import (
     collect_peak_memory,
     compute_gated_share,
@@ -22,15 +22,17 @@ from optimizers.comparison.summary import (
     compute_mean_scores,
     compute_p_value,
 )
-from optimizers.core.clusters import count_clusters, number_clusters
+from optimizers.core.clusters import Clusters, count_clusters, number_clusters
 from optimizers.core.events import EventBus
 from optimizers.core.fingerprints import scope_of
 from optimizers.core.peak_memory import MARK
-from optimizers.core.records import Candidate, Rollout
+from optimizers.core.records import Rollout
 from optimizers.core.result import SGTResult, result_of
 from optimizers.core.reward import Scorer
 from optimizers.core.run_folder import CLUSTERS_FILE, RunFolder
+from optimizers.core.statistics import gain_interval
 from optimizers.core.work_clock import WorkClock
+from optimizers.demos.house_terms_controls import TERMS_THREADS, ScoredControls, score_controls, use_actor
 from optimizers.observe.progress import build_views
 from optimizers.observe.report import write_report
 from optimizers.rollouts.engine import RolloutEngine
@@ -44,18 +46,15 @@ from sgt_modules import supplement
 from sgt_modules.embedded import (
     FULL,
     QUICK,
-    AnswerInSQL,
     HouseTermsWorld,
     Sizes,
-    acting,
     embedded_actor,
     embedded_generator,
     find_term,
     program,
 )
 from sgt_modules.embedded.models import ActorName
-from sgt_modules.kinds import Supplement
-from sgt_modules.lms import LMLike, acting_as, lm_named
+from sgt_modules.lms import LMLike, lm_named
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +91,8 @@ REAL_QUICK_SCALE = Scale(
 """The start page's small world, two rounds: about 1,400 calls of your own actor. One supplement in twenty guesses a
 meaning right, so the warm start tries four of each kind."""
 
-TERMS_THREADS = 128
-"""Concurrent program runs, and so the size of a batch of actor calls."""
-
-ROWS_WITHOUT_GENERATOR = ("none", "oracle", "glossary")
-"""Rows of the table without a generator."""
+ROWS_WITHOUT_GENERATOR = ("none", "oracle", "oracle_glossary", "elimination", "small_model")
+"""Rows of the table whose supplements, if any, no generator and no training run wrote."""
 
 StageRollouts = Mapping[str, Mapping[str, Sequence[Rollout]]]
 """Rollouts by stage and split."""
@@ -104,7 +100,7 @@ StageRollouts = Mapping[str, Mapping[str, Sequence[Rollout]]]
 
 @dataclass(frozen=True)
 class Demonstration:
-    """A finished demonstration: its world, the result, every stage's rollouts on every split, and the summary."""
+    """A finished demonstration: its world, the result, every row's rollouts on every split, and the summary."""
 
     world: HouseTermsWorld
     result: SGTResult
@@ -119,19 +115,21 @@ def demonstrate(
     log_dir: Path | None = None,
     scale: Scale | None = None,
     display: bool | None = None,
+    world: HouseTermsWorld | None = None,
 ) -> Demonstration:
-    """Run Supplement Generation Training on the house-terms world of `seed` and score every stage.
+    """Run Supplement Generation Training on the house-terms world of `seed`, then score every stage and the controls.
 
-    `actor` replaces the embedded frozen LM, or names one as `lm_named` reads it. Then two controls are scored too, in
-    place of the second embedded actor: `oracle` (the true meaning of the asked term as supplement) and `glossary` (all
-    true meanings in the instructions). The scale is `FULL_SCALE`, or `REAL_SCALE` with an actor.
+    `actor` replaces the embedded frozen LM, or names one as `lm_named` reads it; then there is no second actor. The
+    scale is `FULL_SCALE`, or `REAL_SCALE` with an actor. `score_controls` describes the controls. The test questions
+    are first asked when the stage is selected; the control `lookup` chooses its number of neighbours on validation.
+    `world` replaces the world of the seed and the scale's sizes.
 
     The summary is also written to `<log_dir>/summary.json`; `display=False` prints nothing. If several processes run,
     the main one scores and writes, and every process returns the same.
     """
     lm = None if actor is None else lm_named(actor)
     scale = scale or (FULL_SCALE if lm is None else REAL_SCALE)
-    world = HouseTermsWorld(seed, sizes=scale.sizes)
+    world = world or HouseTermsWorld(seed, sizes=scale.sizes)
     teleprompter = SGTTeleprompter(
         metric=world.metric,
         generator=embedded_generator(),
@@ -142,7 +140,7 @@ def demonstrate(
         log_dir=log_dir,
         display_progress=display,
     )
-    with _use_actor(lm):
+    with use_actor(lm):
         better = teleprompter.compile(program(), trainset=world.train, valset=world.val)
     result = result_of(better)
     scoring = WorkClock.of_scoring(RunFolder(result.log_dir))
@@ -152,11 +150,11 @@ def demonstrate(
         bus = EventBus(build_views(display))
         with bus.run():
             scored = score_stages(world, result, bus, lm, on_write=scoring.tick)
-            if lm is not None:
-                scored = {**scored, **score_controls(world, result, bus, lm)}
+        controls = score_controls(world, better, EventBus(build_views(display)), lm, on_write=scoring.tick)
+        scored = {**scored, **controls.rollouts}
         scoring.write()
         seconds = result.spent.seconds.total + scoring.seconds.total
-        summary = summarize_stages(world, result, scored, seconds=seconds, actor=lm)
+        summary = summarize_stages(world, result, scored, controls, seconds=seconds, actor=lm)
         RunFolder(result.log_dir).write("summary.json", summary)
         RunFolder(result.log_dir).write(CLUSTERS_FILE, _number_clusters(world))
         write_report(result.log_dir)
@@ -164,13 +162,6 @@ def demonstrate(
 
     scored, summary = join_team().run_once(finish)
     return Demonstration(world, result, scored, summary)
-
-
-@contextmanager
-def _use_actor(lm: dspy.LM | None, name: ActorName = "actor") -> Iterator[None]:
-    """Make the LM act inside the block, or an embedded actor if there is no LM."""
-    with acting(name) if lm is None else acting_as(lm):
-        yield
 
 
 def score_stages(
@@ -198,7 +189,7 @@ def score_stages(
         ("transfer", "second-actor", world.test),
     ]
     for split, actor_name, examples in places if lm is None else places[:-1]:
-        with _use_actor(lm, actor_name):
+        with use_actor(lm, actor_name):
             evaluator = Evaluator(_open_actor(world, result, on_write=on_write), split, examples, bus)
             for name, generator in generators.items():
                 if split not in scored[name]:
@@ -209,36 +200,11 @@ def score_stages(
     return scored
 
 
-def score_controls(world: HouseTermsWorld, result: SGTResult, bus: EventBus, lm: dspy.LM) -> StageRollouts:
-    """Score the LM on test with the asked term's true meaning, and with all meanings in the instructions."""
-    meanings = {term.word: f"{term.word} means {term.condition}." for term in world.terms}
-    with _use_actor(lm):
-        evaluator = Evaluator(_open_actor(world, result), "test", world.test, bus)
-        bare = evaluator.without()
-        term_queries = [query for query in evaluator.queries if world.test[query.index].term]
-        candidates = [
-            Candidate(query, Supplement("background", meanings[world.test[query.index].term]), "oracle")
-            for query in term_queries
-        ]
-        with bus.work("oracle: acting", len(candidates)) as work:
-            rollouts = evaluator.actor.run(candidates, world.test, stage="oracle/test", on_done=work.advance)
-        aided = {rollout.query.index: rollout for rollout in rollouts}
-        oracle = [aided.get(index, rollout) for index, rollout in enumerate(bare)]
-        lines = "\n".join(["The words of this house:", *meanings.values()])
-        with_glossary = dspy.Predict(AnswerInSQL.with_instructions(f"{AnswerInSQL.instructions}\n\n{lines}"))
-        glossary = Evaluator(_open_actor(world, result, with_glossary), "test", world.test, bus).without("glossary")
-    return {"oracle": {"test": oracle}, "glossary": {"test": glossary}}
-
-
 def _open_actor(
-    world: HouseTermsWorld,
-    result: SGTResult,
-    student: dspy.Module | None = None,
-    *,
-    on_write: Callable[[], object] = lambda: None,
+    world: HouseTermsWorld, result: SGTResult, *, on_write: Callable[[], object] = lambda: None
 ) -> RolloutEngine:
     """Return the wrapped program under the current LM, with the run's store."""
-    wrapped = supplement(student or program(), generator=result.generator)
+    wrapped = supplement(program(), generator=result.generator)
     folder = RunFolder(result.log_dir)
     id_ = (folder.read("run.json") or {}).get("id", "")
     # A separate run, so that the compile's usage excludes scoring.
@@ -250,7 +216,13 @@ def _open_actor(
 
 
 def summarize_stages(
-    world: HouseTermsWorld, result: SGTResult, scored: StageRollouts, *, seconds: float, actor: dspy.LM | None = None
+    world: HouseTermsWorld,
+    result: SGTResult,
+    scored: StageRollouts,
+    controls: ScoredControls,
+    *,
+    seconds: float,
+    actor: dspy.LM | None = None,
 ) -> dict[str, Any]:
     """Return the summary in its public format; see `docs/run-folder.md`."""
     selected = result.selected
@@ -266,7 +238,7 @@ def summarize_stages(
         "selected": selected,
         "p_value": {
             name: compute_p_value(scored[name]["test"], scored[selected]["test"], clusters=clusters)
-            for name in ("none", "sft")
+            for name in ("none", "sft", "lookup", "elimination")
             if name in scored
         },
         "clusters": {"test": count_clusters(clusters)},
@@ -274,7 +246,11 @@ def summarize_stages(
         "leakage": {
             name: compute_leak_share(rollouts, world.test, world.leaks) for name, rollouts in generated.items()
         },
-        "lengths": {name: compute_mean_length(rollouts) for name, rollouts in generated.items()},
+        "lengths": {
+            name: compute_mean_length(splits["test"])
+            for name, splits in scored.items()
+            if name not in ("none", "small_model")
+        },
         "gated": {split: compute_gated_share(rollouts) for split, rollouts in scored[selected].items()},
         "actor_calls": spent.actor_calls,
         "generator_calls": spent.generator_calls,
@@ -283,6 +259,28 @@ def summarize_stages(
         "peak_rss_mb": MARK.highest,
         "peak_mb": collect_peak_memory(result.stages),
         "notes": list(result.notes),
+        "lookup": _summarize_lookup(scored[selected]["test"], scored["lookup"]["test"], controls, clusters),
+        "elimination": {
+            "terms": len(controls.deductions),
+            "right": sum(each.right for each in controls.deductions),
+            "tied": sum(each.equals > 0 for each in controls.deductions),
+        },
+        "skipped": dict(controls.skipped),
+    }
+
+
+def _summarize_lookup(
+    selected: Sequence[Rollout], lookup: Sequence[Rollout], controls: ScoredControls, clusters: Clusters
+) -> dict[str, object]:
+    """Return the chosen number of neighbours, and what the selected stage gains over the lookup on test."""
+    before, after = pair_scores(lookup, selected)
+    own = select_clusters(clusters, lookup, selected)
+    gain = sum(after) / len(after) - sum(before) / len(before) if before else None
+    return {
+        "neighbours": controls.neighbours,
+        "validation": {str(number): round(score, 4) for number, score in controls.lookup.items()},
+        "gain": None if gain is None else round(gain, 4),
+        "interval": [round(end, 4) for end in gain_interval(before, after, clusters=own)] if before else None,
     }
 
 

@@ -34,13 +34,13 @@ def show_demonstration(demonstration: Demonstration, console: Console) -> None:
 
 
 def stage_table(demonstration: Demonstration) -> Table:
-    """One row per stage: its score on every split, with a 95 % interval on test; fits 80 columns."""
+    """One row per stage and control: its score on every split, with a 95 % interval on test; fits 80 columns."""
     summary, scored = demonstration.summary, demonstration.stage_rollouts
     clusters = [find_term(example) for example in demonstration.world.test]
     seconds = {stage.name: f"{stage.seconds:.0f}" for stage in demonstration.result.stages}
     table = plain_table(f"House terms, seed {summary['seed']}: score by stage")
     last = {"transfer": "actor 2"} if any("transfer" in row for row in summary["scores"].values()) else {}
-    for column in ("stage", "val", "test", "95 %", "terms", "plain", "shifted", *last.values(), "seconds"):
+    for column in ("stage", "val", "test", "95 %", "terms", "plain", "shifted", *last.values(), "s"):
         table.add_column(column, justify="left" if column == "stage" else "right", no_wrap=True)
     for name, row in summary["scores"].items():
         is_selected = name == summary["selected"]
@@ -53,7 +53,14 @@ def stage_table(demonstration: Demonstration) -> Table:
             seconds.get(name, ""),
             style="bold" if is_selected else "",
         )
-    table.caption = "* selected on validation; terms and plain are the two parts of test"
+    for name in summary["skipped"]:
+        table.add_row(name, "", "skipped")
+    table.caption = (
+        "* selected on validation; terms and plain are the two parts of test; s: seconds.\n"
+        "lookup: the supplement that won for the most similar training questions;\n"
+        "elimination: the meaning that the outcomes of training make most likely;\n"
+        "oracle: the true meaning; oracle_glossary: all of them in the instructions"
+    )
     table.caption_justify = "left"
     return table
 
@@ -104,6 +111,7 @@ def _closing_lines(demonstration: Demonstration) -> list[str]:
             f"Selected: {summary['selected']}; p against no supplement: {summary['p_value']['none']:.1e}, "
             f"from flips of {summary['clusters']['test']} clusters (a term's questions, or one plain question)."
         ),
+        *_control_lines(summary),
         f"Actor calls: {summary['actor_calls']:,} with {tokens['actor_in']:,} tokens in, {tokens['actor_out']:,} out.",
         f"Generator samples: {summary['generator_calls']:,}; peak memory: {summary['peak_rss_mb']:.0f} MB.",
         *_memory_lines(summary["peak_mb"]),
@@ -113,6 +121,21 @@ def _closing_lines(demonstration: Demonstration) -> list[str]:
         *(f"Note: {note}" for note in summary["notes"]),
         f"The run's folder: {demonstration.result.log_dir}",
     ]
+
+
+def _control_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Say what training gains over the lookup, how much outcomes tell by themselves, and why rows were skipped."""
+    lookup, deduced = summary["lookup"], summary["elimination"]
+    lines: list[str] = []
+    if lookup["gain"] is not None:
+        low, high = lookup["interval"]
+        lines.append(
+            f"Over lookup (neighbours: {lookup['neighbours']}), which trains nothing, the selected stage gains "
+            f"{lookup['gain']:+.3f} on test ({low:+.3f} to {high:+.3f}), p "
+            f"{summary['p_value']['lookup']:.1e}: what training is worth."
+        )
+    lines.append(f"The outcomes of training imply {deduced['right']} of {deduced['terms']} meanings.")
+    return [*lines, *(f"{name}: skipped, {reason}." for name, reason in summary["skipped"].items())]
 
 
 def _memory_lines(peaks: Mapping[str, Mapping[str, float]]) -> list[str]:

@@ -76,6 +76,7 @@ EXPECTED = {
     "untrained": (0.0, 0.0),
     "sft": (1.0, 1.0),
     "dpo1": (1.0, 1.0),
+    "lookup": (0.0, 0.0),
     "small_model": (0.0, 0.0),
     "shuffled": (0.0, 0.0),
     **{f"always_{kind}": (float(kind == "background"), float(kind == "background")) for kind in KINDS},
@@ -86,7 +87,8 @@ EXPECTED = {
     "shifted_none": (0.0, None),
     "shifted": (1.0, 1.0),
 }
-"""Score and gain of each row: what tells a question's own secret helps, whatever its kind is called."""
+"""Score and gain of each row: what tells a question's own secret helps, whatever its kind is called. A lookup finds the
+secrets of other questions only."""
 
 
 def test_every_control_has_its_row_in_one_order(found: tuple[Controls, Path, ScriptedEngine]) -> None:
@@ -153,7 +155,9 @@ def test_only_what_is_asked_for_is_run_and_the_rest_is_named(tmp_path: Path) -> 
     better = compiled(tmp_path, engine)
     with dspy.context(lm=engine.lm()):
         found = controls(better, problem(), names=["shifted", "second_actor"], repeats=1, display_progress=False)
-        with pytest.raises(errors.SetupError, match=r"no control shuffle\. There are untrained, stages, small_model"):
+        with pytest.raises(
+            errors.SetupError, match=r"no control shuffle\. There are untrained, stages, lookup, small_model"
+        ):
             controls(better, problem(), names=["shuffle"])
     assert [(row.name, row.skipped) for row in found.rows[2:]] == [
         ("second_actor", "pass second_actor, another LM"),
@@ -178,6 +182,17 @@ def test_a_generator_that_is_not_there_has_no_row_as_a_small_model(tmp_path: Pat
     with dspy.context(lm=engine.lm()):
         found = controls(better, problem(), names=["small_model"], repeats=1, display_progress=False)
     assert found.row("small_model").skipped == "No weights in /nowhere."
+
+
+def test_a_small_model_without_the_answer_s_form_is_skipped_instead_of_scored_zero(tmp_path: Path) -> None:
+    engine = ScriptedEngine(needs_secret)
+    better = compiled(tmp_path, engine, generator=writer(model=small(lambda _: "[cot] Think first.")))
+    with dspy.context(lm=engine.lm()):
+        found = controls(better, problem(), names=["small_model"], repeats=1, display_progress=False)
+    assert found.row("small_model").skipped == (
+        "none of the 6 answers of small@scripted has the form that the program reads"
+    )
+    assert "small_model" not in found.scored
 
 
 def test_a_run_that_selected_no_supplement_says_so_in_each_row_that_needs_one(tmp_path: Path) -> None:
@@ -414,7 +429,9 @@ def test_a_note_says_that_a_shuffle_changes_nothing(tmp_path: Path) -> None:
     )
 
 
-def test_the_embedded_generator_answers_alone_and_writes_supplements_untrained(tmp_path: Path) -> None:
+def test_the_embedded_generator_writes_supplements_untrained_and_does_not_know_the_form_of_an_answer(
+    tmp_path: Path,
+) -> None:
     result = SGTResult((), "none", RunUsage(), (), tmp_path, embedded_generator())
     asked = Problem(program(), WORLD.metric, WORLD.train, WORLD.val, WORLD.test)
     with dspy.context(lm=ScriptedEngine(gold).lm(), adapter=dspy.ChatAdapter(use_json_adapter_fallback=False)):
@@ -422,11 +439,14 @@ def test_the_embedded_generator_answers_alone_and_writes_supplements_untrained(t
             mark_compiled(program(), result), asked, names=["small_model", "untrained"], display_progress=False
         )
     assert [(row.name, row.questions) for row in found.rows] == [
-        (name, 4) for name in ("none", "selected", "untrained", "small_model")
+        ("none", 4),
+        ("selected", 4),
+        ("untrained", 4),
+        ("small_model", 0),
     ]
     assert all(each.supplement for each in found.scored["untrained"])
-    assert all(each.output or each.error for each in found.scored["small_model"])
-    assert found.row("small_model").score < found.row("none").score == 1.0
+    assert "none of the 4 answers" in found.row("small_model").skipped
+    assert found.row("none").score == 1.0
 
 
 @pytest.mark.parametrize("kind", ["background", "pairs"])
