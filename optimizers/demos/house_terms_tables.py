@@ -56,7 +56,7 @@ def stage_table(demonstration: Demonstration) -> Table:
     for name in summary["skipped"]:
         table.add_row(name, "", "skipped")
     table.caption = (
-        "* selected on validation; terms and plain are the two parts of test; s: seconds.\n"
+        "* selected on validation; terms and plain: the parts of test; s: seconds;\n"
         "lookup: the supplement that won for the most similar training questions;\n"
         "elimination: the meaning that the outcomes of training make most likely;\n"
         "oracle: the true meaning; oracle_glossary: all of them in the instructions"
