@@ -88,6 +88,12 @@ def of_stages(label: str, columns: list[str], stages: list[tuple[dict[str, Any],
     )
 
 
+def describe_test(run: dict[str, Any]) -> str:
+    """Say which test made the p-value."""
+    clusters = run.get("clusters")
+    return f"sign flips of {clusters['test']} clusters" if clusters else "exact McNemar"
+
+
 def main() -> None:
     """Print the table, and the cost of the runs."""
     runs = [json.loads((Path(folder) / "summary.json").read_text()) for folder in sys.argv[1:]]
@@ -101,9 +107,10 @@ def main() -> None:
     for run in runs:
         calls, seconds = run["actor_calls"], run["seconds"]
         print(
-            f"Seed {run['seed']}: selected {run['selected']}, McNemar p {run['p_value']['none']:.1e} against no "
-            f"supplement, {calls:,} actor calls, {seconds['total']:.0f} s (sampling {seconds['sampling']:.0f}, acting "
-            f"{seconds['acting']:.0f}, training {seconds['training']:.0f}), peak {run['peak_rss_mb']:.0f} MB."
+            f"Seed {run['seed']}: selected {run['selected']}, p {run['p_value']['none']:.1e} against no supplement "
+            f"({describe_test(run)}), {calls:,} actor calls, {seconds['total']:.0f} s (sampling "
+            f"{seconds['sampling']:.0f}, acting {seconds['acting']:.0f}, training {seconds['training']:.0f}), "
+            f"peak {run['peak_rss_mb']:.0f} MB."
         )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from small import small
 
 from optimizers.comparison import Comparison, compare
-from sgt_modules.embedded import HouseTermsWorld, Sizes, acting, program
+from sgt_modules.embedded import HouseTermsWorld, Sizes, acting, find_term, program
 
 ACTOR = acting  # yours: lambda: dspy.context(lm=dspy.LM("openai/gpt-4.1-mini"))
 TRAINED = small  # yours: lambda: {"generator": "Qwen/Qwen3-1.7B"}
@@ -36,6 +36,7 @@ def main() -> Comparison:
             budget=BUDGET,
             **TRAINED(),
             num_threads=64,
+            cluster=find_term,  # yours: what a question shares with others, if anything
         )
     print(found)
     print(f"The page: {found.log_dir / 'report.html'}")

@@ -247,7 +247,9 @@ def _measure_point(
         run.open_split("test", problem.testset) as test,
     ):
         none, selected = test.unaided, run.score(result.selected, test).rollouts
-    row, none_row = build_control_row(result.selected, selected, none=none), build_control_row("none", none)
+    clusters = problem.find_clusters(problem.testset)
+    row = build_control_row(result.selected, selected, none=none, clusters=clusters)
+    none_row = build_control_row("none", none, clusters=clusters)
     spent = result.spent
     return QueriesPoint(
         size,

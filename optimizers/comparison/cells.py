@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from io import StringIO
 
 from rich.console import Console, RenderableType
 
 from optimizers.comparison.leaderboard import Row
-from optimizers.observe.report.texts import p_text, share, signed
+from optimizers.observe.report.texts import describe_tests, p_text, share, signed
 
 TABLE_COLUMNS = (
     "contender",
@@ -17,6 +18,7 @@ TABLE_COLUMNS = (
     "relative",
     "p",
     "p best",
+    "sees",
     "spread",
     "calls",
     "tokens",
@@ -28,15 +30,27 @@ TABLE_COLUMNS = (
 )
 """The columns of the table: first `SCORE_COLUMNS` columns of scores, then the costs."""
 
-SCORE_COLUMNS = 8
+SCORE_COLUMNS = 9
 
-TABLE_LEGEND = (
-    "test is the mean score on the questions for which every contender has a score. gain, relative and p compare with "
-    "no change (none), p best with the best other contender; both p-values are from paired tests, adjusted by Holm's "
-    "method. spread is the standard deviation over the seeds. calls (of the actor), tokens, $ and seconds are the cost "
-    "of compiling, the mean over the seeds. +prompt, written and ms are the cost of one answer: additional prompt "
-    "tokens, tokens that the generator writes, and milliseconds while no other call is in flight."
+_COLUMNS_LEGEND = (
+    "gain, relative and p compare with no change (none), p best with the best other contender; both p-values are from "
+    "paired tests, adjusted by Holm's method. {tests} sees is the smallest gain that these questions can show, with "
+    "80 % power at 5 %. spread is the sample standard deviation over the seeds. calls (of the actor), tokens, $ and "
+    "seconds are the cost of compiling, the mean over the seeds. +prompt, written and ms are the cost of one answer: "
+    "additional prompt tokens, tokens that the generator writes, and milliseconds while no other call is in flight."
 )
+
+
+def write_legend(rows: Sequence[Row]) -> str:
+    """Writes the table's legend: what the columns mean, how many clusters there are, and which test was used.
+
+    >>> print(write_legend([Row("none", 0.5, (0.2, 0.8), questions=6, clusters=2)]).partition(" gain")[0])
+    test is the mean score on the 6 questions for which every contender has a score.
+    """
+    shown = [row for row in rows if not row.skipped]
+    questions, clusters = max(((row.questions, row.clusters) for row in shown), default=(0, 0))
+    first = f"test is the mean score on the {questions:,} questions for which every contender has a score."
+    return f"{first} {_COLUMNS_LEGEND.format(tests=describe_tests(questions, clusters))}"
 
 
 def format_cells(row: Row) -> list[str]:
@@ -51,6 +65,7 @@ def format_cells(row: Row) -> list[str]:
         "" if row.relative_gain is None else f"{row.relative_gain:+.0%}",
         p_text(row.p_value),
         p_text(row.p_best),
+        "" if row.smallest_gain is None else f"{row.smallest_gain:.3f}",
         share(row.spread),
         f"{used.actor_calls:,.0f}",
         f"{used.actor.tokens + used.proposer.tokens:,.0f}",

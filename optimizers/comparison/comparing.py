@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from optimizers.core.interrupts import exit_on_interrupt
 from optimizers.core.reward import Metric
 from optimizers.core.run_folder import RunFolder
 from optimizers.observe.progress import Display, build_views
+from optimizers.rollouts.queries import query_id
 from optimizers.sgt.recipe import Recipe
 from optimizers.training.trainer import Trainer
 from sgt_modules.errors import SetupError
@@ -51,6 +52,7 @@ def compare(
     task: str = "",
     display_progress: Display = None,
     version: str = "",
+    cluster: Callable[[dspy.Example], Hashable | None] | None = None,
 ) -> Comparison:
     """Compiles the program with every contender, and scores each result on the test set.
 
@@ -85,13 +87,14 @@ def compare(
         task: The title of the table.
         display_progress: False shows nothing; a function is called with a `Snapshot` periodically.
         version: Identifies code of the program or metric that cannot be read; see `SGTTeleprompter`.
+        cluster: Returns what a test question shares with others, such as its document, or None; see `Problem`.
 
     Raises:
         SetupError: an argument cannot work, or two splits share an example; nothing has been paid for.
     """
     proposer = None if reflection_lm is None else lm_named(reflection_lm, max_new_tokens=PROPOSAL_TOKENS)
     resources = Resources(proposer, embedder, generator, trainer, recipe, num_threads)
-    problem = Problem(program, metric, trainset, valset, testset, version)
+    problem = Problem(program, metric, trainset, valset, testset, version, cluster)
     with acting_as(dspy.settings.lm if actor is None else lm_named(actor)):
         return compare_problems(
             dict.fromkeys(check_seeds(seeds), problem),
@@ -140,12 +143,22 @@ def compare_problems(
         results = [_run_trials(own) for own in trials.values()]
         skipped = [each for each in results if isinstance(each, SkippedContender)]
         outcomes = [outcome for each in results if not isinstance(each, SkippedContender) for outcome in each]
-        rows = rank_rows(outcomes, skipped)
-        differences = tuple(measure_differences(outcomes))
+        clusters = _find_clusters(problems.values())
+        rows = rank_rows(outcomes, skipped, clusters=clusters)
+        differences = tuple(measure_differences(outcomes, clusters))
         result = Comparison(task, budget.words, tuple(problems), tuple(rows), folder.path, differences)
         folder.write(COMPARISON_FILE, result.content())
         result.to_html(folder.path / PAGE_FILE)
     return result
+
+
+def _find_clusters(problems: Iterable[Problem]) -> dict[str, Hashable | None]:
+    """Returns the cluster of each test example by its id; two problems, such as two worlds, share no cluster."""
+    found: dict[str, Hashable | None] = {}
+    for number, problem in enumerate({id(each): each for each in problems}.values()):
+        for example, cluster in zip(problem.testset, problem.find_clusters(problem.testset), strict=True):
+            found.setdefault(query_id(example, ""), None if cluster is None else (number, cluster))
+    return found
 
 
 def _say_unread(problems: Iterable[Problem], bus: EventBus) -> None:

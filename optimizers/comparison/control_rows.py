@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,16 +11,17 @@ from rich.console import Console, ConsoleOptions, RenderResult
 
 from optimizers.comparison.cells import render_text
 from optimizers.comparison.noise import Noise, estimate_noise
+from optimizers.core.clusters import Clusters, count_clusters
 from optimizers.core.records import Rollout
 from optimizers.core.statistics import gain_interval, mean_interval, paired_p_value
-from optimizers.observe.report.texts import p_text, share, signed, span
+from optimizers.observe.report.texts import describe_tests, p_text, share, signed, span
 from optimizers.observe.tables import plain_table
 
 _CONTROL_COLUMNS = ("control", "score", "95 %", "gain", "95 % of gain", "p", "p selected", "n")
 _CONTROL_LEGEND = (
     "gain compares with no supplement, on the same n questions and with the same actor. p tests the gain, p selected "
     "the difference from the selected stage. Both tests are paired, and not adjusted for the number of rows, because "
-    "each row answers a question of its own."
+    "each row answers a question of its own. {tests}"
 )
 
 
@@ -30,8 +31,8 @@ class ControlRow:
 
     `gain`, with a 95 % `gain_interval`, compares with no supplement on the questions that have both scores. `p_none`
     tests the gain, `p_selected` the difference from the selected stage, if both ran on the same questions. `questions`
-    counts the questions with a score, `unanswered` those that an outage left without one. `skipped` says why a control
-    did not run.
+    counts the questions with a score, `clusters` their clusters, for which intervals and tests allow, `unanswered` the
+    questions that an outage left without a score. `skipped` says why a control did not run.
     """
 
     name: str
@@ -45,6 +46,7 @@ class ControlRow:
     unanswered: int = 0
     note: str = ""
     skipped: str = ""
+    clusters: int = 0
 
     @property
     def helps(self) -> bool:
@@ -70,20 +72,37 @@ def build_control_row(
     none: Sequence[Rollout] | None = None,
     selected: Sequence[Rollout] | None = None,
     note: str = "",
+    clusters: Clusters | None = None,
 ) -> ControlRow:
-    """Compares a control with no supplement and with the selected stage; all rollouts are in the same order."""
+    """Compares a control with no supplement and with the selected stage; all arguments are in the same order."""
     scores = [each.reward.score for each in rollouts if each.reward is not None]
     row = ControlRow(name, questions=len(scores), unanswered=len(rollouts) - len(scores), note=note)
     if not scores:
         return row
-    row = replace(row, score=sum(scores) / len(scores), interval=mean_interval(scores))
+    own = select_clusters(clusters, rollouts)
+    row = replace(row, score=sum(scores) / len(scores), interval=mean_interval(scores, clusters=own))
+    row = replace(row, clusters=count_clusters(own))
     if selected is not None:
-        row = replace(row, p_selected=paired_p_value(*pair_scores(selected, rollouts)))
+        shared = select_clusters(clusters, selected, rollouts)
+        row = replace(row, p_selected=paired_p_value(*pair_scores(selected, rollouts), clusters=shared))
     before, after = ([], []) if none is None else pair_scores(none, rollouts)
     if not before:
         return row
     gain = (sum(after) - sum(before)) / len(before)
-    return replace(row, gain=gain, gain_interval=gain_interval(before, after), p_none=paired_p_value(before, after))
+    paired = [] if none is None else select_clusters(clusters, none, rollouts)
+    return replace(
+        row,
+        gain=gain,
+        gain_interval=gain_interval(before, after, clusters=paired),
+        p_none=paired_p_value(before, after, clusters=paired),
+    )
+
+
+def select_clusters(clusters: Clusters | None, *runs: Sequence[Rollout]) -> Clusters:
+    """Returns the clusters of the examples for which all runs have a score."""
+    known = [all(each.reward is not None for each in rollouts) for rollouts in zip(*runs, strict=True)]
+    own = [None] * len(known) if clusters is None else clusters
+    return [cluster for cluster, has_score in zip(own, known, strict=True) if has_score]
 
 
 def pair_scores(first: Sequence[Rollout], second: Sequence[Rollout]) -> tuple[list[float], list[float]]:
@@ -108,14 +127,23 @@ class Leakage:
     leaking: Sequence[bool] = field(default=(), repr=False)
 
 
-def measure_leakage(leaking: Sequence[bool], selected: Sequence[Rollout], none: Sequence[Rollout]) -> Leakage:
+def measure_leakage(
+    leaking: Sequence[bool], selected: Sequence[Rollout], none: Sequence[Rollout], clusters: Clusters | None = None
+) -> Leakage:
     """Returns the share of leaking supplements, and the gain of the others; all arguments are in the same order."""
     kept = [index for index, leaks in enumerate(leaking) if not leaks]
-    rest = build_control_row("rest", [selected[index] for index in kept], none=[none[index] for index in kept])
+    rest = build_control_row(
+        "rest",
+        [selected[index] for index in kept],
+        none=[none[index] for index in kept],
+        clusters=None if clusters is None else [clusters[index] for index in kept],
+    )
     return Leakage(sum(leaking) / len(leaking), rest, tuple(leaking))
 
 
-def measure_noise(runs: Sequence[Sequence[Rollout]], none: Sequence[Rollout]) -> Noise | None:
+def measure_noise(
+    runs: Sequence[Sequence[Rollout]], none: Sequence[Rollout], clusters: Clusters | None = None
+) -> Noise | None:
     """Estimates the noise from rollouts of the same supplements, on the questions for which all runs have a score.
 
     Returns None with fewer than two runs, or without such a question.
@@ -128,7 +156,7 @@ def measure_noise(runs: Sequence[Sequence[Rollout]], none: Sequence[Rollout]) ->
     if len(runs) < 2 or not complete:
         return None
     *scores, before = ([each[number] for each in complete] for number in range(len(runs) + 1))
-    return estimate_noise(scores, before)
+    return estimate_noise(scores, before, select_clusters(clusters, *runs, none))
 
 
 @dataclass(frozen=True)
@@ -136,7 +164,8 @@ class Controls:
     """The result of `controls` for one compiled program. It prints as a table.
 
     `selected` is the stage that the program uses. `scored` has the rollouts of each row, `repetitions` those of each
-    further run of the selected supplements; both are in the examples' order.
+    further run of the selected supplements; both are in the examples' order. `clusters` has the examples' clusters of
+    each row.
 
     >>> print(Controls("sft", [ControlRow("none", 0.5, (0.2, 0.8)), ControlRow("shifted", skipped="no such set")]))
     Controls of sft
@@ -151,6 +180,7 @@ class Controls:
     log_dir: Path = Path()
     scored: Mapping[str, Sequence[Rollout]] = field(default_factory=dict[str, Sequence[Rollout]], repr=False)
     repetitions: Sequence[Sequence[Rollout]] = field(default=(), repr=False)
+    clusters: Mapping[str, Clusters] = field(default_factory=dict[str, Clusters], repr=False)
 
     def row(self, name: str) -> ControlRow:
         """Returns a control's row; raises `KeyError` if there is none."""
@@ -164,7 +194,12 @@ class Controls:
         """The row of the selected stage, whose gain is over the control `lookup`; None without that control."""
         if not {"selected", "lookup"} <= set(self.scored):
             return None
-        return build_control_row("selected", self.scored["selected"], none=self.scored["lookup"])
+        return build_control_row(
+            "selected",
+            self.scored["selected"],
+            none=self.scored["lookup"],
+            clusters=self.clusters.get("selected"),
+        )
 
     def content(self) -> dict[str, Any]:
         """Returns the controls as JSON: `selected`, `rows`, `leakage` and `noise`."""
@@ -188,12 +223,18 @@ class Controls:
                 *head,
                 *body,
                 "",
-                _CONTROL_LEGEND,
+                self.legend,
                 "",
                 *(f"- {line}" for line in self._lines),
                 "",
             ]
         )
+
+    @property
+    def legend(self) -> str:
+        """What the columns mean, how many clusters of questions there are, and which tests were used."""
+        questions, clusters = max(((row.questions, row.clusters) for row in self.rows), default=(0, 0))
+        return _CONTROL_LEGEND.format(tests=describe_tests(questions, clusters))
 
     @property
     def _lines(self) -> list[str]:
@@ -221,7 +262,7 @@ class Controls:
             if not row.skipped:
                 table.add_row(*_format_control(row), style="bold" if row.name == "selected" else "")
         yield table
-        yield _CONTROL_LEGEND
+        yield self.legend
         yield from self._lines
 
     def __str__(self) -> str:
@@ -231,16 +272,18 @@ class Controls:
 def pooled(programs: Sequence[Controls]) -> Controls:
     """Pools the controls of several programs, for example of several seeds, over all their questions.
 
-    Leaves out what a program lacks: rows, leakage, and repetitions beyond the smallest number of them.
+    Leaves out what a program lacks: rows, leakage, and repetitions beyond the smallest number of them. Two programs,
+    such as of two worlds, share no cluster.
     """
     names = [row.name for row in programs[0].rows if all(row.name in each.scored for each in programs)]
     scored = {name: [rollout for each in programs for rollout in each.scored[name]] for name in names}
+    clusters = {name: _join_clusters([each.clusters.get(name) for each in programs], programs, name) for name in names}
     rows: list[ControlRow] = []
     for name in names:
         none = scored.get(f"{name}_none", None if name.endswith("none") else scored["none"])
         same_questions = name != "selected" and all(each.row(name).p_selected is not None for each in programs)
         selected = scored["selected"] if same_questions else None
-        rows.append(build_control_row(name, scored[name], none=none, selected=selected))
+        rows.append(build_control_row(name, scored[name], none=none, selected=selected, clusters=clusters[name]))
     leakages = [each.leakage for each in programs if each.leakage is not None]
     leaking = [leaks for each in leakages for leaks in each.leaking]
     repetitions = [
@@ -250,12 +293,24 @@ def pooled(programs: Sequence[Controls]) -> Controls:
     return Controls(
         f"{len(programs)} programs",
         rows,
-        measure_leakage(leaking, scored["selected"], scored["none"]) if len(leakages) == len(programs) else None,
-        measure_noise([scored["selected"], *repetitions], scored["none"]),
+        measure_leakage(leaking, scored["selected"], scored["none"], clusters["selected"])
+        if len(leakages) == len(programs)
+        else None,
+        measure_noise([scored["selected"], *repetitions], scored["none"], clusters["selected"]),
         programs[0].log_dir,
         scored,
         repetitions,
+        clusters,
     )
+
+
+def _join_clusters(parts: Sequence[Clusters | None], programs: Sequence[Controls], name: str) -> Clusters:
+    """Joins a row's clusters of several programs, so that programs share none."""
+    joined: list[Hashable | None] = []
+    for number, (part, program) in enumerate(zip(parts, programs, strict=True)):
+        own = [None] * len(program.scored[name]) if part is None else part
+        joined += [None if each is None else (number, each) for each in own]
+    return joined
 
 
 def _format_control(row: ControlRow) -> list[str]:

@@ -30,9 +30,10 @@ from optimizers.comparison.nearest_winners import choose_lookup
 from optimizers.comparison.setup import Problem
 from optimizers.comparison.summary import Leaks, contains_label
 from optimizers.core.best_stage import select_best
+from optimizers.core.clusters import Clusters, number_clusters
 from optimizers.core.events import EventBus
 from optimizers.core.records import Rollout
-from optimizers.core.run_folder import RunFolder
+from optimizers.core.run_folder import CLUSTERS_FILE, RunFolder
 from optimizers.core.validation import check_program, check_splits
 from optimizers.observe.progress import Display, build_views
 from optimizers.rollouts.evaluation import Evaluator, Scored
@@ -104,7 +105,9 @@ def controls(
     ):
         selected = run.score(run.result.selected, test)
         valset = problem.valset if kinds_on == "val" else None
-        context = ControlContext(run, test, selected, seed, shifted, second_actor, valset, problem.valset)
+        context = ControlContext(
+            run, test, selected, seed, shifted, second_actor, valset, problem.valset, problem=problem
+        )
         for name in selected_names:
             context.rows += CONTROLS[name](context)
         repetitions = _repeat_selected(context, repeats)
@@ -116,12 +119,17 @@ def controls(
             run.result.selected,
             (*first, *context.rows),
             _measure_leakage(context, leaks),
-            measure_noise([context.selected.rollouts, *repetitions], test.unaided),
+            measure_noise([context.selected.rollouts, *repetitions], test.unaided, context.clusters.get("selected")),
             run.result.log_dir,
             context.scored,
             repetitions,
+            context.clusters,
         )
     RunFolder(result.log_dir).write(CONTROLS_FILE, result.content())
+    if problem.cluster is not None:
+        splits = {"val": problem.valset, "test": problem.testset, "shifted": shifted or ()}
+        numbers = {name: number_clusters(problem.find_clusters(split)) for name, split in splits.items()}
+        RunFolder(result.log_dir).write(CLUSTERS_FILE, numbers)
     return result
 
 
@@ -137,6 +145,8 @@ class ControlContext:
     second_actor: dspy.LM | None
     kinds_on: Sequence[dspy.Example] | None = None
     valset: Sequence[dspy.Example] = ()
+    problem: Problem | None = None
+    clusters: dict[str, Clusters] = field(default_factory=dict[str, Clusters])
     rows: list[ControlRow] = field(default_factory=list[ControlRow])
     scored: dict[str, Sequence[Rollout]] = field(default_factory=dict[str, Sequence[Rollout]])
 
@@ -157,9 +167,17 @@ class ControlContext:
     def make_row(self, name: str, rollouts: Sequence[Rollout], note: str = "") -> ControlRow:
         """Keeps a control's rollouts on the test set; returns its row."""
         self.scored[name] = rollouts
+        clusters = self.find_clusters(name, self.test.examples)
         selected = None if name == "selected" else self.selected.rollouts
         none = None if name == "none" else self.test.unaided
-        return build_control_row(name, rollouts, none=none, selected=selected, note=note)
+        return build_control_row(name, rollouts, none=none, selected=selected, note=note, clusters=clusters)
+
+    def find_clusters(self, name: str, examples: Sequence[dspy.Example]) -> Clusters | None:
+        """Keeps the clusters of a control's examples; returns them, or None if no problem defines clusters."""
+        if self.problem is None:
+            return None
+        self.clusters[name] = self.problem.find_clusters(examples)
+        return self.clusters[name]
 
     def intervene(self, name: str, changed: SplitCalls) -> ControlRow:
         """Runs the test set with changed supplements; returns the row."""
@@ -274,7 +292,8 @@ def _score_always_on_validation(context: ControlContext, examples: Sequence[dspy
             name = f"always_{kind.name}"
             rollouts = val.score(f"{stage} {name}", OneKindGenerator(generator, kind)).rollouts
             context.scored |= {f"{name}_none": val.unaided, name: rollouts}
-            yield build_control_row(name, rollouts, none=val.unaided, note=f"{stage}, on validation")
+            note, clusters = f"{stage}, on validation", context.find_clusters(name, examples)
+            yield build_control_row(name, rollouts, none=val.unaided, note=note, clusters=clusters)
 
 
 def _score_no_tag(context: ControlContext) -> Iterator[ControlRow]:
@@ -313,8 +332,9 @@ def _score_elsewhere(
     with context.run.open_split(split, examples, lm=lm) as other:
         rollouts = context.run.score(context.run.result.selected, other).rollouts
         context.scored |= {f"{name}_none": other.unaided, name: rollouts}
-        yield build_control_row(f"{name}_none", other.unaided)
-        yield build_control_row(name, rollouts, none=other.unaided)
+        none, clusters = f"{name}_none", context.find_clusters(name, examples)
+        yield build_control_row(none, other.unaided, clusters=context.find_clusters(none, examples))
+        yield build_control_row(name, rollouts, none=other.unaided, clusters=clusters)
 
 
 CONTROLS: Mapping[str, Callable[[ControlContext], Iterator[ControlRow]]] = {
@@ -338,7 +358,7 @@ def _measure_leakage(context: ControlContext, leaks: Leaks) -> Leakage | None:
         return None
     examples, selected = context.test.examples, context.selected
     leaking = [leaks(example, join_supplements(calls)) for example, calls in zip(examples, selected.calls, strict=True)]
-    return measure_leakage(leaking, selected.rollouts, context.test.unaided)
+    return measure_leakage(leaking, selected.rollouts, context.test.unaided, context.clusters.get("selected"))
 
 
 def _repeat_selected(context: ControlContext, repeats: int) -> list[Sequence[Rollout]]:

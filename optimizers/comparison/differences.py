@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -53,8 +53,10 @@ class Difference:
         return Difference(**rest)
 
 
-def measure_differences(outcomes: Sequence[TrialOutcome]) -> list[Difference]:
-    """Returns the planned differences of which both contenders have scores.
+def measure_differences(
+    outcomes: Sequence[TrialOutcome], clusters: Mapping[str, Hashable | None] | None = None
+) -> list[Difference]:
+    """Returns the planned differences of which both contenders have scores; `clusters` as for `rank_rows`.
 
     >>> sgt, lookup = TrialOutcome("sgt", 0, {"x": 1.0, "y": 1.0}), TrialOutcome("lookup", 0, {"x": 0.0, "y": 1.0})
     >>> [each.gain for each in measure_differences([sgt, lookup])], measure_differences([sgt])
@@ -69,6 +71,8 @@ def measure_differences(outcomes: Sequence[TrialOutcome]) -> list[Difference]:
         if shared:
             first, second = [before[each] for each in shared], [after[each] for each in shared]
             gain = (sum(second) - sum(first)) / len(shared)
-            interval, p_value = gain_interval(first, second), paired_p_value(first, second)
+            own = [(clusters or {}).get(each) for each in shared]
+            interval = gain_interval(first, second, clusters=own)
+            p_value = paired_p_value(first, second, clusters=own)
             found.append(Difference(name, other, gain, interval, p_value, len(shared), meaning))
     return found

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import pstdev
+from statistics import stdev
 
 from optimizers.comparison.outcomes import SkippedContender, TrialOutcome, average_by_example
-from optimizers.core.statistics import holm, mean_interval, paired_p_value
+from optimizers.core.clusters import count_clusters
+from optimizers.core.statistics import holm, mean_interval, paired_p_value, smallest_difference
 from optimizers.core.usage import RunUsage
 
 NO_CHANGE = "none"
@@ -22,10 +23,12 @@ class Row:
     """A contender's row of the table. Scores are in [0, 1]; an unknown value is None.
 
     Scores are means over the test examples for which every contender has a score. `test`, with a 95 % `interval`,
-    averages the seeds of each example first; `by_seed` has the mean of each seed, `spread` their standard deviation.
+    averages the seeds of each example first; `by_seed` has the mean of each seed, `spread` their sample standard
+    deviation. `questions` counts these examples, `clusters` their clusters, which the interval and the tests allow for.
 
     `gain` and `relative_gain` compare with no change. `p_value` tests the gain, `p_best` the difference from the best
-    other contender, `best_other`; both are adjusted by Holm's method over the table's rows.
+    other contender, `best_other`; both are adjusted by Holm's method over the table's rows. `smallest_gain` is the
+    smallest gain that these questions can see, with 80 % power at 5 %.
 
     `compiling` is the mean usage per seed, `answer` the mean usage per answer. `extra_tokens` are the prompt tokens of
     an answer above those of no change, `latency` its seconds while no other call is in flight. `unanswered` counts the
@@ -48,6 +51,9 @@ class Row:
     latency: float | None = None
     unanswered: int = 0
     skipped: str = ""
+    smallest_gain: float | None = None
+    questions: int = 0
+    clusters: int = 0
 
     @property
     def better(self) -> bool:
@@ -58,23 +64,32 @@ class Row:
 
 
 def rank_rows(
-    outcomes: Sequence[TrialOutcome], skipped: Sequence[SkippedContender] = (), *, seed: int = 0
+    outcomes: Sequence[TrialOutcome],
+    skipped: Sequence[SkippedContender] = (),
+    *,
+    seed: int = 0,
+    clusters: Mapping[str, Hashable | None] | None = None,
 ) -> list[Row]:
     """Returns a row per contender, in the order of their first outcomes; skipped contenders come last.
+
+    `clusters` are by the ids of the test examples; an example without one, or with None, is its own cluster.
 
     >>> none, best = TrialOutcome("none", 0, {"x": 0.0, "y": 0.0}), TrialOutcome("best", 0, {"x": 1.0, "y": 0.0})
     >>> [(row.name, row.test, row.gain, row.p_value) for row in rank_rows([none, best])]
     [('none', 0.0, None, None), ('best', 0.5, 0.5, 1.0)]
     """
     of_name: dict[str, list[TrialOutcome]] = {}
+    clusters = clusters or {}
     for outcome in outcomes:
         of_name.setdefault(outcome.name, []).append(outcome)
     scores = _keep_shared_examples({name: average_by_example(own) for name, own in of_name.items()})
     tests = {name: _average(own.values()) for name, own in scores.items()}
     others = [name for name in of_name if name != NO_CHANGE]
-    with_none = {name: _compare(scores[NO_CHANGE], scores[name], seed) for name in others if NO_CHANGE in scores}
+    with_none = {
+        name: _compare(scores[NO_CHANGE], scores[name], seed, clusters) for name in others if NO_CHANGE in scores
+    }
     best_of = {name: _find_best_other(name, tests) for name in others}
-    with_best = {name: _compare(scores[best], scores[name], seed) for name, best in best_of.items() if best}
+    with_best = {name: _compare(scores[best], scores[name], seed, clusters) for name, best in best_of.items() if best}
     p_value, p_best = _adjust_p_values(with_none), _adjust_p_values(with_best)
     rows: list[Row] = []
     for name, own in of_name.items():
@@ -82,23 +97,27 @@ def rank_rows(
         answers = sum(len(outcome.scores) for outcome in own)
         answer = sum((outcome.answering for outcome in own), RunUsage()) / max(1, answers)
         gain, before = (with_none[name].gain, with_none[name].before) if name in with_none else (None, 0.0)
+        of_example = [clusters.get(unit) for unit in scores[name]]
         rows.append(
             Row(
                 name=name,
                 test=tests[name],
-                interval=mean_interval(list(scores[name].values())),
+                interval=mean_interval(list(scores[name].values()), clusters=of_example),
                 gain=gain,
                 relative_gain=gain / before if gain is not None and before else None,
                 p_value=p_value.get(name),
                 p_best=p_best.get(name),
                 best_other=best_of.get(name) or "",
                 by_seed=by_seed,
-                spread=pstdev(by_seed.values()) if len(by_seed) > 1 else None,
+                spread=stdev(by_seed.values()) if len(by_seed) > 1 else None,
                 compiling=sum((outcome.compiling for outcome in own), RunUsage()) / len(own),
                 answer=answer,
                 extra_tokens=_count_extra_tokens(answer, of_name.get(NO_CHANGE, ())),
                 latency=sorted(outcome.latency for outcome in own)[len(own) // 2],
                 unanswered=answers - sum(len(outcome.known_scores) for outcome in own),
+                smallest_gain=with_none[name].smallest if name in with_none else None,
+                questions=len(of_example),
+                clusters=count_clusters(of_example),
             )
         )
     return [*rows, *(Row(each.name, skipped=each.reason) for each in skipped)]
@@ -118,18 +137,25 @@ def _keep_shared_examples(scores: Mapping[str, Mapping[str, float]]) -> dict[str
 
 @dataclass(frozen=True, slots=True)
 class _PairedResult:
-    """Two contenders on their shared examples: the first one's score, the second one's gain, and its p-value."""
+    """Two contenders on their shared examples: the first one's score, the second one's gain, p-value and resolution."""
 
     before: float
     gain: float
     p: float
+    smallest: float | None
 
 
-def _compare(before: Mapping[str, float], after: Mapping[str, float], seed: int) -> _PairedResult:
+def _compare(
+    before: Mapping[str, float], after: Mapping[str, float], seed: int, clusters: Mapping[str, Hashable | None]
+) -> _PairedResult:
     shared = [unit for unit in before if unit in after]
     first, second = [before[unit] for unit in shared], [after[unit] for unit in shared]
     before_mean = _average(first)
-    return _PairedResult(before_mean, _average(second) - before_mean, paired_p_value(first, second, seed=seed))
+    own = [clusters.get(unit) for unit in shared]
+    p = paired_p_value(first, second, clusters=own, seed=seed)
+    return _PairedResult(
+        before_mean, _average(second) - before_mean, p, smallest_difference(first, second, clusters=own)
+    )
 
 
 def _adjust_p_values(results: Mapping[str, _PairedResult]) -> dict[str, float]:

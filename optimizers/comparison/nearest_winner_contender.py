@@ -13,8 +13,6 @@ from optimizers.comparison.compiled_run import CompiledRun
 from optimizers.comparison.nearest_winners import NEIGHBOURS, choose_lookup
 from optimizers.core.events import EventBus
 from optimizers.core.result import mark_compiled, result_of
-from optimizers.observe.progress import build_observers
-from optimizers.rollouts.runners import open_runner
 from optimizers.sgt.history import History
 from optimizers.sgt.run import Run
 from optimizers.sgt.teleprompter import SGTTeleprompter
@@ -66,18 +64,7 @@ def compile_lookup(bench: Bench, teleprompter: SGTTeleprompter) -> dspy.Module:
 def _explore(bench: Bench, teleprompter: SGTTeleprompter) -> dspy.Module:
     """Run the warm start and round 1 with the untrained generator, within the budget."""
     history = History()
-    with (
-        open_runner(teleprompter.runner) as runner,
-        Run.opened(
-            bench.program,
-            trainset=bench.trainset,
-            valset=bench.valset,
-            settings=teleprompter.settings,
-            observers=build_observers(display=False, report_to=None),
-            runner=runner,
-            team=join_team(),
-        ) as run,
-    ):
+    with Run.opened(bench.program, bench.trainset, bench.valset, teleprompter.settings, team=join_team()) as run:
         with run.within_budget():
             history.stages += run.validate_student()
             history.explored.append(run.warm_start())

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+from optimizers.core.clusters import Clusters
 from optimizers.core.statistics import gain_interval
 
 
@@ -51,7 +52,7 @@ class Noise:
         return f"{text}: {self.effect:+.2f} standard deviations, {self.corrected:+.2f} without the noise."
 
 
-def estimate_noise(runs: Sequence[Sequence[float]], before: Sequence[float]) -> Noise:
+def estimate_noise(runs: Sequence[Sequence[float]], before: Sequence[float], clusters: Clusters | None = None) -> Noise:
     """Estimates the noise from several runs; `before` has the rewards without supplements. All in the questions' order.
 
     >>> noise = estimate_noise([[1.0, 0.0, 1.0], [1.0, 1.0, 1.0]], before=[0.0, 0.0, 0.0])
@@ -76,7 +77,7 @@ def estimate_noise(runs: Sequence[Sequence[float]], before: Sequence[float]) -> 
         sum(pairs) / len(pairs),
         1.0 if not within else max(0.0, (between - within) / total),
         gain,
-        gain_interval(before, means),
+        gain_interval(before, means, clusters=clusters),
         gain / math.sqrt(single) if single > 0 else None,
         gain / math.sqrt(single - within) if single - within > _ROUNDING else None,
     )

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from optimizers.comparison.cells import SCORE_COLUMNS, TABLE_COLUMNS, TABLE_LEGEND, format_cells
+from optimizers.comparison.cells import SCORE_COLUMNS, TABLE_COLUMNS, format_cells, write_legend
 from optimizers.comparison.leaderboard import NO_CHANGE, Row
+from optimizers.comparison.seed_differences import SEED_COLUMNS, SEED_LEGEND, compare_by_seed
 from optimizers.core.run_folder import RunFolder
 from optimizers.observe.report.charts import scatter
 from optimizers.observe.report.page import rendered
@@ -42,7 +43,10 @@ def render_comparison_page(
         best=max(((row.test or 0.0) for row in shown), default=0.0),
         seeds=[(row.name, [f"seed {seed}: {score:.3f}" for seed, score in row.by_seed.items()]) for row in shown],
         chart=scatter([(row.name, row.compiling.actor_calls, row.test or 0.0) for row in shown]),
-        legend=TABLE_LEGEND,
+        legend=write_legend(rows),
+        differences=[each.cells for each in compare_by_seed({row.name: row.by_seed for row in shown})],
+        difference_columns=SEED_COLUMNS,
+        difference_legend=SEED_LEGEND,
         skipped=[row for row in rows if row.skipped],
         runs=_list_reports(log_dir, page_folder),
         command=str(record.get("command") or ""),

@@ -9,11 +9,19 @@ from typing import TYPE_CHECKING, Any, cast
 
 from rich.console import Console, ConsoleOptions, RenderResult
 
-from optimizers.comparison.cells import SCORE_COLUMNS, TABLE_COLUMNS, TABLE_LEGEND, format_cells, render_text
+from optimizers.comparison.cells import SCORE_COLUMNS, TABLE_COLUMNS, format_cells, render_text, write_legend
 from optimizers.comparison.differences import Difference
 from optimizers.comparison.leaderboard import Row
 from optimizers.comparison.outcomes import dump_usage, read_usage
 from optimizers.comparison.page import render_comparison_page
+from optimizers.comparison.seed_differences import (
+    REFERENCE,
+    SEED_COLUMNS,
+    SEED_LEGEND,
+    SeedDifference,
+    compare_by_seed,
+    seed_table,
+)
 from optimizers.core.run_folder import RunFolder
 from optimizers.core.safe_reading import read_entry
 from optimizers.observe.tables import plain_table
@@ -72,8 +80,18 @@ class Comparison:
         """The contenders that did not run."""
         return [row for row in self.rows if row.skipped]
 
+    @property
+    def legend(self) -> str:
+        """What the columns mean, how many clusters of questions there are, and which tests were used."""
+        return write_legend(self.rows)
+
+    @property
+    def by_seed(self) -> Sequence[SeedDifference]:
+        """Each contender compared with `sgt` by a paired test over seeds; empty without `sgt` or with one seed."""
+        return compare_by_seed({row.name: row.by_seed for row in self.rows if not row.skipped})
+
     def content(self) -> dict[str, Any]:
-        """Returns the comparison as JSON: `task`, `budget`, `seeds`, `rows` and `differences`."""
+        """Returns the comparison as JSON: `task`, `budget`, `seeds`, `rows`, `differences` and `by_seed`."""
         rows = [
             {
                 "name": row.name,
@@ -91,18 +109,21 @@ class Comparison:
                 "by_seed": {str(seed): score for seed, score in row.by_seed.items()},
                 "spread": row.spread,
                 "unanswered": row.unanswered,
+                "smallest_gain": row.smallest_gain,
+                "questions": row.questions,
+                "clusters": row.clusters,
                 "compiling": dump_usage(row.compiling),
                 "answer": dump_usage(row.answer) | {"extra_tokens": row.extra_tokens, "latency": row.latency},
             }
             for row in self.rows
         ]
-        differences = [each.content() for each in self.differences]
         return {
             "task": self.task,
             "budget": self.budget,
             "seeds": list(self.seeds),
             "rows": rows,
-            "differences": differences,
+            "differences": [each.content() for each in self.differences],
+            "by_seed": [each.content() for each in self.by_seed],
         }
 
     @classmethod
@@ -134,7 +155,8 @@ class Comparison:
         body = [f"| {' | '.join(cells)} |" for cells in self.cells]
         skipped = [f"- {row.name}: {row.skipped}" for row in self.skipped]
         differences = [line for each in self.differences for line in (f"- {each.words}.", "")]
-        notes = [TABLE_LEGEND, "", *differences, "Skipped:", "", *skipped, ""]
+        seeds = [table, ""] if (table := seed_table(self.by_seed)) else []
+        notes = [self.legend, "", *differences, *seeds, "Skipped:", "", *skipped, ""]
         return "\n".join([f"**{self.title}**", "", *head, *body, "", *notes])
 
     def to_html(self, file: str | Path) -> Path:
@@ -164,8 +186,16 @@ class Comparison:
                         cells[0], *(cells[number] for number in columns), style="bold" if row.test == best else ""
                     )
             yield table
-        yield TABLE_LEGEND
+        yield self.legend
         yield from (f"{each.words}." for each in self.differences)
+        if differences := self.by_seed:
+            table = plain_table(f"Compared with {REFERENCE}, by seed")
+            for number, name in enumerate(SEED_COLUMNS):
+                table.add_column(name, justify="right" if number else "left", no_wrap=True)
+            for each in differences:
+                table.add_row(*each.cells)
+            yield table
+            yield SEED_LEGEND
         for row in self.skipped:
             yield f"{row.name}: skipped, {row.skipped}"
 
@@ -196,4 +226,7 @@ def _read_row(content: Mapping[str, Any], file: Path) -> Row:
         answer=read_usage(answer, file),
         extra_tokens=answer["extra_tokens"],
         latency=answer["latency"],
+        smallest_gain=content.get("smallest_gain"),
+        questions=content.get("questions", 0),
+        clusters=content.get("clusters", 0),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import dspy
@@ -20,7 +20,9 @@ class Problem:
     """A program to improve, its metric, and three splits that share no example.
 
     Contenders learn from the training set and select on the validation set. The test set is used once, at the end.
-    `version` identifies code of the program or metric that cannot be read.
+    `version` identifies code of the program or metric that cannot be read. `cluster` returns what a question shares
+    with others, such as its database, or None for a question that shares nothing; without it, all questions count as
+    independent. Intervals and p-values allow for clusters.
     """
 
     program: dspy.Module
@@ -29,6 +31,11 @@ class Problem:
     valset: Sequence[dspy.Example]
     testset: Sequence[dspy.Example]
     version: str = ""
+    cluster: Callable[[dspy.Example], Hashable | None] | None = None
+
+    def find_clusters(self, examples: Sequence[dspy.Example]) -> list[Hashable | None]:
+        """Returns the cluster of each example; None where an example is its own cluster."""
+        return [None if self.cluster is None else self.cluster(each) for each in examples]
 
     def check(self, *, in_dollars: bool = False) -> None:
         """Raises `SetupError` where splits, program or metric cannot work, before anything is paid for."""

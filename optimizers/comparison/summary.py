@@ -10,10 +10,11 @@ import dspy
 
 from optimizers.comparison.control_rows import Controls
 from optimizers.comparison.setup import Problem
+from optimizers.core.clusters import Clusters, count_clusters
 from optimizers.core.peak_memory import MARK
 from optimizers.core.records import Rollout
 from optimizers.core.result import SGTResult, StageResult
-from optimizers.core.statistics import mcnemar
+from optimizers.core.statistics import paired_p_value
 from optimizers.rollouts.evaluation import mean_score
 
 Leaks = Callable[[dspy.Example, str], bool]
@@ -48,7 +49,7 @@ def summarize_run(
     leaks: Leaks = contains_label,
 ) -> dict[str, Any]:
     """Returns an SGT run and its controls in the public format of `docs/run-folder.md`."""
-    test = _select_stages(result, controls)
+    test, clusters = _select_stages(result, controls), problem.find_clusters(problem.testset)
     spent = result.spent
     helped = {name: rollouts for name, rollouts in test.items() if name != "none"}
     scores: dict[str, dict[str, float]] = {
@@ -65,8 +66,11 @@ def summarize_run(
         "scores": scores,
         "selected": result.selected,
         "p_value": {
-            name: compute_mcnemar_p(test[name], controls.scored["selected"]) for name in ("none", "sft") if name in test
+            name: compute_p_value(test[name], controls.scored["selected"], clusters=clusters)
+            for name in ("none", "sft")
+            if name in test
         },
+        "clusters": {"test": count_clusters(clusters)},
         "kinds": {name: compute_kind_shares(rollouts) for name, rollouts in helped.items()},
         "leakage": {name: compute_leak_share(rollouts, problem.testset, leaks) for name, rollouts in helped.items()},
         "controls": {
@@ -112,19 +116,22 @@ def compute_leak_share(rollouts: Sequence[Rollout], examples: Sequence[dspy.Exam
     return round(sum(leaking) / len(leaking), 4) if leaking else 0.0
 
 
-def compute_mcnemar_p(before: Sequence[Rollout], after: Sequence[Rollout], threshold: float = 1.0) -> float:
-    """Returns the exact two-sided McNemar p-value of two stages on the same examples.
+def compute_p_value(
+    before: Sequence[Rollout], after: Sequence[Rollout], threshold: float = 1.0, *, clusters: Clusters | None = None
+) -> float:
+    """Returns the two-sided p-value of two stages, by whether a reward is at least `threshold`, on the same examples.
 
-    Examples on which either stage has no reward are left out.
+    The test is exact McNemar for independent examples, else it flips the signs of whole clusters. Examples on which
+    either stage has no reward are left out.
     """
-    pairs = [
-        (first.won(threshold), second.won(threshold))
-        for first, second in zip(before, after, strict=True)
+    own = [None] * len(before) if clusters is None else clusters
+    kept = [
+        (float(first.won(threshold)), float(second.won(threshold)), cluster)
+        for first, second, cluster in zip(before, after, own, strict=True)
         if first.reward is not None and second.reward is not None
     ]
-    gained = sum(second and not first for first, second in pairs)
-    lost = sum(first and not second for first, second in pairs)
-    return mcnemar(gained, lost)
+    won_before, won_after = [first for first, _, _ in kept], [second for _, second, _ in kept]
+    return paired_p_value(won_before, won_after, clusters=[cluster for _, _, cluster in kept])
 
 
 def compute_mean_scores(splits: Mapping[str, Sequence[Rollout]]) -> dict[str, float]:

@@ -28,6 +28,9 @@ _PACKAGES = ("dspy-sgt", "dspy", "torch", "transformers", "trl", "peft")
 _OWN = {"run.lock", "owner.json"}
 """Files that a run killed at its start may leave behind."""
 
+CLUSTERS_FILE = "clusters.json"
+"""Where a folder keeps the cluster of each question, by split, if questions share clusters."""
+
 RESULT = "result.json"
 """The file of a run's result: the selected stage, each stage's validation score, notes, and where it stopped."""
 

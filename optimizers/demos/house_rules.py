@@ -12,13 +12,14 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, cast
 
-from optimizers.comparison.summary import compute_mcnemar_p
+from optimizers.comparison.summary import compute_p_value
+from optimizers.core.clusters import count_clusters, number_clusters
 from optimizers.core.events import EventBus
 from optimizers.core.fingerprints import scope_of
 from optimizers.core.peak_memory import MARK
 from optimizers.core.records import Rollout
 from optimizers.core.reward import Scorer
-from optimizers.core.run_folder import RunFolder
+from optimizers.core.run_folder import CLUSTERS_FILE, RunFolder
 from optimizers.core.statistics import spearman
 from optimizers.core.work_clock import WorkClock
 from optimizers.observe.progress import build_views
@@ -133,7 +134,11 @@ def demonstrate_prompts(
     scoring.write()
     seconds = result.spent.seconds.total + scoring.seconds.total
     summary = summarize_prompts(world, variant, result, test_rollouts, panel, seconds=seconds)
+    clusters = {
+        name: number_clusters([world.find_kind(example) for example in split]) for name, split in world.splits.items()
+    }
     RunFolder(result.log_dir).write("summary.json", summary)
+    RunFolder(result.log_dir).write(CLUSTERS_FILE, clusters)
     write_report(result.log_dir)
     return PromptDemonstration(world, result, test_rollouts, panel, summary)
 
@@ -171,6 +176,7 @@ def summarize_prompts(
 ) -> dict[str, Any]:
     """Return the summary in its public format, with the extra keys of a run on prompts; see `docs/run-folder.md`."""
     spent, corrector, selected = result.spent, result.corrector, _display_name(result.selected)
+    clusters = [world.find_kind(example) for example in world.test]
     corrector_tokens = {"generator_in": corrector.tokens_in, "generator_out": corrector.tokens_out}
     return {
         "task": "house-rules",
@@ -185,7 +191,10 @@ def summarize_prompts(
             for name in (_display_name(stage.name),)
         },
         "selected": selected,
-        "p_value": {STUDENT_ROW: compute_mcnemar_p(test_rollouts[STUDENT_ROW], test_rollouts[selected])},
+        "p_value": {
+            STUDENT_ROW: compute_p_value(test_rollouts[STUDENT_ROW], test_rollouts[selected], clusters=clusters)
+        },
+        "clusters": {"test": count_clusters(clusters)},
         "kinds": {},
         "leakage": {},
         "lengths": {},

@@ -37,7 +37,8 @@ def compare_rules(
     problems: dict[int, Problem] = {}
     for seed in seeds:
         world = HouseRulesWorld(seed, sizes=sizes)
-        problems[seed] = Problem(list_program(world.instructions), world.metric, world.train, world.val, world.test)
+        splits = (world.train, world.val, world.test)
+        problems[seed] = Problem(list_program(world.instructions), world.metric, *splits, cluster=world.find_kind)
     with acting("rule-follower"):
         return compare_problems(
             problems,

@@ -26,6 +26,7 @@ def show_prompt_demonstration(demonstration: PromptDemonstration, console: Conso
 def prompt_stage_table(demonstration: PromptDemonstration) -> Table:
     """One row per stage: its scores, and how many prompt sentences help, are idle and harm; fits 80 columns."""
     summary, world = demonstration.summary, demonstration.world
+    clusters = [world.find_kind(example) for example in world.test]
     table = plain_table(f"House rules, seed {summary['seed']}, {summary['method']}: score by stage")
     for column in ("stage", "val", "test", "95 %", *TRUTHS.values()):
         table.add_column(column, justify="left" if column == "stage" else "right", no_wrap=True)
@@ -36,7 +37,7 @@ def prompt_stage_table(demonstration: PromptDemonstration) -> Table:
             f"{name} *" if is_selected else name,
             format_score(row["val"]),
             format_score(row["test"]),
-            format_interval(demonstration.test_rollouts[name]),
+            format_interval(demonstration.test_rollouts[name], clusters),
             *(str(truths.count(truth)) for truth in TRUTHS),
             style="bold" if is_selected else "",
         )
@@ -59,7 +60,10 @@ def _closing_lines(demonstration: PromptDemonstration) -> list[str]:
     summary = demonstration.summary
     tokens, ranked = summary["tokens"], summary["impact"]["spearman"]
     return [
-        f"Selected: {summary['selected']}; exact McNemar p against the first prompt: {summary['p_value']['none']:.1e}.",
+        (
+            f"Selected: {summary['selected']}; p against the first prompt: {summary['p_value']['none']:.1e}, "
+            f"from flips of {summary['clusters']['test']} clusters (the questions of a kind)."
+        ),
         f"Spearman of impact and truth: {ranked['run']} of the run's sentences.",
         f"Of the sentences above: {ranked['prefix']} by prefix, {ranked['leave_one_out']} left out.",
         f"Actor calls: {summary['actor_calls']:,} with {tokens['actor_in']:,} tokens in, {tokens['actor_out']:,} out.",

@@ -12,23 +12,24 @@ from typing import Any
 
 import dspy
 
-from optimizers.comparison.control_rows import pair_scores
+from optimizers.comparison.control_rows import pair_scores, select_clusters
 from optimizers.comparison.summary import (
     collect_peak_memory,
     compute_gated_share,
     compute_kind_shares,
     compute_leak_share,
-    compute_mcnemar_p,
     compute_mean_length,
     compute_mean_scores,
+    compute_p_value,
 )
+from optimizers.core.clusters import Clusters, count_clusters, number_clusters
 from optimizers.core.events import EventBus
 from optimizers.core.fingerprints import scope_of
 from optimizers.core.peak_memory import MARK
 from optimizers.core.records import Rollout
 from optimizers.core.result import SGTResult, result_of
 from optimizers.core.reward import Scorer
-from optimizers.core.run_folder import RunFolder
+from optimizers.core.run_folder import CLUSTERS_FILE, RunFolder
 from optimizers.core.statistics import gain_interval
 from optimizers.core.work_clock import WorkClock
 from optimizers.demos.house_terms_controls import TERMS_THREADS, ScoredControls, score_controls, use_actor
@@ -49,6 +50,7 @@ from sgt_modules.embedded import (
     Sizes,
     embedded_actor,
     embedded_generator,
+    find_term,
     program,
 )
 from sgt_modules.embedded.models import ActorName
@@ -154,6 +156,7 @@ def demonstrate(
         seconds = result.spent.seconds.total + scoring.seconds.total
         summary = summarize_stages(world, result, scored, controls, seconds=seconds, actor=lm)
         RunFolder(result.log_dir).write("summary.json", summary)
+        RunFolder(result.log_dir).write(CLUSTERS_FILE, _number_clusters(world))
         write_report(result.log_dir)
         return scored, summary
 
@@ -223,7 +226,7 @@ def summarize_stages(
 ) -> dict[str, Any]:
     """Return the summary in its public format; see `docs/run-folder.md`."""
     selected = result.selected
-    spent = result.spent
+    spent, clusters = result.spent, [find_term(example) for example in world.test]
     generated = {name: splits["test"] for name, splits in scored.items() if name not in ROWS_WITHOUT_GENERATOR}
     return {
         "task": "house-terms",
@@ -234,10 +237,11 @@ def summarize_stages(
         "scores": {name: _stage_scores(world, splits) for name, splits in scored.items()},
         "selected": selected,
         "p_value": {
-            name: compute_mcnemar_p(scored[name]["test"], scored[selected]["test"])
+            name: compute_p_value(scored[name]["test"], scored[selected]["test"], clusters=clusters)
             for name in ("none", "sft", "lookup", "elimination")
             if name in scored
         },
+        "clusters": {"test": count_clusters(clusters)},
         "kinds": {name: compute_kind_shares(rollouts) for name, rollouts in generated.items()},
         "leakage": {
             name: compute_leak_share(rollouts, world.test, world.leaks) for name, rollouts in generated.items()
@@ -255,7 +259,7 @@ def summarize_stages(
         "peak_rss_mb": MARK.highest,
         "peak_mb": collect_peak_memory(result.stages),
         "notes": list(result.notes),
-        "lookup": _summarize_lookup(scored[selected]["test"], scored["lookup"]["test"], controls),
+        "lookup": _summarize_lookup(scored[selected]["test"], scored["lookup"]["test"], controls, clusters),
         "elimination": {
             "terms": len(controls.deductions),
             "right": sum(each.right for each in controls.deductions),
@@ -266,17 +270,24 @@ def summarize_stages(
 
 
 def _summarize_lookup(
-    selected: Sequence[Rollout], lookup: Sequence[Rollout], controls: ScoredControls
+    selected: Sequence[Rollout], lookup: Sequence[Rollout], controls: ScoredControls, clusters: Clusters
 ) -> dict[str, object]:
     """Return the chosen number of neighbours, and what the selected stage gains over the lookup on test."""
     before, after = pair_scores(lookup, selected)
+    own = select_clusters(clusters, lookup, selected)
     gain = sum(after) / len(after) - sum(before) / len(before) if before else None
     return {
         "neighbours": controls.neighbours,
         "validation": {str(number): round(score, 4) for number, score in controls.lookup.items()},
         "gain": None if gain is None else round(gain, 4),
-        "interval": [round(end, 4) for end in gain_interval(before, after)] if before else None,
+        "interval": [round(end, 4) for end in gain_interval(before, after, clusters=own)] if before else None,
     }
+
+
+def _number_clusters(world: HouseTermsWorld) -> dict[str, list[int]]:
+    """Return the number of each question's cluster, its term, by split; the second actor answers the test's."""
+    splits = {**world.splits, "transfer": world.test}
+    return {name: number_clusters([find_term(example) for example in split]) for name, split in splits.items()}
 
 
 def _stage_scores(world: HouseTermsWorld, splits: Mapping[str, Sequence[Rollout]]) -> dict[str, float]:

@@ -16,7 +16,7 @@ from optimizers.comparison.setup import Problem, Resources
 from optimizers.demos.house_terms import FULL_SCALE, QUICK_SCALE, TERMS_THREADS
 from optimizers.sgt.recipe import Recipe
 from optimizers.training.embedded import embedded_trainer
-from sgt_modules.embedded import HouseTermsWorld, acting, embedded_actor, embedded_generator, program
+from sgt_modules.embedded import HouseTermsWorld, acting, embedded_actor, embedded_generator, find_term, program
 
 TERMS_BUDGET, QUICK_TERMS_BUDGET = 5_000, 1_500
 """Actor calls per contender."""
@@ -32,7 +32,7 @@ def make_world(seed: int, *, quick: bool = False, gold: bool = False) -> HouseTe
 
 def make_problem(world: HouseTermsWorld) -> Problem:
     """Return the embedded program on a world, ready to be compared."""
-    return Problem(program(), world.metric, world.train, world.val, world.test)
+    return Problem(program(), world.metric, world.train, world.val, world.test, cluster=find_term)
 
 
 def _make_recipe(*, quick: bool) -> Recipe:

@@ -10,10 +10,12 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from optimizers.core.clusters import Clusters
 from optimizers.core.records import Rollout
-from optimizers.core.statistics import wilson_interval
+from optimizers.core.statistics import mean_interval
 from optimizers.demos.house_terms import Demonstration
 from optimizers.observe.tables import plain_table
+from sgt_modules.embedded import find_term
 
 MAX_QUESTIONS = 3
 SMALLEST_SHARE = 0.02
@@ -34,6 +36,7 @@ def show_demonstration(demonstration: Demonstration, console: Console) -> None:
 def stage_table(demonstration: Demonstration) -> Table:
     """One row per stage and control: its score on every split, with a 95 % interval on test; fits 80 columns."""
     summary, scored = demonstration.summary, demonstration.stage_rollouts
+    clusters = [find_term(example) for example in demonstration.world.test]
     seconds = {stage.name: f"{stage.seconds:.0f}" for stage in demonstration.result.stages}
     table = plain_table(f"House terms, seed {summary['seed']}: score by stage")
     last = {"transfer": "actor 2"} if any("transfer" in row for row in summary["scores"].values()) else {}
@@ -45,7 +48,7 @@ def stage_table(demonstration: Demonstration) -> Table:
             f"{name} *" if is_selected else name,
             _cell(row, "val"),
             _cell(row, "test"),
-            format_interval(scored[name]["test"]),
+            format_interval(scored[name]["test"], clusters),
             *(_cell(row, split) for split in ("test_terms", "test_plain", "shifted", *last)),
             seconds.get(name, ""),
             style="bold" if is_selected else "",
@@ -104,7 +107,10 @@ def _closing_lines(demonstration: Demonstration) -> list[str]:
     summary = demonstration.summary
     tokens, seconds = summary["tokens"], summary["seconds"]
     return [
-        f"Selected: {summary['selected']}; exact McNemar p against no supplement: {summary['p_value']['none']:.1e}.",
+        (
+            f"Selected: {summary['selected']}; p against no supplement: {summary['p_value']['none']:.1e}, "
+            f"from flips of {summary['clusters']['test']} clusters (a term's questions, or one plain question)."
+        ),
         *_control_lines(summary),
         f"Actor calls: {summary['actor_calls']:,} with {tokens['actor_in']:,} tokens in, {tokens['actor_out']:,} out.",
         f"Generator samples: {summary['generator_calls']:,}; peak memory: {summary['peak_rss_mb']:.0f} MB.",
@@ -125,7 +131,7 @@ def _control_lines(summary: Mapping[str, Any]) -> list[str]:
         low, high = lookup["interval"]
         lines.append(
             f"Over lookup (neighbours: {lookup['neighbours']}), which trains nothing, the selected stage gains "
-            f"{lookup['gain']:+.3f} on test ({low:+.3f} to {high:+.3f}), exact McNemar p "
+            f"{lookup['gain']:+.3f} on test ({low:+.3f} to {high:+.3f}), p "
             f"{summary['p_value']['lookup']:.1e}: what training is worth."
         )
     lines.append(f"The outcomes of training imply {deduced['right']} of {deduced['terms']} meanings.")
@@ -140,10 +146,14 @@ def _memory_lines(peaks: Mapping[str, Mapping[str, float]]) -> list[str]:
     ]
 
 
-def format_interval(rollouts: Sequence[Rollout]) -> str:
-    """Format the 95 % interval of the share of rollouts that won, as `.48-.61`."""
-    judged = [rollout for rollout in rollouts if rollout.reward is not None]
-    low, high = wilson_interval(sum(rollout.won() for rollout in judged), len(judged))
+def format_interval(rollouts: Sequence[Rollout], clusters: Clusters) -> str:
+    """Format the 95 % interval of the share of rollouts that won, for clustered questions, as `.48-.61`."""
+    judged = [
+        (float(rollout.won()), cluster)
+        for rollout, cluster in zip(rollouts, clusters, strict=True)
+        if rollout.reward is not None
+    ]
+    low, high = mean_interval([won for won, _ in judged], clusters=[cluster for _, cluster in judged])
     return f"{format_score(low, 2)}-{format_score(high, 2)}"
 
 

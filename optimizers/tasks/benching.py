@@ -116,7 +116,8 @@ def run_bench(
     lm = load_actor(actor, task) if isinstance(actor, str) else actor
     proposer = None if reflection_lm is None else lm_named(reflection_lm, max_new_tokens=PROPOSAL_TOKENS)
     splits = task.splits(data_dir, seed=split_seed, limit=QUICK_LIMIT if quick and limit is None else limit)
-    problem = Problem(task.new_program(), task.metric, _add_gold_outputs(task, splits.train), splits.val, splits.test)
+    trainset = _add_gold_outputs(task, splits.train)
+    problem = Problem(task.new_program(), task.metric, trainset, splits.val, splits.test, cluster=task.cluster)
     is_embedded = generator == EMBEDDED
     small_model, trainer = _choose_generator(task, generator, trainer)
     recipe = recipe or (QUICK_RECIPE if quick else Recipe.auto(AUTO))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
@@ -36,7 +36,8 @@ class Task:
     `metrics` holds further metrics by name. `judge_metric` builds a metric from a judge LM, for open answers. `gold`
     builds the prediction that the metric must score 1.0; the default takes the program's output fields from the
     example. `question_fields` names the fields whose texts never occur in two splits. If `shows_gold`, a bench adds the
-    gold outputs to the training examples, for contenders that show examples.
+    gold outputs to the training examples, for contenders that show examples. `cluster` returns what a question shares
+    with others, as in `Problem`.
 
     >>> capitals = [("France", "Paris"), ("Peru", "Lima"), ("Kenya", "Nairobi")]
     >>> task = Task(
@@ -62,6 +63,7 @@ class Task:
     question_fields: str | tuple[str, ...] = "question"
     shows_gold: bool = True
     source: Source | None = None
+    cluster: Callable[[dspy.Example], Hashable | None] | None = None
 
     def new_program(self) -> dspy.Module:
         """Return a fresh program that answers the task."""

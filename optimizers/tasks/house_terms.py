@@ -11,7 +11,7 @@ import dspy
 from optimizers.tasks.definition import Source, Task
 from optimizers.tasks.rows import Placed, Pools, Split
 from optimizers.tasks.splitting import Sizes
-from sgt_modules.embedded import FULL, HouseTermsWorld, program
+from sgt_modules.embedded import FULL, HouseTermsWorld, find_term, program
 
 SEED = 0
 """Seed of the world; `compare_embedded` compares on one world per seed."""
@@ -50,6 +50,7 @@ HOUSE_TERMS = Task(
     loader=_load,
     sizes=Sizes(train=FULL.train, val=FULL.validation, test=FULL.test),
     gold=lambda example: dspy.Prediction(sql=_world().gold_sql(example)),
+    cluster=find_term,
     shows_gold=False,  # only outcomes; `sgt compare --gold` compares with gold queries
     source=Source("simulated, see sgt_modules.embedded.world", "MIT"),
 )

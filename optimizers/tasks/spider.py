@@ -97,5 +97,6 @@ SPIDER = Task(
     sizes=Sizes(train=300, val=300, test=1034, parts=(9, 5, 8)),
     gold=lambda example: dspy.Prediction(sql=example.query),
     question_fields=("question", "query"),  # most queries have two wordings of their question
+    cluster=lambda example: (example.db_id, example.query),  # the wordings of one query are won or lost together
     source=Source("Yu et al. 2018, arXiv 1809.08887", "CC BY-SA 4.0"),
 )

@@ -2,7 +2,7 @@
 
 from sgt_modules.embedded.models import acting, embedded_actor, embedded_generator
 from sgt_modules.embedded.program import AnswerInSQL, program
-from sgt_modules.embedded.world import FULL, QUICK, HouseTermsWorld, Sizes
+from sgt_modules.embedded.world import FULL, QUICK, HouseTermsWorld, Sizes, find_term
 
 __all__ = [
     "FULL",
@@ -13,5 +13,6 @@ __all__ = [
     "acting",
     "embedded_actor",
     "embedded_generator",
+    "find_term",
     "program",
 ]

@@ -205,5 +205,14 @@ class HouseTermsWorld:
         return self.gold_sql(example).casefold() in supplement.casefold()
 
 
+def find_term(example: dspy.Example) -> str | None:
+    """Returns the house term of an example, on which whole questions are won or lost together; None without one.
+
+    >>> find_term(dspy.Example(term="zoka")), find_term(dspy.Example(term=""))
+    ('zoka', None)
+    """
+    return example.term or None
+
+
 def _is_empty(rows: Rows) -> bool:
     return not rows or all(value in (None, 0) for row in rows for value in row)

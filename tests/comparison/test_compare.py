@@ -228,7 +228,7 @@ def test_it_prints_as_a_table_and_goes_to_json_a_frame_and_pages(tmp_path: Path)
     assert "gepa: skipped, needs an LM that writes instructions: pass reflection_lm" in text
     content = json.loads((tmp_path / "comparison.json").read_text())
     assert content == json.loads(json.dumps(found.content()))
-    assert set(content) == {"task", "budget", "seeds", "rows", "differences"}
+    assert set(content) == {"task", "budget", "seeds", "rows", "differences", "by_seed"}
     fields = {"name", "test", "interval", "gain", "p_value", "actor_calls", "tokens", "seconds", "skipped"}
     assert all(fields <= set(row) for row in content["rows"])
     assert [row["name"] for row in content["rows"]] == ["none", "tell_it", "gepa"]

@@ -137,8 +137,10 @@ def test_the_tables_fit_eighty_columns_and_show_questions_before_and_after(demon
     assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
     assert "…" not in text.split("Selected:")[0]
     assert f"{demonstration.summary['selected']} *" in text
-    for stage in (*demonstration.summary["scores"], "small_model", "what training is worth"):
+    for stage in (*demonstration.summary["scores"], "small_model"):
         assert stage in text
+    assert "Over lookup (neighbours: " in text
+    assert "what training is worth" in " ".join(text.split())
 
 
 def test_the_saved_program_answers_the_same_when_it_is_loaded_again(demonstration: Demonstration) -> None:

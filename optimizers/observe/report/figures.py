@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from optimizers.core.clusters import count_clusters
 from optimizers.core.statistics import gain_interval, mean_interval, paired_p_value
 from optimizers.observe.report.stage_rollouts import StageRollout, first_of_each
 
@@ -25,8 +26,9 @@ Interval = tuple[float, float]
 class StageScore:
     """A stage on a split: its mean score in [0, 1] with a 95 % interval, over the questions with a reward.
 
-    `gain`, with its interval and p-value, is against the baseline on the questions that both answered; `right` and
-    `wrong` count those that turned. They are None for the baseline itself, and where there is none.
+    `gain`, with its interval and p-value, is against the baseline on the questions that both answered; all three are
+    None for the baseline itself, and where there is none. `right` and `wrong` count the questions that turned,
+    `clusters` the clusters of all.
     """
 
     stage: str
@@ -39,6 +41,7 @@ class StageScore:
     p_value: float | None = None
     right: int = 0
     wrong: int = 0
+    clusters: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +68,12 @@ def splits_of(found: Iterable[StageRollout]) -> list[str]:
     return sorted(named, key=lambda name: {"test": 0, "val": 1}.get(name, 2))
 
 
-def stage_scores(found: Sequence[StageRollout], split: str, *, threshold: float = 1.0) -> list[StageScore]:
+def stage_scores(
+    found: Sequence[StageRollout], split: str, *, threshold: float = 1.0, clusters: Sequence[int] = ()
+) -> list[StageScore]:
     """Every stage on a split, in the order in which they were scored there.
+
+    `clusters` has the number of each question's cluster by its position; without them questions are independent.
 
     >>> one = StageRollout("none", "val", "none", "none", "q", 0, "self", "2+2?", "", "", "5", 0.0, "", "")
     >>> from dataclasses import replace
@@ -79,7 +86,11 @@ def stage_scores(found: Sequence[StageRollout], split: str, *, threshold: float 
         stages.setdefault(each.stage, {})[each.position] = each.score
     base = baseline_of(stages)
     ordered = sorted(stages, key=lambda name: (name != base, name != "untrained"))
-    return [_score(name, stages[name], stages[base] if base and name != base else None, threshold) for name in ordered]
+    of_position = dict(enumerate(clusters))
+    return [
+        _score(name, stages[name], stages[base] if base and name != base else None, threshold, of_position)
+        for name in ordered
+    ]
 
 
 def baseline_of(stages: Iterable[str]) -> str:
@@ -89,22 +100,31 @@ def baseline_of(stages: Iterable[str]) -> str:
 
 
 def _score(
-    stage: str, scores: Mapping[int, float | None], base: Mapping[int, float | None] | None, threshold: float
+    stage: str,
+    scores: Mapping[int, float | None],
+    base: Mapping[int, float | None] | None,
+    threshold: float,
+    of_position: Mapping[int, int],
 ) -> StageScore:
-    known = [score for score in scores.values() if score is not None]
-    mean = sum(known) / len(known) if known else 0.0
-    row = (stage, mean, mean_interval(known), len(known), len(scores) - len(known))
+    known = {position: score for position, score in scores.items() if score is not None}
+    mean = sum(known.values()) / len(known) if known else 0.0
+    own = [of_position.get(position) for position in known]
+    interval = mean_interval(list(known.values()), clusters=own)
+    row = (stage, mean, interval, len(known), len(scores) - len(known))
     pairs = [] if base is None else _paired(base, scores)
     if not pairs:
-        return StageScore(*row)
+        return StageScore(*row, clusters=count_clusters(own))
+    answered = [position for position, score in (base or {}).items() if score is not None and position in known]
+    shared = [of_position.get(position) for position in answered]
     before, after = [one for one, _ in pairs], [other for _, other in pairs]
     return StageScore(
         *row,
         gain=(sum(after) - sum(before)) / len(pairs),
-        gain_interval=gain_interval(before, after),
-        p_value=paired_p_value(before, after),
+        gain_interval=gain_interval(before, after, clusters=shared),
+        p_value=paired_p_value(before, after, clusters=shared),
         right=sum(one < threshold <= other for one, other in pairs),
         wrong=sum(other < threshold <= one for one, other in pairs),
+        clusters=count_clusters(own),
     )
 
 

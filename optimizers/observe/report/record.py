@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from optimizers.core.error_types import ErrorType, Failure, group_errors
 from optimizers.core.events import RolloutSource
-from optimizers.core.run_folder import RESULT, RunFolder
+from optimizers.core.run_folder import CLUSTERS_FILE, RESULT, RunFolder
 from optimizers.core.safe_reading import read_entry
 from optimizers.core.verdict import NOTE
 from optimizers.observe.report.figures import StageScore, best_stage, splits_of, stage_scores
@@ -40,6 +40,7 @@ class RunRecord:
     prompts: Content
     pairs: Mapping[str, Mapping[str, int]]
     rollouts: Sequence[StageRollout]
+    clusters: Content
 
     @property
     def recipe(self) -> Content:
@@ -65,7 +66,12 @@ class RunRecord:
 
     def scores(self, split: str) -> list[StageScore]:
         """Every stage on a split."""
-        return stage_scores(self.rollouts, split, threshold=self.threshold)
+        return stage_scores(self.rollouts, split, threshold=self.threshold, clusters=self._read_clusters(split))
+
+    def _read_clusters(self, split: str) -> list[int]:
+        """The number of each question's cluster on a split, by position; empty if the run's folder names none."""
+        numbers = cast("list[object]", read_entry(self.clusters, split, list, [], file=Path(CLUSTERS_FILE)))
+        return [number for number in numbers if isinstance(number, int)]
 
     @property
     def selected(self) -> str:
@@ -113,7 +119,7 @@ def read_run(path: Path, *, store: RolloutSource | None = None, where: str | Pat
     else:
         with RolloutStore(where or folder.store, run="run" if where is None else own) as opened:
             rollouts = list(_rollouts(opened, own, judge))
-    names = ("spent", "stages", "summary", Path(RESULT).stem, "controls", "prompts")
+    names = ("spent", "stages", "summary", Path(RESULT).stem, "controls", "prompts", Path(CLUSTERS_FILE).stem)
     files = {name: folder.read(f"{name}.json") or {} for name in names}
     return RunRecord(path, run, pairs=_pairs(folder.path), rollouts=rollouts, **files)
 

@@ -20,7 +20,7 @@ from optimizers.observe.report.figures import (
 from optimizers.observe.report.page import rendered
 from optimizers.observe.report.payload import Payload, payload
 from optimizers.observe.report.record import RunRecord
-from optimizers.observe.report.texts import duration, flat, share, signed, span
+from optimizers.observe.report.texts import describe_tests, duration, flat, share, signed, span
 
 KINDS_SHOWN = 10
 """Kinds with a colour of their own; the rarer ones are one part."""
@@ -49,6 +49,7 @@ def run_page(record: RunRecord) -> str:
         errors=record.errors(),
         rollouts=len(record.rollouts),
         scores=scores,
+        tests=describe_tests(*max(((each.questions, each.clusters) for each in scores), default=(0, 0))),
         selected=selected,
         baseline="no supplement" if base == NONE else "the program as it came",
         reference=reference,

@@ -22,6 +22,23 @@ def p_text(value: float | None) -> str:
     return "" if value is None else "<.001" if value < 0.001 else f"{value:.3f}".lstrip("0")
 
 
+def describe_tests(questions: int, clusters: int) -> str:
+    """Describes the clusters of questions, and the intervals and tests that fit.
+
+    >>> print(describe_tests(720, 240))
+    The questions form 240 clusters: intervals are cluster-robust, tests flip the signs of whole clusters.
+    """
+    if clusters < questions:
+        return (
+            f"The questions form {clusters:,} clusters: intervals are cluster-robust, tests flip the signs of whole "
+            "clusters."
+        )
+    return (
+        "Every question is its own cluster, so questions count as independent: tests are exact McNemar, or flip the "
+        "signs of differences if scores are graded."
+    )
+
+
 def span(interval: tuple[float, float] | None) -> str:
     """Both ends, with signs where one is below 0.
 

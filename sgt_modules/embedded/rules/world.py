@@ -54,6 +54,7 @@ class HouseRulesWorld:
         usual = rng.choice([name for name in ASKED if name not in own])
         harmful = rng.choice(ASKED[usual].sentences_for(rng.choice(ASKED[usual].others)))
         self.first = (BASE, harmful, rng.choice(IDLE[1:]))
+        self._kinds: dict[tuple[str, str], str] = {}
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle only the seed and the sizes: another process draws the same world, so its metric is equal."""
@@ -104,9 +105,8 @@ class HouseRulesWorld:
     @cached_property
     def splits(self) -> dict[str, list[dspy.Example]]:
         """`train`, `val` and `test`; no question is in two of them."""
-        used_questions: set[tuple[str, str]] = set()
         sizes = {"train": self.sizes.train, "val": self.sizes.validation, "test": self.sizes.test}
-        return {name: self._split(size, used_questions) for name, size in sizes.items()}
+        return {name: self._split(size) for name, size in sizes.items()}
 
     @property
     def train(self) -> list[dspy.Example]:
@@ -127,15 +127,25 @@ class HouseRulesWorld:
         """Score 1.0 if the answer is exactly the expected one, else 0.0."""
         return float(str(prediction.answer).strip() == example.answer)
 
-    def _split(self, size: int, used_questions: set[tuple[str, str]]) -> list[dspy.Example]:
+    def find_kind(self, example: dspy.Example) -> str:
+        """Returns the kind of a question of this world, on which whole questions are won or lost together.
+
+        >>> world = HouseRulesWorld(seed=0)
+        >>> len({world.find_kind(example) for example in world.test})
+        8
+        """
+        self.splits  # noqa: B018 - drawn on first use
+        return self._kinds[example.fruit, example.question]
+
+    def _split(self, size: int) -> list[dspy.Example]:
         kinds = list(ASKED)
         examples: list[dspy.Example] = []
         while len(examples) < size:
             kind = kinds[len(examples) % len(kinds)]
             question = random_question(kind, self._rng)
             fruit, text = question.fruit, question.text(self._rng.randrange(2))
-            if (fruit, text) not in used_questions:
-                used_questions.add((fruit, text))
+            if (fruit, text) not in self._kinds:
+                self._kinds[fruit, text] = kind
                 answer = question.answer(self.rules[kind])
                 example = dspy.Example(fruit=fruit, question=text, answer=answer)
                 examples.append(example.with_inputs("fruit", "question"))
