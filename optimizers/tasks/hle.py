@@ -65,13 +65,7 @@ def is_exact(example: dspy.Example, prediction: dspy.Prediction) -> bool:
     return read_letters(actual, {letter: letter, **parse_choices(str(example.question))}) == (letter,)
 
 
-def exact_answer(
-    example: dspy.Example,
-    prediction: dspy.Prediction,
-    trace: object = None,
-    pred_name: object = None,
-    pred_trace: object = None,
-) -> dspy.Prediction:
+def exact_answer(example: dspy.Example, prediction: dspy.Prediction, *_: object, **__: object) -> dspy.Prediction:
     """Score 1.0 for an exact answer, else 0.0; stricter than the paper, whose judge accepts other wordings too.
 
     >>> exact_answer(dspy.Example(answer="42", answer_type="exactMatch"), dspy.Prediction(answer="$42$.")).score

@@ -31,13 +31,7 @@ def _load(_: Path | None) -> Pools:
     return Pools(rows, f"the simulated world of seed {SEED}")
 
 
-def same_rows(
-    example: dspy.Example,
-    prediction: dspy.Prediction,
-    trace: object = None,
-    pred_name: object = None,
-    pred_trace: object = None,
-) -> dspy.Prediction:
+def same_rows(example: dspy.Example, prediction: dspy.Prediction, *_: object, **__: object) -> dspy.Prediction:
     """Score 1.0 if the query returns the expected rows, else 0.0; see `HouseTermsWorld.metric`."""
     return _world().metric(example, prediction)
 

@@ -144,13 +144,7 @@ def _normalize_letter(key: object) -> str:
     return str(key).strip(" ().:\"'").upper()
 
 
-def mc2(
-    example: dspy.Example,
-    prediction: dspy.Prediction,
-    trace: object = None,
-    pred_name: object = None,
-    pred_trace: object = None,
-) -> dspy.Prediction:
+def mc2(example: dspy.Example, prediction: dspy.Prediction, *_: object, **__: object) -> dspy.Prediction:
     """The share of the stated probability that lies on true options, in [0, 1].
 
     TruthfulQA's MC2 uses the probabilities of the options' tokens (`mc2_from_logprobs`); an actor behind an API does
