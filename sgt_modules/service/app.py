@@ -63,10 +63,6 @@ class Upstream:
     model: str = ""
     seconds: float = 120.0
 
-    def headers(self) -> dict[str, str]:
-        """Return the headers of a request to the upstream."""
-        return {"authorization": f"Bearer {self.key}"} if self.key else {}
-
 
 def application(
     program: dspy.Module,
@@ -139,7 +135,6 @@ def _serve_replies(app: FastAPI, served_program: ServedProgram) -> None:
 
 
 def _check_model(model: object, name: str) -> None:
-    """Raise `HTTPException` if a chat names another model than the program."""
     if model is not None and model != name:
         message = f"The model {str(model)[:100]!r} does not exist here. Expected {name!r}, which GET /v1/models lists."
         raise _RefusalError(404, message, "model_not_found", "model")
@@ -319,20 +314,17 @@ class _SupplementWriter:
         """Return the supplement for a chat's last message; `SILENCE` if that is not a user's message, the gate drops
         the supplement, or the generator fails."""
         text = last_user_text(messages)
-        supplement = await self._generate(self._prompt(text)) if text else SILENCE
+        supplement = await self._generate(text) if text else SILENCE
         self._metrics.count_supplement(supplement.kind)
         return supplement
 
-    def _prompt(self, text: str) -> str:
-        """Return the generator's prompt for a user's text."""
-        return prompt_of(text, self._signature, self._predictor.role, generator=self._predictor.generator)
-
-    async def _generate(self, prompt: str) -> Supplement:
-        gate = self._predictor.gate
+    async def _generate(self, text: str) -> Supplement:
+        generator, gate = self._predictor.generator, self._predictor.gate
+        prompt = prompt_of(text, self._signature, self._predictor.role, generator=generator)
         if gate is not None and not gate.familiar(prompt):
             return SILENCE
         try:
-            sample = await self._predictor.generator.adraw(prompt)
+            sample = await generator.adraw(prompt)
         except Exception:  # a chat without its supplement is better than none
             logger.exception("The generator failed.")
             self._metrics.unwritten.inc()
@@ -343,9 +335,8 @@ class _SupplementWriter:
 async def _forward(client: httpx.AsyncClient, upstream: Upstream, body: dict[str, Any], kind: str) -> Response:
     """Stream the upstream's answer to the caller."""
     answer = await _send(client, "POST", f"{upstream.address}/chat/completions", upstream, body)
-    headers = {name: answer.headers[name] for name in _FORWARDED_HEADERS if name in answer.headers} | {
-        "x-sgt-kind": _header_value(kind)
-    }
+    headers = {name: answer.headers[name] for name in _FORWARDED_HEADERS if name in answer.headers}
+    headers["x-sgt-kind"] = kind if kind.isascii() and kind.replace("_", "").isalnum() else "other"
 
     async def parts() -> AsyncIterator[bytes]:
         try:
@@ -361,7 +352,8 @@ async def _send(
     client: httpx.AsyncClient, method: str, address: str, upstream: Upstream, body: dict[str, Any] | None = None
 ) -> httpx.Response:
     """Send a request and return the open response; raise `HTTPException` if there is none."""
-    request = client.build_request(method, address, json=body, headers=upstream.headers())
+    headers = {"authorization": f"Bearer {upstream.key}"} if upstream.key else {}
+    request = client.build_request(method, address, json=body, headers=headers)
     try:
         return await client.send(request, stream=True)
     except httpx.TimeoutException as problem:
@@ -369,10 +361,6 @@ async def _send(
     except httpx.HTTPError as problem:
         logger.warning("The upstream cannot be asked: %s", redact(str(problem)))
         raise HTTPException(502, f"The upstream cannot be asked ({type(problem).__name__}).") from problem
-
-
-def _header_value(kind: str) -> str:
-    return kind if kind.isascii() and kind.replace("_", "").isalnum() else "other"
 
 
 def _lifespan(upstream: Upstream | None) -> Any:
@@ -396,8 +384,6 @@ _CODES = {
 
 
 def _answer_errors(app: FastAPI) -> None:
-    """Add handlers that write errors in OpenAI's form."""
-
     @app.exception_handler(AnyHTTPException)
     async def answer_refusal(request: Request, problem: AnyHTTPException) -> JSONResponse:
         code, message = _CODES.get(problem.status_code, "error"), str(problem.detail)
