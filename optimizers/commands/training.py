@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from optimizers.core.budget import Limits
     from optimizers.observe.tracking import TrackerName
     from optimizers.sgt.teleprompter import SGTTeleprompter
-    from optimizers.training.trl_trainer import TRLTrainer
-    from sgt_modules.generator import SupplementGenerator
 
 _DATA = "Examples, one per row: .jsonl, .csv or .parquet"
 ProgramArgument = Annotated[str, typer.Argument(help="The program as module:attribute, or a function that returns it.")]
@@ -155,7 +153,6 @@ def estimate(
 def _load_inputs(
     program: str, train: Path, val: Path | None, inputs: str
 ) -> tuple[dspy.Module, list[dspy.Example], list[dspy.Example] | None]:
-    """Return the program, its training examples, and its validation examples if a file is given."""
     from optimizers.core.user_files import input_names, load_program, read_examples
 
     student = load_program(program)
@@ -190,7 +187,12 @@ def _make_teleprompter(
     from optimizers.sgt.teleprompter import SGTTeleprompter
 
     metric_function = load_attribute(metric, what="a metric")
-    model, trainer = _load_embedded() if generator == "embedded" else (generator, None)
+    model, trainer = generator, None
+    if generator == "embedded":  # imported late: TRL takes ten seconds
+        from optimizers.training.embedded import embedded_trainer
+        from sgt_modules.embedded import embedded_generator
+
+        model, trainer = embedded_generator(), embedded_trainer()
     return SGTTeleprompter(
         metric_function,
         model,
@@ -205,11 +207,3 @@ def _make_teleprompter(
         report_to=cast("list[TrackerName]", [each.strip() for each in report_to.split(",") if each.strip()]),
         display_progress=False if silent else None,
     )
-
-
-def _load_embedded() -> tuple[SupplementGenerator, TRLTrainer]:
-    """Return the embedded generator and its trainer; the late import saves others the ten seconds of TRL."""
-    from optimizers.training.embedded import embedded_trainer
-    from sgt_modules.embedded import embedded_generator
-
-    return embedded_generator(), embedded_trainer()

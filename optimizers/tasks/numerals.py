@@ -144,17 +144,14 @@ def _equation_result(text: str, numbers: Sequence[Quantity]) -> Quantity | None:
     signs = [place for place, letter in enumerate(text) if letter == "="]
     for sign, end in zip(reversed(signs), [len(text), *reversed(signs)], strict=False):
         right = [each for each in numbers if sign < each.start < end]
-        if right and not _is_calculation(right, text):
+        is_calculation = len(right) > 1 and _OPERATION.fullmatch(text[right[0].end : right[1].start])
+        if right and not is_calculation:
             totals = [each for each in _drop_given(text, right) if _TOTAL.search(text[sign + 1 : each.start])]
             return totals[-1] if totals else right[0]
     left = [each for each in numbers if signs and each.start < signs[-1]]
     if left:
         return left[-1]
     return next((each for each in numbers if signs and each.start > signs[-1]), None)
-
-
-def _is_calculation(side: Sequence[Quantity], text: str) -> bool:
-    return len(side) > 1 and bool(_OPERATION.fullmatch(text[side[0].end : side[1].start]))
 
 
 def _drop_given(text: str, numbers: Sequence[Quantity]) -> Sequence[Quantity]:

@@ -10,7 +10,6 @@ import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 
 FRUIT: Sequence[str] = (
     *("plum", "kiwi", "fig", "pear", "lime", "date", "mango", "melon", "grape", "peach", "lemon", "guava"),
@@ -272,14 +271,12 @@ def random_question(kind: str, rng: random.Random) -> Question:
             return question
 
 
-@cache
-def _reading_by_sentence() -> dict[str, tuple[str, str]]:
-    return {
-        sentence: (name, reading)
-        for name, kind in KINDS.items()
-        for reading in kind.readings
-        for sentence in kind.sentences_for(reading)
-    }
+_READING_BY_SENTENCE = {
+    sentence: (name, reading)
+    for name, kind in KINDS.items()
+    for reading in kind.readings
+    for sentence in kind.sentences_for(reading)
+}
 
 
 def parse_sentence(sentence: str) -> tuple[str, str] | None:
@@ -288,21 +285,19 @@ def parse_sentence(sentence: str) -> tuple[str, str] | None:
     >>> parse_sentence("Read mid as the second item."), parse_sentence("Be polite.")
     (('mid', 'the second item'), None)
     """
-    return _reading_by_sentence().get(sentence.strip())
+    return _READING_BY_SENTENCE.get(sentence.strip())
 
 
 def every_sentence() -> list[str]:
     """List the sentences that select a reading, and the idle ones."""
-    return [*_reading_by_sentence(), *IDLE]
+    return [*_READING_BY_SENTENCE, *IDLE]
 
 
-@cache
-def _question_patterns() -> list[tuple[str, re.Pattern[str]]]:
-    return [
-        (name, re.compile(re.escape(text).replace(r"\{item\}", r"\w+")))
-        for name, kind in KINDS.items()
-        for text in kind.questions
-    ]
+_QUESTION_PATTERNS = [
+    (name, re.compile(re.escape(text).replace(r"\{item\}", r"\w+")))
+    for name, kind in KINDS.items()
+    for text in kind.questions
+]
 
 
 def kind_of(question: str) -> str | None:
@@ -311,4 +306,4 @@ def kind_of(question: str) -> str | None:
     >>> kind_of("Name the pair."), kind_of("Who are you?")
     ('pair', None)
     """
-    return next((name for name, pattern in _question_patterns() if pattern.fullmatch(question.strip())), None)
+    return next((name for name, pattern in _QUESTION_PATTERNS if pattern.fullmatch(question.strip())), None)
