@@ -15,7 +15,6 @@ from optimizers.tasks.definition import Source, Task
 from optimizers.tasks.judge import Judge
 from optimizers.tasks.letters import read_letters
 from optimizers.tasks.loading import HubData
-from optimizers.tasks.splitting import Sizes
 
 _OPTION = re.compile(r"^\s*([A-Z])[.):]\s+(.*)$", re.M)
 _OPTIONS = re.compile(r"^\s*answer choices\s*:?\s*$", re.M | re.I)
@@ -91,6 +90,5 @@ HLE = Task(
         example=_to_example,
         skip_reason=lambda row: "their questions need an image" if row.image else "",
     ),
-    sizes=Sizes(train=300, val=300, test=1000),
     source=Source("Phan et al. 2025, arXiv 2501.14249", "MIT"),
 )

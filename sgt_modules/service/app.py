@@ -83,17 +83,17 @@ def application(
     there is an upstream and no predictor reads supplements.
     """
     metrics = Metrics()
-    writer = None if upstream is None else _SupplementWriter(program, predictor, metrics)
+    writer = None if upstream is None else _SupplementWriter(program, predictor, upstream, metrics)
     app = FastAPI(title="dspy-sgt", docs_url=None, redoc_url=None, lifespan=_lifespan(upstream))
     _answer_errors(app)
     served_program = ServedProgram(program, lm, metrics)
     _serve_program(app, served_program)
-    _serve_pages(app, served_program, upstream, writer, keyed=bool(keys))
+    _serve_pages(app, served_program, writer, keyed=bool(keys))
     app.get("/metrics", response_class=PlainTextResponse)(lambda: Response(metrics.text(), media_type="text/plain"))
-    if upstream is None or writer is None:
+    if writer is None:
         _serve_replies(app, served_program)
     else:
-        _serve_chat(app, upstream, writer)
+        _serve_chat(app, writer)
     return Guard(cast("App", app), keys=keys, limits=limits or Limits(), metrics=metrics)
 
 
@@ -175,7 +175,9 @@ def _read_messages(body: Mapping[str, Any]) -> list[dict[str, Any]]:
     return cast("list[dict[str, Any]]", messages)
 
 
-def _serve_chat(app: FastAPI, upstream: Upstream, writer: _SupplementWriter) -> None:
+def _serve_chat(app: FastAPI, writer: _SupplementWriter) -> None:
+    upstream = writer.upstream
+
     @app.post("/v1/chat/completions")
     async def chat(request: Request, body: dict[str, Any] = Body()) -> Response:  # noqa: B008 - FastAPI's way
         messages = _read_messages(body)
@@ -194,23 +196,16 @@ def _serve_chat(app: FastAPI, upstream: Upstream, writer: _SupplementWriter) -> 
             return Response(await answer.aread(), answer.status_code, media_type="application/json")
 
 
-def _serve_pages(
-    app: FastAPI,
-    served_program: ServedProgram,
-    upstream: Upstream | None,
-    writer: _SupplementWriter | None,
-    *,
-    keyed: bool,
-) -> None:
+def _serve_pages(app: FastAPI, served_program: ServedProgram, writer: _SupplementWriter | None, *, keyed: bool) -> None:
     """Add the page with a form, the supplement and the answers with and without it, and the page about the API."""
     fields = fields_of(served_program.inputs)
-    chatting = upstream is not None and writer is not None and not served_program.acts
-    form_fields = _chat_fields(upstream) if upstream is not None and chatting else fields
-    api_page = docs_page(served_program.name, fields, upstream=upstream is not None, keyed=keyed)
+    chat_writer = None if served_program.acts else writer
+    form_fields = fields if chat_writer is None else _chat_fields(chat_writer.upstream)
+    api_page = docs_page(served_program.name, fields, upstream=writer is not None, keyed=keyed)
 
     async def result_of(request: Request, values: Mapping[str, str]) -> Result:
-        if upstream is not None and writer is not None and chatting:
-            return await _chat(request.app.state.client, upstream, writer, values)
+        if chat_writer is not None:
+            return await _chat(request.app.state.client, chat_writer, values)
         return await _compare(served_program, served_program.inputs(**read_values(values, form_fields)))
 
     @app.get("/", include_in_schema=False)
@@ -260,10 +255,9 @@ async def _compare(served_program: ServedProgram, inputs: BaseModel) -> Result:
     return Result(read, columns)
 
 
-async def _chat(
-    client: httpx.AsyncClient, upstream: Upstream, writer: _SupplementWriter, values: Mapping[str, str]
-) -> Result:
+async def _chat(client: httpx.AsyncClient, writer: _SupplementWriter, values: Mapping[str, str]) -> Result:
     """Return the upstream's answers to a message with and without its supplement."""
+    upstream = writer.upstream
     messages = [{"role": "user", "content": values.get("message", "")}]
     supplement = await writer.supplement(messages)
     advised = add_supplement(messages, writer.render(supplement), writer.description)
@@ -288,9 +282,9 @@ async def _reply(client: httpx.AsyncClient, upstream: Upstream, body: dict[str, 
 
 
 class _SupplementWriter:
-    """Writes a chat's supplement with one predictor's generator and gate."""
+    """Writes the supplement of a chat with the upstream, with one predictor's generator and gate."""
 
-    def __init__(self, program: dspy.Module, name: str, metrics: Metrics) -> None:
+    def __init__(self, program: dspy.Module, name: str, upstream: Upstream, metrics: Metrics) -> None:
         predictors = dict(supplemented_predictors(program))
         if not predictors or (name and name not in predictors):
             raise SetupError(
@@ -299,7 +293,7 @@ class _SupplementWriter:
             )
         self._predictor: SupplementedPredictor = predictors[name or next(iter(predictors))]
         self._signature = without_supplement(cast("type[dspy.Signature]", self._predictor.signature))
-        self._metrics = metrics
+        self.upstream, self._metrics = upstream, metrics
 
     @property
     def description(self) -> str:

@@ -69,6 +69,10 @@ def _item(place: int) -> Answer:
     return lambda items, _: items[place]
 
 
+def _items(*places: str) -> dict[str, Answer]:
+    return {f"the {each} item": _item(PLACES.index(each)) for each in places}
+
+
 def _two(first: int, second: int) -> Answer:
     return lambda items, _: f"{items[first]} and {items[second]}"
 
@@ -126,23 +130,13 @@ KINDS: Mapping[str, Kind] = {
     "mid": Kind(
         "the mid item",
         ("Which is the mid item?", "Name the mid item."),
-        {
-            "the third item": _item(2),
-            "the second item": _item(1),
-            "the fourth item": _item(3),
-            "the first item": _item(0),
-        },
+        _items("third", "second", "fourth", "first"),
         ("The mid item is {reading}.", *_definitions("mid")),
     ),
     "far": Kind(
         "the far item",
         ("Which is the far item?", "Name the far item."),
-        {
-            "the fifth item": _item(4),
-            "the fourth item": _item(3),
-            "the first item": _item(0),
-            "the second item": _item(1),
-        },
+        _items("fifth", "fourth", "first", "second"),
         ("The far item is {reading}.", *_definitions("far")),
     ),
     "pair": Kind(
