@@ -146,7 +146,6 @@ def bench(
 
 
 def _describe_check(report: Check) -> list[str]:
-    """Describe a check of a task's rows: the first bad rows, and the totals."""
     bad = [f"{each.place}: {each.problem}" for each in report.bad_rows[:_MAX_BAD_ROWS]]
     more = [f"... and {len(report.bad_rows) - _MAX_BAD_ROWS:,} more."] if len(report.bad_rows) > _MAX_BAD_ROWS else []
     verdict = "Every gold answer scores 1.0." if not report.bad_rows else f"Bad rows: {len(report.bad_rows):,}."

@@ -55,39 +55,28 @@ class Finding:
 def examine_machine(models: Sequence[str] = (), *, run: bool = True) -> Iterator[Finding]:
     """Yield each finding once it is ready. `models` are further generators to try; `run` tries a tiny compile."""
     yield Finding("python", "fine", f"{platform.python_version()} on {platform.platform(terse=True)}")
-    yield from map(_find_needed, NEEDED_PACKAGES)
-    yield from (_find_optional(package, extra) for package, extra in OPTIONAL_PACKAGES.items())
+    yield from (_find_package(package, "broken", "dspy-sgt") for package in NEEDED_PACKAGES)
+    yield from (
+        _find_package(package, "missing", f"'dspy-sgt[{extra}]'") for package, extra in OPTIONAL_PACKAGES.items()
+    )
     yield _try_out("device", _describe_device)
     yield _check_disk()
     yield _list_keys()
-    yield from (_show_setting(name) for name in _SETTINGS if name in os.environ)
+    yield from (Finding(name, "fine", os.environ[name]) for name in _SETTINGS if name in os.environ)
     yield _try_out("embedded models", _load_embedded)
     yield from (_try_out(f"model {name}", lambda name=name: _try_model(name)) for name in models)
     if run:
         yield _try_out("a tiny run", _run_tiny)
 
 
-def _find_needed(package: str) -> Finding:
-    installed = _find_version(package)
-    return Finding(package, "fine" if installed else "broken", installed or "not installed: pip install dspy-sgt")
-
-
-def _find_optional(package: str, extra: str) -> Finding:
-    installed = _find_version(package)
-    return Finding(
-        package, "fine" if installed else "missing", installed or f"not installed: pip install 'dspy-sgt[{extra}]'"
-    )
-
-
-def _find_version(package: str) -> str:
+def _find_package(package: str, otherwise: FindingState, requirement: str) -> Finding:
     try:
-        return version(package)
+        return Finding(package, "fine", version(package))
     except PackageNotFoundError:
-        return ""
+        return Finding(package, otherwise, f"not installed: pip install {requirement}")
 
 
 def _try_out(name: str, check: Callable[[], str]) -> Finding:
-    """Return the result of a check as a finding, also if the check raises."""
     try:
         return Finding(name, "fine", check())
     except SGTError as problem:
@@ -106,21 +95,15 @@ def _describe_device() -> str:
 def _check_disk() -> Finding:
     free = shutil.disk_usage(Path.cwd()).free
     text = f"{free / 2**30:.1f} GiB free here"
-    return Finding(
-        "disk",
-        "fine" if free > _NEEDED_DISK_BYTES else "broken",
-        text if free > _NEEDED_DISK_BYTES else f"{text}; a run needs 5",
-    )
+    if free > _NEEDED_DISK_BYTES:
+        return Finding("disk", "fine", text)
+    return Finding("disk", "broken", f"{text}; a run needs 5")
 
 
 def _list_keys() -> Finding:
     """List which keys are set, by name only."""
     names = sorted(name for name, value in os.environ.items() if value and SECRET_VARIABLE.search(name))
     return Finding("keys", "fine" if names else "missing", ", ".join(names) or "none is set in the environment")
-
-
-def _show_setting(name: str) -> Finding:
-    return Finding(name, "fine", os.environ[name])
 
 
 def _load_embedded() -> str:

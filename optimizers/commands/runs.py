@@ -151,7 +151,6 @@ def _list_rollouts(rollouts: list[StageRollout], filters: Wanted) -> Table:
 
 
 def _compare_sides(rollouts: list[StageRollout], threshold: float, limit: int) -> list[Table | str]:
-    """Show a query's question, and its winners next to its losers."""
     from optimizers.observe.report.inspecting import harmless_on_a_terminal, sides
 
     shown: list[Table | str] = []

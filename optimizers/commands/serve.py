@@ -88,29 +88,20 @@ def serve(
         service_program = student if state is None else open_program(student, state, trust=trust)
         actor = lm_named(lm, dtype=lm_dtype) if lm else None
         acts = check_service(service_program, actor, needed=not upstream)
+        endpoint = Upstream(upstream.rstrip("/"), os.environ.get(upstream_key, ""), upstream_model, timeout)
         service = application(
             service_program,
             lm=actor,
-            upstream=Upstream(upstream.rstrip("/"), os.environ.get(upstream_key, ""), upstream_model, timeout)
-            if upstream
-            else None,
+            upstream=endpoint if upstream else None,
             predictor=predictor,
             keys=caller_keys,
             limits=Limits(max_kilobytes * 1024, max_requests),
         )
         _log_to_stderr(access=access_log)
         address = _browser_address(host, listening.getsockname()[1])
-        print(
-            _banner(
-                service_program,
-                fields_of(build_input_model(service_program)),
-                address,
-                keys if caller_keys else "",
-                upstream,
-                acts,
-            ),
-            file=sys.stderr,
-        )
+        fields = fields_of(build_input_model(service_program))
+        banner = _banner(service_program, fields, address, keys if caller_keys else "", upstream, acts)
+        print(banner, file=sys.stderr)
         config = uvicorn.Config(service, access_log=False, server_header=False, log_level="warning")
         with suppress(KeyboardInterrupt):  # the server shuts down and reports it
             uvicorn.Server(config).run(sockets=[listening])
@@ -149,12 +140,9 @@ def _banner(program: dspy.Module, fields: list[Field], address: str, keys: str, 
     from sgt_modules.service.page import curl
     from sgt_modules.wrapping import supplemented_predictors
 
-    name, mode = (
-        type(program).__name__,
-        "with supplements" if supplemented_predictors(program) else "without supplements",
-    )
+    name, mode = type(program).__name__, "with" if supplemented_predictors(program) else "without"
     lines = [
-        f"sgt serves {name} ({mode}) at {address}. Ctrl-C ends it.",
+        f"sgt serves {name} ({mode} supplements) at {address}. Ctrl-C ends it.",
         f"  page   {address}/",
         f"  API    {address}/docs",
         f"  chat   {address}/v1" + (f", before {upstream}" if upstream else f", model {name}"),

@@ -178,7 +178,6 @@ def estimate(
 def _load_inputs(
     program: str, train: Path, val: Path | None, inputs: str
 ) -> tuple[dspy.Module, list[dspy.Example], list[dspy.Example] | None]:
-    """Return the program, its training examples, and its validation examples if a file is given."""
     from optimizers.core.user_files import input_names, load_program, read_examples
 
     student = load_program(program)

@@ -33,14 +33,7 @@ from optimizers.spt.sentences import split_sentences
 from optimizers.spt.teleprompter import SupervisoryPromptTeleprompter
 from optimizers.store.rollout_store import RolloutStore
 from sgt_modules.embedded import acting, embedded_actor
-from sgt_modules.embedded.rules import (
-    RULES_FULL,
-    RULES_QUICK,
-    HouseRulesWorld,
-    RulesCorrector,
-    RuleSizes,
-    list_program,
-)
+from sgt_modules.embedded.rules import RULES_FULL, RULES_QUICK, HouseRulesWorld, RulesCorrector, RuleSizes, list_program
 from sgt_modules.wrapping import instructions_of, with_instructions
 
 
@@ -144,11 +137,8 @@ def demonstrate_prompts(
 
 
 def _measure_panel(world: HouseRulesWorld, part: Evaluator, rng: random.Random) -> list[PanelSentence]:
-    """Return the sentences of one panel, with the impact of each measured in two ways."""
     parts = split_sentences(" ".join(world.panel(rng)))
-    prefix, left_out = (
-        _measure_impact(parts, part, way) for way in cast("tuple[Way, Way]", ("prefix", "leave-one-out"))
-    )
+    prefix, left_out = _measure_impact(parts, part, "prefix"), _measure_impact(parts, part, "leave-one-out")
     return [
         PanelSentence(one.sentence.strip(), world.truth(one.sentence), one.impact, other.impact)
         for one, other in zip(prefix, left_out, strict=True)

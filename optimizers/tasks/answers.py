@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import re
-import string
 import unicodedata
 from collections import Counter
 
 import dspy
+from dspy.evaluate.metrics import hotpot_f1_score, normalize_text
 
 from optimizers.tasks.numerals import read_final_number
 from optimizers.tasks.replies import visible_reply
 
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
-_PUNCTUATION = str.maketrans("", "", string.punctuation)
-_YES_NO = ("yes", "no", "noanswer")
-"""Answers that have no partial match."""
 _NUMERAL = re.compile(r"[-+]?[$\u20ac\u00a3]?\s?[\d.,/]+\s?%?")
 _WRAPPING = re.compile(
     r"\A(?:\\boxed\s*\{(.*)\}|\$+(.*?)\$+|\\\((.*)\\\)|\\\[(.*)\\\]|\"(.*)\"|\*\*(.*)\*\*)\.?\Z", re.S
@@ -33,7 +29,7 @@ def normalize(text: str) -> str:
     >>> normalize("The  Chief of Protocol!")
     'chief of protocol'
     """
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+    return normalize_text(text)
 
 
 def word_f1(expected: str, actual: str) -> float:
@@ -44,35 +40,16 @@ def word_f1(expected: str, actual: str) -> float:
     >>> round(word_f1("Greenwich Village, New York City", "New York City"), 3)
     0.75
     """
-    wanted, got = normalize(expected), normalize(actual)
-    if wanted != got and (wanted in _YES_NO or got in _YES_NO):
-        return 0.0
-    same = sum((Counter(wanted.split()) & Counter(got.split())).values())
-    if not same:
-        return 0.0
-    precision, recall = same / len(got.split()), same / len(wanted.split())
-    return 2 * precision * recall / (precision + recall)
+    return float(hotpot_f1_score(actual, expected))
 
 
-def exact_match(
-    example: dspy.Example,
-    prediction: dspy.Prediction,
-    trace: object = None,
-    pred_name: object = None,
-    pred_trace: object = None,
-) -> dspy.Prediction:
+def exact_match(example: dspy.Example, prediction: dspy.Prediction, *_: object, **__: object) -> dspy.Prediction:
     """HotpotQA's exact match: 1.0 if both answers are equal after `normalize`, else 0.0."""
     expected, actual = str(example.answer), str(prediction.get("answer", ""))
     return dspy.Prediction(score=float(normalize(expected) == normalize(actual)), feedback=_feedback(expected, actual))
 
 
-def f1(
-    example: dspy.Example,
-    prediction: dspy.Prediction,
-    trace: object = None,
-    pred_name: object = None,
-    pred_trace: object = None,
-) -> dspy.Prediction:
+def f1(example: dspy.Example, prediction: dspy.Prediction, *_: object, **__: object) -> dspy.Prediction:
     """HotpotQA's F1 of the words that both answers share.
 
     >>> f1(dspy.Example(answer="New York City"), dspy.Prediction(answer="York")).feedback

@@ -22,9 +22,7 @@ def choose_task(which: str, *, metric: str = "", judge: str = "") -> Task:
     return chosen.with_judge(load_actor(judge)) if judge else chosen
 
 
-def load_actor(
-    model: str, task: Task | None = None, *, api_base: str = "", temperature: float = 0.0, dtype: str = "auto"
-) -> dspy.LM:
+def load_actor(model: str, task: Task | None = None, *, api_base: str = "", dtype: str = "auto") -> dspy.LM:
     """Return an LM by its name, as `lm_named` reads it: a provider's, behind your own server, or on this machine.
 
     The task of house terms needs no name: its actor comes with the package and is called `embedded`.
@@ -41,6 +39,6 @@ def load_actor(
             "Expected an actor, but none is named. Pass one, such as --actor openai/gpt-4.1-mini, a model's folder, or "
             "local:HUB_ID."
         )
-    lm = lm_named(model or EMBEDDED, api_base=api_base, temperature=temperature, dtype=dtype)
+    lm = lm_named(model or EMBEDDED, api_base=api_base, temperature=0.0, dtype=dtype)
     check_lm(lm)
     return lm

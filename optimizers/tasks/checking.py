@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from optimizers.core.records import Reward
 from optimizers.core.reward import Scorer
 from optimizers.tasks.definition import Task
-from optimizers.tasks.rows import BadRow, Placed
+from optimizers.tasks.rows import BadRow
 from sgt_modules.errors import MetricError
 
 _FULL_SCORE = 1 - 1e-9
@@ -45,17 +46,12 @@ def check_task(task: Task, data_dir: str | Path | None = None) -> Check:
     pools, scorer = task.read(data_dir), Scorer(task.metric)
     every, bad, total = pools.all_rows, list(pools.bad), 0.0
     for each in every:
-        score, problem = _score_gold(task, each, scorer)
-        total += score
-        if score < _FULL_SCORE:
-            bad.append(BadRow(each.place, f"the gold answer scores {score:g}: {problem}"))
+        try:
+            reward = scorer(each.example, task.gold_prediction(each.example))
+        except MetricError as problem:
+            reward = Reward(0.0, str(problem))
+        total += reward.score
+        if reward.score < _FULL_SCORE:
+            bad.append(BadRow(each.place, f"the gold answer scores {reward.score:g}: {reward.feedback}"))
     mean = total / len(every) if every else 0.0
     return Check(task.name, len(every) + len(pools.bad), round(mean, 6), bad, pools.notes)
-
-
-def _score_gold(task: Task, row: Placed, scorer: Scorer) -> tuple[float, str]:
-    try:
-        reward = scorer(row.example, task.gold_prediction(row.example))
-    except MetricError as problem:
-        return 0.0, str(problem)
-    return reward.score, reward.feedback

@@ -42,13 +42,7 @@ def make_choice_example(question: str, choices: Mapping[str, str], answer: str, 
     return example.with_inputs("question", "options")
 
 
-def right_letter(
-    example: dspy.Example,
-    prediction: dspy.Prediction,
-    trace: object = None,
-    pred_name: object = None,
-    pred_trace: object = None,
-) -> dspy.Prediction:
+def right_letter(example: dspy.Example, prediction: dspy.Prediction, *_: object, **__: object) -> dspy.Prediction:
     """Score 1.0 if the answer chooses the right option and no other, else 0.0; see `letters.read_letters`.
 
     If several options have the same text, each counts as right if one of them is.

@@ -16,10 +16,9 @@ from optimizers.tasks.splitting import Sizes
 
 
 class Metadata(BaseModel):
-    """The parts of a row's metadata that are read."""
+    """The part of a row's metadata that is read."""
 
     library: str
-    perturbation_type: str = ""
 
 
 class DS1000Row(BaseModel):

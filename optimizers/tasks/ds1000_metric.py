@@ -56,14 +56,7 @@ class DS1000Metric:
     limits: Limits = DS1000_LIMITS
     workers: int = 2
 
-    def __call__(
-        self,
-        example: dspy.Example,
-        prediction: dspy.Prediction,
-        trace: object = None,
-        pred_name: object = None,
-        pred_trace: object = None,
-    ) -> dspy.Prediction:
+    def __call__(self, example: dspy.Example, prediction: dspy.Prediction, *_: object, **__: object) -> dspy.Prediction:
         """Score 1.0 or 0.0; the feedback names the expectation and the exception.
 
         Raises:
@@ -97,13 +90,7 @@ def _feedback(outcome: Outcome, reference: str) -> str:
 _DEFAULT = DS1000Metric()
 
 
-def ds1000_metric(
-    example: dspy.Example,
-    prediction: dspy.Prediction,
-    trace: object = None,
-    pred_name: object = None,
-    pred_trace: object = None,
-) -> dspy.Prediction:
+def ds1000_metric(example: dspy.Example, prediction: dspy.Prediction, *_: object, **__: object) -> dspy.Prediction:
     """`DS1000Metric()` as a function.
 
     >>> tests = "def test_execution(solution):\\n  space = {}\\n  exec(solution, space)\\n  assert space['a'] == 1"
@@ -111,4 +98,4 @@ def ds1000_metric(
     >>> ds1000_metric(example, dspy.Prediction(code="a = 2")).score
     0.0
     """
-    return _DEFAULT(example, prediction, trace, pred_name, pred_trace)
+    return _DEFAULT(example, prediction)

@@ -62,16 +62,13 @@ def _search_mapping(value: object, depth: int) -> str | None:
     """Return the answer in a mapping, or in a mapping inside it."""
     if not isinstance(value, dict) or not depth:
         return None
-    fields = {_normalize_name(key): each for key, each in cast("dict[str, Any]", value).items()}
+    mapping = cast("dict[str, Any]", value)
+    fields = {re.sub(r"[\s-]+", "_", key.strip().lower()): each for key, each in mapping.items()}
     for name in _NAMES:
         if name in fields and not isinstance(fields[name], Mapping):
             return _to_text(fields[name])
     answers = (_search_mapping(each, depth - 1) for each in fields.values())
     return next((each for each in answers if each is not None), None)
-
-
-def _normalize_name(key: str) -> str:
-    return re.sub(r"[\s-]+", "_", key.strip().lower())
 
 
 def _to_text(value: object) -> str:

@@ -35,13 +35,7 @@ def _to_example(row: GSM8KRow, _: Path | None) -> dspy.Example:
     return dspy.Example(question=row.question, answer=number.strip(), working=working.strip()).with_inputs("question")
 
 
-def final_answer(
-    example: dspy.Example,
-    prediction: dspy.Prediction,
-    trace: object = None,
-    pred_name: object = None,
-    pred_trace: object = None,
-) -> dspy.Prediction:
+def final_answer(example: dspy.Example, prediction: dspy.Prediction, *_: object, **__: object) -> dspy.Prediction:
     """Score 1.0 if the answer ends in exactly the expected number, else 0.0; see `numerals.read_final_number`.
 
     Raises `MetricError` if the gold answer holds no number.

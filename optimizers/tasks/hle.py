@@ -15,7 +15,6 @@ from optimizers.tasks.definition import Source, Task
 from optimizers.tasks.judge import Judge
 from optimizers.tasks.letters import read_letters
 from optimizers.tasks.loading import HubData
-from optimizers.tasks.splitting import Sizes
 
 _OPTION = re.compile(r"^\s*([A-Z])[.):]\s+(.*)$", re.M)
 _OPTIONS = re.compile(r"^\s*answer choices\s*:?\s*$", re.M | re.I)
@@ -65,13 +64,7 @@ def is_exact(example: dspy.Example, prediction: dspy.Prediction) -> bool:
     return read_letters(actual, {letter: letter, **parse_choices(str(example.question))}) == (letter,)
 
 
-def exact_answer(
-    example: dspy.Example,
-    prediction: dspy.Prediction,
-    trace: object = None,
-    pred_name: object = None,
-    pred_trace: object = None,
-) -> dspy.Prediction:
+def exact_answer(example: dspy.Example, prediction: dspy.Prediction, *_: object, **__: object) -> dspy.Prediction:
     """Score 1.0 for an exact answer, else 0.0; stricter than the paper, whose judge accepts other wordings too.
 
     >>> exact_answer(dspy.Example(answer="42", answer_type="exactMatch"), dspy.Prediction(answer="$42$.")).score
@@ -97,6 +90,5 @@ HLE = Task(
         example=_to_example,
         skip_reason=lambda row: "their questions need an image" if row.image else "",
     ),
-    sizes=Sizes(train=300, val=300, test=1000),
     source=Source("Phan et al. 2025, arXiv 2501.14249", "MIT"),
 )

@@ -10,7 +10,6 @@ from pydantic import BaseModel
 from optimizers.tasks.answers import exact_match, f1
 from optimizers.tasks.definition import Source, Task
 from optimizers.tasks.loading import HubData, Nested
-from optimizers.tasks.splitting import Sizes
 
 
 class Context(BaseModel):
@@ -66,6 +65,5 @@ HOTPOTQA = Task(
         row=HotpotQARow,
         example=_to_example,
     ),
-    sizes=Sizes(train=300, val=300, test=1000),
     source=Source("Yang et al. 2018, arXiv 1809.09600", "CC BY-SA 4.0"),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import get_args
@@ -9,7 +10,7 @@ from typing import get_args
 import dspy
 
 from optimizers.tasks.definition import Source, Task
-from optimizers.tasks.rows import Placed, Pools, Split
+from optimizers.tasks.rows import Pools, Split
 from optimizers.tasks.splitting import Sizes
 from sgt_modules.embedded import FULL, HouseTermsWorld, find_term, program
 
@@ -23,21 +24,11 @@ def _world() -> HouseTermsWorld:
 
 
 def _load(_: Path | None) -> Pools:
-    splits = _world().splits
-    rows: dict[Split, list[Placed]] = {
-        split: [Placed(example, f"{split}[{index}]") for index, example in enumerate(splits[split])]
-        for split in get_args(Split)
-    }
-    return Pools(rows, f"the simulated world of seed {SEED}")
+    pools = Pools.of({split: _world().splits[split] for split in get_args(Split)})
+    return replace(pools, origin=f"the simulated world of seed {SEED}")
 
 
-def same_rows(
-    example: dspy.Example,
-    prediction: dspy.Prediction,
-    trace: object = None,
-    pred_name: object = None,
-    pred_trace: object = None,
-) -> dspy.Prediction:
+def same_rows(example: dspy.Example, prediction: dspy.Prediction, *_: object, **__: object) -> dspy.Prediction:
     """Score 1.0 if the query returns the expected rows, else 0.0; see `HouseTermsWorld.metric`."""
     return _world().metric(example, prediction)
 

@@ -74,14 +74,7 @@ class Judge:
         self._verdicts: dict[tuple[str, str], tuple[bool, bool]] = {}
         self.unread = 0
 
-    def __call__(
-        self,
-        example: dspy.Example,
-        prediction: dspy.Prediction,
-        trace: object = None,
-        pred_name: object = None,
-        pred_trace: object = None,
-    ) -> dspy.Prediction:
+    def __call__(self, example: dspy.Example, prediction: dspy.Prediction, *_: object, **__: object) -> dspy.Prediction:
         """Judge a prediction's `answer` to an example's `question`."""
         exact, actual = self.exact(example, prediction), _shorten(str(prediction.get("answer", "")))
         try:

@@ -140,13 +140,7 @@ class HubData(Generic[RowT]):
         claimed.update(file for group in groups for file in group)
         return chosen
 
-    def _build_pools(
-        self,
-        parts: _Parts,
-        origin: str,
-        folder: Path | None,
-        notes: list[str],
-    ) -> Pools:
+    def _build_pools(self, parts: _Parts, origin: str, folder: Path | None, notes: list[str]) -> Pools:
         rows: dict[Split, list[Placed]] = {}
         bad: list[BadRow] = []
         skipped: dict[str, int] = {}

@@ -40,10 +40,7 @@ MEDQA = Task(
         splits={"train": ("train",), "test": ("test",)},
         row=MedQARow,
         example=_to_example,
-        files={
-            "train": ("train", "phrases_no_exclude_train"),
-            "test": ("test", "phrases_no_exclude_test"),
-        },
+        files={"train": ("train", "phrases_no_exclude_train"), "test": ("test", "phrases_no_exclude_test")},
     ),
     sizes=Sizes(train=300, val=300, test=1273),
     source=Source("Jin et al. 2021, arXiv 2009.13081", "MIT"),

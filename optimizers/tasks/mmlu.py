@@ -10,7 +10,6 @@ from pydantic import BaseModel
 from optimizers.tasks.choices import ChooseAnOption, letter_options, make_choice_example, right_letter
 from optimizers.tasks.definition import Source, Task
 from optimizers.tasks.loading import HubData, Nested
-from optimizers.tasks.splitting import Sizes
 
 
 class MMLURow(BaseModel):
@@ -43,6 +42,5 @@ MMLU = Task(
         example=_to_example,
         files={"validation": ("validation", "valid", "val"), "dev": ("dev",)},
     ),
-    sizes=Sizes(train=300, val=300, test=1000),
     source=Source("Hendrycks et al. 2021, arXiv 2009.03300", "MIT"),
 )

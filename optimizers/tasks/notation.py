@@ -66,9 +66,5 @@ def simplify_notation(text: str) -> str:
     text = unicodedata.normalize("NFKC", text.translate(_SIGNS)).translate(_SIGNS)
     for pattern, by in (*_LATEX, *_MARKDOWN):
         text = pattern.sub(by, text)
-    return _remove_bullets(text)
-
-
-def _remove_bullets(text: str) -> str:
-    """Return the text without the dashes of a list; a dash before the only line is a minus."""
-    return re.sub(r"(?m)^[ \t]*[-+\u2022][ \t]+", "", text) if "\n" in text.strip() else text
+    is_list = "\n" in text.strip()  # a dash before the only line is a minus
+    return re.sub(r"(?m)^[ \t]*[-+\u2022][ \t]+", "", text) if is_list else text

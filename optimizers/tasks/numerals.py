@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, partial
+from itertools import pairwise
 
 from optimizers.tasks.concluding import BEHIND, CUE, HEADING, MAX_SENTENCE, find_conclusion, remove_labels
 from optimizers.tasks.notation import simplify_notation
@@ -113,22 +114,20 @@ def _stated_number(text: str, *, first: bool) -> Fraction | None:
 
 def _main_clause(text: str, *, first: bool) -> str:
     """Remove brackets, reasons and conditions, as long as a number remains."""
-    for shorten in (_drop_brackets, _drop_lead, _drop_premises, _drop_reasons, _drop_time):
-        shorter = shorten(text, first)
+    for shorten in (
+        partial(_BRACKETS.sub, " "),
+        partial(_LEAD.sub, "", count=1),
+        partial(_drop_premises, first=first),
+        partial(_drop_reasons, first=first),
+        partial(_AFTERWARDS.sub, ""),
+    ):
+        shorter = shorten(text)
         if find_quantities(shorter):
             text = shorter
     return text
 
 
-def _drop_brackets(text: str, _: bool) -> str:
-    return _BRACKETS.sub(" ", text)
-
-
-def _drop_lead(text: str, _: bool) -> str:
-    return _LEAD.sub("", text, count=1)
-
-
-def _drop_premises(text: str, first: bool) -> str:
+def _drop_premises(text: str, *, first: bool) -> str:
     """Keep the text after the last "so", unless the answer comes right at the start: `42, so each gets 14`."""
     numbers = find_quantities(text)
     if first and numbers and _AT_ONCE.match(text[: numbers[0].start].rstrip("$-")):
@@ -136,12 +135,8 @@ def _drop_premises(text: str, first: bool) -> str:
     return _SO.split(text)[-1]
 
 
-def _drop_reasons(text: str, first: bool) -> str:
+def _drop_reasons(text: str, *, first: bool) -> str:
     return (_CLAUSE if first else _BECAUSE).split(text)[0] if "=" not in text or first else text
-
-
-def _drop_time(text: str, _: bool) -> str:
-    return _AFTERWARDS.sub("", text)
 
 
 def _equation_result(text: str, numbers: Sequence[Quantity]) -> Quantity | None:
@@ -149,17 +144,14 @@ def _equation_result(text: str, numbers: Sequence[Quantity]) -> Quantity | None:
     signs = [place for place, letter in enumerate(text) if letter == "="]
     for sign, end in zip(reversed(signs), [len(text), *reversed(signs)], strict=False):
         right = [each for each in numbers if sign < each.start < end]
-        if right and not _is_calculation(right, text):
+        is_calculation = len(right) > 1 and _OPERATION.fullmatch(text[right[0].end : right[1].start])
+        if right and not is_calculation:
             totals = [each for each in _drop_given(text, right) if _TOTAL.search(text[sign + 1 : each.start])]
             return totals[-1] if totals else right[0]
     left = [each for each in numbers if signs and each.start < signs[-1]]
     if left:
         return left[-1]
     return next((each for each in numbers if signs and each.start > signs[-1]), None)
-
-
-def _is_calculation(side: Sequence[Quantity], text: str) -> bool:
-    return len(side) > 1 and bool(_OPERATION.fullmatch(text[side[0].end : side[1].start]))
 
 
 def _drop_given(text: str, numbers: Sequence[Quantity]) -> Sequence[Quantity]:
@@ -179,10 +171,7 @@ def _first_of_alternatives(number: Quantity, numbers: Sequence[Quantity], text: 
 
 def _is_left_open(number: Quantity, numbers: Sequence[Quantity], text: str) -> bool:
     place = list(numbers).index(number)
-    pairs = [
-        *zip(numbers[max(0, place - 1) : place], [number], strict=False),
-        *zip([number], numbers[place + 1 :], strict=False),
-    ]
+    pairs = pairwise(numbers[max(0, place - 1) : place + 2])
     return any(one.value != other.value and _are_alternatives(one, other, text) for one, other in pairs)
 
 

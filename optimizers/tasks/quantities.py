@@ -93,31 +93,20 @@ class Quantity:
     priced: bool = False
 
 
-@dataclass(frozen=True)
-class _Pair:
-    """Two units of one amount: `ratio` small units make a big one; the amount counts small units if `in_small`."""
-
-    big: re.Pattern[str]
-    small: re.Pattern[str]
-    ratio: int
-    in_small: bool = True
-
-
-def _compile_pair(big: str, small: str, ratio: int, *, in_small: bool = True) -> _Pair:
-    joined = rf"\s?-?(?:{big})\s?(?:,?\s?and\s|,\s?|\s)\s?\Z"
-    return _Pair(re.compile(joined, re.I), re.compile(rf"\s?-?(?:{small})(?![a-z])", re.I), ratio, in_small)
-
-
-_MONEY = r"dollars?|bucks?|euros?|pounds?|"
-_PAIRS = (
-    _compile_pair(_MONEY, "cents?|pence|\u00a2", 100, in_small=False),
-    _compile_pair("hours?|hrs?|h", "minutes?|mins?|m", 60),
-    _compile_pair("minutes?|mins?", "seconds?|secs?|s", 60),
-    _compile_pair("feet|foot|ft", "inch(?:es)?|in", 12),
-    _compile_pair("years?", "months?", 12),
-    _compile_pair("weeks?", "days?", 7),
-    _compile_pair("days?", "hours?", 24),
+_UNITS_OF_AMOUNTS = (
+    ("dollars?|bucks?|euros?|pounds?|", "cents?|pence|\u00a2", 1, Fraction(1, 100)),
+    ("hours?|hrs?|h", "minutes?|mins?|m", 60, 1),
+    ("minutes?|mins?", "seconds?|secs?|s", 60, 1),
+    ("feet|foot|ft", "inch(?:es)?|in", 12, 1),
+    ("years?", "months?", 12, 1),
+    ("weeks?", "days?", 7, 1),
+    ("days?", "hours?", 24, 1),
 )
+"""Big and small units of one amount, and what each adds to it: 2 hours and 5 minutes are 2 * 60 + 5 * 1."""
+_PAIRS = [
+    (rf"\s?-?(?:{big})\s?(?:,?\s?and\s|,\s?|\s)\s?\Z", rf"\s?-?(?:{small})(?![a-z])", big_count, small_count)
+    for big, small, big_count, small_count in _UNITS_OF_AMOUNTS
+]
 
 
 @lru_cache(maxsize=256)
@@ -233,7 +222,7 @@ def _combine(big: Quantity, small: Quantity, text: str) -> Fraction | None:
     between, behind = text[big.end : small.start], text[small.end : small.end + _NEAR]
     if len(between) > _NEAR:
         return None
-    for pair in _PAIRS:
-        if pair.small.match(behind) and pair.big.match(between):
-            return big.value * pair.ratio + small.value if pair.in_small else big.value + small.value / pair.ratio
+    for joined, unit, big_count, small_count in _PAIRS:
+        if re.match(unit, behind, re.I) and re.match(joined, between, re.I):
+            return big.value * big_count + small.value * small_count
     return None

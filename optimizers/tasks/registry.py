@@ -24,19 +24,7 @@ from sgt_modules.errors import SetupError
 
 _TASKS: dict[str, Task] = {
     each.name: each
-    for each in (
-        SPIDER,
-        DS1000,
-        HOTPOTQA,
-        HLE,
-        SUPERGPQA,
-        GSM8K,
-        TRUTHFULQA,
-        TRUTHFULQA_MC2,
-        MMLU,
-        MEDQA,
-        HOUSE_TERMS,
-    )
+    for each in (SPIDER, DS1000, HOTPOTQA, HLE, SUPERGPQA, GSM8K, TRUTHFULQA, TRUTHFULQA_MC2, MMLU, MEDQA, HOUSE_TERMS)
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import dspy
@@ -45,7 +45,7 @@ class Pools:
     rows: Mapping[Split, Sequence[Placed]]
     origin: str = "the task's own loader"
     bad: Sequence[BadRow] = ()
-    notes: Sequence[str] = field(default=())
+    notes: Sequence[str] = ()
 
     @staticmethod
     def of(loaded: LoaderResult) -> Pools:

@@ -31,14 +31,7 @@ class SpiderMetric:
     keep_distinct: bool = True
     limits: SqlLimits = field(default_factory=SqlLimits)
 
-    def __call__(
-        self,
-        example: dspy.Example,
-        prediction: dspy.Prediction,
-        trace: object = None,
-        pred_name: object = None,
-        pred_trace: object = None,
-    ) -> dspy.Prediction:
+    def __call__(self, example: dspy.Example, prediction: dspy.Prediction, *_: object, **__: object) -> dspy.Prediction:
         """Score 1.0 or 0.0; the feedback compares the expected with the actual rows.
 
         Raises:
@@ -99,13 +92,7 @@ def find_databases(database: Path) -> Sequence[Path]:
 _DEFAULT = SpiderMetric()
 
 
-def spider_metric(
-    example: dspy.Example,
-    prediction: dspy.Prediction,
-    trace: object = None,
-    pred_name: object = None,
-    pred_trace: object = None,
-) -> dspy.Prediction:
+def spider_metric(example: dspy.Example, prediction: dspy.Prediction, *_: object, **__: object) -> dspy.Prediction:
     """Apply `SpiderMetric()`: reads `database` and `query` of the example, `sql` of the prediction.
 
     >>> import sqlite3, tempfile
@@ -117,4 +104,4 @@ def spider_metric(
     >>> spider_metric(example, dspy.Prediction(sql="SELECT name FROM tea")).feedback
     "Expected 1 row of 1 column, got 2 rows of 1 column. Too many: ('green',)."
     """
-    return _DEFAULT(example, prediction, trace, pred_name, pred_trace)
+    return _DEFAULT(example, prediction)

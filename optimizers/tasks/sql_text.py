@@ -52,8 +52,7 @@ def _is_query(text: str) -> bool:
 
 def _skip_comments(text: str) -> str:
     """Return the text from its first word on, without the comments and brackets before it."""
-    before = _BEFORE.match(text)
-    return text[before.end() :] if before else text
+    return _BEFORE.sub("", text, count=1)
 
 
 def _first_statement(text: str) -> str:

@@ -10,7 +10,6 @@ from pydantic import BaseModel
 from optimizers.tasks.choices import ChooseAnOption, letter_options, make_choice_example, right_letter
 from optimizers.tasks.definition import Source, Task
 from optimizers.tasks.loading import HubData, Nested
-from optimizers.tasks.splitting import Sizes
 
 
 class SuperGPQARow(BaseModel):
@@ -47,6 +46,5 @@ SUPERGPQA = Task(
         example=_to_example,
         files={"train": ("train", "supergpqa-all", "supergpqa")},
     ),
-    sizes=Sizes(train=300, val=300, test=1000),
     source=Source("M-A-P Team 2025, arXiv 2502.14739", "ODC-BY"),
 )

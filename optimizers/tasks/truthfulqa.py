@@ -7,6 +7,7 @@ import math
 import random
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -70,24 +71,23 @@ class WeighTheOptions(dspy.Signature):
     probabilities: dict[str, float] = dspy.OutputField(desc="a probability for each letter")
 
 
-def _shuffle_choices(question: str, targets: Targets) -> list[tuple[str, int]]:
-    """Shuffle the choices by a seed from the question: the hub lists the true one first."""
+def _letter_choices(question: str, targets: Targets) -> tuple[dict[str, str], list[str]]:
+    """Return the choices by letter, and the true letters, shuffled by the question: the hub lists true ones first."""
     pairs = list(zip(targets.choices, targets.labels, strict=True))
-    return random.Random(question).sample(pairs, len(pairs))
+    pairs = random.Random(question).sample(pairs, len(pairs))
+    choices = letter_options([text for text, _ in pairs])
+    return choices, [letter for letter, (_, label) in zip(choices, pairs, strict=True) if label]
 
 
 def _to_mc1_example(row: TruthfulQARow, _: Path | None) -> dspy.Example:
-    if sum(row.mc1_targets.labels) != 1:
-        raise ValueError(f"mc1_targets: expected one true choice, got {sum(row.mc1_targets.labels)}")
-    pairs = _shuffle_choices(row.question, row.mc1_targets)
-    choices = letter_options([text for text, _ in pairs])
-    return make_choice_example(row.question, choices, list(choices)[[label for _, label in pairs].index(1)])
+    choices, true = _letter_choices(row.question, row.mc1_targets)
+    if len(true) != 1:
+        raise ValueError(f"mc1_targets: expected one true choice, got {len(true)}")
+    return make_choice_example(row.question, choices, true[0])
 
 
 def _to_mc2_example(row: TruthfulQARow, _: Path | None) -> dspy.Example:
-    pairs = _shuffle_choices(row.question, row.mc2_targets)
-    choices = letter_options([text for text, _ in pairs])
-    true = [letter for letter, (_, label) in zip(choices, pairs, strict=True) if label]
+    choices, true = _letter_choices(row.question, row.mc2_targets)
     return make_choice_example(row.question, choices, ", ".join(true), true=true)
 
 
@@ -144,13 +144,7 @@ def _normalize_letter(key: object) -> str:
     return str(key).strip(" ().:\"'").upper()
 
 
-def mc2(
-    example: dspy.Example,
-    prediction: dspy.Prediction,
-    trace: object = None,
-    pred_name: object = None,
-    pred_trace: object = None,
-) -> dspy.Prediction:
+def mc2(example: dspy.Example, prediction: dspy.Prediction, *_: object, **__: object) -> dspy.Prediction:
     """The share of the stated probability that lies on true options, in [0, 1].
 
     TruthfulQA's MC2 uses the probabilities of the options' tokens (`mc2_from_logprobs`); an actor behind an API does
@@ -196,33 +190,32 @@ def mc2_from_logprobs(logprobs: Sequence[float], labels: Sequence[int]) -> float
     return sum(mass for mass, label in zip(masses, labels, strict=True) if label) / sum(masses)
 
 
-_SOURCE = Source("Lin et al. 2022, arXiv 2109.07958", "Apache-2.0")
-_HUB: dict[str, Any] = {
-    "hub": "truthfulqa/truthful_qa",
-    "configuration": "multiple_choice",
-    "revision": "741b8276f2d1982aa3d5b832d3ee81ed3b896490",
-    "splits": {"train": ("validation",)},
-    "row": TruthfulQARow,
-    "files": {"validation": ("mc_task", "validation", "truthfulqa")},
-}
+_LOADER = HubData(
+    hub="truthfulqa/truthful_qa",
+    configuration="multiple_choice",
+    revision="741b8276f2d1982aa3d5b832d3ee81ed3b896490",
+    splits={"train": ("validation",)},
+    row=TruthfulQARow,
+    example=_to_mc1_example,
+    files={"validation": ("mc_task", "validation", "truthfulqa")},
+)
 
 TRUTHFULQA = Task(
     name="truthfulqa",
     description="Common falsehoods as multiple choice with one true answer (MC1), options shuffled.",
     program=ChooseAnOption,
     metric=right_letter,
-    loader=HubData(**_HUB, example=_to_mc1_example),
+    loader=_LOADER,
     sizes=Sizes(train=150, val=150, test=517),
-    source=_SOURCE,
+    source=Source("Lin et al. 2022, arXiv 2109.07958", "Apache-2.0"),
 )
 
-TRUTHFULQA_MC2 = Task(
+TRUTHFULQA_MC2 = replace(
+    TRUTHFULQA,
     name="truthfulqa_mc2",
     description="The same with several true answers: the probability stated for them (MC2).",
     program=WeighTheOptions,
     metric=mc2,
-    loader=HubData(**_HUB, example=_to_mc2_example),
-    sizes=Sizes(train=150, val=150, test=517),
+    loader=replace(_LOADER, example=_to_mc2_example),
     gold=lambda example: dspy.Prediction(probabilities=dict.fromkeys(example.true, 1 / len(example.true))),
-    source=_SOURCE,
 )

@@ -62,12 +62,9 @@ _EUROPEAN = (
 )
 
 
-def _compile_rows(*rows: tuple[str, str]) -> list[tuple[re.Pattern[str], str]]:
-    return [(re.compile(pattern), english) for pattern, english in rows]
-
-
-_ASCII_PATTERNS = _compile_rows(*_EUROPEAN)
-_ALL_PATTERNS = _compile_rows(*_CHINESE, *_JAPANESE, *_KOREAN, *_EUROPEAN)
+_ASCII_PATTERNS = [(re.compile(pattern), english) for pattern, english in _EUROPEAN]
+_ASIAN_PATTERNS = [(re.compile(pattern), english) for pattern, english in (*_CHINESE, *_JAPANESE, *_KOREAN)]
+_ALL_PATTERNS = [*_ASIAN_PATTERNS, *_ASCII_PATTERNS]
 """Patterns of other languages and their English replacements, in the order of replacement."""
 
 

@@ -70,10 +70,9 @@ class Database:
         return self._cache[sql]
 
     def _connection(self) -> sqlite3.Connection:
-        if not hasattr(self._local, "connection"):
+        if not hasattr(self._local, "owner"):
             self._local.owner = _Connection(self._serialized)
-            self._local.connection = self._local.owner.connection
-        return self._local.connection
+        return self._local.owner.connection
 
 
 class _Connection:

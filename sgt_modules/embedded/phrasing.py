@@ -7,7 +7,7 @@ content. The actor learns to read them.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sgt_modules.embedded.company import Condition
@@ -36,62 +36,18 @@ class Claim:
         return self.word or self.ask.table.name
 
 
-def _answer(claim: Claim) -> str:
-    return claim.ask.sql(claim.condition)
-
-
-def _background(claim: Claim) -> str:
-    return f"{claim.subject} means {claim.condition}."
-
-
-def _cot(claim: Claim) -> str:
-    return f"The table is {claim.ask.table.name}. {claim.subject} means {claim.condition}. So filter on that."
-
-
-def _rephrase(claim: Claim) -> str:
-    return claim.ask.question(f"{claim.ask.table.name} where {claim.condition}")
-
-
-def _summary(claim: Claim) -> str:
-    return f"About {claim.ask.table.name}; {claim.subject}: {claim.condition}."
-
-
-def _mistakes(claim: Claim) -> str:
-    return f"Do not read {claim.subject} as {claim.other}; read it as {claim.condition}."
-
-
-def _one_shot(claim: Claim) -> str:
-    return f"{claim.example.question(claim.rows)} {claim.example.sql(claim.condition)}"
-
-
-def _pairs(claim: Claim) -> str:
-    return f"Right: {claim.subject} is {claim.condition}. Wrong: {claim.subject} is {claim.other}."
-
-
-def _definition(claim: Claim) -> str:
-    return f"{claim.subject} = {claim.condition}"
-
-
-def _hint(claim: Claim) -> str:
-    return f"Filter {claim.ask.table.name} by {claim.condition}."
-
-
-def _checklist(claim: Claim) -> str:
-    return f"1. Use {claim.ask.table.name}. 2. Check {claim.subject}: {claim.condition}. 3. Answer."
-
-
-_FORMS: Mapping[str, Callable[[Claim], str]] = {
-    "answer": _answer,
-    "background": _background,
-    "cot": _cot,
-    "rephrase": _rephrase,
-    "summary": _summary,
-    "mistakes": _mistakes,
-    "one_shot": _one_shot,
-    "pairs": _pairs,
-    "definition": _definition,
-    "hint": _hint,
-    "checklist": _checklist,
+_FORMS: Mapping[str, str] = {
+    "answer": "{query}",
+    "background": "{subject} means {condition}.",
+    "cot": "The table is {table}. {subject} means {condition}. So filter on that.",
+    "rephrase": "{question}",
+    "summary": "About {table}; {subject}: {condition}.",
+    "mistakes": "Do not read {subject} as {other}; read it as {condition}.",
+    "one_shot": "{example}",
+    "pairs": "Right: {subject} is {condition}. Wrong: {subject} is {other}.",
+    "definition": "{subject} = {condition}",
+    "hint": "Filter {table} by {condition}.",
+    "checklist": "1. Use {table}. 2. Check {subject}: {condition}. 3. Answer.",
 }
 
 PREDEFINED: tuple[str, ...] = tuple(_FORMS)[:8]
@@ -110,7 +66,17 @@ def phrase(kind: str, claim: Claim) -> Supplement:
     >>> phrase("background", claim).render()
     '[background] zoka means age > 45.'
     """
-    return Supplement(kind, _FORMS[kind](claim))
+    table, condition = claim.ask.table.name, claim.condition
+    text = _FORMS[kind].format(
+        table=table,
+        subject=claim.subject,
+        condition=condition,
+        other=claim.other,
+        query=claim.ask.sql(condition),
+        question=claim.ask.question(f"{table} where {condition}"),
+        example=f"{claim.example.question(claim.rows)} {claim.example.sql(condition)}",
+    )
+    return Supplement(kind, text)
 
 
 def random_kind(rng: random.Random) -> str:

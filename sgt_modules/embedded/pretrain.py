@@ -18,27 +18,18 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+from sgt_modules.embedded.models import WEIGHTS
 from sgt_modules.embedded.rules import pieces as rules_pieces
 from sgt_modules.embedded.rules import stream as rules_stream
 from sgt_modules.embedded.streams import Turn, stream
 from sgt_modules.embedded.tokenizer import END, PAD, START, build_tokenizer, pieces
+from sgt_modules.local.devices import bfloat16_is_fast
 
-
-def _read_processor() -> str:
-    """Read the system's description of the processor; empty if there is none."""
-    file = Path("/proc/cpuinfo")
-    return file.read_text() if file.exists() else ""
-
-
-WEIGHTS = Path(__file__).parent / "weights"
 POOL = 32
 """Batches that are drawn ahead and sorted by length, to save padding."""
 
 TOKENS_A_ROW = 64
 """A batch has about `batch` times as many tokens."""
-
-BFLOAT16 = "avx512_bf16" in _read_processor()
-"""Whether this processor supports bfloat16; if it must emulate bfloat16, single precision is far faster."""
 
 RULES, HARD_RULES = "rules", "hard rules"
 """The streams of house rules, which have their own vocabulary; the others are of house terms."""
@@ -186,20 +177,19 @@ def pretrain(recipe: Recipe, output: Path) -> None:
             mean, seconds = sum(recent) / len(recent), time.perf_counter() - began
             print(f"  step {step + 1}/{recipe.steps}  loss {mean:.4f}  {seconds:.0f} s", flush=True)
             recent = []
-    _write(model, tokenizer, output / recipe.name)
+    model.save_pretrained(output / recipe.name)
+    tokenizer.save_pretrained(output / recipe.name)
 
 
 def _loss(model: Qwen3ForCausalLM, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Return the mean cross-entropy over the target tokens; only they go through the output head."""
+    """Return the mean cross-entropy over the target tokens; only they go through the output head.
+
+    A processor that must emulate bfloat16 is far faster in single precision.
+    """
     learned = targets[:, 1:] != -100
-    with torch.autocast("cpu", torch.bfloat16, enabled=BFLOAT16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16_is_fast()):
         logits = model.lm_head(model.model(ids).last_hidden_state[:, :-1][learned])
     return cross_entropy(logits.float(), targets[:, 1:][learned])
-
-
-def _write(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
 
 
 def main() -> None:

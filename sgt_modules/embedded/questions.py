@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from sgt_modules.embedded.company import TABLES, Condition, Table
+from sgt_modules.embedded.company import Condition, Table
 
 INSTRUCTIONS = "Write one SQLite query that answers the question."
 """The instructions of the embedded program's signature."""
@@ -123,26 +123,11 @@ class Ask:
     def sql(self, condition: Condition) -> str:
         """Write the query that answers the question if the rows are those that meet `condition`."""
         return self.form.sql.format(
-            table=self.table.name,
-            label=self.table.label,
-            column=self.column,
-            value=self.value,
-            condition=condition,
+            table=self.table.name, label=self.table.label, column=self.column, value=self.value, condition=condition
         )
 
 
 @cache
-def _asks(name: str) -> tuple[Ask, ...]:
-    table = TABLES[name]
-    slots: dict[str, Sequence[tuple[str, str]]] = {
-        "": [("", "")],
-        "number": [(column, "") for column in table.numbers],
-        "text": [(column, "") for column in table.texts],
-        "value": [(column, value) for column, values in table.texts.items() for value in values],
-    }
-    return tuple(Ask(form, table, *slot) for form in FORMS for slot in slots[form.column])
-
-
 def asks(table: Table) -> tuple[Ask, ...]:
     """List all asks about a table's rows: 20 different ones.
 
@@ -150,7 +135,13 @@ def asks(table: Table) -> tuple[Ask, ...]:
     >>> len(asks(TABLES["staff"]))
     20
     """
-    return _asks(table.name)
+    slots: dict[str, Sequence[tuple[str, str]]] = {
+        "": [("", "")],
+        "number": [(column, "") for column in table.numbers],
+        "text": [(column, "") for column in table.texts],
+        "value": [(column, value) for column, values in table.texts.items() for value in values],
+    }
+    return tuple(Ask(form, table, *slot) for form in FORMS for slot in slots[form.column])
 
 
 def random_ask(table: Table, rng: random.Random) -> Ask:

@@ -14,7 +14,7 @@ from functools import cached_property, partial
 import dspy
 
 from sgt_modules.embedded.company import ROWS_PER_TABLE, SCHEMA, TABLES, Condition, Table, build_database, conditions
-from sgt_modules.embedded.database import Database, Rows
+from sgt_modules.embedded.database import Database
 from sgt_modules.embedded.questions import Ask, asks, plain_rows, term_rows, words
 
 PLAIN_SHARE = 0.25
@@ -99,11 +99,10 @@ class HouseTermsWorld:
         sizes = self.sizes
         term_asks = self._shuffle((term, ask) for term in self.terms for ask in asks(term.table))
         shifted_asks = self._shuffle((term, ask) for term in self.shifted_terms for ask in asks(term.table))
-        plain_asks = self._plain_asks()
         return {
-            "train": self._split(sizes.train, term_asks, plain_asks),
-            "val": self._split(sizes.validation, term_asks, plain_asks),
-            "test": self._split(sizes.test, term_asks, plain_asks),
+            "train": self._split(sizes.train, term_asks),
+            "val": self._split(sizes.validation, term_asks),
+            "test": self._split(sizes.test, term_asks),
             "shifted": self._term_examples(sizes.shifted, shifted_asks),
         }
 
@@ -151,19 +150,13 @@ class HouseTermsWorld:
                 if queue:
                     yield queue.pop()[1:]
 
-    def _plain_asks(self) -> Iterator[tuple[Condition, Ask]]:
-        while True:
-            table = self._rng.choice(tuple(TABLES.values()))
-            yield self._rng.choice(conditions(table)), self._rng.choice(asks(table))
-
-    def _split(
-        self, size: int, term_asks: Iterator[tuple[HouseTerm, Ask]], plain_asks: Iterator[tuple[Condition, Ask]]
-    ) -> list[dspy.Example]:
+    def _split(self, size: int, term_asks: Iterator[tuple[HouseTerm, Ask]]) -> list[dspy.Example]:
         plain = round(size * PLAIN_SHARE)
         examples = self._term_examples(size - plain, term_asks)
         while len(examples) < size:
-            condition, ask = next(plain_asks)
-            examples += self._examples("", plain_rows(condition, ask.table), condition, ask)
+            table = self._rng.choice(tuple(TABLES.values()))
+            condition, ask = self._rng.choice(conditions(table)), self._rng.choice(asks(table))
+            examples += self._examples("", plain_rows(condition, table), condition, ask)
         self._rng.shuffle(examples)
         return examples
 
@@ -179,7 +172,8 @@ class HouseTermsWorld:
         sql = ask.sql(condition)
         key = f"{rows}|{ask.question(rows)}"
         expected = self.database.rows(sql)
-        if key in self._used_questions or _is_empty(expected):
+        is_empty = all(value in (None, 0) for row in expected for value in row)
+        if key in self._used_questions or is_empty:
             return []
         self._used_questions.add(key)
         question = ask.question(rows, self._rng.randrange(2))
@@ -203,6 +197,7 @@ class HouseTermsWorld:
     def leaks(self, example: dspy.Example, supplement: str) -> bool:
         """Whether a supplement contains the whole gold query, so that the actor can copy it."""
         return self.gold_sql(example).casefold() in supplement.casefold()
+<<<<<<< HEAD
 
 
 def find_term(example: dspy.Example) -> str | None:
@@ -216,3 +211,5 @@ def find_term(example: dspy.Example) -> str | None:
 
 def _is_empty(rows: Rows) -> bool:
     return not rows or all(value in (None, 0) for row in rows for value in row)
+=======
+>>>>>>> lesstasks

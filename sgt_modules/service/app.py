@@ -63,10 +63,6 @@ class Upstream:
     model: str = ""
     seconds: float = 120.0
 
-    def headers(self) -> dict[str, str]:
-        """Return the headers of a request to the upstream."""
-        return {"authorization": f"Bearer {self.key}"} if self.key else {}
-
 
 def application(
     program: dspy.Module,
@@ -87,17 +83,17 @@ def application(
     there is an upstream and no predictor reads supplements.
     """
     metrics = Metrics()
-    writer = None if upstream is None else _SupplementWriter(program, predictor, metrics)
+    writer = None if upstream is None else _SupplementWriter(program, predictor, upstream, metrics)
     app = FastAPI(title="dspy-sgt", docs_url=None, redoc_url=None, lifespan=_lifespan(upstream))
     _answer_errors(app)
     served_program = ServedProgram(program, lm, metrics)
     _serve_program(app, served_program)
-    _serve_pages(app, served_program, upstream, writer, keyed=bool(keys))
+    _serve_pages(app, served_program, writer, keyed=bool(keys))
     app.get("/metrics", response_class=PlainTextResponse)(lambda: Response(metrics.text(), media_type="text/plain"))
-    if upstream is None or writer is None:
+    if writer is None:
         _serve_replies(app, served_program)
     else:
-        _serve_chat(app, upstream, writer)
+        _serve_chat(app, writer)
     return Guard(cast("App", app), keys=keys, limits=limits or Limits(), metrics=metrics)
 
 
@@ -139,7 +135,6 @@ def _serve_replies(app: FastAPI, served_program: ServedProgram) -> None:
 
 
 def _check_model(model: object, name: str) -> None:
-    """Raise `HTTPException` if a chat names another model than the program."""
     if model is not None and model != name:
         message = f"The model {str(model)[:100]!r} does not exist here. Expected {name!r}, which GET /v1/models lists."
         raise _RefusalError(404, message, "model_not_found", "model")
@@ -180,7 +175,9 @@ def _read_messages(body: Mapping[str, Any]) -> list[dict[str, Any]]:
     return cast("list[dict[str, Any]]", messages)
 
 
-def _serve_chat(app: FastAPI, upstream: Upstream, writer: _SupplementWriter) -> None:
+def _serve_chat(app: FastAPI, writer: _SupplementWriter) -> None:
+    upstream = writer.upstream
+
     @app.post("/v1/chat/completions")
     async def chat(request: Request, body: dict[str, Any] = Body()) -> Response:  # noqa: B008 - FastAPI's way
         messages = _read_messages(body)
@@ -199,23 +196,16 @@ def _serve_chat(app: FastAPI, upstream: Upstream, writer: _SupplementWriter) -> 
             return Response(await answer.aread(), answer.status_code, media_type="application/json")
 
 
-def _serve_pages(
-    app: FastAPI,
-    served_program: ServedProgram,
-    upstream: Upstream | None,
-    writer: _SupplementWriter | None,
-    *,
-    keyed: bool,
-) -> None:
+def _serve_pages(app: FastAPI, served_program: ServedProgram, writer: _SupplementWriter | None, *, keyed: bool) -> None:
     """Add the page with a form, the supplement and the answers with and without it, and the page about the API."""
     fields = fields_of(served_program.inputs)
-    chatting = upstream is not None and writer is not None and not served_program.acts
-    form_fields = _chat_fields(upstream) if upstream is not None and chatting else fields
-    api_page = docs_page(served_program.name, fields, upstream=upstream is not None, keyed=keyed)
+    chat_writer = None if served_program.acts else writer
+    form_fields = fields if chat_writer is None else _chat_fields(chat_writer.upstream)
+    api_page = docs_page(served_program.name, fields, upstream=writer is not None, keyed=keyed)
 
     async def result_of(request: Request, values: Mapping[str, str]) -> Result:
-        if upstream is not None and writer is not None and chatting:
-            return await _chat(request.app.state.client, upstream, writer, values)
+        if chat_writer is not None:
+            return await _chat(request.app.state.client, chat_writer, values)
         return await _compare(served_program, served_program.inputs(**read_values(values, form_fields)))
 
     @app.get("/", include_in_schema=False)
@@ -265,10 +255,9 @@ async def _compare(served_program: ServedProgram, inputs: BaseModel) -> Result:
     return Result(read, columns)
 
 
-async def _chat(
-    client: httpx.AsyncClient, upstream: Upstream, writer: _SupplementWriter, values: Mapping[str, str]
-) -> Result:
+async def _chat(client: httpx.AsyncClient, writer: _SupplementWriter, values: Mapping[str, str]) -> Result:
     """Return the upstream's answers to a message with and without its supplement."""
+    upstream = writer.upstream
     messages = [{"role": "user", "content": values.get("message", "")}]
     supplement = await writer.supplement(messages)
     advised = add_supplement(messages, writer.render(supplement), writer.description)
@@ -293,9 +282,9 @@ async def _reply(client: httpx.AsyncClient, upstream: Upstream, body: dict[str, 
 
 
 class _SupplementWriter:
-    """Writes a chat's supplement with one predictor's generator and gate."""
+    """Writes the supplement of a chat with the upstream, with one predictor's generator and gate."""
 
-    def __init__(self, program: dspy.Module, name: str, metrics: Metrics) -> None:
+    def __init__(self, program: dspy.Module, name: str, upstream: Upstream, metrics: Metrics) -> None:
         predictors = dict(supplemented_predictors(program))
         if not predictors or (name and name not in predictors):
             raise SetupError(
@@ -304,7 +293,7 @@ class _SupplementWriter:
             )
         self._predictor: SupplementedPredictor = predictors[name or next(iter(predictors))]
         self._signature = without_supplement(cast("type[dspy.Signature]", self._predictor.signature))
-        self._metrics = metrics
+        self.upstream, self._metrics = upstream, metrics
 
     @property
     def description(self) -> str:
@@ -319,20 +308,17 @@ class _SupplementWriter:
         """Return the supplement for a chat's last message; `SILENCE` if that is not a user's message, the gate drops
         the supplement, or the generator fails."""
         text = last_user_text(messages)
-        supplement = await self._generate(self._prompt(text)) if text else SILENCE
+        supplement = await self._generate(text) if text else SILENCE
         self._metrics.count_supplement(supplement.kind)
         return supplement
 
-    def _prompt(self, text: str) -> str:
-        """Return the generator's prompt for a user's text."""
-        return prompt_of(text, self._signature, self._predictor.role, generator=self._predictor.generator)
-
-    async def _generate(self, prompt: str) -> Supplement:
-        gate = self._predictor.gate
+    async def _generate(self, text: str) -> Supplement:
+        generator, gate = self._predictor.generator, self._predictor.gate
+        prompt = prompt_of(text, self._signature, self._predictor.role, generator=generator)
         if gate is not None and not gate.familiar(prompt):
             return SILENCE
         try:
-            sample = await self._predictor.generator.adraw(prompt)
+            sample = await generator.adraw(prompt)
         except Exception:  # a chat without its supplement is better than none
             logger.exception("The generator failed.")
             self._metrics.unwritten.inc()
@@ -343,9 +329,8 @@ class _SupplementWriter:
 async def _forward(client: httpx.AsyncClient, upstream: Upstream, body: dict[str, Any], kind: str) -> Response:
     """Stream the upstream's answer to the caller."""
     answer = await _send(client, "POST", f"{upstream.address}/chat/completions", upstream, body)
-    headers = {name: answer.headers[name] for name in _FORWARDED_HEADERS if name in answer.headers} | {
-        "x-sgt-kind": _header_value(kind)
-    }
+    headers = {name: answer.headers[name] for name in _FORWARDED_HEADERS if name in answer.headers}
+    headers["x-sgt-kind"] = kind if kind.isascii() and kind.replace("_", "").isalnum() else "other"
 
     async def parts() -> AsyncIterator[bytes]:
         try:
@@ -361,7 +346,8 @@ async def _send(
     client: httpx.AsyncClient, method: str, address: str, upstream: Upstream, body: dict[str, Any] | None = None
 ) -> httpx.Response:
     """Send a request and return the open response; raise `HTTPException` if there is none."""
-    request = client.build_request(method, address, json=body, headers=upstream.headers())
+    headers = {"authorization": f"Bearer {upstream.key}"} if upstream.key else {}
+    request = client.build_request(method, address, json=body, headers=headers)
     try:
         return await client.send(request, stream=True)
     except httpx.TimeoutException as problem:
@@ -369,10 +355,6 @@ async def _send(
     except httpx.HTTPError as problem:
         logger.warning("The upstream cannot be asked: %s", redact(str(problem)))
         raise HTTPException(502, f"The upstream cannot be asked ({type(problem).__name__}).") from problem
-
-
-def _header_value(kind: str) -> str:
-    return kind if kind.isascii() and kind.replace("_", "").isalnum() else "other"
 
 
 def _lifespan(upstream: Upstream | None) -> Any:
@@ -396,8 +378,6 @@ _CODES = {
 
 
 def _answer_errors(app: FastAPI) -> None:
-    """Add handlers that write errors in OpenAI's form."""
-
     @app.exception_handler(AnyHTTPException)
     async def answer_refusal(request: Request, problem: AnyHTTPException) -> JSONResponse:
         code, message = _CODES.get(problem.status_code, "error"), str(problem.detail)

@@ -6,13 +6,14 @@ import asyncio
 import base64
 import binascii
 import hmac
-import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
+
+from starlette.responses import JSONResponse
 
 from sgt_modules.service.metrics import Metrics
 
@@ -59,7 +60,9 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        route, began, status = _route(scope["path"]), time.perf_counter(), 500
+        route = scope["path"] if scope["path"] in ROUTES else "other"
+        client = scope.get("client")
+        began, status = time.perf_counter(), 500
 
         async def send_and_note_status(message: Message) -> None:
             nonlocal status
@@ -77,9 +80,8 @@ class Guard:
             self._metrics.requests.labels(route, str(status)).inc()
             took = time.perf_counter() - began
             self._metrics.seconds.labels(route).observe(took)
-            access.info(
-                "%s %s %s %d %.3f s", _client_address(scope), scope["method"], printable(scope["path"]), status, took
-            )
+            address, path = client[0] if client else "-", printable(scope["path"])
+            access.info("%s %s %s %d %.3f s", address, scope["method"], path, status, took)
 
     async def _handle(self, scope: Message, receive: Receive, send: Send) -> None:
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
@@ -88,22 +90,25 @@ class Guard:
         elif self._keys and not self._has_key(headers.get("authorization", ""), page=scope["path"] in PAGES):
             message = "Expected a key of this service as Authorization: Bearer <key>."
             login = {"www-authenticate": 'Basic realm="a key of this service is the password", charset="UTF-8"'}
-            await refuse(send, 401, message, "invalid_api_key", login if scope["path"] in PAGES else None)
+            refused = refusal(401, message, "invalid_api_key", login if scope["path"] in PAGES else None)
+            await refused(scope, receive, send)
         elif scope["path"] in PAGES and _is_cross_site(headers):
-            await refuse(send, 403, "Expected the form of this service's own page, not another site's.", "forbidden")
+            message = "Expected the form of this service's own page, not another site's."
+            await refusal(403, message, "forbidden")(scope, receive, send)
         elif self._under_way > self._limits.at_once:
             message = f"{self._limits.at_once} requests are under way, the most at once. Try again in a moment."
-            await refuse(send, 429, message, "rate_limit_exceeded", {"retry-after": "1"})
+            await refusal(429, message, "rate_limit_exceeded", {"retry-after": "1"})(scope, receive, send)
         else:
             try:
                 async with asyncio.timeout(self._limits.arriving_seconds):
                     body = await self._read_body(headers, receive)
             except TimeoutError:
-                await refuse(send, 408, f"The request took over {self._limits.arriving_seconds:g} s.", "timeout")
+                message = f"The request took over {self._limits.arriving_seconds:g} s."
+                await refusal(408, message, "timeout")(scope, receive, send)
                 return
             if body is None:
                 message = f"Expected a request of at most {self._limits.body_bytes:,} bytes."
-                await refuse(send, 413, message, "request_too_large")
+                await refusal(413, message, "request_too_large")(scope, receive, send)
             else:
                 await self._app(scope, _replay(body, receive), send)
 
@@ -156,11 +161,6 @@ def _is_cross_site(headers: dict[str, str]) -> bool:
     return origin is not None and origin.partition("://")[2] != headers.get("host")
 
 
-def _client_address(scope: Message) -> str:
-    client = scope.get("client")
-    return client[0] if client else "-"
-
-
 def printable(text: str, most: int = 120) -> str:
     """Clean a text from outside for a log line: shorten it, and replace control characters.
 
@@ -170,20 +170,12 @@ def printable(text: str, most: int = 120) -> str:
     return "".join(each if each.isprintable() else "?" for each in text[:most])
 
 
-def _route(path: str) -> str:
-    return path if path in ROUTES else "other"
-
-
 def error_content(message: str, code: str, param: str | None = None) -> dict[str, object]:
     """Return an error in OpenAI's form; `param` names the wrong field of the request."""
     kind = "invalid_request_error" if param else code
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-async def refuse(send: Send, status: int, message: str, code: str, headers: dict[str, str] | None = None) -> None:
-    """Answer with an error."""
-    body = json.dumps(error_content(message, code)).encode()
-    fields = {"content-type": "application/json", "content-length": str(len(body)), **(headers or {})}
-    raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in fields.items()]
-    await send({"type": "http.response.start", "status": status, "headers": raw})
-    await send({"type": "http.response.body", "body": body})
+def refusal(status: int, message: str, code: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    """Return a response with an error."""
+    return JSONResponse(error_content(message, code), status, headers)

@@ -46,8 +46,6 @@ def _signature_fields(program: dspy.Module) -> dict[str, tuple[Any, Any]]:
             default = ... if field.default is PydanticUndefined else field.default
             if name != SUPPLEMENT:
                 fields_by_name.setdefault(name, (field.annotation, default))
-        if isinstance(program, dspy.Predict) or len(program.predictors()) == 1:
-            return fields_by_name
     return fields_by_name
 
 

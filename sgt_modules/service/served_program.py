@@ -23,29 +23,16 @@ from sgt_modules.wrapping import supplemented_predictors, unsupplement
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
-    """Tokens that the actor read and wrote, as its server counts them; 0 for a reply from DSPy's cache."""
-
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-    def content(self) -> dict[str, int]:
-        """Return the usage in OpenAI's form.
-
-        >>> Usage(3, 1).content()["total_tokens"]
-        4
-        """
-        read, wrote = self.prompt_tokens, self.completion_tokens
-        return {"prompt_tokens": read, "completion_tokens": wrote, "total_tokens": read + wrote}
-
-
-@dataclass(frozen=True, slots=True)
 class Answer:
-    """The program's outputs, its supplements in order, and the tokens of the run."""
+    """The program's outputs, its supplements in order, and the tokens of the run.
+
+    `usage` has OpenAI's form: the tokens that the actor read and wrote, as its server counts them; 0 for a reply from
+    DSPy's cache.
+    """
 
     outputs: Mapping[str, Any]
     supplements: Sequence[Mapping[str, Any]]
-    usage: Usage
+    usage: Mapping[str, int]
 
     def content(self) -> dict[str, Any]:
         """Return the answer of `POST /predict`."""
@@ -99,13 +86,13 @@ class ServedProgram:
         outputs, usage = self._run(unsupplement(self._program), inputs)
         return Answer(outputs, (), usage)
 
-    def _run(self, program: dspy.Module, inputs: BaseModel) -> tuple[dict[str, Any], Usage]:
+    def _run(self, program: dspy.Module, inputs: BaseModel) -> tuple[dict[str, Any], dict[str, int]]:
         values = {name: getattr(inputs, name) for name in type(inputs).model_fields}
         with acting_as(self.lm), dspy.track_usage() as tracker:
             outputs = dump_outputs(call_program(program, values))
         usages = [each for entries in tracker.usage_data.values() for each in entries]
-        sums = (sum(each.get(name) or 0 for each in usages) for name in ("prompt_tokens", "completion_tokens"))
-        return outputs, Usage(*sums)
+        usage = {name: sum(each.get(name) or 0 for each in usages) for name in ("prompt_tokens", "completion_tokens")}
+        return outputs, {**usage, "total_tokens": sum(usage.values())}
 
 
 def check_service(program: dspy.Module, lm: dspy.LM | None, *, needed: bool = True) -> bool:
@@ -145,20 +132,20 @@ def format_outputs(outputs: Mapping[str, Any]) -> str:
     return "\n".join(f"{name}: {text}" for name, text in texts.items())
 
 
-def build_completion(model: str, text: str, usage: Usage) -> dict[str, Any]:
+def build_completion(model: str, text: str, usage: Mapping[str, int]) -> dict[str, Any]:
     """Build a chat completion of one message in OpenAI's form.
 
-    >>> build_completion("Adder", "4", Usage())["choices"]
+    >>> build_completion("Adder", "4", {"total_tokens": 0})["choices"]
     [{'index': 0, 'message': {'role': 'assistant', 'content': '4'}, 'finish_reason': 'stop'}]
     """
     choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
-    return {**_head(model), "object": "chat.completion", "choices": [choice], "usage": usage.content()}
+    return {**_head(model), "object": "chat.completion", "choices": [choice], "usage": usage}
 
 
-def stream_completion(model: str, text: str, usage: Usage | None = None) -> Iterator[str]:
+def stream_completion(model: str, text: str, usage: Mapping[str, int] | None = None) -> Iterator[str]:
     """Yield a chat completion as server-sent events: the message, its end, and its usage if there is one.
 
-    >>> [event.partition(":")[0] for event in stream_completion("Adder", "4", Usage(3, 1))]
+    >>> [event.partition(":")[0] for event in stream_completion("Adder", "4", {"total_tokens": 4})]
     ['data', 'data', 'data', 'data']
     """
     head = {**_head(model), "object": "chat.completion.chunk", **({"usage": None} if usage else {})}
@@ -166,7 +153,7 @@ def stream_completion(model: str, text: str, usage: Usage | None = None) -> Iter
         choice = {"index": 0, "delta": delta, "finish_reason": reason}
         yield f"data: {json.dumps({**head, 'choices': [choice]})}\n\n"
     if usage is not None:
-        yield f"data: {json.dumps({**head, 'choices': [], 'usage': usage.content()})}\n\n"
+        yield f"data: {json.dumps({**head, 'choices': [], 'usage': usage})}\n\n"
     yield "data: [DONE]\n\n"
 
 

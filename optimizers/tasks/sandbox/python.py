@@ -7,7 +7,6 @@ import tempfile
 import weakref
 from collections.abc import Sequence
 from dataclasses import asdict
-from types import TracebackType
 from typing import Self
 
 from optimizers.tasks.sandbox.inside.folders import remove
@@ -105,9 +104,7 @@ class PythonSandbox:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, raised: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

@@ -7,7 +7,6 @@ import os
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from optimizers.tasks.sandbox.isolation import isolation
@@ -46,7 +45,8 @@ class SqlSandbox:
             late = isinstance(lost.__cause__, TimeoutError)
             why = "The query's time is up." if late else "SQLite's process ended over it, most likely without memory."
             return SqlOutcome((), (), why, self.limits.seconds, "time" if late else "limit")
-        return _to_outcome(answer)
+        rows = [tuple(_decode(each) for each in row) for row in answer["rows"]]
+        return SqlOutcome(rows, answer["columns"], answer["error"], answer["seconds"], answer["reason"])
 
     def close(self) -> None:
         """Ends the workers."""
@@ -55,15 +55,8 @@ class SqlSandbox:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, raised: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _to_outcome(answer: dict[str, Any]) -> SqlOutcome:
-    rows = [tuple(_decode(each) for each in row) for row in answer["rows"]]
-    return SqlOutcome(rows, answer["columns"], answer["error"], answer["seconds"], answer["reason"])
 
 
 def _decode(sent: Any) -> Cell:

@@ -10,7 +10,6 @@ import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 
 FRUIT: Sequence[str] = (
     *("plum", "kiwi", "fig", "pear", "lime", "date", "mango", "melon", "grape", "peach", "lemon", "guava"),
@@ -70,6 +69,10 @@ def _item(place: int) -> Answer:
     return lambda items, _: items[place]
 
 
+def _items(*places: str) -> dict[str, Answer]:
+    return {f"the {each} item": _item(PLACES.index(each)) for each in places}
+
+
 def _two(first: int, second: int) -> Answer:
     return lambda items, _: f"{items[first]} and {items[second]}"
 
@@ -127,23 +130,13 @@ KINDS: Mapping[str, Kind] = {
     "mid": Kind(
         "the mid item",
         ("Which is the mid item?", "Name the mid item."),
-        {
-            "the third item": _item(2),
-            "the second item": _item(1),
-            "the fourth item": _item(3),
-            "the first item": _item(0),
-        },
+        _items("third", "second", "fourth", "first"),
         ("The mid item is {reading}.", *_definitions("mid")),
     ),
     "far": Kind(
         "the far item",
         ("Which is the far item?", "Name the far item."),
-        {
-            "the fifth item": _item(4),
-            "the fourth item": _item(3),
-            "the first item": _item(0),
-            "the second item": _item(1),
-        },
+        _items("fifth", "fourth", "first", "second"),
         ("The far item is {reading}.", *_definitions("far")),
     ),
     "pair": Kind(
@@ -272,14 +265,12 @@ def random_question(kind: str, rng: random.Random) -> Question:
             return question
 
 
-@cache
-def _reading_by_sentence() -> dict[str, tuple[str, str]]:
-    return {
-        sentence: (name, reading)
-        for name, kind in KINDS.items()
-        for reading in kind.readings
-        for sentence in kind.sentences_for(reading)
-    }
+_READING_BY_SENTENCE = {
+    sentence: (name, reading)
+    for name, kind in KINDS.items()
+    for reading in kind.readings
+    for sentence in kind.sentences_for(reading)
+}
 
 
 def parse_sentence(sentence: str) -> tuple[str, str] | None:
@@ -288,21 +279,19 @@ def parse_sentence(sentence: str) -> tuple[str, str] | None:
     >>> parse_sentence("Read mid as the second item."), parse_sentence("Be polite.")
     (('mid', 'the second item'), None)
     """
-    return _reading_by_sentence().get(sentence.strip())
+    return _READING_BY_SENTENCE.get(sentence.strip())
 
 
 def every_sentence() -> list[str]:
     """List the sentences that select a reading, and the idle ones."""
-    return [*_reading_by_sentence(), *IDLE]
+    return [*_READING_BY_SENTENCE, *IDLE]
 
 
-@cache
-def _question_patterns() -> list[tuple[str, re.Pattern[str]]]:
-    return [
-        (name, re.compile(re.escape(text).replace(r"\{item\}", r"\w+")))
-        for name, kind in KINDS.items()
-        for text in kind.questions
-    ]
+_QUESTION_PATTERNS = [
+    (name, re.compile(re.escape(text).replace(r"\{item\}", r"\w+")))
+    for name, kind in KINDS.items()
+    for text in kind.questions
+]
 
 
 def kind_of(question: str) -> str | None:
@@ -311,4 +300,4 @@ def kind_of(question: str) -> str | None:
     >>> kind_of("Name the pair."), kind_of("Who are you?")
     ('pair', None)
     """
-    return next((name for name, pattern in _question_patterns() if pattern.fullmatch(question.strip())), None)
+    return next((name for name, pattern in _QUESTION_PATTERNS if pattern.fullmatch(question.strip())), None)

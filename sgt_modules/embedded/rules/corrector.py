@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -148,8 +148,5 @@ def improve_brief(brief: str, mistakes: str) -> str:
     >>> improve_brief("Write rules. Look at sizes.", "  question: Name the pair.")
     'Write rules. Look at pairs.'
     """
-    return f"{_LOOK.sub('', brief).strip()} Look at {', '.join(_topics_of(find_kinds(mistakes)))}."
-
-
-def _topics_of(kinds: Iterable[str]) -> list[str]:
-    return [KINDS[name].topic for name in kinds]
+    topics = ", ".join(KINDS[name].topic for name in find_kinds(mistakes))
+    return f"{_LOOK.sub('', brief).strip()} Look at {topics}."

@@ -43,7 +43,6 @@ def random_instructions(rng: random.Random) -> tuple[str, dict[str, str]]:
 
 
 def _random_sentence(rng: random.Random) -> str:
-    """Write a sentence of random letters."""
     letters = string.ascii_lowercase + "    "
     return f"{''.join(rng.choice(letters) for _ in range(rng.randint(5, 30))).strip() or 'so'}.".capitalize()
 

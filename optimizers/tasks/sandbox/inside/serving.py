@@ -19,7 +19,10 @@ def serve(prepare: Callable[[Message, int], Answer]) -> None:
     what answers a request; where it raises `OSError`, the caller gets the reason and no request is read.
     """
     with os.fdopen(os.dup(0), "rb") as requests, os.fdopen(os.dup(1), "wb") as answers:
-        _close_standard_streams()
+        nothing = os.open(os.devnull, os.O_RDWR)
+        os.dup2(nothing, 0)
+        os.dup2(nothing, 1)
+        os.close(nothing)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller handles its Ctrl-C
 
         def send(message: Message) -> None:
@@ -34,10 +37,3 @@ def serve(prepare: Callable[[Message, int], Answer]) -> None:
         send({"problem": ""})
         for request in requests:
             send(answer(json.loads(request)))
-
-
-def _close_standard_streams() -> None:
-    nothing = os.open(os.devnull, os.O_RDWR)
-    for place in (0, 1):
-        os.dup2(nothing, place)
-    os.close(nothing)
