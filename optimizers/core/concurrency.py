@@ -1,10 +1,10 @@
-"""Threads that share their creator's `dspy.context`: a parallel map, and a generator read ahead."""
+"""Threads that share their creator's `dspy.context`, and a generator read ahead in one."""
 
 from __future__ import annotations
 
 import contextvars
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import NamedTuple, TypeVar
@@ -15,45 +15,6 @@ T = TypeVar("T")
 def in_context(work: Callable[[], None], name: str) -> threading.Thread:
     """Returns a daemon thread, not started yet, that calls `work` under the caller's `dspy.context`."""
     return threading.Thread(target=contextvars.copy_context().run, args=(work,), name=name, daemon=True)
-
-
-def parallel_map(work: Callable[[int], T], batches: Iterator[Sequence[int]], *, threads: int) -> list[T]:
-    """Calls `work(position)` for every position in several threads; returns the results in the positions' order.
-
-    The batches hold each number from 0 on once. Each thread draws a batch when it is free and works through it in
-    order, under the caller's `dspy.context`. The first exception stops the other threads and is raised.
-
-    >>> parallel_map(lambda position: position * 10, iter([[0, 2], [1]]), threads=2)
-    [0, 10, 20]
-    """
-    drawing, stop = threading.Lock(), threading.Event()
-    results: dict[int, T] = {}
-    problems: list[BaseException] = []
-
-    def drain() -> None:
-        try:
-            while not stop.is_set():
-                with drawing:
-                    positions = next(batches, ())
-                if not positions:
-                    return
-                for position in positions:
-                    results[position] = work(position)
-        except BaseException as problem:  # noqa: BLE001 - raised again below, in the caller's thread
-            problems.append(problem)
-            stop.set()
-
-    workers = [in_context(drain, "sgt-actor") for _ in range(threads)]
-    try:
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
-    finally:  # after a second Ctrl-C, threads at work save what they have and draw no more
-        stop.set()
-    if problems:
-        raise problems[0]
-    return [results[position] for position in range(len(results))]
 
 
 class _End(NamedTuple):

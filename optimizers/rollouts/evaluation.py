@@ -10,7 +10,8 @@ import dspy
 from optimizers.core.events import EventBus
 from optimizers.core.records import Candidate, Query, Rollout
 from optimizers.core.stages import Stage
-from optimizers.rollouts.engine import LiveRun, RolloutEngine
+from optimizers.rollouts.engine import RolloutEngine
+from optimizers.rollouts.queries import LiveRun
 from optimizers.rollouts.sampling import sample_stage
 from sgt_modules.episode import Call
 from sgt_modules.gate import Gate

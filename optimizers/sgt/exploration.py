@@ -22,6 +22,7 @@ from optimizers.core.records import Candidate, Query, Rollout
 from optimizers.core.stages import pool_name
 from optimizers.core.work_clock import WorkClock
 from optimizers.rollouts.evaluation import Evaluator
+from optimizers.rollouts.queries import live_queries
 from optimizers.rollouts.sampling import SAMPLED_AT_ONCE, sample_stage
 from optimizers.sgt import candidates as sources
 from optimizers.sgt.adaptive import CandidateScheduler
@@ -170,7 +171,7 @@ class Isolated:
             return train.queries
         with self.setting.clock.measure("acting"):
             runs = train.live(f"{pool_name(round_)}: others", with_generator(train.actor.program, generator))
-        return train.actor.live_queries(runs, train.examples)
+        return live_queries(runs, train.examples)
 
     def _explored(
         self,

@@ -6,7 +6,7 @@ from collections.abc import Generator
 import dspy
 import pytest
 
-from optimizers.core.concurrency import parallel_map, prefetch
+from optimizers.core.concurrency import prefetch
 
 
 def test_items_are_prefetched_while_earlier_ones_are_in_use() -> None:
@@ -60,23 +60,3 @@ def test_the_generator_runs_under_the_reader_s_settings() -> None:
 
     with dspy.context(num_threads=77), prefetch(items()) as settings:
         assert list(settings) == [77]
-
-
-def test_results_come_in_the_positions_order_under_the_caller_s_settings() -> None:
-    with dspy.context(num_threads=77):
-        results = parallel_map(lambda n: n + dspy.settings.num_threads, iter([[2, 0], [1], [3]]), threads=3)
-    assert results == [77, 78, 79, 80]
-
-
-def test_the_first_exception_stops_the_other_threads_and_is_raised() -> None:
-    worked: list[int] = []
-
-    def work(position: int) -> int:
-        worked.append(position)
-        if position == 1:
-            raise ValueError("one")
-        return position
-
-    with pytest.raises(ValueError, match="one"):
-        parallel_map(work, iter([n] for n in range(1000)), threads=1)
-    assert worked == [0, 1]
