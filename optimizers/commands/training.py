@@ -81,7 +81,7 @@ def compile_program(
     """
     from optimizers.core.budget import Limits
     from optimizers.core.result import result_of
-    from optimizers.observe.report import FILE
+    from optimizers.observe.report import REPORT_FILE
 
     check_writable(out, what="--out")
     student, trainset, valset = _load_inputs(program, train, val, inputs)
@@ -101,7 +101,7 @@ def compile_program(
         "scores": scores,
         "program": str(saved),
         "log_dir": str(result.log_dir),
-        "report": str(result.log_dir / FILE),
+        "report": str(result.log_dir / REPORT_FILE),
         "actor_calls": result.spent.actor_calls,
         "cost_usd": result.spent.cost,
         "seconds": round(result.spent.seconds.total, 1),

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import NamedTuple, TypeVar
 
-T = TypeVar("T")
+_Item = TypeVar("_Item")
 
 
 def in_context(work: Callable[[], None], name: str) -> threading.Thread:
@@ -24,7 +24,7 @@ class _End(NamedTuple):
 
 
 @contextmanager
-def prefetch(items: Generator[T]) -> Iterator[Iterator[T]]:
+def prefetch(items: Generator[_Item]) -> Iterator[Iterator[_Item]]:
     """Prefetches a generator's items, in order, in a background thread under the caller's `dspy.context`.
 
     An exception of the generator is raised in the reader, after the items before it. Leaving the context early closes
@@ -34,7 +34,7 @@ def prefetch(items: Generator[T]) -> Iterator[Iterator[T]]:
     ...     list(squares)
     [0, 1, 4]
     """
-    queue = SimpleQueue[T | _End]()
+    queue = SimpleQueue[_Item | _End]()
     stop = threading.Event()
 
     def fill() -> None:
@@ -56,7 +56,7 @@ def prefetch(items: Generator[T]) -> Iterator[Iterator[T]]:
         stop.set()
 
 
-def _read(queue: SimpleQueue[T | _End]) -> Iterator[T]:
+def _read(queue: SimpleQueue[_Item | _End]) -> Iterator[_Item]:
     while not isinstance(item := queue.get(), _End):
         yield item
     if item.problem is not None:

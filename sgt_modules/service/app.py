@@ -25,7 +25,7 @@ from sgt_modules.prompts import without_supplement
 from sgt_modules.safety import harmless
 from sgt_modules.saving.redaction import redact
 from sgt_modules.service.advice import add_supplement, last_user_text, prompt_of
-from sgt_modules.service.guard import App, Guard, Limits, error_content
+from sgt_modules.service.guard import App, Guard, RequestLimits, error_content
 from sgt_modules.service.metrics import Metrics
 from sgt_modules.service.page import (
     POLICY,
@@ -40,15 +40,13 @@ from sgt_modules.service.page import (
     read_values,
 )
 from sgt_modules.service.served_program import (
-    Answer,
+    ServedAnswer,
     ServedProgram,
     build_completion,
     format_outputs,
     stream_completion,
 )
 from sgt_modules.wrapping import supplemented_predictors
-
-logger = logging.getLogger(__name__)
 
 _FORWARDED_HEADERS = ("content-type", "retry-after")
 
@@ -75,7 +73,7 @@ def application(
     upstream: Upstream | None = None,
     predictor: str = "",
     keys: Collection[str] = (),
-    limits: Limits | None = None,
+    limits: RequestLimits | None = None,
 ) -> App:
     """Build the service as an ASGI application: `POST /predict`, `POST /v1/chat/completions` (streamed on request),
     `GET /v1/models`, `GET /health`, `GET /metrics`, and for people a page at `/` and the API's description at `/docs`.
@@ -98,7 +96,7 @@ def application(
         _serve_replies(app, served_program)
     else:
         _serve_chat(app, upstream, writer)
-    return Guard(cast("App", app), keys=keys, limits=limits or Limits(), metrics=metrics)
+    return Guard(cast("App", app), keys=keys, limits=limits or RequestLimits(), metrics=metrics)
 
 
 def _serve_program(app: FastAPI, served_program: ServedProgram) -> None:
@@ -158,13 +156,13 @@ class _RefusalError(HTTPException):
         self.code, self.param = code, param
 
 
-async def _answer(served_program: ServedProgram, inputs: BaseModel, *, with_supplements: bool = True) -> Answer:
+async def _answer(served_program: ServedProgram, inputs: BaseModel, *, with_supplements: bool = True) -> ServedAnswer:
     """Run the program, with or without its supplements. Raises `HTTPException` if it fails."""
     try:
         answer = served_program.answer if with_supplements else served_program.answer_without
         return await run_in_threadpool(answer, inputs)
     except Exception as problem:
-        logger.exception("The program failed.")
+        logging.getLogger(__name__).exception("The program failed.")
         message = redact(f"{type(problem).__name__}: {problem}", [served_program.lm, dspy.settings.lm])
         raise HTTPException(502, message) from problem
 
@@ -334,7 +332,7 @@ class _SupplementWriter:
         try:
             sample = await self._predictor.generator.adraw(prompt)
         except Exception:  # a chat without its supplement is better than none
-            logger.exception("The generator failed.")
+            logging.getLogger(__name__).exception("The generator failed.")
             self._metrics.unwritten.inc()
             return SILENCE
         return sample.supplement if gate is None or gate.sure(sample.logprob) else SILENCE
@@ -367,7 +365,7 @@ async def _send(
     except httpx.TimeoutException as problem:
         raise HTTPException(504, "The upstream took too long.") from problem
     except httpx.HTTPError as problem:
-        logger.warning("The upstream cannot be asked: %s", redact(str(problem)))
+        logging.getLogger(__name__).warning("The upstream cannot be asked: %s", redact(str(problem)))
         raise HTTPException(502, f"The upstream cannot be asked ({type(problem).__name__}).") from problem
 
 

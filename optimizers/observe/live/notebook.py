@@ -62,7 +62,7 @@ class Notebook(View):
 def as_text(snapshot: Snapshot) -> str:
     """The snapshot for a front end without HTML."""
     ended = [texts.ended(each) for each in snapshot.finished[-FINISHED:]]
-    return "\n".join([*ended, *(line.plain for line in drawn(snapshot, 100, 30)), *map(texts.harmless, snapshot.said)])
+    return "\n".join([*ended, *(line.plain for line in drawn(snapshot, 100, 30)), *map(texts.one_line, snapshot.said)])
 
 
 def as_html(snapshot: Snapshot) -> str:
@@ -141,5 +141,5 @@ def _fact(label: str, text: str) -> str:
 
 def _shown(text: str, most: int = 300) -> str:
     """A text as HTML, shortened."""
-    plain = texts.harmless(text)
+    plain = texts.one_line(text)
     return escape(plain if len(plain) <= most else f"{plain[:most]} …")

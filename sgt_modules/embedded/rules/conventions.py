@@ -32,7 +32,7 @@ Answer = Callable[[Items, str], str]
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class ConventionKind:
     """A kind of question: its topic, the questions (`{item}` is the named item), the readings by their names (the first
     is the default), and the sentences (`{reading}`) that select one.
     """
@@ -86,8 +86,8 @@ def _definitions(word: str) -> tuple[str, ...]:
     return (f"By {word} we mean {{reading}}.", f"Read {word} as {{reading}}.")
 
 
-KINDS: Mapping[str, Kind] = {
-    "place": Kind(
+KINDS: Mapping[str, ConventionKind] = {
+    "place": ConventionKind(
         "places",
         ("At which place is {item}?", "Where in the list is {item}?"),
         {
@@ -98,7 +98,7 @@ KINDS: Mapping[str, Kind] = {
         },
         ("Count places {reading}.", "Places are counted {reading}.", "Say where an item stands {reading}."),
     ),
-    "size": Kind(
+    "size": ConventionKind(
         "sizes",
         ("How many items are there?", "What is the size of the list?"),
         {
@@ -109,7 +109,7 @@ KINDS: Mapping[str, Kind] = {
         },
         ("Write sizes {reading}.", "The size of a list is written {reading}.", "Give a number of items {reading}."),
     ),
-    "presence": Kind(
+    "presence": ConventionKind(
         "presence",
         ("Is {item} in the list?", "Does the list hold {item}?"),
         {
@@ -124,7 +124,7 @@ KINDS: Mapping[str, Kind] = {
             "Whether the list holds an item is answered by {reading}.",
         ),
     ),
-    "mid": Kind(
+    "mid": ConventionKind(
         "the mid item",
         ("Which is the mid item?", "Name the mid item."),
         {
@@ -135,7 +135,7 @@ KINDS: Mapping[str, Kind] = {
         },
         ("The mid item is {reading}.", *_definitions("mid")),
     ),
-    "far": Kind(
+    "far": ConventionKind(
         "the far item",
         ("Which is the far item?", "Name the far item."),
         {
@@ -146,7 +146,7 @@ KINDS: Mapping[str, Kind] = {
         },
         ("The far item is {reading}.", *_definitions("far")),
     ),
-    "pair": Kind(
+    "pair": ConventionKind(
         "pairs",
         ("Which items are the pair?", "Name the pair."),
         {
@@ -157,7 +157,7 @@ KINDS: Mapping[str, Kind] = {
         },
         ("The pair is {reading}.", *_definitions("pair")),
     ),
-    "spelling": Kind(
+    "spelling": ConventionKind(
         "spelling",
         ("Spell {item}.", "How is {item} spelled?"),
         {
@@ -168,7 +168,7 @@ KINDS: Mapping[str, Kind] = {
         },
         ("Spell items {reading}.", "A spelled item is written {reading}.", "Spelling is done {reading}."),
     ),
-    "listing": Kind(
+    "listing": ConventionKind(
         "listing",
         ("List the top three.", "Which are the top three?"),
         {
@@ -179,7 +179,7 @@ KINDS: Mapping[str, Kind] = {
         },
         ("Put {reading} between listed items.", "Listed items have {reading} between them.", "List with {reading}."),
     ),
-    "marking": Kind(
+    "marking": ConventionKind(
         "marking",
         ("Mark {item}.", "How is {item} marked?"),
         {
@@ -190,7 +190,7 @@ KINDS: Mapping[str, Kind] = {
         },
         ("Mark items with {reading}.", "A marked item stands between {reading}.", "Marking is done by {reading}."),
     ),
-    "repeating": Kind(
+    "repeating": ConventionKind(
         "repeating",
         ("Repeat {item}.", "How is {item} repeated?"),
         {
