@@ -13,6 +13,7 @@ from dspy.teleprompt import Teleprompter
 from dspy.utils.exceptions import AdapterParseError
 
 from optimizers.comparison.bench import LABELED_DEMOS, Bench, Need
+from optimizers.comparison.local_edits import LPO_BATCH, LPO_CANDIDATES, LPO_STEPS, optimize_with_local_edits
 from optimizers.comparison.text_gradients import BATCH, STEPS, optimize_with_textgrad
 from optimizers.comparison.word_vectors import make_word_embedder
 from optimizers.core.reward import Scorer
@@ -23,6 +24,9 @@ from optimizers.spt.teleprompter import SupervisoryPromptTeleprompter
 
 DEMOS = 4
 """DSPy's default number of bootstrapped demos."""
+
+DEMO_NUMBERS = (1, 2, 4, 8, 16)
+"""Numbers of demos among which the validation set chooses, where the budget allows."""
 
 HEADROOM = 0.9
 """The share of the remaining budget that the second random search may use, as its cost is an estimate."""
@@ -87,14 +91,50 @@ def _to_chain_of_thought(predictor: dspy.Predict) -> dspy.ChainOfThought:
 
 
 def _compile_labeled_fewshot(bench: Bench) -> dspy.Module:
-    return dspy.LabeledFewShot(k=LABELED_DEMOS).compile(bench.program, trainset=bench.trainset, sample=False)
+    def compile_with(demos: int) -> dspy.Module:
+        return dspy.LabeledFewShot(k=demos).compile(bench.program, trainset=bench.trainset, sample=False)
+
+    return _choose_demos(bench, compile_with, lambda _: len(bench.valset), default=LABELED_DEMOS)
 
 
 def _compile_bootstrap_fewshot(bench: Bench) -> dspy.Module:
-    optimizer = dspy.BootstrapFewShot(
-        metric=bench.score, max_bootstrapped_demos=DEMOS, max_labeled_demos=bench.labeled_demos, max_errors=_MAX_ERRORS
+    def compile_with(demos: int) -> dspy.Module:
+        optimizer = dspy.BootstrapFewShot(
+            metric=bench.score,
+            max_bootstrapped_demos=demos,
+            max_labeled_demos=bench.labeled_demos,
+            max_errors=_MAX_ERRORS,
+        )
+        return optimizer.compile(bench.program, trainset=bench.trainset)
+
+    return _choose_demos(bench, compile_with, lambda _: len(bench.trainset) + len(bench.valset), default=DEMOS)
+
+
+def _choose_demos(
+    bench: Bench, compile_with: Callable[[int], dspy.Module], count_runs: Callable[[int], int], *, default: int
+) -> dspy.Module:
+    """Compiles with several numbers of demos; returns the best on the validation set, the one with fewer on a tie.
+
+    `count_runs` is the largest number of program runs that compiling and validating with a number of demos takes. Only
+    numbers that fit the budget are tried; if that is one or none, the result has `default` demos, without validation.
+    """
+    left, fitting = bench.runs, list[int]()
+    for demos in DEMO_NUMBERS:
+        if left is None or count_runs(demos) <= left:
+            fitting.append(demos)
+            left = None if left is None else left - count_runs(demos)
+    if len(fitting) < 2:
+        return compile_with(default)
+    evaluate = dspy.Evaluate(
+        devset=bench.valset,
+        metric=bench.score,
+        num_threads=bench.num_threads,
+        max_errors=_MAX_ERRORS,
+        display_progress=False,
     )
-    return optimizer.compile(bench.program, trainset=bench.trainset)
+    programs = [compile_with(demos) for demos in fitting]
+    scores = [evaluate(program).score for program in programs]
+    return programs[scores.index(max(scores))]
 
 
 def _compile_random_search(bench: Bench) -> dspy.Module:
@@ -131,17 +171,32 @@ def _search_candidates(bench: Bench, candidates: range) -> tuple[dspy.Module, fl
 
 
 def _compile_knn_fewshot(bench: Bench) -> dspy.Module:
-    """Compiles at no cost; each later answer costs up to `DEMOS` additional runs, of the nearest examples."""
-    optimizer = cast("Any", dspy.KNNFewShot)(
-        k=DEMOS,
-        trainset=bench.trainset,
-        vectorizer=bench.embedder or make_word_embedder(),
-        metric=bench.score,
-        max_bootstrapped_demos=DEMOS,
-        max_labeled_demos=DEMOS if bench.has_labels else 0,
-        max_errors=_MAX_ERRORS,
-    )
-    return optimizer.compile(bench.program)
+    """Each answer of the result costs a run more for each of its demos, which are the nearest training examples."""
+    texts = [format_for_knn(example) for example in bench.trainset]
+    embedder = bench.embedder or make_word_embedder(texts)
+
+    def compile_with(demos: int) -> dspy.Module:
+        optimizer = cast("Any", dspy.KNNFewShot)(
+            k=demos,
+            trainset=bench.trainset,
+            vectorizer=embedder,
+            metric=bench.score,
+            max_bootstrapped_demos=demos,
+            max_labeled_demos=demos if bench.has_labels else 0,
+            max_errors=_MAX_ERRORS,
+        )
+        return optimizer.compile(bench.program)
+
+    return _choose_demos(bench, compile_with, lambda demos: (1 + demos) * len(bench.valset), default=DEMOS)
+
+
+def format_for_knn(example: dspy.Example) -> str:
+    """An example's inputs as the text that DSPy's `KNN` embeds.
+
+    >>> format_for_knn(dspy.Example(question="1+1?", unit="m", answer="2").with_inputs("question", "unit"))
+    'question: 1+1? | unit: m'
+    """
+    return " | ".join(f"{name}: {value}" for name, value in example.inputs().items())
 
 
 def _compile_copro(bench: Bench) -> dspy.Module:
@@ -268,6 +323,20 @@ def _compile_textgrad(bench: Bench) -> dspy.Module:
     )
 
 
+def _compile_lpo(bench: Bench) -> dspy.Module:
+    val, train = len(bench.valset), len(bench.trainset)
+    return optimize_with_local_edits(
+        bench.program,
+        bench.trainset,
+        bench.valset,
+        scorer=Scorer(bench.metric),
+        proposer=cast("dspy.LM", bench.proposer),
+        steps=bench.fit_steps(min(LPO_BATCH, train) + LPO_CANDIDATES * val, reserve=val, default=LPO_STEPS, most=100),
+        seed=bench.seed,
+        num_threads=bench.num_threads,
+    )
+
+
 def _compile_bootstrap_finetune(bench: Bench) -> dspy.Module:
     optimizer = dspy.BootstrapFinetune(metric=bench.score, num_threads=bench.num_threads)
     student = bench.program.deepcopy()
@@ -357,6 +426,7 @@ CONTENDERS: Mapping[str, Contender] = {
         Contender("gepa", _compile_gepa, needs=("proposer",)),
         Contender("infer_rules", _compile_infer_rules, needs=("proposer",)),
         Contender("textgrad", _compile_textgrad, needs=("proposer", "textgrad")),
+        Contender("lpo", _compile_lpo, needs=("proposer",)),
         Contender("spt_p", partial(_compile_spt, variant="p", impact=True), needs=("proposer",)),
         Contender("spt_pc", partial(_compile_spt, variant="pc", impact=True), needs=("proposer",)),
         Contender("spt_p_without_impact", partial(_compile_spt, variant="p", impact=False), needs=("proposer",)),

@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -104,8 +104,8 @@ def _make_variables(textgrad: Any, program: dspy.Module) -> dict[str, Any]:
             cast("Any", predictor.signature).instructions,
             requires_grad=True,
             role_description=f"instructions to a language model for the step {name!r} of a program: from "
-            f"{_quote_names(cast('Any', predictor.signature).input_fields)} it writes "
-            f"{_quote_names(cast('Any', predictor.signature).output_fields)}",
+            f"{quote_names(cast('Any', predictor.signature).input_fields)} it writes "
+            f"{quote_names(cast('Any', predictor.signature).output_fields)}",
         )
         for name, predictor in program.named_predictors()
     }
@@ -123,7 +123,7 @@ def _compute_loss(
 
     Returns None if an outage prevented the answer.
     """
-    run = _run(program, example, scorer)
+    run = run_as_text(program, example, scorer)
     if run is None:
         return None
     answer_text, reward = run
@@ -135,13 +135,13 @@ def _compute_loss(
         autograd.function.BackwardContext(
             autograd.LLMCall(engine).backward,
             response=answer,
-            prompt=_format_fields(example.inputs().items()),
+            prompt=format_fields(example.inputs().items()),
             system_prompt="\n\n".join(f"Step {name!r}: {each}" for name, each in instructions_of(program).items()),
         )
     )
     metric_inputs = {"prediction": answer}
     labels = [(name, example[name]) for name in _list_outputs(program) if name in example.labels()]
-    if expected := _format_fields(labels):
+    if expected := format_fields(labels):
         metric_inputs["correct_answer"] = textgrad.Variable(
             expected, requires_grad=False, role_description="correct answer"
         )
@@ -149,20 +149,20 @@ def _compute_loss(
     return autograd.StringBasedFunction(lambda **_: verdict, _PURPOSE)(metric_inputs, "verdict on the program's answer")
 
 
-def _run(program: dspy.Module, example: dspy.Example, scorer: Scorer) -> tuple[str, Reward] | None:
+def run_as_text(program: dspy.Module, example: dspy.Example, scorer: Scorer) -> tuple[str, Reward] | None:
     """Runs the program; returns the outputs of its steps as text, and the reward. None if an outage prevented it."""
     names = {id(predictor): name for name, predictor in program.named_predictors()}
     with dspy.context(trace=[]):
         try:
             prediction = call_program(program, dict(example.inputs().items()))
             reward = scorer(example, prediction)
-            texts = [_format_fields(cast("Any", prediction).items())] if isinstance(prediction, dspy.Prediction) else []
+            texts = [format_fields(cast("Any", prediction).items())] if isinstance(prediction, dspy.Prediction) else []
         except Exception as problem:  # noqa: BLE001 - an answer that the program cannot use scores 0
             if is_uninformative(problem):
                 return None
             texts, reward = [redact(f"{type(problem).__name__}: {problem}", _list_lms(program))], Reward(0.0)
         steps = [
-            f"Step {names.get(id(each), '')!r} wrote:\n{_format_fields(outputs.items())}"
+            f"Step {names.get(id(each), '')!r} wrote:\n{format_fields(outputs.items())}"
             for each, _, outputs in cast("Any", dspy.settings.trace)
         ]
     return "\n\n".join([*(steps if len(names) > 1 else ()), *texts]), reward
@@ -176,11 +176,13 @@ def _list_outputs(program: dspy.Module) -> list[str]:
     return [name for each in program.predictors() for name in cast("Any", each.signature).output_fields]
 
 
-def _quote_names(names: Sequence[str]) -> str:
+def quote_names(names: Iterable[str]) -> str:
+    """Names as text: each between backquotes, separated by commas."""
     return ", ".join(f"`{name}`" for name in names)
 
 
-def _format_fields(fields: Any) -> str:
+def format_fields(fields: Any) -> str:
+    """Fields as text: a line `name: value` for each."""
     return "\n".join(f"{name}: {value}" for name, value in fields)
 
 

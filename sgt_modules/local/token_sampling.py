@@ -33,8 +33,15 @@ def draw_tokens(
     >>> draw_tokens(thirds, torch.ones(3, 1), torch.tensor([[0.1], [0.6], [0.9]]), torch.full((3, 1), 0.7)).tolist()
     [[1], [1], [2]]
     """
-    if top_p is not None and (top_p < 1).any():
-        return _draw_from_nucleus(scores, temperatures, points, top_p)
+    narrow = torch.zeros_like(points, dtype=torch.bool) if top_p is None else top_p < 1
+    if top_p is not None and narrow.any():
+        if narrow.all():
+            return _draw_from_nucleus(scores, temperatures, points, top_p)
+        # Each row draws as it would alone: rows without a nucleus in the vocabulary's order, not by probability.
+        tokens = draw_tokens(scores, temperatures, points)
+        rows = narrow.squeeze(1)
+        tokens[rows] = _draw_from_nucleus(scores[rows], temperatures[rows], points[rows], top_p[rows])
+        return tokens
     cumulated = (scores.to(temperatures.dtype) / temperatures).softmax(-1).cumsum(-1)
     # The sum may miss 1 by rounding: scale the point instead, so that a token with some probability is drawn.
     tokens = torch.searchsorted(cumulated, points * cumulated[:, -1:], right=True)
@@ -81,7 +88,7 @@ def put_given_tokens(
 def _draw_from_nucleus(
     scores: torch.Tensor, temperatures: torch.Tensor, points: torch.Tensor, top_p: torch.Tensor
 ) -> torch.Tensor:
-    """As `draw_tokens`, where some rows draw from a nucleus: tokens in order of probability, ties as in `topk`."""
+    """As `draw_tokens`, where every row draws from a nucleus: tokens in order of probability, ties as in `topk`."""
     # In the scores' own precision: a pass over a vocabulary in double precision costs as much as a layer.
     total = (scores / temperatures.to(scores.dtype)).logsumexp(-1, keepdim=True)
     drawn = torch.empty_like(points, dtype=torch.long)

@@ -92,8 +92,15 @@ class Proposer(Scripted):
         said = dict.fromkeys(
             ("proposed_instruction", "natural_language_rules", "new_instruction", "new_prompt"), ADVICE
         )
+        said["marked"], said["rewritten"] = _marked_whole(last), f"<edit>{ADVICE}</edit>"
         said["module_advice"] = json.dumps(dict.fromkeys(("self", "think.predict", "answer"), ADVICE))
         return fields(last, answer=str(int(found[1]) + 1) if found else "", **said)
+
+
+def _marked_whole(last: str) -> str:
+    """The instructions in a request, all of which are at fault."""
+    found = re.search(r"\[\[ ## prompt ## \]\]\n(.*?)\n\n\[\[", last, re.DOTALL)
+    return f"<edit>{found[1]}</edit>" if found else ""
 
 
 class Pipeline(dspy.Module):
@@ -212,7 +219,7 @@ def test_labels_that_are_missing_leave_out_the_contender_that_shows_them(tmp_pat
 def test_without_what_they_need_contenders_are_in_the_table_with_the_reason(tmp_path: Path) -> None:
     found = compared(tmp_path, "cot", *PROPOSING, *TRAINED, "bootstrap_finetune", reflection_lm=None)
     spt = ["spt_p", "spt_pc", "spt_p_without_impact", "spt_pc_without_impact"]
-    assert ["copro", "miprov2", "simba", "gepa", "infer_rules", "textgrad", *spt] == PROPOSING
+    assert ["copro", "miprov2", "simba", "gepa", "infer_rules", "textgrad", "lpo", *spt] == PROPOSING
     assert {row.name: row.skipped for row in found.skipped} == {
         **dict.fromkeys(PROPOSING, "needs an LM that writes instructions: pass reflection_lm"),
         **dict.fromkeys(TRAINED, "needs a small model to train: pass generator"),

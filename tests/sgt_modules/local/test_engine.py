@@ -237,6 +237,13 @@ def test_a_small_top_p_takes_the_likeliest_tokens_and_a_large_one_draws_as_witho
     assert half != wide
     alone = [engine.sample(requests(["one"], seeds=[seed], top_p=0.5, max_new_tokens=6))[0] for seed in seeds]
     assert alone == half
+    mixed = engine.sample(
+        [
+            *requests(prompts, seeds=seeds, top_p=0.5, max_new_tokens=6),
+            *requests(prompts, seeds=seeds, max_new_tokens=6),
+        ]
+    )
+    assert mixed == [*half, *wide]
 
 
 def test_a_prompt_that_is_too_long_gets_an_empty_reply_among_others(engine: LocalEngine) -> None:
