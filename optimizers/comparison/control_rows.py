@@ -11,6 +11,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 
 from optimizers.comparison.cells import render_text
 from optimizers.comparison.noise import Noise, estimate_noise
+from optimizers.core.paired_scores import pair_scores
 from optimizers.core.records import Rollout
 from optimizers.core.statistics import gain_interval, mean_interval, paired_p_value
 from optimizers.observe.report.texts import p_text, share, signed, span
@@ -84,16 +85,6 @@ def build_control_row(
         return row
     gain = (sum(after) - sum(before)) / len(before)
     return replace(row, gain=gain, gain_interval=gain_interval(before, after), p_none=paired_p_value(before, after))
-
-
-def pair_scores(first: Sequence[Rollout], second: Sequence[Rollout]) -> tuple[list[float], list[float]]:
-    """Returns the scores of both on the examples for which both have one."""
-    pairs = [
-        (one.reward.score, other.reward.score)
-        for one, other in zip(first, second, strict=True)
-        if one.reward is not None and other.reward is not None
-    ]
-    return [one for one, _ in pairs], [other for _, other in pairs]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import dspy
 
 from optimizers.comparison.control_rows import Controls
 from optimizers.comparison.setup import Problem
+from optimizers.core.paired_scores import pair_rewards
 from optimizers.core.peak_memory import MARK
 from optimizers.core.records import Rollout
 from optimizers.core.result import SGTResult, StageResult
@@ -117,14 +118,8 @@ def compute_mcnemar_p(before: Sequence[Rollout], after: Sequence[Rollout], thres
 
     Examples on which either stage has no reward are left out.
     """
-    pairs = [
-        (first.won(threshold), second.won(threshold))
-        for first, second in zip(before, after, strict=True)
-        if first.reward is not None and second.reward is not None
-    ]
-    gained = sum(second and not first for first, second in pairs)
-    lost = sum(first and not second for first, second in pairs)
-    return mcnemar(gained, lost)
+    pairs = pair_rewards(before, after, threshold)
+    return mcnemar(pairs.right, pairs.wrong)
 
 
 def compute_mean_scores(splits: Mapping[str, Sequence[Rollout]]) -> dict[str, float]:

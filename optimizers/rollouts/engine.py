@@ -241,9 +241,9 @@ class RolloutEngine:
                 by_run[position] = stored if known[1] else []
                 return stored[0]
             run = self._blame_addition(self._pay(lambda: judge(index, choose)), examples[index])
-            free = run.rollout.without_cost()
+            unpaid = run.rollout.without_cost()
             rollouts = [
-                (free if n else run.rollout).with_proposal(
+                (unpaid if n else run.rollout).with_proposal(
                     Candidate(query, call.supplement, "joint", call.logprob, writer), stage
                 )
                 for n, call in enumerate(run.calls)
@@ -284,8 +284,8 @@ class RolloutEngine:
         calls = sorted(run.calls, key=lambda call: (roles.index(call.place.role), call.place.turn))
         queries = [query_of(call, example, index) for call in calls]
         whole = replace(run.rollout, stage=stage)
-        free = whole.without_cost()
-        rollouts = [replace(free if n else whole, query=query) for n, query in enumerate(queries)] or [whole]
+        unpaid = whole.without_cost()
+        rollouts = [replace(unpaid if n else whole, query=query) for n, query in enumerate(queries)] or [whole]
         self._save(rollouts, run)
         return rollouts
 

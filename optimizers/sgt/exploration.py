@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import random
-from collections import Counter, defaultdict
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -25,7 +24,7 @@ from optimizers.rollouts.evaluation import Evaluator
 from optimizers.rollouts.queries import live_queries
 from optimizers.rollouts.sampling import SAMPLED_AT_ONCE, sample_stage
 from optimizers.sgt import candidates as sources
-from optimizers.sgt.adaptive import CandidateScheduler
+from optimizers.sgt.adaptive import CandidateScheduler, deciding_predictors, split_first_pass
 from optimizers.sgt.logged import SOURCE as LOGGED
 from optimizers.sgt.logged import Log
 from optimizers.sgt.recipe import Recipe
@@ -40,12 +39,6 @@ SAMPLED_AHEAD = 256
 """The most samples in a batch while the actor runs on earlier ones; a small stage has batches of an eighth of it.
 
 Smaller batches slow sampling down. With larger ones, the actor runs longer after sampling has ended."""
-
-FIRST_PASS = 0.2
-"""The share of a query's candidates that tell whether its predictor's supplements matter at all."""
-
-DECIDES = 0.1
-"""The least share of a predictor's queries that its supplements must decide for more of them to be tried."""
 
 
 class Explorer(Protocol):
@@ -86,9 +79,9 @@ class Setting:
         names = sources.ood_names(warm, kinds=recipe.kinds, count=recipe.ood_kinds)
         joins = sources.join_winners(warm, rng=rng, per_query=recipe.concat, threshold=recipe.threshold)
         if recipe.ood_kinds and not names:
-            free = sum(rollout.source == "free" for rollout in warm)
+            count = sum(rollout.source == "free" for rollout in warm)
             text = (
-                f"Round 1 tries no new kinds: none of {free} free-style supplements named a kind of its own. Look at "
+                f"Round 1 tries no new kinds: none of {count} free-style supplements named a kind of its own. Look at "
                 "some with sgt inspect; a generator that follows instructions better names them."
             )
             self.bus.emit(Note(text))
@@ -197,7 +190,7 @@ class Isolated:
                 return self._run(stage, candidates, len(added) + len(requests))
         if single:
             return self._run(stage, list(pool))
-        first, rest = _passes(list(pool))
+        first, rest = split_first_pass(list(pool))
         tried = self._run(stage, first, label=", first pass")
         telling = deciding_predictors(tried, self.setting.recipe.threshold, self.setting.recipe.margin)
         return [*tried, *self._run(stage, [each for each in rest if each.query.predictor in telling])]
@@ -213,12 +206,12 @@ class Isolated:
         stage = pool_name(round_)
         pool = list(_pool(stage, requests, generator, self.setting, added, SAMPLED_AT_ONCE))
         known = {(rollout.query.id, rollout.supplement.render()) for rollout in self._met}
-        free: list[Candidate] = []
+        answered: list[Candidate] = []
         new: list[Candidate] = []
         for each in pool:
             met = each.source == LOGGED or not each.supplement or (each.query.id, each.supplement.render()) in known
-            (free if met else new).append(each)
-        tried = self._run(stage, free)
+            (answered if met else new).append(each)
+        tried = self._run(stage, answered)
         before = [*self._last, *tried] or self.setting.train.unaided
         scheduler = CandidateScheduler(new, round_, threshold=self.setting.recipe.threshold, before=before)
         first = self._run(stage, scheduler.first)
@@ -235,45 +228,6 @@ class Isolated:
         with self.setting.clock.measure("acting"), self.setting.bus.work(name, total) as work:
             counted = pool if isinstance(pool, Sequence) else _counted(pool, work)
             return train.actor.run(counted, train.examples, stage=stage, on_done=work.advance)
-
-
-def deciding_predictors(rollouts: Iterable[Rollout], threshold: float, margin: float | None = None) -> set[str]:
-    """The predictors whose supplements matter: `DECIDES` or more of their queries have both a winner and a loser.
-
-    With a `margin`, as where pairs are made by one, rewards that lie at least that far apart.
-    """
-    rewards: dict[Query, list[float]] = defaultdict(list)
-    for rollout in rollouts:
-        if rollout.reward is not None:
-            rewards[rollout.query].append(rollout.reward.score)
-    of_predictor: dict[str, list[bool]] = defaultdict(list)
-    for query, found in rewards.items():
-        worst, best = min(found), max(found)
-        decided = worst < threshold <= best if margin is None else best - worst >= margin
-        of_predictor[query.predictor].append(decided)
-    return {predictor for predictor, mixed in of_predictor.items() if sum(mixed) >= DECIDES * len(mixed)}
-
-
-def _passes(pool: Sequence[Candidate]) -> tuple[list[Candidate], list[Candidate]]:
-    """A few candidates of each query (at least two), and the others.
-
-    They are spread over the pool, which is ordered by kind, and start elsewhere from query to query: each kind gets its
-    turn at each place.
-    """
-    of_query: dict[Query, list[Candidate]] = defaultdict(list)
-    for candidate in pool:
-        of_query[candidate.query].append(candidate)
-    first: list[Candidate] = []
-    rest: list[Candidate] = []
-    met: Counter[Place] = Counter()
-    for query, candidates in of_query.items():
-        cut = max(2, round(FIRST_PASS * len(candidates)))
-        step = max(1, len(candidates) // cut)
-        chosen = set(range(met[query.place] % step, len(candidates), step))
-        met[query.place] += 1
-        first += [each for number, each in enumerate(candidates) if number in chosen]
-        rest += [each for number, each in enumerate(candidates) if number not in chosen]
-    return first, rest
 
 
 def _moved(joins: Sequence[Candidate], queries: Sequence[Query]) -> list[Candidate]:
@@ -299,8 +253,8 @@ class Joint:
     def first_pool(self, warm: Sequence[Rollout], generator: SupplementGenerator) -> list[Rollout]:
         """As `Explorer`."""
         recipe = self.setting.recipe
-        free = [replace(rollout, source="free") for rollout in warm]  # where a place met which ask is not noted
-        names, joins = self.setting.first_pools(free, self.setting.rng("round-1-joins"))
+        unlabelled = [replace(each, source="free") for each in warm]  # where a place met which ask is not noted
+        names, joins = self.setting.first_pools(unlabelled, self.setting.rng("round-1-joins"))
         self._joins.clear()
         for join in joins:
             self._joins.setdefault((join.query.index, join.query.place), []).append(join.supplement)

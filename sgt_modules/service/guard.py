@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
+from sgt_modules.service.error_answers import error_content
 from sgt_modules.service.metrics import Metrics
 
 Message = MutableMapping[str, Any]
@@ -172,12 +173,6 @@ def printable(text: str, most: int = 120) -> str:
 
 def _route(path: str) -> str:
     return path if path in ROUTES else "other"
-
-
-def error_content(message: str, code: str, param: str | None = None) -> dict[str, object]:
-    """Return an error in OpenAI's form; `param` names the wrong field of the request."""
-    kind = "invalid_request_error" if param else code
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
 async def refuse(send: Send, status: int, message: str, code: str, headers: dict[str, str] | None = None) -> None:

@@ -21,15 +21,8 @@ from optimizers.core.reward import Metric, Scorer
 from optimizers.core.work_clock import WorkClock
 from optimizers.rollouts.engine import RolloutEngine
 from optimizers.rollouts.evaluation import Evaluator
-from optimizers.sgt.exploration import (
-    Credit,
-    Explorer,
-    Isolated,
-    Joint,
-    Setting,
-    deciding_predictors,
-    explorer,
-)
+from optimizers.sgt.adaptive import deciding_predictors
+from optimizers.sgt.exploration import Credit, Explorer, Isolated, Joint, Setting, explorer
 from optimizers.sgt.preference_pairs import preference_pairs
 from optimizers.sgt.recipe import Recipe
 from optimizers.sgt.settings import check_credit

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from optimizers.core.paired_scores import pair_scores_by_example
 from optimizers.core.statistics import gain_interval, mean_interval, paired_p_value
 from optimizers.observe.report.stage_rollouts import StageRollout, first_of_each
 
@@ -94,23 +95,17 @@ def _score(
     known = [score for score in scores.values() if score is not None]
     mean = sum(known) / len(known) if known else 0.0
     row = (stage, mean, mean_interval(known), len(known), len(scores) - len(known))
-    pairs = [] if base is None else _paired(base, scores)
-    if not pairs:
+    before, after = ([], []) if base is None else pair_scores_by_example(base, scores)
+    if not before:
         return StageScore(*row)
-    before, after = [one for one, _ in pairs], [other for _, other in pairs]
     return StageScore(
         *row,
-        gain=(sum(after) - sum(before)) / len(pairs),
+        gain=(sum(after) - sum(before)) / len(before),
         gain_interval=gain_interval(before, after),
         p_value=paired_p_value(before, after),
-        right=sum(one < threshold <= other for one, other in pairs),
-        wrong=sum(other < threshold <= one for one, other in pairs),
+        right=sum(one < threshold <= other for one, other in zip(before, after, strict=True)),
+        wrong=sum(other < threshold <= one for one, other in zip(before, after, strict=True)),
     )
-
-
-def _paired(before: Mapping[int, float | None], after: Mapping[int, float | None]) -> list[tuple[float, float]]:
-    both = ((before[position], after[position]) for position in before if position in after)
-    return [(one, other) for one, other in both if one is not None and other is not None]
 
 
 def best_stage(scores: Sequence[StageScore]) -> str:
