@@ -176,8 +176,10 @@ class Session:
             code = _Code(read_program(program, settings.version), read_metric(settings.metric, settings.version))
             before = _Code.recorded(folder.read("run.json") or {})
             own = supplement_settings(student)
-            recorded = {**settings.recorded(*splits), **({"student": own} if own else {})}
-            known = folder.begin_or_resume(recorded, {**settings.free, "code": code.record(settings.version)})
+            recorded = {**settings.must_match_on_resume(*splits), **({"student": own} if own else {})}
+            known = folder.begin_or_resume(
+                recorded, {**settings.may_change_on_resume, "code": code.record(settings.version)}
+            )
             notes += code.notes(before, settings.version)
             if changed := changed_versions(known):
                 notes.append(f"This run began with other packages: {'; '.join(changed)}.")

@@ -72,9 +72,13 @@ def rank_rows(
     scores = _keep_shared_examples({name: average_by_example(own) for name, own in of_name.items()})
     tests = {name: _average(own.values()) for name, own in scores.items()}
     others = [name for name in of_name if name != NO_CHANGE]
-    with_none = {name: _compare(scores[NO_CHANGE], scores[name], seed) for name in others if NO_CHANGE in scores}
+    with_none = {
+        name: _compare_paired_scores(scores[NO_CHANGE], scores[name], seed) for name in others if NO_CHANGE in scores
+    }
     best_of = {name: _find_best_other(name, tests) for name in others}
-    with_best = {name: _compare(scores[best], scores[name], seed) for name, best in best_of.items() if best}
+    with_best = {
+        name: _compare_paired_scores(scores[best], scores[name], seed) for name, best in best_of.items() if best
+    }
     p_value, p_best = _adjust_p_values(with_none), _adjust_p_values(with_best)
     rows: list[Row] = []
     for name, own in of_name.items():
@@ -125,7 +129,7 @@ class _PairedResult:
     p: float
 
 
-def _compare(before: Mapping[str, float], after: Mapping[str, float], seed: int) -> _PairedResult:
+def _compare_paired_scores(before: Mapping[str, float], after: Mapping[str, float], seed: int) -> _PairedResult:
     shared = [unit for unit in before if unit in after]
     first, second = [before[unit] for unit in shared], [after[unit] for unit in shared]
     before_mean = _average(first)

@@ -15,7 +15,7 @@ from statistics import median
 
 import dspy
 
-from optimizers.comparison.contenders import Bench, Contender, shuffle_examples
+from optimizers.comparison.contenders import Contender, ContenderArguments, shuffle_examples
 from optimizers.comparison.metering import PaidAnswers, unmeter
 from optimizers.comparison.outcomes import OUTCOME_FILE, SkippedContender, TrialOutcome
 from optimizers.comparison.setup import Budget, Problem, Resources
@@ -92,13 +92,13 @@ class Trial:
         return TrialOutcome.read(content, folder.path / OUTCOME_FILE)  # the same as a later session reads
 
     def _compile_and_test(self, folder: RunFolder, answers: PaidAnswers) -> TrialOutcome | SkippedContender:
-        bench = self._make_bench(folder, answers)
-        if reason := bench.explain_missing(self.contender.needs):
+        inputs = self._make_inputs(folder, answers)
+        if reason := inputs.explain_missing(self.contender.needs):
             return SkippedContender(self.contender.name, reason)
-        with answers.meter_program(bench.program) as program, _redirect_output(folder):
+        with answers.meter_program(inputs.program) as program, _redirect_output(folder):
             try:
                 with _clock(folder) as seconds, self._show_compile_calls(answers):
-                    compiled = self.contender.compile(replace(bench, program=program))
+                    compiled = self.contender.compile(replace(inputs, program=program))
             except StoppedError:
                 return self._skip(f"used up its budget of {self.budget.words} before it had a program")
             except Exception as problem:  # noqa: BLE001 - an optimizer's error does not stop the other contenders
@@ -134,9 +134,9 @@ class Trial:
         scores = {query_id(example, ""): _score_run(run) for example, run in zip(examples, runs, strict=True)}
         return TrialOutcome(self.contender.name, self.seed, scores, compiling, answering, median(latencies))
 
-    def _make_bench(self, folder: RunFolder, answers: PaidAnswers) -> Bench:
+    def _make_inputs(self, folder: RunFolder, answers: PaidAnswers) -> ContenderArguments:
         resources, lm = self.resources, self.resources.reflection_lm
-        return Bench(
+        return ContenderArguments(
             program=self.problem.program,
             trainset=shuffle_examples(self.problem.trainset, self.seed),
             valset=list(self.problem.valset),

@@ -200,7 +200,7 @@ def score_stages(
             for name, generator in generators.items():
                 if split not in scored[name]:
                     if generator is None:
-                        scored[name][split] = evaluator.without()
+                        scored[name][split] = evaluator.score_unaided()
                     else:
                         scored[name][split] = evaluator.score(name, generator, gates.get(name)).rollouts
     return scored
@@ -211,7 +211,7 @@ def score_controls(world: HouseTermsWorld, result: SGTResult, bus: EventBus, lm:
     meanings = {term.word: f"{term.word} means {term.condition}." for term in world.terms}
     with _use_actor(lm):
         evaluator = Evaluator(_open_actor(world, result), "test", world.test, bus)
-        bare = evaluator.without()
+        bare = evaluator.score_unaided()
         term_queries = [query for query in evaluator.queries if world.test[query.index].term]
         candidates = [
             Candidate(query, Supplement("background", meanings[world.test[query.index].term]), "oracle")
@@ -223,7 +223,9 @@ def score_controls(world: HouseTermsWorld, result: SGTResult, bus: EventBus, lm:
         oracle = [aided.get(index, rollout) for index, rollout in enumerate(bare)]
         lines = "\n".join(["The words of this house:", *meanings.values()])
         with_glossary = dspy.Predict(AnswerInSQL.with_instructions(f"{AnswerInSQL.instructions}\n\n{lines}"))
-        glossary = Evaluator(_open_actor(world, result, with_glossary), "test", world.test, bus).without("glossary")
+        glossary = Evaluator(_open_actor(world, result, with_glossary), "test", world.test, bus).score_unaided(
+            "glossary"
+        )
     return {"oracle": {"test": oracle}, "glossary": {"test": glossary}}
 
 

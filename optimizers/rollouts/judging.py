@@ -21,8 +21,8 @@ from optimizers.rollouts.kept_answers import dump_answer, load_answer
 from optimizers.rollouts.outages import (
     LMCalls,
     is_permanent,
+    is_provider_failure,
     is_single_call,
-    is_uninformative,
     was_refused,
     watch_fallback,
 )
@@ -187,7 +187,7 @@ def _run_query(example: dspy.Example, index: int) -> Query:
 
 def _reward_of_failure(problem: Exception, calls: LMCalls) -> Reward | None:
     """Reward 0.0 for an exception after the actor answered; None if the exception is not the supplement's fault."""
-    if is_uninformative(problem):
+    if is_provider_failure(problem):
         return None
     answered = isinstance(problem, AdapterParseError) or calls.answered or bool(dspy.settings.trace)
     return Reward(0.0) if answered else None

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Credit = Literal["isolate", "joint"]
 """Which places of a program vary at once; see `SGTTeleprompter`."""
 
-FREE = ("rounds", "patience")
+LENGTH_OPTIONS = ("rounds", "patience")
 """Options of a recipe that only say how far a run goes."""
 
 
@@ -97,14 +97,16 @@ class SGTSettings(RunSettings):
         """Raise `SetupError` where the generator can read none of a predictor's inputs, or be trained on none."""
         check_lengths(student, examples, self.generator, most=self._training.max_length, only=self.only)
 
-    def recorded(self, trainset: Sequence[dspy.Example], valset: Sequence[dspy.Example]) -> dict[str, object]:
+    def must_match_on_resume(
+        self, trainset: Sequence[dspy.Example], valset: Sequence[dspy.Example]
+    ) -> dict[str, object]:
         """Settings in `run.json` that must be the same when a run goes on in its folder."""
         rows = [
             dspy.Example(inputs=dict(row.inputs), said=str(row.supplement), score=row.score, feedback=row.feedback)
             for row in self.logged
         ]
         return {
-            "recipe": {name: value for name, value in self.recipe.recorded.items() if name not in FREE},
+            "recipe": {name: value for name, value in self.recipe.recorded.items() if name not in LENGTH_OPTIONS},
             "seed": self.seed,
             **generator_settings(self.generator),
             "credit": self.credit,
@@ -124,7 +126,7 @@ class SGTSettings(RunSettings):
         return plan_sgt(self.recipe, train=train, validation=validation, epochs=self.epochs)
 
     @property
-    def free(self) -> dict[str, object]:
+    def may_change_on_resume(self) -> dict[str, object]:
         """Settings in `run.json` that may change when a run goes on in its folder."""
         recipe = self.recipe.recorded
-        return {**{name: recipe[name] for name in FREE}, "limits": asdict(self.limits)}
+        return {**{name: recipe[name] for name in LENGTH_OPTIONS}, "limits": asdict(self.limits)}

@@ -309,7 +309,7 @@ class PromptRun:
         return self._run({**self._prompts, self._place: prompt}, split, str(Stage(f"round{self._number}", stage)))
 
     def _run(self, prompts: Mapping[str, str], split: Evaluator, stage: str) -> list[Rollout]:
-        return split.of(with_instructions(self._student, prompts)).as_it_is(stage)
+        return split.for_program(with_instructions(self._student, prompts)).score_as_it_is(stage)
 
     def _fitting(self, text: str) -> str:
         """A prompt within the budget of tokens."""

@@ -31,11 +31,11 @@ class _Row(NamedTuple):
     text: Text
 
 
-def drawn(snapshot: Snapshot, width: int, height: int, *, ascii_only: bool = False) -> list[Text]:
+def render_lines(snapshot: Snapshot, width: int, height: int, *, ascii_only: bool = False) -> list[Text]:
     """The lines of a terminal of `width` columns and `height` rows: never more, and none longer.
 
     >>> stage = StageView("warm: acting", 30, 40, rate=2.0, left=5.0, judged=30, won=15)
-    >>> print(drawn(Snapshot(underway=[stage]), 40, 10)[0].plain)
+    >>> print(render_lines(Snapshot(underway=[stage]), 40, 10)[0].plain)
     warm: acting  30/40  50% won  0:05
     """
     rows = [
