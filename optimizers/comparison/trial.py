@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from statistics import median
 
@@ -19,6 +17,7 @@ from optimizers.comparison.contenders import Contender, ContenderArguments, shuf
 from optimizers.comparison.metering import PaidAnswers, unmeter
 from optimizers.comparison.outcomes import OUTCOME_FILE, SkippedContender, TrialOutcome
 from optimizers.comparison.setup import Budget, Problem, Resources
+from optimizers.core.concurrency import map_in_threads
 from optimizers.core.events import EventBus
 from optimizers.core.fingerprints import fingerprint, generator_settings, lm_settings, read_metric, read_program
 from optimizers.core.result import SGTResult
@@ -125,7 +124,7 @@ class Trial:
 
             runs = [work(index) for index in range(min(LATENCY_EXAMPLES, len(examples)))]
             latencies = [run.usage.seconds for run in runs]
-            runs += _map_in_threads(work, range(len(runs), len(examples)), self._threads)
+            runs += map_in_threads(work, range(len(runs), len(examples)), threads=self._threads)
         answering = RunUsage(
             actor=answers.usage("test"),
             generator=sum((run.generator for run in runs), Usage()),
@@ -219,9 +218,3 @@ def _redirect_output(folder: RunFolder) -> Iterator[None]:
         contextlib.redirect_stderr(file),
     ):
         yield
-
-
-def _map_in_threads(work: Callable[[int], JudgedRun], indices: Sequence[int], threads: int) -> list[JudgedRun]:
-    """Calls `work` for each index under the caller's `dspy.context`; returns results in order, or raises an error."""
-    with ThreadPoolExecutor(max(1, threads)) as pool:
-        return [each.result() for each in [pool.submit(copy_context().run, work, index) for index in indices]]

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Generator
 
 import dspy
 import pytest
 
-from optimizers.core.concurrency import prefetch
+from optimizers.core.concurrency import map_in_threads, prefetch
 
 
 def test_items_are_prefetched_while_earlier_ones_are_in_use() -> None:
@@ -60,3 +61,22 @@ def test_the_generator_runs_under_the_reader_s_settings() -> None:
 
     with dspy.context(num_threads=77), prefetch(items()) as settings:
         assert list(settings) == [77]
+
+
+def test_results_come_in_the_items_order_under_the_caller_s_settings() -> None:
+    with dspy.context(num_threads=77):
+        assert map_in_threads(lambda n: n + dspy.settings.num_threads, [2, 0, 1], threads=3) == [79, 77, 78]
+
+
+def test_an_exception_in_a_thread_is_raised_and_leaves_the_rest_out() -> None:
+    worked: list[int] = []
+
+    def work(number: int) -> float:
+        worked.append(number)
+        time.sleep(0.01)
+        return 1 / (1 - number)
+
+    with pytest.raises(ZeroDivisionError):
+        map_in_threads(work, range(1000), threads=2)
+    assert {0, 1} <= set(worked)
+    assert len(worked) < 100
