@@ -1,7 +1,7 @@
 # make demo    run the whole method on the embedded world
 # make real    run SGT on real models and Spider's real rows: SGT_REAL_DATA, and SGT_REAL_MODELS or a hub; QUICK=1 is short
 # make test    run the tests, without the network
-# make check   check format, lint, types, layers, doctests, words, documentation
+# make check   check format, lint, types, layers, doctests, words, names, documentation
 # make test-matrix   run some tests on the oldest and the newest versions that pyproject.toml allows; ROWS= selects
 # make bench   run the benchmarks
 # make compatibility   run the tests that docs/compatibility.md lists, and write the page
@@ -68,7 +68,7 @@ check: $(INSTALLED)
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest --doctest-modules sgt_modules optimizers
-	$(BIN)/python -m pytest tests/package/test_words.py
+	$(BIN)/python -m pytest tests/package/test_words.py tests/package/test_names.py
 	$(BIN)/mkdocs build --strict
 
 format: $(INSTALLED)

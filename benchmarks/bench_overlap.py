@@ -32,7 +32,7 @@ from optimizers.rollouts.engine import RolloutEngine
 from optimizers.rollouts.evaluation import Evaluator
 from optimizers.rollouts.sampling import SAMPLED_AT_ONCE
 from optimizers.sgt import candidates as sources
-from optimizers.sgt.exploration import Setting, explorer
+from optimizers.sgt.exploration import ExplorationContext, explorer
 from optimizers.store.rollout_store import RolloutStore
 from sgt_modules import SupplementGenerator, supplement
 from sgt_modules.embedded import HouseTermsWorld, Sizes, embedded_generator, program
@@ -46,18 +46,18 @@ WORLD = HouseTermsWorld(0, sizes=Sizes(train=QUERIES, validation=4, test=4, shif
 
 
 @contextmanager
-def setting(lm: dspy.LM) -> Iterator[Setting]:
+def setting(lm: dspy.LM) -> Iterator[ExplorationContext]:
     """Return the inputs of exploration with a new store; the program has run without supplements."""
     wrapped = supplement(program(), generator="none/needed")
     wrapped.set_lm(lm)
     with tempfile.TemporaryDirectory() as folder, RolloutStore(Path(folder) / "rollouts.sqlite") as store:
         acting = RolloutEngine(wrapped, Scorer(WORLD.metric), store, "benchmark", num_threads=THREADS)
         train = Evaluator(acting, "train", WORLD.train, EventBus())
-        train.without()
-        yield Setting(Recipe(), train, EventBus(), WorkClock(), seed=0)
+        train.score_unaided()
+        yield ExplorationContext(Recipe(), train, EventBus(), WorkClock(), seed=0)
 
 
-def sampled(generator: SupplementGenerator, where: Setting) -> list[Candidate]:
+def sampled(generator: SupplementGenerator, where: ExplorationContext) -> list[Candidate]:
     """The warm start's samples, all of them."""
     requests = sources.warm_start_requests(where.train.queries, rng=random.Random(0))
     hot = [replace(request, temperature=1.0) for _, request in requests]

@@ -81,7 +81,7 @@ def learn(seed: int, credit: Credit, folder: Path) -> Learned:
         store = RolloutStore(folder / "test.sqlite")
         actor = RolloutEngine(wrapped, Scorer(metric), store, scope_of(wrapped, metric), num_threads=TERMS_THREADS)
         evaluator = Evaluator(actor, "test", test, EventBus())
-        before = mean_score(evaluator.without())
+        before = mean_score(evaluator.score_unaided())
         generator = result.generator_of(result.selected)
         if generator is None:
             return Learned(credit, result.stages, before, before, {})

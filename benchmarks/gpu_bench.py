@@ -234,8 +234,8 @@ def halvings_noted() -> Iterator[list[str]]:
     said: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: said.append(record.getMessage())
-    batching.logger.addHandler(handler)
+    logging.getLogger(batching.__name__).addHandler(handler)
     try:
         yield said
     finally:
-        batching.logger.removeHandler(handler)
+        logging.getLogger(batching.__name__).removeHandler(handler)

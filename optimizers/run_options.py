@@ -128,11 +128,11 @@ class RunSettings(ABC):
 
     @property
     @abstractmethod
-    def free(self) -> Mapping[str, object]:
+    def may_change_on_resume(self) -> Mapping[str, object]:
         """Settings in `run.json` that may change when a run goes on in its folder."""
 
     @abstractmethod
-    def recorded(self, trainset: Examples, valset: Examples) -> Mapping[str, object]:
+    def must_match_on_resume(self, trainset: Examples, valset: Examples) -> Mapping[str, object]:
         """Settings in `run.json` that must be the same when a run goes on in its folder."""
 
     @abstractmethod

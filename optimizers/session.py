@@ -134,8 +134,10 @@ class Session:
             code = _Code(read_program(program, options.version), read_metric(options.metric, options.version))
             before = _Code.recorded(folder.read("run.json") or {})
             own = supplement_settings(student)
-            recorded = {**settings.recorded(*splits), **({"student": own} if own else {})}
-            known = folder.begin_or_resume(recorded, {**settings.free, "code": code.record(options.version)})
+            recorded = {**settings.must_match_on_resume(*splits), **({"student": own} if own else {})}
+            known = folder.begin_or_resume(
+                recorded, {**settings.may_change_on_resume, "code": code.record(options.version)}
+            )
             notes += code.notes(before, options.version)
             if changed := changed_versions(known):
                 notes.append(f"This run began with other packages: {'; '.join(changed)}.")

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 
 import dspy
 
-T = TypeVar("T")
+_Returned = TypeVar("_Returned")
 
 
 def call_program(program: dspy.Module, inputs: Mapping[str, object]) -> object:
@@ -38,13 +38,13 @@ def _is_async_only(program: dspy.Module) -> bool:
     return has == [False, True]
 
 
-def _run_coroutine(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+def _run_coroutine(work: Callable[[], Coroutine[Any, Any, _Returned]]) -> _Returned:
     """Run a coroutine in the caller's context; in a new thread if an event loop is running here."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(work())
-    ended: list[T] = []
+    ended: list[_Returned] = []
     problems: list[BaseException] = []
 
     def run() -> None:

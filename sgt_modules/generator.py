@@ -37,8 +37,6 @@ from sgt_modules.remote.endpoint import Endpoint
 from sgt_modules.replies import read_reply
 from sgt_modules.samples import SILENT, Sample, SampleRequest
 
-logger = logging.getLogger(__name__)
-
 MAX_NEW_TOKENS = 128
 """The default limit of a supplement's tokens: enough for `max_words` of the prompt and the kind."""
 
@@ -357,7 +355,7 @@ class SupplementGenerator(Parameter):
 
     def _skip_long_prompt(self, error: ContextLengthError) -> Sample:
         """Warn that a prompt is too long, and return a sample without a supplement."""
-        logger.warning("No supplement, as the input does not fit %s: %s", self.name, error)
+        logging.getLogger(__name__).warning("No supplement, as the input does not fit %s: %s", self.name, error)
         return SILENT
 
     def _count_tokens(self, reply: Sample) -> None:

@@ -17,8 +17,6 @@ from sgt_modules.generator import GeneratorLike, SupplementGenerator
 from sgt_modules.predictor import SUPPLEMENT_STATE, Scope, SupplementedPredictor, check_scope, copy_as
 from sgt_modules.prompts import ADVICE, SUPPLEMENT, Template, check_template
 
-logger = logging.getLogger(__name__)
-
 
 def supplement(
     program: dspy.Module,
@@ -71,7 +69,7 @@ def supplement(
         if only is None or name in only
     }
     for note in list_plain_parts(program):
-        logger.warning(note)
+        logging.getLogger(__name__).warning(note)
     return _add_memory(_rebuild(program, wrapped))
 
 

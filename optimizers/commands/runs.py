@@ -31,13 +31,13 @@ def report(
     Example: sgt report runs/demo --out demo.html
     """
     from optimizers.comparison.result import COMPARISON_FILE, Comparison
-    from optimizers.observe.report import FILE, read_run, write_page
+    from optimizers.observe.report import REPORT_FILE, read_run, write_page
 
-    check_writable(out or run / FILE if run.is_dir() else None, what="the page (--out)")
+    check_writable(out or run / REPORT_FILE if run.is_dir() else None, what="the page (--out)")
     outcome: dict[str, object] = {}
     shown: list[Table | str] = []
     if (run / COMPARISON_FILE).is_file():
-        page = Comparison.read(run).to_html(out or run / FILE)
+        page = Comparison.read(run).to_html(out or run / REPORT_FILE)
     else:
         record = read_run(run, where=store or None)
         page = write_page(record, out)
@@ -126,24 +126,24 @@ def _summarize_outcome(record: RunRecord) -> tuple[dict[str, object], list[Table
     """Return the verdict and the errors by type, as JSON and for printing; empty if the run has neither."""
     from dataclasses import asdict
 
-    from optimizers.observe.report.inspecting import harmless
+    from optimizers.observe.report.inspecting import strip_commands
 
     errors = record.errors()
-    shown: list[Table | str] = [harmless(f"Verdict: {record.verdict}")] if record.verdict else []
+    shown: list[Table | str] = [strip_commands(f"Verdict: {record.verdict}")] if record.verdict else []
     if errors:
         table = _make_table("error", "runs", "no reward", "stages", "one example")
         for each in errors:
             cells = (each.name, f"{each.count:,}", f"{each.unrewarded:,}", ", ".join(each.stages), each.example)
-            table.add_row(*map(harmless, cells))
+            table.add_row(*map(strip_commands, cells))
         shown.append(table)
     return {"verdict": record.verdict, "errors": [asdict(each) for each in errors]}, shown
 
 
 def _list_rollouts(rollouts: list[StageRollout], filters: Wanted) -> Table:
-    from optimizers.observe.report.inspecting import harmless_on_a_terminal
+    from optimizers.observe.report.inspecting import strip_rollout
 
     table = _make_table("stage", "#", "reward", "supplement", "answer")
-    for each in map(harmless_on_a_terminal, rollouts):
+    for each in map(strip_rollout, rollouts):
         score = "" if each.score is None else f"{each.score:g}"
         place = f"{each.stage}/{each.split}" if not filters.stage else each.split
         table.add_row(place, str(each.position), score, each.supplement or "(none)", each.answer or each.error)
@@ -151,11 +151,11 @@ def _list_rollouts(rollouts: list[StageRollout], filters: Wanted) -> Table:
 
 
 def _compare_sides(rollouts: list[StageRollout], threshold: float, limit: int) -> list[Table | str]:
-    from optimizers.observe.report.inspecting import harmless_on_a_terminal, sides
+    from optimizers.observe.report.inspecting import sides, strip_rollout
 
     shown: list[Table | str] = []
     for query in list(dict.fromkeys(each.query for each in rollouts))[:limit]:
-        own = [harmless_on_a_terminal(each) for each in rollouts if each.query == query]
+        own = [strip_rollout(each) for each in rollouts if each.query == query]
         winners, losers = sides(own, threshold)
         table = _make_table(f"won ({len(winners)})", f"lost ({len(losers)})", lines=True)
         for place in range(min(limit, max(len(winners), len(losers)))):

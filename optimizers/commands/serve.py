@@ -73,7 +73,7 @@ def serve(
         import uvicorn
 
         from sgt_modules.service.app import Upstream, application
-        from sgt_modules.service.guard import Limits
+        from sgt_modules.service.guard import RequestLimits
         from sgt_modules.service.served_program import check_service
     except ImportError as missing:
         raise SetupError(f"{missing.name} is not installed: pip install 'dspy-sgt[serve]'.") from missing
@@ -95,7 +95,7 @@ def serve(
             upstream=endpoint if upstream else None,
             predictor=predictor,
             keys=caller_keys,
-            limits=Limits(max_kilobytes * 1024, max_requests),
+            limits=RequestLimits(max_kilobytes * 1024, max_requests),
         )
         _log_to_stderr(access=access_log)
         address = _browser_address(host, listening.getsockname()[1])

@@ -79,7 +79,7 @@ def compile_program(
     """
     from optimizers.core.result import result_of
     from optimizers.core.user_files import load_attribute
-    from optimizers.observe.report import FILE
+    from optimizers.observe.report import REPORT_FILE
     from optimizers.sgt.teleprompter import SGTTeleprompter
 
     check_writable(out, what="--out")
@@ -112,7 +112,7 @@ def compile_program(
         "scores": scores,
         "program": str(saved),
         "log_dir": str(result.log_dir),
-        "report": str(result.log_dir / FILE),
+        "report": str(result.log_dir / REPORT_FILE),
         "actor_calls": result.spent.actor_calls,
         "cost_usd": result.spent.cost,
         "seconds": round(result.spent.seconds.total, 1),

@@ -10,7 +10,7 @@ from optimizers.comparison.analyses import (
     validated,
 )
 from optimizers.comparison.comparing import compare, compare_problems
-from optimizers.comparison.contenders import CONTENDERS, Bench, Contender
+from optimizers.comparison.contenders import CONTENDERS, Contender, ContenderArguments
 from optimizers.comparison.control_rows import ControlRow, Controls, pooled
 from optimizers.comparison.controls import CONTROLS, controls
 from optimizers.comparison.leaderboard import Row
@@ -21,10 +21,10 @@ __all__ = [
     "ABLATIONS",
     "CONTENDERS",
     "CONTROLS",
-    "Bench",
     "Budget",
     "Comparison",
     "Contender",
+    "ContenderArguments",
     "ControlRow",
     "Controls",
     "Problem",

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import dspy
 
-from optimizers.comparison.contenders import Bench, Contender, compile_sgt, make_teleprompter
+from optimizers.comparison.contenders import Contender, ContenderArguments, compile_sgt, make_teleprompter
 from optimizers.sgt.recipe import Recipe
 from sgt_modules.errors import SetupError
 
@@ -41,24 +41,24 @@ _CHANGES: Mapping[str, RecipeChange] = {
 }
 
 
-def _compile_with_change(change: RecipeChange) -> Callable[[Bench], dspy.Module]:
-    """Returns a compile function: SGT with a change to the bench's recipe, or to the default recipe."""
-    return lambda bench: compile_sgt(replace(bench, recipe=change(bench.recipe or Recipe())))
+def _compile_with_change(change: RecipeChange) -> Callable[[ContenderArguments], dspy.Module]:
+    """Returns a compile function: SGT with a change to the inputs' recipe, or to the default recipe."""
+    return lambda inputs: compile_sgt(replace(inputs, recipe=change(inputs.recipe or Recipe())))
 
 
-def _compile_without_nll(bench: Bench) -> dspy.Module:
+def _compile_without_nll(inputs: ContenderArguments) -> dspy.Module:
     """Runs SGT with alpha 0: preference rounds without the likelihood loss on the chosen supplement."""
     from optimizers.training.trl_trainer import TRLTrainer
 
-    trainer = make_teleprompter(bench).settings.trainer_or_default()
+    trainer = make_teleprompter(inputs).settings.trainer_or_default()
     if not isinstance(trainer, TRLTrainer):
         raise SetupError(f"Expected a TRLTrainer, whose alpha can be set, got {trainer!r}. Leave this ablation out.")
     settings = replace(trainer.settings, alpha=0.0)
     changed = TRLTrainer(trainer.model, settings, trust_remote_code=trainer.trust_remote_code)
-    return compile_sgt(replace(bench, trainer=changed))
+    return compile_sgt(replace(inputs, trainer=changed))
 
 
-_COMPILE_FUNCTIONS: Mapping[str, Callable[[Bench], dspy.Module]] = {
+_COMPILE_FUNCTIONS: Mapping[str, Callable[[ContenderArguments], dspy.Module]] = {
     **{name: _compile_with_change(change) for name, change in _CHANGES.items()},
     "sgt_alpha_0": _compile_without_nll,
     "sgt_one_round": _compile_with_change(merge_rounds),

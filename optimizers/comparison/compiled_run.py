@@ -115,7 +115,7 @@ class CompiledRun:
             )
             evaluator = Evaluator(actor, split, examples, self.bus)
             if not repetition:
-                evaluator.without()
+                evaluator.score_unaided()
             yield evaluator
 
     def score(self, stage: str, evaluator: Evaluator) -> Scored:
@@ -123,7 +123,7 @@ class CompiledRun:
         if stage == "none":
             return Scored(evaluator.unaided, [[] for _ in evaluator.examples])
         if stage == "student":
-            runs = evaluator.live("student", self.student)
+            runs = evaluator.run_live("student", self.student)
             return Scored([run.rollout for run in runs], [run.calls for run in runs])
         generator = self.result.generator_of(stage)
         assert generator is not None

@@ -12,7 +12,7 @@ import dspy
 from dspy.teleprompt import Teleprompter
 from dspy.utils.exceptions import AdapterParseError
 
-from optimizers.comparison.bench import LABELED_DEMOS, Bench, Need
+from optimizers.comparison.contender_arguments import LABELED_DEMOS, ContenderArguments, Need
 from optimizers.comparison.local_edits import LPO_BATCH, LPO_CANDIDATES, LPO_STEPS, optimize_with_local_edits
 from optimizers.comparison.nearest_winner_contender import compile_lookup, reserve_calls
 from optimizers.comparison.text_gradients import BATCH, STEPS, optimize_with_textgrad
@@ -37,16 +37,16 @@ HEADROOM = 0.9
 class Contender:
     """One way to improve a program.
 
-    `compile` returns the improved program and leaves the bench's program unchanged. `needs` names what it requires. A
+    `compile` returns the improved program and leaves the inputs' program unchanged. `needs` names what it requires. A
     contender that is not `seeded` gives the same result for every seed.
 
-    >>> mine = Contender("mine", lambda bench: dspy.LabeledFewShot(k=2).compile(bench.program, trainset=bench.trainset))
+    >>> mine = Contender("mine", lambda inputs: dspy.LabeledFewShot().compile(inputs.program, trainset=inputs.trainset))
     >>> mine.name
     'mine'
     """
 
     name: str
-    compile: Callable[[Bench], dspy.Module]
+    compile: Callable[[ContenderArguments], dspy.Module]
     needs: tuple[Need, ...] = ()
     seeded: bool = True
 
@@ -55,13 +55,13 @@ ContenderLike = str | Contender | Teleprompter
 """A name in `CONTENDERS` or `ABLATIONS`, your own `Contender`, or any DSPy teleprompter."""
 
 
-def _compile_none(bench: Bench) -> dspy.Module:
-    return bench.program
+def _compile_none(inputs: ContenderArguments) -> dspy.Module:
+    return inputs.program
 
 
-def _compile_cot(bench: Bench) -> dspy.Module:
+def _compile_cot(inputs: ContenderArguments) -> dspy.Module:
     """Makes every plain predictor reason before it answers; predictors that already reason stay unchanged."""
-    return cast("dspy.Module", _add_reasoning(bench.program.deepcopy(), {}))
+    return cast("dspy.Module", _add_reasoning(inputs.program.deepcopy(), {}))
 
 
 def _add_reasoning(part: Any, replacements: dict[int, Any]) -> Any:
@@ -91,35 +91,39 @@ def _to_chain_of_thought(predictor: dspy.Predict) -> dspy.ChainOfThought:
     return reasoning
 
 
-def _compile_labeled_fewshot(bench: Bench) -> dspy.Module:
+def _compile_labeled_fewshot(inputs: ContenderArguments) -> dspy.Module:
     def compile_with(demos: int) -> dspy.Module:
-        return dspy.LabeledFewShot(k=demos).compile(bench.program, trainset=bench.trainset, sample=False)
+        return dspy.LabeledFewShot(k=demos).compile(inputs.program, trainset=inputs.trainset, sample=False)
 
-    return _choose_demos(bench, compile_with, lambda _: len(bench.valset), default=LABELED_DEMOS)
+    return _choose_demos(inputs, compile_with, lambda _: len(inputs.valset), default=LABELED_DEMOS)
 
 
-def _compile_bootstrap_fewshot(bench: Bench) -> dspy.Module:
+def _compile_bootstrap_fewshot(inputs: ContenderArguments) -> dspy.Module:
     def compile_with(demos: int) -> dspy.Module:
         optimizer = dspy.BootstrapFewShot(
-            metric=bench.score,
+            metric=inputs.score,
             max_bootstrapped_demos=demos,
-            max_labeled_demos=bench.labeled_demos,
+            max_labeled_demos=inputs.labeled_demos,
             max_errors=_MAX_ERRORS,
         )
-        return optimizer.compile(bench.program, trainset=bench.trainset)
+        return optimizer.compile(inputs.program, trainset=inputs.trainset)
 
-    return _choose_demos(bench, compile_with, lambda _: len(bench.trainset) + len(bench.valset), default=DEMOS)
+    return _choose_demos(inputs, compile_with, lambda _: len(inputs.trainset) + len(inputs.valset), default=DEMOS)
 
 
 def _choose_demos(
-    bench: Bench, compile_with: Callable[[int], dspy.Module], count_runs: Callable[[int], int], *, default: int
+    inputs: ContenderArguments,
+    compile_with: Callable[[int], dspy.Module],
+    count_runs: Callable[[int], int],
+    *,
+    default: int,
 ) -> dspy.Module:
     """Compiles with several numbers of demos; returns the best on the validation set, the one with fewer on a tie.
 
     `count_runs` is the largest number of program runs that compiling and validating with a number of demos takes. Only
     numbers that fit the budget are tried; if that is one or none, the result has `default` demos, without validation.
     """
-    left, fitting = bench.runs, list[int]()
+    left, fitting = inputs.runs, list[int]()
     for demos in DEMO_NUMBERS:
         if left is None or count_runs(demos) <= left:
             fitting.append(demos)
@@ -127,9 +131,9 @@ def _choose_demos(
     if len(fitting) < 2:
         return compile_with(default)
     evaluate = dspy.Evaluate(
-        devset=bench.valset,
-        metric=bench.score,
-        num_threads=bench.num_threads,
+        devset=inputs.valset,
+        metric=inputs.score,
+        num_threads=inputs.num_threads,
         max_errors=_MAX_ERRORS,
         display_progress=False,
     )
@@ -138,57 +142,57 @@ def _choose_demos(
     return programs[scores.index(max(scores))]
 
 
-def _compile_random_search(bench: Bench) -> dspy.Module:
+def _compile_random_search(inputs: ContenderArguments) -> dspy.Module:
     """Searches as many candidates as fit the budget: bootstraps each on the training set, scores it on validation.
 
     The first search assumes that each bootstrap runs the whole training set. A second search spends what is left.
     """
-    val, train = len(bench.valset), len(bench.trainset)
-    number = bench.fit_steps(val + train * bench.has_labels, reserve=3 * val + 2 * train, default=16, most=400)
-    best, score = _search_candidates(bench, range(-3, number))
-    if bench.calls is not None:
-        calls_per_candidate = max(val, bench.count_calls() / (number + 3))
-        more = int(HEADROOM * (bench.calls - bench.count_calls()) / calls_per_candidate)
+    val, train = len(inputs.valset), len(inputs.trainset)
+    number = inputs.fit_steps(val + train * inputs.has_labels, reserve=3 * val + 2 * train, default=16, most=400)
+    best, score = _search_candidates(inputs, range(-3, number))
+    if inputs.calls is not None:
+        calls_per_candidate = max(val, inputs.count_calls() / (number + 3))
+        more = int(HEADROOM * (inputs.calls - inputs.count_calls()) / calls_per_candidate)
         if more > 0:
-            other = _search_candidates(bench, range(number, number + more))
+            other = _search_candidates(inputs, range(number, number + more))
             best, score = max((best, score), other, key=lambda candidate: candidate[1])
     return best
 
 
-def _search_candidates(bench: Bench, candidates: range) -> tuple[dspy.Module, float]:
+def _search_candidates(inputs: ContenderArguments, candidates: range) -> tuple[dspy.Module, float]:
     """Returns the best of DSPy's candidates with these numbers, and its score on validation."""
     optimizer = dspy.BootstrapFewShotWithRandomSearch(
-        metric=bench.score,
+        metric=inputs.score,
         max_bootstrapped_demos=DEMOS,
-        max_labeled_demos=bench.labeled_demos,
+        max_labeled_demos=inputs.labeled_demos,
         num_candidate_programs=candidates.stop,
-        num_threads=bench.num_threads,
+        num_threads=inputs.num_threads,
         max_errors=_MAX_ERRORS,
     )
-    best = optimizer.compile(bench.program, trainset=bench.trainset, valset=bench.valset, restrict=candidates)
+    best = optimizer.compile(inputs.program, trainset=inputs.trainset, valset=inputs.valset, restrict=candidates)
     ranked = cast("Any", best).candidate_programs
     del cast("Any", best).candidate_programs  # each copy of the program would copy all candidates
     return best, float(ranked[0]["score"])
 
 
-def _compile_knn_fewshot(bench: Bench) -> dspy.Module:
+def _compile_knn_fewshot(inputs: ContenderArguments) -> dspy.Module:
     """Each answer of the result costs a run more for each of its demos, which are the nearest training examples."""
-    texts = [format_for_knn(example) for example in bench.trainset]
-    embedder = bench.embedder or dspy.Embedder(TfIdf(texts).embed)
+    texts = [format_for_knn(example) for example in inputs.trainset]
+    embedder = inputs.embedder or dspy.Embedder(TfIdf(texts).embed)
 
     def compile_with(demos: int) -> dspy.Module:
         optimizer = cast("Any", dspy.KNNFewShot)(
             k=demos,
-            trainset=bench.trainset,
+            trainset=inputs.trainset,
             vectorizer=embedder,
-            metric=bench.score,
+            metric=inputs.score,
             max_bootstrapped_demos=demos,
-            max_labeled_demos=demos if bench.has_labels else 0,
+            max_labeled_demos=demos if inputs.has_labels else 0,
             max_errors=_MAX_ERRORS,
         )
-        return optimizer.compile(bench.program)
+        return optimizer.compile(inputs.program)
 
-    return _choose_demos(bench, compile_with, lambda demos: (1 + demos) * len(bench.valset), default=DEMOS)
+    return _choose_demos(inputs, compile_with, lambda demos: (1 + demos) * len(inputs.valset), default=DEMOS)
 
 
 def format_for_knn(example: dspy.Example) -> str:
@@ -200,68 +204,73 @@ def format_for_knn(example: dspy.Example) -> str:
     return " | ".join(f"{name}: {value}" for name, value in example.inputs().items())
 
 
-def _compile_copro(bench: Bench) -> dspy.Module:
+def _compile_copro(inputs: ContenderArguments) -> dspy.Module:
     """Runs COPRO with the largest depth that fits the budget.
 
     With several predictors, each depth runs all earlier candidates of each predictor again.
     """
-    predictors, train = len(bench.program.predictors()), len(bench.trainset)
+    predictors, train = len(inputs.program.predictors()), len(inputs.trainset)
 
     def fit_breadth(depth: int) -> int:
         sweeps = depth if predictors == 1 else predictors * depth * (depth + 1) // 2
-        return bench.fit_steps(sweeps * train, default=10, most=20)
+        return inputs.fit_steps(sweeps * train, default=10, most=20)
 
     depth = next((each for each in (3, 2) if fit_breadth(each) >= 2), 1)
     optimizer = dspy.COPRO(
-        metric=bench.score, prompt_model=bench.proposer, breadth=max(2, fit_breadth(depth)), depth=depth
+        metric=inputs.score, prompt_model=inputs.proposer, breadth=max(2, fit_breadth(depth)), depth=depth
     )
-    evaluation = {"num_threads": bench.num_threads, "display_progress": False}
+    evaluation = {"num_threads": inputs.num_threads, "display_progress": False}
     with dspy.context(max_errors=_MAX_ERRORS):
-        return optimizer.compile(bench.program, trainset=bench.trainset, eval_kwargs=evaluation)
+        return optimizer.compile(inputs.program, trainset=inputs.trainset, eval_kwargs=evaluation)
 
 
-def _compile_miprov2(bench: Bench) -> dspy.Module:
-    val, train = len(bench.valset), len(bench.trainset)
-    candidates = max(2, bench.fit_steps(train + val, default=10, most=10))
-    bootstraps = max(1, candidates - 2) if bench.has_labels else 1
-    trials = bench.fit_steps(val, reserve=bootstraps * train + val, default=30, most=100)
+def _compile_miprov2(inputs: ContenderArguments) -> dspy.Module:
+    val, train = len(inputs.valset), len(inputs.trainset)
+    candidates = max(2, inputs.fit_steps(train + val, default=10, most=10))
+    bootstraps = max(1, candidates - 2) if inputs.has_labels else 1
+    trials = inputs.fit_steps(val, reserve=bootstraps * train + val, default=30, most=100)
     optimizer = dspy.MIPROv2(
-        metric=bench.score,
-        prompt_model=bench.proposer,
-        task_model=bench.lm,
+        metric=inputs.score,
+        prompt_model=inputs.proposer,
+        task_model=inputs.lm,
         auto=None,
         num_candidates=candidates,
-        max_labeled_demos=bench.labeled_demos,
+        max_labeled_demos=inputs.labeled_demos,
         max_bootstrapped_demos=DEMOS,
-        num_threads=bench.num_threads,
-        seed=bench.seed,
+        num_threads=inputs.num_threads,
+        seed=inputs.seed,
         max_errors=_MAX_ERRORS,
     )
     return optimizer.compile(
-        bench.program, trainset=bench.trainset, valset=bench.valset, num_trials=trials, minibatch=False, seed=bench.seed
+        inputs.program,
+        trainset=inputs.trainset,
+        valset=inputs.valset,
+        num_trials=trials,
+        minibatch=False,
+        seed=inputs.seed,
     )
 
 
-def _compile_simba(bench: Bench) -> dspy.Module:
+def _compile_simba(inputs: ContenderArguments) -> dspy.Module:
     """Runs SIMBA; reduces DSPy's sizes until one step and the last sweep over the training set fit the budget."""
-    train = len(bench.trainset)
+    train = len(inputs.trainset)
     size, candidates = min(32, train), 6
     while (
-        bench.runs is not None
-        and _count_simba_runs(size, candidates) + 2 * train > bench.runs
+        inputs.runs is not None
+        and _count_simba_runs(size, candidates) + 2 * train > inputs.runs
         and size + candidates > 3
     ):
         size, candidates = max(1, size * 3 // 4), max(2, candidates - 1)
-    steps = bench.fit_steps(_count_simba_runs(size, candidates), reserve=(candidates + 1) * train, default=8, most=30)
+    steps = inputs.fit_steps(_count_simba_runs(size, candidates), reserve=(candidates + 1) * train, default=8, most=30)
     optimizer = dspy.SIMBA(
-        metric=bench.score,
+        metric=inputs.score,
         bsize=size,
         num_candidates=candidates,
         max_steps=steps,
-        num_threads=bench.num_threads,
-        prompt_model=bench.proposer,
+        num_threads=inputs.num_threads,
+        prompt_model=inputs.proposer,
     )
-    return optimizer.compile(bench.program, trainset=bench.trainset, seed=bench.seed)
+    return optimizer.compile(inputs.program, trainset=inputs.trainset, seed=inputs.seed)
 
 
 def _count_simba_runs(size: int, candidates: int) -> int:
@@ -269,12 +278,12 @@ def _count_simba_runs(size: int, candidates: int) -> int:
     return size * (2 * candidates + 1)
 
 
-def _compile_gepa(bench: Bench) -> dspy.Module:
-    size: dict[str, Any] = {"auto": "medium"} if bench.runs is None else {"max_metric_calls": max(1, bench.runs)}
+def _compile_gepa(inputs: ContenderArguments) -> dspy.Module:
+    size: dict[str, Any] = {"auto": "medium"} if inputs.runs is None else {"max_metric_calls": max(1, inputs.runs)}
     optimizer = dspy.GEPA(
-        metric=bench.feedback, reflection_lm=bench.proposer, num_threads=bench.num_threads, seed=bench.seed, **size
+        metric=inputs.feedback, reflection_lm=inputs.proposer, num_threads=inputs.num_threads, seed=inputs.seed, **size
     )
-    return optimizer.compile(bench.program, trainset=bench.trainset, valset=bench.valset)
+    return optimizer.compile(inputs.program, trainset=inputs.trainset, valset=inputs.valset)
 
 
 class _InferRules(dspy.InferRules):
@@ -296,104 +305,104 @@ class _InferRules(dspy.InferRules):
             super().update_program_instructions(predictor, natural_language_rules)
 
 
-def _compile_infer_rules(bench: Bench) -> dspy.Module:
+def _compile_infer_rules(inputs: ContenderArguments) -> dspy.Module:
     """Runs InferRules; the LM that writes the rules is also DSPy's teacher, so it answers the training examples."""
-    number = bench.fit_steps(len(bench.valset), reserve=len(bench.trainset), default=10, most=50)
+    number = inputs.fit_steps(len(inputs.valset), reserve=len(inputs.trainset), default=10, most=50)
     optimizer = _InferRules(
-        metric=bench.score,
+        metric=inputs.score,
         num_candidates=number,
-        num_threads=bench.num_threads,
-        teacher_settings={"lm": bench.proposer},
+        num_threads=inputs.num_threads,
+        teacher_settings={"lm": inputs.proposer},
         max_bootstrapped_demos=DEMOS,
-        max_labeled_demos=bench.labeled_demos,
+        max_labeled_demos=inputs.labeled_demos,
         max_errors=_MAX_ERRORS,
     )
-    return cast("dspy.Module", optimizer.compile(bench.program, trainset=bench.trainset, valset=bench.valset))
+    return cast("dspy.Module", optimizer.compile(inputs.program, trainset=inputs.trainset, valset=inputs.valset))
 
 
-def _compile_textgrad(bench: Bench) -> dspy.Module:
-    val, train = len(bench.valset), len(bench.trainset)
+def _compile_textgrad(inputs: ContenderArguments) -> dspy.Module:
+    val, train = len(inputs.valset), len(inputs.trainset)
     return optimize_with_textgrad(
-        bench.program,
-        bench.trainset,
-        bench.valset,
-        scorer=Scorer(bench.metric),
-        proposer=cast("dspy.LM", bench.proposer),
-        steps=bench.fit_steps(min(BATCH, train) + val, reserve=val, default=STEPS, most=100),
-        num_threads=bench.num_threads,
+        inputs.program,
+        inputs.trainset,
+        inputs.valset,
+        scorer=Scorer(inputs.metric),
+        proposer=cast("dspy.LM", inputs.proposer),
+        steps=inputs.fit_steps(min(BATCH, train) + val, reserve=val, default=STEPS, most=100),
+        num_threads=inputs.num_threads,
     )
 
 
-def _compile_lpo(bench: Bench) -> dspy.Module:
-    val, train = len(bench.valset), len(bench.trainset)
+def _compile_lpo(inputs: ContenderArguments) -> dspy.Module:
+    val, train = len(inputs.valset), len(inputs.trainset)
     return optimize_with_local_edits(
-        bench.program,
-        bench.trainset,
-        bench.valset,
-        scorer=Scorer(bench.metric),
-        proposer=cast("dspy.LM", bench.proposer),
-        steps=bench.fit_steps(min(LPO_BATCH, train) + LPO_CANDIDATES * val, reserve=val, default=LPO_STEPS, most=100),
-        seed=bench.seed,
-        num_threads=bench.num_threads,
+        inputs.program,
+        inputs.trainset,
+        inputs.valset,
+        scorer=Scorer(inputs.metric),
+        proposer=cast("dspy.LM", inputs.proposer),
+        steps=inputs.fit_steps(min(LPO_BATCH, train) + LPO_CANDIDATES * val, reserve=val, default=LPO_STEPS, most=100),
+        seed=inputs.seed,
+        num_threads=inputs.num_threads,
     )
 
 
-def _compile_bootstrap_finetune(bench: Bench) -> dspy.Module:
-    optimizer = dspy.BootstrapFinetune(metric=bench.score, num_threads=bench.num_threads)
-    student = bench.program.deepcopy()
-    student.set_lm(bench.lm)
-    return optimizer.compile(student, trainset=bench.trainset)
+def _compile_bootstrap_finetune(inputs: ContenderArguments) -> dspy.Module:
+    optimizer = dspy.BootstrapFinetune(metric=inputs.score, num_threads=inputs.num_threads)
+    student = inputs.program.deepcopy()
+    student.set_lm(inputs.lm)
+    return optimizer.compile(student, trainset=inputs.trainset)
 
 
-def _compile_spt(bench: Bench, variant: Variant, *, impact: bool) -> dspy.Module:
+def _compile_spt(inputs: ContenderArguments, variant: Variant, *, impact: bool) -> dspy.Module:
     """Runs Supervisory Prompt Training, with as many rounds as fit the budget."""
     optimizer = SupervisoryPromptTeleprompter(
-        bench.metric,
-        cast("dspy.LM", bench.proposer),
+        inputs.metric,
+        cast("dspy.LM", inputs.proposer),
         variant=variant,
         impact=impact,
-        num_threads=bench.num_threads,
-        max_actor_calls=bench.calls,
-        seed=bench.seed,
-        log_dir=bench.folder / "spt",
+        num_threads=inputs.num_threads,
+        max_actor_calls=inputs.calls,
+        seed=inputs.seed,
+        log_dir=inputs.folder / "spt",
         display_progress=False,
     )
-    return optimizer.compile(bench.program, trainset=bench.trainset, valset=bench.valset)
+    return optimizer.compile(inputs.program, trainset=inputs.trainset, valset=inputs.valset)
 
 
-def compile_sgt(bench: Bench) -> dspy.Module:
+def compile_sgt(inputs: ContenderArguments) -> dspy.Module:
     """Runs Supplement Generation Training within the budget."""
-    return make_teleprompter(bench).compile(bench.program, trainset=bench.trainset, valset=bench.valset)
+    return make_teleprompter(inputs).compile(inputs.program, trainset=inputs.trainset, valset=inputs.valset)
 
 
-def make_teleprompter(bench: Bench, folder: str = "sgt") -> SGTTeleprompter:
-    """Returns SGT's teleprompter with the bench's settings, in this subfolder."""
-    assert bench.generator is not None
+def make_teleprompter(inputs: ContenderArguments, folder: str = "sgt") -> SGTTeleprompter:
+    """Returns SGT's teleprompter with the inputs' settings, in this subfolder."""
+    assert inputs.generator is not None
     return SGTTeleprompter(
-        bench.metric,
-        bench.generator,
-        recipe=bench.recipe,
-        trainer=bench.trainer,
-        num_threads=bench.num_threads,
-        max_actor_calls=bench.calls,
-        seed=bench.seed,
-        log_dir=bench.folder / folder,
+        inputs.metric,
+        inputs.generator,
+        recipe=inputs.recipe,
+        trainer=inputs.trainer,
+        num_threads=inputs.num_threads,
+        max_actor_calls=inputs.calls,
+        seed=inputs.seed,
+        log_dir=inputs.folder / folder,
         display_progress=False,
     )
 
 
-def _compile_lookup(bench: Bench) -> dspy.Module:
+def _compile_lookup(inputs: ContenderArguments) -> dspy.Module:
     """Explores with the untrained generator within the budget, then looks the nearest winner up."""
-    return compile_lookup(bench, make_teleprompter(replace(bench, calls=reserve_calls(bench)), "lookup"))
+    return compile_lookup(inputs, make_teleprompter(replace(inputs, calls=reserve_calls(inputs)), "lookup"))
 
 
-def _compile_few_shot_then_sgt(bench: Bench) -> dspy.Module:
+def _compile_few_shot_then_sgt(inputs: ContenderArguments) -> dspy.Module:
     """Spends half of the budget on demos, then the rest on supplements for the program with these demos."""
-    if bench.calls is None:
-        return compile_sgt(replace(bench, program=_compile_random_search(bench)))
-    program = _compile_random_search(replace(bench, calls=bench.calls // 2))
-    recipe = halve_samples(bench.recipe or Recipe())
-    return compile_sgt(replace(bench, program=program, calls=bench.calls - bench.count_calls(), recipe=recipe))
+    if inputs.calls is None:
+        return compile_sgt(replace(inputs, program=_compile_random_search(inputs)))
+    program = _compile_random_search(replace(inputs, calls=inputs.calls // 2))
+    recipe = halve_samples(inputs.recipe or Recipe())
+    return compile_sgt(replace(inputs, program=program, calls=inputs.calls - inputs.count_calls(), recipe=recipe))
 
 
 def halve_samples(recipe: Recipe) -> Recipe:
@@ -407,11 +416,11 @@ def halve_samples(recipe: Recipe) -> Recipe:
     return replace(recipe, **cast("Any", {name: max(1, getattr(recipe, name) // 2) for name in names}))
 
 
-def _compile_sgt_then_knn(bench: Bench) -> dspy.Module:
+def _compile_sgt_then_knn(inputs: ContenderArguments) -> dspy.Module:
     """Runs SGT, then adds the nearest training examples as demos."""
-    program = compile_sgt(bench)
+    program = compile_sgt(inputs)
     program._compiled = False  # DSPy adds no demos to a compiled program
-    return _compile_knn_fewshot(replace(bench, program=program))
+    return _compile_knn_fewshot(replace(inputs, program=program))
 
 
 _MAX_ERRORS = 10**9

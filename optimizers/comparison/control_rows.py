@@ -12,6 +12,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from optimizers.comparison.cells import render_text
 from optimizers.comparison.noise import Noise, estimate_noise
 from optimizers.core.clusters import Clusters, count_clusters
+from optimizers.core.paired_scores import pair_scores, select_clusters
 from optimizers.core.records import Rollout
 from optimizers.core.statistics import gain_interval, mean_interval, paired_p_value
 from optimizers.observe.report.texts import describe_tests, p_text, share, signed, span
@@ -96,23 +97,6 @@ def build_control_row(
         gain_interval=gain_interval(before, after, clusters=paired),
         p_none=paired_p_value(before, after, clusters=paired),
     )
-
-
-def select_clusters(clusters: Clusters | None, *runs: Sequence[Rollout]) -> Clusters:
-    """Returns the clusters of the examples for which all runs have a score."""
-    known = [all(each.reward is not None for each in rollouts) for rollouts in zip(*runs, strict=True)]
-    own = [None] * len(known) if clusters is None else clusters
-    return [cluster for cluster, has_score in zip(own, known, strict=True) if has_score]
-
-
-def pair_scores(first: Sequence[Rollout], second: Sequence[Rollout]) -> tuple[list[float], list[float]]:
-    """Returns the scores of both on the examples for which both have one."""
-    pairs = [
-        (one.reward.score, other.reward.score)
-        for one, other in zip(first, second, strict=True)
-        if one.reward is not None and other.reward is not None
-    ]
-    return [one for one, _ in pairs], [other for _, other in pairs]
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,10 +86,16 @@ def rank_rows(
     tests = {name: _average(own.values()) for name, own in scores.items()}
     others = [name for name in of_name if name != NO_CHANGE]
     with_none = {
-        name: _compare(scores[NO_CHANGE], scores[name], seed, clusters) for name in others if NO_CHANGE in scores
+        name: _compare_paired_scores(scores[NO_CHANGE], scores[name], seed, clusters)
+        for name in others
+        if NO_CHANGE in scores
     }
     best_of = {name: _find_best_other(name, tests) for name in others}
-    with_best = {name: _compare(scores[best], scores[name], seed, clusters) for name, best in best_of.items() if best}
+    with_best = {
+        name: _compare_paired_scores(scores[best], scores[name], seed, clusters)
+        for name, best in best_of.items()
+        if best
+    }
     p_value, p_best = _adjust_p_values(with_none), _adjust_p_values(with_best)
     rows: list[Row] = []
     for name, own in of_name.items():
@@ -145,7 +151,7 @@ class _PairedResult:
     smallest: float | None
 
 
-def _compare(
+def _compare_paired_scores(
     before: Mapping[str, float], after: Mapping[str, float], seed: int, clusters: Mapping[str, Hashable | None]
 ) -> _PairedResult:
     shared = [unit for unit in before if unit in after]

@@ -19,7 +19,7 @@ import dspy
 from dspy.utils.exceptions import AdapterParseError
 
 from optimizers.comparison.text_gradients import format_fields, quote_names, run_as_text
-from optimizers.core.concurrency import parallel_map
+from optimizers.core.concurrency import map_in_threads
 from optimizers.core.reward import Scorer
 from sgt_modules.wrapping import with_instructions
 
@@ -114,8 +114,7 @@ def _describe_mistakes(
 ) -> str:
     """Runs the batch; returns the examples with a reward below 1 as text for the LM. Outages are left out."""
 
-    def describe(position: int) -> str:
-        example = batch[position]
+    def describe(example: dspy.Example) -> str:
         run = run_as_text(program, example, scorer)
         if run is None or run[1].score >= 1:
             return ""
@@ -125,7 +124,7 @@ def _describe_mistakes(
         return "\n".join([*parts, *([f"Verdict: {run[1].feedback}"] if run[1].feedback else [])])
 
     threads = min(len(batch), num_threads or cast("int", dspy.settings.num_threads))
-    return "\n\n".join(filter(None, parallel_map(describe, iter([[n] for n in range(len(batch))]), threads=threads)))
+    return "\n\n".join(filter(None, map_in_threads(describe, batch, threads=threads)))
 
 
 def _propose(program: dspy.Module, name: str, mistakes: str, proposer: dspy.LM, step: int) -> list[str]:

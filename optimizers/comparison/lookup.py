@@ -10,7 +10,7 @@ import dspy
 from dspy.teleprompt import Teleprompter
 
 from optimizers.comparison.ablations import ABLATIONS
-from optimizers.comparison.contenders import CONTENDERS, Bench, Contender, ContenderLike
+from optimizers.comparison.contenders import CONTENDERS, Contender, ContenderArguments, ContenderLike
 from sgt_modules.errors import SetupError
 
 
@@ -31,7 +31,7 @@ def find_contender(contender: ContenderLike) -> Contender:
     if isinstance(contender, Contender):
         return contender
     if isinstance(contender, Teleprompter):
-        return Contender(_to_snake_case(type(contender).__name__), lambda bench: _compile_with(contender, bench))
+        return Contender(_to_snake_case(type(contender).__name__), lambda inputs: _compile_with(contender, inputs))
     contenders = {**CONTENDERS, **ABLATIONS}
     if contender not in contenders:
         raise SetupError(
@@ -41,12 +41,12 @@ def find_contender(contender: ContenderLike) -> Contender:
     return contenders[contender]
 
 
-def _compile_with(optimizer: Teleprompter, bench: Bench) -> dspy.Module:
+def _compile_with(optimizer: Teleprompter, inputs: ContenderArguments) -> dspy.Module:
     """Compiles with a user's optimizer; passes those of DSPy's usual arguments that its `compile` has."""
     parameters = inspect.signature(optimizer.compile).parameters
-    usual: dict[str, object] = {"trainset": bench.trainset, "valset": bench.valset, "seed": bench.seed}
+    usual: dict[str, object] = {"trainset": inputs.trainset, "valset": inputs.valset, "seed": inputs.seed}
     return optimizer.compile(
-        bench.program, **cast("Any", {name: value for name, value in usual.items() if name in parameters})
+        inputs.program, **cast("Any", {name: value for name, value in usual.items() if name in parameters})
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import dspy
 
-from optimizers.comparison.bench import Bench
+from optimizers.comparison.contender_arguments import ContenderArguments
 from optimizers.comparison.contenders import compile_sgt, shuffle_examples
 from optimizers.comparison.control_rows import Controls
 from optimizers.comparison.controls import KindsOn, controls
@@ -42,7 +42,7 @@ def score_sgt_controls(
     same LM. The controls `always` run on the validation set, the others on the test set; `lookup` chooses its
     number of neighbours on the validation set.
     """
-    bench = Bench(
+    inputs = ContenderArguments(
         program=problem.program,
         trainset=shuffle_examples(problem.trainset, seed),
         valset=list(problem.valset),
@@ -55,7 +55,7 @@ def score_sgt_controls(
         trainer=resources.trainer,
         recipe=resources.recipe,
     )
-    compiled = compile_sgt(bench)
+    compiled = compile_sgt(inputs)
     scores = controls(
         compiled,
         problem,

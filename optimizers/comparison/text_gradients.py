@@ -14,7 +14,7 @@ from typing import Any, cast
 import dspy
 
 from optimizers.core.reward import Reward, Scorer
-from optimizers.rollouts.outages import is_uninformative
+from optimizers.rollouts.outages import is_provider_failure
 from sgt_modules.calling import call_program
 from sgt_modules.saving.redaction import redact
 from sgt_modules.wrapping import instructions_of, with_instructions
@@ -158,7 +158,7 @@ def run_as_text(program: dspy.Module, example: dspy.Example, scorer: Scorer) -> 
             reward = scorer(example, prediction)
             texts = [format_fields(cast("Any", prediction).items())] if isinstance(prediction, dspy.Prediction) else []
         except Exception as problem:  # noqa: BLE001 - an answer that the program cannot use scores 0
-            if is_uninformative(problem):
+            if is_provider_failure(problem):
                 return None
             texts, reward = [redact(f"{type(problem).__name__}: {problem}", _list_lms(program))], Reward(0.0)
         steps = [

@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from statistics import median
 
 import dspy
 
-from optimizers.comparison.contenders import Bench, Contender, shuffle_examples
+from optimizers.comparison.contenders import Contender, ContenderArguments, shuffle_examples
 from optimizers.comparison.metering import PaidAnswers, unmeter
 from optimizers.comparison.outcomes import OUTCOME_FILE, SkippedContender, TrialOutcome
 from optimizers.comparison.setup import Budget, Problem, Resources
+from optimizers.core.concurrency import map_in_threads
 from optimizers.core.events import EventBus
 from optimizers.core.fingerprints import fingerprint, generator_settings, lm_settings, read_metric, read_program
 from optimizers.core.result import SGTResult
@@ -92,13 +91,13 @@ class Trial:
         return TrialOutcome.read(content, folder.path / OUTCOME_FILE)  # the same as a later session reads
 
     def _compile_and_test(self, folder: RunFolder, answers: PaidAnswers) -> TrialOutcome | SkippedContender:
-        bench = self._make_bench(folder, answers)
-        if reason := bench.explain_missing(self.contender.needs):
+        inputs = self._make_inputs(folder, answers)
+        if reason := inputs.explain_missing(self.contender.needs):
             return SkippedContender(self.contender.name, reason)
-        with answers.meter_program(bench.program) as program, _redirect_output(folder):
+        with answers.meter_program(inputs.program) as program, _redirect_output(folder):
             try:
                 with _clock(folder) as seconds, self._show_compile_calls(answers):
-                    compiled = self.contender.compile(replace(bench, program=program))
+                    compiled = self.contender.compile(replace(inputs, program=program))
             except StoppedError:
                 return self._skip(f"used up its budget of {self.budget.words} before it had a program")
             except Exception as problem:  # noqa: BLE001 - an optimizer's error does not stop the other contenders
@@ -125,7 +124,7 @@ class Trial:
 
             runs = [work(index) for index in range(min(LATENCY_EXAMPLES, len(examples)))]
             latencies = [run.usage.seconds for run in runs]
-            runs += _map_in_threads(work, range(len(runs), len(examples)), self._threads)
+            runs += map_in_threads(work, range(len(runs), len(examples)), threads=self._threads)
         answering = RunUsage(
             actor=answers.usage("test"),
             generator=sum((run.generator for run in runs), Usage()),
@@ -134,9 +133,9 @@ class Trial:
         scores = {query_id(example, ""): _score_run(run) for example, run in zip(examples, runs, strict=True)}
         return TrialOutcome(self.contender.name, self.seed, scores, compiling, answering, median(latencies))
 
-    def _make_bench(self, folder: RunFolder, answers: PaidAnswers) -> Bench:
+    def _make_inputs(self, folder: RunFolder, answers: PaidAnswers) -> ContenderArguments:
         resources, lm = self.resources, self.resources.reflection_lm
-        return Bench(
+        return ContenderArguments(
             program=self.problem.program,
             trainset=shuffle_examples(self.problem.trainset, self.seed),
             valset=list(self.problem.valset),
@@ -219,9 +218,3 @@ def _redirect_output(folder: RunFolder) -> Iterator[None]:
         contextlib.redirect_stderr(file),
     ):
         yield
-
-
-def _map_in_threads(work: Callable[[int], JudgedRun], indices: Sequence[int], threads: int) -> list[JudgedRun]:
-    """Calls `work` for each index under the caller's `dspy.context`; returns results in order, or raises an error."""
-    with ThreadPoolExecutor(max(1, threads)) as pool:
-        return [each.result() for each in [pool.submit(copy_context().run, work, index) for index in indices]]

@@ -20,7 +20,8 @@ from optimizers.core.error_types import (
     group_errors,
     is_unreadable,
 )
-from optimizers.core.evidence import Evidence, count_questions, mean, pair_rewards, without_help
+from optimizers.core.evidence import Evidence, count_questions, mean, without_help
+from optimizers.core.paired_scores import pair_rewards
 from optimizers.core.records import Rollout
 
 ENOUGH_ROWS = 50

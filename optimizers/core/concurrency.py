@@ -1,15 +1,17 @@
-"""Threads that share their creator's `dspy.context`: a parallel map, and a generator read ahead."""
+"""Threads that share their creator's `dspy.context`: a map in several, and a generator read ahead in one."""
 
 from __future__ import annotations
 
 import contextvars
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import NamedTuple, TypeVar
 
-T = TypeVar("T")
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 def in_context(work: Callable[[], None], name: str) -> threading.Thread:
@@ -17,43 +19,20 @@ def in_context(work: Callable[[], None], name: str) -> threading.Thread:
     return threading.Thread(target=contextvars.copy_context().run, args=(work,), name=name, daemon=True)
 
 
-def parallel_map(work: Callable[[int], T], batches: Iterator[Sequence[int]], *, threads: int) -> list[T]:
-    """Calls `work(position)` for every position in several threads; returns the results in the positions' order.
+def map_in_threads(work: Callable[[_Item], _Result], items: Iterable[_Item], *, threads: int) -> list[_Result]:
+    """Calls `work` for each item under the caller's `dspy.context`; returns results in the items' order.
 
-    The batches hold each number from 0 on once. Each thread draws a batch when it is free and works through it in
-    order, under the caller's `dspy.context`. The first exception stops the other threads and is raised.
+    The first error is raised once the calls that have begun are done; the others are left out.
 
-    >>> parallel_map(lambda position: position * 10, iter([[0, 2], [1]]), threads=2)
+    >>> map_in_threads(lambda number: number * 10, [0, 1, 2], threads=2)
     [0, 10, 20]
     """
-    drawing, stop = threading.Lock(), threading.Event()
-    results: dict[int, T] = {}
-    problems: list[BaseException] = []
-
-    def drain() -> None:
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        calls = [pool.submit(contextvars.copy_context().run, work, item) for item in items]
         try:
-            while not stop.is_set():
-                with drawing:
-                    positions = next(batches, ())
-                if not positions:
-                    return
-                for position in positions:
-                    results[position] = work(position)
-        except BaseException as problem:  # noqa: BLE001 - raised again below, in the caller's thread
-            problems.append(problem)
-            stop.set()
-
-    workers = [in_context(drain, "sgt-actor") for _ in range(threads)]
-    try:
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
-    finally:  # after a second Ctrl-C, threads at work save what they have and draw no more
-        stop.set()
-    if problems:
-        raise problems[0]
-    return [results[position] for position in range(len(results))]
+            return [call.result() for call in calls]
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 class _End(NamedTuple):
@@ -63,7 +42,7 @@ class _End(NamedTuple):
 
 
 @contextmanager
-def prefetch(items: Generator[T]) -> Iterator[Iterator[T]]:
+def prefetch(items: Generator[_Item]) -> Iterator[Iterator[_Item]]:
     """Prefetches a generator's items, in order, in a background thread under the caller's `dspy.context`.
 
     An exception of the generator is raised in the reader, after the items before it. Leaving the context early closes
@@ -73,7 +52,7 @@ def prefetch(items: Generator[T]) -> Iterator[Iterator[T]]:
     ...     list(squares)
     [0, 1, 4]
     """
-    queue = SimpleQueue[T | _End]()
+    queue = SimpleQueue[_Item | _End]()
     stop = threading.Event()
 
     def fill() -> None:
@@ -95,7 +74,7 @@ def prefetch(items: Generator[T]) -> Iterator[Iterator[T]]:
         stop.set()
 
 
-def _read(queue: SimpleQueue[T | _End]) -> Iterator[T]:
+def _read(queue: SimpleQueue[_Item | _End]) -> Iterator[_Item]:
     while not isinstance(item := queue.get(), _End):
         yield item
     if item.problem is not None:

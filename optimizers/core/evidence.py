@@ -1,10 +1,9 @@
-"""The evidence that a verdict is drawn from: the rollouts and counts; the rewards of two stages in pairs."""
+"""The evidence that a verdict is drawn from: the rollouts and counts of a run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from optimizers.core.error_types import count_refused_scores, explain_refused_scores
 from optimizers.core.records import Rollout
@@ -68,30 +67,6 @@ class Evidence:
     def base(self) -> str:
         """What stages are compared with, as words of a sentence."""
         return "the instructions that came in" if self.instructions else "no supplement"
-
-
-class PairedRewards(NamedTuple):
-    """Rewards of two stages on the questions that both answered, in one order.
-
-    `right` counts the questions that only the second stage won, `wrong` those that only the first won.
-    """
-
-    before: list[float]
-    after: list[float]
-    right: int
-    wrong: int
-
-
-def pair_rewards(before: Iterable[Rollout], after: Iterable[Rollout], threshold: float = 1.0) -> PairedRewards:
-    """The rewards of two stages, given their rollouts in the same order."""
-    both = [
-        (first.reward.score, second.reward.score)
-        for first, second in zip(before, after, strict=True)
-        if first.reward is not None and second.reward is not None
-    ]
-    right = sum(one < threshold <= other for one, other in both)
-    wrong = sum(other < threshold <= one for one, other in both)
-    return PairedRewards([one for one, _ in both], [other for _, other in both], right, wrong)
 
 
 def without_help(evidence: Evidence) -> str:

@@ -65,7 +65,7 @@ class Price:
         return next(each for each in rates if each is not None)
 
 
-_FREE = Price({})
+_NO_PRICE = Price({})
 _OF_LM: WeakKeyDictionary[dspy.BaseLM, tuple[str, Price]] = WeakKeyDictionary()
 
 
@@ -75,10 +75,10 @@ def price_of(lm: object) -> Price:
     For a model behind a custom address, the list's price for that name counts, as in DSPy's history.
     """
     if not isinstance(lm, dspy.LM):
-        return _FREE
+        return _NO_PRICE
     if not isinstance(lm.engine, str):
-        return cast("Price", getattr(lm.engine, "price", _FREE))
-    model, price = _OF_LM.get(lm, ("", _FREE))
+        return cast("Price", getattr(lm.engine, "price", _NO_PRICE))
+    model, price = _OF_LM.get(lm, ("", _NO_PRICE))
     if model != lm.model:
         price = _listed_price(*_route(lm))
         _OF_LM[lm] = (lm.model, price)

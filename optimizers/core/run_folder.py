@@ -100,12 +100,12 @@ class RunFolder:
         return f"process {process} of {user} on {host} (since {since})"
 
     def begin_or_resume(
-        self, settings: Mapping[str, object], free: Mapping[str, object] | None = None
+        self, must_match: Mapping[str, object], may_change: Mapping[str, object] | None = None
     ) -> dict[str, Any]:
-        """Begin a run with these settings, or resume one that has the same; returns the content of its `run.json`.
+        """Begin a run, or resume one whose `must_match` settings are the same; returns the content of its `run.json`.
 
-        `free` settings are recorded too, and may change when a run is resumed. `run.json` also has an `id`, the
-        `versions` of the packages and the `command` that the run began with.
+        It holds them as `settings`, and those that `may_change` from session to session as `free`. It also has an
+        `id`, the `versions` of the packages and the `command` that the run began with.
 
         Raises:
             RunFolderError: the folder holds a run with other settings, or files that are no run.
@@ -113,7 +113,9 @@ class RunFolder:
         known = self.read("run.json")
         if known is None and any(each.name not in _OWN and each.suffix != ".tmp" for each in self.path.iterdir()):
             raise RunFolderError(f"{self.path} holds files but no run.json. Choose an empty folder as log_dir.")
-        wanted, loose = (json.loads(json.dumps(each or {}, default=_encode_setting)) for each in (settings, free))
+        wanted, loose = (
+            json.loads(json.dumps(each or {}, default=_encode_setting)) for each in (must_match, may_change)
+        )
         if known is None:
             known = {"id": uuid.uuid4().hex, "settings": wanted, "versions": _versions(), "created": _now()}
             known["command"] = _command()

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 
 from optimizers.core.safe_reading import read_entry
 
-FILE = "spent.json"
+SPENT_FILE = "spent.json"
 """Where a run's folder keeps its usage."""
 
 Work = Literal["sampling", "acting", "training"]
@@ -142,7 +142,7 @@ class RunUsage(_Sum):
 
         Raises `RunFolderError` for a field that is no number.
         """
-        file = Path(FILE)
+        file = Path(SPENT_FILE)
 
         def count(name: str) -> int:
             return read_entry(content, name, int, 0, file=file)

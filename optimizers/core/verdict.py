@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from optimizers.core.causes import NOTABLE, error_causes, find_causes
 from optimizers.core.error_types import Failure, group_errors
-from optimizers.core.evidence import Evidence, count_questions, mean, pair_rewards
+from optimizers.core.evidence import Evidence, count_questions, mean
+from optimizers.core.paired_scores import pair_rewards
 from optimizers.core.records import Rollout
 from optimizers.core.statistics import gain_interval
 

@@ -10,8 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from optimizers.core.run_folder import RunFolder
-from optimizers.core.usage import FILE as SPENT
-from optimizers.core.usage import WORKS, Work, WorkSeconds
+from optimizers.core.usage import SPENT_FILE, WORKS, Work, WorkSeconds
 
 CLOCK = "clock.json"
 """Seconds of all sessions of a run's folder: in `total`, and by work."""
@@ -109,5 +108,5 @@ def read_seconds(folder: RunFolder) -> WorkSeconds:
     """Read the seconds of a folder's earlier sessions: from `clock.json`, else from `spent.json`, its last stage's."""
     content, file = folder.read(CLOCK), CLOCK
     if content is None:
-        content, file = folder.read(SPENT) or {}, SPENT
+        content, file = folder.read(SPENT_FILE) or {}, SPENT_FILE
     return WorkSeconds.read(content, folder.path / file)

@@ -117,7 +117,9 @@ def demonstrate_prompts(
             actor = RolloutEngine(student, Scorer(world.metric), store, scope, num_threads=RULES_THREADS)
             test = Evaluator(actor, "test", world.test, bus)
             test_rollouts = {
-                _display_name(stage.name): test.of(with_instructions(student, stage.prompts)).as_it_is(stage.name)
+                _display_name(stage.name): test.for_program(with_instructions(student, stage.prompts)).score_as_it_is(
+                    stage.name
+                )
                 for stage in result.stages
             }
             rng = random.Random(f"{seed}-panel")
@@ -149,7 +151,7 @@ def _measure_impact(parts: Sequence[str], part: Evaluator, way: Way) -> list[Sen
     program = part.actor.program
     (place,) = instructions_of(program)
     runs = [
-        part.of(with_instructions(program, {place: prompt})).as_it_is(f"panel {way}")
+        part.for_program(with_instructions(program, {place: prompt})).score_as_it_is(f"panel {way}")
         for prompt in prompts_to_run(parts, way)
     ]
     return compute_impacts(parts, [[run.reward.score if run.reward else None for run in each] for each in runs], way)

@@ -12,7 +12,6 @@ from typing import Any
 
 import dspy
 
-from optimizers.comparison.control_rows import pair_scores, select_clusters
 from optimizers.comparison.summary import (
     collect_peak_memory,
     compute_gated_share,
@@ -25,6 +24,7 @@ from optimizers.comparison.summary import (
 from optimizers.core.clusters import Clusters, count_clusters, number_clusters
 from optimizers.core.events import EventBus
 from optimizers.core.fingerprints import scope_of
+from optimizers.core.paired_scores import pair_scores, select_clusters
 from optimizers.core.peak_memory import MARK
 from optimizers.core.records import Rollout
 from optimizers.core.result import SGTResult, result_of
@@ -194,7 +194,7 @@ def score_stages(
             for name, generator in generators.items():
                 if split not in scored[name]:
                     if generator is None:
-                        scored[name][split] = evaluator.without()
+                        scored[name][split] = evaluator.score_unaided()
                     else:
                         scored[name][split] = evaluator.score(name, generator, gates.get(name)).rollouts
     return scored

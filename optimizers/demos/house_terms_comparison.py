@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from optimizers.comparison.bench import Bench
 from optimizers.comparison.comparing import compare_problems
+from optimizers.comparison.contender_arguments import ContenderArguments
 from optimizers.comparison.contenders import ContenderLike, compile_sgt, shuffle_examples
 from optimizers.comparison.control_rows import Controls
 from optimizers.comparison.controls import controls
@@ -82,7 +82,7 @@ def score_embedded_controls(
     for seed in seeds:
         world = make_world(seed, quick=quick)
         problem = make_problem(world)
-        bench = Bench(
+        inputs = ContenderArguments(
             program=problem.program,
             trainset=shuffle_examples(world.train, seed),
             valset=world.val,
@@ -98,7 +98,7 @@ def score_embedded_controls(
         with acting():
             scored.append(
                 controls(
-                    compile_sgt(bench),
+                    compile_sgt(inputs),
                     problem,
                     shifted=world.shifted,
                     second_actor=embedded_actor("second-actor"),

@@ -115,4 +115,6 @@ def _run_with_glossary(world: HouseTermsWorld, compiled: dspy.Module, test: Eval
     meanings = [f"{term.word} means {term.condition}." for term in world.terms]
     lines = "\n".join(["The words of this house:", *meanings])
     student = dspy.Predict(AnswerInSQL.with_instructions(f"{AnswerInSQL.instructions}\n\n{lines}"))
-    return test.of(supplement(student, generator=result_of(compiled).generator)).without("oracle_glossary")
+    return test.for_program(supplement(student, generator=result_of(compiled).generator)).score_unaided(
+        "oracle_glossary"
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from optimizers.core.events import Event, RunEnded, RunStarted
 from optimizers.core.run_folder import RESULT, RunFolder
-from optimizers.observe.report import FILE, write_report
+from optimizers.observe.report import REPORT_FILE, write_report
 
 
 class ResultFile:
@@ -30,7 +30,7 @@ class ResultFile:
 class ReportFile:
     """Writes `report.html` when a run ends with a result, from `result.json` and the other files of the folder."""
 
-    name = FILE
+    name = REPORT_FILE
 
     def __init__(self) -> None:
         self._started = RunStarted()

@@ -15,16 +15,16 @@ from typing import NamedTuple
 import dspy
 
 from optimizers.core.budget import Budget
-from optimizers.core.concurrency import parallel_map
+from optimizers.core.concurrency import in_context
 from optimizers.core.fingerprints import describe_scope, scope_of
 from optimizers.core.records import Candidate, Query, Reward, Rollout
 from optimizers.core.reward import Scorer
 from optimizers.core.usage import Usage
 from optimizers.rollouts.failure_streak import FailureStreak
-from optimizers.rollouts.judging import JudgedRun
+from optimizers.rollouts.judging import JudgedRun, RunFunction, ThreadRunner
 from optimizers.rollouts.known_runs import KnownRuns
-from optimizers.rollouts.queries import query_id, query_of
-from optimizers.rollouts.runners import RunFunction, Runner, ThreadRunner, check_seconds, with_time_limit
+from optimizers.rollouts.queries import LiveRun, query_id, query_of
+from optimizers.rollouts.runners import Runner, check_seconds, with_time_limit
 from optimizers.store.rollout_store import RolloutStore
 from sgt_modules.episode import Call, Chooser
 from sgt_modules.errors import ProviderRefusedError, SetupError, StoppedError
@@ -43,13 +43,6 @@ class ProbeResult(NamedTuple):
 
     rollouts: list[Rollout]
     queries: list[Query]
-
-
-class LiveRun(NamedTuple):
-    """A run whose supplements were written while it ran: its rollout, and its predictor calls in order."""
-
-    rollout: Rollout
-    calls: Sequence[Call]
 
 
 class RolloutEngine:
@@ -179,7 +172,7 @@ class RolloutEngine:
             return self._rollout(queue[position], examples[queue[position].query.index], stage, judge)
 
         if not isinstance(candidates, Sequence):
-            return parallel_map(self._with_callback(work, on_done), positions(), threads=self._threads)
+            return parallel_map(work, positions(), threads=self._threads, on_done=on_done)
         queue += candidates
         return self._in_parallel(work, [(each.query.id, each.supplement.render()) for each in queue], on_done)
 
@@ -248,9 +241,9 @@ class RolloutEngine:
                 by_run[position] = stored if known[1] else []
                 return stored[0]
             run = self._blame_addition(self._pay(lambda: judge(index, choose)), examples[index])
-            free = run.rollout.without_cost()
+            unpaid = run.rollout.without_cost()
             rollouts = [
-                (free if n else run.rollout).with_proposal(
+                (unpaid if n else run.rollout).with_proposal(
                     Candidate(query, call.supplement, "joint", call.logprob, writer), stage
                 )
                 for n, call in enumerate(run.calls)
@@ -262,14 +255,6 @@ class RolloutEngine:
 
         self._in_parallel(work, range(len(choosers)), on_done)
         return [rollout for position in range(len(choosers)) for rollout in by_run[position]]
-
-    def live_queries(self, runs: Sequence[LiveRun], examples: Sequence[dspy.Example]) -> list[Query]:
-        """A query for each call of live runs, in which every other place reads what it read in that run."""
-        return [
-            query_of(call, examples[run.rollout.query.index], run.rollout.query.index, run.calls)
-            for run in runs
-            for call in run.calls
-        ]
 
     def _judge(
         self, examples: Sequence[dspy.Example], runner: Runner | None = None, program: dspy.Module | None = None
@@ -299,8 +284,8 @@ class RolloutEngine:
         calls = sorted(run.calls, key=lambda call: (roles.index(call.place.role), call.place.turn))
         queries = [query_of(call, example, index) for call in calls]
         whole = replace(run.rollout, stage=stage)
-        free = whole.without_cost()
-        rollouts = [replace(free if n else whole, query=query) for n, query in enumerate(queries)] or [whole]
+        unpaid = whole.without_cost()
+        rollouts = [replace(unpaid if n else whole, query=query) for n, query in enumerate(queries)] or [whole]
         self._save(rollouts, run)
         return rollouts
 
@@ -353,20 +338,52 @@ class RolloutEngine:
         for position, key in enumerate(keys):
             groups.setdefault(key, []).append(position)
         threads = min(self._threads, len(groups))
-        return parallel_map(self._with_callback(work, on_done), iter(groups.values()), threads=threads)
+        return parallel_map(work, iter(groups.values()), threads=threads, on_done=on_done)
 
-    def _with_callback(self, work: Callable[[int], Rollout], on_done: OnDone | None) -> Callable[[int], Rollout]:
-        """Wraps `work` so that `on_done` is called with each rollout, by one thread at a time."""
-        if on_done is None:
-            return work
 
-        def work_and_call(position: int) -> Rollout:
-            rollout = work(position)
-            with self._lock:
-                on_done(rollout)
-            return rollout
+def parallel_map(
+    work: Callable[[int], Rollout],
+    batches: Iterator[Sequence[int]],
+    *,
+    threads: int,
+    on_done: OnDone | None = None,
+) -> list[Rollout]:
+    """Calls `work(position)` for every position in several threads; returns the rollouts in the positions' order.
 
-        return work_and_call
+    The batches hold each number from 0 on once. Each thread draws a batch when it is free and works through it in
+    order, under the caller's `dspy.context`. The first exception stops the other threads and is raised.
+    """
+    drawing, calling, stop = threading.Lock(), threading.Lock(), threading.Event()
+    rollouts: dict[int, Rollout] = {}
+    problems: list[BaseException] = []
+
+    def drain() -> None:
+        try:
+            while not stop.is_set():
+                with drawing:
+                    positions = next(batches, ())
+                if not positions:
+                    return
+                for position in positions:
+                    rollouts[position] = work(position)
+                    if on_done is not None:
+                        with calling:
+                            on_done(rollouts[position])
+        except BaseException as problem:  # noqa: BLE001 - raised again below, in the caller's thread
+            problems.append(problem)
+            stop.set()
+
+    workers = [in_context(drain, "sgt-actor") for _ in range(threads)]
+    try:
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+    finally:  # after a second Ctrl-C, threads at work save what they have and draw no more
+        stop.set()
+    if problems:
+        raise problems[0]
+    return [rollouts[position] for position in range(len(rollouts))]
 
 
 def _join(written: Sequence[Supplement]) -> Supplement:

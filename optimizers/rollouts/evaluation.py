@@ -10,7 +10,8 @@ import dspy
 from optimizers.core.events import EventBus
 from optimizers.core.records import Candidate, Query, Rollout
 from optimizers.core.stages import Stage
-from optimizers.rollouts.engine import LiveRun, RolloutEngine
+from optimizers.rollouts.engine import RolloutEngine
+from optimizers.rollouts.queries import LiveRun
 from optimizers.rollouts.sampling import sample_stage
 from sgt_modules.episode import Call
 from sgt_modules.gate import Gate
@@ -46,30 +47,30 @@ class Evaluator:
         self.unaided: list[Rollout] = []
         self.queries: list[Query] = []
 
-    def of(self, program: dspy.Module) -> Evaluator:
+    def for_program(self, program: dspy.Module) -> Evaluator:
         """The same split for another program, whose runs have a scope of their own."""
         return Evaluator(self.actor.for_program(program), self._split, self.examples, self.bus)
 
     @property
     def once_an_example(self) -> bool:
-        """Whether the program asks for one supplement an example; known after `without`."""
+        """Whether the program asks for one supplement an example; known after `score_unaided`."""
         return self.actor.single_call and [query.index for query in self.queries] == list(range(len(self.examples)))
 
-    def without(self, stage: str = "none") -> list[Rollout]:
+    def score_unaided(self, stage: str = "none") -> list[Rollout]:
         """The rollouts of the program without supplements; also learns where it would ask for them."""
         with self.bus.work(f"{stage}: {self._split}", len(self.examples)) as work:
             probe = self.actor.probe(self.examples, stage=self._stored(stage), on_done=work.advance)
             self.unaided, self.queries = probe.rollouts, probe.queries
         return self.unaided
 
-    def as_it_is(self, stage: str) -> list[Rollout]:
+    def score_as_it_is(self, stage: str) -> list[Rollout]:
         """The rollouts of the program as it stands, with its own supplements where it reads some.
 
         Those of a generator are the same in every stage, and paid for once.
         """
         writers = {each.generator.fingerprint for _, each in supplemented_predictors(self.actor.program)}
         if not writers:
-            return self.without(stage)
+            return self.score_unaided(stage)
         name = f"as it is, {','.join(sorted(writers))}"
         with self.bus.work(f"{stage}: {self._split}", len(self.examples)) as work:
             runs = self.actor.run_live(self.examples, self.actor.program, name, on_done=work.advance)
@@ -78,9 +79,9 @@ class Evaluator:
     def score(self, stage: str, generator: SupplementGenerator, gate: Gate | None = None) -> Scored:
         """One rollout an example, in the examples' order, with the generator decoding as it does at inference."""
         if not self.unaided:
-            self.without()
+            self.score_unaided()
         if not self.once_an_example:
-            runs = self.live(stage, with_generator(self.actor.program, generator, gate))
+            runs = self.run_live(stage, with_generator(self.actor.program, generator, gate))
             return Scored([run.rollout for run in runs], [run.calls for run in runs])
         requests = [SampleRequest(query.prompt, temperature=generator.temperature) for query in self.queries]
         samples = sample_stage(self.actor.store, self._stored(stage), generator, requests)
@@ -94,7 +95,7 @@ class Evaluator:
             rollouts = self.actor.run(candidates, self.examples, stage=self._stored(stage), on_done=work.advance)
         return Scored(rollouts, [[call] for call in calls])
 
-    def live(self, stage: str, program: dspy.Module) -> list[LiveRun]:
+    def run_live(self, stage: str, program: dspy.Module) -> list[LiveRun]:
         """One run an example of a program that writes its own supplements."""
         with self.bus.work(f"{stage}: {self._split}", len(self.examples)) as work:
             return self.actor.run_live(self.examples, program, self._stored(stage), on_done=work.advance)

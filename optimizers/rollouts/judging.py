@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import NamedTuple
@@ -21,8 +21,8 @@ from optimizers.rollouts.kept_answers import dump_answer, load_answer
 from optimizers.rollouts.outages import (
     LMCalls,
     is_permanent,
+    is_provider_failure,
     is_single_call,
-    is_uninformative,
     was_refused,
     watch_fallback,
 )
@@ -52,6 +52,27 @@ class JudgedRun(NamedTuple):
     used_up: str = ""
     lost: str = ""
     refused: bool = False
+
+
+RunFunction = Callable[[int, SupplementSource], JudgedRun]
+"""Runs the program on the example at an index with the given supplements, and returns the scored run."""
+
+
+class ThreadRunner:
+    """Does each run in the calling thread: right for models behind HTTP and on this machine."""
+
+    def check(self, program: dspy.Module, scorer: Scorer, examples: Sequence[dspy.Example]) -> None:
+        """Nothing to check: threads share their objects."""
+
+    def judge(
+        self, program: dspy.Module, scorer: Scorer, examples: Sequence[dspy.Example], *, at_once: int
+    ) -> RunFunction:
+        """As `Runner`: the function that runs and scores one of these examples in the calling thread."""
+
+        def judge(index: int, given: SupplementSource) -> JudgedRun:
+            return run_and_score(program, examples[index], index, given, scorer)
+
+        return judge
 
 
 def run_and_score(
@@ -166,7 +187,7 @@ def _run_query(example: dspy.Example, index: int) -> Query:
 
 def _reward_of_failure(problem: Exception, calls: LMCalls) -> Reward | None:
     """Reward 0.0 for an exception after the actor answered; None if the exception is not the supplement's fault."""
-    if is_uninformative(problem):
+    if is_provider_failure(problem):
         return None
     answered = isinstance(problem, AdapterParseError) or calls.answered or bool(dspy.settings.trace)
     return Reward(0.0) if answered else None

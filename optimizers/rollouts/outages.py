@@ -73,10 +73,10 @@ def was_refused(problem: BaseException, outage: BaseException | None) -> bool:
     return any(map(is_refusal, _cause_chain(problem))) and (outage is None or is_refusal(outage))
 
 
-def is_uninformative(problem: Exception) -> bool:
+def is_provider_failure(problem: Exception) -> bool:
     """Whether a program's exception says nothing about its supplement, as a provider or the network is the cause.
 
-    >>> is_uninformative(LMInvalidRequestError("too long")), is_uninformative(ValueError("not a number"))
+    >>> is_provider_failure(LMInvalidRequestError("too long")), is_provider_failure(ValueError("not a number"))
     (True, False)
     """
     import httpx  # here, as it brings a command line of its own

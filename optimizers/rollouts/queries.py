@@ -5,14 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import dspy
 
 from optimizers.core.canonical import text_of
 from optimizers.core.fingerprints import content_of
-from optimizers.core.records import Query
+from optimizers.core.records import Query, Rollout
 from sgt_modules.episode import Call, Place
 from sgt_modules.kinds import Supplement
+
+
+class LiveRun(NamedTuple):
+    """A run whose supplements were written while it ran: its rollout, and its predictor calls in order."""
+
+    rollout: Rollout
+    calls: Sequence[Call]
 
 
 def query_id(
@@ -42,3 +50,12 @@ def query_of(
     if joint:
         name = hashlib.sha256(f"{name}\n{call.prompt}".encode()).hexdigest()[:16]
     return Query(name, index, place.role, call.prompt, place.turn, others)
+
+
+def live_queries(runs: Sequence[LiveRun], examples: Sequence[dspy.Example]) -> list[Query]:
+    """A query for each call of live runs, in which every other place reads what it read in that run."""
+    return [
+        query_of(call, examples[run.rollout.query.index], run.rollout.query.index, run.calls)
+        for run in runs
+        for call in run.calls
+    ]

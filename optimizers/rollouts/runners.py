@@ -1,11 +1,11 @@
-"""Runners: do the program's runs in threads of this process, or elsewhere.
+"""What a runner must do, and which one a name means: the program's runs in threads of this process, or elsewhere.
 
 A runner only runs and scores. Looking up known runs, saving and counting stay with the `RolloutEngine`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal, Protocol
 
@@ -13,12 +13,9 @@ import dspy
 
 from optimizers.core.concurrency import in_context
 from optimizers.core.reward import Scorer
-from optimizers.rollouts.judging import JudgedRun, failed_run, run_and_score
+from optimizers.rollouts.judging import JudgedRun, RunFunction, ThreadRunner, failed_run
 from sgt_modules.episode import SupplementSource
 from sgt_modules.errors import SetupError
-
-RunFunction = Callable[[int, SupplementSource], JudgedRun]
-"""Runs the program on the example at an index with the given supplements, and returns the scored run."""
 
 RunnerName = Literal["threads", "ray"]
 
@@ -38,23 +35,6 @@ class Runner(Protocol):
         `at_once`: how many threads will call it at the same time.
         """
         ...
-
-
-class ThreadRunner:
-    """Does each run in the calling thread: right for models behind HTTP and on this machine."""
-
-    def check(self, program: dspy.Module, scorer: Scorer, examples: Sequence[dspy.Example]) -> None:
-        """Nothing to check: threads share their objects."""
-
-    def judge(
-        self, program: dspy.Module, scorer: Scorer, examples: Sequence[dspy.Example], *, at_once: int
-    ) -> RunFunction:
-        """As `Runner`."""
-
-        def judge(index: int, given: SupplementSource) -> JudgedRun:
-            return run_and_score(program, examples[index], index, given, scorer)
-
-        return judge
 
 
 def with_time_limit(judge: RunFunction, examples: Sequence[dspy.Example], seconds: float | None) -> RunFunction:

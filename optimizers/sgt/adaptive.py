@@ -1,4 +1,4 @@
-"""Chooses which new supplements of a stage to try in order to save calls: those whose outcome is open. Pure."""
+"""Chooses which supplements of a stage to try in order to save calls: those that may still teach something. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from optimizers.core.records import Candidate, Rollout
+from optimizers.core.records import Candidate, Query, Rollout
+from sgt_modules.episode import Place
 
 
 class Share(NamedTuple):
@@ -21,6 +22,12 @@ SHARES: Sequence[Share] = (Share(0.5, 2), Share(1.0, 2), Share(0.6, 2), Share(0.
 
 SETTLED = 0.95
 """A query with at least this share of wins is settled: more supplements for it rarely make a pair."""
+
+FIRST_PASS = 0.2
+"""The share of a query's candidates that tell whether its predictor's supplements matter at all."""
+
+DECIDES = 0.1
+"""The least share of a predictor's queries that its supplements must decide for more of them to be tried."""
 
 
 def share_of(round_: int) -> Share:
@@ -92,3 +99,42 @@ def _by_kind_in_turn(candidates: Sequence[Candidate], start: int) -> list[Candid
         order.append((turn[kind], (kinds.index(kind) - start) % len(kinds), candidate))
         turn[kind] += 1
     return [candidate for *_, candidate in sorted(order, key=lambda each: each[:2])]
+
+
+def deciding_predictors(rollouts: Iterable[Rollout], threshold: float, margin: float | None = None) -> set[str]:
+    """The predictors whose supplements matter: `DECIDES` or more of their queries have both a winner and a loser.
+
+    With a `margin`, as where pairs are made by one, rewards that lie at least that far apart.
+    """
+    rewards: dict[Query, list[float]] = defaultdict(list)
+    for rollout in rollouts:
+        if rollout.reward is not None:
+            rewards[rollout.query].append(rollout.reward.score)
+    of_predictor: dict[str, list[bool]] = defaultdict(list)
+    for query, found in rewards.items():
+        worst, best = min(found), max(found)
+        decided = worst < threshold <= best if margin is None else best - worst >= margin
+        of_predictor[query.predictor].append(decided)
+    return {predictor for predictor, mixed in of_predictor.items() if sum(mixed) >= DECIDES * len(mixed)}
+
+
+def split_first_pass(pool: Sequence[Candidate]) -> tuple[list[Candidate], list[Candidate]]:
+    """A few candidates of each query (at least two), and the others.
+
+    They are spread over the pool, which is ordered by kind, and start elsewhere from query to query: each kind gets its
+    turn at each place.
+    """
+    of_query: dict[Query, list[Candidate]] = defaultdict(list)
+    for candidate in pool:
+        of_query[candidate.query].append(candidate)
+    first: list[Candidate] = []
+    rest: list[Candidate] = []
+    met: Counter[Place] = Counter()
+    for query, candidates in of_query.items():
+        cut = max(2, round(FIRST_PASS * len(candidates)))
+        step = max(1, len(candidates) // cut)
+        chosen = set(range(met[query.place] % step, len(candidates), step))
+        met[query.place] += 1
+        first += [each for number, each in enumerate(candidates) if number in chosen]
+        rest += [each for number, each in enumerate(candidates) if number not in chosen]
+    return first, rest

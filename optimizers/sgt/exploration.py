@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import random
-from collections import Counter, defaultdict
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -22,9 +21,10 @@ from optimizers.core.records import Candidate, Query, Rollout
 from optimizers.core.stages import pool_name
 from optimizers.core.work_clock import WorkClock
 from optimizers.rollouts.evaluation import Evaluator
+from optimizers.rollouts.queries import live_queries
 from optimizers.rollouts.sampling import SAMPLED_AT_ONCE, sample_stage
 from optimizers.sgt import candidates as sources
-from optimizers.sgt.adaptive import CandidateScheduler
+from optimizers.sgt.adaptive import CandidateScheduler, deciding_predictors, split_first_pass
 from optimizers.sgt.logged import SOURCE as LOGGED
 from optimizers.sgt.logged import Log
 from optimizers.sgt.recipe import Recipe
@@ -39,12 +39,6 @@ SAMPLED_AHEAD = 256
 """The most samples in a batch while the actor runs on earlier ones; a small stage has batches of an eighth of it.
 
 Smaller batches slow sampling down. With larger ones, the actor runs longer after sampling has ended."""
-
-FIRST_PASS = 0.2
-"""The share of a query's candidates that tell whether its predictor's supplements matter at all."""
-
-DECIDES = 0.1
-"""The least share of a predictor's queries that its supplements must decide for more of them to be tried."""
 
 
 class Explorer(Protocol):
@@ -64,7 +58,7 @@ class Explorer(Protocol):
 
 
 @dataclass(frozen=True)
-class Setting:
+class ExplorationContext:
     """What both ways of exploring work with."""
 
     recipe: Recipe
@@ -85,9 +79,9 @@ class Setting:
         names = sources.ood_names(warm, kinds=recipe.kinds, count=recipe.ood_kinds)
         joins = sources.join_winners(warm, rng=rng, per_query=recipe.concat, threshold=recipe.threshold)
         if recipe.ood_kinds and not names:
-            free = sum(rollout.source == "free" for rollout in warm)
+            count = sum(rollout.source == "free" for rollout in warm)
             text = (
-                f"Round 1 tries no new kinds: none of {free} free-style supplements named a kind of its own. Look at "
+                f"Round 1 tries no new kinds: none of {count} free-style supplements named a kind of its own. Look at "
                 "some with sgt inspect; a generator that follows instructions better names them."
             )
             self.bus.emit(Note(text))
@@ -119,9 +113,9 @@ class Setting:
         return sources.silence_candidates(queries) if self.recipe.silence else []
 
 
-def explorer(credit: Credit, setting: Setting) -> Explorer:
+def explorer(credit: Credit, context: ExplorationContext) -> Explorer:
     """The way to explore: for a program of one place an example, the two are the same."""
-    return Joint(setting) if credit == "joint" and not setting.train.once_an_example else Isolated(setting)
+    return Joint(context) if credit == "joint" and not context.train.once_an_example else Isolated(context)
 
 
 @dataclass
@@ -132,45 +126,45 @@ class Isolated:
     supplements matter; the rest is only tried for those.
     """
 
-    setting: Setting
+    context: ExplorationContext
     _met: list[Rollout] = field(default_factory=list[Rollout])
     _last: list[Rollout] = field(default_factory=list[Rollout])
 
     def warm_start(self, generator: SupplementGenerator) -> list[Rollout]:
         """As `Explorer`; every place is silent but the one that varies."""
-        queries = self.setting.train.queries
-        requests = self.setting.warm_requests(queries)
-        return self._explored(0, requests, generator, self.setting.added(queries))
+        queries = self.context.train.queries
+        requests = self.context.warm_requests(queries)
+        return self._explored(0, requests, generator, self.context.added(queries))
 
     def first_pool(self, warm: Sequence[Rollout], generator: SupplementGenerator) -> list[Rollout]:
         """As `Explorer`."""
-        recipe, rng = self.setting.recipe, self.setting.rng("round-1")
-        names, joins = self.setting.first_pools(warm, self.setting.rng("round-1-joins"))
+        recipe, rng = self.context.recipe, self.context.rng("round-1")
+        names, joins = self.context.first_pools(warm, self.context.rng("round-1-joins"))
         queries = self._queries(1, generator)
         samples = recipe.pool_samples
         requests = [
             *sources.predefined_requests(queries, rng=rng, kinds=recipe.written_kinds, samples=samples),
             *sources.ood_requests(queries, names, rng=rng, samples=samples),
         ]
-        added = [*self.setting.silence(queries), *self.setting.added(queries), *_moved(joins, queries)]
+        added = [*self.context.silence(queries), *self.context.added(queries), *_moved(joins, queries)]
         return self._explored(1, requests, generator, added)
 
     def direct(self, round_: int, generator: SupplementGenerator) -> list[Rollout]:
         """As `Explorer`."""
         queries = self._queries(round_, generator)
-        recipe, rng = self.setting.recipe, self.setting.rng(f"round-{round_}")
+        recipe, rng = self.context.recipe, self.context.rng(f"round-{round_}")
         requests = [] if recipe.closed else sources.direct_requests(queries, rng=rng, samples=recipe.direct_samples)
-        added = self.setting.added(queries) if recipe.closed else []
-        return self._explored(round_, requests, generator, [*self.setting.silence(queries), *added])
+        added = self.context.added(queries) if recipe.closed else []
+        return self._explored(round_, requests, generator, [*self.context.silence(queries), *added])
 
     def _queries(self, round_: int, generator: SupplementGenerator) -> list[Query]:
         """Where supplements are wanted; in a program of several places, while the others read the generator's own."""
-        train = self.setting.train
+        train = self.context.train
         if train.once_an_example:
             return train.queries
-        with self.setting.clock.measure("acting"):
-            runs = train.live(f"{pool_name(round_)}: others", with_generator(train.actor.program, generator))
-        return train.actor.live_queries(runs, train.examples)
+        with self.context.clock.measure("acting"):
+            runs = train.run_live(f"{pool_name(round_)}: others", with_generator(train.actor.program, generator))
+        return live_queries(runs, train.examples)
 
     def _explored(
         self,
@@ -185,23 +179,23 @@ class Isolated:
         program has several predictors, whose first pass needs all candidates of a query.
         """
         stage = pool_name(round_)
-        single = len({query.predictor for query in self.setting.train.queries}) < 2
-        if single and self.setting.recipe.adaptive:
-            return self._spared(round_, requests, generator, added)
-        overlaps = single and not (self.setting.train.actor.in_process and generator.in_process)
+        single = len({query.predictor for query in self.context.train.queries}) < 2
+        if single and self.context.recipe.adaptive:
+            return self._explore_adaptively(round_, requests, generator, added)
+        overlaps = single and not (self.context.train.actor.in_process and generator.in_process)
         at_once = min(SAMPLED_AHEAD, max(1, len(requests) // 8)) if overlaps else SAMPLED_AT_ONCE
-        pool = _pool(stage, requests, generator, self.setting, added, at_once)
+        pool = _pool(stage, requests, generator, self.context, added, at_once)
         if overlaps:
             with prefetch(pool) as candidates:
                 return self._run(stage, candidates, len(added) + len(requests))
         if single:
             return self._run(stage, list(pool))
-        first, rest = _passes(list(pool))
+        first, rest = split_first_pass(list(pool))
         tried = self._run(stage, first, label=", first pass")
-        telling = deciding_predictors(tried, self.setting.recipe.threshold, self.setting.recipe.margin)
+        telling = deciding_predictors(tried, self.context.recipe.threshold, self.context.recipe.margin)
         return [*tried, *self._run(stage, [each for each in rest if each.query.predictor in telling])]
 
-    def _spared(
+    def _explore_adaptively(
         self,
         round_: int,
         requests: Sequence[sources.QueryRequest],
@@ -210,16 +204,16 @@ class Isolated:
     ) -> list[Rollout]:
         """All is sampled; what was tried before costs nothing, and of the rest a part is tried."""
         stage = pool_name(round_)
-        pool = list(_pool(stage, requests, generator, self.setting, added, SAMPLED_AT_ONCE))
+        pool = list(_pool(stage, requests, generator, self.context, added, SAMPLED_AT_ONCE))
         known = {(rollout.query.id, rollout.supplement.render()) for rollout in self._met}
-        free: list[Candidate] = []
+        answered: list[Candidate] = []
         new: list[Candidate] = []
         for each in pool:
             met = each.source == LOGGED or not each.supplement or (each.query.id, each.supplement.render()) in known
-            (free if met else new).append(each)
-        tried = self._run(stage, free)
-        before = [*self._last, *tried] or self.setting.train.unaided
-        scheduler = CandidateScheduler(new, round_, threshold=self.setting.recipe.threshold, before=before)
+            (answered if met else new).append(each)
+        tried = self._run(stage, answered)
+        before = [*self._last, *tried] or self.context.train.unaided
+        scheduler = CandidateScheduler(new, round_, threshold=self.context.recipe.threshold, before=before)
         first = self._run(stage, scheduler.first)
         tried += [*first, *self._run(stage, scheduler.reopen(first))]
         self._last = tried
@@ -228,51 +222,12 @@ class Isolated:
 
     def _run(self, stage: str, pool: Iterable[Candidate], most: int = 0, *, label: str = "") -> list[Rollout]:
         """The actor on each candidate; there are at most `most` of those that are still to come."""
-        train = self.setting.train
+        train = self.context.train
         total = len(pool) if isinstance(pool, Sequence) else most
         name = f"{stage}{label}: acting"
-        with self.setting.clock.measure("acting"), self.setting.bus.work(name, total) as work:
+        with self.context.clock.measure("acting"), self.context.bus.work(name, total) as work:
             counted = pool if isinstance(pool, Sequence) else _counted(pool, work)
             return train.actor.run(counted, train.examples, stage=stage, on_done=work.advance)
-
-
-def deciding_predictors(rollouts: Iterable[Rollout], threshold: float, margin: float | None = None) -> set[str]:
-    """The predictors whose supplements matter: `DECIDES` or more of their queries have both a winner and a loser.
-
-    With a `margin`, as where pairs are made by one, rewards that lie at least that far apart.
-    """
-    rewards: dict[Query, list[float]] = defaultdict(list)
-    for rollout in rollouts:
-        if rollout.reward is not None:
-            rewards[rollout.query].append(rollout.reward.score)
-    of_predictor: dict[str, list[bool]] = defaultdict(list)
-    for query, found in rewards.items():
-        worst, best = min(found), max(found)
-        decided = worst < threshold <= best if margin is None else best - worst >= margin
-        of_predictor[query.predictor].append(decided)
-    return {predictor for predictor, mixed in of_predictor.items() if sum(mixed) >= DECIDES * len(mixed)}
-
-
-def _passes(pool: Sequence[Candidate]) -> tuple[list[Candidate], list[Candidate]]:
-    """A few candidates of each query (at least two), and the others.
-
-    They are spread over the pool, which is ordered by kind, and start elsewhere from query to query: each kind gets its
-    turn at each place.
-    """
-    of_query: dict[Query, list[Candidate]] = defaultdict(list)
-    for candidate in pool:
-        of_query[candidate.query].append(candidate)
-    first: list[Candidate] = []
-    rest: list[Candidate] = []
-    met: Counter[Place] = Counter()
-    for query, candidates in of_query.items():
-        cut = max(2, round(FIRST_PASS * len(candidates)))
-        step = max(1, len(candidates) // cut)
-        chosen = set(range(met[query.place] % step, len(candidates), step))
-        met[query.place] += 1
-        first += [each for number, each in enumerate(candidates) if number in chosen]
-        rest += [each for number, each in enumerate(candidates) if number not in chosen]
-    return first, rest
 
 
 def _moved(joins: Sequence[Candidate], queries: Sequence[Query]) -> list[Candidate]:
@@ -286,20 +241,20 @@ def _moved(joins: Sequence[Candidate], queries: Sequence[Query]) -> list[Candida
 class Joint:
     """All places vary at once; each supplement is credited with the whole program's outcome."""
 
-    setting: Setting
+    context: ExplorationContext
     _joins: dict[tuple[int, Place], list[Supplement]] = field(default_factory=dict[tuple[int, Place], list[Supplement]])
 
     def warm_start(self, generator: SupplementGenerator) -> list[Rollout]:
         """As `Explorer`."""
-        recipe = self.setting.recipe
+        recipe = self.context.recipe
         asks = [*recipe.kinds.values(), *([] if recipe.closed else [FREE])]
         return self._explored(0, asks, recipe.warm_samples, generator)
 
     def first_pool(self, warm: Sequence[Rollout], generator: SupplementGenerator) -> list[Rollout]:
         """As `Explorer`."""
-        recipe = self.setting.recipe
-        free = [replace(rollout, source="free") for rollout in warm]  # where a place met which ask is not noted
-        names, joins = self.setting.first_pools(free, self.setting.rng("round-1-joins"))
+        recipe = self.context.recipe
+        unlabelled = [replace(each, source="free") for each in warm]  # where a place met which ask is not noted
+        names, joins = self.context.first_pools(unlabelled, self.context.rng("round-1-joins"))
         self._joins.clear()
         for join in joins:
             self._joins.setdefault((join.query.index, join.query.place), []).append(join.supplement)
@@ -309,7 +264,7 @@ class Joint:
 
     def direct(self, round_: int, generator: SupplementGenerator) -> list[Rollout]:
         """As `Explorer`."""
-        recipe = self.setting.recipe
+        recipe = self.context.recipe
         silence = [NONE] if recipe.silence else []
         asks = [*recipe.kinds.values()] if recipe.closed else [None] * recipe.direct_samples
         return self._explored(round_, [*asks, *silence], 1, generator)
@@ -324,18 +279,18 @@ class Joint:
         joins: int = 0,
     ) -> list[Rollout]:
         """Run each example as often as one place has candidates; each place takes its kinds in its own random order."""
-        train, stage = self.setting.train, pool_name(round_)
+        train, stage = self.context.train, pool_name(round_)
         runs = len(asks) * samples
         choosers = [
             (index, self._chooser(stage, index, number, asks, samples, generator))
             for index in range(len(train.examples))
             for number in range(runs + min(joins, self._most_joins(index)))
         ]
-        with self.setting.clock.measure("acting"), self.setting.bus.work(f"{stage}: acting", len(choosers)) as work:
+        with self.context.clock.measure("acting"), self.context.bus.work(f"{stage}: acting", len(choosers)) as work:
             rollouts = train.actor.run_jointly(
                 train.examples, choosers, stage, generator.fingerprint, on_done=work.advance
             )
-        return [rollout for rollout in rollouts if rollout.supplement or self.setting.recipe.silence]
+        return [rollout for rollout in rollouts if rollout.supplement or self.context.recipe.silence]
 
     def _most_joins(self, index: int) -> int:
         return max((len(found) for (example, _), found in self._joins.items() if example == index), default=0)
@@ -357,14 +312,14 @@ class Joint:
                 joins = self._joins.get((index, place), [])
                 return joins[(number - runs) % len(joins)] if joins else SILENCE
             order = list(range(runs))
-            self.setting.rng(f"{stage}-{index}-{place.role}-{place.turn}").shuffle(order)
+            self.context.rng(f"{stage}-{index}-{place.role}-{place.turn}").shuffle(order)
             ask = asks[order[number] % len(asks)]
             if ask == NONE:
                 return SILENCE
             if isinstance(ask, Kind) and ask.text:
                 return ask.given
-            seed = self.setting.rng(f"{stage}-{index}-{place.role}-{place.turn}-{number}").getrandbits(32)
-            temperature, top_p = self.setting.recipe.sampling_settings(generator.prompt)
+            seed = self.context.rng(f"{stage}-{index}-{place.role}-{place.turn}-{number}").getrandbits(32)
+            temperature, top_p = self.context.recipe.sampling_settings(generator.prompt)
             with dspy.context(usage_tracker=None):  # else its tokens would count as the actor's
                 sample = generator.draw(SampleRequest(prompt, seed, ask, temperature, top_p))
             self._keep(stage, (index, number, place), sample)
@@ -375,35 +330,39 @@ class Joint:
     def _keep(self, stage: str, asked: tuple[int, int, Place], sample: Sample) -> None:
         """Store a sample, where samples are counted; a sample that is drawn again is stored once."""
         number = int.from_bytes(hashlib.sha256(repr(asked).encode()).digest()[:7])
-        self.setting.train.actor.store.add_samples(f"{stage}: joint", number, [("", sample)])
+        self.context.train.actor.store.add_samples(f"{stage}: joint", number, [("", sample)])
 
 
 def _pool(
     stage: str,
     requests: Sequence[sources.QueryRequest],
     generator: SupplementGenerator,
-    setting: Setting,
+    context: ExplorationContext,
     added: Sequence[Candidate],
     at_once: int,
 ) -> Generator[Candidate]:
     """The distinct candidates: those that exist already, then what the generator writes, as it comes."""
-    samples = _sample(stage, [request for _, request in requests], generator, setting, at_once)
+    samples = _sample(stage, [request for _, request in requests], generator, context, at_once)
     written = sources.to_candidates(requests, samples, generator.fingerprint)
     yield from sources.drop_repeats(itertools.chain(added, written))
 
 
 def _sample(
-    stage: str, requests: Sequence[SampleRequest], generator: SupplementGenerator, setting: Setting, at_once: int
+    stage: str,
+    requests: Sequence[SampleRequest],
+    generator: SupplementGenerator,
+    context: ExplorationContext,
+    at_once: int,
 ) -> Iterator[Sample]:
     """The samples of these requests, at the temperature and `top_p` of exploration."""
 
     def on_new(_: Sample) -> None:
-        setting.train.actor.budget.check()  # what is stored already costs nothing
+        context.train.actor.budget.check()  # what is stored already costs nothing
 
-    temperature, top_p = setting.recipe.sampling_settings(generator.prompt)
+    temperature, top_p = context.recipe.sampling_settings(generator.prompt)
     requests = [replace(request, temperature=temperature, top_p=top_p) for request in requests]
-    store = setting.train.actor.store
-    with setting.clock.measure("sampling"), setting.bus.work(f"{stage}: sampling", len(requests)) as work:
+    store = context.train.actor.store
+    with context.clock.measure("sampling"), context.bus.work(f"{stage}: sampling", len(requests)) as work:
         for sample in sample_stage(store, stage, generator, requests, at_once=at_once, on_new=on_new):
             work.advance()
             yield sample

@@ -25,7 +25,7 @@ from optimizers.core.verdict import explain_unrewarded, write_verdict
 from optimizers.rollouts.evaluation import Evaluator, Scored, mean_score
 from optimizers.run_options import Examples, check_inputs
 from optimizers.session import Session
-from optimizers.sgt.exploration import Explorer, Setting, explorer
+from optimizers.sgt.exploration import ExplorationContext, Explorer, explorer
 from optimizers.sgt.gating import fit_gate, gate_examples
 from optimizers.sgt.history import History, ValidatedStage
 from optimizers.sgt.logged import Log, read_log
@@ -54,10 +54,10 @@ class Run:
         self._finished = FinishedStages(session.folder)
         self._alone = team.size == 1
         self._clock = session.clock
-        self._setting = Setting(
+        self._exploration = ExplorationContext(
             settings.recipe, session.train, session.bus, self._clock, settings.options.seed, log=log
         )
-        self._explorer: Explorer = explorer("isolate", self._setting)
+        self._explorer: Explorer = explorer("isolate", self._exploration)
         MARK.restart()
 
     @classmethod
@@ -94,8 +94,8 @@ class Run:
         """Measure calls, tokens and seconds on a few training examples: run them, try supplements, train on rows."""
         self._bus.emit(PhaseStarted("the probe"))
         few = Evaluator(self._session.actor, "train", self._train.examples[:examples], self._bus)
-        few.without()
-        settings, requests = self._settings, self._setting.warm_requests(few.queries)
+        few.score_unaided()
+        settings, requests = self._settings, self._exploration.warm_requests(few.queries)
         generator, trainer = settings.generator, settings.trainer_or_default()
         return measure_probe(
             few, requests, generator, self._recipe, trainer, sft_epochs=settings.epochs[0], seed=settings.options.seed
@@ -105,9 +105,9 @@ class Run:
         """Score the program without supplements, and as it came in if it reads some already."""
         self._bus.emit(PhaseStarted("the first validation, of the program as it came in"))
         with self._clock.measure("acting"):
-            stages = [self._enter("none", Scored(self._validation.without(), []))]
+            stages = [self._enter("none", Scored(self._validation.score_unaided(), []))]
             if supplemented_predictors(self._student):
-                runs = self._validation.live("student", self._student)
+                runs = self._validation.run_live("student", self._student)
                 scored = Scored([run.rollout for run in runs], [run.calls for run in runs])
                 stages.append(self._enter("student", scored, since=stages[-1]))
         return stages
@@ -127,11 +127,11 @@ class Run:
         """Explore with nine prompts a query: sample each, run the actor on each sample."""
         self._bus.emit(PhaseStarted("the warm start"))
         with self._clock.measure("acting"):
-            self._train.without()
+            self._train.score_unaided()
         self._note_shortened()
         self._note_unscored()
         self._take_in_log()
-        self._explorer = explorer(self._settings.credit, self._setting)
+        self._explorer = explorer(self._settings.credit, self._exploration)
         return self._explorer.warm_start(self._settings.generator)
 
     def _note_shortened(self) -> None:
@@ -148,14 +148,14 @@ class Run:
 
     def _take_in_log(self) -> None:
         """Put what the log knows into the store, so that nothing of it is paid for; say how much that is."""
-        log, note = self._setting.log, self._setting.log.note
+        log, note = self._exploration.log, self._exploration.log.note
         if log.outcomes and not self._train.once_an_example:
-            self._setting = replace(self._setting, log=Log())
+            self._exploration = replace(self._exploration, log=Log())
             note = (
                 "The logged outcomes are left out: the program asks for several supplements in a run, and a row does "
                 "not say which one it is of."
             )
-        self._train.actor.add_known(self._setting.log.rollouts(self._train.queries, "warm"))
+        self._train.actor.add_known(self._exploration.log.rollouts(self._train.queries, "warm"))
         if note:
             self._bus.emit(Note(note))
 
@@ -182,7 +182,10 @@ class Run:
         """Select supplements that worked, balanced by kind; a note says so if there are none."""
         recipe = self._recipe
         rows = balance_kinds(
-            rollouts, max_per_kind=recipe.max_per_kind, threshold=recipe.threshold, rng=self._setting.rng("selection")
+            rollouts,
+            max_per_kind=recipe.max_per_kind,
+            threshold=recipe.threshold,
+            rng=self._exploration.rng("selection"),
         )
         if not rows:
             self._bus.emit(Note(f"SFT learned nothing. {explain_no_pairs(rollouts, threshold=recipe.threshold)}"))
@@ -199,7 +202,7 @@ class Run:
             length_preference=recipe.length_preference,
             categories=recipe.pair_categories,
             tried=tried,
-            rng=self._setting.rng(f"pairs-{round_}"),
+            rng=self._exploration.rng(f"pairs-{round_}"),
         )
         if not pairs:
             reason = explain_no_pairs(rollouts, threshold=recipe.threshold, categories=recipe.pair_categories)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Credit = Literal["isolate", "joint"]
 """Which places of a program vary at once; see `SGTTeleprompter`."""
 
-FREE = ("rounds", "patience")
+LENGTH_OPTIONS = ("rounds", "patience")
 """Options of a recipe that only say how far a run goes."""
 
 
@@ -121,14 +121,14 @@ class SGTSettings(RunSettings):
             check()
         return wrapped
 
-    def recorded(self, trainset: Examples, valset: Examples) -> dict[str, object]:
+    def must_match_on_resume(self, trainset: Examples, valset: Examples) -> dict[str, object]:
         """Settings in `run.json` that must be the same when a run goes on in its folder."""
         rows = [
             dspy.Example(inputs=dict(row.inputs), said=str(row.supplement), score=row.score, feedback=row.feedback)
             for row in self.logged
         ]
         return {
-            "recipe": {name: value for name, value in self.recipe.recorded.items() if name not in FREE},
+            "recipe": {name: value for name, value in self.recipe.recorded.items() if name not in LENGTH_OPTIONS},
             "seed": self.options.seed,
             **generator_settings(self.generator),
             "credit": self.credit,
@@ -148,7 +148,7 @@ class SGTSettings(RunSettings):
         return plan_sgt(self.recipe, train=train, validation=validation, epochs=self.epochs)
 
     @property
-    def free(self) -> dict[str, object]:
+    def may_change_on_resume(self) -> dict[str, object]:
         """Settings in `run.json` that may change when a run goes on in its folder."""
         recipe = self.recipe.recorded
-        return {**{name: recipe[name] for name in FREE}, "limits": asdict(self.options.limits)}
+        return {**{name: recipe[name] for name in LENGTH_OPTIONS}, "limits": asdict(self.options.limits)}

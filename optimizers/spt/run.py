@@ -299,7 +299,7 @@ class PromptRun:
         return self._run(prompts, split, str(Stage(f"round{history.round}", part)))
 
     def _run(self, prompts: Mapping[str, str], split: Evaluator, stage: str) -> list[Rollout]:
-        return split.of(with_instructions(self._student, prompts)).as_it_is(stage)
+        return split.for_program(with_instructions(self._student, prompts)).score_as_it_is(stage)
 
     def _shorten(self, text: str, impacts: Mapping[str, float]) -> str:
         """A prompt within the budget of tokens, without its sentences of the lowest impact."""

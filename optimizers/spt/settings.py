@@ -44,7 +44,7 @@ class SPTSettings(RunSettings):
             )
         return student
 
-    def recorded(self, trainset: Examples, valset: Examples) -> dict[str, object]:
+    def must_match_on_resume(self, trainset: Examples, valset: Examples) -> dict[str, object]:
         """Settings in `run.json` that must be the same when a run goes on in its folder."""
         return {
             "method": "spt",
@@ -75,7 +75,7 @@ class SPTSettings(RunSettings):
         return [len(split_sentences(texts[name], self.recipe.language)) for name in self.places(student)]
 
     @property
-    def free(self) -> dict[str, object]:
+    def may_change_on_resume(self) -> dict[str, object]:
         """Settings in `run.json` that may change when a run goes on in its folder."""
         return {"rounds": self.recipe.rounds, "limits": asdict(self.options.limits)}
 

@@ -14,7 +14,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from optimizers.store.recovery import READ_ERRORS, decode, recover_if_damaged
-from optimizers.store.schema import prepare
+from optimizers.store.schema import open_schema
 from optimizers.store.statements import CompiledStatement
 from sgt_modules.errors import RunFolderError, SGTError
 
@@ -60,7 +60,7 @@ class Database:
         file = self._resources.enter_context(engine.connect()) if is_file(url) else None
         with ExitStack() as opening:
             connection = file or opening.enter_context(engine.connect())
-            prepare(connection, name=self.name)
+            open_schema(connection, name=self.name)
         return engine, file
 
     @property

@@ -82,7 +82,7 @@ _ADVISORY = APPLICATION_ID  # the number of PostgreSQL's advisory lock while tab
 _LOCK_TIMEOUT = 30.0
 
 
-def prepare(connection: sa.Connection, *, name: str) -> None:
+def open_schema(connection: sa.Connection, *, name: str) -> None:
     """Checks that the database is ours and of this version, or creates the tables in a new one.
 
     Raises:

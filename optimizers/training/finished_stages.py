@@ -15,7 +15,7 @@ from optimizers.training.provenance import hash_files
 from sgt_modules.errors import SGTError
 from sgt_modules.saving.weights import fingerprint_of
 
-FILE = "stages.json"
+STAGES_FILE = "stages.json"
 
 
 class FinishedStages:
@@ -26,7 +26,7 @@ class FinishedStages:
 
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
-        self._stages: dict[str, Any] = folder.read(FILE) or {}
+        self._stages: dict[str, Any] = folder.read(STAGES_FILE) or {}
 
     def save_rows(self, stage: str, rows: Sequence[SFTExample | PreferencePair]) -> None:
         """Write a stage's training rows to `training/<stage>.jsonl`, as TRL reads them, in one step."""
@@ -77,4 +77,4 @@ class FinishedStages:
         return digest.hexdigest()
 
     def _write(self) -> None:
-        self._folder.write(FILE, self._stages)
+        self._folder.write(STAGES_FILE, self._stages)

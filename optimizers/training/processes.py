@@ -17,7 +17,7 @@ from typing import Final, Protocol, TypeVar, cast
 
 from sgt_modules.errors import MainProcessError, SGTError
 
-T = TypeVar("T")
+_Computed = TypeVar("_Computed")
 
 _SIZE_VARIABLES: Final = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 _CHUNK: Final = 4 * 1024 * 1024  # PyTorch's store takes values of at most 8 MB
@@ -92,10 +92,10 @@ class Team:
             raise value.error
         return value
 
-    def run_once(self, compute: Callable[[], T]) -> T:
+    def run_once(self, compute: Callable[[], _Computed]) -> _Computed:
         """Call `compute` in the main process alone; every process returns its result, or raises its error."""
         if not self.is_main:
-            return cast("T", self.receive())
+            return cast("_Computed", self.receive())
         with self.send_failure():
             value = compute()
         self.send(value)

@@ -15,8 +15,6 @@ from optimizers.training.trainer import TrainingSettings
 from sgt_modules.errors import DivergedError, TrainingError
 from sgt_modules.local.batching import is_out_of_memory
 
-logger = logging.getLogger(__name__)
-
 Result = TypeVar("Result")
 
 
@@ -83,7 +81,9 @@ def retry_with_smaller_batches(
                 "(lora=None needs most); on a GPU leave bf16 on."
             )
         rows = (settings.batch_size, smaller.batch_size)
-        logger.warning("Out of memory with micro-batches of %d rows; the stage starts again with %d.", *rows)
+        logging.getLogger(__name__).warning(
+            "Out of memory with micro-batches of %d rows; the stage starts again with %d.", *rows
+        )
         settings = smaller
 
 
@@ -126,5 +126,5 @@ def retry_with_lower_rate(
     except DivergedError as error:
         reason = str(error).partition(". ")[0]
     note = f"{reason}. The stage started again from the same weights, with half of the learning rate."
-    logger.warning(note)
+    logging.getLogger(__name__).warning(note)
     return train(halve_learning_rates(settings)), [note]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Final, Protocol, TypeVar
 
-T = TypeVar("T")
+_Row = TypeVar("_Row")
 
 POOL: Final = 16
 """Batches that are sorted by length together: few enough to keep the order random, enough to save padding."""
@@ -131,7 +131,7 @@ class StepSampler:
             yield from self._plan.deal(step, len(self._order))
 
 
-def take_share(rows: Sequence[T], rank: int, processes: int) -> Sequence[T]:
+def take_share(rows: Sequence[_Row], rank: int, processes: int) -> Sequence[_Row]:
     """The share of a step's rows that process `rank` reads: consecutive rows, so that what they share stays together.
 
     >>> [take_share([5, 3, 1], rank, processes=2) for rank in range(2)]

@@ -197,7 +197,6 @@ class HouseTermsWorld:
     def leaks(self, example: dspy.Example, supplement: str) -> bool:
         """Whether a supplement contains the whole gold query, so that the actor can copy it."""
         return self.gold_sql(example).casefold() in supplement.casefold()
-<<<<<<< HEAD
 
 
 def find_term(example: dspy.Example) -> str | None:
@@ -207,9 +206,3 @@ def find_term(example: dspy.Example) -> str | None:
     ('zoka', None)
     """
     return example.term or None
-
-
-def _is_empty(rows: Rows) -> bool:
-    return not rows or all(value in (None, 0) for row in rows for value in row)
-=======
->>>>>>> lesstasks

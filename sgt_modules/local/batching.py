@@ -10,8 +10,6 @@ from typing import Literal
 from sgt_modules.local.prefix_tree import group_by_prefix
 from sgt_modules.samples import Sample
 
-logger = logging.getLogger(__name__)
-
 BATCH_TOKENS = 16384
 """Tokens of a batch if memory is no limit: on a CPU, larger batches are no faster."""
 
@@ -129,7 +127,9 @@ def run_in_batches(
                 results = None
             if results is None:  # outside the handler, so that the error's frames hold the batch's tensors no longer
                 max_tokens = min(max_tokens, count_batch_tokens(batch)) // 2
-                logger.warning("Out of memory on %d rows; going on with %d tokens a batch.", len(batch), max_tokens)
+                logging.getLogger(__name__).warning(
+                    "Out of memory on %d rows; going on with %d tokens a batch.", len(batch), max_tokens
+                )
                 free_memory()
                 break
             samples.update(zip(batch, results, strict=True))

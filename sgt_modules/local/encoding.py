@@ -14,8 +14,6 @@ from sgt_modules.local.prefix_tree import TokenIds
 from sgt_modules.samples import Sample, SampleRequest
 from sgt_modules.saving.weights import Weights
 
-logger = logging.getLogger(__name__)
-
 
 class Encoder:
     """Encodes for one model; `max_new_tokens` is the limit of requests without one, `name` is for warnings."""
@@ -73,7 +71,7 @@ class Encoder:
         try:
             return self._encode_prompt(request, replies)
         except ContextLengthError as error:
-            logger.warning("No reply to a prompt that does not fit %s: %s", self._name, error)
+            logging.getLogger(__name__).warning("No reply to a prompt that does not fit %s: %s", self._name, error)
             return None
 
     def _make_token_requests(

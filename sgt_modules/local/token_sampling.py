@@ -10,7 +10,7 @@ import torch
 if TYPE_CHECKING:
     from sgt_modules.local.batching import TokenRequest
 
-_FREE, _END = -1, -2
+_ANY_TOKEN, _END = -1, -2
 """In place of a given token: the step draws its token; the reply ends here."""
 
 _NUCLEUS = 64
@@ -63,8 +63,8 @@ def stack_given_tokens(requests: Sequence[TokenRequest], steps: int) -> torch.Te
     """The tokens of the replies that requests give, rows x steps; None if no request gives one."""
     if not any(request.reply for request in requests):
         return None
-    free_row = [_FREE] * steps
-    rows = [[*each.reply, _END, *free_row][:steps] if each.reply else free_row for each in requests]
+    open_row = [_ANY_TOKEN] * steps
+    rows = [[*each.reply, _END, *open_row][:steps] if each.reply else open_row for each in requests]
     return torch.tensor(rows)
 
 

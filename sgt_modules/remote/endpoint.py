@@ -38,8 +38,6 @@ from sgt_modules.saving.redaction import ADDRESSES, SECRET, redact, remove_user
 from sgt_modules.saving.state_checks import check_mapping
 from sgt_modules.saving.weights import fingerprint_of
 
-logger = logging.getLogger(__name__)
-
 Publish = Callable[[Path], str]
 """Publishes the weights in a folder to the server, and returns the name of the model on the server.
 
@@ -147,7 +145,9 @@ class Endpoint:
                     yield future.result()
                 except ContextLengthError as error:
                     message = redact(str(error), [self.lm])
-                    logger.warning("No reply to a prompt that does not fit %s: %s", self.name, message)
+                    logging.getLogger(__name__).warning(
+                        "No reply to a prompt that does not fit %s: %s", self.name, message
+                    )
                     yield Sample("")
                 except LMError as error:
                     raise EndpointError(

@@ -26,8 +26,6 @@ from dspy.primitives.base_module import BaseModule
 
 from sgt_modules.errors import SavedStateError
 
-logger = logging.getLogger(__name__)
-
 WHOLE_PROGRAM = "program.pkl"
 """The file that `save(folder, save_program=True)` writes and `dspy.load(folder)` reads."""
 
@@ -224,7 +222,9 @@ def _search_stack() -> StateFile | None:
 def _log_search(file: StateFile) -> None:
     """Log once for each file that the call stack was searched."""
     name = "save_program" if file.access == "write" else "load_program"
-    logger.debug("Found %s by searching the call stack. Call sgt_modules.%s to name the file.", file.path, name)
+    logging.getLogger(__name__).debug(
+        "Found %s by searching the call stack. Call sgt_modules.%s to name the file.", file.path, name
+    )
 
 
 def _written_file(path: str | Path, whole: bool) -> Path:

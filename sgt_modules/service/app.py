@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -12,7 +12,6 @@ from typing import Any, cast
 import dspy
 import httpx
 from fastapi import Body, FastAPI, HTTPException, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from pydantic import BaseModel, ValidationError
 from starlette.concurrency import run_in_threadpool
@@ -25,7 +24,8 @@ from sgt_modules.prompts import without_supplement
 from sgt_modules.safety import harmless
 from sgt_modules.saving.redaction import redact
 from sgt_modules.service.advice import add_supplement, last_user_text, prompt_of
-from sgt_modules.service.guard import App, Guard, Limits, error_content
+from sgt_modules.service.error_answers import RefusalError, answer_errors, describe_mistakes
+from sgt_modules.service.guard import App, Guard, RequestLimits
 from sgt_modules.service.metrics import Metrics
 from sgt_modules.service.page import (
     POLICY,
@@ -40,15 +40,13 @@ from sgt_modules.service.page import (
     read_values,
 )
 from sgt_modules.service.served_program import (
-    Answer,
+    ServedAnswer,
     ServedProgram,
     build_completion,
     format_outputs,
     stream_completion,
 )
 from sgt_modules.wrapping import supplemented_predictors
-
-logger = logging.getLogger(__name__)
 
 _FORWARDED_HEADERS = ("content-type", "retry-after")
 
@@ -71,7 +69,7 @@ def application(
     upstream: Upstream | None = None,
     predictor: str = "",
     keys: Collection[str] = (),
-    limits: Limits | None = None,
+    limits: RequestLimits | None = None,
 ) -> App:
     """Build the service as an ASGI application: `POST /predict`, `POST /v1/chat/completions` (streamed on request),
     `GET /v1/models`, `GET /health`, `GET /metrics`, and for people a page at `/` and the API's description at `/docs`.
@@ -85,7 +83,7 @@ def application(
     metrics = Metrics()
     writer = None if upstream is None else _SupplementWriter(program, predictor, upstream, metrics)
     app = FastAPI(title="dspy-sgt", docs_url=None, redoc_url=None, lifespan=_lifespan(upstream))
-    _answer_errors(app)
+    answer_errors(app)
     served_program = ServedProgram(program, lm, metrics)
     _serve_program(app, served_program)
     _serve_pages(app, served_program, writer, keyed=bool(keys))
@@ -94,7 +92,7 @@ def application(
         _serve_replies(app, served_program)
     else:
         _serve_chat(app, writer)
-    return Guard(cast("App", app), keys=keys, limits=limits or Limits(), metrics=metrics)
+    return Guard(cast("App", app), keys=keys, limits=limits or RequestLimits(), metrics=metrics)
 
 
 def _serve_program(app: FastAPI, served_program: ServedProgram) -> None:
@@ -120,7 +118,7 @@ def _serve_replies(app: FastAPI, served_program: ServedProgram) -> None:
         try:
             inputs = served_program.read(text)
         except ValidationError as problem:
-            raise HTTPException(422, _describe_mistakes(problem.errors())) from problem
+            raise HTTPException(422, describe_mistakes(problem.errors())) from problem
         answer = await _answer(served_program, inputs)
         reply = format_outputs(answer.outputs)
         if body.get("stream"):
@@ -137,7 +135,7 @@ def _serve_replies(app: FastAPI, served_program: ServedProgram) -> None:
 def _check_model(model: object, name: str) -> None:
     if model is not None and model != name:
         message = f"The model {str(model)[:100]!r} does not exist here. Expected {name!r}, which GET /v1/models lists."
-        raise _RefusalError(404, message, "model_not_found", "model")
+        raise RefusalError(404, message, "model_not_found", "model")
 
 
 def _wants_usage(body: Mapping[str, Any]) -> bool:
@@ -145,21 +143,13 @@ def _wants_usage(body: Mapping[str, Any]) -> bool:
     return isinstance(options, dict) and bool(cast("dict[str, object]", options).get("include_usage"))
 
 
-class _RefusalError(HTTPException):
-    """A refusal with its own code, and the name of the wrong field."""
-
-    def __init__(self, status: int, message: str, code: str, param: str) -> None:
-        super().__init__(status, message)
-        self.code, self.param = code, param
-
-
-async def _answer(served_program: ServedProgram, inputs: BaseModel, *, with_supplements: bool = True) -> Answer:
+async def _answer(served_program: ServedProgram, inputs: BaseModel, *, with_supplements: bool = True) -> ServedAnswer:
     """Run the program, with or without its supplements. Raises `HTTPException` if it fails."""
     try:
         answer = served_program.answer if with_supplements else served_program.answer_without
         return await run_in_threadpool(answer, inputs)
     except Exception as problem:
-        logger.exception("The program failed.")
+        logging.getLogger(__name__).exception("The program failed.")
         message = redact(f"{type(problem).__name__}: {problem}", [served_program.lm, dspy.settings.lm])
         raise HTTPException(502, message) from problem
 
@@ -219,7 +209,7 @@ def _serve_pages(app: FastAPI, served_program: ServedProgram, writer: _Supplemen
         try:
             result = await result_of(request, values)
         except ValidationError as fault:
-            problem, status = _describe_mistakes(fault.errors()), 422
+            problem, status = describe_mistakes(fault.errors()), 422
         except AnyHTTPException as fault:
             problem, status = str(fault.detail), fault.status_code
         sent_form = SentForm(values, result, problem)
@@ -320,7 +310,7 @@ class _SupplementWriter:
         try:
             sample = await generator.adraw(prompt)
         except Exception:  # a chat without its supplement is better than none
-            logger.exception("The generator failed.")
+            logging.getLogger(__name__).exception("The generator failed.")
             self._metrics.unwritten.inc()
             return SILENCE
         return sample.supplement if gate is None or gate.sure(sample.logprob) else SILENCE
@@ -353,7 +343,7 @@ async def _send(
     except httpx.TimeoutException as problem:
         raise HTTPException(504, "The upstream took too long.") from problem
     except httpx.HTTPError as problem:
-        logger.warning("The upstream cannot be asked: %s", redact(str(problem)))
+        logging.getLogger(__name__).warning("The upstream cannot be asked: %s", redact(str(problem)))
         raise HTTPException(502, f"The upstream cannot be asked ({type(problem).__name__}).") from problem
 
 
@@ -365,37 +355,3 @@ def _lifespan(upstream: Upstream | None) -> Any:
             yield
 
     return lifespan
-
-
-_CODES = {
-    400: "invalid_request_error",
-    404: "not_found",
-    405: "method_not_allowed",
-    422: "invalid_request_error",
-    502: "upstream_error",
-    504: "timeout",
-}
-
-
-def _answer_errors(app: FastAPI) -> None:
-    @app.exception_handler(AnyHTTPException)
-    async def answer_refusal(request: Request, problem: AnyHTTPException) -> JSONResponse:
-        code, message = _CODES.get(problem.status_code, "error"), str(problem.detail)
-        if isinstance(problem, _RefusalError):
-            return JSONResponse(error_content(message, problem.code, problem.param), problem.status_code)
-        if problem.status_code in (404, 405):
-            message = f"There is no {request.method} {request.url.path[:100]} here. GET /docs describes what there is."
-        return JSONResponse(error_content(message, code), problem.status_code, headers=problem.headers)
-
-    @app.exception_handler(Exception)
-    async def answer_failure(_: Request, __: Exception) -> JSONResponse:
-        return JSONResponse(error_content("The service failed; its log says why.", "server_error"), 500)
-
-    @app.exception_handler(RequestValidationError)
-    async def answer_mistake(_: Request, problem: RequestValidationError) -> JSONResponse:
-        return JSONResponse(error_content(_describe_mistakes(problem.errors(), 1), _CODES[422]), 422)
-
-
-def _describe_mistakes(errors: Iterable[Mapping[str, Any]], skipped: int = 0) -> str:
-    """Describe each mistake with its field; `skipped` parts of the field's path are FastAPI's own."""
-    return "; ".join(f"{'.'.join(map(str, each['loc'][skipped:]))}: {each['msg']}" for each in errors)

@@ -34,7 +34,7 @@ access = logging.getLogger("sgt_modules.service.access")
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class RequestLimits:
     """The limits of a service: bytes of a request, requests at once, and seconds until a request has arrived."""
 
     body_bytes: int = 2**20
@@ -50,7 +50,7 @@ class Guard:
     (Basic), and refuses a form that another site sends.
     """
 
-    def __init__(self, app: App, *, keys: Collection[str], limits: Limits, metrics: Metrics) -> None:
+    def __init__(self, app: App, *, keys: Collection[str], limits: RequestLimits, metrics: Metrics) -> None:
         self._app, self._limits, self._metrics = app, limits, metrics
         self._keys = [sha256(key.encode()).digest() for key in keys]
         self._under_way = 0

@@ -23,7 +23,7 @@ from sgt_modules.wrapping import supplemented_predictors, unsupplement
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ServedAnswer:
     """The program's outputs, its supplements in order, and the tokens of the run.
 
     `usage` has OpenAI's form: the tokens that the actor read and wrote, as its server counts them; 0 for a reply from
@@ -64,7 +64,7 @@ class ServedProgram:
         fields = self.inputs.model_fields
         return self.inputs(**split_inputs(text, sorted(fields, key=lambda name: fields[name].is_required())))
 
-    def answer(self, inputs: BaseModel) -> Answer:
+    def answer(self, inputs: BaseModel) -> ServedAnswer:
         """Run the program with its supplements."""
         with episode(None) as run:
             outputs, usage = self._run(self._program, inputs)
@@ -79,12 +79,12 @@ class ServedProgram:
         ]
         for each in supplements:
             self._metrics.count_supplement(str(each["kind"]))
-        return Answer(outputs, supplements, usage)
+        return ServedAnswer(outputs, supplements, usage)
 
-    def answer_without(self, inputs: BaseModel) -> Answer:
+    def answer_without(self, inputs: BaseModel) -> ServedAnswer:
         """Run the program without supplements."""
         outputs, usage = self._run(unsupplement(self._program), inputs)
-        return Answer(outputs, (), usage)
+        return ServedAnswer(outputs, (), usage)
 
     def _run(self, program: dspy.Module, inputs: BaseModel) -> tuple[dict[str, Any], dict[str, int]]:
         values = {name: getattr(inputs, name) for name in type(inputs).model_fields}

@@ -13,7 +13,7 @@ from scripted import ScriptedEngine, ScriptedGenerator, ScriptedTrainer, rollout
 from small_compile import SMALL, WORLD, helped, named, teleprompter, writer
 
 from optimizers import Recipe, TrainingSettings
-from optimizers.comparison import ABLATIONS, Bench, compare
+from optimizers.comparison import ABLATIONS, ContenderArguments, compare
 from optimizers.comparison.lookup import find_contender
 from optimizers.core.records import Between, Checkpoint
 from optimizers.core.result import SGTResult, result_of
@@ -169,8 +169,8 @@ def test_an_ablation_is_sgt_by_the_same_recipe_without_one_part(
 ) -> None:
     recipe = replace(SMALL, rounds=2)
     with dspy.context(lm=ScriptedEngine(helped).lm()):
-        bench = bench_at(tmp_path, recipe, ScriptedTrainer())
-        find_contender(name).compile(bench)
+        inputs = bench_at(tmp_path, recipe, ScriptedTrainer())
+        find_contender(name).compile(inputs)
     settings = json.loads((tmp_path / "sgt" / "run.json").read_text())
     known = recipe.recorded | settings["settings"]["recipe"] | {"rounds": settings["free"]["rounds"]}
     assert {key: value for key, value in known.items() if recipe.recorded.get(key) != value} == {
@@ -179,8 +179,8 @@ def test_an_ablation_is_sgt_by_the_same_recipe_without_one_part(
     }
 
 
-def bench_at(folder: Path, recipe: Recipe, trainer: Trainer) -> Bench:
-    return Bench(
+def bench_at(folder: Path, recipe: Recipe, trainer: Trainer) -> ContenderArguments:
+    return ContenderArguments(
         program=program(),
         trainset=WORLD.train,
         valset=WORLD.val,
@@ -198,8 +198,8 @@ def bench_at(folder: Path, recipe: Recipe, trainer: Trainer) -> Bench:
 def test_alpha_0_is_the_same_trainer_without_the_nll(tmp_path: Path) -> None:
     settings = TrainingSettings(sft_epochs=1, batch_size=8, beta=0.2)
     with dspy.context(lm=ScriptedEngine(lambda _: "[[ ## sql ## ]]\nSELECT 1").lm()):
-        bench = bench_at(tmp_path, SMALL, TRLTrainer(embedded_folder("generator"), settings))
-        find_contender("sgt_alpha_0").compile(bench)
+        inputs = bench_at(tmp_path, SMALL, TRLTrainer(embedded_folder("generator"), settings))
+        find_contender("sgt_alpha_0").compile(inputs)
     recorded = json.loads((tmp_path / "sgt" / "run.json").read_text())["settings"]["training"]
     assert recorded == str(replace(settings, alpha=0.0))
 

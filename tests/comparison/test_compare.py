@@ -157,7 +157,7 @@ def test_an_optimizer_that_fails_leaves_the_others_and_its_reason(tmp_path: Path
     found = compared(tmp_path, contenders=[Contender("broken", broken), TellIt()])
     assert found.row("broken").skipped == "seed 0: failed (ValueError: no idea)"
     assert found.row("tell_it").test == 1.0
-    mended = compared(tmp_path, contenders=[Contender("broken", lambda bench: bench.program), TellIt()])
+    mended = compared(tmp_path, contenders=[Contender("broken", lambda inputs: inputs.program), TellIt()])
     assert not mended.row("broken").skipped
 
 

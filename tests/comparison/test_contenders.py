@@ -15,7 +15,7 @@ from dspy.teleprompt import Teleprompter
 from scripted import ScriptedEngine, ScriptedTrainer, reply
 from small_compile import SMALL, WORLD, helped, writer
 
-from optimizers.comparison import CONTENDERS, Bench, Comparison, Contender, compare
+from optimizers.comparison import CONTENDERS, Comparison, Contender, ContenderArguments, compare
 from sgt_modules.embedded import program as world_program
 
 ADVICE = "Add with great care."
@@ -255,12 +255,12 @@ class ShowOne(Teleprompter):
         return better
 
 
-def refuses(bench: Bench) -> dspy.Module:
-    raise RuntimeError(f"no {bench.calls} calls, please\nor any")
+def refuses(inputs: ContenderArguments) -> dspy.Module:
+    raise RuntimeError(f"no {inputs.calls} calls, please\nor any")
 
 
 def test_a_users_own_teleprompter_and_contender_are_compared(tmp_path: Path) -> None:
-    advised = Contender("advised", lambda bench: dspy.Predict(dspy.Signature("question -> answer", ADVICE)))
+    advised = Contender("advised", lambda inputs: dspy.Predict(dspy.Signature("question -> answer", ADVICE)))
     found = compared(tmp_path, ShowOne(), Contender("refuses", refuses), advised, seeds=[1, 2], budget=7)
     assert [row.name for row in found.rows] == ["none", "show_one", "advised", "refuses"]
     assert [row.test for row in found.rows] == [0.5, 1.0, 1.0, None]

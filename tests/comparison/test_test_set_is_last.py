@@ -13,7 +13,7 @@ from scripted import ScriptedEngine, ScriptedTrainer
 from secrets_task import RECIPE, TEST, TRAIN, VAL, asked, exact, needs_secret, writer
 
 from optimizers.comparison import CONTENDERS, Comparison, Contender, compare
-from optimizers.comparison.contenders import Bench
+from optimizers.comparison.contenders import ContenderArguments
 from optimizers.core.fingerprints import read_metric
 from optimizers.core.result import SGTResult
 from optimizers.demos.house_terms import TINY_SCALE, Demonstration, Scale, demonstrate
@@ -57,9 +57,9 @@ def _note(event: str) -> None:
 def noting(contender: Contender) -> Contender:
     """The contender, which writes down when it has made its choice."""
 
-    def compile_(bench: Bench) -> dspy.Module:
+    def compile_(inputs: ContenderArguments) -> dspy.Module:
         _note(f"{contender.name} begins")
-        program = contender.compile(bench)
+        program = contender.compile(inputs)
         _note(f"{contender.name} has chosen")
         return program
 
@@ -107,8 +107,8 @@ def test_what_a_contender_chooses_does_not_change_with_the_test_set(tmp_path: Pa
     chosen: list[list[list[object]]] = []
 
     def keeping(contender: Contender) -> Contender:
-        def compile_(bench: Bench) -> dspy.Module:
-            program = contender.compile(bench)
+        def compile_(inputs: ContenderArguments) -> dspy.Module:
+            program = contender.compile(inputs)
             generator, result = getattr(program, "generator", None), getattr(program, "detailed_results", None)
             demos = [dict(demo) for each in program.predictors() for demo in each.demos]
             kept: list[object] = [demos, getattr(generator, "neighbours", None), getattr(program, "gate", None)]

@@ -230,7 +230,9 @@ def test_a_run_of_a_student_with_another_gate_or_more_tokens_is_refused(tmp_path
 def test_a_corrector_of_another_temperature_is_another_run(tmp_path: Path) -> None:
     def settings(temperature: float) -> Any:
         lm = dspy.LM("openai/gpt-4.1", temperature=temperature)
-        return SupervisoryPromptTeleprompter(prompted.exact, lm).settings.recorded(prompted.TRAIN, prompted.VAL)
+        return SupervisoryPromptTeleprompter(prompted.exact, lm).settings.must_match_on_resume(
+            prompted.TRAIN, prompted.VAL
+        )
 
     RunFolder.create(tmp_path).begin_or_resume(settings(0.5))
     with pytest.raises(RunFolderError, match=r"corrector_settings\.temperature changed from 0\.5 to 1\.0"):

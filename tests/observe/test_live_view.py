@@ -24,7 +24,7 @@ from optimizers.core.budget import BudgetState, Limits
 from optimizers.core.events import Event, EventBus, Note, Observer, Plan, RunEnded, RunStarted, Step
 from optimizers.core.records import Rollout
 from optimizers.core.usage import Usage
-from optimizers.observe.live.drawing import drawn
+from optimizers.observe.live.drawing import render_lines
 from optimizers.observe.live.eta import seconds_left
 from optimizers.observe.live.lines import Lines
 from optimizers.observe.live.notebook import Notebook, as_html, as_text, in_notebook
@@ -375,7 +375,7 @@ SNAPSHOTS = st.builds(
 def test_no_line_is_longer_than_the_terminal_and_there_are_no_more_of_them(
     snapshot: Snapshot, width: int, height: int, ascii_only: bool
 ) -> None:
-    lines = drawn(snapshot, width, height, ascii_only=ascii_only)
+    lines = render_lines(snapshot, width, height, ascii_only=ascii_only)
     assert len(lines) <= height
     for line in lines:
         assert line.cell_len <= width
@@ -385,7 +385,7 @@ def test_no_line_is_longer_than_the_terminal_and_there_are_no_more_of_them(
 
 def test_what_matters_most_stays_where_the_terminal_is_short() -> None:
     snapshot = full()
-    lines = [[line.plain for line in drawn(snapshot, 80, rows)] for rows in (20, 5, 1)]
+    lines = [[line.plain for line in render_lines(snapshot, 80, rows)] for rows in (20, 5, 1)]
     assert [len(each) for each in lines] == [9, 5, 1]
     assert lines[2][0].startswith("round 1: acting")
     assert any("spent" in line for line in lines[1])
@@ -409,7 +409,7 @@ def full() -> Snapshot:
 
 
 def test_a_wide_terminal_shows_everything() -> None:
-    assert [line.plain for line in drawn(full(), 80, 20)] == [
+    assert [line.plain for line in render_lines(full(), 80, 20)] == [
         "step 4 of 5: round 1  about 5 min left  3.0 rollouts/s",
         "round 1: acting  ━━━━━━━━━━━━━━━━━━──────  30/40  50% won  ▂▅  0:03 left",
         "scores  sft .521",
@@ -431,12 +431,12 @@ def test_a_wide_terminal_shows_everything() -> None:
     ],
 )
 def test_a_narrow_terminal_shows_what_fits(width: int, expected: str) -> None:
-    assert drawn(full(), width, 20)[1].plain == expected
+    assert render_lines(full(), width, 20)[1].plain == expected
 
 
 def test_after_ctrl_c_the_view_says_what_happens() -> None:
     stopping = replace(full(), spend=BudgetState(stop_reason="Ctrl-C was pressed"))
-    assert drawn(stopping, 80, 3)[-1].plain == "Ctrl-C was pressed: finishing and saving; again stops at once."
+    assert render_lines(stopping, 80, 3)[-1].plain == "Ctrl-C was pressed: finishing and saving; again stops at once."
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1", "cp1252"])

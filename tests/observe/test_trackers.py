@@ -365,7 +365,7 @@ def test_a_tracker_that_failed_gets_the_missing_stages_next_time(tmp_path: Path)
 
 
 def test_a_tracker_that_hangs_is_not_waited_for_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatcher, "PATIENCE", 0.1)
+    monkeypatch.setattr(dispatcher, "CLOSING_SECONDS", 0.1)
     book = Notebook(waits=threading.Event())
     result = scripted(tmp_path / "run", book)
     assert book.waits is not None

@@ -23,9 +23,10 @@ from optimizers import Recipe, SGTTeleprompter
 from optimizers.core.records import Candidate, Rollout
 from optimizers.core.reward import Metric, Scorer
 from optimizers.rollouts.engine import RolloutEngine
+from optimizers.rollouts.judging import ThreadRunner
 from optimizers.rollouts.pickling import pickle_task
 from optimizers.rollouts.ray_runner import RayRunner
-from optimizers.rollouts.runners import Runner, ThreadRunner
+from optimizers.rollouts.runners import Runner
 from optimizers.store.rollout_store import RolloutStore
 from sgt_modules.embedded import HouseTermsWorld, embedded_actor, embedded_generator
 from sgt_modules.embedded import program as house_terms_program

@@ -18,7 +18,7 @@ from optimizers.core.records import Candidate, Query, Reward, Rollout
 from optimizers.core.reward import Metric, Scorer
 from optimizers.core.usage import Usage
 from optimizers.rollouts.engine import RolloutEngine
-from optimizers.rollouts.queries import query_id
+from optimizers.rollouts.queries import live_queries, query_id
 from optimizers.store.rollout_store import RolloutStore
 from sgt_modules.episode import Call, Place
 from sgt_modules.errors import SGTError
@@ -378,7 +378,7 @@ def test_a_live_run_tells_each_call_with_its_supplement(bench: Workbench) -> Non
 def test_a_live_run_s_calls_are_queries_with_what_the_others_read_in_that_run(bench: Workbench) -> None:
     actor, engine = bench.actor(both, program=PlanAndSolve())
     runs = actor.run_live(EXAMPLES[:2], actor.program, "sft/val")
-    queries = actor.live_queries(runs, EXAMPLES)
+    queries = live_queries(runs, EXAMPLES)
     assert places(queries) == PLACES * 2
     assert [q.index for q in queries] == [0, 0, 0, 1, 1, 1]
     for query in queries:

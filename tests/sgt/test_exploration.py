@@ -21,15 +21,8 @@ from optimizers.core.reward import Metric, Scorer
 from optimizers.core.work_clock import WorkClock
 from optimizers.rollouts.engine import RolloutEngine
 from optimizers.rollouts.evaluation import Evaluator
-from optimizers.sgt.exploration import (
-    Credit,
-    Explorer,
-    Isolated,
-    Joint,
-    Setting,
-    deciding_predictors,
-    explorer,
-)
+from optimizers.sgt.adaptive import deciding_predictors
+from optimizers.sgt.exploration import Credit, ExplorationContext, Explorer, Isolated, Joint, explorer
 from optimizers.sgt.preference_pairs import preference_pairs
 from optimizers.sgt.recipe import Recipe
 from optimizers.sgt.settings import check_credit
@@ -122,7 +115,7 @@ class Bench:
 
     engine: ScriptedEngine
     actor: RolloutEngine
-    setting: Setting
+    context: ExplorationContext
     explorer: Explorer
     generator: ScriptedGenerator
 
@@ -158,10 +151,10 @@ def build(tmp_path: Path) -> Iterator[Build]:
             store = opened.enter_context(RolloutStore(folder / "rollouts.sqlite"))
             actor = RolloutEngine(wrapped, Scorer(metric), store, "scope", num_threads=threads)
             train = Evaluator(actor, "train", EXAMPLES, EventBus())
-            train.without()
+            train.score_unaided()
             engine.asked.clear()
-            setting = Setting(replace(RECIPE, **recipe), train, EventBus(), WorkClock(), seed)
-            return Bench(engine, actor, setting, explorer(credit, setting), generator or Sampler())
+            context = ExplorationContext(replace(RECIPE, **recipe), train, EventBus(), WorkClock(), seed)
+            return Bench(engine, actor, context, explorer(credit, context), generator or Sampler())
 
         yield made
 
@@ -433,8 +426,8 @@ def test_the_same_seed_gives_the_same_rollouts_whatever_the_threads(
 def test_the_generator_s_samples_and_the_seconds_are_counted(build: Build, credit: Credit) -> None:
     bench = build(Both, credit)
     bench.explorer.warm_start(bench.generator)
-    seconds = bench.setting.clock.seconds
-    samples, read, wrote = bench.setting.train.actor.store.count_samples()
+    seconds = bench.context.clock.seconds
+    samples, read, wrote = bench.context.train.actor.store.count_samples()
     assert samples == len(bench.generator.asked) == 2 * 6 * len(EXAMPLES)
     assert read == sum(len(prompt.split()) for prompt in bench.generator.asked)
     assert wrote > samples

@@ -31,11 +31,11 @@ class _Row(NamedTuple):
     text: Text
 
 
-def drawn(snapshot: Snapshot, width: int, height: int, *, ascii_only: bool = False) -> list[Text]:
+def render_lines(snapshot: Snapshot, width: int, height: int, *, ascii_only: bool = False) -> list[Text]:
     """The lines of a terminal of `width` columns and `height` rows: never more, and none longer.
 
     >>> stage = StageView("warm: acting", 30, 40, rate=2.0, left=5.0, judged=30, won=15)
-    >>> print(drawn(Snapshot(underway=[stage]), 40, 10)[0].plain)
+    >>> print(render_lines(Snapshot(underway=[stage]), 40, 10)[0].plain)
     warm: acting  30/40  50% won  0:05
     """
     rows = [
@@ -64,7 +64,7 @@ def _head(snapshot: Snapshot, width: int) -> list[_Row]:
         parts.append(f"{snapshot.rollouts:,} rollouts in {texts.clock(snapshot.seconds)}")
     elif snapshot.step:
         step = f"step {snapshot.step} of {snapshot.steps}:" if wide else f"{snapshot.step}/{snapshot.steps}"
-        parts.append(f"{step} {texts.harmless(snapshot.step_name)}")
+        parts.append(f"{step} {texts.one_line(snapshot.step_name)}")
     if snapshot.left is not None:
         parts.append(f"about {texts.roughly(snapshot.left)} left" if wide else f"~{texts.roughly(snapshot.left)}")
     if snapshot.rate:
@@ -77,7 +77,7 @@ def _stages(stages: Sequence[StageView], width: int, *, ascii_only: bool) -> lis
     """A line a stage in columns; those that find no room are left out, the least telling first."""
     if not stages:
         return []
-    names = [texts.harmless(each.name) for each in stages]
+    names = [texts.one_line(each.name) for each in stages]
     columns: dict[str, list[Text]] = {
         "name": [Text(name if width >= 30 else name.rpartition(": ")[2]) for name in names],
         "bar": [],
@@ -166,10 +166,10 @@ def _winner(winner: Winner | None) -> list[_Row]:
     """The question that was failed before, and what helped; on two lines."""
     if winner is None:
         return []
-    stage = texts.harmless(winner.stage)
+    stage = texts.one_line(winner.stage)
     text = f"[{winner.kind}] {winner.text}" if winner.kind else f"by the instructions of {stage}"
-    question = _labelled("winner", Text(texts.harmless(winner.question)))
-    return [_Row(6, question), _Row(6, _labelled("by", Text(texts.harmless(text), style="green")))]
+    question = _labelled("winner", Text(texts.one_line(winner.question)))
+    return [_Row(6, question), _Row(6, _labelled("by", Text(texts.one_line(text), style="green")))]
 
 
 def _ending(spend: BudgetState | None, width: int) -> list[_Row]:
@@ -177,7 +177,7 @@ def _ending(spend: BudgetState | None, width: int) -> list[_Row]:
     if spend is None:
         return []
     if spend.stop_reason:
-        said = f"{texts.harmless(spend.stop_reason)}: finishing and saving; again stops at once."
+        said = f"{texts.one_line(spend.stop_reason)}: finishing and saving; again stops at once."
         return [_Row(0, Text(said, style="bold yellow"))]
     return [_Row(7, Text(HINT, style="dim"))] if width > len(HINT) else []
 

@@ -19,7 +19,7 @@ ENOUGH = 20.0
 SOON = 2.0
 """Seconds before which no pace is known."""
 
-PATIENCE = 1.5
+LONGEST_PAUSES = 1.5
 """Times the longest pause so far that the next units are waited for, before they are late."""
 
 _ORDER: tuple[Work, ...] = ("training", "sampling", "acting")
@@ -63,7 +63,7 @@ def pace_of(points: Sequence[tuple[float, float]]) -> tuple[float, float] | None
         return None
     longest = max((b - a for (a, _), (b, _) in pairwise(points[:-1])), default=0.0)
     last, units = points[-2]
-    end = (last, units) if units == done and now - last <= PATIENCE * longest else (now, done)
+    end = (last, units) if units == done and now - last <= LONGEST_PAUSES * longest else (now, done)
     furthest, gap, earlier, found = 1.0, 0.0, start, (done - first) / max(end[0] - start, 1e-3)
     kept: float | None = found
     for at, units in points[1:-1]:
@@ -72,7 +72,7 @@ def pace_of(points: Sequence[tuple[float, float]]) -> tuple[float, float] | None
         if since <= 0:
             break
         expected = (units - first) / max(at - start, 1.0) * since
-        slower = expected >= FEWEST and after * 3 < expected and since > PATIENCE * gap
+        slower = expected >= FEWEST and after * 3 < expected and since > LONGEST_PAUSES * gap
         faster = after >= ENOUGH and after > 3 * expected and since >= SOON
         contrast = max(expected, 1e-9) / max(after, 1e-9)
         if (slower or faster) and (contrast := max(contrast, 1 / contrast)) > furthest:

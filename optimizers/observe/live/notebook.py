@@ -9,7 +9,7 @@ from html import escape
 from typing import Any, cast
 
 from optimizers.observe.live import texts
-from optimizers.observe.live.drawing import drawn
+from optimizers.observe.live.drawing import render_lines
 from optimizers.observe.live.snapshot import Snapshot, StageView
 from optimizers.observe.live.view import View
 
@@ -62,7 +62,9 @@ class Notebook(View):
 def as_text(snapshot: Snapshot) -> str:
     """The snapshot for a front end without HTML."""
     ended = [texts.ended(each) for each in snapshot.finished[-FINISHED:]]
-    return "\n".join([*ended, *(line.plain for line in drawn(snapshot, 100, 30)), *map(texts.harmless, snapshot.said)])
+    return "\n".join(
+        [*ended, *(line.plain for line in render_lines(snapshot, 100, 30)), *map(texts.one_line, snapshot.said)]
+    )
 
 
 def as_html(snapshot: Snapshot) -> str:
@@ -141,5 +143,5 @@ def _fact(label: str, text: str) -> str:
 
 def _shown(text: str, most: int = 300) -> str:
     """A text as HTML, shortened."""
-    plain = texts.harmless(text)
+    plain = texts.one_line(text)
     return escape(plain if len(plain) <= most else f"{plain[:most]} …")

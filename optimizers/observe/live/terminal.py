@@ -13,7 +13,7 @@ from rich.segment import ControlType
 from rich.text import Text
 
 from optimizers.observe.live import texts
-from optimizers.observe.live.drawing import drawn
+from optimizers.observe.live.drawing import render_lines
 from optimizers.observe.live.snapshot import Snapshot
 from optimizers.observe.live.view import View
 
@@ -34,7 +34,7 @@ class Terminal:
     def show(self, snapshot: Snapshot) -> None:
         """Draw once more in the same place."""
         columns, rows = self._console.size
-        lines = drawn(snapshot, max(1, columns - SPARE), max(1, rows - 1), ascii_only=self._ascii)
+        lines = render_lines(snapshot, max(1, columns - SPARE), max(1, rows - 1), ascii_only=self._ascii)
         if len(lines) < rows - 1:
             lines.insert(0, Text())
         live = self._opened()

@@ -49,10 +49,10 @@ def sparkline(shares: Sequence[float], *, ascii_only: bool = False) -> str:
     return "".join(bars[min(len(bars) - 1, int(max(0.0, each) * len(bars)))] for each in shares)
 
 
-def harmless(text: str) -> str:
+def one_line(text: str) -> str:
     """A text on one line, with no character that a terminal would obey or that turns the direction of others.
 
-    >>> harmless("one\\x1b[2J\\n  two")
+    >>> one_line("one\\x1b[2J\\n  two")
     'one [2J two'
     """
     return " ".join(printable(text).split())
@@ -70,7 +70,7 @@ def ended(stage: StageView) -> str:
     'warm: acting: 3/3  50% won  2 s'
     """
     won = "" if stage.success is None else f"  {stage.success:.0%} won"
-    return f"{harmless(stage.name)}: {stage.done:,}/{stage.total:,}{won}  {stage.seconds:.0f} s"
+    return f"{one_line(stage.name)}: {stage.done:,}/{stage.total:,}{won}  {stage.seconds:.0f} s"
 
 
 def working(work: Activity) -> list[str]:
@@ -81,7 +81,7 @@ def working(work: Activity) -> list[str]:
     >>> working(Activity("Qwen3-1.7B", "loading", seconds=4.0))
     ['loading Qwen3-1.7B', '0:04']
     """
-    name = harmless(work.model)
+    name = one_line(work.model)
     if work.phase == "loading":
         return [f"loading {name}", clock(work.seconds)]
     at_most = "at most " if work.is_upper_bound else ""
@@ -108,7 +108,7 @@ def shares(kinds: Mapping[str, float]) -> list[str]:
     ['cot 80%', 'pairs 20%', 'others 0.5%']
     """
     small = sum(share for share in kinds.values() if share < 0.01)
-    large = [f"{harmless(kind)} {share:.0%}" for kind, share in kinds.items() if share >= 0.01]
+    large = [f"{one_line(kind)} {share:.0%}" for kind, share in kinds.items() if share >= 0.01]
     return [*large, *([f"others {small:.1%}"] if small else [])]
 
 
@@ -158,7 +158,7 @@ def most_spent(spend: BudgetState) -> float | None:
 
 def errors(snapshot: Snapshot) -> list[str]:
     """Each type of error with how often it came."""
-    return [f"{harmless(name)} {count:,}" for name, count in snapshot.errors.items()]
+    return [f"{one_line(name)} {count:,}" for name, count in snapshot.errors.items()]
 
 
 def closing(snapshot: Snapshot) -> list[str]:

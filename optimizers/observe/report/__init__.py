@@ -12,9 +12,9 @@ from optimizers.observe.report.record import RunRecord, read_run
 from optimizers.observe.report.run_page import run_page
 from sgt_modules.errors import RunFolderError
 
-__all__ = ["FILE", "RunRecord", "read_run", "run_page", "write_page", "write_report"]
+__all__ = ["REPORT_FILE", "RunRecord", "read_run", "run_page", "write_page", "write_report"]
 
-FILE = "report.html"
+REPORT_FILE = "report.html"
 """Where a run's folder has its page."""
 
 
@@ -41,7 +41,7 @@ def write_page(record: RunRecord, out: str | Path | None = None) -> Path:
     Raises:
         RunFolderError: the folder's files have another form than a run writes.
     """
-    target = record.folder / FILE if out is None else Path(out)
+    target = record.folder / REPORT_FILE if out is None else Path(out)
     try:
         page = run_page(record)
     except (UndefinedError, LookupError, TypeError, AttributeError, ValueError) as problem:

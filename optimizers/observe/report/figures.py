@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from optimizers.core.clusters import count_clusters
+from optimizers.core.paired_scores import pair_scores_by_example
 from optimizers.core.statistics import gain_interval, mean_interval, paired_p_value
 from optimizers.observe.report.stage_rollouts import StageRollout, first_of_each
 
@@ -111,26 +112,20 @@ def _score(
     own = [of_position.get(position) for position in known]
     interval = mean_interval(list(known.values()), clusters=own)
     row = (stage, mean, interval, len(known), len(scores) - len(known))
-    pairs = [] if base is None else _paired(base, scores)
-    if not pairs:
+    before, after = ([], []) if base is None else pair_scores_by_example(base, scores)
+    if not before:
         return StageScore(*row, clusters=count_clusters(own))
     answered = [position for position, score in (base or {}).items() if score is not None and position in known]
     shared = [of_position.get(position) for position in answered]
-    before, after = [one for one, _ in pairs], [other for _, other in pairs]
     return StageScore(
         *row,
-        gain=(sum(after) - sum(before)) / len(pairs),
+        gain=(sum(after) - sum(before)) / len(before),
         gain_interval=gain_interval(before, after, clusters=shared),
         p_value=paired_p_value(before, after, clusters=shared),
-        right=sum(one < threshold <= other for one, other in pairs),
-        wrong=sum(other < threshold <= one for one, other in pairs),
+        right=sum(one < threshold <= other for one, other in zip(before, after, strict=True)),
+        wrong=sum(other < threshold <= one for one, other in zip(before, after, strict=True)),
         clusters=count_clusters(own),
     )
-
-
-def _paired(before: Mapping[int, float | None], after: Mapping[int, float | None]) -> list[tuple[float, float]]:
-    both = ((before[position], after[position]) for position in before if position in after)
-    return [(one, other) for one, other in both if one is not None and other is not None]
 
 
 def best_stage(scores: Sequence[StageScore]) -> str:

@@ -83,17 +83,17 @@ def sides(found: Iterable[StageRollout], threshold: float) -> tuple[list[StageRo
     return winners, losers
 
 
-def harmless_on_a_terminal(each: StageRollout) -> StageRollout:
+def strip_rollout(each: StageRollout) -> StageRollout:
     """The rollout without what a terminal would take for a command.
 
     >>> one = StageRollout("warm", "train", "free", "cot", "4fe1", 3, "self", "?", "\\x1b[2Jgone", "", "4", 1.0, "", "")
-    >>> harmless_on_a_terminal(one).supplement
+    >>> strip_rollout(one).supplement
     '�[2Jgone'
     """
-    return replace(each, **{name: harmless(getattr(each, name)) for name in _SHOWN})
+    return replace(each, **{name: strip_commands(getattr(each, name)) for name in _SHOWN})
 
 
-def harmless(text: str) -> str:
+def strip_commands(text: str) -> str:
     """A text without what a terminal would take for a command; line ends stay."""
     return _CONTROL.sub("\ufffd", text)
 

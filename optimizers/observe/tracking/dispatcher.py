@@ -25,7 +25,7 @@ from sgt_modules.saving.weights import ADAPTER
 FILES = (RESULT, "report.html", "summary.json", "prompts.json")
 """Files of a run's folder that its trackers get, those that are there."""
 
-PATIENCE = 60.0
+CLOSING_SECONDS = 60.0
 """Seconds without a sign of life after which the end of a run does not wait for a tracker any longer."""
 
 ADVICE = "Compile with the same log_dir to send the stages that are missing."
@@ -117,7 +117,7 @@ class TrackerObserver:
                     self._put(_File(path))
         if self._thread is not None:
             self._put(_End(event.ending))
-            self._wait(self._thread, PATIENCE)
+            self._wait(self._thread, CLOSING_SECONDS)
 
     def _put(self, item: _Item) -> None:
         """Put an item into the queue; the first one starts the thread."""

@@ -10,7 +10,7 @@ from optimizers.core.events import Event, LossLogged, RunStarted
 from optimizers.core.run_folder import RunFolder
 from sgt_modules.errors import RunFolderError
 
-FILE = "trackers.json"
+TRACKERS_FILE = "trackers.json"
 
 
 class TrackersFile:
@@ -19,7 +19,7 @@ class TrackersFile:
     It stands before the trackers among the observers of a run. Its other methods are called from the trackers' threads.
     """
 
-    name = FILE
+    name = TRACKERS_FILE
 
     def __init__(self) -> None:
         self._folder: RunFolder | None = None
@@ -66,7 +66,7 @@ class TrackersFile:
 
     def _open(self, folder: RunFolder) -> None:
         try:
-            content = folder.read(FILE) or {}
+            content = folder.read(TRACKERS_FILE) or {}
         except RunFolderError:
             content = {}
         self._folder = folder
@@ -82,7 +82,7 @@ class TrackersFile:
 
     def _write(self) -> None:
         if self._folder is not None:
-            self._folder.write(FILE, {"trackers": self._runs, "attempts": self._attempts})
+            self._folder.write(TRACKERS_FILE, {"trackers": self._runs, "attempts": self._attempts})
 
 
 def _mapping(value: object) -> dict[str, Any]:

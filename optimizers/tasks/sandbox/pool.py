@@ -17,10 +17,10 @@ from typing import Any, Literal
 
 from sgt_modules.errors import SandboxError
 
-Kind = Literal["worker", "queries"]
+WorkerKind = Literal["worker", "queries"]
 """The module of `inside` that a worker runs."""
 
-_START = "import sys; sys.path.insert(0, {!r}); from inside.{} import main; del sys.path[0]; main()"
+_START = "import sys; sys.path.insert(0, {!r}); from inside.{} import start_serving; del sys.path[0]; start_serving()"
 _STARTING = 120.0
 _PASSED_ON = ("LD_LIBRARY_PATH", "SYSTEMROOT")
 
@@ -32,7 +32,7 @@ class WorkerLostError(Exception):
 class Worker:
     """One process, and the way to it. Its environment holds nothing of the caller's."""
 
-    def __init__(self, kind: Kind, settings: Mapping[str, Any], environment: Mapping[str, str]) -> None:
+    def __init__(self, kind: WorkerKind, settings: Mapping[str, Any], environment: Mapping[str, str]) -> None:
         inherited = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
         self.process = subprocess.Popen(
@@ -86,10 +86,12 @@ class Worker:
 class Pool:
     """Some workers of one kind, each started when it is first needed. Any number of threads may ask."""
 
-    def __init__(self, kind: Kind, workers: int, settings: Mapping[str, Any], environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, kind: WorkerKind, workers: int, settings: Mapping[str, Any], environment: Mapping[str, str]
+    ) -> None:
         if workers < 1:
             raise SandboxError(f"A sandbox needs at least one worker, but workers={workers}.")
-        self._kind: Kind = kind
+        self._kind: WorkerKind = kind
         self._settings, self._environment = dict(settings), dict(environment)
         self._idle: queue.LifoQueue[Worker | None] = queue.LifoQueue()
         for _ in range(workers):

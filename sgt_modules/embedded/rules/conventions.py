@@ -31,7 +31,7 @@ Answer = Callable[[Items, str], str]
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class ConventionKind:
     """A kind of question: its topic, the questions (`{item}` is the named item), the readings by their names (the first
     is the default), and the sentences (`{reading}`) that select one.
     """
@@ -89,8 +89,8 @@ def _definitions(word: str) -> tuple[str, ...]:
     return (f"By {word} we mean {{reading}}.", f"Read {word} as {{reading}}.")
 
 
-KINDS: Mapping[str, Kind] = {
-    "place": Kind(
+KINDS: Mapping[str, ConventionKind] = {
+    "place": ConventionKind(
         "places",
         ("At which place is {item}?", "Where in the list is {item}?"),
         {
@@ -101,7 +101,7 @@ KINDS: Mapping[str, Kind] = {
         },
         ("Count places {reading}.", "Places are counted {reading}.", "Say where an item stands {reading}."),
     ),
-    "size": Kind(
+    "size": ConventionKind(
         "sizes",
         ("How many items are there?", "What is the size of the list?"),
         {
@@ -112,7 +112,7 @@ KINDS: Mapping[str, Kind] = {
         },
         ("Write sizes {reading}.", "The size of a list is written {reading}.", "Give a number of items {reading}."),
     ),
-    "presence": Kind(
+    "presence": ConventionKind(
         "presence",
         ("Is {item} in the list?", "Does the list hold {item}?"),
         {
@@ -127,19 +127,19 @@ KINDS: Mapping[str, Kind] = {
             "Whether the list holds an item is answered by {reading}.",
         ),
     ),
-    "mid": Kind(
+    "mid": ConventionKind(
         "the mid item",
         ("Which is the mid item?", "Name the mid item."),
         _items("third", "second", "fourth", "first"),
         ("The mid item is {reading}.", *_definitions("mid")),
     ),
-    "far": Kind(
+    "far": ConventionKind(
         "the far item",
         ("Which is the far item?", "Name the far item."),
         _items("fifth", "fourth", "first", "second"),
         ("The far item is {reading}.", *_definitions("far")),
     ),
-    "pair": Kind(
+    "pair": ConventionKind(
         "pairs",
         ("Which items are the pair?", "Name the pair."),
         {
@@ -150,7 +150,7 @@ KINDS: Mapping[str, Kind] = {
         },
         ("The pair is {reading}.", *_definitions("pair")),
     ),
-    "spelling": Kind(
+    "spelling": ConventionKind(
         "spelling",
         ("Spell {item}.", "How is {item} spelled?"),
         {
@@ -161,7 +161,7 @@ KINDS: Mapping[str, Kind] = {
         },
         ("Spell items {reading}.", "A spelled item is written {reading}.", "Spelling is done {reading}."),
     ),
-    "listing": Kind(
+    "listing": ConventionKind(
         "listing",
         ("List the top three.", "Which are the top three?"),
         {
@@ -172,7 +172,7 @@ KINDS: Mapping[str, Kind] = {
         },
         ("Put {reading} between listed items.", "Listed items have {reading} between them.", "List with {reading}."),
     ),
-    "marking": Kind(
+    "marking": ConventionKind(
         "marking",
         ("Mark {item}.", "How is {item} marked?"),
         {
@@ -183,7 +183,7 @@ KINDS: Mapping[str, Kind] = {
         },
         ("Mark items with {reading}.", "A marked item stands between {reading}.", "Marking is done by {reading}."),
     ),
-    "repeating": Kind(
+    "repeating": ConventionKind(
         "repeating",
         ("Repeat {item}.", "How is {item} repeated?"),
         {

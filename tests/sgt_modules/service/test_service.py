@@ -35,7 +35,7 @@ from sgt_modules.kinds import SILENCE, Supplement
 from sgt_modules.prompts import Template
 from sgt_modules.service.advice import add_supplement, last_user_text
 from sgt_modules.service.app import Upstream, application
-from sgt_modules.service.guard import Limits
+from sgt_modules.service.guard import RequestLimits
 from sgt_modules.service.program_file import open_program
 from sgt_modules.service.schemas import build_input_model
 from sgt_modules.service.served_program import check_service
@@ -104,7 +104,7 @@ def served(
     gate: Gate | None = None,
     template: Template | None = None,
     keys: Sequence[str] = (KEY, "another"),
-    limits: Limits | None = None,
+    limits: RequestLimits | None = None,
     answers: Any = lambda text: f"said to {text}",
     script: Any = writes,
     model: str = "",
@@ -346,7 +346,7 @@ def test_openai_s_client_hears_of_a_wrong_key(service: Served) -> None:
 
 
 def test_a_request_that_is_too_large_is_refused_whether_it_tells_its_length_or_not() -> None:
-    with served(limits=Limits(body_bytes=100)) as found:
+    with served(limits=RequestLimits(body_bytes=100)) as found:
         large = b'{"question": "' + b"x" * 200 + b'"}'
         headers = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
         told = httpx.post(f"{found.address}/predict", content=large, headers=headers)
@@ -363,7 +363,7 @@ def test_no_more_than_so_many_are_answered_at_once() -> None:
         assert go_on.wait(20)
         return "4"
 
-    with served(answers=slow, limits=Limits(at_once=1)) as found:
+    with served(answers=slow, limits=RequestLimits(at_once=1)) as found:
         ask = {"model": "base", "messages": [{"role": "user", "content": "2+2?"}]}
         first: list[int] = []
         thread = threading.Thread(target=lambda: first.append(found.post("/v1/chat/completions", ask).status_code))

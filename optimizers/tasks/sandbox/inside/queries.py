@@ -11,7 +11,7 @@ from contextlib import closing, suppress
 from typing import Any
 from urllib.parse import quote
 
-from .serving import Answer, serve
+from .serving import AnswerFunction, serve
 
 _STEPS = 1000  # of SQLite's virtual machine, between two calls of the progress handler
 _OVERHEAD = 128 << 20  # bytes that the interpreter maps besides the query's memory
@@ -136,7 +136,7 @@ def _encode(cell: object) -> object:
     return {"base64": base64.b64encode(cell).decode()} if isinstance(cell, bytes) else cell
 
 
-def prepare(settings: dict[str, Any], _caller: int) -> Answer:
+def prepare(settings: dict[str, Any], _caller: int) -> AnswerFunction:
     """Limits the process's memory, and where the kernel has the layers, its files and system calls.
 
     Raises:
@@ -157,6 +157,6 @@ def prepare(settings: dict[str, Any], _caller: int) -> Answer:
     return lambda request: run_query(request["database"], request["query"], limits)
 
 
-def main() -> None:
+def start_serving() -> None:
     """Answers queries until the caller ends."""
     serve(prepare)

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 Message = dict[str, Any]
-Answer = Callable[[Message], Message]
+AnswerFunction = Callable[[Message], Message]
 
 
-def serve(prepare: Callable[[Message, int], Answer]) -> None:
+def serve(prepare: Callable[[Message, int], AnswerFunction]) -> None:
     """Answers requests until the caller ends, or closes its side.
 
     The first line holds the settings. `prepare` takes them, and the descriptor that requests come from, and returns

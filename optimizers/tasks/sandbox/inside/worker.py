@@ -12,11 +12,11 @@ from typing import Any
 
 from .child import become
 from .folders import is_full, remove
-from .serving import Answer, serve
+from .serving import AnswerFunction, serve
 from .watch import Watched, describe, watch
 
 
-def prepare(settings: dict[str, Any], caller: int) -> Answer:
+def prepare(settings: dict[str, Any], caller: int) -> AnswerFunction:
     """Imports modules, so that no program waits for it, and tries an empty program.
 
     Raises:
@@ -60,6 +60,6 @@ def run_program(code: str, settings: dict[str, Any], caller: int) -> dict[str, A
         remove(folder)
 
 
-def main() -> None:
+def start_serving() -> None:
     """Runs programs until the caller ends."""
     serve(prepare)

@@ -31,7 +31,7 @@ _MISSING: Mapping[Need, str] = {
 
 
 @dataclass(frozen=True)
-class Bench:
+class ContenderArguments:
     """The arguments of a contender: program, training and validation set, budget, and resources.
 
     `calls` is the maximum number of actor calls; further calls fail. None means no limit: use the optimizer's default
