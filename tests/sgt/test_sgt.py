@@ -324,6 +324,14 @@ def test_isolated_credit_trains_on_the_predictor_that_decides(tmp_path: Path) ->
     assert {predictors[pair.query] for pair in trainer.rows["dpo1"]} == {"write"}
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of two predictors."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    quickly(folder, TwoSteps())
+    return folder
+
+
 @pytest.mark.parametrize(
     ("name", "change"),
     [
@@ -334,11 +342,10 @@ def test_isolated_credit_trains_on_the_predictor_that_decides(tmp_path: Path) ->
     ],
 )
 def test_a_folder_of_another_credit_only_scope_or_template_is_refused(
-    tmp_path: Path, name: str, change: dict[str, object]
+    finished: Path, name: str, change: dict[str, object]
 ) -> None:
-    quickly(tmp_path / "run", TwoSteps())
     with pytest.raises(errors.RunFolderError, match=f"{name} changed"):
-        quickly(tmp_path / "run", TwoSteps(), **change)
+        quickly(finished, TwoSteps(), **change)
 
 
 def choosy(text: str) -> str:
@@ -462,6 +469,7 @@ def test_a_program_that_is_best_without_supplements_gets_no_gate(tmp_path: Path)
     assert type(better) is dspy.Predict
 
 
+@pytest.mark.slow
 def test_a_program_of_two_predictors_is_trained_and_comes_back_with_both_supplemented(tmp_path: Path) -> None:
     def script(text: str) -> str:
         return reply(table="staff") if "[[ ## table ## ]]" not in text.partition("Respond")[0] else helped(text)
