@@ -48,8 +48,9 @@ demo: $(INSTALLED)
 real: $(INSTALLED)
 	$(CALLERS) $(BIN)/python benchmarks/real.py $(if $(QUICK),--quick) $(REAL)
 
-# Single-threaded processes are fastest for many small models; a file's tests stay in one process.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+# Single-threaded processes are fastest for many small models; a file's tests stay in one process. Bytecode is written,
+# whatever the caller's environment says: the processes that tests start would compile both packages again.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
 test: $(INSTALLED)
 	$(PYTEST) --dist loadfile -m "not slow"

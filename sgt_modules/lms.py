@@ -11,7 +11,6 @@ from typing import Any
 import dspy
 from dspy.lm15 import LMRouter, MissingCredentialError, UnknownModelError
 
-from sgt_modules.embedded import embedded_actor
 from sgt_modules.errors import SetupError
 from sgt_modules.local.chat_template import check_chat_tokenizer, check_text_model
 from sgt_modules.local.engine import LocalEngine
@@ -65,6 +64,8 @@ def lm_named(
     if api_base and (local or name == EMBEDDED):
         raise SetupError(f"Expected a model behind a server to go with {api_base=}, got {name!r}. Leave one out.")
     if name == EMBEDDED:
+        from sgt_modules.embedded import embedded_actor
+
         return embedded_actor()
     if local:
         engine = LocalEngine(name.removeprefix(LOCAL), dtype=dtype, max_new_tokens=max_new_tokens)

@@ -6,6 +6,7 @@ import dis
 import inspect
 import sys
 from collections.abc import Iterator
+from functools import lru_cache
 from types import CodeType
 from typing import cast
 
@@ -34,9 +35,10 @@ def nested_codes(code: CodeType) -> Iterator[CodeType]:
             yield from nested_codes(each)
 
 
-def names_used(code: CodeType, *operations: str) -> list[str]:
+@lru_cache(maxsize=4096)
+def names_used(code: CodeType, *operations: str) -> tuple[str, ...]:
     """The names that instructions such as `LOAD_GLOBAL` use in a function's code."""
-    return [str(each.argval) for each in dis.get_instructions(code) if each.opname in operations]
+    return tuple(str(each.argval) for each in dis.get_instructions(code) if each.opname in operations)
 
 
 def _has_docstring(code: CodeType) -> bool:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, cast
@@ -215,6 +216,12 @@ def _command() -> str:
 
 
 def _versions() -> dict[str, str]:
+    return dict(_read_versions())
+
+
+@cache
+def _read_versions() -> Mapping[str, str]:
+    """Read the packages' metadata, once in a process."""
     found: dict[str, str] = {}
     for package in _PACKAGES:
         try:

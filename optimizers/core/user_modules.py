@@ -47,12 +47,16 @@ def is_wrapper(function: FunctionType) -> bool:
     return "__wrapped__" in vars(function) and is_library(str(function.__globals__.get("__name__", "")))
 
 
-def code_imports(code: CodeType, package: str) -> Iterator[str]:
+@functools.lru_cache(maxsize=4096)
+def code_imports(code: CodeType, package: str) -> tuple[str, ...]:
     """The full names of the modules that a function's code may import."""
     steps = list(dis.get_instructions(code))
-    for n, step in enumerate(steps):
-        if step.opname == "IMPORT_NAME":  # the two instructions before it load the level and the names of `from`
-            yield from _module_names(str(step.argval), package, steps[n - 2].argval or 0, steps[n - 1].argval or ())
+    return tuple(
+        name
+        for n, step in enumerate(steps)
+        if step.opname == "IMPORT_NAME"  # the two instructions before it load the level and the names of `from`
+        for name in _module_names(str(step.argval), package, steps[n - 2].argval or 0, steps[n - 1].argval or ())
+    )
 
 
 def file_imports(file: Path, module: str) -> Iterator[str]:

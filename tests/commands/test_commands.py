@@ -290,7 +290,11 @@ def in_a_process(*words: str, **environment: str) -> subprocess.CompletedProcess
 
 
 @pytest.mark.parametrize(
-    "environment", [{"PYTHONIOENCODING": "ascii"}, {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}]
+    "environment",
+    [
+        {"PYTHONIOENCODING": "ascii"},
+        pytest.param({"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_is_shown_where_standard_output_knows_ascii_alone(tmp_path: Path, environment: dict[str, str]) -> None:
     rollouts = [*validated(), *explored(), met("warm", 0, 1.0, kind="cot", text=NOT_ASCII)]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import math
 import random
-from collections.abc import Iterator
 
 import pytest
 from hypothesis import given, settings
@@ -101,17 +99,7 @@ def test_the_interval_of_a_mean_is_students() -> None:
     assert mean_interval([]) == (0.0, 1.0)
 
 
-@pytest.fixture
-def little_garbage() -> Iterator[None]:
-    """statsmodels collects garbage at each call, which takes half a second where much is loaded."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
 @pytest.mark.slow
-@pytest.mark.usefixtures("little_garbage")
 @pytest.mark.parametrize("kind", ["binary", "graded"])
 def test_of_a_thousand_comparisons_of_equals_at_most_five_in_a_hundred_are_called_better(kind: str) -> None:
     """Contenders like `none` in each: what a row calls `better` (p < .05 after Holm, and above it)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,39 @@ from sgt_modules.prompts import Template
 from sgt_modules.wrapping import supplemented_predictors
 
 
-def test_the_student_is_untouched_and_the_result_is_a_new_compiled_program(tmp_path: Path) -> None:
-    student = program()
+@dataclass(frozen=True)
+class Compiled:
+    """A compile with a small real generator that is trained, for the tests that read what it left."""
+
+    student: dspy.Module
+    before: dict[str, Any]
+    better: dspy.Module
+    engine: ScriptedEngine
+    folder: Path
+
+
+def compile_once(script: Callable[[str], str], folder: Path) -> Compiled:
+    student, engine = program(), ScriptedEngine(script)
     before = student.dump_state()
-    with dspy.context(lm=ScriptedEngine(helped).lm()):
-        better = teleprompter(tmp_path / "run").compile(student, trainset=WORLD.train, valset=WORLD.val)
-    assert student.dump_state() == before
+    with dspy.context(lm=engine.lm()):
+        better = teleprompter(folder).compile(student, trainset=WORLD.train, valset=WORLD.val)
+    return Compiled(student, before, better, engine, folder)
+
+
+@pytest.fixture(scope="module")
+def with_help(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
+    """The actor is right exactly when it is helped."""
+    return compile_once(helped, tmp_path_factory.mktemp("helped") / "run")
+
+
+@pytest.fixture(scope="module")
+def always_right(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
+    return compile_once(gold, tmp_path_factory.mktemp("gold") / "run")
+
+
+def test_the_student_is_untouched_and_the_result_is_a_new_compiled_program(with_help: Compiled) -> None:
+    student, better = with_help.student, with_help.better
+    assert student.dump_state() == with_help.before
     assert type(student) is dspy.Predict
     assert better is not student
     assert better._compiled
@@ -41,19 +68,18 @@ def test_the_student_is_untouched_and_the_result_is_a_new_compiled_program(tmp_p
     assert better.detailed_results.selected in {stage.name for stage in better.detailed_results.stages}
 
 
-def test_what_is_returned_is_never_worse_on_validation_than_what_came_in(tmp_path: Path) -> None:
-    better, _ = compiled(helped, tmp_path / "run")
-    result = better.detailed_results
+def test_what_is_returned_is_never_worse_on_validation_than_what_came_in(with_help: Compiled) -> None:
+    result = with_help.better.detailed_results
     assert result.best.score == max(stage.score for stage in result.stages)
-    assert isinstance(better, SupplementedPredictor) == (result.selected != "none")
+    assert isinstance(with_help.better, SupplementedPredictor) == (result.selected != "none")
 
 
-def test_when_every_supplement_wins_the_result_says_why_there_was_nothing_to_prefer(tmp_path: Path) -> None:
-    better, _ = compiled(gold, tmp_path / "run")
-    assert better.detailed_results.selected == "none"
-    assert not isinstance(better, SupplementedPredictor)
-    note, said = better.detailed_results.notes[-2:]
-    assert said == f"Verdict: {better.detailed_results.verdict}"
+def test_when_every_supplement_wins_the_result_says_why_there_was_nothing_to_prefer(always_right: Compiled) -> None:
+    result = always_right.better.detailed_results
+    assert result.selected == "none"
+    assert not isinstance(always_right.better, SupplementedPredictor)
+    note, said = result.notes[-2:]
+    assert said == f"Verdict: {result.verdict}"
     assert "supplements won, so there is nothing to prefer" in note
 
 
@@ -65,38 +91,34 @@ def test_when_every_supplement_loses_the_result_says_so_and_the_program_comes_ba
     assert not isinstance(better, SupplementedPredictor)
 
 
-def test_a_second_compile_in_the_same_folder_pays_for_nothing_again(tmp_path: Path) -> None:
-    first, paid = compiled(helped, tmp_path / "run")
-    again, engine = compiled(helped, tmp_path / "run")
-    assert paid.asked
+def test_a_second_compile_in_the_same_folder_pays_for_nothing_again(with_help: Compiled) -> None:
+    again, engine = compiled(helped, with_help.folder)
+    assert with_help.engine.asked
     assert engine.asked == []
-    scores = [[stage.score for stage in better.detailed_results.stages] for better in (first, again)]
+    scores = [[stage.score for stage in better.detailed_results.stages] for better in (with_help.better, again)]
     assert scores[0] == scores[1]
 
 
-def test_the_same_supplement_for_the_same_question_is_paid_once(tmp_path: Path) -> None:
-    _, engine = compiled(helped, tmp_path / "run")
-    assert len(set(engine.asked)) == len(engine.asked)
+def test_the_same_supplement_for_the_same_question_is_paid_once(with_help: Compiled) -> None:
+    asked = with_help.engine.asked
+    assert len(set(asked)) == len(asked)
 
 
-def test_a_folder_of_other_settings_is_refused_with_what_changed(tmp_path: Path) -> None:
-    compiled(gold, tmp_path / "run")
+def test_a_folder_of_other_settings_is_refused_with_what_changed(always_right: Compiled) -> None:
     with pytest.raises(errors.RunFolderError, match="seed changed"):
-        compiled(gold, tmp_path / "run", seed=1)
+        compiled(gold, always_right.folder, seed=1)
 
 
-def test_other_training_settings_are_another_run(tmp_path: Path) -> None:
-    compiled(gold, tmp_path / "run")
+def test_other_training_settings_are_another_run(always_right: Compiled) -> None:
     trainer = TRLTrainer(embedded_folder("generator"), TrainingSettings(sft_epochs=2, batch_size=8))
     with pytest.raises(errors.RunFolderError, match="training changed"):
-        compiled(gold, tmp_path / "run", trainer=trainer)
+        compiled(gold, always_right.folder, trainer=trainer)
 
 
-def test_the_run_folder_holds_settings_rollouts_and_checkpoints(tmp_path: Path) -> None:
-    compiled(helped, tmp_path / "run")
-    assert (tmp_path / "run" / "run.json").is_file()
-    assert (tmp_path / "run" / "rollouts.sqlite").is_file()
-    assert (tmp_path / "run" / "checkpoints" / "sft" / "adapter_model.safetensors").is_file()
+def test_the_run_folder_holds_settings_rollouts_and_checkpoints(with_help: Compiled) -> None:
+    assert (with_help.folder / "run.json").is_file()
+    assert (with_help.folder / "rollouts.sqlite").is_file()
+    assert (with_help.folder / "checkpoints" / "sft" / "adapter_model.safetensors").is_file()
 
 
 def _raises(*_: object) -> float:
@@ -170,8 +192,9 @@ def test_a_generator_that_is_not_there_is_refused_with_what_would_do(tmp_path: P
 
 
 def test_without_a_validation_set_a_seeded_share_is_held_out(tmp_path: Path) -> None:
+    tried = teleprompter(tmp_path / "run", generator=writer(), trainer=ScriptedTrainer())
     with dspy.context(lm=ScriptedEngine(gold).lm()):
-        better = teleprompter(tmp_path / "run").compile(program(), trainset=[*WORLD.train, *WORLD.val])
+        better = tried.compile(program(), trainset=[*WORLD.train, *WORLD.val])
     assert len(better.detailed_results.stages[0].rollouts) == 2
 
 
@@ -301,6 +324,14 @@ def test_isolated_credit_trains_on_the_predictor_that_decides(tmp_path: Path) ->
     assert {predictors[pair.query] for pair in trainer.rows["dpo1"]} == {"write"}
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of two predictors."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    quickly(folder, TwoSteps())
+    return folder
+
+
 @pytest.mark.parametrize(
     ("name", "change"),
     [
@@ -311,11 +342,10 @@ def test_isolated_credit_trains_on_the_predictor_that_decides(tmp_path: Path) ->
     ],
 )
 def test_a_folder_of_another_credit_only_scope_or_template_is_refused(
-    tmp_path: Path, name: str, change: dict[str, object]
+    finished: Path, name: str, change: dict[str, object]
 ) -> None:
-    quickly(tmp_path / "run", TwoSteps())
     with pytest.raises(errors.RunFolderError, match=f"{name} changed"):
-        quickly(tmp_path / "run", TwoSteps(), **change)
+        quickly(finished, TwoSteps(), **change)
 
 
 def choosy(text: str) -> str:
@@ -439,6 +469,7 @@ def test_a_program_that_is_best_without_supplements_gets_no_gate(tmp_path: Path)
     assert type(better) is dspy.Predict
 
 
+@pytest.mark.slow
 def test_a_program_of_two_predictors_is_trained_and_comes_back_with_both_supplemented(tmp_path: Path) -> None:
     def script(text: str) -> str:
         return reply(table="staff") if "[[ ## table ## ]]" not in text.partition("Respond")[0] else helped(text)

@@ -49,6 +49,18 @@ def shape(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return Shape(family, folder, LocalEngine(folder, dtype="float64", device="cpu", max_new_tokens=16))
 
 
+DIFFERENT = ("Qwen3", "Gemma 3", "LFM2 (convolutions)")
+"""Families whose layers differ most: full attention, also sliding windows, also convolutions."""
+
+mostly_slow = pytest.mark.parametrize(
+    "shape",
+    [pytest.param(name, marks=() if name in DIFFERENT else pytest.mark.slow) for name in FAMILIES],
+    indirect=True,
+    scope="module",
+)
+"""A long test: quick on the families that differ most."""
+
+
 def likeliest(folder: Path, ids: list[int], ends: tuple[int, ...], limit: int) -> list[int]:
     """The likeliest tokens, each from a whole pass without a cache; the first end token is the last of them."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
@@ -72,6 +84,7 @@ def test_a_model_of_each_family_says_what_it_would_say_without_any_cache_or_batc
         assert reply.tokens == len(expected)
 
 
+@mostly_slow
 @pytest.mark.parametrize("budget", [100_000, 250])
 def test_a_sample_does_not_depend_on_its_batch(shape: Shape, budget: int) -> None:
     engine = LocalEngine(shape.folder, dtype="float64", device="cpu", max_batch_tokens=budget, max_new_tokens=16)
@@ -83,6 +96,7 @@ def test_a_sample_does_not_depend_on_its_batch(shape: Shape, budget: int) -> Non
     assert len({each.text for each in together}) > 10
 
 
+@mostly_slow
 def test_a_batch_says_the_same_where_rows_leave_it_as_they_end_and_where_they_stay(shape: Shape) -> None:
     """The first is what a CPU does, the second what a GPU does."""
     loaded = LoadedModel((shape.folder,), device="cpu", dtype="float64")
@@ -107,6 +121,7 @@ GROUPED = [
 """Prompts of two families, that all begin alike."""
 
 
+@mostly_slow
 def test_prompts_that_share_what_they_begin_with_say_what_each_says_by_itself(shape: Shape) -> None:
     tree, batch = (sharing(shape, share) for share in ("prefix", "batch"))
     asked, seeds = [*GROUPED, *PROMPTS], range(len(GROUPED) + len(PROMPTS))
@@ -183,6 +198,7 @@ def test_a_reply_learns_to_end_as_the_chat_template_ends_it(shape: Shape) -> Non
     assert end in stops
 
 
+@mostly_slow
 def test_an_adapter_trained_on_any_family_is_worn_by_the_engine(shape: Shape, tmp_path: Path) -> None:
     """One word learned by heart: said, and ended."""
     settings = TrainingSettings(

@@ -123,15 +123,20 @@ def test_other_errors_are_not_tried_again() -> None:
 
 @pytest.mark.parametrize(
     "full",
-    [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("I/O error: No space left (os error 28)")],
+    [
+        # made where it is raised: an error that is kept keeps by its traceback the model that was trained
+        lambda: OSError(errno.ENOSPC, "No space left on device"),
+        lambda: SafetensorError("I/O error: No space left (os error 28)"),
+    ],
+    ids=["OSError", "SafetensorError"],
 )
 def test_a_full_disk_is_named_and_leaves_nothing_half_written(
-    model: Path, sft: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: Exception
+    model: Path, sft: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: Callable[[], Exception]
 ) -> None:
     def save(model: object, folder: str, **more: object) -> None:
         Path(folder).mkdir()
         (Path(folder) / "adapter_model.safetensors").write_bytes(b"half of it")
-        raise full
+        raise full()
 
     with monkeypatch.context() as patched:
         patched.setattr("peft.PeftModel.save_pretrained", save)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.util import find_spec
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
-from optimizers.core.events import Observer
 from optimizers.observe.tracking.tracker import Tracker
 from sgt_modules.errors import SetupError
 
+if TYPE_CHECKING:
+    from optimizers.core.events import Observer
+
 TrackerName = Literal["mlflow", "wandb", "tensorboard"]
-Destination = TrackerName | Tracker | Observer
-ReportTo = Literal["none"] | Destination | Sequence[Destination] | None
+Destination: TypeAlias = "TrackerName | Tracker | Observer"
+ReportTo: TypeAlias = "Literal['none'] | Destination | Sequence[Destination] | None"
 """As TRL's `report_to`: a name, several, or none; and observers or trackers of a user's own."""
 
 
@@ -29,6 +31,8 @@ def check_report_to(report_to: ReportTo) -> tuple[Destination, ...]:
     """
     if report_to is None or report_to == "none":
         return ()
+    from optimizers.core.events import Observer
+
     asked = report_to if isinstance(report_to, Sequence) and not isinstance(report_to, str) else (report_to,)
     for each in asked:
         if isinstance(each, str) and each in get_args(TrackerName):

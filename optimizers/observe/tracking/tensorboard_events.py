@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from optimizers.observe.tracking.tracker import Ending, Point, TrackedRun
+from optimizers.core.events import Ending
+from optimizers.observe.tracking.tracker import Point, TrackedRun
 
 FOLDER = "tensorboard"
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
-from optimizers.core.events import Ending
+if TYPE_CHECKING:
+    from optimizers.core.events import Ending
 
 
 class Point(NamedTuple):

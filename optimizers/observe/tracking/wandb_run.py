@@ -8,7 +8,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from optimizers.observe.tracking.tracker import Ending, Point, TrackedRun
+from optimizers.core.events import Ending
+from optimizers.observe.tracking.tracker import Point, TrackedRun
 
 PROJECT = "dspy-sgt"
 """Where `WANDB_PROJECT` names no other."""
