@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from optimizers.core.evidence import pair_rewards
 from optimizers.core.records import Rollout
 
 
@@ -39,11 +40,7 @@ def mean_gain(before: Sequence[Rollout], after: Sequence[Rollout]) -> float | No
 
     Both have one rollout per example, in the same order.
     """
-    both = [
-        (first.reward.score, second.reward.score)
-        for first, second in zip(before, after, strict=True)
-        if first.reward is not None and second.reward is not None
-    ]
-    if not both:
+    pairs = pair_rewards(before, after)
+    if not pairs.before:
         return None
-    return (math.fsum(score for _, score in both) - math.fsum(score for score, _ in both)) / len(both)
+    return (math.fsum(pairs.after) - math.fsum(pairs.before)) / len(pairs.before)

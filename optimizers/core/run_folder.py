@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 
 from optimizers.core.canonical import CanonicalEncoder
 from optimizers.core.safe_reading import read_object
+from optimizers.core.stages import SFT
 from sgt_modules.errors import RunFolderError
 from sgt_modules.saving.redaction import redact
 
@@ -136,6 +137,13 @@ class RunFolder:
     def rows(self, stage: str) -> Path:
         """The file of a stage's training rows, one JSON object per line."""
         return self.path / "training" / f"{stage}.jsonl"
+
+    @property
+    def training_files(self) -> list[Path]:
+        """The files of training rows, SFT's first; none that a link leads out of the folder to."""
+        home = self.path.resolve()
+        files = [each for each in (self.path / "training").glob("*.jsonl") if each.resolve().is_relative_to(home)]
+        return sorted(files, key=lambda file: (file.stem != SFT, len(file.stem), file.stem))
 
     def read(self, name: str) -> dict[str, Any] | None:
         """The content of a JSON file; None if there is no such file.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 
 from optimizers.core.budget import BudgetState
+from optimizers.core.error_types import error_name
 from optimizers.core.events import Plan
 from optimizers.core.records import Rollout
 from optimizers.core.stages import NO_STAGE, Stage
@@ -33,8 +33,6 @@ SMALLEST = 10
 
 SAID = 50
 """Lines about the run that a snapshot keeps."""
-
-_ERROR = re.compile(r"[A-Za-z_][\w.]*")
 
 
 class StageCount:
@@ -210,18 +208,12 @@ class ProgressState:
         if rollout.supplement:
             self._last = stage
         if rollout.error:
-            self._errors[_type_of(rollout.error)] += 1
+            self._errors[error_name(rollout.error)] += 1
         if rollout.won(self._plan.threshold):
             if rollout.query.id in self._failed:
                 self._winner = rollout, stage.name
         elif not rollout.supplement and rollout.reward is not None:
             self._failed.add(rollout.query.id)
-
-    def view(self, stage: StageCount) -> StageView:
-        """A stage at this moment."""
-        works = self._works()
-        with self._lock:
-            return stage.view(self._coming(stage, works))
 
     def _calls(self) -> int | None:
         return self._spend().usage.calls if self._spend else None
@@ -264,16 +256,6 @@ class ProgressState:
                 over=self._over,
                 works=() if self._over else tuple(works),
             )
-
-
-def _type_of(error: str) -> str:
-    """What stands before the colon of an error's text: its type.
-
-    >>> _type_of("RateLimitError: slow down"), _type_of("")
-    ('RateLimitError', 'error')
-    """
-    found = _ERROR.match(error)
-    return found.group() if found else "error"
 
 
 def _shown(rollout: Rollout, stage: str) -> Winner:

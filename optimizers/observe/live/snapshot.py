@@ -36,6 +36,11 @@ class StageView:
     kind: Work = "acting"
 
     @property
+    def share(self) -> float:
+        """The share of units that are done, in [0, 1]."""
+        return min(1.0, self.done / self.total) if self.total > 0 else 0.0
+
+    @property
     def success(self) -> float | None:
         """The share of judged rollouts that won, in [0, 1].
 
