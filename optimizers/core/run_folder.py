@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, cast
@@ -111,7 +112,8 @@ class RunFolder:
         known = self.read("run.json")
         if known is None and any(each.name not in _OWN and each.suffix != ".tmp" for each in self.path.iterdir()):
             raise RunFolderError(f"{self.path} holds files but no run.json. Choose an empty folder as log_dir.")
-        wanted, loose = (json.loads(json.dumps(each or {}, default=_encode_setting)) for each in (settings, free))
+        encode = partial(CanonicalEncoder().encode, where="setting")  # what JSON has no type for
+        wanted, loose = (json.loads(json.dumps(each or {}, default=encode)) for each in (settings, free))
         if known is None:
             known = {"id": uuid.uuid4().hex, "settings": wanted, "versions": _versions(), "created": _now()}
             known["command"] = _command()
@@ -170,11 +172,6 @@ def changed_versions(known: Mapping[str, Any]) -> list[str]:
     """The packages whose version differs from the one in `run.json`, each as `name 1.0, now 1.1`."""
     before, now = cast("dict[str, str]", known.get("versions", {})), _versions()
     return [f"{name} {before[name]}, now {now[name]}" for name in now if before.get(name, now[name]) != now[name]]
-
-
-def _encode_setting(value: object) -> object:
-    """Encodes a setting that JSON has no type for, in the same way in every process."""
-    return CanonicalEncoder().encode(value, "setting")
 
 
 def _describe_changes(before: object, wanted: Mapping[str, Any], prefix: str = "") -> list[str]:
