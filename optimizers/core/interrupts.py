@@ -49,11 +49,12 @@ def give_up_on_interrupt() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    _CALLS.append(None)
+    before = len(_CALLS)
     try:
+        _CALLS.append(None)
         yield
     finally:
-        _CALLS.pop()
+        del _CALLS[before:]
 
 
 @contextmanager
