@@ -50,8 +50,9 @@ class StageCount:
         idle: Clock = lambda: 0.0,
         calls: int | None = None,
     ) -> None:
-        self.name, self.total, self.stage, self.kind = name, total, stage, kind
-        self.done = 0
+        self.name, self.total, self.done = name, total, 0
+        self.stage = stage
+        self.kind: Work = kind
         self.judged, self.won, self._sum = 0, 0, 0.0
         self.kinds: Counter[str] = Counter()
         self._clock, self._threshold = clock, threshold
@@ -176,8 +177,8 @@ class ProgressState:
         calls = self._calls()
         with self._lock:
             self._over = False
-            given = {"threshold": self._plan.threshold, "idle": self._idle}
-            count = StageCount(name, total, stage, kind, clock=self._clock, calls=calls, **given)
+            threshold, clock, idle = self._plan.threshold, self._clock, self._idle
+            count = StageCount(name, total, stage, kind, clock=clock, threshold=threshold, idle=idle, calls=calls)
             self._underway.append(count)
             return count
 
