@@ -18,6 +18,7 @@ from optimizers.core.result import SGTResult, result_of
 from optimizers.core.reward import Metric, Scorer
 from optimizers.core.run_folder import RunFolder
 from optimizers.core.safe_reading import read_entry
+from optimizers.core.stages import Stage
 from optimizers.rollouts.engine import RolloutEngine
 from optimizers.rollouts.evaluation import Evaluator, Scored
 from optimizers.rollouts.queries import query_of
@@ -148,7 +149,7 @@ def run_with_supplements(
         for index, calls in enumerate(split)
         if calls
     ]
-    with evaluator.bus.work(f"{name}: acting", len(candidates)) as work:
+    with evaluator.bus.work(Stage.read(name), len(candidates)) as work:
         found = actor.run(candidates, examples, stage=name, on_done=work.advance)
     by_index = {rollout.query.index: rollout for rollout in found}
     return [by_index.get(index, rollout) for index, rollout in enumerate(unaided)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from optimizers.core.paired_scores import pair_scores
 from optimizers.core.records import Rollout
 
 
@@ -39,11 +40,5 @@ def mean_gain(before: Sequence[Rollout], after: Sequence[Rollout]) -> float | No
 
     Both have one rollout per example, in the same order.
     """
-    both = [
-        (first.reward.score, second.reward.score)
-        for first, second in zip(before, after, strict=True)
-        if first.reward is not None and second.reward is not None
-    ]
-    if not both:
-        return None
-    return (math.fsum(score for _, score in both) - math.fsum(score for score, _ in both)) / len(both)
+    first, second = pair_scores(before, after)
+    return (math.fsum(second) - math.fsum(first)) / len(first) if first else None

@@ -23,6 +23,7 @@ from optimizers.core.error_types import (
 from optimizers.core.evidence import Evidence, count_questions, mean, without_help
 from optimizers.core.paired_scores import pair_rewards
 from optimizers.core.records import Rollout
+from optimizers.core.stages import SFT
 
 ENOUGH_ROWS = 50
 """SFT rows that give about ten optimizer steps: 16 rows a step in three epochs are the trainer's defaults. With fewer
@@ -214,9 +215,9 @@ def _explain_cut(evidence: Evidence) -> str:
 
 
 def _explain_too_few(evidence: Evidence) -> str:
-    enough = {name: ENOUGH_ROWS if name == "sft" else ENOUGH_PAIRS for name in evidence.rows}
+    enough = {name: ENOUGH_ROWS if name == SFT else ENOUGH_PAIRS for name in evidence.rows}
     few = [
-        f"{name} had {count:,} {'rows' if name == 'sft' else 'pairs'} (about {enough[name]:,} would do)"
+        f"{name} had {count:,} {'rows' if name == SFT else 'pairs'} (about {enough[name]:,} would do)"
         for name, count in evidence.rows.items()
         if count < enough[name]
     ]

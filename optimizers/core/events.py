@@ -16,7 +16,8 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from optimizers.core.budget import BudgetState
 from optimizers.core.records import Rollout
-from optimizers.core.usage import RunUsage
+from optimizers.core.stages import NO_STAGE, Stage
+from optimizers.core.usage import RunUsage, Work
 from sgt_modules.saving.redaction import redact
 
 
@@ -79,11 +80,16 @@ class PhaseStarted:
 
 @dataclass(frozen=True, slots=True)
 class WorkStarted:
-    """Work of `total` units begins, such as `warm: sampling`. `work` is its number; two works may overlap."""
+    """Work of `total` units begins, such as `warm: sampling`. `work` is its number; two works may overlap.
+
+    `stage` is the run's stage that it belongs to, with an empty name for other work, and `kind` what it does.
+    """
 
     work: int
     name: str
     total: int
+    stage: Stage = NO_STAGE
+    kind: Work = "acting"
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,9 +215,9 @@ class EventBus:
     ...     def on_event(self, event: Event) -> None:
     ...         print(event)
     >>> bus = EventBus([Printed()])
-    >>> with bus.work("none: val", 2) as work:
+    >>> with bus.work("a game", 2) as work:
     ...     work.move_to(2, 2)  # doctest: +ELLIPSIS
-    WorkStarted(work=..., name='none: val', total=2)
+    WorkStarted(work=..., name='a game', total=2, ...)
     Progress(work=..., done=2, total=2)
     WorkEnded(work=...)
     """
@@ -257,10 +263,17 @@ class EventBus:
             yield
 
     @contextmanager
-    def work(self, name: str, total: int) -> Iterator[WorkCounter]:
-        """Marks begin and end of a work of `total` units."""
+    def work(self, name: str | Stage, total: int, kind: Work = "acting", *, label: str = "") -> Iterator[WorkCounter]:
+        """Marks begin and end of a work of `total` units: of a stage of the run, or of any name.
+
+        A stage's work is named by the stage and its split, such as `sft: val`, or by the stage with a `label` behind it
+        and the kind of work, such as `warm: sampling`.
+        """
+        stage = name if isinstance(name, Stage) else NO_STAGE
+        if isinstance(name, Stage):
+            name = f"{stage.on('')}{label}: {stage.split or kind}"
         work = WorkCounter(self, total)
-        self.emit(WorkStarted(work.number, name, total))
+        self.emit(WorkStarted(work.number, name, total, stage, kind))
         try:
             yield work
         finally:

@@ -16,13 +16,17 @@ from sgt_modules.local.cancellation import WorkCancelled, cancel_when
 
 INTERRUPT = "Ctrl-C was pressed"
 
+_CALLS: list[None] = []
+"""One entry for each call under way that Ctrl-C gives up."""
+
 
 @contextmanager
 def stop_on_interrupt(stop: Callable[[str], None], say: Callable[[str], None]) -> Iterator[None]:
     """In this context the first Ctrl-C calls `stop` with a reason and `say` with what happens next.
 
     The second one raises `KeyboardInterrupt`. Only the main thread receives Ctrl-C. At the first one, models of this
-    process abandon their work with `Abandoned`. While a model is loading, `Abandoned` is raised in the main thread.
+    process abandon their work with `WorkCancelled`. While a model is loading, and in `give_up_on_interrupt`,
+    `WorkCancelled` is raised in the main thread.
     """
 
     def first() -> None:
@@ -32,11 +36,25 @@ def stop_on_interrupt(stop: Callable[[str], None], say: Callable[[str], None]) -
                 "Stopping: calls under way are finished and saved, a batch of a model on this machine is given up. "
                 "Press Ctrl-C again to stop at once."
             )
-        if is_loading():
+        if _CALLS or is_loading():
             raise WorkCancelled(INTERRUPT)
 
     with _on_first_interrupt(first):
         yield
+
+
+@contextmanager
+def give_up_on_interrupt() -> Iterator[None]:
+    """In this context of the main thread, the first Ctrl-C raises `WorkCancelled` at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = len(_CALLS)
+    try:
+        _CALLS.append(None)
+        yield
+    finally:
+        del _CALLS[before:]
 
 
 @contextmanager

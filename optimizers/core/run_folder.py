@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 
 from optimizers.core.canonical import CanonicalEncoder
 from optimizers.core.safe_reading import read_object
+from optimizers.core.stages import SFT
 from sgt_modules.errors import RunFolderError
 from sgt_modules.saving.redaction import redact
 
@@ -114,9 +115,8 @@ class RunFolder:
         known = self.read("run.json")
         if known is None and any(each.name not in _OWN and each.suffix != ".tmp" for each in self.path.iterdir()):
             raise RunFolderError(f"{self.path} holds files but no run.json. Choose an empty folder as log_dir.")
-        wanted, loose = (
-            json.loads(json.dumps(each or {}, default=_encode_setting)) for each in (must_match, may_change)
-        )
+        encode = partial(CanonicalEncoder().encode, where="setting")  # what JSON has no type for
+        wanted, loose = (json.loads(json.dumps(each or {}, default=encode)) for each in (must_match, may_change))
         if known is None:
             known = {"id": uuid.uuid4().hex, "settings": wanted, "versions": _versions(), "created": _now()}
             known["command"] = _command()
@@ -143,6 +143,13 @@ class RunFolder:
         """The file of a stage's training rows, one JSON object per line."""
         return self.path / "training" / f"{stage}.jsonl"
 
+    @property
+    def training_files(self) -> list[Path]:
+        """The files of training rows, SFT's first; none that a link leads out of the folder to."""
+        home = self.path.resolve()
+        files = [each for each in (self.path / "training").glob("*.jsonl") if each.resolve().is_relative_to(home)]
+        return sorted(files, key=lambda file: (file.stem != SFT, len(file.stem), file.stem))
+
     def read(self, name: str) -> dict[str, Any] | None:
         """The content of a JSON file; None if there is no such file.
 
@@ -168,11 +175,6 @@ def changed_versions(known: Mapping[str, Any]) -> list[str]:
     """The packages whose version differs from the one in `run.json`, each as `name 1.0, now 1.1`."""
     before, now = cast("dict[str, str]", known.get("versions", {})), _versions()
     return [f"{name} {before[name]}, now {now[name]}" for name in now if before.get(name, now[name]) != now[name]]
-
-
-def _encode_setting(value: object) -> object:
-    """Encodes a setting that JSON has no type for, in the same way in every process."""
-    return CanonicalEncoder().encode(value, "setting")
 
 
 def _describe_changes(before: object, wanted: Mapping[str, Any], prefix: str = "") -> list[str]:

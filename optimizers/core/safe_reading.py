@@ -6,7 +6,7 @@ import json
 import math
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -43,6 +43,20 @@ def read_object(file: Path, *, home: Path, most: int = MAX_BYTES) -> dict[str, A
     if not isinstance(content, dict):
         raise RunFolderError(f"{file} should hold a JSON object, not a {type(content).__name__}.")
     return cast("dict[str, Any]", content)
+
+
+def read_rows(file: Path) -> Iterator[dict[str, Any]]:
+    """The JSON objects in a file of one a line. Raises `RunFolderError` for a line that holds none."""
+    with file.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            wanted = f"Expected a JSON object in {file}, line {number}"
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as problem:
+                raise RunFolderError(f"{wanted}, got what is none ({problem}).") from problem
+            if not isinstance(row, dict):
+                raise RunFolderError(f"{wanted}, got a {type(row).__name__}.")
+            yield cast("dict[str, Any]", row)
 
 
 def read_entry(content: Mapping[str, Any], name: str, kind: type[_T], default: _T, *, file: Path) -> _T:

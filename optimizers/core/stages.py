@@ -41,6 +41,10 @@ class Stage:
         return Stage(name, part, split) if name and part else Stage(whole, split=split)
 
 
+NO_STAGE = Stage("")
+"""The stage of work that belongs to none."""
+
+
 def pool_name(round_: int) -> str:
     """The name of a stage of SGT's exploration: the warm start (0), or a round.
 

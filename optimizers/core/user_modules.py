@@ -29,8 +29,7 @@ def is_library(module: str) -> bool:
         return False
     if module.partition(".")[0] in _LIBRARIES:
         return True
-    file = getattr(sys.modules.get(module), "__file__", None) or ""
-    return bool({"site-packages", "dist-packages"} & set(Path(file).parts))
+    return _is_installed(getattr(sys.modules.get(module), "__file__", None) or "")
 
 
 def read_modules_of(metric: Any) -> frozenset[str]:

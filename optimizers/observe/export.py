@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from optimizers.core.records import Rollout
 from optimizers.core.run_folder import RunFolder
+from optimizers.core.safe_reading import read_rows
 from optimizers.store.rollout_store import RolloutStore
 from sgt_modules.errors import RunFolderError, SetupError, SGTError
 
@@ -97,8 +98,7 @@ def export(
 
 
 def _written(folder: RunFolder, store: str, to: Format, draft: Path) -> list[Exported]:
-
-    files = _training_files(folder.path)
+    files = [str(each) for each in folder.training_files]
     tables: dict[str, tuple[Callable[..., _Rows], Mapping[str, object]]] = {
         "rollouts": (rollout_rows, {"store": store}),
         "sft": (training_rows, {"files": files, "columns": SFT}),
@@ -193,38 +193,19 @@ def _flat(rollout: Rollout, run: str) -> dict[str, Any]:
     }
 
 
-def _training_files(run: Path) -> list[str]:
-    """The files of training rows, in the order of their stages; none that a link leads out of the run's folder to."""
-    root = run.resolve()
-    found = [each for each in (run / "training").glob("*.jsonl") if each.resolve().is_relative_to(root)]
-    return [str(each) for each in sorted(found, key=lambda each: (each.stem != "sft", len(each.stem), each.stem))]
-
-
 def training_rows(files: Sequence[str], columns: Sequence[str]) -> _Rows:
     """The rows of the files that have these columns; those up to `query` become turns of a chat."""
     said = columns[: columns.index("query")]
     for file in map(Path, files):
-        with file.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                row = _row(line, f"{file}, line {number}")
-                if all(name in row for name in said):
-                    texts = {name: str(row.get(name, "")) for name in columns}
-                    flags = {name: bool(row.get(name)) for name in columns if name in _FLAGS}
-                    yield {**texts, **{name: _turn(name, texts[name]) for name in said}, **flags, "stage": file.stem}
+        for row in read_rows(file):
+            if all(name in row for name in said):
+                texts = {name: str(row.get(name, "")) for name in columns}
+                flags = {name: bool(row.get(name)) for name in columns if name in _FLAGS}
+                yield {**texts, **{name: _turn(name, texts[name]) for name in said}, **flags, "stage": file.stem}
 
 
 def _turn(column: str, text: str) -> list[dict[str, str]]:
     return [{"role": "user" if column == "prompt" else "assistant", "content": text}]
-
-
-def _row(line: str, place: str) -> Mapping[str, Any]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as problem:
-        raise RunFolderError(f"Expected a JSON object in {place}, got what is none ({problem}).") from problem
-    if not isinstance(row, dict):
-        raise RunFolderError(f"Expected a JSON object in {place}, got a {type(row).__name__}.")
-    return cast("Mapping[str, Any]", row)
 
 
 def card(tables: Sequence[Exported]) -> str:

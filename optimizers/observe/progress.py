@@ -12,7 +12,7 @@ from optimizers.observe.live.notebook import Notebook, in_notebook
 from optimizers.observe.live.snapshot import Snapshot
 from optimizers.observe.live.terminal import Live
 from optimizers.observe.live.view import FunctionScreen, View
-from optimizers.observe.run_files import ReportFile, ResultFile
+from optimizers.observe.run_files import run_files
 from optimizers.observe.tracking import ReportTo
 from optimizers.observe.tracking.dispatcher import build_trackers
 from sgt_modules.errors import SetupError
@@ -27,7 +27,7 @@ function is called with a `Snapshot` at most four times a second."""
 
 def build_observers(display: Display, report_to: ReportTo) -> list[Observer]:
     """The observers of a compile: the view first; the trackers last, as they send the files that the run leaves."""
-    return [*build_views(display), ResultFile(), ReportFile(), *build_trackers(report_to)]
+    return [*build_views(display), *run_files(), *build_trackers(report_to)]
 
 
 def build_views(display: Display = None) -> list[Observer]:

@@ -2,53 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 from optimizers.core.events import Event, RunEnded, RunStarted
 from optimizers.core.run_folder import RESULT, RunFolder
 from optimizers.observe.report import REPORT_FILE, write_report
 
 
-class ResultFile:
-    """Writes `result.json` when a run ends with a result."""
+class EndFile:
+    """Writes a file when a run with a folder ends with a result.
 
-    name = RESULT
+    `write` gets the folder, what the run started with, and how it ended.
+    """
 
-    def __init__(self) -> None:
-        self._folder: RunFolder | None = None
-
-    def on_event(self, event: Event) -> None:
-        """Take the folder at the start, and write the file at the end."""
-        match event:
-            case RunStarted(folder=folder):
-                self._folder = None if folder is None else RunFolder(folder)
-            case RunEnded(ending="finished") if self._folder is not None:
-                content = {"selected": event.selected, "scores": dict(event.scores), "verdict": event.verdict}
-                self._folder.write(RESULT, content | {"notes": list(event.notes), "stopped": event.stopped})
-            case _:
-                pass
-
-
-class ReportFile:
-    """Writes `report.html` when a run ends with a result, from `result.json` and the other files of the folder."""
-
-    name = REPORT_FILE
-
-    def __init__(self) -> None:
+    def __init__(self, name: str, write: Callable[[Path, RunStarted, RunEnded], object]) -> None:
+        self.name, self._write = name, write
         self._started = RunStarted()
 
     def on_event(self, event: Event) -> None:
-        """Keep what the run started with, and write the page at the end."""
+        """Keep what the run started with, and write the file at the end."""
         match event:
             case RunStarted():
                 self._started = event
             case RunEnded(ending="finished") if self._started.folder is not None:
-                self._write(self._started)
+                self._write(self._started.folder, self._started, event)
             case _:
                 pass
 
-    def _write(self, started: RunStarted) -> None:
-        assert started.folder is not None
-        try:
-            write_report(started.folder, store=started.rollouts)
-        except Exception as problem:
-            problem.add_note(f"{started.folder} has no report; `sgt report` makes one.")
-            raise
+
+def run_files() -> list[EndFile]:
+    """The observers that write `result.json` and then, from it and the other files of the folder, `report.html`."""
+    return [EndFile(RESULT, _write_result), EndFile(REPORT_FILE, _write_report)]
+
+
+def _write_result(folder: Path, _: RunStarted, ended: RunEnded) -> None:
+    content = {"selected": ended.selected, "scores": dict(ended.scores), "verdict": ended.verdict}
+    RunFolder(folder).write(RESULT, content | {"notes": list(ended.notes), "stopped": ended.stopped})
+
+
+def _write_report(folder: Path, started: RunStarted, _: RunEnded) -> None:
+    try:
+        write_report(folder, store=started.rollouts)
+    except Exception as problem:
+        problem.add_note(f"{folder} has no report; `sgt report` makes one.")
+        raise

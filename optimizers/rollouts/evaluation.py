@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import dspy
 
-from optimizers.core.events import EventBus
+from optimizers.core.events import EventBus, WorkCounter
 from optimizers.core.records import Candidate, Query, Rollout
 from optimizers.core.stages import Stage
 from optimizers.rollouts.engine import RolloutEngine
@@ -58,7 +59,7 @@ class Evaluator:
 
     def score_unaided(self, stage: str = "none") -> list[Rollout]:
         """The rollouts of the program without supplements; also learns where it would ask for them."""
-        with self.bus.work(f"{stage}: {self._split}", len(self.examples)) as work:
+        with self._work(stage) as work:
             probe = self.actor.probe(self.examples, stage=self._stored(stage), on_done=work.advance)
             self.unaided, self.queries = probe.rollouts, probe.queries
         return self.unaided
@@ -72,7 +73,7 @@ class Evaluator:
         if not writers:
             return self.score_unaided(stage)
         name = f"as it is, {','.join(sorted(writers))}"
-        with self.bus.work(f"{stage}: {self._split}", len(self.examples)) as work:
+        with self._work(stage) as work:
             runs = self.actor.run_live(self.examples, self.actor.program, name, on_done=work.advance)
         return [run.rollout for run in runs]
 
@@ -91,14 +92,17 @@ class Evaluator:
             Candidate(query, call.supplement, "gated" if call.gated else "direct", call.logprob, writer)
             for query, call in zip(self.queries, calls, strict=True)
         ]
-        with self.bus.work(f"{stage}: {self._split}", len(self.examples)) as work:
+        with self._work(stage) as work:
             rollouts = self.actor.run(candidates, self.examples, stage=self._stored(stage), on_done=work.advance)
         return Scored(rollouts, [[call] for call in calls])
 
     def run_live(self, stage: str, program: dspy.Module) -> list[LiveRun]:
         """One run an example of a program that writes its own supplements."""
-        with self.bus.work(f"{stage}: {self._split}", len(self.examples)) as work:
+        with self._work(stage) as work:
             return self.actor.run_live(self.examples, program, self._stored(stage), on_done=work.advance)
+
+    def _work(self, stage: str) -> AbstractContextManager[WorkCounter]:
+        return self.bus.work(Stage.read(self._stored(stage)), len(self.examples))
 
     def _stored(self, stage: str) -> str:
         """A stage's name in the store, on this split."""

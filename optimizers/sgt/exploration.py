@@ -18,7 +18,7 @@ import dspy
 from optimizers.core.concurrency import prefetch
 from optimizers.core.events import EventBus, Note, WorkCounter
 from optimizers.core.records import Candidate, Query, Rollout
-from optimizers.core.stages import pool_name
+from optimizers.core.stages import Stage, pool_name
 from optimizers.core.work_clock import WorkClock
 from optimizers.rollouts.evaluation import Evaluator
 from optimizers.rollouts.queries import live_queries
@@ -224,8 +224,7 @@ class Isolated:
         """The actor on each candidate; there are at most `most` of those that are still to come."""
         train = self.context.train
         total = len(pool) if isinstance(pool, Sequence) else most
-        name = f"{stage}{label}: acting"
-        with self.context.clock.measure("acting"), self.context.bus.work(name, total) as work:
+        with self.context.clock.measure("acting"), self.context.bus.work(Stage(stage), total, label=label) as work:
             counted = pool if isinstance(pool, Sequence) else _counted(pool, work)
             return train.actor.run(counted, train.examples, stage=stage, on_done=work.advance)
 
@@ -286,7 +285,7 @@ class Joint:
             for index in range(len(train.examples))
             for number in range(runs + min(joins, self._most_joins(index)))
         ]
-        with self.context.clock.measure("acting"), self.context.bus.work(f"{stage}: acting", len(choosers)) as work:
+        with self.context.clock.measure("acting"), self.context.bus.work(Stage(stage), len(choosers)) as work:
             rollouts = train.actor.run_jointly(
                 train.examples, choosers, stage, generator.fingerprint, on_done=work.advance
             )
@@ -362,7 +361,7 @@ def _sample(
     temperature, top_p = context.recipe.sampling_settings(generator.prompt)
     requests = [replace(request, temperature=temperature, top_p=top_p) for request in requests]
     store = context.train.actor.store
-    with context.clock.measure("sampling"), context.bus.work(f"{stage}: sampling", len(requests)) as work:
+    with context.clock.measure("sampling"), context.bus.work(Stage(stage), len(requests), "sampling") as work:
         for sample in sample_stage(store, stage, generator, requests, at_once=at_once, on_new=on_new):
             work.advance()
             yield sample

@@ -243,7 +243,7 @@ class Run:
                 self._session.budget.check()
 
         self._session.budget.check()
-        with self._clock.measure("training"), self._bus.work(f"{stage}: training", 1) as work:
+        with self._clock.measure("training"), self._bus.work(Stage(stage), 1, "training") as work:
             output, seed = self._folder.checkpoint(stage), self._settings.options.seed
             checkpoint = fit(rows, start=start, output=output, seed=seed, on_step=step)
         self._finished.keep_checkpoint(checkpoint, start)

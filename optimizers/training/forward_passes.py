@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
 from optimizers.training.losses import IGNORED, label_logps, token_logps
-from optimizers.training.shared_pairs import Block
+from optimizers.training.tokenisation import TokenRow
 
 HEAD_CHUNK = 2048
 """Positions that the output head reads at once: more would take gigabytes with a large vocabulary."""
@@ -75,7 +75,7 @@ def install_completion_forward(model: PreTrainedModel) -> None:
         inputs = {"input_ids": input_ids, "use_cache": False, **build_attention_inputs(segments, position_ids)}
         predicted = targets != IGNORED
         if rescales:
-            states, project = compute_logits(**inputs), _identity
+            states, project = compute_logits(**inputs), nn.Identity()
         else:
             states, project = model.base_model(**inputs).last_hidden_state, _get_output_head(model)
         logps = _compute_chunked_logps(states.flatten(0, 1)[sources[predicted]], targets[predicted], project)
@@ -84,20 +84,20 @@ def install_completion_forward(model: PreTrainedModel) -> None:
     model.forward = forward
 
 
-def build_inputs(blocks: Sequence[Block], padding: int) -> dict[str, Tensor]:
+def build_inputs(blocks: Sequence[TokenRow], padding: int) -> dict[str, Tensor]:
     """The tensors that the forward pass for completions reads: a row a block, a line of `sources` and `targets` a
     completion.
 
     `segments` (rows, tokens) is 0 in a prompt, 1, 2, ... in its completions, -1 in padding; `targets` (completions,
     tokens) are the completions' tokens and `sources` the flat positions of the states that predict them.
 
-    >>> rows = build_inputs([Block([7, 8], ([1], [2, 3]))], padding=0)
+    >>> rows = build_inputs([TokenRow([7, 8], ([1], [2, 3]))], padding=0)
     >>> rows["input_ids"].tolist(), rows["position_ids"].tolist(), rows["segments"].tolist()
     ([[7, 8, 1, 2, 3]], [[0, 1, 2, 2, 3]], [[0, 0, 1, 2, 2]])
     >>> rows["sources"].tolist(), rows["targets"].tolist()
     ([[1, 0], [1, 3]], [[1, -100], [2, 3]])
     """
-    width = max(block.length for block in blocks)
+    width = max(block.shared_length for block in blocks)
     ids: list[Tensor] = []
     positions: list[Tensor] = []
     segments: list[Tensor] = []
@@ -155,7 +155,7 @@ def can_share_prompts(model: PreTrainedModel) -> bool:
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     if getattr(config, "_attn_implementation", "") != "sdpa" or kinds != {"full_attention"}:
         return False
-    shared, alone = Block([1, 2, 3], ([4], [5, 6])), Block([1, 2, 3], ([5, 6],))
+    shared, alone = TokenRow([1, 2, 3], ([4], [5, 6])), TokenRow([1, 2, 3], ([5, 6],))
     with torch.no_grad():
         try:
             found, expected = (_compute_last_states(model, block, int(config.vocab_size)) for block in (shared, alone))
@@ -164,7 +164,7 @@ def can_share_prompts(model: PreTrainedModel) -> bool:
     return bool((found - expected).norm() <= _TOLERANCE * expected.norm())
 
 
-def _compute_last_states(model: PreTrainedModel, block: Block, vocabulary: int) -> Tensor:
+def _compute_last_states(model: PreTrainedModel, block: TokenRow, vocabulary: int) -> Tensor:
     rows = {name: each.to(model.device) for name, each in build_inputs([block], padding=0).items()}
     inputs = build_attention_inputs(rows["segments"], rows["position_ids"])
     outputs = model.base_model(input_ids=rows["input_ids"] % vocabulary, use_cache=False, **inputs)
@@ -186,7 +186,3 @@ def _get_output_head(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
 def _rescales_logits(model: PreTrainedModel) -> bool:
     config = model.config.get_text_config()
     return any(getattr(config, name, None) not in (None, 1.0) for name in _RESCALING)
-
-
-def _identity(logits: Tensor) -> Tensor:
-    return logits

@@ -39,23 +39,6 @@ class PairIndex:
     pairs: list[IndexedPair]
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
-    """What a model reads as one sequence: a prompt, and completions of it that do not see each other.
-
-    >>> Block([1, 2], ([3], [4, 5])).length
-    5
-    """
-
-    prompt: list[int]
-    completions: tuple[list[int], ...]
-
-    @property
-    def length(self) -> int:
-        """The number of tokens in the block."""
-        return len(self.prompt) + sum(map(len, self.completions))
-
-
 def index_pairs(rows: Sequence[TokenRow]) -> PairIndex:
     """Index the chosen and rejected completions of rows, each once a prompt.
 
@@ -130,25 +113,25 @@ def split_pairs(pairs: Sequence[IndexedPair], most: int) -> list[list[IndexedPai
     return parts
 
 
-def build_blocks(pairs: PairIndex, completions: Collection[int], longest: int) -> tuple[list[Block], list[int]]:
+def build_blocks(pairs: PairIndex, completions: Collection[int], longest: int) -> tuple[list[TokenRow], list[int]]:
     """Blocks that hold the `completions` of these indices, and the indices in the order in which they stand there.
 
     A block has at most `longest` tokens, or one completion: with `longest` 0 no prompt is shared.
 
     >>> pairs = PairIndex([[7, 8]], [PromptCompletion(0, [1]), PromptCompletion(0, [2, 3])], [(0, 1)])
     >>> build_blocks(pairs, {0, 1}, longest=9)
-    ([Block(prompt=[7, 8], completions=([1], [2, 3]))], [0, 1])
+    ([TokenRow(prompt=[7, 8], completions=([1], [2, 3]))], [0, 1])
     >>> len(build_blocks(pairs, {0, 1}, longest=4)[0])
     2
     """
-    blocks: list[Block] = []
+    blocks: list[TokenRow] = []
     order = sorted(completions, key=lambda index: (pairs.completions[index].prompt, index))
     last_prompt = -1
     for index in order:
         completion = pairs.completions[index]
-        if completion.prompt == last_prompt and blocks[-1].length + len(completion.ids) <= longest:
-            blocks[-1] = Block(blocks[-1].prompt, (*blocks[-1].completions, completion.ids))
+        if completion.prompt == last_prompt and blocks[-1].shared_length + len(completion.ids) <= longest:
+            blocks[-1] = TokenRow(blocks[-1].prompt, (*blocks[-1].completions, completion.ids))
         else:
-            blocks.append(Block(pairs.prompts[completion.prompt], (completion.ids,)))
+            blocks.append(TokenRow(pairs.prompts[completion.prompt], (completion.ids,)))
         last_prompt = completion.prompt
     return blocks, order

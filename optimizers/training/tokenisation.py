@@ -37,8 +37,9 @@ _REPLY = "This is the reply."
 class TokenRow:
     """Token ids of a prompt and of its completions, each with its end token unless it was cut.
 
-    >>> TokenRow([1, 2], ([3], [4, 5])).length
-    4
+    >>> row = TokenRow([1, 2], ([3], [4, 5]))
+    >>> row.length, row.shared_length
+    (4, 5)
     """
 
     prompt: list[int]
@@ -48,6 +49,11 @@ class TokenRow:
     def length(self) -> int:
         """Tokens of the longest sequence."""
         return len(self.prompt) + max(map(len, self.completions))
+
+    @property
+    def shared_length(self) -> int:
+        """Tokens of a block, which is one sequence: the prompt once, and completions that do not see each other."""
+        return len(self.prompt) + sum(map(len, self.completions))
 
     @property
     def tokens(self) -> int:

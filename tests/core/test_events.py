@@ -6,7 +6,7 @@ import signal
 import threading
 from collections import Counter
 from dataclasses import fields
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from observers import Recorder
@@ -26,6 +26,7 @@ from optimizers.core.events import (
     WorkEnded,
     WorkStarted,
 )
+from optimizers.core.stages import Stage
 
 
 class Broken:
@@ -60,6 +61,23 @@ def test_a_work_emits_its_begin_each_step_and_its_end() -> None:
         Progress(number, 3, 3),
         WorkEnded(number),
     ]
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ((Stage("warm"), 1, "sampling"), "warm: sampling"),
+        ((Stage("round1", "impact0", "train"), 1), "round1/impact0: train"),
+        (("a contender: test", 1), "a contender: test"),
+    ],
+)
+def test_a_work_of_a_stage_is_named_by_it_and_what_it_does(given: Any, name: str) -> None:
+    seen = Recorder()
+    with EventBus([seen]).work(*given):
+        pass
+    [started] = [each for each in seen.events if isinstance(each, WorkStarted)]
+    stage = given[0] if isinstance(given[0], Stage) else Stage("")
+    assert (started.name, started.stage, started.kind) == (name, stage, (*given, "acting")[2])
 
 
 @pytest.mark.parametrize(

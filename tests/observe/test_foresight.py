@@ -92,7 +92,7 @@ def shown_over(phase: Phase, every: float = 0.5) -> list[tuple[float, int, float
     hands = Hands()
     works: list[Activity] = []
     state = ProgressState(hands, works=lambda: works, idle=lambda: phase.loading(hands.now))
-    stage = state.begin("warm: sampling", phase.total)
+    stage = state.begin("warm: sampling", phase.total, kind="sampling")
     end = max(at for at, _ in phase.events)
     waiting, seen = list(phase.events), list[tuple[float, int, float | None]]()
     moment = every

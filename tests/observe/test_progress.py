@@ -31,6 +31,7 @@ def test_a_long_stage_says_how_far_it_is_and_how_long_it_will_take() -> None:
     with EventBus([view]).work("warm: acting", 30) as stage:
         for _ in range(30):
             stage.advance(rollout(1.0))
+            view.tick()
     lines = out.getvalue().splitlines()
     assert lines[0].startswith("warm: acting: 1/30  100% won")
     left = [float(line.split(", ")[1].removesuffix(" s left")) for line in lines if line.endswith("s left")]

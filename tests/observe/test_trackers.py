@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import threading
+import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import run
@@ -19,12 +21,13 @@ from typing import Any
 import dspy
 import pytest
 from dspy.utils.callback import ACTIVE_CALL_ID, BaseCallback
+from observers import Recorder
 from places import DOUBLES, PATHS
 from prompted import TRAIN, VAL, actor, corrector, spt, student
 from scripted import ScriptedEngine, ScriptedTrainer
 from small_compile import SMALL, WORLD, compiled, helped, teleprompter, writer
 
-from optimizers.core.events import Ending
+from optimizers.core.events import Ending, Note
 from optimizers.core.records import Checkpoint
 from optimizers.core.result import SGTResult
 from optimizers.observe.tracking import Point, TrackedRun, check_report_to, dispatcher
@@ -53,13 +56,12 @@ class Notebook:
     threads: set[str] = field(default_factory=set)
     runs: list[TrackedRun] = field(default_factory=list)
     endings: list[Ending] = field(default_factory=list)
-    waits: threading.Event | None = None
+    waits: Callable[[], object] = lambda: None
 
     def _take(self, what: str) -> None:
         self.calls.append(what)
         self.threads.add(threading.current_thread().name)
-        if self.waits is not None:
-            self.waits.wait(30)
+        self.waits()
         if what == self.fails:
             raise OSError(self.error)
 
@@ -254,7 +256,7 @@ def test_the_folder_keeps_which_tracker_has_which_stage(tracked: Tracked) -> Non
 # What any tracker gets
 
 
-def test_a_tracker_of_ones_own_gets_losses_stages_and_files_in_a_thread_of_its_own(tmp_path: Path) -> None:
+def test_a_tracker_of_ones_own_gets_losses_stages_and_files_in_the_thread_of_the_run(tmp_path: Path) -> None:
     book = Notebook()
     result = scripted(tmp_path / "run", book)
     assert book.curves["val/score"] == [(n, stage.score) for n, stage in enumerate(result.stages)]
@@ -262,7 +264,7 @@ def test_a_tracker_of_ones_own_gets_losses_stages_and_files_in_a_thread_of_its_o
     assert book.labels == {"stage.0": "none", "stage.1": "sft", "stage.2": "dpo1", "selected": result.selected}
     assert book.files == ["checkpoints/sft: sft", "checkpoints/dpo1: dpo1", ".: result.json", ".: report.html"]
     assert (book.calls[0], book.calls[-1], book.endings) == ("begin", "end", ["finished"])
-    assert book.threads == {"sgt-notebook"}
+    assert book.threads == {threading.current_thread().name}
 
 
 def test_the_figures_of_training_are_those_of_what_the_stage_was_trained_from(tmp_path: Path) -> None:
@@ -364,14 +366,41 @@ def test_a_tracker_that_failed_gets_the_missing_stages_next_time(tmp_path: Path)
     assert [step for step, _ in well.curves["val/score"]] == [*range(1, len(result.stages))]
 
 
-def test_a_tracker_that_hangs_is_not_waited_for_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatcher, "CLOSING_SECONDS", 0.1)
-    book = Notebook(waits=threading.Event())
+def test_losses_are_sent_together_and_at_once_where_time_has_passed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together, at_once = Notebook(), Notebook()
+    scripted(tmp_path / "one", together)
+    monkeypatch.setattr(dispatcher, "INTERVAL", 0.0)
+    scripted(tmp_path / "two", at_once)
+    assert together.curves["sft/loss"] == at_once.curves["sft/loss"]
+    assert at_once.calls.count("points") == together.calls.count("points") + 2  # for the second loss of each stage
+
+
+def test_a_tracker_that_is_slow_gets_one_call_and_costs_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatcher, "CALL_SECONDS", 0.1)
+    book = Notebook(waits=lambda: time.sleep(0.2))
     result = scripted(tmp_path / "run", book)
-    assert book.waits is not None
-    book.waits.set()
-    assert any("notebook has not taken all of this run, and nothing for 0.1 s" in note for note in result.notes)
+    assert book.calls == ["begin"]
+    [note] = [note for note in result.notes if "gets no more events" in note]
+    assert "one call took 0 s, more than the 0.1 s that a run waits" in note
     assert [stage.name for stage in result.stages] == ["none", "sft", "dpo1"]
+
+
+def test_ctrl_c_does_not_wait_for_a_tracker_that_hangs(tmp_path: Path) -> None:
+    """The run ends in good order, as without the tracker, long before the 30 seconds are over."""
+
+    def hang() -> None:
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+        time.sleep(30)
+
+    began, seen = time.monotonic(), Recorder()
+    with pytest.raises(KeyboardInterrupt, match="Stopped in the warm start: Ctrl-C was pressed"):
+        scripted(tmp_path / "run", [Notebook(waits=hang), seen])
+    assert time.monotonic() - began < 20
+    notes = [each.text for each in seen.events if isinstance(each, Note)]
+    assert notes[0].startswith("Stopping: ")
+    assert "notebook gets no more events of this run (TimeoutError: Ctrl-C was pressed" in notes[1]
 
 
 def test_an_mlflow_server_that_is_down_costs_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from trl.trainer.dpo_trainer import DPOTrainer
 
 from optimizers.training.forward_passes import build_inputs, can_share_prompts, install_completion_forward
 from optimizers.training.shared_dpo import SharedDPOTrainer
-from optimizers.training.shared_pairs import Block, index_pairs
+from optimizers.training.shared_pairs import index_pairs
 from optimizers.training.side_effects import silence
 from optimizers.training.tokenisation import TokenRow
 from optimizers.training.trainer import TrainingSettings
@@ -183,7 +183,7 @@ def test_a_completion_has_one_log_probability_whatever_else_is_in_its_block():
     alone = [model(torch.tensor([[5, 6, 7, *ids]])).logits.log_softmax(-1)[0] for ids in ([8], [9, 10, 1])]
     expected = [alone[0][2, 8], alone[1][2, 9] + alone[1][3, 10] + alone[1][4, 1]]
     install_completion_forward(model)
-    blocks = [Block([5, 6, 7], ([8], [9, 10, 1])), Block([5], ([6],))]
+    blocks = [TokenRow([5, 6, 7], ([8], [9, 10, 1])), TokenRow([5], ([6],))]
     found = model(**build_inputs(blocks, padding=0)).log_probs
     torch.testing.assert_close(found[:2], torch.stack(expected))
 

@@ -95,7 +95,7 @@ def _stages(stages: Sequence[StageView], width: int, *, ascii_only: bool) -> lis
     room = width - sum(used[each] + 2 for each in shown)
     if room >= BAR[0]:
         used["bar"] = min(room, BAR[1])
-        columns["bar"] = [_bar(_share(each), used["bar"], ascii_only=ascii_only) for each in stages]
+        columns["bar"] = [_bar(each.share, used["bar"], ascii_only=ascii_only) for each in stages]
         shown.append("bar")
     order = [name for name in columns if name in shown and used[name] > 0]
     return [_Row(0, _in_columns([(columns[name][n], used[name], name) for name in order])) for n in range(len(stages))]
@@ -118,10 +118,6 @@ def _left(stage: StageView, width: int) -> str:
     if stage.left is None:
         return ""
     return f"{texts.clock(stage.left)} left" if width >= WIDE else texts.clock(stage.left)
-
-
-def _share(stage: StageView) -> float:
-    return min(1.0, stage.done / stage.total) if stage.total > 0 else 0.0
 
 
 def _bar(share: float, width: int, *, ascii_only: bool) -> Text:

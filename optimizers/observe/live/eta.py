@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
@@ -26,23 +25,9 @@ _ORDER: tuple[Work, ...] = ("training", "sampling", "acting")
 """What a step does, in this order."""
 
 
-def work_of(stage: str) -> Work:
-    """What a stage does, by its name: `sft: training`, `warm: sampling`; everything else runs the program.
-
-    >>> work_of("warm: sampling"), work_of("dpo1: val")
-    ('sampling', 'acting')
-    """
-    last = stage.rpartition(": ")[2]
-    return "sampling" if last == "sampling" else "training" if last == "training" else "acting"
-
-
-def step_of(stage: str) -> str:
-    """The step that a stage belongs to, as one word.
-
-    >>> step_of("round 1, first pass: acting"), step_of("round2/impact0: train")
-    ('round1', 'round2')
-    """
-    return re.split(r"[:,/]", stage, maxsplit=1)[0].replace(" ", "")
+def step_of(name: str) -> str:
+    """A step's or a stage's name as one word: SPT's step `round 1` is the stage `round1`."""
+    return name.replace(" ", "")
 
 
 def pace_of(points: Sequence[tuple[float, float]]) -> tuple[float, float] | None:
@@ -84,14 +69,15 @@ def pace_of(points: Sequence[tuple[float, float]]) -> tuple[float, float] | None
 def position(plan: Plan, stages: Iterable[StageView]) -> int:
     """The place of the last step that any stage belongs to; -1 where none belongs to the plan."""
     places = {step_of(step.name): n for n, step in enumerate(plan.steps)}
-    return max((places.get(step_of(each.name), -1) for each in stages), default=-1)
+    return max((places.get(step_of(each.stage.name), -1) for each in stages), default=-1)
 
 
 def seconds_left(plan: Plan, finished: Sequence[StageView], underway: Sequence[StageView]) -> float | None:
     """The seconds to the plan's end at the pace of the last stage of each work; None where one's is not known yet.
 
+    >>> from optimizers.core.stages import Stage
     >>> plan = Plan([Step("none", runs=10), Step("warm", runs=40)])
-    >>> seconds_left(plan, [StageView("none: val", 10, 10, seconds=5.0, rate=2.0)], [])
+    >>> seconds_left(plan, [StageView("none: val", 10, 10, seconds=5.0, rate=2.0, stage=Stage("none"))], [])
     20.0
     """
     stages = [*finished, *underway]
@@ -99,7 +85,7 @@ def seconds_left(plan: Plan, finished: Sequence[StageView], underway: Sequence[S
     if now < 0:
         return None
     paces = _paces(plan, stages)
-    step, own = plan.steps[now], [each for each in stages if step_of(each.name) == step_of(plan.steps[now].name)]
+    step, own = plan.steps[now], [each for each in stages if step_of(each.stage.name) == step_of(plan.steps[now].name)]
     ahead = [_rest(step, own), *map(_amounts, plan.steps[now + 1 :])]
     if any(amount and work not in paces for each in ahead for work, amount in each.items()):
         return None
@@ -116,13 +102,12 @@ def _paces(plan: Plan, stages: Sequence[StageView]) -> dict[Work, float]:
     rows = {step_of(step.name): step.rows for step in plan.steps}
     found: dict[Work, float] = {}
     for each in stages:
-        work = work_of(each.name)
-        if work == "training":
-            planned = rows.get(step_of(each.name), 0.0)
+        if each.kind == "training":
+            planned = rows.get(step_of(each.stage.name), 0.0)
             if each.done and planned:
-                found[work] = each.seconds * each.total / each.done / planned
+                found[each.kind] = each.seconds * each.total / each.done / planned
         elif each.rate and each.fresh:
-            found[work] = 1 / each.rate
+            found[each.kind] = 1 / each.rate
     return found
 
 
@@ -139,5 +124,5 @@ def _rest(step: Step, own: Sequence[StageView]) -> Mapping[Work, float]:
     """What of a step none of its stages has begun; of one that only runs the program, what they have not done."""
     if _acts_only(step):
         return {"acting": max(0.0, step.runs - sum(each.done for each in own))}
-    begun = max((_ORDER.index(work_of(each.name)) for each in own), default=-1)
+    begun = max((_ORDER.index(each.kind) for each in own), default=-1)
     return {work: amount for work, amount in _amounts(step).items() if _ORDER.index(work) > begun}

@@ -5,8 +5,11 @@ from __future__ import annotations
 import sys
 import uuid
 from collections.abc import Iterator, Sequence
-from html import escape
+from functools import cache
+from pathlib import Path
 from typing import Any, cast
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from optimizers.observe.live import texts
 from optimizers.observe.live.drawing import render_lines
@@ -19,10 +22,8 @@ EVERY = 0.5
 FINISHED = 12
 """Stages that ended which are shown; of more, the last ones."""
 
-_TABLE = "border-collapse:collapse;margin:.3em 0;color:inherit;font-variant-numeric:tabular-nums"
-_CELL = "padding:.1em .8em .1em 0;text-align:left;white-space:nowrap"
-_TEXT = "padding:.1em .8em .1em 0;text-align:left;white-space:normal;overflow-wrap:anywhere"
-_DIM = "opacity:.65"
+LONGEST = 300
+"""Characters of a text that are shown."""
 
 
 def in_notebook() -> bool:
@@ -73,75 +74,60 @@ def as_html(snapshot: Snapshot) -> str:
     >>> as_html(Snapshot(said=["<b>done</b>"])).count("&lt;b&gt;done")
     1
     """
-    return f'<div style="max-width:60em">{"".join(_parts(snapshot))}</div>'
+    return _template().render(
+        head=_head(snapshot),
+        hidden=max(0, len(snapshot.finished) - FINISHED),
+        stages=[
+            *(_cells(each, over=True) for each in snapshot.finished[-FINISHED:]),
+            *(_cells(each, over=False) for each in snapshot.underway),
+        ],
+        facts=[(label, parts) for label, parts in _facts(snapshot) if parts],
+        said=snapshot.said,
+    )
 
 
-def _parts(snapshot: Snapshot) -> Iterator[str]:
-    yield from _head(snapshot)
-    hidden = max(0, len(snapshot.finished) - FINISHED)
-    rows = [_stage(each, over=True) for each in snapshot.finished[-FINISHED:]]
-    rows += [_stage(each, over=False) for each in snapshot.underway]
-    if hidden:
-        yield f'<div style="{_DIM}">{hidden} stages before</div>'
-    if rows:
-        head = "".join(f'<th style="{_CELL};{_DIM}">{name}</th>' for name in _COLUMNS)
-        yield f'<table style="{_TABLE}"><tr>{head}</tr>{"".join(rows)}</table>'
-    facts = "".join(_fact(label, text) for label, text in _facts(snapshot) if text)
-    if facts:
-        yield f'<table style="{_TABLE}">{facts}</table>'
-    for line in snapshot.said:
-        yield f'<div style="{_DIM}">{_shown(line)}</div>'
+@cache
+def _template() -> Template:
+    folder = FileSystemLoader(Path(__file__).parent)
+    made = Environment(loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    made.filters["shown"] = _shown
+    return made.get_template("notebook.html.jinja")
 
 
-def _head(snapshot: Snapshot) -> Iterator[str]:
-    parts = [f"step {snapshot.step} of {snapshot.steps}: {_shown(snapshot.step_name)}"] if snapshot.step else []
+def _head(snapshot: Snapshot) -> list[str]:
+    if snapshot.over:
+        return [f"{snapshot.rollouts:,} rollouts in {texts.clock(snapshot.seconds)}"]
+    parts = [f"step {snapshot.step} of {snapshot.steps}: {snapshot.step_name}"] if snapshot.step else []
     parts += [] if snapshot.left is None else [f"about {texts.roughly(snapshot.left)} left"]
     parts += [f"{snapshot.rate:,.1f} rollouts a second"] if snapshot.rate else []
-    if snapshot.over:
-        parts = [f"{snapshot.rollouts:,} rollouts in {texts.clock(snapshot.seconds)}"]
-    if snapshot.spend is not None and snapshot.spend.stop_reason and not snapshot.over:
-        parts.append(f"stopping ({_shown(snapshot.spend.stop_reason)})")
-    if parts:
-        yield f"<div><b>{' · '.join(parts)}</b></div>"
+    stop = snapshot.spend.stop_reason if snapshot.spend else ""
+    return [*parts, *([f"stopping ({stop})"] if stop else [])]
 
 
-_COLUMNS = ("stage", "", "done", "won", "trend", "time")
-
-
-def _stage(stage: StageView, *, over: bool) -> str:
-    share = min(1.0, stage.done / stage.total) if stage.total > 0 else 0.0
-    time = texts.clock(stage.seconds) if over or stage.left is None else f"{texts.clock(stage.left)} left"
-    won = "" if stage.success is None else f"{stage.success:.0%}"
-    bar = "" if over else f'<progress value="{share:.3f}" max="1" style="width:10em"></progress>'
-    cells = (
-        _shown(stage.name),
-        bar,
+def _cells(stage: StageView, *, over: bool) -> tuple[object, ...]:
+    """A row of the table: name, share done while it is under way, counts, share won, trend, time."""
+    return (
+        stage.name,
+        None if over else round(stage.share, 3),
         f"{stage.done:,}/{stage.total:,}",
-        won,
-        f"<code>{texts.sparkline(stage.trend)}</code>",
-        time,
+        "" if stage.success is None else f"{stage.success:.0%}",
+        texts.sparkline(stage.trend),
+        texts.clock(stage.seconds) if over or stage.left is None else f"{texts.clock(stage.left)} left",
     )
-    row = "".join(f'<td style="{_CELL}">{cell}</td>' for cell in cells)
-    return f"<tr>{row}</tr>"
 
 
-def _facts(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
+def _facts(snapshot: Snapshot) -> Iterator[tuple[str, Sequence[str]]]:
     for each in snapshot.works:
-        yield "model", ", ".join(map(_shown, texts.working(each)))
-    yield "scores", ", ".join(map(_shown, texts.scores(snapshot.finished)))
-    yield "kinds", ", ".join(map(_shown, texts.shares(snapshot.kinds)))
-    yield "spent", "" if snapshot.spend is None else ", ".join(texts.spent(snapshot.spend))
-    yield "errors", ", ".join(map(_shown, texts.errors(snapshot)))
+        yield "model", texts.working(each)
+    yield "scores", texts.scores(snapshot.finished)
+    yield "kinds", texts.shares(snapshot.kinds)
+    yield "spent", [] if snapshot.spend is None else texts.spent(snapshot.spend)
+    yield "errors", texts.errors(snapshot)
     if (winner := snapshot.winner) is not None:
-        yield "winner", _shown(winner.question)
-        yield "by", _shown(f"[{winner.kind}] {winner.text}" if winner.kind else f"the instructions of {winner.stage}")
+        yield "winner", [winner.question]
+        yield "by", [f"[{winner.kind}] {winner.text}" if winner.kind else f"the instructions of {winner.stage}"]
 
 
-def _fact(label: str, text: str) -> str:
-    return f'<tr><td style="{_CELL};{_DIM};vertical-align:top">{label}</td><td style="{_TEXT}">{text}</td></tr>'
-
-
-def _shown(text: str, most: int = 300) -> str:
-    """A text as HTML, shortened."""
+def _shown(text: str) -> str:
     plain = texts.one_line(text)
-    return escape(plain if len(plain) <= most else f"{plain[:most]} …")
+    return plain if len(plain) <= LONGEST else f"{plain[:LONGEST]} …"

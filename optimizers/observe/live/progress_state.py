@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 
 from optimizers.core.budget import BudgetState
+from optimizers.core.error_types import error_name
 from optimizers.core.events import Plan
 from optimizers.core.records import Rollout
-from optimizers.observe.live.eta import pace_of, position, seconds_left, work_of
+from optimizers.core.stages import NO_STAGE, Stage
+from optimizers.core.usage import Work
+from optimizers.observe.live.eta import pace_of, position, seconds_left
 from optimizers.observe.live.snapshot import Snapshot, StageView, Winner
 from sgt_modules.local.activity import list_activities, sum_loading_seconds
 from sgt_modules.local.work_progress import Activity
@@ -32,8 +34,6 @@ SMALLEST = 10
 SAID = 50
 """Lines about the run that a snapshot keeps."""
 
-_ERROR = re.compile(r"[A-Za-z_][\w.]*")
-
 
 class StageCount:
     """Counts one stage. Its pace leaves out `idle` seconds, in which a model was loaded."""
@@ -42,6 +42,8 @@ class StageCount:
         self,
         name: str,
         total: int,
+        stage: Stage = NO_STAGE,
+        kind: Work = "acting",
         *,
         clock: Clock = time.monotonic,
         threshold: float = 1.0,
@@ -49,6 +51,8 @@ class StageCount:
         calls: int | None = None,
     ) -> None:
         self.name, self.total, self.done = name, total, 0
+        self.stage = stage
+        self.kind: Work = kind
         self.judged, self.won, self._sum = 0, 0, 0.0
         self.kinds: Counter[str] = Counter()
         self._clock, self._threshold = clock, threshold
@@ -85,9 +89,9 @@ class StageCount:
     def end(self, calls: int | None = None) -> None:
         """The stage is over, and the run has paid for so many calls until now."""
         self._ended = self._clock(), self._at_work()
-        if work_of(self.name) == "sampling":
+        if self.kind == "sampling":
             self._fresh = self._ended[1] - self._began >= QUICK
-        elif work_of(self.name) == "acting":
+        elif self.kind == "acting":
             self._fresh = calls is None or calls != self._calls
 
     def view(self, coming: float = 0.0) -> StageView:
@@ -109,6 +113,8 @@ class StageCount:
             self._sum / self.judged if self.judged else None,
             tuple(self._windows),
             self._fresh,
+            self.stage,
+            self.kind,
         )
 
     def _at_work(self) -> float:
@@ -127,7 +133,7 @@ class ProgressState:
     """Counts everything that views show of a run. Safe from many threads; `said` takes no lock.
 
     >>> state = ProgressState()
-    >>> stage = state.begin("warm: sampling", 2)
+    >>> stage = state.begin("warm: sampling", 2, Stage("warm"), "sampling")
     >>> state.advance(stage, None)
     >>> [(each.name, each.done, each.total) for each in state.snapshot().underway]
     [('warm: sampling', 1, 2)]
@@ -166,15 +172,15 @@ class ProgressState:
         with self._lock:
             self._spend, self._over = (lambda: last) if last else None, True
 
-    def begin(self, name: str, total: int) -> StageCount:
+    def begin(self, name: str, total: int, stage: Stage = NO_STAGE, kind: Work = "acting") -> StageCount:
         """A stage is under way."""
         calls = self._calls()
         with self._lock:
             self._over = False
-            threshold = self._plan.threshold
-            stage = StageCount(name, total, clock=self._clock, threshold=threshold, idle=self._idle, calls=calls)
-            self._underway.append(stage)
-            return stage
+            threshold, clock, idle = self._plan.threshold, self._clock, self._idle
+            count = StageCount(name, total, stage, kind, clock=clock, threshold=threshold, idle=idle, calls=calls)
+            self._underway.append(count)
+            return count
 
     def end(self, stage: StageCount) -> StageView:
         """A stage is over; what it came to."""
@@ -203,18 +209,12 @@ class ProgressState:
         if rollout.supplement:
             self._last = stage
         if rollout.error:
-            self._errors[_type_of(rollout.error)] += 1
+            self._errors[error_name(rollout.error)] += 1
         if rollout.won(self._plan.threshold):
             if rollout.query.id in self._failed:
                 self._winner = rollout, stage.name
         elif not rollout.supplement and rollout.reward is not None:
             self._failed.add(rollout.query.id)
-
-    def view(self, stage: StageCount) -> StageView:
-        """A stage at this moment."""
-        works = self._works()
-        with self._lock:
-            return stage.view(self._coming(stage, works))
 
     def _calls(self) -> int | None:
         return self._spend().usage.calls if self._spend else None
@@ -224,8 +224,8 @@ class ProgressState:
 
         Those of a batch of which it is only known how long it takes at most are not counted.
         """
-        samples = [each for each in self._underway if work_of(each.name) == "sampling"]
-        acts = [each for each in self._underway if work_of(each.name) == "acting"]
+        samples = [each for each in self._underway if each.kind == "sampling"]
+        acts = [each for each in self._underway if each.kind == "acting"]
         direct, queued = (samples or acts)[:1], acts[:1]
         telling = (each for each in works if each.seconds_left is not None and not each.is_upper_bound)
         return sum(each.answered for each in telling if stage in (direct if each.direct else queued))
@@ -257,16 +257,6 @@ class ProgressState:
                 over=self._over,
                 works=() if self._over else tuple(works),
             )
-
-
-def _type_of(error: str) -> str:
-    """What stands before the colon of an error's text: its type.
-
-    >>> _type_of("RateLimitError: slow down"), _type_of("")
-    ('RateLimitError', 'error')
-    """
-    found = _ERROR.match(error)
-    return found.group() if found else "error"
 
 
 def _shown(rollout: Rollout, stage: str) -> Winner:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from optimizers.core.budget import BudgetState
+from optimizers.core.stages import NO_STAGE, Stage
+from optimizers.core.usage import Work
 from sgt_modules.local.work_progress import Activity
 
 
@@ -16,7 +18,7 @@ class StageView:
     Of its rollouts `judged` have a reward, `won` of them reach the threshold, and `mean` is their mean reward. `trend`
     holds the share won of the last windows of as many judged rollouts each, the newest last. `left` is None while it
     cannot be estimated and once the stage is over. `fresh` is false where all of it came from an earlier session, so
-    that its pace says nothing.
+    that its pace says nothing. `stage` and `kind` are those of its `WorkStarted`.
     """
 
     name: str
@@ -30,6 +32,13 @@ class StageView:
     mean: float | None = None
     trend: Sequence[float] = ()
     fresh: bool = True
+    stage: Stage = NO_STAGE
+    kind: Work = "acting"
+
+    @property
+    def share(self) -> float:
+        """The share of units that are done, in [0, 1]."""
+        return min(1.0, self.done / self.total) if self.total > 0 else 0.0
 
     @property
     def success(self) -> float | None:

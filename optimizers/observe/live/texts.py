@@ -95,10 +95,11 @@ def working(work: Activity) -> list[str]:
 def worth_a_line(stage: StageView) -> bool:
     """Whether a stage's end gets a line: not a part that took no time, such as a candidate of SPT.
 
-    >>> worth_a_line(StageView("round1/impact3: train", seconds=0.5)), worth_a_line(StageView("sft: val", seconds=0.5))
+    >>> from optimizers.core.stages import Stage
+    >>> worth_a_line(StageView("round1/impact3: train", stage=Stage("round1", "impact3"))), worth_a_line(StageView("-"))
     (False, True)
     """
-    return stage.seconds >= BRIEF or "/" not in stage.name
+    return stage.seconds >= BRIEF or not stage.stage.part
 
 
 def shares(kinds: Mapping[str, float]) -> list[str]:
@@ -113,15 +114,16 @@ def shares(kinds: Mapping[str, float]) -> list[str]:
 
 
 def scores(stages: Sequence[StageView]) -> list[str]:
-    """The mean reward of each finished stage on validation, in their order; the last of each name counts.
+    """The mean reward of each finished stage on validation, in their order; the last of each stage counts.
 
-    >>> scores([StageView("none: val", mean=0.375), StageView("warm: acting", mean=0.5), StageView("sft: val", mean=1)])
+    >>> from optimizers.core.stages import Stage
+    >>> stages = [Stage("none", split="val"), Stage("warm"), Stage("sft", split="val")]
+    >>> scores([StageView("", mean=mean, stage=stage) for stage, mean in zip(stages, (0.375, 0.5, 1.0))])
     ['none .375', 'sft 1.000']
     """
-    found = {each.name: each.mean for each in stages if each.name.endswith(": val") and each.mean is not None}
+    found = {each.stage: each.mean for each in stages if each.stage.split == "val" and each.mean is not None}
     return [
-        f"{name.removesuffix(': val')} {f'{mean:.3f}'.removeprefix('0') if mean < 1 else '1.000'}"
-        for name, mean in found.items()
+        f"{stage.on('')} {f'{mean:.3f}'.removeprefix('0') if mean < 1 else '1.000'}" for stage, mean in found.items()
     ]
 
 

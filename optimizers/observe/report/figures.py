@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from optimizers.core.clusters import count_clusters
 from optimizers.core.paired_scores import pair_scores_by_example
 from optimizers.core.statistics import gain_interval, mean_interval, paired_p_value
-from optimizers.observe.report.stage_rollouts import StageRollout, first_of_each
+from optimizers.observe.report.stage_rollouts import StageRollout, first_on_split
 
 NONE = "none"
 """The stage and the kind of no supplement."""
@@ -83,7 +83,7 @@ def stage_scores(
     [('none', 0.0, None, 0), ('sft', 1.0, 1.0, 1)]
     """
     stages: dict[str, dict[int, float | None]] = {}
-    for each in first_of_each((each for each in found if each.split == split), lambda one: (one.stage, one.position)):
+    for each in first_on_split(found, split):
         stages.setdefault(each.stage, {})[each.position] = each.score
     base = baseline_of(stages)
     ordered = sorted(stages, key=lambda name: (name != base, name != "untrained"))
@@ -144,7 +144,7 @@ def best_stage(scores: Sequence[StageScore]) -> str:
 def kind_shares(found: Sequence[StageRollout], split: str, stages: Sequence[str]) -> dict[str, dict[str, float]]:
     """The share of each kind by stage on a split, the most frequent kind of all stages first."""
     counted = {stage: Counter[str]() for stage in stages if stage != NONE}
-    for each in first_of_each((each for each in found if each.split == split), lambda one: (one.stage, one.position)):
+    for each in first_on_split(found, split):
         if each.stage in counted:
             counted[each.stage][each.kind] += 1
     ranked = [kind for kind, _ in sum(counted.values(), Counter[str]()).most_common()]

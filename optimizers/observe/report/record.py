@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any, cast
 from optimizers.core.error_types import ErrorType, Failure, group_errors
 from optimizers.core.events import RolloutSource
 from optimizers.core.run_folder import CLUSTERS_FILE, RESULT, RunFolder
-from optimizers.core.safe_reading import read_entry
+from optimizers.core.safe_reading import read_entry, read_rows
 from optimizers.core.verdict import NOTE
 from optimizers.observe.report.figures import StageScore, best_stage, splits_of, stage_scores
 from optimizers.observe.report.stage_rollouts import StageRollout, compact
@@ -121,7 +120,7 @@ def read_run(path: Path, *, store: RolloutSource | None = None, where: str | Pat
             rollouts = list(_rollouts(opened, own, judge))
     names = ("spent", "stages", "summary", Path(RESULT).stem, "controls", "prompts", Path(CLUSTERS_FILE).stem)
     files = {name: folder.read(f"{name}.json") or {} for name in names}
-    return RunRecord(path, run, pairs=_pairs(folder.path), rollouts=rollouts, **files)
+    return RunRecord(path, run, pairs=_pairs(folder), rollouts=rollouts, **files)
 
 
 def _rollouts(store: RolloutSource, own: str, judge: str) -> Iterator[StageRollout]:
@@ -132,26 +131,13 @@ def _rollouts(store: RolloutSource, own: str, judge: str) -> Iterator[StageRollo
     return chain(ours, (each for each in more if (each.stage, each.split) not in known))
 
 
-def _pairs(run: Path) -> dict[str, dict[str, int]]:
-    """The rows of each training stage by category; of no file that a link leads out of the folder to."""
-    root = run.resolve()
-    files = [each for each in (run / "training").glob("*.jsonl") if each.resolve().is_relative_to(root)]
-    return {
-        each.stem: dict(_categories(each).most_common())
-        for each in sorted(files, key=lambda file: (file.stem != "sft", len(file.stem), file.stem))
+def _pairs(folder: RunFolder) -> dict[str, dict[str, int]]:
+    """The rows of each training stage by category, the most frequent first."""
+    rows = {
+        file.stem: Counter(str(row.get("category") or row.get("kind")) for row in read_rows(file))
+        for file in folder.training_files
     }
-
-
-def _categories(file: Path) -> Counter[str]:
-    counted: Counter[str] = Counter()
-    with file.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                row = json.loads(line)
-                counted[str(row.get("category") or row.get("kind"))] += 1
-            except (ValueError, AttributeError, RecursionError) as problem:
-                raise RunFolderError(f"Expected a JSON object in {file}, line {number}, got what is none.") from problem
-    return counted
+    return {stage: dict(counted.most_common()) for stage, counted in rows.items()}
 
 
 def _object(content: Content, name: str) -> Content:

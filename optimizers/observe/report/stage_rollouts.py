@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from optimizers.core.records import Rollout
@@ -81,12 +81,13 @@ def answer_of(output: Mapping[str, str]) -> str:
     return "\n".join(f"{name}: {_text(value)}" for name, value in output.items())
 
 
-def first_of_each(found: Iterable[StageRollout], key: Callable[[StageRollout], object]) -> list[StageRollout]:
-    """The first of each key, in their order: of a program's several calls on an example, the one that stands for it."""
-    chosen: dict[object, StageRollout] = {}
+def first_on_split(found: Iterable[StageRollout], split: str) -> Iterable[StageRollout]:
+    """Each stage's first rollout of each example on a split: of several calls, the one that stands for the program."""
+    chosen: dict[tuple[str, int], StageRollout] = {}
     for each in found:
-        chosen.setdefault(key(each), each)
-    return list(chosen.values())
+        if each.split == split:
+            chosen.setdefault((each.stage, each.position), each)
+    return chosen.values()
 
 
 def _text(value: object) -> str:

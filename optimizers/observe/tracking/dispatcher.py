@@ -1,34 +1,39 @@
-"""A run's events to a tracker, in a thread of the tracker's own, so that none can slow a run down or end it.
+"""A run's events to a tracker: each call is guarded, so that none can end a run.
 
-EventBus -> TrackerObserver -> its queue -> its thread -> MLflow, W&B, TensorBoard
+EventBus -> TrackerObserver -> MLflow, W&B, TensorBoard
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from queue import Empty, SimpleQueue
-from typing import NamedTuple
+from typing import ParamSpec, TypeVar
 
-from optimizers.core.concurrency import in_context
-from optimizers.core.events import Ending, Event, LossLogged, Observer, RunEnded, RunStarted, StageScored
+from optimizers.core.events import Event, LossLogged, Observer, RunEnded, RunStarted, StageScored
+from optimizers.core.interrupts import INTERRUPT, give_up_on_interrupt
 from optimizers.core.run_folder import RESULT
 from optimizers.observe.tracking.params import run_parameters, stage_points
 from optimizers.observe.tracking.report_to import ReportTo, check_report_to, open_tracker
 from optimizers.observe.tracking.tracker import Point, TrackedRun, Tracker
 from optimizers.observe.tracking.trackers_file import TrackersFile
+from sgt_modules.local.cancellation import WorkCancelled
 from sgt_modules.saving.redaction import redact
 from sgt_modules.saving.weights import ADAPTER
 
 FILES = (RESULT, "report.html", "summary.json", "prompts.json")
 """Files of a run's folder that its trackers get, those that are there."""
 
-CLOSING_SECONDS = 60.0
-"""Seconds without a sign of life after which the end of a run does not wait for a tracker any longer."""
+CALL_SECONDS = 60.0
+"""Seconds of one call, from which on a tracker gets nothing more of the run."""
+
+INTERVAL = 5.0
+"""Seconds between two sendings of losses, at least: a request a step would slow a small model's training down."""
 
 ADVICE = "Compile with the same log_dir to send the stages that are missing."
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def build_trackers(report_to: ReportTo) -> list[Observer]:
@@ -43,158 +48,89 @@ def build_trackers(report_to: ReportTo) -> list[Observer]:
     return [file, *observers] if any(isinstance(each, TrackerObserver) for each in observers) else observers
 
 
-class _Stage(NamedTuple):
-    """A finished stage: its name, its points, and the folder of its adapter."""
-
-    name: str
-    number: int
-    points: Sequence[Point]
-    weights: Path | None
-
-
-class _Label(NamedTuple):
-    name: str
-    text: str
-
-
-class _File(NamedTuple):
-    path: Path
-
-
-class _End(NamedTuple):
-    ending: Ending
-
-
-_Item = Point | _Stage | _Label | _File | _End
-
-
 class TrackerObserver:
     """Sends a run to one tracker. Begins the tracker's own run with the first thing that there is to send.
 
-    What the tracker raises in its thread is raised at the next event, so that the bus drops this observer with a note.
+    Raises what the tracker raises, and `TimeoutError` for a call of more than `CALL_SECONDS` seconds and for one that
+    Ctrl-C ended, so that the bus drops this observer with a note.
     """
 
     def __init__(self, tracker: Tracker, file: TrackersFile) -> None:
         self.name = tracker.name
         self._tracker, self._file = tracker, file
         self._run: TrackedRun | None = None
-        self._queue = SimpleQueue[_Item]()
-        self._thread: threading.Thread | None = None
-        self._problem: Exception | None = None
-        self._number, self._sent = 0, 0
+        self._has_begun = False
+        self._losses: list[Point] = []
+        self._number, self._sent = 0, time.monotonic()
 
     def on_event(self, event: Event) -> None:
-        """Put what the tracker is to get into its queue; at the run's end, wait until it has all of it."""
-        if self._problem is not None:
-            raise self._problem
-        match event:
-            case RunStarted(folder=folder) if folder is not None:
-                self._run = TrackedRun(event.id, folder, run_parameters(event.record, event.about))
-            case StageScored():
-                self._put_stage(event)
-            case LossLogged(stage, step, _, loss):
-                self._put(Point(self._file.curve(stage), loss, step))
-            case RunEnded():
-                self._finish(event)
-            case _:
-                pass
+        """Send what the tracker is to get; losses at most every `INTERVAL` seconds."""
+        try:
+            match event:
+                case RunStarted(folder=folder) if folder is not None:
+                    self._run = TrackedRun(event.id, folder, run_parameters(event.record, event.about))
+                case LossLogged(stage, step, _, loss):
+                    self._losses.append(Point(self._file.curve(stage), loss, step))
+                    if self._run is not None and time.monotonic() - self._sent >= INTERVAL:
+                        self._send_losses(self._run)
+                case StageScored() if self._run is not None:
+                    self._send_losses(self._run)
+                    self._send_stage(event, self._run)
+                case RunEnded() if self._run is not None:
+                    self._send_losses(self._run)
+                    self._finish(event, self._run)
+                case _:
+                    pass
+        except Exception as problem:
+            problem.add_note(ADVICE)
+            raise
 
-    def _put_stage(self, event: StageScored) -> None:
-        """A stage in its turn, with its weights where they are LoRA adapters."""
-        adapter = event.weights if event.weights is not None and (event.weights / ADAPTER).is_file() else None
-        points = stage_points(self._number, {"val/score": event.score, **event.values}, event.spent)
-        self._put(_Stage(event.stage, self._number, points, adapter))
-        self._number += 1
+    def _send_losses(self, run: TrackedRun) -> None:
+        if self._losses:
+            self._begin(run)
+            self._call(self._tracker.points, self._losses)
+            self._losses, self._sent = [], time.monotonic()
 
-    def _finish(self, event: RunEnded) -> None:
+    def _send_stage(self, event: StageScored, run: TrackedRun) -> None:
+        """A stage that the tracker does not have, with its weights where they are LoRA adapters."""
+        number, self._number = self._number, self._number + 1
+        self._begin(run)
+        if event.stage in self._file.stages_of(self.name):
+            return
+        self._call(self._tracker.points, stage_points(number, {"val/score": event.score, **event.values}, event.spent))
+        self._call(self._tracker.label, f"stage.{number}", event.stage)
+        if event.weights is not None and (event.weights / ADAPTER).is_file():
+            self._call(self._tracker.file, event.weights, f"checkpoints/{event.stage}")
+        self._file.add_stage(self.name, event.stage)
+
+    def _finish(self, event: RunEnded, run: TrackedRun) -> None:
         """What the run came to, and the folder's files, where there is a result; then the end."""
-        if event.ending == "finished" and self._run is not None:
-            labels = {"selected": event.selected, **({"stopped": event.stopped} if event.stopped else {})}
-            for name, text in labels.items():
-                self._put(_Label(name, redact(text)))
-            for path in (self._run.folder / name for name in FILES):
+        if event.ending == "finished":
+            self._begin(run)
+            self._call(self._tracker.label, "selected", redact(event.selected))
+            if event.stopped:
+                self._call(self._tracker.label, "stopped", redact(event.stopped))
+            for path in (run.folder / name for name in FILES):
                 if path.is_file():
-                    self._put(_File(path))
-        if self._thread is not None:
-            self._put(_End(event.ending))
-            self._wait(self._thread, CLOSING_SECONDS)
+                    self._call(self._tracker.file, path, "")
+        if self._has_begun:
+            self._call(self._tracker.end, event.ending)
 
-    def _put(self, item: _Item) -> None:
-        """Put an item into the queue; the first one starts the thread."""
-        if self._run is None:
-            return
-        self._queue.put(item)
-        if self._thread is None:
-            run = self._run
-            self._thread = in_context(lambda: self._work(run), f"sgt-{self.name}")
-            self._thread.start()
-
-    def _wait(self, thread: threading.Thread, patience: float) -> None:
-        """Return once all is sent; raise where the tracker failed, or has taken nothing for so many seconds."""
-        sent = -1
-        while thread.is_alive() and sent != self._sent:
-            sent = self._sent
-            thread.join(patience)
-        if thread.is_alive():
-            problem = TimeoutError(f"{self.name} has not taken all of this run, and nothing for {patience:g} s")
-            problem.add_note(ADVICE)
-            raise problem
-        if self._problem is not None:
-            raise self._problem
-
-    def _work(self, run: TrackedRun) -> None:
-        try:
-            own = self._tracker.begin(replace(run, known=self._file.run_of(self.name)))
+    def _begin(self, run: TrackedRun) -> None:
+        """Begin the tracker's own run, once a session."""
+        if not self._has_begun:
+            own = self._call(self._tracker.begin, replace(run, known=self._file.run_of(self.name)))
             self._file.begin(self.name, own)
-            while True:
-                for item in _batches(self._queue):
-                    self._send(item)
-                    self._sent += 1
-                    if isinstance(item, _End):
-                        return
-        except Exception as problem:  # noqa: BLE001 - raised again in the run's own thread, where the bus catches it
-            problem.add_note(ADVICE)
-            self._problem = problem
+            self._has_begun = True
 
-    def _send(self, item: _Stage | _Label | _File | _End | list[Point]) -> None:
-        match item:
-            case _Stage():
-                self._send_stage(item)
-            case _Label(name, text):
-                self._tracker.label(name, text)
-            case _File(path):
-                self._tracker.file(path, "")
-            case _End(ending):
-                self._tracker.end(ending)
-            case _:
-                self._tracker.points(item)
-
-    def _send_stage(self, stage: _Stage) -> None:
-        if stage.name in self._file.stages_of(self.name):
-            return
-        self._tracker.points(stage.points)
-        self._tracker.label(f"stage.{stage.number}", stage.name)
-        if stage.weights is not None:
-            self._tracker.file(stage.weights, f"checkpoints/{stage.name}")
-        self._file.add_stage(self.name, stage.name)
-
-
-def _batches(queue: SimpleQueue[_Item]) -> Iterator[_Stage | _Label | _File | _End | list[Point]]:
-    """What waits in the queue, at least one item; points that follow each other come as one."""
-    waiting = [queue.get()]
-    while True:
+    def _call(self, method: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+        """Call a method of the tracker within its time."""
+        began = time.monotonic()
         try:
-            waiting.append(queue.get_nowait())
-        except Empty:
-            break
-    points: list[Point] = []
-    for each in waiting:
-        if isinstance(each, Point):
-            points.append(each)
-            continue
-        if points:
-            yield points
-            points = []
-        yield each
-    if points:
-        yield points
+            with give_up_on_interrupt():
+                answer = method(*arguments, **named)
+        except WorkCancelled:
+            raise TimeoutError(f"{INTERRUPT} while it was sent something") from None
+        if (seconds := time.monotonic() - began) > CALL_SECONDS:
+            raise TimeoutError(f"one call took {seconds:.0f} s, more than the {CALL_SECONDS:g} s that a run waits")
+        return answer

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from optimizers.core.events import Ending
-from optimizers.observe.tracking.tracker import Point, TrackedRun
+from optimizers.core.concurrency import map_in_threads
+from optimizers.observe.tracking.tracker import Ending, Point, TrackedRun
 
 _MOST = 100
 """Parameters, and far fewer metrics than MLflow's 1000, a request."""
@@ -90,7 +90,8 @@ class MLflowRun:
         """A new run, made as MLflow's own loggers make theirs: in the current experiment, with the user's tags."""
         import mlflow
 
-        begun = mlflow.start_run(run_name=run.name)  # active in this thread alone
+        # In a thread of its own, as a run is active in the thread that starts it.
+        [begun] = map_in_threads(lambda _: mlflow.start_run(run_name=run.name), [0], threads=1)
         return begun.info.run_id
 
     def _describe(self, run: TrackedRun) -> None:

@@ -44,9 +44,9 @@ class TrackedRun:
 
 @runtime_checkable
 class Tracker(Protocol):
-    """Keeps the figures of runs, such as MLflow. Its methods are called one at a time, from a thread of its own.
+    """Keeps the figures of runs, such as MLflow. Its methods are called one at a time, and the run waits for them.
 
-    A tracker that raises gets nothing more of the run; the run goes on.
+    A tracker that raises, or takes more than a minute for a call, gets nothing more of the run; the run goes on.
     """
 
     @property

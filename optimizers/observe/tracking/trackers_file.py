@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -16,14 +15,13 @@ TRACKERS_FILE = "trackers.json"
 class TrackersFile:
     """Observes how often the training of each stage begins, and keeps that and what each tracker has.
 
-    It stands before the trackers among the observers of a run. Its other methods are called from the trackers' threads.
+    It stands before the trackers among the observers of a run.
     """
 
     name = TRACKERS_FILE
 
     def __init__(self) -> None:
         self._folder: RunFolder | None = None
-        self._lock = threading.Lock()
         self._runs: dict[str, Any] = {}
         self._attempts: dict[str, Any] = {}
         self._curves: dict[str, str] = {}
@@ -53,16 +51,14 @@ class TrackersFile:
 
     def begin(self, tracker: str, run: str) -> None:
         """Keep the tracker's own run; one that is another than before has no stages yet."""
-        with self._lock:
-            if self.run_of(tracker) != run:
-                self._runs[tracker] = {"run": run, "stages": []}
-                self._write()
+        if self.run_of(tracker) != run:
+            self._runs[tracker] = {"run": run, "stages": []}
+            self._write()
 
     def add_stage(self, tracker: str, stage: str) -> None:
         """Keep that the tracker has the stage."""
-        with self._lock:
-            self._runs[tracker] = {**self._runs[tracker], "stages": [*self.stages_of(tracker), stage]}
-            self._write()
+        self._runs[tracker] = {**self._runs[tracker], "stages": [*self.stages_of(tracker), stage]}
+        self._write()
 
     def _open(self, folder: RunFolder) -> None:
         try:
@@ -73,12 +69,11 @@ class TrackersFile:
         self._runs, self._attempts = _mapping(content.get("trackers")), _mapping(content.get("attempts"))
 
     def _count_attempt(self, stage: str) -> None:
-        with self._lock:
-            before = self._attempts.get(stage, 0)
-            attempt = (before if isinstance(before, int) else 0) + 1
-            self._attempts[stage] = attempt
-            self._curves[stage] = f"{stage}/loss" if attempt == 1 else f"{stage}/loss_{attempt}"
-            self._write()
+        before = self._attempts.get(stage, 0)
+        attempt = (before if isinstance(before, int) else 0) + 1
+        self._attempts[stage] = attempt
+        self._curves[stage] = f"{stage}/loss" if attempt == 1 else f"{stage}/loss_{attempt}"
+        self._write()
 
     def _write(self) -> None:
         if self._folder is not None:
