@@ -21,7 +21,7 @@ from transformers import (
 
 from optimizers.training.side_effects import keep_random_states
 from optimizers.training.step_sampler import BatchPlan, LengthGrouped, StepSampler
-from optimizers.training.trainer import OnStep
+from optimizers.training.trainer import CHECKPOINTING_SIZE, OnStep
 from sgt_modules.errors import DivergedError
 
 
@@ -92,9 +92,29 @@ class BaseTrainer(Trainer):
         self._recorder, self._lengths, self._group, self._plan = recorder, lengths, group, plan
         if self.args.world_size > 1:
             recorder.mean = self._average_over_processes
+        else:
+            self._shorten_steps()
         self.remove_callback(PrinterCallback)
         self.add_callback(recorder)
         self.add_callback(MemoryRehearsal(self))
+
+    def _shorten_steps(self) -> None:
+        """Skip what takes a small model's step longer than it is worth, without an effect on any weight: visits to all
+        modules of the model, and a collection of garbage before the first step.
+        """
+        model = cast("nn.Module", self.model)
+        trained = [each for each in model.parameters() if each.requires_grad]
+
+        def zero_grad(set_to_none: bool = True) -> None:  # noqa: ARG001
+            for each in trained:
+                each.grad = None
+
+        def clip_grad_norm(_: nn.Module) -> Tensor:
+            return cast("Tensor", self.accelerator.clip_grad_norm_(trained, self.args.max_grad_norm))
+
+        model.zero_grad, self._clip_grad_norm = zero_grad, clip_grad_norm
+        if sum(each.numel() for each in model.parameters()) < CHECKPOINTING_SIZE:
+            self.accelerator.free_memory = lambda *objects: objects
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Tensor | int | None = None
