@@ -14,7 +14,7 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -106,7 +106,7 @@ class Round:
             precompute_ref_log_probs=way.in_advance, activation_checkpointing=False, length_column_name="tokens",
             train_sampling_strategy="group_by_length" if way.grouped else "random", max_length=self.max_length,
             report_to="none", logging_strategy="no", disable_tqdm=True, save_strategy="no", use_cpu=True,
-            dataloader_pin_memory=False,
+            dataloader_pin_memory=False, remove_unused_columns=False,
         )  # fmt: skip
         with silence():
             trainer = DPOTrainer(
@@ -117,16 +117,17 @@ class Round:
                 peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
             )
             trainer.remove_callback(PrinterCallback)
+            if way.grouped:
+                lengths = [count_tokens(row) for row in trainer.train_dataset]
+                trainer.train_dataset = trainer.train_dataset.add_column("tokens", lengths)
             trainer.train()
             trainer.model.save_pretrained(str(output))
         return output
 
     @staticmethod
-    def _row(pair: PreferencePair, tokenizer: PreTrainedTokenizerBase) -> dict[str, str | int]:
+    def _row(pair: PreferencePair, tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
         prompt = render_chat(tokenizer, [{"role": "user", "content": pair.prompt}])
-        longest = max(pair.chosen, pair.rejected, key=len)
-        tokens = len(tokenizer(f"{prompt}{longest}", add_special_tokens=False)["input_ids"])
-        return {"prompt": prompt, "chosen": pair.chosen, "rejected": pair.rejected, "tokens": tokens}
+        return {"prompt": prompt, "chosen": pair.chosen, "rejected": pair.rejected}
 
     def evaluation_loss(self, adapter: Path) -> float:
         """Return the DPO loss of the held-out pairs with an adapter; the base is the reference."""
@@ -152,6 +153,11 @@ class Round:
         return dpo_loss(scores[0, chosen], scores[0, rejected], scores[1, chosen], scores[1, rejected], beta=0.1).item()
 
 
+def count_tokens(row: Mapping[str, Sequence[int]]) -> int:
+    """Return the tokens of the longer text of a pair, as TRL has encoded it."""
+    return len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))
+
+
 @dataclass(frozen=True, slots=True)
 class Trained:
     """Seconds of a round, and the evaluation loss of its adapter."""
@@ -160,13 +166,13 @@ class Trained:
     loss: float
 
 
-def train(round_: Round, write: Callable[[Path], Path]) -> Trained:
-    """Time a round that writes an adapter."""
+def train(write: Callable[[Path], Path], score: Callable[[Path], float] = lambda _: 0.0) -> Trained:
+    """Time a round that writes an adapter, and score the adapter afterwards."""
     with tempfile.TemporaryDirectory() as scratch:
         began = time.perf_counter()
         adapter = write(Path(scratch) / "adapter")
         seconds = time.perf_counter() - began
-        return Trained(seconds, round_.evaluation_loss(adapter))
+        return Trained(seconds, score(adapter))
 
 
 def find_rival(round_: Round, loss: float) -> tuple[Way, Trained, dict[Way, float]]:
@@ -178,10 +184,10 @@ def find_rival(round_: Round, loss: float) -> tuple[Way, Trained, dict[Way, floa
     trials: dict[Way, float] = {}
     for _ in range(2):
         for way in round_.ways:
-            seconds = train(few, lambda output, way=way: few.theirs(output, 0, way)).seconds
+            seconds = train(lambda output, way=way: few.theirs(output, 0, way)).seconds
             trials[way] = min(seconds, trials.get(way, seconds))
     for way in sorted(trials, key=trials.__getitem__):
-        whole = train(round_, lambda output, way=way: round_.theirs(output, 0, way))
+        whole = train(lambda output, way=way: round_.theirs(output, 0, way), round_.evaluation_loss)
         if whole.loss <= loss + ALIKE:
             return way, whole, trials
     raise RuntimeError(f"Expected TRL to reach an evaluation loss of {loss + ALIKE:.4f}, got more in every way.")
@@ -192,13 +198,14 @@ def compare(round_: Round, name: str, bar: float) -> None:
     os.environ["CI"] = os.environ["TQDM_DISABLE"] = "1"  # TRL sends no telemetry then, and prints no progress
     disable_progress_bars()
     disable_caching()  # so that no round finds the reference of an earlier one
-    train(round_, lambda output: replace(round_, pairs=round_.pairs[:BATCH]).ours(output, 0))
-    ours = [train(round_, lambda output: round_.ours(output, 0))]
+    train(lambda output: replace(round_, pairs=round_.pairs[:BATCH]).ours(output, 0))  # loads what is loaded once
+    score = round_.evaluation_loss
+    ours = [train(lambda output: round_.ours(output, 0), score)]
     way, first, trials = find_rival(round_, ours[0].loss)
     theirs = [first]
     for seed in range(1, round_.repeats):
-        ours.append(train(round_, lambda output, seed=seed: round_.ours(output, seed)))
-        theirs.append(train(round_, lambda output, seed=seed: round_.theirs(output, seed, way)))
+        ours.append(train(lambda output, seed=seed: round_.ours(output, seed), score))
+        theirs.append(train(lambda output, seed=seed: round_.theirs(output, seed, way), score))
     table = Table("", "seconds (median)", "evaluation loss (mean)", "of each seed")
     table.title = f"DPO on {len(round_.pairs)} pairs at {round_.learning_rate:g}, {len(round_.held_out)} held out"
     for tried, seconds in trials.items():

@@ -58,9 +58,7 @@ def test_a_model_without_its_adapter_gives_the_base_models_logits() -> None:
     assert torch.equal(found, base(input_ids=IDS).logits)
 
 
-@pytest.mark.parametrize(
-    "config", [{"lora_alpha": 24}, {"lora_dropout": 0.1}, {"use_dora": True}], ids=str
-)
+@pytest.mark.parametrize("config", [{"lora_alpha": 24}, {"lora_dropout": 0.1}, {"use_dora": True}], ids=str)
 def test_other_adapters_keep_the_forward_pass_of_peft(config: dict[str, object]) -> None:
     assert installed(build_model(**config)) == 0
 
