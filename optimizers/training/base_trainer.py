@@ -104,8 +104,8 @@ class BaseTrainer(Trainer):
         self.add_callback(MemoryRehearsal(self))
 
     def _shorten_steps(self) -> None:
-        """Skip what takes time and has no effect on any weight: in each step, visits to all modules of the model; with a
-        small model, a collection of garbage before the first step.
+        """Skip what takes time and changes no weight: in each step, visits to all modules of the model; with a small
+        model, a collection of garbage before the first step.
         """
         model = cast("nn.Module", self.model)
         self._trained = [each for each in model.parameters() if each.requires_grad]
