@@ -111,7 +111,7 @@ class BaseTrainer(Trainer):
         self._trained = [each for each in model.parameters() if each.requires_grad]
         model.zero_grad = self._zero_grad
         if sum(each.numel() for each in model.parameters()) <= SMALL_MODEL:
-            self.accelerator.free_memory = lambda *objects: objects
+            self.accelerator.free_memory = lambda *objects: list(objects)
 
     def _zero_grad(self, set_to_none: bool = True) -> None:
         for each in self._trained:

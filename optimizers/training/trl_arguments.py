@@ -129,19 +129,24 @@ def _is_plain_adapter(layer: LoRALinear) -> bool:
     if len(names) != 1 or names[0] in layer.lora_variant or type(base) is not nn.Linear:
         return False
     name = names[0]
-    weights = (base.weight, layer.lora_A[name].weight, layer.lora_B[name].weight)
+    reads, writes = _get_matrices(layer, name)
+    weights = (base.weight, reads.weight, writes.weight)
     dropout = getattr(layer.lora_dropout[name], "p", 0.0)
     return (
         all(weight.dtype == torch.float32 and weight.device.type == "cpu" for weight in weights)
-        and layer.lora_B[name].bias is None
+        and writes.bias is None
         and dropout == 0.0
         and math.frexp(layer.scaling[name])[0] == 0.5
     )
 
 
+def _get_matrices(layer: LoRALinear, name: str) -> tuple[nn.Linear, nn.Linear]:
+    return cast("nn.Linear", layer.lora_A[name]), cast("nn.Linear", layer.lora_B[name])
+
+
 def _build_adapter_forward(layer: LoRALinear) -> Callable[..., Tensor]:
     name, by_peft = layer.active_adapters[0], layer.forward
-    base, reads, writes, scale = layer.base_layer, layer.lora_A[name], layer.lora_B[name], layer.scaling[name]
+    base, (reads, writes), scale = layer.base_layer, _get_matrices(layer, name), layer.scaling[name]
 
     def forward(x: Tensor, *args: object, **kwargs: object) -> Tensor:
         if layer.disable_adapters or layer.merged or args or kwargs or x.dtype != torch.float32:
