@@ -134,7 +134,7 @@ def _is_plain_adapter(layer: LoRALinear) -> bool:
     dropout = getattr(layer.lora_dropout[name], "p", 0.0)
     return (
         all(weight.dtype == torch.float32 and weight.device.type == "cpu" for weight in weights)
-        and writes.bias is None
+        and "bias" not in dict(writes.named_parameters())
         and dropout == 0.0
         and math.frexp(layer.scaling[name])[0] == 0.5
     )
