@@ -29,7 +29,7 @@ BAR = 1.5
 THREADS = 64
 CALLS, TRIED = 4 * THREADS, 2 * THREADS
 REPEATS = 5
-BATCHINGS = [Batching(size, 0.005, one_core) for size in (16, 32, 64) for one_core in (False, True)]
+BATCHINGS = [Batching(size, 0.005, one_core) for size in (8, 16, 32, 64) for one_core in (False, True)]
 
 Answer = Callable[[Sequence[dspy.Example]], list[dspy.Prediction]]
 
