@@ -3,7 +3,7 @@
 # make test    run the tests, without the network
 # make check   check format, lint, types, layers, doctests, words, names, documentation
 # make test-matrix   run some tests on the oldest and the newest versions that pyproject.toml allows; ROWS= selects
-# make bench   run the benchmarks
+# make bench   run the benchmarks against their bars; BENCH="sampling serving" selects
 # make compatibility   run the tests that docs/compatibility.md lists, and write the page
 # make pictures   make the README's pictures: a quick demonstration on a terminal, and its report
 # Each command installs .venv on its first call only.
@@ -13,7 +13,6 @@ WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-BENCHMARKS := $(sort $(wildcard benchmarks/bench_*.py))
 
 # Only `make real` may use a model hub, if the caller's environment allows it.
 CALLERS := HF_HUB_OFFLINE='$(HF_HUB_OFFLINE)' TRANSFORMERS_OFFLINE='$(TRANSFORMERS_OFFLINE)' \
@@ -77,8 +76,7 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 
 bench: $(INSTALLED)
-	@test -n "$(BENCHMARKS)" || echo "benchmarks/ holds no bench_*.py yet."
-	@set -e; for each in $(BENCHMARKS); do echo "$$each"; $(BIN)/python $$each; done
+	$(BIN)/python benchmarks/run_all.py $(BENCH)
 
 compatibility: $(INSTALLED)
 	$(BIN)/python -m pytest tests --compatibility docs/compatibility.md

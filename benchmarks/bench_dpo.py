@@ -1,8 +1,8 @@
 """A DPO round of 1,000 pairs, 20 samples a query, on the embedded generator: ours compared with TRL's trainer.
 
 The pairs follow a learnable rule: the shorter half of a query's supplements is preferred. `preference_rounds.py` says
-what is equal on both sides. Interleaved repeats, one seed each; the figure is the ratio of the medians, and the last
-line is JSON.
+what is equal on both sides, and how TRL's settings are chosen. Interleaved repeats, one seed each; the figure is the
+median of their ratios.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import replace
 
-from preference_rounds import Round, compare
+from preference_rounds import LARGER_STEPS, STEPS_OF_8, Round, compare
 
 from optimizers.core.records import Query, Reward, Rollout
 from optimizers.sgt.candidates import to_candidates, warm_start_requests
@@ -24,6 +24,7 @@ from sgt_modules.generator_prompt import COMPACT
 BAR = 3.0
 PAIRS, HELD_OUT, SAMPLES, REPEATS = 1000, 200, 20, 5
 QUERIES = 60
+WAYS, TRIED_ON = STEPS_OF_8 + LARGER_STEPS, 200
 LEARNING_RATE = 4e-3
 
 
@@ -50,7 +51,7 @@ def main() -> None:
     border = every[PAIRS - 1].query
     held = [pair for pair in every[PAIRS:] if pair.query != border][:HELD_OUT]
     model = embedded_folder("generator")
-    round_ = Round(model, every[:PAIRS], held, LEARNING_RATE, max_length=512, repeats=REPEATS)
+    round_ = Round(model, every[:PAIRS], held, LEARNING_RATE, 512, REPEATS, WAYS, TRIED_ON)
     compare(round_, "seconds of a DPO round of 1,000 pairs, embedded lengths", BAR)
 
 

@@ -2,8 +2,8 @@
 
 The model is a Qwen3 of four layers with random weights, and the texts are random. Completions are made of sixteen
 words: chosen ones take three fifths of theirs from the first eight, rejected ones two fifths. See
-`preference_rounds.py` for what is equal on both sides. TRL takes minutes, so there is one repeat; the last line is
-JSON.
+`preference_rounds.py` for what is equal on both sides. TRL takes minutes, so there is one repeat, and it tries steps of
+8 pairs alone.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from preference_rounds import Round, compare
+from preference_rounds import STEPS_OF_8, Round, compare
 from random_model import CHAT_TOKENS, Shape, write_model
 
 from optimizers.core.records import Query, Reward, Rollout
@@ -24,6 +24,7 @@ BAR = 8.0
 PROMPT, COMPLETION = 1000, 100
 PAIRS, SAMPLES, QUERIES = 1000, 20, 30
 LEARNING_RATE = 3e-3
+WAYS, TRIED_ON = STEPS_OF_8, 32
 
 OFTEN = 0.6
 """The share of a chosen completion's words that come from the first half; of a rejected one's, the rest."""
@@ -65,7 +66,7 @@ def main() -> None:
     held = [pair for pair in every[PAIRS:] if pair.query != border]
     with tempfile.TemporaryDirectory() as scratch:
         model = write_model(FOUR_LAYERS, Path(scratch) / "model")
-        round_ = Round(model, every[:PAIRS], held, LEARNING_RATE, max_length=PROMPT + COMPLETION, repeats=1)
+        round_ = Round(model, every[:PAIRS], held, LEARNING_RATE, PROMPT + COMPLETION, 1, WAYS, TRIED_ON)
         compare(round_, "seconds of a DPO round of 1,000 pairs, 1,000 + 100 tokens", BAR)
 
 

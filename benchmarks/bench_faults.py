@@ -2,13 +2,12 @@
 faults.
 
 A hash of the prompt decides which prompts fail, how, and whether always or only at first. The same candidates then run
-against a server without faults. Prints a table, and JSON in the last line.
+against a server without faults.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from typing import NamedTuple
 
 import dspy
 from dspy.clients import execution
+from figures import Figure, report
 from rich.console import Console
 from rich.table import Table
 
@@ -150,11 +150,9 @@ def main() -> None:
     table.add_row(*(f"{each:,}" for each in found[:-1]))
     Console().print(table)
     wrong = found.outages_scored + found.rewards_changed
-    figure = {"figure": f"outages scored, or rewards changed by them, of {found.calls:,} calls", "ours": wrong}
-    holds = not wrong and found.without_reward > 0
-    print(json.dumps({**figure, "theirs": 0, "ratio": None, "bar": 0, "seconds": found.seconds, "holds": holds}))
-    if not holds:
-        raise SystemExit("An outage was scored, or none happened.")
+    fault = "" if found.without_reward else "no outage happened"
+    name = f"outages scored, or rewards changed by them, of {found.calls:,} calls"
+    report(Figure(name, wrong, 0, at_most=True, fault=fault))
 
 
 if __name__ == "__main__":

@@ -4,14 +4,13 @@ Each size is `RolloutEngine.run` on a real store on disk, in its own process, so
 program is a real `dspy.Predict` over a real `dspy.LM` without DSPy's cache (which keeps every answer in memory); only
 the network is missing. Memory is the process's largest resident set during the run minus the one before; it includes
 the rollouts that `run` returns, because callers hold them. Sizes that take less than a minute run five times, in turn;
-their medians count. The last line is JSON: seconds a rollout at 100,000 divided by seconds a rollout at 1,000.
+their medians count. The figures are seconds a rollout at 100,000 divided by seconds a rollout at 1,000, and memory.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
-import json
 import multiprocessing
 import statistics
 import time
@@ -23,6 +22,7 @@ from typing import NamedTuple
 import dspy
 import psutil
 from dspy.lm15 import Message, Request, Response, Usage
+from figures import Figure, report, round_to
 from rich.console import Console
 from rich.table import Table
 
@@ -132,19 +132,16 @@ def main() -> None:
         table.add_row(f"{size:,}", str(len(runs)), spread, f"{processor * 1e3:.2f}", f"{megabytes:.0f}")
     Console().print(table)
     ours, theirs, memory = middle[large].seconds, middle[small].seconds, middle[large].megabytes
-    print(
-        json.dumps(
-            {
-                "figure": f"seconds a rollout, {large:,} against {small:,} rollouts",
-                "ours": round(ours, 6),
-                "theirs": round(theirs, 6),
-                "ratio": round(ours / theirs, 3),
-                "bar": BAR,
-                "megabytes": round(memory),
-                "bar_megabytes": BAR_MB,
-                "holds": ours / theirs <= BAR and memory <= BAR_MB,
-            }
-        )
+    report(
+        Figure(
+            f"milliseconds a rollout, {large:,} against {small:,} rollouts",
+            round_to(ours / theirs),
+            BAR,
+            at_most=True,
+            ours=round_to(ours * 1e3),
+            theirs=round_to(theirs * 1e3),
+        ),
+        Figure(f"MB that memory rises by in {large:,} rollouts", round(memory), BAR_MB, at_most=True),
     )
 
 

@@ -9,7 +9,7 @@ kills.
 their calls. Compares scores, prompts and impacts.
 
 `--kills` is the number of kills (20), `--seed` draws their times; if a run ends before the last kill, another one
-starts. The last line is JSON.
+starts.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from typing import Any
 
 import dspy
 from dspy.lm15 import Message, Request, Response, Usage
+from figures import Figure, report, round_to
 from rich.console import Console
 from rich.table import Table
 
@@ -208,9 +209,17 @@ def main() -> None:
             twice += (calls(broken) - calls(whole)).total()
             same = same and said == expected and set(calls(broken)) == set(calls(whole))
     Console().print(table)
-    found = {"figure": f"calls paid twice by runs killed {kills} times", "ours": twice, "theirs": kills * THREADS}
-    holds = same and twice <= kills * THREADS
-    print(json.dumps({**found, "ratio": round(twice / (kills * THREADS), 3), "bar": 1.0, "holds": holds}))
+    report(
+        Figure(
+            f"calls paid twice by runs killed {kills} times, against calls in flight",
+            round_to(twice / (kills * THREADS)),
+            bar=1.0,
+            at_most=True,
+            ours=twice,
+            theirs=kills * THREADS,
+            fault="" if same else "a result differs from the undisturbed run's",
+        )
+    )
 
 
 def calls(folder: Path) -> Counter[str]:

@@ -2,18 +2,18 @@
 
 Both run the embedded actor and generator, one call at a time, on the same questions, and write the same tokens: the
 raw side passes its generated supplement to the bare predictor's actor. Interleaved call by call; the figure is the
-median of the pairs' ratios, and the last line is JSON.
+median of the pairs' ratios.
 """
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Callable
 
 import dspy
 import torch
+from figures import Figure, report, round_to
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM
@@ -80,8 +80,17 @@ def main() -> None:
     Console().print(table)
     ours, theirs = (1000 * statistics.median(taken) for taken in every)
     ratio = statistics.median(wrapped / raw for wrapped, raw in zip(*every, strict=True))
-    figure = {"figure": "milliseconds of one supplemented call", "ours": round(ours, 1), "theirs": round(theirs, 1)}
-    print(json.dumps({**figure, "ratio": round(ratio, 3), "bar": BAR, "holds": ratio <= BAR}))
+    report(
+        Figure(
+            "milliseconds of one supplemented call",
+            round_to(ratio, 4),
+            BAR,
+            at_most=True,
+            ours=round_to(ours),
+            theirs=round_to(theirs),
+            rival="the bare predictor and one raw generate",
+        )
+    )
 
 
 if __name__ == "__main__":

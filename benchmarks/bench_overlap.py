@@ -1,13 +1,12 @@
 """A stage of exploration whose sampling and acting overlap, compared with the longer of the two alone.
 
 The embedded generator samples on this machine, nine prompts a query; the actor is behind HTTP and takes 200 ms a call.
-*Alone* means: all samples first, then a rollout of each distinct one. Five interleaved repeats; the figure is the ratio
-of the medians, and the last line is JSON.
+*Alone* means: all samples first, then a rollout of each distinct one. Five interleaved repeats; the figure is the
+median of their ratios.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import random
 import statistics
@@ -19,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import dspy
+from figures import Figure, report, round_to
 from rich.console import Console
 from rich.table import Table
 from scripted_http_actor import actor, served
@@ -97,10 +97,17 @@ def main() -> None:
         table.add_row(str(repeat), f"{sampling:.2f}", f"{acting:.2f}", f"{both:.2f}", ratio)
     Console().print(table)
     sampling, acting, both = (statistics.median(each) for each in zip(*times, strict=True))
-    longer = max(sampling, acting)
-    figure = {"figure": "seconds of a stage, sampling and acting overlapped", "ours": round(both, 2)}
-    parts = {"theirs": round(longer, 2), "one after the other": round(sampling + acting, 2)}
-    print(json.dumps({**figure, **parts, "ratio": round(both / longer, 3), "bar": BAR, "holds": both / longer <= BAR}))
+    report(
+        Figure(
+            "seconds of a stage, sampling and acting overlapped",
+            round_to(statistics.median(both / max(sampling, acting) for sampling, acting, both in times)),
+            BAR,
+            at_most=True,
+            ours=round_to(both),
+            theirs=round_to(max(sampling, acting)),
+            rival="the longer of the two alone",
+        )
+    )
 
 
 if __name__ == "__main__":

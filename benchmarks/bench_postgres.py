@@ -2,20 +2,20 @@
 
 Each process writes 12,500 rollouts like an actor's threads, one transaction each; the first tenth of them are keys that
 its neighbour writes too. Afterwards the store must hold each key once and whole, list each run's own rollouts, and
-count the paid calls exactly. The benchmark starts a real server with its default settings. The last line is JSON: the
-number of rollouts that are missing, doubled or counted wrong.
+count the paid calls exactly. The benchmark starts a real server with its default settings. The figure is the number of
+rollouts that are missing, doubled or counted wrong.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from typing import NamedTuple
 
+from figures import Figure, report
 from postgres_server import NoPostgresError, postgres
 from rich.console import Console
 from rich.table import Table
@@ -103,28 +103,17 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rollouts", type=int, default=ROLLOUTS)
     rollouts = parser.parse_args().rollouts
+    name = f"of {rollouts:,} rollouts written by {PROCESSES} processes, lost, doubled or miscounted"
     try:
         with postgres() as address:
             seconds, keys, wrong = measured(address, rollouts)
     except NoPostgresError as none:
-        print(f"Left out: {none}")
+        report(Figure(name, None, 0, at_most=True, fault=f"not measured: {none}"))
         return
     table = Table("written", "keys", "seconds", "a second", "wrong", title=f"{PROCESSES} processes, one PostgreSQL")
     table.add_row(f"{rollouts:,}", f"{keys:,}", f"{seconds:.1f}", f"{rollouts / seconds:,.0f}", str(wrong))
     Console().print(table)
-    print(
-        json.dumps(
-            {
-                "figure": f"of {rollouts:,} rollouts written by {PROCESSES} processes, lost, doubled or miscounted",
-                "ours": wrong,
-                "theirs": 0,
-                "ratio": None,
-                "bar": 0,
-                "seconds": round(seconds, 1),
-                "holds": wrong == 0,
-            }
-        )
-    )
+    report(Figure(name, wrong, 0, at_most=True))
 
 
 if __name__ == "__main__":

@@ -3,13 +3,12 @@
 The benchmark first writes the store, which takes a minute or two and 2 GB of disk. Rollouts have a prompt of 600
 characters, a supplement of 300 and an answer of 100. Each repeat is a new process that opens the store, scans it (reads
 every row and compares it with its checksum), sums the cost, looks up 1,000 rollouts, and reads 10,000 of a stage.
-Memory is the process's largest resident set, with imports. Five repeats; medians count. The last line is JSON.
+Memory is the process's largest resident set, with imports. Five repeats; medians count.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import random
 import resource
@@ -24,6 +23,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
+from figures import Figure, report, round_to
 from rich.console import Console
 from rich.table import Table
 
@@ -144,22 +144,11 @@ def main() -> None:
         shown = (f"{each:.3g}" for each in (statistics.median(column), min(column), max(column)))
         table.add_row(f"{name}, {unit}", *shown)
     Console().print(table)
-    holds = middle.opening <= BAR_OPEN and middle.scanning <= BAR_SCAN and middle.megabytes <= BAR_MB
-    print(
-        json.dumps(
-            {
-                "figure": f"seconds to scan a store of {count:,} rollouts",
-                "ours": round(middle.scanning, 2),
-                "theirs": BAR_SCAN,
-                "ratio": round(middle.scanning / BAR_SCAN, 3),
-                "bar": BAR_SCAN,
-                "open_seconds": round(middle.opening, 3),
-                "bar_open_seconds": BAR_OPEN,
-                "megabytes": round(middle.megabytes),
-                "bar_megabytes": BAR_MB,
-                "holds": holds,
-            }
-        )
+    name = f"a store of {count:,} rollouts"
+    report(
+        Figure(f"seconds to scan {name}", round_to(middle.scanning), BAR_SCAN, at_most=True),
+        Figure(f"seconds to open {name}", round_to(middle.opening), BAR_OPEN, at_most=True),
+        Figure(f"MB of memory to scan {name}", round(middle.megabytes), BAR_MB, at_most=True),
     )
 
 

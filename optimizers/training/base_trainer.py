@@ -24,6 +24,10 @@ from optimizers.training.step_sampler import BatchPlan, LengthGrouped, StepSampl
 from optimizers.training.trainer import OnStep
 from sgt_modules.errors import DivergedError
 
+SMALL_MODEL = 10_000_000
+"""The most parameters of a model whose garbage, at most some hundred megabytes, need not be collected before training:
+a collection takes as long as several steps."""
+
 
 class LossRecorder(TrainerCallback):
     """Records each step's loss and passes it to `on_step`; raises `DivergedError` if it is not finite."""
@@ -84,6 +88,7 @@ class BaseTrainer(Trainer):
     _lengths: Sequence[int]
     _group: int
     _plan: BatchPlan
+    _trained: Sequence[nn.Parameter]
 
     def configure(self, recorder: LossRecorder, lengths: Sequence[int], group: int, plan: BatchPlan) -> None:
         """Report to `recorder`; put rows of similar `lengths` (in tokens) into groups of `group`; read each step as
@@ -92,9 +97,30 @@ class BaseTrainer(Trainer):
         self._recorder, self._lengths, self._group, self._plan = recorder, lengths, group, plan
         if self.args.world_size > 1:
             recorder.mean = self._average_over_processes
+        else:
+            self._shorten_steps()
         self.remove_callback(PrinterCallback)
         self.add_callback(recorder)
         self.add_callback(MemoryRehearsal(self))
+
+    def _shorten_steps(self) -> None:
+        """Skip what takes time and changes no weight: in each step, visits to all modules of the model; with a small
+        model, a collection of garbage before the first step.
+        """
+        model = cast("nn.Module", self.model)
+        self._trained = [each for each in model.parameters() if each.requires_grad]
+        model.zero_grad = self._zero_grad
+        if sum(each.numel() for each in model.parameters()) <= SMALL_MODEL:
+            self.accelerator.free_memory = lambda *objects: list(objects)
+
+    def _zero_grad(self, set_to_none: bool = True) -> None:
+        for each in self._trained:
+            each.grad = None
+
+    def _clip_grad_norm(self, model: nn.Module) -> Tensor:
+        if self.args.world_size > 1:
+            return cast("Tensor", super()._clip_grad_norm(model))
+        return cast("Tensor", self.accelerator.clip_grad_norm_(self._trained, self.args.max_grad_norm))
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Tensor | int | None = None
