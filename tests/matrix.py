@@ -19,7 +19,7 @@ from typing import Literal
 
 ROOT = Path(__file__).parents[1]
 BOUND = ("dspy", "dspy-ai", "peft", "transformers", "trl")
-NEEDS = ("hypothesis>=6.100", "pytest>=8.3")
+NEEDS = ("hypothesis>=6.100", "psycopg[binary]>=3.1", "pytest>=8.3")
 TORCH = "torch==2.13.0"
 TESTS = (
     "tests/sgt_modules/local/test_engine.py",
