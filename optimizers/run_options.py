@@ -13,7 +13,7 @@ import dspy
 
 from optimizers.core.budget import Limits
 from optimizers.core.reward import Metric, Scorer
-from optimizers.core.validation import check_task, hold_out
+from optimizers.core.validation import check_data, check_metric_on, hold_out
 from optimizers.observe.tracking.report_to import ReportTo, check_report_to
 from optimizers.rollouts.runners import Runner, RunnerName, check_runner, check_seconds, open_runner
 from sgt_modules.errors import SetupError
@@ -162,9 +162,10 @@ def check_inputs(
     if probe < 0:
         raise SetupError(f"Expected a probe of 0 or more examples, got {probe!r}.")
     trainset, valset = _split(trainset, valset, options.seed)
-    check_task(student, options.metric, trainset, valset, in_dollars=options.max_cost_usd is not None)
+    check_data(student, trainset, valset, in_dollars=options.max_cost_usd is not None)
     with open_runner(options.runner) as runner:
         runner.check(student, Scorer(options.metric), [*trainset, *valset])
+    check_metric_on(student, options.metric, trainset[0])
     return Inputs(student, settings.prepare(student, trainset, valset), trainset, valset)
 
 

@@ -47,6 +47,19 @@ def check_task(
     >>> with dspy.context(lm=dspy.LM("openai/gpt-4.1-mini", api_key="a key")):
     ...     check_task(program, lambda example, prediction: True, [one], [two], in_dollars=True)
     """
+    check_data(program, trainset, valset, testset, in_dollars=in_dollars)
+    check_metric_on(program, metric, trainset[0])
+
+
+def check_data(
+    program: dspy.Module,
+    trainset: Sequence[dspy.Example],
+    valset: Sequence[dspy.Example],
+    testset: Sequence[dspy.Example] | None = None,
+    *,
+    in_dollars: bool = False,
+) -> None:
+    """Check splits and program as `check_task` does, without the metric."""
     check_splits(trainset, valset, testset)
     check_program(program, trainset)
     for name, examples in (("valset", valset), ("testset", testset or ())):
@@ -54,8 +67,12 @@ def check_task(
             _check_call(program, example, f"{name}[{index}]")
     if in_dollars:
         check_priced(program)
+
+
+def check_metric_on(program: dspy.Module, metric: Metric, example: dspy.Example) -> None:
+    """Check the metric as `check_metric` does, on an example and made-up outputs of the program."""
     own_forward = not type(program).__module__.startswith("dspy.")
-    check_metric(metric, trainset[0], output_fields(program), more_fields=own_forward)
+    check_metric(metric, example, output_fields(program), more_fields=own_forward)
 
 
 def output_fields(program: dspy.Module) -> list[str]:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from optimizers.core.concurrency import map_in_threads
-from optimizers.observe.tracking.tracker import Ending, Point, TrackedRun
+from optimizers.core.events import Ending
+from optimizers.observe.tracking.tracker import Point, TrackedRun
 
 _MOST = 100
 """Parameters, and far fewer metrics than MLflow's 1000, a request."""
