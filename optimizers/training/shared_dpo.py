@@ -32,7 +32,7 @@ from optimizers.training.shared_pairs import (
 )
 from optimizers.training.step_sampler import StepSampler, WholeStepPlan, take_share
 from optimizers.training.trainer import TrainingSettings
-from optimizers.training.trl_arguments import StageInputs, install_adapter_forward, unwrap_adapter
+from optimizers.training.trl_arguments import StageInputs, unwrap_adapter
 
 BLOCK_TOKENS: Final = 4096
 """Tokens that a block of a prompt and its completions may have; more if `max_length` is larger. Attention and its mask
@@ -83,8 +83,6 @@ class SharedDPOTrainer(BaseTrainer):
         self._pairs, self._settings, self._padding = pairs, settings, padding
         self._longest = max(BLOCK_TOKENS, settings.max_length) if can_share_prompts(bare) else 0
         install_completion_forward(bare)
-        if arguments.world_size == 1:
-            install_adapter_forward(model)
         # Sharded weights are in no process before training starts: there the first step computes the reference.
         self._reference_logps: Tensor | None = None if self.is_fsdp_enabled else self._compute_reference()
 

@@ -17,7 +17,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 from optimizers.training.base_trainer import BaseTrainer
 from optimizers.training.forward_passes import install_label_forward
 from optimizers.training.losses import IGNORED
-from optimizers.training.trl_arguments import StageInputs, install_adapter_forward, unwrap_adapter
+from optimizers.training.trl_arguments import StageInputs, unwrap_adapter
 
 
 class SupervisedTrainer(BaseTrainer, SFTTrainer):
@@ -44,8 +44,6 @@ class SupervisedTrainer(BaseTrainer, SFTTrainer):
             peft_config=stage.build_adapter(),
         )
         install_label_forward(unwrap_adapter(trainer.model))
-        if stage.processes == 1:
-            install_adapter_forward(cast("nn.Module", trainer.model))
         return trainer
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor:

@@ -5,18 +5,15 @@ settings, rows, number of processes -> StageInputs -> training arguments, a new 
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar, cast
 
 import torch
 from peft import LoraConfig, PeftModel
-from peft.tuners.lora.layer import Linear as LoRALinear
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 from trl.trainer.sft_config import SFTConfig
 
@@ -110,51 +107,6 @@ def build_non_text_pattern(model: PreTrainedModel) -> str | None:
 def unwrap_adapter(model: object) -> PreTrainedModel:
     """The model under its adapter, if it has one."""
     return cast("PreTrainedModel", model.base_model.model if isinstance(model, PeftModel) else model)
-
-
-def install_adapter_forward(model: nn.Module) -> None:
-    """Give LoRA layers on a CPU a shorter forward pass, with the same outputs and gradients to the byte.
-
-    PEFT multiplies a layer's whole update by the adapter's scale, and checks its settings at each call. Here the few
-    states between the adapter's two matrices are multiplied, which changes no bit if the scale is a power of two.
-    Layers with another scale, dropout, a bias or a variant such as DoRA keep PEFT's forward pass.
-    """
-    for layer in model.modules():
-        if isinstance(layer, LoRALinear) and _is_plain_adapter(layer):
-            layer.forward = _build_adapter_forward(layer)
-
-
-def _is_plain_adapter(layer: LoRALinear) -> bool:
-    names, base = layer.active_adapters, layer.base_layer
-    if len(names) != 1 or names[0] in layer.lora_variant or type(base) is not nn.Linear:
-        return False
-    name = names[0]
-    reads, writes = _get_matrices(layer, name)
-    weights = (base.weight, reads.weight, writes.weight)
-    dropout = getattr(layer.lora_dropout[name], "p", 0.0)
-    return (
-        all(weight.dtype == torch.float32 and weight.device.type == "cpu" for weight in weights)
-        and "bias" not in dict(writes.named_parameters())
-        and dropout == 0.0
-        and math.frexp(layer.scaling[name])[0] == 0.5
-    )
-
-
-def _get_matrices(layer: LoRALinear, name: str) -> tuple[nn.Linear, nn.Linear]:
-    return cast("nn.Linear", layer.lora_A[name]), cast("nn.Linear", layer.lora_B[name])
-
-
-def _build_adapter_forward(layer: LoRALinear) -> Callable[..., Tensor]:
-    name, by_peft = layer.active_adapters[0], layer.forward
-    base, (reads, writes), scale = layer.base_layer, _get_matrices(layer, name), layer.scaling[name]
-
-    def forward(x: Tensor, *args: object, **kwargs: object) -> Tensor:
-        if layer.disable_adapters or layer.merged or args or kwargs or x.dtype != torch.float32:
-            return by_peft(x, *args, **kwargs)
-        result = base(x)  # first, as in PEFT: the order of operations is the order in which gradients are added up
-        return result + functional.linear(functional.linear(x, reads.weight) * scale, writes.weight)
-
-    return forward
 
 
 def uses_bfloat16(settings: TrainingSettings) -> bool:
