@@ -12,6 +12,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from optimizers.core.statistics import compare_seeds
+
 COLUMNS = {
     "test": "test",
     "test_terms": "term questions",
@@ -71,11 +73,21 @@ def notes(runs: list[dict[str, Any]]) -> list[str]:
         chosen = ", ".join(str(run["lookup"]["neighbours"]) for run in runs)
         lines.append(
             f"Training gains {format_scores(gains)} on test over lookup, which trains nothing (neighbours, chosen on "
-            f"validation: {chosen})."
+            f"validation: {chosen}){test_by_seed(gains)}."
         )
         deduced = [f"{run['elimination']['right']} of {run['elimination']['terms']}" for run in runs]
         lines.append(f"Meanings that the outcomes of training imply: {', '.join(deduced)}.")
     return [*lines, *(f"{name}: skipped, {reason}." for name, reason in skipped(runs).items())]
+
+
+def test_by_seed(gains: list[float]) -> str:
+    """Return the interval and p-value of the mean gain, each seed counted once; empty for one run."""
+    if len(gains) < 2:
+        return ""
+    found = compare_seeds(gains)
+    low, high = found.interval
+    least = "" if found.smallest is None else f", smallest gain that {len(gains)} seeds can show {found.smallest:.3f}"
+    return f"; by seed, 95 % {low:+.3f} to {high:+.3f}, p {found.p_value:.3f}{least}"
 
 
 def of_stages(label: str, columns: list[str], stages: list[tuple[dict[str, Any], str]]) -> str:
@@ -96,9 +108,11 @@ def describe_test(run: dict[str, Any]) -> str:
 
 def main() -> None:
     """Print the table, and the cost of the runs."""
-    runs = [json.loads((Path(folder) / "summary.json").read_text()) for folder in sys.argv[1:]]
-    if not runs:
-        raise SystemExit("Name the folders of finished demonstrations, such as runs/demo.")
+    files = [Path(folder) / "summary.json" for folder in sys.argv[1:]]
+    if not files or not all(file.is_file() for file in files):
+        missing = ", ".join(f"{file}, which is not there" for file in files if not file.is_file()) or "none"
+        raise SystemExit(f"Name the folders of finished demonstrations, such as runs/demo; got {missing}.")
+    runs = [json.loads(file.read_text()) for file in files]
     print(table(runs))
     print()
     for note in notes(runs):
