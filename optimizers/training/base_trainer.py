@@ -24,10 +24,6 @@ from optimizers.training.step_sampler import BatchPlan, LengthGrouped, StepSampl
 from optimizers.training.trainer import OnStep
 from sgt_modules.errors import DivergedError
 
-SMALL_MODEL = 10_000_000
-"""The most parameters of a model whose garbage, at most some hundred megabytes, need not be collected before training:
-a collection takes as long as several steps."""
-
 
 class LossRecorder(TrainerCallback):
     """Records each step's loss and passes it to `on_step`; raises `DivergedError` if it is not finite."""
@@ -104,14 +100,10 @@ class BaseTrainer(Trainer):
         self.add_callback(MemoryRehearsal(self))
 
     def _shorten_steps(self) -> None:
-        """Skip what takes time and changes no weight: in each step, visits to all modules of the model; with a small
-        model, a collection of garbage before the first step.
-        """
+        """Skip visits to all modules of the model in each step, which take time and change no weight."""
         model = cast("nn.Module", self.model)
         self._trained = [each for each in model.parameters() if each.requires_grad]
         model.zero_grad = self._zero_grad
-        if sum(each.numel() for each in model.parameters()) <= SMALL_MODEL:
-            self.accelerator.free_memory = lambda *objects: list(objects)
 
     def _zero_grad(self, set_to_none: bool = True) -> None:
         for each in self._trained:

@@ -91,7 +91,7 @@ def test_a_generator_of_one_s_own_is_compared_with_few_shot_contenders(found: Be
 def test_the_controls_have_a_row_a_stage_and_each_kind_always_on_validation(found: BenchResult) -> None:
     [controls] = found.controls
     names = [row.name for row in controls.rows]
-    expected = {"none", "selected", "untrained", "sft", "dpo1", "shuffled", "small_model"}
+    expected = {"none", "selected", "untrained", "sft", "dpo1", "shuffled", "lookup", "small_model"}
     assert {name for name in names if not name.startswith("always")} == expected
     always = [row for row in controls.rows if row.name.startswith("always")]
     assert [row.name for row in always] == ["always_background", "always_cot"]
