@@ -599,6 +599,7 @@ print("after")
 """
 
 
+@pytest.mark.slow
 def test_a_real_kernel_keeps_one_output_of_the_view(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", PATHS)
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)])

@@ -183,6 +183,7 @@ def test_mlflow_has_each_stage_once_though_the_run_goes_on(tracked: Tracked) -> 
     assert found.data.params["actors.self"] == "scripted/actor"
 
 
+@pytest.mark.slow
 def test_mlflow_has_the_adapters_and_the_report_as_artifacts(tracked: Tracked, tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
@@ -196,6 +197,7 @@ def test_mlflow_has_the_adapters_and_the_report_as_artifacts(tracked: Tracked, t
         assert (got / name).read_bytes() == (tracked.folder / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_tensorboard_reads_each_stage_and_loss_once(tracked: Tracked) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -228,6 +230,7 @@ def wandb_records(folder: Path) -> Iterator[Any]:
                 begun = b""
 
 
+@pytest.mark.slow
 def test_wandb_has_each_stage_and_loss_once_and_nothing_about_the_machine(tracked: Tracked) -> None:
     records = list(wandb_records(tracked.folder))
     rows = [
@@ -246,6 +249,7 @@ def test_wandb_has_each_stage_and_loss_once_and_nothing_about_the_machine(tracke
     assert {"report.html", "result.json"} <= saved
 
 
+@pytest.mark.slow
 def test_the_folder_keeps_which_tracker_has_which_stage(tracked: Tracked) -> None:
     known = json.loads((tracked.folder / "trackers.json").read_text())
     assert known["attempts"] == {"sft": 1, "dpo1": 1}
@@ -519,6 +523,7 @@ def test_an_autologged_trace_holds_the_supplement_step_and_a_compile_makes_no_tr
     assert ["LM.__call__", "SupplementedPredictor.forward", ""] in alone["spans"][4:]
 
 
+@pytest.mark.slow
 @pytest.mark.compatible("Calls", "MLflow autolog")
 def test_a_run_that_is_under_way_is_joined_and_its_end_left_to_its_owner(alone: dict[str, Any]) -> None:
     """The user's own first, then the one that `autolog(log_compiles=True)` begins around a compile."""
