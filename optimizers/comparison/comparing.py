@@ -10,8 +10,8 @@ import dspy
 
 from optimizers.comparison.contenders import CONTENDERS, Contender, ContenderLike
 from optimizers.comparison.differences import measure_differences
+from optimizers.comparison.find_contender import find_contender
 from optimizers.comparison.leaderboard import NO_CHANGE, rank_rows
-from optimizers.comparison.lookup import find_contender
 from optimizers.comparison.outcomes import SkippedContender, TrialOutcome
 from optimizers.comparison.page import PAGE_FILE
 from optimizers.comparison.result import COMPARISON_FILE, Comparison

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from optimizers.comparison.outcomes import TrialOutcome, average_by_example
+from optimizers.core.paired_scores import find_paired, pair_scores_by_example
 from optimizers.core.statistics import gain_interval, paired_p_value
 from optimizers.observe.report.texts import p_text, signed, span
 
@@ -67,9 +68,9 @@ def measure_differences(
         after, before = (
             average_by_example([outcome for outcome in outcomes if outcome.name == each]) for each in (name, other)
         )
-        shared = [example for example in before if example in after]
+        shared = find_paired(before, after)
         if shared:
-            first, second = [before[each] for each in shared], [after[each] for each in shared]
+            first, second = pair_scores_by_example(before, after)
             gain = (sum(second) - sum(first)) / len(shared)
             own = [(clusters or {}).get(each) for each in shared]
             interval = gain_interval(first, second, clusters=own)

@@ -8,6 +8,7 @@ from statistics import stdev
 
 from optimizers.comparison.outcomes import SkippedContender, TrialOutcome, average_by_example
 from optimizers.core.clusters import count_clusters
+from optimizers.core.paired_scores import find_paired, pair_scores_by_example
 from optimizers.core.statistics import holm, mean_interval, paired_p_value, smallest_difference
 from optimizers.core.usage import RunUsage
 
@@ -154,10 +155,9 @@ class _PairedResult:
 def _compare_paired_scores(
     before: Mapping[str, float], after: Mapping[str, float], seed: int, clusters: Mapping[str, Hashable | None]
 ) -> _PairedResult:
-    shared = [unit for unit in before if unit in after]
-    first, second = [before[unit] for unit in shared], [after[unit] for unit in shared]
+    first, second = pair_scores_by_example(before, after)
     before_mean = _average(first)
-    own = [clusters.get(unit) for unit in shared]
+    own = [clusters.get(unit) for unit in find_paired(before, after)]
     p = paired_p_value(first, second, clusters=own, seed=seed)
     return _PairedResult(
         before_mean, _average(second) - before_mean, p, smallest_difference(first, second, clusters=own)

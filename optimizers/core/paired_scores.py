@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar, cast
 
 from optimizers.core.clusters import Clusters
 from optimizers.core.records import Rollout
@@ -50,9 +50,13 @@ def pair_scores_by_example(
     >>> pair_scores_by_example({"x": 0.0, "y": 1.0, "z": None}, {"y": 0.5, "x": 1.0, "z": 1.0})
     ([0.0, 1.0], [1.0, 0.5])
     """
-    keyed = ((before[key], after[key]) for key in before if key in after)
-    both = [(one, other) for one, other in keyed if one is not None and other is not None]
-    return [one for one, _ in both], [other for _, other in both]
+    both = find_paired(before, after)
+    return [cast("float", before[key]) for key in both], [cast("float", after[key]) for key in both]
+
+
+def find_paired(before: Mapping[_Key, float | None], after: Mapping[_Key, float | None]) -> list[_Key]:
+    """The examples on which both have a score, in the order of the first."""
+    return [key for key in before if before[key] is not None and after.get(key) is not None]
 
 
 def select_clusters(clusters: Clusters | None, *runs: Sequence[Rollout]) -> Clusters:

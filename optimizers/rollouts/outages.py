@@ -78,14 +78,27 @@ def is_provider_failure(problem: Exception) -> bool:
 
     >>> is_provider_failure(LMInvalidRequestError("too long")), is_provider_failure(ValueError("not a number"))
     (True, False)
+    >>> import httpx
+    >>> request = httpx.Request("GET", "http://tool")
+    >>> failed = [httpx.HTTPStatusError("", request=request, response=httpx.Response(code)) for code in (503, 404)]
+    >>> [is_provider_failure(each) for each in failed]  # of a tool that the program asks
+    [True, False]
     """
     import httpx  # here, as it brings a command line of its own
 
     if isinstance(problem, AdapterParseError):
         return False
     return any(
-        isinstance(each, (LMError, httpx.TransportError)) or _is_network_error(each) for each in _cause_chain(problem)
+        isinstance(each, (LMError, httpx.TransportError))
+        or _is_network_error(each)
+        or (isinstance(each, httpx.HTTPStatusError) and _is_server_fault(each.response.status_code))
+        for each in _cause_chain(problem)
     )
+
+
+def _is_server_fault(status: int) -> bool:
+    """Whether the same request may succeed later: a timeout, too many requests, a failing server."""
+    return status in (408, 429) or status >= 500
 
 
 def _is_network_error(error: BaseException) -> bool:

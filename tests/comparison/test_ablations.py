@@ -14,7 +14,7 @@ from small_compile import SMALL, WORLD, helped, named, teleprompter, writer
 
 from optimizers import Recipe, TrainingSettings
 from optimizers.comparison import ABLATIONS, ContenderArguments, compare
-from optimizers.comparison.lookup import find_contender
+from optimizers.comparison.find_contender import find_contender
 from optimizers.core.records import Between, Checkpoint
 from optimizers.core.result import SGTResult, result_of
 from optimizers.sgt.estimate import estimate_sgt

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from optimizers.core.clusters import count_clusters
-from optimizers.core.paired_scores import pair_scores_by_example
+from optimizers.core.paired_scores import find_paired, pair_scores_by_example
 from optimizers.core.statistics import gain_interval, mean_interval, paired_p_value
 from optimizers.observe.report.stage_rollouts import StageRollout, first_on_split
 
@@ -115,8 +115,7 @@ def _score(
     before, after = ([], []) if base is None else pair_scores_by_example(base, scores)
     if not before:
         return StageScore(*row, clusters=count_clusters(own))
-    answered = [position for position, score in (base or {}).items() if score is not None and position in known]
-    shared = [of_position.get(position) for position in answered]
+    shared = [of_position.get(position) for position in find_paired(base or {}, scores)]
     return StageScore(
         *row,
         gain=(sum(after) - sum(before)) / len(before),
