@@ -8,6 +8,7 @@ from typing import Any, cast
 import dspy
 
 from optimizers.comparison.contender_arguments import LABELED_DEMOS, ContenderArguments
+from optimizers.comparison.instruction_search import build_evaluate
 from optimizers.comparison.tf_idf import TfIdf
 
 DEMOS = 4
@@ -66,13 +67,7 @@ def _choose_demos(
             left = None if left is None else left - count_runs(demos)
     if len(fitting) < 2:
         return compile_with(default)
-    evaluate = dspy.Evaluate(
-        devset=inputs.valset,
-        metric=inputs.score,
-        num_threads=inputs.num_threads,
-        max_errors=MAX_ERRORS,
-        display_progress=False,
-    )
+    evaluate = build_evaluate(inputs.valset, inputs.score, inputs.num_threads)
     programs = [compile_with(demos) for demos in fitting]
     scores = [evaluate(program).score for program in programs]
     return programs[scores.index(max(scores))]

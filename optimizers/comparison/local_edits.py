@@ -11,14 +11,19 @@ import difflib
 import itertools
 import random
 import re
-import sys
 from collections.abc import Sequence
 from typing import Any, cast
 
 import dspy
 from dspy.utils.exceptions import AdapterParseError
 
-from optimizers.comparison.text_gradients import format_fields, quote_names, run_as_text
+from optimizers.comparison.instruction_search import (
+    build_evaluate,
+    format_fields,
+    quote_names,
+    run_as_text,
+    take_batch,
+)
 from optimizers.core.concurrency import map_in_threads
 from optimizers.core.reward import Scorer
 from sgt_modules.wrapping import with_instructions
@@ -87,18 +92,12 @@ def optimize_with_local_edits(
     first step.
     """
     best = program.deepcopy()
-    evaluate = dspy.Evaluate(
-        devset=list(valset),
-        metric=lambda example, prediction: scorer(example, prediction).score,
-        num_threads=num_threads,
-        max_errors=sys.maxsize,
-        display_progress=False,
-    )
+    evaluate = build_evaluate(valset, lambda example, prediction: scorer(example, prediction).score, num_threads)
     names = [name for name, _ in program.named_predictors()]
     order = random.Random(seed).sample(list(trainset), len(trainset))
     score = evaluate(best).score
     for step in range(steps):
-        batch = [order[(step * LPO_BATCH + place) % len(order)] for place in range(min(LPO_BATCH, len(order)))]
+        batch = take_batch(order, step, LPO_BATCH)
         mistakes = _describe_mistakes(best, batch, scorer, num_threads)
         if not mistakes:
             continue

@@ -7,16 +7,20 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
 import dspy
 
-from optimizers.core.reward import Reward, Scorer
-from optimizers.rollouts.outages import is_provider_failure
-from sgt_modules.calling import call_program
-from sgt_modules.saving.redaction import redact
+from optimizers.comparison.instruction_search import (
+    build_evaluate,
+    format_fields,
+    quote_names,
+    run_as_text,
+    take_batch,
+)
+from optimizers.core.reward import Scorer
 from sgt_modules.wrapping import instructions_of, with_instructions
 
 BATCH = 3
@@ -46,17 +50,11 @@ def optimize_with_textgrad(
     step runs the program on the batch and the validation set; one more run of the validation set comes first.
     """
     best = program.deepcopy()
-    evaluate = dspy.Evaluate(
-        devset=list(valset),
-        metric=lambda example, prediction: scorer(example, prediction).score,
-        num_threads=num_threads,
-        max_errors=sys.maxsize,
-        display_progress=False,
-    )
+    evaluate = build_evaluate(valset, lambda example, prediction: scorer(example, prediction).score, num_threads)
     score = evaluate(best).score
     with _open_textgrad() as textgrad:
         for step in range(steps):
-            batch = [trainset[(step * BATCH + place) % len(trainset)] for place in range(min(BATCH, len(trainset)))]
+            batch = take_batch(trainset, step, BATCH)
             candidate = _propose(textgrad, best, batch, scorer, proposer)
             if candidate is None:
                 continue
@@ -149,41 +147,8 @@ def _compute_loss(
     return autograd.StringBasedFunction(lambda **_: verdict, _PURPOSE)(metric_inputs, "verdict on the program's answer")
 
 
-def run_as_text(program: dspy.Module, example: dspy.Example, scorer: Scorer) -> tuple[str, Reward] | None:
-    """Runs the program; returns the outputs of its steps as text, and the reward. None if an outage prevented it."""
-    names = {id(predictor): name for name, predictor in program.named_predictors()}
-    with dspy.context(trace=[]):
-        try:
-            prediction = call_program(program, dict(example.inputs().items()))
-            reward = scorer(example, prediction)
-            texts = [format_fields(cast("Any", prediction).items())] if isinstance(prediction, dspy.Prediction) else []
-        except Exception as problem:  # noqa: BLE001 - an answer that the program cannot use scores 0
-            if is_provider_failure(problem):
-                return None
-            texts, reward = [redact(f"{type(problem).__name__}: {problem}", _list_lms(program))], Reward(0.0)
-        steps = [
-            f"Step {names.get(id(each), '')!r} wrote:\n{format_fields(outputs.items())}"
-            for each, _, outputs in cast("Any", dspy.settings.trace)
-        ]
-    return "\n\n".join([*(steps if len(names) > 1 else ()), *texts]), reward
-
-
-def _list_lms(program: dspy.Module) -> list[object]:
-    return [dspy.settings.lm, *(each.lm for each in program.predictors())]
-
-
 def _list_outputs(program: dspy.Module) -> list[str]:
     return [name for each in program.predictors() for name in cast("Any", each.signature).output_fields]
-
-
-def quote_names(names: Iterable[str]) -> str:
-    """Names as text: each between backquotes, separated by commas."""
-    return ", ".join(f"`{name}`" for name in names)
-
-
-def format_fields(fields: Any) -> str:
-    """Fields as text: a line `name: value` for each."""
-    return "\n".join(f"{name}: {value}" for name, value in fields)
 
 
 class _Engine:

@@ -19,6 +19,7 @@ from optimizers.core.best_stage import mean_gain, select_best
 from optimizers.core.estimate import Probe
 from optimizers.core.events import Note, PhaseStarted, StageScored
 from optimizers.core.evidence import Evidence
+from optimizers.core.paired_scores import pair_scores
 from optimizers.core.peak_memory import Peak
 from optimizers.core.records import Rollout
 from optimizers.core.result import mark_compiled
@@ -210,7 +211,7 @@ class PromptRun:
         before, after, accepted = mean_score(answers), None, chosen is not None
         if chosen is not None and self._recipe.accept:
             runs = self._run_with(scored[chosen].candidate.prompt, self._train.examples, "train", history)
-            gain, (before, after) = mean_gain(answers, runs), _paired(answers, runs)
+            gain, (before, after) = mean_gain(answers, runs), _average_paired(answers, runs)
             accepted = gain is not None and gain >= 0
         found = PromptRound(
             history.round,
@@ -362,7 +363,8 @@ def _fields(fields: Mapping[str, Any]) -> str:
     return ", ".join(said)
 
 
-def _paired(before: Sequence[Rollout], after: Sequence[Rollout]) -> tuple[float, float]:
-    """Mean scores over the examples that have one both times."""
-    both = [(a, b) for a, b in zip(before, after, strict=True) if a.reward is not None and b.reward is not None]
-    return mean_score([a for a, _ in both]), mean_score([b for _, b in both])
+def _average_paired(before: Sequence[Rollout], after: Sequence[Rollout]) -> tuple[float, float]:
+    """Mean scores over the examples that have one both times; 0.0 where there are none."""
+    first, second = pair_scores(before, after)
+    count = max(1, len(first))
+    return sum(first) / count, sum(second) / count
