@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
+import dspy
 import pytest
 from compatibility_page import Row, page, result_of
 
@@ -26,11 +27,16 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Freeze what collection imported: each garbage collection of a test would look at its 800,000 objects again."""
+    """Freeze what collection imported: each garbage collection of a test would look at its 800,000 objects again.
+
+    Then leave DSPy's cache on disk out: an answer of an earlier run would hide a call, and the package behind it leaves
+    a connection to SQLite open in each thread that ends, which Python 3.13 reports in the middle of another test.
+    """
     if sys.modules.get("wandb", sys) is None:
         del sys.modules["wandb"]
     gc.collect()
     gc.freeze()
+    dspy.configure_cache(enable_disk_cache=False)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
