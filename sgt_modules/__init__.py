@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from sgt_modules.menu import Menu
     from sgt_modules.predictor import SupplementedPredictor
     from sgt_modules.prompts import Template
+    from sgt_modules.remote.adapter_servers import SGLangLoRA, VLLMLoRA
     from sgt_modules.remote.endpoint import Endpoint
-    from sgt_modules.remote.publishing import ServedFolder, VLLMLoRA
+    from sgt_modules.remote.publishing import ServedFolder
     from sgt_modules.saving.state_file import load_program, save_program
     from sgt_modules.wrapping import fitting_state, supplement, unsupplement
 
@@ -31,6 +32,7 @@ __all__ = [
     "Kind",
     "LocalEngine",
     "Menu",
+    "SGLangLoRA",
     "ServedFolder",
     "Supplement",
     "SupplementGenerator",
@@ -55,7 +57,8 @@ _MODULES = {
     "menu": ("Menu",),
     "predictor": ("SupplementedPredictor",),
     "prompts": ("Template",),
-    "remote.publishing": ("ServedFolder", "VLLMLoRA"),
+    "remote.adapter_servers": ("SGLangLoRA", "VLLMLoRA"),
+    "remote.publishing": ("ServedFolder",),
     "saving.state_file": ("load_program", "save_program"),
     "wrapping": ("fitting_state", "supplement", "unsupplement"),
 }

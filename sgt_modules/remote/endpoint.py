@@ -10,6 +10,7 @@ import contextvars
 import hashlib
 import json
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -22,6 +23,7 @@ from dspy.lm15 import ContextLengthError
 from dspy.utils.exceptions import LMError
 
 from sgt_modules.errors import EndpointError, GeneratorNotFoundError, SavedStateError, SetupError
+from sgt_modules.remote.adapter_servers import AdapterServer, PublishedWeights
 from sgt_modules.remote.lm_calls import (
     LIMITS,
     ChatRenderer,
@@ -42,8 +44,11 @@ Publish = Callable[[Path], str]
 """Publishes the weights in a folder to the server, and returns the name of the model on the server.
 
 Each process calls it once for each checkpoint. Different weights must have different names. See `VLLMLoRA`,
-`ServedFolder`.
+`SGLangLoRA`, `ServedFolder`.
 """
+
+_ATTEMPTS = 3
+"""How often a request is sent to a server that loses its adapter; the adapter is loaded again in between."""
 
 
 class EndpointReference(TypedDict):
@@ -100,6 +105,7 @@ class Endpoint:
         self.lm, self.publish, self.concurrency = lm, publish, concurrency
         self.adapter_sha256 = adapter_sha256
         self._published: dict[tuple[Path, str], str] = {}
+        self._weights: PublishedWeights | None = None
         self._continuation = ContinuationTest(continues)
         self._renderer = None if tokenizer is None else ChatRenderer(tokenizer)
 
@@ -160,16 +166,34 @@ class Endpoint:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def ask(self, request: SampleRequest) -> Sample:
-        """One sample. Raises `ContextLengthError`, and the `LMError` of DSPy's LM."""
-        return complete(self._make_call(request))
+        """One sample. Raises `ContextLengthError`, and the `LMError` of DSPy's LM.
+
+        A server that has lost the adapter, or that is starting again, gets it back (`AdapterServer`).
+        """
+        for attempt in range(1, _ATTEMPTS + 1):
+            asked_at = self._prepare()
+            try:
+                return complete(self._make_call(request))
+            except LMError as error:
+                if attempt == _ATTEMPTS or not self._restore(error, asked_at):
+                    raise
+        raise AssertionError  # the last attempt returns or raises
 
     async def aask(self, request: SampleRequest) -> Sample:
         """As `ask`, through the LM's own coroutine."""
-        if not request.opening:
-            return await acomplete(self._make_call(request))
-        if self._renderer is not None:  # litellm leaves a connection open after an asynchronous text completion
+        if request.opening and self._renderer is not None:
+            # litellm leaves a connection open after an asynchronous text completion
             return await asyncio.to_thread(self.ask, request)
-        return await acomplete(await asyncio.to_thread(self._make_call, request))
+        for attempt in range(1, _ATTEMPTS + 1):
+            asked_at = self._prepare() if self._weights is None else await asyncio.to_thread(self._prepare)
+            try:
+                is_plain = not request.opening
+                call = self._make_call(request) if is_plain else await asyncio.to_thread(self._make_call, request)
+                return await acomplete(call)
+            except LMError as error:
+                if attempt == _ATTEMPTS or not await asyncio.to_thread(self._restore, error, asked_at):
+                    raise
+        raise AssertionError  # the last attempt returns or raises
 
     def with_checkpoint(self, path: Path) -> Endpoint:
         """Publish the weights in this folder; return the same endpoint with them.
@@ -185,6 +209,7 @@ class Endpoint:
         lm = self.lm.copy(model=f"{provider if slash else ''}{slash}{self._published[path, sha256]}")
         other = Endpoint(lm, publish=publish, concurrency=self.concurrency, adapter_sha256=sha256)
         other._published = self._published
+        other._weights = PublishedWeights(publish, path) if isinstance(publish, AdapterServer) else None
         return other._open_replies_like(self)
 
     def check(self) -> None:
@@ -209,8 +234,9 @@ class Endpoint:
         if self.publish is None:
             raise SetupError(
                 f"Expected a way to publish trained weights to the server of {self.name}, got none. Pass "
-                "generator=Endpoint(lm, publish=...): VLLMLoRA(lm) for vLLM, ServedFolder(base) for a server that "
-                "takes a folder as a model's name, or your own function from a checkpoint's folder to a model name."
+                "generator=Endpoint(lm, publish=...): VLLMLoRA(lm) for vLLM, SGLangLoRA(lm) for SGLang, "
+                "ServedFolder(base) for a server that takes a folder as a model's name, or your own function from a "
+                "checkpoint's folder to a model name."
             )
 
     def reference(self) -> EndpointReference:
@@ -298,6 +324,16 @@ class Endpoint:
         if "logprobs" in self._supported:
             options["logprobs"] = True
         return options
+
+    def _prepare(self) -> float:
+        """Have the server hold the weights; return the time, for `_restore`."""
+        if self._weights is not None:
+            self._weights.ensure()
+        return time.monotonic()
+
+    def _restore(self, error: LMError, asked_at: float) -> bool:
+        """Whether the server had lost the weights and has them again."""
+        return self._weights is not None and self._weights.restore(error, asked_at)
 
     def _open_replies_like(self, other: Endpoint) -> Endpoint:
         """Make replies begin with the opening in the way that `other` does; return this endpoint."""

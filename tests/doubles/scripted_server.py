@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import dspy
 
@@ -155,9 +155,12 @@ def streamed_answer(content: Any) -> bytes:
     return b"".join(b"data: " + json.dumps(each).encode() + b"\n\n" for each in events) + b"data: [DONE]\n\n"
 
 
+_Server = TypeVar("_Server", bound=ScriptedServer)
+
+
 @contextmanager
-def serving(server: ScriptedServer) -> Iterator[ScriptedServer]:
-    """Inside, the server answers at its `address`."""
+def serving(server: _Server, *, port: int = 0) -> Iterator[_Server]:
+    """Inside, the server answers at its `address`; a port of 0 is any that is free."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -190,7 +193,7 @@ def serving(server: ScriptedServer) -> Iterator[ScriptedServer]:
         def handle_error(self, request: object, client_address: object) -> None:
             """A client that hangs up is no failure of the server's."""
 
-    with Quiet(("127.0.0.1", 0), Handler) as http:
+    with Quiet(("127.0.0.1", port), Handler) as http:
         threading.Thread(target=http.serve_forever, args=(0.05,), daemon=True).start()
         server.address = f"http://127.0.0.1:{http.server_address[1]}/v1"
         try:

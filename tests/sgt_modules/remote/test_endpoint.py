@@ -234,7 +234,7 @@ def test_an_adapter_that_vllm_has_already_is_asked_for_and_one_it_refuses_is_an_
     with pytest.raises(GeneratorNotFoundError, match="PEFT adapter's folder"):
         VLLMLoRA(lm)(tmp_path)
     with pytest.raises(EndpointError, match=r"got ConnectError"):
-        VLLMLoRA(dspy.LM("openai/base", api_base="http://127.0.0.1:9/v1"))(adapter)
+        VLLMLoRA(dspy.LM("openai/base", api_base="http://127.0.0.1:9/v1"), wait=0)(adapter)
     with pytest.raises(SetupError, match="names its server"):
         VLLMLoRA(dspy.LM("openai/base"))
 
