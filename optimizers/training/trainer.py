@@ -137,7 +137,7 @@ class TrainingSettings:
     clipped to 1 - `clip_range` and 1 + `clip_range`; `kl_weight` is that of the KL to the round's start. An advantage
     is the reward minus its group's mean, and is divided by the group's standard deviation with `divide_by_std`, which
     gives queries that are nearly always won or lost more weight. With `length_average="round"` each token counts the
-    same; with `sample` the tokens of long samples count less. `docs/method.md` has the sources of the defaults.
+    same; with `sample` the tokens of long samples count less. `docs/beyond.md` has the sources of the defaults.
 
     Memory: `bf16` turns mixed precision on; None means on GPUs that compute it. `gradient_checkpointing` saves memory
     and takes about a fifth more time; None means for models of at least `CHECKPOINTING_SIZE` parameters. If memory runs
