@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from optimizers.core.records import Checkpoint, PreferencePair, Query, Reward, Rollout, SFTExample
+    from optimizers.core.records import Checkpoint, PreferencePair, Query, Reward, Rollout, ScoredSample, SFTExample
     from optimizers.observe.live.snapshot import Snapshot
     from optimizers.sgt.logged import LoggedOutcome
     from optimizers.sgt.recipe import Recipe
@@ -25,6 +25,7 @@ __all__ = [
     "SFTExample",
     "SGTTeleprompter",
     "SPTRecipe",
+    "ScoredSample",
     "Snapshot",
     "SupervisoryPromptTeleprompter",
     "Trainer",
@@ -35,7 +36,7 @@ _MODULES = {
     "observe.live.snapshot": ("Snapshot",),
     "sgt.logged": ("LoggedOutcome",),
     "sgt.recipe": ("Recipe",),
-    "core.records": ("Checkpoint", "PreferencePair", "Query", "Reward", "Rollout", "SFTExample"),
+    "core.records": ("Checkpoint", "PreferencePair", "Query", "Reward", "Rollout", "ScoredSample", "SFTExample"),
     "sgt.teleprompter": ("SGTTeleprompter",),
     "spt.teleprompter": ("SupervisoryPromptTeleprompter",),
     "spt.recipe": ("SPTRecipe",),

@@ -23,14 +23,14 @@ from optimizers.core.error_types import (
 from optimizers.core.evidence import Evidence, count_questions, mean, without_help
 from optimizers.core.paired_scores import pair_rewards
 from optimizers.core.records import Rollout
-from optimizers.core.stages import SFT
+from optimizers.core.stages import SFT, name_rows
 
 ENOUGH_ROWS = 50
 """SFT rows that give about ten optimizer steps: 16 rows a step in three epochs are the trainer's defaults. With fewer
 steps the learning rate has hardly risen before it falls, and a validation score moves by luck."""
 
 ENOUGH_PAIRS = 160
-"""Preference pairs that give ten optimizer steps: 16 pairs a step in one epoch are the trainer's defaults."""
+"""Preference pairs, or samples of GRPO, that give ten optimizer steps: 16 a step in one epoch are the defaults."""
 
 MOST = 0.5
 """An error that ends at least this share of the runs is the reason why nothing was learned."""
@@ -217,7 +217,7 @@ def _explain_cut(evidence: Evidence) -> str:
 def _explain_too_few(evidence: Evidence) -> str:
     enough = {name: ENOUGH_ROWS if name == SFT else ENOUGH_PAIRS for name in evidence.rows}
     few = [
-        f"{name} had {count:,} {'rows' if name == SFT else 'pairs'} (about {enough[name]:,} would do)"
+        f"{name} had {count:,} {name_rows(name)} (about {enough[name]:,} would do)"
         for name, count in evidence.rows.items()
         if count < enough[name]
     ]

@@ -1,6 +1,6 @@
 """The data of a run, one frozen record for each step.
 
-Query -> Candidate -> Rollout -> SFTExample | PreferencePair -> Checkpoint
+Query -> Candidate -> Rollout -> SFTExample | PreferencePair | ScoredSample -> Checkpoint
 """
 
 from __future__ import annotations
@@ -173,6 +173,25 @@ class PreferencePair:
     rejected: str
     chosen_cut: bool = False
     rejected_cut: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredSample:
+    """A training row of GRPO: what the current generator wrote for a query, and the reward in [0, 1].
+
+    The samples of one `query` are a group: their rewards are compared with their mean. `cut`: the token limit cut the
+    supplement, so training adds no end token after it.
+
+    >>> ScoredSample("1f3a", "cot", "question: 17 x 3?", "[cot] 10 x 3, then 7 x 3.", 1.0).reward
+    1.0
+    """
+
+    query: str
+    kind: str
+    prompt: str
+    completion: str
+    reward: float
+    cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
+
+Algorithm = Literal["dpo", "grpo"]
+"""How a round of SGT trains: on preference pairs, or on the generator's own samples with their rewards."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
     """A stage of a run: its name, a part of it, and the split that it runs on.
 
-    `name` is that of a result (`none`, `sft`, `dpo1`, `round1`) or of a pool (`warm`, `round 1`). `part` is a step
-    within a round of SPT, such as `impact0`. `split` is empty where SGT explores the training set.
+    `name` is that of a result (`none`, `sft`, `dpo1`, `grpo1`, `round1`) or of a pool (`warm`, `round 1`). `part` is
+    a step within a round of SPT, such as `impact0`. `split` is empty where SGT explores the training set.
 
     >>> str(Stage("dpo1", split="val")), str(Stage("round1", "impact0", "train")), str(Stage("warm"))
     ('dpo1/val', 'round1/impact0/train', 'warm')
@@ -65,3 +69,21 @@ def dpo_stage(round_: int) -> str:
     'dpo1'
     """
     return f"dpo{round_}"
+
+
+def round_stage(round_: int, algorithm: Algorithm = "dpo") -> str:
+    """The name of the stage that a round of SGT trains, from round 1 on.
+
+    >>> round_stage(1), round_stage(2, "grpo")
+    ('dpo1', 'grpo2')
+    """
+    return dpo_stage(round_) if algorithm == "dpo" else f"{algorithm}{round_}"
+
+
+def name_rows(stage: str) -> str:
+    """What the training rows of a stage of SGT are: `pairs` of DPO, else `rows`.
+
+    >>> name_rows("sft"), name_rows("dpo1"), name_rows("grpo1")
+    ('rows', 'pairs', 'rows')
+    """
+    return "pairs" if stage.startswith("dpo") else "rows"

@@ -25,6 +25,7 @@ Format = Literal["parquet", "jsonl", "hub-format"]
 
 SFT = ("prompt", "completion", "query", "kind", "stage", "cut")
 PREFERENCE = ("prompt", "chosen", "rejected", "query", "category", "stage", "chosen_cut", "rejected_cut")
+GROUPED = ("prompt", "completion", "query", "kind", "reward", "stage", "cut")
 _FLAGS = ("cut", "chosen_cut", "rejected_cut")
 
 _ROLLOUTS = {
@@ -70,7 +71,8 @@ def export(
     """Write a run's tables into a new folder; what was written.
 
     `rollouts` has a row for each rollout that a stage met. `sft` (prompt, completion) and `preference` (prompt, chosen,
-    rejected) are there where the run has trained: their rows stand in its folder as `training/<stage>.jsonl`, and are
+    rejected) are there where the run has trained, and after GRPO `grouped` (prompt, completion, reward; the samples of
+    a query are a group): their rows stand in its folder as `training/<stage>.jsonl`, and are
     written as turns of a chat, so that TRL puts them into the model's own template, as the generator does; behind
     a text that is `cut` (`chosen_cut`, `rejected_cut`) this package teaches no end token. Rows go from disk to disk, so
     a store may be larger than memory. `store` is the run's, where that is not in its folder.
@@ -103,6 +105,7 @@ def _written(folder: RunFolder, store: str, to: Format, draft: Path) -> list[Exp
         "rollouts": (rollout_rows, {"store": store}),
         "sft": (training_rows, {"files": files, "columns": SFT}),
         "preference": (training_rows, {"files": files, "columns": PREFERENCE}),
+        "grouped": (training_rows, {"files": files, "columns": GROUPED}),
     }
     data = draft / "data" if to == "hub-format" else draft
     data.mkdir(parents=True)
@@ -143,10 +146,11 @@ def _features(table: str) -> datasets.Features:
     text, flag = datasets.Value("string"), datasets.Value("bool")
     if table == "rollouts":
         return datasets.Features({name: datasets.Value(kind) for name, kind in _ROLLOUTS.items()})
-    columns = SFT if table == "sft" else PREFERENCE
+    columns = {"sft": SFT, "preference": PREFERENCE, "grouped": GROUPED}[table]
     chat = set(columns[: columns.index("query")])
     turns = [{"role": text, "content": text}]
-    return datasets.Features({name: turns if name in chat else flag if name in _FLAGS else text for name in columns})
+    kinds = {**dict.fromkeys(chat, turns), **dict.fromkeys(_FLAGS, flag), "reward": datasets.Value("float64")}
+    return datasets.Features({name: kinds.get(name, text) for name in columns})
 
 
 def _write(rows: datasets.Dataset, file: Path) -> None:
@@ -198,10 +202,12 @@ def training_rows(files: Sequence[str], columns: Sequence[str]) -> _Rows:
     said = columns[: columns.index("query")]
     for file in map(Path, files):
         for row in read_rows(file):
-            if all(name in row for name in said):
+            if all(name in row for name in said) and ("reward" in row) == ("reward" in columns):
                 texts = {name: str(row.get(name, "")) for name in columns}
                 flags = {name: bool(row.get(name)) for name in columns if name in _FLAGS}
-                yield {**texts, **{name: _turn(name, texts[name]) for name in said}, **flags, "stage": file.stem}
+                turns = {name: _turn(name, texts[name]) for name in said}
+                reward = {"reward": float(row["reward"])} if "reward" in columns else {}
+                yield {**texts, **turns, **flags, **reward, "stage": file.stem}
 
 
 def _turn(column: str, text: str) -> list[dict[str, str]]:
@@ -218,6 +224,7 @@ def card(tables: Sequence[Exported]) -> str:
         "rollouts": "each run of the actor: what was asked, which supplement it read, what came of it",
         "sft": "supplements that worked, as `prompt` and `completion`",
         "preference": "a better and a worse supplement, as `prompt`, `chosen` and `rejected`",
+        "grouped": "the generator's own samples, as `prompt`, `completion` and `reward`; a `query` is a group",
     }
     lines = "\n".join(f"- `{each.table}`, {each.rows:,} rows: {holds[each.table]}." for each in tables)
     return f"""---

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from optimizers.core.estimate import Estimate, Probe, StageEstimate
 from optimizers.core.events import Plan, Step
-from optimizers.core.stages import SFT, dpo_stage, pool_name
+from optimizers.core.stages import SFT, pool_name, round_stage
 from optimizers.sgt.adaptive import share_of
 from optimizers.sgt.recipe import Recipe
 
@@ -21,6 +21,9 @@ Measured on the embedded world, three seeds: .88 of the warm start's samples wer
 
 PAIR = 2.5
 """The training time of a preference pair in SFT rows: it has two texts and their reference log-probabilities."""
+
+SAMPLE = 1.25
+"""The training time of GRPO's sample in SFT rows: half of a pair's."""
 
 MIXED = 0.6
 """The share of queries that have both winners and losers, on the embedded world."""
@@ -46,6 +49,9 @@ def estimate_sgt(
         *([_estimate_training(measured, SFT, rows, epochs[0], validation)] if recipe.sft else []),
     ]
     for number in range(1, recipe.rounds + 1):
+        if recipe.algorithm == "grpo":
+            stages += _estimate_policy_round(recipe, measured, number, places, epochs[1], validation)
+            continue
         each = (
             (kinds + recipe.ood_kinds) * recipe.pool_samples + recipe.concat if number == 1 else recipe.direct_samples
         )
@@ -54,9 +60,21 @@ def estimate_sgt(
         acting = _estimate_pool(recipe, measured, pool_name(number), samples, power, share)
         tried = share * samples / places * measured.distinct ** REPEATS[power]
         pairs = MIXED * places * min(2 * recipe.pair_cap, measured.won * (1 - measured.won) * tried**2)
-        training = _estimate_training(measured, dpo_stage(number), pairs * PAIR, epochs[1], validation)
+        training = _estimate_training(measured, round_stage(number), pairs * PAIR, epochs[1], validation)
         stages += [acting, training]
     return Estimate(tuple(stages), probe)
+
+
+def _estimate_policy_round(
+    recipe: Recipe, probe: Probe, number: int, places: float, epochs: int, validation: int
+) -> list[StageEstimate]:
+    """A round of GRPO: the samples of its queries, and training on those whose group has both winners and losers."""
+    queries = min(places, recipe.queries_per_round or places)
+    power = "round 2" if number <= 2 else "later"
+    samples = queries * recipe.direct_samples
+    acting = _estimate_pool(recipe, probe, pool_name(number), samples, power, 1.0)
+    stage = round_stage(number, "grpo")
+    return [acting, _estimate_training(probe, stage, MIXED * samples * SAMPLE, epochs, validation)]
 
 
 def plan_sgt(recipe: Recipe, *, train: int, validation: int, epochs: tuple[int, int]) -> Plan:
@@ -102,7 +120,11 @@ def _estimate_acting(probe: Probe, name: str, samples: float, power: str, share:
 
 def _estimate_training(probe: Probe, name: str, rows: float, epochs: int, validation: int) -> StageEstimate:
     """The training of a stage and its validation, whose supplements often repeat earlier ones."""
-    new = 1.0 if name == SFT else probe.distinct ** REPEATS["dpo1/val" if name == dpo_stage(1) else "later/val"]
+    new = (
+        1.0
+        if name == SFT
+        else probe.distinct ** REPEATS["dpo1/val" if name in (round_stage(1), round_stage(1, "grpo")) else "later/val"]
+    )
     return _estimate_aided(probe, name, validation, validation * new, training=probe.row_seconds * rows * epochs)
 
 

@@ -108,6 +108,16 @@ class ExplorationContext:
         """What a stage tries without asking the generator: what a log knows of, and given texts."""
         return [*self.log.candidates(queries), *sources.given_candidates(queries, self.recipe.given_kinds)]
 
+    def queries(self, round_: int, generator: SupplementGenerator) -> list[Query]:
+        """Where supplements are wanted; in a program of several places, while the others read the generator's own."""
+        if self.train.once_an_example:
+            return self.train.queries
+        with self.clock.measure("acting"):
+            runs = self.train.run_live(
+                f"{pool_name(round_)}: others", with_generator(self.train.actor.program, generator)
+            )
+        return live_queries(runs, self.train.examples)
+
     def silence(self, queries: Sequence[Query]) -> list[Candidate]:
         """No text at all for each query, where the recipe has the generator learn to keep silent."""
         return sources.silence_candidates(queries) if self.recipe.silence else []
@@ -158,13 +168,7 @@ class Isolated:
         return self._explored(round_, requests, generator, [*self.context.silence(queries), *added])
 
     def _queries(self, round_: int, generator: SupplementGenerator) -> list[Query]:
-        """Where supplements are wanted; in a program of several places, while the others read the generator's own."""
-        train = self.context.train
-        if train.once_an_example:
-            return train.queries
-        with self.context.clock.measure("acting"):
-            runs = train.run_live(f"{pool_name(round_)}: others", with_generator(train.actor.program, generator))
-        return live_queries(runs, train.examples)
+        return self.context.queries(round_, generator)
 
     def _explored(
         self,

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from optimizers.core.best_stage import mean_gain, select_best
-from optimizers.core.records import PreferencePair, Rollout, SFTExample
+from optimizers.core.records import PreferencePair, Rollout, ScoredSample, SFTExample
 from optimizers.core.result import StageResult
 from optimizers.rollouts.evaluation import Scored
 
-TrainingRows = Sequence[SFTExample] | Sequence[PreferencePair]
+TrainingRows = Sequence[SFTExample] | Sequence[PreferencePair] | Sequence[ScoredSample]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +60,12 @@ class History:
                 return gated
         return best
 
-    def has_stalled(self, patience: int | None) -> bool:
-        """Whether the last training had no rows, or validation has not risen for `patience` rounds."""
-        if self.rows and not list(self.rows.values())[-1]:
+    def has_stalled(self, patience: int | None, *, partial: bool = False) -> bool:
+        """Whether the last training had no rows, or validation has not risen for `patience` rounds.
+
+        A `partial` round reads a part of the queries: without rows it does not end the rounds.
+        """
+        if self.rows and not list(self.rows.values())[-1] and not partial:
             return True
         count = len(self.stages)
         if patience is None or count <= patience + 1:

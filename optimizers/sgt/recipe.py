@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from optimizers.core.records import BETWEEN, Between
+from optimizers.core.stages import Algorithm
 from sgt_modules.errors import SetupError
 from sgt_modules.generator_prompt import GeneratorPrompt
 from sgt_modules.kinds import KINDS, Kind
@@ -50,6 +51,10 @@ class Recipe:
     is sampled then: each stage tries each text once per query, and the sizes of sampling (`warm_samples`,
     `pool_samples`, `ood_kinds`, `concat`, `direct_samples`) are set accordingly.
 
+    With `algorithm="grpo"` each round, the first one too, takes `direct_samples` of the current model for a query as a
+    group, at temperature 1, and trains on their rewards; options of pairs and of round 1's pool have no effect.
+    `queries_per_round` takes that many queries in turn instead of all in each round of GRPO.
+
     >>> Recipe.auto("heavy").rounds
     5
     """
@@ -75,6 +80,8 @@ class Recipe:
     pair_categories: Sequence[Between] = BETWEEN
     kinds: Mapping[str, Kind] = field(default_factory=lambda: KINDS)
     closed: bool = False
+    algorithm: Algorithm = "dpo"
+    queries_per_round: int | None = None
 
     def __post_init__(self) -> None:
         if self.closed:
@@ -100,6 +107,25 @@ class Recipe:
             raise SetupError(f"Expected patience of at least 1, or None for no early stop, got {self.patience!r}.")
         if not self.pair_categories or not set(self.pair_categories) <= set(BETWEEN):
             raise SetupError(f"Expected pair_categories among {BETWEEN}, at least one, got {self.pair_categories!r}.")
+        self._check_algorithm()
+
+    def _check_algorithm(self) -> None:
+        if self.algorithm not in get_args(Algorithm):
+            raise SetupError(f"Expected an algorithm of {', '.join(get_args(Algorithm))}, got {self.algorithm!r}.")
+        if self.algorithm == "dpo":
+            if self.queries_per_round is not None:
+                raise SetupError("Expected queries_per_round with algorithm='grpo' only, got it with 'dpo'.")
+            return
+        if self.closed or self.adaptive:
+            option = "closed" if self.closed else "adaptive"
+            raise SetupError(
+                f"Expected a generator whose samples are all tried for algorithm='grpo', got {option}=True. Leave "
+                f"{option} out, or use algorithm='dpo'."
+            )
+        if self.direct_samples < 2:
+            raise SetupError(f"Expected direct_samples of at least 2 as GRPO's group, got {self.direct_samples}.")
+        if self.queries_per_round is not None and self.queries_per_round < 1:
+            raise SetupError(f"Expected queries_per_round of at least 1, or None, got {self.queries_per_round!r}.")
 
     @staticmethod
     def auto(size: Auto) -> Recipe:

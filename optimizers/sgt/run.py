@@ -17,9 +17,9 @@ from optimizers.core.estimate import Probe
 from optimizers.core.events import LossLogged, Note, PhaseStarted, StageScored
 from optimizers.core.evidence import Evidence
 from optimizers.core.peak_memory import MARK
-from optimizers.core.records import Checkpoint, PreferencePair, Rollout, SFTExample
+from optimizers.core.records import Checkpoint, PreferencePair, Rollout, ScoredSample, SFTExample
 from optimizers.core.result import SGTResult, StageResult, selected_program
-from optimizers.core.stages import SFT, Stage, dpo_stage
+from optimizers.core.stages import SFT, Stage, name_rows, round_stage
 from optimizers.core.usage import RunUsage
 from optimizers.core.verdict import explain_unrewarded, write_verdict
 from optimizers.rollouts.evaluation import Evaluator, Scored, mean_score
@@ -29,6 +29,8 @@ from optimizers.sgt.exploration import ExplorationContext, Explorer, explorer
 from optimizers.sgt.gating import fit_gate, gate_examples
 from optimizers.sgt.history import History, ValidatedStage
 from optimizers.sgt.logged import Log, read_log
+from optimizers.sgt.policy_groups import explain_no_groups, scored_groups
+from optimizers.sgt.policy_sampling import explore_policy
 from optimizers.sgt.preference_pairs import explain_no_pairs, preference_pairs
 from optimizers.sgt.probing import measure_probe
 from optimizers.sgt.settings import SGTSettings
@@ -116,7 +118,7 @@ class Run:
         """Score a trained stage on the validation set; nothing without a checkpoint."""
         if checkpoint is None:
             return []
-        stage, kind = checkpoint.stage, "rows" if checkpoint.stage == SFT else "pairs"
+        stage, kind = checkpoint.stage, name_rows(checkpoint.stage)
         self._bus.emit(PhaseStarted(f"the validation of {stage}"))
         with self._clock.measure("acting"):
             scored = self._validation.score(stage, self._generator_at(checkpoint))
@@ -171,9 +173,14 @@ class Run:
             self._bus.emit(Note(text))
 
     def explore(self, round_: int, tried: Sequence[Rollout], checkpoint: Checkpoint | None) -> list[Rollout]:
-        """Explore a round's pool: in round 1 of many kinds, later samples of the current model as it would write."""
+        """Explore a round's pool: in round 1 of many kinds, later samples of the current model as it would write.
+
+        Rounds of GRPO take such samples from the first one on.
+        """
         self._bus.emit(PhaseStarted(f"round {round_}"))
         generator = self._settings.generator if checkpoint is None else self._generator_at(checkpoint)
+        if self._recipe.algorithm == "grpo":
+            return explore_policy(self._exploration, round_, generator)
         if round_ == 1:
             return self._explorer.first_pool(tried, generator)
         return self._explorer.direct(round_, generator)
@@ -209,6 +216,16 @@ class Run:
             self._bus.emit(Note(f"Round {round_} learned nothing, so the rounds end here. {reason}"))
         return pairs
 
+    def make_groups(self, round_: int, rollouts: Sequence[Rollout]) -> list[ScoredSample]:
+        """Make GRPO's rows of the round's samples; a note says so if no group has different rewards."""
+        rows = scored_groups(rollouts)
+        if not rows:
+            partial = self._recipe.queries_per_round is not None
+            ended = "learned nothing" if partial else "learned nothing, so the rounds end here"
+            reason = explain_no_groups(rollouts, threshold=self._recipe.threshold)
+            self._bus.emit(Note(f"Round {round_} {ended}. {reason}"))
+        return rows
+
     def train_sft(self, rows: Sequence[SFTExample]) -> Checkpoint | None:
         """Fine-tune the generator on supplements that worked; None without rows."""
         return self._train_stage(SFT, rows, None, self._trainer.sft)
@@ -217,7 +234,11 @@ class Run:
         self, round_: int, pairs: Sequence[PreferencePair], start: Checkpoint | None
     ) -> Checkpoint | None:
         """Train one round of DPO, from `start` or else from the generator as it came; None without pairs."""
-        return self._train_stage(dpo_stage(round_), pairs, start, self._trainer.dpo)
+        return self._train_stage(round_stage(round_), pairs, start, self._trainer.dpo)
+
+    def train_policy(self, round_: int, rows: Sequence[ScoredSample], start: Checkpoint | None) -> Checkpoint | None:
+        """Train one round of GRPO, from `start` or else from the generator as it came; None without rows."""
+        return self._train_stage(round_stage(round_, "grpo"), rows, start, self._trainer.grpo)
 
     def _train_stage(
         self, stage: str, rows: Sequence[TrainingRow], start: Checkpoint | None, fit: Fit[TrainingRow]

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 Credit = Literal["isolate", "joint"]
 """Which places of a program vary at once; see `SGTTeleprompter`."""
 
+LATER_OPTIONS = {"algorithm": "dpo", "queries_per_round": None}
+"""Options of a recipe that came later: at these values a folder records none, so that older folders go on."""
+
 LENGTH_OPTIONS = ("rounds", "patience")
 """Options of a recipe that only say how far a run goes."""
 
@@ -91,8 +94,9 @@ class SGTSettings(RunSettings):
 
     @property
     def epochs(self) -> tuple[int, int]:
-        """Epochs of SFT and of DPO, as far as the trainer tells its settings."""
-        return self._training.sft_epochs, self._training.dpo_epochs
+        """Epochs of SFT and of a round, as far as the trainer tells its settings."""
+        training = self._training
+        return training.sft_epochs, training.dpo_epochs if self.recipe.algorithm == "dpo" else training.grpo_epochs
 
     @property
     def _training(self) -> TrainingSettings:
@@ -116,10 +120,26 @@ class SGTSettings(RunSettings):
                 f"Expected logged outcomes for a program of one predictor that reads supplements, got {places}. Name "
                 "the one that the log is of with only=[...], or leave logged out."
             )
+        if self.recipe.algorithm == "grpo":
+            self._check_grpo()
         check = getattr(self.trainer_or_default(), "check", None)  # last, as the default one takes long to import
         if callable(check):
             check()
         return wrapped
+
+    def _check_grpo(self) -> None:
+        """Raise `SetupError` unless each sample is one of a group, and the trainer trains on groups."""
+        if self.credit == "joint":
+            raise SetupError(
+                "Expected credit='isolate' with algorithm='grpo', got 'joint', where no two samples of a query are "
+                "compared with the rest of the run equal. Leave credit out, or use algorithm='dpo'."
+            )
+        trainer = self.trainer_or_default()
+        if not callable(getattr(trainer, "grpo", None)):
+            raise SetupError(
+                f"Expected a trainer with a method grpo, got {type(trainer).__name__} without one. Use TRLTrainer, or "
+                "algorithm='dpo'."
+            )
 
     def must_match_on_resume(self, trainset: Examples, valset: Examples) -> dict[str, object]:
         """Settings in `run.json` that must be the same when a run goes on in its folder."""
@@ -128,7 +148,11 @@ class SGTSettings(RunSettings):
             for row in self.logged
         ]
         return {
-            "recipe": {name: value for name, value in self.recipe.recorded.items() if name not in LENGTH_OPTIONS},
+            "recipe": {
+                name: value
+                for name, value in self.recipe.recorded.items()
+                if name not in LENGTH_OPTIONS and not (name in LATER_OPTIONS and value == LATER_OPTIONS[name])
+            },
             "seed": self.options.seed,
             **generator_settings(self.generator),
             "credit": self.credit,
@@ -139,6 +163,7 @@ class SGTSettings(RunSettings):
             "train": fingerprint(trainset, "trainset"),
             "val": fingerprint(valset, "valset"),
             **({"logged": fingerprint(rows)} if rows else {}),
+            **({"grpo": str(self._training.grpo)} if self.recipe.algorithm == "grpo" else {}),
         }
 
     def planned(self, student: dspy.Module, train: int, validation: int) -> Plan:

@@ -114,7 +114,7 @@ class SGTTeleprompter(RunOptions, Teleprompter):
             MainProcessError: in the other processes, the main one stopped with an error that is none of ours.
         """
         from optimizers.core.result import result_of
-        from optimizers.core.stages import SFT, dpo_stage
+        from optimizers.core.stages import SFT, round_stage
         from optimizers.sgt.history import History
         from optimizers.sgt.run import Run, follow
         from optimizers.training.processes import join_team
@@ -133,13 +133,19 @@ class SGTTeleprompter(RunOptions, Teleprompter):
                     checkpoint = run.train_sft(rows)
                     history.stages += run.validate(checkpoint, history)
                 for round_ in range(1, recipe.rounds + 1):
-                    if history.has_stalled(recipe.patience):
+                    if history.has_stalled(recipe.patience, partial=recipe.queries_per_round is not None):
                         break
                     rollouts = run.explore(round_, history.tried, checkpoint)
                     history.explored.append(rollouts)
-                    pairs = history.rows[dpo_stage(round_)] = run.make_pairs(round_, rollouts, history.tried)
-                    checkpoint = run.train_preferences(round_, pairs, start=checkpoint)
-                    history.stages += run.validate(checkpoint, history)
+                    stage = round_stage(round_, recipe.algorithm)
+                    if recipe.algorithm == "grpo":
+                        samples = history.rows[stage] = run.make_groups(round_, rollouts)
+                        trained = run.train_policy(round_, samples, start=checkpoint)
+                    else:
+                        pairs = history.rows[stage] = run.make_pairs(round_, rollouts, history.tried)
+                        trained = run.train_preferences(round_, pairs, start=checkpoint)
+                    history.stages += run.validate(trained, history)
+                    checkpoint = trained or checkpoint
                 history.stages += run.gate(history)
             program = run.finish(history)
             team.send(result_of(program))

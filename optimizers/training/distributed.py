@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from optimizers.core.records import Checkpoint, PreferencePair, SFTExample
+from optimizers.core.records import Checkpoint, PreferencePair, ScoredSample, SFTExample
 from optimizers.training.processes import Team
 from optimizers.training.trainer import OnStep, Trainer
 
@@ -16,8 +16,8 @@ from optimizers.training.trainer import OnStep, Trainer
 class TrainerCall:
     """One call of a trainer, as the main process sends it to the others."""
 
-    method: Literal["sft", "dpo"]
-    rows: Sequence[SFTExample] | Sequence[PreferencePair]
+    method: Literal["sft", "dpo", "grpo"]
+    rows: Sequence[SFTExample] | Sequence[PreferencePair] | Sequence[ScoredSample]
     start: Checkpoint | None
     output: Path
     seed: int
@@ -55,11 +55,24 @@ class DistributedTrainer:
         self._team.send(TrainerCall("dpo", pairs, start, output, seed))
         return self.trainer.dpo(pairs, start=start, output=output, seed=seed, on_step=on_step)
 
+    def grpo(
+        self,
+        rows: Sequence[ScoredSample],
+        *,
+        start: Checkpoint | None,
+        output: Path,
+        seed: int,
+        on_step: OnStep | None = None,
+    ) -> Checkpoint:
+        """As `Trainer`."""
+        self._team.send(TrainerCall("grpo", rows, start, output, seed))
+        return self.trainer.grpo(rows, start=start, output=output, seed=seed, on_step=on_step)
+
 
 def repeat_calls(trainer: Trainer, team: Team) -> object:
     """Make each trainer call that the main process sends; return the first other value it sends."""
     while isinstance(call := team.receive(), TrainerCall):
-        fit = trainer.sft if call.method == "sft" else trainer.dpo
+        fit = {"sft": trainer.sft, "dpo": trainer.dpo, "grpo": trainer.grpo}[call.method]
         # The method decides which kind of rows a call has, which its type does not say.
         fit(call.rows, start=call.start, output=call.output, seed=call.seed)  # pyright: ignore[reportArgumentType]
     return call

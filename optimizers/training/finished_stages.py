@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from optimizers.core.peak_memory import Peak
-from optimizers.core.records import Checkpoint, PreferencePair, SFTExample
+from optimizers.core.records import Checkpoint, PreferencePair, ScoredSample, SFTExample
 from optimizers.core.run_folder import RunFolder
 from optimizers.training.provenance import hash_files
 from sgt_modules.errors import SGTError
@@ -28,7 +28,7 @@ class FinishedStages:
         self._folder = folder
         self._stages: dict[str, Any] = folder.read(STAGES_FILE) or {}
 
-    def save_rows(self, stage: str, rows: Sequence[SFTExample | PreferencePair]) -> None:
+    def save_rows(self, stage: str, rows: Sequence[SFTExample | PreferencePair | ScoredSample]) -> None:
         """Write a stage's training rows to `training/<stage>.jsonl`, as TRL reads them, in one step."""
         lines = (json.dumps(asdict(row), ensure_ascii=False) for row in rows)
         self._folder.write_text(self._folder.rows(stage), "".join(f"{line}\n" for line in lines))

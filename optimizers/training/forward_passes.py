@@ -1,6 +1,6 @@
-"""Forward passes that return log-probabilities instead of logits: of labels in SFT, of completions in DPO.
+"""Forward passes that return log-probabilities instead of logits: of labels in SFT, of completions in DPO and GRPO.
 
-In DPO a model reads a prompt and its completions as one block. A completion sees its prompt and itself, and its
+In those two a model reads a prompt and its completions as one block. A completion sees its prompt and itself, and its
 positions follow the prompt's, wherever it stands in the block. So its log-probability is the one it has in a row of its
 own.
 """
@@ -33,7 +33,7 @@ _TOLERANCE = 0.05  # relative: far above rounding in bfloat16, far below what a 
 
 @dataclass
 class LogProbs(ModelOutput):
-    """What a model returns instead of logits: the log-probability of each token (SFT) or of each completion (DPO)."""
+    """What a model returns instead of logits: the log-probability of each token (SFT, GRPO) or completion (DPO)."""
 
     log_probs: Tensor | None = None
 
@@ -54,9 +54,10 @@ def install_label_forward(model: PreTrainedModel) -> None:
     model.forward = forward
 
 
-def install_completion_forward(model: PreTrainedModel) -> None:
+def install_completion_forward(model: PreTrainedModel, *, by_token: bool = False) -> None:
     """Give `model` a forward pass that reads what `build_inputs` gives and returns one log-probability a completion.
 
+    With `by_token`, it returns one a token: shape (completions, tokens), 0.0 behind a completion's end.
     The output head reads only the states that predict a token of a completion; models that change the logits after the
     head compute all logits.
     """
@@ -79,7 +80,8 @@ def install_completion_forward(model: PreTrainedModel) -> None:
         else:
             states, project = model.base_model(**inputs).last_hidden_state, _get_output_head(model)
         logps = _compute_chunked_logps(states.flatten(0, 1)[sources[predicted]], targets[predicted], project)
-        return LogProbs(logps.new_zeros(predicted.shape).masked_scatter(predicted, logps).sum(1))
+        of_tokens = logps.new_zeros(predicted.shape).masked_scatter(predicted, logps)
+        return LogProbs(of_tokens if by_token else of_tokens.sum(1))
 
     model.forward = forward
 

@@ -1,9 +1,10 @@
-"""The losses of a DPO round, and the log-probabilities they are made of (natural logarithms)."""
+"""The losses of a round of DPO or GRPO, and the log-probabilities they are made of (natural logarithms)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -43,6 +44,45 @@ def sequence_nll(logps: Tensor, lengths: Tensor) -> Tensor:
     1.5
     """
     return -(logps / lengths).mean()
+
+
+def grpo_loss(
+    logps: Tensor,
+    start: Tensor,
+    mask: Tensor,
+    advantages: Tensor,
+    *,
+    clip_range: float,
+    kl_weight: float,
+    length: float | None,
+) -> Tensor:
+    """The mean over samples of the clipped objective, negative, and `kl_weight` times the KL to the start.
+
+    `logps` and `start` are the log-probabilities of tokens now and at the start of the round, where the samples were
+    drawn: shape (samples, tokens); `mask` is True at a sample's tokens, `advantages` has shape (samples,). With the
+    ratio r = exp(logps - start), a token's loss is -min(r A, clip(r, 1 - clip_range, 1 + clip_range) A) + kl_weight
+    (r log r - r + 1). The second term estimates the reverse KL: as samples come from the start, the mean of r log r is
+    that KL, and 1 - r has the mean 0 and lowers the variance. The sum over a sample's tokens is divided by `length`,
+    one number for all samples, so that a token counts the same in each; with None by the sample's own length, which
+    makes the tokens of long samples count less.
+
+    Sources: GRPO (arXiv 2402.03300), equation 3; the KL times r is that of DeepSeek-V3.2 (arXiv 2512.02556); the
+    constant is Dr. GRPO's (arXiv 2503.20783).
+
+    At the start the ratio is 1 and the KL 0, so one sample's loss is minus its advantage:
+
+    >>> same, mask = torch.tensor([[-1.0, -2.0]]), torch.tensor([[True, True]])
+    >>> grpo_loss(same, same, mask, torch.tensor([0.5]), clip_range=0.2, kl_weight=0.04, length=None).item()
+    -0.5
+    """
+    change, advantages = logps - start, advantages[:, None]
+    ratio = change.exp()
+    clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
+    losses = -torch.minimum(ratio * advantages, clipped * advantages)
+    if kl_weight:
+        losses = losses + kl_weight * (ratio * change - ratio + 1)
+    lengths = mask.sum(1) if length is None else length
+    return ((losses * mask).sum(1) / lengths).mean()
 
 
 def token_logps(states: Tensor, targets: Tensor, project: Callable[[Tensor], Tensor]) -> Tensor:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from optimizers.core.records import Checkpoint
 from optimizers.core.safe_reading import read_object
-from optimizers.training.tokenisation import Texts
+from optimizers.training.tokenisation import Target, Texts
 from optimizers.training.trainer import TrainingSettings
 from sgt_modules.errors import SGTError
 from sgt_modules.saving.weights import ADAPTER, TRAINED_FROM, WHOLE_MODEL, fingerprint_of
@@ -50,18 +50,26 @@ def describe_training(
 def hash_rows(texts: Texts) -> str:
     """sha256 (hex) of rows in order: one line of JSON a row, the prompt and then its completions.
 
-    A completion that a limit cut is in a list of its own.
+    A completion that a limit cut is in a list of its own, and so is one with an advantage, with that behind it.
 
     >>> from optimizers.training.tokenisation import Target
     >>> hash_rows([("a", (Target("b"),))]) == hashlib.sha256(b'["a", "b"]\\n').hexdigest()
     True
     >>> hash_rows([("a", (Target("b", cut=True),))]) == hashlib.sha256(b'["a", ["b"]]\\n').hexdigest()
     True
+    >>> hash_rows([("a", (Target("b", advantage=0.5),))]) == hashlib.sha256(b'["a", ["b", false, 0.5]]\\n').hexdigest()
+    True
     """
     digest = hashlib.sha256()
     for prompt, completions in texts:
-        digest.update(f"{json.dumps([prompt, *([text] if cut else text for text, cut in completions)])}\n".encode())
+        digest.update(f"{json.dumps([prompt, *map(_plain, completions)])}\n".encode())
     return digest.hexdigest()
+
+
+def _plain(target: Target) -> object:
+    if target.advantage:
+        return [target.text, target.cut, target.advantage]
+    return [target.text] if target.cut else target.text
 
 
 def hash_files(folder: Path) -> dict[str, str]:

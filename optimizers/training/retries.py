@@ -38,7 +38,7 @@ def _limit_micro_batches(settings: TrainingSettings, most: int) -> TrainingSetti
 
 
 def halve_learning_rates(settings: TrainingSettings) -> TrainingSettings:
-    """The same settings with half of both learning rates.
+    """The same settings with half of every learning rate.
 
     >>> halve_learning_rates(TrainingSettings(dpo_learning_rate=2e-5)).dpo_learning_rate
     1e-05
@@ -47,6 +47,7 @@ def halve_learning_rates(settings: TrainingSettings) -> TrainingSettings:
         settings,
         sft_learning_rate=settings.sft_learning_rate / 2,
         dpo_learning_rate=settings.dpo_learning_rate / 2,
+        grpo_learning_rate=settings.grpo_learning_rate / 2,
     )
 
 

@@ -1,13 +1,15 @@
-"""What preference pairs have in common, so that a model reads it only once. Pure: no torch here.
+"""What training rows have in common, so that a model reads it only once. Pure: no torch here.
 
-pairs of token ids -> each completion once -> steps of pairs -> parts that fit in memory -> blocks of one prompt
+A row of DPO is a pair of completions; a row of GRPO is one completion with its advantage.
+
+rows of token ids -> each completion once -> steps of rows -> parts that fit in memory -> blocks of one prompt
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from optimizers.training.tokenisation import TokenRow
@@ -18,8 +20,8 @@ MIN_PROMPTS: Final = 2
 MAX_GROUP: Final = 4
 """Pairs of a prompt that come together, at most: more would save little, and leave fewer prompts in a step."""
 
-IndexedPair = tuple[int, int]
-"""A pair: the indices of its chosen and of its rejected completion."""
+IndexedPair = tuple[int, ...]
+"""The indices of a row's completions: of the chosen and the rejected one of a pair, of the only one of a sample."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +34,19 @@ class PromptCompletion:
 
 @dataclass(frozen=True, slots=True)
 class PairIndex:
-    """Pairs, with each prompt once, and each completion of a prompt once; pairs refer to completions by index."""
+    """Pairs, with each prompt once, and each completion of a prompt once; pairs refer to completions by index.
+
+    Samples are pairs of one completion each; `advantages` are theirs, in the same order.
+    """
 
     prompts: list[list[int]]
     completions: list[PromptCompletion]
     pairs: list[IndexedPair]
+    advantages: list[float] = field(default_factory=list[float])
 
 
 def index_pairs(rows: Sequence[TokenRow]) -> PairIndex:
-    """Index the chosen and rejected completions of rows, each once a prompt.
+    """Index the completions of rows, each once a prompt.
 
     >>> index_pairs([TokenRow([1], ([2], [3])), TokenRow([1], ([2], [4]))]).pairs
     [(0, 1), (0, 2)]
@@ -52,9 +58,12 @@ def index_pairs(rows: Sequence[TokenRow]) -> PairIndex:
         of_prompt = prompts.setdefault(tuple(prompt), len(prompts))
         return completions.setdefault((of_prompt, tuple(ids)), len(completions))
 
-    pairs = [(index(row.prompt, row.completions[0]), index(row.prompt, row.completions[1])) for row in rows]
+    pairs = [tuple(index(row.prompt, ids) for ids in row.completions) for row in rows]
     return PairIndex(
-        [list(ids) for ids in prompts], [PromptCompletion(prompt, list(ids)) for prompt, ids in completions], pairs
+        [list(ids) for ids in prompts],
+        [PromptCompletion(prompt, list(ids)) for prompt, ids in completions],
+        pairs,
+        [row.advantage for row in rows],
     )
 
 
@@ -76,8 +85,8 @@ class PromptGrouped:
 
     def __iter__(self) -> Iterator[int]:
         of_prompt: dict[int, list[int]] = {}
-        for index, (chosen, _) in enumerate(self._pairs.pairs):
-            of_prompt.setdefault(self._pairs.completions[chosen].prompt, []).append(index)
+        for index, pair in enumerate(self._pairs.pairs):
+            of_prompt.setdefault(self._pairs.completions[pair[0]].prompt, []).append(index)
         groups = [group for indices in of_prompt.values() for group in self._group(indices)]
         self._rng.shuffle(groups)
         return (index for group in groups for index in group)

@@ -6,7 +6,7 @@ A reply that a limit cut has no end token: the model would learn to stop at such
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from sgt_modules.errors import TrainingError
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Target(NamedTuple):
-    """A reply to train on; `cut` if a limit ended it, not the model.
+    """A reply to train on; `cut` if a limit ended it, not the model. `advantage` is GRPO's.
 
     >>> Target("[cot] Add them.").cut
     False
@@ -25,10 +25,11 @@ class Target(NamedTuple):
 
     text: str
     cut: bool = False
+    advantage: float = 0.0
 
 
 Texts = Sequence[tuple[str, tuple[Target, ...]]]
-"""For each row the user message, and the replies to it: one in SFT, chosen and rejected in DPO."""
+"""For each row the user message, and the replies to it: one in SFT and GRPO, chosen and rejected in DPO."""
 
 _REPLY = "This is the reply."
 
@@ -37,6 +38,8 @@ _REPLY = "This is the reply."
 class TokenRow:
     """Token ids of a prompt and of its completions, each with its end token unless it was cut.
 
+    `advantage` is that of GRPO's only completion.
+
     >>> row = TokenRow([1, 2], ([3], [4, 5]))
     >>> row.length, row.shared_length
     (4, 5)
@@ -44,6 +47,7 @@ class TokenRow:
 
     prompt: list[int]
     completions: tuple[list[int], ...]
+    advantage: float = field(default=0.0, repr=False)
 
     @property
     def length(self) -> int:
@@ -71,7 +75,11 @@ def encode(texts: Texts, tokenizer: PreTrainedTokenizerBase, end: int) -> list[T
     distinct = list(dict.fromkeys((*prompts.values(), *(reply.text for _, replies in texts for reply in replies))))
     ids = dict(zip(distinct, tokenizer(distinct, add_special_tokens=False)["input_ids"], strict=True))
     return [
-        TokenRow(ids[prompts[text]], tuple([*ids[reply], *([] if cut else [end])] for reply, cut in replies))
+        TokenRow(
+            ids[prompts[text]],
+            tuple([*ids[reply], *([] if cut else [end])] for reply, cut, _ in replies),
+            replies[0].advantage,
+        )
         for text, replies in texts
     ]
 

@@ -2,6 +2,7 @@
 
 SFTExample rows     -> Trainer.sft -> Checkpoint
 PreferencePair rows -> Trainer.dpo -> Checkpoint
+ScoredSample rows   -> Trainer.grpo -> Checkpoint
 """
 
 from __future__ import annotations
@@ -9,13 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar, get_args
 
-from optimizers.core.records import Checkpoint, PreferencePair, SFTExample
+from optimizers.core.records import Checkpoint, PreferencePair, ScoredSample, SFTExample
 from sgt_modules.errors import SetupError
 
 OnStep = Callable[[int, int, float], None]
 """Called after each optimizer step with the step (from 1), the number of steps in all, and the step's loss."""
+
+LengthAverage = Literal["round", "sample"]
+"""What GRPO divides a sample's sum over tokens by: the mean length of the round's samples, or the sample's own."""
 
 Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 """How the learning rate changes after the warm-up."""
@@ -63,12 +67,27 @@ class Trainer(Protocol):
         """
         ...
 
+    def grpo(
+        self,
+        rows: Sequence[ScoredSample],
+        *,
+        start: Checkpoint | None,
+        output: Path,
+        seed: int,
+        on_step: OnStep | None = None,
+    ) -> Checkpoint:
+        """Train with GRPO's clipped objective; all rows are samples of the model at the start of this round.
 
-TrainingRow = TypeVar("TrainingRow", SFTExample, PreferencePair, contravariant=True)
+        Raises `TrainingError`.
+        """
+        ...
+
+
+TrainingRow = TypeVar("TrainingRow", SFTExample, PreferencePair, ScoredSample, contravariant=True)
 
 
 class Fit(Protocol[TrainingRow]):
-    """The signature of a trainer's two methods."""
+    """The signature of a trainer's methods."""
 
     def __call__(
         self,
@@ -114,6 +133,12 @@ class TrainingSettings:
     weight of the chosen supplement's length-normalised NLL. Rows of more than `max_length` tokens, prompt, supplement
     and end together, are dropped and counted. `lora=None` trains all weights.
 
+    GRPO: `grpo_epochs` are the passes over a round's samples, `grpo_learning_rate` is its rate; the importance ratio is
+    clipped to 1 - `clip_range` and 1 + `clip_range`; `kl_weight` is that of the KL to the round's start. An advantage
+    is the reward minus its group's mean, and is divided by the group's standard deviation with `divide_by_std`, which
+    gives queries that are nearly always won or lost more weight. With `length_average="round"` each token counts the
+    same; with `sample` the tokens of long samples count less. `docs/beyond.md` has the sources of the defaults.
+
     Memory: `bf16` turns mixed precision on; None means on GPUs that compute it. `gradient_checkpointing` saves memory
     and takes about a fifth more time; None means for models of at least `CHECKPOINTING_SIZE` parameters. If memory runs
     out nevertheless, the stage starts again with half of `batch_size` and twice the `gradient_accumulation`, and its
@@ -143,17 +168,55 @@ class TrainingSettings:
     max_length: int = 4096
     gradient_checkpointing: bool | None = None
     bf16: bool | None = None
+    # Not in the repr, which run folders keep: folders of DPO that are older than these settings go on.
+    grpo_epochs: int = field(default=1, repr=False)
+    grpo_learning_rate: float = field(default=1e-5, repr=False)
+    clip_range: float = field(default=0.2, repr=False)
+    kl_weight: float = field(default=0.04, repr=False)
+    divide_by_std: bool = field(default=False, repr=False)
+    length_average: LengthAverage = field(default="round", repr=False)
 
     def __post_init__(self) -> None:
-        least = {"sft_epochs": 1, "dpo_epochs": 1, "batch_size": 1, "gradient_accumulation": 1, "max_length": 2}
+        epochs = dict.fromkeys(("sft_epochs", "dpo_epochs", "grpo_epochs"), 1)
+        least = {**epochs, "batch_size": 1, "gradient_accumulation": 1, "max_length": 2}
         for name, minimum in least.items():
             if getattr(self, name) < minimum:
                 raise SetupError(f"Expected {name} of at least {minimum}, got {getattr(self, name)}.")
-        for name in ("sft_learning_rate", "dpo_learning_rate", "beta", "max_grad_norm"):
+        for name in (
+            "sft_learning_rate",
+            "dpo_learning_rate",
+            "grpo_learning_rate",
+            "beta",
+            "max_grad_norm",
+            "clip_range",
+        ):
             if not getattr(self, name) > 0:
                 raise SetupError(f"Expected {name} above 0, got {getattr(self, name)}.")
         if not (0 <= self.warmup < 1 and self.alpha >= 0):
             raise SetupError(f"Expected 0 <= warmup < 1 and alpha >= 0, got {self.warmup} and {self.alpha}.")
+        if not (self.clip_range < 1 and self.kl_weight >= 0 and self.length_average in get_args(LengthAverage)):
+            raise SetupError(
+                f"Expected clip_range below 1, kl_weight of at least 0 and a length_average of "
+                f"{' or '.join(get_args(LengthAverage))}, got {self.clip_range}, {self.kl_weight} and "
+                f"{self.length_average!r}."
+            )
+
+    @property
+    def grpo(self) -> dict[str, object]:
+        """The settings that only GRPO reads, by name.
+
+        >>> TrainingSettings().grpo["clip_range"]
+        0.2
+        """
+        names = (
+            "grpo_epochs",
+            "grpo_learning_rate",
+            "clip_range",
+            "kl_weight",
+            "divide_by_std",
+            "length_average",
+        )
+        return {name: getattr(self, name) for name in names}
 
     def uses_checkpointing(self, parameters: int) -> bool:
         """Whether to train a model of so many parameters with gradient checkpointing.

@@ -1,6 +1,7 @@
 """Training with TRL and PEFT: rows and settings in, a checkpoint on disk out.
 
-    rows -> token ids (tokenisation.py) -> a trainer (supervised.py, shared_dpo.py) -> weights, renamed into place
+    rows -> token ids (tokenisation.py) -> a trainer (supervised.py, shared_dpo.py, shared_grpo.py)
+    -> weights, renamed into place
 
 What we add to TRL's loop: a base model shared with the engine that samples; batches of similar length; no metrics a
 step, which would slow a small model down; a loss that is a mean over a whole step, so that several processes
@@ -23,12 +24,14 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from optimizers.core.records import Checkpoint, PreferencePair, SFTExample
+from optimizers.core.records import Checkpoint, PreferencePair, ScoredSample, SFTExample
+from optimizers.training.advantages import group_advantages
 from optimizers.training.base_trainer import BaseTrainer, LossRecorder
 from optimizers.training.processes import Team, is_sharded, join_team
 from optimizers.training.provenance import describe_training, hash_files, is_intact
 from optimizers.training.retries import describe_smaller_batches, retry_with_lower_rate, retry_with_smaller_batches
 from optimizers.training.shared_dpo import SharedDPOTrainer
+from optimizers.training.shared_grpo import SharedGRPOTrainer
 from optimizers.training.side_effects import explain_full_disk, keep_random_states, replace_folder, silence
 from optimizers.training.supervised import SupervisedTrainer
 from optimizers.training.tokenisation import (
@@ -133,6 +136,31 @@ class TRLTrainer:
             for pair in pairs
         ]
         return self._train(_StageRequest(SharedDPOTrainer, texts, start, seed, on_step), output)
+
+    def grpo(
+        self,
+        rows: Sequence[ScoredSample],
+        *,
+        start: Checkpoint | None,
+        output: Path,
+        seed: int,
+        on_step: OnStep | None = None,
+    ) -> Checkpoint:
+        """Train with GRPO. The model at `start` is the sampling policy of all rows and the reference of the KL.
+
+        A row without an advantage, as in a group of equal rewards, is left out. Raises `TrainingError` if no row is
+        left, and as `sft` does.
+        """
+        advantages = group_advantages(rows, divide_by_std=self.settings.divide_by_std)
+        texts = [
+            (row.prompt, (Target(row.completion, row.cut, advantage),))
+            for row, advantage in zip(rows, advantages, strict=True)
+            if advantage
+        ]
+        if not texts:
+            reason = f"Expected groups of samples with different rewards, got none in {len(rows)} samples. "
+            raise TrainingError(reason + "Sample more a query, or use harder (or easier) examples.")
+        return self._train(_StageRequest(SharedGRPOTrainer, texts, start, seed, on_step), output)
 
     def _train(self, request: _StageRequest, output: Path) -> Checkpoint:
         began, team, asked = time.perf_counter(), join_team(), self.settings
@@ -249,7 +277,7 @@ class TRLTrainer:
 class _StageRequest:
     """One stage of training, as the caller asked for it."""
 
-    kind: type[SupervisedTrainer | SharedDPOTrainer]
+    kind: type[SupervisedTrainer | SharedDPOTrainer | SharedGRPOTrainer]
     texts: Texts
     start: Checkpoint | None
     seed: int

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from sample_requests import requests
 
-from optimizers.core.records import Checkpoint, PreferencePair, SFTExample
+from optimizers.core.records import Checkpoint, PreferencePair, ScoredSample, SFTExample
 from optimizers.training.trainer import LoRASettings, TrainingSettings
 from optimizers.training.trl_trainer import TRLTrainer
 from sgt_modules.embedded.models import embedded_folder
@@ -31,12 +31,15 @@ SETTINGS = {
     "dpo_epochs": 2,
     "dpo_learning_rate": 1e-3,
     "gradient_checkpointing": False,
+    "grpo_epochs": 2,
+    "grpo_learning_rate": 1e-3,
 }
 STAGES = {
     "sft": {},
     "whole-sft": {"lora": None, "batch_size": 3},
     "whole-dpo": {"lora": None, "batch_size": 3},
     "dpo": {"gradient_checkpointing": True},
+    "grpo": {},
 }
 # Neither number is a multiple of a step's 8, so that the last step of an epoch is short in every stage.
 ROWS = [
@@ -48,6 +51,12 @@ PAIRS = [
     for winner in range(2)
     for loser in range(1, 4)
 ][:19]
+
+SAMPLES = [
+    ScoredSample(pair.query, "cot", pair.prompt, text, reward)
+    for pair in PAIRS
+    for text, reward in ((pair.chosen, 1.0), (pair.rejected, 0.0))
+]
 
 
 class Losses(list[float]):
@@ -74,6 +83,8 @@ def main(output: Path, stages: Sequence[str]) -> None:
         trainer, whole = TRLTrainer(embedded_folder("generator"), settings), settings.lora is None
         if name.endswith("sft"):
             found = starts[whole] = trainer.sft(ROWS, start=None, output=output / name, seed=0, on_step=losses)
+        elif name.endswith("grpo"):
+            found = trainer.grpo(SAMPLES, start=starts.get(whole), output=output / name, seed=0, on_step=losses)
         else:
             found = trainer.dpo(PAIRS, start=starts.get(whole), output=output / name, seed=0, on_step=losses)
         report[name] = {

@@ -13,7 +13,7 @@ import dspy
 from dspy.lm15 import Message, Request, Response, Usage
 from hypothesis import strategies as st
 
-from optimizers.core.records import Checkpoint, PreferencePair, Query, Reward, Rollout, SFTExample
+from optimizers.core.records import Checkpoint, PreferencePair, Query, Reward, Rollout, ScoredSample, SFTExample
 from optimizers.training.trainer import OnStep
 from sgt_modules.generator import SupplementGenerator
 from sgt_modules.generator_prompt import COMPACT
@@ -142,7 +142,7 @@ class ScriptedTrainer:
     """A trainer that trains nothing, and remembers the rows of each stage."""
 
     def __init__(self) -> None:
-        self.rows: dict[str, list[SFTExample] | list[PreferencePair]] = {}
+        self.rows: dict[str, list[SFTExample] | list[PreferencePair] | list[ScoredSample]] = {}
 
     def sft(
         self,
@@ -169,6 +169,19 @@ class ScriptedTrainer:
         """As `Trainer`."""
         self.rows[output.name] = list(pairs)
         return self.trained(pairs, start, output, seed)
+
+    def grpo(
+        self,
+        rows: Sequence[ScoredSample],
+        *,
+        start: Checkpoint | None,
+        output: Path,
+        seed: int,
+        on_step: OnStep | None = None,
+    ) -> Checkpoint:
+        """As `Trainer`."""
+        self.rows[output.name] = list(rows)
+        return self.trained(rows, start, output, seed)
 
     def trained(self, rows: Sequence[object], start: Checkpoint | None, output: Path, seed: int) -> Checkpoint:
         """What comes of the rows of either stage."""

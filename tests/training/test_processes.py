@@ -199,7 +199,8 @@ def test_the_others_repeat_the_calls_of_the_main_processs_trainer_until_the_end_
     together = DistributedTrainer(trainers[0], main)
     start = together.sft(launched_training.ROWS, start=None, output=tmp_path / "sft", seed=0)
     together.dpo(launched_training.PAIRS, start=start, output=tmp_path / "dpo1", seed=0)
+    together.grpo(launched_training.SAMPLES, start=start, output=tmp_path / "grpo2", seed=0)
     main.send("the end")
     assert repeat_calls(trainers[1], other) == "the end"
     assert trainers[1].rows == trainers[0].rows
-    assert list(trainers[1].rows) == ["sft", "dpo1"]
+    assert list(trainers[1].rows) == ["sft", "dpo1", "grpo2"]

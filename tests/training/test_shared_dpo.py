@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from datasets import Dataset
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel, get_peft_model
+from tiny_training import LORA, arguments, gradient, moved, of_step, tiny
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, Trainer, TrainingArguments
+from transformers import PreTrainedTokenizerFast, TrainingArguments
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
@@ -24,18 +24,6 @@ from optimizers.training.shared_pairs import index_pairs
 from optimizers.training.side_effects import silence
 from optimizers.training.tokenisation import TokenRow
 from optimizers.training.trainer import TrainingSettings
-
-LORA = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
-
-
-def tiny(attention: str = "sdpa", **changes: object) -> Qwen3ForCausalLM:
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=40, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=16, initializer_range=0.2, pad_token_id=0, eos_token_id=1, bos_token_id=None,
-        attn_implementation=attention, **changes,
-    )  # fmt: skip
-    return Qwen3ForCausalLM(config)
 
 
 def sample(alike: bool = False) -> list[TokenRow]:
@@ -60,13 +48,6 @@ def rounded(lora: bool) -> float:
     """
     layer = 13 + (4 * 4 if lora else 0)
     return math.sqrt(2 * (2 * layer + 2)) * 2.0**-8
-
-
-def arguments(kind: type[TrainingArguments], folder: Path, bf16: bool, **more: object) -> TrainingArguments:
-    return kind(
-        output_dir=str(folder), use_cpu=True, bf16=bf16, report_to="none", save_strategy="no", disable_tqdm=True,
-        remove_unused_columns=False, dataloader_pin_memory=False, per_device_train_batch_size=14, **more,
-    )  # fmt: skip
 
 
 def ours(folder: Path, rows: list[TokenRow], lora: bool, bf16: bool = False, **changes: object) -> SharedDPOTrainer:
@@ -97,33 +78,6 @@ def theirs(folder: Path, lora: bool, bf16: bool, types: list[str]) -> DPOTrainer
             tiny(), None if lora else tiny(), config, train_dataset=Dataset.from_list([text]), processing_class=made,
             peft_config=LORA if lora else None,
         )  # fmt: skip
-
-
-def moved(trainer: Trainer) -> Trainer:
-    """A trainer's model as if it had been trained for a while: the same for all that have the same weights."""
-    generator = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for name, weights in sorted(trainer.model.named_parameters()):
-            if weights.requires_grad:
-                size = 0.2 if "lora" in name else 0.01
-                weights.copy_(
-                    size * torch.randn(weights.shape, generator=generator) + (0 if "lora" in name else weights)
-                )
-    return trainer
-
-
-def gradient(trainer: Trainer, loss: Callable[[], Tensor]) -> tuple[float, Tensor]:
-    """A loss and its gradient, over all trained weights in the order of their names."""
-    trainer.model.train()
-    with trainer.accelerator.autocast():
-        value = loss()
-    value.backward()
-    trained = [weights for _, weights in sorted(trainer.model.named_parameters()) if weights.requires_grad]
-    return value.item(), torch.cat([weights.grad.flatten().float() for weights in trained])
-
-
-def of_step(trainer: SharedDPOTrainer, size: int = 14) -> Tensor:
-    return torch.stack([trainer.compute_loss(trainer.model, part) for part in trainer.build_step(range(size))]).sum()
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["prompt shared", "prompt read again"])
