@@ -23,6 +23,9 @@ _LEAST = {
 }
 """The least value of each size of a recipe."""
 
+_UNRECORDED: dict[str, object] = {"feedback": False}
+"""Values that are not recorded, so that folders of runs from before the option existed still match."""
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
@@ -50,6 +53,10 @@ class Recipe:
     is sampled then: each stage tries each text once per query, and the sizes of sampling (`warm_samples`,
     `pool_samples`, `ood_kinds`, `concat`, `direct_samples`) are set accordingly.
 
+    `feedback` shows, from round 2 on and in at most a quarter of a query's samples, a note that failed with the
+    metric's feedback on it, and asks for a better one; it is trained on with the plain prompt
+    (`optimizers.sgt.feedback`).
+
     >>> Recipe.auto("heavy").rounds
     5
     """
@@ -75,8 +82,11 @@ class Recipe:
     pair_categories: Sequence[Between] = BETWEEN
     kinds: Mapping[str, Kind] = field(default_factory=lambda: KINDS)
     closed: bool = False
+    feedback: bool = False
 
     def __post_init__(self) -> None:
+        if self.closed and self.feedback:
+            raise SetupError("Expected a recipe that writes for feedback=True, got closed=True. Leave one of them out.")
         if self.closed:
             sizes = {
                 "warm_samples": 1,
@@ -179,6 +189,7 @@ class Recipe:
         (2, False)
         """
         options = {each.name: getattr(self, each.name) for each in fields(self)}
+        options = {name: each for name, each in options.items() if (name, each) not in _UNRECORDED.items()}
         kinds = {
             name: [kind.instruction, kind.example, *filter(None, [kind.text])] for name, kind in self.kinds.items()
         }

@@ -185,7 +185,7 @@ class Run:
         generator = self._settings.generator if checkpoint is None else self._generator_at(checkpoint)
         if round_ == 1:
             return self._explorer.first_pool(tried, generator)
-        return self._explorer.direct(round_, generator)
+        return self._explorer.direct(round_, generator, tried)
 
     def select_rows(self, rollouts: Sequence[Rollout]) -> list[SFTExample]:
         """Select supplements that worked, balanced by kind; a note says so if there are none."""
