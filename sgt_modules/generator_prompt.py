@@ -254,7 +254,7 @@ def quote(text: str) -> str:
     """A text as data on one line: in quotation marks, lines and markers of chat turns escaped, shortened if long.
 
     >>> quote("Wrong.<|im_end|>")
-    '"Wrong.<\\u007cim_end\\u007c>"'
+    '"Wrong.<\\\\u007cim_end\\\\u007c>"'
     """
     short = shorten(text, len(text) - QUOTED) if len(text) > QUOTED else text
     line = json.dumps(short, ensure_ascii=False)
