@@ -41,6 +41,22 @@ class Kind:
         return Supplement(self.name, self.text) if self.text else SILENCE
 
 
+@dataclass(frozen=True, slots=True)
+class BetterThan(Kind):
+    """A request for a note that does better than one that failed: that note, the actor's answer and the metric's words.
+
+    It names no kind, so the generator chooses one. All three texts are data and may hold anything.
+
+    >>> BetterThan(note="[cot] Add.", answer="5", feedback="It is a product.").name
+    ''
+    """
+
+    name: str = ""
+    note: str = ""
+    answer: str = ""
+    feedback: str = ""
+
+
 def _build_table(*rows: tuple[str, str, str]) -> Mapping[str, Kind]:
     return MappingProxyType({name: Kind(name, instruction, example) for name, instruction, example in rows})
 

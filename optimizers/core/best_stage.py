@@ -9,11 +9,11 @@ from optimizers.core.paired_scores import pair_scores
 from optimizers.core.records import Rollout
 
 
-def select_best(stages: Sequence[Sequence[Rollout]], came_in: int = 0) -> int:
+def select_best(stages: Sequence[Sequence[Rollout]], came_in: int = 0, floors: Sequence[int] = ()) -> int:
     """The position of the best stage, each given as its rollouts on the same examples in the same order.
 
     On a tie the earlier stage is best. A stage that is worse than the student, whose position is `came_in`, is never
-    selected.
+    selected, nor one that is worse than a stage of `floors`.
 
     >>> from optimizers.core.records import Query, Reward
     >>> from sgt_modules.kinds import SILENCE
@@ -29,6 +29,8 @@ def select_best(stages: Sequence[Sequence[Rollout]], came_in: int = 0) -> int:
             continue
         gain, against_first = mean_gain(stages[best], stage), mean_gain(stages[came_in], stage)
         if gain is None or against_first is None or against_first < 0:
+            continue
+        if any((mean_gain(stages[floor], stage) or 0) < 0 for floor in floors):
             continue
         if gain > 0 or (gain == 0 and number < best):
             best = number

@@ -23,7 +23,7 @@ from optimizers.core.error_types import (
 from optimizers.core.evidence import Evidence, count_questions, mean, without_help
 from optimizers.core.paired_scores import pair_rewards
 from optimizers.core.records import Rollout
-from optimizers.core.stages import SFT, name_rows
+from optimizers.core.stages import AS_IT_CAME, SFT, name_rows
 
 ENOUGH_ROWS = 50
 """SFT rows that give about ten optimizer steps: 16 rows a step in three epochs are the trainer's defaults. With fewer
@@ -244,7 +244,9 @@ def _explain_one_kind(evidence: Evidence) -> str:
 def _explain_best_stage(evidence: Evidence) -> str:
     """How many questions the best trained stage turned; empty if no stage was trained."""
     trained = {
-        name: own for name, own in evidence.stages.items() if name != "student" and len(own) == len(evidence.before)
+        name: own
+        for name, own in evidence.stages.items()
+        if name not in AS_IT_CAME and len(own) == len(evidence.before)
     }
     pairs = {name: pair_rewards(evidence.before, own, evidence.threshold) for name, own in trained.items()}
     known = {name: each for name, each in pairs.items() if each.before}

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from optimizers.core.error_types import count_refused_scores, explain_refused_scores
 from optimizers.core.records import Rollout
+from optimizers.core.stages import AS_IT_CAME
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ class Evidence:
     @property
     def has_gain(self) -> bool:
         """Whether the returned stage is one that this run trained."""
-        return self.selected in self.stages and self.selected != "student"
+        return self.selected in self.stages and self.selected not in AS_IT_CAME
 
     @property
     def help_in_words(self) -> str:

@@ -65,10 +65,10 @@ class Query:
 class Candidate:
     """A supplement proposed for a query, before the actor reads it.
 
-    `source` is its pool (`predefined`, `free`, `ood`, `concat`, `direct`, `none`; `given` for the text of a kind,
-    `logged` for one from a log, `gated` if a gate dropped the generator's text); `logprob` is the mean log-probability
-    of its tokens under its generator (0.0 without a generator, or if its server reports none); `writer` is that
-    generator's fingerprint.
+    `source` is its pool (`predefined`, `free`, `ood`, `concat`, `direct`, `feedback`, `none`; `given` for the text
+    of a kind, `logged` for one from a log, `gated` if a gate dropped the generator's text); `logprob` is the mean
+    log-probability of its tokens under its generator (0.0 without a generator, or if its server reports none);
+    `writer` is that generator's fingerprint.
     """
 
     query: Query

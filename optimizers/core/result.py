@@ -49,7 +49,8 @@ class SGTResult:
     `spent` covers every session of the run's folder. `stopped` says where a budget ended the run early, and is empty
     otherwise; then `stages` holds the finished ones, and `none` is selected where no stage is finished. `store` is the
     place of the rollouts, if not in `log_dir`. `verdict` says in a few sentences what the run gained, or why it learned
-    nothing and what to change; see `optimizers.core.verdict`.
+    nothing and what to change; see `optimizers.core.verdict`. `start` is the trained adapter that the generator came
+    with and training started from, None for a base model.
     """
 
     stages: Sequence[StageResult]
@@ -61,6 +62,7 @@ class SGTResult:
     stopped: str = ""
     store: str | Path | None = field(default=None, repr=False)
     verdict: str = ""
+    start: Checkpoint | None = None
 
     @property
     def best(self) -> StageResult:

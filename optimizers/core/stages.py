@@ -62,6 +62,16 @@ SFT = "sft"
 """The stage of SGT's supervised fine-tuning."""
 
 
+STUDENT = "student"
+"""The stage of a student that reads supplements already, as it came in."""
+
+ADAPTER_STAGE = "adapter"
+"""The stage of a generator that was trained before, as it came in."""
+
+AS_IT_CAME = (STUDENT, ADAPTER_STAGE)
+"""The stages that read supplements and that the run did not train."""
+
+
 def dpo_stage(round_: int) -> str:
     """The name of the stage that a round of SGT's DPO trains, from round 1 on.
 

@@ -9,6 +9,7 @@ from optimizers.core.error_types import Failure, group_errors
 from optimizers.core.evidence import Evidence, count_questions, mean
 from optimizers.core.paired_scores import pair_rewards
 from optimizers.core.records import Rollout
+from optimizers.core.stages import ADAPTER_STAGE, AS_IT_CAME
 from optimizers.core.statistics import gain_interval
 
 NOTE = "Verdict: "
@@ -92,14 +93,18 @@ def _describe_no_gain(evidence: Evidence) -> str:
     """A sentence that nothing was gained, with the score that stays."""
     if evidence.stopped and not evidence.before:
         return "Nothing has been validated yet."
-    scores = [each.reward.score for each in evidence.before if each.reward is not None]
+    came = evidence.stages.get(ADAPTER_STAGE) if evidence.selected == ADAPTER_STAGE else None
+    scores = [each.reward.score for each in came or evidence.before if each.reward is not None]
     where = f"{mean(scores):.3f} on {count_questions(scores)}" if scores else "without a reward on any question"
-    if any(name != "student" for name in evidence.stages):
+    if any(name not in AS_IT_CAME for name in evidence.stages):
         said = f"Nothing was gained: no stage scores above {evidence.base} on validation ({where})"
     else:
         said = f"Nothing was learned: no stage was trained, and validation is at {where}"
         if evidence.instructions:
             said = f"Nothing was learned: no new instructions were accepted, and validation is at {where}"
+    if came is not None:
+        said = f"Nothing was gained: no stage scores above the adapter as it came on validation ({where})"
+        return f"{said}, so the program comes back with that adapter."
     return f"{said}, so the program comes back as it was."
 
 

@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from optimizers.core.records import Candidate, Query, Rollout
-from sgt_modules.kinds import FREE, KINDS, NONE, SILENCE, Kind, Supplement
+from sgt_modules.kinds import FREE, KINDS, NONE, SILENCE, BetterThan, Kind, Supplement
 from sgt_modules.samples import Sample, SampleRequest
 
 QueryRequest = tuple[Query, SampleRequest]
@@ -77,11 +77,14 @@ def _requests(
 
 
 def source_of(request: SampleRequest) -> str:
-    """The pool of a request: `direct` without a kind, `free`, `predefined` for a kind of the table, else `ood`.
+    """The pool of a request: `direct` without a kind, `free`, `predefined` for a kind of the table, else `ood`;
+    `feedback` where a failed note is shown.
 
     >>> [source_of(SampleRequest("2+2?", kind=kind)) for kind in (None, FREE, KINDS["cot"], "units")]
     ['direct', 'free', 'predefined', 'ood']
     """
+    if isinstance(request.kind, BetterThan):
+        return "feedback"
     if isinstance(request.kind, Kind):
         return "predefined"
     return {None: "direct", FREE: "free"}.get(request.kind, "ood")

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from optimizers.core.estimate import Estimate, Probe, StageEstimate
 from optimizers.core.events import Plan, Step
-from optimizers.core.stages import SFT, pool_name, round_stage
+from optimizers.core.stages import ADAPTER_STAGE, SFT, pool_name, round_stage
 from optimizers.sgt.adaptive import share_of
 from optimizers.sgt.recipe import Recipe
 
@@ -30,9 +30,16 @@ MIXED = 0.6
 
 
 def estimate_sgt(
-    recipe: Recipe, *, train: int, validation: int, epochs: tuple[int, int], probe: Probe | None
+    recipe: Recipe,
+    *,
+    train: int,
+    validation: int,
+    epochs: tuple[int, int],
+    probe: Probe | None,
+    going_on: bool = False,
 ) -> Estimate:
-    """Estimate a run of this recipe; `epochs` are those of SFT and of DPO.
+    """Estimate a run of this recipe; `epochs` are those of SFT and of DPO. With `going_on`, a generator that was
+    trained before is validated as it came.
 
     >>> found = estimate_sgt(Recipe(rounds=1), train=100, validation=50, epochs=(3, 1), probe=None)
     >>> [(stage.name, round(stage.actor_calls)) for stage in found.stages][:3]
@@ -45,6 +52,7 @@ def estimate_sgt(
     rows = min(kinds * recipe.max_per_kind, measured.won * measured.distinct * warm * _tried_share(recipe, 0))
     stages = [
         _estimate_unaided(measured, train + validation),
+        *([_estimate_aided(measured, ADAPTER_STAGE, validation, validation)] if going_on else []),
         _estimate_pool(recipe, measured, pool_name(0), warm, "warm", _tried_share(recipe, 0)),
         *([_estimate_training(measured, SFT, rows, epochs[0], validation)] if recipe.sft else []),
     ]
@@ -77,14 +85,15 @@ def _estimate_policy_round(
     return [acting, _estimate_training(probe, stage, MIXED * samples * SAMPLE, epochs, validation)]
 
 
-def plan_sgt(recipe: Recipe, *, train: int, validation: int, epochs: tuple[int, int]) -> Plan:
+def plan_sgt(recipe: Recipe, *, train: int, validation: int, epochs: tuple[int, int], going_on: bool = False) -> Plan:
     """The estimate as a plan for the live view, without tokens and dollars; training counts in rows.
 
     >>> plan = plan_sgt(Recipe(rounds=1), train=100, validation=50, epochs=(3, 1))
     >>> [(step.name, round(step.runs), round(step.samples)) for step in plan.steps][:3]
     [('none', 150, 0), ('warm', 4500, 4500), ('sft', 50, 50)]
     """
-    estimate = estimate_sgt(recipe, train=train, validation=validation, epochs=epochs, probe=Probe(row_seconds=1.0))
+    probe = Probe(row_seconds=1.0)
+    estimate = estimate_sgt(recipe, train=train, validation=validation, epochs=epochs, probe=probe, going_on=going_on)
     steps = [Step(each.name, each.actor_calls, each.samples, each.seconds) for each in estimate.stages]
     return Plan(steps, recipe.threshold)
 

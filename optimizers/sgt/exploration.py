@@ -25,6 +25,7 @@ from optimizers.rollouts.queries import live_queries
 from optimizers.rollouts.sampling import SAMPLED_AT_ONCE, sample_stage
 from optimizers.sgt import candidates as sources
 from optimizers.sgt.adaptive import CandidateScheduler, deciding_predictors, split_first_pass
+from optimizers.sgt.feedback import Shown, describe_shown, show_failures
 from optimizers.sgt.logged import SOURCE as LOGGED
 from optimizers.sgt.logged import Log
 from optimizers.sgt.recipe import Recipe
@@ -52,8 +53,8 @@ class Explorer(Protocol):
         """Round 1: predefined kinds, the generator's own new kinds, and concatenations of two winners."""
         ...
 
-    def direct(self, round_: int, generator: SupplementGenerator) -> list[Rollout]:
-        """Rounds 2 and later: samples for the prompt that names no kind."""
+    def direct(self, round_: int, generator: SupplementGenerator, tried: Sequence[Rollout] = ()) -> list[Rollout]:
+        """Rounds 2 and later: samples for the prompt that names no kind; with feedback, some see what failed."""
         ...
 
 
@@ -159,11 +160,14 @@ class Isolated:
         added = [*self.context.silence(queries), *self.context.added(queries), *_moved(joins, queries)]
         return self._explored(1, requests, generator, added)
 
-    def direct(self, round_: int, generator: SupplementGenerator) -> list[Rollout]:
+    def direct(self, round_: int, generator: SupplementGenerator, tried: Sequence[Rollout] = ()) -> list[Rollout]:
         """As `Explorer`."""
         queries = self._queries(round_, generator)
         recipe, rng = self.context.recipe, self.context.rng(f"round-{round_}")
         requests = [] if recipe.closed else sources.direct_requests(queries, rng=rng, samples=recipe.direct_samples)
+        if recipe.feedback:
+            chance = self.context.rng(f"round-{round_}-feedback")
+            requests = show_failures(requests, tried, threshold=recipe.threshold, rng=chance)
         added = self.context.added(queries) if recipe.closed else []
         return self._explored(round_, requests, generator, [*self.context.silence(queries), *added])
 
@@ -265,8 +269,10 @@ class Joint:
         asks = [*recipe.kinds.values(), *names, *silence]
         return self._explored(1, asks, recipe.pool_samples, generator, joins=recipe.concat)
 
-    def direct(self, round_: int, generator: SupplementGenerator) -> list[Rollout]:
-        """As `Explorer`."""
+    def direct(self, round_: int, generator: SupplementGenerator, tried: Sequence[Rollout] = ()) -> list[Rollout]:
+        """As `Explorer`; without feedback."""
+        if self.context.recipe.feedback:
+            self.context.bus.emit(Note('Feedback is used with credit="isolate" only, so it did nothing here.'))
         recipe = self.context.recipe
         silence = [NONE] if recipe.silence else []
         asks = [*recipe.kinds.values()] if recipe.closed else [None] * recipe.direct_samples
@@ -346,8 +352,12 @@ def _pool(
 ) -> Generator[Candidate]:
     """The distinct candidates: those that exist already, then what the generator writes, as it comes."""
     samples = _sample(stage, [request for _, request in requests], generator, context, at_once)
-    written = sources.to_candidates(requests, samples, generator.fingerprint)
+    shown = Shown()
+    kept = shown.without_copies([request for _, request in requests], samples)
+    written = sources.to_candidates(requests, kept, generator.fingerprint)
     yield from sources.drop_repeats(itertools.chain(added, written))
+    if context.recipe.feedback and stage not in (pool_name(0), pool_name(1)):
+        context.bus.emit(Note(describe_shown(stage, shown)))
 
 
 def _sample(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from optimizers.core.best_stage import mean_gain, select_best
 from optimizers.core.records import PreferencePair, Rollout, ScoredSample, SFTExample
 from optimizers.core.result import StageResult
+from optimizers.core.stages import ADAPTER_STAGE, STUDENT
 from optimizers.rollouts.evaluation import Scored
 
 TrainingRows = Sequence[SFTExample] | Sequence[PreferencePair] | Sequence[ScoredSample]
@@ -52,8 +53,9 @@ class History:
         Raises `IndexError` where no stage is validated.
         """
         stages = [stage for stage in self.stages if stage.result.gate is None]
-        came_in = next((n for n, stage in enumerate(stages) if stage.result.name == "student"), 0)
-        best = stages[select_best([stage.result.rollouts for stage in stages], came_in)]
+        came_in = next((n for n, stage in enumerate(stages) if stage.result.name == STUDENT), 0)
+        adapters = [n for n, stage in enumerate(stages) if stage.result.name == ADAPTER_STAGE]
+        best = stages[select_best([stage.result.rollouts for stage in stages], came_in, adapters)]
         for gated in self.stages[len(stages) :]:
             gains = [mean_gain(each.result.rollouts, gated.result.rollouts) for each in (best, stages[came_in])]
             if all(gain is not None and gain >= 0 for gain in gains):
@@ -68,7 +70,8 @@ class History:
         if self.rows and not list(self.rows.values())[-1] and not partial:
             return True
         count = len(self.stages)
-        if patience is None or count <= patience + 1:
+        given = 1 + any(stage.result.name == ADAPTER_STAGE for stage in self.stages)
+        if patience is None or count <= patience + given:
             return False
         best = self.best
         return next(n for n, stage in enumerate(self.stages) if stage is best) < count - patience

@@ -24,6 +24,9 @@ _LEAST = {
 }
 """The least value of each size of a recipe."""
 
+_UNRECORDED: dict[str, object] = {"feedback": False, "algorithm": "dpo", "queries_per_round": None}
+"""Values that are not recorded, so that folders of runs from before the option existed still match."""
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
@@ -55,6 +58,10 @@ class Recipe:
     group, at temperature 1, and trains on their rewards; options of pairs and of round 1's pool have no effect.
     `queries_per_round` takes that many queries in turn instead of all in each round of GRPO.
 
+    `feedback` shows, from round 2 on and in at most a quarter of a query's samples, a note that failed with the
+    metric's feedback on it, and asks for a better one; it is trained on with the plain prompt
+    (`optimizers.sgt.feedback`).
+
     >>> Recipe.auto("heavy").rounds
     5
     """
@@ -82,8 +89,11 @@ class Recipe:
     closed: bool = False
     algorithm: Algorithm = "dpo"
     queries_per_round: int | None = None
+    feedback: bool = False
 
     def __post_init__(self) -> None:
+        if self.closed and self.feedback:
+            raise SetupError("Expected a recipe that writes for feedback=True, got closed=True. Leave one of them out.")
         if self.closed:
             sizes = {
                 "warm_samples": 1,
@@ -205,6 +215,7 @@ class Recipe:
         (2, False)
         """
         options = {each.name: getattr(self, each.name) for each in fields(self)}
+        options = {name: each for name, each in options.items() if (name, each) not in _UNRECORDED.items()}
         kinds = {
             name: [kind.instruction, kind.example, *filter(None, [kind.text])] for name, kind in self.kinds.items()
         }

@@ -19,7 +19,7 @@ from optimizers.core.evidence import Evidence
 from optimizers.core.peak_memory import MARK
 from optimizers.core.records import Checkpoint, PreferencePair, Rollout, ScoredSample, SFTExample
 from optimizers.core.result import SGTResult, StageResult, selected_program
-from optimizers.core.stages import SFT, Stage, name_rows, round_stage
+from optimizers.core.stages import ADAPTER_STAGE, AS_IT_CAME, SFT, STUDENT, Stage, name_rows, round_stage
 from optimizers.core.usage import RunUsage
 from optimizers.core.verdict import explain_unrewarded, write_verdict
 from optimizers.rollouts.evaluation import Evaluator, Scored, mean_score
@@ -27,6 +27,7 @@ from optimizers.run_options import Examples, check_inputs
 from optimizers.session import Session
 from optimizers.sgt.exploration import ExplorationContext, Explorer, explorer
 from optimizers.sgt.gating import fit_gate, gate_examples
+from optimizers.sgt.going_on import compare_with_start, describe_start
 from optimizers.sgt.history import History, ValidatedStage
 from optimizers.sgt.logged import Log, read_log
 from optimizers.sgt.policy_groups import explain_no_groups, scored_groups
@@ -53,6 +54,7 @@ class Run:
         self._student, self._folder = student, session.folder
         self._train, self._validation = session.train, session.validation
         self._trainer = DistributedTrainer(settings.trainer_or_default(), team)
+        self._start = settings.start
         self._finished = FinishedStages(session.folder)
         self._alone = team.size == 1
         self._clock = session.clock
@@ -86,6 +88,8 @@ class Run:
         with Session.opened(inputs, settings, probing=bool(probe)) as session:
             for note in list_plain_parts(student):
                 session.bus.emit(Note(note))
+            if start := settings.start:
+                session.bus.emit(Note(describe_start(start, settings.trainer_or_default())))
             yield cls(settings, student, session, team=team, log=log)
 
     def within_budget(self) -> AbstractContextManager[None]:
@@ -104,14 +108,19 @@ class Run:
         )
 
     def validate_student(self) -> list[ValidatedStage]:
-        """Score the program without supplements, and as it came in if it reads some already."""
+        """Score the program without supplements, as it came in if it reads some already, and with the generator as it
+        came if that was trained before.
+        """
         self._bus.emit(PhaseStarted("the first validation, of the program as it came in"))
         with self._clock.measure("acting"):
             stages = [self._enter("none", Scored(self._validation.score_unaided(), []))]
             if supplemented_predictors(self._student):
-                runs = self._validation.run_live("student", self._student)
+                runs = self._validation.run_live(STUDENT, self._student)
                 scored = Scored([run.rollout for run in runs], [run.calls for run in runs])
-                stages.append(self._enter("student", scored, since=stages[-1]))
+                stages.append(self._enter(STUDENT, scored, since=stages[-1]))
+            if self._settings.validates_start(self._student):
+                scored = self._validation.score(ADAPTER_STAGE, self._settings.generator)
+                stages.append(self._enter(ADAPTER_STAGE, scored, self._start, since=stages[-1]))
         return stages
 
     def validate(self, checkpoint: Checkpoint | None, history: History) -> list[ValidatedStage]:
@@ -183,7 +192,7 @@ class Run:
             return explore_policy(self._exploration, round_, generator)
         if round_ == 1:
             return self._explorer.first_pool(tried, generator)
-        return self._explorer.direct(round_, generator)
+        return self._explorer.direct(round_, generator, tried)
 
     def select_rows(self, rollouts: Sequence[Rollout]) -> list[SFTExample]:
         """Select supplements that worked, balanced by kind; a note says so if there are none."""
@@ -227,18 +236,18 @@ class Run:
         return rows
 
     def train_sft(self, rows: Sequence[SFTExample]) -> Checkpoint | None:
-        """Fine-tune the generator on supplements that worked; None without rows."""
-        return self._train_stage(SFT, rows, None, self._trainer.sft)
+        """Fine-tune the generator, as it came, on supplements that worked; None without rows."""
+        return self._train_stage(SFT, rows, self._start, self._trainer.sft)
 
     def train_preferences(
         self, round_: int, pairs: Sequence[PreferencePair], start: Checkpoint | None
     ) -> Checkpoint | None:
         """Train one round of DPO, from `start` or else from the generator as it came; None without pairs."""
-        return self._train_stage(round_stage(round_), pairs, start, self._trainer.dpo)
+        return self._train_stage(round_stage(round_), pairs, start or self._start, self._trainer.dpo)
 
     def train_policy(self, round_: int, rows: Sequence[ScoredSample], start: Checkpoint | None) -> Checkpoint | None:
         """Train one round of GRPO, from `start` or else from the generator as it came; None without rows."""
-        return self._train_stage(round_stage(round_, "grpo"), rows, start, self._trainer.grpo)
+        return self._train_stage(round_stage(round_, "grpo"), rows, start or self._start, self._trainer.grpo)
 
     def _train_stage(
         self, stage: str, rows: Sequence[TrainingRow], start: Checkpoint | None, fit: Fit[TrainingRow]
@@ -291,6 +300,9 @@ class Run:
         evidence, spent = self._evidence(selected, history), self._spent()
         self._folder.write("spent.json", spent.content)
         said = write_verdict(evidence)
+        came = next((each for each in history.results if each.name == ADAPTER_STAGE), None)
+        if came is not None and selected not in ("none", *AS_IT_CAME):
+            self._bus.emit(Note(compare_with_start(came.rollouts, history.best.result.rollouts, selected)))
         if evidence.refusals:
             self._bus.emit(Note(evidence.refusals))
         self._session.finish(selected, {stage.name: stage.score for stage in history.results}, said)
@@ -304,6 +316,7 @@ class Run:
             stopped=self._session.stopped,
             store=self._settings.options.store,
             verdict=said,
+            start=self._start,
         )
         return selected_program(result, self._student, self._session.actor.program)
 

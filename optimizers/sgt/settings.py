@@ -11,6 +11,7 @@ import dspy
 from optimizers.core.fingerprints import fingerprint, generator_settings
 from optimizers.core.validation import check_lengths
 from optimizers.run_options import Examples, RunSettings
+from optimizers.sgt.going_on import check_start, find_start, reads_the_same
 from optimizers.sgt.logged import read_log
 from optimizers.training.trainer import Trainer, TrainingSettings
 from sgt_modules.errors import SetupError
@@ -20,6 +21,7 @@ from sgt_modules.wrapping import supplement, supplemented_predictors
 
 if TYPE_CHECKING:
     from optimizers.core.events import Plan
+    from optimizers.core.records import Checkpoint
     from optimizers.sgt.logged import LoggedOutcome
     from optimizers.sgt.recipe import Recipe
     from sgt_modules.predictor import Scope
@@ -27,9 +29,6 @@ if TYPE_CHECKING:
 
 Credit = Literal["isolate", "joint"]
 """Which places of a program vary at once; see `SGTTeleprompter`."""
-
-LATER_OPTIONS = {"algorithm": "dpo", "queries_per_round": None}
-"""Options of a recipe that came later: at these values a folder records none, so that older folders go on."""
 
 LENGTH_OPTIONS = ("rounds", "patience")
 """Options of a recipe that only say how far a run goes."""
@@ -109,6 +108,7 @@ class SGTSettings(RunSettings):
         A trainer that has a `check()` of its own is asked too, as `TRLTrainer` is.
         """
         self.generator.check_trainable()
+        _ = self.start  # refuses weights that only a server has, before it is asked
         if not self.generator.in_process:
             self.trainer_or_default()  # refuses one behind a server without a trainer, before the server is asked
         self.generator.check()
@@ -122,9 +122,12 @@ class SGTSettings(RunSettings):
             )
         if self.recipe.algorithm == "grpo":
             self._check_grpo()
-        check = getattr(self.trainer_or_default(), "check", None)  # last, as the default one takes long to import
+        trainer = self.trainer_or_default()  # last, as the default one takes long to import
+        check = getattr(trainer, "check", None)
         if callable(check):
             check()
+        if self.start is not None:
+            check_start(self.start, trainer)
         return wrapped
 
     def _check_grpo(self) -> None:
@@ -141,6 +144,15 @@ class SGTSettings(RunSettings):
                 "algorithm='dpo'."
             )
 
+    @property
+    def start(self) -> Checkpoint | None:
+        """The trained adapter that the generator came with, where training starts; None for a base model."""
+        return find_start(self.generator)
+
+    def validates_start(self, student: dspy.Module) -> bool:
+        """Whether the generator as it came is a stage: it is trained, and the student does not read it already."""
+        return self.start is not None and not reads_the_same(student, self.wrap(student))
+
     def must_match_on_resume(self, trainset: Examples, valset: Examples) -> dict[str, object]:
         """Settings in `run.json` that must be the same when a run goes on in its folder."""
         rows = [
@@ -148,11 +160,7 @@ class SGTSettings(RunSettings):
             for row in self.logged
         ]
         return {
-            "recipe": {
-                name: value
-                for name, value in self.recipe.recorded.items()
-                if name not in LENGTH_OPTIONS and not (name in LATER_OPTIONS and value == LATER_OPTIONS[name])
-            },
+            "recipe": {name: value for name, value in self.recipe.recorded.items() if name not in LENGTH_OPTIONS},
             "seed": self.options.seed,
             **generator_settings(self.generator),
             "credit": self.credit,
@@ -164,13 +172,15 @@ class SGTSettings(RunSettings):
             "val": fingerprint(valset, "valset"),
             **({"logged": fingerprint(rows)} if rows else {}),
             **({"grpo": str(self._training.grpo)} if self.recipe.algorithm == "grpo" else {}),
+            **({"start": self.start.fingerprint} if self.start else {}),
         }
 
     def planned(self, student: dspy.Module, train: int, validation: int) -> Plan:
         """The expected steps of a run on so many examples."""
         from optimizers.sgt.estimate import plan_sgt  # with rich, which takes long to import
 
-        return plan_sgt(self.recipe, train=train, validation=validation, epochs=self.epochs)
+        going_on = self.validates_start(student)
+        return plan_sgt(self.recipe, train=train, validation=validation, epochs=self.epochs, going_on=going_on)
 
     @property
     def may_change_on_resume(self) -> dict[str, object]:

@@ -40,7 +40,8 @@ class SGTTeleprompter(RunOptions, Teleprompter):
         metric: Any DSPy metric. This and every option that is not below is one of
             [`RunOptions`][optimizers.run_options.RunOptions]: threads, limits, seed, folder, trackers, and more.
         generator: A hub id, a local folder, or a `SupplementGenerator`; 1.7 B parameters or less is the idea. Behind a
-            server, `Endpoint(dspy.LM(...), publish=...)`, and then a `trainer` with the base model that is served.
+            server, `Endpoint(dspy.LM(...), publish=...)`, and then a `trainer` with the base model that is served. With
+            an `adapter`, training goes on from it.
         auto: The size of the run: `light` (the default, up to 38 runs of the program for each training example and
             predictor), `medium` or `heavy`, which has the paper's sizes; see `Recipe.auto` for how it differs from
             `Recipe.paper()`. `recipe` sets every option by itself.
@@ -98,10 +99,10 @@ class SGTTeleprompter(RunOptions, Teleprompter):
 
         The stage returned is the best on `valset` among no supplement, SFT and each round, the earlier on a tie: never
         worse on validation than the program that came in. A student that reads supplements already is a stage too, as
-        `student`. Without a `valset`, a seeded 30 % of the training set is
-        held out. `teacher` is accepted as by every teleprompter and not used. The result's `detailed_results` tells
-        each stage's score. The first Ctrl-C ends the run in good order, the second at once; both raise
-        `KeyboardInterrupt`, and what was paid is saved.
+        `student`. Training starts from the adapter that the generator comes with, if any, which is then the stage
+        `adapter`. Without a `valset`, a seeded 30 % of the training set is held out. `teacher` is accepted as by every
+        teleprompter and not used. The result's `detailed_results` tells each stage's score. The first Ctrl-C ends the
+        run in good order, the second at once; both raise `KeyboardInterrupt`, and what was paid is saved.
 
         `logged` are outcomes of your own log, for a program of one predictor that asks for one supplement a run: those
         whose inputs are a training example's join the warm start and round 1, and cost no call (`LoggedOutcome`).
@@ -184,4 +185,11 @@ class SGTTeleprompter(RunOptions, Teleprompter):
         if probe:
             with Run.opened(program, trainset, valset, settings, team=join_team(), probe=probe) as run:
                 found = run.probe(probe)
-        return estimate_sgt(settings.recipe, train=train, validation=validation, epochs=settings.epochs, probe=found)
+        return estimate_sgt(
+            settings.recipe,
+            train=train,
+            validation=validation,
+            epochs=settings.epochs,
+            probe=found,
+            going_on=settings.validates_start(program),
+        )

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from optimizers.core.records import Checkpoint, PreferencePair, ScoredSample, SFTExample
+from optimizers.training.adapters import settings_in_use
 from optimizers.training.advantages import group_advantages
 from optimizers.training.base_trainer import BaseTrainer, LossRecorder
 from optimizers.training.processes import Team, is_sharded, join_team
@@ -182,9 +183,8 @@ class TRLTrainer:
             )
             if team.is_main:
                 weights = scratch / "weights"
-                record = describe_training(
-                    output.name, request.texts, result.settings, start=request.start, seed=request.seed
-                )
+                in_use = settings_in_use(result.settings, request.start)
+                record = describe_training(output.name, request.texts, in_use, start=request.start, seed=request.seed)
                 record_base(weights, folder, {**record, "files": hash_files(weights)})
         if (
             result.parameters >= CHECKPOINTING_SIZE

@@ -212,6 +212,11 @@ class Endpoint:
         other._weights = PublishedWeights(publish, path) if isinstance(publish, AdapterServer) else None
         return other._open_replies_like(self)
 
+    @property
+    def published_folder(self) -> Path | None:
+        """The folder of the weights that this process published and the server uses; None if it published none."""
+        return next((path for path, sha256 in self._published if sha256 == self.adapter_sha256), None)
+
     def check(self) -> None:
         """Raise `GeneratorNotFoundError` for a wrong address, key or name, by asking for a single token.
 
