@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
+from optimizers.core.cost import Cost
 from optimizers.core.records import BETWEEN, Between
 from sgt_modules.errors import SetupError
 from sgt_modules.generator_prompt import GeneratorPrompt
@@ -50,6 +51,9 @@ class Recipe:
     is sampled then: each stage tries each text once per query, and the sizes of sampling (`warm_samples`,
     `pool_samples`, `ood_kinds`, `concat`, `direct_samples`) are set accordingly.
 
+    `cost` prices the supplement's and the actor's tokens, steps and seconds: of two supplements that worked the cheaper
+    one is preferred, and the stage with the best net score is selected (None: help is free).
+
     >>> Recipe.auto("heavy").rounds
     5
     """
@@ -75,6 +79,7 @@ class Recipe:
     pair_categories: Sequence[Between] = BETWEEN
     kinds: Mapping[str, Kind] = field(default_factory=lambda: KINDS)
     closed: bool = False
+    cost: Cost | None = None
 
     def __post_init__(self) -> None:
         if self.closed:
@@ -178,7 +183,9 @@ class Recipe:
         >>> Recipe(rounds=2).recorded["rounds"], Recipe(sft=False).recorded["sft"]
         (2, False)
         """
-        options = {each.name: getattr(self, each.name) for each in fields(self)}
+        options = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "cost"}
+        if self.cost is not None:  # a folder of a run without prices has no such entry
+            options["cost"] = self.cost.prices
         kinds = {
             name: [kind.instruction, kind.example, *filter(None, [kind.text])] for name, kind in self.kinds.items()
         }

@@ -13,18 +13,21 @@ from typing import cast
 
 import dspy
 
+from optimizers.core.cost import Pricing, explain_costs
 from optimizers.core.estimate import Probe
 from optimizers.core.events import LossLogged, Note, PhaseStarted, StageScored
 from optimizers.core.evidence import Evidence
 from optimizers.core.peak_memory import MARK
 from optimizers.core.records import Checkpoint, PreferencePair, Rollout, SFTExample
 from optimizers.core.result import SGTResult, StageResult, selected_program
+from optimizers.core.run_folder import COSTS_FILE
 from optimizers.core.stages import SFT, Stage, dpo_stage
 from optimizers.core.usage import RunUsage
 from optimizers.core.verdict import explain_unrewarded, write_verdict
 from optimizers.rollouts.evaluation import Evaluator, Scored, mean_score
 from optimizers.run_options import Examples, check_inputs
 from optimizers.session import Session
+from optimizers.sgt.costs import drop_dear_winners, token_counter
 from optimizers.sgt.exploration import ExplorationContext, Explorer, explorer
 from optimizers.sgt.gating import fit_gate, gate_examples
 from optimizers.sgt.history import History, ValidatedStage
@@ -58,6 +61,7 @@ class Run:
             settings.recipe, session.train, session.bus, self._clock, settings.options.seed, log=log
         )
         self._explorer: Explorer = explorer("isolate", self._exploration)
+        self._priced = Pricing(settings.recipe.cost, token_counter(settings.generator))
         MARK.restart()
 
     @classmethod
@@ -132,7 +136,7 @@ class Run:
         self._note_unscored()
         self._take_in_log()
         self._explorer = explorer(self._settings.credit, self._exploration)
-        return self._explorer.warm_start(self._settings.generator)
+        return self._priced(self._explorer.warm_start(self._settings.generator))
 
     def _note_shortened(self) -> None:
         """Say how many inputs were too long for the generator, which reads them without their middle."""
@@ -175,14 +179,14 @@ class Run:
         self._bus.emit(PhaseStarted(f"round {round_}"))
         generator = self._settings.generator if checkpoint is None else self._generator_at(checkpoint)
         if round_ == 1:
-            return self._explorer.first_pool(tried, generator)
-        return self._explorer.direct(round_, generator)
+            return self._priced(self._explorer.first_pool(tried, generator))
+        return self._priced(self._explorer.direct(round_, generator))
 
     def select_rows(self, rollouts: Sequence[Rollout]) -> list[SFTExample]:
         """Select supplements that worked, balanced by kind; a note says so if there are none."""
         recipe = self._recipe
         rows = balance_kinds(
-            rollouts,
+            drop_dear_winners(rollouts, threshold=recipe.threshold, margin=recipe.margin),
             max_per_kind=recipe.max_per_kind,
             threshold=recipe.threshold,
             rng=self._exploration.rng("selection"),
@@ -259,7 +263,8 @@ class Run:
         tried = history.tried
         texts = [*(each.query.prompt for each in tried), *(each.supplement.render() for each in tried)]
         familiar = Gate.of(sorted(set(texts)))
-        gate = fit_gate(familiar, gate_examples(familiar, best.scored, self._validation.unaided))
+        aided = best.scored._replace(rollouts=best.result.rollouts)
+        gate = fit_gate(familiar, gate_examples(familiar, aided, self._priced(self._validation.unaided)))
         with self._clock.measure("acting"):
             scored = self._validation.score("gated", self._generator_at(checkpoint), gate)
         return [self._enter("gated", scored, checkpoint, gate, since=history.stages[-1])]
@@ -269,6 +274,7 @@ class Run:
         selected = history.best.result.name if history.stages else "none"
         evidence, spent = self._evidence(selected, history), self._spent()
         self._folder.write("spent.json", spent.content)
+        self._note_costs(selected, history)
         said = write_verdict(evidence)
         if evidence.refusals:
             self._bus.emit(Note(evidence.refusals))
@@ -285,6 +291,15 @@ class Run:
             verdict=said,
         )
         return selected_program(result, self._student, self._session.actor.program)
+
+    def _note_costs(self, selected: str, history: History) -> None:
+        """Write what each stage's help costs, and say it of the selected one, if the recipe has prices."""
+        costs = {stage.name: stage.cost for stage in history.results if stage.cost is not None}
+        if self._recipe.cost is not None:
+            stages = {name: each.content for name, each in costs.items()}
+            self._folder.write(COSTS_FILE, {"prices": self._recipe.cost.prices, "stages": stages})
+        if said := explain_costs(costs, selected):
+            self._bus.emit(Note(said))
 
     def _evidence(self, selected: str, history: History) -> Evidence:
         """What the run found. Of a stage that did not end, what the store has counts."""
@@ -311,11 +326,12 @@ class Run:
         figures: Mapping[str, float] | None = None,
     ) -> ValidatedStage:
         """Make a finished stage of what validation found: its seconds count from the end of the stage `since`."""
-        score, rollouts, spent = mean_score(scored.rollouts), scored.rollouts, self._spent()
+        score, rollouts, spent = mean_score(scored.rollouts), self._priced(scored.rollouts), self._spent()
         took = spent.seconds.total - (since.result.spent.seconds.total if since else 0.0)
         seconds, memory, by_then = self._finished.keep_figures(name, took, MARK.peak(), spent.content)
         until = RunUsage.read(by_then)
-        result = StageResult(name, score, rollouts, checkpoint, seconds, gate, scored.gated, until, memory)
+        cost = self._priced.stage(rollouts)
+        result = StageResult(name, score, rollouts, checkpoint, seconds, gate, scored.gated, until, memory, cost)
         if said := explain_unrewarded(name, rollouts):
             self._bus.emit(Note(said))
         MARK.restart()
