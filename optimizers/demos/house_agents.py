@@ -41,8 +41,8 @@ RECIPE = Recipe(rounds=1, warm_samples=3, pool_samples=1, ood_kinds=0, concat=0)
 
 NextCall = make_signature(
     "tables: str, question: str, seen: str -> call: str",
-    "Answer with one call. `open TABLE` shows a table, `check CONDITION` asks whether the question's unknown word means "
-    "that, `submit CONDITION` answers the question with it and ends the work.",
+    "Answer with one call. `open TABLE` shows a table, `check CONDITION` asks whether the question's unknown word "
+    "means that, `submit CONDITION` answers the question with it and ends the work.",
 )
 """One step: the tables, the question and the calls so far with their answers -> the next call."""
 
