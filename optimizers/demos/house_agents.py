@@ -13,7 +13,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
 
 import dspy
 from dspy.lm15 import Message, Request, Response, Usage
@@ -231,7 +230,7 @@ def demonstrate_agents(
 
 def _run(name: str, agent: dspy.Module, examples: Sequence[dspy.Example]) -> AgentRow:
     """Run an agent on the questions, each once."""
-    predictions = [cast("dspy.Prediction", agent(**dict(each.inputs().items()))) for each in examples]
+    predictions = [agent(**dict(each.inputs().items())) for each in examples]
     scores = [score_episode(example, each) for example, each in zip(examples, predictions, strict=True)]
     steps = [len(each.calls) for each in predictions]
     return AgentRow(name, sum(scores) / len(scores), sum(steps) / len(steps))
