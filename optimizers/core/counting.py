@@ -120,12 +120,14 @@ _CALL: ContextVar[LMCall | None] = ContextVar("sgt_lm_call", default=None)
 class CallGate:
     """Checks the run's budget before each LM call, and counts the call at its end.
 
-    `refusal`: why the budget refused a call; empty while it refused none. Safe from many threads.
+    `refusal`: why the budget refused a call; empty while it refused none. `steps`: the program's calls so far, those
+    that DSPy's cache answers included. Safe from many threads.
     """
 
     def __init__(self, counter: CallCounter, reservation: RunReservation | None) -> None:
         self.counter, self._reservation = counter, reservation
         self.refusal = ""
+        self.steps, self._lock = 0, threading.Lock()
 
     def begin(self, lm: object, inputs: Mapping[str, Any]) -> LMCall | None:
         """Begin a call of the run; None for a call that is not the program's.
@@ -136,6 +138,9 @@ class CallGate:
         if not self._is_of_run(tracker):
             return None
         within = _CALL.get() is not None  # an LM that asks another
+        if not within:
+            with self._lock:
+                self.steps += 1
         call = LMCall(self.counter, lm, asked := _answer_count(lm, inputs), 0 if within else asked)
         if self._reservation is not None and not within:
             try:

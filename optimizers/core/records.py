@@ -18,9 +18,10 @@ Between = Literal["inter", "intra"]
 
 BETWEEN: tuple[Between, ...] = ("inter", "intra")
 
-Category = Literal["inter", "intra", "shorter"]
+Category = Literal["inter", "intra", "shorter", "cheaper"]
 """`inter`: chosen and rejected are of different kinds (teach which kind); `intra`: of one kind (teach quality);
-`shorter`: both worked equally well and the chosen one is shorter."""
+`shorter`: both worked equally well and the chosen one is shorter; `cheaper`: both worked and the run of the chosen one
+cost less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,21 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
+class Effort:
+    """What one run of the program used: the actor's tokens in and out, its LM calls, and wall seconds.
+
+    `steps` also counts the calls that DSPy's cache answers; `tokens` does not count theirs.
+
+    >>> Effort(tokens=812, steps=3)
+    Effort(tokens=812, steps=3, seconds=0.0)
+    """
+
+    tokens: int
+    steps: int
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Rollout:
     """One run of the frozen actor on (example, supplement).
 
@@ -87,6 +103,8 @@ class Rollout:
     actor's, as its provider counts them; `seconds` is wall time; `cost` is in US dollars, 0.0 if no price is known.
     `writer` is the fingerprint of the generator that wrote the supplement, empty if none did. `answer` is the part of
     the program's answer that `output` cannot hold (see `optimizers.rollouts.kept_answers`), empty if it is not stored.
+    `effort` is that of the whole run, the same for all its rollouts; None if the run made one LM call, or if it is not
+    known. `price` is what the run takes off the reward, 0.0 without prices (see `optimizers.core.cost`).
 
     >>> asked = Query("1f3a", 0, "solve", "question: 17 x 3?")
     >>> tried = Rollout(asked, "dpo1", "direct", Supplement("cot", "10 x 3, then 7 x 3."), Reward(1.0))
@@ -108,6 +126,13 @@ class Rollout:
     cost: float = 0.0
     writer: str = ""
     answer: str = ""
+    effort: Effort | None = None
+    price: float = 0.0
+
+    @property
+    def net(self) -> float | None:
+        """The reward's score minus the price; None without a reward."""
+        return None if self.reward is None else self.reward.score - self.price
 
     def won(self, threshold: float = 1.0) -> bool:
         """Whether the reward is at least `threshold`."""

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import dspy
 
+from optimizers.core.cost import StageCost
 from optimizers.core.peak_memory import Peak
 from optimizers.core.records import Checkpoint, Rollout
 from optimizers.core.usage import RunUsage
@@ -23,7 +24,8 @@ class StageResult:
 
     `seconds` is the time from the end of the stage before: sampling, acting, training and validating; `gated` is the
     share of examples in which the gate dropped a supplement; `spent` is the run's usage up to the end of the stage;
-    `memory` is the peak within those seconds.
+    `memory` is the peak within those seconds. `cost` holds the net score and what a run used, where the recipe has
+    prices; `score` is always the metric's mean.
     """
 
     name: str
@@ -35,6 +37,7 @@ class StageResult:
     gated: float = 0.0
     spent: RunUsage = field(default_factory=RunUsage)
     memory: Peak = field(default_factory=Peak)
+    cost: StageCost | None = None
 
     @property
     def dropped(self) -> int:

@@ -33,6 +33,9 @@ _OWN = {"run.lock", "owner.json"}
 CLUSTERS_FILE = "clusters.json"
 """Where a folder keeps the cluster of each question, by split, if questions share clusters."""
 
+COSTS_FILE = "costs.json"
+"""Where a folder keeps the prices of a recipe that has some, and by stage the net score and what a run used."""
+
 RESULT = "result.json"
 """The file of a run's result: the selected stage, each stage's validation score, notes, and where it stopped."""
 

@@ -14,7 +14,7 @@ from dspy.utils.exceptions import AdapterParseError
 from optimizers.core.budget import current_reservation
 from optimizers.core.counting import Answers, BudgetReached, CallGate, count_calls, split_by_writer
 from optimizers.core.prices import cost_of
-from optimizers.core.records import Query, Reward, Rollout
+from optimizers.core.records import Effort, Query, Reward, Rollout
 from optimizers.core.reward import Scorer
 from optimizers.core.usage import Usage
 from optimizers.rollouts.kept_answers import dump_answer, load_answer
@@ -119,8 +119,23 @@ def run_and_score(
     read, wrote = paid.tokens_in, paid.tokens_out
     generator = sum((each.usage for each in theirs), Usage())
     whole = _run_query(example, index)
+    steps = max(1, len(own)) if single else gate.steps
+    effort = Effort(read + wrote, steps, seconds) if steps != 1 else None
     rollout = Rollout(
-        whole, "", "none", SILENCE, reward, output, error, 0.0, read, wrote, seconds, paid.cost, answer=answer
+        whole,
+        "",
+        "none",
+        SILENCE,
+        reward,
+        output,
+        error,
+        0.0,
+        read,
+        wrote,
+        seconds,
+        paid.cost,
+        answer=answer,
+        effort=effort,
     )
     refused, fatal = refused and unfinished is None, _fatal_reason(program, calls)
     return JudgedRun(rollout, asked.ordered, paid, fatal, generator, gate.refusal, asked.lost, refused)

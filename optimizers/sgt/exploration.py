@@ -200,6 +200,8 @@ class Isolated:
             return self._run(stage, list(pool))
         first, rest = split_first_pass(list(pool))
         tried = self._run(stage, first, label=", first pass")
+        if self.context.recipe.cost is not None:  # a predictor may matter for its costs alone
+            return [*tried, *self._run(stage, rest)]
         telling = deciding_predictors(tried, self.context.recipe.threshold, self.context.recipe.margin)
         return [*tried, *self._run(stage, [each for each in rest if each.query.predictor in telling])]
 

@@ -17,7 +17,7 @@ MAX_THRESHOLDS = 64
 
 @dataclass(frozen=True, slots=True)
 class GateExample:
-    """One validation example: its scores with and without its supplement, in [0, 1], and the measures of a gate.
+    """One validation example: its net scores with and without its supplement, and the measures of a gate.
 
     `novelty` in [0, 1] and `logprob` (natural, mean a token) are the worst over the example's calls.
     """
@@ -65,7 +65,8 @@ def gate_examples(gate: Gate, aided: Scored, unaided: Iterable[Rollout]) -> list
         if with_.reward is not None and without.reward is not None and spoken:
             novelty = max(gate.novelty(call.prompt) for call in spoken)
             logprob = min(call.logprob for call in spoken)
-            examples.append(GateExample(with_.reward.score, without.reward.score, novelty, logprob))
+            score, alone = with_.reward.score - with_.price, without.reward.score - without.price
+            examples.append(GateExample(score, alone, novelty, logprob))
     return examples
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from optimizers.core.best_stage import mean_gain, select_best
+from optimizers.core.cost import with_net_rewards
 from optimizers.core.records import PreferencePair, Rollout, ScoredSample, SFTExample
 from optimizers.core.result import StageResult
 from optimizers.core.stages import ADAPTER_STAGE, STUDENT
@@ -48,16 +49,18 @@ class History:
     def best(self) -> ValidatedStage:
         """The best stage: two stages are compared on the examples that both have; the earlier one wins a tie.
 
-        The gated stage wins a tie with the best of the others.
+        The gated stage wins a tie with the best of the others. Where rollouts have a price, net rewards are compared.
 
         Raises `IndexError` where no stage is validated.
         """
         stages = [stage for stage in self.stages if stage.result.gate is None]
         came_in = next((n for n, stage in enumerate(stages) if stage.result.name == STUDENT), 0)
         adapters = [n for n, stage in enumerate(stages) if stage.result.name == ADAPTER_STAGE]
-        best = stages[select_best([stage.result.rollouts for stage in stages], came_in, adapters)]
-        for gated in self.stages[len(stages) :]:
-            gains = [mean_gain(each.result.rollouts, gated.result.rollouts) for each in (best, stages[came_in])]
+        net = [with_net_rewards(stage.result.rollouts) for stage in self.stages]
+        chosen = select_best(net[: len(stages)], came_in, adapters)
+        best = stages[chosen]
+        for gated, rewards in zip(self.stages[len(stages) :], net[len(stages) :], strict=True):
+            gains = [mean_gain(net[number], rewards) for number in (chosen, came_in)]
             if all(gain is not None and gain >= 0 for gain in gains):
                 return gated
         return best

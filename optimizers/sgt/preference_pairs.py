@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from optimizers.core.error_types import Failure, advise_on_adapter, group_errors, is_unreadable
 from optimizers.core.records import BETWEEN, Between, Category, PreferencePair, Rollout
+from optimizers.sgt.costs import cheaper_couples
 
 NEEDLESS = 0.8
 """A query needs no supplement if at least this share of its supplements won."""
@@ -45,6 +46,10 @@ def preference_pairs(
     supplement is the shortest, but it is preferred only for a query that needs none: one where at least `NEEDLESS` of
     the supplements in `tried` (default: these rollouts) won. For other queries it won by luck.
 
+    Cost: where rollouts have a price, `margin` is a gap of net rewards, but a winner never loses to a loser. Without
+    `margin` each winner is also preferred to the winners that cost clearly more (`cheaper` pairs, at most `cap` per
+    query; see `optimizers.sgt.costs`); the empty supplement only for a query that needs none.
+
     Source: arXiv 2604.20727 for the categories and the cap; `docs/method.md` says what is ours.
 
     >>> from optimizers.core.records import Query, Reward
@@ -71,6 +76,9 @@ def preference_pairs(
         for category in categories:
             ready = [couple for couple in couples if _category(couple) == category]
             pairs += [_pair(couple, category) for couple in _limit_silence(ready, cap, own)]
+        if margin is None and any(each.price for each in rated):
+            cheaper = [each for each in cheaper_couples(rated, threshold) if each[0].supplement or query in needless]
+            pairs += [_pair(couple, "cheaper") for couple in _limit_silence(cheaper, cap, own)]
         if length_preference is not None:
             ties = _length_couples(
                 [each for each in rated if each.supplement or query in needless], threshold, length_preference
@@ -104,7 +112,12 @@ def _couples(rated: Sequence[Rollout], threshold: float, margin: float | None) -
     if margin is None:
         losers = [r for r in rated if r.lost(threshold)]
         return [(winner, loser) for winner in rated if winner.won(threshold) for loser in losers]
-    return [(a, b) for a in rated for b in rated if _reward(a) - _reward(b) >= margin]
+    return [
+        (a, b)
+        for a in rated
+        for b in rated
+        if _reward(a) - a.price - (_reward(b) - b.price) >= margin and not (a.lost(threshold) and b.won(threshold))
+    ]
 
 
 def _length_couples(rated: Sequence[Rollout], threshold: float, share: float) -> list[_Couple]:

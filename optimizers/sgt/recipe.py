@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
+from optimizers.core.cost import Cost
 from optimizers.core.records import BETWEEN, Between
 from optimizers.core.stages import Algorithm
 from sgt_modules.errors import SetupError
@@ -24,7 +25,12 @@ _LEAST = {
 }
 """The least value of each size of a recipe."""
 
-_UNRECORDED: dict[str, object] = {"feedback": False, "algorithm": "dpo", "queries_per_round": None}
+_UNRECORDED: dict[str, object] = {
+    "feedback": False,
+    "algorithm": "dpo",
+    "queries_per_round": None,
+    "cost": None,
+}
 """Values that are not recorded, so that folders of runs from before the option existed still match."""
 
 
@@ -62,6 +68,9 @@ class Recipe:
     metric's feedback on it, and asks for a better one; it is trained on with the plain prompt
     (`optimizers.sgt.feedback`).
 
+    `cost` prices the supplement's and the actor's tokens, steps and seconds: of two supplements that worked the cheaper
+    one is preferred, and the stage with the best net score is selected (None: help is free).
+
     >>> Recipe.auto("heavy").rounds
     5
     """
@@ -90,6 +99,7 @@ class Recipe:
     algorithm: Algorithm = "dpo"
     queries_per_round: int | None = None
     feedback: bool = False
+    cost: Cost | None = None
 
     def __post_init__(self) -> None:
         if self.closed and self.feedback:
@@ -215,6 +225,8 @@ class Recipe:
         (2, False)
         """
         options = {each.name: getattr(self, each.name) for each in fields(self)}
+        if self.cost is not None:
+            options["cost"] = self.cost.prices
         options = {name: each for name, each in options.items() if (name, each) not in _UNRECORDED.items()}
         kinds = {
             name: [kind.instruction, kind.example, *filter(None, [kind.text])] for name, kind in self.kinds.items()

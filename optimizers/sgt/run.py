@@ -13,18 +13,21 @@ from typing import cast
 
 import dspy
 
+from optimizers.core.cost import Pricing, explain_costs, with_net_rewards
 from optimizers.core.estimate import Probe
 from optimizers.core.events import LossLogged, Note, PhaseStarted, StageScored
 from optimizers.core.evidence import Evidence
 from optimizers.core.peak_memory import MARK
 from optimizers.core.records import Checkpoint, PreferencePair, Rollout, ScoredSample, SFTExample
 from optimizers.core.result import SGTResult, StageResult, selected_program
+from optimizers.core.run_folder import COSTS_FILE
 from optimizers.core.stages import ADAPTER_STAGE, AS_IT_CAME, SFT, STUDENT, Stage, name_rows, round_stage
 from optimizers.core.usage import RunUsage
 from optimizers.core.verdict import explain_unrewarded, write_verdict
 from optimizers.rollouts.evaluation import Evaluator, Scored, mean_score
 from optimizers.run_options import Examples, check_inputs
 from optimizers.session import Session
+from optimizers.sgt.costs import drop_dear_winners, token_counter
 from optimizers.sgt.exploration import ExplorationContext, Explorer, explorer
 from optimizers.sgt.gating import fit_gate, gate_examples
 from optimizers.sgt.going_on import compare_with_start, describe_start
@@ -62,6 +65,7 @@ class Run:
             settings.recipe, session.train, session.bus, self._clock, settings.options.seed, log=log
         )
         self._explorer: Explorer = explorer("isolate", self._exploration)
+        self._priced = Pricing(settings.recipe.cost, token_counter(settings.generator))
         MARK.restart()
 
     @classmethod
@@ -143,7 +147,7 @@ class Run:
         self._note_unscored()
         self._take_in_log()
         self._explorer = explorer(self._settings.credit, self._exploration)
-        return self._explorer.warm_start(self._settings.generator)
+        return self._priced(self._explorer.warm_start(self._settings.generator))
 
     def _note_shortened(self) -> None:
         """Say how many inputs were too long for the generator, which reads them without their middle."""
@@ -189,16 +193,16 @@ class Run:
         self._bus.emit(PhaseStarted(f"round {round_}"))
         generator = self._settings.generator if checkpoint is None else self._generator_at(checkpoint)
         if self._recipe.algorithm == "grpo":
-            return explore_policy(self._exploration, round_, generator)
+            return self._priced(explore_policy(self._exploration, round_, generator))
         if round_ == 1:
-            return self._explorer.first_pool(tried, generator)
-        return self._explorer.direct(round_, generator, tried)
+            return self._priced(self._explorer.first_pool(tried, generator))
+        return self._priced(self._explorer.direct(round_, generator, tried))
 
     def select_rows(self, rollouts: Sequence[Rollout]) -> list[SFTExample]:
         """Select supplements that worked, balanced by kind; a note says so if there are none."""
         recipe = self._recipe
         rows = balance_kinds(
-            rollouts,
+            drop_dear_winners(rollouts, threshold=recipe.threshold, margin=recipe.margin),
             max_per_kind=recipe.max_per_kind,
             threshold=recipe.threshold,
             rng=self._exploration.rng("selection"),
@@ -227,7 +231,7 @@ class Run:
 
     def make_groups(self, round_: int, rollouts: Sequence[Rollout]) -> list[ScoredSample]:
         """Make GRPO's rows of the round's samples; a note says so if no group has different rewards."""
-        rows = scored_groups(rollouts)
+        rows = scored_groups(with_net_rewards(rollouts))
         if not rows:
             partial = self._recipe.queries_per_round is not None
             ended = "learned nothing" if partial else "learned nothing, so the rounds end here"
@@ -289,7 +293,8 @@ class Run:
         tried = history.tried
         texts = [*(each.query.prompt for each in tried), *(each.supplement.render() for each in tried)]
         familiar = Gate.of(sorted(set(texts)))
-        gate = fit_gate(familiar, gate_examples(familiar, best.scored, self._validation.unaided))
+        aided = best.scored._replace(rollouts=best.result.rollouts)
+        gate = fit_gate(familiar, gate_examples(familiar, aided, self._priced(self._validation.unaided)))
         with self._clock.measure("acting"):
             scored = self._validation.score("gated", self._generator_at(checkpoint), gate)
         return [self._enter("gated", scored, checkpoint, gate, since=history.stages[-1])]
@@ -299,6 +304,7 @@ class Run:
         selected = history.best.result.name if history.stages else "none"
         evidence, spent = self._evidence(selected, history), self._spent()
         self._folder.write("spent.json", spent.content)
+        self._note_costs(selected, history)
         said = write_verdict(evidence)
         came = next((each for each in history.results if each.name == ADAPTER_STAGE), None)
         if came is not None and selected not in ("none", *AS_IT_CAME):
@@ -319,6 +325,15 @@ class Run:
             start=self._start,
         )
         return selected_program(result, self._student, self._session.actor.program)
+
+    def _note_costs(self, selected: str, history: History) -> None:
+        """Write what each stage's help costs, and say it of the selected one, if the recipe has prices."""
+        costs = {stage.name: stage.cost for stage in history.results if stage.cost is not None}
+        if self._recipe.cost is not None:
+            stages = {name: each.content for name, each in costs.items()}
+            self._folder.write(COSTS_FILE, {"prices": self._recipe.cost.prices, "stages": stages})
+        if said := explain_costs(costs, selected):
+            self._bus.emit(Note(said))
 
     def _evidence(self, selected: str, history: History) -> Evidence:
         """What the run found. Of a stage that did not end, what the store has counts."""
@@ -345,11 +360,12 @@ class Run:
         figures: Mapping[str, float] | None = None,
     ) -> ValidatedStage:
         """Make a finished stage of what validation found: its seconds count from the end of the stage `since`."""
-        score, rollouts, spent = mean_score(scored.rollouts), scored.rollouts, self._spent()
+        score, rollouts, spent = mean_score(scored.rollouts), self._priced(scored.rollouts), self._spent()
         took = spent.seconds.total - (since.result.spent.seconds.total if since else 0.0)
         seconds, memory, by_then = self._finished.keep_figures(name, took, MARK.peak(), spent.content)
         until = RunUsage.read(by_then)
-        result = StageResult(name, score, rollouts, checkpoint, seconds, gate, scored.gated, until, memory)
+        cost = self._priced.stage(rollouts)
+        result = StageResult(name, score, rollouts, checkpoint, seconds, gate, scored.gated, until, memory, cost)
         if said := explain_unrewarded(name, rollouts):
             self._bus.emit(Note(said))
         MARK.restart()

@@ -10,7 +10,7 @@ from hashlib import blake2b
 from typing import Any
 from zlib import crc32
 
-from optimizers.core.records import Query, Reward, Rollout
+from optimizers.core.records import Effort, Query, Reward, Rollout
 from sgt_modules.episode import Call, Place
 from sgt_modules.kinds import Supplement
 from sgt_modules.samples import Sample
@@ -27,7 +27,7 @@ TEXT_COLUMNS = (
     "kind",
     "text",
     "feedback",
-    "output",  # JSON: the answer's fields as text; under an empty name, `Rollout.answer`
+    "output",  # JSON: the answer's fields as text; under an empty name, `Rollout.answer`; under `#`, its effort
     "error",
     "writer",
     "trace",  # JSON: the calls of a live run, in the row of its first rollout; see `dump_calls`
@@ -40,6 +40,9 @@ SEPARATOR = "\x1f"
 _SAMPLE_COLUMNS = ("run", "stage", "number", "key", "kind", "text", "logprob", "prompt_tokens", "tokens", "cut")
 _ANSWER_KEY = ""
 """The name of `Rollout.answer` in the column `output`: no field has such a name."""
+
+_EFFORT_KEY = "#"
+"""The name of `Rollout.effort` in the column `output`: tokens, steps and seconds, of a run of several LM calls."""
 
 _json = json.JSONEncoder(ensure_ascii=False).encode
 _pack_floats = struct.Struct("<4d").pack
@@ -90,7 +93,9 @@ def build_row(
         "kind": supplement.kind,
         "text": supplement.text,
         "feedback": "" if reward is None else reward.feedback,
-        "output": _json({**rollout.output, **({_ANSWER_KEY: rollout.answer} if rollout.answer else {})}),
+        "output": _json(
+            {**rollout.output, **({_ANSWER_KEY: rollout.answer} if rollout.answer else {}), **_dump_effort(rollout)}
+        ),
         "error": rollout.error,
         "writer": rollout.writer,
         "trace": trace,
@@ -145,6 +150,7 @@ def read_rollout(row: Mapping[str, Any]) -> Rollout:
             (Place(role, turn), Supplement(kind, text)) for role, turn, kind, text in json.loads(row["others"])
         )
         output = {str(name): str(value) for name, value in json.loads(row["output"]).items()}
+        effort = _read_effort(output.pop(_EFFORT_KEY, ""))
     except (ValueError, TypeError, AttributeError, RecursionError) as problem:
         raise UnreadableRowError(f"The row of query {row['query']!r} holds no readable JSON: {problem}") from problem
     answer = output.pop(_ANSWER_KEY, "")
@@ -163,7 +169,21 @@ def read_rollout(row: Mapping[str, Any]) -> Rollout:
         cost=row["cost"],
         writer=row["writer"],
         answer=answer,
+        effort=effort,
     )
+
+
+def _dump_effort(rollout: Rollout) -> dict[str, str]:
+    effort = rollout.effort
+    return {} if effort is None else {_EFFORT_KEY: _json([effort.tokens, effort.steps, effort.seconds])}
+
+
+def _read_effort(said: str) -> Effort | None:
+    """The effort that `_dump_effort` wrote; raises `ValueError` or `TypeError` for any other text."""
+    if not said:
+        return None
+    tokens, steps, seconds = json.loads(said)
+    return Effort(int(tokens), int(steps), float(seconds))
 
 
 def build_sample_row(key: str, sample: Sample, *, run: str, stage: str, number: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from optimizers.core.error_types import ErrorType, Failure, group_errors
 from optimizers.core.events import RolloutSource
-from optimizers.core.run_folder import CLUSTERS_FILE, RESULT, RunFolder
+from optimizers.core.run_folder import CLUSTERS_FILE, COSTS_FILE, RESULT, RunFolder
 from optimizers.core.safe_reading import read_entry, read_rows
 from optimizers.core.verdict import NOTE
 from optimizers.observe.report.figures import StageScore, best_stage, splits_of, stage_scores
@@ -24,7 +24,9 @@ Content = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class RunRecord:
-    """Everything a report tells of a run. `controls`, `prompts` and `summary` are empty where the run has none.
+    """Everything a report tells of a run.
+
+    `controls`, `costs`, `prompts` and `summary` are empty where the run has none.
 
     `pairs` counts a training stage's rows by category, SFT's by kind.
     """
@@ -40,6 +42,7 @@ class RunRecord:
     pairs: Mapping[str, Mapping[str, int]]
     rollouts: Sequence[StageRollout]
     clusters: Content
+    costs: Content
 
     @property
     def recipe(self) -> Content:
@@ -118,7 +121,16 @@ def read_run(path: Path, *, store: RolloutSource | None = None, where: str | Pat
     else:
         with RolloutStore(where or folder.store, run="run" if where is None else own) as opened:
             rollouts = list(_rollouts(opened, own, judge))
-    names = ("spent", "stages", "summary", Path(RESULT).stem, "controls", "prompts", Path(CLUSTERS_FILE).stem)
+    names = (
+        "spent",
+        "stages",
+        "summary",
+        Path(RESULT).stem,
+        "controls",
+        "prompts",
+        Path(CLUSTERS_FILE).stem,
+        Path(COSTS_FILE).stem,
+    )
     files = {name: folder.read(f"{name}.json") or {} for name in names}
     return RunRecord(path, run, pairs=_pairs(folder), rollouts=rollouts, **files)
 

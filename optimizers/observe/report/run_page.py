@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from optimizers.core.usage import RunUsage, WorkSeconds
 from optimizers.observe.report.charts import Chart, curve
+from optimizers.observe.report.costs import cost_rows
 from optimizers.observe.report.figures import (
     NONE,
     Flipped,
@@ -60,6 +61,7 @@ def run_page(record: RunRecord) -> str:
         lengths=reward_by_length(explored) if any(each.explored for each in explored) else [],
         spend=_spend(record),
         curve=_curve(record),
+        costs=cost_rows(record.costs),
         pairs=_pairs(record.pairs),
         prompts=[_round(each) for each in cast("list[dict[str, Any]]", record.prompts.get("rounds") or [])],
         controls=record.controls.get("rows") or [],
