@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from optimizers.core.records import Checkpoint, PreferencePair, Query, Reward, Rollout, SFTExample
+    from optimizers.nearest.teleprompter import NearestWinner
     from optimizers.observe.live.snapshot import Snapshot
     from optimizers.sgt.logged import LoggedOutcome
     from optimizers.sgt.recipe import Recipe
@@ -17,6 +18,7 @@ __all__ = [
     "Checkpoint",
     "LoRASettings",
     "LoggedOutcome",
+    "NearestWinner",
     "PreferencePair",
     "Query",
     "Recipe",
@@ -33,6 +35,7 @@ __all__ = [
 
 _MODULES = {
     "observe.live.snapshot": ("Snapshot",),
+    "nearest.teleprompter": ("NearestWinner",),
     "sgt.logged": ("LoggedOutcome",),
     "sgt.recipe": ("Recipe",),
     "core.records": ("Checkpoint", "PreferencePair", "Query", "Reward", "Rollout", "SFTExample"),

@@ -110,16 +110,20 @@ class SGTSettings(RunSettings):
         self.generator.check()
         check_lengths(student, trainset, self.generator, most=self._training.max_length, only=self.options.only)
         wrapped = self.wrap(student)
+        self.check_log(wrapped, trainset, valset)
+        check = getattr(self.trainer_or_default(), "check", None)  # last, as the default one takes long to import
+        if callable(check):
+            check()
+        return wrapped
+
+    def check_log(self, wrapped: dspy.Module, trainset: Examples, valset: Examples) -> None:
+        """Raise `SetupError` for a log that cannot be of this program and these examples."""
         log = read_log(self.logged, trainset, valset, menu=self.recipe.menu)
         if log.outcomes and (places := len(supplemented_predictors(wrapped))) != 1:
             raise SetupError(
                 f"Expected logged outcomes for a program of one predictor that reads supplements, got {places}. Name "
                 "the one that the log is of with only=[...], or leave logged out."
             )
-        check = getattr(self.trainer_or_default(), "check", None)  # last, as the default one takes long to import
-        if callable(check):
-            check()
-        return wrapped
 
     def must_match_on_resume(self, trainset: Examples, valset: Examples) -> dict[str, object]:
         """Settings in `run.json` that must be the same when a run goes on in its folder."""

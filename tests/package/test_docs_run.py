@@ -170,6 +170,10 @@ ELSEWHERE = {
 """Blocks that a test of their page runs."""
 
 NOT_RUN = {
+    (
+        "docs/beyond.md",
+        "NearestWinner(",
+    ): "needs a key; tests/nearest/test_nearest_winner_teleprompter.py has a scripted generator",
     ("README.md", "SGTTeleprompter("): "needs a key and a model of the hub; tests/demos/test_demo.py runs the like",
     (
         "README.md",
