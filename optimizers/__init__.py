@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from optimizers.core.records import Checkpoint, PreferencePair, Query, Reward, Rollout, SFTExample
     from optimizers.nearest.teleprompter import NearestWinner
     from optimizers.observe.live.snapshot import Snapshot
+    from optimizers.sgt.log_reading import examples_of
     from optimizers.sgt.logged import LoggedOutcome
     from optimizers.sgt.recipe import Recipe
     from optimizers.sgt.teleprompter import SGTTeleprompter
@@ -31,11 +32,13 @@ __all__ = [
     "SupervisoryPromptTeleprompter",
     "Trainer",
     "TrainingSettings",
+    "examples_of",
 ]
 
 _MODULES = {
     "observe.live.snapshot": ("Snapshot",),
     "nearest.teleprompter": ("NearestWinner",),
+    "sgt.log_reading": ("examples_of",),
     "sgt.logged": ("LoggedOutcome",),
     "sgt.recipe": ("Recipe",),
     "core.records": ("Checkpoint", "PreferencePair", "Query", "Reward", "Rollout", "SFTExample"),
