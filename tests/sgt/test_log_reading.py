@@ -56,22 +56,14 @@ def test_what_was_expected_is_the_label_whatever_the_score() -> None:
     assert found.unlabelled == 0
 
 
-def test_a_trace_object_of_mlflow_is_read_like_its_json(tmp_path: Path) -> None:
-    mlflow = pytest.importorskip("mlflow")
-    content = trace(True, "[cot] Add.")
-    made = mlflow.entities.Trace
-
-    class Exported(made):
-        """A trace whose parts come from an export."""
-
-        def __init__(self) -> None:
-            """Without a server."""
-
-        def to_dict(self) -> dict[str, object]:
-            """What MLflow writes."""
-            return content
-
-    assert examples_of([Exported()]).outcomes == examples_of([content]).outcomes
+def test_an_export_of_mlflow_and_its_own_trace_object_give_the_same() -> None:
+    """The file is what `Trace.to_json` of MLflow 3.17 wrote, without its tags."""
+    entities = pytest.importorskip("mlflow.entities")
+    export = json.loads((Path(__file__).parents[1] / "doubles" / "mlflow_trace.json").read_text(encoding="utf-8"))
+    found = examples_of([export])
+    assert [dict(each) for each in found.examples] == [{"question": "2+2?", "answer": "4"}]
+    assert [(each.supplement, each.feedback) for each in found.outcomes] == [(Supplement("cot", "Add."), "same")]
+    assert examples_of([entities.Trace.from_dict(export)]).outcomes == found.outcomes
 
 
 def test_traces_of_mlflow_give_inputs_output_score_and_the_supplement_that_was_read() -> None:
