@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from optimizers.core.records import Checkpoint, PreferencePair, Query, Reward, Rollout, ScoredSample, SFTExample
+    from optimizers.nearest.teleprompter import NearestWinner
     from optimizers.observe.live.snapshot import Snapshot
+    from optimizers.sgt.log_reading import examples_of
     from optimizers.sgt.logged import LoggedOutcome
     from optimizers.sgt.recipe import Recipe
     from optimizers.sgt.teleprompter import SGTTeleprompter
@@ -17,6 +19,7 @@ __all__ = [
     "Checkpoint",
     "LoRASettings",
     "LoggedOutcome",
+    "NearestWinner",
     "PreferencePair",
     "Query",
     "Recipe",
@@ -30,10 +33,13 @@ __all__ = [
     "SupervisoryPromptTeleprompter",
     "Trainer",
     "TrainingSettings",
+    "examples_of",
 ]
 
 _MODULES = {
     "observe.live.snapshot": ("Snapshot",),
+    "nearest.teleprompter": ("NearestWinner",),
+    "sgt.log_reading": ("examples_of",),
     "sgt.logged": ("LoggedOutcome",),
     "sgt.recipe": ("Recipe",),
     "core.records": ("Checkpoint", "PreferencePair", "Query", "Reward", "Rollout", "ScoredSample", "SFTExample"),

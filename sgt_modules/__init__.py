@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sgt_modules.remote.endpoint import Endpoint
     from sgt_modules.remote.publishing import ServedFolder
     from sgt_modules.saving.state_file import load_program, save_program
+    from sgt_modules.winner_lookup import WinnerLookup
     from sgt_modules.wrapping import fitting_state, supplement, unsupplement
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "SupplementedPredictor",
     "Template",
     "VLLMLoRA",
+    "WinnerLookup",
     "errors",
     "fitting_state",
     "load_program",
@@ -60,6 +62,7 @@ _MODULES = {
     "remote.adapter_servers": ("SGLangLoRA", "VLLMLoRA"),
     "remote.publishing": ("ServedFolder",),
     "saving.state_file": ("load_program", "save_program"),
+    "winner_lookup": ("WinnerLookup",),
     "wrapping": ("fitting_state", "supplement", "unsupplement"),
 }
 

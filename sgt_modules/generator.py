@@ -20,9 +20,10 @@ from sgt_modules.backend import Backend
 from sgt_modules.errors import SetupError
 from sgt_modules.generator_prompt import NOTE, GeneratorPrompt
 from sgt_modules.generator_state import (
-    EndpointGeneratorState,
     GeneratorSettings,
     GeneratorState,
+    LookupGeneratorState,
+    SavedGenerator,
     check_state,
     dump_settings,
     endpoint_of,
@@ -36,6 +37,7 @@ from sgt_modules.prompt_length import fits, most_prompt_tokens
 from sgt_modules.remote.endpoint import Endpoint
 from sgt_modules.replies import read_reply
 from sgt_modules.samples import SILENT, Sample, SampleRequest
+from sgt_modules.winner_lookup import WinnerLookup
 
 MAX_NEW_TOKENS = 128
 """The default limit of a supplement's tokens: enough for `max_words` of the prompt and the kind."""
@@ -54,9 +56,9 @@ def _report_call(call: _F) -> _F:
 class SupplementGenerator(Parameter):
     """A small model that writes supplements. It is a DSPy parameter and no module: `set_lm` and `get_lm` skip it.
 
-    `model` is a hub id (at a `revision`), a folder, a `LocalEngine`, or for a model behind a server a `dspy.LM` or an
-    `Endpoint`; `adapter` is a PEFT folder. Nothing is loaded before the first supplement, or `check()`. Copies of a
-    program share their generator.
+    `model` is a hub id (at a `revision`), a folder, a `LocalEngine`, for a model behind a server a `dspy.LM` or an
+    `Endpoint`, or a `WinnerLookup`, which has no model; `adapter` is a PEFT folder. Nothing is loaded before the first
+    supplement, or `check()`. Copies of a program share their generator.
 
     `prompt` is what the model reads (`GeneratorPrompt`). `max_prompt_tokens` bounds it: in a longer prompt the longest
     input is shortened in the middle, in training as at inference. By default the bound is what the model's context
@@ -75,7 +77,7 @@ class SupplementGenerator(Parameter):
 
     def __init__(
         self,
-        model: str | Path | LocalEngine | dspy.LM | Endpoint,
+        model: str | Path | LocalEngine | dspy.LM | Endpoint | WinnerLookup,
         *,
         adapter: Path | None = None,
         revision: str | None = None,
@@ -95,7 +97,7 @@ class SupplementGenerator(Parameter):
         self.prompt, self.max_prompt_tokens, self.menu = prompt, max_prompt_tokens, menu
         if isinstance(model, dspy.LM):
             model = Endpoint(model)
-        if isinstance(model, Endpoint):
+        if isinstance(model, Endpoint | WinnerLookup):
             if (adapter, revision, dtype, device) != (None, None, "auto", "auto"):
                 raise SetupError(
                     "Expected only temperature and max_new_tokens with an endpoint's LM, got settings of a local "
@@ -245,7 +247,7 @@ class SupplementGenerator(Parameter):
     def _of(self, engine: Backend, menu: Menu) -> SupplementGenerator:
         settings = self._settings()
         settings["menu"] = menu
-        return SupplementGenerator(cast("LocalEngine | Endpoint", engine), **settings)
+        return SupplementGenerator(cast("LocalEngine | Endpoint | WinnerLookup", engine), **settings)
 
     def _settings(self) -> GeneratorSettings:
         return GeneratorSettings(
@@ -277,12 +279,12 @@ class SupplementGenerator(Parameter):
     def reset(self) -> None:
         """Do nothing: `reset_copy()` calls this on generators that the original program shares."""
 
-    def dump_state(self, json_mode: bool = True) -> GeneratorState | EndpointGeneratorState:
+    def dump_state(self, json_mode: bool = True) -> SavedGenerator:
         """Return the reference for a saved program; an adapter's folder is copied next to the saved file."""
         state = {**self.engine.reference(), **dump_settings(self._settings())}
-        return cast("GeneratorState | EndpointGeneratorState", state)
+        return cast("SavedGenerator", state)
 
-    def load_state(self, state: GeneratorState | EndpointGeneratorState) -> None:
+    def load_state(self, state: SavedGenerator) -> None:
         """Load a saved reference; weights are loaded and compared with the sha256 at first use."""
         loaded = SupplementGenerator.from_state(state, like=self)
         self.engine, self.temperature, self.max_new_tokens = loaded.engine, loaded.temperature, loaded.max_new_tokens
@@ -291,7 +293,7 @@ class SupplementGenerator(Parameter):
     @classmethod
     def from_state(
         cls,
-        state: GeneratorState | EndpointGeneratorState,
+        state: SavedGenerator,
         *,
         like: SupplementGenerator | None = None,
         trusted: bool = False,
@@ -309,15 +311,15 @@ class SupplementGenerator(Parameter):
         return cls._reuse_or_build(state)
 
     @classmethod
-    def _reuse_or_build(cls, state: GeneratorState) -> SupplementGenerator:
+    def _reuse_or_build(cls, state: GeneratorState | LookupGeneratorState) -> SupplementGenerator:
         """Return the generator of this state that is in use, or a new one."""
-        reference, settings = local_reference(state), settings_of(state)
-        key = json.dumps([reference, dump_settings(settings)], sort_keys=True)
+        settings = settings_of(state)
+        reference = state["winners"] if "winners" in state else local_reference(state)
+        key = json.dumps([reference, state.get("neighbours"), dump_settings(settings)], sort_keys=True)
         with _SHARING:
             generator = _SHARED.get(key)
             if generator is None:
-                engine = LocalEngine(**reference, max_new_tokens=settings["max_new_tokens"])
-                generator = _SHARED[key] = cls(engine, **settings)
+                generator = _SHARED[key] = cls(_engine_of(state, settings), **settings)
             return generator
 
     def __copy__(self) -> SupplementGenerator:
@@ -348,7 +350,9 @@ class SupplementGenerator(Parameter):
         )
 
     def _read(self, reply: Sample, request: SampleRequest) -> Sample:
-        """Read the supplement in a model's reply."""
+        """Read the supplement in a model's reply; one that was looked up is read already."""
+        if isinstance(self.engine, WinnerLookup):
+            return reply
         if self.menu:
             return reply.read_as(self.menu.read(reply.text))
         return reply.read_as(read_reply(reply.text, kind=request.kind_name, ended=not reply.cut))
@@ -370,7 +374,13 @@ _SHARED: WeakValueDictionary[str, SupplementGenerator] = WeakValueDictionary()
 """Generators in use, by their state: the predictors of one program share one."""
 
 
-def _restore_from_pickle(state: GeneratorState | EndpointGeneratorState) -> SupplementGenerator:
+def _engine_of(state: GeneratorState | LookupGeneratorState, settings: GeneratorSettings) -> LocalEngine | WinnerLookup:
+    if "winners" in state:
+        return WinnerLookup.from_reference(state)
+    return LocalEngine(**local_reference(state), max_new_tokens=settings["max_new_tokens"])
+
+
+def _restore_from_pickle(state: SavedGenerator) -> SupplementGenerator:
     """Load a pickled generator; a function, as cloudpickle would copy a method with all that it refers to.
 
     A pickle runs code when it is opened, so its state is trusted.
@@ -378,5 +388,5 @@ def _restore_from_pickle(state: GeneratorState | EndpointGeneratorState) -> Supp
     return SupplementGenerator.from_state(state, trusted=True)
 
 
-GeneratorLike = str | Path | LocalEngine | dspy.LM | Endpoint | SupplementGenerator
+GeneratorLike = str | Path | LocalEngine | dspy.LM | Endpoint | WinnerLookup | SupplementGenerator
 """The types that `SupplementGenerator.of` accepts."""

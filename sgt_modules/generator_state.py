@@ -12,6 +12,7 @@ from sgt_modules.menu import Menu
 from sgt_modules.remote.endpoint import Endpoint, EndpointReference
 from sgt_modules.saving.state_checks import check_mapping, read_number, read_text, read_text_or_none, read_whole_number
 from sgt_modules.saving.weights import locate
+from sgt_modules.winner_lookup import LookupReference
 
 
 class MenuState(TypedDict, total=False):
@@ -38,6 +39,19 @@ class EndpointGeneratorState(EndpointReference, MenuState):
     max_prompt_tokens: int | None
 
 
+class LookupGeneratorState(LookupReference, MenuState):
+    """A generator that looks supplements up: its table."""
+
+    temperature: float
+    max_new_tokens: int
+    prompt: dict[str, object]
+    max_prompt_tokens: int | None
+
+
+SavedGenerator = GeneratorState | EndpointGeneratorState | LookupGeneratorState
+"""The state of any generator."""
+
+
 class GeneratorSettings(TypedDict):
     """The settings in a generator's state."""
 
@@ -48,16 +62,16 @@ class GeneratorSettings(TypedDict):
     menu: Menu
 
 
-def check_state(state: object) -> GeneratorState | EndpointGeneratorState:
+def check_state(state: object) -> SavedGenerator:
     """Return the state; raise `SavedStateError` if it has another form."""
     state = check_mapping(state, "a generator's state")
-    form = EndpointGeneratorState if "lm" in state else GeneratorState
+    form = EndpointGeneratorState if "lm" in state else LookupGeneratorState if "winners" in state else GeneratorState
     if missing := sorted(form.__required_keys__ - state.keys()):
         raise SavedStateError(
             f"Expected a generator's saved state, got one without {missing}. If an earlier version wrote it, save the "
             "program again."
         )
-    return cast("GeneratorState | EndpointGeneratorState", state)
+    return cast("SavedGenerator", state)
 
 
 def settings_of(state: Mapping[str, Any]) -> GeneratorSettings:

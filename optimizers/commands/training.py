@@ -61,6 +61,9 @@ def compile_program(
     seed: SeedOption = 0,
     threads: ThreadsOption = None,
     log_dir: LogDirOption = None,
+    log: Annotated[
+        Path | None, typer.Option(help="Logged outcomes, JSON lines or MLflow traces, which cost no call.")
+    ] = None,
     max_actor_calls: Annotated[int | None, typer.Option(help="Maximum calls of the frozen model.")] = None,
     max_cost_usd: Annotated[float | None, typer.Option(help="Maximum dollars for these calls.")] = None,
     max_seconds: Annotated[float | None, typer.Option(help="Maximum seconds of work.")] = None,
@@ -80,10 +83,12 @@ def compile_program(
     from optimizers.core.result import result_of
     from optimizers.core.user_files import load_attribute
     from optimizers.observe.report import REPORT_FILE
+    from optimizers.sgt.log_reading import examples_of
     from optimizers.sgt.teleprompter import SGTTeleprompter
 
     check_writable(out, what="--out")
     student, trainset, valset = _load_inputs(program, train, val, inputs)
+    logged = [] if log is None else examples_of(log).outcomes
     with _use_actor(lm, lm_dtype):
         model, trainer = _load_generator(generator)
         sgt = SGTTeleprompter(
@@ -101,7 +106,7 @@ def compile_program(
             report_to=cast("list[TrackerName]", [each.strip() for each in report_to.split(",") if each.strip()]),
             display_progress=False if as_json else None,
         )
-        better = sgt.compile(student, trainset=trainset, valset=valset)
+        better = sgt.compile(student, trainset=trainset, valset=valset, logged=logged)
     result = result_of(better)
     saved = out or result.log_dir / "program.json"
     better.save(saved)

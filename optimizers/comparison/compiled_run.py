@@ -10,7 +10,6 @@ from typing import Any, cast
 import dspy
 
 from optimizers.comparison.interventions import SplitCalls
-from optimizers.comparison.nearest_winners import is_exploration
 from optimizers.core.events import EventBus
 from optimizers.core.fingerprints import describe_scope, scope_of
 from optimizers.core.records import Candidate, Rollout
@@ -19,6 +18,7 @@ from optimizers.core.reward import Metric, Scorer
 from optimizers.core.run_folder import RunFolder
 from optimizers.core.safe_reading import read_entry
 from optimizers.core.stages import Stage
+from optimizers.nearest.winners import is_exploration
 from optimizers.rollouts.engine import RolloutEngine
 from optimizers.rollouts.evaluation import Evaluator, Scored
 from optimizers.rollouts.queries import query_of

@@ -22,9 +22,9 @@ from optimizers.comparison.few_shot_contenders import (
     compile_random_search,
 )
 from optimizers.comparison.local_edits import LPO_BATCH, LPO_CANDIDATES, LPO_STEPS, optimize_with_local_edits
-from optimizers.comparison.nearest_winner_contender import compile_lookup, reserve_calls
 from optimizers.comparison.text_gradients import BATCH, STEPS, optimize_with_textgrad
 from optimizers.core.reward import Scorer
+from optimizers.nearest.teleprompter import NearestWinner
 from optimizers.sgt.recipe import Recipe
 from optimizers.sgt.teleprompter import SGTTeleprompter
 from optimizers.spt.recipe import Variant
@@ -48,6 +48,9 @@ class Contender:
     needs: tuple[Need, ...] = ()
     seeded: bool = True
 
+
+NEAREST_WINNER = "nearest_winner"
+"""The name of the contender that trains nothing; it was `lookup` before."""
 
 ContenderLike = str | Contender | Teleprompter
 """A name in `CONTENDERS` or `ABLATIONS`, your own `Contender`, or any DSPy teleprompter."""
@@ -260,8 +263,8 @@ def compile_sgt(inputs: ContenderArguments) -> dspy.Module:
     return make_teleprompter(inputs).compile(inputs.program, trainset=inputs.trainset, valset=inputs.valset)
 
 
-def make_teleprompter(inputs: ContenderArguments, folder: str = "sgt") -> SGTTeleprompter:
-    """Returns SGT's teleprompter with the inputs' settings, in this subfolder."""
+def make_teleprompter(inputs: ContenderArguments) -> SGTTeleprompter:
+    """Returns SGT's teleprompter with the inputs' settings."""
     assert inputs.generator is not None
     return SGTTeleprompter(
         inputs.metric,
@@ -271,14 +274,24 @@ def make_teleprompter(inputs: ContenderArguments, folder: str = "sgt") -> SGTTel
         num_threads=inputs.num_threads,
         max_actor_calls=inputs.calls,
         seed=inputs.seed,
-        log_dir=inputs.folder / folder,
+        log_dir=inputs.folder / "sgt",
         display_progress=False,
     )
 
 
-def _compile_lookup(inputs: ContenderArguments) -> dspy.Module:
-    """Explores with the untrained generator within the budget, then looks the nearest winner up."""
-    return compile_lookup(inputs, make_teleprompter(replace(inputs, calls=reserve_calls(inputs)), "lookup"))
+def _compile_nearest_winner(inputs: ContenderArguments) -> dspy.Module:
+    """Explores with the untrained generator within the budget, then reads the nearest winner."""
+    optimizer = NearestWinner(
+        inputs.metric,
+        inputs.generator,
+        recipe=inputs.recipe,
+        num_threads=inputs.num_threads,
+        max_actor_calls=inputs.calls,
+        seed=inputs.seed,
+        log_dir=inputs.folder / NEAREST_WINNER,
+        display_progress=False,
+    )
+    return optimizer.compile(inputs.program, trainset=inputs.trainset, valset=inputs.valset)
 
 
 def _compile_few_shot_then_sgt(inputs: ContenderArguments) -> dspy.Module:
@@ -329,13 +342,16 @@ CONTENDERS: Mapping[str, Contender] = {
         Contender("spt_p_without_impact", partial(_compile_spt, variant="p", impact=False), needs=("proposer",)),
         Contender("spt_pc_without_impact", partial(_compile_spt, variant="pc", impact=False), needs=("proposer",)),
         Contender("bootstrap_finetune", _compile_bootstrap_finetune, needs=("tunable",)),
-        Contender("lookup", _compile_lookup, needs=("generator",)),
+        Contender(NEAREST_WINNER, _compile_nearest_winner, needs=("generator",)),
         Contender("sgt", compile_sgt, needs=("generator",)),
         Contender("few_shot_then_sgt", _compile_few_shot_then_sgt, needs=("generator",)),
         Contender("sgt_then_knn", _compile_sgt_then_knn, needs=("generator",)),
     )
 }
 """Every built-in contender by name; `none` leaves the program unchanged, and all others are compared with it."""
+
+FORMER_NAMES: Mapping[str, Contender] = {"lookup": replace(CONTENDERS[NEAREST_WINNER], name="lookup")}
+"""Contenders by the names that they had, which keep these names in a comparison's rows."""
 
 
 def shuffle_examples(examples: Sequence[dspy.Example], seed: int) -> list[dspy.Example]:

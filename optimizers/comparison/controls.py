@@ -26,7 +26,6 @@ from optimizers.comparison.interventions import (
     remove_tags,
     replace_words,
 )
-from optimizers.comparison.nearest_winners import choose_lookup
 from optimizers.comparison.setup import Problem
 from optimizers.comparison.summary import Leaks, contains_label
 from optimizers.core.best_stage import select_best
@@ -35,6 +34,7 @@ from optimizers.core.events import EventBus
 from optimizers.core.records import Rollout
 from optimizers.core.run_folder import CLUSTERS_FILE, RunFolder
 from optimizers.core.validation import check_program, check_splits
+from optimizers.nearest.winners import choose_lookup
 from optimizers.observe.progress import Display, build_views
 from optimizers.rollouts.evaluation import Evaluator, Scored
 from sgt_modules.errors import SetupError
@@ -42,6 +42,7 @@ from sgt_modules.generator import SupplementGenerator
 from sgt_modules.lms import ANSWER_TOKENS, check_lm
 from sgt_modules.local.engine import LocalEngine
 from sgt_modules.remote.endpoint import Endpoint
+from sgt_modules.winner_lookup import WinnerLookup
 
 KindsOn = Literal["test", "val"]
 """The split on which the controls `always` run: with `val`, the choice of a kind does not use the test set."""
@@ -231,6 +232,8 @@ def run_small_model(run: CompiledRun, test: Evaluator) -> Sequence[Rollout] | st
     its score would say nothing about what it knows.
     """
     generator = run.result.generator
+    if isinstance(generator.engine, WinnerLookup):
+        return "the run has no small model: it looked supplements up"
     try:
         generator.check()
     except SetupError as problem:

@@ -11,7 +11,7 @@ from optimizers.core.paired_scores import find_paired, pair_scores_by_example
 from optimizers.core.statistics import gain_interval, paired_p_value
 from optimizers.observe.report.texts import p_text, signed, span
 
-PLANNED = (("sgt", "lookup", "what training adds to exploration's outcomes"),)
+PLANNED = tuple(("sgt", name, "what training adds to exploration's outcomes") for name in ("nearest_winner", "lookup"))
 """Pairs of contenders whose difference a comparison reports where both ran, and what it means."""
 
 

@@ -9,7 +9,7 @@ import dspy
 
 from optimizers.comparison.contender_arguments import LABELED_DEMOS, ContenderArguments
 from optimizers.comparison.instruction_search import build_evaluate
-from optimizers.comparison.tf_idf import TfIdf
+from sgt_modules.tf_idf import TfIdf
 
 DEMOS = 4
 """DSPy's default number of bootstrapped demos."""

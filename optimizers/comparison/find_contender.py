@@ -10,12 +10,12 @@ import dspy
 from dspy.teleprompt import Teleprompter
 
 from optimizers.comparison.ablations import ABLATIONS
-from optimizers.comparison.contenders import CONTENDERS, Contender, ContenderArguments, ContenderLike
+from optimizers.comparison.contenders import CONTENDERS, FORMER_NAMES, Contender, ContenderArguments, ContenderLike
 from sgt_modules.errors import SetupError
 
 
 def find_contender(contender: ContenderLike) -> Contender:
-    """Returns the contender itself, or looks a name up in `CONTENDERS` and `ABLATIONS`.
+    """Returns the contender itself, or looks a name up in `CONTENDERS`, `ABLATIONS` and `FORMER_NAMES`.
 
     A teleprompter becomes a contender with the name of its class, in snake case. Raises `SetupError` for an unknown
     name.
@@ -33,6 +33,8 @@ def find_contender(contender: ContenderLike) -> Contender:
     if isinstance(contender, Teleprompter):
         return Contender(_to_snake_case(type(contender).__name__), lambda inputs: _compile_with(contender, inputs))
     contenders = {**CONTENDERS, **ABLATIONS}
+    if contender in FORMER_NAMES:
+        return FORMER_NAMES[contender]
     if contender not in contenders:
         raise SetupError(
             f"There is no contender {contender!r}. There are {', '.join(contenders)}; "

@@ -125,6 +125,34 @@ class Budget:
         if reason:
             raise StoppedError(reason)
 
+    @contextmanager
+    def holding_back(self, calls: int) -> Iterator[None]:
+        """Keep so many actor calls for later: where only they are left, the work inside ends without an error.
+
+        Without a limit of actor calls, nothing is held back.
+
+        >>> budget = Budget(Limits(actor_calls=3), Usage(runs=2, calls=2))
+        >>> with budget.holding_back(1):
+        ...     budget.check()
+        ...     print("not reached")
+        >>> budget.check()
+        """
+        whole = self.limits
+        if whole.actor_calls is None:
+            yield
+            return
+        self.limits = replace(whole, actor_calls=max(1, whole.actor_calls - calls))
+        try:
+            yield
+        except StoppedError:
+            self.limits = whole
+            with self._changed:
+                is_over = bool(self._why_stop())
+            if is_over:
+                raise
+        finally:
+            self.limits = whole
+
     def add_other_cost(self, cost_usd: float) -> None:
         """Count dollars that were paid for anything but runs of the program."""
         with self._changed:

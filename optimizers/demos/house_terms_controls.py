@@ -10,11 +10,11 @@ import dspy
 
 from optimizers.comparison.compiled_run import CompiledRun
 from optimizers.comparison.controls import run_small_model
-from optimizers.comparison.nearest_winners import choose_lookup
 from optimizers.core.events import EventBus
 from optimizers.core.records import Candidate, Rollout
 from optimizers.core.result import result_of
 from optimizers.demos.elimination import Deduction, deduce_meanings
+from optimizers.nearest.winners import choose_lookup
 from optimizers.rollouts.evaluation import Evaluator
 from sgt_modules import supplement
 from sgt_modules.embedded import AnswerInSQL, HouseTermsWorld, acting, program
@@ -94,7 +94,7 @@ def score_controls(
     skipped = {"small_model": alone} if isinstance(alone, str) else {}
     if not isinstance(alone, str):
         scored["small_model"] = {"test": alone}
-    return ScoredControls(scored, skipped, lookup.validation, lookup.generator.neighbours, deductions)
+    return ScoredControls(scored, skipped, lookup.validation, lookup.neighbours, deductions)
 
 
 def _run_with_meanings(evaluator: Evaluator, meanings: Mapping[str, str], name: str, split: str) -> Sequence[Rollout]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
-from typing import cast
+from typing import Self, cast
 
 import dspy
 
@@ -79,7 +79,7 @@ class Run:
         *,
         team: Team,
         probe: int = 0,
-    ) -> Iterator[Run]:
+    ) -> Iterator[Self]:
         """Check everything that was passed in, then take the folder. The `team` trains.
 
         Inside, the first Ctrl-C ends the run in good order.

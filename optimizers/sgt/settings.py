@@ -114,12 +114,7 @@ class SGTSettings(RunSettings):
         self.generator.check()
         check_lengths(student, trainset, self.generator, most=self._training.max_length, only=self.options.only)
         wrapped = self.wrap(student)
-        log = read_log(self.logged, trainset, valset, menu=self.recipe.menu)
-        if log.outcomes and (places := len(supplemented_predictors(wrapped))) != 1:
-            raise SetupError(
-                f"Expected logged outcomes for a program of one predictor that reads supplements, got {places}. Name "
-                "the one that the log is of with only=[...], or leave logged out."
-            )
+        self.check_log(wrapped, trainset, valset)
         if self.recipe.algorithm == "grpo":
             self._check_grpo()
         trainer = self.trainer_or_default()  # last, as the default one takes long to import
@@ -129,6 +124,15 @@ class SGTSettings(RunSettings):
         if self.start is not None:
             check_start(self.start, trainer)
         return wrapped
+
+    def check_log(self, wrapped: dspy.Module, trainset: Examples, valset: Examples) -> None:
+        """Raise `SetupError` for a log that cannot be of this program and these examples."""
+        log = read_log(self.logged, trainset, valset, menu=self.recipe.menu)
+        if log.outcomes and (places := len(supplemented_predictors(wrapped))) != 1:
+            raise SetupError(
+                f"Expected logged outcomes for a program of one predictor that reads supplements, got {places}. Name "
+                "the one that the log is of with only=[...], or leave logged out."
+            )
 
     def _check_grpo(self) -> None:
         """Raise `SetupError` unless each sample is one of a group, and the trainer trains on groups."""

@@ -24,7 +24,7 @@ MARKER = re.compile(r"\[\[ ## (\w+) ## \]\]")
 EXAMPLES = [dspy.Example(question=f"{n}+1?", answer=str(n + 1)).with_inputs("question") for n in range(18)]
 TRAIN, VAL, TEST = EXAMPLES[:6], EXAMPLES[6:12], EXAMPLES[12:]
 PROPOSING = [name for name, each in CONTENDERS.items() if "proposer" in each.needs]
-TRAINED = ["lookup", "sgt", "few_shot_then_sgt", "sgt_then_knn"]
+TRAINED = ["nearest_winner", "sgt", "few_shot_then_sgt", "sgt_then_knn"]
 UNTRAINED = [name for name, each in CONTENDERS.items() if not {"generator", "tunable"} & set(each.needs)]
 
 

@@ -1,4 +1,4 @@
-"""The baseline `lookup`: which supplement is the nearest winner, and the control and the contender made of it."""
+"""The nearest winner: which supplement is the nearest winner, and the control and the contender made of it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,12 @@ from secrets_task import RECIPE, exact
 
 from optimizers import SGTTeleprompter
 from optimizers.comparison import Comparison, Problem, compare, controls
-from optimizers.comparison.nearest_winners import NearestWinnerGenerator, NearestWinners
 from optimizers.core.records import Query, Reward, Rollout
 from optimizers.core.result import result_of
+from optimizers.nearest.winners import collect_winners
 from optimizers.store.rollout_store import RolloutStore
-from sgt_modules import supplement
-from sgt_modules.embedded import embedded_generator
-from sgt_modules.errors import SetupError
 from sgt_modules.kinds import SILENCE, Supplement
+from sgt_modules.winner_lookup import WinnerLookup
 
 
 def tried(query: str, text: str, score: float | None = 1.0, prompt: str = "") -> Rollout:
@@ -29,6 +27,10 @@ def tried(query: str, text: str, score: float | None = 1.0, prompt: str = "") ->
     return Rollout(
         Query(query, 0, "self", prompt or query), "warm", "free", given, None if score is None else Reward(score)
     )
+
+
+def choose(rollouts: list[Rollout], prompt: str, neighbours: int, **settings: float) -> Supplement:
+    return WinnerLookup(collect_winners(rollouts, **settings), neighbours).choose(prompt)
 
 
 def test_the_supplement_that_won_most_often_for_the_neighbours_is_chosen() -> None:
@@ -40,51 +42,42 @@ def test_the_supplement_that_won_most_often_for_the_neighbours_is_chosen() -> No
         tried("bima one two", "C"),
         tried("bima", "C"),
     ]
-    winners = NearestWinners(rollouts)
-    assert [winners.choose("zoka one two", number).text for number in (1, 3)] == ["A", "B"]
+    assert [choose(rollouts, "zoka one two", number).text for number in (1, 3)] == ["A", "B"]
 
 
 def test_words_that_all_queries_share_say_nothing() -> None:
     """By shared words alone, the second query would be the nearest."""
     schema = "customers products orders staff"
     rollouts = [tried(f"zoka {schema}", "A"), tried(f"bima {schema} {schema} count", "B"), tried(f"dulu {schema}", "C")]
-    assert NearestWinners(rollouts).choose(f"zoka {schema} {schema} {schema}", 1).text == "A"
+    assert choose(rollouts, f"zoka {schema} {schema} {schema}", 1).text == "A"
 
 
 def test_a_lost_supplement_an_outage_and_an_unknown_reward_are_no_winners() -> None:
-    winners = NearestWinners([tried("zoka", "A", 0.0), tried("zoka", "B", None), tried("bima", "C")])
-    assert winners.choose("zoka", 1) == SILENCE
-    assert NearestWinners([tried("zoka", "A", 0.5)], threshold=0.5).choose("zoka", 1).text == "A"
-    assert NearestWinners([]).choose("zoka", 4) == SILENCE
+    lost = [tried("zoka", "A", 0.0), tried("zoka", "B", None), tried("bima", "C")]
+    assert choose(lost, "zoka", 1) == SILENCE
+    assert choose([tried("zoka", "A", 0.5)], "zoka", 1, threshold=0.5).text == "A"
+    assert choose([], "zoka", 4) == SILENCE
 
 
 def test_no_supplement_wins_where_the_program_is_right_without_one() -> None:
-    winners = NearestWinners([tried("zoka one", ""), tried("zoka two", ""), tried("zoka two", "A")])
-    assert winners.choose("zoka", 2) == SILENCE
+    rollouts = [tried("zoka one", ""), tried("zoka two", ""), tried("zoka two", "A")]
+    assert choose(rollouts, "zoka", 2) == SILENCE
 
 
 def test_a_supplement_that_several_stages_tried_on_a_query_counts_once() -> None:
     """Otherwise B, which won twice on one query, would tie with A, which won on two."""
     rollouts = [tried("zoka one two", "B"), tried("zoka one two", "B"), tried("zoka one two", "B")]
     rollouts += [tried("zoka one", "A"), tried("zoka two", "A"), tried("bima", "C")]
-    assert NearestWinners(rollouts).choose("zoka one two", 3).text == "A"
+    assert choose(rollouts, "zoka one two", 3).text == "A"
 
 
 def test_ties_are_broken_by_nearness_and_then_by_the_seed() -> None:
     near = [tried("zoka one two", "A"), tried("zoka one", "B"), tried("bima two", "C")]
-    assert {NearestWinners(near, seed=seed).choose("zoka one two", 2).text for seed in range(8)} == {"A"}
+    assert {choose(near, "zoka one two", 2, seed=seed).text for seed in range(8)} == {"A"}
     tied = [tried("zoka", text) for text in "ABCD"]
-    by_seed = [NearestWinners(tied, seed=seed).choose("zoka", 1).text for seed in range(12)]
+    by_seed = [choose(tied, "zoka", 1, seed=seed).text for seed in range(12)]
     assert len(set(by_seed)) > 1
-    assert by_seed == [NearestWinners(tied[::-1], seed=seed).choose("zoka", 1).text for seed in range(12)]
-
-
-def test_a_lookup_writes_no_tokens_and_no_file_can_hold_it(tmp_path: Path) -> None:
-    generator = NearestWinnerGenerator(embedded_generator(), NearestWinners([tried("zoka", "A")]), 1)
-    sample = generator.draw("zoka")
-    assert (sample.supplement, sample.tokens, sample.prompt_tokens) == (Supplement("cot", "A"), 0, 0)
-    with pytest.raises(SetupError, match="no saved program holds"):
-        supplement(dspy.Predict("question -> answer"), generator=generator).save(tmp_path / "program.json")
+    assert by_seed == [choose(tied[::-1], "zoka", 1, seed=seed).text for seed in range(12)]
 
 
 COLORS = ("red", "blue", "green")
@@ -143,35 +136,43 @@ def compared(folder: Path, engine: ScriptedEngine, *names: str, **changes: objec
 
 def test_the_contender_finds_what_the_untrained_generator_found_and_stays_within_its_budget(tmp_path: Path) -> None:
     engine = ScriptedEngine(knows_colors)
-    found = compared(tmp_path, engine, "lookup", "sgt", budget=150)
-    row = found.row("lookup")
+    found = compared(tmp_path, engine, "nearest_winner", "sgt", budget=150)
+    row = found.row("nearest_winner")
     assert (found.row("none").test, row.test) == (0.0, 1.0)
     assert 0 < row.compiling.actor_calls <= 150
     assert row.answer.generator.tokens == 0
-    assert json.loads((tmp_path / "lookup" / "seed-0" / "lookup" / "result.json").read_text())["selected"] == "none"
-    assert not (tmp_path / "lookup" / "seed-0" / "lookup" / "checkpoints").exists()
+    assert (
+        json.loads((tmp_path / "nearest_winner" / "seed-0" / "nearest_winner" / "result.json").read_text())["selected"]
+        == "nearest"
+    )
+    assert not (tmp_path / "nearest_winner" / "seed-0" / "nearest_winner" / "checkpoints").exists()
 
 
-def test_sgt_against_lookup_is_reported_and_read_again(tmp_path: Path) -> None:
+def test_sgt_against_the_nearest_winner_is_reported_and_read_again(tmp_path: Path) -> None:
     """This generator learns nothing worth a word, so all nine questions are lost against the lookup: 2 / 2**9."""
-    found = compared(tmp_path, ScriptedEngine(knows_colors), "lookup", "sgt", budget=150)
+    found = compared(tmp_path, ScriptedEngine(knows_colors), "nearest_winner", "sgt", budget=150)
     [difference] = found.differences
-    assert (difference.name, difference.other, difference.gain, difference.examples) == ("sgt", "lookup", -1.0, 9)
+    assert (difference.name, difference.other, difference.gain, difference.examples) == (
+        "sgt",
+        "nearest_winner",
+        -1.0,
+        9,
+    )
     assert difference.p_value == pytest.approx(2 / 2**9)
     assert difference.words in found.to_markdown()
     assert difference.words.partition(",")[0] in str(found)
     assert Comparison.read(tmp_path).differences == found.differences
-    assert compared(tmp_path / "alone", ScriptedEngine(knows_colors), "lookup", budget=150).differences == ()
+    assert compared(tmp_path / "alone", ScriptedEngine(knows_colors), "nearest_winner", budget=150).differences == ()
 
 
 @pytest.mark.parametrize("budget", [1, 7, 20, 60, None])
 def test_the_contender_has_a_program_at_any_budget(tmp_path: Path, budget: int | None) -> None:
     engine = ScriptedEngine(knows_colors)
-    row = compared(tmp_path, engine, "lookup", budget=budget).row("lookup")
+    row = compared(tmp_path, engine, "nearest_winner", budget=budget).row("nearest_winner")
     assert not row.skipped
     assert row.compiling.actor_calls <= (budget or 10**9)
     asked = len(engine.asked)
-    assert compared(tmp_path, engine, "lookup", budget=budget).row("lookup") == row
+    assert compared(tmp_path, engine, "nearest_winner", budget=budget).row("nearest_winner") == row
     assert len(engine.asked) == asked
 
 
@@ -199,10 +200,11 @@ def test_a_program_of_several_predictors_is_looked_up_at_each_of_its_places(tmp_
     engine = ScriptedEngine(hints)
     with dspy.context(lm=engine.lm()):
         found = compare(
-            TwoSteps(), TRAIN, VAL, TEST, exact, ["lookup"], seeds=[0], generator=writer(), trainer=ScriptedTrainer(),
-            recipe=RECIPE, num_threads=4, log_dir=tmp_path, display_progress=False, budget=600,
+            TwoSteps(), TRAIN, VAL, TEST, exact, ["nearest_winner"], seeds=[0], generator=writer(),
+            trainer=ScriptedTrainer(), recipe=RECIPE, num_threads=4, log_dir=tmp_path, display_progress=False,
+            budget=600,
         )  # fmt: skip
-    assert (found.row("none").test, found.row("lookup").test) == (0.0, 1.0)
+    assert (found.row("none").test, found.row("nearest_winner").test) == (0.0, 1.0)
 
 
 def test_the_control_reads_the_whole_run_s_own_store_and_chooses_on_validation(tmp_path: Path) -> None:
@@ -239,3 +241,8 @@ def test_a_run_of_another_metric_has_no_outcomes_to_look_up(tmp_path: Path) -> N
         better = sgt.compile(PROBLEM.program, trainset=TRAIN, valset=VAL)
         found = controls(better, other, names=["lookup"], repeats=1, display_progress=False)
     assert "no training rollouts" in found.row("lookup").skipped
+
+
+def test_the_former_name_still_runs_it_and_stays_in_the_rows(tmp_path: Path) -> None:
+    found = compared(tmp_path, ScriptedEngine(knows_colors), "lookup", budget=150)
+    assert found.row("lookup").test == 1.0

@@ -20,7 +20,7 @@ from optimizers.demos.house_terms import TINY_SCALE, Demonstration, Scale, demon
 from sgt_modules.embedded import HouseTermsWorld
 
 GATED = replace(RECIPE, gate=True)
-CHOOSING = ["bootstrap_fewshot_random_search", "lookup", "sgt"]
+CHOOSING = ["bootstrap_fewshot_random_search", "nearest_winner", "sgt"]
 """Contenders that choose something on validation: demos; the number of neighbours; the stage and its gate."""
 
 
@@ -111,7 +111,11 @@ def test_what_a_contender_chooses_does_not_change_with_the_test_set(tmp_path: Pa
             program = contender.compile(inputs)
             generator, result = getattr(program, "generator", None), getattr(program, "detailed_results", None)
             demos = [dict(demo) for each in program.predictors() for demo in each.demos]
-            kept: list[object] = [demos, getattr(generator, "neighbours", None), getattr(program, "gate", None)]
+            kept: list[object] = [
+                demos,
+                getattr(getattr(generator, "engine", None), "neighbours", None),
+                getattr(program, "gate", None),
+            ]
             if isinstance(result, SGTResult):
                 kept += [result.selected, [(stage.name, stage.score) for stage in result.stages]]
             chosen[-1].append(kept)
@@ -123,8 +127,8 @@ def test_what_a_contender_chooses_does_not_change_with_the_test_set(tmp_path: Pa
         chosen.append([])
         compared(tmp_path / folder, CHOOSING, test, keeping)
     assert chosen[0] == chosen[1]
-    _, lookup, sgt = chosen[0]
-    assert lookup[1] == 1
+    _, nearest, sgt = chosen[0]
+    assert nearest[1] == 1
     assert sgt[2] is not None
     assert sgt[3] == "gated"
 

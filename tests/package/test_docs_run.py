@@ -120,6 +120,7 @@ def _add_one(number: int) -> int:
 
 RUN: dict[tuple[str, str], Callable[[], Names]] = {
     ("docs/agents.md", "dspy.ReAct("): _alone,
+    ("docs/beyond.md", "examples_of(rows)"): _alone,
     ("docs/cli.md", "def metric("): _alone,
     ("docs/errors.md", "except SetupError"): _alone,
     ("docs/faq.md", "unsupplement(wrapped)"): _alone,
@@ -170,6 +171,10 @@ ELSEWHERE = {
 """Blocks that a test of their page runs."""
 
 NOT_RUN = {
+    (
+        "docs/beyond.md",
+        "NearestWinner(",
+    ): "needs a key; tests/nearest/test_nearest_winner_teleprompter.py has a scripted generator",
     ("README.md", "SGTTeleprompter("): "needs a key and a model of the hub; tests/demos/test_demo.py runs the like",
     (
         "README.md",
