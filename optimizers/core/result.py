@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import dspy
 
+from optimizers.core.drafts import DraftCount
 from optimizers.core.peak_memory import Peak
 from optimizers.core.records import Checkpoint, Rollout
 from optimizers.core.usage import RunUsage
@@ -23,7 +24,7 @@ class StageResult:
 
     `seconds` is the time from the end of the stage before: sampling, acting, training and validating; `gated` is the
     share of examples in which the gate dropped a supplement; `spent` is the run's usage up to the end of the stage;
-    `memory` is the peak within those seconds.
+    `memory` is the peak within those seconds; `drafts` counts the drafts that were the answer, None without drafts.
     """
 
     name: str
@@ -35,6 +36,7 @@ class StageResult:
     gated: float = 0.0
     spent: RunUsage = field(default_factory=RunUsage)
     memory: Peak = field(default_factory=Peak)
+    drafts: DraftCount | None = None
 
     @property
     def dropped(self) -> int:
@@ -66,6 +68,11 @@ class SGTResult:
     def best(self) -> StageResult:
         """The selected stage."""
         return self.stage(self.selected)
+
+    @property
+    def draft(self) -> bool:
+        """Whether the run's generator reads drafts."""
+        return any(stage.drafts is not None for stage in self.stages)
 
     def stage(self, name: str) -> StageResult:
         """A stage by its name."""

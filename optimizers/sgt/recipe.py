@@ -50,6 +50,9 @@ class Recipe:
     is sampled then: each stage tries each text once per query, and the sizes of sampling (`warm_samples`,
     `pool_samples`, `ood_kinds`, `concat`, `direct_samples`) are set accordingly.
 
+    With `draft`, the generator also reads the actor's unaided answer, and `[none]` says that this draft is right; see
+    `docs/beyond.md`.
+
     >>> Recipe.auto("heavy").rounds
     5
     """
@@ -75,6 +78,7 @@ class Recipe:
     pair_categories: Sequence[Between] = BETWEEN
     kinds: Mapping[str, Kind] = field(default_factory=lambda: KINDS)
     closed: bool = False
+    draft: bool = False
 
     def __post_init__(self) -> None:
         if self.closed:
@@ -98,6 +102,11 @@ class Recipe:
             raise SetupError(f"Expected temperature of at least 0, got {self.temperature!r}.")
         if self.patience is not None and self.patience < 1:
             raise SetupError(f"Expected patience of at least 1, or None for no early stop, got {self.patience!r}.")
+        if self.draft and not self.silence:
+            raise SetupError(
+                "Expected silence=True with draft=True, got silence=False: [none] says that the draft is right. Leave "
+                "silence out, or draft."
+            )
         if not self.pair_categories or not set(self.pair_categories) <= set(BETWEEN):
             raise SetupError(f"Expected pair_categories among {BETWEEN}, at least one, got {self.pair_categories!r}.")
 
@@ -179,6 +188,8 @@ class Recipe:
         (2, False)
         """
         options = {each.name: getattr(self, each.name) for each in fields(self)}
+        if not self.draft:  # so that folders of runs before this option resume
+            del options["draft"]
         kinds = {
             name: [kind.instruction, kind.example, *filter(None, [kind.text])] for name, kind in self.kinds.items()
         }

@@ -25,6 +25,7 @@ from optimizers.core.verdict import explain_unrewarded, write_verdict
 from optimizers.rollouts.evaluation import Evaluator, Scored, mean_score
 from optimizers.run_options import Examples, check_inputs
 from optimizers.session import Session
+from optimizers.sgt.draft_rules import prefer_drafts
 from optimizers.sgt.exploration import ExplorationContext, Explorer, explorer
 from optimizers.sgt.gating import fit_gate, gate_examples
 from optimizers.sgt.history import History, ValidatedStage
@@ -182,9 +183,10 @@ class Run:
         """Select supplements that worked, balanced by kind; a note says so if there are none."""
         recipe = self._recipe
         rows = balance_kinds(
-            rollouts,
+            prefer_drafts(rollouts, recipe.threshold) if recipe.draft else rollouts,
             max_per_kind=recipe.max_per_kind,
             threshold=recipe.threshold,
+            silence=recipe.draft,
             rng=self._exploration.rng("selection"),
         )
         if not rows:
@@ -195,7 +197,7 @@ class Run:
         """Pair winners with losers of the same query; a note says so if there are none."""
         recipe = self._recipe
         pairs = preference_pairs(
-            rollouts,
+            prefer_drafts(rollouts, recipe.threshold) if recipe.draft else rollouts,
             cap=recipe.pair_cap,
             threshold=recipe.threshold,
             margin=recipe.margin,
@@ -270,6 +272,8 @@ class Run:
         evidence, spent = self._evidence(selected, history), self._spent()
         self._folder.write("spent.json", spent.content)
         said = write_verdict(evidence)
+        if history.stages and (drafts := history.best.result.drafts):
+            self._bus.emit(Note(str(drafts)))
         if evidence.refusals:
             self._bus.emit(Note(evidence.refusals))
         self._session.finish(selected, {stage.name: stage.score for stage in history.results}, said)
@@ -315,7 +319,8 @@ class Run:
         took = spent.seconds.total - (since.result.spent.seconds.total if since else 0.0)
         seconds, memory, by_then = self._finished.keep_figures(name, took, MARK.peak(), spent.content)
         until = RunUsage.read(by_then)
-        result = StageResult(name, score, rollouts, checkpoint, seconds, gate, scored.gated, until, memory)
+        drafts = scored.drafts if self._recipe.draft and checkpoint is not None else None
+        result = StageResult(name, score, rollouts, checkpoint, seconds, gate, scored.gated, until, memory, drafts)
         if said := explain_unrewarded(name, rollouts):
             self._bus.emit(Note(said))
         MARK.restart()
