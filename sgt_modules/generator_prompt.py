@@ -196,6 +196,9 @@ class GeneratorPrompt:
             names = (", ".join(each) for each in (_input_names(signature), signature.output_fields))
             lines.append(self.role.format(role=role, fields=" -> ".join(names)))
         drafted = {name: value for name, value in values.items() if name.startswith(_DRAFTED)}
+        for name, value in drafted.items():  # before the inputs, as the embedded generator copies from the last line
+            field = name.removeprefix(_DRAFTED)
+            lines.append(DRAFT.format(name=field, value=value) if field else UNREADABLE_DRAFT)
         for name, value in values.items():
             if name in drafted:
                 continue
@@ -204,9 +207,6 @@ class GeneratorPrompt:
         for name, field in signature.output_fields.items():
             description = "; ".join(filter(None, (_description(field, name), allowed_values(field.annotation))))
             lines.append(self.output.format(name=name, description=_in_brackets(description)))
-        for name, value in drafted.items():
-            field = name.removeprefix(_DRAFTED)
-            lines.append(DRAFT.format(name=field, value=value) if field else UNREADABLE_DRAFT)
         lines.append(self.closing.format(words=self.max_words))
         if drafted and self.closing:
             lines.append(DRAFT_CLOSING)

@@ -19,7 +19,8 @@ from scripted import UNREADABLE, ScriptedEngine, ScriptedGenerator, reply
 
 from sgt_modules import SupplementedPredictor, supplement, unsupplement
 from sgt_modules.drafts import Draft, DraftMemo
-from sgt_modules.embedded import embedded_generator
+from sgt_modules.embedded import QUICK, HouseTermsWorld, embedded_actor, embedded_generator, find_term
+from sgt_modules.embedded import program as sql_program
 from sgt_modules.episode import Place, episode
 from sgt_modules.errors import SetupError
 from sgt_modules.gate import Gate
@@ -400,3 +401,23 @@ def test_a_memo_fills_in_a_run_and_serves_later_ones() -> None:
         assert len(calling.engine.asked) == 3  # the second answer alone
         assert len(dspy.settings.trace) == 1
     assert isinstance(calling.program, SupplementedPredictor)
+
+
+def test_the_embedded_generator_copies_the_asked_word_with_a_draft_as_without() -> None:
+    world, generator = HouseTermsWorld(0, sizes=QUICK), embedded_generator()
+    asked = [each for each in (*world.train, *world.test) if find_term(each)]
+
+    def count_copies(*, draft: bool) -> int:
+        program, prompts = supplement(sql_program(), generator=generator, draft=draft), list[str]()
+        with dspy.context(lm=embedded_actor()):
+            for each in asked:
+                with episode({}) as run:
+                    program(**each.inputs())
+                prompts += run.prompts["self"]
+        assert ["Draft of sql: " in prompt for prompt in prompts] == [draft] * len(asked)
+        written = generator.sample(prompts, seeds=range(len(asked)))
+        return sum(str(find_term(each)) in sample.text for each, sample in zip(asked, written, strict=True))
+
+    without = count_copies(draft=False)
+    assert without > len(asked) / 3
+    assert count_copies(draft=True) >= 0.8 * without
