@@ -145,16 +145,24 @@ class SupplementGenerator(Parameter):
         """Whether the model runs in this process."""
         return isinstance(self.engine, LocalEngine)
 
-    def prompt_for(self, signature: type[dspy.Signature], inputs: Mapping[str, object], *, role: str = "") -> str:
+    def prompt_for(
+        self,
+        signature: type[dspy.Signature],
+        inputs: Mapping[str, object],
+        *,
+        role: str = "",
+        draft: Mapping[str, str] | None = None,
+    ) -> str:
         """Write the prompt without a kind for one call of a predictor, shortened to `max_prompt_tokens`.
 
-        Loads the tokenizer of a local model where a prompt may be too long, and nothing else.
+        `draft` as in `GeneratorPrompt.write`. Loads the tokenizer of a local model where a prompt may be too long, and
+        nothing else.
         """
-        text = self.prompt.write(signature, inputs, role=role)
+        text = self.prompt.write(signature, inputs, role=role, draft=draft)
         limit = self.max_prompt_tokens or most_prompt_tokens(text, self.engine, self.max_new_tokens)
         if limit is None or len(text.encode()) <= limit:  # a token has a byte or more
             return text
-        return self.prompt.write(signature, inputs, role=role, limit=limit, count=self.engine.count)
+        return self.prompt.write(signature, inputs, role=role, draft=draft, limit=limit, count=self.engine.count)
 
     def fits(self, prompt: str, most: int) -> bool:
         """Whether a prompt of `prompt_for` has fewer than `most` tokens, and leaves tokens for a reply of any kind."""

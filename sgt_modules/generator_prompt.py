@@ -127,17 +127,22 @@ class GeneratorPrompt:
         inputs: Mapping[str, object],
         *,
         role: str = "",
+        draft: Mapping[str, str] | None = None,
         limit: int | None = None,
         count: Count = len,
     ) -> str:
         """Write the prompt without a kind for one call of a predictor, without a trailing newline.
 
         A missing input is replaced by its default or by an empty text; the supplement field is left out. The `role`
-        `self` means a bare predictor and is left out. With a `limit` of tokens, counted by `count`, the longest input
-        is shortened in the middle, then the next one, until the prompt fits or no input can be shortened; see
-        `SHORTENED`.
+        `self` means a bare predictor and is left out. `draft` is the actor's unaided answer, a text by output field
+        (`DRAFT`); an empty one could not be read, and None means that there is none. With a `limit` of tokens, counted
+        by `count`, the longest input or draft field is shortened in the middle, then the next one, until the prompt
+        fits or nothing can be shortened; see `SHORTENED`.
         """
         values = {name: _input_text(signature, name, inputs) for name in _input_names(signature)}
+        values |= {f"{_DRAFTED}{name}": text for name, text in (draft or {}).items()}
+        if draft is not None and not draft:
+            values[_DRAFTED] = ""
         text = self._fill_in(signature, values, role)
         while limit is not None and (tokens := count(text)) > limit:
             name = max(values, key=lambda name: len(values[name]), default="")
@@ -207,15 +212,35 @@ class GeneratorPrompt:
         if role not in ("", "self"):
             names = (", ".join(each) for each in (_input_names(signature), signature.output_fields))
             lines.append(self.role.format(role=role, fields=" -> ".join(names)))
+        drafted = {name: value for name, value in values.items() if name.startswith(_DRAFTED)}
+        for name, value in drafted.items():  # before the inputs, as the embedded generator copies from the last line
+            field = name.removeprefix(_DRAFTED)
+            lines.append(DRAFT.format(name=field, value=value) if field else UNREADABLE_DRAFT)
         for name, value in values.items():
+            if name in drafted:
+                continue
             described = _in_brackets(_description(signature.input_fields[name], name))
             lines.append(self.input.format(name=name, description=described, value=value))
         for name, field in signature.output_fields.items():
             description = "; ".join(filter(None, (_description(field, name), allowed_values(field.annotation))))
             lines.append(self.output.format(name=name, description=_in_brackets(description)))
         lines.append(self.closing.format(words=self.max_words))
+        if drafted and self.closing:
+            lines.append(DRAFT_CLOSING)
         return "\n".join(filter(None, lines))
 
+
+DRAFT = "Draft of {name}: {value}"
+"""A draft's line in the prompt, for each output field."""
+
+UNREADABLE_DRAFT = "Draft: it could not be read."
+"""The line for a draft that no adapter could read."""
+
+DRAFT_CLOSING = "The draft is what the other model writes without a note. If it is right, write only [none]."
+"""The last line of a prompt with a draft; a prompt without a closing, as `COMPACT`, has none."""
+
+_DRAFTED = "draft:"
+"""Marks the fields of a draft among the values of a prompt; no field of a signature has a colon in its name."""
 
 _PARTS = {
     "introduction": ("words",),

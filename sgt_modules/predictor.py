@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar, cast
 import dspy
 from dspy.signatures.signature import ensure_signature
 
+from sgt_modules.drafts import Draft, amake_draft, find_draft, keep_draft, make_draft
 from sgt_modules.episode import Call, Place, check_thread, running_episode, running_memory
 from sgt_modules.errors import SetupError
 from sgt_modules.gate import Gate
@@ -25,8 +26,8 @@ from sgt_modules.samples import Sample
 Scope = Literal["turn", "episode"]
 """How long a supplement is used: for one call, or for all calls of its predictor in one run of the program."""
 
-SUPPLEMENT_STATE = ("generator", "template", "gate")
-"""The keys that the saved state of a supplemented predictor has in addition to a plain predictor's."""
+SUPPLEMENT_STATE = ("generator", "template", "gate", "draft")
+"""The keys that the saved state of a supplemented predictor has in addition to a plain predictor's; `draft` if on."""
 
 _P = TypeVar("_P", bound=dspy.Predict)
 
@@ -36,6 +37,7 @@ class _PredictorCall:
     """One call: its inputs, the effective signature, the generator's prompt, and the supplement once it is chosen.
 
     `fresh` says that the supplement was chosen for this call, not passed by the caller or kept from an earlier call.
+    `draft` is the actor's unaided answer, where the predictor asks for one.
     """
 
     inputs: Mapping[str, object]
@@ -46,6 +48,7 @@ class _PredictorCall:
     fresh: bool = True
     logprob: float = 0.0
     gated: bool = False
+    draft: Draft | None = None
 
 
 class SupplementedPredictor(dspy.Predict):
@@ -62,6 +65,10 @@ class SupplementedPredictor(dspy.Predict):
     run_key = ""
     """Equal for all copies of a predictor and for no other; a run finds its own calls by this key."""
 
+    draft: bool = False
+    """Whether the generator reads the actor's unaided answer; an attribute of the instance only where it is on, so that
+    a predictor without drafts is the same as before, to its fingerprint."""
+
     def __init__(
         self,
         signature: str | type[dspy.Signature],
@@ -71,16 +78,18 @@ class SupplementedPredictor(dspy.Predict):
         scope: Scope = "turn",
         template: Template = ADVICE,
         gate: Gate | None = None,
+        draft: bool = False,
         **config: Any,
     ) -> None:
         """`generator`: also a hub id, folder or LM; `role`: its name in the program; `config`: as in `dspy.Predict`.
 
-        `scope`, `template` and `gate` as in `supplement()`.
+        `scope`, `template`, `gate` and `draft` as in `supplement()`.
         """
         super().__init__(with_supplement(_check_has_no_supplement(signature), template), **config)
         self.generator = SupplementGenerator.of(generator)
         self.role, self.scope, self.template, self.gate = role, check_scope(scope), template, gate
         self.run_key = _new_key()
+        self._set_draft(draft)
 
     @classmethod
     def wrap(
@@ -92,6 +101,7 @@ class SupplementedPredictor(dspy.Predict):
         scope: Scope = "turn",
         template: Template = ADVICE,
         gate: Gate | None = None,
+        draft: bool = False,
     ) -> SupplementedPredictor:
         """Return a supplemented copy of a predictor, with its demos, config, LM and callbacks.
 
@@ -109,6 +119,7 @@ class SupplementedPredictor(dspy.Predict):
         new.signature = with_supplement(plain, template)
         new.generator, new.role, new.scope, new.template, new.gate = generator, role, scope, template, gate
         new.run_key = _new_key()
+        new._set_draft(draft)
         return new
 
     def with_generator(self, generator: SupplementGenerator, gate: Gate | None = None) -> SupplementedPredictor:
@@ -126,18 +137,36 @@ class SupplementedPredictor(dspy.Predict):
         return plain
 
     def forward(self, **kwargs: object) -> dspy.Prediction:
-        """Answer with a supplement: the caller's, else the episode's, else the generator's."""
+        """Answer with a supplement: the caller's, else the episode's, else the generator's.
+
+        With `draft`, the generator reads the unaided answer first, which is the answer if there is no supplement.
+        """
         call = self._begin_call(kwargs)
+        if self._wants_draft(call):
+            inputs = self._silent_inputs(call)
+            draft = find_draft(self.role, kwargs)
+            call = self._add_draft(call, draft or keep_draft(self.role, kwargs, make_draft(super().forward, inputs)))
+        call = self._choose(call)
         if call.supplement is None:
             call = self._add_sample(call, self.generator.draw(call.prompt))
-        return super().forward(**self._actor_inputs(call))
+        inputs = self._actor_inputs(call)
+        return call.draft.as_answer(self) if call.draft and SUPPLEMENT not in inputs else super().forward(**inputs)
 
     async def aforward(self, **kwargs: object) -> dspy.Prediction:
         """Do the same as `forward`, asynchronously."""
         call = self._begin_call(kwargs)
+        if self._wants_draft(call):
+            inputs = self._silent_inputs(call)
+            draft = find_draft(self.role, kwargs)
+            answer = super().aforward
+            call = self._add_draft(call, draft or keep_draft(self.role, kwargs, await amake_draft(answer, inputs)))
+        call = self._choose(call)
         if call.supplement is None:
             call = self._add_sample(call, await self.generator.adraw(call.prompt))
-        return await super().aforward(**self._actor_inputs(call))
+        inputs = self._actor_inputs(call)
+        if call.draft and SUPPLEMENT not in inputs:
+            return call.draft.as_answer(self)
+        return await super().aforward(**inputs)
 
     def dump_state(self, json_mode: bool = True) -> dict[str, object]:
         """Return the predictor's state, with a reference to its generator, the template and the gate."""
@@ -146,6 +175,7 @@ class SupplementedPredictor(dspy.Predict):
             "generator": self.generator.dump_state(),
             "template": asdict(self.template),
             "gate": None if self.gate is None else self.gate.dump_state(),
+            **({"draft": True} if self.draft else {}),
         }
 
     def load_state(self, state: dict[str, Any], *, allow_unsafe_lm_state: bool = False) -> SupplementedPredictor:
@@ -159,14 +189,21 @@ class SupplementedPredictor(dspy.Predict):
         generator = SupplementGenerator.from_state(state["generator"], like=self.generator, trusted=trusted)
         template = Template.of_state(state.get("template"))
         gate = None if state.get("gate") is None else Gate.load_state(state["gate"])
+        draft = check_draft(state.get("draft", False))
         names = {*super().dump_state(), "extended_signature"}  # DSPy would set any other attribute too
         plain = {name: value for name, value in state.items() if name in names}
         super().load_state(plain, allow_unsafe_lm_state=allow_unsafe_lm_state)
         self.generator, self.template, self.gate = generator, template, gate
+        self._set_draft(draft)
         return self
 
+    def _set_draft(self, draft: bool) -> None:
+        vars(self).pop("draft", None)
+        if check_draft(draft):
+            self.draft = True
+
     def _begin_call(self, kwargs: Mapping[str, object]) -> _PredictorCall:
-        """Prepare a call; its supplement is set if the caller, the run, the episode or the gate decides it."""
+        """Prepare a call; its supplement is set if the caller, the memory or a table of the episode decides it."""
         signature = with_supplement(_signature_class(kwargs.get("signature", self.signature)), self.template)
         call = _PredictorCall(kwargs, signature, self.generator.prompt_for(signature, kwargs, role=self.role))
         if SUPPLEMENT in kwargs:
@@ -182,10 +219,30 @@ class SupplementedPredictor(dspy.Predict):
         if running := running_episode():
             enter = partial(running.enter, self.role)
             place = memory.place(self, enter) if memory is not None and self.scope == "episode" else enter()
-            call = replace(call, place=place, supplement=running.choose(place, call.prompt))
+            given = running.choose(place, call.prompt) if isinstance(running.source, Mapping) else None
+            call = replace(call, place=place, supplement=given)
         else:
             check_thread(self.run_key, self.role)
-        if call.supplement is None and self.gate is not None and not self.gate.familiar(call.prompt):
+        return call
+
+    def _wants_draft(self, call: _PredictorCall) -> bool:
+        """Whether a call needs the unaided answer: where that is the whole answer, or the generator is to read it."""
+        return self.draft and call.fresh and not call.supplement
+
+    def _silent_inputs(self, call: _PredictorCall) -> dict[str, object]:
+        """Return the arguments for an answer without a supplement."""
+        return self._actor_inputs(replace(call, supplement=""))
+
+    def _add_draft(self, call: _PredictorCall, draft: Draft) -> _PredictorCall:
+        """Return the call with its draft, and with the prompt in which the generator reads it."""
+        prompt = self.generator.prompt_for(call.signature, call.inputs, role=self.role, draft=draft.texts)
+        return replace(call, draft=draft, prompt=prompt)
+
+    def _choose(self, call: _PredictorCall) -> _PredictorCall:
+        """Return the call with its supplement set if the run or the gate decides it."""
+        if call.supplement is None and call.place is not None and (running := running_episode()):
+            call = replace(call, supplement=running.choose(call.place, call.prompt))
+        if call.fresh and call.supplement is None and self.gate is not None and not self.gate.familiar(call.prompt):
             call = replace(call, supplement=SILENCE, gated=True)
         return call
 
@@ -240,6 +297,13 @@ def check_scope(scope: str) -> Scope:
     if scope not in ("turn", "episode"):
         raise SetupError(f"Expected scope 'turn' or 'episode', got {scope!r}. See supplement().")
     return scope
+
+
+def check_draft(draft: object) -> bool:
+    """Return the flag; raise `SetupError` for anything but True and False."""
+    if not isinstance(draft, bool):
+        raise SetupError(f"Expected draft as True or False, got {draft!r}. See supplement().")
+    return draft
 
 
 def _continues_history(call: _PredictorCall) -> bool:

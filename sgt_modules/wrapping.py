@@ -14,7 +14,7 @@ from sgt_modules.episode import program_run
 from sgt_modules.errors import NoPredictorError, SetupError
 from sgt_modules.gate import Gate
 from sgt_modules.generator import GeneratorLike, SupplementGenerator
-from sgt_modules.predictor import SUPPLEMENT_STATE, Scope, SupplementedPredictor, check_scope, copy_as
+from sgt_modules.predictor import SUPPLEMENT_STATE, Scope, SupplementedPredictor, check_draft, check_scope, copy_as
 from sgt_modules.prompts import ADVICE, SUPPLEMENT, Template, check_template
 
 
@@ -26,6 +26,7 @@ def supplement(
     scope: Scope | None = None,
     template: Template | None = None,
     gate: Gate | None = None,
+    draft: bool | None = None,
 ) -> dspy.Module:
     """Return a copy of the program whose predictors (or those named in `only`) read supplements.
 
@@ -35,8 +36,13 @@ def supplement(
     call that has a history and no task inputs (ReActV2 from its second turn on) keeps the previous supplement.
     `template` sets how the actor reads the supplement, `gate` when the supplement is dropped.
 
-    In a program that is supplemented already, the same predictors get the new generator. They keep their scope and
-    template unless new ones are passed.
+    With `draft=True` a predictor answers without a supplement first, and the generator reads that draft; see
+    `sgt_modules.drafts`. If the generator writes `[none]`, the draft is the answer; else the predictor answers again,
+    so a call costs up to two calls of its LM. The user's stream has the second answer only; a draft that is the answer
+    comes without chunks, as the final `Prediction`.
+
+    In a program that is supplemented already, the same predictors get the new generator. They keep their scope,
+    template and draft unless new ones are passed.
 
     A predictor's role is its name in `program.named_predictors()`. A predictor that is used in several places is
     wrapped once; frozen (compiled) parts stay the same. Raises `SetupError`, `NoPredictorError`.
@@ -64,6 +70,7 @@ def supplement(
             scope=check_scope(scope or getattr(predict, "scope", "turn")),
             template=check_template(template or getattr(predict, "template", ADVICE)),
             gate=gate,
+            draft=check_draft(getattr(predict, "draft", False) if draft is None else draft),
         )
         for name, predict in predictors.items()
         if only is None or name in only
@@ -193,7 +200,7 @@ def _fit_state(predictor: dspy.Predict, state: Mapping[str, Any]) -> dict[str, A
         own = predictor.dump_state()
         saved = cast("Any", own["signature"])["fields"][names.index(SUPPLEMENT)]
         fields.insert(names.index(SUPPLEMENT), saved)
-        ours = {name: own[name] for name in SUPPLEMENT_STATE}
+        ours = {name: own[name] for name in SUPPLEMENT_STATE if name in own}
     else:
         inputs = len(cast("type[dspy.Signature]", predictor.signature).input_fields)
         del fields[inputs]

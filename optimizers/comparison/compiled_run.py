@@ -71,14 +71,15 @@ class CompiledRun:
         known = folder.read("run.json") or {}
         settings = cast("dict[str, Any]", read_entry(known, "settings", dict, {}, file=folder.path / "run.json"))
         template = settings.get("template")
+        recipe = cast("dict[str, Any]", settings.get("recipe") or {})
         wrapped = supplement(
             student,
             generator=result.generator,
             only=settings.get("only"),
             scope=settings.get("scope"),
             template=None if template is None else Template.of_state(template),
+            draft=bool(recipe.get("draft", False)),
         )
-        recipe = cast("dict[str, Any]", settings.get("recipe") or {})
         kinds = cast("dict[str, list[str]]", recipe.get("kinds") or {})
         table = {name: Kind(name, *texts) for name, texts in kinds.items()} or KINDS
         with RolloutStore(result.store or folder.store, run=f"{known.get('id', '')} controls") as store, bus.run():

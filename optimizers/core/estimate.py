@@ -50,10 +50,15 @@ class StageEstimate:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """The expected cost of a run. Without a `probe` only calls and samples are known, the rest is 0."""
+    """The expected cost of a run. Without a `probe` only calls and samples are known, the rest is 0.
+
+    `at_inference` is the most actor calls of one run of the compiled program; it is known where the generator reads
+    drafts, which double the calls.
+    """
 
     stages: Sequence[StageEstimate]
     probe: Probe | None = None
+    at_inference: float | None = None
 
     @property
     def total(self) -> StageEstimate:
@@ -66,6 +71,8 @@ class Estimate:
 
         known = self.probe is not None
         table = Table("stage", "actor calls", "at most", title="What the run will take")
+        if self.at_inference is not None:
+            table.caption = f"With drafts, the compiled program makes up to {self.at_inference:,.1f} actor calls a run."
         for name in ("tokens in", "tokens out", "$", "seconds") if known else ():
             table.add_column(name, justify="right")
         for stage in (*self.stages, self.total):

@@ -144,6 +144,7 @@ def supplement_settings(program: dspy.Module) -> dict[str, object]:
             "scope": each.scope,
             "template": asdict(each.template),
             "gate": None if each.gate is None else _short(text_of(each.gate.dump_state())),
+            **({"draft": True} if each.draft else {}),
         }
         for name, each in supplemented_predictors(program)
     }

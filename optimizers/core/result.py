@@ -10,6 +10,7 @@ from typing import Any, cast
 import dspy
 
 from optimizers.core.cost import StageCost
+from optimizers.core.drafts import DraftCount
 from optimizers.core.peak_memory import Peak
 from optimizers.core.records import Checkpoint, Rollout
 from optimizers.core.usage import RunUsage
@@ -25,7 +26,7 @@ class StageResult:
     `seconds` is the time from the end of the stage before: sampling, acting, training and validating; `gated` is the
     share of examples in which the gate dropped a supplement; `spent` is the run's usage up to the end of the stage;
     `memory` is the peak within those seconds. `cost` holds the net score and what a run used, where the recipe has
-    prices; `score` is always the metric's mean.
+    prices; `score` is always the metric's mean. `drafts` counts the drafts that were the answer, None without drafts.
     """
 
     name: str
@@ -38,6 +39,7 @@ class StageResult:
     spent: RunUsage = field(default_factory=RunUsage)
     memory: Peak = field(default_factory=Peak)
     cost: StageCost | None = None
+    drafts: DraftCount | None = None
 
     @property
     def dropped(self) -> int:
@@ -71,6 +73,11 @@ class SGTResult:
     def best(self) -> StageResult:
         """The selected stage."""
         return self.stage(self.selected)
+
+    @property
+    def draft(self) -> bool:
+        """Whether the run's generator reads drafts."""
+        return any(stage.drafts is not None for stage in self.stages)
 
     def stage(self, name: str) -> StageResult:
         """A stage by its name."""

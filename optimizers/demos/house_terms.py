@@ -204,7 +204,7 @@ def _open_actor(
     world: HouseTermsWorld, result: SGTResult, *, on_write: Callable[[], object] = lambda: None
 ) -> RolloutEngine:
     """Return the wrapped program under the current LM, with the run's store."""
-    wrapped = supplement(program(), generator=result.generator)
+    wrapped = supplement(program(), generator=result.generator, draft=result.draft)
     folder = RunFolder(result.log_dir)
     id_ = (folder.read("run.json") or {}).get("id", "")
     # A separate run, so that the compile's usage excludes scoring.

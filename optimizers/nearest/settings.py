@@ -41,7 +41,7 @@ class NoTraining:
         """Raise `AssertionError`: nobody asks."""
         raise AssertionError("nothing is trained")
 
-    dpo = sft
+    dpo = grpo = sft
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,6 +26,7 @@ from optimizers.rollouts.known_runs import KnownRuns
 from optimizers.rollouts.queries import LiveRun, query_id, query_of
 from optimizers.rollouts.runners import Runner, check_seconds, with_time_limit
 from optimizers.store.rollout_store import RolloutStore
+from sgt_modules.drafts import DraftMemo
 from sgt_modules.episode import Call, Chooser
 from sgt_modules.errors import ProviderRefusedError, SetupError, StoppedError
 from sgt_modules.kinds import SILENCE, Supplement
@@ -91,7 +92,7 @@ class RolloutEngine:
         self._failures = FailureStreak(max_errors)
         self._first_scope, self._answered = scope, set[tuple[str, str]]()
         self._lock = threading.Lock()
-        self._known = self._known_runs()
+        self._known, self._drafts = self._known_runs(), DraftMemo()
 
     def for_program(self, program: dspy.Module) -> RolloutEngine:
         """The same engine for another program, in its own scope; failures in a row are counted together.
@@ -101,7 +102,7 @@ class RolloutEngine:
         other = copy.copy(self)
         other.program = program
         other.scope = scope_of(program, self.scorer.metric, version=self.version, like=self.scope)
-        other._known = other._known_runs()
+        other._known, other._drafts = other._known_runs(), DraftMemo()
         self.store.describe(other.scope, describe_scope(program, self.scorer.metric))
         return other
 
@@ -138,7 +139,8 @@ class RolloutEngine:
             by_index[index] = rollouts
             return self._note_answer(rollouts[0], example)
 
-        rollouts = self._in_parallel(work, [query_id(example, "") for example in examples], on_done)
+        with self._drafts.filling():
+            rollouts = self._in_parallel(work, [query_id(example, "") for example in examples], on_done)
         queries = [rollout.query for index in range(len(examples)) for rollout in by_index[index]]
         return ProbeResult(rollouts, [query for query in queries if query.predictor])
 
@@ -211,7 +213,8 @@ class RolloutEngine:
             self._save([rollout], run, live=stage)
             return self._note_answer(rollout, examples[index], program)
 
-        rollouts = self._in_parallel(work, range(len(examples)), on_done)
+        with self._drafts.reusing():
+            rollouts = self._in_parallel(work, range(len(examples)), on_done)
         return [LiveRun(rollout, calls[index]) for index, rollout in enumerate(rollouts)]
 
     def run_jointly(
@@ -253,7 +256,8 @@ class RolloutEngine:
             self._save(rollouts or [replace(run.rollout, stage=stage)], run, live=name)
             return rollouts[0] if rollouts else run.rollout
 
-        self._in_parallel(work, range(len(choosers)), on_done)
+        with self._drafts.reusing():
+            self._in_parallel(work, range(len(choosers)), on_done)
         return [rollout for position in range(len(choosers)) for rollout in by_run[position]]
 
     def _judge(

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import dspy
 
+from optimizers.core.drafts import DraftCount
 from optimizers.core.events import EventBus, WorkCounter
 from optimizers.core.records import Candidate, Query, Rollout
 from optimizers.core.stages import Stage
@@ -33,6 +34,12 @@ class Scored(NamedTuple):
         """The share of examples in which a gate dropped a supplement."""
         dropped = [any(call.gated for call in calls) for calls in self.calls]
         return sum(dropped) / len(dropped) if dropped else 0.0
+
+    @property
+    def drafts(self) -> DraftCount:
+        """The calls of a stage whose generator reads drafts, and those in which the draft was the answer."""
+        supplements = [call.supplement for calls in self.calls for call in calls]
+        return DraftCount(len(supplements), sum(not each for each in supplements))
 
 
 class Evaluator:

@@ -119,6 +119,7 @@ def is_single_call(program: dspy.Module) -> bool:
     """Whether a program makes one LM call for one answer and handles no errors, so its end is the end of the call.
 
     Only with DSPy's default adapter. If it cannot read a reply it asks again for JSON, which `watch_fallback` notes.
+    A predictor with drafts makes up to two calls.
 
     >>> is_single_call(dspy.Predict("question -> answer")), is_single_call(dspy.ReAct("question -> answer", []))
     (True, False)
@@ -130,6 +131,8 @@ def is_single_call(program: dspy.Module) -> bool:
     if type(program) not in (dspy.Predict, SupplementedPredictor):
         return False
     predictor = cast("dspy.Predict", program)
+    if isinstance(predictor, SupplementedPredictor) and predictor.draft:
+        return False
     return not asks_several(predictor.lm or dspy.settings.lm, predictor.config)
 
 

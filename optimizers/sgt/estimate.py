@@ -46,6 +46,7 @@ def estimate_sgt(
     [('none', 150), ('warm', 4500), ('sft', 50)]
     """
     measured = probe or Probe()
+    live = _with_drafts(measured) if recipe.draft and measured.places > 1 else measured
     kinds = len(recipe.kinds)
     places = train * measured.places
     warm = places * recipe.kinds_asked * recipe.warm_samples
@@ -54,7 +55,7 @@ def estimate_sgt(
         _estimate_unaided(measured, train + validation),
         *([_estimate_aided(measured, ADAPTER_STAGE, validation, validation)] if going_on else []),
         _estimate_pool(recipe, measured, pool_name(0), warm, "warm", _tried_share(recipe, 0)),
-        *([_estimate_training(measured, SFT, rows, epochs[0], validation)] if recipe.sft else []),
+        *([_estimate_training(live, SFT, rows, epochs[0], validation)] if recipe.sft else []),
     ]
     for number in range(1, recipe.rounds + 1):
         if recipe.algorithm == "grpo":
@@ -68,9 +69,9 @@ def estimate_sgt(
         acting = _estimate_pool(recipe, measured, pool_name(number), samples, power, share)
         tried = share * samples / places * measured.distinct ** REPEATS[power]
         pairs = MIXED * places * min(2 * recipe.pair_cap, measured.won * (1 - measured.won) * tried**2)
-        training = _estimate_training(measured, round_stage(number), pairs * PAIR, epochs[1], validation)
+        training = _estimate_training(live, round_stage(number), pairs * PAIR, epochs[1], validation)
         stages += [acting, training]
-    return Estimate(tuple(stages), probe)
+    return Estimate(tuple(stages), probe, 2 * measured.calls if recipe.draft else None)
 
 
 def _estimate_policy_round(
@@ -96,6 +97,12 @@ def plan_sgt(recipe: Recipe, *, train: int, validation: int, epochs: tuple[int, 
     estimate = estimate_sgt(recipe, train=train, validation=validation, epochs=epochs, probe=probe, going_on=going_on)
     steps = [Step(each.name, each.actor_calls, each.samples, each.seconds) for each in estimate.stages]
     return Plan(steps, recipe.threshold)
+
+
+def _with_drafts(probe: Probe) -> Probe:
+    """The costs of a run in which the generator writes: each call has a draft. Some are known from the unaided run."""
+    names = ("calls", "tokens_in", "tokens_out", "cost", "run_seconds")
+    return replace(probe, **{name: 2 * getattr(probe, name) for name in names})
 
 
 def _tried_share(recipe: Recipe, round_: int) -> float:

@@ -123,6 +123,10 @@ class ExplorationContext:
         """No text at all for each query, where the recipe has the generator learn to keep silent."""
         return sources.silence_candidates(queries) if self.recipe.silence else []
 
+    def drafts(self, queries: Sequence[Query]) -> list[Candidate]:
+        """The drafts as the warm start's answers without a note, where the generator reads them."""
+        return sources.silence_candidates(queries) if self.recipe.draft else []
+
 
 def explorer(credit: Credit, context: ExplorationContext) -> Explorer:
     """The way to explore: for a program of one place an example, the two are the same."""
@@ -145,7 +149,7 @@ class Isolated:
         """As `Explorer`; every place is silent but the one that varies."""
         queries = self.context.train.queries
         requests = self.context.warm_requests(queries)
-        return self._explored(0, requests, generator, self.context.added(queries))
+        return self._explored(0, requests, generator, [*self.context.drafts(queries), *self.context.added(queries)])
 
     def first_pool(self, warm: Sequence[Rollout], generator: SupplementGenerator) -> list[Rollout]:
         """As `Explorer`."""
@@ -256,7 +260,7 @@ class Joint:
     def warm_start(self, generator: SupplementGenerator) -> list[Rollout]:
         """As `Explorer`."""
         recipe = self.context.recipe
-        asks = [*recipe.kinds.values(), *([] if recipe.closed else [FREE])]
+        asks = [*recipe.kinds.values(), *([] if recipe.closed else [FREE]), *([NONE] if recipe.draft else [])]
         return self._explored(0, asks, recipe.warm_samples, generator)
 
     def first_pool(self, warm: Sequence[Rollout], generator: SupplementGenerator) -> list[Rollout]:

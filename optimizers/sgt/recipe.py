@@ -30,6 +30,7 @@ _UNRECORDED: dict[str, object] = {
     "algorithm": "dpo",
     "queries_per_round": None,
     "cost": None,
+    "draft": False,
 }
 """Values that are not recorded, so that folders of runs from before the option existed still match."""
 
@@ -71,6 +72,9 @@ class Recipe:
     `cost` prices the supplement's and the actor's tokens, steps and seconds: of two supplements that worked the cheaper
     one is preferred, and the stage with the best net score is selected (None: help is free).
 
+    With `draft`, the generator also reads the actor's unaided answer, and `[none]` says that this draft is right; see
+    `docs/beyond.md`.
+
     >>> Recipe.auto("heavy").rounds
     5
     """
@@ -100,6 +104,7 @@ class Recipe:
     queries_per_round: int | None = None
     feedback: bool = False
     cost: Cost | None = None
+    draft: bool = False
 
     def __post_init__(self) -> None:
         if self.closed and self.feedback:
@@ -125,6 +130,11 @@ class Recipe:
             raise SetupError(f"Expected temperature of at least 0, got {self.temperature!r}.")
         if self.patience is not None and self.patience < 1:
             raise SetupError(f"Expected patience of at least 1, or None for no early stop, got {self.patience!r}.")
+        if self.draft and not self.silence:
+            raise SetupError(
+                "Expected silence=True with draft=True, got silence=False: [none] says that the draft is right. Leave "
+                "silence out, or draft."
+            )
         if not self.pair_categories or not set(self.pair_categories) <= set(BETWEEN):
             raise SetupError(f"Expected pair_categories among {BETWEEN}, at least one, got {self.pair_categories!r}.")
         self._check_algorithm()
@@ -136,8 +146,8 @@ class Recipe:
             if self.queries_per_round is not None:
                 raise SetupError("Expected queries_per_round with algorithm='grpo' only, got it with 'dpo'.")
             return
-        if self.closed or self.adaptive:
-            option = "closed" if self.closed else "adaptive"
+        if self.closed or self.adaptive or self.draft:
+            option = "closed" if self.closed else "adaptive" if self.adaptive else "draft"
             raise SetupError(
                 f"Expected a generator whose samples are all tried for algorithm='grpo', got {option}=True. Leave "
                 f"{option} out, or use algorithm='dpo'."

@@ -28,6 +28,7 @@ from optimizers.rollouts.evaluation import Evaluator, Scored, mean_score
 from optimizers.run_options import Examples, check_inputs
 from optimizers.session import Session
 from optimizers.sgt.costs import drop_dear_winners, token_counter
+from optimizers.sgt.draft_rules import prefer_drafts
 from optimizers.sgt.exploration import ExplorationContext, Explorer, explorer
 from optimizers.sgt.gating import fit_gate, gate_examples
 from optimizers.sgt.going_on import compare_with_start, describe_start
@@ -201,10 +202,13 @@ class Run:
     def select_rows(self, rollouts: Sequence[Rollout]) -> list[SFTExample]:
         """Select supplements that worked, balanced by kind; a note says so if there are none."""
         recipe = self._recipe
+        if recipe.draft:
+            rollouts = prefer_drafts(rollouts, recipe.threshold)
         rows = balance_kinds(
             drop_dear_winners(rollouts, threshold=recipe.threshold, margin=recipe.margin),
             max_per_kind=recipe.max_per_kind,
             threshold=recipe.threshold,
+            silence=recipe.draft,
             rng=self._exploration.rng("selection"),
         )
         if not rows:
@@ -215,7 +219,7 @@ class Run:
         """Pair winners with losers of the same query; a note says so if there are none."""
         recipe = self._recipe
         pairs = preference_pairs(
-            rollouts,
+            prefer_drafts(rollouts, recipe.threshold) if recipe.draft else rollouts,
             cap=recipe.pair_cap,
             threshold=recipe.threshold,
             margin=recipe.margin,
@@ -309,6 +313,8 @@ class Run:
         came = next((each for each in history.results if each.name == ADAPTER_STAGE), None)
         if came is not None and selected not in ("none", *AS_IT_CAME):
             self._bus.emit(Note(compare_with_start(came.rollouts, history.best.result.rollouts, selected)))
+        if history.stages and (drafts := history.best.result.drafts):
+            self._bus.emit(Note(str(drafts)))
         if evidence.refusals:
             self._bus.emit(Note(evidence.refusals))
         self._session.finish(selected, {stage.name: stage.score for stage in history.results}, said)
@@ -365,7 +371,10 @@ class Run:
         seconds, memory, by_then = self._finished.keep_figures(name, took, MARK.peak(), spent.content)
         until = RunUsage.read(by_then)
         cost = self._priced.stage(rollouts)
-        result = StageResult(name, score, rollouts, checkpoint, seconds, gate, scored.gated, until, memory, cost)
+        drafts = scored.drafts if self._recipe.draft and checkpoint is not None else None
+        result = StageResult(
+            name, score, rollouts, checkpoint, seconds, gate, scored.gated, until, memory, cost, drafts
+        )
         if said := explain_unrewarded(name, rollouts):
             self._bus.emit(Note(said))
         MARK.restart()

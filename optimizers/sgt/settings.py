@@ -71,7 +71,12 @@ class SGTSettings(RunSettings):
     def wrap(self, student: dspy.Module) -> dspy.Module:
         """A copy of the student whose predictors read supplements."""
         return supplement(
-            student, generator=self.generator, only=self.options.only, scope=self.scope, template=self.template
+            student,
+            generator=self.generator,
+            only=self.options.only,
+            scope=self.scope,
+            template=self.template,
+            draft=self.recipe.draft,
         )
 
     def trainer_or_default(self) -> Trainer:

@@ -10,18 +10,23 @@ from optimizers.core.records import Rollout, SFTExample
 
 
 def balance_kinds(
-    rollouts: Iterable[Rollout], *, max_per_kind: int, threshold: float = 1.0, rng: random.Random
+    rollouts: Iterable[Rollout],
+    *,
+    max_per_kind: int,
+    threshold: float = 1.0,
+    silence: bool = False,
+    rng: random.Random,
 ) -> list[SFTExample]:
     """The winning supplements as training rows, at most `max_per_kind` of a kind, in a shuffled order.
 
     Each (query, supplement) occurs once. Within a kind the queries take turns in a seeded order, so that no query
-    dominates. The prompt names no kind, as the model should learn which one to write. The result depends on the seed
-    and the set of rollouts, not on their order.
+    dominates. With `silence`, `[none]` is a kind too. The prompt names no kind, as the model should learn which one to
+    write. The result depends on the seed and the set of rollouts, not on their order.
     """
     rows = {
-        SFTExample(r.query.id, r.supplement.kind, r.query.prompt, r.supplement.render(), r.supplement.cut)
+        SFTExample(r.query.id, r.supplement.kind, r.query.prompt, r.supplement.reply(), r.supplement.cut)
         for r in rollouts
-        if r.supplement and r.won(threshold)
+        if (r.supplement or silence) and r.won(threshold)
     }
     strata: dict[str, list[SFTExample]] = defaultdict(list)
     for row in _drop_repeats(rows):

@@ -282,6 +282,11 @@ class _SupplementWriter:
                 f"{sorted(predictors) or 'none'}. Pass the file of a compiled program that selected a trained stage."
             )
         self._predictor: SupplementedPredictor = predictors[name or next(iter(predictors))]
+        if self._predictor.draft:
+            raise SetupError(
+                "Expected a program without drafts for an upstream, got one whose generator reads the actor's unaided "
+                "answer, which a chat does not have. Serve the program without an upstream, or compile without draft."
+            )
         self._signature = without_supplement(cast("type[dspy.Signature]", self._predictor.signature))
         self.upstream, self._metrics = upstream, metrics
 

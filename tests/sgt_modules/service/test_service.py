@@ -398,6 +398,12 @@ def test_a_program_without_supplements_cannot_help_a_chat() -> None:
         application(dspy.Predict("question -> answer"), upstream=Upstream("http://localhost/v1"))
 
 
+def test_a_program_with_drafts_cannot_help_a_chat() -> None:
+    program = supplement(dspy.Predict("question -> answer"), generator=embedded_generator(), draft=True)
+    with pytest.raises(SetupError, match="without drafts for an upstream"):
+        application(program, upstream=Upstream("http://localhost/v1"))
+
+
 def test_a_saved_program_is_opened_as_it_was(tmp_path: Path) -> None:
     program = dspy.Predict(dspy.Signature("question -> answer", "Add."))
     wrapped = supplement(program, generator=embedded_generator(), template=Template("A hint."), gate=Gate.of(["2+2"]))
