@@ -49,11 +49,14 @@ def test_a_merged_model_of_the_embedded_generator_writes_the_same_text_on_a_hund
     to = ["--to", "merged", "--output", str(tmp_path / "m"), "--stage", "dpo1"]
     result = CliRunner().invoke(app, ["export", str(run), *to])
     assert result.exit_code == 0, result.output
-    trained = LocalEngine(embedded_folder("generator"), adapter=run / "checkpoints" / "dpo1", max_new_tokens=24)
-    merged = LocalEngine(tmp_path / "m", max_new_tokens=24)
-    bare = LocalEngine(embedded_folder("generator"), max_new_tokens=24)
-    assert greedy(merged, prompts) == greedy(trained, prompts)
-    assert greedy(merged, prompts) != greedy(bare, prompts)
+    base = embedded_folder("generator")
+    noise = tiny_adapter(base, tmp_path / "noise")
+    write_weights(noise, "merged", tmp_path / "noisy", base=base)
+    bare = greedy(LocalEngine(base, max_new_tokens=24), prompts)
+    for adapter, merged in ((run / "checkpoints" / "dpo1", tmp_path / "m"), (noise, tmp_path / "noisy")):
+        said = greedy(LocalEngine(base, adapter=adapter, max_new_tokens=24), prompts)
+        assert greedy(LocalEngine(merged, max_new_tokens=24), prompts) == said
+    assert said != bare
 
 
 def test_transformers_loads_a_merged_model_with_its_tokenizer_template_and_tied_weights(tmp_path: Path) -> None:
