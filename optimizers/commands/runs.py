@@ -1,9 +1,9 @@
-"""`sgt report`, `inspect` and `export`: a run as a page, on a terminal, and as data sets."""
+"""`sgt report`, `inspect` and `export`: a run as a page, on a terminal, as data sets, and as weights."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
@@ -80,20 +80,57 @@ def inspect(
 
 def export(
     run: RunArgument,
-    to: Annotated[str, typer.Option(help="parquet, jsonl, or hub-format (a folder that datasets.load_dataset reads).")],
-    output: Annotated[Path, typer.Option(help="A new folder for the tables.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            help="Tables: parquet, jsonl, or hub-format (a folder that datasets.load_dataset reads). Weights: merged "
+            "(a whole model), or adapter."
+        ),
+    ],
+    output: Annotated[Path, typer.Option(help="A new folder.")],
+    stage: Annotated[str, typer.Option(help="Weights of this stage; by default the selected one.")] = "",
+    base: Annotated[str, typer.Option(help="The base model's folder or hub id, if it has moved.")] = "",
+    dtype: Annotated[str, typer.Option(help="A merged model's number format: float32, bfloat16, float16.")] = "auto",
+    licence: Annotated[str, typer.Option(help="The base's licence, for the model card.")] = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Write a run's rollouts, and the rows it was trained on as TRL reads them, as tables.
+    """Write a run's tables (rollouts, and training rows as TRL reads them), or its trained weights with a model card.
 
-    Example: sgt export runs/demo --to parquet --output demo-tables
+    Examples: sgt export runs/demo --to parquet --output demo-tables; sgt export runs/demo --to merged --output model
     """
+    check_writable(output / "README.md", what="--output")
+    if to in ("merged", "adapter"):
+        _export_weights(run, to, output, stage=stage, base=base, dtype=dtype, licence=licence, as_json=as_json)
+        return
     from optimizers.observe import export as tables
 
-    check_writable(output / "README.md", what="--output")
     written = tables.export(run, cast("tables.Format", to), output)
     content = [{"table": each.table, "file": str(each.file), "rows": each.rows} for each in written]
     print_output(content, *(f"{each.file}: {each.rows:,} rows" for each in written), as_json=as_json)
+
+
+def _export_weights(
+    run: Path,
+    to: Literal["merged", "adapter"],
+    output: Path,
+    *,
+    stage: str,
+    base: str,
+    dtype: str,
+    licence: str,
+    as_json: bool,
+) -> None:
+    from optimizers.observe.model_card import CARD, find_checkpoint, write_card
+    from optimizers.observe.report import read_run
+    from optimizers.training.weights_export import write_weights
+
+    record = read_run(run)
+    name, checkpoint = find_checkpoint(record, stage)
+    write_weights(checkpoint, to, output, base=base or None, dtype=dtype)
+    (output / CARD).write_text(write_card(record, checkpoint, to, licence=licence), encoding="utf-8")
+    size = sum(file.stat().st_size for file in output.iterdir())
+    content = {"stage": name, "output": str(output), "bytes": size}
+    print_output(content, f"{output}: weights of {name}, {size / 1e6:,.1f} MB, with a model card.", as_json=as_json)
 
 
 def _show_overview(record: RunRecord, *, as_json: bool) -> None:

@@ -81,7 +81,9 @@ def export(
         RunFolderError: the folder holds no rollouts, or rows that cannot be read; or `output` holds something.
     """
     if to not in get_args(Format):
-        raise SetupError(f"Expected a format of {', '.join(get_args(Format))}, got {to!r}.")
+        raise SetupError(
+            f"Expected a format of {', '.join(get_args(Format))}, or merged or adapter for weights, got {to!r}."
+        )
     folder, output = RunFolder(Path(run_folder)), Path(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise RunFolderError(f"{output} holds something already. Choose a new folder to export to.")

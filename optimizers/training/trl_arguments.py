@@ -5,6 +5,7 @@ settings, rows, number of processes -> StageInputs -> training arguments, a new 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,6 +49,10 @@ class StageInputs:
         """A row without a completion, to stand after the others, if several processes may need it: see `BatchPlan`."""
         return [TokenRow(min((row.prompt for row in self.rows), key=len), ([], []))] if self.processes > 1 else []
 
+    def _count_steps(self, epochs: int) -> int:
+        """The optimizer steps of a training: the last one of an epoch may have fewer rows."""
+        return epochs * math.ceil(len(self.rows) / (self.settings.batch_size * self.settings.gradient_accumulation))
+
     def build_arguments(self, kind: type[Arguments], epochs: int, learning_rate: float) -> Arguments:
         """Arguments of the trainer: no evaluation, no reports, no files."""
         settings, cuda = self.settings, torch.cuda.is_available()
@@ -58,7 +63,7 @@ class StageInputs:
             per_device_train_batch_size=self.plan.batch,
             gradient_accumulation_steps=self.plan.times,
             lr_scheduler_type=settings.schedule,
-            warmup_steps=settings.warmup,
+            warmup_steps=settings.warmup if self._count_steps(epochs) > 1 else 0,  # the first step's rate is 0
             max_grad_norm=settings.max_grad_norm,
             activation_checkpointing=settings.gradient_checkpointing is True,
             bf16=uses_bfloat16(settings),

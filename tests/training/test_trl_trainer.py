@@ -127,6 +127,15 @@ def test_supervised_training_lowers_the_loss_and_leaves_the_adapter_alone_in_its
     assert "".join(capfd.readouterr()) == ""
 
 
+def test_a_training_of_one_step_does_not_end_in_its_warm_up(model: Path, tmp_path: Path):
+    trainer = TRLTrainer(model, settings(sft_epochs=1, dpo_epochs=1, batch_size=8, warmup=0.05, schedule="cosine"))
+    sft = trainer.sft(ROWS, start=None, output=tmp_path / "sft", seed=0)
+    assert sft.metrics["steps"] == 1
+    with safe_open(sft.path / "adapter_model.safetensors", "pt") as file:
+        assert any(file.get_tensor(name).abs().max() > 0 for name in file.keys() if "lora_B" in name)
+    assert trainer.dpo(PAIRS, start=sft, output=tmp_path / "dpo1", seed=0).fingerprint != sft.fingerprint
+
+
 def test_the_first_supervised_loss_is_the_cross_entropy_of_the_supplement_and_its_end_alone(
     model: Path, tmp_path: Path
 ):
