@@ -16,11 +16,13 @@ from optimizers.comparison.controls import CONTROLS, controls
 from optimizers.comparison.leaderboard import Row
 from optimizers.comparison.result import Comparison
 from optimizers.comparison.setup import Budget, Problem
+from optimizers.comparison.variants import VARIANTS
 
 __all__ = [
     "ABLATIONS",
     "CONTENDERS",
     "CONTROLS",
+    "VARIANTS",
     "Budget",
     "Comparison",
     "Contender",

@@ -41,7 +41,7 @@ _CHANGES: Mapping[str, RecipeChange] = {
 }
 
 
-def _compile_with_change(change: RecipeChange) -> Callable[[ContenderArguments], dspy.Module]:
+def compile_with_change(change: RecipeChange) -> Callable[[ContenderArguments], dspy.Module]:
     """Returns a compile function: SGT with a change to the inputs' recipe, or to the default recipe."""
     return lambda inputs: compile_sgt(replace(inputs, recipe=change(inputs.recipe or Recipe())))
 
@@ -59,9 +59,9 @@ def _compile_without_nll(inputs: ContenderArguments) -> dspy.Module:
 
 
 _COMPILE_FUNCTIONS: Mapping[str, Callable[[ContenderArguments], dspy.Module]] = {
-    **{name: _compile_with_change(change) for name, change in _CHANGES.items()},
+    **{name: compile_with_change(change) for name, change in _CHANGES.items()},
     "sgt_alpha_0": _compile_without_nll,
-    "sgt_one_round": _compile_with_change(merge_rounds),
+    "sgt_one_round": compile_with_change(merge_rounds),
 }
 
 ABLATIONS: Mapping[str, Contender] = {

@@ -69,8 +69,8 @@ def compare(
         valset: Examples on which it selects.
         testset: Examples on which its result is scored, once, at the end.
         metric: Any DSPy metric; see `SGTTeleprompter`.
-        contenders: Names in `CONTENDERS` or `ABLATIONS`, `Contender`s, or any `Teleprompter`s; all of `CONTENDERS` by
-            default.
+        contenders: Names in `CONTENDERS`, `ABLATIONS` or `VARIANTS`, `Contender`s, or any `Teleprompter`s; all of
+            `CONTENDERS` by default.
         seeds: A contender with random choices compiles once for each seed.
         budget: Maximum number of actor calls to compile one contender, or a `Budget` in dollars; None for no limit and
             the optimizers' default sizes.

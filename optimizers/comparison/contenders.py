@@ -53,7 +53,7 @@ NEAREST_WINNER = "nearest_winner"
 """The name of the contender that trains nothing; it was `lookup` before."""
 
 ContenderLike = str | Contender | Teleprompter
-"""A name in `CONTENDERS` or `ABLATIONS`, your own `Contender`, or any DSPy teleprompter."""
+"""A name in `CONTENDERS`, `ABLATIONS` or `VARIANTS`, your own `Contender`, or any DSPy teleprompter."""
 
 
 def _compile_none(inputs: ContenderArguments) -> dspy.Module:

@@ -11,11 +11,12 @@ from dspy.teleprompt import Teleprompter
 
 from optimizers.comparison.ablations import ABLATIONS
 from optimizers.comparison.contenders import CONTENDERS, FORMER_NAMES, Contender, ContenderArguments, ContenderLike
+from optimizers.comparison.variants import VARIANTS
 from sgt_modules.errors import SetupError
 
 
 def find_contender(contender: ContenderLike) -> Contender:
-    """Returns the contender itself, or looks a name up in `CONTENDERS`, `ABLATIONS` and `FORMER_NAMES`.
+    """Returns the contender itself, or looks a name up in `CONTENDERS`, `ABLATIONS`, `VARIANTS` and `FORMER_NAMES`.
 
     A teleprompter becomes a contender with the name of its class, in snake case. Raises `SetupError` for an unknown
     name.
@@ -32,7 +33,7 @@ def find_contender(contender: ContenderLike) -> Contender:
         return contender
     if isinstance(contender, Teleprompter):
         return Contender(_to_snake_case(type(contender).__name__), lambda inputs: _compile_with(contender, inputs))
-    contenders = {**CONTENDERS, **ABLATIONS}
+    contenders = {**CONTENDERS, **ABLATIONS, **VARIANTS}
     if contender in FORMER_NAMES:
         return FORMER_NAMES[contender]
     if contender not in contenders:

@@ -13,7 +13,7 @@ from scripted import ScriptedEngine, ScriptedGenerator, ScriptedTrainer, rollout
 from small_compile import SMALL, WORLD, helped, named, teleprompter, writer
 
 from optimizers import Recipe, TrainingSettings
-from optimizers.comparison import ABLATIONS, ContenderArguments, compare
+from optimizers.comparison import ABLATIONS, VARIANTS, ContenderArguments, compare
 from optimizers.comparison.find_contender import find_contender
 from optimizers.core.records import Between, Checkpoint
 from optimizers.core.result import SGTResult, result_of
@@ -228,6 +228,38 @@ def test_ablations_stand_in_the_same_table_by_name_each_in_its_own_folder(tmp_pa
         )
     assert [(row.name, row.skipped) for row in found.rows] == [(name, "") for name in ["none", *names]]
     assert all((tmp_path / name / "seed-0" / "sgt" / "run.json").is_file() for name in names)
+
+
+def test_each_variant_runs_with_its_one_option_and_records_it(tmp_path: Path) -> None:
+    options = {
+        "sgt_draft": {"draft": True},
+        "sgt_feedback": {"feedback": True},
+        "sgt_adaptive": {"adaptive": True},
+    }
+    with dspy.context(lm=ScriptedEngine(helped).lm()):
+        found = compare(
+            program(),
+            WORLD.train,
+            WORLD.val,
+            WORLD.test,
+            WORLD.metric,
+            ["sgt", *options],
+            seeds=[0],
+            generator=writer(),
+            trainer=ScriptedTrainer(),
+            recipe=SMALL,
+            log_dir=tmp_path,
+            display_progress=False,
+        )
+    assert {row.name for row in found.rows if not row.skipped} == {"none", "sgt", *options}
+    plain = recorded_recipe(tmp_path / "sgt")
+    for name, changed in options.items():
+        assert recorded_recipe(tmp_path / name) == {**plain, **changed}
+    assert set(VARIANTS) == {*options, "sgt_grpo", "sgt_cost"}
+
+
+def recorded_recipe(folder: Path) -> dict[str, object]:
+    return json.loads((folder / "seed-0" / "sgt" / "run.json").read_text(encoding="utf-8"))["settings"]["recipe"]
 
 
 def test_every_ablation_needs_a_generator() -> None:
