@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from optimizers.core.cost import Cost
     from optimizers.core.records import Checkpoint, PreferencePair, Query, Reward, Rollout, ScoredSample, SFTExample
     from optimizers.nearest.teleprompter import NearestWinner
     from optimizers.observe.live.snapshot import Snapshot
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Checkpoint",
+    "Cost",
     "LoRASettings",
     "LoggedOutcome",
     "NearestWinner",
@@ -42,6 +44,7 @@ _MODULES = {
     "sgt.log_reading": ("examples_of",),
     "sgt.logged": ("LoggedOutcome",),
     "sgt.recipe": ("Recipe",),
+    "core.cost": ("Cost",),
     "core.records": ("Checkpoint", "PreferencePair", "Query", "Reward", "Rollout", "ScoredSample", "SFTExample"),
     "sgt.teleprompter": ("SGTTeleprompter",),
     "spt.teleprompter": ("SupervisoryPromptTeleprompter",),

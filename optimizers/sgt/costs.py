@@ -1,4 +1,4 @@
-"""Tells winners apart by what their runs cost. Pure; without prices nothing is told apart."""
+"""Compares winners by what their runs cost. Pure; without prices nothing changes."""
 
 from __future__ import annotations
 
