@@ -406,7 +406,7 @@ def test_jointly_nothing_is_paid_for_joins_where_nothing_won(build: Build) -> No
 
 
 def without_time(rollouts: Sequence[Rollout]) -> list[Rollout]:
-    return [replace(each, seconds=0.0) for each in rollouts]
+    return [replace(each, seconds=0.0, effort=each.effort and replace(each.effort, seconds=0.0)) for each in rollouts]
 
 
 @pytest.mark.parametrize("credit", ["isolate", "joint"])
