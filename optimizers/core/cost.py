@@ -111,8 +111,10 @@ class Pricing:
 
     def stage(self, rollouts: Sequence[Rollout]) -> StageCost | None:
         """The means of a stage; None without a cost, or where no rollout has a reward."""
+        if self.cost is None:
+            return None
         rated = [(each.reward.score, self.used(each)) for each in rollouts if each.reward is not None]
-        if self.cost is None or not rated:
+        if not rated:
             return None
         used = Used(*(math.fsum(parts) / len(rated) for parts in zip(*(each for _, each in rated), strict=True)))
         return StageCost(math.fsum(score for score, _ in rated) / len(rated), used, self.cost.of(used))
