@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from optimizers.core.records import Checkpoint, PreferencePair, Query, Reward, Rollout, ScoredSample, SFTExample
     from optimizers.nearest.teleprompter import NearestWinner
     from optimizers.observe.live.snapshot import Snapshot
+    from optimizers.sgt.chooser_fit import fit_chooser
     from optimizers.sgt.log_reading import examples_of
     from optimizers.sgt.logged import LoggedOutcome
     from optimizers.sgt.recipe import Recipe
@@ -36,11 +37,13 @@ __all__ = [
     "Trainer",
     "TrainingSettings",
     "examples_of",
+    "fit_chooser",
 ]
 
 _MODULES = {
     "observe.live.snapshot": ("Snapshot",),
     "nearest.teleprompter": ("NearestWinner",),
+    "sgt.chooser_fit": ("fit_chooser",),
     "sgt.log_reading": ("examples_of",),
     "sgt.logged": ("LoggedOutcome",),
     "sgt.recipe": ("Recipe",),

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sgt_modules.kinds import KINDS, Kind, Supplement
     from sgt_modules.local.engine import LocalEngine
     from sgt_modules.menu import Menu
+    from sgt_modules.note_chooser import NoteChooser
     from sgt_modules.predictor import SupplementedPredictor
     from sgt_modules.prompts import Template
     from sgt_modules.remote.adapter_servers import SGLangLoRA, VLLMLoRA
@@ -33,6 +34,7 @@ __all__ = [
     "Kind",
     "LocalEngine",
     "Menu",
+    "NoteChooser",
     "SGLangLoRA",
     "ServedFolder",
     "Supplement",
@@ -57,6 +59,7 @@ _MODULES = {
     "generator_prompt": ("GeneratorPrompt",),
     "kinds": ("KINDS", "Kind", "Supplement"),
     "menu": ("Menu",),
+    "note_chooser": ("NoteChooser",),
     "predictor": ("SupplementedPredictor",),
     "prompts": ("Template",),
     "remote.adapter_servers": ("SGLangLoRA", "VLLMLoRA"),

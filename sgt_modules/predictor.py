@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar, cast
 import dspy
 from dspy.signatures.signature import ensure_signature
 
+from sgt_modules.choosing import Choice, adraw_note, check_choice, draw_note
 from sgt_modules.drafts import Draft, amake_draft, find_draft, keep_draft, make_draft
 from sgt_modules.episode import Call, Place, check_thread, running_episode, running_memory
 from sgt_modules.errors import SetupError
@@ -26,8 +27,8 @@ from sgt_modules.samples import Sample
 Scope = Literal["turn", "episode"]
 """How long a supplement is used: for one call, or for all calls of its predictor in one run of the program."""
 
-SUPPLEMENT_STATE = ("generator", "template", "gate", "draft")
-"""The keys that the saved state of a supplemented predictor has in addition to a plain predictor's; `draft` if on."""
+SUPPLEMENT_STATE = ("generator", "template", "gate", "draft", "choice")
+"""What the saved state of a supplemented predictor has besides a plain predictor's; `draft` and `choice` if on."""
 
 _P = TypeVar("_P", bound=dspy.Predict)
 
@@ -69,6 +70,9 @@ class SupplementedPredictor(dspy.Predict):
     """Whether the generator reads the actor's unaided answer; an attribute of the instance only where it is on, so that
     a predictor without drafts is the same as before, to its fingerprint."""
 
+    choice: Choice | None = None
+    """How a note is chosen among samples; an attribute of the instance only where there is one, as `draft`."""
+
     def __init__(
         self,
         signature: str | type[dspy.Signature],
@@ -79,17 +83,18 @@ class SupplementedPredictor(dspy.Predict):
         template: Template = ADVICE,
         gate: Gate | None = None,
         draft: bool = False,
+        choice: Choice | None = None,
         **config: Any,
     ) -> None:
         """`generator`: also a hub id, folder or LM; `role`: its name in the program; `config`: as in `dspy.Predict`.
 
-        `scope`, `template`, `gate` and `draft` as in `supplement()`.
+        `scope`, `template`, `gate` and `draft` as in `supplement()`, and `choice` its `samples` and `chooser`.
         """
         super().__init__(with_supplement(_check_has_no_supplement(signature), template), **config)
         self.generator = SupplementGenerator.of(generator)
         self.role, self.scope, self.template, self.gate = role, check_scope(scope), template, gate
         self.run_key = _new_key()
-        self._set_draft(draft)
+        self._set_options(draft, choice)
 
     @classmethod
     def wrap(
@@ -102,6 +107,7 @@ class SupplementedPredictor(dspy.Predict):
         template: Template = ADVICE,
         gate: Gate | None = None,
         draft: bool = False,
+        choice: Choice | None = None,
     ) -> SupplementedPredictor:
         """Return a supplemented copy of a predictor, with its demos, config, LM and callbacks.
 
@@ -119,13 +125,14 @@ class SupplementedPredictor(dspy.Predict):
         new.signature = with_supplement(plain, template)
         new.generator, new.role, new.scope, new.template, new.gate = generator, role, scope, template, gate
         new.run_key = _new_key()
-        new._set_draft(draft)
+        new._set_options(draft, choice)
         return new
 
     def with_generator(self, generator: SupplementGenerator, gate: Gate | None = None) -> SupplementedPredictor:
-        """Return a copy with another generator, and with this gate or none."""
+        """Return a copy with another generator, and with this gate or none; it chooses among no samples."""
         new = copy_as(self, SupplementedPredictor)
         new.generator, new.gate, new.run_key = generator, gate, _new_key()
+        new._set_options(self.draft, None)
         return new
 
     def unwrap(self) -> dspy.Predict:
@@ -148,7 +155,7 @@ class SupplementedPredictor(dspy.Predict):
             call = self._add_draft(call, draft or keep_draft(self.role, kwargs, make_draft(super().forward, inputs)))
         call = self._choose(call)
         if call.supplement is None:
-            call = self._add_sample(call, self.generator.draw(call.prompt))
+            call = self._add_sample(call, draw_note(self.choice, self.generator, call.prompt))
         inputs = self._actor_inputs(call)
         return call.draft.as_answer(self) if call.draft and SUPPLEMENT not in inputs else super().forward(**inputs)
 
@@ -162,7 +169,7 @@ class SupplementedPredictor(dspy.Predict):
             call = self._add_draft(call, draft or keep_draft(self.role, kwargs, await amake_draft(answer, inputs)))
         call = self._choose(call)
         if call.supplement is None:
-            call = self._add_sample(call, await self.generator.adraw(call.prompt))
+            call = self._add_sample(call, await adraw_note(self.choice, self.generator, call.prompt))
         inputs = self._actor_inputs(call)
         if call.draft and SUPPLEMENT not in inputs:
             return call.draft.as_answer(self)
@@ -176,6 +183,7 @@ class SupplementedPredictor(dspy.Predict):
             "template": asdict(self.template),
             "gate": None if self.gate is None else self.gate.dump_state(),
             **({"draft": True} if self.draft else {}),
+            **({} if self.choice is None else {"choice": self.choice.dump_state()}),
         }
 
     def load_state(self, state: dict[str, Any], *, allow_unsafe_lm_state: bool = False) -> SupplementedPredictor:
@@ -190,17 +198,21 @@ class SupplementedPredictor(dspy.Predict):
         template = Template.of_state(state.get("template"))
         gate = None if state.get("gate") is None else Gate.load_state(state["gate"])
         draft = check_draft(state.get("draft", False))
+        choice = None if state.get("choice") is None else Choice.load_state(state["choice"])
         names = {*super().dump_state(), "extended_signature"}  # DSPy would set any other attribute too
         plain = {name: value for name, value in state.items() if name in names}
         super().load_state(plain, allow_unsafe_lm_state=allow_unsafe_lm_state)
         self.generator, self.template, self.gate = generator, template, gate
-        self._set_draft(draft)
+        self._set_options(draft, choice)
         return self
 
-    def _set_draft(self, draft: bool) -> None:
-        vars(self).pop("draft", None)
+    def _set_options(self, draft: bool, choice: Choice | None) -> None:
+        for name in ("draft", "choice"):
+            vars(self).pop(name, None)
         if check_draft(draft):
             self.draft = True
+        if check_choice(choice, self.generator) is not None:
+            self.choice = choice
 
     def _begin_call(self, kwargs: Mapping[str, object]) -> _PredictorCall:
         """Prepare a call; its supplement is set if the caller, the memory or a table of the episode decides it."""

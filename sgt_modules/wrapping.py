@@ -10,10 +10,12 @@ from typing import Any, cast
 
 import dspy
 
+from sgt_modules.choosing import choice_of
 from sgt_modules.episode import program_run
 from sgt_modules.errors import NoPredictorError, SetupError
 from sgt_modules.gate import Gate
 from sgt_modules.generator import GeneratorLike, SupplementGenerator
+from sgt_modules.note_chooser import NoteChooser
 from sgt_modules.predictor import SUPPLEMENT_STATE, Scope, SupplementedPredictor, check_draft, check_scope, copy_as
 from sgt_modules.prompts import ADVICE, SUPPLEMENT, Template, check_template
 
@@ -27,6 +29,8 @@ def supplement(
     template: Template | None = None,
     gate: Gate | None = None,
     draft: bool | None = None,
+    samples: int | None = None,
+    chooser: NoteChooser | None = None,
 ) -> dspy.Module:
     """Return a copy of the program whose predictors (or those named in `only`) read supplements.
 
@@ -41,8 +45,12 @@ def supplement(
     so a call costs up to two calls of its LM. The user's stream has the second answer only; a draft that is the answer
     comes without chunks, as the final `Prediction`.
 
+    With a `chooser`, the generator writes `samples` notes for a call (8 by default; one greedy, the others sampled with
+    seeds that the prompt decides), and the chooser takes one of them, or none, before the predictor is asked; see
+    `sgt_modules.choosing`.
+
     In a program that is supplemented already, the same predictors get the new generator. They keep their scope,
-    template and draft unless new ones are passed.
+    template and draft unless new ones are passed; the gate and the chooser belong to the generator, and are not kept.
 
     A predictor's role is its name in `program.named_predictors()`. A predictor that is used in several places is
     wrapped once; frozen (compiled) parts stay the same. Raises `SetupError`, `NoPredictorError`.
@@ -51,7 +59,7 @@ def supplement(
     >>> [name for name, _ in supplemented_predictors(program)]
     ['predict']
     """
-    generator = SupplementGenerator.of(generator)
+    generator, choice = SupplementGenerator.of(generator), choice_of(samples, chooser)
     predictors = dict(program.named_predictors())
     if only is None and (already := supplemented_predictors(program)):
         only = [name for name, _ in already]
@@ -71,6 +79,7 @@ def supplement(
             template=check_template(template or getattr(predict, "template", ADVICE)),
             gate=gate,
             draft=check_draft(getattr(predict, "draft", False) if draft is None else draft),
+            choice=choice,
         )
         for name, predict in predictors.items()
         if only is None or name in only
@@ -132,7 +141,7 @@ def supplemented_predictors(program: dspy.Module) -> list[tuple[str, Supplemente
 
 
 def with_generator(program: dspy.Module, generator: SupplementGenerator, gate: Gate | None = None) -> dspy.Module:
-    """Return a copy of the program with another generator, and with this gate or none."""
+    """Return a copy of the program with another generator, and with this gate or none; it chooses among no samples."""
     return _rebuild(
         program, {id(each): each.with_generator(generator, gate) for _, each in supplemented_predictors(program)}
     )

@@ -37,7 +37,7 @@ _IGNORED_MODULES = frozenset(
 """Modules whose objects change no outcome."""
 
 _PREDICT_ATTRIBUTES = frozenset({"lm", "stage", "traces", "train", "demos", "signature", "config"})
-_SUPPLEMENT_ATTRIBUTES = frozenset({"generator", "gate", "template", "role", "run_key"})
+_SUPPLEMENT_ATTRIBUTES = frozenset({"generator", "gate", "choice", "template", "role", "run_key"})
 """Attributes of a predictor that are encoded on their own, or that stages change."""
 
 _IGNORED_ATTRIBUTES = frozenset(

@@ -145,6 +145,7 @@ def supplement_settings(program: dspy.Module) -> dict[str, object]:
             "template": asdict(each.template),
             "gate": None if each.gate is None else _short(text_of(each.gate.dump_state())),
             **({"draft": True} if each.draft else {}),
+            **({} if each.choice is None else {"choice": _short(text_of(each.choice.dump_state()))}),
         }
         for name, each in supplemented_predictors(program)
     }

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException as AnyHTTPException
 
+from sgt_modules.choosing import adraw_note
 from sgt_modules.errors import SetupError
 from sgt_modules.kinds import SILENCE, Supplement
 from sgt_modules.predictor import SupplementedPredictor
@@ -313,7 +314,7 @@ class _SupplementWriter:
         if gate is not None and not gate.familiar(prompt):
             return SILENCE
         try:
-            sample = await generator.adraw(prompt)
+            sample = await adraw_note(self._predictor.choice, generator, prompt)
         except Exception:  # a chat without its supplement is better than none
             logging.getLogger(__name__).exception("The generator failed.")
             self._metrics.unwritten.inc()
