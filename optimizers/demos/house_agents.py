@@ -309,7 +309,7 @@ def show_agents(demonstration: AgentDemonstration) -> str:
     return "\n".join(lines)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def print_agents(arguments: Sequence[str] | None = None) -> None:
     """Run the demonstration and print its table."""
     parser = argparse.ArgumentParser(description="An agent that learns to ask less: the embedded agent world.")
     parser.add_argument("--seed", type=int, default=0)
@@ -327,4 +327,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    print_agents()

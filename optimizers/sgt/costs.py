@@ -1,4 +1,4 @@
-"""Tells winners apart by what their runs cost. Pure; without prices nothing is told apart."""
+"""Orders winners by what their runs cost. Pure; without prices no winner is preferred to another."""
 
 from __future__ import annotations
 
