@@ -40,8 +40,8 @@ STEPS = 12
 STEP_PRICE = 0.03
 """The price of a step in units of reward, by default."""
 
-RECIPE = Recipe(rounds=2, warm_samples=3, pool_samples=1, direct_samples=12, ood_kinds=0, concat=0)
-"""A warm start and two rounds; chosen on validation of seed 0."""
+RECIPE = Recipe(rounds=0, warm_samples=3)
+"""A warm start and SFT. On validation of seed 0 neither rounds of DPO nor twice the samples were better."""
 
 NextCall = make_signature(
     "seen: str, tables: str, question: str -> call: str",
