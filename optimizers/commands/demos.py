@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from optimizers.commands.output import ActorPrecisionOption, JsonOption, print_output
+from optimizers.commands.output import ActorPrecisionOption, Dtype, JsonOption, print_output
 from optimizers.training.processes import join_team
 from sgt_modules.errors import SetupError
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 def demo(
     method: Annotated[
-        str, typer.Option(help="sgt, spt, or spt_pc (its corrector also rewrites its own instructions).")
+        str,
+        typer.Option(help="sgt, agents (sgt for an agent), spt, or spt_pc (its corrector also rewrites itself)."),
     ] = "sgt",
     actor: Annotated[
         str, typer.Option(help="A frozen model instead of the embedded one: a model's folder, local:HUB_ID, ...")
@@ -33,10 +34,15 @@ def demo(
 ) -> None:
     """Run a method on its embedded world and score every stage: sgt on house terms, spt on house rules.
 
+    agents lets an agent look for the meaning of house terms, with and without a price of its steps.
+
     Example: sgt demo --seed 0 --log-dir runs/demo
     """
-    if method != "sgt" and actor:
-        raise SetupError("Expected --actor only with the method sgt: the world of spt has its own actor.")
+    if method not in ("sgt", "agents") and actor:
+        raise SetupError("Expected --actor only with the methods sgt and agents: the world of spt has its own actor.")
+    if method == "agents":
+        _demonstrate_agents(actor, actor_dtype, seed, log_dir, silent=silent, as_json=as_json)
+        return
     if method != "sgt":
         _demonstrate_prompts(method, seed, log_dir, quick=quick, silent=silent, as_json=as_json)
         return
@@ -57,6 +63,20 @@ def demo(
         show_demonstration(demonstration, Console())
 
 
+def _demonstrate_agents(
+    actor: str, dtype: Dtype, seed: int, log_dir: Path | None, *, silent: bool, as_json: bool
+) -> None:
+    from optimizers.demos.house_agents import demonstrate_agents, show_agents
+    from sgt_modules.lms import check_lm, lm_named
+
+    lm = lm_named(actor, dtype=dtype) if actor else None
+    check_lm(lm)
+    display = False if silent or as_json else None
+    demonstration = demonstrate_agents(seed, actor=lm, log_dir=log_dir, display=display)
+    if join_team().is_main:
+        print_output(demonstration.summary, show_agents(demonstration), as_json=as_json)
+
+
 def _demonstrate_prompts(
     method: str, seed: int, log_dir: Path | None, *, quick: bool, silent: bool, as_json: bool
 ) -> None:
@@ -69,8 +89,8 @@ def _demonstrate_prompts(
     if method not in variants:
         from optimizers.core.user_files import did_you_mean
 
-        hint = did_you_mean(method, ["sgt", *variants])
-        raise SetupError(f"Expected the method sgt, {' or '.join(variants)}, got {method!r}. {hint}".strip())
+        hint = did_you_mean(method, ["sgt", "agents", *variants])
+        raise SetupError(f"Expected the method sgt, {', '.join(variants)} or agents, got {method!r}. {hint}".strip())
     scale, display = SPT_QUICK if quick else SPT_FULL, False if silent or as_json else None
     demonstration = demonstrate_prompts(seed, variant=variants[method], log_dir=log_dir, scale=scale, display=display)
     if as_json:

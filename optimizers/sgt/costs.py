@@ -1,4 +1,4 @@
-"""Compares winners by what their runs cost. Pure; without prices nothing changes."""
+"""Orders winners by what their runs cost. Pure; without prices no winner is preferred to another."""
 
 from __future__ import annotations
 
@@ -27,9 +27,15 @@ def is_cheaper(first: Rollout, second: Rollout, margin: float | None = None) -> 
 
 
 def cheaper_couples(rated: Sequence[Rollout], threshold: float) -> list[tuple[Rollout, Rollout]]:
-    """Each two winners of one query of which the first is cheaper."""
+    """Each of the cheapest winners of one query with each winner that is dearer.
+
+    A winner is among the cheapest if no supplement that won is cheaper. The others are never preferred to a third one:
+    what they save compared with it is mostly chance.
+    """
     winners = [each for each in rated if each.won(threshold)]
-    return [(first, second) for first in winners for second in winners if is_cheaper(first, second)]
+    speaking = [each for each in winners if each.supplement]
+    cheapest = [each for each in winners if not any(is_cheaper(other, each) for other in speaking)]
+    return [(first, second) for first in cheapest for second in winners if is_cheaper(first, second)]
 
 
 def drop_dear_winners(

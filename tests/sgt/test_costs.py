@@ -36,6 +36,13 @@ def test_of_two_successes_the_one_that_cost_less_is_preferred() -> None:
     assert pairs(run("Look.", 1, 0.1), run("Wander.", 1, 0.4)) == [("cheaper", "[cot] Look.", "[cot] Wander.")]
 
 
+def test_only_the_cheapest_successes_are_preferred_to_others() -> None:
+    made = pairs(run("Look.", 1, 0.1), run("See.", 1, 0.102), run("Wander.", 1, 0.2), run("Roam.", 1, 0.4))
+    assert {chosen for _, chosen, _ in made} == {"[cot] Look.", "[cot] See."}
+    assert {rejected for _, _, rejected in made} == {"[cot] Wander.", "[cot] Roam."}
+    assert len(made) == 4
+
+
 def test_a_small_saving_is_no_reason_to_prefer() -> None:
     assert pairs(run("Look.", 1, 0.39), run("Wander.", 1, 0.4)) == []
 
