@@ -21,7 +21,6 @@ from optimizers.core.records import Query, Rollout
 from optimizers.core.result import SGTResult
 from optimizers.core.run_folder import RunFolder
 from optimizers.core.stages import Stage
-from optimizers.store.rollout_store import RolloutStore
 from sgt_modules.errors import SetupError
 from sgt_modules.kinds import Supplement
 from sgt_modules.note_chooser import MEASURES, NoteChooser, Proposal, design, measure, propose, sigmoid
@@ -124,6 +123,8 @@ def fit_chooser(
     least = float(recipe.get("threshold", 1.0)) if threshold is None else threshold
     if where is None and not folder.store.exists():
         raise SetupError(f"Expected a run's folder, got {str(folder.path)!r} without rollouts. Pass its log_dir.")
+    from optimizers.store.rollout_store import RolloutStore  # here, as SQLAlchemy takes longer than all of DSPy
+
     with RolloutStore(where or folder.store, run="run" if where is None else str(known.get("id", ""))) as opened:
         rollouts = opened.rollouts()
         stages = sorted({each.stage for each in rollouts if _is_direct(each)})
