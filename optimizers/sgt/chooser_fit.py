@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from optimizers.core.records import Query, Rollout
 from optimizers.core.result import SGTResult
-from optimizers.core.run_folder import RunFolder
 from optimizers.core.stages import Stage
 from sgt_modules.errors import SetupError
 from sgt_modules.kinds import Supplement
@@ -115,6 +114,10 @@ def fit_chooser(
     ...     print(error)
     Expected a run's folder, got 'runs/no-such-run' without rollouts. Pass its log_dir.
     """
+    # Here, as they bring SQLAlchemy, which takes longer to import than all of DSPy.
+    from optimizers.core.run_folder import RunFolder
+    from optimizers.store.rollout_store import RolloutStore
+
     folder = RunFolder(run.log_dir if isinstance(run, SGTResult) else Path(run))
     known = folder.read("run.json") or {}
     settings = cast("Mapping[str, Any]", known.get("settings") or {})
@@ -123,8 +126,6 @@ def fit_chooser(
     least = float(recipe.get("threshold", 1.0)) if threshold is None else threshold
     if where is None and not folder.store.exists():
         raise SetupError(f"Expected a run's folder, got {str(folder.path)!r} without rollouts. Pass its log_dir.")
-    from optimizers.store.rollout_store import RolloutStore  # here, as SQLAlchemy takes longer than all of DSPy
-
     with RolloutStore(where or folder.store, run="run" if where is None else str(known.get("id", ""))) as opened:
         rollouts = opened.rollouts()
         stages = sorted({each.stage for each in rollouts if _is_direct(each)})
