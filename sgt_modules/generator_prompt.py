@@ -19,6 +19,7 @@ from pydantic_core import PydanticUndefined
 from sgt_modules.errors import SavedStateError, SetupError
 from sgt_modules.kinds import FREE, BetterThan, Kind
 from sgt_modules.prompts import SUPPLEMENT
+from sgt_modules.safety import clean_text
 from sgt_modules.saving.state_checks import check_mapping, read_number, read_whole_number
 
 SHORTENED = " [... shortened ...] "
@@ -150,7 +151,7 @@ class GeneratorPrompt:
                 break
             values[name] = shorten(values[name], -(-(tokens - limit) * len(text) // tokens) + 1)
             text = self._fill_in(signature, values, role)
-        return text
+        return clean_text(text)
 
     def asking(self, prompt: str, kind: Kind | str | None) -> str:
         """Add a request for a kind to a prompt: a `Kind` of the table, `FREE` for a kind that the generator chooses, or

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from sgt_modules.safety import clean_text
+
 FREE = "free"
 """The kind of a reply that names no kind, and of the exploration prompt that lets the generator choose one."""
 
@@ -100,7 +102,8 @@ _TAG = re.compile(r"\A\s*\[([A-Za-z][A-Za-z0-9_ -]{0,30})\]\s*")
 class Supplement:
     """A supplement: its kind, and its text without the `[kind]` tag.
 
-    `cut` says that the token limit ended the text, so training adds no end token after it. Comparisons ignore it.
+    `cut` says that the token limit ended the text, so training adds no end token after it. Comparisons ignore it. What
+    no store can hold is replaced at once (`clean_text`), so that what is tried, stored and trained on is one text.
 
     >>> Supplement("pairs", "right: 4; wrong: 5").render()
     '[pairs] right: 4; wrong: 5'
@@ -111,6 +114,9 @@ class Supplement:
     kind: str
     text: str
     cut: bool = field(default=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", clean_text(self.text))
 
     def __bool__(self) -> bool:
         """False if the text is empty."""

@@ -1,4 +1,4 @@
-"""Make a supplement harmless before it enters another model's prompt. Pure.
+"""Make text storable, and a supplement harmless before it enters another model's prompt. Pure.
 
 A supplement is text from a model. It must not forge the markers that an adapter puts between fields, close a tag, or
 start a chat turn. A space is inserted into such text: a person or a language model reads it the same, but no parser
@@ -27,6 +27,17 @@ _SPACED = (
 _TURN = re.compile(
     r"^([^\S\n]*)(system|user|human|assistant|model|developer|tool)(?=\s*:)", re.IGNORECASE | re.MULTILINE
 )
+
+
+def clean_text(text: str) -> str:
+    """Replaces what a database cannot hold: NUL, and halves of surrogate pairs.
+
+    >>> clean_text("a\\x00b")
+    'a\ufffdb'
+    """
+    if not text.isascii():
+        text = text.encode("utf-8", "replace").decode("utf-8")
+    return text.replace("\0", "\ufffd") if "\0" in text else text
 
 
 def harmless(text: str, fields: Iterable[str]) -> str:

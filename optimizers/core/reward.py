@@ -12,6 +12,7 @@ import dspy
 from optimizers.core.error_types import ABOVE, BELOW, COROUTINE, NAN, NO_NUMBER, mark_refused_score
 from optimizers.core.records import Reward
 from sgt_modules.errors import MetricError
+from sgt_modules.safety import clean_text
 
 Metric = Callable[..., object]
 """A DSPy metric: (example, prediction), (example, prediction, trace), or GEPA's
@@ -37,7 +38,7 @@ def as_reward(value: object) -> Reward:
     """
     if isinstance(value, dspy.Prediction):
         feedback = value.get("feedback")
-        return Reward(_check_score(value.get("score"), value), "" if feedback is None else str(feedback))
+        return Reward(_check_score(value.get("score"), value), "" if feedback is None else clean_text(str(feedback)))
     return Reward(_check_score(value, value))
 
 

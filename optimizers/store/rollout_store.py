@@ -24,7 +24,6 @@ from optimizers.store.rows import (
     build_row,
     build_sample_row,
     build_stage_values,
-    clean_text,
     dump_calls,
     make_key,
     read_calls,
@@ -36,6 +35,7 @@ from optimizers.store.schema import ROLLOUTS, SAMPLES, SCOPES, SEEN, USAGE_COLUM
 from optimizers.store.statements import IS_LIVE, LISTED_ROLLOUTS, SELECT_ANY, SELECT_REWARDED, Statements
 from sgt_modules.episode import Call
 from sgt_modules.kinds import Supplement
+from sgt_modules.safety import clean_text
 from sgt_modules.samples import Sample
 
 _PAGE = 1000

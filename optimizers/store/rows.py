@@ -13,6 +13,7 @@ from zlib import crc32
 from optimizers.core.records import Effort, Query, Reward, Rollout
 from sgt_modules.episode import Call, Place
 from sgt_modules.kinds import Supplement
+from sgt_modules.safety import clean_text
 from sgt_modules.samples import Sample
 
 TEXT_COLUMNS = (
@@ -53,17 +54,6 @@ STAGE_COLUMNS = ("stage", "source", "logprob")
 
 class UnreadableRowError(ValueError):
     """A row does not match its checksum, or cannot be decoded."""
-
-
-def clean_text(text: str) -> str:
-    """Replaces what a database cannot hold: NUL, and halves of surrogate pairs.
-
-    >>> clean_text("a\\x00b")
-    'a\ufffdb'
-    """
-    if not text.isascii():
-        text = text.encode("utf-8", "replace").decode("utf-8")
-    return text.replace("\0", "\ufffd") if "\0" in text else text
 
 
 def make_key(scope: str, query: str, supplement: str, *, live: str = "", run: str = "") -> str:

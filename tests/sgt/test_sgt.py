@@ -99,6 +99,22 @@ def test_a_second_compile_in_the_same_folder_pays_for_nothing_again(with_help: C
     assert scores[0] == scores[1]
 
 
+@pytest.mark.parametrize("unstorable", ["\0", "\ud800"])
+def test_a_resumed_run_trains_on_the_same_rows_where_a_reply_has_what_no_database_holds(
+    tmp_path: Path, unstorable: str
+) -> None:
+    def rows_of_a_session() -> dict[str, object]:
+        trainer = ScriptedTrainer()
+        generator = ScriptedGenerator(lambda prompt: replace(named(prompt, "cot"), text=f"Look{unstorable} it up."))
+        compiled(helped, tmp_path / "run", generator=generator, trainer=trainer)
+        return dict(trainer.rows)
+
+    first, resumed = rows_of_a_session(), rows_of_a_session()
+    assert first == resumed
+    assert {"sft", "dpo1"} <= first.keys()
+    assert unstorable not in str(first)
+
+
 def test_the_same_supplement_for_the_same_question_is_paid_once(with_help: Compiled) -> None:
     asked = with_help.engine.asked
     assert len(set(asked)) == len(asked)

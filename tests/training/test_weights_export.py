@@ -10,6 +10,7 @@ import pytest
 import torch
 from real_models import ACTOR, real_model
 from runtime_fixtures import tiny_adapter, tiny_model
+from safetensors.torch import load_file, save_file
 from small_compile import compiled, helped
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
@@ -127,8 +128,12 @@ def test_a_whole_model_is_copied_as_it_is(tmp_path: Path) -> None:
 def test_a_merged_real_model_writes_the_same_text_on_a_hundred_prompts(tmp_path: Path) -> None:
     base = real_model(ACTOR)
     adapter = tiny_adapter(base, tmp_path / "sft", seed=3)
+    weights = adapter / "adapter_model.safetensors"  # noise of a trained adapter's size: more leaves no text
+    save_file({name: each * (0.02 if "lora_B" in name else 1) for name, each in load_file(weights).items()}, weights)
     write_weights(adapter, "merged", tmp_path / "merged", base=base, dtype="float32")
     prompts = [f"{left} times {right} is" for left in range(2, 12) for right in range(3, 13)]
     settings = {"dtype": "float32", "max_new_tokens": 8}
     merged, trained = LocalEngine(tmp_path / "merged", **settings), LocalEngine(base, adapter=adapter, **settings)
-    assert greedy(merged, prompts) == greedy(trained, prompts)
+    said = greedy(trained, prompts)
+    assert greedy(merged, prompts) == said
+    assert said != greedy(LocalEngine(base, **settings), prompts)
