@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from optimizers.core.cost import Cost
     from optimizers.core.records import Checkpoint, PreferencePair, Query, Reward, Rollout, ScoredSample, SFTExample
-    from optimizers.nearest.teleprompter import NearestWinner
     from optimizers.observe.live.snapshot import Snapshot
     from optimizers.sgt.chooser_fit import fit_chooser
     from optimizers.sgt.log_reading import examples_of
     from optimizers.sgt.logged import LoggedOutcome
+    from optimizers.sgt.nearest.teleprompter import NearestWinner
     from optimizers.sgt.recipe import Recipe
     from optimizers.sgt.teleprompter import SGTTeleprompter
     from optimizers.spt.recipe import SPTRecipe
@@ -42,7 +42,7 @@ __all__ = [
 
 _MODULES = {
     "observe.live.snapshot": ("Snapshot",),
-    "nearest.teleprompter": ("NearestWinner",),
+    "sgt.nearest.teleprompter": ("NearestWinner",),
     "sgt.chooser_fit": ("fit_chooser",),
     "sgt.log_reading": ("examples_of",),
     "sgt.logged": ("LoggedOutcome",),

@@ -18,10 +18,10 @@ from optimizers.core.reward import Metric, Scorer
 from optimizers.core.run_folder import RunFolder
 from optimizers.core.safe_reading import read_entry
 from optimizers.core.stages import Stage
-from optimizers.nearest.winners import is_exploration
 from optimizers.rollouts.engine import RolloutEngine
 from optimizers.rollouts.evaluation import Evaluator, Scored
 from optimizers.rollouts.queries import query_of
+from optimizers.sgt.nearest.winners import is_exploration
 from optimizers.store.rollout_store import RolloutStore
 from sgt_modules import supplement
 from sgt_modules.errors import SetupError

@@ -24,7 +24,7 @@ from optimizers.comparison.few_shot_contenders import (
 from optimizers.comparison.local_edits import LPO_BATCH, LPO_CANDIDATES, LPO_STEPS, optimize_with_local_edits
 from optimizers.comparison.text_gradients import BATCH, STEPS, optimize_with_textgrad
 from optimizers.core.reward import Scorer
-from optimizers.nearest.teleprompter import NearestWinner
+from optimizers.sgt.nearest.teleprompter import NearestWinner
 from optimizers.sgt.recipe import Recipe
 from optimizers.sgt.teleprompter import SGTTeleprompter
 from optimizers.spt.recipe import Variant

@@ -34,9 +34,9 @@ from optimizers.core.events import EventBus
 from optimizers.core.records import Rollout
 from optimizers.core.run_folder import CLUSTERS_FILE, RunFolder
 from optimizers.core.validation import check_program, check_splits
-from optimizers.nearest.winners import choose_lookup
 from optimizers.observe.progress import Display, build_views
 from optimizers.rollouts.evaluation import Evaluator, Scored
+from optimizers.sgt.nearest.winners import choose_lookup
 from sgt_modules.errors import SetupError
 from sgt_modules.generator import SupplementGenerator
 from sgt_modules.lms import ANSWER_TOKENS, check_lm

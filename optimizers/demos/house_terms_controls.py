@@ -14,8 +14,8 @@ from optimizers.core.events import EventBus
 from optimizers.core.records import Candidate, Rollout
 from optimizers.core.result import result_of
 from optimizers.demos.elimination import Deduction, deduce_meanings
-from optimizers.nearest.winners import choose_lookup
 from optimizers.rollouts.evaluation import Evaluator
+from optimizers.sgt.nearest.winners import choose_lookup
 from sgt_modules import supplement
 from sgt_modules.embedded import AnswerInSQL, HouseTermsWorld, acting, program
 from sgt_modules.embedded.models import ActorName

@@ -15,7 +15,7 @@ from optimizers import SGTTeleprompter
 from optimizers.comparison import Comparison, Problem, compare, controls
 from optimizers.core.records import Query, Reward, Rollout
 from optimizers.core.result import result_of
-from optimizers.nearest.winners import collect_winners
+from optimizers.sgt.nearest.winners import collect_winners
 from optimizers.store.rollout_store import RolloutStore
 from sgt_modules.kinds import SILENCE, Supplement
 from sgt_modules.winner_lookup import WinnerLookup

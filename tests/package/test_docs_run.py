@@ -176,7 +176,7 @@ NOT_RUN = {
     (
         "docs/beyond.md",
         "NearestWinner(",
-    ): "needs a key; tests/nearest/test_nearest_winner_teleprompter.py has a scripted generator",
+    ): "needs a key; tests/sgt/test_nearest_winner_teleprompter.py has a scripted generator",
     ("README.md", "SGTTeleprompter("): "needs a key and a model of the hub; tests/demos/test_demo.py runs the like",
     (
         "README.md",

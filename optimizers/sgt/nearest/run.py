@@ -11,9 +11,9 @@ import dspy
 from optimizers.core.events import Note, PhaseStarted
 from optimizers.core.records import Rollout
 from optimizers.core.result import mark_compiled, result_of
-from optimizers.nearest.settings import NEAREST, NearestSettings
-from optimizers.nearest.winners import Lookup, choose_lookup, is_exploration
 from optimizers.sgt.history import History, ValidatedStage
+from optimizers.sgt.nearest.settings import NEAREST, NearestSettings
+from optimizers.sgt.nearest.winners import Lookup, choose_lookup, is_exploration
 from optimizers.sgt.run import Run
 from sgt_modules.wrapping import with_generator
 

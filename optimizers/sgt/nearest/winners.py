@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from optimizers.core.records import Rollout
 from optimizers.core.stages import Stage
-from optimizers.nearest.settings import NEIGHBOURS
 from optimizers.rollouts.evaluation import Evaluator, Scored, mean_score
+from optimizers.sgt.nearest.settings import NEIGHBOURS
 from sgt_modules.generator import SupplementGenerator
 from sgt_modules.kinds import SILENCE, Supplement
 from sgt_modules.winner_lookup import WinnerLookup, WinnerTable

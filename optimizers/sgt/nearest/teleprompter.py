@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import dspy
 from dspy.teleprompt import Teleprompter
 
-from optimizers.nearest.settings import NEIGHBOURS, NearestSettings, without_model
 from optimizers.run_options import RunOptions, sizes
+from optimizers.sgt.nearest.settings import NEIGHBOURS, NearestSettings, without_model
 from optimizers.sgt.recipe import AUTO, Auto, Recipe
 from optimizers.sgt.settings import Credit, check_credit
 from sgt_modules.errors import SetupError
@@ -95,8 +95,8 @@ class NearestWinner(RunOptions, Teleprompter):
             SetupError: something passed in cannot work, or there is neither a generator, a text nor a logged outcome;
                 nothing has been paid for.
         """
-        from optimizers.nearest.run import NearestRun
         from optimizers.sgt.history import History
+        from optimizers.sgt.nearest.run import NearestRun
         from optimizers.training.processes import Team
 
         settings, history = replace(self.settings, logged=tuple(logged)), History()
