@@ -84,11 +84,22 @@ def test_records_and_unknown_objects_become_text() -> None:
     assert prompt.splitlines()[2:] == ['history: {"messages": [{"q": "é"}]}', 'path: ["1j"]']
 
 
+_HELD = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
+STORABLE = st.text(_HELD)
+"""What a database can hold; the rest is replaced."""
+
+
 @settings(max_examples=25, deadline=None)
-@given(st.dictionaries(st.sampled_from(["question", "context"]), st.text(), min_size=2))
+@given(st.dictionaries(st.sampled_from(["question", "context"]), STORABLE, min_size=2))
 def test_text_inputs_stand_in_the_prompt_as_they_are(inputs: Mapping[str, str]) -> None:
     prompt = COMPACT.write(dspy.Signature("question, context -> answer"), inputs)
     assert prompt.endswith(f"question: {inputs['question']}\ncontext: {inputs['context']}")
+
+
+@pytest.mark.parametrize("unstorable", ["\0", "\ud800"])
+def test_what_no_database_holds_is_replaced_in_a_prompt(unstorable: str) -> None:
+    prompt = COMPACT.write(dspy.Signature("question -> answer"), {"question": f"2{unstorable}2"})
+    assert prompt.splitlines()[-1] in ("question: 2\ufffd2", "question: 2?2")
 
 
 class Level(Enum):
@@ -175,7 +186,7 @@ def test_a_prompt_that_fits_is_left_alone() -> None:
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.text(max_size=3000), min_size=2, max_size=2), st.integers(0, 400))
+@given(st.lists(st.text(_HELD, max_size=3000), min_size=2, max_size=2), st.integers(0, 400))
 def test_shortening_ends_and_keeps_both_ends_of_every_input(inputs: list[str], limit: int) -> None:
     signature = dspy.Signature("first, second -> answer", "Answer.")
     text = NOTE.write(signature, dict(zip(("first", "second"), inputs, strict=True)), limit=limit, count=len)
