@@ -308,8 +308,7 @@ class Run:
         selected = history.best.result.name if history.stages else "none"
         evidence, spent = self._evidence(selected, history), self._spent()
         self._folder.write("spent.json", spent.content)
-        self._note_costs(selected, history)
-        said = write_verdict(evidence)
+        said = f"{self._keep_costs(selected, history)} {write_verdict(evidence)}".strip()
         came = next((each for each in history.results if each.name == ADAPTER_STAGE), None)
         if came is not None and selected not in ("none", *AS_IT_CAME):
             self._bus.emit(Note(compare_with_start(came.rollouts, history.best.result.rollouts, selected)))
@@ -332,14 +331,13 @@ class Run:
         )
         return selected_program(result, self._student, self._session.actor.program)
 
-    def _note_costs(self, selected: str, history: History) -> None:
-        """Write what each stage's help costs, and say it of the selected one, if the recipe has prices."""
+    def _keep_costs(self, selected: str, history: History) -> str:
+        """Write what each stage's help costs, and return it of the selected one in words, if the recipe has prices."""
         costs = {stage.name: stage.cost for stage in history.results if stage.cost is not None}
         if self._recipe.cost is not None:
             stages = {name: each.content for name, each in costs.items()}
             self._folder.write(COSTS_FILE, {"prices": self._recipe.cost.prices, "stages": stages})
-        if said := explain_costs(costs, selected):
-            self._bus.emit(Note(said))
+        return explain_costs(costs, selected)
 
     def _evidence(self, selected: str, history: History) -> Evidence:
         """What the run found. Of a stage that did not end, what the store has counts."""

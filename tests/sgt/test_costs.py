@@ -134,6 +134,7 @@ def test_a_compile_with_a_price_selects_the_stage_that_needs_fewer_steps(tmp_pat
     assert "Quality against cost" in page
     assert "0.1 a step" in page
     assert any("net score" in note for note in result.notes)
+    assert result.verdict.startswith("With its costs, ")
 
 
 def test_without_a_price_more_steps_make_no_difference_and_no_file(tmp_path: Path) -> None:

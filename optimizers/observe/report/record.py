@@ -112,7 +112,7 @@ def read_run(path: Path, *, store: RolloutSource | None = None, where: str | Pat
     if run is None or (store is None and where is None and not folder.store.is_file()):
         raise RunFolderError(
             f"{path} holds no run: expected run.json and {folder.store.name} in it. Pass the log_dir of a compile, or "
-            "the folder of a comparison."
+            "the folder of a comparison; with --store where its rollouts are in a store elsewhere."
         )
     own = str(run.get("id", ""))
     judge = str(_object(_object(run, "free"), "code").get("metric", ""))
