@@ -97,9 +97,11 @@ def _actor_of(record: RunRecord) -> str:
 
 
 def _score_rows(record: RunRecord) -> list[str]:
+    """A row a stage and split; the selected stage is bold."""
+    names = {record.selected: f"**{record.selected}**"}
     return [
-        f"| {'**' if each.stage == record.selected else ''}{each.stage}{'**' if each.stage == record.selected else ''} "
-        f"| {split} | {share(each.score)} | {span(each.interval)} | {signed(each.gain)} | {each.questions} |"
+        f"| {names.get(each.stage, each.stage)} | {split} | {share(each.score)} | {span(each.interval)} "
+        f"| {signed(each.gain)} | {each.questions} |"
         for split in record.splits
         for each in record.scores(split)
     ]

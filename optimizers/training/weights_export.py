@@ -12,6 +12,7 @@ import torch
 from optimizers.training.side_effects import replace_folder
 from sgt_modules.errors import RunFolderError, SetupError
 from sgt_modules.local.loading import load_model, silence_libraries
+from sgt_modules.saving.state_file import copy_folder
 from sgt_modules.saving.weights import (
     ADAPTER,
     TRAINED_FROM,
@@ -58,18 +59,12 @@ def write_weights(
     with replace_folder(output) as scratch:
         weights = scratch / "weights"
         if is_whole:
-            _copy_files(checkpoint, weights)
+            copy_folder(checkpoint, weights, WANTED)
         elif to == "adapter":
-            _copy_files(check_adapter(checkpoint), weights)
+            copy_folder(check_adapter(checkpoint), weights, WANTED)
         else:
             _merge(check_adapter(checkpoint), weights, base, dtype)
     return output
-
-
-def _copy_files(folder: Path, target: Path) -> None:
-    target.mkdir()
-    for file in sorted({file for pattern in WANTED for file in folder.glob(pattern)}):
-        shutil.copyfile(file, target / file.name)
 
 
 def _merge(adapter: Path, target: Path, base: str | Path | None, dtype: str) -> None:
