@@ -20,6 +20,7 @@ from sgt_modules.saving.weights import (
     WHOLE_MODEL,
     check_adapter,
     fingerprint_of,
+    list_files,
     resolve,
 )
 
@@ -82,7 +83,7 @@ def _merge(adapter: Path, target: Path, base: str | Path | None, dtype: str) -> 
         cast("torch.nn.Module", merged).to(stored)
         merged.save_pretrained(target)
     weights = {file.name for file in folder.glob(_WEIGHTS)}
-    for file in sorted({file for pattern in WANTED for file in folder.glob(pattern)}):
+    for file in list_files(folder):
         if file.name not in weights and not (target / file.name).exists():
             shutil.copyfile(file, target / file.name)
 

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from uuid import uuid4
 
-from sgt_modules.saving.weights import ADAPTER, WANTED, check_adapter, fingerprint_of, resolve
+from sgt_modules.saving.weights import ADAPTER, check_adapter, fingerprint_of, list_files, resolve
 
 
 class ServedFolder:
@@ -53,7 +53,7 @@ def _join_folders(folders: list[Path], target: Path) -> None:
     scratch.mkdir()
     try:
         for folder in folders:
-            for file in sorted({file for pattern in WANTED for file in folder.glob(pattern)}):
+            for file in list_files(folder):
                 _link_file(file.resolve(), scratch / file.name)
         scratch.rename(target)
     finally:

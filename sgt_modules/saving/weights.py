@@ -224,6 +224,11 @@ def resolve(model: str | Path, revision: str | None = None, *, code: bool = Fals
     return folder
 
 
+def list_files(folder: Path) -> list[Path]:
+    """The files of a model or an adapter in a folder (`WANTED`), sorted by name."""
+    return sorted({file for pattern in WANTED for file in folder.glob(pattern)})
+
+
 def check_adapter(adapter: Path) -> Path:
     """Return the folder of a PEFT adapter; raise `GeneratorNotFoundError` if it lacks files."""
     _refuse_pickles(adapter)
