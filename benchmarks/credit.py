@@ -78,14 +78,14 @@ def learn(seed: int, credit: Credit, folder: Path) -> Learned:
     with dspy.context(lm=embedded_actor(cache=True), adapter=adapter):
         result = result_of(teleprompter.compile(Report(), trainset=train, valset=val))
         wrapped = supplement(Report(), generator=embedded_generator())
-        store = RolloutStore(folder / "test.sqlite")
-        actor = RolloutEngine(wrapped, Scorer(metric), store, scope_of(wrapped, metric), num_threads=TERMS_THREADS)
-        evaluator = Evaluator(actor, "test", test, EventBus())
-        before = mean_score(evaluator.score_unaided())
-        generator = result.generator_of(result.selected)
-        if generator is None:
-            return Learned(credit, result.stages, before, before, {})
-        scored = evaluator.score("selected", generator)
+        with RolloutStore(folder / "test.sqlite") as store:
+            actor = RolloutEngine(wrapped, Scorer(metric), store, scope_of(wrapped, metric), num_threads=TERMS_THREADS)
+            evaluator = Evaluator(actor, "test", test, EventBus())
+            before = mean_score(evaluator.score_unaided())
+            generator = result.generator_of(result.selected)
+            if generator is None:
+                return Learned(credit, result.stages, before, before, {})
+            scored = evaluator.score("selected", generator)
     of_role: dict[str, list[int]] = {}
     for calls in scored.calls:
         for call in calls:

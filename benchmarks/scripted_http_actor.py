@@ -1,6 +1,7 @@
 """A scripted actor behind HTTP: a server in its own process that answers every chat completion after 200 ms.
 
-Its answers are a script; benchmarks use it to measure the request and the response.
+Its answers are a script; benchmarks use it to measure the request and the response. `NUMBER` in the script becomes a
+digit that depends on the request's text alone, so that a metric may tell right answers from wrong ones.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,6 +20,7 @@ import httpx
 from aiohttp import web
 
 LATENCY = 0.2
+NUMBER = "NUMBER"
 MODEL = "gpt-4.1-mini"
 """A name with a price in DSPy, like a paid actor's: for other names DSPy searches its whole list at each call."""
 
@@ -55,14 +58,14 @@ def main(port: int, reply: str) -> None:
         "object": "chat.completion",
         "created": 0,
         "model": MODEL,
-        "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": reply}}],
         "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
     }
 
     async def answer(request: web.Request) -> web.Response:
-        await request.read()
+        digit = str(zlib.crc32(await request.read()) % 10)
+        message = {"role": "assistant", "content": reply.replace(NUMBER, digit)}
         await asyncio.sleep(LATENCY)
-        return web.json_response(body)
+        return web.json_response({**body, "choices": [{"index": 0, "finish_reason": "stop", "message": message}]})
 
     async def models(_: web.Request) -> web.Response:
         return web.json_response({"object": "list", "data": [{"id": MODEL, "object": "model"}]})

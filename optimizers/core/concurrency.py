@@ -1,4 +1,4 @@
-"""Threads that share their creator's `dspy.context`: a map in several, and a generator read ahead in one."""
+"""Threads that share their creator's `dspy.context`: maps, generators read ahead, work in the background."""
 
 from __future__ import annotations
 
@@ -33,6 +33,51 @@ def map_in_threads(work: Callable[[_Item], _Result], items: Iterable[_Item], *, 
             return [call.result() for call in calls]
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+class Background:
+    """Work that another thread does while the caller goes on with its own."""
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self._problem: BaseException | None = None
+        self._work = work
+        self._thread = in_context(self._do, "sgt-background")
+        self._thread.start()
+
+    def _do(self) -> None:
+        try:
+            self._work()
+        except BaseException as problem:  # noqa: BLE001 - raised in the caller's thread
+            self._problem = problem
+
+    def check(self) -> None:
+        """Raise the error that ended the work, if one has."""
+        if self._problem is not None:
+            raise self._problem
+
+    def wait(self) -> None:
+        """Wait until the work has ended."""
+        self._thread.join()
+
+
+@contextmanager
+def in_background(work: Callable[[], None]) -> Iterator[Background]:
+    """Does the work in another thread under the caller's `dspy.context`, and waits for it at the end of the block.
+
+    An error of the block is raised first, else one of the work; either waits until the other has ended.
+
+    >>> done = []
+    >>> with in_background(lambda: done.append("actor")):
+    ...     training = "trainer"
+    >>> [training, *done]
+    ['trainer', 'actor']
+    """
+    background = Background(work)
+    try:
+        yield background
+    finally:
+        background.wait()
+    background.check()
 
 
 class _End(NamedTuple):

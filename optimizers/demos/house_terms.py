@@ -5,7 +5,8 @@ The world is simulated, the method is real: see `sgt_modules.embedded.world`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -189,8 +190,8 @@ def score_stages(
         ("transfer", "second-actor", world.test),
     ]
     for split, actor_name, examples in places if lm is None else places[:-1]:
-        with use_actor(lm, actor_name):
-            evaluator = Evaluator(_open_actor(world, result, on_write=on_write), split, examples, bus)
+        with use_actor(lm, actor_name), _open_actor(world, result, on_write=on_write) as engine:
+            evaluator = Evaluator(engine, split, examples, bus)
             for name, generator in generators.items():
                 if split not in scored[name]:
                     if generator is None:
@@ -200,19 +201,19 @@ def score_stages(
     return scored
 
 
+@contextmanager
 def _open_actor(
     world: HouseTermsWorld, result: SGTResult, *, on_write: Callable[[], object] = lambda: None
-) -> RolloutEngine:
-    """Return the wrapped program under the current LM, with the run's store."""
+) -> Iterator[RolloutEngine]:
+    """Open the run's store, for the wrapped program under the current LM."""
     wrapped = supplement(program(), generator=result.generator, draft=result.draft)
     folder = RunFolder(result.log_dir)
     id_ = (folder.read("run.json") or {}).get("id", "")
     # A separate run, so that the compile's usage excludes scoring.
-    store = RolloutStore(folder.store, run=f"{id_} controls")
-    store.on_write = on_write
-    return RolloutEngine(
-        wrapped, Scorer(world.metric), store, scope_of(wrapped, world.metric), num_threads=TERMS_THREADS
-    )
+    with RolloutStore(folder.store, run=f"{id_} controls") as store:
+        store.on_write = on_write
+        scope = scope_of(wrapped, world.metric)
+        yield RolloutEngine(wrapped, Scorer(world.metric), store, scope, num_threads=TERMS_THREADS)
 
 
 def summarize_stages(

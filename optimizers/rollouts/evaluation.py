@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple
 
@@ -91,6 +91,12 @@ class Evaluator:
         if not self.once_an_example:
             runs = self.run_live(stage, with_generator(self.actor.program, generator, gate))
             return Scored([run.rollout for run in runs], [run.calls for run in runs])
+        return self.write(stage, generator, gate)()
+
+    def write(self, stage: str, generator: SupplementGenerator, gate: Gate | None = None) -> Callable[[], Scored]:
+        """Write a stage's supplements, of a program that asks for one an example; the returned function runs the actor
+        on them, from any thread, and gives what `score` does.
+        """
         requests = [SampleRequest(query.prompt, temperature=generator.temperature) for query in self.queries]
         samples = sample_stage(self.actor.store, self._stored(stage), generator, requests)
         calls = [_call(query, each, gate) for query, each in zip(self.queries, samples, strict=True)]
@@ -99,9 +105,13 @@ class Evaluator:
             Candidate(query, call.supplement, "gated" if call.gated else "direct", call.logprob, writer)
             for query, call in zip(self.queries, calls, strict=True)
         ]
-        with self._work(stage) as work:
-            rollouts = self.actor.run(candidates, self.examples, stage=self._stored(stage), on_done=work.advance)
-        return Scored(rollouts, [[call] for call in calls])
+
+        def answer() -> Scored:
+            with self._work(stage) as work:
+                rollouts = self.actor.run(candidates, self.examples, stage=self._stored(stage), on_done=work.advance)
+            return Scored(rollouts, [[call] for call in calls])
+
+        return answer
 
     def run_live(self, stage: str, program: dspy.Module) -> list[LiveRun]:
         """One run an example of a program that writes its own supplements."""

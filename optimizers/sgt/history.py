@@ -11,6 +11,7 @@ from optimizers.core.records import PreferencePair, Rollout, ScoredSample, SFTEx
 from optimizers.core.result import StageResult
 from optimizers.core.stages import ADAPTER_STAGE, STUDENT
 from optimizers.rollouts.evaluation import Scored
+from optimizers.sgt.deferred import DeferredValidation
 
 TrainingRows = Sequence[SFTExample] | Sequence[PreferencePair] | Sequence[ScoredSample]
 
@@ -25,7 +26,7 @@ class ValidatedStage:
 
 @dataclass
 class History:
-    """The stages in order, the rollouts that each step explored, and the rows of each training.
+    """The stages in order, the rollouts that each step explored, the rows of each training, a validation that waits.
 
     >>> History().has_stalled(patience=1), History(rows={"sft": []}).has_stalled(patience=None)
     (False, True)
@@ -34,6 +35,7 @@ class History:
     stages: list[ValidatedStage] = field(default_factory=list[ValidatedStage])
     explored: list[Sequence[Rollout]] = field(default_factory=list[Sequence[Rollout]])
     rows: dict[str, TrainingRows] = field(default_factory=dict[str, TrainingRows])
+    deferred: DeferredValidation | None = None
 
     @property
     def results(self) -> list[StageResult]:

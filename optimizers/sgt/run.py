@@ -1,7 +1,7 @@
 """The steps of SGT, each a method; `teleprompter.py` is their order, and a `History` holds what they find.
 
-Pure modules decide (`candidates`, `sft_data`, `preference_pairs`, `gating`); this one holds the store, the folder, the
-trainer and the clock.
+Pure modules decide (`candidates`, `training_rows`, `preference_pairs`, `gating`); this one holds the store, the folder,
+the trainer and the clock.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from typing import Self, cast
 
 import dspy
 
-from optimizers.core.cost import Pricing, explain_costs, with_net_rewards
+from optimizers.core.concurrency import in_background
+from optimizers.core.cost import Pricing, explain_costs
 from optimizers.core.estimate import Probe
 from optimizers.core.events import LossLogged, Note, PhaseStarted, StageScored
 from optimizers.core.evidence import Evidence
-from optimizers.core.peak_memory import MARK
+from optimizers.core.peak_memory import MARK, Peak
 from optimizers.core.records import Checkpoint, PreferencePair, Rollout, ScoredSample, SFTExample
 from optimizers.core.result import SGTResult, StageResult, selected_program
 from optimizers.core.run_folder import COSTS_FILE
@@ -27,26 +28,24 @@ from optimizers.core.verdict import explain_unrewarded, write_verdict
 from optimizers.rollouts.evaluation import Evaluator, Scored, mean_score
 from optimizers.run_options import Examples, check_inputs
 from optimizers.session import Session
-from optimizers.sgt.costs import drop_dear_winners, token_counter
-from optimizers.sgt.draft_rules import prefer_drafts
+from optimizers.sgt.costs import token_counter
+from optimizers.sgt.deferred import DeferredValidation, may_defer
 from optimizers.sgt.exploration import ExplorationContext, Explorer, explorer
 from optimizers.sgt.gating import fit_gate, gate_examples
 from optimizers.sgt.going_on import compare_with_start, describe_start
 from optimizers.sgt.history import History, ValidatedStage
+from optimizers.sgt.input_notes import explain_shortened, explain_unscored
 from optimizers.sgt.logged import Log, read_log
-from optimizers.sgt.policy_groups import explain_no_groups, scored_groups
 from optimizers.sgt.policy_sampling import explore_policy
-from optimizers.sgt.preference_pairs import explain_no_pairs, preference_pairs
 from optimizers.sgt.probing import measure_probe
 from optimizers.sgt.settings import SGTSettings
-from optimizers.sgt.sft_data import balance_kinds
+from optimizers.sgt.training_rows import make_policy_rows, make_round_pairs, make_sft_rows
 from optimizers.training.distributed import DistributedTrainer, repeat_calls
 from optimizers.training.finished_stages import FinishedStages
 from optimizers.training.processes import Team
 from optimizers.training.trainer import Fit, TrainingRow
 from sgt_modules.gate import Gate
 from sgt_modules.generator import SupplementGenerator
-from sgt_modules.generator_prompt import SHORTENED
 from sgt_modules.wrapping import list_plain_parts, supplemented_predictors
 
 
@@ -128,39 +127,71 @@ class Run:
                 stages.append(self._enter(ADAPTER_STAGE, scored, self._start, since=stages[-1]))
         return stages
 
-    def validate(self, checkpoint: Checkpoint | None, history: History) -> list[ValidatedStage]:
-        """Score a trained stage on the validation set; nothing without a checkpoint."""
+    def validate(self, checkpoint: Checkpoint | None, history: History) -> None:
+        """Score a trained stage on the validation set; nothing without a checkpoint.
+
+        Where that may wait for the next training, only its supplements are written now: see `answering`.
+        """
         if checkpoint is None:
-            return []
+            return
         stage, kind = checkpoint.stage, name_rows(checkpoint.stage)
         self._bus.emit(PhaseStarted(f"the validation of {stage}"))
-        with self._clock.measure("acting"):
-            scored = self._validation.score(stage, self._generator_at(checkpoint))
         figures = {"train/score": mean_score(history.explored[-1]), f"train/{kind}": len(history.rows[stage])}
-        return [self._enter(stage, scored, checkpoint, since=history.stages[-1], figures=figures)]
+        generator = self._generator_at(checkpoint)
+        with self._clock.measure("acting"):
+            if self._alone and may_defer(self._recipe, self._validation, self._settings.options.limits):
+                answer = self._validation.write(stage, generator)
+                history.deferred = DeferredValidation(checkpoint, answer, figures, self._spent(), MARK.peak())
+                MARK.restart()
+                return
+            scored = self._validation.score(stage, generator)
+        history.stages.append(self._enter(stage, scored, checkpoint, since=history.stages[-1], figures=figures))
+
+    @contextmanager
+    def answering(self, history: History) -> Iterator[None]:
+        """Finish the validation that waits, if any, while the next stage trains inside."""
+        deferred, history.deferred = history.deferred, None
+        if deferred is None:
+            yield
+            return
+        scored: list[Scored] = []
+
+        def answer() -> None:
+            with self._clock.measure("acting"):
+                scored.append(deferred.answer())
+
+        before, stage = self._spent(), deferred.checkpoint
+        with in_background(answer):
+            yield
+        used = deferred.usage_after(before, self._spent())
+        history.stages.append(
+            self._enter(
+                stage.stage,
+                scored[0],
+                stage,
+                since=history.stages[-1],
+                figures=deferred.figures,
+                used=used,
+                memory=deferred.memory,
+            )
+        )
+
+    def answer(self, history: History) -> None:
+        """Finish the validation that waits, if any, with no training going on."""
+        with self.answering(history):
+            pass
 
     def warm_start(self) -> list[Rollout]:
         """Explore with nine prompts a query: sample each, run the actor on each sample."""
         self._bus.emit(PhaseStarted("the warm start"))
         with self._clock.measure("acting"):
             self._train.score_unaided()
-        self._note_shortened()
-        self._note_unscored()
+        generator, queries = self._settings.generator, [*self._train.queries, *self._validation.queries]
+        for said in filter(None, (explain_shortened(queries, generator), explain_unscored(generator))):
+            self._bus.emit(Note(said))
         self._take_in_log()
         self._explorer = explorer(self._settings.credit, self._exploration)
-        return self._priced(self._explorer.warm_start(self._settings.generator))
-
-    def _note_shortened(self) -> None:
-        """Say how many inputs were too long for the generator, which reads them without their middle."""
-        queries = [*self._train.queries, *self._validation.queries]
-        if short := sum(SHORTENED in query.prompt for query in queries):
-            generator = self._settings.generator
-            text = (
-                f"{short} of {len(queries)} inputs were too long for {generator.name} and are read without the middle "
-                "of their longest field, in training as at inference. Give a generator with a longer context, or raise "
-                "max_prompt_tokens, to read them whole."
-            )
-            self._bus.emit(Note(text))
+        return self._priced(self._explorer.warm_start(generator))
 
     def _take_in_log(self) -> None:
         """Put what the log knows into the store, so that nothing of it is paid for; say how much that is."""
@@ -174,17 +205,6 @@ class Run:
         self._train.actor.add_known(self._exploration.log.rollouts(self._train.queries, "warm"))
         if note:
             self._bus.emit(Note(note))
-
-    def _note_unscored(self) -> None:
-        """Say where a server writes the choice, which is no choice unless it is one of the texts."""
-        generator = self._settings.generator
-        if generator.menu and not generator.in_process:
-            text = (
-                f"{generator.name} is behind a server, which does not say how likely each given text is. A reply that "
-                "is one of them word for word counts as that, and any other as no supplement. Use a local generator "
-                "to have the likeliest text always."
-            )
-            self._bus.emit(Note(text))
 
     def explore(self, round_: int, tried: Sequence[Rollout], checkpoint: Checkpoint | None) -> list[Rollout]:
         """Explore a round's pool: in round 1 of many kinds, later samples of the current model as it would write.
@@ -201,46 +221,20 @@ class Run:
 
     def select_rows(self, rollouts: Sequence[Rollout]) -> list[SFTExample]:
         """Select supplements that worked, balanced by kind; a note says so if there are none."""
-        recipe = self._recipe
-        if recipe.draft:
-            rollouts = prefer_drafts(rollouts, recipe.threshold)
-        rows = balance_kinds(
-            drop_dear_winners(rollouts, threshold=recipe.threshold, margin=recipe.margin),
-            max_per_kind=recipe.max_per_kind,
-            threshold=recipe.threshold,
-            silence=recipe.draft,
-            rng=self._exploration.rng("selection"),
-        )
-        if not rows:
-            self._bus.emit(Note(f"SFT learned nothing. {explain_no_pairs(rollouts, threshold=recipe.threshold)}"))
-        return rows
+        return self._noted(*make_sft_rows(self._recipe, rollouts, self._exploration.rng("selection")))
 
     def make_pairs(self, round_: int, rollouts: Sequence[Rollout], tried: Sequence[Rollout]) -> list[PreferencePair]:
         """Pair winners with losers of the same query; a note says so if there are none."""
-        recipe = self._recipe
-        pairs = preference_pairs(
-            prefer_drafts(rollouts, recipe.threshold) if recipe.draft else rollouts,
-            cap=recipe.pair_cap,
-            threshold=recipe.threshold,
-            margin=recipe.margin,
-            length_preference=recipe.length_preference,
-            categories=recipe.pair_categories,
-            tried=tried,
-            rng=self._exploration.rng(f"pairs-{round_}"),
-        )
-        if not pairs:
-            reason = explain_no_pairs(rollouts, threshold=recipe.threshold, categories=recipe.pair_categories)
-            self._bus.emit(Note(f"Round {round_} learned nothing, so the rounds end here. {reason}"))
-        return pairs
+        rng = self._exploration.rng(f"pairs-{round_}")
+        return self._noted(*make_round_pairs(self._recipe, round_, rollouts, tried, rng))
 
     def make_groups(self, round_: int, rollouts: Sequence[Rollout]) -> list[ScoredSample]:
         """Make GRPO's rows of the round's samples; a note says so if no group has different rewards."""
-        rows = scored_groups(with_net_rewards(rollouts))
-        if not rows:
-            partial = self._recipe.queries_per_round is not None
-            ended = "learned nothing" if partial else "learned nothing, so the rounds end here"
-            reason = explain_no_groups(rollouts, threshold=self._recipe.threshold)
-            self._bus.emit(Note(f"Round {round_} {ended}. {reason}"))
+        return self._noted(*make_policy_rows(self._recipe, round_, rollouts))
+
+    def _noted(self, rows: list[TrainingRow], said: str) -> list[TrainingRow]:
+        if said:
+            self._bus.emit(Note(said))
         return rows
 
     def train_sft(self, rows: Sequence[SFTExample]) -> Checkpoint | None:
@@ -362,21 +356,25 @@ class Run:
         *,
         since: ValidatedStage | None = None,
         figures: Mapping[str, float] | None = None,
+        used: RunUsage | None = None,
+        memory: Peak | None = None,
     ) -> ValidatedStage:
-        """Make a finished stage of what validation found: its seconds count from the end of the stage `since`."""
-        score, rollouts, spent = mean_score(scored.rollouts), self._priced(scored.rollouts), self._spent()
+        """Make a finished stage of what validation found: its seconds count from the end of the stage `since`.
+
+        `used` and `memory` are the run's usage and memory at its end, by default those of now.
+        """
+        score, rollouts, spent = mean_score(scored.rollouts), self._priced(scored.rollouts), used or self._spent()
         took = spent.seconds.total - (since.result.spent.seconds.total if since else 0.0)
-        seconds, memory, by_then = self._finished.keep_figures(name, took, MARK.peak(), spent.content)
+        seconds, peak, by_then = self._finished.keep_figures(name, took, memory or MARK.peak(), spent.content)
         until = RunUsage.read(by_then)
         cost = self._priced.stage(rollouts)
         drafts = scored.drafts if self._recipe.draft and checkpoint is not None else None
-        result = StageResult(
-            name, score, rollouts, checkpoint, seconds, gate, scored.gated, until, memory, cost, drafts
-        )
+        result = StageResult(name, score, rollouts, checkpoint, seconds, gate, scored.gated, until, peak, cost, drafts)
         if said := explain_unrewarded(name, rollouts):
             self._bus.emit(Note(said))
-        MARK.restart()
-        self._folder.write("spent.json", spent.content)
+        if memory is None:
+            MARK.restart()
+        self._folder.write("spent.json", self._spent().content)
         weights = None if checkpoint is None else checkpoint.path
         self._bus.emit(StageScored(name, score, until, {"seconds": seconds, **(figures or {})}, weights))
         return ValidatedStage(result, scored)

@@ -132,7 +132,7 @@ class SGTTeleprompter(RunOptions, Teleprompter):
                 if recipe.sft:
                     rows = history.rows[SFT] = run.select_rows(warm)
                     checkpoint = run.train_sft(rows)
-                    history.stages += run.validate(checkpoint, history)
+                    run.validate(checkpoint, history)
                 for round_ in range(1, recipe.rounds + 1):
                     if history.has_stalled(recipe.patience, partial=recipe.queries_per_round is not None):
                         break
@@ -141,12 +141,15 @@ class SGTTeleprompter(RunOptions, Teleprompter):
                     stage = round_stage(round_, recipe.algorithm)
                     if recipe.algorithm == "grpo":
                         samples = history.rows[stage] = run.make_groups(round_, rollouts)
-                        trained = run.train_policy(round_, samples, start=checkpoint)
+                        with run.answering(history):
+                            trained = run.train_policy(round_, samples, start=checkpoint)
                     else:
                         pairs = history.rows[stage] = run.make_pairs(round_, rollouts, history.tried)
-                        trained = run.train_preferences(round_, pairs, start=checkpoint)
-                    history.stages += run.validate(trained, history)
+                        with run.answering(history):
+                            trained = run.train_preferences(round_, pairs, start=checkpoint)
+                    run.validate(trained, history)
                     checkpoint = trained or checkpoint
+                run.answer(history)
                 history.stages += run.gate(history)
             program = run.finish(history)
             team.send(result_of(program))

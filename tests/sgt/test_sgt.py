@@ -495,9 +495,8 @@ def test_a_program_of_two_predictors_is_trained_and_comes_back_with_both_supplem
         better = teleprompter(tmp_path / "run").compile(student, trainset=WORLD.train, valset=WORLD.val)
     result = better.detailed_results
     assert [name for name, _ in better.named_predictors()] == ["choose", "write"]
-    asked = {
-        rollout.query.predictor for rollout in RolloutStore(tmp_path / "run" / "rollouts.sqlite").rollouts(stage="warm")
-    }
+    with RolloutStore(tmp_path / "run" / "rollouts.sqlite") as store:
+        asked = {rollout.query.predictor for rollout in store.rollouts(stage="warm")}
     assert asked == {"choose", "write"}
     assert result.best.score == max(stage.score for stage in result.stages)
 

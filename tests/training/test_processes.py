@@ -95,10 +95,11 @@ def test_sharded_weights_have_the_losses_and_the_weights_of_one_process(alone: P
 
 
 def rollouts(run: Path) -> set[tuple]:
-    return {
-        (each.query.id, each.supplement.render(), None if each.reward is None else each.reward.score)
-        for each in RolloutStore(run / "rollouts.sqlite").rollouts()
-    }
+    with RolloutStore(run / "rollouts.sqlite") as store:
+        return {
+            (each.query.id, each.supplement.render(), None if each.reward is None else each.reward.score)
+            for each in store.rollouts()
+        }
 
 
 def test_a_compile_in_two_processes_is_that_of_one(tmp_path: Path):
