@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 import typer
 
 from optimizers.commands.output import JsonOption, check_writable, print_output
+from sgt_modules.errors import SetupError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -84,7 +85,7 @@ def export(
         str,
         typer.Option(
             help="Tables: parquet, jsonl, or hub-format (a folder that datasets.load_dataset reads). Weights: merged "
-            "(a whole model), or adapter."
+            "(a whole model), adapter, or hub (as they were trained, uploaded to --repo)."
         ),
     ],
     output: Annotated[Path, typer.Option(help="A new folder.")],
@@ -92,15 +93,24 @@ def export(
     base: Annotated[str, typer.Option(help="The base model's folder or hub id, if it has moved.")] = "",
     dtype: Annotated[str, typer.Option(help="A merged model's number format: float32, bfloat16, float16.")] = "auto",
     licence: Annotated[str, typer.Option(help="The base's licence, for the model card.")] = "",
+    repo: Annotated[str, typer.Option(help="With --to hub: the model repository, owner/name.")] = "",
+    public: Annotated[bool, typer.Option("--public", help="With --to hub: a new repository is public.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write a run's tables (rollouts, and training rows as TRL reads them), or its trained weights with a model card.
 
     Examples: sgt export runs/demo --to parquet --output demo-tables; sgt export runs/demo --to merged --output model
     """
+    from optimizers.observe.hub_upload import check_repo
+
     check_writable(output / "README.md", what="--output")
-    if to in ("merged", "adapter"):
-        _export_weights(run, to, output, stage=stage, base=base, dtype=dtype, licence=licence, as_json=as_json)
+    if (to == "hub") != bool(repo):
+        raise SetupError(f"Expected --repo owner/name together with --to hub, got --to {to} and --repo {repo!r}.")
+    if to in ("merged", "adapter", "hub"):
+        upload = (check_repo(repo), public) if repo else None
+        _export_weights(
+            run, to, output, stage=stage, base=base, dtype=dtype, licence=licence, upload=upload, as_json=as_json
+        )
         return
     from optimizers.observe import export as tables
 
@@ -111,26 +121,34 @@ def export(
 
 def _export_weights(
     run: Path,
-    to: Literal["merged", "adapter"],
+    to: Literal["merged", "adapter", "hub"],
     output: Path,
     *,
     stage: str,
     base: str,
     dtype: str,
     licence: str,
+    upload: tuple[str, bool] | None,
     as_json: bool,
 ) -> None:
+    from optimizers.observe.hub_upload import upload_weights
     from optimizers.observe.model_card import CARD, find_checkpoint, write_card
     from optimizers.observe.report import read_run
-    from optimizers.training.weights_export import write_weights
+    from optimizers.training.weights_export import is_whole_model, write_weights
 
     record = read_run(run)
     name, checkpoint = find_checkpoint(record, stage)
-    write_weights(checkpoint, to, output, base=base or None, dtype=dtype)
-    (output / CARD).write_text(write_card(record, checkpoint, to, licence=licence), encoding="utf-8")
+    kind = to if to != "hub" else "merged" if is_whole_model(checkpoint) else "adapter"
+    write_weights(checkpoint, kind, output, base=base or None, dtype=dtype)
+    (output / CARD).write_text(write_card(record, checkpoint, kind, licence=licence), encoding="utf-8")
     size = sum(file.stat().st_size for file in output.iterdir())
     content = {"stage": name, "output": str(output), "bytes": size}
-    print_output(content, f"{output}: weights of {name}, {size / 1e6:,.1f} MB, with a model card.", as_json=as_json)
+    said = f"{output}: weights of {name}, {size / 1e6:,.1f} MB, with a model card."
+    if upload is not None:
+        repo, public = upload
+        content["repository"] = upload_weights(output, repo, public=public)
+        said += f" Uploaded to {content['repository']}."
+    print_output(content, said, as_json=as_json)
 
 
 def _show_overview(record: RunRecord, *, as_json: bool) -> None:

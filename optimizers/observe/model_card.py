@@ -46,9 +46,10 @@ def write_card(record: RunRecord, checkpoint: Path, kind: Literal["merged", "ada
     """
     trained = read_object(checkpoint / "trained_from.json", home=checkpoint) or {}
     base = str(trained.get("base", ""))
+    relation = "adapter" if kind == "adapter" else "finetune"
+    named = {"base_model": base, "base_model_relation": relation} if "/" in base else {}  # the hub takes hub ids only
     front = {
-        "base_model": base,
-        "base_model_relation": "adapter" if kind == "adapter" else "finetune",
+        **named,
         "library_name": "peft" if kind == "adapter" else "transformers",
         "license": licence or "other",
         "tags": "[dspy, supplement-generation-training]",

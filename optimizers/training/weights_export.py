@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 
+from optimizers.training.provenance import hash_files
 from optimizers.training.side_effects import replace_folder
 from sgt_modules.errors import RunFolderError, SetupError
 from sgt_modules.local.loading import load_model, silence_libraries
@@ -18,10 +19,10 @@ from sgt_modules.saving.weights import (
     TRAINED_FROM,
     WANTED,
     WHOLE_MODEL,
+    Weights,
     check_adapter,
     fingerprint_of,
     list_files,
-    resolve,
 )
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ def write_weights(
 
     A merged model holds the sum of base and adapter, computed in a wider number format and rounded to `dtype`:
     `float32`, `bfloat16`, `float16`, or by default the base's. In half precision the rounding may change a reply. A
-    checkpoint that is a whole model is copied as it is. `base` is the folder or hub id of the base model, by default
+    checkpoint that is a whole model is copied as it is. An adapter names its base as training recorded it, by its hub
+    id and commit, and no path of this machine. `base` is the folder or hub id of the base model, by default
     the one that the checkpoint names.
 
     Raises:
@@ -54,7 +56,7 @@ def write_weights(
         raise SetupError(f"Expected dtype 'auto' or one of {', '.join(_DTYPES)}, got {dtype!r}.")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise RunFolderError(f"{output} holds something already. Choose a new folder to export to.")
-    is_whole = (checkpoint / WHOLE_MODEL).is_file() and not (checkpoint / ADAPTER).is_file()
+    is_whole = is_whole_model(checkpoint)
     if is_whole and to == "adapter":
         raise SetupError(f"Expected an adapter in {checkpoint}, got a whole model (lora=None). Export it with merged.")
     with replace_folder(output) as scratch:
@@ -63,9 +65,28 @@ def write_weights(
             copy_folder(checkpoint, weights, WANTED)
         elif to == "adapter":
             copy_folder(check_adapter(checkpoint), weights, WANTED)
+            _name_base(weights)
         else:
             _merge(check_adapter(checkpoint), weights, base, dtype)
     return output
+
+
+def is_whole_model(checkpoint: Path) -> bool:
+    """Whether a checkpoint is a whole model, and no adapter."""
+    return (checkpoint / WHOLE_MODEL).is_file() and not (checkpoint / ADAPTER).is_file()
+
+
+def _name_base(adapter: Path) -> None:
+    """Name an adapter's base as `trained_from.json` does, in place of the path that it was trained from."""
+    file, record = adapter / ADAPTER, adapter / TRAINED_FROM
+    if not record.is_file():
+        return
+    trained, config = (json.loads(each.read_text(encoding="utf-8")) for each in (record, file))
+    config |= {"base_model_name_or_path": trained["base"], "revision": trained.get("revision")}
+    file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    if "files" in trained:
+        trained["files"] = hash_files(adapter)
+        record.write_text(json.dumps(trained, indent=2) + "\n", encoding="utf-8")
 
 
 def _merge(adapter: Path, target: Path, base: str | Path | None, dtype: str) -> None:
@@ -91,7 +112,8 @@ def _merge(adapter: Path, target: Path, base: str | Path | None, dtype: str) -> 
 def _find_base(adapter: Path, base: str | Path | None) -> Path:
     """The folder of the adapter's base. Raises `SetupError` for another base than the adapter was trained from."""
     config = json.loads((adapter / ADAPTER).read_text(encoding="utf-8"))
-    folder = resolve(base or str(config.get("base_model_name_or_path") or ""), None if base else config.get("revision"))
+    named = base or str(config.get("base_model_name_or_path") or "")
+    folder = Weights(named, revision=None if base else config.get("revision")).folders[0]
     record = adapter / TRAINED_FROM
     expected = json.loads(record.read_text(encoding="utf-8"))["sha256"] if record.is_file() else None
     if expected is not None and expected != (got := fingerprint_of(folder)):

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from optimizers.cli import app
 from optimizers.observe.model_card import find_checkpoint
 from optimizers.observe.report import read_run
+from optimizers.training.provenance import hash_files
 from optimizers.training.weights_export import write_weights
 from sgt_modules.embedded import HouseTermsWorld, Sizes
 from sgt_modules.embedded.models import embedded_folder
@@ -92,7 +93,12 @@ def test_an_adapter_is_exported_as_it_is_and_opens_over_its_base(run: Path, tmp_
     assert greedy(ours, PROMPTS) == greedy(theirs, PROMPTS)
     card = (output / "README.md").read_text(encoding="utf-8")
     trained = json.loads((output / "trained_from.json").read_text(encoding="utf-8"))
-    assert card.startswith("---\nbase_model: ")
+    assert card.startswith("---\nlibrary_name: peft\n"), "the hub takes no base_model that is not on a hub"
+    assert (
+        json.loads((output / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+        == trained["base"]
+    )
+    assert trained["files"]["adapter_config.json"] == hash_files(output)["adapter_config.json"]
     assert "\nlicense: mit\n" in card
     assert f"| data_sha256 | {trained['data_sha256']} |" in card
     assert "| sft | val | " in card or "| **sft** | val | " in card
