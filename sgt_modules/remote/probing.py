@@ -9,7 +9,7 @@ from sgt_modules.errors import EndpointError
 _PROBE_SECONDS = 10.0
 
 
-def is_up(address: str) -> bool:
+def is_up(address: str, *, seconds: float = _PROBE_SECONDS) -> bool:
     """Whether a server says at `/health`, next to `/v1`, that it accepts requests.
 
     vLLM, SGLang and `transformers serve` have that route.
@@ -20,7 +20,7 @@ def is_up(address: str) -> bool:
     import httpx  # here, as it brings a command line of its own
 
     try:
-        return httpx.get(f"{address.removesuffix('/v1')}/health", timeout=_PROBE_SECONDS, trust_env=False).is_success
+        return httpx.get(f"{address.removesuffix('/v1')}/health", timeout=seconds, trust_env=False).is_success
     except httpx.HTTPError:
         return False
 
@@ -39,6 +39,13 @@ def ask_for_a_token(address: str, model: str, *, seconds: float) -> None:
         raise EndpointError(f"{type(error).__name__} to a request of one token") from error
     if response.is_error:
         raise EndpointError(f"{response.status_code} to a request of one token: {response.text[:300]}")
+
+
+def free_port(host: str) -> int:
+    """A port on which no program listens now."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
 
 
 def is_port_free(host: str, port: int) -> bool:
