@@ -87,9 +87,9 @@ def python_for(generator: ServedModel | None, lm: ServedModel | None, *, thinks:
     >>> print(python_for(None, ServedModel("vllm", "Qwen/Qwen3-8B", "http://127.0.0.1:8001/v1")))
     import dspy
     <BLANKLINE>
-    dspy.configure(
-        lm=dspy.LM("openai/Qwen/Qwen3-8B", api_base="http://127.0.0.1:8001/v1", api_key="none", num_retries=8)
-    )
+    actor = "openai/Qwen/Qwen3-8B"
+    lm = dspy.LM(actor, api_base="http://127.0.0.1:8001/v1", api_key="none", num_retries=8)
+    dspy.configure(lm=lm)
     """
     lines = ["import dspy"]
     if generator is not None:
@@ -110,8 +110,12 @@ def python_for(generator: ServedModel | None, lm: ServedModel | None, *, thinks:
             "sgt = SGTTeleprompter(metric, generator, trainer=TRLTrainer(model))  # metric: yours",
         ]
     if lm is not None:
-        call = f'dspy.LM({_quote(f"openai/{lm.model}")}, api_base={_quote(lm.address)}, api_key="none", '
-        lines += ["", "dspy.configure(", f"    lm={call}num_retries={RETRIES})", ")"]
+        lines += [
+            "",
+            f"actor = {_quote(f'openai/{lm.model}')}",
+            f'lm = dspy.LM(actor, api_base={_quote(lm.address)}, api_key="none", num_retries={RETRIES})',
+            "dspy.configure(lm=lm)",
+        ]
     return "\n".join(lines)
 
 

@@ -21,7 +21,7 @@ from sgt_modules.errors import EndpointError
 _TICK = 0.1
 """Seconds between two looks at a server."""
 
-_TAIL_LINES, _TAIL_LETTERS = 20, 3000
+_TAIL_LINES, _TAIL_LETTERS = 40, 4000
 """How much of a log's end an error shows."""
 
 

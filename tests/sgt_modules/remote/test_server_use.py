@@ -41,16 +41,20 @@ def test_the_printed_python_makes_the_endpoint_of_the_options(
     served = ServedModel(engine, str(folder), "http://127.0.0.1:8000/v1")
     lm = ServedModel(engine, "Qwen/Qwen3-8B", "http://127.0.0.1:8001/v1")
     names: dict[str, object] = {"metric": lambda example, prediction, trace=None: True}
+    alone = dict(names)
     with dspy.context():
-        exec(python_for(served, lm, thinks=can_think(folder)).replace("dspy.configure", "configured = dict"), names)
-    made, options = names["generator"], shlex.split(shlex.join(options_for(served, lm)))
+        source = python_for(served, lm, thinks=can_think(folder)).replace("dspy.configure(lm=lm)", "")
+        exec(source, names)
+        exec(python_for(served, None, thinks=can_think(folder)), alone)
+    made, actor, options = alone["generator"], names["lm"], shlex.split(shlex.join(options_for(served, lm)))
     assert isinstance(made, Endpoint)
+    assert isinstance(names["generator"], Endpoint)
+    assert names["generator"].lm.dump_state() == made.lm.dump_state()
     assert isinstance(made.publish, PUBLISH[engine])
     assert isinstance(names["sgt"], SGTTeleprompter)
     assert isinstance(names["sgt"].trainer, TRLTrainer)
-    configured = names["configured"]
-    assert isinstance(configured, dict)
-    assert configured["lm"].model == "openai/Qwen/Qwen3-8B"
+    assert isinstance(actor, dspy.LM)
+    assert (actor.model, actor.kwargs["api_base"]) == ("openai/Qwen/Qwen3-8B", lm.address)
     read = dict(zip(options[::2], options[1::2], strict=True))
     again = served_generator(ServedModel.parse(read["--generator"], read["--generator-at"]))
     assert again.lm.dump_state() == made.lm.dump_state()
