@@ -83,7 +83,7 @@ def serve(
     from sgt_modules.service.program_file import open_program
     from sgt_modules.service.schemas import build_input_model
 
-    with _listen(host, port) as listening:
+    with listen(host, port) as listening:
         student = load_program(program)
         service_program = student if state is None else open_program(student, state, trust=trust)
         actor = lm_named(lm, dtype=lm_dtype) if lm else None
@@ -107,7 +107,7 @@ def serve(
             uvicorn.Server(config).run(sockets=[listening])
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
     """Return a socket that is bound to the address; raise `SetupError` if that fails."""
     from sgt_modules.errors import SetupError
 

@@ -18,6 +18,7 @@ from optimizers.commands.output import (
     check_writable,
     print_output,
 )
+from sgt_modules.errors import SetupError
 
 if TYPE_CHECKING:
     import dspy
@@ -37,6 +38,10 @@ InputsOption = Annotated[
     str, typer.Option(help="Names of the input fields, separated by commas; by default the program's.")
 ]
 GeneratorOption = Annotated[str, typer.Option(help="The model to train: a hub id, a folder, or embedded.")]
+GeneratorAtOption = Annotated[
+    str, typer.Option(help="Server of the generator, as sgt up prints it: vllm@http://127.0.0.1:8000/v1.")
+]
+ApiBaseOption = Annotated[str, typer.Option(help="The address of the frozen model's server, up to /v1.")]
 AutoOption = Annotated[Size, typer.Option(help="How much is sampled: light, medium, or heavy as in the paper.")]
 RoundsOption = Annotated[int | None, typer.Option(help="Rounds of DPO; by default the recipe's.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of every random choice.")]
@@ -55,7 +60,9 @@ def compile_program(
     inputs: InputsOption = "",
     lm: ActorOption = "",
     lm_dtype: PrecisionOption = "auto",
+    api_base: ApiBaseOption = "",
     generator: GeneratorOption = "Qwen/Qwen3-1.7B",
+    generator_at: GeneratorAtOption = "",
     auto: AutoOption = AUTO,
     rounds: RoundsOption = None,
     seed: SeedOption = 0,
@@ -89,8 +96,8 @@ def compile_program(
     check_writable(out, what="--out")
     student, trainset, valset = _load_inputs(program, train, val, inputs)
     logged = [] if log is None else examples_of(log).outcomes
-    with _use_actor(lm, lm_dtype):
-        model, trainer = _load_generator(generator)
+    with _use_actor(lm, lm_dtype, api_base):
+        model, trainer = _load_generator(generator, generator_at)
         sgt = SGTTeleprompter(
             load_attribute(metric, what="a metric"),
             model,
@@ -144,7 +151,9 @@ def estimate(
     inputs: InputsOption = "",
     lm: ActorOption = "",
     lm_dtype: PrecisionOption = "auto",
+    api_base: ApiBaseOption = "",
     generator: GeneratorOption = "Qwen/Qwen3-1.7B",
+    generator_at: GeneratorAtOption = "",
     auto: AutoOption = AUTO,
     rounds: RoundsOption = None,
     seed: SeedOption = 0,
@@ -163,8 +172,8 @@ def estimate(
     from optimizers.sgt.teleprompter import SGTTeleprompter
 
     student, trainset, valset = _load_inputs(program, train, val, inputs)
-    with _use_actor(lm, lm_dtype):
-        model, trainer = _load_generator(generator)
+    with _use_actor(lm, lm_dtype, api_base):
+        model, trainer = _load_generator(generator, generator_at)
         sgt = SGTTeleprompter(
             load_attribute(metric, what="a metric"),
             model,
@@ -190,17 +199,33 @@ def _load_inputs(
     return student, read_examples(train, names), None if val is None else read_examples(val, names)
 
 
-def _use_actor(lm: str, dtype: str) -> AbstractContextManager[None]:
+def _use_actor(lm: str, dtype: str, api_base: str) -> AbstractContextManager[None]:
     """Make the LM DSPy's inside the block; without a name, keep the LM that the program's module configures."""
     from sgt_modules.lms import acting_as, check_lm, lm_named
 
-    actor = lm_named(lm, dtype=dtype) if lm else None
+    if api_base and not lm:
+        raise SetupError(f"Expected --lm with --api-base {api_base}, got none. Name the model of that server.")
+    actor = lm_named(lm, dtype=dtype, api_base=api_base) if lm else None
+    if actor is not None and api_base:
+        from sgt_modules.remote.server_use import RETRIES
+
+        actor = actor.copy(num_retries=RETRIES)
     check_lm(actor)
     return acting_as(actor)
 
 
-def _load_generator(name: str) -> tuple[GeneratorLike, TRLTrainer | None]:
-    """Return the generator, and a trainer for the embedded one; the late import saves others the ten seconds of TRL."""
+def _load_generator(name: str, at: str) -> tuple[GeneratorLike, TRLTrainer | None]:
+    """Return the generator, behind a server if `at` names one, and a trainer for that one or the embedded one.
+
+    The late imports save others the ten seconds of TRL.
+    """
+    if at:
+        from sgt_modules.remote.server_use import ServedModel, served_generator
+
+        endpoint = served_generator(ServedModel.parse(name, at))
+        from optimizers.training.trl_trainer import TRLTrainer
+
+        return endpoint, TRLTrainer(name)
     if name != "embedded":
         return name, None
     from optimizers.training.embedded import embedded_trainer

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from uuid import uuid4
 
 from sgt_modules.saving.weights import ADAPTER, check_adapter, fingerprint_of, list_files, resolve
+
+_GENERATION = "generation_config.json"
+
+_SAMPLING = ("do_sample", "temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty")
+"""Settings of a model's own generation that would change what a request asks for."""
 
 
 class ServedFolder:
@@ -42,19 +49,42 @@ class ServedFolder:
         return str(served)
 
 
+def sampling_folder(base: Path, folder: Path, name: str) -> Path:
+    """Make a folder with the files of `base`, from which `transformers serve` samples as a request says; return it.
+
+    It is in `folder`, and named by `name` and the weights' sha256; one that exists is returned as it is. Only
+    `generation_config.json` differs: it has `"do_sample": true`, and no limits of its own.
+    """
+    target = folder.resolve() / f"{name}-{fingerprint_of(base)[:12]}"
+    if not target.is_dir():
+        config = base / _GENERATION
+        known = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+        kept = {key: value for key, value in known.items() if key not in _SAMPLING}
+        target.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({**kept, "do_sample": True, "top_k": 0}, indent=2)
+        _join_folders([base.resolve()], target, {_GENERATION: text})
+    return target
+
+
 def name_of_weights(path: Path) -> str:
     """The name of a folder's weights on a server: the folder's name and the start of their sha256."""
     return f"{path.name}-{fingerprint_of(path)[:12]}"
 
 
-def _join_folders(folders: list[Path], target: Path) -> None:
-    """Put the model files of several folders into a new one, as links if possible; all of them or none."""
+def _join_folders(folders: list[Path], target: Path, texts: Mapping[str, str] | None = None) -> None:
+    """Put the model files of several folders into a new one, as links if possible; all of them or none.
+
+    `texts` are files by name, in place of those of the same name.
+    """
     scratch = target.with_name(f".{target.name}-{uuid4().hex[:8]}")
     scratch.mkdir()
     try:
         for folder in folders:
             for file in list_files(folder):
                 _link_file(file.resolve(), scratch / file.name)
+        for name, text in (texts or {}).items():
+            (scratch / name).unlink(missing_ok=True)
+            (scratch / name).write_text(text, encoding="utf-8")
         scratch.rename(target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -1,0 +1,215 @@
+"""`sgt up` as a person meets it: what it refuses, and a real server that is killed while a run uses it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dspy
+import httpx
+import pytest
+
+from optimizers import Recipe, SGTTeleprompter, TrainingSettings
+from optimizers.cli import main
+from optimizers.core.result import result_of
+from optimizers.training.trl_trainer import TRLTrainer
+from sgt_modules import Endpoint, LocalEngine
+from sgt_modules.embedded import HouseTermsWorld, Sizes, program
+from sgt_modules.embedded.models import embedded_folder
+from sgt_modules.kinds import KINDS
+
+WORLD = HouseTermsWorld(0, sizes=Sizes(train=4, validation=4, test=4, shifted=4, terms=4, shifted_terms=4))
+COMMAND = [sys.executable, "-c", "from optimizers.cli import main; main()", "up"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "Expected a model to serve, got none. Write sgt up --generator Qwen/Qwen3-1.7B"),
+        (["--generator", "no/such-model"], "Run `hf download no/such-model`, add --download, or pass the folder"),
+        (["--generator", "./gone"], "No such folder is on this machine"),
+        (["--lm", "."], "Expected config.json and *.safetensors in the folder of '.', got []"),
+        (["--lm", "embedded", "--engine", "sglang"], "Expected sglang to be installed, got none"),
+        (["--lm", "embedded", "--replicas", "2"], "got transformers serve, which runs one copy"),
+        (["--lm", "embedded", "--lm-args", "'open"], "Expected options as in a shell, got"),
+        (["--lm", "embedded", "--folder", "x" * 300], "which has a name that is too long"),
+    ],
+)
+def test_what_cannot_be_served_is_refused_before_anything_starts(
+    words: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert said in refusal(words, monkeypatch, capsys)
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_port_in_use_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        words = ["--generator", "embedded", "--port", str(taken.getsockname()[1])]
+        assert "which another program uses on 127.0.0.1" in refusal(words, monkeypatch, capsys)
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--generator-at", "127.0.0.1:8000"], "Expected a server as ENGINE@ADDRESS"),
+        (
+            ["--generator", "./gone", "--generator-at", "vllm@http://127.0.0.1:1/v1"],
+            "No such folder is on this machine",
+        ),
+        (["--api-base", "http://127.0.0.1:1/v1"], "Expected --lm with --api-base http://127.0.0.1:1/v1, got none"),
+    ],
+)
+def test_options_for_servers_that_do_not_fit_are_refused(
+    words: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("rows.jsonl").write_text('{"question": "How many?", "tables": "t", "sql": "SELECT 1"}\n')
+    arguments = ["sgt_modules.embedded:program", "--train", "rows.jsonl", "--metric", "optimizers.tasks:check_task"]
+    monkeypatch.setattr("sys.argv", ["sgt", "compile", *arguments, *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def refusal(words: Sequence[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    """What the command says as it refuses; it has started nothing."""
+    monkeypatch.setattr("sys.argv", ["sgt", "up", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "starting" not in captured.err
+    return captured.err
+
+
+@dataclass
+class Up:
+    """The command in a process of its own, and what it printed once the server answered."""
+
+    process: subprocess.Popen[str]
+    printed: dict[str, Any]
+    errors: Path
+
+    @property
+    def address(self) -> str:
+        return self.printed["generator"]["address"]
+
+    def is_up(self) -> bool:
+        try:
+            return httpx.get(f"{self.address.removesuffix('/v1')}/health", timeout=5).is_success
+        except httpx.HTTPError:
+            return False
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Up]:
+    """`sgt up` with the embedded generator behind the real `transformers serve`."""
+    errors = tmp_path / "errors.txt"
+    words = ["--generator", "embedded", "--engine", "transformers", "--folder", str(tmp_path / "up"), "--json"]
+    with (
+        errors.open("w") as out,
+        subprocess.Popen([*COMMAND, *words], stdout=subprocess.PIPE, stderr=out, text=True) as process,
+    ):
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert line, errors.read_text()
+            yield Up(process, json.loads(line), errors)
+        finally:
+            if process.poll() is None:
+                process.terminate()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_a_run_goes_on_when_its_server_is_killed(running: Up, tmp_path: Path) -> None:
+    """The server is killed as the first trained adapter is published: the next request finds nobody there."""
+
+    def even(example: dspy.Example, prediction: dspy.Prediction) -> bool:
+        return len(prediction.sql) % 2 == 0
+
+    names: dict[str, Any] = {"metric": even}
+    exec(running.printed["python"], names)
+    printed, base = names["generator"], names["model"]
+    killed: list[float] = []
+
+    def publish(path: Path) -> str:
+        if not killed:
+            os.kill(running.printed["generator"]["pid"], signal.SIGKILL)
+            killed.append(time.monotonic())
+            while running.is_up():
+                time.sleep(0.01)
+        return printed.publish(path)
+
+    sgt = SGTTeleprompter(
+        even,
+        Endpoint(printed.lm, publish=publish, concurrency=4, tokenizer=base),
+        recipe=Recipe(
+            rounds=1,
+            warm_samples=2,
+            pool_samples=2,
+            ood_kinds=1,
+            concat=1,
+            kinds={name: KINDS[name] for name in ("background", "pairs")},
+        ),
+        trainer=TRLTrainer(
+            base, TrainingSettings(sft_epochs=1, batch_size=8, gradient_checkpointing=False, max_length=512)
+        ),
+        num_threads=4,
+        log_dir=tmp_path / "run",
+        display_progress=False,
+    )
+    engine = LocalEngine(embedded_folder("actor"), dtype="float32", max_new_tokens=64)
+    adapter = dspy.ChatAdapter(use_json_adapter_fallback=False)
+    with dspy.context(lm=dspy.LM(engine.model_name, engine=engine, cache=False), adapter=adapter):
+        result = result_of(sgt.compile(program(), trainset=WORLD.train, valset=WORLD.val))
+    assert killed
+    assert [stage.name for stage in result.stages] == ["none", "sft", "dpo1"]
+    assert not result.stopped
+    said = running.errors.read_text()
+    assert said.count("generator: ended by SIGKILL; starts again in 1 s (1 in a row)") == 1
+    again = float(said.partition("answers again after ")[2].split()[0])
+    assert again < 2 * running.printed["generator"]["seconds_to_start"] + 5
+    print(f"first start {running.printed['generator']['seconds_to_start']} s, again {again} s")
+
+    running.process.send_signal(signal.SIGINT)
+    assert running.process.wait(timeout=30) == 0
+    assert not running.is_up()
+    assert "Ending the servers." in running.errors.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_the_start_leaves_no_process(tmp_path: Path, number: signal.Signals) -> None:
+    words = ["--lm", "embedded", "--engine", "transformers", "--folder", str(tmp_path / "up")]
+    with subprocess.Popen([*COMMAND, *words], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        first = process.stderr.readline()
+        assert "transformers serve" in first
+        assert "starting; its log is" in process.stderr.readline()
+        process.send_signal(number)
+        assert process.wait(timeout=30) == 130
+        assert process.stderr.read() == "Ending the servers.\n"
+    port = first.split()[first.split().index("--port") + 1]
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert f"--port {port}" not in listed
