@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
-from optimizers.commands.output import JsonOption, check_writable, print_output
+from optimizers.commands.output import ActorOption, JsonOption, check_writable, print_output
+from optimizers.commands.stacks import (
+    RunGeneratorOption,
+    RunInputsOption,
+    RunMetricOption,
+    RunProgramOption,
+    RunTrainOption,
+    RunValOption,
+    export_environment,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -84,7 +93,7 @@ def export(
         str,
         typer.Option(
             help="Tables: parquet, jsonl, or hub-format (a folder that datasets.load_dataset reads). Weights: merged "
-            "(a whole model), or adapter."
+            "(a whole model), or adapter. Or verifiers: an environment for stacks of reinforcement learning."
         ),
     ],
     output: Annotated[Path, typer.Option(help="A new folder.")],
@@ -92,13 +101,31 @@ def export(
     base: Annotated[str, typer.Option(help="The base model's folder or hub id, if it has moved.")] = "",
     dtype: Annotated[str, typer.Option(help="A merged model's number format: float32, bfloat16, float16.")] = "auto",
     licence: Annotated[str, typer.Option(help="The base's licence, for the model card.")] = "",
+    program: RunProgramOption = "",
+    metric: RunMetricOption = "",
+    train: RunTrainOption = None,
+    val: RunValOption = None,
+    inputs: RunInputsOption = "",
+    lm: ActorOption = "",
+    generator: RunGeneratorOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """Write a run's tables (rollouts, and training rows as TRL reads them), or its trained weights with a model card.
 
+    With --to verifiers, write its program, metric and training rows as an environment; the options from --program on
+    are for that alone.
+
     Examples: sgt export runs/demo --to parquet --output demo-tables; sgt export runs/demo --to merged --output model
     """
     check_writable(output / "README.md", what="--output")
+    if to == "verifiers":
+        from optimizers.commands.recorded import inputs_of
+
+        known = inputs_of(
+            run, program=program, metric=metric, train=train, val=val, inputs=inputs, lm=lm, generator=generator
+        )
+        export_environment(run, output, known, as_json=as_json)
+        return
     if to in ("merged", "adapter"):
         _export_weights(run, to, output, stage=stage, base=base, dtype=dtype, licence=licence, as_json=as_json)
         return
