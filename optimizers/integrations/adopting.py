@@ -155,7 +155,7 @@ def adopt(
             trained = writer.with_checkpoint(checkpoint.path)
             scored = validation.score(name, trained)
             stage = StageResult(name, mean_score(scored.rollouts), scored.rollouts, checkpoint)
-            stages = [*_own_stages(folder, rollouts, scope, validation.unaided), stage]
+            stages = [*_own_stages(folder, rollouts, scope, validation.unaided, name), stage]
         best = _select(stages)
         said = _compare(stages, name)
         result = SGTResult(
@@ -299,9 +299,11 @@ def _open_store(folder: RunFolder, store: str | Path | None, run: str) -> Rollou
     return RolloutStore(folder.store) if store is None else RolloutStore(store, run=run)
 
 
-def _own_stages(folder: RunFolder, store: RolloutStore, scope: str, unaided: Sequence[Rollout]) -> list[StageResult]:
+def _own_stages(
+    folder: RunFolder, store: RolloutStore, scope: str, unaided: Sequence[Rollout], new: str
+) -> list[StageResult]:
     """The run's stages on validation as its store has them, in the order in which they were scored."""
-    left_out = {"none", "gated", *(folder.read(ADOPTED_FILE) or {})}  # a folder keeps no gate
+    left_out = {"none", "gated", new, *(folder.read(ADOPTED_FILE) or {})}  # a folder keeps no gate
     found: dict[str, dict[int, Rollout]] = {}
     for rollout in store.iter_rollouts(scope):
         stage = Stage.read(rollout.stage)
