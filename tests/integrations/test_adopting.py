@@ -21,7 +21,7 @@ from optimizers.core.run_folder import RunFolder
 from optimizers.integrations.adopting import ADOPTED_FILE, Adopted, adopt
 from optimizers.observe.model_card import find_checkpoint
 from optimizers.observe.report import read_run
-from sgt_modules import LocalEngine, SupplementGenerator, errors, load_program
+from sgt_modules import LocalEngine, SupplementGenerator, errors, load_program, save_program, supplement
 from sgt_modules.embedded import embedded_generator, program
 from sgt_modules.embedded.models import embedded_folder
 from sgt_modules.saving.weights import ADAPTER, ADAPTER_WEIGHTS, TRAINED_FROM
@@ -119,8 +119,9 @@ def test_again_it_costs_nothing_and_another_adapter_needs_another_name(
 def test_the_program_is_saved_opened_and_exported_as_any_stage(copied: Path, adapter: Path, tmp_path: Path) -> None:
     found, _ = adopted(copied, adapter)
     assert result_of(found.program) is found.result
-    found.program.save(tmp_path / "saved" / "program.json")
-    opened = load_program(program(), tmp_path / "saved" / "program.json")
+    save_program(found.program, tmp_path / "saved" / "program.json")
+    opened = supplement(program(), generator=embedded_generator())
+    load_program(opened, tmp_path / "saved" / "program.json")
     row = WORLD.val[0]
     with dspy.context(lm=ScriptedEngine(gold).lm()):
         assert opened(**row.inputs()).sql == found.program(**row.inputs()).sql
