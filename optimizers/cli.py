@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from optimizers.commands import comparisons, demos, doctor, runs, serve, training, up
+from optimizers.commands import comparisons, demos, doctor, runs, serve, stacks, training, up
 from optimizers.commands.output import escape_unencodable
 from optimizers.training.processes import join_team
 from sgt_modules.errors import SetupError, SGTError
@@ -44,6 +44,7 @@ app.command()(training.estimate)
 app.command()(runs.report)
 app.command()(runs.inspect)
 app.command()(runs.export)
+app.command()(stacks.adopt)
 app.command()(up.up)
 app.command()(serve.serve)
 app.command()(doctor.doctor)

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
-from optimizers.commands.output import JsonOption, check_writable, print_output
+from optimizers.commands.output import ActorOption, JsonOption, check_writable, print_output
+from optimizers.commands.stacks import (
+    RunGeneratorOption,
+    RunInputsOption,
+    RunMetricOption,
+    RunProgramOption,
+    RunTrainOption,
+    RunValOption,
+    export_environment,
+)
 from sgt_modules.errors import SetupError
 
 if TYPE_CHECKING:
@@ -85,7 +94,8 @@ def export(
         str,
         typer.Option(
             help="Tables: parquet, jsonl, or hub-format (a folder that datasets.load_dataset reads). Weights: merged "
-            "(a whole model), adapter, or hub (as they were trained, uploaded to --repo)."
+            "(a whole model), adapter, or hub (as they were trained, uploaded to --repo). Or verifiers: an environment for "
+            "stacks of reinforcement learning."
         ),
     ],
     output: Annotated[Path, typer.Option(help="A new folder.")],
@@ -95,9 +105,19 @@ def export(
     licence: Annotated[str, typer.Option(help="The base's licence, for the model card.")] = "",
     repo: Annotated[str, typer.Option(help="With --to hub: the model repository, owner/name.")] = "",
     public: Annotated[bool, typer.Option("--public", help="With --to hub: a new repository is public.")] = False,
+    program: RunProgramOption = "",
+    metric: RunMetricOption = "",
+    train: RunTrainOption = None,
+    val: RunValOption = None,
+    inputs: RunInputsOption = "",
+    lm: ActorOption = "",
+    generator: RunGeneratorOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """Write a run's tables (rollouts, and training rows as TRL reads them), or its trained weights with a model card.
+
+    With --to verifiers, write its program, metric and training rows as an environment; the options from --program on
+    are for that alone.
 
     Examples: sgt export runs/demo --to parquet --output demo-tables; sgt export runs/demo --to merged --output model
     """
@@ -106,6 +126,14 @@ def export(
     check_writable(output / "README.md", what="--output")
     if (to == "hub") != bool(repo):
         raise SetupError(f"Expected --repo owner/name together with --to hub, got --to {to} and --repo {repo!r}.")
+    if to == "verifiers":
+        from optimizers.commands.recorded import inputs_of
+
+        known = inputs_of(
+            run, program=program, metric=metric, train=train, val=val, inputs=inputs, lm=lm, generator=generator
+        )
+        export_environment(run, output, known, as_json=as_json)
+        return
     if to in ("merged", "adapter", "hub"):
         upload = (check_repo(repo), public) if repo else None
         _export_weights(

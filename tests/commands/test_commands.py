@@ -76,7 +76,20 @@ def test_the_command_s_help_loads_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
-COMMANDS = ["demo", "compare", "bench", "export", "compile", "estimate", "report", "inspect", "doctor", "serve", "up"]
+COMMANDS = [
+    "demo",
+    "compare",
+    "bench",
+    "export",
+    "adopt",
+    "compile",
+    "estimate",
+    "report",
+    "inspect",
+    "doctor",
+    "serve",
+    "up",
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -146,6 +146,7 @@ RUN: dict[tuple[str, str], Callable[[], Names]] = {
     ("docs/method.md", "preference_pairs("): _alone,
     ("docs/report.md", "read_run("): _finished_run,
     ("docs/sandbox.md", "PythonSandbox("): _pets,
+    ("docs/rl-stacks.md", "load_environment("): _alone,
     ("docs/safety.md", "harmless(forged"): _alone,
     ("docs/safety.md", "Gate.of("): _alone,
     ("docs/several-predictors.md", "class Lookup"): _alone,
@@ -192,6 +193,10 @@ NOT_RUN = {
         "controls(",
     ): "needs a run that was compiled with a key; tests/comparison/test_controls.py has others",
     ("docs/index.md", 'better.save("better.json")'): "needs a key and the hub; examples/quickstart.py is the like",
+    (
+        "docs/rl-stacks.md",
+        "adopt(\n",
+    ): "needs a finished run and an adapter; tests/integrations/test_adopting.py has both",
     ("docs/spt.md", "SupervisoryPromptTeleprompter("): "needs a key; tests/spt/test_spt.py has a scripted corrector",
     (
         "docs/tracking.md",
