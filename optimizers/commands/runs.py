@@ -94,8 +94,8 @@ def export(
         str,
         typer.Option(
             help="Tables: parquet, jsonl, or hub-format (a folder that datasets.load_dataset reads). Weights: merged "
-            "(a whole model), adapter, or hub (as they were trained, uploaded to --repo). Or verifiers: an environment for "
-            "stacks of reinforcement learning."
+            "(a whole model), adapter, or hub (as they were trained, uploaded to --repo). Or verifiers: an environment "
+            "for stacks of reinforcement learning."
         ),
     ],
     output: Annotated[Path, typer.Option(help="A new folder.")],
