@@ -28,10 +28,10 @@ from optimizers.rollouts.evaluation import Evaluator, Scored, mean_score
 from optimizers.rollouts.several_actors import scores_by_actor, usage_by_actor
 from optimizers.run_options import Examples, check_inputs
 from optimizers.session import Session
+from optimizers.sgt.by_actor import keep_actors
 from optimizers.sgt.costs import drop_dear_winners, token_counter
 from optimizers.sgt.draft_rules import prefer_drafts
 from optimizers.sgt.exploration import ExplorationContext, Explorer, explorer
-from optimizers.sgt.for_actors import keep_actors
 from optimizers.sgt.gating import fit_gate, gate_examples
 from optimizers.sgt.going_on import compare_with_start, describe_start
 from optimizers.sgt.history import History, ValidatedStage
