@@ -1,10 +1,10 @@
-"""One generator for two actors, compared with one for each, at equal actor calls; also on a third that trained none.
+"""One generator for two actors, compared with one for each of them; also with a third that trained none.
 
     python benchmarks/several_actors.py --third FOLDER                 # seeds 80 81 82: nine runs, half an hour or more
     python benchmarks/several_actors.py --seeds 80 --folder runs/several-actors
 
 The quick world of house terms. A is the embedded actor, B the second actor, which has another size and seed. `A + B`
-trains on the mean of both; `A` and `B` train with one of them and further rounds, until they have spent the calls of
+trains on the mean of both; `A` and `B` train with one of them, in up to six rounds and with no more calls than
 `A + B`. FOLDER holds the weights of a third actor as `transformers` saves them; without it, that column is empty.
 Prints the gain in the test score, a row for each generator of each seed, the means, and which generator is best on the
 third actor.
