@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import dspy
 
+from optimizers.core.actors import Actors, acting_with
 from optimizers.core.budget import Limits
 from optimizers.core.reward import Metric, Scorer
 from optimizers.core.validation import check_data, check_metric_on, hold_out
@@ -125,6 +126,8 @@ class RunSettings(ABC):
     """What a teleprompter makes of its options: the shared ones as they are, a method's own as its run needs them."""
 
     options: RunOptions
+    actors: Actors = field(default_factory=dict[str, dspy.BaseLM])
+    """The LMs that act in the program's runs, each in all of them; the program's own where there are none."""
 
     @property
     @abstractmethod
@@ -162,10 +165,13 @@ def check_inputs(
     if probe < 0:
         raise SetupError(f"Expected a probe of 0 or more examples, got {probe!r}.")
     trainset, valset = _split(trainset, valset, options.seed)
-    check_data(student, trainset, valset, in_dollars=options.max_cost_usd is not None)
-    with open_runner(options.runner) as runner:
+    lms = list(settings.actors.values()) or [None]
+    for lm in lms:
+        with acting_with(lm):
+            check_data(student, trainset, valset, in_dollars=options.max_cost_usd is not None)
+    with open_runner(options.runner) as runner, acting_with(lms[0]):
         runner.check(student, Scorer(options.metric), [*trainset, *valset])
-    check_metric_on(student, options.metric, trainset[0])
+        check_metric_on(student, options.metric, trainset[0])
     return Inputs(student, settings.prepare(student, trainset, valset), trainset, valset)
 
 

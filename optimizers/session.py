@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dspy
 
+from optimizers.core.actors import describe_actors, read_programs
 from optimizers.core.budget import Budget
 from optimizers.core.error_types import REFUSED, count_refused_scores
 from optimizers.core.events import Event, EventBus, Note, PhaseStarted, RunEnded, RunStarted, emit_ending
@@ -17,9 +18,7 @@ from optimizers.core.evidence import Evidence
 from optimizers.core.fingerprints import (
     BORDER,
     Half,
-    describe_scope,
     read_metric,
-    read_program,
     split_scope,
     supplement_settings,
     warn_of_unread,
@@ -33,6 +32,7 @@ from optimizers.core.work_clock import WorkClock
 from optimizers.rollouts.engine import RolloutEngine
 from optimizers.rollouts.evaluation import Evaluator
 from optimizers.rollouts.runners import open_runner
+from optimizers.rollouts.several_actors import SeveralActors, lms_of, usage_of
 from optimizers.store.rollout_store import RolloutStore
 from sgt_modules.errors import StoppedError
 from sgt_modules.local.cancellation import WorkCancelled
@@ -131,7 +131,9 @@ class Session:
         with ExitStack() as open_:
             runner = open_.enter_context(open_runner(options.runner))
             notes = [open_.enter_context(folder.lock())]
-            code = _Code(read_program(program, options.version), read_metric(options.metric, options.version))
+            actors = settings.actors
+            read = read_programs(program, options.version, actors)
+            code = _Code(read, read_metric(options.metric, options.version))
             before = _Code.recorded(folder.read("run.json") or {})
             own = supplement_settings(student)
             recorded = {**settings.must_match_on_resume(*splits), **({"student": own} if own else {})}
@@ -144,9 +146,10 @@ class Session:
             store = open_.enter_context(_store(options.store, folder, run=known["id"]))
             notes += store.notes
             clock = WorkClock.of_run(folder)
-            budget = Budget(options.limits, store.spent(), clock.seconds.total)
+            spent = sum(usage_of(store, actors).values(), store.spent())
+            budget = Budget(options.limits, spent, clock.seconds.total)
             open_.enter_context(stop_on_interrupt(budget.stop, bus.say))
-            about = describe_scope(student, options.metric)
+            about = describe_actors(student, options.metric, actors)
             store.describe(code.scope, about)
             actor = RolloutEngine(
                 program,
@@ -160,6 +163,8 @@ class Session:
                 max_run_seconds=options.max_run_seconds,
                 version=options.version,
             )
+            if actors:
+                actor = SeveralActors(actor, actors)
             train, validation = (
                 Evaluator(actor, name, split, bus) for name, split in zip(("train", "val"), splits, strict=True)
             )
@@ -211,9 +216,7 @@ class Session:
 
     def evidence(self, *, selected: str, threshold: float) -> Evidence:
         """What the verdict needs to know of any run: how it ended, how the actor is set, and runs without a stage."""
-        program = self.actor.program
-        lms = [each.lm or dspy.settings.lm for each in program.predictors()]
-        most = {_most_tokens(lm) for lm in lms}
+        most = {_most_tokens(lm) for lm in lms_of(self.actor)}
         errors, met = self.actor.store.find_errors(f"{REFUSED}:")
         return Evidence(
             selected=selected,

@@ -83,14 +83,15 @@ class Candidate:
 class Effort:
     """What one run of the program used: the actor's tokens in and out, its LM calls, and wall seconds.
 
-    `steps` also counts the calls that DSPy's cache answers; `tokens` does not count theirs.
+    `steps` also counts the calls that DSPy's cache answers; `tokens` does not count theirs. Of several actors, all are
+    means over them.
 
     >>> Effort(tokens=812, steps=3)
     Effort(tokens=812, steps=3, seconds=0.0)
     """
 
-    tokens: int
-    steps: int
+    tokens: float
+    steps: float
     seconds: float = 0.0
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -27,6 +27,7 @@ class StageResult:
     share of examples in which the gate dropped a supplement; `spent` is the run's usage up to the end of the stage;
     `memory` is the peak within those seconds. `cost` holds the net score and what a run used, where the recipe has
     prices; `score` is always the metric's mean. `drafts` counts the drafts that were the answer, None without drafts.
+    `by_actor` holds each actor's score where several act: their mean is `score`. It is empty otherwise.
     """
 
     name: str
@@ -40,6 +41,7 @@ class StageResult:
     memory: Peak = field(default_factory=Peak)
     cost: StageCost | None = None
     drafts: DraftCount | None = None
+    by_actor: Mapping[str, float] = field(default_factory=dict[str, float])
 
     @property
     def dropped(self) -> int:

@@ -36,6 +36,9 @@ CLUSTERS_FILE = "clusters.json"
 COSTS_FILE = "costs.json"
 """Where a folder keeps the prices of a recipe that has some, and by stage the net score and what a run used."""
 
+ACTORS_FILE = "actors.json"
+"""Where a folder keeps the usage and the validation scores of each actor, if several act."""
+
 RESULT = "result.json"
 """The file of a run's result: the selected stage, each stage's validation score, notes, and where it stopped."""
 

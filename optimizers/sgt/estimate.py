@@ -37,15 +37,18 @@ def estimate_sgt(
     epochs: tuple[int, int],
     probe: Probe | None,
     going_on: bool = False,
+    actors: int = 1,
 ) -> Estimate:
     """Estimate a run of this recipe; `epochs` are those of SFT and of DPO. With `going_on`, a generator that was
-    trained before is validated as it came.
+    trained before is validated as it came. Each of several `actors` runs each supplement: of a `probe`, `calls` are
+    those of one actor's run, its other figures those of all actors together.
 
     >>> found = estimate_sgt(Recipe(rounds=1), train=100, validation=50, epochs=(3, 1), probe=None)
     >>> [(stage.name, round(stage.actor_calls)) for stage in found.stages][:3]
     [('none', 150), ('warm', 4500), ('sft', 50)]
     """
     measured = probe or Probe()
+    measured = replace(measured, calls=measured.calls * actors)
     live = _with_drafts(measured) if recipe.draft and measured.places > 1 else measured
     kinds = len(recipe.kinds)
     places = train * measured.places

@@ -26,8 +26,10 @@ from optimizers.core.stages import ADAPTER_STAGE, AS_IT_CAME, SFT, STUDENT, Stag
 from optimizers.core.usage import RunUsage
 from optimizers.core.verdict import explain_unrewarded, write_verdict
 from optimizers.rollouts.evaluation import Evaluator, Scored, mean_score
+from optimizers.rollouts.several_actors import scores_by_actor, usage_by_actor
 from optimizers.run_options import Examples, check_inputs
 from optimizers.session import Session
+from optimizers.sgt.by_actor import keep_actors
 from optimizers.sgt.costs import token_counter
 from optimizers.sgt.deferred import DeferredValidation, may_defer
 from optimizers.sgt.exploration import ExplorationContext, Explorer, explorer
@@ -306,10 +308,10 @@ class Run:
         came = next((each for each in history.results if each.name == ADAPTER_STAGE), None)
         if came is not None and selected not in ("none", *AS_IT_CAME):
             self._bus.emit(Note(compare_with_start(came.rollouts, history.best.result.rollouts, selected)))
-        if history.stages and (drafts := history.best.result.drafts):
-            self._bus.emit(Note(str(drafts)))
-        if evidence.refusals:
-            self._bus.emit(Note(evidence.refusals))
+        drafts = history.best.result.drafts if history.stages else None
+        actors = keep_actors(self._folder, history.results, selected, usage_by_actor(self._session.actor))
+        for note in filter(None, (drafts and str(drafts), evidence.refusals, actors)):
+            self._bus.emit(Note(note))
         self._session.finish(selected, {stage.name: stage.score for stage in history.results}, said)
         result = SGTResult(
             stages=tuple(history.results),
@@ -369,7 +371,10 @@ class Run:
         until = RunUsage.read(by_then)
         cost = self._priced.stage(rollouts)
         drafts = scored.drafts if self._recipe.draft and checkpoint is not None else None
-        result = StageResult(name, score, rollouts, checkpoint, seconds, gate, scored.gated, until, peak, cost, drafts)
+        by_actor = scores_by_actor(self._session.actor, scored.rollouts)
+        result = StageResult(
+            name, score, rollouts, checkpoint, seconds, gate, scored.gated, until, peak, cost, drafts, by_actor
+        )
         if said := explain_unrewarded(name, rollouts):
             self._bus.emit(Note(said))
         if memory is None:

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Literal
 
 import dspy
 
+from optimizers.core.actors import identify_actor
 from optimizers.core.fingerprints import fingerprint, generator_settings
 from optimizers.core.validation import check_lengths
 from optimizers.run_options import Examples, RunSettings
+from optimizers.sgt.for_actors import check_for_actors
 from optimizers.sgt.going_on import check_start, find_start, reads_the_same
 from optimizers.sgt.logged import read_log
 from optimizers.training.trainer import Trainer, TrainingSettings
@@ -119,6 +121,8 @@ class SGTSettings(RunSettings):
         self.generator.check()
         check_lengths(student, trainset, self.generator, most=self._training.max_length, only=self.options.only)
         wrapped = self.wrap(student)
+        if self.actors:
+            check_for_actors(self, student, wrapped)
         self.check_log(wrapped, trainset, valset)
         if self.recipe.algorithm == "grpo":
             self._check_grpo()
@@ -182,6 +186,7 @@ class SGTSettings(RunSettings):
             **({"logged": fingerprint(rows)} if rows else {}),
             **({"grpo": str(self._training.grpo)} if self.recipe.algorithm == "grpo" else {}),
             **({"start": self.start.fingerprint} if self.start else {}),
+            **({"actors": {name: identify_actor(lm) for name, lm in self.actors.items()}} if self.actors else {}),
         }
 
     def planned(self, student: dspy.Module, train: int, validation: int) -> Plan:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import dspy
 from dspy.teleprompt import Teleprompter
 
+from optimizers.core.actors import name_actors
 from optimizers.run_options import RunOptions, sizes
 from optimizers.sgt.recipe import AUTO, Auto, Recipe
 from optimizers.sgt.settings import Credit, SGTSettings, adapt_generator, check_credit
@@ -54,6 +55,9 @@ class SGTTeleprompter(RunOptions, Teleprompter):
         scope: Whether each call gets a supplement (`turn`) or each run of the program (`episode`); by default as the
             student has it, else `turn`. See `supplement`.
         template: How the actor is shown a supplement; by default as the student has it.
+        actors: Several frozen LMs for one generator: each of them, in place of `dspy.settings.lm`, runs the program on
+            each supplement, and the reward is the mean. For a program that asks for one supplement in a run and whose
+            predictors have no LM of their own; see [Several actors](beyond.md#several-actors).
 
     Source: SGT (arXiv 2604.20727).
 
@@ -72,6 +76,7 @@ class SGTTeleprompter(RunOptions, Teleprompter):
     credit: Credit = "isolate"
     scope: Scope | None = None
     template: Template | None = None
+    actors: Sequence[dspy.BaseLM] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -84,6 +89,7 @@ class SGTTeleprompter(RunOptions, Teleprompter):
             credit=check_credit(self.credit),
             scope=None if self.scope is None else check_scope(self.scope),
             template=None if self.template is None else check_template(self.template),
+            actors={} if self.actors is None else name_actors(self.actors),
         )
 
     def compile(  # pyright: ignore[reportIncompatibleMethodOverride]  (no **kwargs: a misspelt argument is an error)
@@ -195,4 +201,5 @@ class SGTTeleprompter(RunOptions, Teleprompter):
             epochs=settings.epochs,
             probe=found,
             going_on=settings.validates_start(program),
+            actors=len(settings.actors) or 1,
         )

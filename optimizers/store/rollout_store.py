@@ -7,6 +7,7 @@ holds the generator's samples, `scopes` a description of each scope's fingerprin
 
 from __future__ import annotations
 
+import copy
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -71,6 +72,15 @@ class RolloutStore:
         self.on_write: Callable[[], object] = lambda: None
         """Called after each saved rollout or sample."""
         self.where, self.notes = self._database.name, self._database.notes
+
+    def for_run(self, run: str) -> RolloutStore:
+        """The same open store for another run, which lists its own stages and costs; only this one is closed."""
+        other = copy.copy(self)
+        other.run, other.on_write = clean_text(run), self._note_write
+        return other
+
+    def _note_write(self) -> None:
+        self.on_write()
 
     def add(
         self,

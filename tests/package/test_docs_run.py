@@ -123,6 +123,7 @@ RUN: dict[tuple[str, str], Callable[[], Names]] = {
     ("docs/beyond.md", "examples_of(rows)"): _alone,
     ("docs/beyond.md", "Recipe(draft=True)"): _alone,
     ("docs/beyond.md", "Recipe(cost=Cost("): _alone,
+    ("docs/beyond.md", "sgt.settings.actors"): _alone,
     ("docs/cli.md", "def metric("): _alone,
     ("docs/errors.md", "except SetupError"): _alone,
     ("docs/faq.md", "unsupplement(wrapped)"): _alone,
