@@ -1,11 +1,11 @@
 """One generator for two actors, compared with one for each of them; also with a third that trained none.
 
-    python benchmarks/several_actors.py --third FOLDER                 # seeds 80 81 82: nine runs, half an hour or more
+    python benchmarks/several_actors.py --third MODEL --third-dtype int8    # seeds 80 81 82: half an hour or more
     python benchmarks/several_actors.py --seeds 80 --folder runs/several-actors
 
 The quick world of house terms. A is the embedded actor, B the second actor, which has another size and seed. `A + B`
 trains on the mean of both; `A` and `B` train with one of them, in up to six rounds and with no more calls than
-`A + B`. FOLDER holds the weights of a third actor as `transformers` saves them; without it, that column is empty.
+`A + B`. MODEL is a third actor, named as in `sgt demo --actor`: a folder, `local:HUB_ID` or a name of LiteLLM's.
 Prints the gain in the test score, a row for each generator of each seed, the means, and which generator is best on the
 third actor.
 """
@@ -34,8 +34,7 @@ from optimizers.store.rollout_store import RolloutStore
 from optimizers.training.embedded import embedded_trainer
 from sgt_modules import supplement
 from sgt_modules.embedded import HouseTermsWorld, embedded_actor, embedded_generator, program
-from sgt_modules.embedded.models import DTYPE, MAX_NEW_TOKENS
-from sgt_modules.local.engine import LocalEngine
+from sgt_modules.lms import lm_named
 
 RECIPE = replace(QUICK_SCALE.recipe, gate=False)
 ROUNDS = 6
@@ -52,12 +51,6 @@ class Trained:
     name: str
     gains: Gains
     calls: int
-
-
-def open_third(folder: Path) -> dspy.LM:
-    """The actor of a `transformers` folder, decoded as the embedded ones are."""
-    engine = LocalEngine(folder, dtype=DTYPE, max_new_tokens=MAX_NEW_TOKENS)
-    return dspy.LM(engine.model_name, engine=engine, async_engine=engine.asynchronous(), cache=False)
 
 
 def train(world: HouseTermsWorld, actors: Sequence[dspy.LM], folder: Path, most: int | None = None) -> SGTResult:
@@ -119,12 +112,13 @@ def main() -> None:
     """Run what is missing, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[80, 81, 82])
-    parser.add_argument("--third", type=Path)
+    parser.add_argument("--third", default="")
+    parser.add_argument("--third-dtype", default="auto", help="int8 quantises a model on this machine")
     parser.add_argument("--folder", type=Path, default=Path("runs/several-actors"))
     options = parser.parse_args()
     actors = {"A": embedded_actor(), "B": embedded_actor("second-actor")}
-    if options.third is not None:
-        actors["third"] = open_third(options.third)
+    if options.third:
+        actors["third"] = lm_named(options.third, dtype=options.third_dtype)
     rows: dict[str, list[Trained]] = {"A": [], "B": [], "A + B": []}
     print(f"| seed | trained for | {' | '.join(f'gain with {name}' for name in actors)} | calls |")
     print(f"|---|---|{'---|' * len(actors)}---|", flush=True)
