@@ -77,6 +77,13 @@ def test_text_to_sql_shows_questions_that_became_right(tmp_path: Path) -> None:
     assert len(re.findall(r"^  before: SELECT .*\n  advice: .+\n  after:  SELECT ", text, re.MULTILINE)) == 3
 
 
+def test_the_adapter_that_comes_with_the_examples_helps_an_actor_that_it_never_met(tmp_path: Path) -> None:
+    text = printed("trained_adapter.py", tmp_path)
+    before, _, after = numbers(r"test: (\d+) of (\d+) right without supplements, (\d+) with them", text)
+    assert after > before + 20
+    assert len(re.findall(r"^  advice:   \[\w+\] .+", text, re.MULTILINE)) == 3
+
+
 def test_the_comparison_prints_a_row_a_contender_and_leaves_a_page(tmp_path: Path) -> None:
     text = printed("compare.py", tmp_path)
     rows = {line.split()[0] for line in text.splitlines() if line.strip()}
