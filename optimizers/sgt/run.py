@@ -163,20 +163,15 @@ class Run:
                 scored.append(deferred.answer())
 
         before, stage = self._spent(), deferred.checkpoint
-        with in_background(answer):
-            yield
-        used = deferred.usage_after(before, self._spent())
-        history.stages.append(
-            self._enter(
-                stage.stage,
-                scored[0],
-                stage,
-                since=history.stages[-1],
-                figures=deferred.figures,
-                used=used,
-                memory=deferred.memory,
-            )
-        )
+        try:
+            with in_background(answer):
+                yield
+        finally:  # what was answered counts, also where the training failed
+            for found in scored:
+                used = deferred.usage_after(before, self._spent())
+                since, figures, memory = history.stages[-1], deferred.figures, deferred.memory
+                entered = self._enter(stage.stage, found, stage, since=since, figures=figures, used=used, memory=memory)
+                history.stages.append(entered)
 
     def answer(self, history: History) -> None:
         """Finish the validation that waits, if any, with no training going on."""

@@ -378,7 +378,8 @@ def test_losses_are_sent_together_and_at_once_where_time_has_passed(
     monkeypatch.setattr(dispatcher, "INTERVAL", 0.0)
     scripted(tmp_path / "two", at_once)
     assert together.curves["sft/loss"] == at_once.curves["sft/loss"]
-    assert at_once.calls.count("points") == together.calls.count("points") + 2  # for the second loss of each stage
+    # Two losses of two stages: SFT is scored after the second, so all four may go together.
+    assert at_once.calls.count("points") == together.calls.count("points") + 3
 
 
 def test_a_tracker_that_is_slow_gets_one_call_and_costs_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

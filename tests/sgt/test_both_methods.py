@@ -126,7 +126,7 @@ def test_the_two_share_their_options_and_each_has_its_own() -> None:
     both = [inspect.signature(each).parameters for each in (SGTTeleprompter, SupervisoryPromptTeleprompter)]
     shared = set(inspect.signature(RunOptions).parameters)
     assert [set(each) - shared for each in both] == [
-        {"generator", "auto", "rounds", "recipe", "trainer", "credit", "scope", "template"},
+        {"generator", "auto", "rounds", "recipe", "trainer", "credit", "scope", "template", "actors"},
         {"corrector", "variant", "impact", "rounds", "candidates", "recipe"},
     ]
     assert [list(each)[:2] for each in both] == [["metric", "generator"], ["metric", "corrector"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -129,7 +130,7 @@ def test_a_refused_key_during_training_ends_the_run_once_the_stage_is_kept(tmp_p
     assert [(each.name, each.score) for each in result.stages] == [(each.name, each.score) for each in whole.stages]
 
 
-def test_an_error_of_the_trainer_is_raised_and_the_answers_beside_it_are_kept(tmp_path: Path) -> None:
+def test_an_error_of_the_trainer_is_raised_and_the_answers_meanwhile_are_kept(tmp_path: Path) -> None:
     def fail() -> None:
         raise RuntimeError("out of memory")
 
@@ -137,3 +138,4 @@ def test_an_error_of_the_trainer_is_raised_and_the_answers_beside_it_are_kept(tm
         run(tmp_path / "run", mixed, trainer=WaitingTrainer(threading.Event(), at_dpo=fail))
     with RolloutStore(tmp_path / "run" / "rollouts.sqlite") as store:
         assert len(list(store.rollouts(stage=str(Stage("sft", split="val"))))) == len(WORLD.val)
+    assert "seconds" in json.loads((tmp_path / "run" / "stages.json").read_text())["sft"], "SFT is a finished stage"
