@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -13,6 +13,7 @@ import dspy
 
 from optimizers.core.actors import Actors, acting_with
 from optimizers.core.budget import Limits
+from optimizers.core.clusters import find_clusters
 from optimizers.core.reward import Metric, Scorer
 from optimizers.core.validation import check_data, check_metric_on, hold_out
 from optimizers.observe.tracking.report_to import ReportTo, check_report_to
@@ -57,6 +58,9 @@ class RunOptions:
         display_progress: False is silence; by default a live view on a terminal or in a notebook, and plain lines
             elsewhere. A function is called with a `Snapshot` of the run at most four times a second, an `Observer` with
             every event; see [Live view](live.md).
+        cluster: What an example shares with others, such as its document, or None. Examples of one cluster are won or
+            lost together: the verdict's interval, the report and SPT's impacts allow for that. See
+            [Statistics](statistics.md).
         version: A word of yours for the state of code that cannot be read: a metric written in C, or an object without
             code that the metric or the program uses; a note names them. Another word has answers judged again and,
             where the program holds such an object, paid for again. See
@@ -87,6 +91,7 @@ class RunOptions:
     report_to: ReportTo = None
     display_progress: Display = None
     version: str = ""
+    cluster: Callable[[dspy.Example], Hashable | None] | None = None
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -169,6 +174,7 @@ def check_inputs(
     for lm in lms:
         with acting_with(lm):
             check_data(student, trainset, valset, in_dollars=options.max_cost_usd is not None)
+    find_clusters(options.cluster, [*trainset, *valset])
     with open_runner(options.runner) as runner, acting_with(lms[0]):
         runner.check(student, Scorer(options.metric), [*trainset, *valset])
         check_metric_on(student, options.metric, trainset[0])

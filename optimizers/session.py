@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +12,7 @@ import dspy
 
 from optimizers.core.actors import describe_actors, read_programs
 from optimizers.core.budget import Budget
+from optimizers.core.clusters import find_clusters, number_clusters
 from optimizers.core.error_types import REFUSED, count_refused_scores
 from optimizers.core.events import Event, EventBus, Note, PhaseStarted, RunEnded, RunStarted, emit_ending
 from optimizers.core.evidence import Evidence
@@ -25,7 +26,7 @@ from optimizers.core.fingerprints import (
 )
 from optimizers.core.interrupts import stop_on_interrupt
 from optimizers.core.reward import Scorer
-from optimizers.core.run_folder import RunFolder, changed_versions
+from optimizers.core.run_folder import CLUSTERS_FILE, RunFolder, changed_versions
 from optimizers.core.usage import RunUsage, Usage
 from optimizers.core.verdict import NOTE
 from optimizers.core.work_clock import WorkClock
@@ -39,6 +40,8 @@ from sgt_modules.local.cancellation import WorkCancelled
 
 if TYPE_CHECKING:
     from optimizers.run_options import Inputs, RunSettings
+
+Cluster = Callable[[dspy.Example], Hashable | None]
 
 
 class _Code(NamedTuple):
@@ -114,6 +117,7 @@ class Session:
         self.stopped = ""
         self._started = replace(started, spend=lambda: self.budget.state)
         self._log, self._is_running = log, False
+        self.cluster: Cluster | None = None
 
     @classmethod
     @contextmanager
@@ -143,6 +147,8 @@ class Session:
             notes += code.notes(before, options.version)
             if changed := changed_versions(known):
                 notes.append(f"This run began with other packages: {'; '.join(changed)}.")
+            if options.cluster is not None:
+                folder.write(CLUSTERS_FILE, _number(options.cluster, {"train": splits[0], "val": splits[1]}))
             store = open_.enter_context(_store(options.store, folder, run=known["id"]))
             notes += store.notes
             clock = WorkClock.of_run(folder)
@@ -171,6 +177,7 @@ class Session:
             plan = settings.planned(student, *map(len, splits))
             started = RunStarted(known["id"], folder.path, plan, record=known, about=about, rollouts=store)
             session = cls(started, folder, train, validation, clock, log)
+            session.cluster = options.cluster
             store.on_write = session.clock.tick
             open_.callback(session.clock.write)
             for note in filter(None, notes):
@@ -225,6 +232,7 @@ class Session:
             if self.stopped
             else [],
             threshold=threshold,
+            clusters=None if self.cluster is None else find_clusters(self.cluster, self.validation.examples),
             stopped=self.stopped,
             adapter=type(dspy.settings.adapter or dspy.ChatAdapter()).__name__,
             max_tokens=frozenset(each for each in most if each),
@@ -258,6 +266,11 @@ def _abandoned_as_stopped() -> Iterator[None]:
         yield
     except WorkCancelled as reason:
         raise StoppedError(str(reason)) from None
+
+
+def _number(cluster: Cluster, splits: Mapping[str, Sequence[dspy.Example]]) -> dict[str, list[int]]:
+    """The number of each question's cluster, by split."""
+    return {name: number_clusters(find_clusters(cluster, examples)) for name, examples in splits.items()}
 
 
 def _most_tokens(lm: object) -> int | None:

@@ -63,7 +63,8 @@ def success_by_kind(rollouts: Sequence[Rollout]) -> list[KindSuccess]:
     The generator selects the kind for each question, so this does not compare kinds on the same questions; the
     controls `always` do.
     """
-    groups = grouped((each.supplement.kind, each.reward.score) for each in rollouts if each.reward is not None)
+    scored = [(each, each.reward) for each in rollouts if each.reward is not None]
+    groups = grouped((each.supplement.kind, reward.score, each.query.id) for each, reward in scored)
     return [KindSuccess(each.name, each.runs, each.score, each.interval) for each in groups]
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import dspy
 
 from optimizers.core.budget import Limits
+from optimizers.core.clusters import find_clusters
 from optimizers.core.reward import Metric
 from optimizers.core.validation import check_task
 from optimizers.sgt.recipe import Recipe
@@ -35,7 +36,7 @@ class Problem:
 
     def find_clusters(self, examples: Sequence[dspy.Example]) -> list[Hashable | None]:
         """Returns the cluster of each example; None where an example is its own cluster."""
-        return [None if self.cluster is None else self.cluster(each) for each in examples]
+        return find_clusters(self.cluster, examples)
 
     def check(self, *, in_dollars: bool = False) -> None:
         """Raises `SetupError` where splits, program or metric cannot work, before anything is paid for."""

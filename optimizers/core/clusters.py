@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from sgt_modules.errors import SetupError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +25,27 @@ FLIPS = 9_999
 
 _COUNTABLE = 100_000
 """Whole differences that add up to at most this are counted exactly, however many they are."""
+
+
+def find_clusters(cluster: Callable[[Any], Hashable | None] | None, examples: Sequence[Any]) -> list[Hashable | None]:
+    """The cluster of each example; None for one that is its own, and for all without a function.
+
+    Raises `SetupError` for a function that fails, or returns what cannot be compared.
+
+    >>> find_clusters(lambda example: example["term"], [{"term": "zoka"}, {"term": None}])
+    ['zoka', None]
+    """
+    if cluster is None:
+        return [None] * len(examples)
+    try:
+        found = [cluster(each) for each in examples]
+        hash(tuple(found))
+    except Exception as error:
+        raise SetupError(
+            "Expected cluster as a function of an example that returns what it shares with others, such as a name, or "
+            f"None, got {type(error).__name__}: {error}. Return a text or a number."
+        ) from error
+    return found
 
 
 def number_clusters(clusters: Clusters) -> list[int]:

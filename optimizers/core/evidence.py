@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from optimizers.core.clusters import Clusters
 from optimizers.core.error_types import count_refused_scores, explain_refused_scores
 from optimizers.core.records import Rollout
 from optimizers.core.stages import AS_IT_CAME
@@ -19,7 +20,8 @@ class Evidence:
     it, `unfinished` those of a stage that did not end. `rows` counts the training rows of each stage, `kinds_asked` the
     kinds that the generator was asked for. `stopped` says where a budget ended the run. `adapter` and `max_tokens` are
     the actor's. With `instructions`, the run rewrote instructions (SPT) and wrote no supplements. `refused` counts the
-    metric's refused scores by kind, among all `met` rollouts; by default those of the rollouts here.
+    metric's refused scores by kind, among all `met` rollouts; by default those of the rollouts here. `clusters` are
+    those of the validation questions, which are independent without them.
     """
 
     before: Sequence[Rollout] = ()
@@ -37,6 +39,7 @@ class Evidence:
     instructions: bool = False
     refused: Mapping[str, int] = field(default_factory=dict[str, int])
     met: int = 0
+    clusters: Clusters | None = None
 
     @property
     def refusals(self) -> str:

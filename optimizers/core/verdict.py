@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from optimizers.core.causes import NOTABLE, error_causes, find_causes
+from optimizers.core.clusters import count_clusters
 from optimizers.core.error_types import Failure, group_errors
 from optimizers.core.evidence import Evidence, count_questions, mean
-from optimizers.core.paired_scores import pair_rewards
+from optimizers.core.paired_scores import pair_rewards, select_clusters
 from optimizers.core.records import Rollout
 from optimizers.core.stages import ADAPTER_STAGE, AS_IT_CAME
 from optimizers.core.statistics import gain_interval
@@ -75,10 +76,13 @@ def _describe_gain(evidence: Evidence) -> str:
     pairs = pair_rewards(evidence.before, evidence.stages[evidence.selected], evidence.threshold)
     if not pairs.before:
         return f"Stage {evidence.selected} is returned, but no question has a reward both with and without it."
-    low, high = gain_interval(pairs.before, pairs.after)
+    own = select_clusters(evidence.clusters, evidence.before, evidence.stages[evidence.selected])
+    low, high = gain_interval(pairs.before, pairs.after, clusters=own)
     before, after = mean(pairs.before), mean(pairs.after)
     raises = "raises" if after > before else "takes"
-    many = count_questions(pairs.before)
+    many, shared = count_questions(pairs.before), count_clusters(own)
+    if shared < len(own):
+        many += f" in {shared:,} clusters"
     said = (
         f"Stage {evidence.selected} {raises} the score on validation from {before:.3f} to {after:.3f} against "
         f"{evidence.base}. The gain is {after - before:+.3f}, 95 % interval {low:+.3f} to {high:+.3f}, on {many} "

@@ -140,6 +140,7 @@ def demonstrate(
         seed=seed,
         log_dir=log_dir,
         display_progress=display,
+        cluster=find_term,
     )
     with use_actor(lm):
         better = teleprompter.compile(program(), trainset=world.train, valset=world.val)

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from optimizers.core.clusters import Clusters, estimate_mean, number_clusters
 from optimizers.core.statistics import gain_interval
 
 Way = Literal["prefix", "leave-one-out"]
@@ -84,8 +85,12 @@ def prompts_to_run(parts: Sequence[str], way: Way) -> list[str]:
     return ["".join(parts), *("".join([*parts[:left], *parts[left + 1 :]]) for left in range(len(parts)))]
 
 
-def compute_impacts(parts: Sequence[str], scores: Sequence[Scores], way: Way) -> list[SentenceImpact]:
+def compute_impacts(
+    parts: Sequence[str], scores: Sequence[Scores], way: Way, clusters: Clusters | None = None
+) -> list[SentenceImpact]:
     """Compute each sentence's impact from the scores of `prompts_to_run` on the same examples.
+
+    `clusters` are the examples' own; without them they are independent.
 
     >>> found = compute_impacts(["Add. ", "Check."], [[0, 0, 0, 0], [1, 1, 0, 0], [1, 1, 0, None]], "prefix")
     >>> [(each.impact, round(each.error, 3), each.examples) for each in found]  # .5 +- sqrt(4 * .25 / 3 / 4)
@@ -94,19 +99,20 @@ def compute_impacts(parts: Sequence[str], scores: Sequence[Scores], way: Way) ->
     if len(scores) != len(parts) + 1:
         raise ValueError(f"Expected the scores of {len(parts) + 1} prompts, got those of {len(scores)}.")
     if way == "prefix":
-        return [_impact(part, scores[n], scores[n + 1]) for n, part in enumerate(parts)]
-    return [_impact(part, scores[n + 1], scores[0]) for n, part in enumerate(parts)]
+        return [_impact(part, scores[n], scores[n + 1], clusters) for n, part in enumerate(parts)]
+    return [_impact(part, scores[n + 1], scores[0], clusters) for n, part in enumerate(parts)]
 
 
-def _impact(sentence: str, without: Scores, with_it: Scores) -> SentenceImpact:
-    pairs = [(a, b) for a, b in zip(without, with_it, strict=True) if a is not None and b is not None]
-    before, after = [a for a, _ in pairs], [b for _, b in pairs]
-    differences = [b - a for a, b in pairs]
+def _impact(sentence: str, without: Scores, with_it: Scores, clusters: Clusters | None) -> SentenceImpact:
+    own = [None] * len(without) if clusters is None else clusters
+    known = [(a, b, c) for a, b, c in zip(without, with_it, own, strict=True) if a is not None and b is not None]
+    before, after = [a for a, _, _ in known], [b for _, b, _ in known]
+    differences, shared = [b - a for a, b, _ in known], [c for _, _, c in known]
     count = len(differences)
+    variance = 0.0 if count < 2 else estimate_mean(differences, number_clusters(shared)).variance
+    low, high = gain_interval(before, after, clusters=shared)
     mean = sum(differences) / count if count else 0.0
-    spread = sum((each - mean) ** 2 for each in differences) / (count - 1) if count > 1 else 0.0
-    low, high = gain_interval(before, after)
-    return SentenceImpact(sentence, mean, math.sqrt(spread / count) if count else 0.0, low, high, count)
+    return SentenceImpact(sentence, mean, math.sqrt(variance), low, high, count)
 
 
 def annotate(measured: Sequence[SentenceImpact]) -> str:

@@ -16,6 +16,7 @@ import dspy
 from dspy.adapters.utils import get_annotation_name
 
 from optimizers.core.best_stage import mean_gain, select_best
+from optimizers.core.clusters import find_clusters
 from optimizers.core.estimate import Probe
 from optimizers.core.events import Note, PhaseStarted, StageScored
 from optimizers.core.evidence import Evidence
@@ -150,7 +151,7 @@ class PromptRun:
             ]
             for n, prompt in enumerate(prompts_to_run(parts, way))
         ]
-        return compute_impacts(parts, scores, way)
+        return compute_impacts(parts, scores, way, find_clusters(self._session.cluster, chosen))
 
     def write_candidates(
         self, mistakes: Sequence[Mistake], impacts: Sequence[SentenceImpact], history: History

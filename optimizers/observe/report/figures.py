@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from optimizers.core.clusters import count_clusters
@@ -156,37 +156,39 @@ def kind_shares(found: Sequence[StageRollout], split: str, stages: Sequence[str]
 
 def success_by_kind(found: Iterable[StageRollout]) -> list[Group]:
     """How supplements of each kind fared, the most frequent kind first; one without a reward counts nowhere."""
-    return grouped((each.kind, each.score) for each in found if each.score is not None)
+    return grouped((each.kind, each.score, each.query) for each in found if each.score is not None)
 
 
-def grouped(scores: Iterable[tuple[str, float]]) -> list[Group]:
-    """Scores by name, the most frequent name first.
+def grouped(scores: Iterable[tuple[str, float, Hashable]]) -> list[Group]:
+    """Scores by name, the most frequent name first; each comes with its question, whose runs are a cluster.
 
-    >>> [(each.name, each.runs, each.score) for each in grouped([("cot", 1.0), ("pairs", 1.0), ("cot", 0.0)])]
+    >>> found = grouped([("cot", 1.0, 0), ("pairs", 1.0, 0), ("cot", 0.0, 1)])
+    >>> [(each.name, each.runs, each.score) for each in found]
     [('cot', 2, 0.5), ('pairs', 1, 1.0)]
     """
-    of_name: dict[str, list[float]] = {}
-    for name, score in scores:
-        of_name.setdefault(name, []).append(score)
+    of_name: dict[str, list[tuple[float, Hashable]]] = {}
+    for name, score, question in scores:
+        of_name.setdefault(name, []).append((score, question))
     return [_group(name, own) for name, own in sorted(of_name.items(), key=lambda one: (-len(one[1]), one[0]))]
 
 
 def reward_by_length(found: Iterable[StageRollout]) -> list[Group]:
     """How supplements fared by their length in characters: the empty ones, then `BINS` groups of about equal size."""
-    scored = sorted((len(each.supplement), each.score) for each in found if each.score is not None)
-    empty = [score for length, score in scored if not length]
-    spoken = [(length, score) for length, score in scored if length]
+    scored = sorted((len(each.supplement), each.score, each.query) for each in found if each.score is not None)
+    empty = [(score, query) for length, score, query in scored if not length]
+    spoken = [each for each in scored if each[0]]
     edges = sorted({spoken[len(spoken) * part // BINS][0] for part in range(BINS)} if spoken else set[int]())
     groups = [_group("0", empty)] if empty else []
     for number, low in enumerate(edges):
         end = edges[number + 1] if number + 1 < len(edges) else spoken[-1][0] + 1
         name = str(low) if end - 1 == low else f"{low}-{end - 1}"
-        groups.append(_group(name, [score for length, score in spoken if low <= length < end]))
+        groups.append(_group(name, [(score, query) for length, score, query in spoken if low <= length < end]))
     return groups
 
 
-def _group(name: str, scores: Sequence[float]) -> Group:
-    return Group(name, len(scores), sum(scores) / len(scores), mean_interval(scores))
+def _group(name: str, found: Sequence[tuple[float, Hashable]]) -> Group:
+    scores, questions = [score for score, _ in found], [question for _, question in found]
+    return Group(name, len(scores), sum(scores) / len(scores), mean_interval(scores, clusters=questions))
 
 
 def flipped(found: Sequence[StageRollout], split: str, stage: str, *, threshold: float = 1.0) -> Flipped:
