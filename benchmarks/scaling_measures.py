@@ -45,10 +45,12 @@ from sgt_modules.remote.endpoint import Endpoint
 from sgt_modules.samples import Sample
 from sgt_modules.wrapping import supplement
 
-FILLS = (0, 50_000, 150_000)
+FILLS = (0, 150_000)
 """Rollouts in the store before each measurement; the last are those of 1,000 queries with the largest recipe."""
 
-WRITERS, THREADS, WRITTEN = 4, 4, 4_000
+WRITERS, THREADS, WRITTEN, REPEATS = 4, 4, 2_000, 3
+EASY = "&options=-csynchronous_commit%3Doff"
+"""An address's end that has the server answer before a commit is on its disk."""
 BATCH = 5_000
 LOOP_QUERIES = 60
 
@@ -57,6 +59,7 @@ class Writes(NamedTuple):
     """A store's figures at a fill: rollouts a second, and bytes of tables, indexes and WAL for each new rollout."""
 
     filled: int
+    synchronous: bool
     a_second: float
     processor: float
     """Seconds of the writers' own processor time a rollout."""
@@ -89,7 +92,7 @@ def rollouts(rng: random.Random, count: int) -> Iterator[Rollout]:
         yield Rollout(query, "dpo2", "direct", written, Reward(1.0), output, logprob=rng.random(), seconds=rng.random())
 
 
-def write_share(address: str, writer: int, count: int) -> float:
+def write_share(address: str, writer: str, count: int) -> float:
     """Write one process's rollouts from its threads; return its processor seconds."""
     rng = random.Random(writer)
     mine = list(rollouts(rng, count))
@@ -147,19 +150,19 @@ def measure_writes(address: str, fills: Sequence[int]) -> Iterator[Writes]:
             if wanted > there:
                 fill(address, wanted - there, number)
             there = max(there, wanted)
-            size_before, wal_before, began = size(), wal(), time.perf_counter()
-            shares = [WRITTEN // WRITERS] * WRITERS
-            writers = range(WRITERS * number, WRITERS * (number + 1))
-            busy = sum(pool.map(write_share, [address] * WRITERS, writers, shares))
-            seconds = time.perf_counter() - began
-            yield Writes(
-                there,
-                WRITTEN / seconds,
-                busy / WRITTEN,
-                (size() - size_before) / WRITTEN,
-                (wal() - wal_before) / WRITTEN,
-            )
-            there += WRITTEN
+            for repeat in range(REPEATS + (wanted == fills[-1])):
+                at_once = repeat < REPEATS
+                size_before, wal_before, began = size(), wal(), time.perf_counter()
+                shares = [WRITTEN // WRITERS] * WRITERS
+                seeds = [f"{number} {repeat} {writer}" for writer in range(WRITERS)]
+                where = address if at_once else f"{address}{EASY}"
+                busy = sum(pool.map(write_share, [where] * WRITERS, seeds, shares))
+                seconds = time.perf_counter() - began
+                stored, logged = (
+                    (after - before) / WRITTEN for after, before in ((size(), size_before), (wal(), wal_before))
+                )
+                yield Writes(there, at_once, WRITTEN / seconds, busy / WRITTEN, stored, logged)
+                there += WRITTEN
     engine.dispose()
 
 
@@ -237,10 +240,18 @@ def main() -> None:
             writes = list(measure_writes(address, options.fills))
     except NoPostgresError as none:
         raise SystemExit(f"Expected a PostgreSQL server, got none: {none}. Install one.") from none
-    head = ["rollouts in the store", "written a second", "ms of the writers a rollout", "bytes stored", "bytes of WAL"]
+    head = [
+        "rollouts in the store",
+        "commits reach the disk",
+        "written a second",
+        "ms of the writers a rollout",
+        "bytes stored",
+        "bytes of WAL",
+    ]
     rows = [
         [
             f"{each.filled:,}",
+            "yes" if each.synchronous else "no",
             f"{each.a_second:,.0f}",
             f"{each.processor * 1e3:.2f}",
             f"{each.stored:,.0f}",

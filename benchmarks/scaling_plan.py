@@ -9,107 +9,21 @@ the failures of nodes, which are drawn from a seed, it goes on at that speed.
 
 from __future__ import annotations
 
-import inspect
 import math
-import pickle
 import random
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from functools import cache
-from typing import TypeVar, cast
+from dataclasses import dataclass, fields, replace
+from typing import cast
 
 import cost
-import dspy
+from scaling_numbers import TUNED, Cluster, Method, Phase, Setup, Software, phases
 
-from optimizers.core.records import PreferencePair
 from optimizers.sgt.recipe import Recipe
-from optimizers.training.trainer import TrainingSettings
-from sgt_modules.remote.endpoint import Endpoint
 
-_Value = TypeVar("_Value")
-
-MEASURED = "measured on two busy CPU cores by `scaling_measures.py`"
 SEEDS = 200
 HOUR, DAY = 3600, 86400
-
-
-def given(value: _Value, source: str) -> _Value:
-    """Make a field with a default and its source."""
-    return cast("_Value", field(default=value, metadata={"source": source}))
-
-
-@dataclass(frozen=True, slots=True)
-class Cluster:
-    """The machines, the actor's provider, and how often a node fails."""
-
-    gpus: int = given(200, "the question")
-    training_gpus: int = given(100, "assumed: the others hold the generator's servers")
-    gpus_a_node: int = given(8, "assumed")
-    tokens_written_a_second_a_gpu: float = given(cost.SAMPLED_A_SECOND[1], "assumed, as above")
-    tokens_trained_a_second_a_gpu: float = given(cost.TRAINED_A_SECOND[1], "assumed, as above")
-    actor_calls_a_minute: float = given(10_000, "the question")
-    actor_seconds: float = given(cost.LATENCY, "assumed, as above")
-    sample_seconds: float = given(3.0, "assumed: 150 tokens at 50 a second for each request")
-    failures_a_node_a_day: float = given(0.02, "assumed: 5 x the 419 in 54 days on 2,048 nodes of arXiv 2407.21783")
-    restart_seconds: float = given(600, "assumed")
-    memory: float = given(512e9, "assumed, bytes of each node")
-    network: float = given(1e9, "assumed, bytes a second from the main process to the others")
-
-    @property
-    def sampling_nodes(self) -> int:
-        return max(1, (self.gpus - self.training_gpus) // self.gpus_a_node)
-
-    @property
-    def training_nodes(self) -> int:
-        return max(1, self.training_gpus // self.gpus_a_node)
-
-
-@dataclass(frozen=True, slots=True)
-class Setup:
-    """What a user sets: calls and samples at once, and the rows of a training step. The defaults are the package's."""
-
-    threads: int = given(dspy.settings.num_threads, "DSPy's default of `num_threads`")
-    requests: int = given(
-        inspect.signature(Endpoint).parameters["concurrency"].default, "default of `Endpoint(concurrency=)`"
-    )
-    rows_a_step: int = given(
-        TrainingSettings().batch_size * TrainingSettings().gradient_accumulation, "default of `TrainingSettings`"
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Software:
-    """What one main process and one store do."""
-
-    python_seconds: float = given(2.94e-3, f"a rollout with its sample, {MEASURED}")
-    stored_a_second: float = given(284.0, f"rollouts, four writers, {MEASURED}")
-    bytes_stored: float = given(7_397, f"a rollout with its sample, {MEASURED}")
-    bytes_logged: float = given(7_718, f"WAL of the same, {MEASURED}")
-    bytes_exploring: float = given(12_816, f"memory a rollout of the stage that is explored, {MEASURED}")
-    bytes_held: float = given(2_200, "memory a rollout of earlier stages: `cost.rollouts`, whose queries are shared")
-    resumed_seconds: float = given(1.67e-3, f"a rollout that the store has, {MEASURED}")
-
-
-@dataclass(frozen=True, slots=True)
-class Method:
-    """A recipe on so many queries; its sizes are the package's own."""
-
-    recipe: Recipe
-    queries: int
-    validation: int = 1_000
-    settings: TrainingSettings = field(default_factory=TrainingSettings)
-
-
-@dataclass(frozen=True, slots=True)
-class Phase:
-    """A step of a run: the actor's calls, the generator's samples, tokens to train on, bytes of rows to send."""
-
-    name: str
-    calls: int = 0
-    samples: int = 0
-    tokens: int = 0
-    sent: float = 0.0
+MILLION = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,54 +46,6 @@ class Outcome:
     @property
     def bound(self) -> str:
         return max(self.terms, key=lambda name: self.terms[name])
-
-
-@cache
-def bytes_a_pair() -> float:
-    """Return the bytes of a preference pair as it is sent; pairs of a query share the prompt's text."""
-    pairs: list[PreferencePair] = []
-    for query in range(20):
-        prompt = f"{query:04}" * cost.PROMPT
-        texts = [f"{query:02}{number:02}" * cost.SUPPLEMENT for number in range(20)]
-        pairs += [
-            PreferencePair(str(query), "intra", prompt, won, lost) for won, lost in zip(texts, texts[::-1], strict=True)
-        ]
-    return len(pickle.dumps(pairs)) / len(pairs)
-
-
-def phases(method: Method) -> list[Phase]:
-    """Return a run's steps in order, as `SGTTeleprompter.compile` goes through them.
-
-    A round's training needs all of the round's rollouts, and the next exploration the trained weights. Validations have
-    a phase of their own: where several processes train, they do not go on during the next training.
-    """
-    recipe, queries, most, settings = method.recipe, method.queries, cost.calls(method.recipe), method.settings
-    text = cost.PROMPT + cost.SUPPLEMENT
-    validate = Phase("validation", method.validation, method.validation)
-    steps = [
-        Phase("unaided runs", queries + method.validation),
-        Phase("warm start", queries * most.warm, queries * most.warm),
-    ]
-    if recipe.sft:
-        rows = min(queries * most.warm, recipe.max_per_kind * recipe.kinds_asked)
-        steps += [Phase("SFT", tokens=settings.sft_epochs * rows * text, sent=rows * 4.0 * text), validate]
-    later = most.later // max(1, recipe.rounds - 1)
-    for round_ in range(1, recipe.rounds + 1):
-        calls = most.first if round_ == 1 else later
-        pairs = queries * pairs_a_query(recipe, calls)
-        samples = calls - recipe.concat if round_ == 1 else calls
-        steps += [
-            Phase(f"round {round_}: explore", queries * calls, queries * samples),
-            Phase(f"round {round_}: train", tokens=settings.dpo_epochs * pairs * 2 * text, sent=pairs * bytes_a_pair()),
-            validate,
-        ]
-    return steps
-
-
-def pairs_a_query(recipe: Recipe, pool: int) -> int:
-    """Return the most pairs of a query in a round, as `cost.pairs` counts them over all rounds."""
-    size = pool + recipe.silence
-    return min(2 * recipe.pair_cap, size // 2 * -(-size // 2))
 
 
 def explore_terms(phase: Phase, cluster: Cluster, setup: Setup, software: Software, down: int = 0) -> dict[str, float]:
@@ -205,15 +71,27 @@ def explore_terms(phase: Phase, cluster: Cluster, setup: Setup, software: Softwa
 def train_terms(phase: Phase, cluster: Cluster, setup: Setup) -> dict[str, float]:
     """Return the hours of each part of a training. A step's rows are divided: more GPUs than rows have nothing to do.
 
-    The rows are sent first, in one piece to each process.
+    The rows are sent first, to each process all of them, unless training is a job of its own, which reads a file.
     """
-    sending = phase.sent * (cluster.training_gpus - 1) / cluster.network / HOUR
+    sending = 0.0 if setup.own_job else phase.sent * (cluster.training_gpus - 1) / cluster.network / HOUR
     seconds = phase.tokens / cluster.tokens_trained_a_second_a_gpu
     return {
         "training": seconds / cluster.training_gpus / HOUR,
         "rows a step": seconds / min(cluster.training_gpus, setup.rows_a_step) / HOUR,
         "sending rows": sending,
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What a run holds before a phase: its rollouts, and the bytes of all rows that it trained on."""
+
+    calls: int = 0
+    rows: float = 0.0
+
+    def memory(self, setup: Setup, software: Software) -> float:
+        """Return the main process's bytes: rows stay, and where they are sent, the launcher's store keeps a copy."""
+        return self.calls * software.bytes_held + self.rows * (1 if setup.own_job else 2)
 
 
 def simulate(method: Method, cluster: Cluster, setup: Setup, software: Software, *, seed: int = 0) -> list[Outcome]:
@@ -224,24 +102,24 @@ def simulate(method: Method, cluster: Cluster, setup: Setup, software: Software,
     >>> [outcome.lost for outcome in outcomes] == [0.0] * len(outcomes)
     True
     """
-    rng, done, outcomes = random.Random(seed), 0, list[Outcome]()
+    rng, outcomes, before = random.Random(seed), list[Outcome](), Before()
     for phase in phases(method):
         step = _train if phase.tokens else _explore
-        outcome = step(phase, done, cluster, setup, software, rng)
-        outcomes.append(outcome)
-        done += phase.calls
+        outcomes.append(step(phase, before, cluster, setup, software, rng))
+        before = Before(before.calls + phase.calls, before.rows + phase.sent)
     return outcomes
 
 
 def _explore(
-    phase: Phase, done: int, cluster: Cluster, setup: Setup, software: Software, rng: random.Random
+    phase: Phase, before: Before, cluster: Cluster, setup: Setup, software: Software, rng: random.Random
 ) -> Outcome:
     """Calls at the speed of the slowest part. A server's node loses its samples in progress and is missing until it is
-    up again; the main process's loses its calls in progress, and goes through all that is stored once more.
+    up again. The main process's node, or any that was launched with it, ends the run: its calls in progress are lost.
     """
     terms = explore_terms(phase, cluster, setup, software)
     undisturbed = max(terms.values())
-    nodes = cluster.sampling_nodes + 1
+    fatal = 1 if setup.own_job else cluster.training_nodes
+    nodes = cluster.sampling_nodes + fatal
     clock, left, failures, again, repairs = 0.0, 1.0, 0, 0, list[float]()
     failure = _until_failure(nodes, cluster, rng)
     while True:
@@ -257,30 +135,43 @@ def _explore(
             repairs.remove(now)
             continue
         failures += 1
-        if rng.random() < 1 / nodes:
+        if rng.random() < fatal / nodes:
             again += min(setup.threads, phase.calls)
-            stored = done + (1 - left) * phase.calls
-            down = (cluster.restart_seconds + stored * software.resumed_seconds) / HOUR
-            clock, repairs = clock + down, []
+            stored = before.calls + (1 - left) * phase.calls
+            clock, repairs = clock + _restart(stored, fatal, cluster, software, rng), []
         elif len(repairs) < cluster.sampling_nodes:
             again += min(setup.requests, phase.samples) // cluster.sampling_nodes
             repairs.append(clock + cluster.restart_seconds / HOUR)
         failure = clock + _until_failure(nodes, cluster, rng)
-    total = done + phase.calls
-    memory = done * software.bytes_held + phase.calls * software.bytes_exploring
-    return Outcome(phase, terms, clock, failures, clock - undisturbed, again, memory, total * software.bytes_stored)
+    memory = before.memory(setup, software) + phase.calls * software.bytes_exploring
+    stored = (before.calls + phase.calls) * software.bytes_stored
+    return Outcome(phase, terms, clock, failures, clock - undisturbed, again, memory, stored)
 
 
-def _train(phase: Phase, done: int, cluster: Cluster, setup: Setup, software: Software, rng: random.Random) -> Outcome:
-    """A failure ends all processes: the stage begins again, after all that is stored was gone through once more."""
+def _train(
+    phase: Phase, before: Before, cluster: Cluster, setup: Setup, software: Software, rng: random.Random
+) -> Outcome:
+    """A failure of one process ends all: the stage begins again, as no weights are saved within one.
+
+    Where the main process was launched with them, the run goes through all that is stored first.
+    """
     terms = train_terms(phase, cluster, setup)
     needed = max(terms["training"], terms["rows a step"]) + terms["sending rows"]
-    clock, failures = 0.0, 0
+    clock, failures, stored = 0.0, 0, 0 if setup.own_job else before.calls
     while (failure := _until_failure(cluster.training_nodes, cluster, rng)) < needed:
-        clock += failure + (cluster.restart_seconds + done * software.resumed_seconds) / HOUR
+        clock += failure + _restart(stored, cluster.training_nodes, cluster, software, rng)
         failures += 1
-    memory = done * software.bytes_held + 2 * phase.sent
-    return Outcome(phase, terms, clock + needed, failures, clock, 0, memory, done * software.bytes_stored)
+    copies = 1 if setup.own_job else 4  # the rows, their message, its parts, and the launcher's store
+    memory = before.memory(setup, software) + copies * phase.sent
+    return Outcome(phase, terms, clock + needed, failures, clock, 0, memory, before.calls * software.bytes_stored)
+
+
+def _restart(stored: float, nodes: int, cluster: Cluster, software: Software, rng: random.Random) -> float:
+    """Draw the hours until a run goes on: it starts, and looks up every rollout so far, unless a node fails again."""
+    needed, clock = (cluster.restart_seconds + stored * software.resumed_seconds) / HOUR, 0.0
+    while (failure := _until_failure(nodes, cluster, rng)) < needed:
+        clock += failure
+    return clock + needed
 
 
 def _until_failure(nodes: int, cluster: Cluster, rng: random.Random) -> float:
@@ -294,25 +185,25 @@ def limits(method: Method, cluster: Cluster, setup: Setup, software: Software) -
 
     Full memory ends a run. The others are those from which a part alone takes a week, or a resume a day.
     """
-    million = 1_000_000
-    method, calm = replace(method, queries=million, validation=0), replace(cluster, failures_a_node_a_day=0.0)
+    method, calm = replace(method, queries=MILLION, validation=0), replace(cluster, failures_a_node_a_day=0.0)
     steps, outcomes = phases(method), simulate(method, calm, setup, software)
     most_sent = max(step.sent for step in steps if not step.name.startswith("SFT"))
+    copies = 0 if setup.own_job else cluster.gpus_a_node
     found = {
         "the main process's memory is full": cluster.memory / max(each.memory for each in outcomes),
-        "the rows fill the memory of a training node": cluster.memory / (most_sent * cluster.gpus_a_node),
+        "the rows fill the memory of a training node": cluster.memory / (most_sent * copies) if copies else math.inf,
         "to go through the store again takes a day": DAY
         / (sum(step.calls for step in steps) * software.resumed_seconds),
     }
     for name in dict.fromkeys(name for each in outcomes for name in each.terms):
         hours = sum(each.terms.get(name, 0.0) for each in outcomes)
-        found[f"{name}: a week"] = 7 * 24 / hours
-    return {name: million * share for name, share in sorted(found.items(), key=lambda each: each[1])}
+        found[f"{name}: a week"] = 7 * 24 / hours if hours else math.inf
+    return {name: MILLION * share for name, share in sorted(found.items(), key=lambda each: each[1])}
 
 
 @dataclass(frozen=True, slots=True)
 class Total:
-    """A run's hours in the middle of all seeds and in the worst tenth, without failures, and its sizes in bytes."""
+    """A run's hours: the mean over all seeds, the least of the slowest tenth, without failures. Sizes are in bytes."""
 
     hours: float
     slow: float
@@ -331,7 +222,7 @@ def total(method: Method, cluster: Cluster, setup: Setup, software: Software, se
     calm = simulate(method, replace(cluster, failures_a_node_a_day=0.0), setup, software)
     longest = max(calm, key=lambda each: each.hours)
     return Total(
-        hours=statistics.median(took),
+        hours=statistics.mean(took),
         slow=took[int(0.9 * len(took))],
         calm=sum(each.hours for each in calm),
         calls=sum(each.phase.calls for each in calm),
@@ -339,10 +230,6 @@ def total(method: Method, cluster: Cluster, setup: Setup, software: Software, se
         stored=calm[-1].stored,
         bound=longest.bound,
     )
-
-
-TUNED = Setup(threads=512, requests=1_024, rows_a_step=100)
-"""Set for 200 GPUs: enough calls and samples at once for the actor's limit, and a row a step for each training GPU."""
 
 
 def sources_table(*records: object) -> str:
@@ -389,16 +276,17 @@ def limits_table(found: Mapping[str, float]) -> str:
 
 def plans() -> Iterator[tuple[str, Method, Cluster, Setup, Software]]:
     """Yield the plans that the page compares."""
-    cluster, software, million = Cluster(), Software(), 1_000_000
-    heavy = Method(Recipe.auto("heavy"), million)
+    cluster, software = Cluster(), Software()
+    heavy = Method(Recipe.auto("heavy"), MILLION)
     light = replace(heavy, recipe=Recipe.auto("light"))
-    yield "`heavy`, package's defaults", heavy, cluster, Setup(), software
-    yield "`heavy`, set for it", heavy, cluster, TUNED, software
-    yield "the same, no failures", heavy, replace(cluster, failures_a_node_a_day=0.0), TUNED, software
-    yield "the same, ten times the actor's limit", heavy, replace(cluster, actor_calls_a_minute=1e5), TUNED, software
-    yield "`light`, set for it", light, cluster, TUNED, software
-    yield "`heavy`, 50,000 of the queries", replace(heavy, queries=50_000), cluster, TUNED, software
-    yield "`light`, 50,000 of the queries", replace(light, queries=50_000), cluster, TUNED, software
+    own = replace(TUNED, own_job=True)
+    yield "`heavy`, the defaults", heavy, cluster, Setup(), software
+    yield "`heavy`, tuned", heavy, cluster, TUNED, software
+    yield "`heavy`, tuned, own job", heavy, cluster, own, software
+    yield "the same at ten times the actor's limit", heavy, replace(cluster, actor_calls_a_minute=1e5), own, software
+    yield "`light`, tuned, own job", light, cluster, own, software
+    yield "`heavy`, 50,000 queries, tuned", replace(heavy, queries=50_000), cluster, TUNED, software
+    yield "`heavy`, 1,000 queries, tuned", replace(heavy, queries=1_000), cluster, TUNED, software
 
 
 def plans_table() -> str:
@@ -414,8 +302,8 @@ def plans_table() -> str:
             f"{found.memory / 1e9:,.0f}",
             f"{found.stored / 1e9:,.0f}",
         ]
-        for name, *plan in plans()
-        for found in [total(*plan)]
+        for name, method, cluster, setup, software in plans()
+        for found in [total(method, cluster, setup, software)]
     ]
     head = [
         "plan",
@@ -434,7 +322,7 @@ def plans_table() -> str:
 def tables() -> list[str]:
     """Return all of the page's tables, as Markdown."""
     cluster, software = Cluster(), Software()
-    heavy = Method(Recipe.auto("heavy"), 1_000_000)
+    heavy = Method(Recipe.auto("heavy"), MILLION)
     calm = simulate(heavy, replace(cluster, failures_a_node_a_day=0.0), TUNED, software)
     return [
         plans_table(),
@@ -445,7 +333,7 @@ def tables() -> list[str]:
 
 def main() -> None:
     """Print every number with its source, then the page's tables."""
-    print("\n\n".join([sources_table(Cluster(), TUNED, Software()), *tables()]))
+    print("\n\n".join([sources_table(Cluster(), Setup(), Software()), *tables()]))
 
 
 if __name__ == "__main__":
