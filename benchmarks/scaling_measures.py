@@ -21,6 +21,7 @@ import random
 import time
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import suppress
 from itertools import islice
 from typing import NamedTuple
 
@@ -48,7 +49,7 @@ from sgt_modules.wrapping import supplement
 FILLS = (0, 150_000)
 """Rollouts in the store before each measurement; the last are those of 1,000 queries with the largest recipe."""
 
-WRITERS, THREADS, WRITTEN, REPEATS = 4, 4, 2_000, 3
+WRITERS, THREADS, WRITTEN, REPEATS = 4, 4, 1_200, 2
 EASY = "&options=-csynchronous_commit%3Doff"
 """An address's end that has the server answer before a commit is on its disk."""
 BATCH = 5_000
@@ -63,6 +64,8 @@ class Writes(NamedTuple):
     a_second: float
     processor: float
     """Seconds of the writers' own processor time a rollout."""
+    server: float
+    """The same of all of the server's processes."""
     stored: float
     logged: float
 
@@ -127,9 +130,20 @@ def fill(address: str, count: int, seed: int) -> None:
             done += len(batch)
 
 
+def server_seconds() -> float:
+    """Return the processor seconds so far of the PostgreSQL that this process started, ended connections included."""
+    [server] = [each for each in psutil.Process().children() if each.name() == "postgres"]
+    own = server.cpu_times()
+    living = 0.0
+    for each in server.children():
+        with suppress(psutil.NoSuchProcess):
+            living += sum(each.cpu_times()[:2])
+    return living + sum(own[:4])
+
+
 def measure_writes(address: str, fills: Sequence[int]) -> Iterator[Writes]:
     """Measure the rate of all writers at each fill."""
-    engine = sa.create_engine(address)
+    engine = sa.create_engine(address, poolclass=sa.NullPool)  # an open connection would keep the server up
 
     def read(query: str) -> float:
         with engine.connect() as connection:
@@ -152,7 +166,7 @@ def measure_writes(address: str, fills: Sequence[int]) -> Iterator[Writes]:
             there = max(there, wanted)
             for repeat in range(REPEATS + (wanted == fills[-1])):
                 at_once = repeat < REPEATS
-                size_before, wal_before, began = size(), wal(), time.perf_counter()
+                size_before, wal_before, server, began = size(), wal(), server_seconds(), time.perf_counter()
                 shares = [WRITTEN // WRITERS] * WRITERS
                 seeds = [f"{number} {repeat} {writer}" for writer in range(WRITERS)]
                 where = address if at_once else f"{address}{EASY}"
@@ -161,9 +175,9 @@ def measure_writes(address: str, fills: Sequence[int]) -> Iterator[Writes]:
                 stored, logged = (
                     (after - before) / WRITTEN for after, before in ((size(), size_before), (wal(), wal_before))
                 )
-                yield Writes(there, at_once, WRITTEN / seconds, busy / WRITTEN, stored, logged)
+                served = (server_seconds() - server) / WRITTEN
+                yield Writes(there, at_once, WRITTEN / seconds, busy / WRITTEN, served, stored, logged)
                 there += WRITTEN
-    engine.dispose()
 
 
 class InstantEngine:
@@ -229,7 +243,7 @@ def is_even(_: dspy.Example, prediction: dspy.Prediction) -> bool:
 
 
 def main() -> None:
-    """Measure, and print two tables."""
+    """Measure, and print two tables, each row as soon as it is measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fills", type=int, nargs="+", default=FILLS)
     parser.add_argument("--queries", type=int, default=LOOP_QUERIES)
@@ -237,37 +251,22 @@ def main() -> None:
     try:
         with postgres() as address:
             loop = measure_loop(address, options.queries, 16)
-            writes = list(measure_writes(address, options.fills))
+            head = ["rollouts", "ms", "ms of the processor", "bytes of memory", "ms when resumed"]
+            times = [f"{each * 1e3:.2f}" for each in (loop.seconds, loop.processor, loop.resumed)]
+            row = [f"{loop.rollouts:,}", *times[:2], f"{loop.memory:,.0f}", times[2]]
+            print(cost.table(head, [row]) + "\n", flush=True)
+            print(
+                cost.table(
+                    ["in the store", "on disk at once", "a second", "ms of writers", "ms of server", "bytes", "WAL"], []
+                )
+            )
+            for each in measure_writes(address, options.fills):
+                figures = (each.processor * 1e3, each.server * 1e3, each.stored, each.logged)
+                shown = [f"{each.a_second:,.0f}", *(f"{figure:,.4g}" for figure in figures)]
+                line = [f"{each.filled:,}", "yes" if each.synchronous else "no", *shown]
+                print(f"| {' | '.join(line)} |", flush=True)
     except NoPostgresError as none:
         raise SystemExit(f"Expected a PostgreSQL server, got none: {none}. Install one.") from none
-    head = [
-        "rollouts in the store",
-        "commits reach the disk",
-        "written a second",
-        "ms of the writers a rollout",
-        "bytes stored",
-        "bytes of WAL",
-    ]
-    rows = [
-        [
-            f"{each.filled:,}",
-            "yes" if each.synchronous else "no",
-            f"{each.a_second:,.0f}",
-            f"{each.processor * 1e3:.2f}",
-            f"{each.stored:,.0f}",
-            f"{each.logged:,.0f}",
-        ]
-        for each in writes
-    ]
-    print(cost.table(head, rows))
-    head = ["rollouts", "ms", "ms of the processor", "bytes of memory", "ms when resumed"]
-    row = [
-        f"{loop.rollouts:,}",
-        *(f"{each * 1e3:.2f}" for each in loop[1:3]),
-        f"{loop.memory:,.0f}",
-        f"{loop.resumed * 1e3:.2f}",
-    ]
-    print("\n" + cost.table(head, [row]))
 
 
 if __name__ == "__main__":

@@ -271,7 +271,9 @@ def lost_hours(method: Method, cluster: Cluster, setup: Setup, software: Softwar
 
 
 def limits_table(found: Mapping[str, float]) -> str:
-    return cost.table(["reached", "queries"], [[name, f"{round(queries, -3):,.0f}"] for name, queries in found.items()])
+    """Return the limits that a plan of ten million queries would meet."""
+    rows = [[name, f"{round(queries, -3):,.0f}"] for name, queries in found.items() if queries < 10 * MILLION]
+    return cost.table(["reached", "training queries"], rows)
 
 
 def plans() -> Iterator[tuple[str, Method, Cluster, Setup, Software]]:
