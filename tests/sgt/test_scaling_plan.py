@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
@@ -198,6 +199,14 @@ def test_every_number_has_a_source() -> None:
     rows = [line.split(" | ") for line in table.splitlines()[2:]]
     assert len(rows) == sum(len(each.__slots__) for each in (Cluster, Setup, Software))
     assert all(len(row) == 3 and len(row[2]) > 5 for row in rows)
+
+
+def test_a_rollout_of_an_earlier_stage_takes_the_memory_that_the_plan_says() -> None:
+    tracemalloc.start()
+    held = list(cost.rollouts(1_000))
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert size / len(held) == pytest.approx(SOFTWARE.bytes_held, rel=0.15)
 
 
 def test_the_loop_that_is_measured_stores_every_rollout_and_pays_none_again(tmp_path: Path) -> None:
