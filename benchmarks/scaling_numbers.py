@@ -114,7 +114,7 @@ def bytes_a_pair() -> float:
         pairs += [
             PreferencePair(str(query), "intra", prompt, won, lost) for won, lost in zip(texts, texts[::-1], strict=True)
         ]
-    return len(pickle.dumps(pairs)) / len(pairs)
+    return len(pickle.dumps(pairs, protocol=4)) / len(pairs)
 
 
 def phases(method: Method) -> list[Phase]:
