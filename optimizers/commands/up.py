@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -214,12 +214,8 @@ def _model_on_server(model: str, role: str, engine: EngineName, folder: Path, *,
 
 def _choose_ports(wanted: dict[str, int]) -> dict[str, int]:
     """A port for each role: the wanted one, or for 0 a free one. Raises `SetupError` for one that is in use."""
-    open_sockets = {role: listen(_HOST, port) for role, port in wanted.items()}
-    try:
-        return {role: each.getsockname()[1] for role, each in open_sockets.items()}
-    finally:
-        for each in open_sockets.values():
-            each.close()
+    with ExitStack() as sockets:  # all open at once, so that no port is chosen twice
+        return {role: sockets.enter_context(listen(_HOST, port)).getsockname()[1] for role, port in wanted.items()}
 
 
 def _split(words: str) -> list[str]:
@@ -233,8 +229,13 @@ def _split(words: str) -> list[str]:
 
 @contextmanager
 def _stopped_by_signals(stop: StopRequest) -> Iterator[None]:
-    """Inside, Ctrl-C, SIGTERM and a closed terminal ask to stop, and nothing else happens."""
-    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    """Inside, Ctrl-C, SIGTERM and a closed terminal ask to stop, and nothing else happens.
+
+    Under `nohup` the terminal may close: what ignores SIGHUP goes on ignoring it.
+    """
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
     before = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield
@@ -245,11 +246,12 @@ def _stopped_by_signals(stop: StopRequest) -> Iterator[None]:
 
 def _print_use(served: dict[str, ServedModel], servers: dict[str, SupervisedServer], *, as_json: bool) -> None:
     """Print on standard output what to pass to use the servers."""
+    from sgt_modules.remote.local_models import find_model
     from sgt_modules.remote.server_use import can_think, options_for, python_for
-    from sgt_modules.saving.weights import resolve
 
     generator, lm = served.get("generator"), served.get("lm")
-    python = python_for(generator, lm, thinks=generator is not None and can_think(resolve(generator.model)))
+    thinks = generator is not None and can_think(find_model(generator.model, download=False))
+    python = python_for(generator, lm, thinks=thinks)
     options = shlex.join(options_for(generator, lm))
     if as_json:
         running = {
@@ -269,4 +271,5 @@ def _print_use(served: dict[str, ServedModel], servers: dict[str, SupervisedServ
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    with suppress(OSError):  # a closed terminal takes no lines, and the servers must still be ended
+        print(line, file=sys.stderr, flush=True)

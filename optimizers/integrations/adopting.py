@@ -332,11 +332,13 @@ def _select(stages: Sequence[StageResult]) -> int:
 def _compare(stages: Sequence[StageResult], name: str) -> str:
     """A sentence each on the gain over no supplement, and over the best of the run's own stages."""
     new, own = stages[-1], stages[:-1]
-    before = own[_select(own)]
+    others = {"no supplement": own[0]}
+    if best := _select(own):
+        others[f"stage {own[best].name}, the best of the run's own"] = own[best]
     said = [f"Stage {name} scores {new.score:.3f} on validation."]
-    for other, what in ((own[0], "no supplement"), (before, f"stage {before.name}, the best of the run's own")):
+    for what, other in others.items():
         first, second = pair_scores(other.rollouts, new.rollouts)
-        if first and not (what != "no supplement" and other is own[0]):
+        if first:
             low, high = gain_interval(first, second)
             gain = (sum(second) - sum(first)) / len(first)
             said.append(f"Against {what}: {gain:+.3f}, 95 % interval {low:+.3f} to {high:+.3f}, n = {len(first)}.")
