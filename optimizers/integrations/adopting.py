@@ -185,8 +185,8 @@ def check_foreign_adapter(adapter: Path, base: Weights) -> list[str]:
         kind, rank = str(config["peft_type"]), int(config["r"])
     except (KeyError, TypeError, ValueError) as problem:
         raise SetupError(
-            f"Expected the config of a LoRA adapter in {str(adapter / ADAPTER)!r}, got one without {problem}. Save the "
-            "adapter with PEFT's save_pretrained()."
+            f"Expected the config of a LoRA adapter, with peft_type and r, in {str(adapter / ADAPTER)!r}, got another "
+            f"({type(problem).__name__}: {problem}). Save the adapter with PEFT's save_pretrained()."
         ) from problem
     if kind != "LORA":
         raise SetupError(f"Expected an adapter of PEFT's LoRA in {str(adapter)!r}, got {kind}. Train one with LoRA.")

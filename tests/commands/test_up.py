@@ -60,12 +60,16 @@ def test_what_cannot_be_served_is_refused_before_anything_starts(
 
 
 @pytest.mark.usefixtures("folder")
-def test_a_port_in_use_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("role", "option"), [("--generator", "--port"), ("--lm", "--lm-port")])
+def test_a_port_in_use_is_refused(
+    role: str, option: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        words = ["--generator", "embedded", "--port", str(taken.getsockname()[1])]
-        assert "which another program uses on 127.0.0.1" in refusal(words, monkeypatch, capsys)
+        said = refusal([role, "embedded", option, str(taken.getsockname()[1])], monkeypatch, capsys)
+        assert "which another program uses on 127.0.0.1" in said
+        assert f"with {option}, or {option} 0 for any that is free" in said
 
 
 @pytest.mark.usefixtures("folder")
