@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
+from urllib.parse import urlsplit
 
 import typer
 
@@ -247,6 +248,9 @@ def _print_use(served: dict[str, ServedModel], servers: dict[str, SupervisedServ
         return
     command = f"sgt compile PROGRAM --train FILE --metric METRIC {options}"
     print(f"In Python:\n\n{python}\n\nIn a shell:\n\n{command}\n", flush=True)
+    if generator is not None:
+        port = urlsplit(generator.address).port
+        _say(f"A run is resumed with its generator at the same address: start sgt up with --port {port} then.")
     _say("Ctrl-C ends the servers.")
 
 
