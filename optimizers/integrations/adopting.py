@@ -228,6 +228,11 @@ def _settings_of(folder: RunFolder) -> Mapping[str, Any]:
         raise RunFolderError(
             f"Expected a run of SGTTeleprompter in {folder.path}, got none. Pass the log_dir of a compile."
         )
+    if settings.get("actors"):
+        raise RunFolderError(
+            f"Expected a run of one actor in {folder.path}, got one of {', '.join(settings['actors'])}, whose scores "
+            "are means over all of them. Adopt the adapter into a run of one actor."
+        )
     return settings
 
 
