@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RunInputs:
-    """The arguments of `sgt compile` that say what a run is of; empty where they are not known."""
+    """The arguments of `sgt compile` that name a run's program, data and models; empty where they are not known."""
 
     program: str = ""
     metric: str = ""
@@ -27,6 +27,7 @@ class RunInputs:
     inputs: str = ""
     lm: str = ""
     lm_dtype: str = "auto"
+    api_base: str = ""
     generator: str = ""
     seed: int = 0
 
@@ -47,17 +48,21 @@ class RunInputs:
 def inputs_of(run: Path, **given: Any) -> RunInputs:
     """The inputs of a run by its recorded command, where it was `sgt compile`; those that are `given` come first.
 
+    The recorded precision and address belong to the recorded LM: another `lm` that is given has neither.
+
     Raises `SetupError` that names the options to pass, for what neither says.
     """
     from optimizers.core.run_folder import RunFolder
 
     recorded = _read_command(str((RunFolder(run).read("run.json") or {}).get("command", "")))
+    if given.get("lm") not in (None, "", recorded.lm):
+        recorded = replace(recorded, lm_dtype="auto", api_base="")
     inputs = replace(recorded, **{name: value for name, value in given.items() if value})
     needed = [name for name in ("program", "metric", "generator") if not getattr(inputs, name)]
     needed += ["train"] if inputs.train is None and inputs.val is None else []
     if needed:
         raise SetupError(
-            f"Expected a run that sgt compile began, which records what it is of, got one without "
+            f"Expected a run that sgt compile began, which records its command, got one without "
             f"{', '.join(needed)}. Pass {', '.join(f'--{name}' for name in needed)}: program and metric as "
             "module:attribute in a file that can be imported, rows as for sgt compile."
         )

@@ -107,8 +107,8 @@ def serve(
             uvicorn.Server(config).run(sockets=[listening])
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that is bound to the address; raise `SetupError` if that fails."""
+def listen(host: str, port: int, option: str = "--port") -> socket.socket:
+    """Return a socket that is bound to the address; raise `SetupError` that names the `option` if that fails."""
     from sgt_modules.errors import SetupError
 
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -120,8 +120,10 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as problem:
         listening.close()
         if problem.errno == errno.EADDRINUSE:
-            problem_text = f"Expected a free port to listen on, got {port}, which another program uses on {host}."
-            raise SetupError(f"{problem_text} Choose another with --port, or --port 0 for any that is free.") from None
+            raise SetupError(
+                f"Expected a free port to listen on, got {port}, which another program uses on {host}. Choose another "
+                f"with {option}, or {option} 0 for any that is free."
+            ) from None
         raise SetupError(
             f"Expected an address of this machine to listen on, got {host} port {port}: {problem.strerror}. Choose "
             "others with --host and --port."

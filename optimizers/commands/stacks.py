@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from optimizers.commands.output import ActorOption, JsonOption, PrecisionOption, check_writable, print_output
+from optimizers.commands.training import ApiBaseOption, use_named_actor
 
 if TYPE_CHECKING:
     from optimizers.commands.recorded import RunInputs
@@ -33,6 +34,7 @@ def adopt(
     inputs: RunInputsOption = "",
     lm: ActorOption = "",
     lm_dtype: PrecisionOption = "auto",
+    api_base: ApiBaseOption = "",
     generator: RunGeneratorOption = "",
     threads: Annotated[int | None, typer.Option(help="Concurrent program runs.")] = None,
     max_actor_calls: Annotated[int | None, typer.Option(help="Maximum calls of the frozen model for this.")] = None,
@@ -49,17 +51,23 @@ def adopt(
     from optimizers.commands.recorded import inputs_of
     from optimizers.core.user_files import load_attribute, load_program
     from optimizers.integrations import adopting
-    from sgt_modules.lms import acting_as, check_lm, lm_named
 
     check_writable(out, what="--out")
     known = inputs_of(
-        run, program=program, metric=metric, train=train, val=val, inputs=inputs, lm=lm, generator=generator
+        run,
+        program=program,
+        metric=metric,
+        train=train,
+        val=val,
+        inputs=inputs,
+        lm=lm,
+        lm_dtype="" if lm_dtype == "auto" else lm_dtype,
+        api_base=api_base,
+        generator=generator,
     )
     student = load_program(known.program)
     _, valset = known.load_splits(student)
-    actor = lm_named(known.lm, dtype=lm_dtype if lm_dtype != "auto" else known.lm_dtype) if known.lm else None
-    check_lm(actor)
-    with acting_as(actor):
+    with use_named_actor(known.lm, known.lm_dtype, known.api_base):
         adopted = adopting.adopt(
             run,
             adapter,
@@ -99,6 +107,7 @@ def export_environment(run: Path, output: Path, known: RunInputs, *, as_json: bo
         generator="sgt:generator" if known.generator == "embedded" else known.generator,
         lm=known.lm,
         lm_dtype=known.lm_dtype,
+        api_base=known.api_base,
     )
     rows, _ = known.load_splits(load_program(known.program))
     write_package(settings, rows, output)

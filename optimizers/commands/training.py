@@ -96,7 +96,7 @@ def compile_program(
     check_writable(out, what="--out")
     student, trainset, valset = _load_inputs(program, train, val, inputs)
     logged = [] if log is None else examples_of(log).outcomes
-    with _use_actor(lm, lm_dtype, api_base):
+    with use_named_actor(lm, lm_dtype, api_base):
         model, trainer = _load_generator(generator, generator_at)
         sgt = SGTTeleprompter(
             load_attribute(metric, what="a metric"),
@@ -172,7 +172,7 @@ def estimate(
     from optimizers.sgt.teleprompter import SGTTeleprompter
 
     student, trainset, valset = _load_inputs(program, train, val, inputs)
-    with _use_actor(lm, lm_dtype, api_base):
+    with use_named_actor(lm, lm_dtype, api_base):
         model, trainer = _load_generator(generator, generator_at)
         sgt = SGTTeleprompter(
             load_attribute(metric, what="a metric"),
@@ -199,7 +199,7 @@ def _load_inputs(
     return student, read_examples(train, names), None if val is None else read_examples(val, names)
 
 
-def _use_actor(lm: str, dtype: str, api_base: str) -> AbstractContextManager[None]:
+def use_named_actor(lm: str, dtype: str, api_base: str) -> AbstractContextManager[None]:
     """Make the LM DSPy's inside the block; without a name, keep the LM that the program's module configures."""
     from sgt_modules.lms import acting_as, check_lm, lm_named
 

@@ -10,10 +10,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
+from urllib.parse import urlsplit
 
 import typer
 
@@ -21,7 +22,7 @@ from optimizers.commands.output import JsonOption, check_writable
 from optimizers.commands.serve import listen
 
 if TYPE_CHECKING:
-    from sgt_modules.remote.engines import EngineName
+    from sgt_modules.remote.engines import EngineName, ServerRequest
     from sgt_modules.remote.server_use import ServedModel
     from sgt_modules.remote.supervision import StopRequest, SupervisedServer
 
@@ -62,12 +63,12 @@ def up(
     Example: sgt up --generator Qwen/Qwen3-1.7B --lm Qwen/Qwen3-8B
     """
     from sgt_modules.errors import SetupError
-    from sgt_modules.remote.engines import choose_engine, installed_engines
+    from sgt_modules.remote.engines import ServerRequest, choose_engine, installed_engines
     from sgt_modules.remote.server_use import ServedModel
     from sgt_modules.remote.supervision import StopRequest
 
-    wanted = {"generator": (generator, port, generator_args), "lm": (lm, lm_port, lm_args)}
-    wanted = {role: settings for role, settings in wanted.items() if settings[0]}
+    every = {"generator": (generator, port, generator_args), "lm": (lm, lm_port, lm_args)}
+    wanted = {role: settings for role, settings in every.items() if settings[0]}
     if not wanted:
         raise SetupError(
             "Expected a model to serve, got none. Write sgt up --generator Qwen/Qwen3-1.7B, or a model's folder; --lm "
@@ -79,23 +80,21 @@ def up(
     stop = StopRequest()
     served: dict[str, ServedModel] = {}
     servers: dict[str, SupervisedServer] = {}
-    ports = _choose_ports({role: settings[1] for role, settings in wanted.items()})
+    ports = _choose_ports({role: wished for role, (_, wished, _) in wanted.items()})
     for role, (model, _, more) in wanted.items():
-        name = _model_on_server(model, role, chosen, folder, download=download)
-        served[role] = ServedModel(chosen, name, f"http://{_HOST}:{ports[role]}/v1")
-        servers[role] = _prepare(
-            role,
-            served[role],
-            program=installed[chosen],
-            folder=folder,
-            stop=stop,
-            start_seconds=start_seconds,
+        request = ServerRequest(
+            _model_on_server(model, role, chosen, folder, download=download),
+            ports[role],
             adapters=role == "generator",
             rank=rank,
             replicas=replicas,
             shares_gpu=len(wanted) == 2,
             downloads=download,
             more=_split(more),
+        )
+        served[role] = ServedModel(chosen, request.model, f"http://{_HOST}:{request.port}/v1")
+        servers[role] = _prepare(
+            role, served[role], request, installed[chosen], folder=folder, stop=stop, start_seconds=start_seconds
         )
     with _stopped_by_signals(stop):
         _run(servers, stop, lambda: _print_use(served, servers, as_json=as_json))
@@ -104,40 +103,19 @@ def up(
 def _prepare(
     role: str,
     served: ServedModel,
-    *,
+    request: ServerRequest,
     program: Sequence[str],
+    *,
     folder: Path,
     stop: StopRequest,
     start_seconds: float,
-    adapters: bool,
-    rank: int,
-    replicas: int,
-    shares_gpu: bool,
-    downloads: bool,
-    more: Sequence[str],
 ) -> SupervisedServer:
-    """The server of a role, not started yet."""
-    from urllib.parse import urlsplit
-
-    from sgt_modules.remote.engines import ServerRequest, server_command
+    """The server of a role, not started yet; `program` is the beginning of its command."""
+    from sgt_modules.remote.engines import server_command
     from sgt_modules.remote.probing import ask_for_a_token, is_port_free, is_up
     from sgt_modules.remote.supervision import Patience, SupervisedServer
 
-    port = urlsplit(served.address).port or 0
-    command = server_command(
-        served.engine,
-        ServerRequest(
-            served.model,
-            port,
-            adapters=adapters,
-            rank=rank,
-            replicas=replicas,
-            shares_gpu=shares_gpu,
-            downloads=downloads,
-            more=more,
-        ),
-        program,
-    )
+    command = server_command(served.engine, request, program)
     return SupervisedServer(
         role,
         command.words,
@@ -145,7 +123,7 @@ def _prepare(
         folder / f"{role}.log",
         is_up=lambda: is_up(served.address),
         warm_up=lambda: ask_for_a_token(served.address, served.model, seconds=start_seconds),
-        is_free=lambda: is_port_free(_HOST, port),
+        is_free=lambda: is_port_free(_HOST, request.port),
         patience=Patience(start=start_seconds),
         report=_say,
         stop=stop,
@@ -214,12 +192,11 @@ def _model_on_server(model: str, role: str, engine: EngineName, folder: Path, *,
 
 def _choose_ports(wanted: dict[str, int]) -> dict[str, int]:
     """A port for each role: the wanted one, or for 0 a free one. Raises `SetupError` for one that is in use."""
-    open_sockets = {role: listen(_HOST, port) for role, port in wanted.items()}
-    try:
-        return {role: each.getsockname()[1] for role, each in open_sockets.items()}
-    finally:
-        for each in open_sockets.values():
-            each.close()
+    with ExitStack() as sockets:  # all open at once, so that no port is chosen twice
+        return {
+            role: sockets.enter_context(listen(_HOST, port, "--lm-port" if role == "lm" else "--port")).getsockname()[1]
+            for role, port in wanted.items()
+        }
 
 
 def _split(words: str) -> list[str]:
@@ -233,8 +210,13 @@ def _split(words: str) -> list[str]:
 
 @contextmanager
 def _stopped_by_signals(stop: StopRequest) -> Iterator[None]:
-    """Inside, Ctrl-C, SIGTERM and a closed terminal ask to stop, and nothing else happens."""
-    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    """Inside, Ctrl-C, SIGTERM and a closed terminal ask to stop, and nothing else happens.
+
+    Under `nohup` the terminal may close: what ignores SIGHUP goes on ignoring it.
+    """
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
     before = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield
@@ -245,11 +227,12 @@ def _stopped_by_signals(stop: StopRequest) -> Iterator[None]:
 
 def _print_use(served: dict[str, ServedModel], servers: dict[str, SupervisedServer], *, as_json: bool) -> None:
     """Print on standard output what to pass to use the servers."""
+    from sgt_modules.remote.local_models import find_model
     from sgt_modules.remote.server_use import can_think, options_for, python_for
-    from sgt_modules.saving.weights import resolve
 
     generator, lm = served.get("generator"), served.get("lm")
-    python = python_for(generator, lm, thinks=generator is not None and can_think(resolve(generator.model)))
+    thinks = generator is not None and can_think(find_model(generator.model, download=False))
+    python = python_for(generator, lm, thinks=thinks)
     options = shlex.join(options_for(generator, lm))
     if as_json:
         running = {
@@ -265,8 +248,12 @@ def _print_use(served: dict[str, ServedModel], servers: dict[str, SupervisedServ
         return
     command = f"sgt compile PROGRAM --train FILE --metric METRIC {options}"
     print(f"In Python:\n\n{python}\n\nIn a shell:\n\n{command}\n", flush=True)
+    if generator is not None:
+        port = urlsplit(generator.address).port
+        _say(f"A run is resumed with its generator at the same address: start sgt up with --port {port} then.")
     _say("Ctrl-C ends the servers.")
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    with suppress(OSError):  # a closed terminal takes no lines, and the servers must still be ended
+        print(line, file=sys.stderr, flush=True)

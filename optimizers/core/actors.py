@@ -38,11 +38,12 @@ def name_actors(lms: object) -> dict[str, dspy.BaseLM]:
             )
     known: dict[str, dspy.BaseLM] = {}
     for lm in lms:
-        if known.setdefault(identify_actor(lm), lm) is not lm or sum(each is lm for each in lms) > 1:
+        if (identity := identify_actor(lm)) in known:
             raise SetupError(
                 f"Expected different actors, got {lm.model!r} twice with the same settings. Another key or address is "
                 "not another actor: leave one out."
             )
+        known[identity] = lm
     named: dict[str, dspy.BaseLM] = {}
     for _, lm in sorted(known.items(), key=lambda item: (item[1].model, item[0])):
         count = sum(each.model == lm.model for each in named.values())

@@ -185,8 +185,8 @@ def check_foreign_adapter(adapter: Path, base: Weights) -> list[str]:
         kind, rank = str(config["peft_type"]), int(config["r"])
     except (KeyError, TypeError, ValueError) as problem:
         raise SetupError(
-            f"Expected the config of a LoRA adapter in {str(adapter / ADAPTER)!r}, got one without {problem}. Save the "
-            "adapter with PEFT's save_pretrained()."
+            f"Expected the config of a LoRA adapter, with peft_type and r, in {str(adapter / ADAPTER)!r}, got another "
+            f"({type(problem).__name__}: {problem}). Save the adapter with PEFT's save_pretrained()."
         ) from problem
     if kind != "LORA":
         raise SetupError(f"Expected an adapter of PEFT's LoRA in {str(adapter)!r}, got {kind}. Train one with LoRA.")
@@ -227,6 +227,11 @@ def _settings_of(folder: RunFolder) -> Mapping[str, Any]:
     if not settings.get("recipe") or "prompt" not in settings:
         raise RunFolderError(
             f"Expected a run of SGTTeleprompter in {folder.path}, got none. Pass the log_dir of a compile."
+        )
+    if settings.get("actors"):
+        raise RunFolderError(
+            f"Expected a run of one actor in {folder.path}, got one of {', '.join(settings['actors'])}, whose scores "
+            "are means over all of them. Adopt the adapter into a run of one actor."
         )
     return settings
 
@@ -332,11 +337,13 @@ def _select(stages: Sequence[StageResult]) -> int:
 def _compare(stages: Sequence[StageResult], name: str) -> str:
     """A sentence each on the gain over no supplement, and over the best of the run's own stages."""
     new, own = stages[-1], stages[:-1]
-    before = own[_select(own)]
+    others = {"no supplement": own[0]}
+    if best := _select(own):
+        others[f"stage {own[best].name}, the best of the run's own"] = own[best]
     said = [f"Stage {name} scores {new.score:.3f} on validation."]
-    for other, what in ((own[0], "no supplement"), (before, f"stage {before.name}, the best of the run's own")):
+    for what, other in others.items():
         first, second = pair_scores(other.rollouts, new.rollouts)
-        if first and not (what != "no supplement" and other is own[0]):
+        if first:
             low, high = gain_interval(first, second)
             gain = (sum(second) - sum(first)) / len(first)
             said.append(f"Against {what}: {gain:+.3f}, 95 % interval {low:+.3f} to {high:+.3f}, n = {len(first)}.")

@@ -67,7 +67,8 @@ class EnvironmentSettings:
     """What an environment's package knows, as its `environment.json` holds it.
 
     `program` and `metric` are `module:attribute`, as for `sgt compile`; `lm` names the frozen model, and is empty where
-    the program's module sets it. `generator` is the model to train, and the other options are the run's.
+    the program's module sets it; `api_base` is the address of its server, empty for the provider's own. `generator` is
+    the model to train, and the other options are the run's.
     """
 
     program: str
@@ -79,6 +80,7 @@ class EnvironmentSettings:
     max_prompt_tokens: int | None = None
     lm: str = ""
     lm_dtype: str = "auto"
+    api_base: str = ""
     only: Sequence[str] | None = None
     scope: str | None = None
     template: Mapping[str, str] | None = None
@@ -88,12 +90,20 @@ class EnvironmentSettings:
 
     @classmethod
     def of_run(
-        cls, run: Path, *, program: str, metric: str, generator: str, lm: str = "", lm_dtype: str = "auto"
+        cls,
+        run: Path,
+        *,
+        program: str,
+        metric: str,
+        generator: str,
+        lm: str = "",
+        lm_dtype: str = "auto",
+        api_base: str = "",
     ) -> EnvironmentSettings:
         """Take the rest from a run's folder; the inputs are set when the rows are known.
 
         Raises:
-            RunFolderError: the folder holds no run of SGT, or of one whose generator does not write freely.
+            RunFolderError: the folder holds no run of SGT, or one whose generator does not write freely.
         """
         known = RunFolder(run).read("run.json")
         settings: Mapping[str, Any] = (known or {}).get("settings") or {}
@@ -118,6 +128,7 @@ class EnvironmentSettings:
             max_prompt_tokens=settings["max_prompt_tokens"],
             lm=lm,
             lm_dtype=lm_dtype,
+            api_base=api_base,
             only=settings.get("only"),
             scope=settings.get("scope"),
             template=settings.get("template"),

@@ -23,6 +23,8 @@ class SupplementTaskConfig(vf.TaskConfig):
 
     lm: str = ""
     """The frozen model, if not the exported one: a DSPy name such as `openai/gpt-4.1-mini`, or a model's folder."""
+    api_base: str = ""
+    """The address of its server, up to `/v1`, if not the exported one."""
     store: str | None = None
     """Where rollouts are saved: a file, or a database's URL that several machines share."""
     num_threads: int | None = None
@@ -64,9 +66,11 @@ def packaged_parts(folder: Path) -> EnvironmentParts:
 
 def _open(settings: EnvironmentSettings, folder: Path, config: SupplementTaskConfig) -> SupplementRewards:
     """The rewards of a package, with these options."""
-    named = config.lm or settings.lm
+    name, dtype, address = settings.lm, settings.lm_dtype, config.api_base or settings.api_base
+    if config.lm not in ("", name):  # the exported precision and address are those of the exported LM
+        name, dtype, address = config.lm, "auto", config.api_base
     program = load_program(settings.program)
-    lm = lm_named(named, dtype=settings.lm_dtype) if named else None
+    lm = lm_named(name, dtype=dtype, api_base=address) if name else None
     check_lm(lm)
     with acting_as(lm):
         return SupplementRewards(

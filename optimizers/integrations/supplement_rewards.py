@@ -19,7 +19,7 @@ import dspy
 from filelock import FileLock
 
 from optimizers.core.budget import Budget, Limits
-from optimizers.core.fingerprints import describe_scope, scope_of
+from optimizers.core.fingerprints import describe_scope, scope_of, split_scope
 from optimizers.core.records import Candidate, Query, Rollout
 from optimizers.core.reward import Metric, Scorer
 from optimizers.core.usage import Usage
@@ -107,8 +107,9 @@ class SupplementRewards:
         self.program = supplement(program, generator=self.generator, only=only, scope=scope, template=template)
         self.examples = list(trainset)
         self._lock_file = None if store is not None and "://" in str(store) else _place_of(store)
-        self.store = RolloutStore(self._lock_file or str(store), run=STAGE)
         actor = scope_of(self.program, metric, version=version)
+        # A run of its own for each program and actor, as a limit counts what the store holds of this one.
+        self.store = RolloutStore(self._lock_file or str(store), run=f"{STAGE} {split_scope(actor)[0]}")
         self.store.describe(actor, describe_scope(program, metric))
         self._engine = RolloutEngine(
             self.program,
@@ -129,7 +130,7 @@ class SupplementRewards:
 
     @property
     def usage(self) -> Usage:
-        """Usage of the program: of this process, and of what the store held when it was opened."""
+        """Usage of the program: by this process, and what the store held of it when it was opened."""
         return self._engine.usage
 
     def tasks(self, kinds: Sequence[Kind | str] = ()) -> list[SupplementTask]:
@@ -161,8 +162,8 @@ class SupplementRewards:
     def score(self, query: Query, text: Supplement) -> Rollout:
         """Run the program with this supplement at the query's place and none elsewhere; return the scored rollout.
 
-        Known to the store, nothing is run. The same supplement at the same place is run once, however many ask for it
-        at the same time in this process.
+        A supplement that the store knows is not run. The same supplement at the same place is run once, however many
+        ask for it at the same time in this process.
 
         Raises:
             StoppedError: a limit is reached.

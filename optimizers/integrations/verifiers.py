@@ -201,15 +201,15 @@ def load_environment(
             inference.
         chat_template_kwargs: Words for the chat template; by default those that turn thinking off.
         store: Where rollouts are saved; `runs/elsewhere/rollouts.sqlite` by default.
-        only: As for `SGTTeleprompter`, which gives all options below too.
-        scope: As there.
-        template: As there.
+        only: As for `SGTTeleprompter`.
+        scope: As for `SGTTeleprompter`.
+        template: As for `SGTTeleprompter`.
         num_threads: Program runs at once; `dspy.settings.num_threads` by default.
         max_errors: Runs in a row without a reward after which a reward is refused with an `SGTError`.
-        max_actor_calls: The most calls of the program's LMs, those in the store included.
+        max_actor_calls: The most calls of the program's LMs, those of this program in the store included.
         max_cost_usd: The most dollars for them.
         max_run_seconds: How long one run of the program may take.
-        version: As there.
+        version: As for `SGTTeleprompter`.
 
     Raises:
         SetupError: something passed in cannot work; nothing has been paid for.

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from sgt_modules.errors import SetupError
 from sgt_modules.saving.redaction import redact
 
-_REPO = re.compile(r"[\w.-]+/[\w.-]+")
-
 
 def check_repo(repo: str) -> str:
-    """Return a hub id, `owner/name`; raise `SetupError` for other text.
+    """Return a hub id, `owner/name`; raise `SetupError` for one that the hub's client does not take.
 
     >>> check_repo("me/notes-for-sql")
     'me/notes-for-sql'
     """
-    if not _REPO.fullmatch(repo):
-        raise SetupError(f"Expected --repo as owner/name on the hub, got {repo!r}.")
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as problem:
+        raise SetupError(f"Expected --repo as owner/name on the hub, got {repo!r}: {problem}") from problem
+    if "/" not in repo:
+        raise SetupError(f"Expected --repo as owner/name on the hub, got {repo!r}. Write your-account/{repo}.")
     return repo
 
 

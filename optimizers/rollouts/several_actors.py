@@ -42,8 +42,8 @@ def _name_run(store: RolloutStore, actor: str) -> str:
 def merge_rollouts(rollouts: Mapping[str, Rollout]) -> Rollout:
     """One rollout of those of several actors, by name, on one query and supplement.
 
-    The reward is the mean; there is none where an actor's is missing. Output and error are those of the actor with the
-    lowest reward, or without one. Tokens, seconds and dollars are sums; `effort` is the mean of a run.
+    The reward is the mean; there is none where an actor's is missing. Output and error are those of an actor without a
+    reward, else of the one with the lowest. Tokens, seconds and dollars are sums; `effort` is the mean of a run.
 
     >>> from optimizers.core.records import Query
     >>> from sgt_modules.kinds import SILENCE

@@ -25,12 +25,10 @@ def describe_by_actor(stages: Sequence[StageResult], selected: str, usage: Mappi
     found = {stage.name: stage.by_actor for stage in stages if stage.by_actor}
     if selected not in found:
         return ""
-    before, now = found.get("none", {}), found[selected]
+    before = {} if selected == "none" else found.get("none", {})
     parts = [
-        f"{name} {before[name]:.3f} -> {score:.3f} ({usage[name].calls:,} calls)"
-        if selected != "none" and name in before
-        else f"{name} {score:.3f} ({usage[name].calls:,} calls)"
-        for name, score in now.items()
+        f"{name} {f'{before[name]:.3f} -> ' if name in before else ''}{score:.3f} ({usage[name].calls:,} calls)"
+        for name, score in found[selected].items()
     ]
     stage = "no supplement" if selected == "none" else f"no supplement -> {selected}"
     return f"By actor, validation scores of {stage}: {'; '.join(parts)}."

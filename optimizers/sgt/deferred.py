@@ -35,7 +35,7 @@ class DeferredValidation:
 
 
 def may_defer(recipe: Recipe, validation: Evaluator, limits: Limits) -> bool:
-    """Whether validations may wait for the next training, so that a run ends with the same stages as one after another.
+    """Whether a stage's validation may wait for the next training without a change of the run's stages.
 
     Not where the actor runs on this machine, which trains; where validation ends the rounds (`patience`) or a limit may
     end the run between a stage and its validation; or where the generator writes while the program runs.

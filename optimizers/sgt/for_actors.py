@@ -37,5 +37,7 @@ def check_for_actors(settings: SGTSettings, student: dspy.Module, wrapped: dspy.
             "Expected a recipe without drafts with actors=[...], got draft=True: each actor writes its own draft, so "
             "there is no one note for all. Leave draft or actors out."
         )
+    if settings.credit != "isolate":
+        raise SetupError("Expected credit='isolate' with actors=[...], got 'joint'. Leave credit out.")
     if settings.logged:
         raise SetupError("Expected no logged outcomes with actors=[...], as a log is of one actor. Leave one out.")

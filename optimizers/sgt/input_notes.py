@@ -1,4 +1,4 @@
-"""What a person should know of a run's inputs and its generator, in words; empty where there is nothing to say."""
+"""Notes on a run's inputs and its generator, for a person; empty where there is nothing to say."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def explain_shortened(queries: Sequence[Query], generator: SupplementGenerator) 
 
 
 def explain_unscored(generator: SupplementGenerator) -> str:
-    """Say that a server writes the choice, which is no choice unless it is one of the given texts."""
+    """Say that a generator behind a server may write a text that is not on the menu, which then counts as none."""
     if not generator.menu or generator.in_process:
         return ""
     return (

@@ -41,13 +41,6 @@ def ask_for_a_token(address: str, model: str, *, seconds: float) -> None:
         raise EndpointError(f"{response.status_code} to a request of one token: {response.text[:300]}")
 
 
-def free_port(host: str) -> int:
-    """A port on which no program listens now."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
-
-
 def is_port_free(host: str, port: int) -> bool:
     """Whether a program could listen on a port."""
     with socket.socket() as probe:

@@ -126,7 +126,7 @@ class SupervisedServer:
 
     @property
     def pid(self) -> int | None:
-        """The number of its process, and of its group; None before it starts and after it ended."""
+        """The number of its process, and of its group; None before `start` and after `end`."""
         return None if self._process is None else self._process.pid
 
     def start(self) -> None:
@@ -136,7 +136,10 @@ class SupervisedServer:
         time; `StoppedStartError` if a person stops it. Nothing of it runs then.
         """
         if not self.is_free():
-            raise EndpointError(f"Expected the port of {self.name} to be free, got one that another program uses.")
+            raise EndpointError(
+                f"Expected the port of {self.name} to be free, got one that another program uses. End that program, or "
+                "choose another port."
+            )
         started = time.monotonic()
         self._launch()
         try:

@@ -20,12 +20,14 @@ import pytest
 
 from optimizers import Recipe, SGTTeleprompter, TrainingSettings
 from optimizers.cli import main
+from optimizers.commands.up import _stopped_by_signals
 from optimizers.core.result import result_of
 from optimizers.training.trl_trainer import TRLTrainer
 from sgt_modules import Endpoint, LocalEngine
 from sgt_modules.embedded import HouseTermsWorld, Sizes, program
 from sgt_modules.embedded.models import embedded_folder
 from sgt_modules.kinds import KINDS
+from sgt_modules.remote.supervision import StopRequest
 
 WORLD = HouseTermsWorld(0, sizes=Sizes(train=4, validation=4, test=4, shifted=4, terms=4, shifted_terms=4))
 COMMAND = [sys.executable, "-c", "from optimizers.cli import main; main()", "up"]
@@ -58,12 +60,16 @@ def test_what_cannot_be_served_is_refused_before_anything_starts(
 
 
 @pytest.mark.usefixtures("folder")
-def test_a_port_in_use_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("role", "option"), [("--generator", "--port"), ("--lm", "--lm-port")])
+def test_a_port_in_use_is_refused(
+    role: str, option: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        words = ["--generator", "embedded", "--port", str(taken.getsockname()[1])]
-        assert "which another program uses on 127.0.0.1" in refusal(words, monkeypatch, capsys)
+        said = refusal([role, "embedded", option, str(taken.getsockname()[1])], monkeypatch, capsys)
+        assert "which another program uses on 127.0.0.1" in said
+        assert f"with {option}, or {option} 0 for any that is free" in said
 
 
 @pytest.mark.usefixtures("folder")
@@ -88,6 +94,19 @@ def test_options_for_servers_that_do_not_fit_are_refused(
         main()
     assert ended.value.code == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("before", "stops"), [(signal.SIG_IGN, False), (signal.SIG_DFL, True)])
+def test_a_closed_terminal_ends_the_servers_unless_nohup_started_them(before: signal.Handlers, stops: bool) -> None:
+    own, stop = signal.signal(signal.SIGHUP, before), StopRequest()
+    try:
+        with _stopped_by_signals(stop):
+            assert signal.getsignal(signal.SIGHUP) is (stop if stops else before)
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert stop.wanted is stops
+        assert signal.getsignal(signal.SIGHUP) is before
+    finally:
+        signal.signal(signal.SIGHUP, own)
 
 
 def refusal(words: Sequence[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:

@@ -226,6 +226,16 @@ def test_what_cannot_be_compared_with_the_run_is_refused(copied: Path, adapter: 
         adopted(copied, adapter)
 
 
+def test_a_run_of_several_actors_is_refused(copied: Path, adapter: Path) -> None:
+    content = json.loads((copied / "run.json").read_text())
+    content["settings"]["actors"] = {"scripted/a": "1f", "scripted/b": "2e"}
+    (copied / "run.json").write_text(json.dumps(content))
+    with pytest.raises(
+        errors.RunFolderError, match=r"Expected a run of one actor in .*, got one of scripted/a, scripted/b"
+    ):
+        adopted(copied, adapter)
+
+
 def test_a_base_of_another_name_is_noted(copied: Path, adapter: Path) -> None:
     spoil(adapter, base_model_name_or_path="somebody/else-1b")
     found, _ = adopted(copied, adapter)

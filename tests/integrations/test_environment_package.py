@@ -12,14 +12,18 @@ from typing import Any
 
 import dspy
 import pytest
+from runtime_fixtures import tiny_adapter
 from scripted import ScriptedEngine, ScriptedTrainer
 from scripted_server import ScriptedServer, serving
 from small_compile import WORLD, helped, teleprompter, writer
 from typer.testing import CliRunner
 
 from optimizers.cli import app
+from optimizers.commands.recorded import inputs_of
+from optimizers.core.fingerprints import generator_settings
 from optimizers.integrations.environment_package import SETTINGS_FILE, EnvironmentSettings, package_name
-from sgt_modules.embedded import program
+from sgt_modules.embedded import embedded_generator, program
+from sgt_modules.embedded.models import embedded_folder
 from sgt_modules.generator_prompt import COMPACT
 
 ROOT = Path(__file__).parents[2]
@@ -135,6 +139,31 @@ def test_what_is_missing_or_other_is_said(run: Path, tmp_path: Path) -> None:
     (run / "run.json").write_text(json.dumps(content))
     assert "closed=True, which chooses among given texts" in str(exported(run, tmp_path / "c").exception)
     assert not any((tmp_path / name).exists() for name in "abc")
+
+
+def test_the_frozen_model_s_server_is_that_of_the_run(run: Path, tmp_path: Path) -> None:
+    content = json.loads((run / "run.json").read_text())
+    address = "http://127.0.0.1:1/v1"
+    (run / "run.json").write_text(json.dumps({**content, "command": f"{content['command']} --api-base {address}"}))
+    assert exported(run, tmp_path / "package").exit_code == 0
+    assert EnvironmentSettings.read(tmp_path / "package" / "package").api_base == address
+    assert inputs_of(run, lm="openai/x").api_base == address
+    assert inputs_of(run, lm="openai/other").api_base == ""
+    assert inputs_of(run, lm="openai/other", api_base="http://127.0.0.1:2/v1").api_base == "http://127.0.0.1:2/v1"
+
+
+def test_an_adapter_is_scored_with_the_frozen_model_s_server_of_the_run(run: Path, tmp_path: Path) -> None:
+    adapter, content = tiny_adapter(embedded_folder("generator"), tmp_path / "trained"), (run / "run.json").read_text()
+    with serving(ScriptedServer(lambda _: "no field")) as server:
+        recorded = json.loads(content)
+        recorded["command"] += f" --api-base {server.address}"
+        recorded["free"]["code"] = {}  # the run's own LM was scripted, as its generator
+        recorded["settings"] |= generator_settings(embedded_generator())
+        (run / "run.json").write_text(json.dumps(recorded))
+        done = CliRunner().invoke(app, ["adopt", str(run), str(adapter), "--name", "grpo-cluster", "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.output)["scores"]["grpo-cluster"] == 0.0
+    assert {each["model"] for each in server.requests} == {"x"}
 
 
 def test_a_package_s_name_is_one_that_python_imports() -> None:

@@ -217,6 +217,30 @@ def test_actor_calls_are_counted_and_limited(tmp_path: Path) -> None:
     rewards.close()
 
 
+def test_a_limit_counts_what_a_shared_store_holds_of_this_program_alone(tmp_path: Path) -> None:
+    other = rewards_of(tmp_path, ScriptedEngine(helped))
+    first = other.tasks()
+    other.close()
+    engine = ScriptedEngine(helped)
+    with dspy.context(lm=engine.lm("scripted/another")):
+        rewards = SupplementRewards(
+            program(),
+            WORLD.metric,
+            WORLD.train,
+            generator=embedded_generator(),
+            store=tmp_path / "r.sqlite",
+            max_actor_calls=len(first),
+        )
+    assert rewards.usage.calls == 0
+    assert len(rewards.tasks()) == len(engine.asked) == len(first)
+    rewards.close()
+    again = rewards_of(tmp_path, ScriptedEngine(helped), max_actor_calls=len(first))
+    assert again.usage.calls == len(first)
+    with pytest.raises(errors.StoppedError, match=f"{len(first)} of at most {len(first)} actor calls"):
+        again.score(again.tasks()[0].query, Supplement("background", "Rules."))
+    again.close()
+
+
 def test_a_provider_that_fails_always_stops_the_rewards(tmp_path: Path) -> None:
     def limited(text: str) -> str:
         if "[background]" in text:

@@ -326,6 +326,7 @@ def test_what_is_no_list_of_different_lms_is_refused(actors: object, said: str):
     [
         ({"runner": "ray"}, "runner='threads'"),
         ({"recipe": replace(SMALL, draft=True)}, "without drafts"),
+        ({"credit": "joint"}, "credit='isolate'"),
     ],
 )
 def test_an_option_that_does_not_go_with_several_actors_is_refused(tmp_path: Path, changes: Any, said: str):

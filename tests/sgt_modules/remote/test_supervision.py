@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ import pytest
 import small_server
 
 from sgt_modules.errors import EndpointError
-from sgt_modules.remote.probing import ask_for_a_token, free_port, is_port_free, is_up
+from sgt_modules.remote.probing import ask_for_a_token, is_port_free, is_up
 from sgt_modules.remote.supervision import Patience, StoppedStartError, StopRequest, SupervisedServer, tail_of
 
 QUICK = Patience(
@@ -27,7 +28,10 @@ class Supervised:
     """A small server, the lines that a person reads, and the thread that watches it."""
 
     def __init__(self, folder: Path, manner: str, patience: Patience = QUICK) -> None:
-        self.port, self.file, self.lines = free_port("127.0.0.1"), folder / "file", list[str]()
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = int(free.getsockname()[1])
+        self.file, self.lines = folder / "file", list[str]()
         self.stop, self.fault = StopRequest(), list[Exception]()
         address = f"http://127.0.0.1:{self.port}/v1"
         self.address = address
