@@ -42,15 +42,20 @@ _COLUMNS_LEGEND = (
 
 
 def write_legend(rows: Sequence[Row]) -> str:
-    """Writes the table's legend: what the columns mean, how many clusters there are, and which test was used.
+    """Writes the table's legend: what the columns mean, how many clusters there are, which test was used, and which
+    contenders the budget ended before their end.
 
-    >>> print(write_legend([Row("none", 0.5, (0.2, 0.8), questions=6, clusters=2)]).partition(" gain")[0])
+    >>> legend = write_legend([Row("sgt", 0.5, (0.2, 0.8), questions=6, clusters=2, stopped="round 1 (1 of 2)")])
+    >>> print(legend.partition(" gain")[0])
     test is the mean score on the 6 questions for which every contender has a score.
+    >>> print(legend.rpartition("in flight. ")[2])
+    The budget ended sgt in round 1 (1 of 2).
     """
     shown = [row for row in rows if not row.skipped]
     questions, clusters = max(((row.questions, row.clusters) for row in shown), default=(0, 0))
     first = f"test is the mean score on the {questions:,} questions for which every contender has a score."
-    return f"{first} {_COLUMNS_LEGEND.format(tests=describe_tests(questions, clusters))}"
+    stops = [f"The budget ended {row.name} in {row.stopped}." for row in shown if row.stopped]
+    return " ".join([first, _COLUMNS_LEGEND.format(tests=describe_tests(questions, clusters)), *stops])
 
 
 def format_cells(row: Row) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import stdev
@@ -33,7 +34,8 @@ class Row:
 
     `compiling` is the mean usage per seed, `answer` the mean usage per answer. `extra_tokens` are the prompt tokens of
     an answer above those of no change, `latency` its seconds while no other call is in flight. `unanswered` counts the
-    answers that an outage prevented. `skipped` says why a contender has no values.
+    answers that an outage prevented. `skipped` says why a contender has no values, `stopped` in which phase the budget
+    ended its runs of SGT, and how many.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Row:
     smallest_gain: float | None = None
     questions: int = 0
     clusters: int = 0
+    stopped: str = ""
 
     @property
     def better(self) -> bool:
@@ -125,9 +128,20 @@ def rank_rows(
                 smallest_gain=with_none[name].smallest if name in with_none else None,
                 questions=len(of_example),
                 clusters=count_clusters(of_example),
+                stopped=_describe_stops(own),
             )
         )
     return [*rows, *(Row(each.name, skipped=each.reason) for each in skipped)]
+
+
+def _describe_stops(outcomes: Sequence[TrialOutcome]) -> str:
+    """Say in which phases the budget ended runs; empty if it ended none.
+
+    >>> _describe_stops([TrialOutcome("sgt", 0, {}, stopped="round 1"), TrialOutcome("sgt", 1, {})])
+    'round 1 (1 of 2)'
+    """
+    phases = Counter(outcome.stopped for outcome in outcomes if outcome.stopped)
+    return ", ".join(f"{phase} ({count} of {len(outcomes)})" for phase, count in phases.items())
 
 
 def _keep_shared_examples(scores: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:

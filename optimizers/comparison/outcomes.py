@@ -59,7 +59,7 @@ class TrialOutcome:
 
     `scores` are by the ids of the test examples; None if an outage prevented an answer. `compiling` is the usage of
     compiling the program, `answering` that of all answers on the test set. `latency` is the seconds of an answer while
-    no other call is in flight (the median of a few).
+    no other call is in flight (the median of a few). `stopped` is the phase in which the budget ended a run of SGT.
     """
 
     name: str
@@ -68,6 +68,7 @@ class TrialOutcome:
     compiling: RunUsage = field(default_factory=RunUsage)
     answering: RunUsage = field(default_factory=RunUsage)
     latency: float = 0.0
+    stopped: str = ""
 
     @property
     def score(self) -> float:
@@ -103,6 +104,7 @@ class TrialOutcome:
             read_part("compiling"),
             read_part("answering"),
             read_entry(content, "latency", float, 0.0, file=file),
+            read_entry(content, "stopped", str, "", file=file),
         )
 
 

@@ -112,6 +112,7 @@ class Comparison:
                 "smallest_gain": row.smallest_gain,
                 "questions": row.questions,
                 "clusters": row.clusters,
+                "stopped": row.stopped,
                 "compiling": dump_usage(row.compiling),
                 "answer": dump_usage(row.answer) | {"extra_tokens": row.extra_tokens, "latency": row.latency},
             }
@@ -229,4 +230,5 @@ def _read_row(content: Mapping[str, Any], file: Path) -> Row:
         smallest_gain=content.get("smallest_gain"),
         questions=content.get("questions", 0),
         clusters=content.get("clusters", 0),
+        stopped=content.get("stopped", ""),
     )

@@ -6,6 +6,7 @@ A trial resumes from its folder after a crash.
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -131,7 +132,8 @@ class Trial:
             seconds=WorkSeconds(total=time.perf_counter() - began),
         )
         scores = {query_id(example, ""): _score_run(run) for example, run in zip(examples, runs, strict=True)}
-        return TrialOutcome(self.contender.name, self.seed, scores, compiling, answering, median(latencies))
+        stopped = _find_stop(program)
+        return TrialOutcome(self.contender.name, self.seed, scores, compiling, answering, median(latencies), stopped)
 
     def _make_inputs(self, folder: RunFolder, answers: PaidAnswers) -> ContenderArguments:
         resources, lm = self.resources, self.resources.reflection_lm
@@ -192,6 +194,13 @@ def _compute_compile_usage(answers: PaidAnswers, compiled: dspy.Module, seconds:
     result = getattr(compiled, "detailed_results", None)
     generator = result.spent.generator if isinstance(result, SGTResult) else Usage()
     return RunUsage(answers.usage("actor"), generator, answers.usage("proposer"), WorkSeconds(total=seconds))
+
+
+def _find_stop(compiled: dspy.Module) -> str:
+    """Return the phase in which a budget ended the run of SGT behind a program; empty if it ended by itself."""
+    result = getattr(compiled, "detailed_results", None)
+    found = re.match(r"Stopped in (.+?):", result.stopped) if isinstance(result, SGTResult) else None
+    return found[1] if found else ""
 
 
 @contextlib.contextmanager
