@@ -15,8 +15,13 @@ PRICE = Cost(supplement_tokens=0.002)
 
 
 def _run_grpo(recipe: Recipe) -> Recipe:
-    """Rounds of GRPO in place of DPO's; options that GRPO refuses are left out."""
-    return replace(recipe, algorithm="grpo", adaptive=False, direct_samples=max(2, recipe.direct_samples))
+    """Rounds of GRPO in place of DPO's; options that GRPO refuses are left out.
+
+    Without `adaptive` the whole warm start is run. It is a quarter, and a group has at most eight samples, so that a
+    budget that is enough for SGT is not used up before the first round.
+    """
+    warm, group = max(1, recipe.warm_samples // 4), max(2, min(8, recipe.direct_samples))
+    return replace(recipe, algorithm="grpo", adaptive=False, warm_samples=warm, direct_samples=group)
 
 
 VARIANTS: Mapping[str, Contender] = {

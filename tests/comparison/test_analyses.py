@@ -47,8 +47,8 @@ def test_a_run_s_own_validation_tells_its_kinds(tmp_path: Path) -> None:
 def test_a_kind_s_success_is_the_mean_of_its_rewarded_runs() -> None:
     found = success_by_kind(
         [
-            *(rollout(1.0, kind="pairs", text=text) for text in "abc"),
-            rollout(0.0, kind="pairs"),
+            *(rollout(1.0, kind="pairs", of=query(name)) for name in "abc"),
+            rollout(0.0, kind="pairs", of=query("d")),
             rollout(None, kind="pairs"),
             rollout(0.0, kind="answer"),
             rollout(0.5, kind="cot"),
