@@ -287,11 +287,15 @@ def _base_of(writer: SupplementGenerator) -> Weights:
 
 def _take_in(folder: RunFolder, source: Path, base: Weights, name: str) -> Checkpoint:
     """Copy the weights to the run's checkpoints; raises `SetupError` if the name has other weights."""
+    from optimizers.training.side_effects import replace_folder  # imports torch
+
     target, sha256 = folder.checkpoint(name), fingerprint_of(source)
     if not target.is_dir():
-        copy_folder(source, target, WANTED)
-        if not (target / TRAINED_FROM).is_file():
-            record_base(target, base.folders[0], {"stage": name, "origin": source.resolve().name})
+        with replace_folder(target) as scratch:  # with its record, or not at all
+            weights = scratch / "weights"
+            copy_folder(source, weights, WANTED)
+            if not (weights / TRAINED_FROM).is_file():
+                record_base(weights, base.folders[0], {"stage": name, "origin": source.resolve().name})
     if fingerprint_of(target) != sha256:
         raise SetupError(
             f"Expected a name that no stage of {folder.path} has, got {name!r}, which has other weights (sha256 "

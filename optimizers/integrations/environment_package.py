@@ -154,10 +154,12 @@ def write_package(settings: EnvironmentSettings, rows: Sequence[dspy.Example], o
 
     Raises:
         RunFolderError: `output` holds something; or the rows are not those that the run learned from.
-        SetupError: a row has a value that JSON does not hold.
+        SetupError: there is no row, or one has a value that JSON does not hold.
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise RunFolderError(f"{output} holds something already. Choose a new folder to export to.")
+    if not rows:
+        raise SetupError("Expected at least one training row for the environment, got none. Pass a file with --train.")
     if settings.run.get("train") not in ("", None, fingerprint(rows, "trainset")):
         raise RunFolderError(
             f"Expected the rows that the run learned from, got {len(rows)} others. Pass the same file with --train, "

@@ -21,9 +21,10 @@ from typer.testing import CliRunner
 from optimizers.cli import app
 from optimizers.commands.recorded import inputs_of
 from optimizers.core.fingerprints import generator_settings
-from optimizers.integrations.environment_package import SETTINGS_FILE, EnvironmentSettings, package_name
+from optimizers.integrations.environment_package import SETTINGS_FILE, EnvironmentSettings, package_name, write_package
 from sgt_modules.embedded import embedded_generator, program
 from sgt_modules.embedded.models import embedded_folder
+from sgt_modules.errors import SetupError
 from sgt_modules.generator_prompt import COMPACT
 
 ROOT = Path(__file__).parents[2]
@@ -168,3 +169,17 @@ def test_an_adapter_is_scored_with_the_frozen_model_s_server_of_the_run(run: Pat
 
 def test_a_package_s_name_is_one_that_python_imports() -> None:
     assert package_name(Path("out/7 terms")) == "environment_7_terms"
+
+
+def test_a_package_without_rows_is_refused(tmp_path: Path) -> None:
+    settings = EnvironmentSettings(
+        program="app:program",
+        metric="app:metric",
+        inputs=["question"],
+        generator="sgt:generator",
+        prompt={},
+        max_new_tokens=64,
+    )
+    with pytest.raises(SetupError, match="Expected at least one training row"):
+        write_package(settings, [], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
