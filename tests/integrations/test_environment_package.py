@@ -81,7 +81,7 @@ def exported(run: Path, output: Path, *words: str) -> Any:
 def test_the_package_names_what_the_run_is_of(run: Path, tmp_path: Path) -> None:
     done = exported(run, tmp_path / "house-terms", "--json")
     assert done.exit_code == 0, done.output
-    assert json.loads(done.output) == {"package": "house_terms", "output": str(tmp_path / "house-terms"), "rows": 4}
+    assert json.loads(done.stdout) == {"package": "house_terms", "output": str(tmp_path / "house-terms"), "rows": 4}
     inner = tmp_path / "house-terms" / "house_terms"
     assert sorted(each.name for each in inner.iterdir()) == ["__init__.py", SETTINGS_FILE, "train.jsonl"]
     settings = EnvironmentSettings.read(inner)
@@ -163,7 +163,7 @@ def test_an_adapter_is_scored_with_the_frozen_model_s_server_of_the_run(run: Pat
         (run / "run.json").write_text(json.dumps(recorded))
         done = CliRunner().invoke(app, ["adopt", str(run), str(adapter), "--name", "grpo-cluster", "--json"])
     assert done.exit_code == 0, done.output
-    assert json.loads(done.output)["scores"]["grpo-cluster"] == 0.0
+    assert json.loads(done.stdout)["scores"]["grpo-cluster"] == 0.0
     assert {each["model"] for each in server.requests} == {"x"}
 
 
