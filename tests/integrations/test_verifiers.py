@@ -26,7 +26,7 @@ from optimizers.core.fingerprints import scope_of
 from optimizers.core.records import Candidate, Rollout
 from optimizers.core.reward import Scorer
 from optimizers.integrations.supplement_rewards import SupplementRewards
-from optimizers.integrations.verifiers import load_environment
+from optimizers.integrations.verifiers import _is_cut, load_environment
 from optimizers.rollouts.engine import RolloutEngine
 from optimizers.store.rollout_store import RolloutStore
 from sgt_modules import KINDS, SupplementGenerator, errors, supplement
@@ -294,7 +294,9 @@ def _same_through_a_real_server(tmp_path: Path, model: Path, generator: Suppleme
         written = [sample.supplement for sample in behind.sample(prompts, seeds=[0] * len(prompts), temperature=0.0)]
         rollouts = ours(rows, list(zip(prompts, written, strict=True)), tmp_path / "b.sqlite", generator)
     assert all(trace.ok for trace in traces), [trace.errors for trace in traces]
-    read = [environment.rewards.read(trace.assistant_messages[-1].content or "") for trace in traces]
+    read = [
+        environment.rewards.read(trace.assistant_messages[-1].content or "", cut=_is_cut(trace)) for trace in traces
+    ]
     assert [each.render() for each in read] == [each.render() for each in written]
     assert [trace.reward for trace in traces] == [each.reward and each.reward.score for each in rollouts]
     environment.rewards.close()
