@@ -169,7 +169,7 @@ def check_inputs(
     options.build_observers(probing=True)  # refuses a display that is none
     if probe < 0:
         raise SetupError(f"Expected a probe of 0 or more examples, got {probe!r}.")
-    trainset, valset = _split(trainset, valset, options.seed)
+    trainset, valset = split_examples(trainset, valset, options.seed)
     lms = list(settings.actors.values()) or [None]
     for lm in lms:
         with acting_with(lm):
@@ -183,9 +183,10 @@ def check_inputs(
 
 def sizes(trainset: Examples, valset: Examples | None, seed: int) -> tuple[int, int]:
     """How many examples there are to learn from and to select on."""
-    train, validation = _split(trainset, valset, seed)
+    train, validation = split_examples(trainset, valset, seed)
     return len(train), len(validation)
 
 
-def _split(trainset: Examples, valset: Examples | None, seed: int) -> tuple[Examples, Examples]:
+def split_examples(trainset: Examples, valset: Examples | None, seed: int) -> tuple[Examples, Examples]:
+    """What to learn from and what to select on: where no validation set is given, a seeded part is held out for it."""
     return (trainset, valset) if valset is not None else hold_out(trainset, rng=random.Random(f"{seed}-validation"))

@@ -12,7 +12,7 @@ import dspy
 
 from optimizers.core.actors import describe_actors, read_programs
 from optimizers.core.budget import Budget
-from optimizers.core.clusters import find_clusters, number_clusters
+from optimizers.core.clusters import find_clusters, number_splits
 from optimizers.core.error_types import REFUSED, count_refused_scores
 from optimizers.core.events import Event, EventBus, Note, PhaseStarted, RunEnded, RunStarted, emit_ending
 from optimizers.core.evidence import Evidence
@@ -148,7 +148,8 @@ class Session:
             if changed := changed_versions(known):
                 notes.append(f"This run began with other packages: {'; '.join(changed)}.")
             if options.cluster is not None:
-                folder.write(CLUSTERS_FILE, _number(options.cluster, {"train": splits[0], "val": splits[1]}))
+                numbers = number_splits(options.cluster, {"train": splits[0], "val": splits[1]})
+                folder.write(CLUSTERS_FILE, {**(folder.read(CLUSTERS_FILE) or {}), **numbers})
             store = open_.enter_context(_store(options.store, folder, run=known["id"]))
             notes += store.notes
             clock = WorkClock.of_run(folder)
@@ -266,11 +267,6 @@ def _abandoned_as_stopped() -> Iterator[None]:
         yield
     except WorkCancelled as reason:
         raise StoppedError(str(reason)) from None
-
-
-def _number(cluster: Cluster, splits: Mapping[str, Sequence[dspy.Example]]) -> dict[str, list[int]]:
-    """The number of each question's cluster, by split."""
-    return {name: number_clusters(find_clusters(cluster, examples)) for name, examples in splits.items()}
 
 
 def _most_tokens(lm: object) -> int | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,15 +33,14 @@ class RunInputs:
     def load_splits(self, student: dspy.Module) -> tuple[list[dspy.Example], list[dspy.Example]]:
         """The training and the validation examples, as `sgt compile` made them."""
         from optimizers.core.user_files import input_names, read_examples
-        from optimizers.core.validation import hold_out
+        from optimizers.run_options import split_examples
 
         names = [each.strip() for each in self.inputs.split(",") if each.strip()] or input_names(student)
         if self.train is None:
             return [], [] if self.val is None else read_examples(self.val, names)
-        rows = read_examples(self.train, names)
-        if self.val is not None:
-            return rows, read_examples(self.val, names)
-        return hold_out(rows, rng=random.Random(f"{self.seed}-validation"))
+        valset = None if self.val is None else read_examples(self.val, names)
+        rows, held = split_examples(read_examples(self.train, names), valset, self.seed)
+        return list(rows), list(held)
 
 
 def inputs_of(run: Path, **given: Any) -> RunInputs:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -56,6 +56,17 @@ def number_clusters(clusters: Clusters) -> list[int]:
     """
     numbers: dict[Hashable, int] = {}
     return [numbers.setdefault(object() if each is None else each, len(numbers)) for each in clusters]
+
+
+def number_splits(
+    cluster: Callable[[Any], Hashable | None], splits: Mapping[str, Sequence[Any]]
+) -> dict[str, list[int]]:
+    """Returns the number of each example's cluster by split, as a run's folder holds them; raises as `find_clusters`.
+
+    >>> number_splits(lambda example: example["term"], {"val": [{"term": "zoka"}, {"term": None}, {"term": "zoka"}]})
+    {'val': [0, 1, 0]}
+    """
+    return {name: number_clusters(find_clusters(cluster, examples)) for name, examples in splits.items()}
 
 
 def count_clusters(clusters: Clusters) -> int:

@@ -22,7 +22,7 @@ from optimizers.comparison.summary import (
     compute_mean_scores,
     compute_p_value,
 )
-from optimizers.core.clusters import Clusters, count_clusters, number_clusters
+from optimizers.core.clusters import Clusters, count_clusters, number_splits
 from optimizers.core.events import EventBus
 from optimizers.core.fingerprints import scope_of
 from optimizers.core.paired_scores import pair_scores, select_clusters
@@ -158,7 +158,9 @@ def demonstrate(
         seconds = result.spent.seconds.total + scoring.seconds.total
         summary = summarize_stages(world, result, scored, controls, seconds=seconds, actor=lm)
         RunFolder(result.log_dir).write("summary.json", summary)
-        RunFolder(result.log_dir).write(CLUSTERS_FILE, _number_clusters(world))
+        RunFolder(result.log_dir).write(
+            CLUSTERS_FILE, number_splits(find_term, {**world.splits, "transfer": world.test})
+        )
         write_report(result.log_dir)
         return scored, summary
 
@@ -284,12 +286,6 @@ def _summarize_lookup(
         "gain": None if gain is None else round(gain, 4),
         "interval": [round(end, 4) for end in gain_interval(before, after, clusters=own)] if before else None,
     }
-
-
-def _number_clusters(world: HouseTermsWorld) -> dict[str, list[int]]:
-    """Return the number of each question's cluster, its term, by split; the second actor answers the test's."""
-    splits = {**world.splits, "transfer": world.test}
-    return {name: number_clusters([find_term(example) for example in split]) for name, split in splits.items()}
 
 
 def _stage_scores(world: HouseTermsWorld, splits: Mapping[str, Sequence[Rollout]]) -> dict[str, float]:
