@@ -22,6 +22,7 @@ from sgt_modules.errors import SetupError
 if TYPE_CHECKING:
     from optimizers.comparison import Comparison, Controls
     from optimizers.tasks.checking import Check
+    from optimizers.tasks.splitting import Sizes
 
 _MAX_BAD_ROWS = 20
 
@@ -82,7 +83,9 @@ def bench(
     actor_dtype: ActorPrecisionOption = "auto",
     data_dir: Annotated[Path | None, typer.Option(help="A folder of the task's rows; the hub by default.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Only check the rows: gold answers must score 1.0.")] = False,
-    limit: Annotated[int | None, typer.Option(min=1, help="Maximum examples per split.")] = None,
+    limit: Annotated[
+        str, typer.Option(metavar="<N or TRAIN,VAL,TEST>", help="Maximum examples per split, or of each split.")
+    ] = "",
     contenders: Annotated[
         str, typer.Option(help="Names, separated by commas; by default none, sgt, and few-shot for a real generator.")
     ] = "",
@@ -94,7 +97,10 @@ def bench(
     auto: Annotated[Size, typer.Option(help="How much SGT samples: light, medium, or heavy as in the paper.")] = AUTO,
     api_base: Annotated[str, typer.Option(help="The address of the actor's server.")] = "",
     reflection: Annotated[
-        str, typer.Option(help="The LM that writes instructions, for contenders that need one.")
+        str,
+        typer.Option(
+            help="The LM that writes instructions, for contenders that need one; on this machine in --actor-dtype too."
+        ),
     ] = "",
     judge: Annotated[str, typer.Option(help="The LM that judges open answers, where the task takes one.")] = "",
     metric: Annotated[str, typer.Option(help="Name of another metric of the task.")] = "",
@@ -113,7 +119,7 @@ def bench(
     from rich.console import Console
 
     from optimizers.tasks import check_task
-    from optimizers.tasks.calling import choose_task, load_actor
+    from optimizers.tasks.calling import choose_task, load_actor, load_proposer
 
     chosen = choose_task(task, metric=metric, judge=judge)
     if check:
@@ -125,11 +131,13 @@ def bench(
     from optimizers.sgt.recipe import Recipe
     from optimizers.tasks.benching import run_bench
 
+    sizes = _parse_limit(limit)
+    proposer = load_proposer(reflection, dtype=actor_dtype) if reflection else None
     result = run_bench(
         chosen,
         load_actor(actor, chosen, api_base=api_base, dtype=actor_dtype),
         data_dir=data_dir,
-        limit=limit,
+        limit=sizes,
         contenders=[name for name in contenders.split(",") if name] or None,
         seeds=_parse_seeds(seeds),
         budget=budget,
@@ -137,7 +145,7 @@ def bench(
         recipe=None if quick else Recipe.auto(auto),
         controls=with_controls,
         quick=quick,
-        reflection_lm=reflection or None,
+        reflection_lm=proposer,
         num_threads=threads,
         log_dir=log_dir,
         display_progress=False if as_json else None,
@@ -150,6 +158,18 @@ def _describe_check(report: Check) -> list[str]:
     more = [f"... and {len(report.bad_rows) - _MAX_BAD_ROWS:,} more."] if len(report.bad_rows) > _MAX_BAD_ROWS else []
     verdict = "Every gold answer scores 1.0." if not report.bad_rows else f"Bad rows: {len(report.bad_rows):,}."
     return [*bad, *more, f"{report.task}: {report.rows:,} rows, mean gold score {report.gold_score:g}. {verdict}"]
+
+
+def _parse_limit(text: str) -> Sizes | None:
+    """Return the sizes that `--limit` names, or None: one number for all splits, or three."""
+    from optimizers.tasks.splitting import Sizes
+
+    numbers = [int(each) for each in text.split(",") if each.strip().isdecimal()]
+    if not text:
+        return None
+    if len(numbers) != text.count(",") + 1 or len(numbers) not in (1, 3) or not all(numbers):
+        raise SetupError(f"Expected --limit N or TRAIN,VAL,TEST, each at least 1, got {text!r}.")
+    return Sizes(*(numbers * 3)[:3])
 
 
 def _parse_seeds(text: str) -> list[int]:

@@ -22,6 +22,7 @@ from optimizers.tasks.calling import load_actor
 from optimizers.tasks.definition import Task
 from optimizers.tasks.house_terms import HOUSE_TERMS
 from optimizers.tasks.judge import Judge
+from optimizers.tasks.splitting import Sizes
 from optimizers.training.embedded import SETTINGS
 from optimizers.training.trainer import ON_A_CPU, Trainer
 from optimizers.training.trl_trainer import TRLTrainer
@@ -81,7 +82,7 @@ def run_bench(
     actor: LMLike,
     *,
     data_dir: str | Path | None = None,
-    limit: int | None = None,
+    limit: Sizes | int | None = None,
     contenders: Sequence[ContenderLike] | None = None,
     seeds: Sequence[int] = (0,),
     split_seed: int = 0,
@@ -102,7 +103,8 @@ def run_bench(
     process.
 
     Splits are drawn by `split_seed`, are the same for all seeds, and are recorded in the folder's `run.json`; resuming
-    a bench needs the same splits. `limit` is the maximum size of each split. `generator="embedded"` trains the small
+    a bench needs the same splits. `limit` is the maximum size of each split, or `Sizes` of the
+    three. `generator="embedded"` trains the small
     model that comes with the package. The recipe is `Recipe.auto(AUTO)` by default. The contenders are
     `EMBEDDED_CONTENDERS` by default, or `REAL_CONTENDERS` with your own generator; their training examples hold the
     task's gold outputs, which SGT's prompts never show. `controls` also scores SGT's controls (each kind by itself runs

@@ -1,4 +1,4 @@
-"""Turns command-line arguments into the task, and into the LMs that act and judge."""
+"""Turns command-line arguments into the task, and into the LMs that act, judge, and write instructions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from optimizers.tasks.definition import Task
 from optimizers.tasks.house_terms import HOUSE_TERMS
 from optimizers.tasks.registry import task
 from sgt_modules.errors import NoActorError
-from sgt_modules.lms import EMBEDDED, check_lm, lm_named
+from sgt_modules.lms import EMBEDDED, PROPOSAL_TOKENS, check_lm, is_local, lm_named
 
 
 def choose_task(which: str, *, metric: str = "", judge: str = "") -> Task:
@@ -40,5 +40,19 @@ def load_actor(model: str, task: Task | None = None, *, api_base: str = "", dtyp
             "local:HUB_ID."
         )
     lm = lm_named(model or EMBEDDED, api_base=api_base, temperature=0.0, dtype=dtype)
+    check_lm(lm)
+    return lm
+
+
+def load_proposer(model: str, *, dtype: str = "auto") -> dspy.LM:
+    """Return the LM of a name that writes instructions; `dtype` is its number format if it runs on this machine.
+
+    Raises:
+        SetupError: the provider's key is not in the environment, or the provider is unknown.
+
+    >>> load_proposer("ollama_chat/qwen3").model
+    'ollama_chat/qwen3'
+    """
+    lm = lm_named(model, dtype=dtype if is_local(model) else "auto", max_new_tokens=PROPOSAL_TOKENS)
     check_lm(lm)
     return lm

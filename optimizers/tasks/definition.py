@@ -79,8 +79,8 @@ class Task:
         """
         return Pools.of(self.loader(None if data_dir is None else Path(data_dir)))
 
-    def splits(self, data_dir: str | Path | None = None, *, seed: int = 0, limit: int | None = None) -> Splits:
-        """Draw training, validation and test examples, at most `limit` of each.
+    def splits(self, data_dir: str | Path | None = None, *, seed: int = 0, limit: Sizes | int | None = None) -> Splits:
+        """Draw training, validation and test examples, at most `limit` of each, or at most the limit's own sizes.
 
         Raises:
             TaskDataError: the rows cannot be read, some do not fit, or there are too few.

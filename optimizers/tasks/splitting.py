@@ -40,11 +40,17 @@ class Sizes:
         if min(self.train, self.val, self.test, *(self.parts or ())) < 1:
             raise SetupError(f"Expected at least one example per split, got {self}.")
 
-    def with_limit(self, limit: int | None) -> Sizes:
-        """Return the same sizes, each at most `limit`."""
+    def with_limit(self, limit: Sizes | int | None) -> Sizes:
+        """Return the same sizes, each at most `limit`, or at most the limit's own size of that split.
+
+        >>> Sizes().with_limit(Sizes(24, 24, 80))
+        Sizes(train=24, val=24, test=80)
+        """
         if limit is None:
             return self
-        return replace(self, train=min(self.train, limit), val=min(self.val, limit), test=min(self.test, limit))
+        most = Sizes(limit, limit, limit) if isinstance(limit, int) else limit
+        train, val, test = min(self.train, most.train), min(self.val, most.val), min(self.test, most.test)
+        return replace(self, train=train, val=val, test=test)
 
     def size_of(self, split: Split) -> int:
         """Return the size of a split."""

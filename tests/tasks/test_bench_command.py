@@ -265,3 +265,20 @@ def test_the_embedded_actor_is_a_name_too() -> None:
 
     assert load_actor("embedded").model == load_actor("", task("house_terms")).model
     assert isinstance(load_actor("openai/any", api_base="http://localhost:1/v1"), dspy.LM)
+
+
+def test_each_split_has_a_limit_of_its_own(tmp_path: Path) -> None:
+    done = sgt(
+        *("bench", "house_terms", "--contenders", "none", "--limit", "6,4,9", "--log-dir", tmp_path / "run", "--json")
+    )
+    assert done.exit_code == 0, done.output
+    splits = json.loads(done.stdout)["splits"]
+    assert [len(splits[split]["rows"]) for split in ("train", "val", "test")] == [6, 4, 9]
+
+
+@pytest.mark.parametrize("limit", ["3,4", "0", "2,0,2", "some", "1,2,3,4", "-1"])
+def test_a_limit_that_is_neither_a_number_nor_three_is_refused(limit: str, tmp_path: Path) -> None:
+    done = sgt("bench", "house_terms", "--contenders", "none", f"--limit={limit}", "--log-dir", tmp_path / "run")
+    assert done.exit_code == 2, done.output
+    assert "--limit N or TRAIN,VAL,TEST" in done.output
+    assert not (tmp_path / "run").exists()
