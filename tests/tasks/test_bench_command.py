@@ -279,6 +279,5 @@ def test_each_split_has_a_limit_of_its_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize("limit", ["3,4", "0", "2,0,2", "some", "1,2,3,4", "-1"])
 def test_a_limit_that_is_neither_a_number_nor_three_is_refused(limit: str, tmp_path: Path) -> None:
     done = sgt("bench", "house_terms", "--contenders", "none", f"--limit={limit}", "--log-dir", tmp_path / "run")
-    assert done.exit_code == 2, done.output
-    assert "--limit N or TRAIN,VAL,TEST" in done.output
+    assert "--limit N or TRAIN,VAL,TEST" in str(done.exception)
     assert not (tmp_path / "run").exists()
