@@ -32,6 +32,9 @@ TABLE_COLUMNS = (
 
 SCORE_COLUMNS = 9
 
+_ERROR_LENGTH = 160
+"""Characters of an error that the legend shows at most."""
+
 _COLUMNS_LEGEND = (
     "gain, relative and p compare with no change (none), p best with the best other contender; both p-values are from "
     "paired tests, adjusted by Holm's method. {tests} sees is the smallest gain that these questions can show, with "
@@ -42,8 +45,8 @@ _COLUMNS_LEGEND = (
 
 
 def write_legend(rows: Sequence[Row]) -> str:
-    """Writes the table's legend: what the columns mean, how many clusters there are, which test was used, and which
-    contenders the budget ended before their end.
+    """Writes the table's legend: what the columns mean, how many clusters there are, which test was used, which
+    contenders the budget ended before their end, and whose answers failed.
 
     >>> legend = write_legend([Row("sgt", 0.5, (0.2, 0.8), questions=6, clusters=2, stopped="round 1 (1 of 2)")])
     >>> print(legend.partition(" gain")[0])
@@ -55,7 +58,20 @@ def write_legend(rows: Sequence[Row]) -> str:
     questions, clusters = max(((row.questions, row.clusters) for row in shown), default=(0, 0))
     first = f"test is the mean score on the {questions:,} questions for which every contender has a score."
     stops = [f"The budget ended {row.name} in {row.stopped}." for row in shown if row.stopped]
-    return " ".join([first, _COLUMNS_LEGEND.format(tests=describe_tests(questions, clusters)), *stops])
+    failed = [f"{row.name} {_describe_errors(row)}" for row in shown if row.errors]
+    failures = [f"Answers that failed: {'; '.join(failed)}."] if failed else []
+    return " ".join([first, _COLUMNS_LEGEND.format(tests=describe_tests(questions, clusters)), *stops, *failures])
+
+
+def _describe_errors(row: Row) -> str:
+    """Say how many of a row's answers failed, by the error's type, how many have no score, and how one error begins.
+
+    >>> _describe_errors(Row("cot", errors={"AdapterParseError": 12}, error="AdapterParseError: No field [sql]"))
+    "AdapterParseError 12 ('AdapterParseError: No field [sql]')"
+    """
+    counts = [f"{name} {count:,}" for name, count in row.errors.items()]
+    unscored = [f"{row.unanswered:,} without a score"] if row.unanswered else []
+    return f"{', '.join([*counts, *unscored])} ({row.error[:_ERROR_LENGTH]!r})"
 
 
 def format_cells(row: Row) -> list[str]:

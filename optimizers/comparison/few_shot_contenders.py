@@ -109,7 +109,8 @@ def _search_candidates(inputs: ContenderArguments, candidates: range) -> tuple[d
 def compile_knn_fewshot(inputs: ContenderArguments) -> dspy.Module:
     """Each answer of the result costs a run more for each of its demos, which are the nearest training examples."""
     texts = [format_for_knn(example) for example in inputs.trainset]
-    embedder = inputs.embedder or dspy.Embedder(TfIdf(texts).embed)
+    # DSPy's cache knows a function by its source alone, so it would return another training set's vectors.
+    embedder = inputs.embedder or dspy.Embedder(TfIdf(texts).embed, caching=False)
 
     def compile_with(demos: int) -> dspy.Module:
         optimizer = cast("Any", dspy.KNNFewShot)(

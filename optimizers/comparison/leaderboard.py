@@ -35,7 +35,8 @@ class Row:
     `compiling` is the mean usage per seed, `answer` the mean usage per answer. `extra_tokens` are the prompt tokens of
     an answer above those of no change, `latency` its seconds while no other call is in flight. `unanswered` counts the
     answers that an outage prevented. `skipped` says why a contender has no values, `stopped` in which phase the budget
-    ended its runs of SGT, and how many.
+    ended its runs of SGT, and how many. `errors` counts the answers that failed by the error's type, in all seeds;
+    `error` is one of them.
     """
 
     name: str
@@ -58,6 +59,8 @@ class Row:
     questions: int = 0
     clusters: int = 0
     stopped: str = ""
+    errors: Mapping[str, int] = field(default_factory=dict[str, int])
+    error: str = ""
 
     @property
     def better(self) -> bool:
@@ -129,6 +132,8 @@ def rank_rows(
                 questions=len(of_example),
                 clusters=count_clusters(of_example),
                 stopped=_describe_stops(own),
+                errors=dict(sum((Counter(outcome.errors) for outcome in own), Counter[str]())),
+                error=next((outcome.error for outcome in own if outcome.error), ""),
             )
         )
     return [*rows, *(Row(each.name, skipped=each.reason) for each in skipped)]

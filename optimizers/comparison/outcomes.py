@@ -60,6 +60,7 @@ class TrialOutcome:
     `scores` are by the ids of the test examples; None if an outage prevented an answer. `compiling` is the usage of
     compiling the program, `answering` that of all answers on the test set. `latency` is the seconds of an answer while
     no other call is in flight (the median of a few). `stopped` is the phase in which the budget ended a run of SGT.
+    `errors` counts the answers that failed by the error's type; `error` is one of them, on one line.
     """
 
     name: str
@@ -69,6 +70,8 @@ class TrialOutcome:
     answering: RunUsage = field(default_factory=RunUsage)
     latency: float = 0.0
     stopped: str = ""
+    errors: Mapping[str, int] = field(default_factory=dict[str, int])
+    error: str = ""
 
     @property
     def score(self) -> float:
@@ -105,6 +108,8 @@ class TrialOutcome:
             read_part("answering"),
             read_entry(content, "latency", float, 0.0, file=file),
             read_entry(content, "stopped", str, "", file=file),
+            cast("dict[str, int]", read_entry(content, "errors", dict, {}, file=file)),
+            read_entry(content, "error", str, "", file=file),
         )
 
 

@@ -113,6 +113,8 @@ class Comparison:
                 "questions": row.questions,
                 "clusters": row.clusters,
                 "stopped": row.stopped,
+                "errors": dict(row.errors),
+                "error": row.error,
                 "compiling": dump_usage(row.compiling),
                 "answer": dump_usage(row.answer) | {"extra_tokens": row.extra_tokens, "latency": row.latency},
             }
@@ -231,4 +233,6 @@ def _read_row(content: Mapping[str, Any], file: Path) -> Row:
         questions=content.get("questions", 0),
         clusters=content.get("clusters", 0),
         stopped=content.get("stopped", ""),
+        errors=content.get("errors", {}),
+        error=content.get("error", ""),
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from statistics import median
@@ -19,6 +20,7 @@ from optimizers.comparison.metering import PaidAnswers, unmeter
 from optimizers.comparison.outcomes import OUTCOME_FILE, SkippedContender, TrialOutcome
 from optimizers.comparison.setup import Budget, Problem, Resources
 from optimizers.core.concurrency import map_in_threads
+from optimizers.core.error_types import error_name
 from optimizers.core.events import EventBus
 from optimizers.core.fingerprints import fingerprint, generator_settings, lm_settings, read_metric, read_program
 from optimizers.core.result import SGTResult
@@ -132,8 +134,18 @@ class Trial:
             seconds=WorkSeconds(total=time.perf_counter() - began),
         )
         scores = {query_id(example, ""): _score_run(run) for example, run in zip(examples, runs, strict=True)}
-        stopped = _find_stop(program)
-        return TrialOutcome(self.contender.name, self.seed, scores, compiling, answering, median(latencies), stopped)
+        errors = [run.rollout.error for run in runs if run.rollout.error]
+        return TrialOutcome(
+            self.contender.name,
+            self.seed,
+            scores,
+            compiling,
+            answering,
+            median(latencies),
+            stopped=_find_stop(program),
+            errors=dict(Counter(map(error_name, errors))),
+            error=" ".join(errors[0].split()) if errors else "",
+        )
 
     def _make_inputs(self, folder: RunFolder, answers: PaidAnswers) -> ContenderArguments:
         resources, lm = self.resources, self.resources.reflection_lm

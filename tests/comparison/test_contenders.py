@@ -207,6 +207,14 @@ def test_a_failure_is_never_shown_though_the_metric_returns_a_prediction(name: s
     assert all(number % 2 == 0 for number in shown)
 
 
+def test_knn_reads_the_vectors_of_its_own_training_set_not_of_an_earlier_one(tmp_path: Path) -> None:
+    """DSPy caches an embedding by the function's source and the text: test questions of two comparisons are alike."""
+    longer = [*TRAIN, *(each.copy(question=f"{each.question} please").with_inputs("question") for each in TRAIN)]
+    for number, train in enumerate((TRAIN, longer)):
+        row = compared(tmp_path / str(number), "knn_fewshot", splits=(train, VAL, TEST)).row("knn_fewshot")
+        assert (row.unanswered, row.errors) == (0, {})
+
+
 def test_labels_that_are_missing_leave_out_the_contender_that_shows_them(tmp_path: Path) -> None:
     splits = tuple(map(unlabeled, (TRAIN, VAL, TEST)))
     found = compared(tmp_path, "labeled_fewshot", "bootstrap_fewshot", metric=by_gold, splits=splits, budget=40)
