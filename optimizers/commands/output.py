@@ -36,6 +36,9 @@ ActorPrecisionOption = Annotated[
     Dtype, typer.Option("--actor-dtype", help="Number format of a frozen model on this machine, such as int8 on a CPU.")
 ]
 
+_FILE_WIDTH = 120
+"""Characters of a line in a file or a pipe, which have no width of their own."""
+
 EXIT_STOPPED = 3
 """Exit code of a run that stopped at its budget."""
 
@@ -46,6 +49,8 @@ def print_output(content: object, *shown: RenderableType, as_json: bool) -> None
         print(_format_json(content))
     else:
         console = Console(markup=False, emoji=False, highlight=False)
+        if not console.is_terminal and "COLUMNS" not in os.environ:
+            console.width = _FILE_WIDTH
         for each in shown:
             console.print(each, soft_wrap=isinstance(each, str))
 

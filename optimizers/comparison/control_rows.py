@@ -18,7 +18,10 @@ from optimizers.core.statistics import gain_interval, mean_interval, paired_p_va
 from optimizers.observe.report.texts import describe_tests, p_text, share, signed, span
 from optimizers.observe.tables import plain_table
 
-_CONTROL_COLUMNS = ("control", "score", "95 %", "gain", "95 % of gain", "p", "p selected", "n")
+_INTERVAL = "95 %"
+_CONTROL_COLUMNS = ("control", "score", _INTERVAL, "gain", "95 % of gain", "p", "p selected", "n")
+_WIDE = 92
+"""Characters of a terminal that shows all columns; a narrower one leaves out the interval of the score."""
 _CONTROL_LEGEND = (
     "gain compares with no supplement, on the same n questions and with the same actor. p tests the gain, p selected "
     "the difference from the selected stage. Both tests are paired, and not adjusted for the number of rows, because "
@@ -240,11 +243,13 @@ class Controls:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Shows the table on a terminal."""
         table = plain_table(f"Controls of {self.selected}")
-        for number, name in enumerate(_CONTROL_COLUMNS):
-            table.add_column(name, justify="right" if number else "left", no_wrap=True)
+        columns = [each for each in _CONTROL_COLUMNS if options.max_width >= _WIDE or each != _INTERVAL]
+        for name in columns:
+            table.add_column(name, justify="left" if name == columns[0] else "right", no_wrap=True)
         for row in self.rows:
             if not row.skipped:
-                table.add_row(*_format_control(row), style="bold" if row.name == "selected" else "")
+                cells = dict(zip(_CONTROL_COLUMNS, _format_control(row), strict=True))
+                table.add_row(*(cells[name] for name in columns), style="bold" if row.name == "selected" else "")
         yield table
         yield self.legend
         yield from self._lines

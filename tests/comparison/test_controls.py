@@ -8,12 +8,14 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import dspy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 from run_folders import met
 from scripted import ScriptedEngine, ScriptedGenerator, reply
 from secrets_task import (
@@ -32,7 +34,7 @@ from small_compile import WORLD, gold
 
 from optimizers.comparison import Controls, Problem, controls, pooled
 from optimizers.comparison.compiled_run import OneKindGenerator
-from optimizers.comparison.control_rows import build_control_row, measure_leakage, measure_noise
+from optimizers.comparison.control_rows import ControlRow, build_control_row, measure_leakage, measure_noise
 from optimizers.comparison.interventions import exchange_supplements, measure_unchanged, remove_tags, replace_words
 from optimizers.comparison.noise import estimate_noise
 from optimizers.core.records import Rollout
@@ -528,3 +530,15 @@ def test_pooled_controls_lack_what_one_of_them_lacks() -> None:
     one = of_program(scored(0, 0), scored(1, 1), scored(1, 0), [True, False])
     silent = replace(one, leakage=None, noise=None, repetitions=[])
     assert (pooled([one, silent]).leakage, pooled([one, silent]).noise) == (None, None)
+
+
+@pytest.mark.parametrize("width", [80, 92, 140])
+def test_no_number_is_cut_on_a_terminal_of_eighty_columns(width: int) -> None:
+    row = ControlRow("always_background", 0.585, (0.234, 0.789), -0.146, (-0.468, 0.213), 0.312, 1.0, 1200)
+    shown = StringIO()
+    Console(file=shown, width=width).print(Controls("gated", [row]))
+    [line] = [line for line in shown.getvalue().splitlines() if "always" in line]
+    score_interval = ["0.234-0.789"] if width > 80 else []
+    assert line.split() == [
+        *("always_background", "0.585", *score_interval, "-0.146", "-0.468..+0.213", ".312", "1.000", "1200")
+    ]
