@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dspy
@@ -16,14 +15,7 @@ from optimizers.core.clusters import find_clusters, number_splits
 from optimizers.core.error_types import REFUSED, count_refused_scores
 from optimizers.core.events import Event, EventBus, Note, PhaseStarted, RunEnded, RunStarted, emit_ending
 from optimizers.core.evidence import Evidence
-from optimizers.core.fingerprints import (
-    BORDER,
-    Half,
-    read_metric,
-    split_scope,
-    supplement_settings,
-    warn_of_unread,
-)
+from optimizers.core.fingerprints import BORDER, Half, read_metric, split_scope, supplement_settings, warn_of_unread
 from optimizers.core.interrupts import stop_on_interrupt
 from optimizers.core.reward import Scorer
 from optimizers.core.run_folder import CLUSTERS_FILE, RunFolder, changed_versions
@@ -34,7 +26,7 @@ from optimizers.rollouts.engine import RolloutEngine
 from optimizers.rollouts.evaluation import Evaluator
 from optimizers.rollouts.runners import open_runner
 from optimizers.rollouts.several_actors import SeveralActors, lms_of, usage_of
-from optimizers.store.rollout_store import RolloutStore
+from optimizers.store.rollout_store import open_run_store
 from sgt_modules.errors import StoppedError
 from sgt_modules.local.cancellation import WorkCancelled
 
@@ -150,7 +142,7 @@ class Session:
             if options.cluster is not None:
                 numbers = number_splits(options.cluster, {"train": splits[0], "val": splits[1]})
                 folder.write(CLUSTERS_FILE, {**(folder.read(CLUSTERS_FILE) or {}), **numbers})
-            store = open_.enter_context(_store(options.store, folder, run=known["id"]))
+            store = open_.enter_context(open_run_store(folder, options.store, run=known["id"]))
             notes += store.notes
             clock = WorkClock.of_run(folder)
             spent = sum(usage_of(store, actors).values(), store.spent())
@@ -275,8 +267,3 @@ def _most_tokens(lm: object) -> int | None:
     engine = getattr(getattr(lm, "engine", None), "max_new_tokens", None)
     found = own.get("max_tokens") or own.get("max_completion_tokens") or engine
     return found if isinstance(found, int) else None
-
-
-def _store(shared: str | Path | None, folder: RunFolder, *, run: str) -> RolloutStore:
-    """The folder's own store, or one that several runs share."""
-    return RolloutStore(folder.store) if shared is None else RolloutStore(shared, run=run)

@@ -17,6 +17,7 @@ from sgt_modules.generator import SupplementGenerator
 from sgt_modules.note_chooser import NoteChooser
 from sgt_modules.samples import Sample, SampleRequest
 from sgt_modules.saving.state_checks import check_mapping, read_whole_number
+from sgt_modules.sharing import SharedByCopies
 from sgt_modules.winner_lookup import WinnerLookup
 
 DEFAULT_SAMPLES = 8
@@ -27,7 +28,7 @@ MOST_SAMPLES = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(SharedByCopies):
     """How a predictor gets its note: the number of samples, and the scorer that chooses one of them or silence."""
 
     samples: int
@@ -70,9 +71,6 @@ class Choice:
         values = check_mapping(state, "the state of a choice among samples")
         samples = read_whole_number(values, "samples", 1, MOST_SAMPLES)
         return cls(samples, NoteChooser.load_state(values.get("chooser")))
-
-    def __deepcopy__(self, memo: dict[int, object]) -> Choice:
-        return self
 
 
 def draw_note(choice: Choice | None, generator: SupplementGenerator, prompt: str) -> Sample:

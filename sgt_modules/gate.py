@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TypedDict
 
 from sgt_modules.saving.state_checks import check_mapping, read_number, read_whole_number
+from sgt_modules.sharing import SharedByCopies
 
 _HAN = r"\u3005\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _THAI = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
@@ -31,7 +32,7 @@ class GateState(TypedDict):
 
 
 @dataclass(frozen=True, slots=True)
-class Gate:
+class Gate(SharedByCopies):
     """Lets a supplement through when its input is like the training inputs and the generator is sure of it.
 
     `seen` counts in how many of the `inputs` training inputs (the generator's prompts) each word occurs. In scripts
@@ -92,9 +93,6 @@ class Gate:
         least_sure = read_number(values, "least_sure", _ANY)
         most_novel = read_number(values, "most_novel", 0.0)
         return cls(words, inputs, most_novel, least_sure if least_sure > _ANY else -math.inf)
-
-    def __deepcopy__(self, memo: dict[int, object]) -> Gate:
-        return self
 
 
 def _words(text: str) -> set[str]:

@@ -37,6 +37,7 @@ from sgt_modules.prompt_length import fits, most_prompt_tokens
 from sgt_modules.remote.endpoint import Endpoint
 from sgt_modules.replies import read_reply
 from sgt_modules.samples import SILENT, Sample, SampleRequest
+from sgt_modules.sharing import SharedByCopies
 from sgt_modules.winner_lookup import WinnerLookup
 
 MAX_NEW_TOKENS = 128
@@ -53,7 +54,7 @@ def _report_call(call: _F) -> _F:
     return cast("_F", with_callbacks(call))
 
 
-class SupplementGenerator(Parameter):
+class SupplementGenerator(Parameter, SharedByCopies):
     """A small model that writes supplements. It is a DSPy parameter and no module: `set_lm` and `get_lm` skip it.
 
     `model` is a hub id (at a `revision`), a folder, a `LocalEngine`, for a model behind a server a `dspy.LM` or an
@@ -329,12 +330,6 @@ class SupplementGenerator(Parameter):
             if generator is None:
                 generator = _SHARED[key] = cls(_engine_of(state, settings), **settings)
             return generator
-
-    def __copy__(self) -> SupplementGenerator:
-        return self
-
-    def __deepcopy__(self, memo: dict[int, object]) -> SupplementGenerator:
-        return self
 
     def __reduce__(self) -> tuple[object, ...]:
         return _restore_from_pickle, (self.dump_state(),)

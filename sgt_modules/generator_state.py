@@ -21,31 +21,25 @@ class MenuState(TypedDict, total=False):
     menu: list[list[str]]
 
 
-class GeneratorState(LocalReference, MenuState):
+class SavedSettings(MenuState):
+    """`GeneratorSettings` as JSON: what the state of any generator has."""
+
+    temperature: float
+    max_new_tokens: int
+    prompt: dict[str, object]
+    max_prompt_tokens: int | None
+
+
+class GeneratorState(LocalReference, SavedSettings):
     """A local generator: the place of its weights and their sha256."""
 
-    temperature: float
-    max_new_tokens: int
-    prompt: dict[str, object]
-    max_prompt_tokens: int | None
 
-
-class EndpointGeneratorState(EndpointReference, MenuState):
+class EndpointGeneratorState(EndpointReference, SavedSettings):
     """A generator behind an endpoint: the LM's settings without keys."""
 
-    temperature: float
-    max_new_tokens: int
-    prompt: dict[str, object]
-    max_prompt_tokens: int | None
 
-
-class LookupGeneratorState(LookupReference, MenuState):
+class LookupGeneratorState(LookupReference, SavedSettings):
     """A generator that looks supplements up: its table."""
-
-    temperature: float
-    max_new_tokens: int
-    prompt: dict[str, object]
-    max_prompt_tokens: int | None
 
 
 SavedGenerator = GeneratorState | EndpointGeneratorState | LookupGeneratorState

@@ -16,6 +16,7 @@ from sgt_modules.errors import SavedStateError
 from sgt_modules.kinds import Supplement
 from sgt_modules.samples import SILENT, Sample
 from sgt_modules.saving.state_checks import check_mapping
+from sgt_modules.sharing import SharedByCopies
 
 MEASURES = ("logprob", "characters", "overlap", "share", "silent share")
 """The measured features: the last one belongs to silence alone, the others to notes alone."""
@@ -79,7 +80,7 @@ class NoteChooserState(TypedDict):
 
 
 @dataclass(frozen=True, slots=True)
-class NoteChooser:
+class NoteChooser(SharedByCopies):
     """Logistic regression: the probability that the actor is right with a note, or without any.
 
     `means` and `scales` (positive) standardise the `MEASURES`. `weights` are those of the constant, of silence, of each
@@ -146,9 +147,6 @@ class NoteChooser:
             _read_numbers(values, "scales", len(MEASURES), positive=True),
             _read_numbers(values, "weights", 2 + len(MEASURES) + len(texts)),
         )
-
-    def __deepcopy__(self, memo: dict[int, object]) -> NoteChooser:
-        return self
 
 
 def design(

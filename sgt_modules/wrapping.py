@@ -86,7 +86,7 @@ def supplement(
     }
     for note in list_plain_parts(program):
         logging.getLogger(__name__).warning(note)
-    return _add_memory(_rebuild(program, wrapped))
+    return _add_memory(rebuild(program, wrapped))
 
 
 def list_plain_parts(program: dspy.Module) -> list[str]:
@@ -126,7 +126,7 @@ def unsupplement(program: dspy.Module) -> dspy.Module:
     >>> type(wrapped).__name__, type(unsupplement(wrapped)).__name__
     ('SupplementedPredictor', 'Predict')
     """
-    plain = _rebuild(program, {id(each): each.unwrap() for _, each in supplemented_predictors(program)})
+    plain = rebuild(program, {id(each): each.unwrap() for _, each in supplemented_predictors(program)})
     for module in _named_modules(plain).values():
         for name in _FORWARDS:
             if isinstance(vars(module).get(name), _RunWithMemory):
@@ -142,7 +142,7 @@ def supplemented_predictors(program: dspy.Module) -> list[tuple[str, Supplemente
 
 def with_generator(program: dspy.Module, generator: SupplementGenerator, gate: Gate | None = None) -> dspy.Module:
     """Return a copy of the program with another generator, and with this gate or none; it chooses among no samples."""
-    return _rebuild(
+    return rebuild(
         program, {id(each): each.with_generator(generator, gate) for _, each in supplemented_predictors(program)}
     )
 
@@ -158,7 +158,7 @@ def with_instructions(program: dspy.Module, instructions: Mapping[str, str]) -> 
     ({'predict': 'Add.'}, ['reasoning', 'answer'])
     """
     predictors = dict(program.named_predictors())
-    new = _rebuild(
+    new = rebuild(
         program, {id(predictors[name]): copy_as(predictors[name], type(predictors[name])) for name in instructions}
     )
     for name, predictor in new.named_predictors():
@@ -218,7 +218,7 @@ def _fit_state(predictor: dspy.Predict, state: Mapping[str, Any]) -> dict[str, A
     return {**plain_state, "signature": {**state["signature"], "fields": fields}, **ours}
 
 
-def _rebuild(program: dspy.Module, replaced: Mapping[int, dspy.Predict]) -> dspy.Module:
+def rebuild(program: dspy.Module, replaced: Mapping[int, dspy.Module]) -> dspy.Module:
     """Return a deep copy in which predictors are replaced, by the id of the old one; the root can be one of them.
 
     LMs and objects that cannot be copied are shared. `Module.deepcopy` does not work here: it falls back to shallow

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from optimizers.commands.output import ActorPrecisionOption, Dtype, JsonOption, print_output
+from optimizers.commands.output import ActorPrecisionOption, JsonOption, print_output
 from optimizers.training.processes import join_team
 from sgt_modules.errors import SetupError
 
 if TYPE_CHECKING:
+    import dspy
+
     from optimizers.spt.recipe import Variant
 
 
@@ -40,22 +42,23 @@ def demo(
     """
     if method not in ("sgt", "agents") and actor:
         raise SetupError("Expected --actor only with the methods sgt and agents: the world of spt has its own actor.")
-    if method == "agents":
-        _demonstrate_agents(actor, actor_dtype, seed, log_dir, silent=silent, as_json=as_json)
+    display = False if silent or as_json else None
+    if method not in ("sgt", "agents"):
+        _demonstrate_prompts(method, seed, log_dir, quick=quick, display=display, as_json=as_json)
         return
-    if method != "sgt":
-        _demonstrate_prompts(method, seed, log_dir, quick=quick, silent=silent, as_json=as_json)
+    from sgt_modules.lms import check_lm, lm_named
+
+    lm = lm_named(actor, dtype=actor_dtype) if actor else None
+    check_lm(lm)
+    if method == "agents":
+        _demonstrate_agents(lm, seed, log_dir, display=display, as_json=as_json)
         return
     from rich.console import Console
 
     from optimizers.demos.house_terms import QUICK_SCALE, REAL_QUICK_SCALE, demonstrate
     from optimizers.demos.house_terms_tables import show_demonstration
-    from sgt_modules.lms import check_lm, lm_named
 
-    lm = lm_named(actor, dtype=actor_dtype) if actor else None
-    check_lm(lm)
     scale = (QUICK_SCALE if lm is None else REAL_QUICK_SCALE) if quick else None
-    display = False if silent or as_json else None
     demonstration = demonstrate(seed, actor=lm, log_dir=log_dir, scale=scale, display=display)
     if join_team().is_main and as_json:
         print_output({**demonstration.summary, "log_dir": str(demonstration.result.log_dir)}, as_json=True)
@@ -64,21 +67,17 @@ def demo(
 
 
 def _demonstrate_agents(
-    actor: str, dtype: Dtype, seed: int, log_dir: Path | None, *, silent: bool, as_json: bool
+    lm: dspy.LM | None, seed: int, log_dir: Path | None, *, display: bool | None, as_json: bool
 ) -> None:
     from optimizers.demos.house_agents import demonstrate_agents, show_agents
-    from sgt_modules.lms import check_lm, lm_named
 
-    lm = lm_named(actor, dtype=dtype) if actor else None
-    check_lm(lm)
-    display = False if silent or as_json else None
     demonstration = demonstrate_agents(seed, actor=lm, log_dir=log_dir, display=display)
     if join_team().is_main:
         print_output(demonstration.summary, show_agents(demonstration), as_json=as_json)
 
 
 def _demonstrate_prompts(
-    method: str, seed: int, log_dir: Path | None, *, quick: bool, silent: bool, as_json: bool
+    method: str, seed: int, log_dir: Path | None, *, quick: bool, display: bool | None, as_json: bool
 ) -> None:
     from rich.console import Console
 
@@ -91,7 +90,7 @@ def _demonstrate_prompts(
 
         hint = did_you_mean(method, ["sgt", "agents", *variants])
         raise SetupError(f"Expected the method sgt, {', '.join(variants)} or agents, got {method!r}. {hint}".strip())
-    scale, display = SPT_QUICK if quick else SPT_FULL, False if silent or as_json else None
+    scale = SPT_QUICK if quick else SPT_FULL
     demonstration = demonstrate_prompts(seed, variant=variants[method], log_dir=log_dir, scale=scale, display=display)
     if as_json:
         print_output({**demonstration.summary, "log_dir": str(demonstration.result.log_dir)}, as_json=True)

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from optimizers.commands.output import ActorOption, JsonOption, PrecisionOption, check_writable, print_output
-from optimizers.commands.training import ApiBaseOption, use_named_actor
+from optimizers.commands.training import ApiBaseOption, named_generator, use_named_actor
 
 if TYPE_CHECKING:
     from optimizers.commands.recorded import RunInputs
-    from sgt_modules.generator import GeneratorLike
 
 _RECORDED = "by default as the run's command says"
 RunProgramOption = Annotated[str, typer.Option("--program", help=f"The program as module:attribute; {_RECORDED}.")]
@@ -75,7 +74,7 @@ def adopt(
             program=student,
             metric=load_attribute(known.metric, what="a metric"),
             valset=valset,
-            generator=_generator(known),
+            generator=named_generator(known.generator),
             store=store or None,
             num_threads=threads,
             max_actor_calls=max_actor_calls,
@@ -114,11 +113,3 @@ def export_environment(run: Path, output: Path, known: RunInputs, *, as_json: bo
     content = {"package": package_name(output), "output": str(output), "rows": len(rows)}
     said = f"{output}: the package {content['package']} with {len(rows):,} rows. Install it with pip install {output}."
     print_output(content, said, as_json=as_json)
-
-
-def _generator(known: RunInputs) -> GeneratorLike:
-    if known.generator != "embedded":
-        return known.generator
-    from sgt_modules.embedded import embedded_generator
-
-    return embedded_generator()

@@ -229,6 +229,12 @@ def _load_generator(name: str, at: str) -> tuple[GeneratorLike, TRLTrainer | Non
     if name != "embedded":
         return name, None
     from optimizers.training.embedded import embedded_trainer
+
+    return named_generator(name), embedded_trainer()
+
+
+def named_generator(name: str) -> GeneratorLike:
+    """Return the generator that an option names: the embedded one, or the hub id or folder as it is."""
     from sgt_modules.embedded import embedded_generator
 
-    return embedded_generator(), embedded_trainer()
+    return embedded_generator() if name == "embedded" else name

@@ -146,19 +146,8 @@ class QueriesPoint:
     log_dir: Path
 
 
-_CURVE_COLUMNS = (
-    "queries",
-    "selected",
-    "val",
-    "none",
-    "test",
-    "95 %",
-    "gain",
-    "95 % of gain",
-    "p",
-    "actor calls",
-    "seconds",
-)
+_TEST_COLUMNS = ("test", "95 %", "gain", "95 % of gain", "p")
+_CURVE_COLUMNS = ("queries", "selected", "val", "none", *_TEST_COLUMNS, "actor calls", "seconds")
 
 
 @dataclass(frozen=True)

@@ -10,27 +10,13 @@ from rich.console import Console, RenderableType
 from optimizers.comparison.leaderboard import Row
 from optimizers.observe.report.texts import describe_tests, p_text, share, signed
 
-TABLE_COLUMNS = (
-    "contender",
-    "test",
-    "95 %",
-    "gain",
-    "relative",
-    "p",
-    "p best",
-    "sees",
-    "spread",
-    "calls",
-    "tokens",
-    "$",
-    "seconds",
-    "+prompt",
-    "written",
-    "ms",
-)
+_SCORES = ("contender", "test", "95 %", "gain", "relative", "p", "p best", "sees", "spread")
+_COSTS = ("calls", "tokens", "$", "seconds", "+prompt", "written", "ms")
+
+TABLE_COLUMNS = (*_SCORES, *_COSTS)
 """The columns of the table: first `SCORE_COLUMNS` columns of scores, then the costs."""
 
-SCORE_COLUMNS = 9
+SCORE_COLUMNS = len(_SCORES)
 
 _ERROR_LENGTH = 160
 """Characters of an error that the legend shows at most."""

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import dspy
@@ -22,6 +23,7 @@ from optimizers.comparison.few_shot_contenders import (
     compile_random_search,
 )
 from optimizers.comparison.local_edits import LPO_BATCH, LPO_CANDIDATES, LPO_STEPS, optimize_with_local_edits
+from optimizers.comparison.setup import Problem, Resources
 from optimizers.comparison.text_gradients import BATCH, STEPS, optimize_with_textgrad
 from optimizers.core.reward import Scorer
 from optimizers.sgt.nearest.teleprompter import NearestWinner
@@ -29,6 +31,7 @@ from optimizers.sgt.recipe import Recipe
 from optimizers.sgt.teleprompter import SGTTeleprompter
 from optimizers.spt.recipe import Variant
 from optimizers.spt.teleprompter import SupervisoryPromptTeleprompter
+from sgt_modules.wrapping import rebuild
 
 
 @dataclass(frozen=True)
@@ -62,27 +65,10 @@ def _compile_none(inputs: ContenderArguments) -> dspy.Module:
 
 def _compile_cot(inputs: ContenderArguments) -> dspy.Module:
     """Makes every plain predictor reason before it answers; predictors that already reason stay unchanged."""
-    return cast("dspy.Module", _add_reasoning(inputs.program.deepcopy(), {}))
-
-
-def _add_reasoning(part: Any, replacements: dict[int, Any]) -> Any:
-    """Replaces the plain predictors in a part of a program.
-
-    `replacements` maps the ids of parts that were visited to their replacements, so that a shared predictor stays
-    shared.
-    """
-    if id(part) not in replacements:
-        replacements[id(part)] = part
-        if type(part) in (list, tuple):
-            replacements[id(part)] = type(part)(_add_reasoning(each, replacements) for each in part)
-        elif type(part) is dict:
-            replacements[id(part)] = {name: _add_reasoning(each, replacements) for name, each in part.items()}
-        elif type(part) is dspy.Predict:
-            replacements[id(part)] = _to_chain_of_thought(part)
-        elif isinstance(part, dspy.Module) and not isinstance(part, (dspy.Predict, dspy.ChainOfThought)):
-            for name, each in vars(part).items():
-                setattr(part, name, _add_reasoning(each, replacements))
-    return replacements[id(part)]
+    parts = [each for _, each in inputs.program.named_sub_modules()]
+    reasoning = {id(own) for each in parts if isinstance(each, dspy.ChainOfThought) for own in each.predictors()}
+    plain = [each for each in parts if type(each) is dspy.Predict and id(each) not in reasoning]
+    return rebuild(inputs.program, {id(each): _to_chain_of_thought(each) for each in plain})
 
 
 def _to_chain_of_thought(predictor: dspy.Predict) -> dspy.ChainOfThought:
@@ -352,6 +338,26 @@ CONTENDERS: Mapping[str, Contender] = {
 
 FORMER_NAMES: Mapping[str, Contender] = {"lookup": replace(CONTENDERS[NEAREST_WINNER], name="lookup")}
 """Contenders by the names that they had, which keep these names in a comparison's rows."""
+
+
+def make_arguments(
+    problem: Problem, resources: Resources, *, seed: int, calls: int | None, folder: Path, num_threads: int
+) -> ContenderArguments:
+    """Returns the arguments of a contender that needs no LM that writes instructions, in a `folder` of its own."""
+    return ContenderArguments(
+        program=problem.program,
+        trainset=shuffle_examples(problem.trainset, seed),
+        valset=list(problem.valset),
+        metric=problem.metric,
+        seed=seed,
+        calls=calls,
+        folder=folder,
+        num_threads=num_threads,
+        embedder=resources.embedder,
+        generator=resources.generator,
+        trainer=resources.trainer,
+        recipe=resources.recipe,
+    )
 
 
 def shuffle_examples(examples: Sequence[dspy.Example], seed: int) -> list[dspy.Example]:

@@ -6,6 +6,8 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from optimizers.comparison.outcomes import TrialOutcome, average_by_example
 from optimizers.core.paired_scores import find_paired, pair_scores_by_example
 from optimizers.core.statistics import gain_interval, paired_p_value
@@ -48,10 +50,8 @@ class Difference:
 
     @staticmethod
     def read(content: dict[str, Any]) -> Difference:
-        """Returns the difference of `content`; raises `TypeError`, `KeyError` or `ValueError` for another form."""
-        low, high = content["interval"]
-        rest: dict[str, Any] = {**content, "interval": (float(low), float(high))}
-        return Difference(**rest)
+        """Returns the difference of `content`; raises `ValueError` for another form."""
+        return TypeAdapter(Difference).validate_python(content)
 
 
 def measure_differences(

@@ -17,13 +17,7 @@ from typing import Any, cast
 import dspy
 from dspy.utils.exceptions import AdapterParseError
 
-from optimizers.comparison.instruction_search import (
-    build_evaluate,
-    format_fields,
-    quote_names,
-    run_as_text,
-    take_batch,
-)
+from optimizers.comparison.instruction_search import build_evaluate, format_fields, quote_names, run_as_text, take_batch
 from optimizers.core.concurrency import map_in_threads
 from optimizers.core.reward import Scorer
 from sgt_modules.wrapping import with_instructions
@@ -196,12 +190,7 @@ def mark(instructions: str, spans: Sequence[Span]) -> str:
     >>> mark("Answer in words.", [(7, 15)])
     'Answer <edit>in words</edit>.'
     """
-    parts: list[str] = []
-    last = 0
-    for start, end in spans:
-        parts += [instructions[last:start], "<edit>", instructions[start:end], "</edit>"]
-        last = end
-    return "".join([*parts, instructions[last:]])
+    return _replace_spans(instructions, spans, [f"<edit>{instructions[start:end]}</edit>" for start, end in spans])
 
 
 def replace_marked(instructions: str, spans: Sequence[Span], rewritten: str) -> str:
@@ -214,12 +203,14 @@ def replace_marked(instructions: str, spans: Sequence[Span], rewritten: str) -> 
     >>> replace_marked("Answer in words.", [(7, 15)], "Answer as a number.")
     ''
     """
-    texts = _MARKED.findall(rewritten)
-    if len(texts) != len(spans):
-        return ""
+    texts = [_TAG.sub("", each) for each in _MARKED.findall(rewritten)]
+    return _replace_spans(instructions, spans, texts) if len(texts) == len(spans) else ""
+
+
+def _replace_spans(instructions: str, spans: Sequence[Span], texts: Sequence[str]) -> str:
     parts: list[str] = []
     last = 0
     for (start, end), text in zip(spans, texts, strict=True):
-        parts += [instructions[last:start], _TAG.sub("", text)]
+        parts += [instructions[last:start], text]
         last = end
     return "".join([*parts, instructions[last:]])

@@ -27,6 +27,7 @@ from optimizers.core.budget import Budget, Limits
 from optimizers.core.prices import Price, price_of
 from optimizers.core.usage import Usage
 from sgt_modules.errors import SetupError, StoppedError
+from sgt_modules.sharing import SharedByCopies
 
 Role = Literal["actor", "proposer"]
 """Which LM answers: the program's own, or the one that writes instructions."""
@@ -208,7 +209,7 @@ class PaidAnswers:
 _ANY_THREAD = {"check_same_thread": False}
 
 
-class _MeteredEngine:
+class _MeteredEngine(SharedByCopies):
     """Meters an LM's calls, with the interface of DSPy's engines."""
 
     def __init__(self, answers: PaidAnswers, lm: dspy.LM, role: Role) -> None:
@@ -221,11 +222,8 @@ class _MeteredEngine:
         """Answers as `dspy.LM`'s engines do."""
         return self.answers.answer(request, self)
 
-    def __deepcopy__(self, memo: dict[int, object]) -> _MeteredEngine:
-        return self
 
-
-class _AsyncMeteredEngine:
+class _AsyncMeteredEngine(SharedByCopies):
     """The same engine for programs that await their LM."""
 
     def __init__(self, engine: _MeteredEngine) -> None:
@@ -234,9 +232,6 @@ class _AsyncMeteredEngine:
     async def complete(self, request: Request) -> Response:
         """Answers as `dspy.LM`'s engines do."""
         return await asyncio.to_thread(self._engine.complete, request)
-
-    def __deepcopy__(self, memo: dict[int, object]) -> _AsyncMeteredEngine:
-        return self
 
 
 def unmeter(program: dspy.Module) -> dspy.Module:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from pydantic import TypeAdapter
 from rich.console import Console, ConsoleOptions, RenderResult
 
 from optimizers.comparison.cells import SCORE_COLUMNS, TABLE_COLUMNS, format_cells, render_text, write_legend
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 COMPARISON_FILE = "comparison.json"
 """Where a comparison's folder keeps its result."""
+
+_ROW = TypeAdapter(Row)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,32 +210,14 @@ class Comparison:
 
 
 def _read_row(content: Mapping[str, Any], file: Path) -> Row:
-    """Reads a row of `content`."""
-    names = (
-        "name",
-        "test",
-        "gain",
-        "relative_gain",
-        "p_value",
-        "p_best",
-        "best_other",
-        "spread",
-        "unanswered",
-        "skipped",
-    )
+    """Reads a row of `content`; a column of a later version has its default."""
     answer = content["answer"]
-    return Row(
-        **{name: content[name] for name in names},
-        interval=None if content["interval"] is None else (content["interval"][0], content["interval"][1]),
-        by_seed={int(seed): float(score) for seed, score in content["by_seed"].items()},
-        compiling=read_usage(content["compiling"], file),
-        answer=read_usage(answer, file),
-        extra_tokens=answer["extra_tokens"],
-        latency=answer["latency"],
-        smallest_gain=content.get("smallest_gain"),
-        questions=content.get("questions", 0),
-        clusters=content.get("clusters", 0),
-        stopped=content.get("stopped", ""),
-        errors=content.get("errors", {}),
-        error=content.get("error", ""),
+    return _ROW.validate_python(
+        {
+            **content,
+            "compiling": read_usage(content["compiling"], file),
+            "answer": read_usage(answer, file),
+            "extra_tokens": answer["extra_tokens"],
+            "latency": answer["latency"],
+        }
     )

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import dspy
 
-from optimizers.comparison.contender_arguments import ContenderArguments
-from optimizers.comparison.contenders import compile_sgt, shuffle_examples
+from optimizers.comparison.contenders import compile_sgt, make_arguments
 from optimizers.comparison.control_rows import Controls
 from optimizers.comparison.controls import KindsOn, controls
 from optimizers.comparison.setup import Budget, Problem, Resources
@@ -42,20 +41,10 @@ def score_sgt_controls(
     same LM. The controls `always` run on the validation set, the others on the test set; `lookup` chooses its
     number of neighbours on the validation set.
     """
-    inputs = ContenderArguments(
-        program=problem.program,
-        trainset=shuffle_examples(problem.trainset, seed),
-        valset=list(problem.valset),
-        metric=problem.metric,
-        seed=seed,
-        calls=budget.actor_calls,
-        folder=log_dir / "sgt" / f"seed-{seed}",
-        num_threads=num_threads,
-        generator=resources.generator,
-        trainer=resources.trainer,
-        recipe=resources.recipe,
+    folder, calls = log_dir / "sgt" / f"seed-{seed}", budget.actor_calls
+    compiled = compile_sgt(
+        make_arguments(problem, resources, seed=seed, calls=calls, folder=folder, num_threads=num_threads)
     )
-    compiled = compile_sgt(inputs)
     scores = controls(
         compiled,
         problem,

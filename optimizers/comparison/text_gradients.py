@@ -13,13 +13,7 @@ from typing import Any, cast
 
 import dspy
 
-from optimizers.comparison.instruction_search import (
-    build_evaluate,
-    format_fields,
-    quote_names,
-    run_as_text,
-    take_batch,
-)
+from optimizers.comparison.instruction_search import build_evaluate, format_fields, quote_names, run_as_text, take_batch
 from optimizers.core.reward import Scorer
 from sgt_modules.wrapping import instructions_of, with_instructions
 

@@ -15,7 +15,7 @@ from statistics import median
 
 import dspy
 
-from optimizers.comparison.contenders import Contender, ContenderArguments, shuffle_examples
+from optimizers.comparison.contenders import Contender, ContenderArguments, make_arguments
 from optimizers.comparison.metering import PaidAnswers, unmeter
 from optimizers.comparison.outcomes import OUTCOME_FILE, SkippedContender, TrialOutcome
 from optimizers.comparison.setup import Budget, Problem, Resources
@@ -148,23 +148,12 @@ class Trial:
         )
 
     def _make_inputs(self, folder: RunFolder, answers: PaidAnswers) -> ContenderArguments:
-        resources, lm = self.resources, self.resources.reflection_lm
-        return ContenderArguments(
-            program=self.problem.program,
-            trainset=shuffle_examples(self.problem.trainset, self.seed),
-            valset=list(self.problem.valset),
-            metric=self.problem.metric,
-            seed=self.seed,
-            calls=self.budget.actor_calls,
-            folder=folder.path,
-            num_threads=self._threads,
-            count_calls=lambda: answers.actor_answers,
-            proposer=None if lm is None else answers.meter_lm(lm, "proposer"),
-            embedder=resources.embedder,
-            generator=resources.generator,
-            trainer=resources.trainer,
-            recipe=resources.recipe,
+        lm, calls = self.resources.reflection_lm, self.budget.actor_calls
+        inputs = make_arguments(
+            self.problem, self.resources, seed=self.seed, calls=calls, folder=folder.path, num_threads=self._threads
         )
+        proposer = None if lm is None else answers.meter_lm(lm, "proposer")
+        return replace(inputs, count_calls=lambda: answers.actor_answers, proposer=proposer)
 
     @property
     def _threads(self) -> int:

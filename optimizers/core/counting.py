@@ -19,6 +19,7 @@ from optimizers.core.prices import price_of
 from optimizers.core.usage import Usage
 from sgt_modules.errors import StoppedError
 from sgt_modules.remote.lm_calls import in_generator_call
+from sgt_modules.sharing import SharedByCopies
 
 
 class BudgetReached(BaseException):
@@ -43,7 +44,7 @@ class Answers(NamedTuple):
         return Usage(0, self.calls, tokens_in, tokens_out, cost=price_of(self.lm).cost(self.entry))
 
 
-class CallCounter(UsageTracker):
+class CallCounter(UsageTracker, SharedByCopies):
     """Counts every answer of a run that is not from DSPy's cache, whether or not its provider reports tokens.
 
     DSPy copies a usage tracker for each thread of `dspy.Parallel` and drops the copies; a copy of this tracker is the
@@ -81,12 +82,6 @@ class CallCounter(UsageTracker):
         """Count the answers of a call that has ended."""
         with self._lock:
             self._answers.append(answers)
-
-    def __copy__(self) -> CallCounter:
-        return self
-
-    def __deepcopy__(self, memo: dict[int, object]) -> CallCounter:
-        return self
 
 
 @dataclass

@@ -12,13 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast
 
-from optimizers.core.clusters import (
-    ClusterMean,
-    Clusters,
-    compute_sign_flip_p,
-    estimate_mean,
-    find_shared,
-)
+from optimizers.core.clusters import ClusterMean, Clusters, compute_sign_flip_p, estimate_mean, find_shared
 
 POWER, LEVEL = 0.8, 0.05
 """The power and the two-sided level of the smallest difference that a design can see."""

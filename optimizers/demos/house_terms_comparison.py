@@ -7,14 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from optimizers.comparison.comparing import compare_problems
-from optimizers.comparison.contender_arguments import ContenderArguments
-from optimizers.comparison.contenders import ContenderLike, compile_sgt, shuffle_examples
+from optimizers.comparison.contenders import ContenderLike, compile_sgt, make_arguments
 from optimizers.comparison.control_rows import Controls
 from optimizers.comparison.controls import controls
 from optimizers.comparison.result import Comparison
 from optimizers.comparison.setup import Problem, Resources
 from optimizers.demos.house_terms import FULL_SCALE, QUICK_SCALE, TERMS_THREADS
-from optimizers.sgt.recipe import Recipe
 from optimizers.training.embedded import embedded_trainer
 from sgt_modules.embedded import HouseTermsWorld, acting, embedded_actor, embedded_generator, find_term, program
 
@@ -35,9 +33,14 @@ def make_problem(world: HouseTermsWorld) -> Problem:
     return Problem(program(), world.metric, world.train, world.val, world.test, cluster=find_term)
 
 
-def _make_recipe(*, quick: bool) -> Recipe:
-    scale = QUICK_SCALE if quick else FULL_SCALE
-    return replace(scale.recipe, adaptive=True, rounds=QUICK_ROUNDS if quick else ROUNDS)
+def _make_resources(*, quick: bool) -> Resources:
+    scale, rounds = (QUICK_SCALE, QUICK_ROUNDS) if quick else (FULL_SCALE, ROUNDS)
+    return Resources(
+        generator=embedded_generator(),
+        trainer=embedded_trainer(),
+        recipe=replace(scale.recipe, adaptive=True, rounds=rounds),
+        num_threads=TERMS_THREADS,
+    )
 
 
 def compare_embedded(
@@ -51,19 +54,13 @@ def compare_embedded(
     display_progress: bool | None = None,
 ) -> Comparison:
     """Run `compare` with a separate world for each seed, so that all seeds' test questions count."""
-    resources = Resources(
-        generator=embedded_generator(),
-        trainer=embedded_trainer(),
-        recipe=_make_recipe(quick=quick),
-        num_threads=TERMS_THREADS,
-    )
     name = "house terms with gold queries" if gold else "house terms, outcomes alone"
     with acting():
         return compare_problems(
             {seed: make_problem(make_world(seed, quick=quick, gold=gold)) for seed in seeds},
             contenders,
             budget=budget or (QUICK_TERMS_BUDGET if quick else TERMS_BUDGET),
-            resources=resources,
+            resources=_make_resources(quick=quick),
             log_dir=log_dir,
             task=f"{name}{', quick' if quick else ''}",
             display_progress=display_progress,
@@ -79,22 +76,12 @@ def score_embedded_controls(
     unseen terms are the demonstration's.
     """
     scored: list[Controls] = []
+    calls = budget or (QUICK_TERMS_BUDGET if quick else TERMS_BUDGET)
     for seed in seeds:
         world = make_world(seed, quick=quick)
         problem = make_problem(world)
-        inputs = ContenderArguments(
-            program=problem.program,
-            trainset=shuffle_examples(world.train, seed),
-            valset=world.val,
-            metric=world.metric,
-            seed=seed,
-            calls=budget or (QUICK_TERMS_BUDGET if quick else TERMS_BUDGET),
-            folder=log_dir / "sgt" / f"seed-{seed}",
-            num_threads=TERMS_THREADS,
-            generator=embedded_generator(),
-            trainer=embedded_trainer(),
-            recipe=_make_recipe(quick=quick),
-        )
+        resources, folder = _make_resources(quick=quick), log_dir / "sgt" / f"seed-{seed}"
+        inputs = make_arguments(problem, resources, seed=seed, calls=calls, folder=folder, num_threads=TERMS_THREADS)
         with acting():
             scored.append(
                 controls(

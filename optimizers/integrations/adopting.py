@@ -32,7 +32,7 @@ from optimizers.core.usage import RunUsage
 from optimizers.core.validation import check_examples
 from optimizers.rollouts.engine import RolloutEngine
 from optimizers.rollouts.evaluation import Evaluator, mean_score
-from optimizers.store.rollout_store import RolloutStore
+from optimizers.store.rollout_store import RolloutStore, open_run_store
 from sgt_modules.errors import RunFolderError, SetupError
 from sgt_modules.generator import GeneratorLike, SupplementGenerator
 from sgt_modules.local.engine import LocalEngine
@@ -141,7 +141,7 @@ def adopt(
     with folder.lock():
         checkpoint = _take_in(folder, source, base, name)
         known = folder.read("run.json") or {}
-        with _open_store(folder, store, str(known.get("id", ""))) as rollouts:
+        with open_run_store(folder, store, run=str(known.get("id", ""))) as rollouts:
             engine = RolloutEngine(
                 wrapped,
                 Scorer(metric),
@@ -302,10 +302,6 @@ def _take_in(folder: RunFolder, source: Path, base: Weights, name: str) -> Check
             f"{fingerprint_of(target)[:12]}...). Choose another."
         )
     return Checkpoint(name, target, sha256)
-
-
-def _open_store(folder: RunFolder, store: str | Path | None, run: str) -> RolloutStore:
-    return RolloutStore(folder.store) if store is None else RolloutStore(store, run=run)
 
 
 def _own_stages(

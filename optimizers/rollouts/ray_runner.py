@@ -15,11 +15,11 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import dspy
 
+from optimizers.core.closing import Closing
 from optimizers.core.reward import Scorer
 from optimizers.rollouts.judging import JudgedRun, failed_run, run_and_score
 from optimizers.rollouts.pickling import StageTask, pickle_task, unpickle_task
@@ -33,7 +33,7 @@ _MAX_TASKS = 4
 """How many tasks a worker keeps unpickled: one for each split, as the splits take turns."""
 
 
-class RayRunner:
+class RayRunner(Closing):
     """Does program runs in worker processes of a Ray cluster; each worker has many runs at once.
 
     Uses the Ray that is initialised, else the cluster of `RAY_ADDRESS`, else one that it starts on this machine without
@@ -95,14 +95,6 @@ class RayRunner:
             if self._started_ray:
                 self._ray.shutdown()
                 self._started_ray = False
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @contextmanager
     def _use_pool(self, at_once: int) -> Iterator[_Pool]:

@@ -116,7 +116,7 @@ def fit_chooser(
     """
     # Here, as they bring SQLAlchemy, which takes longer to import than all of DSPy.
     from optimizers.core.run_folder import RunFolder
-    from optimizers.store.rollout_store import RolloutStore
+    from optimizers.store.rollout_store import open_run_store
 
     folder = RunFolder(run.log_dir if isinstance(run, SGTResult) else Path(run))
     known = folder.read("run.json") or {}
@@ -126,7 +126,7 @@ def fit_chooser(
     least = float(recipe.get("threshold", 1.0)) if threshold is None else threshold
     if where is None and not folder.store.exists():
         raise SetupError(f"Expected a run's folder, got {str(folder.path)!r} without rollouts. Pass its log_dir.")
-    with RolloutStore(where or folder.store, run="run" if where is None else str(known.get("id", ""))) as opened:
+    with open_run_store(folder, where, run=str(known.get("id", ""))) as opened:
         rollouts = opened.rollouts()
         stages = sorted({each.stage for each in rollouts if _is_direct(each)})
         samples = {stage: [sample for _, sample in opened.samples(stage)] for stage in stages}
@@ -269,11 +269,12 @@ def _loss(
 
 
 def _area_under_curve(chances: NDArray[np.float64], outcomes: NDArray[np.float64]) -> float | None:
-    winners, losers = chances[outcomes == 1], np.sort(chances[outcomes == 0])
+    winners, losers = chances[outcomes == 1], chances[outcomes == 0]
     if not len(winners) or not len(losers):
         return None
-    below = np.searchsorted(losers, winners, side="left") + np.searchsorted(losers, winners, side="right")
-    return float(below.sum() / 2 / len(winners) / len(losers))
+    from scipy.stats import mannwhitneyu
+
+    return float(cast("Any", mannwhitneyu(winners, losers)).statistic / len(winners) / len(losers))
 
 
 def _is_direct(rollout: Rollout) -> bool:

@@ -12,12 +12,13 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import sqlalchemy as sa
 
+from optimizers.core.closing import Closing
 from optimizers.core.records import Rollout
+from optimizers.core.run_folder import RunFolder
 from optimizers.core.usage import Usage
 from optimizers.store.database import Database
 from optimizers.store.rows import (
@@ -45,7 +46,7 @@ _Decoded = TypeVar("_Decoded")
 _NOTHING = Usage()
 
 
-class RolloutStore:
+class RolloutStore(Closing):
     """The rollouts of runs in a SQLite file or a PostgreSQL database; many threads and processes may write at once.
 
     `where` is a path or an SQLAlchemy URL (`sqlite:///...`, `postgresql+psycopg://user@host/database`). `run` names the
@@ -317,13 +318,10 @@ class RolloutStore:
         """Closes the store; it cannot be used afterwards."""
         self._database.close()
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+def open_run_store(folder: RunFolder, shared: str | Path | None, *, run: str) -> RolloutStore:
+    """Opens the store of a run: the file in its folder, or one that runs share, where `run` is its name."""
+    return RolloutStore(folder.store) if shared is None else RolloutStore(shared, run=run)
 
 
 def _has_scope(scope: str) -> sa.ColumnElement[bool]:

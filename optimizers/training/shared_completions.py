@@ -23,13 +23,7 @@ from transformers import PreTrainedModel, TrainingArguments, set_seed
 
 from optimizers.training.base_trainer import BaseTrainer
 from optimizers.training.forward_passes import build_inputs, can_share_prompts, install_completion_forward
-from optimizers.training.shared_pairs import (
-    PairIndex,
-    PromptGrouped,
-    build_blocks,
-    index_pairs,
-    split_pairs,
-)
+from optimizers.training.shared_pairs import PairIndex, PromptGrouped, build_blocks, index_pairs, split_pairs
 from optimizers.training.step_sampler import StepSampler, WholeStepPlan, take_share
 from optimizers.training.trainer import TrainingSettings
 from optimizers.training.trl_arguments import StageInputs, unwrap_adapter

@@ -182,14 +182,8 @@ class TrainingSettings:
         for name, minimum in least.items():
             if getattr(self, name) < minimum:
                 raise SetupError(f"Expected {name} of at least {minimum}, got {getattr(self, name)}.")
-        for name in (
-            "sft_learning_rate",
-            "dpo_learning_rate",
-            "grpo_learning_rate",
-            "beta",
-            "max_grad_norm",
-            "clip_range",
-        ):
+        rates = ("sft_learning_rate", "dpo_learning_rate", "grpo_learning_rate")
+        for name in (*rates, "beta", "max_grad_norm", "clip_range"):
             if not getattr(self, name) > 0:
                 raise SetupError(f"Expected {name} above 0, got {getattr(self, name)}.")
         if not (0 <= self.warmup < 1 and self.alpha >= 0):
@@ -208,14 +202,7 @@ class TrainingSettings:
         >>> TrainingSettings().grpo["clip_range"]
         0.2
         """
-        names = (
-            "grpo_epochs",
-            "grpo_learning_rate",
-            "clip_range",
-            "kl_weight",
-            "divide_by_std",
-            "length_average",
-        )
+        names = ("grpo_epochs", "grpo_learning_rate", "clip_range", "kl_weight", "divide_by_std", "length_average")
         return {name: getattr(self, name) for name in names}
 
     def uses_checkpointing(self, parameters: int) -> bool:

@@ -32,6 +32,7 @@ from sgt_modules.local.load_checks import check_loadable
 from sgt_modules.local.request_queue import LARGE_MODEL_BYTES, RequestQueue, choose_max_rows
 from sgt_modules.samples import Sample, SampleRequest
 from sgt_modules.saving.weights import ADAPTER, Weights, locate
+from sgt_modules.sharing import SharedByCopies
 
 if TYPE_CHECKING:
     from dspy._vendor.lm15.types import StreamEvent
@@ -56,7 +57,7 @@ _INT8_REFUSAL = (
 )
 
 
-class LocalEngine:
+class LocalEngine(SharedByCopies):
     """A causal LM (hub id or folder, safetensors only) with an optional PEFT adapter, for `dspy.LM(engine=...)`.
 
     The model is loaded at first use, which raises `GeneratorNotFoundError` if it does not exist. Equal (prompt, seed,
@@ -287,12 +288,6 @@ class LocalEngine:
         located_state: EngineState = {**state, "model": model, "adapter": adapter}
         return cls(**located_state, trust_remote_code=trust_remote_code)
 
-    def __copy__(self) -> LocalEngine:
-        return self
-
-    def __deepcopy__(self, memo: dict[int, object]) -> LocalEngine:
-        return self
-
     def __reduce__(self) -> tuple[object, ...]:
         return _restore_engine, (self.dump_state(), self.trust_remote_code)
 
@@ -359,7 +354,7 @@ class LocalEngine:
         return Decoder(model, self.tokenizer, share=self.share, name=self.name)
 
 
-class AsyncLocalEngine:
+class AsyncLocalEngine(SharedByCopies):
     """A `LocalEngine` for `dspy.LM(async_engine=...)`: coroutines wait in the same queue as threads.
 
     >>> AsyncLocalEngine(LocalEngine("some/model")).engine.model
@@ -390,9 +385,6 @@ class AsyncLocalEngine:
     def load_state(cls, state: EngineState) -> AsyncLocalEngine:
         """As `LocalEngine.load_state`."""
         return cls(LocalEngine.load_state(state))
-
-    def __deepcopy__(self, memo: dict[int, object]) -> AsyncLocalEngine:
-        return self
 
 
 def _restore_engine(state: EngineState, trust_remote_code: bool = False) -> LocalEngine:

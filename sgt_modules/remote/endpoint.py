@@ -39,6 +39,7 @@ from sgt_modules.samples import Sample, SampleRequest
 from sgt_modules.saving.redaction import ADDRESSES, SECRET, redact, remove_user
 from sgt_modules.saving.state_checks import check_mapping
 from sgt_modules.saving.weights import fingerprint_of
+from sgt_modules.sharing import SharedByCopies
 
 Publish = Callable[[Path], str]
 """Publishes the weights in a folder to the server, and returns the name of the model on the server.
@@ -58,7 +59,7 @@ class EndpointReference(TypedDict):
     adapter_sha256: str | None
 
 
-class Endpoint:
+class Endpoint(SharedByCopies):
     """A model that a `dspy.LM` asks, with the interface that `LocalEngine` has for a generator.
 
     Requests do not appear in the user's stream, history and cache. They have a temperature and a token limit. If DSPy
@@ -292,12 +293,6 @@ class Endpoint:
         own = {name: value for name, value in known.lm.kwargs.items() if name in ADDRESSES or SECRET.search(name)}
         endpoint = cls(lm.copy(**own), publish=known.publish, concurrency=known.concurrency, adapter_sha256=sha256)
         return endpoint._open_replies_like(known)
-
-    def __copy__(self) -> Endpoint:
-        return self
-
-    def __deepcopy__(self, memo: dict[int, object]) -> Endpoint:
-        return self
 
     def __repr__(self) -> str:
         return f"Endpoint({self.lm.model!r})"

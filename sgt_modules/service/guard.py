@@ -15,6 +15,7 @@ from typing import Any
 
 from starlette.responses import JSONResponse
 
+from sgt_modules.service.error_answers import error_content
 from sgt_modules.service.metrics import Metrics
 
 Message = MutableMapping[str, Any]
@@ -168,12 +169,6 @@ def printable(text: str, most: int = 120) -> str:
     '/a?GET /b?[2J'
     """
     return "".join(each if each.isprintable() else "?" for each in text[:most])
-
-
-def error_content(message: str, code: str, param: str | None = None) -> dict[str, object]:
-    """Return an error in OpenAI's form; `param` names the wrong field of the request."""
-    kind = "invalid_request_error" if param else code
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
 def refusal(status: int, message: str, code: str, headers: dict[str, str] | None = None) -> JSONResponse:

@@ -11,16 +11,7 @@ from contextlib import suppress
 from typing import Protocol
 
 from optimizers.core.concurrency import in_context
-from optimizers.core.events import (
-    Event,
-    Note,
-    Progress,
-    RolloutDone,
-    RunEnded,
-    RunStarted,
-    WorkEnded,
-    WorkStarted,
-)
+from optimizers.core.events import Event, Note, Progress, RolloutDone, RunEnded, RunStarted, WorkEnded, WorkStarted
 from optimizers.observe.live.progress_state import Clock, ProgressState, StageCount
 from optimizers.observe.live.snapshot import Snapshot
 from optimizers.observe.live.texts import closing, ended, outcome, worth_a_line

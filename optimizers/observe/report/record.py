@@ -16,7 +16,7 @@ from optimizers.core.safe_reading import read_entry, read_rows
 from optimizers.core.verdict import NOTE
 from optimizers.observe.report.figures import StageScore, best_stage, splits_of, stage_scores
 from optimizers.observe.report.stage_rollouts import StageRollout, compact
-from optimizers.store.rollout_store import RolloutStore
+from optimizers.store.rollout_store import open_run_store
 from sgt_modules.errors import RunFolderError
 
 Content = Mapping[str, Any]
@@ -119,18 +119,10 @@ def read_run(path: Path, *, store: RolloutSource | None = None, where: str | Pat
     if store is not None:
         rollouts = list(_rollouts(store, own, judge))
     else:
-        with RolloutStore(where or folder.store, run="run" if where is None else own) as opened:
+        with open_run_store(folder, where, run=own) as opened:
             rollouts = list(_rollouts(opened, own, judge))
-    names = (
-        "spent",
-        "stages",
-        "summary",
-        Path(RESULT).stem,
-        "controls",
-        "prompts",
-        Path(CLUSTERS_FILE).stem,
-        Path(COSTS_FILE).stem,
-    )
+    others = (Path(file).stem for file in (RESULT, CLUSTERS_FILE, COSTS_FILE))
+    names = ("spent", "stages", "summary", "controls", "prompts", *others)
     files = {name: folder.read(f"{name}.json") or {} for name in names}
     return RunRecord(path, run, pairs=_pairs(folder), rollouts=rollouts, **files)
 

@@ -3,12 +3,4 @@
 from optimizers.observe.tracking.report_to import Destination, ReportTo, TrackerName, check_report_to
 from optimizers.observe.tracking.tracker import Point, TrackedRun, Tracker
 
-__all__ = [
-    "Destination",
-    "Point",
-    "ReportTo",
-    "TrackedRun",
-    "Tracker",
-    "TrackerName",
-    "check_report_to",
-]
+__all__ = ["Destination", "Point", "ReportTo", "TrackedRun", "Tracker", "TrackerName", "check_report_to"]

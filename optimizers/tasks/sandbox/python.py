@@ -7,8 +7,8 @@ import tempfile
 import weakref
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Self
 
+from optimizers.core.closing import Closing
 from optimizers.tasks.sandbox.inside.folders import remove
 from optimizers.tasks.sandbox.isolation import Isolation, find_readable, isolation, require
 from optimizers.tasks.sandbox.limits import Limits, Outcome
@@ -29,7 +29,7 @@ _ENVIRONMENT = {
 }
 
 
-class PythonSandbox:
+class PythonSandbox(Closing):
     """Runs programs one after another in `workers` processes, each program in a fork of its own.
 
     A program reads Python, its packages and its own empty folder; it has no network and no environment, and starts no
@@ -100,12 +100,6 @@ class PythonSandbox:
         """Ends the workers."""
         self._pool.close()
         self._delete_scratch()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def _delete_scratch(scratch: str, owner: int) -> None:

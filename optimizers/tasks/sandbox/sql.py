@@ -7,8 +7,9 @@ import os
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
+from optimizers.core.closing import Closing
 from optimizers.tasks.sandbox.isolation import isolation
 from optimizers.tasks.sandbox.limits import Cell, SqlLimits, SqlOutcome
 from optimizers.tasks.sandbox.pool import Pool, WorkerLostError
@@ -17,7 +18,7 @@ from sgt_modules.errors import ExampleError
 _GRACE = 1.0  # seconds beyond a query's own: one step of SQLite may take long, and it checks the time between steps
 
 
-class SqlSandbox:
+class SqlSandbox(Closing):
     """Runs queries in `workers` processes; each query has a connection of its own, for reading only.
 
     SQLite's authorizer lets a query only select and compute. Where the kernel has Landlock and seccomp, the processes
@@ -51,12 +52,6 @@ class SqlSandbox:
     def close(self) -> None:
         """Ends the workers."""
         self._pool.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def _decode(sent: Any) -> Cell:
