@@ -25,7 +25,7 @@ from optimizers.tasks.rows import Placed, Pools
 from optimizers.tasks.splitting import Sizes
 from sgt_modules.errors import SetupError, TaskDataError
 
-STEPS = 12
+MOST_STEPS = 12
 """The most LM calls of an episode: twice the longest known solution of a puzzle."""
 
 SOLUTION_LENGTHS = range(2, 7)
@@ -235,7 +235,7 @@ class GamePlayer(dspy.Module):
     )
     """
 
-    def __init__(self, most_steps: int = STEPS) -> None:
+    def __init__(self, most_steps: int = MOST_STEPS) -> None:
         super().__init__()
         if most_steps < 1:
             raise SetupError(f"Expected at least one step as most_steps, got {most_steps}.")
@@ -323,7 +323,7 @@ def _load(games: Sequence[str], seed: int, folder: Path | None) -> Pools:
 
 
 def gym_task(
-    games: Sequence[str] = tuple(GAMES), *, seed: int = 0, most_steps: int = STEPS, name: str = "reasoning_gym"
+    games: Sequence[str] = tuple(GAMES), *, seed: int = 0, most_steps: int = MOST_STEPS, name: str = "reasoning_gym"
 ) -> Task:
     """Return a task of some of the `GAMES`, with a seed's puzzles (0 or above) and at most `most_steps` calls a run.
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import dspy
@@ -17,10 +18,12 @@ from scripted import ScriptedEngine, ScriptedGenerator, ScriptedTrainer, reply
 from small_compile import named, teleprompter
 
 from optimizers import Recipe
-from optimizers.core.cost import Cost
+from optimizers.core.cost import Cost, Pricing
 from optimizers.core.result import result_of
 from optimizers.tasks import check_task, task
-from optimizers.tasks.reasoning_gym import GAMES, SOLUTION_LENGTHS, STEPS, GamePlayer, game_solved, gym_task
+from optimizers.tasks.benching import run_bench
+from optimizers.tasks.reasoning_gym import GAMES, SOLUTION_LENGTHS, MOST_STEPS, GamePlayer, game_solved, gym_task
+from sgt_modules.embedded.models import embedded_folder
 from sgt_modules.errors import SetupError, TaskDataError
 from sgt_modules.kinds import Supplement
 
@@ -70,6 +73,7 @@ def test_no_puzzle_is_there_twice_not_even_with_its_jugs_renamed() -> None:
     assert len(set(drawn)) == len(drawn)
 
 
+@pytest.mark.slow
 def test_a_seed_gives_the_same_puzzles_in_another_process_and_another_seed_others() -> None:
     code = "from optimizers.tasks import task; print(task('reasoning_gym').splits().record)"
     command = [sys.executable, "-W", "ignore", "-c", code]
@@ -90,7 +94,7 @@ def test_the_episode_s_end_and_the_package_s_scorer_agree_on_random_play(game: s
     for each in rows:
         prediction, _ = played(each.puzzle, script=lambda _: reply(move=draw.choice(words)))
         assert game_solved(each, prediction).score == float(prediction.solved)
-        assert prediction.steps == len(prediction.moves) + prediction.illegal <= STEPS
+        assert prediction.steps == len(prediction.moves) + prediction.illegal <= MOST_STEPS
         for cut in range(len(prediction.moves)):
             assert GAMES[game].score(each.puzzle, prediction.moves[:cut]) < 1
         solved.append(prediction.solved)
@@ -112,7 +116,7 @@ def test_each_step_shows_the_new_position_and_why_a_move_was_illegal() -> None:
     assert "U: illegal, a wall is there\nL: illegal, a wall is there\nR: done" in asked[3]
     assert "+ - * @ X +" in asked[3]
     blocked, asked = played(BOARD.replace("@ -", "@ +"), "R")
-    assert blocked.steps == STEPS
+    assert blocked.steps == MOST_STEPS
     assert "R: illegal, the box there cannot be pushed, as the cell behind it is not free" in asked[1]
 
 
@@ -184,9 +188,9 @@ def advised(text: str) -> str:
 
 
 def boards(count: int, first: int) -> Sequence[dspy.Example]:
-    """Boards of different heights, each solved by two moves to the right."""
-    top, bottom = BOARD.rsplit("\n", 1)
-    return [example("\n".join([top, *["+ - - - - +"] * n, bottom]), "R", "R") for n in range(first, first + count)]
+    """Boards of different heights, each solved by one move to the right."""
+    top, bottom = BOARD.replace("@ - X", "@ X -").rsplit("\n", 1)
+    return [example("\n".join([top, *["+ - - - - +"] * n, bottom]), "R") for n in range(first, first + count)]
 
 
 def walker() -> ScriptedGenerator:
@@ -196,7 +200,9 @@ def walker() -> ScriptedGenerator:
         asked = named(prompt, "cot")
         return replace(asked, text="Walk right.") if asked.kind == "background" else asked
 
-    return ScriptedGenerator(note, trained=ScriptedGenerator(lambda _: Supplement("background", "Walk right.")))
+    model = str(embedded_folder("generator"))  # its tokenizer counts the notes' tokens
+    trained = ScriptedGenerator(lambda _: Supplement("background", "Walk right."), model=model)
+    return ScriptedGenerator(note, trained=trained, model=model)
 
 
 @pytest.mark.parametrize("scope", ["turn", "episode"])
@@ -208,12 +214,28 @@ def test_sgt_learns_to_advise_the_player_in_both_scopes_and_on_drafts(
     settings = {"generator": walker(), "trainer": trainer, "recipe": recipe, "scope": scope}
     with dspy.context(lm=engine.lm()):
         better = teleprompter(tmp_path, game_solved, **settings).compile(
-            GamePlayer(3), trainset=boards(2, 0), valset=boards(2, 3)
+            GamePlayer(2), trainset=boards(2, 0), valset=boards(2, 3)
         )
-        assert better(**boards(1, 9)[0].inputs()).moves == ["R", "R"]
+        assert better(**boards(1, 9)[0].inputs()).moves == ["R"]
     result = result_of(better)
     assert (result.stage("none").score, result.best.score) == (0.0, 1.0)
     assert trainer.rows["sft"]
     if recipe.cost:
-        steps = {each.name: {tried.effort.steps for tried in each.rollouts} for each in result.stages}
-        assert (steps["none"], steps[result.selected]) == ({3}, {2})
+        used = Pricing(recipe.cost).used
+        steps = {each.name: {used(tried).steps for tried in each.rollouts} for each in result.stages}
+        assert (steps["none"], steps[result.selected]) == ({2}, {1})
+
+
+def test_a_bench_scores_the_player_and_records_where_its_puzzles_come_from(tmp_path: Path) -> None:
+    found = run_bench(
+        task("reasoning_gym"),
+        ScriptedEngine(lambda _: reply(move="pour A->A")).lm(),
+        limit=4,
+        contenders=["none", "labeled_fewshot"],
+        log_dir=tmp_path,
+        display_progress=False,
+    )
+    assert found.comparison.row("none").test == 0.0
+    assert found.splits["origin"] == f"reasoning-gym {version('reasoning-gym')}: sokoban, jugs of seed 0"
+    assert all(re.fullmatch(r"(sokoban|jugs)\[\d+\]", each) for each in found.splits["test"]["rows"])
+    assert found.comparison.row("labeled_fewshot").test == 0.0
