@@ -22,7 +22,7 @@ from optimizers.core.cost import Cost, Pricing
 from optimizers.core.result import result_of
 from optimizers.tasks import check_task, task
 from optimizers.tasks.benching import run_bench
-from optimizers.tasks.reasoning_gym import GAMES, SOLUTION_LENGTHS, MOST_STEPS, GamePlayer, game_solved, gym_task
+from optimizers.tasks.reasoning_gym import GAMES, MOST_STEPS, SOLUTION_LENGTHS, GamePlayer, game_solved, gym_task
 from sgt_modules.embedded.models import embedded_folder
 from sgt_modules.errors import SetupError, TaskDataError
 from sgt_modules.kinds import Supplement
@@ -238,4 +238,4 @@ def test_a_bench_scores_the_player_and_records_where_its_puzzles_come_from(tmp_p
     assert found.comparison.row("none").test == 0.0
     assert found.splits["origin"] == f"reasoning-gym {version('reasoning-gym')}: sokoban, jugs of seed 0"
     assert all(re.fullmatch(r"(sokoban|jugs)\[\d+\]", each) for each in found.splits["test"]["rows"])
-    assert found.comparison.row("labeled_fewshot").test == 0.0
+    assert "no outputs of the program" in found.comparison.row("labeled_fewshot").skipped
