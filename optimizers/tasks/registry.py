@@ -17,6 +17,7 @@ from optimizers.tasks.hotpotqa import HOTPOTQA
 from optimizers.tasks.house_terms import HOUSE_TERMS
 from optimizers.tasks.medqa import MEDQA
 from optimizers.tasks.mmlu import MMLU
+from optimizers.tasks.reasoning_gym import REASONING_GYM
 from optimizers.tasks.spider import SPIDER
 from optimizers.tasks.supergpqa import SUPERGPQA
 from optimizers.tasks.truthfulqa import TRUTHFULQA, TRUTHFULQA_MC2
@@ -24,7 +25,10 @@ from sgt_modules.errors import SetupError
 
 _TASKS: dict[str, Task] = {
     each.name: each
-    for each in (SPIDER, DS1000, HOTPOTQA, HLE, SUPERGPQA, GSM8K, TRUTHFULQA, TRUTHFULQA_MC2, MMLU, MEDQA, HOUSE_TERMS)
+    for each in (
+        *(SPIDER, DS1000, HOTPOTQA, HLE, SUPERGPQA, GSM8K, TRUTHFULQA, TRUTHFULQA_MC2, MMLU, MEDQA),
+        *(HOUSE_TERMS, REASONING_GYM),
+    )
 }
 
 
