@@ -13,6 +13,7 @@ WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 # Only `make real` may use a model hub, if the caller's environment allows it.
 CALLERS := HF_HUB_OFFLINE='$(HF_HUB_OFFLINE)' TRANSFORMERS_OFFLINE='$(TRANSFORMERS_OFFLINE)' \
@@ -37,7 +38,8 @@ install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(PIP) --editable '.[dev]'
+	$(PIP) --editable '.[gym]' || echo "reasoning-gym was not installed (it compiles C): the tests of its task are skipped."
 	touch $@
 
 demo: $(INSTALLED)
@@ -62,12 +64,14 @@ test-all: test test-slow
 test-matrix:
 	$(PYTHON) tests/matrix.py $(ROWS)
 
+WITHOUT_GYM = $(shell $(BIN)/python -c "import reasoning_gym" 2> /dev/null || echo --ignore=optimizers/tasks/reasoning_gym.py)
+
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest --doctest-modules sgt_modules optimizers
+	$(BIN)/python -m pytest --doctest-modules sgt_modules optimizers $(WITHOUT_GYM)
 	$(BIN)/python -m pytest tests/package/test_words.py tests/package/test_names.py
 	$(BIN)/mkdocs build --strict
 

@@ -4,7 +4,7 @@ The predictor answers once without a supplement, the generator reads the inputs 
 answers again from the inputs and the supplement; with `[none]` the draft is the answer, and there is no second call. A
 supplement that a table gives needs no draft, so training pays for none: its unaided runs are both the drafts in the
 queries' prompts and the outcomes of `[none]`. Where the generator writes during a run (several predictors, loops), a
-memo of the unaided runs has the drafts, by predictor and inputs.
+memo of the unaided runs has the drafts, by predictor and inputs, and a shelf keeps them for later sessions.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import dspy
 from dspy.utils.exceptions import AdapterParseError
@@ -87,10 +87,23 @@ def _traced(prediction: dspy.Prediction, trace: list[Any]) -> Draft:
     return Draft(prediction, trace[-1][1] if trace else None)
 
 
+class DraftShelf(Protocol):
+    """Keeps a program's drafts beyond this process, by a key that is equal for calls of equal role and inputs."""
+
+    def find(self, role: str, key: str, inputs: Inputs) -> Draft | None:
+        """Return the draft of a key as it answers a call with these inputs, if there is one."""
+        ...
+
+    def keep(self, role: str, key: str, draft: Draft) -> None:
+        """Save a draft before this returns; the first one of a key stays."""
+        ...
+
+
 class DraftMemo:
     """The drafts of one program's calls, by role and inputs. Thread-safe.
 
-    A call with inputs that are no JSON, such as tools, is not kept.
+    What it does not know it looks up on a `shelf`, where it puts each new draft before the next call is made. A call
+    with inputs that are no JSON, such as tools, is not kept.
 
     >>> memo = DraftMemo()
     >>> memo.keep("self", {"question": "2+2?"}, Draft(dspy.Prediction(answer="4")))
@@ -98,14 +111,18 @@ class DraftMemo:
     ({'answer': '4'}, None)
     """
 
-    def __init__(self) -> None:
+    def __init__(self, shelf: DraftShelf | None = None) -> None:
         self._drafts: dict[str, Draft] = {}
-        self._lock = threading.Lock()
+        self._lock, self._shelf = threading.Lock(), shelf
 
     def find(self, role: str, inputs: Inputs) -> Draft | None:
         """Return a copy of the draft of these inputs, if there is one."""
+        key = _key(role, inputs)
         with self._lock:
-            draft = self._drafts.get(_key(role, inputs))
+            draft = self._drafts.get(key)
+        if draft is None and key and self._shelf is not None and (found := self._shelf.find(role, key, inputs)):
+            with self._lock:
+                draft = self._drafts.setdefault(key, found)
         return None if draft is None else replace(draft, prediction=copy.deepcopy(draft.prediction))
 
     def keep(self, role: str, inputs: Inputs, draft: Draft) -> None:
@@ -113,7 +130,9 @@ class DraftMemo:
         if key := _key(role, inputs):
             kept = replace(draft, prediction=copy.deepcopy(draft.prediction))
             with self._lock:
-                self._drafts.setdefault(key, kept)
+                is_new = self._drafts.setdefault(key, kept) is kept
+            if is_new and self._shelf is not None:
+                self._shelf.keep(role, key, kept)
 
     def filling(self) -> AbstractContextManager[None]:
         """Keep the drafts of the calls inside the block; each is asked for, as a measurement of noise needs."""

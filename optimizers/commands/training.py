@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from optimizers.commands.methods import AlgorithmName, Method, MethodName
 from optimizers.commands.output import (
     AUTO,
     EXIT_STOPPED,
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     import dspy
 
     from optimizers.observe.tracking import TrackerName
-    from optimizers.training.trl_trainer import TRLTrainer
-    from sgt_modules.generator import GeneratorLike
 
 _DATA = "Examples, one per row: .jsonl, .csv or .parquet"
 ProgramArgument = Annotated[str, typer.Argument(help="The program as module:attribute, or a function that returns it.")]
@@ -37,13 +36,31 @@ MetricOption = Annotated[str, typer.Option(help="The metric as module:attribute.
 InputsOption = Annotated[
     str, typer.Option(help="Names of the input fields, separated by commas; by default the program's.")
 ]
-GeneratorOption = Annotated[str, typer.Option(help="The model to train: a hub id, a folder, or embedded.")]
+MethodOption = Annotated[
+    MethodName,
+    typer.Option(help="sgt trains the generator; nearest_winner trains nothing and looks up what won in exploration."),
+]
+AlgorithmOption = Annotated[
+    AlgorithmName, typer.Option(help="How the rounds of sgt train: dpo on pairs, or grpo on groups of samples.")
+]
+GeneratorOption = Annotated[
+    str,
+    typer.Option(
+        help="The model to train: a hub id, a folder, or embedded. For nearest_winner also an LM, such as "
+        "openai/gpt-4.1-mini, or none with --log."
+    ),
+]
 GeneratorAtOption = Annotated[
     str, typer.Option(help="Server of the generator, as sgt up prints it: vllm@http://127.0.0.1:8000/v1.")
 ]
 ApiBaseOption = Annotated[str, typer.Option(help="The address of the frozen model's server, up to /v1.")]
 AutoOption = Annotated[Size, typer.Option(help="How much is sampled: light, medium, or heavy as in the paper.")]
-RoundsOption = Annotated[int | None, typer.Option(help="Rounds of DPO; by default the recipe's.")]
+RoundsOption = Annotated[
+    int | None,
+    typer.Option(
+        help="Rounds after SFT; by default the recipe's. For nearest_winner, 0 explores with the warm start alone."
+    ),
+]
 SeedOption = Annotated[int, typer.Option(help="Seed of every random choice.")]
 ThreadsOption = Annotated[int | None, typer.Option(help="Concurrent program runs.")]
 ReportToOption = Annotated[str, typer.Option(help="Trackers, separated by commas: mlflow, wandb, tensorboard.")]
@@ -61,6 +78,8 @@ def compile_program(
     lm: ActorOption = "",
     lm_dtype: PrecisionOption = "auto",
     api_base: ApiBaseOption = "",
+    method: MethodOption = "sgt",
+    algorithm: AlgorithmOption = "dpo",
     generator: GeneratorOption = "Qwen/Qwen3-1.7B",
     generator_at: GeneratorAtOption = "",
     auto: AutoOption = AUTO,
@@ -82,6 +101,8 @@ def compile_program(
 ) -> None:
     """Train a generator for a program, and save the program that reads its supplements.
 
+    With --method nearest_winner nothing is trained: the program reads what won for the most similar training questions.
+
     Exit codes: 0 done; 2 wrong arguments; 3 stopped at a budget; 130 Ctrl-C. After 3 and 130, the same command with its
     --log-dir resumes the run, after 3 with a larger budget.
 
@@ -91,19 +112,14 @@ def compile_program(
     from optimizers.core.user_files import load_attribute
     from optimizers.observe.report import REPORT_FILE
     from optimizers.sgt.log_reading import examples_of
-    from optimizers.sgt.teleprompter import SGTTeleprompter
 
+    chosen = Method(method, algorithm, auto, rounds, generator, generator_at)
     check_writable(out, what="--out")
     student, trainset, valset = _load_inputs(program, train, val, inputs)
     logged = [] if log is None else examples_of(log).outcomes
     with use_named_actor(lm, lm_dtype, api_base):
-        model, trainer = _load_generator(generator, generator_at)
-        sgt = SGTTeleprompter(
+        teleprompter = chosen.teleprompter(
             load_attribute(metric, what="a metric"),
-            model,
-            trainer=trainer,
-            auto=auto,
-            rounds=rounds,
             seed=seed,
             num_threads=threads,
             log_dir=log_dir,
@@ -113,7 +129,7 @@ def compile_program(
             report_to=cast("list[TrackerName]", [each.strip() for each in report_to.split(",") if each.strip()]),
             display_progress=False if as_json else None,
         )
-        better = sgt.compile(student, trainset=trainset, valset=valset, logged=logged)
+        better = teleprompter.compile(student, trainset=trainset, valset=valset, logged=logged)
     result = result_of(better)
     saved = out or result.log_dir / "program.json"
     better.save(saved)
@@ -152,6 +168,8 @@ def estimate(
     lm: ActorOption = "",
     lm_dtype: PrecisionOption = "auto",
     api_base: ApiBaseOption = "",
+    method: MethodOption = "sgt",
+    algorithm: AlgorithmOption = "dpo",
     generator: GeneratorOption = "Qwen/Qwen3-1.7B",
     generator_at: GeneratorAtOption = "",
     auto: AutoOption = AUTO,
@@ -169,23 +187,27 @@ def estimate(
     from dataclasses import asdict
 
     from optimizers.core.user_files import load_attribute
-    from optimizers.sgt.teleprompter import SGTTeleprompter
+    from optimizers.sgt.nearest.teleprompter import NearestWinner
 
+    chosen = Method(method, algorithm, auto, rounds, generator, generator_at)
+    if probe and method == "nearest_winner":
+        raise SetupError(
+            f"Expected --probe {probe} with --method sgt, got --method nearest_winner, whose estimate has calls and "
+            "samples alone. Leave --probe out."
+        )
     student, trainset, valset = _load_inputs(program, train, val, inputs)
     with use_named_actor(lm, lm_dtype, api_base):
-        model, trainer = _load_generator(generator, generator_at)
-        sgt = SGTTeleprompter(
+        teleprompter = chosen.teleprompter(
             load_attribute(metric, what="a metric"),
-            model,
-            trainer=trainer,
-            auto=auto,
-            rounds=rounds,
             seed=seed,
             num_threads=threads,
             log_dir=log_dir,
             display_progress=False if as_json else None,
         )
-        estimated = sgt.estimate(student, trainset, valset, probe=probe)
+        if isinstance(teleprompter, NearestWinner):
+            estimated = teleprompter.estimate(student, trainset, valset)
+        else:
+            estimated = teleprompter.estimate(student, trainset, valset, probe=probe)
     print_output({**asdict(estimated), "total": asdict(estimated.total)}, estimated, as_json=as_json)
 
 
@@ -212,29 +234,3 @@ def use_named_actor(lm: str, dtype: str, api_base: str) -> AbstractContextManage
         actor = actor.copy(num_retries=RETRIES)
     check_lm(actor)
     return acting_as(actor)
-
-
-def _load_generator(name: str, at: str) -> tuple[GeneratorLike, TRLTrainer | None]:
-    """Return the generator, behind a server if `at` names one, and a trainer for that one or the embedded one.
-
-    The late imports save others the ten seconds of TRL.
-    """
-    if at:
-        from sgt_modules.remote.server_use import ServedModel, served_generator
-
-        endpoint = served_generator(ServedModel.parse(name, at))
-        from optimizers.training.trl_trainer import TRLTrainer
-
-        return endpoint, TRLTrainer(name)
-    if name != "embedded":
-        return name, None
-    from optimizers.training.embedded import embedded_trainer
-
-    return named_generator(name), embedded_trainer()
-
-
-def named_generator(name: str) -> GeneratorLike:
-    """Return the generator that an option names: the embedded one, or the hub id or folder as it is."""
-    from sgt_modules.embedded import embedded_generator
-
-    return embedded_generator() if name == "embedded" else name

@@ -22,11 +22,11 @@ from optimizers.core.reward import Scorer
 from optimizers.core.usage import Usage
 from optimizers.rollouts.failure_streak import FailureStreak
 from optimizers.rollouts.judging import JudgedRun, RunFunction, ThreadRunner
+from optimizers.rollouts.kept_drafts import open_drafts
 from optimizers.rollouts.known_runs import KnownRuns
 from optimizers.rollouts.queries import LiveRun, query_id, query_of
 from optimizers.rollouts.runners import Runner, check_seconds, with_time_limit
 from optimizers.store.rollout_store import RolloutStore
-from sgt_modules.drafts import DraftMemo
 from sgt_modules.episode import Call, Chooser
 from sgt_modules.errors import ProviderRefusedError, SetupError, StoppedError
 from sgt_modules.kinds import SILENCE, Supplement
@@ -92,7 +92,7 @@ class RolloutEngine:
         self._failures = FailureStreak(max_errors)
         self._first_scope, self._answered = scope, set[tuple[str, str]]()
         self._lock = threading.Lock()
-        self._known, self._drafts = self._known_runs(), DraftMemo()
+        self._known, self._drafts = self._known_runs(), open_drafts(program, store, scope)
 
     def for_program(self, program: dspy.Module) -> RolloutEngine:
         """The same engine for another program, in its own scope; failures in a row are counted together.
@@ -102,7 +102,7 @@ class RolloutEngine:
         other = copy.copy(self)
         other.program = program
         other.scope = scope_of(program, self.scorer.metric, version=self.version, like=self.scope)
-        other._known, other._drafts = other._known_runs(), DraftMemo()
+        other._known, other._drafts = other._known_runs(), open_drafts(program, self.store, other.scope)
         self.store.describe(other.scope, describe_scope(program, self.scorer.metric))
         return other
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from optimizers.core.records import Candidate, Query, Rollout
+from optimizers.sgt.costs import cheaper_couples
 from sgt_modules.episode import Place
 
 
@@ -42,9 +43,11 @@ def share_of(round_: int) -> Share:
 class CandidateScheduler:
     """Splits a stage's new candidates into those to try `first` and those held back.
 
-    A query is *settled* when at least 95 % of its rollouts in `before` won, otherwise *open*. Of an open query's
+    A query is *settled* when at least 95 % of its rollouts in `before` won and, where they have prices, no winner is
+    cheaper than another; otherwise it is *open*. Of an open query's
     candidates a share is tried: each kind in turn; of direct samples the most probable, as those are the ones that the
-    generator writes at inference. Of a settled query a few are tried; if one loses, `reopen` returns the others.
+    generator writes at inference. Of a settled query a few are tried; if one loses, or prices differ, `reopen`
+    returns the others.
 
     >>> from optimizers.core.records import Query
     >>> from sgt_modules.kinds import Supplement
@@ -58,7 +61,7 @@ class CandidateScheduler:
         self, candidates: Sequence[Candidate], round_: int, *, threshold: float, before: Iterable[Rollout] = ()
     ) -> None:
         self._threshold, share = threshold, share_of(round_)
-        settled = {query for query, won in self._wins(before).items() if sum(won) >= SETTLED * len(won)}
+        settled = {query for query, own in _by_query(before).items() if self._is_settled(own)}
         of_query: dict[str, list[Candidate]] = defaultdict(list)
         for candidate in candidates:
             of_query[candidate.query.id].append(candidate)
@@ -72,17 +75,28 @@ class CandidateScheduler:
             self._held_back[query] = ordered[now:]
 
     def reopen(self, first: Iterable[Rollout]) -> list[Candidate]:
-        """The candidates held back of each settled query that lost a rollout in `first`."""
-        lost = [query for query, won in self._wins(first).items() if not all(won)]
-        return [candidate for query in lost for candidate in self._held_back.get(query, [])]
+        """The candidates held back of each settled query that `first` shows to be open: by a loss, or by a price."""
+        opened = [query for query, own in _by_query(first).items() if self._teaches(own)]
+        return [candidate for query in opened for candidate in self._held_back.get(query, [])]
 
-    def _wins(self, rollouts: Iterable[Rollout]) -> dict[str, list[bool]]:
-        """By query, whether each rollout with a reward won."""
-        wins: dict[str, list[bool]] = defaultdict(list)
-        for rollout in rollouts:
-            if rollout.reward is not None:
-                wins[rollout.query.id].append(rollout.won(self._threshold))
-        return wins
+    def _is_settled(self, rollouts: Sequence[Rollout]) -> bool:
+        won = [each.won(self._threshold) for each in rollouts]
+        return sum(won) >= SETTLED * len(won) and not cheaper_couples(rollouts, self._threshold)
+
+    def _teaches(self, rollouts: Sequence[Rollout]) -> bool:
+        """Whether some of these could be a pair: one lost, or one won more cheaply than another."""
+        return not all(each.won(self._threshold) for each in rollouts) or bool(
+            cheaper_couples(rollouts, self._threshold)
+        )
+
+
+def _by_query(rollouts: Iterable[Rollout]) -> dict[str, list[Rollout]]:
+    """The rollouts with a reward, by query."""
+    found: dict[str, list[Rollout]] = defaultdict(list)
+    for rollout in rollouts:
+        if rollout.reward is not None:
+            found[rollout.query.id].append(rollout)
+    return found
 
 
 def _by_likelihood(candidates: Sequence[Candidate]) -> list[Candidate]:

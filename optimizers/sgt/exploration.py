@@ -16,6 +16,7 @@ from typing import Protocol
 import dspy
 
 from optimizers.core.concurrency import prefetch
+from optimizers.core.cost import Pricing
 from optimizers.core.events import EventBus, Note, WorkCounter
 from optimizers.core.records import Candidate, Query, Rollout
 from optimizers.core.stages import Stage, pool_name
@@ -69,6 +70,7 @@ class ExplorationContext:
     seed: int
     log: Log = field(default_factory=Log)
     """What is known of the training examples before the run."""
+    priced: Pricing = field(default_factory=Pricing)
 
     def rng(self, purpose: str) -> random.Random:
         """The run's own randomness for one purpose; never the global one."""
@@ -226,10 +228,10 @@ class Isolated:
             met = each.source == LOGGED or not each.supplement or (each.query.id, each.supplement.render()) in known
             (answered if met else new).append(each)
         tried = self._run(stage, answered)
-        before = [*self._last, *tried] or self.context.train.unaided
+        before = self.context.priced([*self._last, *tried] or self.context.train.unaided)
         scheduler = CandidateScheduler(new, round_, threshold=self.context.recipe.threshold, before=before)
         first = self._run(stage, scheduler.first)
-        tried += [*first, *self._run(stage, scheduler.reopen(first))]
+        tried += [*first, *self._run(stage, scheduler.reopen(self.context.priced(first)))]
         self._last = tried
         self._met += tried
         return tried

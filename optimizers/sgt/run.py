@@ -63,11 +63,11 @@ class Run:
         self._finished = FinishedStages(session.folder)
         self._alone = team.size == 1
         self._clock = session.clock
+        self._priced = priced = Pricing(settings.recipe.cost, token_counter(settings.generator))
         self._exploration = ExplorationContext(
-            settings.recipe, session.train, session.bus, self._clock, settings.options.seed, log=log
+            settings.recipe, session.train, session.bus, self._clock, settings.options.seed, log, priced
         )
         self._explorer: Explorer = explorer("isolate", self._exploration)
-        self._priced = Pricing(settings.recipe.cost, token_counter(settings.generator))
         MARK.restart()
 
     @classmethod

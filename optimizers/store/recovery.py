@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import sqlalchemy as sa
 
 from optimizers.store.rows import UnreadableRowError, add_checksum, read_sample, verify
 from optimizers.store.schema import (
     APPLICATION_ID,
+    DRAFTS,
     ROLLOUTS,
     SAMPLES,
     SCHEMA_VERSION,
@@ -251,7 +253,7 @@ def _copy_rows(old: sqlite3.Connection, new: sa.Connection, size: int) -> tuple[
     kept: dict[str, int] = {}
     lost: dict[str, int] = {}
     rollouts = set[int]()
-    for table in TABLES:
+    for table in (*TABLES, *([DRAFTS] if _has_drafts(old) else [])):
         limit, copied = size // _SMALLEST_ROW, 0
         highest = min(_find_highest_row(old, table), limit)
         for rows in _read_rows(old, table.name, highest, limit):
@@ -301,6 +303,13 @@ def _select(old: sqlite3.Connection, table: str, first: int, last: int) -> list[
     return [(number, dict(zip(names, values, strict=True))) for number, *values in cursor]
 
 
+def _has_drafts(old: sqlite3.Connection) -> bool:
+    """Whether a file has the table of drafts, which stores from before it lack."""
+    with suppress(*READ_ERRORS):
+        return bool(old.execute(f"PRAGMA table_info({DRAFTS.name})").fetchall())
+    return False
+
+
 def _find_highest_row(old: sqlite3.Connection, table: sa.Table) -> int:
     """The highest row number of a table, as far as the file says it; `seen` points to rollouts too."""
     highest = 0
@@ -324,6 +333,8 @@ def _is_intact(table: sa.Table, row: Mapping[str, Any], rollouts: set[int]) -> b
             verify(row)
         elif table is SAMPLES:
             read_sample(row)
+        elif table is DRAFTS:
+            return row["checksum"] == crc32(row["content"].encode())
     except UnreadableRowError:
         return False
     return True

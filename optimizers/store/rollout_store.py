@@ -2,17 +2,19 @@
 
 Table `rollouts` holds each rollout once (scope, query, supplement). Table `seen` lists which stage of which run uses
 which rollout, from which source, and what it paid, so that a stage is read again without paying again. Table `samples`
-holds the generator's samples, `scopes` a description of each scope's fingerprint.
+holds the generator's samples, `drafts` the actor's drafts, `scopes` a description of each scope's fingerprint.
 """
 
 from __future__ import annotations
 
 import copy
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
+from zlib import crc32
 
 import sqlalchemy as sa
 
@@ -33,7 +35,7 @@ from optimizers.store.rows import (
     read_sample,
 )
 from optimizers.store.scan import Scan, scan_rollouts
-from optimizers.store.schema import ROLLOUTS, SAMPLES, SCOPES, SEEN, USAGE_COLUMNS
+from optimizers.store.schema import DRAFTS, ROLLOUTS, SAMPLES, SCOPES, SEEN, USAGE_COLUMNS, create_drafts
 from optimizers.store.statements import IS_LIVE, LISTED_ROLLOUTS, SELECT_ANY, SELECT_REWARDED, Statements
 from sgt_modules.episode import Call
 from sgt_modules.kinds import Supplement
@@ -70,6 +72,7 @@ class RolloutStore(Closing):
         self._database = Database(where)
         self._statements = Statements(self._database.dialect)
         self._clock = clock
+        self._with_drafts = threading.Event()
         self.on_write: Callable[[], object] = lambda: None
         """Called after each saved rollout or sample."""
         self.where, self.notes = self._database.name, self._database.notes
@@ -260,6 +263,24 @@ class RolloutStore(Closing):
                 break
             kept.append(sample)
         return kept
+
+    def add_draft(self, key: str, content: str) -> None:
+        """Saves a draft, of all runs; the first one of a key stays. Committed when this returns."""
+        self._open_drafts()
+        row = {"key": key, "content": content, "checksum": crc32(content.encode())}
+        self._database.write(lambda connection: connection.execute(self._statements.insert_draft, row))
+
+    def find_draft(self, key: str) -> str | None:
+        """The content of a draft; None where there is none, or it does not match its checksum."""
+        self._open_drafts()
+        with self._database.transaction() as connection:
+            row = connection.execute(sa.select(DRAFTS).where(DRAFTS.c.key == key)).mappings().first()
+        return None if row is None or row["checksum"] != crc32(row["content"].encode()) else row["content"]
+
+    def _open_drafts(self) -> None:
+        if not self._with_drafts.is_set():
+            self._database.write(create_drafts)
+            self._with_drafts.set()
 
     def describe(self, scope: str, description: Mapping[str, object]) -> None:
         """Saves a description of a scope's fingerprint, as JSON."""

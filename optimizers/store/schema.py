@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.schema import CreateTable
 
 from optimizers.store.rows import FLOAT_COLUMNS, INTEGER_COLUMNS, TEXT_COLUMNS
 from sgt_modules.errors import RunFolderError
@@ -75,6 +76,15 @@ SAMPLES = sa.Table(
     sa.Column("cut", _INTEGER, nullable=False),
     sa.Column("checksum", _INTEGER, nullable=False),
 )
+DRAFTS = sa.Table(
+    "drafts",
+    sa.MetaData(),
+    sa.Column("key", sa.String, primary_key=True),
+    sa.Column("content", sa.String, nullable=False),  # JSON
+    sa.Column("checksum", _INTEGER, nullable=False),
+)
+"""The actor's drafts. Stores of this version from before it lack it: `create_drafts` adds it when it is needed."""
+
 TABLES = (ROLLOUTS, SEEN, SCOPES, SAMPLES)
 _VERSION = sa.Table("sgt_store", sa.MetaData(), sa.Column("version", sa.Integer, primary_key=True))
 
@@ -97,9 +107,17 @@ def open_schema(connection: sa.Connection, *, name: str) -> None:
 def create_tables(connection: sa.Connection) -> None:
     """Creates the tables and marks a SQLite file as ours, within the caller's transaction."""
     METADATA.create_all(connection)
+    create_drafts(connection)  # last: recovery relies on the pages on which the other tables begin
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql(f"PRAGMA application_id={APPLICATION_ID}")
         connection.exec_driver_sql(f"PRAGMA user_version={SCHEMA_VERSION}")
+
+
+def create_drafts(connection: sa.Connection) -> None:
+    """Creates the table of drafts if it is missing, within the caller's transaction."""
+    if connection.dialect.name != "sqlite":  # another process may create it at the same time
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_ADVISORY})")
+    connection.execute(CreateTable(DRAFTS, if_not_exists=True))
 
 
 def _prepare_file(connection: sa.Connection, name: str) -> None:

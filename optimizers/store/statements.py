@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from optimizers.store.rows import STAGE_COLUMNS
-from optimizers.store.schema import ROLLOUTS, SAMPLES, SCOPES, SEEN, USAGE_COLUMNS
+from optimizers.store.schema import DRAFTS, ROLLOUTS, SAMPLES, SCOPES, SEEN, USAGE_COLUMNS
 
 _Insert = sqlite.Insert | postgresql.Insert
 
@@ -63,6 +63,7 @@ class Statements:
         self.insert_seen = CompiledStatement.compile(_insert_seen(insert(SEEN)), dialect)
         self.find_rewarded = CompiledStatement.compile(sa.select(ROLLOUTS.c.id).where(*_REWARDED), dialect)
         self.upsert_sample = _upsert(insert(SAMPLES), ("run", "stage", "number"))
+        self.insert_draft = insert(DRAFTS).on_conflict_do_nothing(index_elements=["key"])
         self.upsert_scope = _upsert(insert(SCOPES), ("scope",))
 
 

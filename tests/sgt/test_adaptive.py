@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from scripted import query, rollout
@@ -75,3 +76,20 @@ def test_a_settled_query_is_only_probed_unless_it_was_luck(round_: int) -> None:
 def test_a_query_whose_runs_all_failed_without_a_reward_is_not_settled() -> None:
     before = [rollout(None, of=query("q0", 0), text=str(at)) for at in range(3)]
     assert len(CandidateScheduler(candidates(1), 2, threshold=1.0, before=before).first) == 12
+
+
+def at_price(number: int, *prices: float) -> list[Rollout]:
+    """Successes of a query, each at its price."""
+    return [
+        replace(rollout(1.0, of=query(f"q{number}", number), text=str(at)), price=price)
+        for at, price in enumerate(prices)
+    ]
+
+
+def test_a_query_whose_winners_differ_in_price_is_not_settled() -> None:
+    """Of q0 one winner saves a third of the other's price, of q1 a fiftieth, and q2 has no prices."""
+    before = [*at_price(0, 0.2, 0.3), *at_price(1, 0.49, 0.5), *at_price(2, 0.0, 0.0)]
+    scheduler = CandidateScheduler(candidates(3), 2, threshold=1.0, before=before)
+    assert of_query(scheduler.first) == {"q0": 12, "q1": 2, "q2": 2}
+    again = scheduler.reopen([*at_price(1, 0.2, 0.3), *at_price(2, 0.0, 0.0)])
+    assert of_query(again) == {"q1": 10}

@@ -117,40 +117,70 @@ class Chain(dspy.Module):
         return self.solve(plan=self.plan(question=question).plan)
 
 
-@pytest.mark.parametrize("credit", ["isolate", "joint"])
-def test_a_program_of_several_predictors_pays_for_no_unaided_call_of_the_first_again(
-    credit: str, tmp_path: Path
-) -> None:
-    def script(text: str) -> str:
-        advised = "Look it up." in text
-        if "`[[ ## plan ## ]]`" in text:
-            number = text.partition("[[ ## question ## ]]\n")[2].split()[0]
-            return reply(plan=f"{'good' if advised else 'bad'} {number}")
-        return reply(answer="yes" if "good" in text or advised else "no")
+def plan_and_solve(text: str) -> str:
+    """Answer like an actor that needs a note, for the plan or for the solution."""
+    advised = "Look it up." in text
+    if "`[[ ## plan ## ]]`" in text:
+        number = text.partition("[[ ## question ## ]]\n")[2].split()[0]
+        return reply(plan=f"{'good' if advised else 'bad'} {number}")
+    return reply(answer="yes" if "good" in text or advised else "no")
 
-    examples = [dspy.Example(question=f"q{n} ?", answer="yes").with_inputs("question") for n in range(8)]
-    engine, trainer = ScriptedEngine(script), ScriptedTrainer()
-    generator = ScriptedGenerator(curious, trained=ScriptedGenerator(curious))
+
+CHAINED = [dspy.Example(question=f"q{n} ?", answer="yes").with_inputs("question") for n in range(8)]
+
+
+def chained(
+    log_dir: Path, credit: str, trainer: ScriptedTrainer, **changes: object
+) -> tuple[dspy.Module, ScriptedEngine]:
+    engine, generator = ScriptedEngine(plan_and_solve), ScriptedGenerator(curious, trained=ScriptedGenerator(curious))
+    settings = {"num_threads": 2, "log_dir": log_dir, "display_progress": False, **changes}
     sgt = SGTTeleprompter(
         lambda example, prediction, trace=None: example.answer == prediction.answer,
         generator,
         recipe=DRAFTED,
         trainer=trainer,
         credit=credit,
-        num_threads=2,
-        log_dir=tmp_path,
-        display_progress=False,
+        **settings,
     )
     with dspy.context(lm=engine.lm()):
-        better = sgt.compile(Chain(), trainset=examples[:4], valset=examples[4:])
+        return sgt.compile(Chain(), trainset=CHAINED[:4], valset=CHAINED[4:]), engine
+
+
+@pytest.mark.parametrize("credit", ["isolate", "joint"])
+def test_a_program_of_several_predictors_pays_for_no_unaided_call_of_the_first_again(
+    credit: str, tmp_path: Path
+) -> None:
+    trainer = ScriptedTrainer()
+    better, engine = chained(tmp_path, credit, trainer)
     first = Counter(each for each in engine.asked if "`[[ ## plan ## ]]`" in each and "supplement" not in each)
-    by_question = {each.question: first[text] for each in examples for text in first if each.question in text}
-    own = examples if credit == "joint" else examples[4:]  # in isolated runs the other place is silent, and paid for
+    by_question = {each.question: first[text] for each in CHAINED for text in first if each.question in text}
+    own = CHAINED if credit == "joint" else CHAINED[4:]  # in isolated runs the other place is silent, and paid for
     assert [by_question[each.question] for each in own] == [1] * len(own)
     prompts = [each.prompt for rows in trainer.rows.values() for each in rows]
     assert prompts
     assert all("Draft of " in prompt for prompt in prompts)
     assert result_of(better).spent.actor_calls == len(engine.asked)
+
+
+@pytest.mark.parametrize("calls", [17, 20, 33])
+def test_a_resumed_run_pays_for_no_draft_of_the_session_before(calls: int, tmp_path: Path) -> None:
+    """The unaided runs of both splits take 16 calls, and any call without a supplement after them is a draft's."""
+    stopped, first = chained(tmp_path, "joint", ScriptedTrainer(), max_actor_calls=calls, num_threads=1)
+    assert result_of(stopped).stopped
+    better, second = chained(tmp_path, "joint", ScriptedTrainer(), num_threads=1)
+    assert not result_of(better).stopped
+    unaided = Counter(text for text in [*first.asked, *second.asked] if "supplement" not in text)
+    assert max(unaided.values()) == 1
+    spent = result_of(better).spent
+    assert spent.actor_calls == len(first.asked) + len(second.asked)
+
+
+def test_another_folder_with_the_same_store_pays_for_no_draft_again(tmp_path: Path) -> None:
+    where = tmp_path / "shared.sqlite"
+    _, first = chained(tmp_path / "a", "joint", ScriptedTrainer(), store=where, num_threads=1)
+    _, second = chained(tmp_path / "b", "joint", ScriptedTrainer(), store=where, num_threads=1)
+    assert not {text for text in second.asked if "supplement" not in text}
+    assert first.asked
 
 
 @given(winners_and_losers())

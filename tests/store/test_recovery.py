@@ -201,7 +201,7 @@ def test_a_store_with_any_bytes_overwritten_opens_or_is_refused(
 def test_recovery_keeps_every_row_of_an_intact_store(path: Path) -> None:
     assert find_damage(path) == ""
     recovery = recover(path)
-    assert recovery.kept == {"rollouts": ROWS, "seen": ROWS, "scopes": 1, "samples": 10}
+    assert recovery.kept == {"rollouts": ROWS, "seen": ROWS, "scopes": 1, "samples": 10, "drafts": 0}
     assert set(recovery.lost.values()) == {0}
     with RolloutStore(path) as store:
         assert store.rollouts() == build_rollouts()

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import dspy
@@ -26,6 +27,11 @@ from optimizers.tasks.reasoning_gym import GAMES, MOST_STEPS, SOLUTION_LENGTHS, 
 from sgt_modules.embedded.models import embedded_folder
 from sgt_modules.errors import SetupError, TaskDataError
 from sgt_modules.kinds import Supplement
+
+pytestmark = pytest.mark.skipif(
+    find_spec("reasoning_gym") is None,
+    reason="needs reasoning-gym, which compiles C when installed: pip install 'dspy-sgt[gym]'",
+)
 
 BOARD = "+ + + + + +\n+ * @ - X +\n+ - - - - +\n+ + + + + +"
 JUGS = "A holds 3, B holds 5, C holds 8; target 4"
