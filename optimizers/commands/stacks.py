@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from optimizers.commands.output import ActorOption, JsonOption, PrecisionOption, check_writable, print_output
 from optimizers.commands.methods import named_generator
+from optimizers.commands.output import ActorOption, JsonOption, PrecisionOption, check_writable, print_output
 from optimizers.commands.training import ApiBaseOption, use_named_actor
 
 if TYPE_CHECKING:

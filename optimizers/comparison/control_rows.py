@@ -19,7 +19,7 @@ from optimizers.observe.report.texts import describe_tests, p_text, share, signe
 from optimizers.observe.tables import plain_table
 
 _INTERVAL = "95 %"
-_CONTROL_COLUMNS = ("control", "score", _INTERVAL, "gain", "95 % of gain", "p", "p selected", "n")
+_CONTROL_COLUMNS: Sequence[str] = ("control", "score", _INTERVAL, "gain", "95 % of gain", "p", "p selected", "n")
 _WIDE = 92
 """Characters of a terminal that shows all columns; a narrower one leaves out the interval of the score."""
 _CONTROL_LEGEND = (
