@@ -169,7 +169,8 @@ def _parse_limit(text: str) -> Sizes | None:
         return None
     if len(numbers) != text.count(",") + 1 or len(numbers) not in (1, 3) or not all(numbers):
         raise SetupError(f"Expected --limit N or TRAIN,VAL,TEST, each at least 1, got {text!r}.")
-    return Sizes(*(numbers * 3)[:3])
+    train, val, test = numbers * 3 if len(numbers) == 1 else numbers
+    return Sizes(train, val, test)
 
 
 def _parse_seeds(text: str) -> list[int]:
