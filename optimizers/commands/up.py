@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import typer
 
 from optimizers.commands.output import JsonOption, check_writable
-from optimizers.commands.serve import listen
+from optimizers.commands.ports import HOST, PORTS_FILE, PortRequest, choose_ports, keep_ports
 
 if TYPE_CHECKING:
     from sgt_modules.remote.engines import EngineName, ServerRequest
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 EXIT_INTERRUPTED = 130
 """Exit code of Ctrl-C before the servers answered."""
-
-_HOST = "127.0.0.1"
 
 
 def up(
@@ -45,10 +43,10 @@ def up(
         int, typer.Option(min=1, help="Copies of each model behind its address, each on its own GPU.")
     ] = 1,
     rank: Annotated[int, typer.Option(min=1, help="The highest rank of the adapters that training will make.")] = 16,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="The generator's port; 0 chooses a free one.")] = 0,
-    lm_port: Annotated[int, typer.Option(min=0, max=65535, help="The frozen model's port; 0 chooses a free one.")] = 0,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The generator's port; 0 takes its last one.")] = 0,
+    lm_port: Annotated[int, typer.Option(min=0, max=65535, help="The frozen model's port; 0 takes its last one.")] = 0,
     download: Annotated[bool, typer.Option("--download", help="Fetch a model that is not on this machine.")] = False,
-    folder: Annotated[Path, typer.Option(help="Folder for the logs of the servers.")] = Path("runs/up"),
+    folder: Annotated[Path, typer.Option(help="Folder for the logs and ports of the servers.")] = Path("runs/up"),
     start_seconds: Annotated[float, typer.Option(min=1, help="Maximum seconds until a server answers.")] = 900.0,
     generator_args: Annotated[str, typer.Option(help="More options of the engine for the generator.")] = "",
     lm_args: Annotated[str, typer.Option(help="More options of the engine for the frozen model.")] = "",
@@ -57,8 +55,9 @@ def up(
     """Run a server for the generator, and if wished one for the frozen model, until Ctrl-C.
 
     It waits until they answer, prints what to pass in Python and to sgt compile, and starts a server that dies again on
-    the same port. They listen on this machine only. Nothing is downloaded without --download. Exit codes: 0 ended by
-    Ctrl-C or SIGTERM; 1 a server does not run; 2 wrong arguments; 130 Ctrl-C before the servers answered.
+    the same port. With the same --folder a model gets the port that it had last, at first any free one. The servers
+    listen on this machine only. Nothing is downloaded without --download. Exit codes: 0 ended by Ctrl-C or SIGTERM; 1 a
+    server does not run; 2 wrong arguments; 130 Ctrl-C before the servers answered.
 
     Example: sgt up --generator Qwen/Qwen3-1.7B --lm Qwen/Qwen3-8B
     """
@@ -80,7 +79,8 @@ def up(
     stop = StopRequest()
     served: dict[str, ServedModel] = {}
     servers: dict[str, SupervisedServer] = {}
-    ports = _choose_ports({role: wished for role, (_, wished, _) in wanted.items()})
+    asked = {role: PortRequest(model, wished) for role, (model, wished, _) in wanted.items()}
+    ports = choose_ports(asked, folder, _say)
     for role, (model, _, more) in wanted.items():
         request = ServerRequest(
             _model_on_server(model, role, chosen, folder, download=download),
@@ -92,12 +92,13 @@ def up(
             downloads=download,
             more=_split(more),
         )
-        served[role] = ServedModel(chosen, request.model, f"http://{_HOST}:{request.port}/v1")
+        served[role] = ServedModel(chosen, request.model, f"http://{HOST}:{request.port}/v1")
         servers[role] = _prepare(
             role, served[role], request, installed[chosen], folder=folder, stop=stop, start_seconds=start_seconds
         )
+    keep_ports(asked, ports, folder)
     with _stopped_by_signals(stop):
-        _run(servers, stop, lambda: _print_use(served, servers, as_json=as_json))
+        _run(servers, stop, lambda: _print_use(served, servers, folder, as_json=as_json))
 
 
 def _prepare(
@@ -123,7 +124,7 @@ def _prepare(
         folder / f"{role}.log",
         is_up=lambda: is_up(served.address),
         warm_up=lambda: ask_for_a_token(served.address, served.model, seconds=start_seconds),
-        is_free=lambda: is_port_free(_HOST, request.port),
+        is_free=lambda: is_port_free(HOST, request.port),
         patience=Patience(start=start_seconds),
         report=_say,
         stop=stop,
@@ -190,15 +191,6 @@ def _model_on_server(model: str, role: str, engine: EngineName, folder: Path, *,
     return str(found.resolve()) if Path(model).expanduser().is_dir() else model
 
 
-def _choose_ports(wanted: dict[str, int]) -> dict[str, int]:
-    """A port for each role: the wanted one, or for 0 a free one. Raises `SetupError` for one that is in use."""
-    with ExitStack() as sockets:  # all open at once, so that no port is chosen twice
-        return {
-            role: sockets.enter_context(listen(_HOST, port, "--lm-port" if role == "lm" else "--port")).getsockname()[1]
-            for role, port in wanted.items()
-        }
-
-
 def _split(words: str) -> list[str]:
     from sgt_modules.errors import SetupError
 
@@ -225,7 +217,9 @@ def _stopped_by_signals(stop: StopRequest) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _print_use(served: dict[str, ServedModel], servers: dict[str, SupervisedServer], *, as_json: bool) -> None:
+def _print_use(
+    served: dict[str, ServedModel], servers: dict[str, SupervisedServer], folder: Path, *, as_json: bool
+) -> None:
     """Print on standard output what to pass to use the servers."""
     from sgt_modules.remote.local_models import find_model
     from sgt_modules.remote.server_use import can_think, options_for, python_for
@@ -250,7 +244,10 @@ def _print_use(served: dict[str, ServedModel], servers: dict[str, SupervisedServ
     print(f"In Python:\n\n{python}\n\nIn a shell:\n\n{command}\n", flush=True)
     if generator is not None:
         port = urlsplit(generator.address).port
-        _say(f"A run is resumed with its generator at the same address: start sgt up with --port {port} then.")
+        _say(
+            "A run is resumed with its generator at the same address. sgt up takes port "
+            f"{port} for this model again: {folder / PORTS_FILE} has it."
+        )
     _say("Ctrl-C ends the servers.")
 
 

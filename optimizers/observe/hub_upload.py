@@ -33,13 +33,14 @@ def upload_weights(folder: Path, repo: str, *, public: bool = False) -> str:
     `HF_TOKEN`; another hub is named by `HF_ENDPOINT`.
 
     Raises:
-        SetupError: the hub refuses (no token, no right to write there), or cannot be reached.
+        SetupError: the hub refuses (no token, no right to write there, too many requests), fails, or cannot be reached.
     """
     import httpx
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     api = HfApi()
+    later = f"Upload later with hf upload {repo} {folder}{'' if public else ' --private'}."
     try:
         made = api.create_repo(repo, private=not public, exist_ok=True)
         api.upload_folder(repo_id=made.repo_id, folder_path=folder, commit_message="Weights and their model card")
@@ -50,15 +51,25 @@ def upload_weights(folder: Path, repo: str, *, public: bool = False) -> str:
         ) from None
     except HfHubHTTPError as error:
         raise SetupError(
-            f"The hub at {api.endpoint} does not take weights for {repo!r}: {redact(_first_line(error))} Log in with "
-            f"hf auth login or set HF_TOKEN to a token that may write there. The weights are in {folder}."
+            f"The hub at {api.endpoint} does not take weights for {repo!r}: {redact(_first_line(error))}"
+            f"{_advise(error.response.status_code, later)} The weights are in {folder}."
         ) from error
     except httpx.HTTPError as error:
         raise SetupError(
-            f"The hub at {api.endpoint} cannot be reached: {redact(_first_line(error))} Upload later with hf upload "
-            f"{repo} {folder}."
+            f"The hub at {api.endpoint} cannot be reached: {redact(_first_line(error))} {later}"
         ) from error
     return str(made)
+
+
+def _advise(status: int, later: str) -> str:
+    """What to do about an HTTP status of the hub; empty where neither a log-in nor time helps.
+
+    >>> _advise(503, "Upload later."), _advise(400, "Upload later.")
+    (' Upload later.', '')
+    """
+    if status in (401, 403, 404):  # 404 is also the answer for what the token may not see
+        return " Log in with hf auth login or set HF_TOKEN to a token that may write there."
+    return f" {later}" if status == 429 or status >= 500 else ""
 
 
 def _first_line(error: Exception) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sgt_modules.errors import GeneratorNotFoundError
-from sgt_modules.saving.weights import resolve
+from sgt_modules.saving.weights import refuse_pickles, resolve
 
 
 def find_model(model: str, *, download: bool) -> Path:
@@ -13,7 +13,8 @@ def find_model(model: str, *, download: bool) -> Path:
 
     With `download`, a hub id that is not in the cache is fetched.
 
-    Raises `GeneratorNotFoundError` if there is no such folder or hub id here, or no weights in safetensors.
+    Raises `GeneratorNotFoundError` if there is no such folder or hub id here, or no weights in safetensors;
+    for weights that are only pickled it says how to convert them.
 
     >>> try:
     ...     find_model("nobody/has-this-model", download=False)
@@ -27,10 +28,16 @@ def find_model(model: str, *, download: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
+    missing = (
+        f"Expected a model on this machine, got {model!r}, which is neither a folder here nor complete in the "
+        f"hub's cache. Run `hf download {model}`, add --download, or pass the folder of a model."
+    )
     try:
-        return resolve(snapshot_download(model, local_files_only=True))
-    except (OSError, HFValidationError, GeneratorNotFoundError) as error:
-        raise GeneratorNotFoundError(
-            f"Expected a model on this machine, got {model!r}, which is neither a folder here nor complete in the "
-            f"hub's cache. Run `hf download {model}`, add --download, or pass the folder of a model."
-        ) from error
+        cached = Path(snapshot_download(model, local_files_only=True))
+    except (OSError, HFValidationError) as error:
+        raise GeneratorNotFoundError(missing) from error
+    refuse_pickles(cached)  # says what to do, where no download helps
+    try:
+        return resolve(cached)
+    except GeneratorNotFoundError as error:
+        raise GeneratorNotFoundError(missing) from error

@@ -215,13 +215,27 @@ def resolve(model: str | Path, revision: str | None = None, *, code: bool = Fals
     folder = Path(model).expanduser()
     if revision is not None or not folder.is_dir():
         folder = _fetch_snapshot(str(model), revision, code=code)
-    _refuse_pickles(folder)
+    refuse_pickles(folder)
     if not (folder / WHOLE_MODEL).is_file() or not _weight_files(folder):
         raise GeneratorNotFoundError(
             f"Expected {WHOLE_MODEL} and {_SAFE} in the folder of {str(model)!r}, got "
             f"{sorted(each.name for each in folder.iterdir())[:8]}. Save the model with save_pretrained()."
         )
     return folder
+
+
+def refuse_pickles(folder: Path) -> None:
+    """Raise `GeneratorNotFoundError` if a folder has only pickled weights; next to safetensors they are never read.
+
+    >>> refuse_pickles(SHIPPED / "generator")
+    """
+    pickles = sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern))
+    if pickles and not _weight_files(folder):
+        raise GeneratorNotFoundError(
+            f"Expected weights as {_SAFE} in {str(folder)!r}, got only {pickles[:4]}, and a pickle can run code when "
+            "it is opened. Convert them where you trust them: load the model there and call "
+            "save_pretrained(folder, safe_serialization=True)."
+        )
 
 
 def list_files(folder: Path) -> list[Path]:
@@ -231,7 +245,7 @@ def list_files(folder: Path) -> list[Path]:
 
 def check_adapter(adapter: Path) -> Path:
     """Return the folder of a PEFT adapter; raise `GeneratorNotFoundError` if it lacks files."""
-    _refuse_pickles(adapter)
+    refuse_pickles(adapter)
     if not (adapter / ADAPTER).is_file() or not (adapter / ADAPTER_WEIGHTS).is_file():
         raise GeneratorNotFoundError(
             f"Expected a PEFT adapter's folder ({ADAPTER} and {ADAPTER_WEIGHTS}), got {str(adapter)!r}, which "
@@ -315,17 +329,6 @@ def _portable_path(folder: Path, label: str, sha256: str) -> str:
                 "have changed. Save the program before its files change, or build it again from them."
             )
     return relative_path(folder, file.parent)
-
-
-def _refuse_pickles(folder: Path) -> None:
-    """Raise `GeneratorNotFoundError` if a folder has only pickled weights; next to safetensors they are never read."""
-    pickles = sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern))
-    if pickles and not _weight_files(folder):
-        raise GeneratorNotFoundError(
-            f"Expected weights as {_SAFE} in {str(folder)!r}, got only {pickles[:4]}, and a pickle can run code when "
-            "it is opened. Convert them where you trust them: load the model there and call "
-            "save_pretrained(folder, safe_serialization=True)."
-        )
 
 
 def _fetch_snapshot(hub_id: str, revision: str | None, *, code: bool) -> Path:

@@ -22,6 +22,9 @@ PROGRAM = """
 from sgt_modules.embedded import HouseTermsWorld, Sizes, program
 
 metric = HouseTermsWorld(0, sizes=Sizes(train=4, validation=4, test=4, shifted=4, terms=4, shifted_terms=4)).metric
+
+def even(example, prediction):
+    return len(prediction.sql) % 2 == 0
 """
 GIVEN = ["users_program:program", "--train", "train.jsonl", "--val", "val.jsonl", "--metric", "users_program:metric"]
 EMBEDDED = [*GIVEN, "--lm", "embedded", "--generator", "embedded"]
@@ -85,10 +88,12 @@ def test_grpo_is_compiled_and_its_run_is_not_resumed_with_dpo() -> None:
 
 
 @pytest.mark.slow
-def test_grpo_from_the_shell_trains_to_its_end() -> None:
-    content = printed("compile", *EMBEDDED, "--rounds", "1", "--log-dir", "run", "--algorithm", "grpo")
-    assert list(content["scores"])[:2] == ["none", "sft"]
-    assert content["stopped"] == ""
+def test_grpo_from_the_shell_trains_a_stage_of_grpo() -> None:
+    """Whether an answer's length is even depends on the note, so rewards within a group differ."""
+    given = [*EMBEDDED, "--metric", "users_program:even", "--rounds", "1", "--log-dir", "run"]
+    content = printed("compile", *given, "--algorithm", "grpo")
+    assert (list(content["scores"]), content["stopped"]) == (["none", "sft", "grpo1"], "")
+    assert Path("run/checkpoints/grpo1/adapter_model.safetensors").is_file()
 
 
 def test_the_nearest_winner_is_compiled_reported_and_resumed_for_nothing() -> None:

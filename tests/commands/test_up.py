@@ -20,13 +20,15 @@ import pytest
 
 from optimizers import Recipe, SGTTeleprompter, TrainingSettings
 from optimizers.cli import main
-from optimizers.commands.up import _stopped_by_signals
+from optimizers.commands.ports import PortRequest, choose_ports, keep_ports
+from optimizers.commands.up import _print_use, _stopped_by_signals
 from optimizers.core.result import result_of
 from optimizers.training.trl_trainer import TRLTrainer
 from sgt_modules import Endpoint, LocalEngine
 from sgt_modules.embedded import HouseTermsWorld, Sizes, program
 from sgt_modules.embedded.models import embedded_folder
 from sgt_modules.kinds import KINDS
+from sgt_modules.remote.server_use import ServedModel
 from sgt_modules.remote.supervision import StopRequest
 
 WORLD = HouseTermsWorld(0, sizes=Sizes(train=4, validation=4, test=4, shifted=4, terms=4, shifted_terms=4))
@@ -70,6 +72,63 @@ def test_a_port_in_use_is_refused(
         said = refusal([role, "embedded", option, str(taken.getsockname()[1])], monkeypatch, capsys)
         assert "which another program uses on 127.0.0.1" in said
         assert f"with {option}, or {option} 0 for any that is free" in said
+
+
+def chosen(wanted: dict[str, PortRequest], folder: Path) -> tuple[dict[str, int], list[str]]:
+    """The ports of one start, which are kept, and what it says of them."""
+    said: list[str] = []
+    ports = choose_ports(wanted, folder, said.append)
+    keep_ports(wanted, ports, folder)
+    return ports, said
+
+
+def test_a_model_gets_its_last_port_again_and_another_model_or_folder_another_one(folder: Path) -> None:
+    (folder / "weights").mkdir()
+    both = {"generator": PortRequest("weights"), "lm": PortRequest("Qwen/Qwen3-8B")}
+    first, said = chosen(both, folder / "up")
+    assert (len(set(first.values())), said) == (2, [])
+    other = {"generator": PortRequest("Qwen/Qwen3-1.7B")}
+    assert chosen(other, folder / "up")[0]["generator"] not in first.values()
+    same = {"lm": PortRequest("Qwen/Qwen3-8B"), "generator": PortRequest(str(folder / "weights"))}
+    assert chosen(same, folder / "up") == (first, [])
+    assert chosen(both, folder / "elsewhere")[0] != first
+
+
+def test_a_port_that_was_asked_for_is_the_last_one_from_then_on(folder: Path) -> None:
+    before = chosen({"lm": PortRequest("model")}, folder)[0]
+    after = chosen({"lm": PortRequest("other")}, folder)[0]
+    assert chosen({"lm": PortRequest("model", after["lm"])}, folder) == (after, [])
+    assert chosen({"lm": PortRequest("model")}, folder) == (after, [])
+    assert before != after
+
+
+def test_a_last_port_in_use_is_said_and_another_one_is_taken(folder: Path) -> None:
+    wanted = {"generator": PortRequest("model")}
+    [last] = chosen(wanted, folder)[0].values()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", last))
+        taken.listen()
+        ports, [said] = chosen(wanted, folder)
+    port = ports["generator"]
+    assert port != last
+    assert said.startswith(f"generator: its last port, {last}, is in use, so it takes {port}.")
+    assert said.endswith(f"end what uses port {last}, and start again with --port {last}.")
+
+
+def test_what_is_printed_names_the_port_and_the_file_that_keeps_it(capsys: pytest.CaptureFixture[str]) -> None:
+    served = ServedModel("transformers", str(embedded_folder("generator")), "http://127.0.0.1:8123/v1")
+    _print_use({"generator": served}, {}, Path("runs/up"), as_json=False)
+    assert "sgt up takes port 8123 for this model again: runs/up/ports.json has it." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["{", "[8000]", '{"lm": {"model": 99999}}'])
+def test_a_damaged_file_of_ports_is_refused(
+    content: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "ports.json").write_text(content)
+    said = " ".join(refusal(["--lm", "embedded", "--folder", "."], monkeypatch, capsys).split())
+    assert "Expected ports by role and model in ports.json" in said
+    assert "Delete the file" in said
 
 
 @pytest.mark.usefixtures("folder")
@@ -232,3 +291,17 @@ def test_a_signal_during_the_start_leaves_no_process(tmp_path: Path, number: sig
     port = first.split()[first.split().index("--port") + 1]
     listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert f"--port {port}" not in listed
+
+
+@pytest.mark.slow
+def test_servers_that_are_started_again_have_the_same_address(tmp_path: Path) -> None:
+    words = ["--lm", "embedded", "--engine", "transformers", "--folder", str(tmp_path / "up")]
+    started: list[str] = []
+    for _ in range(2):
+        with subprocess.Popen([*COMMAND, *words], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stderr is not None
+            started.append(process.stderr.readline())
+            process.terminate()
+            assert process.wait(timeout=30) == 130
+    assert "--port" in started[0]
+    assert started[0] == started[1]

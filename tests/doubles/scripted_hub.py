@@ -31,7 +31,8 @@ class Hub:
 
 
 @contextmanager
-def scripted_hub() -> Iterator[Hub]:
+def scripted_hub(*, fails: int = 0) -> Iterator[Hub]:
+    """A hub that runs inside the block; `fails` is the HTTP status with which it refuses every request, 0 for none."""
     hub = Hub()
 
     class Handler(BaseHTTPRequestHandler):
@@ -39,7 +40,9 @@ def scripted_hub() -> Iterator[Hub]:
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            if fails:
+                self.answer(fails, {"error": "Not now."})
+            elif self.headers.get("Authorization") != f"Bearer {TOKEN}":
                 self.answer(401, {"error": "Invalid username or password."})
             elif self.path == "/api/repos/create":
                 self.create(json.loads(body))

@@ -91,6 +91,26 @@ def test_a_refusal_says_why_and_where_the_weights_are(
         assert_nothing_arrived(hub)
 
 
+LOG_IN = "Log in with hf auth login or set HF_TOKEN to a token that may write there."
+LATER = "Upload later with hf upload me/notes FOLDER --private."
+
+
+@pytest.mark.parametrize(
+    ("status", "advised"), [(403, [LOG_IN]), (404, [LOG_IN]), (429, [LATER]), (503, [LATER]), (400, [])]
+)
+def test_a_log_in_is_advised_where_it_may_help_and_time_where_that_may(
+    run: Path, tmp_path: Path, status: int, advised: list[str]
+) -> None:
+    output = tmp_path / "out"
+    with scripted_hub(fails=status) as hub:
+        done = export(run, output, "--to", "hub", "--repo", "me/notes", address=hub.address)
+    said = " ".join(done.stderr.split()).replace(str(output), "FOLDER")
+    assert done.returncode == 2, said
+    assert "does not take weights for 'me/notes'" in said
+    assert [each for each in (LOG_IN, LATER) if each in said] == advised
+    assert "The weights are in FOLDER." in said
+
+
 def assert_nothing_arrived(hub: Hub) -> None:
     assert hub.commits == 0
     assert hub.files.get("me/notes", {}) == {}

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from scripted import query, rollout
+from scripted import ScriptedGenerator, ScriptedTrainer, query, rollout
+from small_compile import SMALL, compiled, gold
 
+from optimizers.core.cost import Cost
 from optimizers.core.records import Candidate, Rollout
 from optimizers.sgt.adaptive import CandidateScheduler, share_of
-from sgt_modules.kinds import Supplement
+from sgt_modules.embedded.models import embedded_folder
+from sgt_modules.kinds import SILENCE, Supplement
 
 KINDS = ["cot", "hint", "rule", "pairs", "free"]
 
@@ -93,3 +97,25 @@ def test_a_query_whose_winners_differ_in_price_is_not_settled() -> None:
     assert of_query(scheduler.first) == {"q0": 12, "q1": 2, "q2": 2}
     again = scheduler.reopen([*at_price(1, 0.2, 0.3), *at_price(2, 0.0, 0.0)])
     assert of_query(again) == {"q1": 10}
+
+
+class Wordy(ScriptedGenerator):
+    """Writes another note for each seed, every second one at length."""
+
+    def said(self, prompt: str, seed: int) -> Supplement:
+        return Supplement("cot", f"Look up {seed}." + " Look it up." * (40 * (seed % 2)))
+
+
+def test_a_compile_samples_on_where_every_note_wins_and_some_are_short(tmp_path: Path) -> None:
+    """The actor needs no help, so without prices every question is settled from the start.
+
+    Then 28 calls: 4 questions unaided in each of two sets, 2 notes for each of 4 in two pools, and 4 validated notes.
+    With prices, questions whose first notes differ in length are tried further, in both pools.
+    """
+    generator = Wordy(lambda _: SILENCE, model=str(embedded_folder("generator")))  # its tokenizer counts the price
+    calls: list[int] = []
+    for name, cost in (("free", None), ("priced", Cost(supplement_tokens=0.001))):
+        recipe = replace(SMALL, warm_samples=2, adaptive=True, cost=cost)
+        _, engine = compiled(gold, tmp_path / name, recipe=recipe, generator=generator, trainer=ScriptedTrainer())
+        calls.append(len(engine.asked))
+    assert calls == [28, 59]

@@ -98,3 +98,21 @@ def test_a_model_that_is_not_here_says_what_to_do(base: Path, tmp_path: Path) ->
         find_model(str(tmp_path / "gone"), download=False)
     with pytest.raises(GeneratorNotFoundError, match="Save the model with save_pretrained"):
         find_model(str(tmp_path), download=False)
+
+
+def test_a_model_in_the_hubs_cache_that_is_pickled_alone_is_to_be_converted_not_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    cached = tmp_path / "models--some--model"
+    files = cached / "snapshots" / "0123abc"
+    files.mkdir(parents=True)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(files.name)
+    (files / "config.json").write_text("{}")
+    with pytest.raises(GeneratorNotFoundError, match=r"nor complete in the hub's cache. Run `hf download some/model`"):
+        find_model("some/model", download=False)
+    (files / "pytorch_model.bin").touch()
+    with pytest.raises(GeneratorNotFoundError, match=r"got only \['pytorch_model.bin'\].* Convert them") as refused:
+        find_model("some/model", download=False)
+    assert "hf download" not in str(refused.value)
