@@ -227,9 +227,12 @@ def resolve(model: str | Path, revision: str | None = None, *, code: bool = Fals
 def refuse_pickles(folder: Path) -> None:
     """Raise `GeneratorNotFoundError` if a folder has only pickled weights; next to safetensors they are never read.
 
+    A Trainer's pickled settings, `training_args.bin`, are no weights.
+
     >>> refuse_pickles(SHIPPED / "generator")
     """
-    pickles = sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern))
+    found = {file.name for pattern in _PICKLES for file in folder.glob(pattern)}
+    pickles = sorted(found - {"training_args.bin"})
     if pickles and not _weight_files(folder):
         raise GeneratorNotFoundError(
             f"Expected weights as {_SAFE} in {str(folder)!r}, got only {pickles[:4]}, and a pickle can run code when "

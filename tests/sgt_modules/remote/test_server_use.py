@@ -110,6 +110,7 @@ def test_a_model_in_the_hubs_cache_that_is_pickled_alone_is_to_be_converted_not_
     (cached / "refs").mkdir()
     (cached / "refs" / "main").write_text(files.name)
     (files / "config.json").write_text("{}")
+    (files / "training_args.bin").touch()  # a Trainer's settings, no weights
     with pytest.raises(GeneratorNotFoundError, match=r"nor complete in the hub's cache. Run `hf download some/model`"):
         find_model("some/model", download=False)
     (files / "pytorch_model.bin").touch()
