@@ -29,7 +29,13 @@ from sgt_modules.local.chat_template import ChatTokenizer
 from sgt_modules.local.encoding import Encoder, choose_likeliest
 from sgt_modules.local.engine_state import EngineSettings, EngineState, LocalReference
 from sgt_modules.local.load_checks import check_loadable
-from sgt_modules.local.request_queue import LARGE_MODEL_BYTES, RequestQueue, choose_max_rows
+from sgt_modules.local.request_queue import (
+    LARGE_MODEL_BYTES,
+    LARGE_MODEL_SECONDS,
+    Decode,
+    RequestQueue,
+    choose_max_rows,
+)
 from sgt_modules.samples import Sample, SampleRequest
 from sgt_modules.saving.weights import ADAPTER, Weights, locate
 from sgt_modules.sharing import SharedByCopies
@@ -325,15 +331,17 @@ class LocalEngine(SharedByCopies):
 
                 max_rows = choose_max_rows(self.weights.bytes, cpu=runs_on_cpu(self.device, self.dtype))
                 max_tokens = self.max_batch_tokens or _QUEUE_TOKENS
-                self._queue = RequestQueue(WeakMethod(self._decode_queued), max_tokens, max_rows)
+                expected = LARGE_MODEL_SECONDS if self.weights.bytes >= LARGE_MODEL_BYTES else 0.0
+                self._queue = RequestQueue(WeakMethod(self._load_queued), max_tokens, max_rows, expected)
             return self._queue.submit(request)
 
     def _decode(self, requests: Iterable[TokenRequest]) -> Mapping[TokenRequest, Sample]:
         return self._get_decoder().decode(requests, self.max_batch_tokens)
 
-    def _decode_queued(self, requests: Sequence[TokenRequest]) -> Mapping[TokenRequest, Sample]:
-        """As `_decode`, for the queue: with several callers, other cores are left to their threads."""
-        return self._get_decoder().decode(requests, self.max_batch_tokens, one_core=len(requests) > 1, direct=False)
+    def _load_queued(self) -> Decode:
+        """Load the model; return `_decode` for the queue, which leaves cores to the threads of several callers."""
+        decoder, limit = self._get_decoder(), self.max_batch_tokens
+        return lambda requests: decoder.decode(requests, limit, one_core=len(requests) > 1, direct=False)
 
     def _get_decoder(self) -> Decoder:
         """The decoder, whose model is loaded at the first call."""

@@ -28,8 +28,15 @@ seconds. Threads that got their answers together ask again at about the same tim
 PATIENCE = 0.02, 1 / 2
 """The longest that a batch waits for more requests, in the same two numbers."""
 
+SINGLE = 1 / 10
+"""The share of both that a request waits which comes to an idle model after a batch of one request: it is probably
+alone again, but may be the first of many."""
+
 LARGE_MODEL_BYTES = 64 * 2**20
 """Bytes of weights of a large model: one that spends most of a token's time on reading the weights."""
+
+LARGE_MODEL_SECONDS = 1.0
+"""How long the first batch of a large model is expected to take, at least."""
 
 _MAX_ROWS = 32
 """The most requests of a batch on a CPU. More rows save no time for each row. With 64 callers, one half runs its own
@@ -52,6 +59,9 @@ _Queue = SimpleQueue[QueuedRequest | None]
 
 Decode = Callable[[Sequence["TokenRequest"]], Mapping["TokenRequest", "Sample"]]
 
+Load = Callable[[], Decode]
+"""Loads the model, unless it is loaded."""
+
 
 def choose_max_rows(weight_bytes: int, *, cpu: bool) -> int:
     """The most requests of a batch from the queue.
@@ -67,10 +77,10 @@ def choose_max_rows(weight_bytes: int, *, cpu: bool) -> int:
 class RequestQueue:
     """The queue and its worker thread, which ends when this object is garbage-collected."""
 
-    def __init__(self, decode: ReferenceType[Decode], max_tokens: int, max_rows: int) -> None:
+    def __init__(self, load: ReferenceType[Load], max_tokens: int, max_rows: int, expected: float = 0.0) -> None:
         """Start the worker; the numbers as in `_serve_queue`."""
         self._queue: _Queue = SimpleQueue()
-        arguments = self._queue, decode, max_tokens, max_rows
+        arguments = self._queue, load, max_tokens, max_rows, expected
         threading.Thread(target=_serve_queue, args=arguments, name="sgt-engine", daemon=True).start()
         finalize(self, self._queue.put, None)
 
@@ -81,36 +91,51 @@ class RequestQueue:
         return queued.sample
 
 
-def _serve_queue(queue: _Queue, decode: ReferenceType[Decode], max_tokens: int, max_rows: int) -> None:
+def _serve_queue(queue: _Queue, load: ReferenceType[Load], max_tokens: int, max_rows: int, expected: float) -> None:
     """Decode batches of up to `max_rows` requests, or about `max_tokens` tokens, until None is in the queue.
 
-    A request that comes to an idle model, after a batch of one request, does not wait for others. The worker refers to
-    the model only while it decodes, so that an unused engine is garbage-collected.
+    The first batch is expected to take `expected` seconds. A batch is closed after the model is loaded, so that the
+    requests of that time belong to it. The worker refers to the model only while it loads and decodes, so that an
+    unused engine is garbage-collected.
     """
-    seconds, single = 0.0, False
+    seconds, single = expected, False
     while True:
         idle = queue.empty()
         first = queue.get()
         if first is None:
             return
-        wait = not (idle and single)
-        batch, is_open = _collect_batch(queue, first, seconds, max_tokens, max_rows, wait=wait)
+        decode = _load(load())
+        share = SINGLE if idle and single else 1.0
+        batch, is_open = _collect_batch(queue, first, max_tokens, max_rows, seconds, share)
         single = len(batch) == 1
         began = time.monotonic()
-        _answer_batch(batch, decode())
+        _answer_batch(batch, decode)
         seconds = time.monotonic() - began
-        del first, batch
+        del first, batch, decode
         if not is_open:
             return
 
 
+def _load(load: Load | None) -> Decode | BaseException:
+    """The loaded model's function, or the error that its callers are to raise."""
+    if load is None:
+        return ProviderError("The engine was collected while a request waited; keep a reference to it.")
+    try:
+        return load()
+    except (Exception, WorkCancelled) as error:  # noqa: BLE001 - the callers raise it; this thread goes on
+        return error
+
+
 def _collect_batch(
-    queue: _Queue, first: QueuedRequest, last_seconds: float, max_tokens: int, max_rows: int, *, wait: bool
+    queue: _Queue, first: QueuedRequest, max_tokens: int, max_rows: int, seconds: float, share: float
 ) -> tuple[list[QueuedRequest], bool]:
-    """The requests in the queue, with `wait` also those that keep arriving; and whether the queue is still open."""
+    """The requests in the queue and those that keep arriving, and whether the queue is still open.
+
+    `seconds` is how long the last batch took; `share` says how much of `GAP` and `PATIENCE` to wait.
+    """
     batch = [first]
-    gap, patience = (max(least, share * last_seconds) for least, share in (GAP, PATIENCE))
-    until = time.monotonic() + (patience if wait else 0.0)
+    gap, patience = (share * max(least, part * seconds) for least, part in (GAP, PATIENCE))
+    until = time.monotonic() + patience
     tokens = _count_tokens(first)
     while tokens < max_tokens and len(batch) < max_rows:
         left = min(gap, until - time.monotonic())
@@ -129,14 +154,14 @@ def _count_tokens(queued: QueuedRequest) -> int:
     return len(queued.request.ids) + queued.request.limit
 
 
-def _answer_batch(batch: list[QueuedRequest], decode: Decode | None) -> None:
+def _answer_batch(batch: list[QueuedRequest], decode: Decode | BaseException) -> None:
     """Decode a batch and set its futures: to the samples, or all of them to the error."""
     waiting = [each for each in batch if each.sample.set_running_or_notify_cancel()]
     try:
-        if decode is None:
-            raise ProviderError("The engine was collected while a request waited; keep a reference to it.")
+        if isinstance(decode, BaseException):
+            raise decode
         samples = decode([each.request for each in waiting])
-    except (Exception, WorkCancelled) as error:  # noqa: BLE001 - the callers raise it; this thread goes on
+    except (Exception, WorkCancelled) as error:  # noqa: BLE001 - as in `_load`
         expected = isinstance(error, LM15Error | SGTError | WorkCancelled)
         failure = error if expected else ProviderError(f"{type(error).__name__}: {error}")
         failure.__cause__ = None if failure is error else error

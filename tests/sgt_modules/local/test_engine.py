@@ -10,8 +10,10 @@ import subprocess
 import sys
 import threading
 import weakref
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import dspy
 import pytest
@@ -25,6 +27,7 @@ from transformers import AutoModelForCausalLM
 from sgt_modules.errors import GeneratorNotFoundError
 from sgt_modules.local.batching import TokenRequest, cut_batches
 from sgt_modules.local.chat_template import render_chat
+from sgt_modules.local.decoding import Decoder
 from sgt_modules.local.devices import _find_core_setter
 from sgt_modules.local.engine import LocalEngine
 from sgt_modules.samples import SampleRequest
@@ -145,6 +148,27 @@ def test_many_threads_are_served_together_and_each_gets_its_own_answer(engine: L
     assert answers == [each.text for each in engine.sample(requests(prompts, seeds=[0] * 32, temperature=0.0))]
 
 
+def test_requests_that_come_while_the_model_loads_are_one_batch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the first of many waits for its reply alone, and all others wait for it."""
+    engine, sizes, asked = tiny_engine(folder), [], threading.Event()
+    load, decode = engine._load_decoder, Decoder.decode
+
+    def load_late() -> Decoder:
+        assert asked.wait(30)
+        return load()
+
+    def count(self: Decoder, batch: Sequence[TokenRequest], *rest: object, **options: Any) -> object:
+        sizes.append(len(batch))
+        return decode(self, batch, *rest, **options)
+
+    monkeypatch.setattr(engine, "_load_decoder", load_late)
+    monkeypatch.setattr(Decoder, "decode", count)
+    futures = [engine._submit(TokenRequest((1, 2, place), 0, 0.0, 3)) for place in range(9)]
+    asked.set()
+    assert [each.result(30).tokens for each in futures] == [3] * 9
+    assert sizes == [9]
+
+
 def test_a_small_model_uses_one_core_for_several_callers_and_all_cores_for_one(folder: Path) -> None:
     """The callers' own threads keep their cores, and so does `sample`, which uses no queue."""
     if _find_core_setter() is None:
@@ -161,7 +185,7 @@ def test_a_small_model_uses_one_core_for_several_callers_and_all_cores_for_one(f
         engine.sample(requests(["one", "two", "six"], seeds=[0, 0, 0]))
         assert cores == {3}
         cores.clear()
-        engine._decode_queued([TokenRequest((1, 2, place), 0, 0.0, 3) for place in range(4)])
+        engine._load_queued()([TokenRequest((1, 2, place), 0, 0.0, 3) for place in range(4)])
         assert cores == {1}
         cores.clear()
         engine.ask(SampleRequest("one"))
