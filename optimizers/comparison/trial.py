@@ -167,7 +167,7 @@ class Trial:
     def _show_compile_calls(self, answers: PaidAnswers) -> Iterator[None]:
         """Shows the number of actor calls while a contender compiles, out of those in the budget."""
         most = self.budget.actor_calls or 0
-        with self.bus.work(f"{self._name}: calls to compile", most) as work:
+        with self.bus.work(f"{self._name}: calls to compile", most, is_limit=True) as work:
             answers.on_actor_answer = lambda asked: work.move_to(asked, max(asked, most))
             yield
             work.move_to(answers.actor_answers, answers.actor_answers)

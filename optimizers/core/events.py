@@ -82,7 +82,8 @@ class PhaseStarted:
 class WorkStarted:
     """Work of `total` units begins, such as `warm: sampling`. `work` is its number; two works may overlap.
 
-    `stage` is the run's stage that it belongs to, with an empty name for other work, and `kind` what it does.
+    `stage` is the run's stage that it belongs to, with an empty name for other work, and `kind` what it does. With
+    `is_limit` the total is the most that may come, so that nobody can say when the work ends.
     """
 
     work: int
@@ -90,6 +91,7 @@ class WorkStarted:
     total: int
     stage: Stage = NO_STAGE
     kind: Work = "acting"
+    is_limit: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +265,9 @@ class EventBus:
             yield
 
     @contextmanager
-    def work(self, name: str | Stage, total: int, kind: Work = "acting", *, label: str = "") -> Iterator[WorkCounter]:
+    def work(
+        self, name: str | Stage, total: int, kind: Work = "acting", *, label: str = "", is_limit: bool = False
+    ) -> Iterator[WorkCounter]:
         """Marks begin and end of a work of `total` units: of a stage of the run, or of any name.
 
         A stage's work is named by the stage and its split, such as `sft: val`, or by the stage with a `label` behind it
@@ -273,7 +277,7 @@ class EventBus:
         if isinstance(name, Stage):
             name = f"{stage.on('')}{label}: {stage.split or kind}"
         work = WorkCounter(self, total)
-        self.emit(WorkStarted(work.number, name, total, stage, kind))
+        self.emit(WorkStarted(work.number, name, total, stage, kind, is_limit))
         try:
             yield work
         finally:

@@ -191,6 +191,17 @@ NONE = ended("none: val", 20, 10.0, Stage("none", split="val"))
 SAMPLED = ended("warm: sampling", 200, 20.0, Stage("warm"), "sampling")
 
 
+def test_nobody_can_say_when_work_ends_whose_total_is_only_a_limit() -> None:
+    """A few-shot contender needs 16 of the 380 calls that it may make; an hour left would be wrong."""
+    hands = Hands()
+    state = ProgressState(hands)
+    stage = state.begin("labeled_fewshot: calls to compile", 380, is_limit=True)
+    for done in range(1, 17):
+        hands.now += 1.0
+        state.move(stage, done, 380)
+    assert (stage.view().rate, stage.view().left) == (1.0, None)
+
+
 def test_the_time_left_is_not_told_before_each_kind_of_work_was_seen() -> None:
     acting = StageView("warm: acting", 10, 90, 5.0, rate=2.0, left=40.0, stage=Stage("warm"))
     assert seconds_left(PLAN, [NONE, SAMPLED], [acting]) is None

@@ -49,8 +49,10 @@ class StageCount:
         threshold: float = 1.0,
         idle: Clock = lambda: 0.0,
         calls: int | None = None,
+        is_limit: bool = False,
     ) -> None:
         self.name, self.total, self.done = name, total, 0
+        self._is_limit = is_limit
         self.stage = stage
         self.kind: Work = kind
         self.judged, self.won, self._sum = 0, 0, 0.0
@@ -100,7 +102,7 @@ class StageCount:
         now, at_work = (self._clock(), self._at_work()) if self._ended is None else self._ended
         done = min(self.total, self.done + coming)
         pace = pace_of([*self._marks, (at_work, done)])
-        left = None if pace is None or over else (self.total - done) / pace[0]
+        left = None if pace is None or over or self._is_limit else (self.total - done) / pace[0]
         return StageView(
             self.name,
             self.done,
@@ -172,13 +174,24 @@ class ProgressState:
         with self._lock:
             self._spend, self._over = (lambda: last) if last else None, True
 
-    def begin(self, name: str, total: int, stage: Stage = NO_STAGE, kind: Work = "acting") -> StageCount:
+    def begin(
+        self, name: str, total: int, stage: Stage = NO_STAGE, kind: Work = "acting", *, is_limit: bool = False
+    ) -> StageCount:
         """A stage is under way."""
         calls = self._calls()
         with self._lock:
             self._over = False
-            threshold, clock, idle = self._plan.threshold, self._clock, self._idle
-            count = StageCount(name, total, stage, kind, clock=clock, threshold=threshold, idle=idle, calls=calls)
+            count = StageCount(
+                name,
+                total,
+                stage,
+                kind,
+                clock=self._clock,
+                threshold=self._plan.threshold,
+                idle=self._idle,
+                calls=calls,
+                is_limit=is_limit,
+            )
             self._underway.append(count)
             return count
 

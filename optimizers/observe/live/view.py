@@ -54,9 +54,9 @@ class View:
                 self._state.advance(self._works[work], rollout)
             case Progress(work, done, total):
                 self._state.move(self._works[work], done, total)
-            case WorkStarted(work, name, total, stage, kind):
+            case WorkStarted(work, name, total, stage, kind, is_limit):
                 self._begin()
-                self._works[work] = self._state.begin(name, total, stage, kind)
+                self._works[work] = self._state.begin(name, total, stage, kind, is_limit=is_limit)
             case WorkEnded(work):
                 over = self._state.end(self._works.pop(work))
                 self._lines.extend([ended(over)] if worth_a_line(over) else [])
