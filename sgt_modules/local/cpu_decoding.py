@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from sgt_modules.local.loading import find_cache_argument
+from sgt_modules.local.roomy_cache import choose_places, make_room
 from sgt_modules.local.token_sampling import choose_tokens, put_given_tokens, stack_given_tokens
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def decode_on_cpu(
     given = stack_given_tokens(requests, uniforms.shape[1])
     temperatures = torch.tensor([[row.request.temperature] for row in rows], dtype=torch.float64)
     top_p = torch.tensor([[row.request.top_p] for row in rows], dtype=torch.float64)
+    make_room(cache, uniforms.shape[1])
     cache_arguments = {find_cache_argument(cast("Any", model).forward): cache}
     for step in range(uniforms.shape[1]):
         scores = _compute_scores(
@@ -72,7 +74,8 @@ def decode_on_cpu(
         if not open_rows:
             break
         if len(open_rows) < len(rows):
-            rows, kept = [rows[place] for place in open_rows], torch.tensor(open_rows)
+            places = choose_places(open_rows)
+            rows, kept = [rows[place] for place in places], torch.tensor(places)
             cache.batch_select_indices(kept)
             mask, positions, tokens, points = (each[kept] for each in (mask, positions, tokens, points))
             temperatures, top_p = temperatures[kept], top_p[kept]
