@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from transformers import DynamicCache
 
 
+LEAST_BYTES = 4 * 2**20
+"""The bytes of a layer's keys from which on room saves time: fewer are copied faster than they are written in place."""
+
+
 class RoomyLayer(DynamicLayer):
     """The keys and values of a layer, rows x heads x tokens x width, with room for `room` more tokens a row."""
 
@@ -52,9 +56,9 @@ class RoomyLayer(DynamicLayer):
 
 
 def make_room(cache: DynamicCache, tokens: int) -> None:
-    """Give the layers of a cache room for so many more tokens; sliding windows, whose size is fixed, need none."""
+    """Give the large layers of a cache room for so many more tokens; a sliding window has a fixed size."""
     for place, layer in enumerate(cache.layers):
-        if type(layer) is DynamicLayer:
+        if type(layer) is DynamicLayer and layer.keys is not None and layer.keys.nbytes >= LEAST_BYTES:
             cache.layers[place] = RoomyLayer(layer, tokens)
             layer.reset()
 

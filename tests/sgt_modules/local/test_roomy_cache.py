@@ -1,13 +1,27 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import DynamicCache
 
+from sgt_modules.local import roomy_cache
 from sgt_modules.local.roomy_cache import RoomyLayer, choose_places, make_room
 
+pytestmark = pytest.mark.usefixtures("room_for_all")
+
 LAYERS, ROWS, HEADS, WIDTH = 2, 6, 2, 4
+
+
+@pytest.fixture(scope="module")
+def room_for_all() -> Iterator[None]:
+    """Small layers get room too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(roomy_cache, "LEAST_BYTES", 0)
+        yield
 
 
 def states(rows: int, tokens: int) -> torch.Tensor:
@@ -63,5 +77,13 @@ def test_a_sliding_window_keeps_its_own_layer() -> None:
 
     cache = DynamicCache(config=MistralConfig(sliding_window=8, num_hidden_layers=1))
     cache.update(states(ROWS, 5), states(ROWS, 5), 0)
+    make_room(cache, 3)
+    assert not isinstance(cache.layers[0], RoomyLayer)
+
+
+def test_a_small_layer_stays_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = DynamicCache()
+    cache.update(states(ROWS, 5), states(ROWS, 5), 0)
+    monkeypatch.setattr(roomy_cache, "LEAST_BYTES", cache.layers[0].keys.nbytes + 1)
     make_room(cache, 3)
     assert not isinstance(cache.layers[0], RoomyLayer)
