@@ -15,6 +15,8 @@ from optimizers.training.processes import join_team
 from sgt_modules.errors import SetupError, SGTError
 from sgt_modules.saving.redaction import redact
 
+_INTERRUPTED = 130
+
 app = typer.Typer(
     name="sgt",
     help="Supplement Generation Training: a small model learns what to tell a frozen one.",
@@ -70,6 +72,16 @@ def main() -> None:
         if join_team().is_main:
             print(_describe(error), file=sys.stderr)
         raise SystemExit(2 if isinstance(error, SetupError) else 1) from None
+    except SystemExit as left:
+        if left.code == _INTERRUPTED:
+            _silence_dspy()
+        raise
+
+
+def _silence_dspy() -> None:
+    """Let DSPy log nothing more: after Ctrl-C its threads fail one by one, each with the whole training set."""
+    if logs := sys.modules.get("dspy.utils.logging_utils"):
+        logs.disable_logging()
 
 
 def _describe(error: Exception) -> str:

@@ -30,7 +30,7 @@ _MISSING: Mapping[Need, str] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ContenderArguments:
     """The arguments of a contender: program, training and validation set, budget, and resources.
 

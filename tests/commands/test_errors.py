@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import pickle
+import sys
 import traceback
 from pathlib import Path
 
 import pytest
+from dspy.utils.logging_utils import enable_logging
 
+from optimizers import cli
 from optimizers.cli import main
 from sgt_modules import errors
 from sgt_modules.errors import SGTError, TrainingError
@@ -54,3 +58,18 @@ def test_the_command_line_names_the_section_too(
     first, last = capsys.readouterr().err.splitlines()
     assert first.startswith("sgt: ")
     assert last == "More: docs/errors.md#runfoldererror"
+
+
+def test_after_ctrl_c_the_threads_that_are_left_log_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each would log DSPy's error for its example, with the whole training set."""
+    monkeypatch.setattr(cli, "app", lambda obj: sys.exit(130))
+    log = logging.getLogger("dspy.teleprompt.bootstrap")
+    try:
+        with pytest.raises(SystemExit):
+            main()
+        log.error("Failed to run or to evaluate example")
+        assert not capsys.readouterr().err
+    finally:
+        enable_logging()
