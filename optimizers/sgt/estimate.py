@@ -5,11 +5,12 @@ recipe, sizes, probe of a few examples -> a `StageEstimate` per stage -> `Estima
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from optimizers.core.estimate import Estimate, Probe, StageEstimate
 from optimizers.core.events import Plan, Step
-from optimizers.core.stages import ADAPTER_STAGE, SFT, pool_name, round_stage
+from optimizers.core.stages import SFT, pool_name, round_stage
 from optimizers.sgt.adaptive import share_of
 from optimizers.sgt.recipe import Recipe
 
@@ -36,12 +37,12 @@ def estimate_sgt(
     validation: int,
     epochs: tuple[int, int],
     probe: Probe | None,
-    going_on: bool = False,
+    as_it_came: Sequence[str] = (),
     actors: int = 1,
 ) -> Estimate:
-    """Estimate a run of this recipe; `epochs` are those of SFT and of DPO. With `going_on`, a generator that was
-    trained before is validated as it came. Each of several `actors` runs each supplement: of a `probe`, `calls` are
-    those of one actor's run, its other figures those of all actors together.
+    """Estimate a run of this recipe; `epochs` are those of SFT and of DPO. The stages `as_it_came` were trained before,
+    and are only validated. Each of several `actors` runs each supplement: of a `probe`, `calls` are those of one
+    actor's run, its other figures those of all actors together.
 
     >>> found = estimate_sgt(Recipe(rounds=1), train=100, validation=50, epochs=(3, 1), probe=None)
     >>> [(stage.name, round(stage.actor_calls)) for stage in found.stages][:3]
@@ -56,7 +57,7 @@ def estimate_sgt(
     rows = min(kinds * recipe.max_per_kind, measured.won * measured.distinct * warm * _tried_share(recipe, 0))
     stages = [
         _estimate_unaided(measured, train + validation),
-        *([_estimate_aided(measured, ADAPTER_STAGE, validation, validation)] if going_on else []),
+        *(_estimate_aided(measured, stage, validation, validation) for stage in as_it_came),
         _estimate_pool(recipe, measured, pool_name(0), warm, "warm", _tried_share(recipe, 0)),
         *([_estimate_training(live, SFT, rows, epochs[0], validation)] if recipe.sft else []),
     ]
@@ -89,7 +90,9 @@ def _estimate_policy_round(
     return [acting, _estimate_training(probe, stage, MIXED * samples * SAMPLE, epochs, validation)]
 
 
-def plan_sgt(recipe: Recipe, *, train: int, validation: int, epochs: tuple[int, int], going_on: bool = False) -> Plan:
+def plan_sgt(
+    recipe: Recipe, *, train: int, validation: int, epochs: tuple[int, int], as_it_came: Sequence[str] = ()
+) -> Plan:
     """The estimate as a plan for the live view, without tokens and dollars; training counts in rows.
 
     >>> plan = plan_sgt(Recipe(rounds=1), train=100, validation=50, epochs=(3, 1))
@@ -97,7 +100,9 @@ def plan_sgt(recipe: Recipe, *, train: int, validation: int, epochs: tuple[int, 
     [('none', 150, 0), ('warm', 4500, 4500), ('sft', 50, 50)]
     """
     probe = Probe(row_seconds=1.0)
-    estimate = estimate_sgt(recipe, train=train, validation=validation, epochs=epochs, probe=probe, going_on=going_on)
+    estimate = estimate_sgt(
+        recipe, train=train, validation=validation, epochs=epochs, probe=probe, as_it_came=as_it_came
+    )
     steps = [Step(each.name, each.actor_calls, each.samples, each.seconds) for each in estimate.stages]
     return Plan(steps, recipe.threshold)
 

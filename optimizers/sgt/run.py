@@ -48,7 +48,7 @@ from optimizers.training.processes import Team
 from optimizers.training.trainer import Fit, TrainingRow
 from sgt_modules.gate import Gate
 from sgt_modules.generator import SupplementGenerator
-from sgt_modules.wrapping import list_plain_parts, supplemented_predictors
+from sgt_modules.wrapping import list_plain_parts
 
 
 class Run:
@@ -120,11 +120,12 @@ class Run:
         self._bus.emit(PhaseStarted("the first validation, of the program as it came in"))
         with self._clock.measure("acting"):
             stages = [self._enter("none", Scored(self._validation.score_unaided(), []))]
-            if supplemented_predictors(self._student):
+            came = self._settings.list_stages_as_they_came(self._student)
+            if STUDENT in came:
                 runs = self._validation.run_live(STUDENT, self._student)
                 scored = Scored([run.rollout for run in runs], [run.calls for run in runs])
                 stages.append(self._enter(STUDENT, scored, since=stages[-1]))
-            if self._settings.validates_start(self._student):
+            if ADAPTER_STAGE in came:
                 scored = self._validation.score(ADAPTER_STAGE, self._settings.generator)
                 stages.append(self._enter(ADAPTER_STAGE, scored, self._start, since=stages[-1]))
         return stages

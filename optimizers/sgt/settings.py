@@ -10,6 +10,7 @@ import dspy
 
 from optimizers.core.actors import identify_actor
 from optimizers.core.fingerprints import fingerprint, generator_settings
+from optimizers.core.stages import ADAPTER_STAGE, STUDENT
 from optimizers.core.validation import check_lengths
 from optimizers.run_options import Examples, RunSettings
 from optimizers.sgt.for_actors import check_for_actors
@@ -166,6 +167,11 @@ class SGTSettings(RunSettings):
         """Whether the generator as it came is a stage: it is trained, and the student does not read it already."""
         return self.start is not None and not reads_the_same(student, self.wrap(student))
 
+    def list_stages_as_they_came(self, student: dspy.Module) -> list[str]:
+        """The stages that were trained before: of a student that reads supplements, and of a trained generator."""
+        reads = [STUDENT] if supplemented_predictors(student) else []
+        return [*reads, *([ADAPTER_STAGE] if self.validates_start(student) else [])]
+
     def must_match_on_resume(self, trainset: Examples, valset: Examples) -> dict[str, object]:
         """Settings in `run.json` that must be the same when a run goes on in its folder."""
         rows = [
@@ -193,8 +199,8 @@ class SGTSettings(RunSettings):
         """The expected steps of a run on so many examples."""
         from optimizers.sgt.estimate import plan_sgt  # with rich, which takes long to import
 
-        going_on = self.validates_start(student)
-        return plan_sgt(self.recipe, train=train, validation=validation, epochs=self.epochs, going_on=going_on)
+        came = self.list_stages_as_they_came(student)
+        return plan_sgt(self.recipe, train=train, validation=validation, epochs=self.epochs, as_it_came=came)
 
     @property
     def may_change_on_resume(self) -> dict[str, object]:

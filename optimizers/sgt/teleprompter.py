@@ -200,6 +200,6 @@ class SGTTeleprompter(RunOptions, Teleprompter):
             validation=validation,
             epochs=settings.epochs,
             probe=found,
-            going_on=settings.validates_start(program),
+            as_it_came=settings.list_stages_as_they_came(program),
             actors=len(settings.actors) or 1,
         )

@@ -161,10 +161,15 @@ def test_a_student_with_another_generator_is_a_stage_of_its_own(
     before: tuple[SGTResult, dspy.Module, Path], tmp_path: Path
 ) -> None:
     student = supplement(program(), generator=embedded_generator())
-    result, _, _ = run(
-        tmp_path / "run", student=student, generator=generator(before[2]), recipe=replace(SMALL, rounds=0)
-    )
+    own, recipe = generator(before[2]), replace(SMALL, rounds=0)
+    expected = SGTTeleprompter(WORLD.metric, own, recipe=recipe).estimate(student, WORLD.train, WORLD.val)
+    result, _, _ = run(tmp_path / "run", student=student, generator=own, recipe=recipe)
     assert names(result)[:3] == ["none", "student", "adapter"]
+    assert [(each.name, each.at_most) for each in expected.stages if each.name in names(result)[:3]] == [
+        ("none", len(WORLD.train) + len(WORLD.val)),
+        ("student", len(WORLD.val)),
+        ("adapter", len(WORLD.val)),
+    ]
 
 
 def test_without_sft_the_first_round_s_reference_is_the_adapter_as_it_came(

@@ -80,21 +80,20 @@ class NearestSettings(SGTSettings):
         """The expected steps of a run on so many examples."""
         from optimizers.core.events import Plan, Step
 
-        stages = self.estimate(train, validation).stages
+        stages = self.estimate(student, train, validation).stages
         return Plan([Step(each.name, each.actor_calls, each.samples) for each in stages], self.recipe.threshold)
 
-    def estimate(self, train: int, validation: int) -> Estimate:
+    def estimate(self, student: dspy.Module, train: int, validation: int) -> Estimate:
         """The expected calls: of the student, SGT's exploration, and validation for each number of neighbours."""
         from optimizers.core.estimate import Estimate, StageEstimate
         from optimizers.core.stages import pool_name
         from optimizers.sgt.estimate import estimate_sgt
 
-        whole = estimate_sgt(self.recipe, train=train, validation=validation, epochs=(1, 1), probe=None)
-        kept = [
-            each
-            for each in whole.stages
-            if each.name == "none" or (self.explores and each.name in (pool_name(0), pool_name(1)))
-        ]
+        came = self.list_stages_as_they_came(student)
+        sizes = {"train": train, "validation": validation}
+        whole = estimate_sgt(self.recipe, **sizes, epochs=(1, 1), probe=None, as_it_came=came)
+        pools = (pool_name(0), pool_name(1)) if self.explores else ()
+        kept = [each for each in whole.stages if each.name in ("none", *came, *pools)]
         runs = validation * len(self.neighbours)
         return Estimate([*kept, StageEstimate(NEAREST, actor_calls=runs, at_most=runs)])
 

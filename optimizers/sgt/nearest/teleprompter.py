@@ -129,7 +129,7 @@ class NearestWinner(RunOptions, Teleprompter):
         >>> [stage.name for stage in nearest.estimate(program(), world.train, world.val).stages]
         ['none', 'warm', 'round 1', 'nearest']
         """
-        return self.settings.estimate(*sizes(trainset, valset, self.seed))
+        return self.settings.estimate(program, *sizes(trainset, valset, self.seed))
 
 
 def _check_neighbours(numbers: Sequence[int]) -> tuple[int, ...]:
