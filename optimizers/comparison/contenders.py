@@ -22,6 +22,7 @@ from optimizers.comparison.few_shot_contenders import (
     compile_labeled_fewshot,
     compile_random_search,
 )
+from optimizers.comparison.instruction_search import accept_plain_proposals
 from optimizers.comparison.local_edits import LPO_BATCH, LPO_CANDIDATES, LPO_STEPS, optimize_with_local_edits
 from optimizers.comparison.setup import Problem, Resources
 from optimizers.comparison.text_gradients import BATCH, STEPS, optimize_with_textgrad
@@ -81,8 +82,11 @@ def _to_chain_of_thought(predictor: dspy.Predict) -> dspy.ChainOfThought:
 def _compile_copro(inputs: ContenderArguments) -> dspy.Module:
     """Runs COPRO with the largest depth that fits the budget.
 
-    With several predictors, each depth runs all earlier candidates of each predictor again.
+    With several predictors, each depth runs all earlier candidates of each predictor again. At COPRO's temperature of
+    1.4 a small model writes noise, so one in this process has 0.7; and a reply without the fields that COPRO asks for,
+    which would end it, is read as the proposal.
     """
+    small = getattr(getattr(inputs.proposer, "engine", None), "in_process", False)
     predictors, train = len(inputs.program.predictors()), len(inputs.trainset)
 
     def fit_breadth(depth: int) -> int:
@@ -91,10 +95,14 @@ def _compile_copro(inputs: ContenderArguments) -> dspy.Module:
 
     depth = next((each for each in (3, 2) if fit_breadth(each) >= 2), 1)
     optimizer = dspy.COPRO(
-        metric=inputs.score, prompt_model=inputs.proposer, breadth=max(2, fit_breadth(depth)), depth=depth
+        metric=inputs.score,
+        prompt_model=inputs.proposer,
+        breadth=max(2, fit_breadth(depth)),
+        depth=depth,
+        init_temperature=0.7 if small else 1.4,
     )
     evaluation = {"num_threads": inputs.num_threads, "display_progress": False}
-    with dspy.context(max_errors=MAX_ERRORS):
+    with dspy.context(max_errors=MAX_ERRORS, adapter=accept_plain_proposals(dspy.settings.adapter)):
         return optimizer.compile(inputs.program, trainset=inputs.trainset, eval_kwargs=evaluation)
 
 

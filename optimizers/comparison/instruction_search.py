@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 import dspy
+from dspy.utils.exceptions import AdapterParseError
 
 from optimizers.core.reward import Reward, Scorer
 from optimizers.rollouts.outages import is_provider_failure
 from sgt_modules.calling import call_program
 from sgt_modules.saving.redaction import redact
+
+_PROPOSED = "proposed_instruction"
+"""The output field of DSPy's optimizers that holds new instructions."""
 
 
 def build_evaluate(
@@ -25,6 +30,28 @@ def build_evaluate(
         max_errors=sys.maxsize,
         display_progress=False,
     )
+
+
+def accept_plain_proposals(adapter: dspy.Adapter | None) -> dspy.Adapter:
+    """Returns a copy of an adapter that reads a reply without fields as the instructions, where these are asked for.
+
+    >>> signature = dspy.Signature("basic_instruction -> proposed_instruction, proposed_prefix_for_output_field")
+    >>> accept_plain_proposals(None).parse(signature, "Count twice.")
+    {'proposed_instruction': 'Count twice.', 'proposed_prefix_for_output_field': ''}
+    """
+    accepting = cast("Any", copy.copy(adapter or dspy.ChatAdapter()))
+    parse = accepting.parse
+
+    def read(signature: Any, completion: str) -> dict[str, Any]:
+        try:
+            return parse(signature, completion)
+        except AdapterParseError:
+            if _PROPOSED not in signature.output_fields:
+                raise
+            return {name: completion.strip() if name == _PROPOSED else "" for name in signature.output_fields}
+
+    accepting.parse = read
+    return accepting
 
 
 def take_batch(examples: Sequence[dspy.Example], step: int, size: int) -> list[dspy.Example]:

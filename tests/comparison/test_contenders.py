@@ -238,9 +238,31 @@ def test_without_what_they_need_contenders_are_in_the_table_with_the_reason(tmp_
 @pytest.mark.parametrize("name", PROPOSING)
 def test_proposals_that_nobody_can_use_change_nothing_or_are_the_reason(name: str, tmp_path: Path) -> None:
     row = compared(tmp_path, name, budget=12, reflection_lm=Rambling().lm()).row(name)
-    without = {"copro": None, "miprov2": None, "infer_rules": 1.0}  # the last shows labels too
+    without = {"miprov2": None, "infer_rules": 1.0}  # the last shows labels too
     assert row.test == without.get(name, 0.5)
     assert row.skipped.startswith("seed 0: failed (AdapterParseError: ") == (row.test is None)
+
+
+class Warmth(Rambling):
+    """Remembers the temperatures that it is asked with."""
+
+    def __init__(self, *, in_process: bool) -> None:
+        super().__init__()
+        self.in_process = in_process
+        self.temperatures = set[float | None]()
+
+    def said(self, text: str, last: str, request: Request) -> str:
+        self.temperatures.add(request.config.temperature)
+        return super().said(text, last, request)
+
+
+@pytest.mark.parametrize(("in_process", "temperature"), [(True, 0.7), (False, 1.4)])
+def test_copro_asks_a_small_model_at_a_temperature_at_which_it_writes_sense(
+    in_process: bool, temperature: float, tmp_path: Path
+) -> None:
+    proposer = Warmth(in_process=in_process)
+    compared(tmp_path, "copro", budget=12, reflection_lm=proposer.lm())
+    assert proposer.temperatures == {temperature}
 
 
 def test_every_predictor_of_a_pipeline_thinks_once(tmp_path: Path) -> None:
