@@ -14,12 +14,10 @@ from dspy.lm15 import LMRouter, MissingCredentialError, UnknownModelError
 from sgt_modules.errors import SetupError
 from sgt_modules.local.chat_template import check_chat_tokenizer, check_text_model
 from sgt_modules.local.engine import LocalEngine
+from sgt_modules.saving.weights import LOCAL
 
 EMBEDDED = "embedded"
 """The name of the models in this package, of about 1 M parameters."""
-
-LOCAL = "local:"
-"""Prefix of the name of a model that runs in this process: `local:Qwen/Qwen2.5-Coder-0.5B-Instruct`."""
 
 ANSWER_TOKENS = 256
 """The most tokens of an answer on this machine: enough for a query or a number, fast enough on a CPU."""
@@ -68,7 +66,7 @@ def lm_named(
 
         return embedded_actor()
     if local:
-        engine = LocalEngine(name.removeprefix(LOCAL), dtype=dtype, max_new_tokens=max_new_tokens)
+        engine = LocalEngine(name, dtype=dtype, max_new_tokens=max_new_tokens)
         _check_folder(engine)
         asynchronous = engine.asynchronous()
         return dspy.LM(

@@ -42,6 +42,8 @@ def demo(
     """
     if method not in ("sgt", "agents") and actor:
         raise SetupError("Expected --actor only with the methods sgt and agents: the world of spt has its own actor.")
+    if method == "agents" and quick:
+        raise SetupError("Expected --quick only with the methods sgt and spt: the world of agents has one size.")
     display = False if silent or as_json else None
     if method not in ("sgt", "agents"):
         _demonstrate_prompts(method, seed, log_dir, quick=quick, display=display, as_json=as_json)

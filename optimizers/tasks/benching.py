@@ -29,7 +29,7 @@ from optimizers.training.trl_trainer import TRLTrainer
 from sgt_modules.embedded import embedded_generator
 from sgt_modules.embedded.models import embedded_folder
 from sgt_modules.generator import GeneratorLike, SupplementGenerator
-from sgt_modules.lms import EMBEDDED, LOCAL, PROPOSAL_TOKENS, LMLike, acting_as, lm_named
+from sgt_modules.lms import EMBEDDED, PROPOSAL_TOKENS, LMLike, acting_as, lm_named
 from sgt_modules.local.devices import bfloat16_is_fast, runs_on_cpu
 from sgt_modules.local.engine import LocalEngine
 
@@ -177,12 +177,12 @@ def _choose_generator(
         return embedded_generator(), trainer or _embedded_trainer(task)
     if not isinstance(generator, (str, Path)):
         return generator, trainer
-    model = str(generator).removeprefix(LOCAL)
-    LocalEngine(model).check()
+    model = LocalEngine(generator)
+    model.check()
     uses_bfloat16 = runs_on_cpu("auto") and bfloat16_is_fast()
     settings = replace(ON_A_CPU, bf16=uses_bfloat16) if runs_on_cpu("auto") else None
-    sampler = SupplementGenerator(model, dtype="bfloat16" if uses_bfloat16 else "auto")
-    return sampler, trainer or TRLTrainer(model, settings)
+    sampler = SupplementGenerator(model.model, dtype="bfloat16" if uses_bfloat16 else "auto")
+    return sampler, trainer or TRLTrainer(model.model, settings)
 
 
 def _embedded_trainer(task: Task) -> TRLTrainer:

@@ -53,7 +53,7 @@ from sgt_modules.local.devices import choose_device_and_dtype, free_memory
 from sgt_modules.local.forward_hooks import check_during_passes
 from sgt_modules.local.load_checks import check_loadable, read_quantisation_method
 from sgt_modules.local.loading import SharedBase, get_base, load_model
-from sgt_modules.saving.weights import ADAPTER, WHOLE_MODEL, fingerprint_of, origin_of, record_base, resolve
+from sgt_modules.saving.weights import ADAPTER, LOCAL, WHOLE_MODEL, fingerprint_of, origin_of, record_base, resolve
 
 
 class TRLTrainer:
@@ -77,7 +77,7 @@ class TRLTrainer:
     def __init__(
         self, model: str | Path, settings: TrainingSettings | None = None, *, trust_remote_code: bool = False
     ) -> None:
-        self.model = model
+        self.model = model.removeprefix(LOCAL) if isinstance(model, str) else model
         self.settings = settings or TrainingSettings()
         self.trust_remote_code = trust_remote_code
 

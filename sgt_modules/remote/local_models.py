@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sgt_modules.errors import GeneratorNotFoundError
-from sgt_modules.saving.weights import refuse_pickles, resolve
+from sgt_modules.saving.weights import LOCAL, refuse_pickles, resolve
 
 
 def find_model(model: str, *, download: bool) -> Path:
@@ -22,6 +22,7 @@ def find_model(model: str, *, download: bool) -> Path:
     ...     print(str(error)[:71])
     Expected a model on this machine, got 'nobody/has-this-model', which is
     """
+    model = model.removeprefix(LOCAL)
     folder = Path(model).expanduser()
     if download or folder.is_dir() or model.count("/") != 1 or model.startswith((".", "/", "~")):
         return resolve(model)

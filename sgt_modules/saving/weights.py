@@ -26,6 +26,9 @@ from sgt_modules.saving.state_file import (
     relative_path,
 )
 
+LOCAL = "local:"
+"""What may stand before a hub id, to say that the model runs in this process."""
+
 WHOLE_MODEL = "config.json"
 ADAPTER = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -64,11 +67,13 @@ class Weights:
     """The files of a model and its adapter, found at first use.
 
     With `sha256` or `adapter_sha256`, `check` refuses files with another fingerprint. With a `revision` (a commit,
-    branch or tag), `model` is a hub id; with `code`, its Python files are fetched too. Nothing is fetched before the
-    first use, and paths need not exist before it.
+    branch or tag), `model` is a hub id, with or without `local:`; with `code`, its Python files are fetched too.
+    Nothing is fetched before the first use, and paths need not exist before it.
 
     >>> Weights("some/model").adapter is None
     True
+    >>> Weights("local:some/model").model
+    'some/model'
     """
 
     def __init__(
@@ -81,8 +86,9 @@ class Weights:
         adapter_sha256: str | None = None,
         code: bool = False,
     ) -> None:
-        shipped = _SHIPPED_NAME.fullmatch(str(model))
-        self.model = str(SHIPPED / shipped[1]) if shipped else str(model)
+        name = str(model).removeprefix(LOCAL)
+        shipped = _SHIPPED_NAME.fullmatch(name)
+        self.model = str(SHIPPED / shipped[1]) if shipped else name
         self.adapter = None if adapter is None else Path(adapter)
         self.revision = revision
         self._expected_fingerprints = (sha256, adapter_sha256)

@@ -28,6 +28,7 @@ from sgt_modules import supplement
 from sgt_modules.embedded import QUICK, HouseTermsWorld, embedded_generator
 from sgt_modules.embedded.company import TABLES, conditions
 from sgt_modules.episode import episode
+from sgt_modules.errors import SetupError
 from sgt_modules.kinds import SILENCE, Supplement
 
 WORLD = HouseTermsWorld(0, sizes=QUICK)
@@ -112,3 +113,8 @@ def test_a_price_of_steps_teaches_the_agent_to_need_fewer_at_equal_success(
     app(["demo", "--method", "agents", "--log-dir", str(tmp_path), "--json"], standalone_mode=False)  # resumed
     printed = json.loads(capsys.readouterr().out)
     assert printed == json.loads(json.dumps(demonstration.summary))
+
+
+def test_the_agents_world_has_one_size() -> None:
+    with pytest.raises(SetupError, match="--quick only with the methods sgt and spt"):
+        app(["demo", "--method", "agents", "--quick"], standalone_mode=False)

@@ -11,8 +11,10 @@ import pytest
 from runtime_fixtures import tiny_adapter, tiny_generator, tiny_model
 from sample_requests import requests
 
+from optimizers.training.trl_trainer import TRLTrainer
 from sgt_modules import SupplementGenerator
 from sgt_modules.errors import GeneratorNotFoundError
+from sgt_modules.remote.local_models import find_model
 from sgt_modules.replies import read_reply
 from sgt_modules.samples import SampleRequest
 
@@ -34,6 +36,14 @@ def test_samples_are_parsed_replies_with_their_tokens(generator: SupplementGener
     drawn = generator.sample(["a", "b"], seeds=[1, 2])
     assert [each.supplement for each in drawn] == [read_reply(reply.text, ended=not reply.cut) for reply in replies]
     assert [(each.tokens, each.logprob) for each in drawn] == [(reply.tokens, reply.logprob) for reply in replies]
+
+
+def test_a_generator_and_its_trainer_may_be_named_as_an_actor_is(folder: Path) -> None:
+    """`local:` is how an actor's hub id begins; it says nothing new of a generator."""
+    assert SupplementGenerator(f"local:{folder}").fingerprint == SupplementGenerator(folder).fingerprint
+    assert SupplementGenerator("local:Qwen/Qwen3-1.7B").name == "Qwen3-1.7B"
+    assert TRLTrainer("local:Qwen/Qwen3-1.7B").model == "Qwen/Qwen3-1.7B"
+    assert find_model(f"local:{folder}", download=False) == folder
 
 
 def test_threads_that_write_at_once_get_what_each_would_get_alone(generator: SupplementGenerator) -> None:
