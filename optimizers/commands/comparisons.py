@@ -55,6 +55,8 @@ def compare(
         raise SetupError(f"Expected the task 'embedded' or 'embedded-spt', got {task!r}.")
     if task == "embedded-spt" and (gold or with_controls):
         raise SetupError("Expected neither --gold nor --controls with embedded-spt: both are about supplements.")
+    if with_controls and page is not None and page.suffix == ".html":
+        raise SetupError("Expected --page with a Markdown file, such as controls.md, as an HTML page has no controls.")
     check_writable(page, what="--page")
     comparison = compare_rules if task == "embedded-spt" else partial(compare_embedded, gold=gold)
     result = comparison(

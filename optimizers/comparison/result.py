@@ -159,10 +159,11 @@ class Comparison:
         """Returns the table as Markdown, followed by the skipped contenders."""
         head = [f"| {' | '.join(TABLE_COLUMNS)} |", f"|---|{'---:|' * (len(TABLE_COLUMNS) - 1)}"]
         body = [f"| {' | '.join(cells)} |" for cells in self.cells]
-        skipped = [f"- {row.name}: {row.skipped}" for row in self.skipped]
+        reasons = [f"- {row.name}: {row.skipped}" for row in self.skipped]
+        skipped = ["Skipped:", "", *reasons, ""] if reasons else []
         differences = [line for each in self.differences for line in (f"- {each.words}.", "")]
         seeds = [table, ""] if (table := seed_table(self.by_seed)) else []
-        notes = [self.legend, "", *differences, *seeds, "Skipped:", "", *skipped, ""]
+        notes = [self.legend, "", *differences, *seeds, *skipped]
         return "\n".join([f"**{self.title}**", "", *head, *body, "", *notes])
 
     def to_html(self, file: str | Path) -> Path:

@@ -118,6 +118,11 @@ class EnvironmentSettings:
                 f"Expected a run whose generator writes a supplement for the inputs alone, got one with {option}. "
                 "A stack for reinforcement learning samples text; train such a generator here."
             )
+        if settings.get("actors"):
+            raise RunFolderError(
+                f"Expected a run of one actor, got one of {', '.join(settings['actors'])}, whose reward is a mean. "
+                "Compile for one of them."
+            )
         return cls(
             program=program,
             metric=metric,

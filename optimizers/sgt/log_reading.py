@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -21,12 +20,14 @@ _ROW = '{"inputs": {...}, "output": {...}, "score": 1.0, "supplement": "[cot] ..
 class LogExamples(NamedTuple):
     """What a log gives a compile: examples to train on, and outcomes of supplements that cost no call.
 
-    `unlabelled` counts the inputs that are no example, as no row of theirs has `expected` or a good output.
+    `unlabelled` counts the inputs that are no example, as no row of theirs has `expected` or a good output; `unrated`
+    counts the traces that were left out, as nobody has given the score's feedback yet.
     """
 
     examples: list[dspy.Example]
     outcomes: list[LoggedOutcome]
     unlabelled: int
+    unrated: int = 0
 
 
 class _Row(NamedTuple):
@@ -73,19 +74,29 @@ def examples_of(log: str | Path | Iterable[object], *, score: str = "", threshol
         raise SetupError(f"Expected threshold above 0 and up to 1, got {threshold!r}.")
     best: dict[str, _Row] = {}
     outcomes: list[LoggedOutcome] = []
+    unrated: list[set[str]] = []
     for where, item in _items(log):
         row = _read_row(item, where, score)
+        if not isinstance(row, _Row):
+            unrated.append(row)
+            continue
         if row.supplement:
             outcomes.append(LoggedOutcome(row.inputs, row.supplement, row.score, row.feedback))
         key = json.dumps(row.inputs, sort_keys=True, default=str)
         if key not in best or row.rank > best[key].rank:
             best[key] = row
     if not best:
+        if unrated:
+            raise SetupError(
+                f"Expected traces with the feedback{f' {score!r}' if score else ' that is the score'}, got "
+                f"{len(unrated)} without it, among {sorted(set[str]().union(*unrated))}. Name the one that is the "
+                "score: examples_of(log, score='...')."
+            )
         raise SetupError(f"Expected a log with rows, got none. Give it rows such as {_ROW}.")
     good = [row for row in best.values() if row.has_expected or (row.labels and row.score >= threshold)]
     examples = [dspy.Example(**{**cast("dict[str, Any]", row.labels), **row.inputs}) for row in good]
     marked = [each.with_inputs(*row.inputs) for each, row in zip(examples, good, strict=True)]
-    return LogExamples(marked, outcomes, len(best) - len(marked))
+    return LogExamples(marked, outcomes, len(best) - len(marked), len(unrated))
 
 
 def _items(log: str | Path | Iterable[object]) -> Iterator[tuple[str, object]]:
@@ -112,7 +123,8 @@ def _parse(line: str, where: str) -> object:
         raise SetupError(f"Expected a JSON object in {where}, got what is none ({problem}). Write {_ROW}.") from None
 
 
-def _read_row(item: object, where: str, score: str) -> _Row:
+def _read_row(item: object, where: str, score: str) -> _Row | set[str]:
+    """A row; for a trace without the score's feedback the names of the others."""
     to_dict = getattr(item, "to_dict", None)
     content: object = to_dict() if callable(to_dict) else item
     if not isinstance(content, Mapping):
@@ -120,6 +132,8 @@ def _read_row(item: object, where: str, score: str) -> _Row:
     row = cast("Mapping[str, Any]", content)
     if "info" in row and "data" in row:
         row = _of_trace(row, where, score)
+        if isinstance(row, set):
+            return row
     inputs = _fields(row, "inputs", where)
     expected = _fields(row, "expected", where) if row.get("expected") is not None else None
     output = _fields(row, "output", where) if row.get("output") is not None else None
@@ -133,21 +147,31 @@ def _read_row(item: object, where: str, score: str) -> _Row:
     )
 
 
-def _of_trace(trace: Mapping[str, Any], where: str, score: str) -> dict[str, Any]:
-    """A trace of MLflow as a row: its root span, one of its assessments, and the supplement that a span read."""
+def _of_trace(trace: Mapping[str, Any], where: str, score: str) -> dict[str, Any] | set[str]:
+    """A trace of MLflow as a row: its root span, one of its assessments, and the supplement that a span read.
+
+    Feedback that somebody has revised stays in the trace as no longer valid, and does not count. Without the feedback
+    the names of the others.
+    """
     data, info = (trace[name] if isinstance(trace[name], Mapping) else {} for name in ("data", "info"))
     spans = [each for each in data.get("spans") or [] if isinstance(each, Mapping)]
     root = next((each for each in spans if not each.get("parent_span_id") and not each.get("parent_id")), None)
     if root is None:
         raise SetupError(f"Expected a trace with a root span in {where}, got {len(spans)} spans. Export it whole.")
-    found = [each for each in info.get("assessments") or [] if isinstance(each, Mapping) and each.get("feedback")]
+    found = [
+        each
+        for each in info.get("assessments") or []
+        if isinstance(each, Mapping) and isinstance(each.get("feedback"), Mapping) and each.get("valid") is not False
+    ]
     named = [each for each in found if not score or each.get("assessment_name") == score]
+    names = {str(each.get("assessment_name")) for each in found}
+    if not named:
+        return names
     scored = [each for each in named if isinstance(each["feedback"].get("value"), int | float)]
     if len(scored) != 1:
-        names = sorted({str(each.get("assessment_name")) for each in found})
         raise SetupError(
             f"Expected one feedback{f' {score!r}' if score else ''} with a number in {where}, got {len(scored)} among "
-            f"{names}. Name the one that is the score: examples_of(log, score='...')."
+            f"{sorted(names)}. Name the one that is the score: examples_of(log, score='...')."
         )
     texts = {text for each in spans for text in _supplements_in(_attribute(each, "mlflow.spanInputs"))}
     return {
@@ -189,7 +213,7 @@ def _fields(row: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:
 
 def _score(row: Mapping[str, Any], where: str) -> float:
     score = row.get("score")
-    if not isinstance(score, int | float) or not math.isfinite(score) or not 0 <= score <= 1:
+    if not isinstance(score, int | float) or not 0 <= score <= 1:
         raise SetupError(f"Expected a score in [0, 1] in {where}, got {_shown(score)}. Scale it as your metric does.")
     return float(score)
 

@@ -87,7 +87,10 @@ class Jugs:
         "Get exactly the target amount of water into any jug. All jugs are empty at first. A move is `fill A` (to the "
         "brim), `empty A` (on the ground) or `pour A->B` (until A is empty or B is full), with any of the jugs A, B, C."
     )
-    _move = re.compile(r"\b(fill|empty)\s+(?:jug\s+)?([ABC])\b|\bpour\s+([ABC])\s*(?:->|to|into)\s*([ABC])\b", re.I)
+    _move = re.compile(
+        r"\b(fill|empty)\s+(?:jug\s+)?([ABC])\b|\bpour\s+(?:jug\s+)?([ABC])\s*(?:->|to|into)\s*(?:jug\s+)?([ABC])\b",
+        re.I,
+    )
 
     def read_moves(self, reply: str) -> list[str]:
         """As `Game`: `pour A to B` is `pour A->B`."""

@@ -236,6 +236,7 @@ def test_it_prints_as_a_table_and_goes_to_json_a_frame_and_pages(tmp_path: Path)
     assert list(frame["name"]) == ["none", "tell_it", "gepa"]
     assert frame["compiling.actor_calls"][1] == 16
     assert "| tell_it | 1.000 |" in found.to_markdown()
+    assert ("Skipped:" in found.to_markdown()) == bool(found.skipped)
     page = found.to_html(tmp_path / "page.html").read_text()
     assert "tell_it" in page
     assert "http" not in page.replace("http-equiv", "")

@@ -29,12 +29,19 @@ def test_every_form_of_spt_is_a_contender() -> None:
     assert set(RULES_CONTENDERS) == {"none", "spt_p", "spt_pc", "spt_p_without_impact", "spt_pc_without_impact"}
 
 
-@pytest.mark.parametrize("option", ["--gold", "--controls"])
-def test_what_is_about_supplements_is_refused(
-    option: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--task embedded-spt --gold", "about supplements"),
+        ("--task embedded-spt --controls", "about supplements"),
+        ("--controls --page page.html", "an HTML page has no controls"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(
+    options: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["sgt", "compare", "--task", "embedded-spt", option])
+    monkeypatch.setattr("sys.argv", ["sgt", "compare", *options.split()])
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2
-    assert "about supplements" in capsys.readouterr().err
+    assert said in capsys.readouterr().err

@@ -24,7 +24,7 @@ from optimizers.core.fingerprints import generator_settings
 from optimizers.integrations.environment_package import SETTINGS_FILE, EnvironmentSettings, package_name, write_package
 from sgt_modules.embedded import embedded_generator, program
 from sgt_modules.embedded.models import embedded_folder
-from sgt_modules.errors import SetupError
+from sgt_modules.errors import RunFolderError, SetupError
 from sgt_modules.generator_prompt import COMPACT
 
 ROOT = Path(__file__).parents[2]
@@ -183,3 +183,11 @@ def test_a_package_without_rows_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="Expected at least one training row"):
         write_package(settings, [], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_of_several_actors_is_not_exported_as_one_of_a_single_actor(run: Path) -> None:
+    known = json.loads((run / "run.json").read_text())
+    known["settings"]["actors"] = {"small": "x", "large": "y"}
+    (run / "run.json").write_text(json.dumps(known))
+    with pytest.raises(RunFolderError, match="one actor, got one of small, large"):
+        EnvironmentSettings.of_run(run, program="a:b", metric="a:c", generator="embedded")

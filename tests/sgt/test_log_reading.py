@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import dspy
 import pytest
@@ -72,8 +73,27 @@ def test_traces_of_mlflow_give_inputs_output_score_and_the_supplement_that_was_r
     [outcome] = found.outcomes
     assert (outcome.supplement, outcome.score, outcome.feedback) == (Supplement("cot", "Add."), 1.0, "Right.")
     assert examples_of([trace(1.0, "one", "two")]).outcomes == []
-    with pytest.raises(SetupError, match=r"feedback 'other' with a number in row 1 .*got 0 among \['exact'\]"):
+    with pytest.raises(SetupError, match=r"feedback 'other', got 1 without it, among \['exact'\]"):
         examples_of([trace(True)], score="other")
+
+
+def test_a_trace_that_nobody_has_rated_is_left_out_and_counted() -> None:
+    bare = trace(True)
+    bare["info"] = {"assessments": []}
+    text = trace(True)
+    text["info"] = {"assessments": [{"assessment_name": "exact", "feedback": "good"}]}
+    found = examples_of([bare, trace(True), text])
+    assert (len(found.examples), found.unrated) == (1, 2)
+    with pytest.raises(SetupError, match=r"feedback that is the score, got 2 without it, among \[\]"):
+        examples_of([bare, text])
+
+
+def test_feedback_that_somebody_revised_does_not_count() -> None:
+    """MLflow keeps the first rating next to the second, as no longer valid."""
+    revised: Any = trace(True)
+    first = {**revised["info"]["assessments"][0], "feedback": {"value": False}, "valid": False}
+    revised["info"]["assessments"].insert(0, first)
+    assert len(examples_of([revised], score="exact").examples) == 1
 
 
 @pytest.mark.parametrize(
@@ -88,6 +108,7 @@ def test_traces_of_mlflow_give_inputs_output_score_and_the_supplement_that_was_r
         ),
         ('{"inputs": {"question": "a"}, "output": {"answer": "4"}}', r"score in \[0, 1\] in .*line 2, got none"),
         ('{"inputs": {"question": "a"}, "score": NaN}', r"score in \[0, 1\] in .*line 2, got nan"),
+        (f'{{"inputs": {{"question": "a"}}, "score": 1{"0" * 400}}}', r"score in \[0, 1\] in .*line 2, got 1000"),
         ('{"inputs": {"question": "a"}, "score": 1, "supplement": 3}', "supplement as a text in .*line 2, got 3"),
         ('{"info": {}, "data": {"spans": []}}', "root span in .*line 2, got 0 spans"),
     ],

@@ -130,7 +130,9 @@ def test_each_step_shows_the_new_position_and_why_a_move_was_illegal() -> None:
     "said", ["", "I give up", "fill D", "pour A", "fill A, then fill B", "x" * 5000, "[[ ## a ## ]]"]
 )
 def test_a_reply_without_one_legal_move_is_a_wasted_step_and_no_crash(said: str) -> None:
-    prediction, asked = played(JUGS, said, "fill B", "Pour B into A", "empty jug A", "pour B->A", "fill B", "pour B->A")
+    prediction, asked = played(
+        JUGS, said, "fill B", "Pour jug B into jug A", "empty jug A", "pour B->A", "fill B", "pour B->A"
+    )
     assert (prediction.illegal, prediction.solved) == (1, True)
     assert prediction.moves == ["fill B", "pour B->A", "empty A", "pour B->A", "fill B", "pour B->A"]
     assert "illegal, expected one move, got " in asked[1]
