@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import heapq
 import json
 import threading
 import time
@@ -71,6 +72,7 @@ class PaidAnswers:
         self._lock = threading.Lock()
         self._one_at_a_time: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._asked: Counter[str] = Counter()
+        self._failed: defaultdict[str, list[int]] = defaultdict(list)  # heaps of the numbers of failed calls
         self._numbers: Counter[Purpose] = Counter()
         self._usage: dict[str, Usage] = {purpose: self._read_usage(purpose) for purpose in _PURPOSES}
         self._budget = Budget(limits, self._usage["actor"])
@@ -143,12 +145,19 @@ class PaidAnswers:
         number = self._take_number(f"{purpose} {key}", purpose, sampled=_is_sampled(request))
         with self._lock:
             alone = self._one_at_a_time[f"{purpose} {key} {number}"]
-        with alone:
-            return self._read_answer(purpose, key, number) or self._pay(request, engine, purpose, key, number)
+        try:
+            with alone:
+                return self._read_answer(purpose, key, number) or self._pay(request, engine, purpose, key, number)
+        except BaseException:
+            with self._lock:
+                heapq.heappush(self._failed[f"{purpose} {key}"], number)
+            raise
 
     def _take_number(self, key: str, purpose: Purpose, *, sampled: bool) -> int:
-        """Returns the number of the next answer to a request, from 0."""
+        """Returns the number of the next answer to a request, from 0; the smallest of a failed call if there is one."""
         with self._lock:
+            if sampled and (failed := self._failed.get(key)):
+                return heapq.heappop(failed)
             number = self._asked[key] if sampled else 0
             if number == self._asked[key]:
                 self._numbers[purpose] += 1

@@ -40,6 +40,11 @@ ATTEMPTS = 3
 LATENCY_EXAMPLES = 5
 """Test examples that run one after another, to measure the latency of an answer."""
 
+LATENCIES_FILE = "latencies.json"
+"""Where a trial keeps the seconds of those answers, by the example's place in the test set."""
+
+_COMPILE_CLOCK, _TEST_CLOCK = "clock.json", "test_clock.json"
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -99,7 +104,7 @@ class Trial:
             return SkippedContender(self.contender.name, reason)
         with answers.meter_program(inputs.program) as program, _redirect_output(folder):
             try:
-                with _clock(folder) as seconds, self._show_compile_calls(answers):
+                with _clock(folder, _COMPILE_CLOCK) as seconds, self._show_compile_calls(answers):
                     compiled = self.contender.compile(replace(inputs, program=program))
             except StoppedError:
                 return self._skip(f"used up its budget of {self.budget.words} before it had a program")
@@ -111,27 +116,29 @@ class Trial:
                 unmeter(compiled.deepcopy()).save(str(folder.path / "program.json"))
             compiling = _compute_compile_usage(answers, compiled, seconds())
             answers.begin_test()
-            return self._test(compiled, answers, compiling)
+            return self._test(folder, compiled, answers, compiling)
 
     def _skip(self, reason: str) -> SkippedContender:
         return SkippedContender(self.contender.name, f"seed {self.seed}: {reason}")
 
-    def _test(self, program: dspy.Module, answers: PaidAnswers, compiling: RunUsage) -> TrialOutcome:
-        examples, scorer, began = list(self.problem.testset), Scorer(self.problem.metric), time.perf_counter()
-        with self.bus.work(f"{self._name}: test", len(examples)) as shown:
+    def _test(self, folder: RunFolder, program: dspy.Module, answers: PaidAnswers, compiling: RunUsage) -> TrialOutcome:
+        examples, scorer = list(self.problem.testset), Scorer(self.problem.metric)
+        runs, latencies = list[JudgedRun](), list[float]()
+        with _clock(folder, _TEST_CLOCK) as seconds, self.bus.work(f"{self._name}: test", len(examples)) as shown:
 
             def work(index: int) -> JudgedRun:
                 run = _run_example(program, examples[index], index, scorer)
                 shown.advance(run.rollout)
                 return run
 
-            runs = [work(index) for index in range(min(LATENCY_EXAMPLES, len(examples)))]
-            latencies = [run.usage.seconds for run in runs]
+            for index in range(min(LATENCY_EXAMPLES, len(examples))):
+                runs.append(work(index))
+                latencies.append(_keep_latency(folder, index, runs[index]))
             runs += map_in_threads(work, range(len(runs), len(examples)), threads=self._threads)
         answering = RunUsage(
             actor=answers.usage("test"),
             generator=sum((run.generator for run in runs), Usage()),
-            seconds=WorkSeconds(total=time.perf_counter() - began),
+            seconds=WorkSeconds(total=seconds()),
         )
         scores = {query_id(example, ""): _score_run(run) for example, run in zip(examples, runs, strict=True)}
         errors = [run.rollout.error for run in runs if run.rollout.error]
@@ -191,6 +198,15 @@ def _score_run(run: JudgedRun) -> float | None:
     return 0.0 if run.refused else None
 
 
+def _keep_latency(folder: RunFolder, index: int, run: JudgedRun) -> float:
+    """Returns the seconds of an answer when it was paid; a resumed trial reads the answer from its file at once."""
+    known = folder.read(LATENCIES_FILE) or {}
+    seconds = float(known.get(str(index), run.usage.seconds))
+    if _score_run(run) is not None:
+        folder.write(LATENCIES_FILE, known | {str(index): seconds})
+    return seconds
+
+
 def _compute_compile_usage(answers: PaidAnswers, compiled: dspy.Module, seconds: float) -> RunUsage:
     result = getattr(compiled, "detailed_results", None)
     generator = result.spent.generator if isinstance(result, SGTResult) else Usage()
@@ -205,9 +221,9 @@ def _find_stop(compiled: dspy.Module) -> str:
 
 
 @contextlib.contextmanager
-def _clock(folder: RunFolder) -> Iterator[Callable[[], float]]:
-    """Yields a function that returns the seconds of compiling so far, in all sessions; keeps them in the folder."""
-    before = float((folder.read("clock.json") or {}).get("seconds", 0.0))
+def _clock(folder: RunFolder, file: str) -> Iterator[Callable[[], float]]:
+    """Yields a function that returns the seconds so far, in all sessions; keeps them in a file of the folder."""
+    before = float((folder.read(file) or {}).get("seconds", 0.0))
     began = time.perf_counter()
 
     def seconds() -> float:
@@ -216,7 +232,7 @@ def _clock(folder: RunFolder) -> Iterator[Callable[[], float]]:
     try:
         yield seconds
     finally:
-        folder.write("clock.json", {"seconds": seconds()})
+        folder.write(file, {"seconds": seconds()})
 
 
 @contextlib.contextmanager

@@ -141,7 +141,7 @@ class SupplementRewards:
         """
         with self._alone():
             found = self._context.copy().run(self._engine.probe, self.examples, STAGE)
-        self._unaided.update(enumerate(found.rollouts))
+        self._unaided |= {n: each for n, each in enumerate(found.rollouts) if each.reward is not None}
         asked = list(kinds) or [None]
         return [
             SupplementTask(query, _name(kind), self.generator.prompt.asking(query.prompt, kind))
@@ -176,13 +176,22 @@ class SupplementRewards:
             return self._context.copy().run(self._run, candidate)
 
     def unaided(self, index: int) -> Rollout:
-        """The rollout of the program without supplements on an example; run once if the store does not know it."""
-        if index not in self._unaided:
-            with self._exclusive(index):
-                if index not in self._unaided:
-                    found = self._context.copy().run(self._engine.probe, [self.examples[index]], STAGE)
-                    self._unaided[index] = found.rollouts[0].with_index(index)
-        return self._unaided[index]
+        """The rollout of the program without supplements on an example; run again until it has a reward."""
+        with self._exclusive(index):
+            if index in self._unaided:
+                return self._unaided[index]
+            found = self._context.copy().run(self._engine.probe, [self.examples[index]], STAGE)
+            rollout = found.rollouts[0].with_index(index)
+            if rollout.reward is not None:
+                self._unaided[index] = rollout
+            return rollout
+
+    def gain(self, rollout: Rollout) -> float | None:
+        """A rollout's score minus that of no supplement, without a new run; None if one of them is unknown."""
+        before = self._unaided.get(rollout.query.index)
+        if before is None or before.reward is None or rollout.reward is None:
+            return None
+        return rollout.reward.score - before.reward.score
 
     def close(self) -> None:
         """End the threads and close the store."""

@@ -292,6 +292,5 @@ def _score(rollout: Rollout) -> float:
 
 def _figures(rollout: Rollout, supplement: Supplement, rewards: SupplementRewards) -> dict[str, float]:
     """What is recorded with each reward: the gain over no supplement where both have a reward, and the reply's form."""
-    before = rewards.unaided(rollout.query.index).reward
-    gain = {} if before is None or rollout.reward is None else {"gain": rollout.reward.score - before.score}
-    return {**gain, "silent": float(not supplement), "cut": float(supplement.cut)}
+    gain = rewards.gain(rollout)
+    return {**({} if gain is None else {"gain": gain}), "silent": float(not supplement), "cut": float(supplement.cut)}

@@ -17,7 +17,7 @@ from optimizers.core.prices import cost_of
 from optimizers.core.records import Effort, Query, Reward, Rollout
 from optimizers.core.reward import Scorer
 from optimizers.core.usage import Usage
-from optimizers.rollouts.kept_answers import dump_answer, load_answer
+from optimizers.rollouts.kept_answers import dump_answer, load_answer, text_of_value
 from optimizers.rollouts.outages import (
     LMCalls,
     is_permanent,
@@ -105,7 +105,8 @@ def run_and_score(
     unfinished = _why_unfinished(gate, asked)
     answered = problem is None and unfinished is None
     answer = dump_answer(prediction, program) if answered and calls.outage is None else ""
-    output = {name: str(value) for name, value in prediction.items()} if isinstance(prediction, dspy.Example) else {}
+    fields = dict(prediction.items()) if isinstance(prediction, dspy.Example) else {}
+    output = {name: text_of_value(value) for name, value in fields.items()}
     if answered:
         reward, problem = _score(example, prediction, scorer, calls)
     if unfinished is not None or calls.outage is not None:

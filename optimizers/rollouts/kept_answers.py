@@ -32,7 +32,7 @@ def dump_answer(prediction: object, program: dspy.Module) -> str:
     try:
         typed = {name: _dump_value(each, types.get(name)) for name, each in fields.items() if type(each) is not str}
         content: dict[str, object] = {"typed": typed, "completions": None}
-        if many is not None and {name: [each] for name, each in fields.items()} == dict(many.items()):
+        if many is not None and _identities({name: [each] for name, each in fields.items()}) == _identities(many):
             content["completions"] = "one"
         elif many is not None:
             own = {name: [_dump_value(each, types.get(name)) for each in column] for name, column in many.items()}
@@ -40,7 +40,7 @@ def dump_answer(prediction: object, program: dspy.Module) -> str:
         if (usage := values.get_lm_usage()) is not None:
             content["usage"] = _dump_value(usage, None)
         return json.dumps(content)  # unsorted, as a metric may iterate over a mapping
-    except (_NotWritableError, RecursionError):
+    except Exception:  # noqa: BLE001 - whatever a user's value raises, such as a number of too many digits
         return ""
 
 
@@ -71,9 +71,22 @@ def load_answer(output: Mapping[str, str], text: str, program: dspy.Module) -> d
             prediction = dspy.Prediction.from_completions(columns)
             cast("Any", prediction)._store = fields
         prediction.set_lm_usage(_load_value(content.get("usage"), None))
-    except (ValueError, TypeError, KeyError, AttributeError, AssertionError, RecursionError):
+    except Exception:  # noqa: BLE001 - whatever a user's type or validator raises
         return None
     return prediction
+
+
+def text_of_value(value: object) -> str:
+    """A field's value as text; the name of its type if its `__str__` raises."""
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001 - whatever a user's type raises
+        return f"<{type(value).__name__}>"
+
+
+def _identities(columns: Any) -> dict[str, list[int]]:
+    """The identity of each value, to compare columns without the values' own `==`, which may raise."""
+    return {name: [id(each) for each in column] for name, column in columns.items()}
 
 
 def _output_types(program: dspy.Module) -> dict[str, Any]:
@@ -111,10 +124,11 @@ def _dump_typed(value: Any, declared: Any) -> object:
         try:
             written = form()
             read = TypeAdapter(declared).validate_python(json.loads(json.dumps(written)))
+            compares = type(read) is type(value) and type(read).__eq__ is not object.__eq__
+            if read is value or (compares and read == value):
+                return written
         except Exception:  # noqa: BLE001 - whatever a user's type or validator raises
             continue
-        if read is value or (type(read) is type(value) and read == value and type(read).__eq__ is not object.__eq__):
-            return written
     raise _NotWritableError
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from places import ROOT
 from scripted import ScriptedEngine, reply
 
 from optimizers.comparison import Budget, Comparison, Contender, Problem, compare, compare_problems
+from optimizers.comparison.trial import ATTEMPTS
 from sgt_modules.errors import OverlappingSplitsError, ProviderRefusedError, RunFolderError, SetupError
 
 SUMS = [dspy.Example(question=f"{n}+1?", answer=str(n + 1)).with_inputs("question") for n in range(40)]
@@ -112,6 +114,46 @@ def test_a_comparison_that_crashed_goes_on_and_pays_nothing_twice(tmp_path: Path
     for name in ("none", "tell_it"):
         assert found.row(name).compiling.actor_calls == clean.row(name).compiling.actor_calls
         assert found.row(name).by_seed == clean.row(name).by_seed
+
+
+@pytest.mark.parametrize("pulled", [4, 12])
+def test_a_test_that_crashed_has_the_latency_and_the_seconds_of_all_its_answers(tmp_path: Path, pulled: int) -> None:
+    """24 answers of at least 0.02 seconds each; the plug is pulled at the given one."""
+    calls = [0]
+
+    def slow(text: str) -> str:
+        calls[0] += 1
+        if calls[0] == pulled:
+            raise PulledPlugError
+        time.sleep(0.02)
+        return adds_when_advised(text)
+
+    settings = {"contenders": ["none"], "seeds": (0,), "num_threads": 1}
+    with pytest.raises(PulledPlugError):
+        compared(tmp_path, slow, **settings)
+    compared(tmp_path, slow, **settings)
+    outcome = json.loads((tmp_path / "none" / "seed-0" / "outcome.json").read_text())
+    assert outcome["latency"] >= 0.02
+    assert outcome["answering"]["seconds"] >= len(TEST) * 0.02
+
+
+def test_the_latency_of_an_outage_is_not_kept(tmp_path: Path) -> None:
+    calls = [0]
+
+    def script(text: str) -> str:
+        calls[0] += 1
+        if calls[0] == 5 * ATTEMPTS + 1:
+            raise PulledPlugError
+        if calls[0] <= 5 * ATTEMPTS:
+            raise RateLimitError("slow down")
+        time.sleep(0.02)
+        return adds_when_advised(text)
+
+    settings = {"contenders": ["none"], "seeds": (0,), "num_threads": 1}
+    with pytest.raises(PulledPlugError):
+        compared(tmp_path, script, **settings)
+    found = compared(tmp_path, script, **settings)
+    assert (found.row("none").latency or 0.0) >= 0.02
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import os
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from contextvars import copy_context
 from itertools import count
 from pathlib import Path
@@ -110,6 +110,55 @@ def test_an_error_is_not_kept(open_meter: Any) -> None:
     assert metering.usage("actor").calls == 0
     assert answers(lm, "2+2?", 2) == ["4", "4"]
     assert metering.usage("actor").calls == 1
+
+
+@pytest.mark.parametrize("failing", [(0,), (1,), (0, 1, 3)])
+def test_the_answers_of_a_session_with_errors_are_those_of_the_next_one(
+    failing: tuple[int, ...], open_meter: Any
+) -> None:
+    attempts = count()
+
+    def script(_: str) -> str:
+        if (attempt := next(attempts)) in failing:
+            raise dspy.lm15.ServerError("busy")
+        return reply(answer=str(attempt))
+
+    engine = ScriptedEngine(script)
+
+    def hear(asked: int) -> list[str]:
+        lm, heard = open_meter().meter_lm(engine.lm(), "actor"), list[str]()
+        for _ in range(asked):
+            with suppress(LMError):
+                heard += answers(lm, "2+2?", temperature=0.7)
+        return heard
+
+    first = hear(5)
+    assert len(first) == 5 - len(failing)
+    assert hear(len(first)) == first
+    assert len(engine.asked) == 5
+
+
+def test_errors_in_many_threads_leave_no_number_without_an_answer_and_none_with_two(open_meter: Any) -> None:
+    attempts = count()
+
+    def script(_: str) -> str:
+        if (attempt := next(attempts)) % 3 == 0:
+            raise dspy.lm15.ServerError("busy")
+        return reply(answer=str(attempt))
+
+    def ask(lm: dspy.LM) -> list[str]:
+        while True:
+            with suppress(LMError):
+                return answers(lm, "2+2?", temperature=0.7)
+
+    engine = ScriptedEngine(script)
+    lm = open_meter().meter_lm(engine.lm(), "actor")
+    with ThreadPoolExecutor(16) as pool:
+        heard = sorted(each for [each] in pool.map(lambda _: ask(lm), range(40)))
+    paid = len(engine.asked)
+    assert len(set(heard)) == 40
+    assert sorted(answers(open_meter().meter_lm(engine.lm(), "actor"), "2+2?", 40, temperature=0.7)) == heard
+    assert len(engine.asked) == paid
 
 
 def test_purposes_are_paid_for_apart_and_only_the_actor_has_a_limit(open_meter: Any) -> None:

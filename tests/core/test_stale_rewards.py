@@ -23,7 +23,7 @@ import prompted
 import pytest
 import torch
 from places import PATHS
-from pydantic import BaseModel, Field, PrivateAttr
+from pydantic import BaseModel, Field, PrivateAttr, model_validator
 from scripted import ScriptedEngine, ScriptedGenerator, ScriptedTrainer, reply
 from small_compile import WORLD, helped, teleprompter, writer
 
@@ -414,7 +414,7 @@ class Workbench:
         number = int(text.split("+1?")[0].split()[-1])
         return reply(answer=str(number + 1 if "Add one." in text else number))
 
-    def actor(self, metric: Metric, fields: str = "question -> answer", version: str = "") -> RolloutEngine:
+    def actor(self, metric: Metric, fields: Any = "question -> answer", version: str = "") -> RolloutEngine:
         asked = supplement(dspy.Predict(fields), generator=ScriptedGenerator(lambda prompt: HINT))
         asked.set_lm(self.engine.lm())
         scope = scope_of(asked, metric, version=version)
@@ -603,12 +603,69 @@ def test_a_kept_answer_is_the_same_prediction_again(prediction: dspy.Prediction)
 
 @pytest.mark.parametrize(
     "value",
-    [Opaque(), {1: "a"}, Point(x=1), SimpleNamespace(a=1)],
-    ids=["an object", "a mapping of numbers", "a dataclass", "a namespace"],
+    [Opaque(), {1: "a"}, Point(x=1), SimpleNamespace(a=1), 10**5000],
+    ids=["an object", "a mapping of numbers", "a dataclass", "a namespace", "a number too long for a text"],
 )
 def test_an_answer_that_no_text_gives_again_is_not_kept(value: object) -> None:
     assert dump_answer(dspy.Prediction(other=value), dspy.Predict("question -> answer")) == ""
     assert load_answer({"other": "?"}, "", dspy.Predict("question -> answer")) is None
+
+
+class Incomparable(BaseModel):
+    """As a model that holds an array: its `==` raises."""
+
+    x: int
+
+    def __eq__(self, other: object) -> bool:
+        raise ValueError("The truth value of an array with more than one element is ambiguous.")
+
+    __hash__ = None
+
+
+class Unprintable(Incomparable):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+@pytest.mark.parametrize("kind", [Incomparable, Unprintable])
+def test_an_answer_whose_own_methods_raise_is_scored_and_paid_once(kind: type[BaseModel], bench: Workbench) -> None:
+    bench.engine = ScriptedEngine(lambda text: reply(answer='{"x": 4}'))
+    fields: Any = {"question": (str, dspy.InputField()), "answer": (kind, dspy.OutputField())}
+    for _ in range(2):
+        actor = bench.actor(lambda example, prediction: prediction.answer.x == 4, dspy.Signature(fields))
+        assert scores(actor.probe(EXAMPLES).rollouts) == [1.0] * 4
+    assert len(bench.engine.asked) == bench.store.count() == 4
+
+
+class OfItsOwnKind(BaseModel):
+    x: int
+
+    def __eq__(self, other: Any) -> bool:
+        return self.x == other.x
+
+    __hash__ = None
+
+
+def test_an_answer_that_a_program_replaced_is_kept_though_it_compares_with_its_own_kind_alone() -> None:
+    fields: Any = {"q": (str, dspy.InputField()), "answer": (OfItsOwnKind | str, dspy.OutputField())}
+    asked = dspy.Predict(dspy.Signature(fields))
+    prediction = dspy.Prediction.from_completions([{"answer": "4"}])
+    prediction.answer = OfItsOwnKind(x=4)
+    found = load_answer({"answer": "x=4"}, dump_answer(prediction, asked), asked)
+    assert found is not None
+    assert (found.answer, found.completions.answer) == (OfItsOwnKind(x=4), ["4"])
+
+
+def test_an_answer_that_its_type_refuses_to_restore_is_not_known() -> None:
+    class Refusing(BaseModel):
+        @model_validator(mode="before")
+        @classmethod
+        def refuse(cls, content: object) -> object:
+            raise RuntimeError("no connection")
+
+    asked = dspy.Predict(dspy.Signature({"q": (str, dspy.InputField()), "answer": (Refusing, dspy.OutputField())}))
+    text = '{"typed": {"answer": {"declared": {}}}, "completions": null}'
+    assert load_answer({"answer": "?"}, text, asked) is None
 
 
 def judged_by(body: str) -> Metric:

@@ -195,6 +195,48 @@ def test_outages_and_failing_metrics_are_errors_without_a_reward(tmp_path: Path)
     assert traces[0].rewards == {"reward": None}
 
 
+@pytest.mark.parametrize("known", [True, False], ids=["by its prompts", "by one example"])
+def test_a_run_without_supplements_is_tried_again_after_an_outage(tmp_path: Path, known: bool) -> None:
+    numbers = itertools.count()
+
+    def failing(text: str) -> str:
+        if next(numbers) == 0:
+            raise ServerError("down")
+        return helped(text)
+
+    engine = ScriptedEngine(failing)
+    rewards = rewards_of(tmp_path, engine, num_threads=1)
+    if known:
+        rewards.tasks()
+    else:
+        assert rewards.unaided(0).reward is None
+    paid = len(engine.asked)
+    first = rewards.unaided(0)
+    assert (first.reward is None, rewards.unaided(0)) == (False, first)
+    assert len(engine.asked) == paid + 1
+    rewards.close()
+
+
+def test_a_gain_is_known_once_both_runs_have_a_reward_and_pays_nothing(tmp_path: Path) -> None:
+    down = [True]
+
+    def failing(text: str) -> str:
+        if down[0] and "[background]" not in text:
+            raise ServerError("down")
+        return helped(text)
+
+    engine = ScriptedEngine(failing)
+    rewards = rewards_of(tmp_path, engine, max_errors=20)
+    [first, *_] = rewards.tasks()
+    aided = rewards.score(first.query, Supplement("background", "Rules."))
+    paid = len(engine.asked)
+    assert (aided.reward is None, rewards.gain(aided), len(engine.asked)) == (False, None, paid)
+    down[0] = False
+    assert rewards.gain(rewards.score(first.query, Supplement("background", "Rules."))) == 1.0
+    assert len(engine.asked) == paid + 1
+    rewards.close()
+
+
 def test_the_actor_s_unreadable_answer_is_reward_zero(tmp_path: Path) -> None:
     engine = ScriptedEngine(lambda text: "no field at all" if "[background]" in text else gold(text))
     rewards = rewards_of(tmp_path, engine)
