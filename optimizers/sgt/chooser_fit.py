@@ -117,6 +117,7 @@ def fit_chooser(
     """
     # Here, as they bring SQLAlchemy, which takes longer to import than all of DSPy.
     from optimizers.core.run_folder import RunFolder
+    from optimizers.rollouts.queries import with_own_prompts
     from optimizers.rollouts.sampling import read_query
     from optimizers.store.rollout_store import open_run_store
 
@@ -129,7 +130,7 @@ def fit_chooser(
     if where is None and not folder.store.exists():
         raise SetupError(f"Expected a run's folder, got {str(folder.path)!r} without rollouts. Pass its log_dir.")
     with open_run_store(folder, where, run=str(known.get("id", ""))) as opened:
-        rollouts = opened.rollouts()
+        rollouts = with_own_prompts(opened.rollouts())
         stages = sorted({each.stage for each in rollouts if _is_direct(each)})
         samples = {stage: [(read_query(key), each) for key, each in opened.samples(stage)] for stage in stages}
     drawn = {
