@@ -14,8 +14,11 @@ _SHORT = 2_000
 
 def most_prompt_tokens(prompt: str, model: Backend, max_new_tokens: int) -> int | None:
     """Return the most tokens of a prompt; None if only a server knows the context, or if the prompt is short."""
-    if len(prompt) < _SHORT:
-        return None
+    return None if len(prompt) < _SHORT else most_tokens(model, max_new_tokens)
+
+
+def most_tokens(model: Backend, max_new_tokens: int) -> int | None:
+    """Return the most tokens of any prompt; None if only a server knows the context, or if the model is missing."""
     try:
         context = model.context
     except GeneratorNotFoundError:  # sampling will raise it; a supplement that the caller passes needs no model

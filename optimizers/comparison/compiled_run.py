@@ -20,7 +20,7 @@ from optimizers.core.safe_reading import read_entry
 from optimizers.core.stages import Stage
 from optimizers.rollouts.engine import RolloutEngine
 from optimizers.rollouts.evaluation import Evaluator, Scored
-from optimizers.rollouts.queries import query_of
+from optimizers.rollouts.queries import query_of, with_own_prompts
 from optimizers.sgt.nearest.winners import is_exploration
 from optimizers.store.rollout_store import RolloutStore
 from sgt_modules import supplement
@@ -92,7 +92,7 @@ class CompiledRun:
         """Returns all rollouts of training queries that the run paid for, with the evaluator's actor and metric."""
         known = RunFolder(self.result.log_dir).read("run.json") or {}
         name = "run" if self.result.store is None else str(known.get("id", ""))  # as `Session.opened` names it
-        rollouts = self.store.iter_rollouts(evaluator.actor.scope, run=name)
+        rollouts = with_own_prompts(self.store.rollouts(evaluator.actor.scope, run=name))
         return [rollout for rollout in rollouts if is_exploration(rollout)]
 
     @contextmanager

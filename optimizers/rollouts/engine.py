@@ -180,9 +180,7 @@ class RolloutEngine:
 
     def add_known(self, rollouts: Sequence[Rollout]) -> None:
         """Save outcomes from elsewhere, so that `run` does not pay for them; a stored reward is kept."""
-        for rollout in rollouts:
-            if self.store.get(self.scope, rollout.query.id, rollout.supplement) is None:
-                self.store.add(rollout, self.scope)
+        self._known.add_missing(rollouts)
 
     def run_live(
         self,
@@ -317,8 +315,9 @@ class RolloutEngine:
 
         A run that the budget ended, or whose supplements were lost, is stored as a failure, with its cost.
         """
-        calls = run.calls if live else ()
-        self.store.add_all(rollouts, self.scope, live=live, asked=len(run.calls), paid=run.usage, calls=calls)
+        calls, key = (run.calls, "") if live else ((), self._known.find_key(rollouts))
+        asked = len(run.calls)
+        self.store.add_all(rollouts, self.scope, live=live, asked=asked, paid=run.usage, calls=calls, prompts=key)
         if run.lost:
             raise SetupError(run.lost)
         if run.used_up:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import dspy
@@ -58,4 +59,22 @@ def live_queries(runs: Sequence[LiveRun], examples: Sequence[dspy.Example]) -> l
         query_of(call, examples[run.rollout.query.index], run.rollout.query.index, run.calls)
         for run in runs
         for call in run.calls
+    ]
+
+
+def with_own_prompts(rollouts: Sequence[Rollout]) -> list[Rollout]:
+    """A run's rollouts from a store that runs share, each with the prompt of this run where a run without supplements
+    has it: the row of a supplement has that of the run that paid for it.
+
+    >>> from sgt_modules.kinds import SILENCE
+    >>> ours, theirs = (Query("1f3a", 0, "self", prompt) for prompt in ("Task: 2+2?", "2+2?"))
+    >>> unaided = Rollout(ours, "none/train", "none", SILENCE, None)
+    >>> helped = Rollout(theirs, "warm", "free", Supplement("cot", "Add."), None)
+    >>> [each.query.prompt for each in with_own_prompts([unaided, helped])]
+    ['Task: 2+2?', 'Task: 2+2?']
+    """
+    prompts = {each.query.id: each.query.prompt for each in rollouts if not each.supplement}
+    return [
+        replace(each, query=replace(each.query, prompt=prompts.get(each.query.id, each.query.prompt)))
+        for each in rollouts
     ]

@@ -151,6 +151,7 @@ class SeveralActors(RolloutEngine):
                 other._members.append(member._replace(engine=member.engine.for_program(program)))
         half = read_programs(program, self.version, self.actors)
         other.scope = f"{half.mark}{BORDER}{split_scope(self.scope)[1]}"
+        other._known = other._known_runs()
         return other
 
     def probe(
@@ -255,7 +256,7 @@ class SeveralActors(RolloutEngine):
             scores = tuple(each.reward.score for each in done.values() if each.reward is not None)
             with self._lock:
                 self._scores[_key(stage, merged)] = scores
-        self.store.add(merged, self.scope, live=live)
+        self.store.add(merged, self.scope, live=live, prompts="" if live else self._known.find_key([merged]))
         return merged
 
 

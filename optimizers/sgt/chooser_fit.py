@@ -17,9 +17,10 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizers.core.records import Query, Rollout
+from optimizers.core.records import Rollout
 from optimizers.core.result import SGTResult
 from optimizers.core.stages import Stage
+from optimizers.sgt.policy_groups import queries_of_round
 from sgt_modules.errors import SetupError
 from sgt_modules.kinds import Supplement
 from sgt_modules.note_chooser import MEASURES, NoteChooser, Proposal, design, measure, propose, sigmoid
@@ -116,6 +117,8 @@ def fit_chooser(
     """
     # Here, as they bring SQLAlchemy, which takes longer to import than all of DSPy.
     from optimizers.core.run_folder import RunFolder
+    from optimizers.rollouts.queries import with_own_prompts
+    from optimizers.rollouts.sampling import read_query
     from optimizers.store.rollout_store import open_run_store
 
     folder = RunFolder(run.log_dir if isinstance(run, SGTResult) else Path(run))
@@ -127,20 +130,52 @@ def fit_chooser(
     if where is None and not folder.store.exists():
         raise SetupError(f"Expected a run's folder, got {str(folder.path)!r} without rollouts. Pass its log_dir.")
     with open_run_store(folder, where, run=str(known.get("id", ""))) as opened:
-        rollouts = opened.rollouts()
+        rollouts = with_own_prompts(opened.rollouts())
         stages = sorted({each.stage for each in rollouts if _is_direct(each)})
-        samples = {stage: [sample for _, sample in opened.samples(stage)] for stage in stages}
-    judged = judge_notes(rollouts, samples, threshold=least)
+        samples = {stage: [(read_query(key), each) for key, each in opened.samples(stage)] for stage in stages}
+    drawn = {
+        stage: place_samples(own, stage, rollouts, recipe, int(settings.get("seed", 0)))
+        for stage, own in samples.items()
+    }
+    judged = judge_notes(rollouts, drawn, threshold=least)
     return fit_and_calibrate(judged, folds=folds, penalty=penalty, seed=seed)
 
 
+def place_samples(
+    samples: Sequence[tuple[str | None, Sample]],
+    stage: str,
+    rollouts: Sequence[Rollout],
+    recipe: Mapping[str, Any],
+    seed: int,
+) -> list[tuple[str, Sample]]:
+    """Return a round's samples with their queries' ids; an id is None in runs of an earlier version.
+
+    There it is found by the order of the requests if the program has one place an example, and every rollout of the
+    round is then among its query's samples. Else those samples are left out.
+    """
+    if all(query is not None for query, _ in samples):
+        return [(query or "", sample) for query, sample in samples]
+    probed = {each.query.index: each.query for each in rollouts if each.stage == "none/train" and each.query.predictor}
+    round_, count = int(stage.removeprefix("round ")), recipe.get("queries_per_round")
+    order = queries_of_round([probed[index] for index in sorted(probed)], round_, count, seed=seed)
+    ids = [query.id for query in order for _ in range(int(recipe.get("direct_samples", 0)))]
+    placed = [
+        (known if known is not None else ids[n] if n < len(ids) else "", sample)
+        for n, (known, sample) in enumerate(samples)
+    ]
+    drawn = {(query, sample.supplement.render()) for query, sample in placed}
+    direct = [each for each in rollouts if each.stage == stage and _is_direct(each)]
+    fits = all((each.query.id, each.supplement.render()) in drawn for each in direct)
+    return placed if fits else [(query or "", sample) for query, sample in samples]
+
+
 def judge_notes(
-    rollouts: Sequence[Rollout], samples: Mapping[str, Sequence[Sample]], *, threshold: float = 1.0
+    rollouts: Sequence[Rollout], samples: Mapping[str, Sequence[tuple[str, Sample]]], *, threshold: float = 1.0
 ) -> list[JudgedNote]:
     """Return the distinct notes of each round and query that have an outcome, and silence with the unaided one.
 
-    `samples` has each round's samples in the order of their requests: as many for each query, in the queries' order. A
-    query whose samples are not among its rollouts, as where a store lost rows, is left out.
+    `samples` has each round's samples with the id of the query that each was drawn for. A query none of whose notes is
+    among its samples, as where a store lost rows, is left out.
     """
     unaided = {
         (each.query.id, each.query.prompt): each.won(threshold)
@@ -149,15 +184,17 @@ def judge_notes(
     }
     judged: list[JudgedNote] = []
     for stage, drawn in samples.items():
-        outcomes: dict[Query, dict[Supplement, Rollout]] = defaultdict(dict)
+        by_query: dict[str, list[Sample]] = defaultdict(list)
+        for query, sample in drawn:
+            by_query[query].append(sample)
+        outcomes: dict[str, dict[Supplement, Rollout]] = defaultdict(dict)
         for each in rollouts:
             if each.stage == stage:
-                outcomes[each.query][each.supplement] = each
-        queries = sorted(outcomes, key=lambda query: (query.index, query.turn))
-        size = len(drawn) // max(1, len(queries))
-        for number, query in enumerate(queries):
-            own, known = drawn[number * size : (number + 1) * size], outcomes[query]
-            if not own or not any(sample.supplement in known for sample in own if sample.supplement):
+                outcomes[each.query.id][each.supplement] = each
+        for name in sorted(outcomes):
+            own, known = by_query[name], outcomes[name]
+            query = next(iter(known.values())).query
+            if not any(sample.supplement in known for sample in own if sample.supplement):
                 continue
             for proposal in propose(own):
                 key = (query.id, query.prompt)

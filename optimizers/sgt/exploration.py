@@ -359,7 +359,7 @@ def _pool(
     at_once: int,
 ) -> Generator[Candidate]:
     """The distinct candidates: those that exist already, then what the generator writes, as it comes."""
-    samples = _sample(stage, [request for _, request in requests], generator, context, at_once)
+    samples = _sample(stage, requests, generator, context, at_once)
     shown = Shown()
     kept = shown.without_copies([request for _, request in requests], samples)
     written = sources.to_candidates(requests, kept, generator.fingerprint)
@@ -370,7 +370,7 @@ def _pool(
 
 def _sample(
     stage: str,
-    requests: Sequence[SampleRequest],
+    asked: Sequence[sources.QueryRequest],
     generator: SupplementGenerator,
     context: ExplorationContext,
     at_once: int,
@@ -381,10 +381,11 @@ def _sample(
         context.train.actor.budget.check()  # what is stored already costs nothing
 
     temperature, top_p = context.recipe.sampling_settings(generator.prompt)
-    requests = [replace(request, temperature=temperature, top_p=top_p) for request in requests]
-    store = context.train.actor.store
+    requests = [replace(request, temperature=temperature, top_p=top_p) for _, request in asked]
+    queries, store = [query.id for query, _ in asked], context.train.actor.store
     with context.clock.measure("sampling"), context.bus.work(Stage(stage), len(requests), "sampling") as work:
-        for sample in sample_stage(store, stage, generator, requests, at_once=at_once, on_new=on_new):
+        drawn = sample_stage(store, stage, generator, requests, queries=queries, at_once=at_once, on_new=on_new)
+        for sample in drawn:
             work.advance()
             yield sample
 

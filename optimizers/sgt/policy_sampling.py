@@ -12,11 +12,11 @@ from dataclasses import replace
 from optimizers.core.records import Rollout
 from optimizers.core.stages import Stage, pool_name
 from optimizers.rollouts.sampling import sample_stage
-from optimizers.sgt.candidates import direct_requests
+from optimizers.sgt.candidates import QueryRequest, direct_requests
 from optimizers.sgt.exploration import ExplorationContext
 from optimizers.sgt.policy_groups import policy_candidates, queries_of_round
 from sgt_modules.generator import SupplementGenerator
-from sgt_modules.samples import Sample, SampleRequest
+from sgt_modules.samples import Sample
 
 
 def explore_policy(context: ExplorationContext, round_: int, generator: SupplementGenerator) -> list[Rollout]:
@@ -26,18 +26,22 @@ def explore_policy(context: ExplorationContext, round_: int, generator: Suppleme
     chosen = queries_of_round(queries, round_, recipe.queries_per_round, seed=context.seed)
     asked = direct_requests(chosen, rng=context.rng(f"round-{round_}"), samples=recipe.direct_samples)
     requests = [(query, replace(request, temperature=1.0, top_p=1.0)) for query, request in asked]
-    samples = _draw(context, stage, [request for _, request in requests], generator)
+    samples = _draw(context, stage, requests, generator)
     pool = policy_candidates(requests, samples, generator.fingerprint, silence=recipe.silence)
     with context.clock.measure("acting"), context.bus.work(Stage(stage), len(pool)) as work:
         return train.actor.run(pool, train.examples, stage=stage, on_done=work.advance)
 
 
 def _draw(
-    context: ExplorationContext, stage: str, requests: Sequence[SampleRequest], generator: SupplementGenerator
+    context: ExplorationContext, stage: str, asked: Sequence[QueryRequest], generator: SupplementGenerator
 ) -> Iterator[Sample]:
-    actor = context.train.actor
+    actor, requests = context.train.actor, [request for _, request in asked]
+    queries = [query.id for query, _ in asked]
+
+    def on_new(_: Sample) -> None:
+        actor.budget.check()  # what is stored already costs nothing
+
     with context.clock.measure("sampling"), context.bus.work(Stage(stage), len(requests), "sampling") as work:
-        # What is stored already costs nothing, so the budget is checked at new samples only.
-        for sample in sample_stage(actor.store, stage, generator, requests, on_new=lambda _: actor.budget.check()):
+        for sample in sample_stage(actor.store, stage, generator, requests, queries=queries, on_new=on_new):
             work.advance()
             yield sample

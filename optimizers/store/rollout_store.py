@@ -95,15 +95,17 @@ class RolloutStore(Closing):
         asked: int = 1,
         paid: Usage = _NOTHING,
         calls: Sequence[Call] = (),
+        prompts: str = "",
     ) -> None:
         """Saves a rollout and lists it under its stage; committed when this returns.
 
         The new rollout replaces a stored one with the same key, but a failed one never replaces a rewarded one. `live`
         names a live run, whose supplements the generator writes as the program runs, with its `calls`; `get` never
         returns it. `asked` is how many supplements the program asked for in the run. `paid` is the run's cost, which
-        counts in any case.
+        counts in any case. `prompts` is the key of the program's prompts: a rollout without a supplement, which is no
+        live one, is stored once for each of them.
         """
-        self.add_all([rollout], scope, live=live, asked=asked, paid=paid, calls=calls)
+        self.add_all([rollout], scope, live=live, asked=asked, paid=paid, calls=calls, prompts=prompts)
 
     def add_all(
         self,
@@ -114,9 +116,10 @@ class RolloutStore(Closing):
         asked: int = 1,
         paid: Usage = _NOTHING,
         calls: Sequence[Call] = (),
+        prompts: str = "",
     ) -> None:
         """Saves the rollouts of one run in one transaction: after a crash, all of them or none is there."""
-        now, traces = self._clock(), [dump_calls(calls), *[""] * len(rollouts)]
+        now, traces = self._clock(), [dump_calls(calls) or prompts, *[prompts] * len(rollouts)]
         rows = [
             build_row(rollout, scope, run=self.run, live=live, asked=asked, created=now, trace=trace)
             for rollout, trace in zip(rollouts, traces, strict=False)
@@ -134,9 +137,9 @@ class RolloutStore(Closing):
         self._database.write(write)
         self.on_write()
 
-    def reuse(self, rollout: Rollout, scope: str) -> None:
+    def reuse(self, rollout: Rollout, scope: str, *, prompts: str = "") -> None:
         """Lists a stored rollout under another stage: `rollout` gives stage, source and log-probability."""
-        key = make_key(scope, rollout.query.id, rollout.supplement.render())
+        key = make_key(scope, rollout.query.id, rollout.supplement.render(), prompts=prompts)
         listing = self._build_seen_row(rollout, key, _NOTHING)
         self._database.write(lambda connection: self._statements.insert_seen.run(connection, listing))
 
@@ -153,19 +156,21 @@ class RolloutStore(Closing):
             "seen_cost": paid.cost,
         }
 
-    def get(self, scope: str, query_id: str, supplement: Supplement) -> Rollout | None:
+    def get(self, scope: str, query_id: str, supplement: Supplement, *, prompts: str = "") -> Rollout | None:
         """The rewarded rollout of a supplement on a query, listed as in its first stage; None if there is none."""
-        key = {"key": make_key(scope, query_id, supplement.render())}
+        key = {"key": make_key(scope, query_id, supplement.render(), prompts=prompts)}
         if not self._database.has_row(self._statements.find_rewarded, key):
             return None
         with self._database.transaction() as connection:
             row = connection.execute(SELECT_REWARDED, key).mappings().first()
         return None if row is None else self._read(read_rollout, row)
 
-    def find_attempt(self, scope: str, query_id: str, supplement: Supplement) -> tuple[Rollout, int] | None:
+    def find_attempt(
+        self, scope: str, query_id: str, supplement: Supplement, *, prompts: str = ""
+    ) -> tuple[Rollout, int] | None:
         """As `get`, also for a failed rollout; with the number of supplements that its run asked for."""
         with self._database.transaction() as connection:
-            key = {"key": make_key(scope, query_id, supplement.render())}
+            key = {"key": make_key(scope, query_id, supplement.render(), prompts=prompts)}
             row = connection.execute(SELECT_ANY, key).mappings().first()
         rollout = None if row is None else self._read(read_rollout, row)
         return None if row is None or rollout is None else (rollout, row["asked"])

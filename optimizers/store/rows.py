@@ -31,7 +31,7 @@ TEXT_COLUMNS = (
     "output",  # JSON: the answer's fields as text; under an empty name, `Rollout.answer`; under `#`, its effort
     "error",
     "writer",
-    "trace",  # JSON: the calls of a live run, in the row of its first rollout; see `dump_calls`
+    "trace",  # JSON: a live run's calls, in the row of its first rollout; without a supplement, the prompts' key
 )
 INTEGER_COLUMNS = ("position", "turn", "asked", "tokens_in", "tokens_out", "cut")  # `cut` is 0 or 1
 FLOAT_COLUMNS = ("cost", "seconds", "created")
@@ -56,13 +56,14 @@ class UnreadableRowError(ValueError):
     """A row does not match its checksum, or cannot be decoded."""
 
 
-def make_key(scope: str, query: str, supplement: str, *, live: str = "", run: str = "") -> str:
-    """32 hex digits that identify a rollout; a live one by its name and its run too."""
-    return _hash_key(*map(clean_text, (scope, query, supplement, live, run)))
+def make_key(scope: str, query: str, supplement: str, *, live: str = "", run: str = "", prompts: str = "") -> str:
+    """32 hex digits that identify a rollout; a live one by its name and its run too, one without a supplement by the
+    key of its program's prompts."""
+    return _hash_key(*map(clean_text, (scope, query, supplement, live, run, prompts)))
 
 
-def _hash_key(scope: str, query: str, supplement: str, live: str, run: str) -> str:
-    parts = (scope, query, supplement, live, run if live else "")
+def _hash_key(scope: str, query: str, supplement: str, live: str, run: str, trace: str) -> str:
+    parts = (scope, query, supplement, live, run if live else "" if supplement else trace)
     return blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
 
 
@@ -110,7 +111,7 @@ def build_row(
 
 def add_checksum(row: Mapping[str, Any]) -> dict[str, Any]:
     """The row with its key and its checksum."""
-    key = _hash_key(row["scope"], row["query"], row["supplement"], row["live"], row["run"])
+    key = _hash_key(*(row[name] for name in ("scope", "query", "supplement", "live", "run", "trace")))
     return {**row, "key": key, "checksum": _compute_row_checksum(row)}
 
 

@@ -32,6 +32,7 @@ from optimizers.store.rollout_store import RolloutStore
 from sgt_modules import KINDS, SupplementGenerator, errors, supplement
 from sgt_modules.embedded import HouseTermsWorld, Sizes, embedded_actor, embedded_generator, program
 from sgt_modules.embedded.models import embedded_folder
+from sgt_modules.generator_prompt import COMPACT, GeneratorPrompt
 from sgt_modules.kinds import Supplement
 from sgt_modules.replies import read_reply
 
@@ -134,9 +135,8 @@ def rewards_of(tmp_path: Path, engine: ScriptedEngine, metric: Any = WORLD.metri
             program(),
             metric,
             WORLD.train,
-            generator=embedded_generator(),
             store=tmp_path / "r.sqlite",
-            **{"num_threads": 4, **options},
+            **{"num_threads": 4, "generator": embedded_generator(), **options},
         )
 
 
@@ -169,6 +169,15 @@ def test_a_run_is_on_disk_and_never_paid_twice_however_many_ask_at_once(tmp_path
     assert again.asked == []
     assert reopened.usage.calls == 5
     reopened.close()
+
+
+def test_rewards_that_share_a_store_have_the_prompts_of_their_own_generators(tmp_path: Path) -> None:
+    for prompt in (COMPACT, GeneratorPrompt(), COMPACT):
+        generator = SupplementGenerator(dspy.LM("openai/elsewhere"), prompt=prompt)
+        rewards = rewards_of(tmp_path, ScriptedEngine(helped), generator=generator)
+        assert all(task.prompt.startswith(prompt.introduction) for task in rewards.tasks())
+        rewards.close()
+    assert rewards.usage.runs == 2 * len(WORLD.train)
 
 
 def test_outages_and_failing_metrics_are_errors_without_a_reward(tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ from optimizers.rollouts.queries import live_queries, query_id
 from optimizers.store.rollout_store import RolloutStore
 from sgt_modules.episode import Call, Place
 from sgt_modules.errors import SGTError
+from sgt_modules.generator import SupplementGenerator
+from sgt_modules.generator_prompt import COMPACT, GeneratorPrompt
 from sgt_modules.kinds import SILENCE, Supplement
 from sgt_modules.wrapping import supplement, with_instructions
 
@@ -121,6 +123,86 @@ def test_a_second_actor_on_the_same_store_pays_nothing_and_reads_the_same(bench:
     assert first.run(candidates, EXAMPLES, "sft") == second.run(candidates, EXAMPLES, "sft")
     assert first.probe(EXAMPLES) == second.probe(EXAMPLES)
     assert engine.asked == []
+
+
+class TwoSteps(dspy.Module):
+    """Two predictors; the second one reads what the first one wrote."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.plan, self.solve = dspy.Predict("question -> steps"), dspy.Predict("steps -> answer")
+
+    def forward(self, question: str) -> dspy.Prediction:
+        return self.solve(steps=f"Steps of {question}: {self.plan(question=question).steps}")
+
+
+LONG = [dspy.Example(question=f"{n}+1? {'word ' * 200}", answer="1").with_inputs("question") for n in range(3)]
+GENERATORS = {
+    "compact": {"prompt": COMPACT},
+    "note": {"prompt": GeneratorPrompt()},
+    "short": {"prompt": COMPACT, "max_prompt_tokens": 150},
+    "shorter": {"prompt": COMPACT, "max_prompt_tokens": 140},
+}
+
+
+def sharing(
+    store: RolloutStore, generator: str, metric: Metric = lambda example, prediction: True, scope: str = "a-1"
+) -> tuple[RolloutEngine, ScriptedEngine]:
+    """An engine of a program of two predictors on a store that generators share."""
+    engine = ScriptedEngine(lambda text: reply(steps="add " * 200, answer="1"))
+    endpoint = ScriptedEngine(lambda text: "[cot] Add.").lm()
+    wrapped = supplement(TwoSteps(), generator=SupplementGenerator(endpoint, **GENERATORS[generator]))
+    wrapped.set_lm(engine.lm())
+    store.describe(scope, {})
+    return RolloutEngine(wrapped, Scorer(metric), store, scope, num_threads=2), engine
+
+
+def test_runs_that_share_a_store_have_the_prompts_of_their_own_generators(bench: Workbench, tmp_path: Path) -> None:
+    own: dict[str, list[Query]] = {}
+    for name in GENERATORS:
+        with RolloutStore(tmp_path / f"{name}.sqlite") as alone:
+            own[name] = sharing(alone, name)[0].probe(LONG).queries
+    assert len({each[0].prompt for each in own.values()}) == len({each[1].prompt for each in own.values()}) == 4
+    listed: dict[str, list[Rollout]] = {}
+    for name in GENERATORS:
+        store = bench.store.for_run(name)
+        assert sharing(store, name)[0].probe(LONG).queries == own[name]
+        listed[name] = store.rollouts()
+    for name in GENERATORS:  # resumed: nothing is paid again, and no run replaced what another one reads
+        store = bench.store.for_run(name)
+        actor, engine = sharing(store, name)
+        assert actor.probe(LONG).queries == own[name]
+        assert (engine.asked, store.rollouts()) == ([], listed[name])
+        other, engine = sharing(store, name, lambda example, prediction: False, "a-2")
+        found = other.probe(LONG)
+        assert (found.queries, engine.asked) == (own[name], [])  # scored again by another metric
+        assert [each.won() for each in found.rollouts] == [False] * 3
+
+
+def test_runs_that_share_a_store_share_what_supplements_cost_whatever_their_prompts(bench: Workbench) -> None:
+    first, _ = sharing(bench.store, "compact")
+    first.run([Candidate(each, HINT, "free") for each in first.probe(LONG).queries], LONG, "warm")
+    second, engine = sharing(bench.store, "note")
+    queries = second.probe(LONG).queries
+    paid = len(engine.asked)
+    tried = second.run([Candidate(each, said, "free") for each in queries for said in (HINT, SILENCE)], LONG, "warm")
+    assert ([each.query for each in tried[::2]], len(engine.asked)) == (queries, paid)
+
+
+def test_runs_of_an_earlier_version_are_found_where_the_generator_writes_such_prompts(tmp_path: Path) -> None:
+    alone = RolloutStore(tmp_path / "alone.sqlite")
+    for name in ("compact", "short"):
+        queries = sharing(alone.for_run(name), name)[0].probe(LONG).queries
+        with RolloutStore(tmp_path / f"old {name}.sqlite") as old:
+            for each in alone.rollouts(run=name):
+                old.add(each, "a-1", asked=2)  # without a key for its prompts
+            same, engine = sharing(old, name)
+            assert same.probe(LONG).queries == queries
+            assert engine.asked == []
+            other, engine = sharing(old, "note")
+            assert other.probe(LONG).queries[0].prompt.startswith(GeneratorPrompt().introduction)
+            assert len(engine.asked) == 6
+    alone.close()
 
 
 def test_the_same_example_twice_in_a_split_is_probed_once(bench: Workbench) -> None:

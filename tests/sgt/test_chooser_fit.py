@@ -14,7 +14,19 @@ from small_compile import SMALL, WORLD, compiled, gold
 from optimizers import Recipe, fit_chooser
 from optimizers.core.records import Query, Reward, Rollout
 from optimizers.core.result import result_of
-from optimizers.sgt.chooser_fit import JudgedNote, calibrate, fit_and_calibrate, fit_logistic, fit_notes, judge_notes
+from optimizers.rollouts.queries import query_id
+from optimizers.rollouts.sampling import read_query
+from optimizers.sgt.chooser_fit import (
+    JudgedNote,
+    calibrate,
+    fit_and_calibrate,
+    fit_logistic,
+    fit_notes,
+    judge_notes,
+    place_samples,
+)
+from optimizers.sgt.policy_groups import queries_of_round
+from optimizers.store.rollout_store import RolloutStore
 from sgt_modules.errors import SetupError
 from sgt_modules.kinds import SILENCE, Supplement
 from sgt_modules.note_chooser import Proposal, propose
@@ -111,7 +123,7 @@ def test_notes_are_judged_once_a_query_with_their_share_and_those_asked_by_kind_
     ]
     samples = [add, add, four, SILENCE, cut, four, four, four]
     drawn = [Sample(each.text, logprob=-0.5, kind=each.kind, cut=each.cut) for each in samples]
-    judged = judge_notes(rollouts, {"round 2": drawn})
+    judged = judge_notes(rollouts, {"round 2": [*zip("11112222", drawn, strict=True)]})
     assert [(each.query, each.proposal.sample.text, each.proposal.share, each.won) for each in judged] == [
         ("1", "Add.", 0.5, True),
         ("1", "4", 0.25, False),
@@ -119,10 +131,66 @@ def test_notes_are_judged_once_a_query_with_their_share_and_those_asked_by_kind_
         ("2", "4", 0.75, False),  # the failed run of the cut note is neither won nor lost
         ("2", "", 0.0, False),
     ]
-    moved = [*drawn[4:], *drawn[:4]]
-    moved = [Sample(each.text + "?", kind=each.kind) if each.text else each for each in moved]
-    assert judge_notes(rollouts, {"round 2": moved}) == []  # samples that are not the rollouts'
+    others = [Sample(each.text + "?", kind=each.kind) if each.text else each for each in drawn]
+    assert judge_notes(rollouts, {"round 2": [*zip("11112222", others, strict=True)]}) == []  # not the rollouts'
     assert judge_notes(rollouts, {"round 2": []}) == []
+
+
+def notes(texts: str) -> list[Sample]:
+    """A sample for each letter; a dash is an empty one."""
+    return [Sample("", kind="none") if each == "-" else Sample(each, logprob=-0.5, kind="cot") for each in texts]
+
+
+THREE = [Query(f"q{number}", number, "self", f"prompt {number}") for number in range(3)]
+PROBED = [rollout(query, "none/train", SILENCE, 0.0, "none") for query in THREE]
+
+
+def tried(outcomes: str, stage: str = "round 2") -> list[Rollout]:
+    """Unaided runs of three queries, and the named outcomes of a round: `1a` is note `a` on query 1."""
+    asked = [(THREE[int(each[0])], Supplement("cot", each[1])) for each in outcomes.split()]
+    return [*PROBED, *(rollout(query, stage, note, 1.0) for query, note in asked)]
+
+
+@pytest.mark.parametrize(
+    ("texts", "outcomes", "recipe", "placed"),
+    [
+        ("--aabb", "1a 2b", {}, "q0 q0 q1 q1 q2 q2"),  # query 0 got no note, so it has no rollout
+        ("aabbcc", "1b 0a", {}, "q0 q0 q1 q1 q2 q2"),  # the run was stopped before query 2
+        ("aab", "0a", {}, "q0 q0 q1"),  # the run was stopped while it sampled
+        ("--aa", "2a", {"queries_per_round": 2}, "q1 q1 q2 q2"),  # the round took queries 1 and 2
+        ("aa--", "2a", {"queries_per_round": 2}, ""),  # in an order that cannot be
+    ],
+)
+def test_samples_of_an_earlier_version_are_placed_by_the_order_of_their_requests(
+    texts: str, outcomes: str, recipe: dict[str, int], placed: str
+) -> None:
+    rollouts = tried(outcomes)
+    samples = [(None, each) for each in notes(texts)]
+    seed = next(seed for seed in range(99) if [q.index for q in queries_of_round(THREE, 2, 2, seed=seed)] == [1, 2])
+    found = place_samples(samples, "round 2", rollouts, {"direct_samples": 2, **recipe}, seed)
+    assert [query for query, _ in found] == (placed.split() or [""] * len(texts))
+    judged = judge_notes(rollouts, {"round 2": found})
+    assert {each.proposal.share for each in judged if each.proposal.sample.text} == ({1.0} if placed else set())
+
+
+def test_samples_of_an_earlier_version_are_left_out_where_their_places_are_not_known() -> None:
+    one, two = Query("qa", 0, "a", "pa"), Query("qb", 0, "b", "pb")
+    rollouts = [rollout(each, "none/train", SILENCE, 0.0, "none") for each in (one, two)]
+    rollouts += [
+        rollout(two, "round 2", Supplement("cot", "y"), 1.0),
+        rollout(one, "round 2", Supplement("cot", "x"), 0),
+    ]
+    unplaced, ids = [(None, each) for each in notes("xxyy")], ["qa", "qa", "qb", "qb"]
+    found = place_samples(unplaced, "round 2", rollouts, {"direct_samples": 2}, 0)
+    assert judge_notes(rollouts, {"round 2": found}) == []
+    known = place_samples([*zip(ids, notes("xxyy"), strict=True)], "round 2", rollouts, {"direct_samples": 2}, 0)
+    judged = judge_notes(rollouts, {"round 2": known})
+    assert [(each.query, each.proposal.sample.text, each.proposal.share, each.won) for each in judged] == [
+        ("qa", "x", 1.0, False),
+        ("qa", "", 0.0, False),
+        ("qb", "y", 1.0, True),
+        ("qb", "", 0.0, False),
+    ]
 
 
 class Varied(ScriptedGenerator):
@@ -151,3 +219,28 @@ def test_a_run_with_two_rounds_gives_a_chooser_and_one_with_a_single_round_says_
     compiled(answer, tmp_path / "one", recipe=SMALL, **scripted)
     with pytest.raises(SetupError, match="two rounds or more"):
         fit_chooser(tmp_path / "one")
+
+
+class SometimesSilent(Varied):
+    """Writes nothing for one question."""
+
+    def said(self, prompt: str, seed: int) -> Supplement:
+        return SILENCE if WORLD.train[0].question in prompt else super().said(prompt, seed)
+
+
+def test_each_sample_is_stored_with_its_query_and_a_run_from_before_gives_the_same_chooser(tmp_path: Path) -> None:
+    def answer(text: str) -> str:
+        return gold(text) if "[background]" in text else reply(sql="SELECT 1")
+
+    scripted = {"generator": SometimesSilent(lambda prompt: SILENCE), "trainer": ScriptedTrainer()}
+    recipe = Recipe(rounds=2, direct_samples=12, warm_samples=2, silence=False)
+    better, _ = compiled(answer, tmp_path, recipe=recipe, **scripted)
+    fitted = fit_chooser(tmp_path, folds=2)
+    assert fitted.calibration.queries == len(WORLD.train) - 1
+    with RolloutStore(tmp_path / "rollouts.sqlite") as store:
+        stored = store.samples("round 2")
+        assert [read_query(key) for key, _ in stored] == [
+            query_id(example, "self") for example in WORLD.train for _ in range(12)
+        ]
+        store.add_samples("round 2", 0, [(key.partition("/")[0], sample) for key, sample in stored])
+    assert fit_chooser(result_of(better), folds=2) == fitted

@@ -47,6 +47,8 @@ def test_a_resumed_stage_samples_only_what_its_store_does_not_have(tmp_path: Pat
         resumed = list(sample_stage(store, "warm", again, REQUESTS, on_new=new.append))
         assert [len(each.asked) for each in (first, again)] == [2, 2]
         assert (resumed[:2], resumed[2:]) == (begun, new)
+        queries = [f"q{number}" for number in range(len(REQUESTS))]  # stores from before name no queries
+        assert list(sample_stage(store, "warm", again, REQUESTS, queries=queries)) == resumed
         other = [SampleRequest(each.prompt, each.seed, each.kind, temperature=0.5) for each in REQUESTS]
         assert list(sample_stage(store, "warm", again, other)) == resumed
         assert len(again.asked) == 6

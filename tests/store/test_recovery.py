@@ -23,7 +23,7 @@ from optimizers.core.usage import Usage
 from optimizers.store.recovery import find_damage, recover
 from optimizers.store.rollout_store import RolloutStore
 from sgt_modules.errors import RunFolderError, SGTError
-from sgt_modules.kinds import Supplement
+from sgt_modules.kinds import SILENCE, Supplement
 from sgt_modules.samples import Sample
 
 ROWS = 500
@@ -356,3 +356,16 @@ def test_a_locked_file_is_no_damage(path: Path) -> None:
         other.execute("BEGIN IMMEDIATE")
         assert find_damage(path) == ""
         other.close()
+
+
+def test_a_recovered_store_finds_the_runs_of_each_generator_prompt(tmp_path: Path) -> None:
+    silent = [replace(rollout(1.0, of=query("q", 0)), supplement=SILENCE, stage="none", source="none")]
+    silent += [replace(silent[0], query=replace(silent[0].query, prompt=f"Prompt {n}")) for n in range(2)]
+    keys = ["", "key 0", "key 1"]
+    with RolloutStore(tmp_path / "rollouts.sqlite") as store:
+        for each, key in zip(silent, keys, strict=True):
+            store.add(each, "scope", prompts=key)
+    recover(tmp_path / "rollouts.sqlite")
+    with RolloutStore(tmp_path / "rollouts.sqlite") as store:
+        assert [store.get("scope", "q", SILENCE, prompts=key) for key in keys] == silent
+        assert store.rollouts() == silent

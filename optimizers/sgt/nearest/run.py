@@ -11,6 +11,7 @@ import dspy
 from optimizers.core.events import Note, PhaseStarted
 from optimizers.core.records import Rollout
 from optimizers.core.result import mark_compiled, result_of
+from optimizers.rollouts.queries import with_own_prompts
 from optimizers.sgt.history import History, ValidatedStage
 from optimizers.sgt.nearest.settings import NEAREST, NearestSettings
 from optimizers.sgt.nearest.winners import Lookup, choose_lookup, is_exploration
@@ -76,7 +77,7 @@ class NearestRun(Run):
     def _explored(self) -> list[Rollout]:
         """All outcomes of training queries in the store, in a run that a budget ended too."""
         actor = self._train.actor
-        known = [*self._train.unaided, *actor.store.iter_rollouts(actor.scope)]
+        known = with_own_prompts([*self._train.unaided, *actor.store.iter_rollouts(actor.scope)])
         return [each for each in known if is_exploration(each)]
 
     @property
