@@ -33,6 +33,7 @@ from optimizers.training.provenance import describe_training, hash_files, is_int
 from optimizers.training.retries import describe_smaller_batches, retry_with_lower_rate, retry_with_smaller_batches
 from optimizers.training.shared_dpo import SharedDPOTrainer
 from optimizers.training.shared_grpo import SharedGRPOTrainer
+from optimizers.training.shared_sft import SharedSFTTrainer, is_worth_sharing
 from optimizers.training.side_effects import explain_full_disk, keep_random_states, replace_folder, silence
 from optimizers.training.supervised import SupervisedTrainer
 from optimizers.training.tokenisation import (
@@ -216,7 +217,8 @@ class TRLTrainer:
         encoded = encode(request.texts, tokenizer, end)
         rows = drop_long_rows(encoded, settings.max_length)
         stage = StageInputs(model, tokenizer, rows, settings, scratch, request.seed, team.size)
-        trainer = request.kind.of(stage)
+        shares = request.kind is SupervisedTrainer and is_worth_sharing(rows, parameters, settings)
+        trainer = (SharedSFTTrainer if shares else request.kind).of(stage)
         # Groups have the batch size that the caller set, so that a retry takes the same steps of the same rows.
         trainer.configure(recorder, [row.length for row in rows], self.settings.batch_size, stage.plan)
         with check_during_passes(cast("nn.Module", model), check_cancelled) if team.size == 1 else nullcontext():
@@ -277,7 +279,7 @@ class TRLTrainer:
 class _StageRequest:
     """One stage of training, as the caller asked for it."""
 
-    kind: type[SupervisedTrainer | SharedDPOTrainer | SharedGRPOTrainer]
+    kind: type[SupervisedTrainer | SharedSFTTrainer | SharedDPOTrainer | SharedGRPOTrainer]
     texts: Texts
     start: Checkpoint | None
     seed: int
