@@ -140,6 +140,7 @@ RUN: dict[tuple[str, str], Callable[[], Names]] = {
     ("docs/index.md", 'runner="ray"'): _compiling,
     ("docs/index.md", "unsupplement(wrapped)"): _wrapping,
     ("docs/index.md", 'program.load("better.json")'): _saved,
+    ("README.md", "better.load("): _saved,
     ("docs/index.md", "save_program("): _saved,
     ("docs/index.md", "fitting_state("): _plain_state,
     ("docs/events.md", "class ScoreLog"): _viewing,
