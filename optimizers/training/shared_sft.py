@@ -62,7 +62,7 @@ class SharedSFTTrainer(SharedTrainer):
 def is_worth_sharing(rows: Sequence[TokenRow], parameters: int, settings: TrainingSettings) -> bool:
     """Whether SFT of a model of so many parameters reads each prompt once: a large one, whose rows share prompts.
 
-    A model with dropout in its adapter keeps TRL's form, as a completion in a block would share it with others.
+    An adapter with dropout keeps TRL's form, as `SharedTrainer` turns dropout off.
 
     >>> rows = [TokenRow(list(range(90)), ([completion] * 10,)) for completion in range(4)]
     >>> [is_worth_sharing(rows, size, TrainingSettings()) for size in (1_000_000, 135_000_000)]
